@@ -1,0 +1,393 @@
+"""Every knob of the engine, checked when it is built, and the presets.
+
+A config is a frozen dataclass that is passed whole. Each field is made by `knob`, which keeps beside the default what the command
+line and the dashboard's forms need: range or choices, symbol, what the knob does and what the paper used. Nothing here imports
+torch, so that listing and validating cost nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Self
+
+from core.errors import ConfigError, UnknownNameError
+
+OPTIMIZERS = ("mi-fgsm", "adam")
+RANGE_METHODS = ("minmax", "mse", "lsq")
+SCHEDULES = ("linear", "constant")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+BIT_WIDTHS = range(2, 9)
+# what a person may turn while a generation runs
+LIVE_KNOBS = ("epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta")
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple | range | None = None,
+    symbol: str = "",
+    paper: str = "",
+    step: float | None = None,
+) -> Any:
+    """A dataclass field with everything that a form or a command line needs to offer and explain it.
+
+    minimum, maximum: both inclusive. paper: what the paper used, empty where it does not say. step: of a slider or number field.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "minimum": minimum,
+            "maximum": maximum,
+            "choices": choices,
+            "symbol": symbol,
+            "paper": paper,
+            "step": step,
+        },
+    )
+
+
+def help_text(config_class: type, name: str) -> str:
+    """What the knob does, its range, and what the paper used: one text for `--help` and for the question mark in a form."""
+    knob_field = next(f for f in fields(config_class) if f.name == name)
+    meta = knob_field.metadata
+    text = meta["help"]
+    if meta["choices"] is None and (meta["minimum"] is not None or meta["maximum"] is not None):
+        text += f" Range: {allowed(meta)}."
+    if meta["paper"]:
+        text += f" Paper: {meta['paper']}."
+    return text
+
+
+def allowed(meta: Mapping[str, Any]) -> str:
+    """The range of a knob in words, for messages and help."""
+    if meta["choices"] is not None:
+        return ", ".join(str(choice) for choice in meta["choices"])
+    low, high = meta["minimum"], meta["maximum"]
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"{low:g} or more"
+    return f"at most {high:g}" if high is not None else "any value of its type"
+
+
+class Checked:
+    """Checks every field made by `knob` against its type and range, and reads and writes plain dictionaries."""
+
+    def __post_init__(self) -> None:
+        for knob_field in fields(self):  # type: ignore[arg-type]
+            if "help" in knob_field.metadata:
+                self._check(knob_field.name, getattr(self, knob_field.name), knob_field)
+
+    @classmethod
+    def check_value(cls, name: str, value: Any) -> Any:
+        """The value, checked as the field `name` would check it. Raises ConfigError."""
+        knob_field = next((f for f in fields(cls) if f.name == name), None)  # type: ignore[arg-type]
+        if knob_field is None:
+            raise UnknownNameError("knob", value=name, allowed=[f.name for f in fields(cls)])  # type: ignore[arg-type]
+        cls._check(name, value, knob_field)
+        return value
+
+    @staticmethod
+    def _check(name: str, value: Any, knob_field) -> None:
+        meta, kind = knob_field.metadata, type(knob_field.default)
+        if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{name} is {value!r}: allowed is a whole number, {allowed(meta)}")
+        if kind is float:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ConfigError(f"{name} is {value!r}: allowed is a finite number, {allowed(meta)}")
+        if kind in (str, bool) and not isinstance(value, kind):
+            raise ConfigError(f"{name} is {value!r}: allowed is {'true or false' if kind is bool else 'a text'}")
+        if meta["choices"] is not None and value not in meta["choices"]:
+            raise ConfigError(f"{name} is {value!r}: allowed are {allowed(meta)}")
+        low, high = meta["minimum"], meta["maximum"]
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise ConfigError(f"{name} is {value}: allowed is {allowed(meta)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, fit for JSON."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The reverse of `to_dict`. Raises ConfigError for a key that is no knob."""
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for key in values:
+            if key not in names:
+                raise UnknownNameError("knob", key, names)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Checked):
+    """Knobs of the data generation (the paper's step 1)."""
+
+    model: str = knob("resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`.")
+    optimizer: str = knob("mi-fgsm", "What moves the pixels: MI-FGSM or Adam.", choices=OPTIMIZERS, paper="mi-fgsm, and adam for comparison")
+    images: int = knob(
+        512,
+        "Images saved. With k snapshots, images / k noise images are optimised.",
+        minimum=1,
+        maximum=1_000_000,
+        paper="5,120 for ImageNet",
+    )
+    iterations: int = knob(
+        50, "Optimizer steps for each batch. Too few leave noise; many more make the images alike.", minimum=1, maximum=100_000
+    )
+    batch_size: int = knob(
+        128,
+        "Noise images optimised together. Their statistics are matched as a batch: below about 32 they are too noisy to match.",
+        minimum=2,
+        maximum=4096,
+    )
+    snapshots: int = knob(
+        4,
+        "k: how often a batch is saved within one cycle of iterations, evenly after the burn-in. 1 saves only the last state.",
+        minimum=1,
+        maximum=100,
+        symbol="k",
+        paper="saves intermediate iterates, number not stated",
+    )
+    burn_in: float = knob(
+        0.2, "Part of the iterations that passes before the first snapshot may be taken.", minimum=0.0, maximum=0.95, step=0.05
+    )
+    epsilon: float = knob(
+        0.1,
+        "Step size of MI-FGSM in normalised units: every pixel moves by this much. Large is coarse, small does not get anywhere.",
+        minimum=0.0,
+        maximum=2.0,
+        symbol="ε",
+        paper="not stated",
+        step=0.005,
+    )
+    mu: float = knob(
+        0.9,
+        "Momentum of MI-FGSM: how much of the accumulated gradient stays. 0 is plain FGSM; above 1 the past outweighs the present.",
+        minimum=0.0,
+        maximum=2.0,
+        symbol="μ",
+        paper="not stated",
+        step=0.05,
+    )
+    lr: float = knob(
+        0.1, "Step size of Adam in normalised units.", minimum=0.0, maximum=2.0, symbol="lr", paper="not stated", step=0.005
+    )
+    schedule: str = knob(
+        "linear",
+        "Step size over the iterations: linear falls to 2 % of its start, constant stays.",
+        choices=SCHEDULES,
+        paper="not stated",
+    )
+    alpha_tv: float = knob(
+        3e-4,
+        "Weight of total variation: smooths the images. Large values blur them away.",
+        minimum=0.0,
+        maximum=100.0,
+        symbol="α_TV",
+        paper="not stated",
+        step=1e-4,
+    )
+    alpha_l2: float = knob(
+        3e-7,
+        "Weight of the l2 norm of the pixels: pulls the images towards the mean colour.",
+        minimum=0.0,
+        maximum=100.0,
+        symbol="α_l2",
+        paper="not stated",
+        step=1e-7,
+    )
+    beta: float = knob(
+        1.0,
+        "Weight of the cross entropy to the assigned label. 0 ignores labels; large values give clear but uniform classes.",
+        minimum=0.0,
+        maximum=100.0,
+        symbol="β",
+        paper="not stated",
+        step=0.05,
+    )
+    max_shift: int = knob(2, "Largest random shift in pixels before each forward pass. 0 turns it off.", minimum=0, maximum=64)
+    flip: bool = knob(True, "Mirror the batch at random before each forward pass.")
+    seed: int = knob(0, "Seed of noise, shifts and flips. Same config and seed give the same bits on one machine.", minimum=0, maximum=2**31 - 1)
+    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+    device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images % self.snapshots:
+            raise ConfigError(f"images is {self.images}: allowed is a multiple of snapshots ({self.snapshots})")
+        if self.images // self.snapshots < 2:
+            raise ConfigError(
+                f"images is {self.images}: allowed is at least {2 * self.snapshots}, as statistics need two noise images "
+                f"and each is saved {self.snapshots} times"
+            )
+        available = self.iterations - math.floor(self.burn_in * self.iterations)
+        if self.snapshots > available:
+            raise ConfigError(
+                f"snapshots is {self.snapshots}: allowed is at most {available}, the iterations left after the burn-in"
+            )
+
+    @property
+    def noise_images(self) -> int:
+        """How many noise images are optimised."""
+        return self.images // self.snapshots
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the batches; never one image alone, as a batch of one has no variance to match."""
+        sizes = [self.batch_size] * (self.noise_images // self.batch_size)
+        rest = self.noise_images % self.batch_size
+        if rest == 1 and sizes:
+            sizes[-1] += 1
+        elif rest:
+            sizes.append(rest)
+        return sizes
+
+    @property
+    def snapshot_iterations(self) -> tuple[int, ...]:
+        """The iterations, counted from 1, after which a batch is saved: evenly spaced after the burn-in, the last one included."""
+        start = math.floor(self.burn_in * self.iterations)
+        span = self.iterations - start
+        return tuple(start + math.ceil(span * (i + 1) / self.snapshots) for i in range(self.snapshots))
+
+
+@dataclass(frozen=True)
+class QuantizationConfig(Checked):
+    """Knobs of quantization and quantization-aware training (the paper's step 2)."""
+
+    model: str = knob("resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`.")
+    weight_bits: int = knob(4, "Bit width of the weights.", choices=BIT_WIDTHS, paper="3, 4, 5")
+    activation_bits: int = knob(4, "Bit width of the activations.", choices=BIT_WIDTHS, paper="3, 4, 5")
+    range: str = knob(
+        "lsq",
+        "How ranges are found: minmax (running average), mse (least squared error), lsq (learned step size, started at mse).",
+        choices=RANGE_METHODS,
+        paper="minmax",
+    )
+    first_last_8bit: bool = knob(False, "Keep the first and the last layer at 8 bits.", paper="off: all layers at n bits")
+    steps: int = knob(150, "Training steps. 0 stops after calibration.", minimum=0, maximum=1_000_000)
+    batch_size: int = knob(64, "Images in a training step.", minimum=1, maximum=4096)
+    training_optimizer: str = knob(
+        "adam", "Optimizer of the training: adam, or sgd with Nesterov momentum 0.9.", choices=("adam", "sgd"), paper="sgd"
+    )
+    training_lr: float = knob(
+        1e-3, "Peak step size of the training, after 10 warm-up steps, then cosine to zero.", minimum=0.0, maximum=1.0, paper="1e-4", step=1e-4
+    )
+    alpha_ce: float = knob(1.0, "Weight of the cross entropy to the labels.", minimum=0.0, maximum=100.0, symbol="α_CE", paper="1", step=0.1)
+    alpha_kd: float = knob(
+        1.0, "Weight of T² KL to the full-precision teacher.", minimum=0.0, maximum=100.0, symbol="α_KD", paper="not stated", step=0.1
+    )
+    temperature: float = knob(
+        4.0, "Temperature T of teacher and student in the KL term.", minimum=0.1, maximum=100.0, symbol="T", paper="not stated", step=0.5
+    )
+    crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels; 0 turns it off.", minimum=0, maximum=64)
+    training_flip: bool = knob(True, "Mirror images at random.")
+    calibration_images: int = knob(256, "Images that calibration looks at to find the activation ranges.", minimum=1, maximum=100_000)
+    data: str = knob(
+        "embedded",
+        "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 (downloaded by torchvision), or a folder with one folder a class.",
+    )
+    quantization_seed: int = knob(0, "Seed of the order of images, crops and flips.", minimum=0, maximum=2**31 - 1)
+    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+    device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES)
+
+    @property
+    def width(self) -> str:
+        """W4A4 for 4-bit weights and activations."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+
+@dataclass(frozen=True)
+class RunConfig(Checked):
+    """A whole run: generation by each optimizer, their diversity, and the quantized network at each bit width."""
+
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    optimizers: tuple[str, ...] = OPTIMIZERS
+    bits: tuple[int, ...] = (3, 4, 5)  # empty: generation and diversity only
+    steps_by_bits: Mapping[int, int] = field(default_factory=dict)  # overrides quantization.steps: fewer bits need more steps
+    encoder: str = "embedded"  # empty: no diversity
+    images_from: str = ""  # a folder, or the images of an earlier run: no generation
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizers", tuple(self.optimizers))
+        object.__setattr__(self, "bits", tuple(self.bits))
+        object.__setattr__(self, "steps_by_bits", MappingProxyType({int(k): int(v) for k, v in self.steps_by_bits.items()}))
+        if not self.optimizers:
+            raise ConfigError(f"optimizers is empty: allowed are {', '.join(OPTIMIZERS)}")
+        for name in self.optimizers:
+            if name not in OPTIMIZERS and not self.images_from:
+                raise UnknownNameError("optimizer", name, OPTIMIZERS)
+        for name in ("optimizers", "bits"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ConfigError(f"{name} is {', '.join(map(str, getattr(self, name)))}: allowed is each value once")
+        for bits in self.bits:
+            QuantizationConfig.check_value("weight_bits", bits)
+        for bits, steps in self.steps_by_bits.items():
+            QuantizationConfig.check_value("weight_bits", bits)
+            QuantizationConfig.check_value("steps", steps)
+        if self.generation.model != self.quantization.model:
+            raise ConfigError(
+                f"model is {self.generation.model!r} for generation and {self.quantization.model!r} for quantization: "
+                "allowed is one network for both"
+            )
+
+    def generation_for(self, optimizer: str) -> GenerationConfig:
+        """The generation config of one optimizer."""
+        return replace(self.generation, optimizer=optimizer)
+
+    def quantization_for(self, bits: int) -> QuantizationConfig:
+        """The quantization config at one bit width, weights and activations alike."""
+        steps = self.steps_by_bits.get(bits, self.quantization.steps)
+        return replace(self.quantization, weight_bits=bits, activation_bits=bits, steps=steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation.to_dict(),
+            "quantization": self.quantization.to_dict(),
+            "optimizers": list(self.optimizers),
+            "bits": list(self.bits),
+            "steps_by_bits": {str(bits): steps for bits, steps in self.steps_by_bits.items()},
+            "encoder": self.encoder,
+            "images_from": self.images_from,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        values = dict(values)
+        values["generation"] = GenerationConfig.from_dict(values.get("generation", {}))
+        values["quantization"] = QuantizationConfig.from_dict(values.get("quantization", {}))
+        return super().from_dict(values)
+
+
+def knobs(config_class: type) -> dict[str, Any]:
+    """Name -> dataclass field of every knob of a config class, in order."""
+    return {f.name: f for f in fields(config_class) if f.default is not MISSING and "help" in f.metadata}
+
+
+# The settings that a person starts from. `quick` is measured on two CPU cores in README; `paper` is meant for a GPU.
+PRESETS: Mapping[str, RunConfig] = MappingProxyType(
+    {
+        "quick": RunConfig(
+            generation=GenerationConfig(images=2048, iterations=50, snapshots=4),
+            quantization=QuantizationConfig(),
+            steps_by_bits={3: 400, 4: 150, 5: 100},
+        ),
+        "paper": RunConfig(
+            generation=GenerationConfig(images=5120, iterations=500, snapshots=4),
+            quantization=QuantizationConfig(
+                range="minmax", steps=40_000, batch_size=256, training_optimizer="sgd", training_lr=1e-4, data="cifar10"
+            ),
+        ),
+    }
+)
+
+
+def preset(name: str) -> RunConfig:
+    """The preset `name`. Raises UnknownNameError."""
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return PRESETS[name]

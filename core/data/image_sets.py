@@ -1,0 +1,104 @@
+"""Sets of synthetic images on disk: a folder with `images.safetensors` and `manifest.json`, written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchvision.transforms import v2
+
+from core.data.labelled import open_image_folder
+from core.errors import DataError
+
+IMAGES_FILE = "images.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass
+class ImageSet:
+    """Images and labels that a network can be trained on.
+
+    images: uint8 `(N, 3, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were made, plain values.
+    """
+
+    images: Tensor
+    labels: Tensor
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def save_image_set(image_set: ImageSet, folder: Path) -> None:
+    """Writes the two files into `folder`, which must exist; the manifest last, so that its presence says the set is whole."""
+    save_file({"images": image_set.images.contiguous(), "labels": image_set.labels.contiguous()}, folder / IMAGES_FILE)
+    (folder / MANIFEST_FILE).write_text(json.dumps(image_set.manifest, indent=2) + "\n")
+
+
+def load_image_set(path: str | Path) -> ImageSet:
+    """A set written by `save_image_set`, or a folder of real images with one folder a class, all of one size.
+
+    Raises DataError when the folder is missing, is neither of the two, or cannot be read.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder written by `generate`, or one with one folder a class")
+    if not (folder / MANIFEST_FILE).is_file():
+        return _from_image_folder(folder)
+    try:
+        tensors = load_file(folder / IMAGES_FILE)
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        images, labels = tensors["images"], tensors["labels"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
+        raise DataError(f"{folder} holds images of shape {tuple(images.shape)}: allowed is uint8 (N, 3, H, W) with N labels")
+    return ImageSet(images, labels.long(), manifest)
+
+
+def _from_image_folder(folder: Path) -> ImageSet:
+    dataset = open_image_folder(folder)
+    to_tensor = v2.PILToTensor()
+    images = [to_tensor(image) for image, _ in dataset]
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise DataError(f"{folder} has images of {len(sizes)} sizes, such as {sorted(sizes)[:2]}: allowed is one size for all")
+    return ImageSet(torch.stack(images), torch.tensor(dataset.targets), {"source": str(folder), "images": len(images)})
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name when the block ends well, and disappears when it does not.
+
+    Raises DataError when `out` exists and is not an empty folder: nothing that is there is overwritten.
+    """
+    check_free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield temporary
+        # mkdtemp makes a private folder; give the result the rights that a plain mkdir would have
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_free(out: Path) -> None:
+    """Raises DataError unless `out` is a new name or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{str(out)!r} exists already: allowed is a new or an empty folder")

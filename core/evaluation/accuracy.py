@@ -1,0 +1,58 @@
+"""Top-1 accuracy with its standard error."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from core.data.labelled import EvaluationSet
+from core.errors import DataError
+from core.models.full_precision import FullPrecisionModel
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 in percent, its standard error in points, how many images, and which."""
+
+    top1: float
+    standard_error: float
+    images: int
+    evaluated_on: str
+
+
+def evaluate(
+    network: nn.Module,
+    model: FullPrecisionModel,
+    evaluation_set: EvaluationSet,
+    batch_size: int = 256,
+    checkpoint: Callable[[], None] | None = None,
+) -> Accuracy:
+    """Top-1 accuracy of `network` on `evaluation_set`, normalised as `model` wants it; the network is put back as it was.
+
+    checkpoint: called between batches; may raise to end early. The standard error is sqrt(p (1 - p) / n).
+    Raises DataError for an empty set.
+    """
+    if not len(evaluation_set):
+        raise DataError(f"{evaluation_set.description} is empty: allowed is at least one image")
+    was_training = network.training
+    network.eval()
+    correct = 0
+    try:
+        with torch.no_grad():
+            for pixels, labels in DataLoader(evaluation_set, batch_size=batch_size):
+                if checkpoint is not None:
+                    checkpoint()
+                images = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
+                correct += int((network(images).argmax(dim=1).cpu() == labels).sum())
+    finally:
+        network.train(was_training)
+    count = len(evaluation_set)
+    share = correct / count
+    return Accuracy(
+        top1=round(100 * share, 3),
+        standard_error=round(100 * (share * (1 - share) / count) ** 0.5, 3),
+        images=count,
+        evaluated_on=evaluation_set.description,
+    )

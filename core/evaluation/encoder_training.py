@@ -1,0 +1,246 @@
+"""How the embedded CLIP encoder was made: contrastive training of a small image and text tower on labelled images with captions.
+
+The captions say what is known of an image: its class, and, half of the time each, how bright it is and which colour it is mostly
+(both computed from its pixels, so that images of one class stay apart in the embedding). A caption often holds for several images
+of a batch, so the usual one-positive loss would push true pairs apart; here every caption that is true of an image is a positive
+(the target of UniCL, Yang et al. 2022, "Unified Contrastive Learning in Image-Text-Label Space").
+
+The result is a folder in open_clip's own format (`open_clip_config.json`, `open_clip_model.safetensors`), which
+`open_clip.create_model_from_pretrained("local-dir:FOLDER")` opens without knowing this project.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from core.errors import ConfigError, DataError
+
+TEMPLATES = (
+    "a photo of a {}",
+    "a picture of a {}",
+    "a small photo of a {}",
+    "a blurry photo of a {}",
+    "a {}",
+)
+BRIGHTNESS = ("dark", "", "bright")
+TONES = ("gray", "red", "brown", "green", "blue", "purple")
+
+OPEN_CLIP_CONFIG = {
+    "model_cfg": {
+        "embed_dim": 128,
+        # 32 pixel images are enlarged to 64: resnet10t divides by 32, and a last map of 2 x 2 beats one of 1 x 1 clearly
+        "vision_cfg": {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
+        # open_clip's own tokenizer has 49,408 tokens; a width of 32 keeps that table at 1.6 M parameters
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+    },
+    "preprocess_cfg": {
+        "mean": [0.4914, 0.4822, 0.4465],
+        "std": [0.2470, 0.2435, 0.2616],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}
+
+
+@dataclass(frozen=True)
+class EncoderTrainingConfig:
+    """Knobs of the contrastive training."""
+
+    epochs: int = 12
+    batch_size: int = 256
+    lr: float = 2e-3  # AdamW, after a linear warm-up over the first 5 % of steps, then cosine to zero
+    weight_decay: float = 0.05
+    crop_padding: int = 4  # reflect padding of the random crop, in pixels of the original image
+    seed: int = 0
+    threads: int = 0  # 0: torch's own choice
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: allowed is 1 or more")
+        if not self.lr > 0:
+            raise ConfigError(f"lr is {self.lr}: allowed is any number above 0")
+
+
+def describe_pixels(image: Tensor) -> tuple[int, int]:
+    """Brightness and dominant colour of an image `(3, H, W)` in [0, 1], as indices into BRIGHTNESS and TONES."""
+    mean = image.mean(dim=(1, 2))
+    luminance = float(mean @ torch.tensor([0.299, 0.587, 0.114]))
+    brightness = 0 if luminance < 0.38 else 2 if luminance > 0.57 else 1
+    red, green, blue = mean.tolist()
+    value, chroma = max(red, green, blue), max(red, green, blue) - min(red, green, blue)
+    if chroma < 0.12 * value:
+        tone = "gray"
+    elif value == blue:
+        tone = "purple" if red > green else "blue"
+    elif value == green:
+        tone = "green"
+    else:
+        tone = "purple" if blue > green else "brown" if green - blue > 0.3 * chroma else "red"
+    return brightness, TONES.index(tone)
+
+
+def caption(class_name: str, template: str, brightness: str = "", tone: str = "") -> str:
+    """One caption: `caption("cat", "a photo of a {}", "dark", "gray")` is "a photo of a cat, dark, mostly gray"."""
+    parts = [template.format(class_name)]
+    if brightness:
+        parts.append(brightness)
+    if tone:
+        parts.append(f"mostly {tone}")
+    return ", ".join(parts)
+
+
+def caption_targets(facts: Tensor, stated: Tensor) -> Tensor:
+    """Which captions are true of which images.
+
+    facts: `(N, 3)` class, brightness and tone of each image; stated: `(M, 3)` what each caption says, -1 where it says nothing.
+    Returns `(N, M)` float: 1 where caption m is true of image n.
+    """
+    true = (facts[:, None, :] == stated[None, :, :]) | (stated[None, :, :] == -1)
+    return true.all(dim=-1).float()
+
+
+def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy between the softmax of scaled cosines and the uniform distribution over true pairs, both directions.
+
+    image_features, text_features: `(N, D)`, L2-normalised; targets: `(N, N)` of 0 and 1 with the diagonal 1.
+    """
+    logits = scale * image_features @ text_features.T
+    by_image = F.cross_entropy(logits, targets / targets.sum(dim=1, keepdim=True))
+    by_text = F.cross_entropy(logits.T, targets.T / targets.T.sum(dim=1, keepdim=True))
+    return (by_image + by_text) / 2
+
+
+class _CaptionedImages(Dataset):
+    """Images of a labelled set, augmented and enlarged, with the three facts that captions are made of."""
+
+    def __init__(self, base: Dataset, crop_padding: int, size: int) -> None:
+        self.base = base
+        preprocess = OPEN_CLIP_CONFIG["preprocess_cfg"]
+        self.to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+        self.augment = v2.Compose([v2.Pad(crop_padding, padding_mode="reflect"), v2.RandomHorizontalFlip()])
+        self.finish = v2.Compose(
+            [
+                v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC),
+                self.to_tensor,
+                v2.Normalize(preprocess["mean"], preprocess["std"]),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = self.base[index]
+        facts = torch.tensor([label, *describe_pixels(self.to_tensor(image))])
+        crop = v2.RandomCrop((image.height, image.width))
+        return self.finish(crop(self.augment(image))), facts
+
+
+def _write_captions(facts: Tensor, classes: list[str], generator: torch.Generator) -> tuple[list[str], Tensor]:
+    """A caption for each image and what it states, -1 where it is silent: brightness and tone are each told half of the time."""
+    told = torch.rand(len(facts), 2, generator=generator) < 0.5
+    stated = facts.clone()
+    stated[:, 1:][~told] = -1
+    choice = torch.randint(len(TEMPLATES), (len(facts),), generator=generator).tolist()
+    texts = []
+    for (label, brightness, tone), template in zip(stated.tolist(), choice):
+        texts.append(
+            caption(
+                classes[label],
+                TEMPLATES[template],
+                BRIGHTNESS[brightness] if brightness >= 0 else "",
+                TONES[tone] if tone >= 0 else "",
+            )
+        )
+    return texts, stated
+
+
+def train_encoder(
+    dataset: Dataset,
+    classes: list[str],
+    config: EncoderTrainingConfig,
+    out: Path,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Path:
+    """Trains both towers on `dataset` and writes them to the folder `out`, half precision, in open_clip's format.
+
+    dataset: yields (PIL image, class index), as torchvision's datasets without a transform do.
+    classes: the name of each class index, as it stands in captions.
+    on_step: called with (step, steps, loss) after every step.
+    Returns `out`. Raises DataError when the dataset has fewer images than one batch.
+    """
+    if len(dataset) < config.batch_size:
+        raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")
+    out.mkdir(parents=True, exist_ok=True)
+    # open_clip reads the architecture from the same file that it will be shipped with
+    (out / "open_clip_config.json").write_text(json.dumps(OPEN_CLIP_CONFIG, indent=2) + "\n")
+    threads = torch.get_num_threads()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
+            _fit(model, open_clip.get_tokenizer(f"local-dir:{out}"), dataset, classes, config, on_step)
+    finally:
+        torch.set_num_threads(threads)
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    save_file({name: value.contiguous() for name, value in weights.items()}, out / "open_clip_model.safetensors")
+    return out
+
+
+def _fit(model: nn.Module, tokenizer, dataset, classes, config: EncoderTrainingConfig, on_step) -> None:
+    generator = torch.Generator().manual_seed(config.seed)
+    loader = DataLoader(
+        _CaptionedImages(dataset, config.crop_padding, OPEN_CLIP_CONFIG["model_cfg"]["vision_cfg"]["image_size"]),
+        batch_size=config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        generator=generator,
+    )
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=config.lr)
+    steps = config.epochs * len(loader)
+    warm_up = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    model.train()
+    model.visual.to(memory_format=torch.channels_last)
+    step = 0
+    for _ in range(config.epochs):
+        for images, facts in loader:
+            texts, stated = _write_captions(facts, classes, generator)
+            # bfloat16 for the convolutions only: the text tower is small, and its sums over positions want float32
+            with torch.autocast("cpu", torch.bfloat16):
+                image_features = model.encode_image(images.to(memory_format=torch.channels_last))
+            text_features = model.encode_text(tokenizer(texts), normalize=True)
+            loss = contrastive_loss(
+                F.normalize(image_features.float(), dim=-1),
+                text_features,
+                model.logit_scale.exp(),
+                caption_targets(facts, stated),
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=math.log(100))  # CLIP's own bound
+            step += 1
+            if on_step is not None:
+                on_step(step, steps, float(loss.detach()))
+    model.eval()

@@ -1,0 +1,42 @@
+"""Random shift and flip: of a whole batch while images are made, of each image while a network is trained on them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def jitter_batch(images: Tensor, max_shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """The batch `(N, C, H, W)` rolled by up to `max_shift` pixels each way and mirrored half of the time, one draw for all.
+
+    Differentiable: the gradient comes back to where each pixel came from. Rolling keeps every pixel, as nothing is known of what
+    would lie beyond the border.
+    """
+    # always three draws, so that turning one of them off leaves the others as they were
+    draws = torch.rand(3, generator=generator).tolist()
+    if max_shift:
+        span = 2 * max_shift + 1
+        shifts = (int(draws[0] * span) - max_shift, int(draws[1] * span) - max_shift)
+        images = torch.roll(images, shifts=shifts, dims=(2, 3))
+    if flip and draws[2] < 0.5:
+        images = torch.flip(images, dims=(3,))
+    return images
+
+
+def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Each image of `(N, C, H, W)` cropped at random out of its reflection-padded self and mirrored half of the time. Not differentiable."""
+    count, channels, height, width = images.shape
+    device = images.device
+    offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(device)
+    mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+    rows = torch.arange(height, device=device).expand(count, height)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    if padding:
+        # reflection needs more pixels than it pads
+        padding_used = min(padding, height - 1, width - 1)
+        images = F.pad(images.float(), (padding_used,) * 4, mode="reflect").to(images.dtype)
+        rows = rows + offsets[0].clamp(max=2 * padding_used)[:, None]
+        columns = columns + offsets[1].clamp(max=2 * padding_used)[:, None]
+    index = torch.arange(count, device=device)
+    return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,85 @@
+"""The parts of L_total = L_BNS + alpha_tv R_TV + alpha_l2 R_l2 + beta L_CE: small functions, and how they add up.
+
+Each part is taken per image and averaged over the batch, so that a weight means the same at every batch size; L_BNS is a property
+of the batch. The names are those of the paper.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass offers to the objectives."""
+
+    images: Tensor  # (N, C, H, W), normalised
+    labels: Tensor  # (N,)
+    logits: Tensor  # (N, classes)
+    layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A part of the loss: what it is, which knob weighs it (None: weight 1), and the function from a pass to a scalar."""
+
+    name: str
+    symbol: str
+    weight: str | None
+    function: Callable[[Pass], Tensor]
+    description: str
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbour, added up; mean over `(N, C, H, W)`."""
+    differences = (
+        images[:, :, :, 1:] - images[:, :, :, :-1],
+        images[:, :, 1:, :] - images[:, :, :-1, :],
+        images[:, :, 1:, 1:] - images[:, :, :-1, :-1],
+        images[:, :, 1:, :-1] - images[:, :, :-1, 1:],
+    )
+    return torch.stack([image_norms(difference).mean() for difference in differences]).sum()
+
+
+def l2_norm(images: Tensor) -> Tensor:
+    """R_l2: l2 norm of each image `(N, C, H, W)`, mean over the batch."""
+    return image_norms(images).mean()
+
+
+def image_norms(images: Tensor) -> Tensor:
+    """l2 norm of each image `(N,)`; the gradient at an image of zeros is zero, where that of the plain norm is undefined."""
+    squares = images.square().flatten(1).sum(dim=1)
+    return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+
+
+OBJECTIVES = (
+    Objective(
+        "bns",
+        "L_BNS",
+        None,
+        lambda p: p.layer_losses.sum(),
+        "distance of the batch statistics to the running ones, summed over layers",
+    ),
+    Objective("tv", "R_TV", "alpha_tv", lambda p: total_variation(p.images), "total variation of the images"),
+    Objective("l2", "R_l2", "alpha_l2", lambda p: l2_norm(p.images), "l2 norm of the images"),
+    Objective("ce", "L_CE", "beta", lambda p: F.cross_entropy(p.logits, p.labels), "cross entropy to the assigned labels"),
+)
+
+
+def total_loss(forward_pass: Pass, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_total and its unweighted parts by name.
+
+    weights: the values of alpha_tv, alpha_l2 and beta. A part whose weight is 0 is still reported, but costs no gradient.
+    """
+    total = forward_pass.images.new_zeros(())
+    parts: dict[str, Tensor] = {}
+    for objective in OBJECTIVES:
+        weight = 1.0 if objective.weight is None else weights[objective.weight]
+        with torch.set_grad_enabled(weight != 0):
+            parts[objective.name] = objective.function(forward_pass)
+        if weight != 0:
+            total = total + weight * parts[objective.name]
+    return total, {name: part.detach() for name, part in parts.items()}

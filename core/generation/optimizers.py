@@ -1,0 +1,69 @@
+"""What moves the pixels: MI-FGSM as a torch optimizer, and Adam."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from core.config import OPTIMIZERS, GenerationConfig
+from core.errors import ConfigError, UnknownNameError
+
+
+class MIFGSM(Optimizer):
+    """Momentum iterative fast gradient sign method, descending.
+
+        g_{t+1} = mu * g_t + grad_x J / ||grad_x J||_1        x_{t+1} = x_t - epsilon * sign(g_{t+1})
+
+    The L1 norm is taken over each image, that is over all dimensions but the first, so every image of a batch weighs the same
+    whatever the scale of its gradient; an image whose gradient is zero goes on with its momentum alone. (Dong et al., CVPR 2018,
+    ascend; DFFG, BMVC 2023, descends.)
+
+    params: tensors `(N, ...)`, one image along the first dimension.
+    epsilon: step size in the units of the images, 0 or more. Kept as `lr`, so that torch's schedulers work on it.
+    mu: momentum, 0 or more. Raises ConfigError for values outside.
+    """
+
+    def __init__(self, params: Iterable[Tensor], epsilon: float = 0.1, mu: float = 0.9) -> None:
+        if not epsilon >= 0:
+            raise ConfigError(f"epsilon is {epsilon}: allowed is 0 or more")
+        if not mu >= 0:
+            raise ConfigError(f"mu is {mu}: allowed is 0 or more")
+        super().__init__(params, {"lr": epsilon, "mu": mu})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """One step; `closure` evaluates the loss again where given, as in torch's own optimizers."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for images in group["params"]:
+                if images.grad is None:
+                    continue
+                gradient = images.grad
+                norm = gradient.abs().sum(dim=tuple(range(1, gradient.ndim)), keepdim=True)
+                norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)
+                state = self.state[images]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(images)
+                momentum = state["momentum"].mul_(group["mu"]).addcdiv_(gradient, norm)
+                images.add_(momentum.sign(), alpha=-group["lr"])
+        return loss
+
+
+def make_optimizer(config: GenerationConfig, images: Tensor) -> Optimizer:
+    """The optimizer that `config` names, over one batch of images `(N, C, H, W)`."""
+    if config.optimizer == "mi-fgsm":
+        return MIFGSM([images], config.epsilon, config.mu)
+    if config.optimizer == "adam":
+        return torch.optim.Adam([images], lr=config.lr)
+    raise UnknownNameError("optimizer", config.optimizer, OPTIMIZERS)
+
+
+def step_size_factor(schedule: str, iteration: int, iterations: int) -> float:
+    """What the step size is multiplied by at `iteration` (from 0): 1 throughout, or falling linearly from 1 to 0.02 at the last."""
+    if schedule == "constant" or iterations == 1:
+        return 1.0
+    return 1.0 - 0.98 * iteration / (iterations - 1)

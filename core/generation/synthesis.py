@@ -1,0 +1,198 @@
+"""Step 1 of the paper: images from a network's BatchNorm statistics, one iteration at a time.
+
+`Synthesis` is one lane: an optimizer that works through all batches of one config. Whoever drives it calls `step()`; two lanes
+stepped in turn stay at the same iteration and start from the same noise and labels.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.config import LIVE_KNOBS, GenerationConfig
+from core.data.image_sets import ImageSet
+from core.errors import CoreError
+from core.generation.augment import jitter_batch
+from core.generation.bn_statistics import collect_statistics
+from core.generation.losses import Pass, total_loss
+from core.generation.optimizers import make_optimizer, step_size_factor
+from core.models.full_precision import FullPrecisionModel, batch_norm_layers
+from core.reporting import Live, Reporter, Silent, Untouched
+
+PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees
+
+
+class Synthesis:
+    """One optimizer on its way through all batches.
+
+    model: the full-precision network; its parameters stay as they are.
+    config: checked knobs. reporter, live: who watches and who turns.
+    Raises ModelError when the network has no BatchNorm layer.
+    """
+
+    def __init__(
+        self,
+        model: FullPrecisionModel,
+        config: GenerationConfig,
+        reporter: Reporter | None = None,
+        live: Live | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.reporter: Reporter = reporter or Silent()
+        self.live: Live = live or Untouched()
+        self.network = model.network.to(memory_format=torch.channels_last)
+        self.layer_names = list(batch_norm_layers(self.network))
+        self.pixel_low, self.pixel_high = model.pixel_range()
+        # labels balanced over classes: any n images hold each class n / classes times, give or take one
+        self.all_labels = torch.arange(config.noise_images) % len(model.spec.classes)
+        self.step_count = 0
+        self.steps = len(config.batches) * config.iterations
+        self.seconds = 0.0
+        self.changes: list[dict[str, Any]] = []
+        self._values = {name: getattr(config, name) for name in LIVE_KNOBS}
+        self._saved: list[tuple[Tensor, Tensor]] = []
+        self._agreeing = 0
+        self._first: list[float] = []
+        self._last: list[float] = []
+        with collect_statistics(self.network):
+            """Refuses a network without BatchNorm before anything is computed."""
+        self._start_batch(0)
+
+    @property
+    def finished(self) -> bool:
+        return self.step_count >= self.steps
+
+    @property
+    def lane(self) -> str:
+        return self.config.optimizer
+
+    def _start_batch(self, index: int) -> None:
+        """Noise N(0, 1) in normalised space. Seeded by batch, so that batch b is the same in every lane whatever happened before it."""
+        sizes = self.config.batches
+        spec = self.model.spec
+        self._noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
+        noise = torch.randn(sizes[index], 3, spec.image_size, spec.image_size, generator=self._noise).to(self.model.device)
+        noise = noise.clamp(self.pixel_low, self.pixel_high)
+        self.images = noise.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        start = sum(sizes[:index])
+        self.labels = self.all_labels[start : start + sizes[index]].to(self.model.device)
+        self.optimizer = make_optimizer(self.config, self.images)
+
+    def step(self) -> None:
+        """One iteration of the current batch: loss, gradient, step, clamp, and a snapshot where one is due."""
+        began = time.perf_counter()
+        iteration = self.step_count % self.config.iterations
+        self._apply_live_values(iteration)
+
+        with torch.enable_grad(), collect_statistics(self.network) as statistics:
+            shifted = jitter_batch(self.images, self.config.max_shift, self.config.flip, self._noise)
+            logits = self.network(shifted)
+            layers = statistics.layer_losses()
+            loss, parts = total_loss(Pass(shifted, self.labels, logits, layers), self._values)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        layer_values = layers.detach().tolist()
+        values = {"total": float(loss.detach()), **{name: float(part) for name, part in parts.items()}}
+        self._check_finite(values["total"], layer_values, iteration)
+        values["agreement"] = 100.0 * float((logits.detach().argmax(dim=1) == self.labels).float().mean())
+
+        self.optimizer.step()
+        with torch.no_grad():
+            self.images.clamp_(self.pixel_low, self.pixel_high)
+        if iteration == 0:
+            self._first.append(values["bns"])
+        if iteration == self.config.iterations - 1:
+            self._last.append(values["bns"])
+        self.step_count += 1
+        snapshot = iteration + 1 in self.config.snapshot_iterations
+        if snapshot:
+            self._save_snapshot()
+        self.seconds += time.perf_counter() - began
+
+        self.reporter.record("generation", self.lane, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
+        keep = snapshot or iteration == 0
+        if keep or self.reporter.wants_images(self.lane):
+            preview = self.model.denormalise(self.images.detach()[:PREVIEW_IMAGES]).cpu()
+            self.reporter.images(self.lane, self.step_count, preview, self.labels[:PREVIEW_IMAGES].cpu(), keep)
+        if self.step_count % self.config.iterations == 0 and not self.finished:
+            self._start_batch(self.step_count // self.config.iterations)
+
+    def _apply_live_values(self, iteration: int) -> None:
+        for name, value in self.live.values(self.lane, self.step_count).items():
+            if name in self._values and value != self._values[name]:
+                self._values[name] = GenerationConfig.check_value(name, value)
+                self.changes.append({"step": self.step_count, "name": name, "value": value})
+                self.reporter.change(self.lane, self.step_count, name, value)
+        factor = step_size_factor(self.config.schedule, iteration, self.config.iterations)
+        for group in self.optimizer.param_groups:
+            if self.config.optimizer == "mi-fgsm":
+                group["lr"] = self._values["epsilon"] * factor
+                group["mu"] = self._values["mu"]
+            else:
+                group["lr"] = self._values["lr"] * factor
+
+    def _check_finite(self, total: float, layers: list[float], iteration: int) -> None:
+        """A loss that is no number ends the run at once, and says where it began."""
+        if total - total == 0:  # false for infinities and NaN alike
+            return
+        where = next((name for name, value in zip(self.layer_names, layers) if value - value != 0), "the network's output")
+        raise CoreError(
+            f"the loss is {total} at iteration {iteration + 1} of the {self.lane} lane, first in {where}: allowed is a finite loss, "
+            "try a smaller epsilon, lr or beta"
+        )
+
+    @torch.no_grad()
+    def _save_snapshot(self) -> None:
+        pixels = self.model.denormalise(self.images.detach())
+        predicted = self.network(self.model.normalise(pixels).contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+        self._agreeing += int((predicted == self.labels).sum())
+        self._saved.append((pixels.cpu().contiguous(), self.labels.cpu()))
+
+    def summary(self) -> dict[str, Any]:
+        """Figures so far, fit for JSON: percent for teacher_agreement; L_BNS at the first and last iteration, mean over batches."""
+        saved = sum(len(labels) for _, labels in self._saved)
+        return {
+            "images": saved,
+            "image_iterations": self.config.noise_images * self.config.iterations,
+            "seconds": round(self.seconds, 3),
+            "bns_loss_first": _mean(self._first),
+            "bns_loss_last": _mean(self._last),
+            "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
+            "layers": len(self.layer_names),
+        }
+
+    def image_set(self) -> ImageSet:
+        """All snapshots so far, as pixels, with a manifest that says how they were made."""
+        images = torch.cat([pixels for pixels, _ in self._saved])
+        labels = torch.cat([labels for _, labels in self._saved])
+        manifest = {
+            "made_by": "data-free generation from BatchNorm statistics",
+            "model": self.model.spec.name,
+            "classes": list(self.model.spec.classes),
+            "config": self.config.to_dict(),
+            "changes": self.changes,
+            "summary": self.summary(),
+        }
+        return ImageSet(images, labels, manifest)
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def synthesise(
+    model: FullPrecisionModel,
+    config: GenerationConfig,
+    reporter: Reporter | None = None,
+    live: Live | None = None,
+) -> tuple[ImageSet, Mapping[str, Any]]:
+    """Runs one lane to its end: the images with their labels, and the summary. Raises RunStopped when `live` says so."""
+    synthesis = Synthesis(model, config, reporter, live)
+    synthesis.reporter.stage("generation", synthesis.steps)
+    while not synthesis.finished:
+        synthesis.live.checkpoint()
+        synthesis.step()
+    return synthesis.image_set(), synthesis.summary()

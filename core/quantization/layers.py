@@ -1,0 +1,131 @@
+"""Convolution and linear layer with quantized weights, and the node that quantizes an activation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.quantization.quantizer import Quantizer
+from core.quantization.ranges import RangeMethod, range_method
+
+
+class ActivationQuantizer(nn.Module):
+    """Quantizes an activation, per tensor.
+
+    Three phases: passes through until calibrated; while `observing` it looks at what passes; then it quantizes. A range method that
+    follows goes on looking in training mode.
+    """
+
+    def __init__(self, bits: int, method: str) -> None:
+        super().__init__()
+        found = range_method(method)
+        self.range_method: RangeMethod = found(bits, None)
+        self.quantizer = Quantizer(bits, None, found.learned)
+        self.observing = False
+
+    def finish_calibration(self) -> None:
+        """Sets the range from what was observed."""
+        self.observing = False
+        self.quantizer.set_range(*self.range_method.range())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observing:
+            self.range_method.observe(x)
+            return x
+        if self.training and self.range_method.follows:
+            self.range_method.observe(x)
+            self.quantizer.set_range(*self.range_method.range())
+        return self.quantizer(x)
+
+
+class _QuantizedWeights:
+    """What both layers share: a weight quantizer per output channel, and an input quantizer where the network cannot be traced."""
+
+    weight: Tensor
+    weight_quantizer: Quantizer
+    weight_range: RangeMethod
+    input_quantizer: nn.Module
+
+    def _adopt(self, source: nn.Conv2d | nn.Linear, bits: int, method: str) -> None:
+        found = range_method(method)
+        channels = source.weight.shape[0]
+        self.weight, self.bias = source.weight, source.bias
+        self.weight_range = found(bits, channels)
+        self.weight_quantizer = Quantizer(bits, channels, found.learned)
+        self.input_quantizer = nn.Identity()
+        # float until calibrated, so that calibration sees the activations of the full-precision network
+        self.weights_quantized = False
+
+    def finish_calibration(self) -> None:
+        """Sets the ranges of the weights."""
+        self.weight_range.observe(self.weight)
+        self.weight_quantizer.set_range(*self.weight_range.range())
+        self.weights_quantized = True
+
+    def quantized_weight(self) -> Tensor:
+        """The weight after quantize-dequantize, same shape."""
+        if not self.weights_quantized:
+            return self.weight
+        if self.weight_range.follows:  # the weights' own ends, wherever training has moved them
+            self.weight_range.observe(self.weight)
+            self.weight_quantizer.set_range(*self.weight_range.range())
+        return self.weight_quantizer(self.weight)
+
+
+class QuantizedConv2d(_QuantizedWeights, nn.Conv2d):
+    """A Conv2d whose weights are quantized per output channel. Its input comes quantized already (see placement.py)."""
+
+    @classmethod
+    def from_module(cls, source: nn.Conv2d, bits: int, method: str) -> QuantizedConv2d:
+        """Takes over the parameters of `source`; they are shared, not copied."""
+        layer = cls(
+            source.in_channels,
+            source.out_channels,
+            source.kernel_size,  # type: ignore[arg-type]
+            source.stride,  # type: ignore[arg-type]
+            source.padding,  # type: ignore[arg-type]
+            source.dilation,  # type: ignore[arg-type]
+            source.groups,
+            source.bias is not None,
+            source.padding_mode,
+            device="meta",
+        )
+        layer._adopt(source, bits, method)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class QuantizedLinear(_QuantizedWeights, nn.Linear):
+    """A Linear layer whose weights are quantized per output feature."""
+
+    @classmethod
+    def from_module(cls, source: nn.Linear, bits: int, method: str) -> QuantizedLinear:
+        """Takes over the parameters of `source`; they are shared, not copied."""
+        layer = cls(source.in_features, source.out_features, source.bias is not None, device="meta")
+        layer._adopt(source, bits, method)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+QuantizedLayer = (QuantizedConv2d, QuantizedLinear)
+
+
+def from_module(source: nn.Module, bits: int, method: str) -> QuantizedConv2d | QuantizedLinear:
+    """The quantized layer in place of a Conv2d or Linear."""
+    if isinstance(source, nn.Conv2d):
+        return QuantizedConv2d.from_module(source, bits, method)
+    assert isinstance(source, nn.Linear)
+    return QuantizedLinear.from_module(source, bits, method)
+
+
+@torch.no_grad()
+def finish_calibration(network: nn.Module) -> None:
+    """Sets every range of a network that has observed its calibration images."""
+    for module in network.modules():
+        if isinstance(module, (ActivationQuantizer, *QuantizedLayer)):
+            module.finish_calibration()

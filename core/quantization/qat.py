@@ -1,0 +1,165 @@
+"""Step 2 of the paper: calibration, then training of the quantized network on synthetic images with the full-precision one as teacher."""
+
+import math
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.config import QuantizationConfig
+from core.data.image_sets import ImageSet
+from core.errors import CoreError, DataError
+from core.generation.augment import crop_and_flip
+from core.models.full_precision import FullPrecisionModel
+from core.quantization.layers import finish_calibration
+from core.quantization.placement import QuantizedNetwork, quantize_network
+from core.reporting import Live, Reporter, Silent, Untouched
+
+WARM_UP_STEPS = 10
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """L_KD = T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch; logits `(N, classes)` (Hinton et al., 2015)."""
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student / temperature, dim=1),
+        F.log_softmax(teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+class QuantizationTraining:
+    """One bit width on its way: calibrated when built, then trained one `step()` at a time.
+
+    model: the full-precision network, which is the teacher. images: what to train on.
+    lane: the name under which steps are announced, such as "mi-fgsm W4A4".
+    Raises DataError when the images do not fit the network.
+    """
+
+    def __init__(
+        self,
+        model: FullPrecisionModel,
+        images: ImageSet,
+        config: QuantizationConfig,
+        lane: str = "",
+        reporter: Reporter | None = None,
+        live: Live | None = None,
+    ) -> None:
+        check_images(model, images)
+        self.model, self.images, self.config = model, images, config
+        self.lane = lane or config.width
+        self.reporter: Reporter = reporter or Silent()
+        self.live: Live = live or Untouched()
+        self.teacher = model.network.to(memory_format=torch.channels_last)
+        self._random = torch.Generator().manual_seed(config.quantization_seed)
+        self._order: Tensor = torch.empty(0, dtype=torch.long)
+        self.step_count = 0
+        self.seconds = 0.0
+        self.quantized = self._calibrate()
+        self.student = self.quantized.network
+        self.optimizer = self._make_optimizer()
+
+    @property
+    def finished(self) -> bool:
+        return self.step_count >= self.config.steps
+
+    def _calibrate(self) -> QuantizedNetwork:
+        """Finds all ranges from calibration images, drawn without replacement: the float network runs, then every range is set."""
+        began = time.perf_counter()
+        chosen = torch.randperm(len(self.images), generator=self._random)[: self.config.calibration_images]
+        batches = [self.model.normalise(self.images.images[part]) for part in chosen.split(128)]
+        quantized = quantize_network(self.teacher, self.config, batches[0][:1])
+        quantized.network.to(self.model.device, memory_format=torch.channels_last)
+        for quantizer in quantized.activations:
+            quantizer.observing = True
+        with torch.no_grad():
+            for batch in batches:
+                quantized.network(batch.contiguous(memory_format=torch.channels_last))
+        finish_calibration(quantized.network)
+        self.seconds += time.perf_counter() - began
+        return quantized
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        parameters = list(self.student.parameters())
+        if self.config.training_optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.config.training_lr)
+        return torch.optim.SGD(parameters, lr=self.config.training_lr, momentum=0.9, nesterov=True)
+
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next images of a random order without replacement, begun again when it is used up; the last of an order may be short."""
+        if len(self._order) == 0:
+            self._order = torch.randperm(len(self.images), generator=self._random)
+        index, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
+        pixels = crop_and_flip(self.images.images[index], self.config.crop_padding, self.config.training_flip, self._random)
+        return self.model.normalise(pixels).contiguous(memory_format=torch.channels_last), self.images.labels[index].to(self.model.device)
+
+    def step(self) -> None:
+        """One training step: L_Q = alpha_ce L_CE + alpha_kd L_KD, straight through the quantizers, BatchNorm statistics frozen."""
+        began = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.training_lr * learning_rate_factor(self.step_count, self.config.steps)
+        images, labels = self._next_batch()
+        with torch.no_grad():
+            teacher = self.teacher(images)
+        _set_training(self.student)
+        with torch.enable_grad():
+            student = self.student(images)
+            ce = F.cross_entropy(student, labels)
+            kd = distillation_loss(student, teacher, self.config.temperature)
+            loss = self.config.alpha_ce * ce + self.config.alpha_kd * kd
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise CoreError(f"the training loss is {value} at step {self.step_count + 1} of {self.lane}: allowed is a finite loss, try a smaller training_lr")
+        self.optimizer.step()
+        self.student.eval()
+        self.step_count += 1
+        self.seconds += time.perf_counter() - began
+        agreement = 100.0 * float((student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean())
+        self.reporter.record(
+            "training",
+            self.lane,
+            self.step_count,
+            {"total": value, "ce": float(ce.detach()), "kd": float(kd.detach()), "agreement": agreement, "seconds": self.seconds},
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What was placed where and how long it took, fit for JSON."""
+        return {
+            "weight_bits": self.config.weight_bits,
+            "activation_bits": self.config.activation_bits,
+            "range": self.config.range,
+            "steps": self.step_count,
+            "seconds": round(self.seconds, 3),
+            "quantized_layers": len(self.quantized.layers),
+            "quantized_activations": len(self.quantized.activations),
+            "note": self.quantized.note,
+        }
+
+
+def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
+    """Raises DataError unless the images have the network's size and labels within its classes."""
+    size, classes = model.spec.image_size, len(model.spec.classes)
+    if tuple(images.images.shape[2:]) != (size, size):
+        raise DataError(f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}")
+    if len(images) and not 0 <= int(images.labels.min()) <= int(images.labels.max()) < classes:
+        raise DataError(f"a label is {int(images.labels.max())}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """What the peak step size is multiplied by at `step` (from 0): linear warm-up over at most 10 steps, then cosine to zero."""
+    warm_up = min(WARM_UP_STEPS, steps // 10)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def _set_training(network: nn.Module) -> None:
+    """Training mode for the range methods that follow; BatchNorm (and dropout) stay as in evaluation, so statistics are frozen."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            module.eval()

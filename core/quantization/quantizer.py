@@ -1,0 +1,146 @@
+"""The paper's uniform affine quantizer, and the module that applies it during training.
+
+For n bits and a range [l, u]:
+
+    S = (2^n - 1) / (u - l)      Z = S l + 2^(n-1)      q = round(theta S - Z)      theta' = (q + Z) / S
+
+with q clamped to the signed integers [-2^(n-1), 2^(n-1) - 1]. Two choices that the paper leaves open: the range is widened to
+contain zero and Z is rounded to an integer, so that zero (padding, and what ReLU leaves) is represented exactly; rounding is half to even.
+In the terms of torch and ONNX, scale = 1 / S and zero point = -Z.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.config import BIT_WIDTHS
+from core.errors import ConfigError
+
+
+def integer_range(bits: int) -> tuple[int, int]:
+    """Lowest and highest signed integer of `bits` bits: (-8, 7) for 4. Raises ConfigError outside 2 to 8."""
+    if bits not in BIT_WIDTHS:
+        raise ConfigError(f"bit width is {bits!r}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def affine_parameters(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """S and Z of the ranges [lower, upper], any shape. Z is a whole number. An empty range (all zeros) gets S = 1."""
+    lowest, _ = integer_range(bits)
+    lower, upper = lower.clamp(max=0.0), upper.clamp(min=0.0)
+    width = upper - lower
+    usable = width > torch.finfo(width.dtype).tiny * 2**bits
+    scaling = torch.where(usable, (2**bits - 1) / torch.where(usable, width, 1.0), 1.0)
+    return scaling, torch.round(scaling * lower) - lowest
+
+
+def quantize(values: Tensor, scaling: Tensor, offset: Tensor, bits: int) -> Tensor:
+    """q = round(theta S - Z), clamped: whole numbers in the dtype of `values`. S and Z must broadcast to it."""
+    lowest, highest = integer_range(bits)
+    return torch.round(values * scaling - offset).clamp(lowest, highest)
+
+
+def dequantize(integers: Tensor, scaling: Tensor, offset: Tensor) -> Tensor:
+    """theta' = (q + Z) / S."""
+    return (integers + offset) / scaling
+
+
+class LearnedStep(torch.autograd.Function):
+    """Quantize-dequantize with a straight-through gradient to the values and LSQ's gradient to the scale.
+
+    With v = x / scale + zero point and q = clamp(round(v)):  y = (q - zero point) scale,  dy/dx = 1 inside the range and 0 outside,
+    dy/dscale = round(v) - v inside, q - zero point outside (Esser et al., ICLR 2020, eq. 3), times `gradient_scale`.
+
+    x: any shape; scale, zero_point: broadcastable to it, zero_point whole numbers; not differentiable in zero_point.
+    """
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, lowest, highest, gradient_scale):  # type: ignore[override]
+        q = torch.div(x, scale).add_(zero_point).round_().clamp_(lowest, highest).sub_(zero_point)
+        ctx.save_for_backward(x, q, scale, zero_point)
+        ctx.range, ctx.gradient_scale = (lowest, highest), gradient_scale
+        return q * scale
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        x, q, scale, zero_point = ctx.saved_tensors
+        lowest, highest = ctx.range
+        ratio = x / scale
+        # round half to even as forward did: a value is clipped when its rounded position lies beyond the last level
+        inside = (ratio >= lowest - zero_point) & (ratio <= highest - zero_point)
+        grad_x = grad * inside
+        grad_scale = (grad * q).sub_(grad_x * ratio)
+        grad_scale = grad_scale.sum_to_size(scale.shape) * ctx.gradient_scale
+        return grad_x, grad_scale, None, None, None, None
+
+
+class Quantizer(nn.Module):
+    """Fake quantization of one tensor: weights of a layer (per channel) or an activation (per tensor).
+
+    bits: 2 to 8. channels: number of output channels of a weight, whose ranges are found channel by channel along dimension 0;
+    None for an activation.
+
+    `scale` and `zero_point` are `(channels,)` or `()`. Until a range is set, the module passes values through unchanged.
+    With `learned`, the scale is trained (LSQ); otherwise it is set by whoever owns the quantizer (see ranges.py).
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, bits: int, channels: int | None = None, learned: bool = False) -> None:
+        super().__init__()
+        self.bits, self.channels, self.learned = bits, channels, learned
+        self.lowest, self.highest = integer_range(bits)
+        shape = () if channels is None else (channels,)
+        if learned:
+            self.scale = nn.Parameter(torch.ones(shape))
+        else:
+            self.register_buffer("scale", torch.ones(shape))
+        for name, value in (("zero_point", torch.zeros(shape)), ("lower", torch.zeros(shape)), ("upper", torch.zeros(shape))):
+            self.register_buffer(name, value)
+        self.register_buffer("ready", torch.tensor(False))
+        self._ready = False  # a copy on the CPU: reading the buffer would synchronise on every forward pass
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, {'per tensor' if self.channels is None else f'{self.channels} channels'}, learned={self.learned}"
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._ready = bool(self.ready)
+
+    @torch.no_grad()
+    def set_range(self, lower: Tensor, upper: Tensor) -> None:
+        """Sets the range to [lower, upper], `(channels,)` or `()`, widened to contain zero."""
+        scaling, offset = affine_parameters(lower, upper, self.bits)
+        self.lower.copy_(lower)
+        self.upper.copy_(upper)
+        self.scale.copy_(1 / scaling)
+        self.zero_point.copy_(-offset)
+        if not self._ready:
+            self.ready.fill_(True)
+            self._ready = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._ready:
+            return x
+        if self.learned:
+            scale = self.scale.clamp_min(1e-8)  # a scale must not cross zero while it is trained
+            zero_point = self.zero_point
+            count = x.numel() if self.channels is None else x.numel() // self.channels
+            if self.channels is not None:
+                scale, zero_point = (value.view(-1, *[1] * (x.ndim - 1)) for value in (scale, zero_point))
+            gradient_scale = (count * self.highest) ** -0.5  # LSQ, section 2.2
+            return LearnedStep.apply(x, scale, zero_point, self.lowest, self.highest, gradient_scale)
+        if self.channels is None:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point.int(), self.lowest, self.highest)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point.int(), 0, self.lowest, self.highest)
+
+    @torch.no_grad()
+    def integers(self, x: Tensor) -> Tensor:
+        """The integers that stand for `x`, int8, same shape."""
+        shape = (-1, *[1] * (x.ndim - 1)) if self.channels is not None else ()
+        scale, zero_point = self.scale.clamp_min(1e-8).view(shape), self.zero_point.view(shape)
+        return torch.round(x / scale + zero_point).clamp(self.lowest, self.highest).to(torch.int8)
