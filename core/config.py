@@ -363,6 +363,37 @@ class RunConfig(Checked):
         return super().from_dict(values)
 
 
+@dataclass(frozen=True)
+class PretrainConfig(Checked):
+    """Knobs of the pretraining. The defaults made the embedded resnet20_cifar10."""
+
+    architecture: str = knob("resnet20_cifar10", "A classifier of pytorchcv, by its name there.")
+    data: str = knob("cifar10", "Training images: cifar10 (downloaded by torchvision), or a folder with one folder a class.")
+    image_size: int = knob(32, "Side of the images in pixels.", minimum=8, maximum=1024)
+    epochs: int = knob(36, "Passes over the training images.", minimum=1, maximum=10_000)
+    batch_size: int = knob(128, "Images in a training step.", minimum=2, maximum=65_536)
+    lr: float = knob(0.2, "Peak step size of SGD, after 2 epochs of warm-up, then cosine to zero.", minimum=1e-8, maximum=10.0)
+    weight_decay: float = knob(5e-4, "Weight decay on kernels and the classifier only.", minimum=0.0, maximum=1.0)
+    label_smoothing: float = knob(0.05, "Label smoothing in the first 80 % of epochs.", minimum=0.0, maximum=0.9)
+    crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels.", minimum=0, maximum=64)
+    seed: int = knob(0, "Seed of the weights, order, crops and flips.", minimum=0, maximum=2**31 - 1)
+    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+    device: str = knob("auto", "Where to compute.", choices=DEVICES)
+
+
+@dataclass(frozen=True)
+class EncoderTrainingConfig(Checked):
+    """Knobs of the contrastive training. The defaults made the embedded encoder."""
+
+    epochs: int = knob(12, "Passes over the training images.", minimum=1, maximum=10_000)
+    batch_size: int = knob(256, "Images and captions contrasted with each other.", minimum=2, maximum=65_536)
+    lr: float = knob(2e-3, "Peak step size of AdamW, after a warm-up over 5 % of the steps, then cosine to zero.", minimum=1e-8, maximum=1.0)
+    weight_decay: float = knob(0.05, "Weight decay of AdamW, on matrices and kernels only.", minimum=0.0, maximum=1.0)
+    crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels of the original image.", minimum=0, maximum=64)
+    seed: int = knob(0, "Seed of the weights, order, crops and captions.", minimum=0, maximum=2**31 - 1)
+    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+
+
 def knobs(config_class: type) -> dict[str, Any]:
     """Name -> dataclass field of every knob of a config class, in order."""
     return {f.name: f for f in fields(config_class) if f.default is not MISSING and "help" in f.metadata}

@@ -14,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from core.errors import DataError
-from core.models.full_precision import ASSETS, CIFAR10_CLASSES, ModelSpec
+from core.models.registry import ASSETS, CIFAR10_CLASSES, ModelSpec
 
 EMBEDDED_SHEET = ASSETS / "evaluation" / "cifar10_test_2000.png"
 EMBEDDED_LABELS = ASSETS / "evaluation" / "cifar10_test_2000.json"

@@ -12,7 +12,6 @@ The result is a folder in open_clip's own format (`open_clip_config.json`, `open
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
@@ -23,7 +22,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from core.errors import ConfigError, DataError
+from core.config import EncoderTrainingConfig
+from core.errors import DataError
+from core.threads import cpu_threads
 
 TEMPLATES = (
     "a photo of a {}",
@@ -50,26 +51,6 @@ OPEN_CLIP_CONFIG = {
         "resize_mode": "shortest",
     },
 }
-
-
-@dataclass(frozen=True)
-class EncoderTrainingConfig:
-    """Knobs of the contrastive training."""
-
-    epochs: int = 12
-    batch_size: int = 256
-    lr: float = 2e-3  # AdamW, after a linear warm-up over the first 5 % of steps, then cosine to zero
-    weight_decay: float = 0.05
-    crop_padding: int = 4  # reflect padding of the random crop, in pixels of the original image
-    seed: int = 0
-    threads: int = 0  # 0: torch's own choice
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: allowed is 1 or more")
-        if not self.lr > 0:
-            raise ConfigError(f"lr is {self.lr}: allowed is any number above 0")
 
 
 def describe_pixels(image: Tensor) -> tuple[int, int]:
@@ -171,12 +152,14 @@ def train_encoder(
     classes: list[str],
     config: EncoderTrainingConfig,
     out: Path,
+    trained_on: str,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """Trains both towers on `dataset` and writes them to the folder `out`, half precision, in open_clip's format.
 
     dataset: yields (PIL image, class index), as torchvision's datasets without a transform do.
     classes: the name of each class index, as it stands in captions.
+    trained_on: what the dataset is, in words; shown wherever the encoder's figures are.
     on_step: called with (step, steps, loss) after every step.
     Returns `out`. Raises DataError when the dataset has fewer images than one batch.
     """
@@ -184,17 +167,11 @@ def train_encoder(
         raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")
     out.mkdir(parents=True, exist_ok=True)
     # open_clip reads the architecture from the same file that it will be shipped with
-    (out / "open_clip_config.json").write_text(json.dumps(OPEN_CLIP_CONFIG, indent=2) + "\n")
-    threads = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
-            _fit(model, open_clip.get_tokenizer(f"local-dir:{out}"), dataset, classes, config, on_step)
-    finally:
-        torch.set_num_threads(threads)
+    (out / "open_clip_config.json").write_text(json.dumps({**OPEN_CLIP_CONFIG, "trained_on": trained_on}, indent=2) + "\n")
+    with cpu_threads(config.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
+        _fit(model, open_clip.get_tokenizer(f"local-dir:{out}"), dataset, classes, config, on_step)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     save_file({name: value.contiguous() for name, value in weights.items()}, out / "open_clip_model.safetensors")
     return out

@@ -1,0 +1,343 @@
+"""`python -m core ...`: the engine without a browser. Progress on stderr; `--json` prints one JSON object last on stdout.
+
+Bad input ends in one line that names the value and what is allowed, with exit code 2. torch is imported only by the commands
+that compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from core.config import (
+    BIT_WIDTHS,
+    OPTIMIZERS,
+    PRESETS,
+    RANGE_METHODS,
+    EncoderTrainingConfig,
+    GenerationConfig,
+    PretrainConfig,
+    QuantizationConfig,
+    RunConfig,
+    help_text,
+    knobs,
+    preset,
+)
+from core.errors import CoreError
+
+# flags that are shorter than the knob's name, where the command leaves no doubt
+_FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line on stderr instead of the usage, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = _build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        result = options.function(options)
+    except CoreError as error:
+        print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {options.command}: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(_in_words(result))
+    return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m core", description="Data-free quantization: images from a network's BatchNorm statistics, then a 2- to 8-bit network.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    generate = _command(commands, "generate", "Synthesise images from a network.", _generate)
+    _add_knobs(generate, GenerationConfig)
+    _add_out(generate, "New folder for images.safetensors and manifest.json.")
+
+    quantize = _command(commands, "quantize", "Quantize a network with a folder of images.", _quantize)
+    quantize.add_argument("--images", required=True, metavar="DIR", help="Folder written by generate, or one with one folder of images a class.")
+    _add_knobs(quantize, QuantizationConfig)
+    _add_out(quantize, "New folder for quantized.safetensors and quantize.json.")
+
+    diversity = _command(commands, "diversity", "CLIP similarity within sets of images.", _diversity)
+    diversity.add_argument("sets", nargs="+", metavar="DIR", help="Folder written by generate, or one with one folder of images a class.")
+    diversity.add_argument("--encoder", default="embedded", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
+    diversity.add_argument("--device", default="auto", help="auto, cpu, cuda or mps.")
+    diversity.add_argument("--threads", type=_whole, default=0, help="CPU threads; 0 leaves the choice to torch.")
+
+    run = _command(commands, "run", "Everything: generate, compare, quantize.", _run)
+    run.add_argument("--preset", default="quick", help=f"Settings to start from: {', '.join(PRESETS)}.")
+    run.add_argument("--model", help=help_text(GenerationConfig, "model"))
+    run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
+    run.add_argument("--optimizers", nargs="+", metavar="NAME", help=f"{' and '.join(OPTIMIZERS)}. Default: both.")
+    run.add_argument("--encoder", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
+    run.add_argument("--data", help=help_text(QuantizationConfig, "data"))
+    run.add_argument("--seed", type=_whole, help="Seed of generation and training.")
+    run.add_argument("--threads", type=_whole, help="CPU threads; 0 leaves the choice to torch.")
+    run.add_argument("--device", help="auto, cpu, cuda or mps.")
+    _add_out(run, "New folder for images, quantized networks and result.json.")
+
+    pretrain = _command(commands, "pretrain", "Train a full-precision network to start from.", _pretrain)
+    _add_knobs(pretrain, PretrainConfig)
+    _add_out(pretrain, "New .safetensors file, to be used as --model.")
+
+    encoder = _command(commands, "pretrain-encoder", "Train a small CLIP encoder, as the embedded one was.", _pretrain_encoder)
+    _add_knobs(encoder, EncoderTrainingConfig)
+    _add_out(encoder, "New folder in open_clip's format.")
+
+    _command(commands, "list", "Names that the other commands take.", _list)
+    return parser
+
+
+def _command(commands, name: str, help: str, function: Callable[[argparse.Namespace], Mapping[str, Any]]) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help)
+    command.set_defaults(function=function)
+    command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
+    return command
+
+
+def _add_out(command: argparse.ArgumentParser, help: str) -> None:
+    command.add_argument("--out", required=True, type=Path, help=help)
+
+
+def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
+    """A flag for every knob; ranges are checked by the config, so that the message is the same everywhere."""
+    for name, knob_field in knobs(config_class).items():
+        flag = "--" + _FLAGS.get(name, name).replace("_", "-")
+        kind = type(knob_field.default)
+        help = f"{help_text(config_class, name)} Default: {knob_field.default}.".replace("%", "%%")
+        if kind is bool:
+            command.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
+        else:
+            parse = {int: _whole, float: _number, str: str}[kind]
+            command.add_argument(flag, dest=name, type=parse, default=knob_field.default, metavar=name.upper(), help=help)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: allowed are numbers such as 4") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: allowed are numbers such as 0.1") from None
+
+
+def _config(config_class: type, options: argparse.Namespace) -> Any:
+    return config_class(**{name: getattr(options, name) for name in knobs(config_class)})
+
+
+# the commands
+
+
+def _generate(options: argparse.Namespace) -> dict[str, Any]:
+    config = _config(GenerationConfig, options)
+    from core.data.image_sets import check_free, save_image_set, whole_or_nothing
+
+    check_free(options.out)
+    from core.generation.synthesis import synthesise
+    from core.models.full_precision import load_model
+    from core.threads import cpu_threads
+
+    with cpu_threads(config.threads), _Progress() as progress:
+        images, summary = synthesise(load_model(config.model, config.device), config, progress)
+    with whole_or_nothing(options.out) as folder:
+        save_image_set(images, folder)
+    return dict(summary)
+
+
+def _quantize(options: argparse.Namespace) -> dict[str, Any]:
+    config = _config(QuantizationConfig, options)
+    from core.data.image_sets import check_free, load_image_set, whole_or_nothing
+
+    check_free(options.out)
+    images = load_image_set(options.images)
+    from core import pipeline
+    from core.data.labelled import load_evaluation_set
+    from core.models.full_precision import load_model
+    from core.quantization.qat import check_images
+    from core.reporting import Untouched
+    from core.threads import cpu_threads
+
+    with cpu_threads(config.threads), _Progress() as progress, whole_or_nothing(options.out) as folder:
+        model = load_model(config.model, config.device)
+        check_images(model, images)
+        evaluation_set = load_evaluation_set(config.data, model.spec)
+        full_precision = pipeline.measure_full_precision(model, evaluation_set, progress, Untouched())
+        return pipeline.quantize(
+            model, images, config, evaluation_set, full_precision, Path(options.images).name, folder, progress, Untouched()
+        )
+
+
+def _diversity(options: argparse.Namespace) -> dict[str, Any]:
+    from core import pipeline
+    from core.data.image_sets import load_image_set
+    from core.evaluation.encoder import load_encoder
+    from core.reporting import Untouched
+    from core.threads import cpu_threads
+
+    sets = {path: load_image_set(path) for path in options.sets}
+    with cpu_threads(options.threads), _Progress() as progress:
+        encoder = load_encoder(options.encoder, options.device)
+        measured = pipeline.diversity(sets, encoder, progress, Untouched())
+    keys = ("images", "mean_similarity", "within_class_similarity")
+    return {
+        "encoder": encoder.name,
+        "encoder_trained_on": encoder.trained_on,
+        "sets": [{"path": path, **{key: figures[key] for key in keys}} for path, figures in measured.items()],
+    }
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    config = _run_config(options)
+    from core.data.image_sets import check_free, whole_or_nothing
+
+    check_free(options.out)
+    from core import pipeline
+    from core.reporting import Untouched
+
+    with _Progress() as progress, whole_or_nothing(options.out) as folder:
+        return pipeline.execute(config, folder, progress, Untouched())
+
+
+def _run_config(options: argparse.Namespace) -> RunConfig:
+    """The preset with what was given on the command line in its place."""
+    start = preset(options.preset)
+    given = {name: value for name in ("model", "device", "threads") if (value := getattr(options, name)) is not None}
+    generation = replace(start.generation, **given, **({} if options.seed is None else {"seed": options.seed}))
+    quantization = replace(
+        start.quantization,
+        **given,
+        **({} if options.seed is None else {"quantization_seed": options.seed}),
+        **({} if options.data is None else {"data": options.data}),
+    )
+    chosen = {name: value for name in ("bits", "optimizers", "encoder") if (value := getattr(options, name)) is not None}
+    return replace(start, generation=generation, quantization=quantization, **chosen)
+
+
+def _pretrain(options: argparse.Namespace) -> dict[str, Any]:
+    config = _config(PretrainConfig, options)
+    from core.data.labelled import open_training_set
+    from core.models.pretrain import pretrain
+
+    dataset, classes = open_training_set(config.data)
+    with _Progress() as progress:
+        progress.stage(f"pretraining {config.architecture}", 0)
+        spec = pretrain(dataset, classes, config, options.out, progress.count)
+    return {"out": str(options.out), "architecture": spec.architecture, "classes": list(spec.classes), "trained_on": spec.trained_on}
+
+
+def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
+    config = _config(EncoderTrainingConfig, options)
+    from core.data.image_sets import check_free, whole_or_nothing
+
+    check_free(options.out)
+    from core.data.labelled import open_training_set
+    from core.evaluation.encoder_training import train_encoder
+
+    dataset, classes = open_training_set(config.data)
+    trained_on = "the 50,000 CIFAR-10 training images, with captions" if config.data == "cifar10" else f"{len(dataset):,} images of {config.data}, with captions"
+    with _Progress() as progress, whole_or_nothing(options.out) as folder:
+        progress.stage("pretraining the encoder", 0)
+        train_encoder(dataset, classes, config, folder, trained_on, progress.count)
+    return {"out": str(options.out), "trained_on": trained_on}
+
+
+def _list(options: argparse.Namespace) -> dict[str, Any]:
+    from core.models.registry import MODELS
+
+    return {
+        "models": [*MODELS, "PATH.safetensors made by pretrain"],
+        "optimizers": list(OPTIMIZERS),
+        "ranges": list(RANGE_METHODS),
+        "bits": list(BIT_WIDTHS),
+        "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use"],
+        "data": ["embedded", "cifar10", "PATH of a folder with one folder a class"],
+        "presets": list(PRESETS),
+    }
+
+
+class _Progress:
+    """A Reporter that draws a bar a stage on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def stage(self, name: str, total: int) -> None:
+        """A new bar; without a total it only counts."""
+        from tqdm import tqdm
+
+        self._close()
+        self._bar = tqdm(total=total or None, desc=name, file=sys.stderr, unit="step", bar_format=None if total else "{desc} {elapsed}")
+
+    def count(self, step: int, steps: int, loss: float) -> None:
+        """One step of a recipe."""
+        if self._bar.total != steps:
+            self.stage(self._bar.desc, steps)
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
+        """One step."""
+        self._bar.update(1)
+        self._bar.set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
+
+    def images(self, lane: str, step: int, images: Any, labels: Any, keep: bool) -> None:
+        """Nobody looks."""
+
+    def wants_images(self, lane: str) -> bool:
+        return False
+
+    def change(self, lane: str, step: int, name: str, value: float) -> None:
+        """Nobody turns."""
+
+    def result(self, name: str, value: Any) -> None:
+        """Printed at the end."""
+
+
+def _in_words(result: Mapping[str, Any], indent: str = "") -> str:
+    """The same figures for a person."""
+    lines = []
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{indent}{key}\n{_in_words(value, indent + '  ')}")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{indent}{key}")
+            lines += [_in_words(item, indent + "  ") for item in value]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key:<24} {text}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

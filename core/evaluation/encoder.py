@@ -1,0 +1,99 @@
+"""CLIP encoders, all of them through open_clip: the embedded one, and any architecture with pretrained weights."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
+
+from core.errors import EncoderError, UnknownNameError
+from core.models.full_precision import resolve_device
+from core.models.registry import ASSETS
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = ASSETS / "encoder"
+
+
+@dataclass
+class Encoder:
+    """A CLIP model with what belongs to it. `trained_on` is shown wherever its figures are."""
+
+    name: str
+    trained_on: str
+    model: nn.Module
+    preprocess: Callable[[Any], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+    device: torch.device
+
+    @torch.no_grad()
+    def embed_images(self, images: Tensor, batch_size: int = 128, checkpoint: Callable[[], None] | None = None) -> Tensor:
+        """uint8 `(N, 3, H, W)` -> L2-normalised embeddings `(N, D)` on the CPU, by open_clip's own preprocessing.
+
+        checkpoint: called between batches; may raise to end early.
+        """
+        features = []
+        for batch in images.split(batch_size):
+            if checkpoint is not None:
+                checkpoint()
+            pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in batch]).to(self.device)
+            features.append(F.normalize(self.model.encode_image(pixels), dim=-1).cpu())
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """L2-normalised embeddings `(len(texts), D)` on the CPU."""
+        return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)), dim=-1).cpu()
+
+
+def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
+    """`embedded`, or `ARCH:PRETRAINED` as open_clip names them, such as `ViT-B-32:laion2b_s34b_b79k`; downloaded on first use.
+
+    open_clip shows the progress of a download on stderr. Raises UnknownNameError for a name that open_clip does not have, and
+    EncoderError where the weights cannot be had.
+    """
+    target = resolve_device(device)
+    architecture, _, pretrained = name.partition(":")
+    if name == EMBEDDED:
+        source, trained_on = f"local-dir:{EMBEDDED_FOLDER}", describe_folder(EMBEDDED_FOLDER)
+        arguments: dict[str, str] = {}
+    else:
+        if architecture not in open_clip.list_models() or not pretrained:
+            raise UnknownNameError("encoder", name, [EMBEDDED, "ARCH:PRETRAINED as open_clip lists them, such as ViT-B-32:laion2b_s34b_b79k"])
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if pretrained not in tags:
+            raise UnknownNameError("encoder", name, [EMBEDDED, *(f"{architecture}:{tag}" for tag in tags)])
+        source, trained_on, arguments = architecture, pretrained, {"pretrained": pretrained}
+    try:
+        with _quiet_log():
+            model, preprocess = open_clip.create_model_from_pretrained(source, device=target, **arguments)
+            tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # a download fails in as many ways as there are hubs; all mean the same here
+        raise EncoderError(
+            f"encoder {name!r} could not be loaded ({str(error).splitlines()[0]}): without a network, allowed is {EMBEDDED}"
+        ) from error
+    return Encoder(name, trained_on, model.eval(), preprocess, tokenizer, target)
+
+
+def describe_folder(folder: Path) -> str:
+    """What the encoder in an open_clip folder was trained on, as its training wrote it down."""
+    return str(json.loads((folder / "open_clip_config.json").read_text()).get("trained_on", "unknown"))
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """open_clip logs every step of opening a model at INFO or ERROR on the root logger; its exceptions say enough."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(before)

@@ -1,0 +1,142 @@
+"""How the embedded full-precision network was made, for CIFAR-10 or any folder of labelled images.
+
+SGD with Nesterov momentum, one warm-up, cosine to zero, label smoothing for the first 80 % of epochs, random crop and flip,
+bfloat16 autocast; what is kept is the exponential moving average of the weights, BatchNorm statistics included.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from core.config import PretrainConfig
+from core.errors import ConfigError, DataError, ModelError
+from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
+from core.models.registry import ModelSpec
+from core.threads import cpu_threads
+
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def pretrain(
+    dataset: Dataset,
+    classes: Sequence[str],
+    config: PretrainConfig,
+    out: Path,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> ModelSpec:
+    """Trains `config.architecture` on `dataset` and writes a checkpoint that can be used as a model's name.
+
+    dataset: yields (PIL image, class index). out: a new .safetensors file. on_step: called with (step, steps, loss).
+    Raises ConfigError when `out` is not such a name, DataError when there are fewer images than one batch, ModelError when the
+    architecture has no BatchNorm layer.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in .safetensors")
+    if out.exists():
+        raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+    if len(dataset) < config.batch_size:  # type: ignore[arg-type]
+        raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")  # type: ignore[arg-type]
+    # a name that is no network fails before anything is read
+    build_architecture(config.architecture, len(classes))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    device = resolve_device(config.device)
+    with cpu_threads(config.threads), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = build_architecture(config.architecture, len(classes))
+        if not batch_norm_layers(network):
+            raise ModelError(f"{config.architecture!r} has no BatchNorm layer: allowed are networks with at least one, as images are made from them")
+        averaged = _fit(network.to(device, memory_format=torch.channels_last), dataset, config, device, on_step)
+    spec = ModelSpec(
+        name=out.stem,
+        architecture=config.architecture,
+        classes=tuple(classes),
+        image_size=config.image_size,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        trained_on=f"{len(dataset):,} images of {config.data}" if config.data != "cifar10" else "the 50,000 CIFAR-10 training images",  # type: ignore[arg-type]
+    )
+    save_checkpoint(averaged, spec, out)
+    return spec
+
+
+def _fit(network: nn.Module, dataset: Dataset, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
+    transform = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(config.image_size, antialias=True),
+            v2.CenterCrop(config.image_size),
+            v2.Pad(config.crop_padding, padding_mode="reflect"),
+            v2.RandomCrop(config.image_size),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(CIFAR10_MEAN, CIFAR10_STD),
+        ]
+    )
+    loader = DataLoader(
+        _Transformed(dataset, transform),
+        batch_size=config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    decayed = [p for p in network.parameters() if p.ndim >= 2]
+    others = [p for p in network.parameters() if p.ndim < 2]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}], lr=config.lr, momentum=0.9, nesterov=True
+    )
+    steps, warm_up = config.epochs * len(loader), min(2, config.epochs / 4) * len(loader)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    averaged = copy.deepcopy(network).eval()
+    network.train()
+    step = 0
+    for epoch in range(config.epochs):
+        smoothing = config.label_smoothing if epoch < 0.8 * config.epochs else 0.0
+        for images, labels in loader:
+            images = images.to(device, memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+            if step % 5 == 0:
+                # the average is short at first, so that a short training is not an average with its random start
+                _average_into(averaged, network, min(0.998, step / (step + 50)))
+            if on_step is not None:
+                on_step(step, steps, float(loss.detach()))
+    return averaged
+
+
+@torch.no_grad()
+def _average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """Exponential moving average of every floating point tensor, BatchNorm statistics included."""
+    current = network.state_dict()
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(current[name], 1 - decay)
+        else:
+            value.copy_(current[name])
+
+
+class _Transformed(Dataset):
+    def __init__(self, base: Dataset, transform: v2.Transform) -> None:
+        self.base, self.transform = base, transform
+
+    def __len__(self) -> int:
+        return len(self.base)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int):
+        image, label = self.base[index]
+        return self.transform(image), label
+

@@ -1,0 +1,41 @@
+"""A quantized network as a file: float weights with their scales and zero points, and the config that says how to rebuild it."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from core.config import QuantizationConfig
+from core.errors import ModelError
+from core.models.full_precision import FullPrecisionModel
+from core.quantization.layers import QuantizedConv2d, QuantizedLinear
+from core.quantization.placement import QuantizedNetwork, quantize_network
+
+NETWORK_FILE = "quantized.safetensors"
+
+
+def save_quantized(quantized: QuantizedNetwork, config: QuantizationConfig, folder: Path) -> Path:
+    """Writes NETWORK_FILE into `folder` and returns its path."""
+    path = folder / NETWORK_FILE
+    state = {name: value.detach().cpu().contiguous() for name, value in quantized.network.state_dict().items()}
+    save_file(state, path, metadata={"quantization": json.dumps(config.to_dict())})
+    return path
+
+
+def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
+    """The network that `save_quantized` wrote, built again from the full-precision one. Raises ModelError when it does not fit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = QuantizationConfig.from_dict(json.loads((file.metadata() or {})["quantization"]))
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        size = model.spec.image_size
+        quantized = quantize_network(model.network, config, torch.zeros(1, 3, size, size, device=model.device))
+        quantized.network.to(model.device).load_state_dict(state)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} does not hold a quantized {model.spec.name} ({str(error).splitlines()[0]}): allowed is a file written by `quantize`") from error
+    for layer in quantized.layers:
+        assert isinstance(layer, (QuantizedConv2d, QuantizedLinear))
+        layer.weights_quantized = True
+    return quantized

@@ -1,0 +1,18 @@
+"""How many CPU threads torch uses, for the length of a block."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Runs the block with `count` threads, 0 for torch's own choice, and puts the setting back."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
