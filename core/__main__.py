@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m core", description="Data-free quantization: images from a network's BatchNorm statistics, then a 2- to 8-bit network.")
+    parser = _Parser(
+        prog="python -m core",
+        description="Data-free quantization: images from a network's BatchNorm statistics, then a 2- to 8-bit network.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     generate = _command(commands, "generate", "Synthesise images from a network.", _generate)
@@ -70,7 +73,9 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_out(generate, "New folder for images.safetensors and manifest.json.")
 
     quantize = _command(commands, "quantize", "Quantize a network with a folder of images.", _quantize)
-    quantize.add_argument("--images", required=True, metavar="DIR", help="Folder written by generate, or one with one folder of images a class.")
+    quantize.add_argument(
+        "--images", required=True, metavar="DIR", help="Folder written by generate, or one with one folder of images a class."
+    )
     _add_knobs(quantize, QuantizationConfig)
     _add_out(quantize, "New folder for quantized.safetensors and quantize.json.")
 
@@ -124,7 +129,7 @@ def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
         if kind is bool:
             command.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
         else:
-            parse = {int: _whole, float: _number, str: str}[kind]
+            parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
             command.add_argument(flag, dest=name, type=parse, default=knob_field.default, metavar=name.upper(), help=help)
 
 
@@ -255,7 +260,11 @@ def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
     from core.evaluation.encoder_training import train_encoder
 
     dataset, classes = open_training_set(config.data)
-    trained_on = "the 50,000 CIFAR-10 training images, with captions" if config.data == "cifar10" else f"{len(dataset):,} images of {config.data}, with captions"
+    trained_on = (
+        "the 50,000 CIFAR-10 training images, with captions"
+        if config.data == "cifar10"
+        else f"{len(dataset):,} images of {config.data}, with captions"
+    )
     with _Progress() as progress, whole_or_nothing(options.out) as folder:
         progress.stage("pretraining the encoder", 0)
         train_encoder(dataset, classes, config, folder, trained_on, progress.count)

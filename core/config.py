@@ -97,9 +97,8 @@ class Checked:
         meta, kind = knob_field.metadata, type(knob_field.default)
         if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
             raise ConfigError(f"{name} is {value!r}: allowed is a whole number, {allowed(meta)}")
-        if kind is float:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ConfigError(f"{name} is {value!r}: allowed is a finite number, {allowed(meta)}")
+        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+            raise ConfigError(f"{name} is {value!r}: allowed is a finite number, {allowed(meta)}")
         if kind in (str, bool) and not isinstance(value, kind):
             raise ConfigError(f"{name} is {value!r}: allowed is {'true or false' if kind is bool else 'a text'}")
         if meta["choices"] is not None and value not in meta["choices"]:
@@ -126,8 +125,12 @@ class Checked:
 class GenerationConfig(Checked):
     """Knobs of the data generation (the paper's step 1)."""
 
-    model: str = knob("resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`.")
-    optimizer: str = knob("mi-fgsm", "What moves the pixels: MI-FGSM or Adam.", choices=OPTIMIZERS, paper="mi-fgsm, and adam for comparison")
+    model: str = knob(
+        "resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`."
+    )
+    optimizer: str = knob(
+        "mi-fgsm", "What moves the pixels: MI-FGSM or Adam.", choices=OPTIMIZERS, paper="mi-fgsm, and adam for comparison"
+    )
     images: int = knob(
         512,
         "Images saved. With k snapshots, images / k noise images are optimised.",
@@ -173,9 +176,7 @@ class GenerationConfig(Checked):
         paper="not stated",
         step=0.05,
     )
-    lr: float = knob(
-        0.1, "Step size of Adam in normalised units.", minimum=0.0, maximum=2.0, symbol="lr", paper="not stated", step=0.005
-    )
+    lr: float = knob(0.1, "Step size of Adam in normalised units.", minimum=0.0, maximum=2.0, symbol="lr", paper="not stated", step=0.005)
     schedule: str = knob(
         "linear",
         "Step size over the iterations: linear falls to 2 % of its start, constant stays.",
@@ -211,7 +212,9 @@ class GenerationConfig(Checked):
     )
     max_shift: int = knob(2, "Largest random shift in pixels before each forward pass. 0 turns it off.", minimum=0, maximum=64)
     flip: bool = knob(True, "Mirror the batch at random before each forward pass.")
-    seed: int = knob(0, "Seed of noise, shifts and flips. Same config and seed give the same bits on one machine.", minimum=0, maximum=2**31 - 1)
+    seed: int = knob(
+        0, "Seed of noise, shifts and flips. Same config and seed give the same bits on one machine.", minimum=0, maximum=2**31 - 1
+    )
     threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
     device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES)
 
@@ -226,9 +229,7 @@ class GenerationConfig(Checked):
             )
         available = self.iterations - math.floor(self.burn_in * self.iterations)
         if self.snapshots > available:
-            raise ConfigError(
-                f"snapshots is {self.snapshots}: allowed is at most {available}, the iterations left after the burn-in"
-            )
+            raise ConfigError(f"snapshots is {self.snapshots}: allowed is at most {available}, the iterations left after the burn-in")
 
     @property
     def noise_images(self) -> int:
@@ -258,7 +259,9 @@ class GenerationConfig(Checked):
 class QuantizationConfig(Checked):
     """Knobs of quantization and quantization-aware training (the paper's step 2)."""
 
-    model: str = knob("resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`.")
+    model: str = knob(
+        "resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`."
+    )
     weight_bits: int = knob(4, "Bit width of the weights.", choices=BIT_WIDTHS, paper="3, 4, 5")
     activation_bits: int = knob(4, "Bit width of the activations.", choices=BIT_WIDTHS, paper="3, 4, 5")
     range: str = knob(
@@ -274,9 +277,16 @@ class QuantizationConfig(Checked):
         "adam", "Optimizer of the training: adam, or sgd with Nesterov momentum 0.9.", choices=("adam", "sgd"), paper="sgd"
     )
     training_lr: float = knob(
-        1e-3, "Peak step size of the training, after 10 warm-up steps, then cosine to zero.", minimum=0.0, maximum=1.0, paper="1e-4", step=1e-4
+        1e-3,
+        "Peak step size of the training, after 10 warm-up steps, then cosine to zero.",
+        minimum=0.0,
+        maximum=1.0,
+        paper="1e-4",
+        step=1e-4,
     )
-    alpha_ce: float = knob(1.0, "Weight of the cross entropy to the labels.", minimum=0.0, maximum=100.0, symbol="α_CE", paper="1", step=0.1)
+    alpha_ce: float = knob(
+        1.0, "Weight of the cross entropy to the labels.", minimum=0.0, maximum=100.0, symbol="α_CE", paper="1", step=0.1
+    )
     alpha_kd: float = knob(
         1.0, "Weight of T² KL to the full-precision teacher.", minimum=0.0, maximum=100.0, symbol="α_KD", paper="not stated", step=0.1
     )
@@ -288,7 +298,8 @@ class QuantizationConfig(Checked):
     calibration_images: int = knob(256, "Images that calibration looks at to find the activation ranges.", minimum=1, maximum=100_000)
     data: str = knob(
         "embedded",
-        "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 (downloaded by torchvision), or a folder with one folder a class.",
+        "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 (downloaded by torchvision), or a folder "
+        "with one folder a class.",
     )
     quantization_seed: int = knob(0, "Seed of the order of images, crops and flips.", minimum=0, maximum=2**31 - 1)
     threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
@@ -363,12 +374,15 @@ class RunConfig(Checked):
         return super().from_dict(values)
 
 
+_TRAINING_IMAGES = "Training images: cifar10 (downloaded by torchvision), or a folder with one folder a class."
+
+
 @dataclass(frozen=True)
 class PretrainConfig(Checked):
     """Knobs of the pretraining. The defaults made the embedded resnet20_cifar10."""
 
     architecture: str = knob("resnet20_cifar10", "A classifier of pytorchcv, by its name there.")
-    data: str = knob("cifar10", "Training images: cifar10 (downloaded by torchvision), or a folder with one folder a class.")
+    data: str = knob("cifar10", _TRAINING_IMAGES)
     image_size: int = knob(32, "Side of the images in pixels.", minimum=8, maximum=1024)
     epochs: int = knob(36, "Passes over the training images.", minimum=1, maximum=10_000)
     batch_size: int = knob(128, "Images in a training step.", minimum=2, maximum=65_536)
@@ -385,9 +399,12 @@ class PretrainConfig(Checked):
 class EncoderTrainingConfig(Checked):
     """Knobs of the contrastive training. The defaults made the embedded encoder."""
 
+    data: str = knob("cifar10", _TRAINING_IMAGES)
     epochs: int = knob(12, "Passes over the training images.", minimum=1, maximum=10_000)
     batch_size: int = knob(256, "Images and captions contrasted with each other.", minimum=2, maximum=65_536)
-    lr: float = knob(2e-3, "Peak step size of AdamW, after a warm-up over 5 % of the steps, then cosine to zero.", minimum=1e-8, maximum=1.0)
+    lr: float = knob(
+        2e-3, "Peak step size of AdamW, after a warm-up over 5 % of the steps, then cosine to zero.", minimum=1e-8, maximum=1.0
+    )
     weight_decay: float = knob(0.05, "Weight decay of AdamW, on matrices and kernels only.", minimum=0.0, maximum=1.0)
     crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels of the original image.", minimum=0, maximum=64)
     seed: int = knob(0, "Seed of the weights, order, crops and captions.", minimum=0, maximum=2**31 - 1)

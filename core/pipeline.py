@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core import layout
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
@@ -22,7 +23,6 @@ from core.quantization.qat import QuantizationTraining, check_images
 from core.reporting import Live, Reporter
 from core.threads import cpu_threads
 
-IMAGES_FOLDER = "images"
 GIVEN = "given"  # the lane of images that were not generated in this run
 
 
@@ -52,7 +52,7 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter, live: Live) -> 
             configs = [config.generation_for(name) for name in config.optimizers]
             sets = generate(model, configs, reporter, live)
             for lane, image_set in sets.items():
-                target = folder / IMAGES_FOLDER / lane
+                target = folder / layout.IMAGES / lane
                 target.mkdir(parents=True)
                 save_image_set(image_set, target)
         for lane, image_set in sets.items():
@@ -66,12 +66,12 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter, live: Live) -> 
             for lane, image_set in sets.items():
                 accuracy = result["optimizers"][lane]["accuracy"] = {}
                 for bits in config.bits:
-                    target = folder / "quantized" / lane / f"W{bits}A{bits}"
+                    target = folder / layout.QUANTIZED / lane / f"W{bits}A{bits}"
                     accuracy[str(bits)] = quantize(
                         model, image_set, config.quantization_for(bits), evaluation_set, full_precision, lane, target, reporter, live
                     )
     result["seconds"] = round(time.perf_counter() - began, 3)
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / layout.RESULT).write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -91,13 +91,13 @@ def measure_full_precision(model: FullPrecisionModel, evaluation_set: Evaluation
     """Top-1 of the full-precision network."""
     reporter.stage("evaluating full precision", 0)
     accuracy = evaluate(model.network, model, evaluation_set, checkpoint=live.checkpoint)
-    reporter.result("full_precision", {"top1": accuracy.top1, "standard_error": accuracy.standard_error, "evaluated_on": accuracy.evaluated_on})
+    reporter.result(
+        "full_precision", {"top1": accuracy.top1, "standard_error": accuracy.standard_error, "evaluated_on": accuracy.evaluated_on}
+    )
     return accuracy
 
 
-def generate(
-    model: FullPrecisionModel, configs: Sequence[GenerationConfig], reporter: Reporter, live: Live
-) -> dict[str, ImageSet]:
+def generate(model: FullPrecisionModel, configs: Sequence[GenerationConfig], reporter: Reporter, live: Live) -> dict[str, ImageSet]:
     """All lanes in step: each in turn does one iteration, so that whoever watches sees them at the same one. Lane -> images."""
     lanes = [Synthesis(model, config, reporter, live) for config in configs]
     reporter.stage("generation", sum(lane.steps for lane in lanes))

@@ -4,10 +4,13 @@ The engine announces records and pictures to a Reporter and asks a Live for new 
 the store nor the page. Both are passed in. The classes here are the ones for nobody listening.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Reporter(Protocol):

@@ -18,9 +18,7 @@ from torchvision.transforms import v2
 
 from core.data.labelled import open_image_folder
 from core.errors import DataError
-
-IMAGES_FILE = "images.safetensors"
-MANIFEST_FILE = "manifest.json"
+from core.layout import IMAGES_FILE, MANIFEST
 
 
 @dataclass
@@ -41,7 +39,7 @@ class ImageSet:
 def save_image_set(image_set: ImageSet, folder: Path) -> None:
     """Writes the two files into `folder`, which must exist; the manifest last, so that its presence says the set is whole."""
     save_file({"images": image_set.images.contiguous(), "labels": image_set.labels.contiguous()}, folder / IMAGES_FILE)
-    (folder / MANIFEST_FILE).write_text(json.dumps(image_set.manifest, indent=2) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(image_set.manifest, indent=2) + "\n")
 
 
 def load_image_set(path: str | Path) -> ImageSet:
@@ -52,11 +50,11 @@ def load_image_set(path: str | Path) -> ImageSet:
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder written by `generate`, or one with one folder a class")
-    if not (folder / MANIFEST_FILE).is_file():
+    if not (folder / MANIFEST).is_file():
         return _from_image_folder(folder)
     try:
         tensors = load_file(folder / IMAGES_FILE)
-        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
         images, labels = tensors["images"], tensors["labels"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -19,6 +20,14 @@ from core.models.registry import ASSETS, CIFAR10_CLASSES, ModelSpec
 EMBEDDED_SHEET = ASSETS / "evaluation" / "cifar10_test_2000.png"
 EMBEDDED_LABELS = ASSETS / "evaluation" / "cifar10_test_2000.json"
 EMBEDDED_COLUMNS = 50
+
+
+class LabelledImages(Protocol):
+    """What torchvision's datasets are without a transform: (PIL image, class index) by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, int]: ...
 
 
 class EvaluationSet(Dataset):
@@ -99,7 +108,8 @@ def open_cifar10(train: bool) -> CIFAR10:
         return CIFAR10(root, train=train, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cifar10 could not be downloaded to {root} ({error}): what works without a network is embedded, or a folder with one folder a class"
+            f"cifar10 could not be downloaded to {root} ({error}): "
+            "what works without a network is embedded, or a folder with one folder a class"
         ) from error
 
 
@@ -113,7 +123,7 @@ def open_image_folder(path: Path) -> ImageFolder:
         raise DataError(f"folder {str(path)!r} has no folders with images in it: allowed is one folder a class") from error
 
 
-def open_training_set(source: str) -> tuple[Dataset, list[str]]:
+def open_training_set(source: str) -> tuple[LabelledImages, list[str]]:
     """Labelled training images as (PIL image, class index), and the class names. `cifar10`, or a folder with one folder a class."""
     if source == "cifar10":
         dataset = open_cifar10(train=True)

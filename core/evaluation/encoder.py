@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from core.errors import EncoderError, UnknownNameError
@@ -28,7 +28,7 @@ class Encoder:
 
     name: str
     trained_on: str
-    model: nn.Module
+    model: Any  # open_clip's CLIP, or another of its classes with encode_image and encode_text
     preprocess: Callable[[Any], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
     device: torch.device
@@ -66,7 +66,9 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
         arguments: dict[str, str] = {}
     else:
         if architecture not in open_clip.list_models() or not pretrained:
-            raise UnknownNameError("encoder", name, [EMBEDDED, "ARCH:PRETRAINED as open_clip lists them, such as ViT-B-32:laion2b_s34b_b79k"])
+            raise UnknownNameError(
+                "encoder", name, [EMBEDDED, "ARCH:PRETRAINED as open_clip lists them, such as ViT-B-32:laion2b_s34b_b79k"]
+            )
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         if pretrained not in tags:
             raise UnknownNameError("encoder", name, [EMBEDDED, *(f"{architecture}:{tag}" for tag in tags)])

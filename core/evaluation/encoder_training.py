@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from core.config import EncoderTrainingConfig
+from core.data.labelled import LabelledImages
 from core.errors import DataError
 from core.threads import cpu_threads
 
@@ -36,7 +38,7 @@ TEMPLATES = (
 BRIGHTNESS = ("dark", "", "bright")
 TONES = ("gray", "red", "brown", "green", "blue", "purple")
 
-OPEN_CLIP_CONFIG = {
+OPEN_CLIP_CONFIG: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 128,
         # 32 pixel images are enlarged to 64: resnet10t divides by 32, and a last map of 2 x 2 beats one of 1 x 1 clearly
@@ -105,7 +107,7 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tenso
 class _CaptionedImages(Dataset):
     """Images of a labelled set, augmented and enlarged, with the three facts that captions are made of."""
 
-    def __init__(self, base: Dataset, crop_padding: int, size: int) -> None:
+    def __init__(self, base: LabelledImages, crop_padding: int, size: int) -> None:
         self.base = base
         preprocess = OPEN_CLIP_CONFIG["preprocess_cfg"]
         self.to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -148,7 +150,7 @@ def _write_captions(facts: Tensor, classes: list[str], generator: torch.Generato
 
 
 def train_encoder(
-    dataset: Dataset,
+    dataset: LabelledImages,
     classes: list[str],
     config: EncoderTrainingConfig,
     out: Path,
@@ -177,7 +179,7 @@ def train_encoder(
     return out
 
 
-def _fit(model: nn.Module, tokenizer, dataset, classes, config: EncoderTrainingConfig, on_step) -> None:
+def _fit(model: open_clip.CLIP, tokenizer, dataset, classes, config: EncoderTrainingConfig, on_step) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     loader = DataLoader(
         _CaptionedImages(dataset, config.crop_padding, OPEN_CLIP_CONFIG["model_cfg"]["vision_cfg"]["image_size"]),
@@ -188,7 +190,9 @@ def _fit(model: nn.Module, tokenizer, dataset, classes, config: EncoderTrainingC
     )
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=config.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=config.lr
+    )
     steps = config.epochs * len(loader)
     warm_up = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -23,7 +23,7 @@ def jitter_batch(images: Tensor, max_shift: int, flip: bool, generator: torch.Ge
 
 
 def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each image of `(N, C, H, W)` cropped at random out of its reflection-padded self and mirrored half of the time. Not differentiable."""
+    """Each image of `(N, C, H, W)` cropped at random out of its reflection-padded self and mirrored half of the time."""
     count, channels, height, width = images.shape
     device = images.device
     offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(device)

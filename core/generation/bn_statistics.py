@@ -1,6 +1,6 @@
 """Batch statistics of what enters each BatchNorm layer, differentiable with respect to the images and cheap."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -71,15 +71,12 @@ def collect_statistics(network: nn.Module) -> Iterator[BatchStatistics]:
     """
     layers = batch_norm_layers(network)
     if not layers:
-        raise ModelError(
-            f"{type(network).__name__} has no BatchNorm layer with running statistics: allowed are networks with at least one"
-        )
-    statistics = BatchStatistics(
-        list(layers), [(layer.running_mean.detach(), layer.running_var.detach()) for layer in layers.values()]
-    )
+        raise ModelError(f"{type(network).__name__} has no BatchNorm layer with running statistics: allowed are networks with at least one")
+    running = [(layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers.values()]
+    statistics = BatchStatistics(list(layers), running)
     statistics.clear()
 
-    def hook_for(index: int):
+    def hook_for(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             statistics.batch[index].append(ChannelStatistics.apply(inputs[0]))
 

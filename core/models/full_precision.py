@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core.errors import ModelError, UnknownNameError
 from core.models.registry import MODELS, ModelSpec
 
+
 @dataclass
 class FullPrecisionModel:
     """A network in evaluation mode with frozen parameters, and its spec."""
@@ -65,9 +66,7 @@ def resolve_device(name: str) -> torch.device:
 def batch_norm_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Name -> BatchNorm2d layer that keeps running statistics, in the order of the modules."""
     return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+        name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
     }
 
 
@@ -91,15 +90,15 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
         with safe_open(path, framework="pt") as file:
             # shapes first: torch's own message about them runs over many lines
             expected = network.state_dict()
-            missing = sorted(set(expected) - set(file.keys()))
-            unexpected = sorted(set(file.keys()) - set(expected))
+            names = set(file.keys())
+            missing, unexpected = sorted(set(expected) - names), sorted(names - set(expected))
             if missing or unexpected:
                 raise ModelError(
                     f"{path} does not fit {spec.architecture}: missing {', '.join(missing[:3]) or 'nothing'}"
                     f"{' ...' if len(missing) > 3 else ''}, unexpected {', '.join(unexpected[:3]) or 'nothing'}"
                     f"{' ...' if len(unexpected) > 3 else ''}"
                 )
-            weights = {key: file.get_tensor(key) for key in file.keys()}
+            weights = {key: file.get_tensor(key) for key in names}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
     for key, value in weights.items():
@@ -129,9 +128,7 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         values = json.loads(header["spec"])
-        spec = ModelSpec(
-            **{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])}
-        )
+        spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{name} does not say what network it holds: allowed is a checkpoint made by `pretrain`") from error
     return path, spec

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from core.config import PretrainConfig
+from core.data.labelled import LabelledImages
 from core.errors import ConfigError, DataError, ModelError
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
@@ -25,7 +26,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def pretrain(
-    dataset: Dataset,
+    dataset: LabelledImages,
     classes: Sequence[str],
     config: PretrainConfig,
     out: Path,
@@ -41,8 +42,8 @@ def pretrain(
         raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in .safetensors")
     if out.exists():
         raise DataError(f"{str(out)!r} exists already: allowed is a new file")
-    if len(dataset) < config.batch_size:  # type: ignore[arg-type]
-        raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")  # type: ignore[arg-type]
+    if len(dataset) < config.batch_size:
+        raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")
     # a name that is no network fails before anything is read
     build_architecture(config.architecture, len(classes))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +52,10 @@ def pretrain(
         torch.manual_seed(config.seed)
         network = build_architecture(config.architecture, len(classes))
         if not batch_norm_layers(network):
-            raise ModelError(f"{config.architecture!r} has no BatchNorm layer: allowed are networks with at least one, as images are made from them")
-        averaged = _fit(network.to(device, memory_format=torch.channels_last), dataset, config, device, on_step)
+            raise ModelError(
+                f"{config.architecture!r} has no BatchNorm layer: allowed are networks with at least one, as images are made from them"
+            )
+        averaged = _fit(network.to(device).to(memory_format=torch.channels_last), dataset, config, device, on_step)
     spec = ModelSpec(
         name=out.stem,
         architecture=config.architecture,
@@ -60,13 +63,13 @@ def pretrain(
         image_size=config.image_size,
         mean=CIFAR10_MEAN,
         std=CIFAR10_STD,
-        trained_on=f"{len(dataset):,} images of {config.data}" if config.data != "cifar10" else "the 50,000 CIFAR-10 training images",  # type: ignore[arg-type]
+        trained_on=f"{len(dataset):,} images of {config.data}" if config.data != "cifar10" else "the 50,000 CIFAR-10 training images",
     )
     save_checkpoint(averaged, spec, out)
     return spec
 
 
-def _fit(network: nn.Module, dataset: Dataset, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
+def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
     transform = v2.Compose(
         [
             v2.PILToTensor(),
@@ -89,7 +92,10 @@ def _fit(network: nn.Module, dataset: Dataset, config: PretrainConfig, device: t
     decayed = [p for p in network.parameters() if p.ndim >= 2]
     others = [p for p in network.parameters() if p.ndim < 2]
     optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}], lr=config.lr, momentum=0.9, nesterov=True
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.lr,
+        momentum=0.9,
+        nesterov=True,
     )
     steps, warm_up = config.epochs * len(loader), min(2, config.epochs / 4) * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -130,13 +136,12 @@ def _average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None
 
 
 class _Transformed(Dataset):
-    def __init__(self, base: Dataset, transform: v2.Transform) -> None:
+    def __init__(self, base: LabelledImages, transform: v2.Transform) -> None:
         self.base, self.transform = base, transform
 
     def __len__(self) -> int:
-        return len(self.base)  # type: ignore[arg-type]
+        return len(self.base)
 
     def __getitem__(self, index: int):
         image, label = self.base[index]
         return self.transform(image), label
-

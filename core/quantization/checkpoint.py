@@ -29,12 +29,14 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
     try:
         with safe_open(path, framework="pt") as file:
             config = QuantizationConfig.from_dict(json.loads((file.metadata() or {})["quantization"]))
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            state = {key: file.get_tensor(key) for key in list(file.keys())}
         size = model.spec.image_size
         quantized = quantize_network(model.network, config, torch.zeros(1, 3, size, size, device=model.device))
         quantized.network.to(model.device).load_state_dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path} does not hold a quantized {model.spec.name} ({str(error).splitlines()[0]}): allowed is a file written by `quantize`") from error
+        raise ModelError(
+            f"{path} does not hold a quantized {model.spec.name} ({str(error).splitlines()[0]}): allowed is a file written by `quantize`"
+        ) from error
     for layer in quantized.layers:
         assert isinstance(layer, (QuantizedConv2d, QuantizedLinear))
         layer.weights_quantized = True

@@ -39,10 +39,9 @@ class ActivationQuantizer(nn.Module):
         return self.quantizer(x)
 
 
-class _QuantizedWeights:
+class _QuantizedWeights(nn.Module):
     """What both layers share: a weight quantizer per output channel, and an input quantizer where the network cannot be traced."""
 
-    weight: Tensor
     weight_quantizer: Quantizer
     weight_range: RangeMethod
     input_quantizer: nn.Module
@@ -98,7 +97,7 @@ class QuantizedConv2d(_QuantizedWeights, nn.Conv2d):
         return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
 
 
-class QuantizedLinear(_QuantizedWeights, nn.Linear):
+class QuantizedLinear(_QuantizedWeights, nn.Linear):  # type: ignore[misc]
     """A Linear layer whose weights are quantized per output feature."""
 
     @classmethod

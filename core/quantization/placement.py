@@ -8,6 +8,7 @@ share one ReLU module. A network that cannot be traced is quantized at each laye
 import copy
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,16 @@ from core.errors import ModelError
 from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, from_module
 
 # operations whose output holds only values of their first input: quantizing before them is quantizing after them
-_VALUE_PRESERVING_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.PixelShuffle, nn.ChannelShuffle)
+_VALUE_PRESERVING_MODULES = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool2d,
+    nn.PixelShuffle,
+    nn.ChannelShuffle,
+)
 _VALUE_PRESERVING_CALLS = {
     torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.chunk, torch.split,
     torch.max_pool2d, F.max_pool2d, F.dropout, operator.getitem,
@@ -98,7 +108,7 @@ def _layers_in_order(network: nn.Module, example: Tensor) -> list[str]:
 
 def _quantize_producers(traced: fx.GraphModule, ends: set[str], config: QuantizationConfig) -> list[ActivationQuantizer]:
     """Inserts one quantizer behind every node that produces what a layer reads."""
-    modules = dict(traced.named_modules())
+    modules: dict[Any, nn.Module] = dict(traced.named_modules())
     wanted: dict[fx.Node, int] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module" and isinstance(modules[node.target], (nn.Conv2d, nn.Linear)):
@@ -115,20 +125,22 @@ def _quantize_producers(traced: fx.GraphModule, ends: set[str], config: Quantiza
         traced.add_submodule(name, quantizer)
         with traced.graph.inserting_after(producer):
             quantized = traced.graph.call_module(name, (producer,))
-        producer.replace_all_uses_with(quantized, delete_user_cb=lambda user, new=quantized: user is not new)
+        # everyone but the quantizer itself now reads the quantized tensor
+        for user in [user for user in producer.users if user is not quantized]:
+            user.replace_input_with(producer, quantized)
         quantizers.append(quantizer)
     traced.graph.lint()
     traced.recompile()
     return quantizers
 
 
-def _is_last(node: fx.Node, traced: fx.GraphModule, modules: dict[str, nn.Module]) -> bool:
+def _is_last(node: fx.Node, traced: fx.GraphModule, modules: dict[Any, nn.Module]) -> bool:
     """Whether no layer comes after `node`; the first layer reads the image, which is not quantized."""
     layers = [n for n in traced.graph.nodes if n.op == "call_module" and isinstance(modules[n.target], (nn.Conv2d, nn.Linear))]
     return node is layers[-1]
 
 
-def _producer(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+def _producer(node: fx.Node, modules: dict[Any, nn.Module]) -> fx.Node:
     """The node whose values `node` only passes on."""
     while True:
         passes_on = (node.op == "call_module" and isinstance(modules[node.target], _VALUE_PRESERVING_MODULES)) or (
@@ -158,9 +170,7 @@ def _quantize_inputs(
         for handle in handles:
             handle.remove()
     return {
-        name: ActivationQuantizer(8 if name in ends else config.activation_bits, config.range)
-        for name in names
-        if not reads_image[name]
+        name: ActivationQuantizer(8 if name in ends else config.activation_bits, config.range) for name in names if not reads_image[name]
     }
 
 

@@ -71,7 +71,7 @@ class QuantizationTraining:
         chosen = torch.randperm(len(self.images), generator=self._random)[: self.config.calibration_images]
         batches = [self.model.normalise(self.images.images[part]) for part in chosen.split(128)]
         quantized = quantize_network(self.teacher, self.config, batches[0][:1])
-        quantized.network.to(self.model.device, memory_format=torch.channels_last)
+        quantized.network.to(self.model.device).to(memory_format=torch.channels_last)
         for quantizer in quantized.activations:
             quantizer.observing = True
         with torch.no_grad():
@@ -113,7 +113,10 @@ class QuantizationTraining:
             loss.backward()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise CoreError(f"the training loss is {value} at step {self.step_count + 1} of {self.lane}: allowed is a finite loss, try a smaller training_lr")
+            raise CoreError(
+                f"the training loss is {value} at step {self.step_count + 1} of {self.lane}: "
+                "allowed is a finite loss, try a smaller training_lr"
+            )
         self.optimizer.step()
         self.student.eval()
         self.step_count += 1
@@ -144,7 +147,9 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
     """Raises DataError unless the images have the network's size and labels within its classes."""
     size, classes = model.spec.image_size, len(model.spec.classes)
     if tuple(images.images.shape[2:]) != (size, size):
-        raise DataError(f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}")
+        raise DataError(
+            f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}"
+        )
     if len(images) and not 0 <= int(images.labels.min()) <= int(images.labels.max()) < classes:
         raise DataError(f"a label is {int(images.labels.max())}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
 

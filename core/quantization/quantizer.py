@@ -89,6 +89,7 @@ class Quantizer(nn.Module):
     zero_point: Tensor
     lower: Tensor
     upper: Tensor
+    ready: Tensor
 
     def __init__(self, bits: int, channels: int | None = None, learned: bool = False) -> None:
         super().__init__()

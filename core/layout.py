@@ -1,0 +1,15 @@
+"""What lies where in a run's folder, for those who write it and those who read it."""
+
+from pathlib import Path
+
+IMAGES = "images"  # images/LANE: a set of images each
+QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
+FRAMES = "frames"  # frames/LANE: what was on the screen
+RESULT = "result.json"
+IMAGES_FILE = "images.safetensors"
+MANIFEST = "manifest.json"  # written last into a set of images: where it is, the set is whole
+
+
+def image_lanes(folder: Path) -> list[str]:
+    """Lanes below a folder of image sets, only those that are whole."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))

@@ -1,0 +1,217 @@
+"""Widgets for knobs, and from widgets to a config. Ranges, help and defaults come from core.config; nothing is checked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from core.config import (
+    BIT_WIDTHS,
+    LIVE_KNOBS,
+    OPTIMIZERS,
+    PRESETS,
+    GenerationConfig,
+    QuantizationConfig,
+    RunConfig,
+    help_text,
+    knobs,
+)
+
+_GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "schedule", "max_shift", "flip", "seed")
+_MACHINE = ("model", "device", "threads")
+_QUANTIZATION = (
+    "range", "training_lr", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "temperature", "crop_padding",
+    "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
+)  # fmt: skip
+_LABELS = {
+    "first_last_8bit": "First and last layer at 8 bits",
+    "training_lr": "Training step size",
+    "data": "Evaluation images",
+    "device": "Device",
+    "max_shift": "Random shift (pixels)",
+    "flip": "Random flip",
+    "training_flip": "Random flip",
+    "crop_padding": "Random crop (pixels)",
+    "quantization_seed": "Seed",
+    "lr": "step size of Adam",
+    "threads": "CPU threads",
+    "alpha_tv": "α_TV smoothness",
+    "alpha_l2": "α_l2 size",
+    "beta": "β labels",
+    "epsilon": "ε step of MI-FGSM",
+    "mu": "μ momentum",
+    "alpha_ce": "α_CE labels",
+    "alpha_kd": "α_KD teacher",
+}
+
+
+def label(name: str) -> str:
+    """How a knob is called on the page."""
+    return _LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def knob_widget(config_class: type, name: str, value: Any, key: str) -> Any:
+    """The widget that fits a knob; returns its value."""
+    knob = knobs(config_class)[name]
+    meta, help, kind = knob.metadata, help_text(config_class, name), type(knob.default)
+    if meta["choices"] is not None:
+        choices = list(meta["choices"])
+        return st.selectbox(label(name), choices, index=choices.index(value), help=help, key=key)
+    if kind is bool:
+        return st.checkbox(label(name), value=value, help=help, key=key)
+    if kind is int:
+        return st.number_input(
+            label(name), min_value=int(meta["minimum"]), max_value=int(meta["maximum"]), value=int(value), step=1, help=help, key=key
+        )
+    if kind is float:
+        return st.number_input(
+            label(name), min_value=float(meta["minimum"]), max_value=float(meta["maximum"]), value=float(value),
+            step=meta["step"] or 0.1, format="%g", help=help, key=key,
+        )  # fmt: skip
+    return st.text_input(label(name), value=value, help=help, key=key).strip()
+
+
+def knob_grid(config_class: type, names: Sequence[str], start: Any, key: str, columns: int = 3) -> dict[str, Any]:
+    """Widgets for several knobs in columns; `start` is the config whose values they begin with."""
+    values = {}
+    places = st.columns(columns)
+    for index, name in enumerate(names):
+        with places[index % columns]:
+            values[name] = knob_widget(config_class, name, getattr(start, name), f"{key}/{name}")
+    return values
+
+
+def preset_choice(key: str) -> str:
+    """Which preset a form begins with."""
+    names = {"quick": "quick: minutes on a CPU", "paper": "paper: its settings, for a GPU"}
+    return st.selectbox("Preset", list(PRESETS), format_func=lambda name: names.get(name, name), key=key)
+
+
+def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
+    """The form of a whole run, beginning with a preset. The config when Start was pressed, else None.
+
+    live: values of the knobs that have sliders. Raises ConfigError when the knobs do not fit together.
+    """
+    start = PRESETS[preset]
+    with st.form(f"run form {preset}", border=False):
+        optimizers, bits = _choose_lanes(start, preset)
+        with st.expander("All settings"):
+            generation_tab, quantization_tab, machine_tab = st.tabs(["Generation", "Quantization", "Network and machine"])
+            with generation_tab:
+                generation = knob_grid(GenerationConfig, _GENERATION, start.generation, f"{preset}/generation")
+            with quantization_tab:
+                steps = _steps_widget(start, f"{preset}/steps")
+                quantization = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{preset}/quantization")
+            with machine_tab:
+                machine = knob_grid(GenerationConfig, _MACHINE, start.generation, f"{preset}/machine")
+                encoder = encoder_widget(start.encoder, f"{preset}/encoder")
+        pressed = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:", key="start")
+    if not pressed:
+        return None
+    return RunConfig(
+        generation=replace(start.generation, **generation, **machine, **live),
+        quantization=replace(start.quantization, **quantization, **machine, **_given_steps(steps)),
+        optimizers=tuple(optimizers),
+        bits=tuple(bits),
+        steps_by_bits=start.steps_by_bits if steps is None else {},
+        encoder=encoder,
+    )
+
+
+def _choose_lanes(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
+    """Optimizers and bit widths, which most people touch first."""
+    left, right = st.columns(2)
+    with left:
+        optimizers = st.multiselect(
+            "Optimizers",
+            list(OPTIMIZERS),
+            default=list(start.optimizers),
+            help="Each makes its own images from the same noise and labels; both together can be compared side by side.",
+            key=f"{key}/optimizers",
+        )
+    with right:
+        bits = bits_widget(start.bits, f"{key}/bits")
+    return optimizers, bits
+
+
+def bits_widget(default: Sequence[int], key: str) -> list[int]:
+    """Bit widths to quantize to."""
+    return st.multiselect(
+        "Then quantize to (bits)",
+        list(BIT_WIDTHS),
+        default=list(default),
+        help="Weights and activations alike; none stops after the images. Paper: 3, 4, 5.",
+        key=key,
+    )
+
+
+def encoder_widget(default: str, key: str) -> str:
+    """Name of the CLIP encoder, empty for none."""
+    return st.text_input(
+        "CLIP encoder for diversity",
+        value=default,
+        help="embedded works without a network; ARCH:PRETRAINED as open_clip lists them, such as ViT-B-32:laion2b_s34b_b79k, "
+        "is downloaded on first use; empty: no diversity.",
+        key=key,
+    ).strip()
+
+
+def _steps_widget(start: RunConfig, key: str) -> int | None:
+    """Training steps for every bit width, None for the preset's own."""
+    own = ", ".join(f"{start.quantization_for(bits).steps} at {bits} bits" for bits in start.bits)
+    return st.number_input(
+        "Training steps", min_value=0, max_value=1_000_000, value=None, step=50, placeholder=f"preset: {own}",
+        help=f"{help_text(QuantizationConfig, 'steps')} Empty: the preset's own ({own}); fewer bits need more.", key=key,
+    )  # fmt: skip
+
+
+def _given_steps(steps: int | None) -> dict[str, Any]:
+    return {} if steps is None else {"steps": steps}
+
+
+def quantization_form(start: RunConfig, key: str) -> tuple[RunConfig, bool]:
+    """Bit widths and quantization knobs for images that exist already; the config, and whether Start was pressed."""
+    with st.form(f"quantization form {key}", border=False):
+        bits = bits_widget(start.bits, f"{key}/bits")
+        with st.expander("All settings"):
+            steps = _steps_widget(start, f"{key}/steps")
+            values = knob_grid(QuantizationConfig, (*_QUANTIZATION, "device", "threads"), start.quantization, f"{key}/quantization")
+        pressed = st.form_submit_button("Quantize", type="primary", icon=":material/play_arrow:", key="quantize")
+    quantization = replace(start.quantization, **values, **_given_steps(steps))
+    config = replace(start, bits=tuple(bits), quantization=quantization, steps_by_bits=start.steps_by_bits if steps is None else {})
+    return config, pressed
+
+
+# Weights act over orders of magnitude, so their sliders are logarithmic, with zero at the left end.
+_LADDERS: dict[str, list[float]] = {
+    "alpha_tv": [0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
+    "alpha_l2": [0.0, 3e-8, 3e-7, 3e-6, 3e-5, 3e-4, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
+    "beta": [0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0],
+}
+_LIVE_MAXIMUM = {"epsilon": 0.5, "mu": 1.5, "lr": 0.5}
+
+
+def live_sliders(values: Mapping[str, float], key: str, on_change: Any = None) -> dict[str, float]:
+    """The six sliders; `on_change(name, widget key)` is called when a person moves one. Returns their values."""
+    result = {}
+    places = st.columns(6)
+    for place, name in zip(places, LIVE_KNOBS):
+        widget_key, value = f"{key}/{name}", float(values[name])
+        meta = knobs(GenerationConfig)[name].metadata
+        arguments = {
+            "key": widget_key,
+            "help": help_text(GenerationConfig, name),
+            "on_change": on_change,
+            "args": (name, widget_key) if on_change else None,
+        }
+        with place:
+            if name in _LADDERS:
+                options = sorted({*_LADDERS[name], value})
+                result[name] = st.select_slider(label(name), options, value=value, format_func=lambda v: f"{v:g}", **arguments)
+            else:
+                top = max(_LIVE_MAXIMUM[name], value)
+                result[name] = st.slider(label(name), 0.0, top, value=value, step=meta["step"], format="%.3g", **arguments)
+    return result

@@ -1,0 +1,67 @@
+"""Quantize: the training of each bit width, and accuracy against full precision and against the paper."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from core.config import PRESETS
+from core.errors import CoreError
+from dashboard import charts, forms, live, results, state
+
+st.title("Quantize")
+st.caption(
+    "The full-precision network teaches a copy of itself whose weights and activations have few bits, on synthetic images only. "
+    "Accuracy is measured on real images that nothing was chosen on."
+)
+
+run = state.choose_run(lambda run: bool(state.image_lanes(run)) or not run.state.is_finished(), "Run", "quantize run")
+if run is None:
+    st.info("Nothing to quantize yet: start a run in the Studio, its images appear here when they are made.", icon=":material/lightbulb:")
+    st.stop()
+
+if state.image_lanes(run):
+    with st.expander("Quantize these images", icon=":material/add:", expanded=not run.config.bits and run.state.is_finished()):
+        preset = forms.preset_choice("quantize preset")
+        start = replace(
+            PRESETS[preset],
+            generation=run.config.generation,
+            quantization=replace(PRESETS[preset].quantization, model=run.config.quantization.model),
+            optimizers=tuple(state.image_lanes(run)),
+            images_from=str(state.store().images_folder(run)),
+            encoder="",
+        )
+        try:
+            config, pressed = forms.quantization_form(start, preset)
+            if pressed:
+                state.show_run(state.manager().start(config))
+                st.rerun()
+        except CoreError as error:
+            st.error(str(error), icon=":material/error:")
+
+
+def accuracy(run):
+    """Chart and table of what is known so far."""
+    known = state.store().results(run.id)
+    rows = results.accuracies(known)
+    if not rows:
+        st.caption("Accuracies appear here when the first bit width is calibrated.")
+        return
+    full_precision = known.get("full_precision", {})
+    paper, paper_full_precision = results.paper_accuracies(run.config.quantization.model)
+    st.plotly_chart(
+        charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision), key="accuracy", config=live.CHART_CONFIG
+    )
+    st.caption(f"Top-1 on {full_precision.get('evaluated_on', '')}; bars are one standard error. Calibrated: ranges only, no training.")
+    st.dataframe(results.accuracy_table(rows, full_precision.get("top1")), hide_index=True, key="accuracy table")
+
+
+live.follow(run, live.status, accuracy, live.training)
+
+paper_rows = results.paper_table(run.config.quantization.model)
+if paper_rows:
+    with st.expander("The paper's table for this network"):
+        st.dataframe(paper_rows, hide_index=True)
+        st.caption(
+            "DFFG, BMVC 2023, top-1 in percent, all layers at the same width. The paper starts from another checkpoint "
+            f"({paper_rows[0]['full precision']} % full precision), so compare drops rather than values."
+        )

@@ -1,0 +1,40 @@
+"""Studio: start a run, watch both optimizers make images side by side, turn the knobs while they work."""
+
+import streamlit as st
+
+from core.config import LIVE_KNOBS, PRESETS
+from core.errors import CoreError
+from dashboard import forms, live, state
+
+run = state.shown_run(lambda run: not run.config.images_from)
+active = run is not None and not run.state.is_finished()
+
+st.title("Studio")
+st.caption(
+    "Images made from a trained network alone: noise is moved until its statistics match those stored in the network's BatchNorm "
+    "layers. The images then train a 2- to 8-bit version of the network."
+)
+
+with st.expander("New run", expanded=run is None, icon=":material/add:"):
+    if run is None:
+        st.info(
+            "Press Start: with the quick preset both optimizers make 2,048 images each from the embedded ResNet-20, "
+            "which is then quantized to 3, 4 and 5 bits.",
+            icon=":material/lightbulb:",
+        )
+    preset = forms.preset_choice("preset")
+    start = PRESETS[preset].generation
+    values = forms.live_sliders({name: getattr(start, name) for name in LIVE_KNOBS}, f"new/{preset}")
+    try:
+        config = forms.run_form(preset, values)
+        if config is not None:
+            state.show_run(state.manager().start(config))
+            st.rerun()
+    except CoreError as error:
+        st.error(str(error), icon=":material/error:")
+
+if run is not None:
+    live.follow(run, live.status)
+    if active and state.manager().controls(run.id):
+        live.turn(run)
+    live.follow(run, live.lanes, live.losses)

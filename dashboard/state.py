@@ -1,0 +1,100 @@
+"""What the pages share: the one RunManager of the server, which run is shown (also in the address bar), and records read so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import streamlit as st
+from safetensors.numpy import load_file
+
+from core import layout
+from core.runs.manager import RunManager
+from core.runs.store import Record, Run, RunStore
+
+RUN_PARAMETER = "run"
+
+
+@st.cache_resource(show_spinner=False)
+def manager() -> RunManager:
+    """One for the whole server; runs go on whatever happens to a page."""
+    return RunManager(RunStore())
+
+
+def store() -> RunStore:
+    """The store behind the manager."""
+    return manager().store
+
+
+def show_run(run_id: str | None) -> None:
+    """Makes this the run that all pages show, and puts it into the address."""
+    st.session_state["shown run"] = run_id
+    if run_id is None:
+        st.query_params.pop(RUN_PARAMETER, None)
+    else:
+        st.query_params[RUN_PARAMETER] = run_id
+
+
+def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
+    """The run in the address or chosen before, if it fits the page; else one that is going on; else the newest that fits."""
+    runs = [run for run in store().runs() if fits(run)]
+    wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
+    chosen = next((run for run in runs if run.id == wanted), None)
+    if chosen is None:
+        chosen = next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
+    return chosen
+
+
+def records(run_id: str, stage: str) -> list[Record]:
+    """All records of a stage; a session reads from the store only what is new since it last asked."""
+    cache: dict[tuple[str, str], list[Record]] = st.session_state.setdefault("records", {})
+    known = cache.setdefault((run_id, stage), [])
+    known += store().records(run_id, stage, after=known[-1].id if known else 0)
+    for key in [key for key in cache if key[0] != run_id]:
+        del cache[key]  # only the run that is shown is kept in memory
+    return known
+
+
+def image_lanes(run: Run) -> list[str]:
+    """Optimizers whose images of this run are there to be used."""
+    return layout.image_lanes(store().images_folder(run))
+
+
+def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
+    """A box to choose one of the runs that fit the page, beginning with the shown one; None when there is none."""
+    runs = [run for run in store().runs() if fits(run)]
+    if not runs:
+        return None
+    shown = shown_run(fits)
+    ids = [run.id for run in runs]
+    # a key with the shown run in it: a run that was just started must not be hidden by what was chosen before
+    chosen = st.selectbox(
+        label,
+        ids,
+        index=ids.index(shown.id) if shown else 0,
+        format_func=lambda run_id: _title(next(run for run in runs if run.id == run_id)),
+        key=f"{key}/{shown.id if shown else ''}",
+    )
+    if chosen != (shown.id if shown else None):
+        show_run(chosen)
+        st.rerun()
+    return next(run for run in runs if run.id == chosen)
+
+
+def _title(run: Run) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {run.name} · {run.state}"
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _sheet(path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    tensors = load_file(path)
+    images, labels = tensors["images"], tensors["labels"]
+    chosen = np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)
+    return images[chosen], labels[chosen]
+
+
+def sheet(run: Run, lane: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Some images of a finished set, spread evenly over it: uint8 `(N, 3, H, W)` and labels; None when the set is not there."""
+    path = store().images_folder(run) / lane / layout.IMAGES_FILE
+    return _sheet(str(path), 200) if path.is_file() else None

@@ -1,0 +1,17 @@
+"""The router: `streamlit run` finds this file by its name."""
+
+from pathlib import Path
+
+import streamlit as st
+
+st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
+
+st.navigation(
+    [
+        st.Page("dashboard/pages/studio.py", title="Studio", icon=":material/blur_on:", default=True),
+        st.Page("dashboard/pages/quantize.py", title="Quantize", icon=":material/compress:"),
+        st.Page("dashboard/pages/diversity.py", title="Diversity", icon=":material/scatter_plot:"),
+        st.Page("dashboard/pages/runs.py", title="Runs", icon=":material/list_alt:"),
+    ],
+    position="top",
+).run()

@@ -1,0 +1,57 @@
+"""What the tests share: the embedded network once a session, a small network, and a small set of images."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.data.image_sets import ImageSet
+from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.registry import ModelSpec
+
+
+@pytest.fixture(scope="session")
+def embedded() -> FullPrecisionModel:
+    """The embedded resnet20_cifar10 on the CPU."""
+    return load_model("resnet20_cifar10", "cpu")
+
+
+class SmallNetwork(nn.Module):
+    """Two convolutions with BatchNorm, a residual addition, one ReLU module used in two places, and a classifier."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.output = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)) + x)
+        return self.output(self.pool(x).flatten(1))
+
+
+@pytest.fixture
+def small() -> FullPrecisionModel:
+    """A small network for 8 x 8 images with BatchNorm statistics of one pass over noise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = SmallNetwork().train()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # the plain average
+        with torch.no_grad():
+            network(torch.randn(64, 3, 8, 8))
+    spec = ModelSpec("small", "small", ("a", "b", "c", "d"), 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "noise")
+    return FullPrecisionModel(network.eval().requires_grad_(False), spec)
+
+
+@pytest.fixture
+def small_images() -> ImageSet:
+    """64 random images of 8 x 8 pixels with balanced labels of 4 classes."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(64) % 4)
