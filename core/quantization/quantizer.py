@@ -57,22 +57,20 @@ class LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, lowest, highest, gradient_scale):  # type: ignore[override]
-        q = torch.div(x, scale).add_(zero_point).round_().clamp_(lowest, highest).sub_(zero_point)
-        ctx.save_for_backward(x, q, scale, zero_point)
+        position = torch.div(x, scale).add_(zero_point)
+        level = position.round().clamp_(lowest, highest).sub_(zero_point)
+        ctx.save_for_backward(position, level, scale, zero_point)
         ctx.range, ctx.gradient_scale = (lowest, highest), gradient_scale
-        return q * scale
+        return level * scale
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        x, q, scale, zero_point = ctx.saved_tensors
+        position, level, scale, zero_point = ctx.saved_tensors
         lowest, highest = ctx.range
-        ratio = x / scale
-        # round half to even as forward did: a value is clipped when its rounded position lies beyond the last level
-        inside = (ratio >= lowest - zero_point) & (ratio <= highest - zero_point)
-        grad_x = grad * inside
-        grad_scale = (grad * q).sub_(grad_x * ratio)
-        grad_scale = grad_scale.sum_to_size(scale.shape) * ctx.gradient_scale
-        return grad_x, grad_scale, None, None, None, None
+        # zero where the rounded position lies beyond the last level; hardtanh's gradient is that mask in one pass
+        grad_x = torch.ops.aten.hardtanh_backward(grad, position, lowest - 0.5, highest + 0.5)
+        grad_scale = (grad * level).addcmul_(grad_x, position - zero_point, value=-1)
+        return grad_x, grad_scale.sum_to_size(scale.shape) * ctx.gradient_scale, None, None, None, None
 
 
 class Quantizer(nn.Module):

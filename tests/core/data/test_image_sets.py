@@ -1,0 +1,196 @@
+"""Sets of images on disk: what was written comes back, and what is broken is refused in words."""
+
+import json
+import os
+import stat
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from core.data.image_sets import ImageSet, check_free, load_image_set, save_image_set, whole_or_nothing
+from core.errors import DataError
+
+
+def some_images(count=6, size=8) -> ImageSet:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    return ImageSet(images, torch.arange(count) % 4, {"summary": {"images": count}, "name": "ε"})
+
+
+def refused(path) -> str:
+    with pytest.raises(DataError) as error:
+        load_image_set(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "allowed" in message
+    return message
+
+
+def test_round_trip(tmp_path):
+    written = some_images()
+    save_image_set(written, tmp_path)
+    for path in (tmp_path, str(tmp_path)):
+        back = load_image_set(path)
+        assert torch.equal(back.images, written.images)
+        assert torch.equal(back.labels, written.labels)
+        assert back.labels.dtype == torch.int64
+        assert back.manifest == written.manifest
+        assert len(back) == 6
+    assert sorted(os.listdir(tmp_path)) == ["images.safetensors", "manifest.json"]
+
+
+def test_channels_last_images_come_back_the_same(tmp_path):
+    images = some_images().images
+    save_image_set(ImageSet(images.contiguous(memory_format=torch.channels_last), torch.zeros(6, dtype=torch.long)), tmp_path)
+    assert torch.equal(load_image_set(tmp_path).images, images)
+
+
+def test_missing_folder(tmp_path):
+    assert "nowhere" in refused(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    assert "file" in refused(tmp_path / "file")
+
+
+def test_empty_folder(tmp_path):
+    assert str(tmp_path) in refused(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ["{ broken", "", b"\xff\xfe\x00", "null", "[]", "3"])
+def test_broken_manifest(tmp_path, manifest):
+    save_image_set(some_images(), tmp_path)
+    (tmp_path / "manifest.json").write_bytes(manifest if isinstance(manifest, bytes) else manifest.encode())
+    assert str(tmp_path) in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage that is no safetensors file", b"\xff" * 64])
+def test_broken_images(tmp_path, content):
+    save_image_set(some_images(), tmp_path)
+    (tmp_path / "images.safetensors").unlink()
+    if content is not None:
+        (tmp_path / "images.safetensors").write_bytes(content)
+    assert str(tmp_path) in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)},
+        {"labels": torch.zeros(2, dtype=torch.long)},
+        {"images": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(2, dtype=torch.long)},
+        {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "labels": torch.zeros(2, dtype=torch.long)},
+        {"images": torch.zeros(2, 3, 8, dtype=torch.uint8), "labels": torch.zeros(2, dtype=torch.long)},
+        {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "labels": torch.zeros(3, dtype=torch.long)},
+    ],
+    ids=["no labels", "no images", "float", "one channel", "three dimensions", "more labels"],
+)
+def test_wrong_tensors(tmp_path, tensors):
+    save_image_set(some_images(), tmp_path)
+    save_file(tensors, tmp_path / "images.safetensors")
+    assert str(tmp_path) in refused(tmp_path)
+
+
+def test_set_without_images_is_refused(tmp_path):
+    save_image_set(ImageSet(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)), tmp_path)
+    refused(tmp_path)
+
+
+def test_folder_of_real_images(tmp_path):
+    for name, value in (("bee", 7), ("ant", 200)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (10, 6), (value, 0, 1)).save(tmp_path / name / "0.png")
+    images = load_image_set(tmp_path)
+    assert images.images.shape == (2, 3, 6, 10)
+    assert images.images.dtype == torch.uint8
+    assert images.images[:, :, 0, 0].tolist() == [[200, 0, 1], [7, 0, 1]]
+    assert images.labels.tolist() == [0, 1]
+
+
+def test_folder_of_images_of_two_sizes(tmp_path):
+    (tmp_path / "ant").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "ant" / "0.png")
+    Image.new("RGB", (8, 9)).save(tmp_path / "ant" / "1.png")
+    assert "2 sizes" in refused(tmp_path)
+
+
+def test_folder_with_a_file_that_is_no_image(tmp_path):
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "ant" / "0.png").write_bytes(b"no image at all")
+    assert "0.png" in refused(tmp_path)
+
+
+def test_whole_set_takes_its_name_at_the_end(tmp_path):
+    out = tmp_path / "deeper" / "set"
+    with whole_or_nothing(out) as folder:
+        assert folder.parent == out.parent
+        assert not out.exists()
+        save_image_set(some_images(), folder)
+    assert os.listdir(out.parent) == ["set"]
+    assert len(load_image_set(out)) == 6
+
+
+def test_result_has_the_rights_of_a_plain_folder(tmp_path):
+    with whole_or_nothing(tmp_path / "set"):
+        pass
+    (tmp_path / "plain").mkdir()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("set", "plain")]
+    assert modes[0] == modes[1]
+
+
+def test_empty_folder_may_be_taken(tmp_path):
+    (tmp_path / "set").mkdir()
+    with whole_or_nothing(tmp_path / "set") as folder:
+        (folder / "a").write_text("1")
+    assert os.listdir(tmp_path / "set") == ["a"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_after_an_exception(tmp_path, error):
+    with pytest.raises(error), whole_or_nothing(tmp_path / "set") as folder:
+        (folder / "half").write_text("1")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_parent_folder_is_left_after_an_exception(tmp_path):
+    with pytest.raises(ValueError), whole_or_nothing(tmp_path / "deeper" / "still" / "set"):
+        raise ValueError
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_there_is_never_overwritten(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("1")
+    (tmp_path / "file").write_text("2")
+    for name in ("full", "file"):
+        with pytest.raises(DataError, match=f"{name}.*exists already: allowed is a new or an empty folder"):
+            check_free(tmp_path / name)
+        with pytest.raises(DataError, match="exists already"), whole_or_nothing(tmp_path / name):
+            pytest.fail("the block must not begin")
+    assert (tmp_path / "full" / "mine").read_text() == "1"
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+    check_free(tmp_path / "new")
+
+
+def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("2")
+    with pytest.raises(DataError, match="file"):
+        check_free(tmp_path / "file" / "set")
+
+
+def test_manifest_is_written_last(tmp_path, monkeypatch):
+    """Where the manifest is, the set is whole: a write that fails half way leaves none."""
+
+    def fails(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("core.data.image_sets.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_image_set(some_images(), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_manifest_is_plain_json(tmp_path):
+    save_image_set(some_images(), tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "ε"

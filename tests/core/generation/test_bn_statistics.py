@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch import nn
+
+from core.errors import ModelError
+from core.generation.bn_statistics import ChannelStatistics, collect_statistics
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_statistics_agree_with_torch(memory_format):
+    x = (noise(8, 5, 6, 7) * 3 + 2).to(memory_format=memory_format)
+    mean, variance = ChannelStatistics.apply(x)
+    expected_variance, expected_mean = torch.var_mean(x, dim=(0, 2, 3), unbiased=True)
+    assert torch.allclose(mean, expected_mean, rtol=1e-5)
+    assert torch.allclose(variance, expected_variance, rtol=1e-4)
+
+
+def test_variance_is_the_one_that_batch_norm_keeps():
+    x = noise(16, 3, 4, 4) + 1
+    layer = nn.BatchNorm2d(3, momentum=1.0).train()
+    layer(x)
+    mean, variance = ChannelStatistics.apply(x)
+    assert torch.allclose(mean, layer.running_mean, atol=1e-6)
+    assert torch.allclose(variance, layer.running_var, rtol=1e-5)
+
+
+def test_gradient_is_the_numeric_one():
+    x = noise(3, 2, 3, 2).double().requires_grad_(True)
+    assert torch.autograd.gradcheck(ChannelStatistics.apply, (x,))
+
+
+def test_gradient_agrees_with_autograd_through_torch():
+    x = noise(4, 3, 5, 5)
+    weights = noise(2, 3, seed=1)
+    gradients = []
+    for statistics in (ChannelStatistics.apply, lambda x: torch.var_mean(x, dim=(0, 2, 3))[::-1]):
+        own = x.clone().requires_grad_(True)
+        mean, variance = statistics(own)
+        (weights[0] @ mean + weights[1] @ variance).backward()
+        gradients.append(own.grad)
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_loss_is_zero_on_matching_statistics_and_right_by_hand_elsewhere():
+    x = noise(32, 3, 4, 4)
+    layer = nn.BatchNorm2d(3).eval()
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3))
+    layer.running_mean, layer.running_var = mean.clone(), variance.clone()
+    network = nn.Sequential(layer)
+    with collect_statistics(network) as statistics:
+        network(x)
+        assert statistics.layer_losses().item() == pytest.approx(0.0, abs=1e-5)
+        statistics.clear()
+        layer.running_mean += torch.tensor([3.0, 4.0, 0.0])  # norm 5
+        layer.running_var += torch.tensor([0.0, 0.0, 2.0])  # norm 2
+        network(x)
+        assert statistics.layer_losses().item() == pytest.approx(7.0, abs=1e-4)
+
+
+def test_every_layer_counts_and_hooks_are_gone_afterwards(embedded):
+    images = noise(2, 3, 32, 32)
+    with collect_statistics(embedded.network) as statistics:
+        embedded.network(images)
+        # 1 + 3 stages of 3 units of 2, and the two projections
+        assert len(statistics.names) == 1 + 18 + 2
+        assert all(len(passes) == 1 for passes in statistics.batch)
+        assert (statistics.layer_losses() > 0).all()
+    assert not any(module._forward_pre_hooks for module in embedded.network.modules())
+
+
+def test_hooks_are_gone_after_an_error(embedded):
+    with pytest.raises(ZeroDivisionError), collect_statistics(embedded.network):
+        raise ZeroDivisionError
+    assert not any(module._forward_pre_hooks for module in embedded.network.modules())
+
+
+def test_a_layer_that_runs_twice_counts_twice():
+    layer = nn.BatchNorm2d(2).eval()
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    x = noise(4, 2, 3, 3) * 2
+    with collect_statistics(Twice()) as statistics:
+        Twice()(x)
+    first, second = (torch.cat([v, m]) for v, m in (torch.var_mean(t, dim=(0, 2, 3)) for t in (x, layer(x))))
+    target = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    expected = sum((part - target)[half].norm() for part in (first, second) for half in (slice(0, 2), slice(2, 4)))
+    with collect_statistics(twice := Twice()) as statistics:
+        twice(x)
+        assert statistics.layer_losses().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_refuses_a_network_without_batch_norm():
+    with pytest.raises(ModelError, match="Linear has no BatchNorm layer"), collect_statistics(nn.Linear(2, 2)):
+        pass

@@ -1,0 +1,237 @@
+"""Loading networks: what fits is frozen and in evaluation mode, what does not is refused in one line."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from core.errors import ConfigError, CoreError, ModelError, UnknownNameError
+from core.models.full_precision import (
+    FullPrecisionModel,
+    batch_norm_layers,
+    build_architecture,
+    find_model,
+    load_model,
+    resolve_device,
+    save_checkpoint,
+)
+from core.models.registry import MODELS, ModelSpec
+
+EMBEDDED_PATH, EMBEDDED_SPEC = MODELS["resnet20_cifar10"]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return load_file(EMBEDDED_PATH)
+
+
+def write(path, tensors, spec=EMBEDDED_SPEC, **changes):
+    save_file(tensors, path, metadata={"spec": json.dumps({**asdict(spec), **changes})})
+    return str(path)
+
+
+def refused(name, error=ModelError) -> str:
+    with pytest.raises(error) as caught:
+        load_model(name, "cpu")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert name in message
+    assert "allowed" in message or "missing" in message or "safetensors" in message
+    return message
+
+
+def test_loaded_network_is_in_evaluation_mode_and_frozen(embedded):
+    assert all(not module.training for module in embedded.network.modules())
+    assert all(not parameter.requires_grad for parameter in embedded.network.parameters())
+    assert embedded.device == torch.device("cpu")
+    assert embedded.spec.classes[3] == "cat"
+
+
+def test_loaded_weights_are_those_of_the_file(embedded, weights):
+    state = embedded.network.state_dict()
+    assert state.keys() == weights.keys()
+    assert all(torch.equal(state[key], weights[key]) for key in weights)
+
+
+def test_loading_leaves_the_global_seed_alone():
+    before = torch.get_rng_state()
+    load_model("resnet20_cifar10", "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_embedded_network_is_the_papers():
+    network = load_model("resnet20_cifar10", "cpu").network
+    assert sum(p.numel() for p in network.parameters()) == 272_474  # ResNet-20 of He et al. with its 1x1 shortcuts
+    assert len(batch_norm_layers(network)) == 21
+
+
+def test_normalise_by_hand(embedded):
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = [(0 - 0.4914) / 0.2470, (128 / 255 - 0.4822) / 0.2435, (1 - 0.4465) / 0.2616]
+    assert embedded.normalise(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_denormalise_undoes_normalise_for_every_value(embedded, small):
+    every = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, 3, 2, 2)
+    for model in (embedded, small):
+        normalised = model.normalise(every)
+        assert normalised.dtype == torch.float32
+        assert torch.equal(model.denormalise(normalised), every)
+
+
+def test_denormalise_rounds_and_clamps(small):
+    # mean 0.5, std 0.25: pixel 100.4 and 100.6, and far outside
+    values = torch.tensor([100.4, 100.6, -50.0, 400.0]) / 255
+    normalised = ((values - 0.5) / 0.25).view(4, 1, 1, 1).expand(4, 3, 1, 1)
+    assert small.denormalise(normalised)[:, 0, 0, 0].tolist() == [100, 101, 0, 255]
+
+
+def test_pixel_range_by_hand(embedded, small):
+    low, high = embedded.pixel_range()
+    assert low.shape == high.shape == (1, 3, 1, 1)
+    assert low.flatten().tolist() == pytest.approx([-0.4914 / 0.2470, -0.4822 / 0.2435, -0.4465 / 0.2616], abs=1e-6)
+    assert high.flatten().tolist() == pytest.approx([0.5086 / 0.2470, 0.5178 / 0.2435, 0.5535 / 0.2616], abs=1e-6)
+    assert [bound.flatten().tolist() for bound in small.pixel_range()] == [[-2.0] * 3, [2.0] * 3]
+
+
+def test_unknown_model_lists_those_that_exist():
+    message = refused("resnet2000", UnknownNameError)
+    assert "resnet20_cifar10" in message
+    assert ".safetensors" in message
+    for name in ("", "weights.pth", "../resnet20_cifar10"):
+        with pytest.raises(UnknownNameError):
+            find_model(name)
+
+
+def test_missing_checkpoint(tmp_path):
+    assert "does not exist" in refused(str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{\"a\": 1"])
+def test_garbage_file(tmp_path, content):
+    path = tmp_path / "garbage.safetensors"
+    path.write_bytes(content)
+    refused(str(path))
+
+
+def test_pickle_is_never_opened(tmp_path):
+    path = tmp_path / "pickled.safetensors"
+    torch.save({"a": torch.zeros(1)}, path)
+    refused(str(path))
+
+
+def test_folder_with_the_name_of_a_checkpoint(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    refused(str(tmp_path / "folder.safetensors"))
+
+
+def test_file_without_a_spec(tmp_path, weights):
+    path = tmp_path / "bare.safetensors"
+    save_file(weights, path)
+    assert "does not say what network" in refused(str(path))
+
+
+@pytest.mark.parametrize("header", ["{", "[]", "{}", '{"name": "x"}', "null"])
+def test_spec_that_is_none(tmp_path, weights, header):
+    path = tmp_path / "bad.safetensors"
+    save_file(weights, path, metadata={"spec": header})
+    assert "does not say what network" in refused(str(path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"classes": 10}, {"mean": [0.5]}, {"std": [0.2, 0.2, 0.0]}, {"image_size": "32"}, {"image_size": 0}, {"mean": ["a", "b", "c"]}]
+)
+def test_spec_with_values_that_cannot_be(tmp_path, weights, changes):
+    refused(write(tmp_path / "bad.safetensors", weights, **changes))
+
+
+def test_unknown_architecture(tmp_path, weights):
+    with pytest.raises(UnknownNameError, match="unknown architecture 'resnet2000'"):
+        load_model(write(tmp_path / "a.safetensors", weights, architecture="resnet2000"), "cpu")
+
+
+@pytest.mark.parametrize("count", [0, 2, 11])
+def test_number_of_classes_that_the_architecture_does_not_have(tmp_path, weights, count):
+    classes = [f"class {i}" for i in range(count)]
+    path = write(tmp_path / "a.safetensors", weights, classes=classes)
+    with pytest.raises(CoreError) as caught:
+        load_model(path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_shape_is_named(tmp_path, weights):
+    wrong = {**weights, "output.weight": torch.zeros(10, 63)}
+    message = refused(write(tmp_path / "a.safetensors", wrong))
+    assert "output.weight is (10, 63), allowed is (10, 64)" in message
+
+
+def test_missing_and_unexpected_keys_are_named(tmp_path, weights):
+    fewer = {key: value for key, value in weights.items() if key != "output.bias"}
+    assert "missing output.bias" in refused(write(tmp_path / "a.safetensors", fewer))
+    assert "unexpected extra" in refused(write(tmp_path / "b.safetensors", {**weights, "extra": torch.zeros(1)}))
+
+
+def test_network_without_batch_norm(tmp_path):
+    network = build_architecture("squeezenet_v1_0", 10)
+    spec = replace(EMBEDDED_SPEC, architecture="squeezenet_v1_0")
+    path = tmp_path / "squeeze.safetensors"
+    save_checkpoint(network, spec, path)
+    assert "no BatchNorm layer" in refused(str(path))
+
+
+def test_checkpoint_round_trip(tmp_path, embedded):
+    path = tmp_path / "copy.safetensors"
+    spec = ModelSpec("copy", "resnet20_cifar10", tuple("abcdefghij"), 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "ä test")
+    save_checkpoint(embedded.network, spec, path)
+    back = load_model(str(path), "cpu")
+    assert back.spec == spec
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(back.network(image), embedded.network(image))
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.safetensors"]
+
+
+def test_resolve_device(monkeypatch):
+    present = {"cuda": False, "mps": False}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present["cuda"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: present["mps"])
+    assert resolve_device("cpu") == resolve_device("auto") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with pytest.raises(ModelError, match=f"device '{name}' is not available on this machine: allowed are auto, cpu$"):
+            resolve_device(name)
+    present["mps"] = True
+    assert resolve_device("auto") == torch.device("mps")
+    present["cuda"] = True
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cuda:99"])
+def test_unknown_device(name):
+    with pytest.raises(CoreError, match="allowed are auto"):
+        resolve_device(name)
+
+
+def test_batch_norm_layers_are_those_with_running_statistics():
+    network = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm2d(4)), nn.BatchNorm1d(2)
+    )
+    assert list(batch_norm_layers(network)) == ["0", "1.1"]
+
+
+def test_build_architecture_refuses_by_name():
+    with pytest.raises(ConfigError, match="unknown architecture 'nonsense'"):
+        build_architecture("nonsense", 10)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 37])
+def test_architecture_for_other_classes_works_or_is_refused_in_words(classes):
+    """pytorchcv has networks that assert 10 or 100 classes."""
+    try:
+        network = build_architecture("resnet20_cifar10", classes)
+    except CoreError as error:
+        assert "resnet20_cifar10" in str(error)
+    else:
+        model = FullPrecisionModel(network.eval(), EMBEDDED_SPEC)
+        assert model.network(torch.zeros(1, 3, 32, 32)).shape == (1, classes)

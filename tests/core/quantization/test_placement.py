@@ -1,0 +1,316 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core.config import QuantizationConfig
+from core.errors import ModelError
+from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, finish_calibration
+from core.quantization.placement import QuantizedNetwork, quantize_network
+
+CONFIG = QuantizationConfig(weight_bits=4, activation_bits=3, range="mse")
+
+
+def images(size: int = 8, count: int = 16) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7))
+
+
+def place(network: nn.Module, config: QuantizationConfig = CONFIG) -> QuantizedNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return quantize_network(network.eval(), config, images()[:1])
+
+
+def calibrate(quantized: QuantizedNetwork, calibration: torch.Tensor) -> None:
+    for quantizer in quantized.activations:
+        quantizer.observing = True
+    with torch.no_grad():
+        quantized.network(calibration)
+    finish_calibration(quantized.network)
+
+
+def readings(quantized: QuantizedNetwork) -> list[int]:
+    """How many different values each activation quantizer lets through in one pass."""
+    seen = []
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output.unique())))
+        for module in quantized.activations
+    ]
+    with torch.no_grad():
+        quantized.network(images())
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_float_until_calibrated(small):
+    quantized = place(small.network)
+    with torch.no_grad():
+        torch.testing.assert_close(quantized.network(images()), small.network(images()))
+
+
+def test_small_network_by_hand(small):
+    quantized = place(small.network, QuantizationConfig(weight_bits=2, activation_bits=2, range="mse"))
+    assert quantized.traced
+    assert quantized.note == ""
+    assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
+    # behind the first use of the ReLU, and behind the pooling that flatten passes on; not the image, not the end of the residual
+    assert len(quantized.activations) == 2
+    calibrate(quantized, images())
+    conv1, conv2, output = (layer.quantized_weight() for layer in quantized.layers)
+    net, (first, second) = small.network, quantized.activations
+    assert float(first.quantizer.scale) != float(second.quantizer.scale)
+    with torch.no_grad():
+        x = first(F.relu(net.bn1(F.conv2d(images(), conv1, padding=1))))
+        assert len(x.unique()) <= 4
+        x = F.relu(net.bn2(F.conv2d(x, conv2, padding=1)) + x)  # both arms see quantized values
+        expected = F.linear(second(x.mean(dim=(2, 3))), output, net.output.bias)
+        torch.testing.assert_close(quantized.network(images()), expected)
+
+
+def test_network_is_left_alone(small):
+    network = small.network.train()
+    before = copy.deepcopy(network.state_dict())
+    modules = [(name, id(module)) for name, module in network.named_modules()]
+    quantized = place(network.train())
+    calibrate(quantized, images())
+    quantized.network.train()(images()).sum().backward()
+    with torch.no_grad():
+        for parameter in quantized.network.parameters():
+            parameter.add_(1)
+    assert [(name, id(module)) for name, module in network.named_modules()] == modules
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in network.parameters())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in quantized.network.modules())
+
+
+def test_a_network_in_training_mode_is_not_disturbed(small):
+    network = small.network.train()
+    statistics = network.bn1.running_mean.clone()
+    quantized = quantize_network(network, CONFIG, images()[:2])
+    assert network.training
+    assert torch.equal(network.bn1.running_mean, statistics)
+    assert not quantized.network.training
+
+
+def test_embedded_network(embedded):
+    quantized = quantize_network(embedded.network, CONFIG, torch.zeros(1, 3, 32, 32))
+    # 1 stem, 9 units of 2, 2 projections, 1 classifier
+    assert len(quantized.layers) == 22
+    # the stem's output, the middle of 9 units, the end of the first 8, and the pooled end of the ninth; projections share theirs
+    assert len(quantized.activations) == 19
+    assert quantized.traced
+
+
+@pytest.mark.parametrize(
+    "passes_on",
+    [
+        [nn.MaxPool2d(2)],
+        [nn.Dropout(0.5), nn.Identity()],
+        [nn.MaxPool2d(3, 2, 1), nn.Dropout2d(0.5)],
+        [nn.MaxPool2d(2), nn.Flatten(2), nn.Unflatten(2, (4, 4))],
+    ],
+)
+def test_operations_that_keep_values_are_looked_through(passes_on):
+    class Fork(nn.Module):
+        """One convolution reads the ReLU, the other what has been passed on from it."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu, self.passes_on = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Sequential(*passes_on)
+            self.left, self.right = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = self.relu(self.first(x))
+            return self.left(x).mean(dim=(2, 3)) + self.right(self.passes_on(x)).mean(dim=(2, 3))
+
+    quantized = place(Fork())
+    assert len(quantized.activations) == 1
+    calibrate(quantized, images())
+    assert readings(quantized) == [8]
+
+
+@pytest.mark.parametrize("between", [[], [nn.AvgPool2d(2)], [nn.ReLU(), nn.AvgPool2d(2)], [nn.ReLU(), nn.MaxPool2d(2)]])
+def test_what_a_layer_reads_is_on_the_grid(between):
+    quantized = place(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *between, nn.Conv2d(4, 2, 1)))
+    assert len(quantized.activations) == 1
+    calibrate(quantized, images())
+    read = []
+    quantized.layers[1].register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+    quantized.network(images())
+    assert 2 < len(read[0].unique()) <= 8
+
+
+def test_a_tensor_read_by_two_layers_is_quantized_once():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = F.relu(self.stem(x))
+            return self.left(x) + self.right(x)
+
+    quantized = place(Fork())
+    assert len(quantized.activations) == 1
+    assert len(quantized.layers) == 3
+    calibrate(quantized, images())
+    assert readings(quantized) == [8]
+
+
+def test_functional_network():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.fc1, self.fc2 = nn.Linear(64, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+            x = F.dropout(torch.relu(self.conv2(x)), 0.5, self.training)
+            x = x.view(x.size(0), -1)
+            return self.fc2(F.relu(self.fc1(x)).flatten(1))
+
+    quantized = place(Functional())
+    assert quantized.traced
+    assert (len(quantized.layers), len(quantized.activations)) == (4, 3)
+    producers = [node.args[0] for node in quantized.network.graph.nodes if str(node.target).startswith("activation_quantizer")]
+    assert all("relu" in producer.name for producer in producers)
+    calibrate(quantized, images())
+    assert readings(quantized) == [8, 8, 8]
+
+
+def test_the_image_is_not_quantized_even_behind_pooling():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.left, self.right = nn.MaxPool2d(2), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return self.left(self.pool(x)) + self.right(x)[:, :, ::2, ::2]
+
+    quantized = place(Pooled())
+    assert quantized.activations == []
+
+
+def test_a_layer_used_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shared, self.alias = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), None
+            self.alias = self.shared
+
+        def forward(self, x):
+            return self.alias(F.relu(self.shared(F.relu(self.stem(x)))))
+
+    quantized = place(Twice())
+    assert (len(quantized.layers), len(quantized.activations)) == (2, 2)
+    calibrate(quantized, images())
+    assert readings(quantized) == [8, 8]
+    assert not [type(m) for m in quantized.network.modules() if type(m) is nn.Conv2d]
+
+
+def test_first_and_last_layer_at_8_bits(small):
+    config = QuantizationConfig(weight_bits=3, activation_bits=2, first_last_8bit=True)
+    quantized = place(small.network, config)
+    assert [layer.weight_quantizer.bits for layer in quantized.layers] == [8, 3, 8]
+    assert [quantizer.quantizer.bits for quantizer in quantized.activations] == [2, 8]
+    plain = place(small.network, QuantizationConfig(weight_bits=3, activation_bits=2))
+    assert [layer.weight_quantizer.bits for layer in plain.layers] == [3, 3, 3]
+    assert [quantizer.quantizer.bits for quantizer in plain.activations] == [2, 2]
+
+
+class Undecided(nn.Module):
+    """Its way depends on the values, which no graph can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.middle, self.output = nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = F.relu(self.stem(x) + self.side(x))
+        y = self.middle(y) if y.mean() > -1 else y
+        return self.output(y.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("first_last", [False, True])
+def test_untraceable_network_is_quantized_at_inputs(first_last):
+    network = Undecided()
+    config = QuantizationConfig(weight_bits=4, activation_bits=3, range="mse", first_last_8bit=first_last)
+    before = network(images())
+    quantized = place(network, config)
+    assert not quantized.traced
+    assert "cannot be traced" in quantized.note
+    assert "each layer's input" in quantized.note
+    assert "\n" not in quantized.note
+    kinds = [type(layer.input_quantizer) for layer in quantized.layers]
+    assert kinds == [nn.Identity, nn.Identity, ActivationQuantizer, ActivationQuantizer]  # stem and side read the image
+    assert len(quantized.activations) == 2
+    assert [quantizer.quantizer.bits for quantizer in quantized.activations] == ([3, 8] if first_last else [3, 3])
+    torch.testing.assert_close(quantized.network(images()), before)
+    calibrate(quantized, images())
+    middle, output = readings(quantized)
+    assert 2 < middle <= 8
+    assert 2 < output <= (256 if first_last else 8)
+    assert not torch.equal(quantized.network(images()), before)
+    assert torch.equal(network(images()), before)
+
+
+def test_untraceable_network_that_flattens_the_image():
+    class Perceptron(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(192, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            x = self.first(x.flatten(1))
+            return self.second(x if x.mean() > 0 else -x)
+
+    quantized = place(Perceptron())
+    assert not quantized.traced
+    # as in the graph, where flatten is looked through: the image itself is not quantized
+    assert [type(layer.input_quantizer) for layer in quantized.layers] == [nn.Identity, ActivationQuantizer]
+
+
+def test_subclass_of_a_convolution_takes_part():
+    class Convolution(nn.Conv2d):
+        """As libraries define them: nothing but another name."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Convolution(3, 4, 3), Convolution(4, 2, 3)
+
+        def forward(self, x):
+            return self.second(F.relu(self.first(x)))
+
+    quantized = place(Network())
+    ran = []
+    for layer in quantized.layers:
+        layer.register_forward_hook(lambda module, _inputs, _output: ran.append(module))
+    calibrate(quantized, images())
+    assert len(quantized.activations) == 1
+    assert ran == quantized.layers
+
+
+def test_subclass_with_its_own_forward_keeps_its_meaning():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return F.conv2d(x, self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True), self.bias)
+
+    network = Undecided()
+    network.middle = Standardised(4, 4, 3)
+    try:
+        quantized = place(network)
+    except ModelError:
+        return  # to refuse is as good
+    torch.testing.assert_close(quantized.network(images()), network(images()))
+
+
+def test_network_without_layers():
+    with pytest.raises(ModelError, match="has no Conv2d or Linear layer"):
+        place(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))

@@ -1,0 +1,241 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from core.config import RANGE_METHODS, QuantizationConfig
+from core.data.image_sets import ImageSet
+from core.errors import CoreError, DataError
+from core.quantization.qat import QuantizationTraining, check_images, distillation_loss, learning_rate_factor
+from core.reporting import Silent
+
+
+class Notes(Silent):
+    """Keeps what is announced."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, str, int, dict]] = []
+
+    def record(self, stage, lane, step, values) -> None:
+        self.records.append((stage, lane, step, dict(values)))
+
+
+def config(**changes) -> QuantizationConfig:
+    values = {"weight_bits": 4, "activation_bits": 4, "steps": 4, "batch_size": 16, "crop_padding": 1, "device": "cpu"}
+    return QuantizationConfig(**{**values, **changes})
+
+
+def run(model, images, **changes) -> QuantizationTraining:
+    training = QuantizationTraining(model, images, config(**changes))
+    while not training.finished:
+        training.step()
+    return training
+
+
+def test_distillation_loss_by_hand():
+    # teacher (1/2, 1/2), student (1/4, 3/4): KL = 1/2 ln(2) + 1/2 ln(2/3)
+    divergence = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    teacher, student = torch.zeros(1, 2), torch.tensor([[0.0, math.log(3)]])
+    torch.testing.assert_close(distillation_loss(student, teacher, 1.0), torch.tensor(divergence))
+    # doubled logits at T = 2 give the same distributions, times T^2
+    torch.testing.assert_close(distillation_loss(2 * student, teacher, 2.0), torch.tensor(4 * divergence))
+    # the mean over the batch; a pair that agrees adds nothing
+    pairs = torch.cat([student, student]), torch.cat([teacher, student])
+    torch.testing.assert_close(distillation_loss(*pairs, 1.0), torch.tensor(divergence / 2))
+
+
+def test_distillation_loss_pulls_the_student_to_the_teacher():
+    # d/d logits of T^2 KL is T (p_student - p_teacher), over the batch
+    student = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    distillation_loss(student, teacher, 4.0).backward()
+    expected = 4.0 * ((student / 4).softmax(1) - (teacher / 4).softmax(1)) / 3
+    torch.testing.assert_close(student.grad, expected.detach())
+
+
+def test_learning_rate_factor():
+    assert [learning_rate_factor(step, 100) for step in range(10)] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert learning_rate_factor(10, 100) == 1
+    assert learning_rate_factor(55, 100) == pytest.approx(0.5)
+    assert learning_rate_factor(99, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    assert [learning_rate_factor(step, 20) for step in (0, 1, 2)] == [0.5, 1, 1]
+    assert learning_rate_factor(0, 1) == 1
+    assert [learning_rate_factor(step, 4) for step in range(4)] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 9, 10, 25, 150])
+def test_learning_rate_factor_is_never_zero_nor_above_one(steps):
+    factors = [learning_rate_factor(step, steps) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert max(factors) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_training_moves_the_student_only(small, small_images, method, optimizer):
+    teacher_before = copy.deepcopy(small.network.state_dict())
+    training = QuantizationTraining(small, small_images, config(range=method, training_optimizer=optimizer))
+    before = {name: value.clone() for name, value in training.student.state_dict().items()}
+    while not training.finished:
+        training.step()
+    after = training.student.state_dict()
+    for name in before:
+        if "running_" in name or "num_batches" in name:
+            assert torch.equal(after[name], before[name]), name
+    for name in ("conv1.weight", "conv2.weight", "bn1.weight", "bn2.bias", "output.weight", "output.bias"):
+        assert not torch.equal(after[name], before[name]), name
+    assert all(torch.equal(value, teacher_before[name]) for name, value in small.network.state_dict().items())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert not small.network.training
+    assert not training.student.training
+
+
+def test_the_weight_scale_is_learned_by_lsq_only(small, small_images):
+    moved = {}
+    for method in ("mse", "lsq"):
+        training = QuantizationTraining(small, small_images, config(range=method))
+        scale = training.quantized.layers[0].weight_quantizer.scale.detach().clone()
+        training.step()
+        moved[method] = not torch.equal(training.quantized.layers[0].weight_quantizer.scale.detach(), scale)
+    assert moved == {"mse": False, "lsq": True}
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_same_seed_same_bits(small, small_images, method):
+    first, second = (run(small, small_images, range=method).student.state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    other = run(small, small_images, range=method, quantization_seed=1).student.state_dict()
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_randomness_of_the_rest_is_left_alone(small, small_images):
+    state = torch.get_rng_state()
+    run(small, small_images)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_loss_falls(small, small_images, method):
+    notes = Notes()
+    knobs = config(weight_bits=3, activation_bits=3, range=method, steps=40, batch_size=64, crop_padding=0, training_flip=False)
+    training = QuantizationTraining(small, small_images, knobs, "mi-fgsm W3A3", notes)
+    while not training.finished:
+        training.step()
+    assert [record[:3] for record in notes.records] == [("training", "mi-fgsm W3A3", step) for step in range(1, 41)]
+    totals = [record[3]["total"] for record in notes.records]
+    assert totals[-1] < 0.97 * totals[0]
+    for *_, values in notes.records:
+        assert values["total"] == pytest.approx(values["ce"] + values["kd"], rel=1e-5)
+        assert 0 <= values["agreement"] <= 100
+
+
+def test_distillation_alone_restores_agreement(small, small_images):
+    notes = Notes()
+    knobs = config(weight_bits=2, activation_bits=4, alpha_ce=0.0, steps=60, batch_size=64, crop_padding=0, training_flip=False)
+    training = QuantizationTraining(small, small_images, knobs, reporter=notes)
+    while not training.finished:
+        training.step()
+    losses = [record[3]["kd"] for record in notes.records]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_training_at_8_bits_does_no_harm(small, small_images, method):
+    notes = Notes()
+    knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, batch_size=64, alpha_ce=0.0, crop_padding=0)
+    training = QuantizationTraining(small, small_images, knobs, reporter=notes)
+    images = small.normalise(small_images.images)
+    with torch.no_grad():
+        teacher = small.network(images)
+        before = float(distillation_loss(training.student(images), teacher, 4.0))
+        while not training.finished:
+            training.step()
+        after = float(distillation_loss(training.student(images), teacher, 4.0))
+    scales = torch.cat([layer.weight_quantizer.scale.detach() for layer in training.quantized.layers])
+    assert float(scales.min()) > 0
+    assert after < 2 * before + 1e-4
+
+
+def test_zero_steps_stops_after_calibration(small, small_images):
+    training = QuantizationTraining(small, small_images, config(steps=0, weight_bits=2))
+    assert training.finished
+    images = small.normalise(small_images.images)
+    with torch.no_grad():
+        assert not torch.equal(training.student(images), small.network(images))
+    assert all(len(channel.unique()) <= 4 for layer in training.quantized.layers for channel in layer.quantized_weight())
+    summary = training.summary()
+    assert (summary["steps"], summary["quantized_layers"], summary["quantized_activations"], summary["note"]) == (0, 3, 2, "")
+
+
+def test_every_image_comes_once_before_any_comes_again(small, small_images):
+    marked = ImageSet(torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 3, 8, 8).contiguous(), small_images.labels)
+    training = QuantizationTraining(small, marked, config(steps=8, batch_size=24, crop_padding=4))
+    batches = [training._next_batch()[0] for _ in range(6)]
+    assert [len(batch) for batch in batches] == [24, 24, 16] * 2
+    for order in (batches[:3], batches[3:]):
+        pixels = small.denormalise(torch.cat(order))[:, 0, 0, 0]
+        assert sorted(pixels.tolist()) == list(range(64))
+
+
+def test_few_images(small, small_images):
+    few = ImageSet(small_images.images[:3], small_images.labels[:3])
+    assert run(small, few, steps=3, batch_size=64).step_count == 3
+
+
+def test_images_of_another_size(small, small_images):
+    with pytest.raises(DataError, match="10 x 8 pixels: allowed is 8 x 8 for small"):
+        check_images(small, ImageSet(torch.zeros(4, 3, 10, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)))
+    with pytest.raises(DataError, match="8 x 16 pixels"):
+        QuantizationTraining(small, ImageSet(torch.zeros(4, 3, 8, 16, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)), config())
+
+
+@pytest.mark.parametrize("label", [4, -1])
+def test_label_outside_the_classes(small, small_images, label):
+    labels = small_images.labels.clone()
+    labels[5] = label
+    with pytest.raises(DataError, match=f"label is {label}: allowed are 0 to 3"):
+        check_images(small, ImageSet(small_images.images, labels))
+
+
+def test_no_images(small, small_images):
+    with pytest.raises(DataError, match="0|no images|empty"):
+        QuantizationTraining(small, ImageSet(small_images.images[:0], small_images.labels[:0]), config())
+
+
+def test_loss_that_is_not_a_number(small, small_images):
+    training = QuantizationTraining(small, small_images, config())
+    weight = training.student.conv1.weight.detach().clone()
+    with torch.no_grad():
+        training.student.output.bias.fill_(float("nan"))
+    with pytest.raises(CoreError, match="loss is nan at step 1 .*finite"):
+        training.step()
+    assert torch.equal(training.student.conv1.weight.detach(), weight)
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_divergence_is_told_as_such(small, small_images, method):
+    # weights grow without bound in a few steps; whatever is met on the way must arrive as our own error
+    training = QuantizationTraining(small, small_images, config(range=method, steps=60, training_optimizer="sgd", training_lr=1.0, alpha_kd=100.0))
+    with torch.no_grad():
+        training.student.conv2.weight.fill_(1e30)
+        training.student.bn2.weight.fill_(1e30)
+    with pytest.raises(CoreError, match="finite"):
+        while not training.finished:
+            training.step()
+
+
+def test_untraceable_network_trains(small, small_images):
+    class Undecided(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x) if x.mean() < 1e9 else self.network(-x)
+
+    small.network = Undecided(small.network)
+    training = run(small, small_images)
+    assert "cannot be traced" in training.summary()["note"]
+    assert training.summary()["quantized_layers"] == 3

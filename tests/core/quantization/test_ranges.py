@@ -1,0 +1,141 @@
+import pytest
+import torch
+from torch import Tensor
+
+from core.config import RANGE_METHODS
+from core.errors import UnknownNameError
+from core.quantization.ranges import LeastSquares, MinMax, range_method
+
+
+def squared_error(values: Tensor, lower: float, upper: float, bits: int) -> float:
+    """Sum of squares after torch's own fake quantization over [lower, upper], computed apart from core."""
+    lower, upper = min(float(lower), 0.0), max(float(upper), 0.0)
+    scale = (upper - lower) / (2**bits - 1)
+    zero_point = round(-lower / scale) - 2 ** (bits - 1)
+    restored = torch.fake_quantize_per_tensor_affine(values, scale, zero_point, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return float((restored - values).double().square().sum())
+
+
+def brute_force(values: Tensor, bits: int, steps: int = 40) -> float:
+    """Least error over a grid of both ends, each from its extreme to zero."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    pairs = [(low * i / steps, high * j / steps) for i in range(1, steps + 1) for j in range(1, steps + 1)]
+    return min(squared_error(values, *pair, bits) for pair in pairs)
+
+
+def noise(seed: int, count: int = 1500) -> Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed))
+
+
+def heavy_tailed(seed: int = 0, count: int = 1500) -> Tensor:
+    """Student's t with three degrees of freedom."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, generator=generator) / (torch.randn(3, count, generator=generator).square().mean(dim=0)).sqrt()
+
+
+DISTRIBUTIONS = {
+    "normal": noise(1),
+    "after relu": noise(2).relu(),
+    "shifted": noise(3) + 1.5,
+    "heavy tails": heavy_tailed(4),
+    "one long side": torch.cat([-noise(5).abs(), noise(6, 150).abs() * 8]),
+    "one outlier": torch.cat([noise(7), torch.tensor([60.0])]),
+}
+
+
+def test_minmax_averages_over_batches():
+    method = MinMax(4, None)
+    for low, high in ((-1.0, 3.0), (0.0, 5.0), (-2.0, 1.0)):
+        method.observe(torch.tensor([[low, 0.5], [high, 0.2]]))
+    # -1 -> 0.9 * -1 + 0.1 * 0 = -0.9 -> 0.9 * -0.9 + 0.1 * -2 = -1.01;  3 -> 3.2 -> 2.98
+    torch.testing.assert_close(torch.stack(method.range()), torch.tensor([-1.01, 2.98]))
+
+
+def test_minmax_of_a_weight_forgets_the_last_look():
+    method = MinMax(4, 2)
+    method.observe(torch.tensor([[-9.0, 9.0], [5.0, 6.0]]).view(2, 2, 1, 1))
+    method.observe(torch.tensor([[-1.0, 2.0], [3.0, -4.0]]).view(2, 2, 1, 1))
+    lower, upper = method.range()
+    assert lower.tolist() == [-1, -4]
+    assert upper.tolist() == [2, 3]
+
+
+def test_minmax_is_not_changed_by_later_writes_to_what_it_saw():
+    method, values = MinMax(4, 1), torch.tensor([[-1.0, 2.0]])
+    method.observe(values)
+    values.mul_(10)
+    assert [float(end) for end in method.range()] == [-1, 2]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_least_squares_against_brute_force(name, bits):
+    values = DISTRIBUTIONS[name]
+    method = LeastSquares(bits, None)
+    method.observe(values)
+    assert squared_error(values, *method.range(), bits) <= 1.05 * brute_force(values, bits)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_least_squares_beats_minmax_on_heavy_tails(bits):
+    values = heavy_tailed()
+    least, minmax = LeastSquares(bits, None), MinMax(bits, None)
+    for method in (least, minmax):
+        method.observe(values)
+    assert squared_error(values, *least.range(), bits) < 0.7 * squared_error(values, *minmax.range(), bits)
+
+
+def test_least_squares_lies_within_the_values():
+    values = heavy_tailed(9)
+    method = LeastSquares(4, None)
+    method.observe(values)
+    lower, upper = method.range()
+    assert float(values.min()) <= float(lower) < 0 < float(upper) <= float(values.max())
+
+
+def test_least_squares_finds_each_channel_alone():
+    weight = torch.stack([noise(1, 36), noise(2, 36).relu(), heavy_tailed(3, 36), 1e-3 * noise(4, 36)]).view(4, 4, 3, 3)
+    together = LeastSquares(3, 4)
+    together.observe(weight)
+    lower, upper = together.range()
+    assert lower.shape == upper.shape == (4,)
+    for channel in range(4):
+        alone = LeastSquares(3, None)
+        alone.observe(weight[channel])
+        torch.testing.assert_close((lower[channel], upper[channel]), alone.range())
+
+
+def test_least_squares_sees_all_batches():
+    first, second = noise(1), 5 * noise(2)
+    batches, whole = LeastSquares(4, None), LeastSquares(4, None)
+    batches.observe(first)
+    batches.observe(second)
+    whole.observe(torch.cat([first, second]))
+    torch.testing.assert_close(batches.range(), whole.range())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sample_of_a_large_activation_is_representative(layout):
+    # (N, C, H, W) above the number of values that are kept; one channel in sixteen and one row carry most of the range
+    values = torch.randn(8, 16, 32, 32, generator=torch.Generator().manual_seed(0)).relu()
+    values[:, 5] *= 4
+    values[:, :, 17] *= 2
+    method = LeastSquares(4, None)
+    method.observe(values.contiguous(memory_format=layout))
+    assert squared_error(values, *method.range(), 4) <= 1.05 * brute_force(values, 4, steps=12)
+
+
+@pytest.mark.parametrize("name", RANGE_METHODS)
+def test_all_zeros(name):
+    method = range_method(name)(4, None)
+    method.observe(torch.zeros(10))
+    assert [float(end) for end in method.range()] == [0, 0]
+
+
+def test_names():
+    assert not range_method("minmax").learned
+    assert range_method("minmax").follows
+    assert not range_method("mse").follows
+    assert range_method("lsq").learned
+    with pytest.raises(UnknownNameError, match="'percentile'.*minmax, mse, lsq"):
+        range_method("percentile")

@@ -1,0 +1,327 @@
+"""Every knob refuses what it must, in words; presets and round trips."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from core import config as module
+from core.config import (
+    BIT_WIDTHS,
+    LIVE_KNOBS,
+    PRESETS,
+    EncoderTrainingConfig,
+    GenerationConfig,
+    PretrainConfig,
+    QuantizationConfig,
+    RunConfig,
+    allowed,
+    help_text,
+    knobs,
+    preset,
+)
+from core.errors import ConfigError, CoreError, UnknownNameError
+
+CONFIGS = (GenerationConfig, QuantizationConfig, PretrainConfig, EncoderTrainingConfig)
+EVERY_KNOB = [(config, name) for config in CONFIGS for name in knobs(config)]
+IDS = [f"{config.__name__}.{name}" for config, name in EVERY_KNOB]
+
+
+def refused(config, name, value) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(**{name: value})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{name} is ")
+    assert "allowed" in message
+    return message
+
+
+def wrong_types(kind: type) -> list:
+    wrong = {
+        int: [1.0, 2.5, "4", None, True, False, [4], math.nan],
+        float: ["0.1", None, True, False, [0.1], math.nan, math.inf, -math.inf, 1j],
+        str: [None, 4, 0.1, True, b"adam", ["adam"]],
+        bool: [0, 1, None, "true", 1.0],
+    }
+    return wrong[kind]
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_wrong_type_is_refused_by_name_and_value(config, name):
+    default = knobs(config)[name].default
+    for value in wrong_types(type(default)):
+        assert repr(value) in refused(config, name, value)
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_values_just_outside_the_range_are_refused(config, name):
+    meta, kind = knobs(config)[name].metadata, type(knobs(config)[name].default)
+    for bound, outward in ((meta["minimum"], -1), (meta["maximum"], 1)):
+        if bound is None:
+            continue
+        step = 1 if kind is int else max(abs(bound) * 1e-6, 1e-9)
+        message = refused(config, name, kind(bound) + outward * step)
+        assert f"{bound:g}" in message
+    if meta["choices"] is not None:
+        outside = "nonsense" if kind is str else max(meta["choices"]) + 1
+        message = refused(config, name, outside)
+        assert repr(outside) in message
+        for choice in meta["choices"]:
+            assert str(choice) in message
+
+
+def test_every_number_has_a_range_or_choices():
+    for config, name in EVERY_KNOB:
+        field = knobs(config)[name]
+        if type(field.default) in (int, float):
+            meta = field.metadata
+            assert meta["choices"] is not None or None not in (meta["minimum"], meta["maximum"]), name
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (GenerationConfig, {"epsilon": 0.0, "mu": 0, "lr": 2.0, "beta": 100}),
+        (GenerationConfig, {"images": 2, "snapshots": 1, "iterations": 1, "batch_size": 2, "burn_in": 0.0}),
+        (QuantizationConfig, {"weight_bits": 2, "activation_bits": 8, "steps": 0, "batch_size": 1, "temperature": 0.1}),
+    ],
+)
+def test_bounds_themselves_are_allowed(config, values):
+    made = config(**values)
+    assert {name: getattr(made, name) for name in values} == values
+
+
+def test_number_too_large_for_a_float_is_refused_as_any_other():
+    refused(GenerationConfig, "epsilon", 10**400)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, -4, 4.0, True, "4"])
+def test_bit_widths_outside_two_to_eight(bits):
+    message = refused(QuantizationConfig, "weight_bits", bits)
+    assert repr(bits) in message
+    assert "2, 3, 4, 5, 6, 7, 8" in message
+    refused(QuantizationConfig, "activation_bits", bits)
+
+
+def test_messages_say_field_value_and_range():
+    with pytest.raises(ConfigError, match=r"^epsilon is 2\.5: allowed is 0 to 2$"):
+        GenerationConfig(epsilon=2.5)
+    with pytest.raises(ConfigError, match=r"^optimizer is 'sgd': allowed are mi-fgsm, adam$"):
+        GenerationConfig(optimizer="sgd")
+    with pytest.raises(ConfigError, match=r"^seed is True: allowed is a whole number, 0 to "):
+        GenerationConfig(seed=True)
+
+
+def test_errors_are_of_one_tree_and_value_errors():
+    with pytest.raises(ValueError):
+        GenerationConfig(mu=-1)
+    with pytest.raises(CoreError):
+        GenerationConfig(mu=-1)
+
+
+def test_images_must_be_a_multiple_of_snapshots():
+    with pytest.raises(ConfigError, match=r"images is 10.*multiple of snapshots \(4\)"):
+        GenerationConfig(images=10, snapshots=4)
+    assert GenerationConfig(images=12, snapshots=4).noise_images == 3
+
+
+def test_one_noise_image_is_refused():
+    with pytest.raises(ConfigError, match="images is 4.*at least 8"):
+        GenerationConfig(images=4, snapshots=4)
+
+
+def test_more_snapshots_than_iterations_after_the_burn_in():
+    with pytest.raises(ConfigError, match="snapshots is 4.*at most 3"):
+        GenerationConfig(images=8, iterations=5, snapshots=4, burn_in=0.4)
+    assert GenerationConfig(images=9, iterations=5, snapshots=3, burn_in=0.4).snapshot_iterations == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "burn_in", "snapshots", "expected"),
+    [
+        (50, 0.2, 4, (20, 30, 40, 50)),
+        (50, 0.2, 1, (50,)),
+        (50, 0.0, 5, (10, 20, 30, 40, 50)),
+        (10, 0.5, 5, (6, 7, 8, 9, 10)),
+        (10, 0.25, 3, (5, 8, 10)),  # burn-in of 2, 8 left: after 8/3, 16/3 and 8, rounded up
+        (1, 0.95, 1, (1,)),
+    ],
+)
+def test_snapshot_iterations_by_hand(iterations, burn_in, snapshots, expected):
+    config = GenerationConfig(images=4 * snapshots, iterations=iterations, burn_in=burn_in, snapshots=snapshots)
+    assert config.snapshot_iterations == expected
+
+
+def test_snapshots_are_distinct_after_the_burn_in_and_end_with_the_last():
+    for iterations in range(1, 40):
+        for burn_in in (0.0, 0.1, 0.2, 0.55, 0.95):
+            for snapshots in (1, 2, 3, 7):
+                try:
+                    config = GenerationConfig(images=2 * snapshots, iterations=iterations, burn_in=burn_in, snapshots=snapshots)
+                except ConfigError:
+                    continue
+                taken = config.snapshot_iterations
+                assert len(set(taken)) == snapshots
+                assert list(taken) == sorted(taken)
+                assert taken[-1] == iterations
+                assert taken[0] > burn_in * iterations - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "expected"),
+    [(512, 128, [128] * 4), (129, 128, [129]), (257, 128, [128, 129]), (130, 128, [128, 2]), (3, 2, [3]), (2, 128, [2]), (5, 2, [2, 3])],
+)
+def test_batches_by_hand(images, batch_size, expected):
+    assert GenerationConfig(images=images, snapshots=1, batch_size=batch_size).batches == expected
+
+
+def test_no_batch_is_one_image_and_none_is_lost():
+    for images in range(2, 60):
+        for batch_size in range(2, 20):
+            batches = GenerationConfig(images=images, snapshots=1, batch_size=batch_size).batches
+            assert min(batches) >= 2
+            assert max(batches) <= batch_size + 1
+            assert sum(batches) == images
+
+
+def test_config_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        GenerationConfig().epsilon = 0.5
+    run = RunConfig(steps_by_bits={4: 10})
+    with pytest.raises(TypeError):
+        run.steps_by_bits[4] = 20
+    for values in (run.bits, run.optimizers):
+        assert isinstance(values, tuple)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_round_trip_of_one_config(config):
+    made = replace(config(), seed=7) if "seed" in knobs(config) else replace(config(), quantization_seed=7)
+    assert config.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_unknown_key_is_refused_with_those_that_exist(config):
+    with pytest.raises(UnknownNameError, match="unknown knob 'epsilom'.*threads"):
+        config.from_dict({"epsilom": 0.1})
+
+
+def test_run_config_round_trip():
+    made = RunConfig(
+        generation=GenerationConfig(images=24, snapshots=3, epsilon=0.25, flip=False, optimizer="adam"),
+        quantization=QuantizationConfig(range="mse", first_last_8bit=True, data="folder/é"),
+        optimizers=("adam",),
+        bits=(2, 8),
+        steps_by_bits={2: 0, 8: 7},
+        encoder="",
+        images_from="/somewhere",
+    )
+    back = RunConfig.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert back == made
+    assert back.steps_by_bits[8] == 7
+    assert back.quantization_for(8).steps == 7
+    assert RunConfig.from_dict({}) == RunConfig()
+
+
+@pytest.mark.parametrize("values", [{"bit": [4]}, {"generation": {"epsilom": 1}}, {"quantization": {"weight_bit": 4}}])
+def test_run_config_refuses_unknown_keys(values):
+    with pytest.raises(UnknownNameError, match="unknown knob"):
+        RunConfig.from_dict(values)
+
+
+def test_run_config_refuses_bad_values_of_its_parts():
+    with pytest.raises(ConfigError, match="^epsilon is 9"):
+        RunConfig.from_dict({"generation": {"epsilon": 9}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bits": (1,)}, "^weight_bits is 1: allowed are 2, 3, 4, 5, 6, 7, 8$"),
+        ({"bits": (4, 9)}, "is 9: allowed are 2, 3"),
+        ({"bits": (4, 4)}, "^bits is 4, 4: allowed is each value once"),
+        ({"bits": (4.0,)}, "is 4.0: allowed is a whole number"),
+        ({"optimizers": ()}, "^optimizers is empty: allowed are mi-fgsm, adam"),
+        ({"optimizers": ("sgd",)}, "^unknown optimizer 'sgd': allowed are mi-fgsm, adam"),
+        ({"optimizers": ("adam", "adam")}, "^optimizers is adam, adam: allowed is each value once"),
+        ({"steps_by_bits": {9: 10}}, "is 9: allowed are 2"),
+        ({"steps_by_bits": {4: -1}}, "^steps is -1"),
+        ({"generation": GenerationConfig(model="other")}, "^model is 'other' for generation and 'resnet20_cifar10'"),
+    ],
+)
+def test_run_config_refusals(values, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(**values)
+
+
+@pytest.mark.parametrize("values", [{"steps_by_bits": {"four": 10}}, {"steps_by_bits": {4: 1.7}}, {"steps_by_bits": {4: "many"}}])
+def test_steps_by_bits_must_be_whole_numbers(values):
+    with pytest.raises(ConfigError, match="whole number"):
+        RunConfig(**values)
+
+
+@pytest.mark.parametrize("values", [{"encoder": 3}, {"images_from": None}, {"bits": None}, {"bits": 4}])
+def test_fields_of_a_run_have_their_type(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        RunConfig(**values)
+
+
+def test_parts_of_a_run():
+    run = RunConfig(quantization=QuantizationConfig(steps=11, range="mse"), steps_by_bits={3: 99})
+    three, five = run.quantization_for(3), run.quantization_for(5)
+    assert (three.weight_bits, three.activation_bits, three.steps, three.range, three.width) == (3, 3, 99, "mse", "W3A3")
+    assert (five.weight_bits, five.activation_bits, five.steps) == (5, 5, 11)
+    assert run.generation_for("adam") == replace(run.generation, optimizer="adam")
+
+
+def test_presets():
+    assert set(PRESETS) == {"quick", "paper"}
+    for config in PRESETS.values():
+        assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert config.bits == (3, 4, 5)
+        assert set(config.optimizers) == {"mi-fgsm", "adam"}
+    assert preset("paper").quantization.range == "minmax"
+    assert preset("quick").quantization.data == "embedded"
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, paper"):
+        preset("slow")
+    with pytest.raises(TypeError):
+        module.PRESETS["quick"] = None
+
+
+def test_help_text_says_range_and_paper():
+    text = help_text(GenerationConfig, "epsilon")
+    assert "Range: 0 to 2." in text
+    assert "Paper: not stated." in text
+    for config, name in EVERY_KNOB:
+        assert knobs(config)[name].metadata["help"] in help_text(config, name)
+
+
+def test_allowed_in_words():
+    bounds = {"choices": None, "minimum": None, "maximum": None}
+    assert allowed({**bounds, "minimum": 2, "maximum": 5.5}) == "2 to 5.5"
+    assert allowed({**bounds, "minimum": 2}) == "2 or more"
+    assert allowed({**bounds, "maximum": 2}) == "at most 2"
+    assert allowed({**bounds, "choices": range(2, 4)}) == "2, 3"
+
+
+def test_check_value_checks_like_the_field():
+    assert GenerationConfig.check_value("mu", 0.5) == 0.5
+    with pytest.raises(ConfigError, match="^mu is 3: allowed is 0 to 2"):
+        GenerationConfig.check_value("mu", 3)
+    with pytest.raises(UnknownNameError, match="unknown knob 'nu'"):
+        GenerationConfig.check_value("nu", 3)
+
+
+def test_live_knobs_are_knobs_of_the_generation():
+    assert set(LIVE_KNOBS) >= {"epsilon", "mu", "alpha_tv", "alpha_l2", "beta"}
+    assert set(LIVE_KNOBS) <= set(knobs(GenerationConfig))
+    assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_config_imports_no_torch():
+    code = "import sys, core.config; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,348 @@
+"""A whole tiny run: what lies where, what is announced, what is refused before anything is computed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from core import pipeline
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.image_sets import ImageSet, load_image_set, save_image_set
+from core.data.labelled import embedded_images
+from core.errors import DataError, RunStopped, UnknownNameError
+from core.models.registry import CIFAR10_CLASSES
+from core.quantization.checkpoint import load_quantized
+from core.reporting import Silent, Untouched
+
+GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4, threads=1, device="cpu")
+QUANTIZATION = QuantizationConfig(range="minmax", steps=2, batch_size=4, calibration_images=8, threads=1, device="cpu")
+
+
+class Recorder(Silent):
+    """Writes down everything that is announced."""
+
+    def __init__(self):
+        self.stages, self.records, self.results, self.pictures = [], [], {}, []
+
+    def stage(self, name, total):
+        self.stages.append((name, total))
+
+    def record(self, stage, lane, step, values):
+        self.records.append((stage, lane, step, dict(values)))
+
+    def images(self, lane, step, images, labels, keep):
+        self.pictures.append((lane, step, images, labels, keep))
+
+    def result(self, name, value):
+        json.dumps(value)
+        self.results[name] = value
+
+
+class StopsAt(Untouched):
+    """Stops at the n-th checkpoint."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def checkpoint(self):
+        self.left -= 1
+        if self.left < 0:
+            raise RunStopped("enough")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """20 of CIFAR-10's test images, two of each class, as a folder."""
+    folder = tmp_path_factory.mktemp("data")
+    images, labels = embedded_images()
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (folder / name).mkdir()
+        for index in [i for i, other in enumerate(labels) if other == label][:2]:
+            Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(folder / name / f"{index}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    return RunConfig(GENERATION, replace(QUANTIZATION, data=data), bits=(3, 8), steps_by_bits={8: 0})
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """One run of everything: folder, what it returned, what it announced."""
+    folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
+    return folder, pipeline.execute(config, folder, recorder, Untouched()), recorder
+
+
+def lanes_of(recorder, stage):
+    return [(lane, step) for name, lane, step, _ in recorder.records if name == stage]
+
+
+def test_files_of_a_run(whole):
+    folder, _, _ = whole
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    expected = ["result.json"]
+    for lane in ("adam", "mi-fgsm"):
+        expected += [f"images/{lane}/images.safetensors", f"images/{lane}/manifest.json"]
+        for width in ("W3A3", "W8A8"):
+            expected += [f"quantized/{lane}/{width}/quantized.safetensors", f"quantized/{lane}/{width}/quantize.json"]
+    assert files == sorted(expected)
+
+
+def test_result_is_what_lies_in_the_folder(whole):
+    folder, result, _ = whole
+    assert json.loads((folder / "result.json").read_text()) == result
+    for lane in ("adam", "mi-fgsm"):
+        for bits in (3, 8):
+            written = json.loads((folder / "quantized" / lane / f"W{bits}A{bits}" / "quantize.json").read_text())
+            assert written == result["optimizers"][lane]["accuracy"][str(bits)]
+        manifest = json.loads((folder / "images" / lane / "manifest.json").read_text())
+        assert manifest["summary"] == result["optimizers"][lane]["generation"]
+        assert manifest["config"]["optimizer"] == lane
+
+
+def test_result_says_what_was_asked(whole):
+    _, result, _ = whole
+    assert result.keys() == {"full_precision", "optimizers", "seconds"}
+    assert list(result["optimizers"]) == ["mi-fgsm", "adam"]
+    for figures in result["optimizers"].values():
+        assert figures.keys() == {"generation", "diversity", "accuracy"}
+        assert figures["generation"]["images"] == 8
+        assert figures["generation"]["image_iterations"] == 4 * 3
+        assert figures["generation"]["layers"] == 21
+        assert figures["diversity"]["images"] == 8
+        assert -1 <= figures["diversity"]["mean_similarity"] <= 1
+        for bits, accuracy in figures["accuracy"].items():
+            assert accuracy["weight_bits"] == accuracy["activation_bits"] == int(bits)
+            assert accuracy["full_precision"] == result["full_precision"]
+            assert "20 images" in accuracy["evaluated_on"]
+            # of n = 20 images: a multiple of 5 %, and sqrt(p (1 - p) / n)
+            share = accuracy["quantized"] / 100
+            assert accuracy["quantized"] % 5 == 0
+            assert accuracy["standard_error"] == pytest.approx(100 * (share * (1 - share) / 20) ** 0.5, abs=1e-3)
+        assert figures["accuracy"]["3"]["steps"] == 2
+        assert figures["accuracy"]["8"]["steps"] == 0
+        assert figures["accuracy"]["8"]["quantized"] == figures["accuracy"]["8"]["calibrated"]
+
+
+def test_full_precision_is_that_of_the_network(whole, embedded, data):
+    images = load_image_set(data)  # alphabetical folders are CIFAR-10's order
+    with torch.no_grad():
+        right = (embedded.network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
+    assert whole[1]["full_precision"] == pytest.approx(100 * float(right), abs=1e-3)
+
+
+def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
+    folder, result, _ = whole
+    images = load_image_set(data)
+    for lane in ("mi-fgsm", "adam"):
+        network = load_quantized(folder / "quantized" / lane / "W3A3" / "quantized.safetensors", embedded).network.eval()
+        with torch.no_grad():
+            right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
+        assert result["optimizers"][lane]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
+
+
+def test_lanes_stay_at_the_same_step(whole):
+    _, _, recorder = whole
+    assert lanes_of(recorder, "generation") == [(lane, step) for step in (1, 2, 3) for lane in ("mi-fgsm", "adam")]
+
+
+def test_lanes_start_from_the_same_noise(whole):
+    _, _, recorder = whole
+    first = [values for stage, _, step, values in recorder.records if stage == "generation" and step == 1]
+    for key in ("bns", "tv", "l2", "ce"):
+        assert first[0][key] == first[1][key]
+    labels = [load_image_set(whole[0] / "images" / lane).labels for lane in ("mi-fgsm", "adam")]
+    assert torch.equal(*labels)
+    assert labels[0].tolist() == [0, 1, 2, 3] * 2
+
+
+def test_training_is_announced_step_by_step(whole):
+    _, _, recorder = whole
+    assert lanes_of(recorder, "training") == [(f"{lane} W3A3", step) for lane in ("mi-fgsm", "adam") for step in (1, 2)]
+
+
+def test_stages_in_order(whole):
+    _, _, recorder = whole
+    names = [name for name, _ in recorder.stages]
+    assert dict(recorder.stages)["generation"] == 6
+    assert dict(recorder.stages)["training adam W3A3"] == 2
+    order = ["evaluating full precision", "generation", "diversity of adam", "training mi-fgsm W3A3", "training adam W3A3"]
+    assert [name for name in names if name in order] == order
+
+
+def test_results_are_announced(whole):
+    _, result, recorder = whole
+    lanes, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
+    expected = {"full_precision"} | {f"{kind}/{lane}" for kind in ("generation", "diversity") for lane in lanes}
+    assert recorder.results.keys() == expected | {f"accuracy/{lane}/{width}" for lane in lanes for width in widths}
+    assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["optimizers"]["adam"]["accuracy"]["3"]["quantized"]
+    assert recorder.results["full_precision"]["top1"] == result["full_precision"]
+    assert {"histogram", "matrix"} <= recorder.results["diversity/adam"].keys()
+
+
+def test_snapshots_are_shown_and_kept(whole):
+    _, _, recorder = whole
+    kept = {(lane, step) for lane, step, _, _, keep in recorder.pictures if keep}
+    assert kept == {(lane, step) for lane in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
+    saved = load_image_set(whole[0] / "images" / "adam").images
+    shown = {step: images for lane, step, images, *_ in recorder.pictures if lane == "adam"}
+    assert torch.equal(torch.cat([shown[2], shown[3]]), saved)
+
+
+def test_same_config_gives_the_same_bits(tmp_path, config, whole):
+    folder, result, _ = whole
+    again = pipeline.execute(replace(config, encoder="", bits=(3,)), tmp_path, Silent(), Untouched())
+    for lane in ("mi-fgsm", "adam"):
+        for name in (f"images/{lane}/images.safetensors", f"quantized/{lane}/W3A3/quantized.safetensors"):
+            # tensors, as the header may be in another order
+            assert_same_tensors(folder / name, tmp_path / name)
+        for key in ("calibrated", "quantized"):
+            assert again["optimizers"][lane]["accuracy"]["3"][key] == result["optimizers"][lane]["accuracy"]["3"][key]
+
+
+def assert_same_tensors(one, other):
+    from safetensors.torch import load_file
+
+    left, right = load_file(one), load_file(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_generation_alone(tmp_path):
+    recorder = Recorder()
+    config = RunConfig(GENERATION, bits=(), encoder="", optimizers=("adam",))
+    result = pipeline.execute(config, tmp_path, recorder, Untouched())
+    assert result.keys() == {"optimizers", "seconds"}
+    assert result["optimizers"].keys() == {"adam"}
+    assert result["optimizers"]["adam"].keys() == {"generation"}
+    assert {name for name, _ in recorder.stages} == {"generation"}
+    assert not (tmp_path / "quantized").exists()
+
+
+def test_images_from_a_run(tmp_path, whole, config):
+    """The same images give the same network, without generating them again."""
+    recorder = Recorder()
+    images = whole[0] / "images"
+    result = pipeline.execute(replace(config, images_from=str(images), encoder="", bits=(3,)), tmp_path, recorder, Untouched())
+    assert "generation" not in dict(recorder.stages)
+    assert not (tmp_path / "images").exists()
+    for lane in ("mi-fgsm", "adam"):
+        assert result["optimizers"][lane]["accuracy"]["3"]["quantized"] == whole[1]["optimizers"][lane]["accuracy"]["3"]["quantized"]
+        assert result["optimizers"][lane]["generation"] == whole[1]["optimizers"][lane]["generation"]
+        name = f"quantized/{lane}/W3A3/quantized.safetensors"
+        assert_same_tensors(whole[0] / name, tmp_path / name)
+
+
+def test_images_from_a_run_for_one_optimizer(tmp_path, whole, config):
+    config = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(), optimizers=("adam",))
+    assert pipeline.given_images(config) == {"adam": whole[0] / "images" / "adam"}
+    assert pipeline.execute(config, tmp_path, Silent(), Untouched())["optimizers"].keys() == {"adam"}
+
+
+def test_images_from_a_single_set(tmp_path, whole, config):
+    config = replace(config, images_from=str(whole[0] / "images" / "adam"), encoder="", bits=(8,))
+    result = pipeline.execute(config, tmp_path, Silent(), Untouched())
+    assert result["optimizers"].keys() == {"given"}
+    assert (tmp_path / "quantized" / "given" / "W8A8" / "quantized.safetensors").is_file()
+    assert result["optimizers"]["given"]["accuracy"]["8"]["calibrated"] == whole[1]["optimizers"]["adam"]["accuracy"]["8"]["calibrated"]
+
+
+def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
+    """Folders named as classes of the network are those classes, whatever their order: cat is 3 and dog is 5, not 0 and 1."""
+    from pathlib import Path
+    from shutil import copytree
+
+    for name in ("cat", "dog"):
+        copytree(Path(data) / name, tmp_path / "pets" / name)
+    trained_on = []
+
+    def quantize(_model, images, *_rest):
+        trained_on.append(images.labels.tolist())
+        return {}
+
+    monkeypatch.setattr(pipeline, "quantize", quantize)
+    (tmp_path / "run").mkdir()
+    pipeline.execute(replace(config, images_from=str(tmp_path / "pets"), encoder="", bits=(8,)), tmp_path / "run", Silent(), Untouched())
+    assert trained_on == [[3, 3, 5, 5]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_stop_ends_a_generation_at_the_next_iteration(tmp_path, count):
+    recorder = Recorder()
+    with pytest.raises(RunStopped, match="enough"):
+        pipeline.execute(RunConfig(GENERATION, bits=(), encoder=""), tmp_path, recorder, StopsAt(count))
+    assert lanes_of(recorder, "generation") == [(lane, step) for step in range(1, count + 1) for lane in ("mi-fgsm", "adam")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stop_ends_a_training_at_the_next_step(tmp_path, whole, config):
+    class Training(Recorder, Untouched):
+        def checkpoint(self):
+            if lanes_of(self, "training"):
+                raise RunStopped("enough")
+
+    recorder = Training()
+    config = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,))
+    with pytest.raises(RunStopped):
+        pipeline.execute(config, tmp_path, recorder, recorder)
+    assert lanes_of(recorder, "training") == [("mi-fgsm W3A3", 1)]
+    assert not (tmp_path / "result.json").exists()
+
+
+def wrong_size(folder):
+    save_image_set(ImageSet(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4)), folder)
+
+
+def wrong_label(folder):
+    save_image_set(ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) + 7), folder)
+
+
+@pytest.mark.parametrize(("write", "message"), [(wrong_size, "16 x 16.*32 x 32"), (wrong_label, "label is 10.*0 to 9")])
+def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, message):
+    given, out, recorder = tmp_path / "given", tmp_path / "out", Recorder()
+    given.mkdir()
+    out.mkdir()
+    write(given)
+    with pytest.raises(DataError, match=message):
+        pipeline.execute(replace(config, images_from=str(given)), out, recorder, Untouched())
+    assert recorder.records == []
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda c: replace(c, encoder="nonsense"), UnknownNameError),
+        (lambda c: replace(c, quantization=replace(c.quantization, data="/nowhere")), DataError),
+        (lambda c: replace(c, images_from="/nowhere"), DataError),
+        (
+            lambda c: replace(c, generation=replace(c.generation, model="x"), quantization=replace(c.quantization, model="x")),
+            UnknownNameError,
+        ),
+    ],
+    ids=["encoder", "data", "images", "model"],
+)
+def test_bad_input_is_refused_before_the_first_image(tmp_path, config, change, error):
+    recorder = Recorder()
+    with pytest.raises(error, match="allowed"):
+        pipeline.execute(change(config), tmp_path, recorder, Untouched())
+    assert recorder.records == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_are_those_of_the_config_and_put_back(tmp_path):
+    seen, before = [], torch.get_num_threads()
+
+    class Watcher(Silent):
+        def record(self, *_):
+            seen.append(torch.get_num_threads())
+
+    config = RunConfig(replace(GENERATION, threads=before + 1), bits=(), encoder="")
+    pipeline.execute(config, tmp_path, Watcher(), Untouched())
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+

@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from core.threads import cpu_threads
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_count_holds_inside_and_is_put_back():
+    with cpu_threads(3):
+        assert torch.get_num_threads() == 3
+        with cpu_threads(2):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 1
+
+
+def test_zero_leaves_the_choice():
+    with cpu_threads(0):
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+    assert torch.get_num_threads() == 1
+
+
+def test_put_back_after_an_exception():
+    with pytest.raises(KeyError), cpu_threads(2):
+        raise KeyError
+    assert torch.get_num_threads() == 1

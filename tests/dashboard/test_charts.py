@@ -1,0 +1,88 @@
+import pytest
+
+from core.runs.store import Record
+from dashboard import charts
+
+
+def generation_records(lanes=("mi-fgsm", "adam"), steps=3):
+    return [
+        Record(
+            step * 10 + place,
+            "generation",
+            lane,
+            step,
+            {"total": 10.0 / step, "bns": 9.0, "tv": 1.0, "l2": 1.0, "ce": 2.0, "agreement": 50.0, "layers": [1.0, 0.01 * step]},
+        )
+        for step in range(1, steps + 1)
+        for place, lane in enumerate(lanes)
+    ]
+
+
+def test_loss_has_a_curve_of_its_own_colour_for_each_optimizer():
+    figure = charts.loss_figure(generation_records(), "total")
+    assert [(trace.name, trace.line.color) for trace in figure.data] == [("MI-FGSM", "#0072B2"), ("Adam", "#D55E00")]
+    assert list(figure.data[0].x) == [1, 2, 3]
+    assert list(figure.data[0].y) == pytest.approx([10.0, 5.0, 10 / 3])
+    assert figure.layout.yaxis.type == "log"
+
+
+def test_agreement_is_on_a_linear_axis_as_it_may_be_zero():
+    assert charts.loss_figure(generation_records(), "agreement").layout.yaxis.type == "linear"
+
+
+def test_a_change_is_a_vertical_mark_with_its_value_once_for_all_lanes_that_share_it():
+    changes = [
+        {"lane": "mi-fgsm", "step": 2, "name": "beta", "value": 0.5},
+        {"lane": "adam", "step": 2, "name": "beta", "value": 0.5},
+        {"lane": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05},
+    ]
+    figure = charts.loss_figure(generation_records(), "total", changes)
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(2, 2), (3, 3)]
+    assert [note.text for note in figure.layout.annotations] == ["β = 0.5", "ε = 0.05"]
+
+
+def test_heatmap_has_a_row_a_layer_and_logarithmic_colour():
+    figure = charts.layer_heatmap(generation_records(), "adam", ["first", "second"], ends=(0.01, 1.0))
+    heatmap = figure.data[0]
+    assert [list(row) for row in heatmap.z] == [pytest.approx([0.0, 0.0, 0.0]), pytest.approx([-2.0, -1.69897, -1.52288], abs=1e-4)]
+    assert (heatmap.zmin, heatmap.zmax) == (pytest.approx(-2), pytest.approx(0))
+
+
+def test_heatmap_of_a_long_run_has_no_more_columns_than_a_screen():
+    assert len(charts.layer_heatmap(generation_records(steps=3000), "adam", ["a", "b"]).data[0].x) < 800
+
+
+def test_layer_figure_shows_that_layer():
+    figure = charts.layer_figure(generation_records(("adam",)), ["first", "second"], "second")
+    assert list(figure.data[0].y) == pytest.approx([0.01, 0.02, 0.03])
+
+
+def test_training_curve_is_smoothed_without_bias_at_its_start():
+    records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 30)]
+    figure = charts.training_figure(records, "total")
+    assert list(figure.data[0].y) == pytest.approx([5.0] * 29)
+    assert figure.data[0].name == "Adam W4A4"
+
+
+def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
+    rows = [
+        {"lane": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
+        {"lane": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
+    ]
+    figure = charts.accuracy_figure(rows, 92.1, {3: 84.68}, 93.89)
+    by_name = {trace.name: trace for trace in figure.data}
+    assert list(by_name["MI-FGSM, calibrated only"].y) == [80.0, 90.0]
+    assert list(by_name["MI-FGSM, trained"].x) == [4]
+    assert list(by_name["MI-FGSM, trained"].error_y.array) == [0.6]
+    assert list(by_name["paper (DFFG), from 93.89 % full precision"].y) == [84.68]
+    assert any("92.1" in note.text for note in figure.layout.annotations)
+
+
+def test_histogram_marks_the_mean_and_matrix_names_the_classes():
+    measured = {"mean_similarity": 0.4, "histogram": {"edges": [-1.0, 0.0, 1.0], "share": [0.25, 0.75]}}
+    figure = charts.histogram_figure({"adam": measured})
+    assert list(figure.data[0].x) == [-0.5, 0.5]
+    assert "mean 0.400" in figure.data[0].name
+    matrix = charts.matrix_figure("adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"])
+    assert list(matrix.layout.xaxis.ticktext) == ["cat", "frog"]
+    assert list(matrix.layout.xaxis.tickvals) == [0, 2]

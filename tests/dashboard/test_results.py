@@ -1,0 +1,38 @@
+import csv
+from pathlib import Path
+
+from dashboard import results
+
+TABLE = Path(__file__).parents[2] / "assets" / "paper" / "results.csv"
+
+
+def test_accuracies_are_rows_in_order():
+    known = {
+        "full_precision": {"top1": 92.1},
+        "accuracy/mi-fgsm/W4A4": {"bits": 4, "calibrated": 90.0},
+        "accuracy/mi-fgsm/W3A3": {"bits": 3, "calibrated": 80.0},
+        "accuracy/adam/W3A3": {"bits": 3, "calibrated": 79.0},
+    }
+    assert [(row["lane"], row["bits"]) for row in results.accuracies(known)] == [("adam", 3), ("mi-fgsm", 3), ("mi-fgsm", 4)]
+
+
+def test_drop_is_full_precision_less_trained():
+    rows = [
+        {"lane": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.25},
+        {"lane": "adam", "bits": 3, "calibrated": 80.0},
+    ]
+    assert [row["drop"] for row in results.accuracy_table(rows, 92.1)] == [0.85, None]
+
+
+def test_paper_rows_are_those_of_the_file():
+    with TABLE.open(newline="") as file:
+        expected = {
+            int(row["bits"]): float(row["dffg"]) for row in csv.DictReader(file) if (row["dataset"], row["model"]) == ("cifar10", "resnet20")
+        }
+    assert results.paper_accuracies("resnet20_cifar10") == (expected, 93.89)
+    assert [row["bits"] for row in results.paper_table("resnet20_cifar10")] == [3, 4, 5]
+    assert results.paper_accuracies("some/network.safetensors") == ({}, None)
+
+
+def test_diversities_by_lane():
+    assert results.diversities({"diversity/adam": {"images": 2}, "full_precision": {}}) == {"adam": {"images": 2}}

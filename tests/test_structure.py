@@ -1,0 +1,168 @@
+"""Imports point down the list in the design page: nothing low knows anything high, and core knows no streamlit."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# from the top down; what stands in one line may import each other
+LAYERS = (
+    ("streamlit_app",),
+    ("dashboard",),
+    ("core.runs",),
+    ("core.pipeline",),
+    ("core.evaluation",),
+    ("core.quantization",),
+    ("core.generation",),
+    ("core.models", "core.data"),
+    ("core.config", "core.errors", "core.layout", "core.reporting", "core.threads"),
+)
+ENTRY = "core.__main__"  # imports anything of core, is imported by nobody
+
+
+def layer(module: str) -> int | None:
+    """Place in LAYERS, 0 at the top; None for what is not ours or is only a package."""
+    for place, members in enumerate(LAYERS):
+        if any(module == member or module.startswith(member + ".") for member in members):
+            return place
+    return None
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str, is_package: bool = False) -> set[str]:
+    """Every module that `module` imports, anywhere in it; `from a import b` counts as a.b, which is a module or a name of one."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                package = package[: len(package) - node.level + 1]
+                base = ".".join([*package, *([base] if base else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def complaints(sources: dict[str, str]) -> list[str]:
+    """What is wrong with the imports of these modules, name -> source."""
+    wrong = []
+    for module, source in sources.items():
+        here = layer(module)
+        if here is None and module not in (ENTRY, "core"):
+            wrong.append(f"{module} has no place in the list")
+            continue
+        for imported in sorted(imports(source, module)):
+            if imported.split(".")[0] == "streamlit" and module.split(".")[0] == "core":
+                wrong.append(f"{module} imports streamlit")
+            if imported == ENTRY or imported.startswith(ENTRY + "."):
+                wrong.append(f"{module} imports {ENTRY}")
+            there = layer(imported)
+            if module == ENTRY:
+                if there is not None and there <= 1:
+                    wrong.append(f"{module} imports {imported}, which is a page")
+            elif there is not None and here is not None and there < here:
+                wrong.append(f"{module} imports {imported}, which stands above it")
+    return wrong
+
+
+def project() -> dict[str, str]:
+    files = [ROOT / "streamlit_app.py", *(ROOT / "core").rglob("*.py"), *(ROOT / "dashboard").rglob("*.py")]
+    return {module_name(path, ROOT): path.read_text() for path in files}
+
+
+def test_imports_point_down_only():
+    assert complaints(project()) == []
+
+
+def test_every_layer_exists():
+    modules = project()
+    for member in (member for members in LAYERS for member in members):
+        assert any(module == member or module.startswith(member + ".") for module in modules), member
+
+
+def test_drawing_functions_know_no_streamlit():
+    modules = project()
+    for module in ("dashboard.charts", "dashboard.images"):
+        assert not any(name.split(".")[0] == "streamlit" for name in imports(modules[module], module))
+
+
+def test_no_circle_of_modules():
+    """Not even within one layer."""
+    sources = project()
+    graph = {
+        module: {
+            other
+            for name in imports(source, module)
+            for other in (name, name.rpartition(".")[0])
+            if other in sources and other != module and "." in other
+        }
+        for module, source in sources.items()
+    }
+    assert circle(graph) is None
+
+
+def circle(graph: dict[str, set[str]]) -> list[str] | None:
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str] | None:
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return None
+        for other in graph[module]:
+            if found := walk(other, [*path, module]):
+                return found
+        done.add(module)
+        return None
+
+    return next((found for module in graph if (found := walk(module, []))), None)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("core.config", "from core.models.registry import MODELS", "stands above"),
+        ("core.generation.losses", "def f():\n    import core.quantization.qat", "stands above"),
+        ("core.generation.losses", "from core import pipeline", "stands above"),
+        ("core.pipeline", "from core.runs import store", "stands above"),
+        ("core.models.registry", "from ..generation import synthesis", "stands above"),
+        ("core.runs.store", "from dashboard import state", "stands above"),
+        ("core.runs.store", "if True:\n    import streamlit as st", "imports streamlit"),
+        ("core.__main__", "from dashboard import charts", "is a page"),
+        ("core.__main__", "import streamlit", "imports streamlit"),
+        ("dashboard.state", "from core.__main__ import main", "imports core.__main__"),
+        ("core.utils", "", "no place"),
+    ],
+)
+def test_checker_finds_an_arrow_that_points_up(module, source, complaint):
+    found = complaints({module: source})
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("core.runs.manager", "from core.pipeline import execute"),
+        ("core.data.labelled", "from core.models.registry import ASSETS"),
+        ("core.models.pretrain", "from core.data.labelled import LabelledImages"),
+        ("core.__main__", "from core.runs.store import RunStore\nfrom core import pipeline"),
+        ("dashboard.pages.studio", "import streamlit as st\nfrom dashboard import charts\nfrom core.config import PRESETS"),
+        ("core.generation.synthesis", "from . import losses\nfrom ..data import image_sets"),
+    ],
+)
+def test_checker_lets_arrows_point_down(module, source):
+    assert complaints({module: source}) == []
+
+
+def test_circle_is_found():
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
