@@ -290,6 +290,15 @@ class QuantizationConfig(Checked):
     alpha_kd: float = knob(
         1.0, "Weight of T² KL to the full-precision teacher.", minimum=0.0, maximum=100.0, symbol="α_KD", paper="not stated", step=0.1
     )
+    alpha_feature: float = knob(
+        0.0,
+        "Weight of the relative distance between the BatchNorm outputs of student and teacher: keeps each layer near its original.",
+        minimum=0.0,
+        maximum=1000.0,
+        symbol="α_F",
+        paper="0: not part of it",
+        step=0.5,
+    )
     temperature: float = knob(
         4.0, "Temperature T of teacher and student in the KL term.", minimum=0.1, maximum=100.0, symbol="T", paper="not stated", step=0.5
     )

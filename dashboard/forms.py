@@ -23,7 +23,7 @@ from core.config import (
 _GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "schedule", "max_shift", "flip", "seed")
 _MACHINE = ("model", "device", "threads")
 _QUANTIZATION = (
-    "range", "training_lr", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "temperature", "crop_padding",
+    "range", "training_lr", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "crop_padding",
     "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
 )  # fmt: skip
 _LABELS = {
@@ -45,6 +45,7 @@ _LABELS = {
     "mu": "μ momentum",
     "alpha_ce": "α_CE labels",
     "alpha_kd": "α_KD teacher",
+    "alpha_feature": "α_F features",
 }
 
 

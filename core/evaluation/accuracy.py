@@ -36,7 +36,8 @@ def evaluate(
     """
     if not len(evaluation_set):
         raise DataError(f"{evaluation_set.description} is empty: allowed is at least one image")
-    was_training = network.training
+    # each module's own mode: a network may be in training with its BatchNorm layers frozen
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     correct = 0
     try:
@@ -47,7 +48,8 @@ def evaluate(
                 images = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
                 correct += int((network(images).argmax(dim=1).cpu() == labels).sum())
     finally:
-        network.train(was_training)
+        for module, training in modes:
+            module.training = training
     count = len(evaluation_set)
     share = correct / count
     return Accuracy(

@@ -78,9 +78,8 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
             model, preprocess = open_clip.create_model_from_pretrained(source, device=target, **arguments)
             tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # a download fails in as many ways as there are hubs; all mean the same here
-        raise EncoderError(
-            f"encoder {name!r} could not be loaded ({str(error).splitlines()[0]}): without a network, allowed is {EMBEDDED}"
-        ) from error
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise EncoderError(f"encoder {name!r} could not be loaded ({reason}): without a network, allowed is {EMBEDDED}") from error
     return Encoder(name, trained_on, model.eval(), preprocess, tokenizer, target)
 
 

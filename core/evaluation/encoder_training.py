@@ -62,7 +62,7 @@ def describe_pixels(image: Tensor) -> tuple[int, int]:
     brightness = 0 if luminance < 0.38 else 2 if luminance > 0.57 else 1
     red, green, blue = mean.tolist()
     value, chroma = max(red, green, blue), max(red, green, blue) - min(red, green, blue)
-    if chroma < 0.12 * value:
+    if chroma <= 0.12 * value:
         tone = "gray"
     elif value == blue:
         tone = "purple" if red > green else "blue"
@@ -135,6 +135,7 @@ def _write_captions(facts: Tensor, classes: list[str], generator: torch.Generato
     told = torch.rand(len(facts), 2, generator=generator) < 0.5
     stated = facts.clone()
     stated[:, 1:][~told] = -1
+    stated[stated[:, 1] == BRIGHTNESS.index(""), 1] = -1  # there is no word for it, so nothing is said
     choice = torch.randint(len(TEMPLATES), (len(facts),), generator=generator).tolist()
     texts = []
     for (label, brightness, tone), template in zip(stated.tolist(), choice):

@@ -32,8 +32,12 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
             state = {key: file.get_tensor(key) for key in list(file.keys())}
         size = model.spec.image_size
         quantized = quantize_network(model.network, config, torch.zeros(1, 3, size, size, device=model.device))
+        expected = quantized.network.state_dict()
+        for key in sorted({*expected, *state}):
+            if key not in state or key not in expected or state[key].shape != expected[key].shape:
+                raise KeyError(f"{key} is missing, unexpected or of another shape")
         quantized.network.to(model.device).load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} does not hold a quantized {model.spec.name} ({str(error).splitlines()[0]}): allowed is a file written by `quantize`"
         ) from error

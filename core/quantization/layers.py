@@ -23,17 +23,18 @@ class ActivationQuantizer(nn.Module):
         self.range_method: RangeMethod = found(bits, None)
         self.quantizer = Quantizer(bits, None, found.learned)
         self.observing = False
+        self.calibrated = False
 
     def finish_calibration(self) -> None:
         """Sets the range from what was observed."""
-        self.observing = False
+        self.observing, self.calibrated = False, True
         self.quantizer.set_range(*self.range_method.range())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
             self.range_method.observe(x)
             return x
-        if self.training and self.range_method.follows:
+        if self.calibrated and self.training and self.range_method.follows:
             self.range_method.observe(x)
             self.quantizer.set_range(*self.range_method.range())
         return self.quantizer(x)

@@ -61,8 +61,10 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
     if not names:
         raise ModelError(f"{type(network).__name__} has no Conv2d or Linear layer: allowed are networks with at least one")
     ends = {names[0], names[-1]} if config.first_last_8bit else set()
+    for name in names:
+        _check_forward(name, network.get_submodule(name))
     try:
-        traced = fx.symbolic_trace(network)
+        traced = fx.GraphModule(network, _Tracer().trace(network))
     except Exception as error:  # torch.fx raises whatever the network's own code raises when it meets a proxy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         note = f"the network cannot be traced ({reason}), so activations are quantized at each layer's input"
@@ -83,6 +85,24 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
         _replace(result, name, layer)
         layers.append(layer)
     return QuantizedNetwork(result.eval(), not note, note, activations, layers)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps every Conv2d and Linear whole, classes derived from them included, where torch.fx keeps only torch's own."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, (nn.Conv2d, nn.Linear)) or super().is_leaf_module(module, qualified_name)
+
+
+def _check_forward(name: str, layer: nn.Module) -> None:
+    """A derived layer that computes something of its own cannot be replaced by a quantized one."""
+    base = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    if type(layer).forward is not base.forward or (
+        isinstance(layer, nn.Conv2d) and type(layer)._conv_forward is not nn.Conv2d._conv_forward
+    ):
+        raise ModelError(
+            f"layer {name!r} is a {type(layer).__name__} with a forward of its own: allowed are Conv2d and Linear as torch has them"
+        )
 
 
 def _layers_in_order(network: nn.Module, example: Tensor) -> list[str]:
@@ -160,7 +180,8 @@ def _quantize_inputs(
     for name in names:
 
         def hook(_module, inputs, name=name) -> None:
-            reads_image[name] = inputs[0] is example
+            # a view of the image, such as it flattened, is still the image
+            reads_image[name] = inputs[0].untyped_storage().data_ptr() == example.untyped_storage().data_ptr()
 
         handles.append(network.get_submodule(name).register_forward_pre_hook(hook))
     try:

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from core.config import QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
 from core.generation.augment import crop_and_flip
-from core.models.full_precision import FullPrecisionModel
+from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.quantization.layers import finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
 from core.reporting import Live, Reporter, Silent, Untouched
@@ -28,6 +30,27 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
         reduction="batchmean",
         log_target=True,
     )
+
+
+def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of ||student - teacher||^2 / ||teacher||^2, whole tensors; each pair of one shape (FitNets, Romero et al., 2015)."""
+    distances = [F.mse_loss(s, t) / t.square().mean().clamp_min(1e-12) for s, t in zip(student, teacher)]
+    return torch.stack(distances).mean()
+
+
+@contextmanager
+def batch_norm_outputs(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what every BatchNorm layer puts out while the block runs, in order; the hooks are gone afterwards."""
+    outputs: list[Tensor] = []
+    handles = [
+        layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for layer in batch_norm_layers(network).values()
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class QuantizationTraining:
@@ -96,19 +119,21 @@ class QuantizationTraining:
         return self.model.normalise(pixels).contiguous(memory_format=torch.channels_last), self.images.labels[index].to(self.model.device)
 
     def step(self) -> None:
-        """One training step: L_Q = alpha_ce L_CE + alpha_kd L_KD, straight through the quantizers, BatchNorm statistics frozen."""
+        """One training step: L_Q = alpha_ce L_CE + alpha_kd L_KD (+ alpha_feature L_F), straight through the quantizers, BatchNorm statistics frozen."""
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training_lr * learning_rate_factor(self.step_count, self.config.steps)
         images, labels = self._next_batch()
         with torch.no_grad():
-            teacher = self.teacher(images)
+            teacher, teacher_features = self._forward(self.teacher, images)
         _set_training(self.student)
         with torch.enable_grad():
-            student = self.student(images)
+            student, student_features = self._forward(self.student, images)
             ce = F.cross_entropy(student, labels)
             kd = distillation_loss(student, teacher, self.config.temperature)
             loss = self.config.alpha_ce * ce + self.config.alpha_kd * kd
+            if self.config.alpha_feature:
+                loss = loss + self.config.alpha_feature * feature_loss(student_features, teacher_features)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         value = float(loss.detach())
@@ -128,6 +153,13 @@ class QuantizationTraining:
             self.step_count,
             {"total": value, "ce": float(ce.detach()), "kd": float(kd.detach()), "agreement": agreement, "seconds": self.seconds},
         )
+
+    def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and the outputs of the BatchNorm layers where they are needed."""
+        if not self.config.alpha_feature:
+            return network(images), []
+        with batch_norm_outputs(network) as features:
+            return network(images), features
 
     def summary(self) -> dict[str, Any]:
         """What was placed where and how long it took, fit for JSON."""
@@ -150,8 +182,11 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
         raise DataError(
             f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}"
         )
-    if len(images) and not 0 <= int(images.labels.min()) <= int(images.labels.max()) < classes:
-        raise DataError(f"a label is {int(images.labels.max())}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
+    if not len(images):
+        raise DataError("the set has no images: allowed is at least one")
+    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
+    if len(wrong):
+        raise DataError(f"a label is {int(wrong[0])}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
 
 
 def learning_rate_factor(step: int, steps: int) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.config import BIT_WIDTHS
-from core.errors import ConfigError
+from core.errors import ConfigError, CoreError
 
 
 def integer_range(bits: int) -> tuple[int, int]:
@@ -80,10 +80,13 @@ class Quantizer(nn.Module):
     None for an activation.
 
     `scale` and `zero_point` are `(channels,)` or `()`. Until a range is set, the module passes values through unchanged.
-    With `learned`, the scale is trained (LSQ); otherwise it is set by whoever owns the quantizer (see ranges.py).
+    With `learned`, the scale is trained (LSQ), as its logarithm (TQT, Jain et al., MLSys 2020): scales lie between 1e-4 and 1, and a
+    step of Adam, which is as long for all parameters, would throw the small ones across zero. Otherwise the scale is set by whoever
+    owns the quantizer (see ranges.py).
     """
 
-    scale: Tensor
+    log_scale: Tensor  # natural logarithm, where learned
+    fixed_scale: Tensor  # where not
     zero_point: Tensor
     lower: Tensor
     upper: Tensor
@@ -95,13 +98,18 @@ class Quantizer(nn.Module):
         self.lowest, self.highest = integer_range(bits)
         shape = () if channels is None else (channels,)
         if learned:
-            self.scale = nn.Parameter(torch.ones(shape))
+            self.log_scale = nn.Parameter(torch.zeros(shape))
         else:
-            self.register_buffer("scale", torch.ones(shape))
+            self.register_buffer("fixed_scale", torch.ones(shape))
         for name, value in (("zero_point", torch.zeros(shape)), ("lower", torch.zeros(shape)), ("upper", torch.zeros(shape))):
             self.register_buffer(name, value)
         self.register_buffer("ready", torch.tensor(False))
         self._ready = False  # a copy on the CPU: reading the buffer would synchronise on every forward pass
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / S, `(channels,)` or `()`."""
+        return self.log_scale.exp() if self.learned else self.fixed_scale
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, {'per tensor' if self.channels is None else f'{self.channels} channels'}, learned={self.learned}"
@@ -112,11 +120,16 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def set_range(self, lower: Tensor, upper: Tensor) -> None:
-        """Sets the range to [lower, upper], `(channels,)` or `()`, widened to contain zero."""
+        """Sets the range to [lower, upper], `(channels,)` or `()`, widened to contain zero. Raises CoreError when they are not finite."""
+        if not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
+            raise CoreError("a range is not finite: allowed are finite weights and activations, try a smaller training_lr")
         scaling, offset = affine_parameters(lower, upper, self.bits)
         self.lower.copy_(lower)
         self.upper.copy_(upper)
-        self.scale.copy_(1 / scaling)
+        if self.learned:
+            self.log_scale.copy_(-scaling.log())
+        else:
+            self.fixed_scale.copy_(1 / scaling)
         self.zero_point.copy_(-offset)
         if not self._ready:
             self.ready.fill_(True)
@@ -126,8 +139,7 @@ class Quantizer(nn.Module):
         if not self._ready:
             return x
         if self.learned:
-            scale = self.scale.clamp_min(1e-8)  # a scale must not cross zero while it is trained
-            zero_point = self.zero_point
+            scale, zero_point = self.scale, self.zero_point
             count = x.numel() if self.channels is None else x.numel() // self.channels
             if self.channels is not None:
                 scale, zero_point = (value.view(-1, *[1] * (x.ndim - 1)) for value in (scale, zero_point))
@@ -136,10 +148,3 @@ class Quantizer(nn.Module):
         if self.channels is None:
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point.int(), self.lowest, self.highest)
         return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point.int(), 0, self.lowest, self.highest)
-
-    @torch.no_grad()
-    def integers(self, x: Tensor) -> Tensor:
-        """The integers that stand for `x`, int8, same shape."""
-        shape = (-1, *[1] * (x.ndim - 1)) if self.channels is not None else ()
-        scale, zero_point = self.scale.clamp_min(1e-8).view(shape), self.zero_point.view(shape)
-        return torch.round(x / scale + zero_point).clamp(self.lowest, self.highest).to(torch.int8)

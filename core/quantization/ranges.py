@@ -85,6 +85,7 @@ class LeastSquares(RangeMethod):
     @torch.no_grad()
     def range(self) -> tuple[Tensor, Tensor]:
         values = self._seen[0].flatten(1) if self.channels is not None else torch.cat(self._seen)[None]
+        self._seen = []  # not needed again, and many megabytes
         lower, upper = (end.clamp(max=0.0) if i == 0 else end.clamp(min=0.0) for i, end in enumerate(torch.aminmax(values, dim=1)))
         low_factor = high_factor = torch.ones_like(lower)
         best = self._error(values, lower, upper)

@@ -344,5 +344,3 @@ def test_threads_are_those_of_the_config_and_put_back(tmp_path):
     pipeline.execute(config, tmp_path, Watcher(), Untouched())
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
-
-

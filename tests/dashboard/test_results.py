@@ -27,7 +27,9 @@ def test_drop_is_full_precision_less_trained():
 def test_paper_rows_are_those_of_the_file():
     with TABLE.open(newline="") as file:
         expected = {
-            int(row["bits"]): float(row["dffg"]) for row in csv.DictReader(file) if (row["dataset"], row["model"]) == ("cifar10", "resnet20")
+            int(row["bits"]): float(row["dffg"])
+            for row in csv.DictReader(file)
+            if (row["dataset"], row["model"]) == ("cifar10", "resnet20")
         }
     assert results.paper_accuracies("resnet20_cifar10") == (expected, 93.89)
     assert [row["bits"] for row in results.paper_table("resnet20_cifar10")] == [3, 4, 5]

@@ -147,9 +147,13 @@ def test_empty_folder_may_be_taken(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_after_an_exception(tmp_path, error):
-    with pytest.raises(error), whole_or_nothing(tmp_path / "set") as folder:
-        (folder / "half").write_text("1")
-        raise error
+    def fails_half_way():
+        with whole_or_nothing(tmp_path / "set") as folder:
+            (folder / "half").write_text("1")
+            raise error
+
+    with pytest.raises(error):
+        fails_half_way()
     assert os.listdir(tmp_path) == []
 
 

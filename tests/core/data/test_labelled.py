@@ -179,7 +179,11 @@ def test_cifar10_without_a_network_names_what_works(tmp_path, monkeypatch, error
         raise error
 
     monkeypatch.setattr(labelled, "CIFAR10", unreachable)
-    for call in (lambda: open_cifar10(train=False), lambda: load_evaluation_set("cifar10", CIFAR10_SPEC), lambda: open_training_set("cifar10")):
+    for call in (
+        lambda: open_cifar10(train=False),
+        lambda: load_evaluation_set("cifar10", CIFAR10_SPEC),
+        lambda: open_training_set("cifar10"),
+    ):
         with pytest.raises(DataError, match="cifar10 could not be downloaded.*without a network is embedded") as caught:
             call()
         one_sentence(caught)

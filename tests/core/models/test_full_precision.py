@@ -10,7 +10,6 @@ from torch import nn
 
 from core.errors import ConfigError, CoreError, ModelError, UnknownNameError
 from core.models.full_precision import (
-    FullPrecisionModel,
     batch_norm_layers,
     build_architecture,
     find_model,
@@ -110,7 +109,7 @@ def test_missing_checkpoint(tmp_path):
     assert "does not exist" in refused(str(tmp_path / "none.safetensors"))
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{\"a\": 1"])
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100, b'\x08\x00\x00\x00\x00\x00\x00\x00{"a": 1'])
 def test_garbage_file(tmp_path, content):
     path = tmp_path / "garbage.safetensors"
     path.write_bytes(content)
@@ -142,7 +141,8 @@ def test_spec_that_is_none(tmp_path, weights, header):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"classes": 10}, {"mean": [0.5]}, {"std": [0.2, 0.2, 0.0]}, {"image_size": "32"}, {"image_size": 0}, {"mean": ["a", "b", "c"]}]
+    "changes",
+    [{"classes": 10}, {"mean": [0.5]}, {"std": [0.2, 0.2, 0.0]}, {"image_size": "32"}, {"image_size": 0}, {"mean": ["a", "b", "c"]}],
 )
 def test_spec_with_values_that_cannot_be(tmp_path, weights, changes):
     refused(write(tmp_path / "bad.safetensors", weights, **changes))
@@ -231,7 +231,8 @@ def test_architecture_for_other_classes_works_or_is_refused_in_words(classes):
     try:
         network = build_architecture("resnet20_cifar10", classes)
     except CoreError as error:
-        assert "resnet20_cifar10" in str(error)
+        refusal = str(error)
     else:
-        model = FullPrecisionModel(network.eval(), EMBEDDED_SPEC)
-        assert model.network(torch.zeros(1, 3, 32, 32)).shape == (1, classes)
+        assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, classes)
+        return
+    assert "resnet20_cifar10" in refusal

@@ -1,0 +1,128 @@
+"""The real server in a real browser: a short job from Start to its accuracy, with a reload and a turned knob on the way."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a server on an empty store; ended afterwards."""
+    port = free_port()
+    log = (tmp_path / "log").open("w+")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "--server.port", str(port)],
+        cwd=ROOT,
+        env={**os.environ, "RUNS_DIR": str(tmp_path / "runs")},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+@pytest.fixture
+def browser_page():
+    """A page of Chromium: Debian's where it is installed, else playwright's own; and what went wrong in it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("response", lambda response: problems.append(f"{response.status} {response.url}") if response.status >= 400 else None)
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        yield page, problems
+        browser.close()
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    field = page.get_by_role("spinbutton", name=label, exact=True)
+    field.fill(value)
+    field.press("Tab")
+
+
+@pytest.mark.slow
+def test_a_short_job_from_start_to_accuracy(server, browser_page):
+    page, problems = browser_page
+    page.goto(server)
+    expect(page.get_by_text("Press Start")).to_be_visible()
+
+    page.get_by_text("All settings").click()
+    fill(page, "Images", "160")
+    fill(page, "Iterations", "30")
+    fill(page, "Batch size", "80")
+    fill(page, "Snapshots", "2")
+    page.get_by_role("tab", name="Quantization").click()
+    fill(page, "Training steps", "4")
+    page.get_by_role("button", name="Start", exact=True).click()
+
+    # both lanes, each with its picture, at work
+    for lane in ("MI-FGSM", "Adam"):
+        expect(page.get_by_alt_text(f"synthetic images by {lane}")).to_be_visible(timeout=120_000)
+    picture = page.get_by_alt_text("synthetic images by MI-FGSM")
+    first = picture.get_attribute("src")
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
+
+    # a knob turned with the keyboard, while it runs, is marked on the curve
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    slider.press("ArrowLeft")
+    slider.press("ArrowLeft")
+    page.get_by_role("button", name="One step").click()
+    expect(page.get_by_text("ε = 0.09")).to_be_visible()
+
+    # the run survives a reload
+    page.reload()
+    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
+    assert page.get_by_alt_text("synthetic images by MI-FGSM").get_attribute("src") != first
+    expect(page.get_by_text("L_BNS by layer, Adam")).to_be_visible()
+
+    page.get_by_role("link", name="Quantize").click()
+    expect(page.get_by_text("Accuracy at each bit width")).to_be_visible()
+    expect(page.get_by_text("full precision 92.1 %")).to_be_visible()
+    expect(page.get_by_text("first 2,000 CIFAR-10 test images")).to_be_visible()
+
+    page.get_by_role("link", name="Diversity").click()
+    expect(page.get_by_text("trained on the 50,000 CIFAR-10 training images")).to_be_visible()
+    expect(page.get_by_text("Similarity matrix, Adam")).to_be_visible()
+
+    page.get_by_role("link", name="Runs").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    assert problems == []

@@ -1,0 +1,509 @@
+"""`python -m core`: what each command prints, and every way to refuse: one line on stderr, exit code 2, nothing half written."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import core.config
+from core.__main__ import main
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.image_sets import load_image_set
+from core.data.labelled import embedded_images
+from core.models.full_precision import build_architecture, load_model, save_checkpoint
+from core.models.registry import CIFAR10_CLASSES, MODELS
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
+QUANTIZE = ["--steps", "2", "--batch-size", "4", "--calibration-images", "8", "--range", "minmax", "--threads", "1", "--device", "cpu"]
+QUANTIZE_KEYS = {"full_precision", "calibrated", "quantized", "standard_error", "evaluated_on", "seconds", "weight_bits", "activation_bits"}
+GENERATE_KEYS = {"images", "image_iterations", "seconds", "bns_loss_first", "bns_loss_last", "teacher_agreement", "layers"}
+
+
+def call(*arguments) -> int:
+    """The exit code, whether it was returned or raised."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    assert isinstance(code, int)
+    return code
+
+
+def last_json(capsys) -> dict:
+    lines = capsys.readouterr().out.splitlines()
+    return json.loads(lines[-1])
+
+
+def tree(folder) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def refused(capsys, out, *arguments) -> str:
+    """Calls, and returns the only line on stderr after checking that nothing was left beside or at `out`."""
+    parent = next(path for path in out.parents if path.exists())
+    before = tree(parent)
+    capsys.readouterr()
+    code = call(*arguments, "--out", out)
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert code == 2, captured.err
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("python -m core")
+    assert captured.out == ""
+    assert tree(parent) == before
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Two images of each CIFAR-10 class, as a folder."""
+    folder = tmp_path_factory.mktemp("pictures")
+    images, labels = embedded_images()
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (folder / name).mkdir()
+        for index in [i for i, other in enumerate(labels) if other == label][:2]:
+            Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated") / "set"
+    assert call("generate", *TINY, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def without_batch_norm(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "plain.safetensors"
+    spec = replace(MODELS["resnet20_cifar10"][1], name="plain", architecture="squeezenet_v1_0")
+    save_checkpoint(build_architecture("squeezenet_v1_0", 10), spec, path)
+    return path
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch, pictures):
+    generation = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4, threads=1, device="cpu")
+    quantization = QuantizationConfig(range="minmax", steps=1, batch_size=4, calibration_images=8, device="cpu", data=str(pictures))
+    monkeypatch.setattr(core.config, "PRESETS", {"quick": RunConfig(generation, quantization, bits=(3, 4))})
+
+
+# list
+
+
+def test_list_as_a_command():
+    done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    names = json.loads(done.stdout.splitlines()[-1])
+    assert "resnet20_cifar10" in names["models"]
+    assert names["optimizers"] == ["mi-fgsm", "adam"]
+    assert names["ranges"] == ["minmax", "mse", "lsq"]
+    assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]
+    assert names["presets"] == ["quick", "paper"]
+    assert "embedded" in names["encoders"]
+    assert {"embedded", "cifar10"} <= set(names["data"])
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"]])
+def test_what_computes_nothing_imports_no_torch(arguments, tmp_path):
+    code = f"""
+import sys
+from core.__main__ import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+sys.exit(10 if "torch" in sys.modules else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_for_a_person(capsys):
+    assert call("list") == 0
+    out = capsys.readouterr().out
+    for name in ("resnet20_cifar10", "mi-fgsm", "lsq", "quick", "2, 3, 4, 5, 6, 7, 8"):
+        assert name in out
+
+
+@pytest.mark.parametrize("command", ["generate", "quantize", "diversity", "run", "pretrain", "pretrain-encoder", "list"])
+def test_every_command_has_help(capsys, command):
+    assert call(command, "--help") == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_flags_of_the_issue_exist(capsys):
+    call("generate", "--help")
+    text = capsys.readouterr().out
+    flags = "model optimizer images iterations batch-size snapshots epsilon mu lr alpha-tv alpha-l2 beta seed threads out"
+    for flag in flags.split():
+        assert f"--{flag} " in text
+    call("quantize", "--help")
+    text = capsys.readouterr().out
+    for flag in ["model", "images", "weight-bits", "activation-bits", "range", "steps", "batch-size", "data", "out"]:
+        assert f"--{flag} " in text
+
+
+# generate
+
+
+def test_generate(generated, tmp_path, capsys):
+    out = tmp_path / "deeper" / "set"
+    assert call("generate", *TINY, "--optimizer", "adam", "--lr", "0.2", "--json", "--out", out) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
+    assert result.keys() >= GENERATE_KEYS
+    assert (result["images"], result["image_iterations"], result["layers"]) == (8, 12, 21)
+    assert 0 <= result["teacher_agreement"] <= 100
+    assert result["bns_loss_first"] > 0
+    assert "generation" in captured.err  # the progress bar
+    assert len(load_image_set(out)) == 8
+    assert tree(tmp_path) == ["deeper", "deeper/set", "deeper/set/images.safetensors", "deeper/set/manifest.json"]
+    assert load_image_set(out).manifest["config"]["lr"] == 0.2
+
+
+def test_generate_twice_gives_the_same_bits(generated, tmp_path):
+    assert call("generate", *TINY, "--out", tmp_path / "again") == 0
+    assert call("generate", *TINY, "--seed", "1", "--out", tmp_path / "other") == 0
+    sets = [load_image_set(path).images for path in (generated, tmp_path / "again", tmp_path / "other")]
+    assert bool((sets[0] == sets[1]).all())
+    assert not bool((sets[0] == sets[2]).all())
+
+
+def test_generate_for_a_person(tmp_path, capsys):
+    assert call("generate", *TINY, "--out", tmp_path / "set") == 0
+    out = capsys.readouterr().out
+    for key in GENERATE_KEYS:
+        assert key in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["--model", "resnet2000"], "resnet2000", "resnet20_cifar10"),
+        (["--model", "/nowhere/a.safetensors"], "/nowhere/a.safetensors", "checkpoint"),
+        (["--optimizer", "sgd"], "sgd", "mi-fgsm, adam"),
+        (["--images", "ten"], "ten", "whole number"),
+        (["--images", "10.5"], "10.5", "whole number"),
+        (["--epsilon", "much"], "much", "numbers such as"),
+        (["--epsilon", "nan"], "nan", "0 to 2"),
+        (["--epsilon", "-1"], "-1", "0 to 2"),
+        (["--mu", "inf"], "inf", "0 to 2"),
+        (["--images", "10", "--snapshots", "4"], "10", "multiple of snapshots (4)"),
+        (["--batch-size", "1"], "1", "2 to"),
+        (["--threads", "-1"], "-1", "0 to"),
+        (["--device", "tpu"], "tpu", "auto, cpu"),
+        (["--iterations", "0"], "0", "1 to"),
+    ],
+)
+def test_generate_refuses(tmp_path, capsys, arguments, value, allowed):
+    line = refused(capsys, tmp_path / "deeper" / "set", "generate", *TINY, *arguments)
+    assert value in line
+    assert allowed in line
+
+
+def test_generate_refuses_a_network_without_batch_norm(tmp_path, capsys, without_batch_norm):
+    line = refused(capsys, tmp_path / "deeper" / "set", "generate", *TINY, "--model", without_batch_norm)
+    assert "plain.safetensors" in line
+    assert "no BatchNorm" in line
+    assert "allowed" in line
+
+
+def test_existing_folder_is_refused_and_kept(tmp_path, capsys, generated, pictures, tiny_preset):
+    out = tmp_path / "full"
+    out.mkdir()
+    (out / "mine").write_text("1")
+    commands = [
+        ["generate", *TINY],
+        ["quantize", *QUANTIZE, "--images", generated, "--data", pictures],
+        ["run"],
+        ["pretrain-encoder", "--data", pictures, "--batch-size", "4"],
+    ]
+    for command in commands:
+        line = refused(capsys, out, *command)
+        assert "full' exists already: allowed is a new or an empty folder" in line
+    assert (out / "mine").read_text() == "1"
+
+
+def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("1")
+    monkeypatch.setattr("core.generation.synthesis.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    capsys.readouterr()
+    assert call("generate", *TINY, "--out", tmp_path / "file" / "set") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_interrupted_generation_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("core.generation.synthesis.synthesise", interrupted)
+    assert call("generate", *TINY, "--out", tmp_path / "set") == 130
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["python -m core generate: interrupted, nothing was written"]
+    assert tree(tmp_path) == []
+
+
+# quantize
+
+
+def test_quantize(generated, pictures, tmp_path, capsys):
+    out = tmp_path / "network"
+    code = call(
+        "quantize", "--images", generated, *QUANTIZE, "--weight-bits", 3, "--activation-bits", 5, "--data", pictures, "--json", "--out", out
+    )
+    assert code == 0
+    result = last_json(capsys)
+    assert result.keys() >= QUANTIZE_KEYS
+    assert (result["weight_bits"], result["activation_bits"], result["steps"]) == (3, 5, 2)
+    assert "20 images" in result["evaluated_on"]
+    for key in ("full_precision", "calibrated", "quantized"):
+        assert result[key] in [5.0 * right for right in range(21)]
+    assert tree(tmp_path) == ["network", "network/quantize.json", "network/quantized.safetensors"]
+    assert json.loads((out / "quantize.json").read_text()) == result
+
+
+def test_quantize_with_real_images(pictures, tmp_path, capsys):
+    assert call("quantize", "--images", pictures, *QUANTIZE, "--steps", 0, "--data", pictures, "--json", "--out", tmp_path / "n") == 0
+    result = last_json(capsys)
+    assert result["quantized"] == result["calibrated"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["--weight-bits", "1"], "1", "2, 3, 4, 5, 6, 7, 8"),
+        (["--weight-bits", "9"], "9", "2, 3, 4, 5, 6, 7, 8"),
+        (["--activation-bits", "1"], "1", "2, 3, 4, 5, 6, 7, 8"),
+        (["--activation-bits", "9"], "9", "2, 3, 4, 5, 6, 7, 8"),
+        (["--weight-bits", "four"], "four", "whole number"),
+        (["--range", "max"], "max", "minmax, mse, lsq"),
+        (["--images", "/nowhere"], "/nowhere", "folder written by `generate`"),
+        (["--data", "/nowhere"], "/nowhere", "one folder of images a class"),
+        (["--data", "imagenet"], "imagenet", "embedded"),
+        (["--model", "resnet2000"], "resnet2000", "resnet20_cifar10"),
+        (["--steps", "-1"], "-1", "0 to"),
+        (["--training-optimizer", "lamb"], "lamb", "adam, sgd"),
+    ],
+)
+def test_quantize_refuses(generated, pictures, tmp_path, capsys, arguments, value, allowed):
+    given = ["--images", generated, "--data", pictures, *QUANTIZE, *arguments]
+    line = refused(capsys, tmp_path / "deeper" / "network", "quantize", *given)
+    assert value in line
+    assert allowed in line
+
+
+def test_quantize_refuses_a_network_without_batch_norm(generated, pictures, tmp_path, capsys, without_batch_norm):
+    given = ["--images", generated, "--data", pictures, *QUANTIZE, "--model", without_batch_norm]
+    assert "no BatchNorm" in refused(capsys, tmp_path / "network", "quantize", *given)
+
+
+@pytest.mark.parametrize("flag", ["--images", "--data"])
+def test_quantize_refuses_a_picture_that_cannot_be_read(generated, pictures, tmp_path, capsys, flag):
+    bad = tmp_path / "bad"
+    for name in CIFAR10_CLASSES:
+        (bad / name).mkdir(parents=True)
+        (bad / name / "0.png").write_bytes(b"no image at all")
+    given = {"--images": generated, "--data": pictures, flag: bad}
+    (tmp_path / "parent").mkdir()
+    capsys.readouterr()
+    code = call("quantize", *(word for pair in given.items() for word in pair), *QUANTIZE, "--out", tmp_path / "parent" / "network")
+    assert code == 2
+    assert "0.png" in capsys.readouterr().err.splitlines()[-1]
+    assert tree(tmp_path / "parent") == []
+
+
+# diversity
+
+
+def test_diversity(generated, pictures, capsys):
+    assert call("diversity", generated, pictures, "--threads", 1, "--device", "cpu", "--json") == 0
+    result = last_json(capsys)
+    assert result.keys() >= {"encoder", "sets"}
+    assert result["encoder"] == "embedded"
+    assert [one["path"] for one in result["sets"]] == [str(generated), str(pictures)]
+    assert [one["images"] for one in result["sets"]] == [8, 20]
+    for one in result["sets"]:
+        assert one.keys() >= {"path", "images", "mean_similarity", "within_class_similarity"}
+        assert -1 <= one["mean_similarity"] <= one["within_class_similarity"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["/nowhere"], "/nowhere", "folder written by `generate`"),
+        (["--encoder", "nonsense"], "nonsense", "embedded"),
+        (["--encoder", "ViT-B-32:nonsense"], "ViT-B-32:nonsense", "ViT-B-32:openai"),
+        (["--device", "tpu"], "tpu", "auto, cpu"),
+        (["--threads", "-1"], "-1", "0 "),
+        (["--threads", "two"], "two", "whole number"),
+    ],
+)
+def test_diversity_refuses(generated, capsys, arguments, value, allowed):
+    capsys.readouterr()
+    assert call("diversity", generated, *arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert captured.out == ""
+    assert value in line
+    assert allowed in line
+
+
+# run
+
+
+def test_run(tiny_preset, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert call("run", "--preset", "quick", "--bits", 4, 8, "--optimizers", "mi-fgsm", "adam", "--seed", 3, "--json", "--out", out) == 0
+    result = last_json(capsys)
+    assert result.keys() >= {"full_precision", "optimizers", "seconds"}
+    assert list(result["optimizers"]) == ["mi-fgsm", "adam"]
+    for figures in result["optimizers"].values():
+        assert figures.keys() >= {"generation", "diversity", "accuracy"}
+        assert figures["generation"].keys() >= GENERATE_KEYS
+        assert list(figures["accuracy"]) == ["4", "8"]
+        assert all(accuracy.keys() >= QUANTIZE_KEYS for accuracy in figures["accuracy"].values())
+    assert json.loads((out / "result.json").read_text()) == result
+    assert os.listdir(tmp_path) == ["run"]
+    manifest = load_image_set(out / "images" / "adam").manifest
+    assert manifest["config"]["seed"] == 3
+
+
+def test_run_takes_what_is_given_in_place_of_the_preset(tiny_preset, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("core.pipeline.execute", lambda config, *_: seen.append(config) or {})
+    flags = ["--bits", 2, "--optimizers", "adam", "--encoder", "embedded", "--data", "cifar10", "--seed", 9, "--threads", 2]
+    assert call("run", *flags, "--device", "auto", "--out", tmp_path / "run") == 0
+    (config,) = seen
+    assert (config.bits, config.optimizers, config.encoder) == ((2,), ("adam",), "embedded")
+    assert (config.generation.seed, config.quantization.quantization_seed) == (9, 9)
+    assert (config.generation.threads, config.quantization.threads) == (2, 2)
+    assert (config.generation.device, config.quantization.device, config.quantization.data) == ("auto", "auto", "cifar10")
+    assert config.generation.images == 8  # the preset's
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["--preset", "slow"], "slow", "quick"),
+        (["--bits", "1"], "1", "2, 3, 4, 5, 6, 7, 8"),
+        (["--bits", "4", "9"], "9", "2, 3, 4, 5, 6, 7, 8"),
+        (["--bits", "four"], "four", "whole number"),
+        (["--optimizers", "sgd"], "sgd", "mi-fgsm, adam"),
+        (["--model", "resnet2000"], "resnet2000", "resnet20_cifar10"),
+        (["--data", "/nowhere"], "/nowhere", "one folder of images a class"),
+        (["--encoder", "nonsense"], "nonsense", "embedded"),
+        (["--device", "tpu"], "tpu", "auto, cpu"),
+        (["--threads", "-1"], "-1", "0 to"),
+    ],
+)
+def test_run_refuses(tiny_preset, tmp_path, capsys, arguments, value, allowed):
+    line = refused(capsys, tmp_path / "deeper" / "run", "run", *arguments)
+    assert value in line
+    assert allowed in line
+
+
+def test_run_refuses_a_network_without_batch_norm(tiny_preset, tmp_path, capsys, without_batch_norm):
+    assert "no BatchNorm" in refused(capsys, tmp_path / "run", "run", "--model", without_batch_norm)
+
+
+# pretrain
+
+
+def test_pretrain_and_generate_from_what_it_wrote(pictures, tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    code = call("pretrain", "--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu", "--json", "--out", out)
+    assert code == 0
+    result = last_json(capsys)
+    assert result["out"] == str(out)
+    assert result["classes"] == list(CIFAR10_CLASSES)
+    assert str(pictures) in result["trained_on"]
+    assert os.listdir(tmp_path) == ["mine.safetensors"]
+    assert call("generate", *TINY, "--model", out, "--json", "--out", tmp_path / "set") == 0
+    assert last_json(capsys)["images"] == 8
+    assert load_image_set(tmp_path / "set").manifest["model"] == "mine"
+
+
+def test_pretrain_for_two_classes_works_or_is_refused_in_one_line(pictures, tmp_path, capsys):
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("cat", "dog"):
+        (two / name).symlink_to(pictures / name)
+    out = tmp_path / "mine.safetensors"
+    code = call("pretrain", "--data", two, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu", "--out", out)
+    if code == 0:
+        assert load_model(str(out), "cpu").spec.classes == ("cat", "dog")
+    else:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert code == 2
+        assert "2" in line
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["--architecture", "nonsense"], "nonsense", "pytorchcv"),
+        (["--architecture", "squeezenet_v1_0"], "squeezenet_v1_0", "at least one"),
+        (["--data", "/nowhere"], "/nowhere", "one folder of images a class"),
+        (["--batch-size", "21"], "20 images", "one batch of 21"),
+        (["--epochs", "0"], "0", "1 to"),
+        (["--lr", "fast"], "fast", "numbers such as"),
+        (["--device", "tpu"], "tpu", "auto, cpu"),
+    ],
+)
+def test_pretrain_refuses(pictures, tmp_path, capsys, arguments, value, allowed):
+    given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1, *arguments]
+    line = refused(capsys, tmp_path / "deeper" / "mine.safetensors", "pretrain", *given)
+    assert value in line
+    assert allowed in line
+
+
+def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
+    there = tmp_path / "there.safetensors"
+    there.write_text("mine")
+    given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1]
+    assert "exists already" in refused(capsys, there, "pretrain", *given)
+    assert there.read_text() == "mine"
+    assert ".safetensors" in refused(capsys, tmp_path / "mine.pt", "pretrain", *given)
+
+
+# the parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], "COMMAND"),
+        (["frobnicate"], "frobnicate"),
+        (["generate", "--out", "x", "--nonsense", "3"], "--nonsense"),
+        (["generate"], "--out"),
+        (["quantize", "--out", "x"], "--images"),
+        (["diversity"], "DIR"),
+        (["generate", "--out"], "--out"),
+    ],
+)
+def test_wrong_command_line_is_one_line(capsys, arguments, value):
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert value in line
+    assert captured.out == ""
+
+
+def test_as_a_command_bad_input_ends_with_two(tmp_path):
+    command = [sys.executable, "-m", "core", "quantize", "--images", "/nowhere", "--weight-bits", "1", "--out", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "python -m core quantize: weight_bits is 1: allowed are 2, 3, 4, 5, 6, 7, 8\n"
+    assert tree(tmp_path) == []

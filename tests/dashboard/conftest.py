@@ -1,0 +1,49 @@
+"""A store with one finished, real run, made once a session; each test works on its own copy."""
+
+import shutil
+
+import pytest
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RUNS_VARIABLE, RunStore
+from dashboard import state
+
+TINY = RunConfig(
+    generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2, device="cpu"),
+    quantization=QuantizationConfig(steps=3, batch_size=20, device="cpu"),
+    bits=(4,),
+)
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory):
+    """A folder with one complete run of both optimizers."""
+    folder = tmp_path_factory.mktemp("finished")
+    store = RunStore(folder)
+    manager = RunManager(store)
+    run_id = manager.start(TINY, "a finished run")
+    manager.wait(run_id)
+    manager.close()
+    assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
+    store.close()
+    return folder
+
+
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    """An empty store for the pages of this test; what they start is stopped at its end."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv(RUNS_VARIABLE, str(folder))
+    state.manager.clear()
+    yield folder
+    state.manager().close()
+    state.manager.clear()
+
+
+@pytest.fixture
+def with_finished_run(runs_folder, finished_runs):
+    """The same with the finished run in it; its id."""
+    shutil.copytree(finished_runs, runs_folder, dirs_exist_ok=True)
+    return state.store().runs()[0].id
