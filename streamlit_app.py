@@ -6,6 +6,9 @@ import streamlit as st
 
 st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
 
+# Streamlit leaves six lines empty above a page
+st.html("<style>[data-testid='stMainBlockContainer'] { padding-top: 4rem; }</style>")
+
 st.navigation(
     [
         st.Page("dashboard/pages/studio.py", title="Studio", icon=":material/blur_on:", default=True),

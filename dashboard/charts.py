@@ -41,8 +41,8 @@ def _layout(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Fig
     figure.update_layout(
         title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top"},
         height=height,
-        margin={"l": 10, "r": 10, "t": 56, "b": 10},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        margin={"l": 10, "r": 10, "t": 36, "b": 10},
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
         # keeps zoom and hidden curves over refreshes
         uirevision=title,
         **layout,
@@ -124,7 +124,7 @@ def layer_figure(records: Sequence[Record], layers: Sequence[str], layer: str) -
     figure = go.Figure()
     for lane, own in _lanes(records).items():
         figure.add_scatter(
-            x=[r.step for r in own], y=[r.data["layers"][index] for r in own], name=lane_name(lane),
+            x=[r.step for r in own], y=[r.data["layers"][index] for r in own], name=lane_name(lane), mode="lines",
             line={"color": colour(lane), "width": 2},
         )  # fmt: skip
     figure.update_yaxes(type="log")
@@ -197,7 +197,7 @@ def accuracy_figure(
 
 def histogram_figure(diversities: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """Share of image pairs by cosine similarity, a curve for each set, its mean as a dashed line."""
-    figure = go.Figure()
+    figure, starts = go.Figure(), [1.0]
     for lane, measured in diversities.items():
         edges, share = measured["histogram"]["edges"], measured["histogram"]["share"]
         figure.add_scatter(
@@ -205,23 +205,26 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]]) -> go.Figure:
             mode="lines", line={"color": colour(lane), "shape": "hvh"}, fill="tozeroy", opacity=0.7,
         )  # fmt: skip
         figure.add_vline(x=measured["mean_similarity"], line={"color": colour(lane), "dash": "dash"})
-    figure.update_xaxes(title="cosine similarity of two images (left is more diverse)")
+        starts.append(next((edge for edge, part in zip(edges, share) if part > 1e-4), -1.0))
+    figure.update_xaxes(title="cosine similarity of two images (left is more diverse)", range=[max(-1.0, min(starts) - 0.05), 1.0])
     figure.update_yaxes(title="share of pairs")
     return _layout(figure, "Pairwise CLIP similarity", 360)
 
 
-def matrix_figure(lane: str, matrix: Mapping[str, Any], classes: Sequence[str]) -> go.Figure:
-    """Cosine similarity between images ordered by class; bright blocks on the diagonal are classes that look alike."""
+def matrix_figure(lane: str, matrix: Mapping[str, Any], classes: Sequence[str], low: float = -1.0) -> go.Figure:
+    """Cosine similarity between images ordered by class; bright blocks on the diagonal are classes that look alike.
+
+    low: the cosine of the darkest colour, so that two sets share a scale.
+    """
     labels = matrix["labels"]
     starts = [i for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
     names = [classes[labels[i]] for i in starts]
     figure = go.Figure(
         go.Heatmap(
-            z=matrix["cosine"], zmin=-1, zmax=1, colorscale="Cividis", colorbar={"thickness": 10}, hovertemplate="%{z:.2f}<extra></extra>"
+            z=matrix["cosine"], zmin=low, zmax=1, colorscale="Cividis", colorbar={"thickness": 10}, hovertemplate="%{z:.2f}<extra></extra>"
         )
     )
     axis = {"tickvals": starts, "ticktext": names, "showgrid": False}
     figure.update_xaxes(**axis, tickangle=45)
-    figure.update_yaxes(**axis, autorange="reversed", scaleanchor="x", constrain="domain")
-    figure.update_xaxes(constrain="domain")
+    figure.update_yaxes(**axis, autorange="reversed")
     return _layout(figure, f"Similarity matrix, {lane_name(lane)}", 430)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import streamlit as st
@@ -15,6 +15,7 @@ from core.runs.store import Run
 from dashboard import charts, forms, images, state
 
 REFRESH_SECONDS = 1.0
+CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -26,11 +27,11 @@ _BADGES = {
 }
 
 
-def follow(run: Run, *draw) -> None:
-    """Draws each function of the run, again and again while it goes on, once when it is finished."""
+def follow(run: Run, *draw: Callable[[Run], None], every: float = REFRESH_SECONDS) -> None:
+    """Draws each function of the run, again and again while it goes on (seconds), once when it is finished."""
     finished = run.state.is_finished()
 
-    @st.fragment(run_every=None if finished else REFRESH_SECONDS)
+    @st.fragment(run_every=None if finished else every)
     def region() -> None:
         current = state.store().run(run.id)
         if current.state.is_finished() and not finished:

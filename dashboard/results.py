@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import Any
 
+from core.config import OPTIMIZERS
 from core.models.registry import ASSETS
 
 _PAPER_NETWORKS = {"resnet20_cifar10": ("cifar10", "resnet20")}
@@ -28,12 +29,18 @@ def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         kind, _, rest = name.partition("/")
         if kind == "accuracy":
             rows.append({**value, "lane": rest.partition("/")[0]})
-    return sorted(rows, key=lambda row: (row["lane"], row["bits"]))
+    return sorted(rows, key=lambda row: (_place(row["lane"]), row["bits"]))
 
 
 def diversities(results: Mapping[str, Any]) -> dict[str, Any]:
     """Lane -> diversity of a run's results."""
-    return {name.partition("/")[2]: value for name, value in results.items() if name.startswith("diversity/")}
+    known = {name.partition("/")[2]: value for name, value in results.items() if name.startswith("diversity/")}
+    return dict(sorted(known.items(), key=lambda item: _place(item[0])))
+
+
+def _place(lane: str) -> int:
+    """The paper's optimizer first, then the other, then anything else."""
+    return OPTIMIZERS.index(lane) if lane in OPTIMIZERS else len(OPTIMIZERS)
 
 
 def paper_rows(model: str) -> list[dict[str, str]]:

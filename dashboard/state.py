@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ RUN_PARAMETER = "run"
 @st.cache_resource(show_spinner=False)
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
+    # a worker that waits for the interpreter after every operation of torch loses 5 ms each time a page is being drawn
+    sys.setswitchinterval(0.0005)
     return RunManager(RunStore())
 
 

@@ -40,7 +40,10 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
 
 @contextmanager
 def batch_norm_outputs(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what every BatchNorm layer puts out while the block runs, in order; the hooks are gone afterwards."""
+    """Collects what every BatchNorm layer puts out while the block runs, in order; the hooks are gone afterwards.
+
+    Where an activation in place follows, the tensor is what that has made of it, in teacher and student alike.
+    """
     outputs: list[Tensor] = []
     handles = [
         layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
@@ -119,7 +122,10 @@ class QuantizationTraining:
         return self.model.normalise(pixels).contiguous(memory_format=torch.channels_last), self.images.labels[index].to(self.model.device)
 
     def step(self) -> None:
-        """One training step: L_Q = alpha_ce L_CE + alpha_kd L_KD (+ alpha_feature L_F), straight through the quantizers, BatchNorm statistics frozen."""
+        """One training step: L_Q = alpha_ce L_CE + alpha_kd L_KD + alpha_feature L_F, straight through the quantizers.
+
+        BatchNorm statistics are frozen. The paper has alpha_ce = 1 and no L_F.
+        """
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training_lr * learning_rate_factor(self.step_count, self.config.steps)

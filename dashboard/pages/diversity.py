@@ -48,12 +48,14 @@ def similarity(run):
             st.metric(f"{charts.lane_name(lane)}, within a class", "none" if within is None else f"{within:.3f}", border=True)
     st.plotly_chart(charts.histogram_figure(measured), key="histogram", config=live.CHART_CONFIG)
     classes = live.classes(run.config.generation.model)
+    low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
     for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
         with place:
-            st.plotly_chart(charts.matrix_figure(lane, figures["matrix"], classes), key=f"matrix {lane}", config=live.CHART_CONFIG)
+            st.plotly_chart(charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG)
             sheet = state.sheet(run, lane)
             if sheet is not None:
                 st.html(images.sheet_html(*sheet, classes, f"images by {charts.lane_name(lane)}", rows=8))
 
 
-live.follow(run, live.status, similarity)
+live.follow(run, live.status)
+live.follow(run, similarity, every=live.CHART_SECONDS)

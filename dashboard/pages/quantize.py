@@ -55,7 +55,8 @@ def accuracy(run):
     st.dataframe(results.accuracy_table(rows, full_precision.get("top1")), hide_index=True, key="accuracy table")
 
 
-live.follow(run, live.status, accuracy, live.training)
+live.follow(run, live.status)
+live.follow(run, accuracy, live.training, every=live.CHART_SECONDS)
 
 paper_rows = results.paper_table(run.config.quantization.model)
 if paper_rows:

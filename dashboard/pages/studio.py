@@ -37,4 +37,5 @@ if run is not None:
     live.follow(run, live.status)
     if active and state.manager().controls(run.id):
         live.turn(run)
-    live.follow(run, live.lanes, live.losses)
+    live.follow(run, live.lanes)
+    live.follow(run, live.losses, every=live.CHART_SECONDS)

@@ -11,7 +11,7 @@ def pictures(count, size=4):
     return np.stack([np.full((3, size, size), 10 + i, dtype=np.uint8) for i in range(count)])
 
 
-def test_contact_sheet_puts_images_in_rows_with_transparent_gaps():
+def test_contact_sheet_puts_images_in_rows_with_gaps():
     sheet = contact_sheet(pictures(5), columns=3)
     assert sheet.shape == (2 * 5 - 1, 3 * 5 - 1, 4)
     for index in range(5):

@@ -1,6 +1,7 @@
 """Each page by Streamlit's own AppTest: what it shows of real runs, and what its buttons do."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -110,14 +111,12 @@ def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder):
 
 
 def test_a_failed_run_says_why(runs_folder):
-    manager, store = state.manager(), state.store()
-    run_id = manager.start(RunConfig(generation=SHORT.generation, bits=(), encoder="", images_from="/no/such_folder"))
-    manager.wait(run_id)
-    state_of_run = store.run(run_id)
-    assert state_of_run.state is RunState.FAILED
-    app = page("quantize") if store.runs()[0].state is not RunState.FAILED else page("runs")
-    assert "/no/such_folder" in state_of_run.error
-    assert not app.exception
+    run_id = state.manager().start(replace(SHORT, encoder="nonsense"))
+    state.manager().wait(run_id)
+    app = page("studio")
+    assert state.store().run(run_id).state is RunState.FAILED
+    assert any("nonsense" in error.value and "embedded" in error.value for error in app.error)
+    assert "UnknownNameError" in app.code[0].value
 
 
 def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
