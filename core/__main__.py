@@ -29,6 +29,7 @@ from core.config import (
     preset,
 )
 from core.errors import CoreError
+from core.reporting import Untouched
 
 # flags that are shorter than the knob's name, where the command leaves no doubt
 _FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
@@ -164,7 +165,7 @@ def _generate(options: argparse.Namespace) -> dict[str, Any]:
     from core.threads import cpu_threads
 
     with cpu_threads(config.threads), _Progress() as progress:
-        images, summary = synthesise(load_model(config.model, config.device), config, progress)
+        images, summary = synthesise(load_model(config.model, config.device), config, progress, progress)
     with whole_or_nothing(options.out) as folder:
         save_image_set(images, folder)
     return dict(summary)
@@ -175,35 +176,35 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
     from core.data.image_sets import check_free, load_image_set, whole_or_nothing
 
     check_free(options.out)
-    images = load_image_set(options.images)
     from core import pipeline
     from core.data.labelled import load_evaluation_set
     from core.models.full_precision import load_model
     from core.quantization.qat import check_images
-    from core.reporting import Untouched
     from core.threads import cpu_threads
 
     with cpu_threads(config.threads), _Progress() as progress, whole_or_nothing(options.out) as folder:
         model = load_model(config.model, config.device)
+        images = load_image_set(options.images, model.spec)
         check_images(model, images)
         evaluation_set = load_evaluation_set(config.data, model.spec)
-        full_precision = pipeline.measure_full_precision(model, evaluation_set, progress, Untouched())
+        full_precision = pipeline.measure_full_precision(model, evaluation_set, progress, progress)
         return pipeline.quantize(
-            model, images, config, evaluation_set, full_precision, Path(options.images).name, folder, progress, Untouched()
+            model, images, config, evaluation_set, full_precision, Path(options.images).name, folder, progress, progress
         )
 
 
 def _diversity(options: argparse.Namespace) -> dict[str, Any]:
+    for name in ("device", "threads"):
+        GenerationConfig.check_value(name, getattr(options, name))
     from core import pipeline
     from core.data.image_sets import load_image_set
     from core.evaluation.encoder import load_encoder
-    from core.reporting import Untouched
     from core.threads import cpu_threads
 
     sets = {path: load_image_set(path) for path in options.sets}
     with cpu_threads(options.threads), _Progress() as progress:
         encoder = load_encoder(options.encoder, options.device)
-        measured = pipeline.diversity(sets, encoder, progress, Untouched())
+        measured = pipeline.diversity(sets, encoder, progress, progress)
     keys = ("images", "mean_similarity", "within_class_similarity")
     return {
         "encoder": encoder.name,
@@ -218,10 +219,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     check_free(options.out)
     from core import pipeline
-    from core.reporting import Untouched
 
     with _Progress() as progress, whole_or_nothing(options.out) as folder:
-        return pipeline.execute(config, folder, progress, Untouched())
+        return pipeline.execute(config, folder, progress, progress)
 
 
 def _run_config(options: argparse.Namespace) -> RunConfig:
@@ -242,8 +242,9 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
 def _pretrain(options: argparse.Namespace) -> dict[str, Any]:
     config = _config(PretrainConfig, options)
     from core.data.labelled import open_training_set
-    from core.models.pretrain import pretrain
+    from core.models.pretrain import check_new_checkpoint, pretrain
 
+    check_new_checkpoint(options.out)
     dataset, classes = open_training_set(config.data)
     with _Progress() as progress:
         progress.stage(f"pretraining {config.architecture}", 0)
@@ -285,10 +286,14 @@ def _list(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _Progress:
-    """A Reporter that draws a bar a stage on stderr."""
+class _Progress(Untouched):
+    """A Reporter that draws a bar a stage on stderr, and a Live that nobody turns.
+
+    A bar appears when its stage begins to compute, which is at its first checkpoint or step: what is refused before is the only line.
+    """
 
     def __init__(self) -> None:
+        self._name, self._total = "", 0
         self._bar: Any = None
 
     def __enter__(self) -> _Progress:
@@ -300,25 +305,38 @@ class _Progress:
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def stage(self, name: str, total: int) -> None:
-        """A new bar; without a total it only counts."""
-        from tqdm import tqdm
-
+        """A new bar, soon; without a total it only counts."""
         self._close()
-        self._bar = tqdm(total=total or None, desc=name, file=sys.stderr, unit="step", bar_format=None if total else "{desc} {elapsed}")
+        self._name, self._total = name, total
+
+    def _drawn(self) -> Any:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            layout = None if self._total else "{desc} {elapsed}"
+            self._bar = tqdm(total=self._total or None, desc=self._name, file=sys.stderr, unit="step", bar_format=layout)
+        return self._bar
+
+    def checkpoint(self) -> None:
+        """Something is being computed."""
+        if self._name:
+            self._drawn().update(0)
 
     def count(self, step: int, steps: int, loss: float) -> None:
         """One step of a recipe."""
-        if self._bar.total != steps:
-            self.stage(self._bar.desc, steps)
-        self._bar.update(step - self._bar.n)
-        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if self._total != steps:
+            self.stage(self._name, steps)
+        bar = self._drawn()
+        bar.update(step - bar.n)
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """One step."""
-        self._bar.update(1)
-        self._bar.set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
+        self._drawn().update(1)
+        self._drawn().set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
 
     def images(self, lane: str, step: int, images: Any, labels: Any, keep: bool) -> None:
         """Nobody looks."""

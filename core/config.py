@@ -75,6 +75,11 @@ def allowed(meta: Mapping[str, Any]) -> str:
     return f"at most {high:g}" if high is not None else "any value of its type"
 
 
+def _finite(value: float) -> bool:
+    # every int is finite, and math.isfinite raises OverflowError for one that no float can hold
+    return isinstance(value, int) or math.isfinite(value)
+
+
 class Checked:
     """Checks every field made by `knob` against its type and range, and reads and writes plain dictionaries."""
 
@@ -97,7 +102,7 @@ class Checked:
         meta, kind = knob_field.metadata, type(knob_field.default)
         if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
             raise ConfigError(f"{name} is {value!r}: allowed is a whole number, {allowed(meta)}")
-        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value)):
             raise ConfigError(f"{name} is {value!r}: allowed is a finite number, {allowed(meta)}")
         if kind in (str, bool) and not isinstance(value, kind):
             raise ConfigError(f"{name} is {value!r}: allowed is {'true or false' if kind is bool else 'a text'}")
@@ -114,6 +119,8 @@ class Checked:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The reverse of `to_dict`. Raises ConfigError for a key that is no knob."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} is {values!r}: allowed is a mapping of knobs to values")
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:
@@ -322,7 +329,10 @@ class QuantizationConfig(Checked):
 
 @dataclass(frozen=True)
 class RunConfig(Checked):
-    """A whole run: generation by each optimizer, their diversity, and the quantized network at each bit width."""
+    """A whole run: generation by each optimizer, their diversity, and the quantized network at each bit width.
+
+    Threads and device are one setting for the whole run: the generation's. Those of `quantization` hold only where it is used alone.
+    """
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
@@ -333,19 +343,22 @@ class RunConfig(Checked):
     images_from: str = ""  # a folder, or the images of an earlier run: no generation
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "optimizers", tuple(self.optimizers))
         object.__setattr__(self, "bits", tuple(self.bits))
-        object.__setattr__(self, "steps_by_bits", MappingProxyType({int(k): int(v) for k, v in self.steps_by_bits.items()}))
+        # the keys of a JSON object are texts
+        by_bits = {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in self.steps_by_bits.items()}
+        object.__setattr__(self, "steps_by_bits", MappingProxyType(by_bits))
         if not self.optimizers:
             raise ConfigError(f"optimizers is empty: allowed are {', '.join(OPTIMIZERS)}")
         for name in self.optimizers:
             if name not in OPTIMIZERS and not self.images_from:
                 raise UnknownNameError("optimizer", name, OPTIMIZERS)
+        for bits in self.bits:
+            QuantizationConfig.check_value("weight_bits", bits)
         for name in ("optimizers", "bits"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ConfigError(f"{name} is {', '.join(map(str, getattr(self, name)))}: allowed is each value once")
-        for bits in self.bits:
-            QuantizationConfig.check_value("weight_bits", bits)
         for bits, steps in self.steps_by_bits.items():
             QuantizationConfig.check_value("weight_bits", bits)
             QuantizationConfig.check_value("steps", steps)
@@ -355,6 +368,27 @@ class RunConfig(Checked):
                 "allowed is one network for both"
             )
 
+    def _check_types(self) -> None:
+        kinds = (
+            ("generation", GenerationConfig, "a GenerationConfig"),
+            ("quantization", QuantizationConfig, "a QuantizationConfig"),
+            ("optimizers", (list, tuple), "a list of names"),
+            ("bits", (list, tuple, range), "a list of bit widths"),
+            ("steps_by_bits", Mapping, "a mapping of bit width to steps"),
+            ("encoder", str, "a text"),
+            ("images_from", str, "a text"),
+        )
+        for name, kind, words in kinds:
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: allowed is {words}")
+        for name in self.optimizers:
+            if not isinstance(name, str):
+                raise ConfigError(f"optimizers has {name!r} in it: allowed are {', '.join(OPTIMIZERS)}")
+
+    def __reduce__(self) -> tuple:
+        # copied and pickled by way of plain values: a mapping proxy can be neither
+        return type(self).from_dict, (self.to_dict(),)
+
     def generation_for(self, optimizer: str) -> GenerationConfig:
         """The generation config of one optimizer."""
         return replace(self.generation, optimizer=optimizer)
@@ -362,7 +396,14 @@ class RunConfig(Checked):
     def quantization_for(self, bits: int) -> QuantizationConfig:
         """The quantization config at one bit width, weights and activations alike."""
         steps = self.steps_by_bits.get(bits, self.quantization.steps)
-        return replace(self.quantization, weight_bits=bits, activation_bits=bits, steps=steps)
+        return replace(
+            self.quantization,
+            weight_bits=bits,
+            activation_bits=bits,
+            steps=steps,
+            threads=self.generation.threads,
+            device=self.generation.device,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -377,9 +418,12 @@ class RunConfig(Checked):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        values = dict(values)
-        values["generation"] = GenerationConfig.from_dict(values.get("generation", {}))
-        values["quantization"] = QuantizationConfig.from_dict(values.get("quantization", {}))
+        if isinstance(values, Mapping):
+            values = {
+                **values,
+                "generation": GenerationConfig.from_dict(values.get("generation", {})),
+                "quantization": QuantizationConfig.from_dict(values.get("quantization", {})),
+            }
         return super().from_dict(values)
 
 
@@ -402,6 +446,14 @@ class PretrainConfig(Checked):
     seed: int = knob(0, "Seed of the weights, order, crops and flips.", minimum=0, maximum=2**31 - 1)
     threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
     device: str = knob("auto", "Where to compute.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_padding >= self.image_size:
+            raise ConfigError(
+                f"crop_padding is {self.crop_padding}: allowed is less than image_size ({self.image_size}), "
+                "as the border is a reflection of the image"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What lies where in a run's folder, for those who write it and those who read it."""
 
+import os
 from pathlib import Path
 
 IMAGES = "images"  # images/LANE: a set of images each
@@ -13,3 +14,10 @@ MANIFEST = "manifest.json"  # written last into a set of images: where it is, th
 def image_lanes(folder: Path) -> list[str]:
     """Lanes below a folder of image sets, only those that are whole."""
     return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+
+
+def plain_rights(path: Path) -> None:
+    """Gives a file or folder the rights that a plain open or mkdir would have: safetensors and tempfile make theirs private."""
+    umask = os.umask(0)  # the only way to read it is to set it
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

@@ -33,9 +33,10 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter, live: Live) -> 
     Raises RunStopped when `live` says so, CoreError for bad input.
     """
     began = time.perf_counter()
+    # one setting of threads and device for the whole run, as RunConfig says
     with cpu_threads(config.generation.threads):
         model = load_model(config.generation.model, config.generation.device)
-        sets = {lane: load_image_set(path) for lane, path in given_images(config).items()}
+        sets = {lane: load_image_set(path, model.spec) for lane, path in given_images(config).items()}
         for image_set in sets.values():
             check_images(model, image_set)
         evaluation_set = load_evaluation_set(config.quantization.data, model.spec) if config.bits else None
@@ -146,7 +147,7 @@ def quantize(
         reporter.stage(f"evaluating {name}", 0)
         final = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    save_quantized(training.quantized, config, folder)
+    layout.plain_rights(save_quantized(training.quantized, config, folder))
     summary = training.summary()
     outcome = {
         **summary,

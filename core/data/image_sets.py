@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms import v2
 
-from core.data.labelled import open_image_folder
+from core.data.labelled import class_mapping, open_image_folder
 from core.errors import DataError
-from core.layout import IMAGES_FILE, MANIFEST
+from core.layout import IMAGES_FILE, MANIFEST, plain_rights
+from core.models.registry import ModelSpec
 
 
 @dataclass
@@ -39,38 +40,46 @@ class ImageSet:
 def save_image_set(image_set: ImageSet, folder: Path) -> None:
     """Writes the two files into `folder`, which must exist; the manifest last, so that its presence says the set is whole."""
     save_file({"images": image_set.images.contiguous(), "labels": image_set.labels.contiguous()}, folder / IMAGES_FILE)
+    plain_rights(folder / IMAGES_FILE)
     (folder / MANIFEST).write_text(json.dumps(image_set.manifest, indent=2) + "\n")
 
 
-def load_image_set(path: str | Path) -> ImageSet:
+def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     """A set written by `save_image_set`, or a folder of real images with one folder a class, all of one size.
 
-    Raises DataError when the folder is missing, is neither of the two, or cannot be read.
+    spec: the network whose classes the labels of real images become; without one they are the number of the folder.
+    Raises DataError when the folder is missing, empty, is neither of the two, or cannot be read.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder written by `generate`, or one with one folder a class")
     if not (folder / MANIFEST).is_file():
-        return _from_image_folder(folder)
+        return _from_image_folder(folder, spec)
     try:
         tensors = load_file(folder / IMAGES_FILE)
         manifest = json.loads((folder / MANIFEST).read_text())
         images, labels = tensors["images"], tensors["labels"]
+        if not isinstance(manifest, dict):
+            raise ValueError(f"its {MANIFEST} is no JSON object")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
         raise DataError(f"{folder} holds images of shape {tuple(images.shape)}: allowed is uint8 (N, 3, H, W) with N labels")
+    if not len(images):
+        raise DataError(f"{folder} holds no images: allowed is at least one")
     return ImageSet(images, labels.long(), manifest)
 
 
-def _from_image_folder(folder: Path) -> ImageSet:
+def _from_image_folder(folder: Path, spec: ModelSpec | None) -> ImageSet:
     dataset = open_image_folder(folder)
+    mapping = range(len(dataset.classes)) if spec is None else class_mapping(dataset.classes, spec, str(folder))
     to_tensor = v2.PILToTensor()
     images = [to_tensor(image) for image, _ in dataset]
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
         raise DataError(f"{folder} has images of {len(sizes)} sizes, such as {sorted(sizes)[:2]}: allowed is one size for all")
-    return ImageSet(torch.stack(images), torch.tensor(dataset.targets), {"source": str(folder), "images": len(images)})
+    labels = torch.tensor([mapping[label] for label in dataset.targets])
+    return ImageSet(torch.stack(images), labels, {"source": str(folder), "images": len(images)})
 
 
 @contextmanager
@@ -80,23 +89,46 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
     Raises DataError when `out` exists and is not an empty folder: nothing that is there is overwritten.
     """
     check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    out = out.resolve()
+    with parents_of(out):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            yield temporary
+            plain_rights(temporary)
+            if out.is_dir():
+                out.rmdir()
+            temporary.rename(out)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def parents_of(out: Path) -> Iterator[None]:
+    """Makes the folders above `out` for the block; those that were missing are removed again when it does not end well."""
+    missing = [parent for parent in out.parents if not parent.exists()]
     try:
-        yield temporary
-        # mkdtemp makes a private folder; give the result the rights that a plain mkdir would have
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in missing:
+            # someone else may have put something there
+            with suppress(OSError):
+                parent.rmdir()
         raise
 
 
 def check_free(out: Path) -> None:
-    """Raises DataError unless `out` is a new name or an empty folder."""
+    """Raises DataError unless `out` is a new name that can be made, or an empty folder other than the current one."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{str(out)!r} exists already: allowed is a new or an empty folder")
+    if out.resolve() == Path.cwd():
+        raise DataError(f"{str(out)!r} is the current folder: allowed is a new folder, or another empty one")
+    check_parents(out)
+
+
+def check_parents(out: Path) -> None:
+    """Raises DataError unless `out` lies, however deep, in a folder that can be written to."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise DataError(f"{str(out)!r} cannot be made in {str(parent)!r}: allowed is a name in a folder that can be written to")

@@ -40,6 +40,7 @@ class EvaluationSet(Dataset):
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.long)
         self.description = description
+        self.image_size = image_size
         # ImageNet's protocol for larger networks: short side to 256 / 224 of the input, then the centre
         resize = image_size if image_size <= 64 else round(image_size * 256 / 224)
         self.transform = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()])
@@ -48,13 +49,11 @@ class EvaluationSet(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if isinstance(self.images, Tensor):
-            return self.images[index], self.labels[index]
-        path = self.images.samples[index][0]
-        try:
-            return self.transform(self.images.loader(path)), self.labels[index]
-        except OSError as error:
-            raise DataError(f"{path} cannot be read as an image: allowed are the formats Pillow knows") from error
+        if not isinstance(self.images, Tensor):
+            return self.transform(self.images[index][0]), self.labels[index]
+        image = self.images[index]
+        fits = tuple(image.shape[1:]) == (self.image_size, self.image_size)
+        return image if fits else self.transform(image), self.labels[index]
 
 
 def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
@@ -72,22 +71,25 @@ def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
         dataset = open_cifar10(train=False)
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
         return EvaluationSet(images, dataset.targets, f"all {len(dataset):,} CIFAR-10 test images", spec.image_size)
-    folder = open_image_folder(Path(source))
-    mapping = _class_mapping(folder.classes, spec, source)
+    folder = open_image_folder(Path(source), "embedded", "cifar10")
+    mapping = class_mapping(folder.classes, spec, source)
     labels = [mapping[label] for label in folder.targets]
     return EvaluationSet(folder, labels, f"{len(labels):,} images of {source}", spec.image_size)
 
 
-def _class_mapping(folders: Sequence[str], spec: ModelSpec, source: str) -> list[int]:
-    """Folder index -> class index of the network: by name where every folder is a class, else in order where the number fits."""
-    if all(name in spec.classes for name in folders):
+def class_mapping(folders: Sequence[str], spec: ModelSpec, source: str) -> list[int]:
+    """Folder index -> class index of the network: by name where every folder is a class; in order where none is and the number fits.
+
+    Raises DataError for anything between: a guess would measure or train on wrong labels.
+    """
+    unknown = [name for name in folders if name not in spec.classes]
+    if not unknown:
         return [spec.classes.index(name) for name in folders]
-    if len(folders) == len(spec.classes):
+    if len(unknown) == len(folders) == len(spec.classes):
         return list(range(len(folders)))
-    unknown = next(name for name in folders if name not in spec.classes)
     raise DataError(
-        f"{source} has {len(folders)} folders, among them {unknown!r}: allowed are folders named as the classes of {spec.name} "
-        f"({', '.join(spec.classes[:10])}), or exactly {len(spec.classes)} of them in order"
+        f"{source} has {len(folders)} folders, among them {unknown[0]!r}: allowed are folders named as the classes of {spec.name} "
+        f"({', '.join(spec.classes[:10])}), or exactly {len(spec.classes)} with other names, in order"
     )
 
 
@@ -113,14 +115,23 @@ def open_cifar10(train: bool) -> CIFAR10:
         ) from error
 
 
-def open_image_folder(path: Path) -> ImageFolder:
-    """A folder with one folder of images a class. Raises DataError when it is missing or holds no image."""
+def open_image_folder(path: Path, *names: str) -> ImageFolder:
+    """A folder with one folder of images a class. Raises DataError when it is missing, or one of its folders holds no image.
+
+    names: what the caller takes in place of a folder, for the message. Reading an image that is none raises DataError.
+    """
     if not path.is_dir():
-        raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder with one folder of images a class")
+        others = "".join(f"{name}, " for name in names) + ("or " if names else "")
+        raise DataError(f"folder {str(path)!r} does not exist: allowed is {others}a folder with one folder of images a class")
     try:
-        return ImageFolder(str(path), loader=_load_rgb)
+        dataset = ImageFolder(str(path), loader=_load_rgb, allow_empty=True)
     except FileNotFoundError as error:
         raise DataError(f"folder {str(path)!r} has no folders with images in it: allowed is one folder a class") from error
+    filled = set(dataset.targets)
+    empty = [name for label, name in enumerate(dataset.classes) if label not in filled]
+    if empty:
+        raise DataError(f"folder {str(path)!r} has no images in {', '.join(empty[:3])}: allowed is one folder a class with images in each")
+    return dataset
 
 
 def open_training_set(source: str) -> tuple[LabelledImages, list[str]]:
@@ -128,10 +139,13 @@ def open_training_set(source: str) -> tuple[LabelledImages, list[str]]:
     if source == "cifar10":
         dataset = open_cifar10(train=True)
         return dataset, list(CIFAR10_CLASSES)
-    folder = open_image_folder(Path(source))
+    folder = open_image_folder(Path(source), "cifar10")
     return folder, folder.classes
 
 
 def _load_rgb(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # Pillow's, format by format
+        raise DataError(f"{path} cannot be read as an image: allowed are the formats Pillow knows") from error

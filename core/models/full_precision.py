@@ -5,8 +5,11 @@ Two ways to name one: a name of MODELS (embedded, works offline), or the path of
 """
 
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorchcv.model_provider import get_model
@@ -15,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError
+from core.layout import plain_rights
 from core.models.registry import MODELS, ModelSpec
 
 
@@ -71,11 +75,33 @@ def batch_norm_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def build_architecture(architecture: str, classes: int) -> nn.Module:
-    """An untrained pytorchcv network. Raises UnknownNameError for a name that pytorchcv does not have."""
+    """An untrained pytorchcv network with weights from torch's global random numbers.
+
+    Raises UnknownNameError for a name that pytorchcv does not have, ModelError when the network cannot be had for so many classes.
+    """
     try:
         return get_model(architecture, pretrained=False, num_classes=classes)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UnknownNameError("architecture", architecture, ["any classifier of pytorchcv, such as resnet20_cifar10"]) from error
+    except AssertionError:
+        # those for CIFAR insist on its 10 or 100 classes, for no other reason than their name
+        network = get_model(architecture, pretrained=False)
+    _replace_output(network, architecture, classes)
+    return network
+
+
+def _replace_output(network: nn.Module, architecture: str, classes: int) -> None:
+    """Puts an untrained last layer with `classes` outputs in the place of the network's own. Raises ModelError where there is none."""
+    name, last = [(name, module) for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))][-1]
+    present = getattr(network, "num_classes", None)
+    parent, _, attribute = name.rpartition(".")
+    if isinstance(last, nn.Linear) and last.out_features == present:
+        output: nn.Module = nn.Linear(last.in_features, classes, bias=last.bias is not None)
+    elif isinstance(last, nn.Conv2d) and last.out_channels == present and last.kernel_size == (1, 1) and last.groups == 1:
+        output = nn.Conv2d(last.in_channels, classes, 1, bias=last.bias is not None)
+    else:
+        raise ModelError(f"{architecture!r} cannot be built for {classes} classes: allowed are {present}")
+    setattr(network.get_submodule(parent), attribute, output)
 
 
 def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
@@ -85,7 +111,9 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     Raises UnknownNameError for a name that is neither; ModelError for a file that does not fit or a network without BatchNorm.
     """
     path, spec = find_model(name)
-    network = build_architecture(spec.architecture, len(spec.classes))
+    # the untrained weights are thrown away, and nobody's random numbers are used up for them
+    with torch.random.fork_rng(devices=[]):
+        network = build_architecture(spec.architecture, len(spec.classes))
     try:
         with safe_open(path, framework="pt") as file:
             # shapes first: torch's own message about them runs over many lines
@@ -131,12 +159,35 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
         spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{name} does not say what network it holds: allowed is a checkpoint made by `pretrain`") from error
+    _check_spec(values, name)
     return path, spec
 
 
+def _check_spec(values: Mapping[str, Any], name: str) -> None:
+    """Raises ModelError when the header of the checkpoint `name` has values that no network can have."""
+    classes, size, std = values["classes"], values["image_size"], values["std"]
+    rules = (
+        ("classes", isinstance(classes, list) and classes and all(isinstance(one, str) for one in classes), "a list of names"),
+        ("image_size", type(size) is int and size > 0, "a whole number above 0"),
+        ("mean", _three_numbers(values["mean"]), "three finite numbers"),
+        ("std", _three_numbers(std) and min(std) > 0, "three finite numbers above 0"),
+        *((key, isinstance(values[key], str), "a text") for key in ("name", "architecture", "trained_on")),
+    )
+    for key, fits, allowed in rules:
+        if not fits:
+            raise ModelError(f"{name} has {key} {values[key]!r} in its header: allowed is {allowed}")
+
+
+def _three_numbers(values: Any) -> bool:
+    # mean and standard deviation of values in [0, 1] are small; the bound is for NaN and infinity
+    return len(values) == 3 and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+
+
 def save_checkpoint(network: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Writes the weights and, in the header, the spec, so that the file can be used as a model's name."""
-    temporary = path.with_suffix(".partial")
+    """Writes the weights and, in the header, the spec, so that the file can be used as a model's name; the whole file or none."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(state, temporary, metadata={"spec": json.dumps(asdict(spec))})
-    temporary.replace(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        save_file(state, temporary, metadata={"spec": json.dumps(asdict(spec))})
+        plain_rights(temporary)
+        temporary.replace(path)

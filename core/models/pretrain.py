@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from core.config import PretrainConfig
+from core.data.image_sets import check_parents, parents_of
 from core.data.labelled import LabelledImages
 from core.errors import ConfigError, DataError, ModelError
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
@@ -35,18 +36,12 @@ def pretrain(
     """Trains `config.architecture` on `dataset` and writes a checkpoint that can be used as a model's name.
 
     dataset: yields (PIL image, class index). out: a new .safetensors file. on_step: called with (step, steps, loss).
-    Raises ConfigError when `out` is not such a name, DataError when there are fewer images than one batch, ModelError when the
-    architecture has no BatchNorm layer.
+    Raises ConfigError when `out` is not such a name or the architecture cannot take images of that size, DataError when `out` is
+    there already or there are fewer images than one batch, ModelError when the architecture has no BatchNorm layer.
     """
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in .safetensors")
-    if out.exists():
-        raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+    check_new_checkpoint(out)
     if len(dataset) < config.batch_size:
         raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")
-    # a name that is no network fails before anything is read
-    build_architecture(config.architecture, len(classes))
-    out.parent.mkdir(parents=True, exist_ok=True)
     device = resolve_device(config.device)
     with cpu_threads(config.threads), torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -55,7 +50,9 @@ def pretrain(
             raise ModelError(
                 f"{config.architecture!r} has no BatchNorm layer: allowed are networks with at least one, as images are made from them"
             )
-        averaged = _fit(network.to(device).to(memory_format=torch.channels_last), dataset, config, device, on_step)
+        network = network.to(device).to(memory_format=torch.channels_last)
+        _check_image_size(network, len(classes), config)
+        averaged = _fit(network, dataset, config, device, on_step)
     spec = ModelSpec(
         name=out.stem,
         architecture=config.architecture,
@@ -65,8 +62,36 @@ def pretrain(
         std=CIFAR10_STD,
         trained_on=f"{len(dataset):,} images of {config.data}" if config.data != "cifar10" else "the 50,000 CIFAR-10 training images",
     )
-    save_checkpoint(averaged, spec, out)
+    with parents_of(out):
+        save_checkpoint(averaged, spec, out)
     return spec
+
+
+def check_new_checkpoint(out: Path) -> None:
+    """Raises ConfigError or DataError unless a checkpoint can be written to `out`."""
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in .safetensors")
+    if out.exists():
+        raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+    check_parents(out)
+
+
+@torch.no_grad()
+def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) -> None:
+    """One forward pass in evaluation mode, which changes nothing. Raises ConfigError when the network cannot take such images."""
+    size = config.image_size
+    images = torch.zeros(2, 3, size, size, device=next(network.parameters()).device).to(memory_format=torch.channels_last)
+    try:
+        shape = tuple(network.eval()(images).shape)
+        reason = f"its output is {shape}"
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        shape, reason = (), next(iter(str(error).splitlines()), type(error).__name__)
+    if shape != (2, classes):
+        made_for = getattr(network, "in_size", ("unknown",))[0]
+        raise ConfigError(
+            f"image_size is {size}: allowed is a size at which {config.architecture}, made for {made_for}, "
+            f"gives one score a class in channels-last memory ({reason})"
+        )
 
 
 def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
@@ -116,7 +141,8 @@ def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, de
             optimizer.step()
             schedule.step()
             step += 1
-            if step % 5 == 0:
+            # the last step too: a training of fewer than five steps would be lost
+            if step % 5 == 0 or step == steps:
                 # the average is short at first, so that a short training is not an average with its random start
                 _average_into(averaged, network, min(0.998, step / (step + 50)))
             if on_step is not None:

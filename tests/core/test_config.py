@@ -1,7 +1,9 @@
 """Every knob refuses what it must, in words; presets and round trips."""
 
+import copy
 import json
 import math
+import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -325,3 +327,45 @@ def test_live_knobs_are_knobs_of_the_generation():
 def test_config_imports_no_torch():
     code = "import sys, core.config; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"generation": None},
+        {"quantization": {}},
+        {"optimizers": "adam"},
+        {"optimizers": [3], "images_from": "/somewhere"},
+        {"bits": "345"},
+        {"steps_by_bits": None},
+        {"steps_by_bits": [3]},
+    ],
+)
+def test_parts_of_a_run_have_their_type(values):
+    with pytest.raises(ConfigError, match=f"^{next(iter(values))}.*allowed"):
+        RunConfig(**values)
+
+
+@pytest.mark.parametrize("values", [None, [], {"generation": None}, {"quantization": 4}])
+def test_dictionary_that_is_none(values):
+    with pytest.raises(ConfigError, match="Config is .*allowed is a mapping"):
+        RunConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
+def test_run_config_can_be_copied(copied):
+    run = RunConfig(optimizers=("adam",), steps_by_bits={3: 7}, encoder="")
+    assert copied(run) == run
+    with pytest.raises(TypeError):
+        copied(run).steps_by_bits[4] = 20
+
+
+def test_threads_and_device_of_a_run_are_those_of_the_generation():
+    run = RunConfig(GenerationConfig(threads=3, device="cpu"), QuantizationConfig(threads=1, device="auto"))
+    assert (run.quantization_for(4).threads, run.quantization_for(4).device) == (3, "cpu")
+
+
+def test_padding_of_the_pretraining_is_less_than_the_image():
+    assert PretrainConfig(image_size=8, crop_padding=7).crop_padding == 7
+    with pytest.raises(ConfigError, match=r"^crop_padding is 8: allowed is less than image_size \(8\)"):
+        PretrainConfig(image_size=8, crop_padding=8)

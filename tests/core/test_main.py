@@ -507,3 +507,33 @@ def test_as_a_command_bad_input_ends_with_two(tmp_path):
     assert done.stdout == ""
     assert done.stderr == "python -m core quantize: weight_bits is 1: allowed are 2, 3, 4, 5, 6, 7, 8\n"
     assert tree(tmp_path) == []
+
+
+# what is refused
+
+
+def test_current_folder_is_no_place_for_the_result(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("core.generation.synthesis.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    capsys.readouterr()
+    assert call("generate", *TINY, "--out", ".") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'.' is the current folder: allowed is" in line
+
+
+def test_diversity_of_one_image_is_refused_in_one_line(pictures, tmp_path, capsys):
+    (tmp_path / "cat").mkdir()
+    picture = next((pictures / "cat").iterdir())
+    (tmp_path / "cat" / "0.png").write_bytes(picture.read_bytes())
+    capsys.readouterr()
+    assert call("diversity", tmp_path, "--device", "cpu") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 images: allowed is at least 2" in line
+
+
+def test_written_files_may_be_read_by_others(tiny_preset, generated, tmp_path):
+    out = tmp_path / "run"
+    assert call("run", "--bits", 4, "--optimizers", "adam", "--encoder", "", "--out", out) == 0
+    (tmp_path / "plain").write_text("1")
+    plain = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in out.rglob("*") if path.is_file()} == {plain}

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from core.data.image_sets import ImageSet, check_free, load_image_set, save_image_set, whole_or_nothing
 from core.errors import DataError
+from core.models.registry import ModelSpec
 
 
 def some_images(count=6, size=8) -> ImageSet:
@@ -198,3 +200,37 @@ def test_manifest_is_written_last(tmp_path, monkeypatch):
 def test_manifest_is_plain_json(tmp_path):
     save_image_set(some_images(), tmp_path)
     assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "ε"
+
+
+def test_files_have_the_rights_of_plain_files(tmp_path):
+    save_image_set(some_images(), tmp_path)
+    (tmp_path / "plain").write_text("1")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_current_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", "", str(tmp_path / "empty"), "../empty"):
+        with pytest.raises(DataError, match="is the current folder: allowed"):
+            check_free(Path(name))
+
+
+def test_parents_that_were_there_stay(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError), whole_or_nothing(tmp_path / "mine" / "new" / "set"):
+        raise ValueError
+    assert os.listdir(tmp_path) == ["mine"]
+    assert os.listdir(tmp_path / "mine") == []
+
+
+def test_labels_of_real_images_are_those_of_the_network(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    spec = ModelSpec("pets", "any", ("dog", "mouse", "cat"), 8, (0.5,) * 3, (0.5,) * 3, "")
+    assert load_image_set(tmp_path).labels.tolist() == [0, 1]
+    assert load_image_set(tmp_path, spec).labels.tolist() == [2, 0]
+    with pytest.raises(DataError, match="'cat'.*allowed are folders named"):
+        load_image_set(tmp_path, ModelSpec("other", "any", ("a", "b", "c"), 8, (0.5,) * 3, (0.5,) * 3, ""))

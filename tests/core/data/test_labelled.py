@@ -207,3 +207,25 @@ def test_cifar10_of_torchvision_is_taken_as_it_is(monkeypatch):
     assert np.array_equal(dataset[1][0].numpy(), pixels[1].transpose(2, 0, 1))
     assert dataset.labels.tolist() == [4, 9]
     assert CIFAR10_SPEC.classes == CIFAR10_CLASSES
+
+
+def test_folders_of_which_only_some_are_classes_are_refused(tmp_path):
+    """Three folders for three classes, but 'cow' in the place of 'bee' would make every ant a bee."""
+    with pytest.raises(DataError, match="3 folders, among them 'cow'") as error:
+        load_evaluation_set(str(folder_of(tmp_path, ["ant", "cat", "cow"])), PETS)
+    one_sentence(error)
+
+
+def test_class_without_images_is_named(tmp_path):
+    root = folder_of(tmp_path, ["ant", "bee"])
+    (root / "cat").mkdir()
+    with pytest.raises(DataError, match="no images in cat: allowed is one folder a class") as error:
+        load_evaluation_set(str(root), PETS)
+    one_sentence(error)
+
+
+def test_names_that_are_no_folder_are_offered():
+    with pytest.raises(DataError, match="'imagenet' does not exist: allowed is embedded, cifar10, or a folder"):
+        load_evaluation_set("imagenet", PETS)
+    with pytest.raises(DataError, match="'imagenet' does not exist: allowed is cifar10, or a folder"):
+        open_training_set("imagenet")

@@ -1,6 +1,7 @@
 """Loading networks: what fits is frozen and in evaluation mode, what does not is refused in one line."""
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -236,3 +237,43 @@ def test_architecture_for_other_classes_works_or_is_refused_in_words(classes):
         assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, classes)
         return
     assert "resnet20_cifar10" in refusal
+
+
+@pytest.mark.parametrize("architecture", ["resnet20_cifar10", "resnet20_cifar100", "nin_cifar10"])
+def test_last_layer_is_replaced_where_the_architecture_refuses_the_number(architecture):
+    network = build_architecture(architecture, 3).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_network_for_three_classes_can_be_written_and_loaded(tmp_path):
+    path = tmp_path / "three.safetensors"
+    spec = replace(EMBEDDED_SPEC, name="three", classes=("a", "b", "c"))
+    network = build_architecture("resnet20_cifar10", 3).eval()
+    save_checkpoint(network, spec, path)
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_model(str(path), "cpu").network(image), network(image))
+
+
+def test_checkpoint_has_the_rights_of_a_plain_file(tmp_path, embedded):
+    save_checkpoint(embedded.network, EMBEDDED_SPEC, tmp_path / "a.safetensors")
+    (tmp_path / "plain").write_text("1")
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+def test_failed_write_leaves_nothing(tmp_path, embedded, monkeypatch):
+    def fails(_state, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("core.models.full_precision.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(embedded.network, EMBEDDED_SPEC, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"classes": []}, {"classes": "abc"}, {"classes": [1, 2]}, {"mean": [math.nan] * 3}, {"name": 3}])
+def test_header_is_refused_by_name_and_value(tmp_path, weights, changes):
+    message = refused(write(tmp_path / "bad.safetensors", weights, **changes))
+    key, value = next(iter(changes.items()))
+    assert f"{key} {value!r} in its header: allowed is" in message

@@ -147,3 +147,19 @@ def test_failure_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError, match="unplugged"):
         pretrain(Broken(), CLASSES, config(), tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+def test_any_number_of_classes(tmp_path):
+    class Three(Pictures):
+        def __getitem__(self, index):
+            return self.pictures[index], index % 3
+
+    out = tmp_path / "a.safetensors"
+    pretrain(Three(), ["a", "b", "c"], config(), out)
+    assert load_model(str(out), "cpu").network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(DataError, match="cannot be made in .*file"):
+        pretrain(Pictures(), CLASSES, config(), tmp_path / "file" / "a.safetensors", lambda *_: pytest.fail("computed for nothing"))

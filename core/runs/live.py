@@ -1,0 +1,101 @@
+"""What a person turns while a run works, from any thread: values of knobs, pause, one step, stop."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from core.config import LIVE_KNOBS, GenerationConfig
+from core.errors import RunStopped, UnknownNameError
+
+
+class LiveControl:
+    """A Live for one run. The engine calls `checkpoint` and `values`; everyone else the other methods.
+
+    on_pause: called with True when the engine has really come to rest, with False when it goes on.
+    """
+
+    def __init__(self, on_pause: Callable[[bool], None] | None = None) -> None:
+        self._condition = threading.Condition()
+        self._on_pause = on_pause or (lambda paused: None)
+        self._paused = False
+        self._stopped = False
+        self._steps = 0
+        self._values: dict[str, dict[str, float]] = {}
+
+    def set(self, name: str, value: float, lanes: Sequence[str]) -> None:
+        """A new value from the next iteration on, for these lanes. Raises ConfigError for a value outside the knob's range."""
+        if name not in LIVE_KNOBS:
+            raise UnknownNameError("live knob", name, LIVE_KNOBS)
+        GenerationConfig.check_value(name, value)
+        with self._condition:
+            for lane in lanes:
+                self._values.setdefault(lane, {})[name] = value
+
+    def pause(self) -> None:
+        """Comes to rest before the next iteration."""
+        with self._condition:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Goes on."""
+        with self._condition:
+            self._paused, self._steps = False, 0
+            self._condition.notify_all()
+
+    def step(self) -> None:
+        """One iteration (of every lane), then rest again."""
+        with self._condition:
+            self._paused = True
+            self._steps += 1
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        """Ends the run before the next iteration."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    @property
+    def paused(self) -> bool:
+        """Whether a pause has been asked for."""
+        return self._paused
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has been asked for."""
+        return self._stopped
+
+    def checkpoint(self) -> None:
+        """Between two iterations: blocks while paused. Raises RunStopped when stopped."""
+        with self._condition:
+            if self._paused and not self._steps and not self._stopped:
+                self._on_pause(True)
+                self._condition.wait_for(lambda: not self._paused or self._steps or self._stopped)
+                if not self._stopped:
+                    self._on_pause(False)
+            if self._stopped:
+                raise RunStopped("the run was stopped")
+            if self._paused:
+                self._steps -= 1
+
+    def values(self, lane: str, step: int) -> Mapping[str, float]:
+        """Current values of `lane`, only those that were touched."""
+        with self._condition:
+            return dict(self._values.get(lane, {}))
+
+
+class Replay:
+    """A Live that turns again what was turned, at the same iterations.
+
+    changes: those of an image set's manifest, which hold for every lane, or those of a run, which say for which lane they hold.
+    """
+
+    def __init__(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        self._changes = sorted(changes, key=lambda change: change["step"])
+
+    def checkpoint(self) -> None:
+        """Never paused, never stopped."""
+
+    def values(self, lane: str, step: int) -> Mapping[str, float]:
+        """The values that held at `step`."""
+        return {change["name"]: change["value"] for change in self._changes if change["step"] <= step and change.get("lane", lane) == lane}

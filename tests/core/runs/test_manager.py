@@ -1,0 +1,278 @@
+"""Runs in the background, with the embedded network and tiny settings."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+import core.pipeline
+from core.config import GenerationConfig, RunConfig
+from core.errors import ConfigError, RunError
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+TINY = RunConfig(
+    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4, threads=1, device="cpu"), bits=(), encoder=""
+)
+# far more iterations than any test waits for
+LONG = replace(TINY, generation=replace(TINY.generation, images=4, iterations=100_000))
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def manager(tmp_path):
+    manager = RunManager(RunStore(tmp_path / "runs"))
+    yield manager
+    manager.close()
+    manager.store.close()
+
+
+def is_in(manager, run_id, state):
+    return lambda: manager.store.run(run_id).state is state
+
+
+def steps(manager, run_id) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {"mi-fgsm": [], "adam": []}
+    for record in manager.store.records(run_id, "generation"):
+        found[record.lane].append(record.step)
+    return found
+
+
+def ended(manager, run_id):
+    wait_until(lambda: manager.store.run(run_id).state.is_finished())
+    return manager.store.run(run_id)
+
+
+def running(manager, config=LONG, records=4) -> str:
+    run_id = manager.start(config)
+    wait_until(lambda: len(manager.store.records(run_id, "generation")) >= records)
+    return run_id
+
+
+def paused(manager, config=LONG) -> str:
+    run_id = running(manager, config)
+    manager.control(run_id).pause()
+    wait_until(is_in(manager, run_id, RunState.PAUSED))
+    return run_id
+
+
+def test_run_to_its_end(manager):
+    began = time.perf_counter()
+    run_id = manager.start(TINY, "tiny")
+    assert time.perf_counter() - began < 1  # whoever starts does not wait
+    run = ended(manager, run_id)
+    assert (run.state, run.name, run.error, run.traceback) == (RunState.COMPLETE, "tiny", "", "")
+    assert run.created <= run.started <= run.ended
+    assert (run.stage, run.step, run.total) == ("generation", 12, 12)  # 2 lanes x 2 batches x 3 iterations
+    assert steps(manager, run_id) == {"mi-fgsm": [1, 2, 3, 4, 5, 6], "adam": [1, 2, 3, 4, 5, 6]}
+    assert set(manager.store.results(run_id)) == {"generation/mi-fgsm", "generation/adam"}
+    folder = manager.store.run_folder(run_id)
+    for lane in ("mi-fgsm", "adam"):
+        assert (folder / "images" / lane / "manifest.json").is_file()
+        step, images, labels = manager.store.frame(run_id, lane)
+        assert (step, images.shape, labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
+    assert json.loads((folder / "result.json").read_text())["optimizers"].keys() == {"mi-fgsm", "adam"}
+    wait_until(lambda: not manager.controls(run_id))
+
+
+def test_name_by_default_says_what_it_is(manager):
+    run_id = manager.start(replace(TINY, bits=(4,), optimizers=("adam",), images_from="/none"))
+    assert manager.store.run(run_id).name == "resnet20_cifar10, given images, W4A4"
+    other = manager.start(TINY)
+    assert manager.store.run(other).name == "resnet20_cifar10, mi-fgsm + adam"
+
+
+def test_pause_really_rests_and_resume_goes_on(manager):
+    run_id = paused(manager)
+    before = steps(manager, run_id)
+    time.sleep(0.3)
+    assert steps(manager, run_id) == before
+    assert is_in(manager, run_id, RunState.PAUSED)()
+    manager.control(run_id).resume()
+    wait_until(lambda: len(steps(manager, run_id)["adam"]) > len(before["adam"]) + 2)
+    assert is_in(manager, run_id, RunState.RUNNING)()
+
+
+def test_step_is_one_iteration_of_every_lane(manager):
+    run_id = paused(manager)
+    at = len(steps(manager, run_id)["adam"])
+    assert len(steps(manager, run_id)["mi-fgsm"]) == at
+    for count in (1, 2, 3):
+        manager.control(run_id).step()
+        wait_until(lambda count=count: len(steps(manager, run_id)["adam"]) >= at + count and is_in(manager, run_id, RunState.PAUSED)())
+        time.sleep(0.1)
+        assert {lane: len(done) for lane, done in steps(manager, run_id).items()} == {"mi-fgsm": at + count, "adam": at + count}
+
+
+def test_stop_within_one_iteration(manager):
+    run_id = running(manager)
+    control = manager.control(run_id)
+    before = len(steps(manager, run_id)["adam"])
+    control.stop()
+    after_stop = len(steps(manager, run_id)["adam"])
+    run = ended(manager, run_id)
+    assert run.state is RunState.STOPPED
+    assert run.error == ""
+    done = steps(manager, run_id)
+    assert len(done["adam"]) == len(done["mi-fgsm"])
+    assert before <= len(done["adam"]) <= after_stop + 1
+
+
+def test_stop_while_paused(manager):
+    run_id = paused(manager)
+    before = steps(manager, run_id)
+    manager.control(run_id).stop()
+    assert ended(manager, run_id).state is RunState.STOPPED
+    assert steps(manager, run_id) == before
+
+
+def test_other_runs_wait_their_turn(manager):
+    first = paused(manager)
+    second, third = manager.start(TINY), manager.start(TINY)
+    time.sleep(0.1)
+    assert [manager.store.run(run_id).state for run_id in (second, third)] == [RunState.QUEUED] * 2
+    assert [manager.waiting(run_id) for run_id in (first, second, third)] == [0, 1, 2]
+    assert all(manager.controls(run_id) for run_id in (first, second, third))
+    manager.control(third).stop()  # before it has begun
+    manager.control(first).stop()
+    assert ended(manager, second).state is RunState.COMPLETE
+    run = ended(manager, third)
+    assert run.state is RunState.STOPPED
+    assert run.started is None
+    assert steps(manager, third) == {"mi-fgsm": [], "adam": []}
+    assert manager.store.run(first).ended <= manager.store.run(second).started
+
+
+def test_failing_run_says_why_and_the_next_goes_on(manager):
+    bad = manager.start(replace(TINY, images_from="/nowhere/at/all"))
+    good = manager.start(TINY)
+    run = ended(manager, bad)
+    assert run.state is RunState.FAILED
+    assert "/nowhere/at/all" in run.error
+    assert "\n" not in run.error
+    assert "Traceback" in run.traceback
+    assert ended(manager, good).state is RunState.COMPLETE
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), MemoryError("too large")])
+def test_unexpected_error_fails_the_run_and_not_the_worker(manager, monkeypatch, error):
+    execute = core.pipeline.execute
+
+    def breaks(config, *rest):
+        if config.images_from:
+            raise error
+        return execute(config, *rest)
+
+    monkeypatch.setattr(core.pipeline, "execute", breaks)
+    run = ended(manager, manager.start(replace(TINY, images_from="/x")))
+    assert run.state is RunState.FAILED
+    assert run.error == f"{type(error).__name__}: {error}"
+    assert "Traceback" in run.traceback
+    assert type(error).__name__ in run.traceback
+    assert ended(manager, manager.start(TINY)).state is RunState.COMPLETE
+
+
+def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
+    run_id = paused(manager)
+    at = len(steps(manager, run_id)["adam"])
+    control = manager.control(run_id)
+    control.set("epsilon", 0.0, ["mi-fgsm"])
+    control.set("lr", 0.0, ["adam"])
+    control.step()
+    wait_until(lambda: len(steps(manager, run_id)["adam"]) == at + 1 and is_in(manager, run_id, RunState.PAUSED)())
+    assert manager.store.changes(run_id) == [
+        {"lane": "mi-fgsm", "step": at, "name": "epsilon", "value": 0.0},
+        {"lane": "adam", "step": at, "name": "lr", "value": 0.0},
+    ]
+    # with steps of size 0 the images stay as they are, and so do their l2 norms
+    for count in (2, 3):
+        control.step()
+        wait_until(lambda count=count: len(steps(manager, run_id)["adam"]) == at + count)
+    wait_until(is_in(manager, run_id, RunState.PAUSED))
+    for lane in ("mi-fgsm", "adam"):
+        norms = [record.data["l2"] for record in manager.store.records(run_id, "generation") if record.lane == lane]
+        assert norms[at + 1] == pytest.approx(norms[at + 2], rel=1e-5)
+        assert norms[0] != pytest.approx(norms[at], rel=1e-5)
+    assert len(manager.store.changes(run_id)) == 2
+    with pytest.raises(ConfigError, match="^epsilon is 5"):
+        control.set("epsilon", 5, ["mi-fgsm"])
+
+
+def test_control_of_a_run_that_is_over(manager):
+    run_id = manager.start(TINY)
+    ended(manager, run_id)
+    wait_until(lambda: not manager.controls(run_id))
+    with pytest.raises(RunError, match=f"run '{run_id}' is complete: allowed is a run that this server is working on"):
+        manager.control(run_id)
+
+
+def test_control_of_an_unknown_run(manager):
+    assert not manager.controls("nobody")
+    assert manager.waiting("nobody") == 0
+    with pytest.raises(RunError, match="run 'nobody' does not exist"):
+        manager.control("nobody")
+
+
+def test_close_stops_everything_and_a_new_manager_sees_it(tmp_path):
+    first = RunManager(RunStore(tmp_path))
+    done = first.start(TINY, "done")
+    assert ended(first, done).state is RunState.COMPLETE
+    going, waiting = running(first), first.start(TINY)
+    first.close()
+    states = {run_id: first.store.run(run_id).state for run_id in (done, going, waiting)}
+    assert states == {done: RunState.COMPLETE, going: RunState.STOPPED, waiting: RunState.STOPPED}
+    records = first.store.records(done, "generation")
+    first.store.close()
+    second = RunManager(RunStore(tmp_path))
+    assert {run.id: run.state for run in second.store.runs()} == states
+    assert second.store.records(done, "generation") == records
+    assert second.store.run(done).name == "done"
+    assert not second.controls(going)
+    assert ended(second, second.start(TINY)).state is RunState.COMPLETE
+    second.close()
+    second.store.close()
+
+
+def test_manager_marks_what_a_dead_one_left(tmp_path):
+    dead = RunStore(tmp_path)
+    left = dead.create(TINY, "left behind")
+    dead.set_state(left, RunState.RUNNING)
+    dead.close()
+    manager = RunManager(RunStore(tmp_path))
+    assert manager.store.run(left).state is RunState.INTERRUPTED
+    manager.close()
+    manager.store.close()
+
+
+def test_no_run_starts_after_close(tmp_path):
+    manager = RunManager(RunStore(tmp_path))
+    manager.close()
+    with pytest.raises(RunError, match="'late' comes too late.*allowed"):
+        manager.start(TINY, "late")
+    assert manager.store.runs() == []
+    manager.store.close()
+
+
+def test_worker_goes_on_when_the_end_of_a_run_cannot_be_written(manager, monkeypatch):
+    set_state = manager.store.set_state
+
+    def breaks(run_id, state, *rest):
+        if run_id == bad and state is not RunState.RUNNING:
+            raise OSError("disk full")
+        set_state(run_id, state, *rest)
+
+    first = paused(manager)
+    bad = manager.start(replace(TINY, images_from="/nowhere"))
+    monkeypatch.setattr(manager.store, "set_state", breaks)
+    good = manager.start(TINY)
+    manager.control(first).stop()
+    assert ended(manager, good).state is RunState.COMPLETE
+    assert not manager.controls(bad)

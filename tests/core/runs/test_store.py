@@ -1,0 +1,497 @@
+"""The contract in the store's docstring."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.config import GenerationConfig, RunConfig
+from core.errors import RunError
+from core.runs.state import RunState
+from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore, default_folder
+
+ROOT = Path(__file__).parents[3]
+CONFIG = RunConfig(generation=GenerationConfig(images=8, snapshots=2, iterations=5), bits=(2,), steps_by_bits={2: 7}, encoder="")
+FINISHED = [state for state in RunState if state.is_finished()]
+UNFINISHED = [state for state in RunState if not state.is_finished()]
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = RunStore(tmp_path / "runs")
+    yield store
+    store.close()
+
+
+def created(store, state=RunState.QUEUED) -> str:
+    run_id = store.create(CONFIG, "a name")
+    if state is not RunState.QUEUED:
+        store.set_state(run_id, state)
+    return run_id
+
+
+def test_states_that_are_the_end():
+    assert [state.value for state in UNFINISHED] == ["queued", "running", "paused"]
+    assert [state.value for state in FINISHED] == ["complete", "stopped", "failed", "interrupted"]
+
+
+def test_new_run(store):
+    before = time.time()
+    run_id = created(store)
+    run = store.run(run_id)
+    assert (run.id, run.name, run.config, run.state) == (run_id, "a name", CONFIG, RunState.QUEUED)
+    assert before <= run.created <= time.time()
+    assert (run.started, run.ended, run.error, run.traceback, run.stage, run.step, run.total) == (None, None, "", "", "", 0, 0)
+    assert store.run_folder(run_id).is_dir()
+    assert store.runs() == [run]
+
+
+def test_ids_are_distinct_and_newest_comes_first(store):
+    ids = [created(store) for _ in range(20)]
+    assert len(set(ids)) == 20
+    assert [run.id for run in store.runs()] == ids[::-1]
+
+
+def test_times_of_a_run(store):
+    run_id = created(store, RunState.RUNNING)
+    started = store.run(run_id).started
+    assert started >= store.run(run_id).created
+    store.set_state(run_id, RunState.PAUSED)
+    time.sleep(0.01)
+    store.set_state(run_id, RunState.RUNNING)
+    assert store.run(run_id).started == started  # of the first time
+    assert store.run(run_id).ended is None
+    store.set_state(run_id, RunState.COMPLETE)
+    assert store.run(run_id).ended > started
+
+
+@pytest.mark.parametrize("state", FINISHED)
+def test_finished_state_does_not_change(store, state):
+    run_id = created(store)
+    store.set_state(run_id, state, "an error", "a traceback")
+    before = store.run(run_id)
+    for other in RunState:
+        with pytest.raises(RunError, match=f"{run_id}' is {state}: allowed"):
+            store.set_state(run_id, other, "another")
+    assert store.run(run_id) == before
+    assert (before.error, before.traceback) == ("an error", "a traceback")
+
+
+def test_unknown_run(store):
+    for call in (store.run, store.delete, lambda name: store.set_state(name, RunState.RUNNING), lambda name: store.rename(name, "other")):
+        with pytest.raises(RunError, match="run 'nobody' does not exist"):
+            call("nobody")
+    assert store.records("nobody", "generation") == []
+    assert store.changes("nobody") == []
+    assert store.results("nobody") == {}
+    assert store.frame("nobody", "adam") is None
+
+
+def test_nothing_is_kept_of_a_run_that_does_not_exist(store):
+    with pytest.raises((RunError, sqlite3.IntegrityError)):
+        store.append("nobody", "generation", "adam", 1, {"total": 1.0})
+    assert store.records("nobody", "generation") == []
+
+
+def test_records_come_back_in_the_order_of_writing(store):
+    run_id, other = created(store), created(store)
+    written = [(lane, step) for step in (3, 1, 2, 2) for lane in ("mi-fgsm", "adam")]
+    for lane, step in written:
+        store.append(run_id, "generation", lane, step, {"total": step / 3, "layers": [1.5, 2.5]})
+    store.append(run_id, "training", "adam W4A4", 1, {"ce": 0.5})
+    store.append(other, "generation", "adam", 99, {})
+    records = store.records(run_id, "generation")
+    assert [(record.lane, record.step) for record in records] == written
+    assert [record.id for record in records] == sorted({record.id for record in records})
+    assert records[0].data == {"total": 1.0, "layers": [1.5, 2.5]}
+    assert records[2].data["total"] == 1 / 3  # to the last bit
+    assert [record.data for record in store.records(run_id, "training")] == [{"ce": 0.5}]
+
+
+def test_records_after_an_id(store):
+    run_id = created(store)
+    for step in range(5):
+        store.append(run_id, "generation", "adam", step, {})
+    records = store.records(run_id, "generation")
+    assert store.records(run_id, "generation", after=records[2].id) == records[3:]
+    assert store.records(run_id, "generation", after=records[-1].id) == []
+
+
+def test_what_is_returned_is_a_copy(store):
+    run_id = created(store)
+    store.append(run_id, "generation", "adam", 1, {"total": 1.0})
+    store.set_result(run_id, "a", {"b": [1]})
+    store.add_change(run_id, "adam", 1, "lr", 0.5)
+    store.records(run_id, "generation")[0].data["total"] = 2.0
+    store.results(run_id)["a"]["b"].append(2)
+    store.changes(run_id).clear()
+    assert store.records(run_id, "generation")[0].data == {"total": 1.0}
+    assert store.results(run_id) == {"a": {"b": [1]}}
+    assert len(store.changes(run_id)) == 1
+
+
+def test_stage_counts_its_steps(store):
+    run_id = created(store)
+    store.set_stage(run_id, "generation", 4)
+    for step in range(3):
+        store.append(run_id, "generation", "adam", step, {})
+    run = store.run(run_id)
+    assert (run.stage, run.step, run.total) == ("generation", 3, 4)
+    assert run.stage_started == pytest.approx(time.time(), abs=5)
+    store.set_stage(run_id, "training", 9)
+    run = store.run(run_id)
+    assert (run.stage, run.step, run.total) == ("training", 0, 9)
+
+
+def test_changes_in_order(store):
+    run_id, other = created(store), created(store)
+    store.add_change(run_id, "mi-fgsm", 7, "mu", 0.1)
+    store.add_change(run_id, "adam", 3, "lr", 0.25)
+    store.add_change(other, "adam", 1, "lr", 0.5)
+    assert store.changes(run_id) == [
+        {"lane": "mi-fgsm", "step": 7, "name": "mu", "value": 0.1},
+        {"lane": "adam", "step": 3, "name": "lr", "value": 0.25},
+    ]
+
+
+def test_last_result_of_a_name_holds(store):
+    run_id = created(store)
+    store.set_result(run_id, "b", 1)
+    store.set_result(run_id, "a", {"x": None})
+    store.set_result(run_id, "b", [2.5, "ε"])
+    assert store.results(run_id) == {"a": {"x": None}, "b": [2.5, "ε"]}
+    assert list(store.results(run_id)) == ["a", "b"]
+
+
+def test_rename(store):
+    run_id = created(store)
+    store.rename(run_id, "'; DROP TABLE run; --")
+    assert store.run(run_id).name == "'; DROP TABLE run; --"
+    store.set_state(run_id, RunState.COMPLETE)
+    store.rename(run_id, "after its end")
+    assert store.run(run_id).name == "after its end"
+
+
+def frame(value, count=2):
+    return np.full((count, 3, 4, 4), value, dtype=np.uint8), np.arange(count)
+
+
+def test_frames_latest_and_kept(store):
+    run_id = created(store)
+    assert store.frame(run_id, "adam") is None
+    for step, keep in ((1, True), (2, False), (10, True), (11, False)):
+        store.save_frame(run_id, "adam", step, *frame(step), keep)
+    store.save_frame(run_id, "mi-fgsm", 5, *frame(50), False)
+    assert store.frame_steps(run_id, "adam") == [1, 10]
+    assert store.frame_steps(run_id, "mi-fgsm") == []
+    step, images, labels = store.frame(run_id, "adam")
+    assert step == 11
+    assert np.array_equal(images, frame(11)[0])
+    assert labels.tolist() == [0, 1]
+    step, images, _ = store.frame(run_id, "adam", 10)
+    assert (step, int(images[0, 0, 0, 0])) == (10, 10)
+    assert store.frame(run_id, "adam", 2) is None
+    assert store.frame(run_id, "mi-fgsm")[0] == 5
+
+
+def test_frame_that_is_read_while_it_is_written_is_whole(store):
+    run_id = created(store)
+    store.save_frame(run_id, "adam", 0, *frame(0, 64), False)
+    stop, torn = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            step, images, _ = store.frame(run_id, "adam")
+            if not (images == step).all():
+                torn.append(step)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for step in range(100):
+        store.save_frame(run_id, "adam", step, *frame(step, 64), False)
+    stop.set()
+    reader.join()
+    assert torn == []
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_unfinished_run_is_not_deleted(store, state):
+    run_id = created(store, state)
+    with pytest.raises(RunError, match=f"is {state}: allowed is to delete a finished run"):
+        store.delete(run_id)
+    assert store.run(run_id).state is state
+    assert store.run_folder(run_id).is_dir()
+
+
+def test_deleting_removes_everything_of_one_run(store):
+    run_id, other = created(store), created(store)
+    for target in (run_id, other):
+        store.append(target, "generation", "adam", 1, {})
+        store.add_change(target, "adam", 1, "lr", 0.5)
+        store.set_result(target, "a", 1)
+        store.save_frame(target, "adam", 1, *frame(1), True)
+        store.set_state(target, RunState.COMPLETE)
+    store.delete(run_id)
+    assert [run.id for run in store.runs()] == [other]
+    assert not store.run_folder(run_id).exists()
+    with pytest.raises(RunError, match="does not exist"):
+        store.run(run_id)
+    with sqlite3.connect(store.folder / DATABASE) as connection:
+        for table, column in (("run", "id"), ("record", "run"), ("change", "run"), ("result", "run")):
+            assert connection.execute(f"SELECT {column} FROM {table}").fetchall() == [(other,)], table
+    assert store.frame(other, "adam")[0] == 1
+
+
+def test_images_are_those_made_or_those_given(store, tmp_path):
+    run = store.run(created(store))
+    assert store.images_folder(run) == store.run_folder(run.id) / "images"
+    given = store.run(store.create(RunConfig(images_from=str(tmp_path / "given")), ""))
+    assert store.images_folder(given) == tmp_path / "given"
+
+
+def test_runs_are_there_after_reopening(tmp_path):
+    first = RunStore(tmp_path)
+    run_id = created(first, RunState.COMPLETE)
+    first.append(run_id, "generation", "adam", 1, {"total": 2.5})
+    before = first.run(run_id)
+    first.close()
+    second = RunStore(tmp_path)
+    assert second.run(run_id) == before
+    assert second.records(run_id, "generation")[0].data == {"total": 2.5}
+    second.close()
+
+
+def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
+    store = RunStore(tmp_path)
+    created(store)
+    store.close()
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(RunError, match="has version 99: allowed is at most 1"):
+        RunStore(tmp_path)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+        assert connection.execute("SELECT count(*) FROM run").fetchone() == (1,)
+
+
+def test_default_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv(RUNS_VARIABLE, raising=False)
+    assert default_folder() == Path("runs")
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "elsewhere"))
+    assert default_folder() == tmp_path / "elsewhere"
+    RunStore().close()
+    assert (tmp_path / "elsewhere" / DATABASE).is_file()
+
+
+# many threads and processes
+
+
+def in_threads(count, function) -> None:
+    errors, barrier = [], threading.Barrier(count)
+
+    def work(index):
+        try:
+            barrier.wait()
+            function(index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_one_store_in_many_threads(store):
+    run_id = created(store)
+    in_threads(6, lambda index: [store.append(run_id, "generation", f"lane {index}", step, {"i": index}) for step in range(25)])
+    records = store.records(run_id, "generation")
+    assert len(records) == store.run(run_id).step == 150
+    for index in range(6):
+        assert [record.step for record in records if record.lane == f"lane {index}"] == list(range(25))
+
+
+def test_many_stores_open_one_new_folder_at_once(tmp_path):
+    for attempt in range(5):
+        stores = {}
+
+        def opened(index, folder=tmp_path / str(attempt), stores=stores):
+            stores[index] = RunStore(folder)
+            created(stores[index])
+
+        in_threads(8, opened)
+        assert len(stores[0].runs()) == 8
+
+
+def test_two_stores_see_each_others_writing(store):
+    other = RunStore(store.folder)
+    run_id = created(store, RunState.RUNNING)
+    assert other.run(run_id) == store.run(run_id)
+    other.append(run_id, "generation", "adam", 1, {"by": "other"})
+    store.append(run_id, "generation", "adam", 2, {"by": "store"})
+    assert [record.data["by"] for record in store.records(run_id, "generation")] == ["other", "store"]
+    assert other.records(run_id, "generation") == store.records(run_id, "generation")
+    other.close()
+
+
+def process(folder, code) -> subprocess.Popen:
+    """A process with a store and one running run; it prints the id, does `code` and ends."""
+    source = f"""
+import sys, time
+from pathlib import Path
+from core.config import RunConfig
+from core.runs.state import RunState
+from core.runs.store import RunStore
+store = RunStore(Path({str(folder)!r}))
+run_id = store.create(RunConfig(), "of a process")
+store.set_state(run_id, RunState.RUNNING)
+print(run_id, flush=True)
+{code}
+"""
+    return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+def test_dead_process_leaves_an_interrupted_run_and_a_living_one_is_left_alone(store):
+    living, dying = (process(store.folder, "sys.stdin.read()") for _ in range(2))
+    try:
+        living_run, dying_run = living.stdout.readline().strip(), dying.stdout.readline().strip()
+        assert store.mark_interrupted() == []
+        assert {store.run(run_id).state for run_id in (living_run, dying_run)} == {RunState.RUNNING}
+        os.kill(dying.pid, signal.SIGKILL)
+        dying.wait(10)
+        assert store.mark_interrupted() == [dying_run]
+        assert store.run(living_run).state is RunState.RUNNING
+        run = store.run(dying_run)
+        assert run.state is RunState.INTERRUPTED
+        assert "process" in run.error
+        assert run.ended is not None
+        assert store.mark_interrupted() == []
+    finally:
+        for one in (living, dying):
+            one.kill()
+            one.communicate(timeout=10)
+    assert store.mark_interrupted() == [living_run]
+
+
+def test_own_runs_are_never_interrupted(store):
+    run_id = created(store, RunState.RUNNING)
+    assert store.mark_interrupted() == []
+    other = RunStore(store.folder)
+    assert other.mark_interrupted() == []
+    assert store.run(run_id).state is RunState.RUNNING
+    other.close()
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_every_unfinished_state_is_interrupted_after_close(tmp_path, state):
+    first = RunStore(tmp_path)
+    run_id, done = created(first, state), created(first, RunState.COMPLETE)
+    first.close()
+    second = RunStore(tmp_path)
+    assert second.mark_interrupted() == [run_id]
+    assert second.run(done).state is RunState.COMPLETE
+    second.close()
+
+
+def test_store_opened_in_a_thread_that_has_ended_still_lives(tmp_path):
+    """As in the dashboard, where the thread of the first page view makes the store and ends."""
+    opened = []
+    thread = threading.Thread(target=lambda: opened.append(RunStore(tmp_path)))
+    thread.start()
+    thread.join()
+    run_id = created(opened[0], RunState.RUNNING)
+    other = RunStore(tmp_path)
+    assert other.mark_interrupted() == []
+    assert other.run(run_id).state is RunState.RUNNING
+    other.close()
+
+
+def test_store_opened_in_one_thread_may_be_closed_in_another(tmp_path):
+    opened = []
+    thread = threading.Thread(target=lambda: opened.append(RunStore(tmp_path)))
+    thread.start()
+    thread.join()
+    run_id = created(opened[0], RunState.RUNNING)
+    opened[0].close()
+    other = RunStore(tmp_path)
+    assert other.mark_interrupted() == [run_id]
+    other.close()
+
+
+def test_two_processes_write_at_once(store):
+    code = """
+for step in range(100):
+    store.append(run_id, "generation", "adam", step, {"step": step})
+store.set_state(run_id, RunState.COMPLETE)
+"""
+    processes = [process(store.folder, code) for _ in range(2)]
+    ids = [one.communicate(timeout=60)[0].split()[0] for one in processes]
+    assert [one.returncode for one in processes] == [0, 0]
+    for run_id in ids:
+        assert store.run(run_id).state is RunState.COMPLETE
+        assert [record.step for record in store.records(run_id, "generation")] == list(range(100))
+
+
+def test_config_is_kept_as_json(store):
+    run_id = created(store)
+    with sqlite3.connect(store.folder / DATABASE) as connection:
+        text = connection.execute("SELECT config FROM run WHERE id = ?", (run_id,)).fetchone()[0]
+    assert RunConfig.from_dict(json.loads(text)) == CONFIG
+
+
+def test_stage_of_an_unknown_run(store):
+    with pytest.raises(RunError, match="run 'nobody' does not exist"):
+        store.set_stage("nobody", "generation", 3)
+
+
+def owners(store) -> list[str]:
+    return sorted(os.listdir(store.folder / "owners"))
+
+
+def test_lock_file_is_gone_after_close(tmp_path):
+    first, second = RunStore(tmp_path), RunStore(tmp_path)
+    assert len(owners(first)) == 2
+    first.close()
+    first.close()  # a second time changes nothing
+    assert len(owners(second)) == 1
+    second.close()
+    assert owners(second) == []
+
+
+def test_lock_files_of_dead_processes_are_removed_once_they_are_old(store):
+    living = RunStore(store.folder)
+    for name in ("dead", "just made"):
+        (store.folder / "owners" / name).touch()
+    for name in owners(store):
+        if name != "just made":
+            os.utime(store.folder / "owners" / name, (1, 1))
+    before = owners(store)
+    store.mark_interrupted()
+    assert owners(store) == [name for name in before if name != "dead"]
+    living.close()
+
+
+def test_run_that_another_process_marks_meanwhile_is_none_of_ours(tmp_path, monkeypatch):
+    first = RunStore(tmp_path)
+    run_id = created(first, RunState.RUNNING)
+    first.close()
+    second = RunStore(tmp_path)
+
+    def marked_by_another(owner):
+        second.set_state(run_id, RunState.INTERRUPTED, "by another")
+        return False
+
+    monkeypatch.setattr(second, "_lives", marked_by_another)
+    assert second.mark_interrupted() == []
+    assert second.run(run_id).error == "by another"
+    second.close()
