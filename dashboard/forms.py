@@ -23,7 +23,7 @@ from core.config import (
 _GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "schedule", "max_shift", "flip", "seed")
 _MACHINE = ("model", "device", "threads")
 _QUANTIZATION = (
-    "range", "training_lr", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "crop_padding",
+    "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "crop_padding",
     "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
 )  # fmt: skip
 _LABELS = {
@@ -104,7 +104,7 @@ def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
             with generation_tab:
                 generation = knob_grid(GenerationConfig, _GENERATION, start.generation, f"{preset}/generation")
             with quantization_tab:
-                steps = _steps_widget(start, f"{preset}/steps")
+                by_bits, run_by_bits = _by_bits_widgets(start, preset)
                 quantization = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{preset}/quantization")
             with machine_tab:
                 machine = knob_grid(GenerationConfig, _MACHINE, start.generation, f"{preset}/machine")
@@ -114,11 +114,11 @@ def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
         return None
     return RunConfig(
         generation=replace(start.generation, **generation, **machine, **live),
-        quantization=replace(start.quantization, **quantization, **machine, **_given_steps(steps)),
+        quantization=replace(start.quantization, **quantization, **machine, **by_bits),
         optimizers=tuple(optimizers),
         bits=tuple(bits),
-        steps_by_bits=start.steps_by_bits if steps is None else {},
         encoder=encoder,
+        **run_by_bits,
     )
 
 
@@ -160,17 +160,25 @@ def encoder_widget(default: str, key: str) -> str:
     ).strip()
 
 
-def _steps_widget(start: RunConfig, key: str) -> int | None:
-    """Training steps for every bit width, None for the preset's own."""
-    own = ", ".join(f"{start.quantization_for(bits).steps} at {bits} bits" for bits in start.bits)
-    return st.number_input(
-        "Training steps", min_value=0, max_value=1_000_000, value=None, step=50, placeholder=f"preset: {own}",
-        help=f"{help_text(QuantizationConfig, 'steps')} Empty: the preset's own ({own}); fewer bits need more.", key=key,
-    )  # fmt: skip
-
-
-def _given_steps(steps: int | None) -> dict[str, Any]:
-    return {} if steps is None else {"steps": steps}
+def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Steps and step size for every bit width, or empty for the preset's own: what to change in the quantization, and in the run."""
+    quantization: dict[str, Any] = {}
+    run: dict[str, Any] = {}
+    knob_arguments: dict[str, dict[str, Any]] = {
+        "steps": {"min_value": 0, "max_value": 1_000_000, "step": 50},
+        "training_lr": {"min_value": 0.0, "max_value": 1.0, "step": 1e-4, "format": "%g"},
+    }
+    for place, (name, arguments), by_bits in zip(st.columns(2), knob_arguments.items(), ("steps_by_bits", "lr_by_bits")):
+        own = ", ".join(f"{getattr(start.quantization_for(bits), name):g} at {bits} bits" for bits in start.bits)
+        with place:
+            value = st.number_input(
+                "Training steps" if name == "steps" else label(name), value=None, placeholder=f"preset: {own}", key=f"{key}/{name}",
+                help=f"{help_text(QuantizationConfig, name)} Empty: the preset's own ({own}); fewer bits need more.", **arguments,
+            )  # fmt: skip
+        run[by_bits] = getattr(start, by_bits)
+        if value is not None:
+            quantization[name], run[by_bits] = value, {}
+    return quantization, run
 
 
 def quantization_form(start: RunConfig, key: str) -> tuple[RunConfig, bool]:
@@ -178,11 +186,18 @@ def quantization_form(start: RunConfig, key: str) -> tuple[RunConfig, bool]:
     with st.form(f"quantization form {key}", border=False):
         bits = bits_widget(start.bits, f"{key}/bits")
         with st.expander("All settings"):
-            steps = _steps_widget(start, f"{key}/steps")
-            values = knob_grid(QuantizationConfig, (*_QUANTIZATION, "device", "threads"), start.quantization, f"{key}/quantization")
+            by_bits, run_by_bits = _by_bits_widgets(start, key)
+            values = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{key}/quantization")
+            # the whole run has one device and one number of threads, the generation's
+            machine = knob_grid(GenerationConfig, ("device", "threads"), start.generation, f"{key}/machine")
         pressed = st.form_submit_button("Quantize", type="primary", icon=":material/play_arrow:", key="quantize")
-    quantization = replace(start.quantization, **values, **_given_steps(steps))
-    config = replace(start, bits=tuple(bits), quantization=quantization, steps_by_bits=start.steps_by_bits if steps is None else {})
+    config = replace(
+        start,
+        generation=replace(start.generation, **machine),
+        quantization=replace(start.quantization, **values, **by_bits),
+        bits=tuple(bits),
+        **run_by_bits,
+    )
     return config, pressed
 
 

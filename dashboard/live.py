@@ -189,10 +189,13 @@ CHART_CONFIG = _CHART
 def layer_names(model: str) -> Sequence[str]:
     """Names of the BatchNorm layers of a network."""
     # torch takes seconds to import: only a page that shows a run waits for it
+    import torch
+
     from core.models.full_precision import batch_norm_layers, build_architecture, find_model
 
     spec = find_model(model)[1]
-    return list(batch_norm_layers(build_architecture(spec.architecture, len(spec.classes))))
+    with torch.random.fork_rng(devices=[]):
+        return list(batch_norm_layers(build_architecture(spec.architecture, len(spec.classes))))
 
 
 @cache

@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from core.config import EncoderTrainingConfig
 from core.data.labelled import LabelledImages
 from core.errors import DataError
+from core.layout import plain_rights
 from core.threads import cpu_threads
 
 TEMPLATES = (
@@ -176,7 +177,9 @@ def train_encoder(
         model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
         _fit(model, open_clip.get_tokenizer(f"local-dir:{out}"), dataset, classes, config, on_step)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in weights.items()}, out / "open_clip_model.safetensors")
+    path = out / "open_clip_model.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    plain_rights(path)
     return out
 
 

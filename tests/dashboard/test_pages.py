@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.config import GenerationConfig, RunConfig
+from core.config import PRESETS, GenerationConfig, RunConfig
 from core.runs.state import RunState
 from dashboard import state
 
@@ -57,6 +57,7 @@ def test_studio_starts_a_run_with_the_values_of_its_sliders_and_form(runs_folder
     assert not app.exception
     (run,) = state.store().runs()
     config = run.config.generation
+    assert run.config.lr_by_bits == PRESETS["quick"].lr_by_bits
     assert (config.epsilon, config.beta, config.images, config.iterations) == (0.2, 0.5, 64, 7)
     assert run.config.bits == ()
     wait_until(lambda: state.store().run(run.id).state is RunState.COMPLETE)
