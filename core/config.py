@@ -15,6 +15,7 @@ from core.errors import ConfigError, UnknownNameError
 
 OPTIMIZERS = ("mi-fgsm", "adam")
 RANGE_METHODS = ("minmax", "mse", "lsq")
+NOISES = ("white", "pink")
 SCHEDULES = ("linear", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BIT_WIDTHS = range(2, 9)
@@ -165,6 +166,12 @@ class GenerationConfig(Checked):
     burn_in: float = knob(
         0.2, "Part of the iterations that passes before the first snapshot may be taken.", minimum=0.0, maximum=0.95, step=0.05
     )
+    noise: str = knob(
+        "pink",
+        "What images start from: white (each pixel on its own), or pink (coarse and fine structure alike, as in photographs).",
+        choices=NOISES,
+        paper="Gaussian, which is white",
+    )
     epsilon: float = knob(
         0.1,
         "Step size of MI-FGSM in normalised units: every pixel moves by this much. Large is coarse, small does not get anywhere.",
@@ -308,6 +315,14 @@ class QuantizationConfig(Checked):
     )
     temperature: float = knob(
         4.0, "Temperature T of teacher and student in the KL term.", minimum=0.1, maximum=100.0, symbol="T", paper="not stated", step=0.5
+    )
+    averaging: float = knob(
+        0.98,
+        "Decay of the moving average of weights and scales, which is what the training ends with: steadies it at few bits. 0 turns it off.",
+        minimum=0.0,
+        maximum=0.9999,
+        paper="0: not part of it",
+        step=0.01,
     )
     crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels; 0 turns it off.", minimum=0, maximum=64)
     training_flip: bool = knob(True, "Mirror images at random.")
@@ -494,7 +509,7 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
             lr_by_bits={3: 1e-3, 4: 2e-4, 5: 1e-4},
         ),
         "paper": RunConfig(
-            generation=GenerationConfig(images=5120, iterations=500, snapshots=4),
+            generation=GenerationConfig(images=5120, iterations=500, snapshots=4, noise="white"),
             quantization=QuantizationConfig(
                 range="minmax", steps=40_000, batch_size=256, training_optimizer="sgd", training_lr=1e-4, data="cifar10"
             ),

@@ -20,10 +20,10 @@ from core.config import (
     knobs,
 )
 
-_GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "schedule", "max_shift", "flip", "seed")
+_GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "noise", "schedule", "max_shift", "flip", "seed")
 _MACHINE = ("model", "device", "threads")
 _QUANTIZATION = (
-    "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "crop_padding",
+    "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "averaging", "crop_padding",
     "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
 )  # fmt: skip
 _LABELS = {

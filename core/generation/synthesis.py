@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import LIVE_KNOBS, GenerationConfig
@@ -22,6 +23,23 @@ from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.reporting import Live, Reporter, Silent, Untouched
 
 PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees
+
+
+def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Noise `(count, 3, size, size)` of mean 0 and variance 1 over the whole batch.
+
+    white: N(0, 1) for each pixel. pink: N(0, 1) drawn at sizes 1, 2, 4, ... up to `size`, enlarged and added up, the finest at half
+    its amplitude: power falls with frequency about as it does in photographs, so statistics start much nearer to those of training.
+    """
+    if kind == "white":
+        return torch.randn(count, 3, size, size, generator=generator)
+    total = 0.5 * torch.randn(count, 3, size, size, generator=generator)
+    coarse = 1
+    while coarse < size:
+        draw = torch.randn(count, 3, coarse, coarse, generator=generator)
+        total += F.interpolate(draw, size=(size, size), mode="bilinear", align_corners=False)
+        coarse *= 2
+    return total / total.std()
 
 
 class Synthesis:
@@ -70,11 +88,11 @@ class Synthesis:
         return self.config.optimizer
 
     def _start_batch(self, index: int) -> None:
-        """Noise N(0, 1) in normalised space. Seeded by batch, so that batch b is the same in every lane whatever happened before it."""
+        """Noise in normalised space, seeded by batch: batch b is the same in every lane whatever happened before it."""
         sizes = self.config.batches
         spec = self.model.spec
         self._noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
-        noise = torch.randn(sizes[index], 3, spec.image_size, spec.image_size, generator=self._noise).to(self.model.device)
+        noise = initial_noise(self.config.noise, sizes[index], spec.image_size, self._noise).to(self.model.device)
         noise = noise.clamp(self.pixel_low, self.pixel_high)
         self.images = noise.contiguous(memory_format=torch.channels_last).requires_grad_(True)
         start = sum(sizes[:index])

@@ -86,6 +86,7 @@ class QuantizationTraining:
         self.quantized = self._calibrate()
         self.student = self.quantized.network
         self.optimizer = self._make_optimizer()
+        self._average = [parameter.detach().clone() for parameter in self.student.parameters()]
 
     @property
     def finished(self) -> bool:
@@ -151,6 +152,7 @@ class QuantizationTraining:
         self.optimizer.step()
         self.student.eval()
         self.step_count += 1
+        self._average_parameters()
         self.seconds += time.perf_counter() - began
         agreement = 100.0 * float((student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean())
         self.reporter.record(
@@ -159,6 +161,18 @@ class QuantizationTraining:
             self.step_count,
             {"total": value, "ce": float(ce.detach()), "kd": float(kd.detach()), "agreement": agreement, "seconds": self.seconds},
         )
+
+    @torch.no_grad()
+    def _average_parameters(self) -> None:
+        """Follows the parameters with their moving average, which takes their place after the last step."""
+        if not self.config.averaging:
+            return
+        # a short memory at first, so that a short training is not an average with its start
+        decay = min(self.config.averaging, self.step_count / (self.step_count + 10))
+        for average, parameter in zip(self._average, self.student.parameters()):
+            average.lerp_(parameter, 1 - decay)
+            if self.finished:
+                parameter.copy_(average)
 
     def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits, and the outputs of the BatchNorm layers where they are needed."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from core.config import GenerationConfig
 from core.errors import CoreError, ModelError, RunStopped
-from core.generation.synthesis import Synthesis, synthesise
+from core.generation.synthesis import Synthesis, initial_noise, synthesise
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import Silent, Untouched
 
@@ -171,3 +171,23 @@ def test_the_teacher_soon_agrees_on_images_of_the_embedded_network(embedded):
     _, summary = synthesise(embedded, config)
     assert summary["teacher_agreement"] > 60
     assert summary["bns_loss_last"] < 0.3 * summary["bns_loss_first"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("white", 32), ("pink", 32), ("pink", 20)])
+def test_noise_has_unit_variance_and_its_seed(kind, size):
+    first, second = (initial_noise(kind, 64, size, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert first.shape == (64, 3, size, size)
+    assert first.mean().item() == pytest.approx(0.0, abs=0.1)
+    assert first.std().item() == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(first, second)
+
+
+def test_power_of_pink_noise_falls_with_frequency_and_that_of_white_does_not():
+    shares = {}
+    for kind in ("white", "pink"):
+        noise = initial_noise(kind, 64, 32, torch.Generator().manual_seed(4))
+        power = torch.fft.fft2(noise).abs().square().mean(dim=(0, 1))
+        low, high = power[1:4, 1:4].mean(), power[12:16, 12:16].mean()
+        shares[kind] = (low / high).item()
+    assert shares["white"] == pytest.approx(1.0, abs=0.2)
+    assert shares["pink"] > 50

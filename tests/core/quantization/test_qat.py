@@ -239,3 +239,24 @@ def test_untraceable_network_trains(small, small_images):
     training = run(small, small_images)
     assert "cannot be traced" in training.summary()["note"]
     assert training.summary()["quantized_layers"] == 3
+
+
+def test_training_ends_with_the_moving_average_of_its_parameters(small, small_images):
+    training = QuantizationTraining(small, small_images, config(steps=4, averaging=0.5))
+    name = "conv1.weight"
+    expected = training.student.state_dict()[name].clone()
+    while not training.finished:
+        plain = {}
+        original = training._average_parameters
+
+        def look(original=original, plain=plain):
+            plain[name] = training.student.state_dict()[name].clone()
+            original()
+
+        training._average_parameters = look
+        training.step()
+        training._average_parameters = original
+        decay = min(0.5, training.step_count / (training.step_count + 10))
+        expected = decay * expected + (1 - decay) * plain[name]
+    assert not torch.equal(training.student.state_dict()[name], plain[name])
+    torch.testing.assert_close(training.student.state_dict()[name], expected)
