@@ -9,7 +9,7 @@ from torch import nn
 from core.config import RANGE_METHODS, QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
-from core.quantization.qat import QuantizationTraining, check_images, distillation_loss, learning_rate_factor
+from core.quantization.qat import QuantizationTraining, check_images, distillation_loss, feature_loss, learning_rate_factor
 from core.reporting import Silent
 
 
@@ -24,7 +24,19 @@ class Notes(Silent):
 
 
 def config(**changes) -> QuantizationConfig:
-    values = {"weight_bits": 4, "activation_bits": 4, "steps": 4, "batch_size": 16, "crop_padding": 1, "device": "cpu"}
+    """The paper's loss, and nothing averaged, unless a test says otherwise."""
+    values = {
+        "weight_bits": 4,
+        "activation_bits": 4,
+        "steps": 4,
+        "batch_size": 16,
+        "crop_padding": 1,
+        "device": "cpu",
+        "training_lr": 1e-3,
+        "alpha_ce": 1.0,
+        "alpha_feature": 0.0,
+        "averaging": 0.0,
+    }
     return QuantizationConfig(**{**values, **changes})
 
 
@@ -260,3 +272,21 @@ def test_training_ends_with_the_moving_average_of_its_parameters(small, small_im
         expected = decay * expected + (1 - decay) * plain[name]
     assert not torch.equal(training.student.state_dict()[name], plain[name])
     torch.testing.assert_close(training.student.state_dict()[name], expected)
+
+
+def test_feature_loss_by_hand():
+    student = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
+    teacher = [torch.tensor([1.0, 1.0]), torch.tensor([[2.0]])]
+    # (0 + 1) / (1 + 1) and 1 / 4, their mean
+    assert feature_loss(student, teacher).item() == pytest.approx(0.375)
+
+
+def test_feature_loss_takes_part_with_its_weight(small, small_images):
+    totals = {}
+    for weight in (0.0, 2.0, 4.0):
+        notes = Notes()
+        QuantizationTraining(small, small_images, config(alpha_feature=weight), reporter=notes).step()
+        totals[weight] = notes.records[0][3]["total"]
+    assert totals[2.0] > totals[0.0]
+    assert totals[4.0] - totals[0.0] == pytest.approx(2 * (totals[2.0] - totals[0.0]), rel=1e-3)
+    assert not any(module._forward_hooks for module in small.network.modules())
