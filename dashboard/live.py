@@ -27,19 +27,29 @@ _BADGES = {
 }
 
 
-def follow(run: Run, *draw: Callable[[Run], None], every: float = REFRESH_SECONDS) -> None:
-    """Draws each function of the run, again and again while it goes on (seconds), once when it is finished."""
-    finished = run.state.is_finished()
+def follow(
+    run: Run,
+    *draw: Callable[[Run], None],
+    every: float = REFRESH_SECONDS,
+    until: Callable[[Run], bool] = lambda run: run.state.is_finished(),
+) -> None:
+    """Draws each function of the run, again and again (seconds) `until` nothing more will change, and then once."""
+    finished = until(run)
 
     @st.fragment(run_every=None if finished else every)
     def region() -> None:
         current = state.store().run(run.id)
-        if current.state.is_finished() and not finished:
+        if until(current) and not finished:
             st.rerun(scope="app")  # the page around it changes too: forms, sliders, results
         for function in draw:
             function(current)
 
     region()
+
+
+def generation_finished(run: Run) -> bool:
+    """Whether all images are made, so that pictures and curves of the generation stay as they are."""
+    return run.state.is_finished() or (run.stage != "generation" and bool(state.records(run.id, "generation")))
 
 
 def status(run: Run) -> None:

@@ -61,7 +61,7 @@ class Synthesis:
         self.config = config
         self.reporter: Reporter = reporter or Silent()
         self.live: Live = live or Untouched()
-        self.network = model.network.to(memory_format=torch.channels_last)
+        self.network = model.network
         self.layer_names = list(batch_norm_layers(self.network))
         self.pixel_low, self.pixel_high = model.pixel_range()
         # labels balanced over classes: any n images hold each class n / classes times, give or take one

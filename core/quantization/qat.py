@@ -78,7 +78,7 @@ class QuantizationTraining:
         self.lane = lane or config.width
         self.reporter: Reporter = reporter or Silent()
         self.live: Live = live or Untouched()
-        self.teacher = model.network.to(memory_format=torch.channels_last)
+        self.teacher = model.network
         self._random = torch.Generator().manual_seed(config.quantization_seed)
         self._order: Tensor = torch.empty(0, dtype=torch.long)
         self.step_count = 0

@@ -35,7 +35,7 @@ with st.expander("New run", expanded=run is None, icon=":material/add:"):
 
 if run is not None:
     live.follow(run, live.status)
-    if active and state.manager().controls(run.id):
+    if active and not live.generation_finished(run) and state.manager().controls(run.id):
         live.turn(run)
-    live.follow(run, live.lanes)
-    live.follow(run, live.losses, every=live.CHART_SECONDS)
+    live.follow(run, live.lanes, until=live.generation_finished)
+    live.follow(run, live.losses, every=live.CHART_SECONDS, until=live.generation_finished)

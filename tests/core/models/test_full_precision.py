@@ -252,7 +252,8 @@ def test_network_for_three_classes_can_be_written_and_loaded(tmp_path):
     network = build_architecture("resnet20_cifar10", 3).eval()
     save_checkpoint(network, spec, path)
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(load_model(str(path), "cpu").network(image), network(image))
+    # another memory layout, so another order of summation
+    torch.testing.assert_close(load_model(str(path), "cpu").network(image), network(image))
 
 
 def test_checkpoint_has_the_rights_of_a_plain_file(tmp_path, embedded):
