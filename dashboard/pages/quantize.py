@@ -52,6 +52,8 @@ def accuracy(run):
         charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision), key="accuracy", config=live.CHART_CONFIG
     )
     st.caption(f"Top-1 on {full_precision.get('evaluated_on', '')}; bars are one standard error. Calibrated: ranges only, no training.")
+    for note in dict.fromkeys(row["note"] for row in rows if row.get("note")):
+        st.warning(note, icon=":material/info:")
     st.dataframe(results.accuracy_table(rows, full_precision.get("top1")), hide_index=True, key="accuracy table")
 
 
