@@ -1,4 +1,7 @@
-"""Records to plotly figures. Pure: no streamlit in here. One colour means one thing on every page (Okabe and Ito's palette)."""
+"""Records to plotly figures. Pure: no streamlit in here. One colour means one thing on every page (Okabe and Ito's palette).
+
+pandas is imported because plotly uses it where it finds it in sys.modules, also half imported by another thread.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas  # noqa: F401
 import plotly.graph_objects as go
 
 from core.runs.store import Record
