@@ -147,7 +147,7 @@ def quantize(
         reporter.stage(f"evaluating {name}", 0)
         final = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    layout.plain_rights(save_quantized(training.quantized, config, folder))
+    save_quantized(training.quantized, config, folder)
     summary = training.summary()
     outcome = {
         **summary,

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from core.config import QuantizationConfig
 from core.errors import ModelError
+from core.layout import plain_rights
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.layers import QuantizedConv2d, QuantizedLinear
 from core.quantization.placement import QuantizedNetwork, quantize_network
 
 NETWORK_FILE = "quantized.safetensors"
@@ -21,6 +21,7 @@ def save_quantized(quantized: QuantizedNetwork, config: QuantizationConfig, fold
     path = folder / NETWORK_FILE
     state = {name: value.detach().cpu().contiguous() for name, value in quantized.network.state_dict().items()}
     save_file(state, path, metadata={"quantization": json.dumps(config.to_dict())})
+    plain_rights(path)
     return path
 
 
@@ -41,7 +42,4 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
         raise ModelError(
             f"{path} does not hold a quantized {model.spec.name} ({str(error).splitlines()[0]}): allowed is a file written by `quantize`"
         ) from error
-    for layer in quantized.layers:
-        assert isinstance(layer, (QuantizedConv2d, QuantizedLinear))
-        layer.weights_quantized = True
     return quantized

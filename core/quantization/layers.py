@@ -23,18 +23,17 @@ class ActivationQuantizer(nn.Module):
         self.range_method: RangeMethod = found(bits, None)
         self.quantizer = Quantizer(bits, None, found.learned)
         self.observing = False
-        self.calibrated = False
 
     def finish_calibration(self) -> None:
         """Sets the range from what was observed."""
-        self.observing, self.calibrated = False, True
+        self.observing = False
         self.quantizer.set_range(*self.range_method.range())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
             self.range_method.observe(x)
             return x
-        if self.calibrated and self.training and self.range_method.follows:
+        if self.quantizer.calibrated and self.training and self.range_method.follows:
             self.range_method.observe(x)
             self.quantizer.set_range(*self.range_method.range())
         return self.quantizer(x)
@@ -54,18 +53,15 @@ class _QuantizedWeights(nn.Module):
         self.weight_range = found(bits, channels)
         self.weight_quantizer = Quantizer(bits, channels, found.learned)
         self.input_quantizer = nn.Identity()
-        # float until calibrated, so that calibration sees the activations of the full-precision network
-        self.weights_quantized = False
 
     def finish_calibration(self) -> None:
         """Sets the ranges of the weights."""
         self.weight_range.observe(self.weight)
         self.weight_quantizer.set_range(*self.weight_range.range())
-        self.weights_quantized = True
 
     def quantized_weight(self) -> Tensor:
-        """The weight after quantize-dequantize, same shape."""
-        if not self.weights_quantized:
+        """The weight after quantize-dequantize, same shape; float until calibrated, so that calibration sees the float network."""
+        if not self.weight_quantizer.calibrated:
             return self.weight
         if self.weight_range.follows:  # the weights' own ends, wherever training has moved them
             self.weight_range.observe(self.weight)

@@ -88,8 +88,6 @@ class Quantizer(nn.Module):
     log_scale: Tensor  # natural logarithm, where learned
     fixed_scale: Tensor  # where not
     zero_point: Tensor
-    lower: Tensor
-    upper: Tensor
     ready: Tensor
 
     def __init__(self, bits: int, channels: int | None = None, learned: bool = False) -> None:
@@ -101,10 +99,14 @@ class Quantizer(nn.Module):
             self.log_scale = nn.Parameter(torch.zeros(shape))
         else:
             self.register_buffer("fixed_scale", torch.ones(shape))
-        for name, value in (("zero_point", torch.zeros(shape)), ("lower", torch.zeros(shape)), ("upper", torch.zeros(shape))):
-            self.register_buffer(name, value)
+        self.register_buffer("zero_point", torch.zeros(shape))
         self.register_buffer("ready", torch.tensor(False))
         self._ready = False  # a copy on the CPU: reading the buffer would synchronise on every forward pass
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a range has been set, here or in the state that was loaded."""
+        return self._ready
 
     @property
     def scale(self) -> Tensor:
@@ -124,8 +126,6 @@ class Quantizer(nn.Module):
         if not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
             raise CoreError("a range is not finite: allowed are finite weights and activations, try a smaller training_lr")
         scaling, offset = affine_parameters(lower, upper, self.bits)
-        self.lower.copy_(lower)
-        self.upper.copy_(upper)
         if self.learned:
             self.log_scale.copy_(-scaling.log())
         else:
