@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.config import (
     BIT_WIDTHS,
@@ -29,8 +29,13 @@ from core.config import (
     preset,
 )
 from core.errors import CoreError
-from core.reporting import Untouched
+from core.reporting import Both, Live, Untouched
 
+if TYPE_CHECKING:
+    from core.pipeline import Prepared
+    from core.runs.store import RunStore
+
+_IN_THE_RUN = " Without it the files stay where the run keeps them."
 # flags that are shorter than the knob's name, where the command leaves no doubt
 _FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
 
@@ -55,8 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{parser.prog} {options.command}: interrupted, nothing was written", file=sys.stderr)
         return 130
+    except _Interrupted as interrupted:
+        print(f"{parser.prog} {options.command}: interrupted; go on with {parser.prog} resume {interrupted}", file=sys.stderr)
+        return 130
     if options.json:
         print(json.dumps(result))
+    elif options.command == "runs":
+        print(_as_table(result["runs"]) or f"no runs in {result['folder']}")
     else:
         print(_in_words(result))
     return 0
@@ -71,14 +81,14 @@ def _build_parser() -> argparse.ArgumentParser:
 
     generate = _command(commands, "generate", "Synthesise images from a network.", _generate)
     _add_knobs(generate, GenerationConfig)
-    _add_out(generate, "New folder for images.safetensors and manifest.json.")
+    _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
 
     quantize = _command(commands, "quantize", "Quantize a network with a folder of images.", _quantize)
     quantize.add_argument(
         "--images", required=True, metavar="DIR", help="Folder written by generate, or one with one folder of images a class."
     )
     _add_knobs(quantize, QuantizationConfig)
-    _add_out(quantize, "New folder for quantized.safetensors and quantize.json.")
+    _add_out(quantize, "New folder for quantized.safetensors and quantize.json.", _IN_THE_RUN)
 
     diversity = _command(commands, "diversity", "CLIP similarity within sets of images.", _diversity)
     diversity.add_argument("sets", nargs="+", metavar="DIR", help="Folder written by generate, or one with one folder of images a class.")
@@ -96,7 +106,15 @@ def _build_parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=_whole, help="Seed of generation and training.")
     run.add_argument("--threads", type=_whole, help="CPU threads; 0 leaves the choice to torch.")
     run.add_argument("--device", help="auto, cpu, cuda or mps.")
-    _add_out(run, "New folder for images, quantized networks and result.json.")
+    _add_out(run, "New folder for images, quantized networks and result.json.", _IN_THE_RUN)
+
+    _command(commands, "runs", "Runs with their state, the newest first.", _runs)
+    for name, help, function in (
+        ("resume", "Go on with a run that was stopped, interrupted or has failed.", _resume),
+        ("delete", "Remove a finished run with its images and networks.", _delete),
+    ):
+        command = _command(commands, name, help, function)
+        command.add_argument("run", metavar="RUN", help="Its id, as `runs` lists it.")
 
     pretrain = _command(commands, "pretrain", "Train a full-precision network to start from.", _pretrain)
     _add_knobs(pretrain, PretrainConfig)
@@ -114,11 +132,12 @@ def _command(commands, name: str, help: str, function: Callable[[argparse.Namesp
     command = commands.add_parser(name, help=help, description=help)
     command.set_defaults(function=function)
     command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
+    command.add_argument("--runs", type=Path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
     return command
 
 
-def _add_out(command: argparse.ArgumentParser, help: str) -> None:
-    command.add_argument("--out", required=True, type=Path, help=help)
+def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
+    command.add_argument("--out", required=not without, type=Path, help=help + without)
 
 
 def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
@@ -155,42 +174,132 @@ def _config(config_class: type, options: argparse.Namespace) -> Any:
 # the commands
 
 
+class _Interrupted(Exception):
+    """Ctrl-C during a run; its text is the id."""
+
+
 def _generate(options: argparse.Namespace) -> dict[str, Any]:
-    config = _config(GenerationConfig, options)
-    from core.data.image_sets import check_free, save_image_set, whole_or_nothing
-
-    check_free(options.out)
-    from core.generation.synthesis import synthesise
-    from core.models.full_precision import load_model
-    from core.threads import cpu_threads
-
-    with cpu_threads(config.threads), _Progress() as progress:
-        images, summary = synthesise(load_model(config.model, config.device), config, progress, progress)
-    with whole_or_nothing(options.out) as folder:
-        save_image_set(images, folder)
-    return dict(summary)
+    generation = _config(GenerationConfig, options)
+    config = RunConfig(
+        generation=generation,
+        quantization=QuantizationConfig(model=generation.model),
+        optimizers=(generation.optimizer,),
+        bits=(),
+        encoder="",
+    )
+    return _start(options, config, f"images/{generation.optimizer}")
 
 
 def _quantize(options: argparse.Namespace) -> dict[str, Any]:
-    config = _config(QuantizationConfig, options)
-    from core.data.image_sets import check_free, load_image_set, whole_or_nothing
+    quantization = _config(QuantizationConfig, options)
+    # one set of images under one name, whatever folders it has in it
+    config = RunConfig(
+        generation=GenerationConfig(model=quantization.model, threads=quantization.threads, device=quantization.device),
+        quantization=quantization,
+        optimizers=("given",),
+        bits=(quantization.weight_bits,),
+        activation_bits=quantization.activation_bits,
+        encoder="",
+        images_from=options.images,
+    )
+    return _start(options, config, f"quantized/given/{quantization.width}")
 
-    check_free(options.out)
-    from core import pipeline
-    from core.data.labelled import load_evaluation_set
-    from core.models.full_precision import load_model
-    from core.quantization.qat import check_images
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    return _start(options, _run_config(options), "")
+
+
+def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[str, Any]:
+    """A new run in the store, and here to its end. part: what of it the command is about; empty: everything."""
+    from core.data.image_sets import check_free
+
+    if options.out is not None:
+        check_free(options.out)
+    from core.pipeline import prepare
+    from core.runs.manager import default_name
+    from core.runs.store import RunStore
     from core.threads import cpu_threads
 
-    with cpu_threads(config.threads), _Progress() as progress, whole_or_nothing(options.out) as folder:
-        model = load_model(config.model, config.device)
-        images = load_image_set(options.images, model.spec)
-        check_images(model, images)
-        evaluation_set = load_evaluation_set(config.data, model.spec)
-        full_precision = pipeline.measure_full_precision(model, evaluation_set, progress, progress)
-        return pipeline.quantize(
-            model, images, config, evaluation_set, full_precision, Path(options.images).name, folder, progress, progress
+    with _Progress() as progress:
+        # what is refused leaves no run behind
+        with cpu_threads(config.generation.threads):
+            prepared = prepare(config, progress)
+        store = RunStore(options.runs)
+        out = "" if options.out is None else str(options.out.absolute())
+        return _perform(store, store.create(config, default_name(config), out=out, part=part), progress, prepared)
+
+
+def _perform(store: RunStore, run_id: str, progress: _Progress, prepared: Prepared | None = None) -> dict[str, Any]:
+    """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
+    from core.runs.copies import copy_out
+    from core.runs.events import StoreReporter
+    from core.runs.live import LiveControl
+    from core.runs.worker import perform, runs_at_once
+
+    run = store.run(run_id)
+    progress.control = LiveControl(past=store.changes(run_id))
+    before = len(store.ahead(run_id))
+    if before:
+        progress.wait(before)
+    try:
+        store.mark_interrupted()
+        result = perform(
+            store,
+            run_id,
+            Both(progress, StoreReporter(store, run_id)),
+            progress,
+            at_once=runs_at_once(),
+            finish=lambda: copy_out(store, run),
+            prepared=prepared,
         )
+    except KeyboardInterrupt:
+        raise _Interrupted(run_id) from None
+    finally:
+        store.close()
+    kind, _, rest = run.part.partition("/")
+    lane, _, _ = rest.partition("/")
+    if kind == "images":
+        result = result["optimizers"][lane]["generation"]
+    elif kind == "quantized":
+        result = next(iter(result["optimizers"][lane]["accuracy"].values()))
+    return {**result, "run": run_id}
+
+
+def _runs(options: argparse.Namespace) -> dict[str, Any]:
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    store.mark_interrupted()
+    keys = ("id", "state", "name", "created", "started", "ended", "stage", "step", "total", "attempt", "user", "error")
+    runs = [{key: getattr(run, key) for key in keys} | {"resumable": run.state.can_resume()} for run in store.runs()]
+    store.close()
+    return {"folder": str(store.folder), "runs": runs}
+
+
+def _resume(options: argparse.Namespace) -> dict[str, Any]:
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        store.mark_interrupted()
+        store.resume(options.run)
+    except CoreError:
+        store.close()
+        raise
+    with _Progress() as progress:
+        return _perform(store, options.run, progress)
+
+
+def _delete(options: argparse.Namespace) -> dict[str, Any]:
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        store.mark_interrupted()
+        store.delete(options.run)
+    finally:
+        store.close()
+    return {"deleted": options.run}
 
 
 def _diversity(options: argparse.Namespace) -> dict[str, Any]:
@@ -211,17 +320,6 @@ def _diversity(options: argparse.Namespace) -> dict[str, Any]:
         "encoder_trained_on": encoder.trained_on,
         "sets": [{"path": path, **{key: figures[key] for key in keys}} for path, figures in measured.items()],
     }
-
-
-def _run(options: argparse.Namespace) -> dict[str, Any]:
-    config = _run_config(options)
-    from core.data.image_sets import check_free, whole_or_nothing
-
-    check_free(options.out)
-    from core import pipeline
-
-    with _Progress() as progress, whole_or_nothing(options.out) as folder:
-        return pipeline.execute(config, folder, progress, progress)
 
 
 def _run_config(options: argparse.Namespace) -> RunConfig:
@@ -287,14 +385,15 @@ def _list(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Progress(Untouched):
-    """A Reporter that draws a bar a stage on stderr, and a Live that nobody turns.
+    """A Reporter that draws a bar a stage on stderr, and a Live that turns only what was turned before the run was interrupted.
 
     A bar appears when its stage begins to compute, which is at its first checkpoint or step: what is refused before is the only line.
     """
 
     def __init__(self) -> None:
-        self._name, self._total = "", 0
+        self._name, self._total, self._done = "", 0, 0
         self._bar: Any = None
+        self.control: Live = Untouched()
 
     def __enter__(self) -> _Progress:
         return self
@@ -307,23 +406,34 @@ class _Progress(Untouched):
             self._bar.close()
             self._bar = None
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, done: int = 0) -> None:
         """A new bar, soon; without a total it only counts."""
         self._close()
-        self._name, self._total = name, total
+        self._name, self._total, self._done = name, total, done
+
+    def wait(self, before: int) -> None:
+        """Others compute first."""
+        print(f"waiting for {before} run{'s' if before > 1 else ''} before this one", file=sys.stderr)
 
     def _drawn(self) -> Any:
         if self._bar is None:
             from tqdm import tqdm
 
             layout = None if self._total else "{desc} {elapsed}"
-            self._bar = tqdm(total=self._total or None, desc=self._name, file=sys.stderr, unit="step", bar_format=layout)
+            self._bar = tqdm(
+                total=self._total or None, initial=self._done, desc=self._name, file=sys.stderr, unit="step", bar_format=layout
+            )
         return self._bar
 
     def checkpoint(self) -> None:
         """Something is being computed."""
         if self._name:
             self._drawn().update(0)
+        self.control.checkpoint()
+
+    def values(self, lane: str, step: int) -> Mapping[str, float]:
+        """What was turned before."""
+        return self.control.values(lane, step)
 
     def count(self, step: int, steps: int, loss: float) -> None:
         """One step of a recipe."""
@@ -349,6 +459,20 @@ class _Progress(Untouched):
 
     def result(self, name: str, value: Any) -> None:
         """Printed at the end."""
+
+    def rewind(self, stage: str, lane: str, step: int) -> None:
+        """The bar begins there."""
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+
+def _as_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A line a run."""
+    return "\n".join(
+        f"{run['id']}  {run['state']:<11}  {run['name']}" + (f"  ({run['stage']}: {run['step']} of {run['total']})" if run["total"] else "")
+        for run in runs
+    )
 
 
 def _in_words(result: Mapping[str, Any], indent: str = "") -> str:

@@ -362,6 +362,7 @@ class RunConfig(Checked):
     # these override quantization.steps and .training_lr at a bit width: fewer bits need more of both, and many bits bear little
     steps_by_bits: Mapping[int, int] = field(default_factory=dict)
     lr_by_bits: Mapping[int, float] = field(default_factory=dict)
+    activation_bits: int = 0  # bit width of the activations; 0: that of the weights, as in the paper
     encoder: str = "embedded"  # empty: no diversity
     images_from: str = ""  # a folder, or the images of an earlier run: no generation
 
@@ -380,6 +381,8 @@ class RunConfig(Checked):
                 raise UnknownNameError("optimizer", name, OPTIMIZERS)
         for bits in self.bits:
             QuantizationConfig.check_value("weight_bits", bits)
+        if self.activation_bits != 0:
+            QuantizationConfig.check_value("activation_bits", self.activation_bits)
         for name in ("optimizers", "bits"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ConfigError(f"{name} is {', '.join(map(str, getattr(self, name)))}: allowed is each value once")
@@ -424,7 +427,7 @@ class RunConfig(Checked):
         return replace(
             self.quantization,
             weight_bits=bits,
-            activation_bits=bits,
+            activation_bits=self.activation_bits or bits,
             steps=self.steps_by_bits.get(bits, self.quantization.steps),
             training_lr=self.lr_by_bits.get(bits, self.quantization.training_lr),
             threads=self.generation.threads,
@@ -439,6 +442,7 @@ class RunConfig(Checked):
             "bits": list(self.bits),
             "steps_by_bits": {str(bits): steps for bits, steps in self.steps_by_bits.items()},
             "lr_by_bits": {str(bits): lr for bits, lr in self.lr_by_bits.items()},
+            "activation_bits": self.activation_bits,
             "encoder": self.encoder,
             "images_from": self.images_from,
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 IMAGES = "images"  # images/LANE: a set of images each
 QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
 FRAMES = "frames"  # frames/LANE: what was on the screen
+CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
 RESULT = "result.json"
 IMAGES_FILE = "images.safetensors"
 MANIFEST = "manifest.json"  # written last into a set of images: where it is, the set is whole

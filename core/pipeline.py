@@ -3,77 +3,154 @@
 Both the command line and the dashboard's worker threads come through here; who watches and who turns is in `reporter` and `live`.
 """
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from core import layout
+from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
+from core.errors import RunStopped
 from core.evaluation.accuracy import Accuracy, evaluate
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
+from core.files import remove, remove_partials, write_json
 from core.generation.synthesis import Synthesis
+from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.checkpoint import save_quantized
 from core.quantization.qat import QuantizationTraining, check_images
 from core.reporting import Live, Reporter
 from core.threads import cpu_threads
 
+SNAPSHOTS = "snapshots"
 GIVEN = "given"  # the lane of images that were not generated in this run
 
 
-def execute(config: RunConfig, folder: Path, reporter: Reporter, live: Live) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run needs, loaded and checked."""
+
+    config: RunConfig
+    model: FullPrecisionModel
+    sets: Mapping[str, ImageSet]  # those given; empty when the run generates its own
+    evaluation_set: EvaluationSet | None
+    encoder: Encoder | None
+
+
+def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
+    """Loads and checks all that can be refused, before the first image is computed. Raises CoreError for bad input."""
+    model = load_model(config.generation.model, config.generation.device)
+    sets = {lane: load_image_set(path, model.spec) for lane, path in given_images(config).items()}
+    for image_set in sets.values():
+        check_images(model, image_set)
+    evaluation_set = load_evaluation_set(config.quantization.data, model.spec) if config.bits else None
+    encoder = None
+    if config.encoder:
+        reporter.stage(f"loading encoder {config.encoder}", 0)
+        encoder = load_encoder(config.encoder, config.generation.device)
+    return Prepared(config, model, sets, evaluation_set, encoder)
+
+
+def execute(
+    config: RunConfig, folder: Path, reporter: Reporter, live: Live, prepared: Prepared | None = None, every: float = SECONDS_BETWEEN
+) -> dict[str, Any]:
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
-    Everything that can be refused is loaded and checked before the first image is computed.
+    Where an earlier call with the same config and folder ended before its time, however it did, this one goes on from its last
+    checkpoint and ends with the same bits. `live` must turn what was turned then, at the same iterations.
+
+    prepared: what `prepare` returned for this config, where it was called before. every: seconds between two checkpoints.
     Raises RunStopped when `live` says so, CoreError for bad input.
     """
-    began = time.perf_counter()
     # one setting of threads and device for the whole run, as RunConfig says
     with cpu_threads(config.generation.threads):
-        model = load_model(config.generation.model, config.generation.device)
-        sets = {lane: load_image_set(path, model.spec) for lane, path in given_images(config).items()}
-        for image_set in sets.values():
-            check_images(model, image_set)
-        evaluation_set = load_evaluation_set(config.quantization.data, model.spec) if config.bits else None
-        encoder = None
-        if config.encoder:
-            reporter.stage(f"loading encoder {config.encoder}", 0)
-            encoder = load_encoder(config.encoder, config.generation.device)
-        result: dict[str, Any] = {"optimizers": {lane: {} for lane in (sets or config.optimizers)}}
+        prepared = prepared or prepare(config, reporter)
+        remove_partials(folder)
+        checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
+        result = _Execution(prepared, folder, reporter, live, checkpoints).result()
+    write_json(folder / layout.RESULT, result)
+    checkpoints.clear()
+    return result
+
+
+class _Execution:
+    """The parts of one run in their order, each computed once or taken from the checkpoints."""
+
+    def __init__(self, prepared: Prepared, folder: Path, reporter: Reporter, live: Live, checkpoints: Checkpoints) -> None:
+        self.prepared, self.config, self.folder = prepared, prepared.config, folder
+        self.reporter, self.live, self.checkpoints = reporter, live, checkpoints
+
+    def result(self) -> dict[str, Any]:
+        config, model = self.config, self.prepared.model
+        lanes = list(self.prepared.sets or config.optimizers)
+        result: dict[str, Any] = {"optimizers": {lane: {} for lane in lanes}}
         full_precision = None
-        if evaluation_set is not None:
-            full_precision = measure_full_precision(model, evaluation_set, reporter, live)
+        if self.prepared.evaluation_set is not None:
+            full_precision = Accuracy(**self._part("full_precision", self._full_precision))
             result["full_precision"] = full_precision.top1
+        sets = self.prepared.sets
         if not sets:
-            configs = [config.generation_for(name) for name in config.optimizers]
-            sets = generate(model, configs, reporter, live)
-            for lane, image_set in sets.items():
-                target = folder / layout.IMAGES / lane
-                target.mkdir(parents=True)
-                save_image_set(image_set, target)
+            self._part("generation", self._generate)
+            sets = {lane: load_image_set(self.folder / layout.IMAGES / lane, model.spec) for lane in lanes}
         for lane, image_set in sets.items():
             if "summary" in image_set.manifest:
                 result["optimizers"][lane]["generation"] = image_set.manifest["summary"]
-                reporter.result(f"generation/{lane}", image_set.manifest["summary"])
-        if encoder is not None:
-            for lane, measured in diversity(sets, encoder, reporter, live).items():
+                self.reporter.result(f"generation/{lane}", image_set.manifest["summary"])
+        if self.prepared.encoder is not None:
+            for lane, image_set in sets.items():
+                measured = self._part(f"diversity/{lane}", partial(self._diversity, lane, image_set))
                 result["optimizers"][lane]["diversity"] = {k: v for k, v in measured.items() if k not in ("histogram", "matrix")}
-        if evaluation_set is not None and full_precision is not None:
+        if full_precision is not None:
             for lane, image_set in sets.items():
                 accuracy = result["optimizers"][lane]["accuracy"] = {}
                 for bits in config.bits:
-                    target = folder / layout.QUANTIZED / lane / f"W{bits}A{bits}"
-                    accuracy[str(bits)] = quantize(
-                        model, image_set, config.quantization_for(bits), evaluation_set, full_precision, lane, target, reporter, live
-                    )
-    result["seconds"] = round(time.perf_counter() - began, 3)
-    (folder / layout.RESULT).write_text(json.dumps(result, indent=2) + "\n")
-    return result
+                    accuracy[str(bits)] = self._quantized(lane, image_set, bits, full_precision)
+        result["seconds"] = round(self.checkpoints.seconds, 3)
+        return result
+
+    def _part(self, name: str, compute: Callable[[], Any]) -> Any:
+        outcome = self.checkpoints.outcome(name)
+        if outcome is None:
+            outcome = compute()
+            self.checkpoints.finish(name, outcome)
+        return outcome
+
+    def _full_precision(self) -> dict[str, Any]:
+        assert self.prepared.evaluation_set is not None
+        return asdict(measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.reporter, self.live))
+
+    def _generate(self) -> list[str]:
+        configs = [self.config.generation_for(name) for name in self.config.optimizers]
+        snapshots = self.checkpoints.folder / SNAPSHOTS
+        sets = generate(self.prepared.model, configs, self.reporter, self.live, self.checkpoints, snapshots)
+        for lane, image_set in sets.items():
+            target = self.folder / layout.IMAGES / lane
+            target.mkdir(parents=True, exist_ok=True)
+            save_image_set(image_set, target)
+        remove(snapshots)
+        return list(sets)
+
+    def _diversity(self, lane: str, image_set: ImageSet) -> dict[str, Any]:
+        assert self.prepared.encoder is not None
+        return diversity({lane: image_set}, self.prepared.encoder, self.reporter, self.live)[lane]
+
+    def _quantized(self, lane: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
+        model, evaluation_set = self.prepared.model, self.prepared.evaluation_set
+        assert evaluation_set is not None
+        config = self.config.quantization_for(bits)
+        target = self.folder / layout.QUANTIZED / lane / config.width
+        return self._part(
+            f"quantize/{lane}/{config.width}",
+            lambda: quantize(
+                model, image_set, config, evaluation_set, full_precision, lane, target, self.reporter, self.live, self.checkpoints
+            ),
+        )
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
@@ -98,16 +175,44 @@ def measure_full_precision(model: FullPrecisionModel, evaluation_set: Evaluation
     return accuracy
 
 
-def generate(model: FullPrecisionModel, configs: Sequence[GenerationConfig], reporter: Reporter, live: Live) -> dict[str, ImageSet]:
-    """All lanes in step: each in turn does one iteration, so that whoever watches sees them at the same one. Lane -> images."""
-    lanes = [Synthesis(model, config, reporter, live) for config in configs]
-    reporter.stage("generation", sum(lane.steps for lane in lanes))
-    while any(not lane.finished for lane in lanes):
-        live.checkpoint()
+def generate(
+    model: FullPrecisionModel,
+    configs: Sequence[GenerationConfig],
+    reporter: Reporter,
+    live: Live,
+    checkpoints: Checkpoints | None = None,
+    folder: Path | None = None,
+) -> dict[str, ImageSet]:
+    """All lanes in step: each in turn does one iteration, so that whoever watches sees them at the same one. Lane -> images.
+
+    checkpoints, folder: where the state is saved and found, and where the images are kept until all are made.
+    """
+    with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs)):
+        lanes = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
+        state = checkpoints and checkpoints.state("generation")
         for lane in lanes:
-            if not lane.finished:
-                lane.step()
-    return {lane.lane: lane.image_set() for lane in lanes}
+            if state:
+                lane.load_state(state[lane.lane])
+            reporter.rewind("generation", lane.lane, lane.step_count)
+        reporter.stage("generation", sum(lane.steps for lane in lanes), sum(lane.step_count for lane in lanes))
+        while any(not lane.finished for lane in lanes):
+            _between_steps(live, checkpoints, "generation", lambda: {lane.lane: lane.state() for lane in lanes})
+            for lane in lanes:
+                if not lane.finished:
+                    lane.step()
+        return {lane.lane: lane.image_set() for lane in lanes}
+
+
+def _between_steps(live: Live, checkpoints: Checkpoints | None, part: str, state: Callable[[], Mapping[str, Any]]) -> None:
+    """Saves when it is time to; when the run is stopped here, it can go on from here."""
+    if checkpoints is not None and checkpoints.due():
+        checkpoints.save(part, state())
+    try:
+        live.checkpoint()
+    except RunStopped:
+        if checkpoints is not None:
+            checkpoints.save(part, state())
+        raise
 
 
 def diversity(sets: Mapping[str, ImageSet], encoder: Encoder, reporter: Reporter, live: Live) -> dict[str, dict[str, Any]]:
@@ -130,20 +235,37 @@ def quantize(
     folder: Path,
     reporter: Reporter,
     live: Live,
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
     """One bit width: calibrate, evaluate, train, evaluate, and the network as a file in `folder`. Accuracies in percent."""
-    began = time.perf_counter()
-    name = f"{lane} {config.width}"
+    name, part = f"{lane} {config.width}", f"quantize/{lane}/{config.width}"
+    state = checkpoints and checkpoints.state(part)
+    began = time.perf_counter() - (state["seconds"] if state else 0.0)
     reporter.stage(f"calibrating {name}", 0)
-    training = QuantizationTraining(model, images, config, name, reporter, live)
-    calibrated = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+    with memory_advice(f"the calibration of {name}", "calibration_images", config.calibration_images):
+        training = QuantizationTraining(model, images, config, name, reporter, live)
+    if state:
+        training.load_state(state["training"])
+        calibrated = Accuracy(**state["calibrated"])
+    else:
+        calibrated = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+    reporter.rewind("training", name, training.step_count)
     reporter.result(f"accuracy/{lane}/{config.width}", {"calibrated": calibrated.top1, "bits": config.weight_bits})
+
+    def current() -> dict[str, Any]:
+        return {"training": training.state(), "calibrated": asdict(calibrated), "seconds": time.perf_counter() - began}
+
+    if checkpoints is not None and not state:
+        checkpoints.save(part, current())  # so that nobody has to wait for the calibration again
     final = calibrated
     if config.steps:
-        reporter.stage(f"training {name}", config.steps)
-        while not training.finished:
-            live.checkpoint()
-            training.step()
+        reporter.stage(f"training {name}", config.steps, training.step_count)
+        with memory_advice(f"the training of {name}", "batch_size", config.batch_size):
+            while not training.finished:
+                _between_steps(live, checkpoints, part, current)
+                training.step()
+        if checkpoints is not None:
+            checkpoints.save(part, current())  # evaluating may take long, and may be stopped
         reporter.stage(f"evaluating {name}", 0)
         final = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +281,6 @@ def quantize(
         "training_seconds": summary["seconds"],
         "seconds": round(time.perf_counter() - began, 3),
     }
-    (folder / "quantize.json").write_text(json.dumps(outcome, indent=2) + "\n")
+    write_json(folder / "quantize.json", outcome)
     reporter.result(f"accuracy/{lane}/{config.width}", {**outcome, "bits": config.weight_bits})
     return outcome

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Reporter(Protocol):
     """Takes what the engine announces. Methods must return quickly and never raise because of who listens."""
 
-    def stage(self, name: str, total: int) -> None:
-        """A stage begins; it will have `total` steps."""
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """A stage begins; it will have `total` steps, of which `done` were taken before the run was interrupted."""
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers."""
@@ -34,6 +34,12 @@ class Reporter(Protocol):
     def result(self, name: str, value: Any) -> None:
         """A final figure, or a dictionary of them, fit for JSON."""
 
+    def rewind(self, stage: str, lane: str, step: int) -> None:
+        """The lane goes on after `step`: what was announced of it later is forgotten, as it comes again."""
+
+    def flush(self) -> None:
+        """Everything announced so far must outlive a power cut when this returns."""
+
 
 class Live(Protocol):
     """What a person turns while the engine works."""
@@ -48,7 +54,7 @@ class Live(Protocol):
 class Silent:
     """A Reporter for nobody."""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, done: int = 0) -> None:
         """Nobody listens."""
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
@@ -66,6 +72,12 @@ class Silent:
     def result(self, name: str, value: Any) -> None:
         """Nobody listens."""
 
+    def rewind(self, stage: str, lane: str, step: int) -> None:
+        """Nothing to forget."""
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
 
 class Untouched:
     """A Live that nobody turns."""
@@ -75,3 +87,48 @@ class Untouched:
 
     def values(self, lane: str, step: int) -> Mapping[str, float]:
         return {}
+
+
+class Both:
+    """A Reporter that tells two others."""
+
+    def __init__(self, first: Reporter, second: Reporter) -> None:
+        self._both = (first, second)
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """To both."""
+        for one in self._both:
+            one.stage(name, total, done)
+
+    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
+        """To both."""
+        for one in self._both:
+            one.record(stage, lane, step, values)
+
+    def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
+        """To both."""
+        for one in self._both:
+            one.images(lane, step, images, labels, keep)
+
+    def wants_images(self, lane: str) -> bool:
+        return any(one.wants_images(lane) for one in self._both)
+
+    def change(self, lane: str, step: int, name: str, value: float) -> None:
+        """To both."""
+        for one in self._both:
+            one.change(lane, step, name, value)
+
+    def result(self, name: str, value: Any) -> None:
+        """To both."""
+        for one in self._both:
+            one.result(name, value)
+
+    def rewind(self, stage: str, lane: str, step: int) -> None:
+        """To both."""
+        for one in self._both:
+            one.rewind(stage, lane, step)
+
+    def flush(self) -> None:
+        """Both."""
+        for one in self._both:
+            one.flush()

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms import v2
 
+from core.data.archives import is_archive, unpack_images
 from core.data.labelled import class_mapping, open_image_folder
 from core.errors import DataError
+from core.files import sync_tree, whole, write_json
 from core.layout import IMAGES_FILE, MANIFEST, plain_rights
 from core.models.registry import ModelSpec
 
@@ -39,18 +41,27 @@ class ImageSet:
 
 def save_image_set(image_set: ImageSet, folder: Path) -> None:
     """Writes the two files into `folder`, which must exist; the manifest last, so that its presence says the set is whole."""
-    save_file({"images": image_set.images.contiguous(), "labels": image_set.labels.contiguous()}, folder / IMAGES_FILE)
-    plain_rights(folder / IMAGES_FILE)
-    (folder / MANIFEST).write_text(json.dumps(image_set.manifest, indent=2) + "\n")
+    with whole(folder / IMAGES_FILE) as partial:
+        save_file({"images": image_set.images.contiguous(), "labels": image_set.labels.contiguous()}, partial)
+    write_json(folder / MANIFEST, image_set.manifest)
 
 
 def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
-    """A set written by `save_image_set`, or a folder of real images with one folder a class, all of one size.
+    """A set written by `save_image_set`, or a folder of real images with one folder a class, all of one size, or an archive of either.
 
     spec: the network whose classes the labels of real images become; without one they are the number of the folder.
     Raises DataError when the folder is missing, empty, is neither of the two, or cannot be read.
     """
     folder = Path(path)
+    if is_archive(folder) and folder.is_file():
+        with tempfile.TemporaryDirectory() as temporary:
+            unpacked = Path(temporary) / folder.name  # the archive's name, for messages
+            unpacked.mkdir()
+            unpack_images(folder, unpacked)
+            image_set = load_image_set(unpacked, spec)
+            if image_set.manifest.get("source") == str(unpacked):
+                image_set.manifest["source"] = str(folder)
+            return image_set
     if not folder.is_dir():
         raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder written by `generate`, or one with one folder a class")
     if not (folder / MANIFEST).is_file():
@@ -61,7 +72,7 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
         images, labels = tensors["images"], tensors["labels"]
         if not isinstance(manifest, dict):
             raise ValueError(f"its {MANIFEST} is no JSON object")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
         raise DataError(f"{folder} holds images of shape {tuple(images.shape)}: allowed is uint8 (N, 3, H, W) with N labels")
@@ -95,6 +106,7 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
         try:
             yield temporary
             plain_rights(temporary)
+            sync_tree(temporary)
             if out.is_dir():
                 out.rmdir()
             temporary.rename(out)

@@ -5,16 +5,19 @@ stepped in turn stay at the same iteration and start from the same noise and lab
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.config import LIVE_KNOBS, GenerationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError
+from core.files import whole
 from core.generation.augment import jitter_batch
 from core.generation.bn_statistics import collect_statistics
 from core.generation.losses import Pass, total_loss
@@ -42,11 +45,53 @@ def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) 
     return total / total.std()
 
 
+class Snapshots:
+    """The images saved so far, a batch at a time: in memory or, given a folder, in a file each that outlives the process."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._count = 0
+
+    def add(self, pixels: Tensor, labels: Tensor) -> None:
+        """uint8 `(n, 3, H, W)` and int64 `(n,)`, on the CPU."""
+        if self._folder is None:
+            self._kept.append((pixels, labels))
+        else:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with whole(self._path(self._count)) as partial:
+                save_file({"images": pixels, "labels": labels}, partial)
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in range(self._count):
+            if self._folder is None:
+                yield self._kept[index]
+            else:
+                tensors = load_file(self._path(index))
+                yield tensors["images"], tensors["labels"]
+
+    def go_on_after(self, count: int) -> None:
+        """The first `count` files are there from before; later ones are written again. Raises CoreError when one is missing."""
+        for index in range(count):
+            if not self._path(index).is_file():
+                raise CoreError(f"{self._path(index)} is missing: allowed is a checkpoint with all the images made before it")
+        self._count = count
+
+    def _path(self, index: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{index:06d}.safetensors"
+
+
 class Synthesis:
     """One optimizer on its way through all batches.
 
     model: the full-precision network; its parameters stay as they are.
-    config: checked knobs. reporter, live: who watches and who turns.
+    config: checked knobs. reporter, live: who watches and who turns. folder: where images are kept as they are made, and `state`
+    can go on from; without one they stay in memory.
     Raises ModelError when the network has no BatchNorm layer.
     """
 
@@ -56,6 +101,7 @@ class Synthesis:
         config: GenerationConfig,
         reporter: Reporter | None = None,
         live: Live | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -71,7 +117,8 @@ class Synthesis:
         self.seconds = 0.0
         self.changes: list[dict[str, Any]] = []
         self._values = {name: getattr(config, name) for name in LIVE_KNOBS}
-        self._saved: list[tuple[Tensor, Tensor]] = []
+        self._saved = Snapshots(folder)
+        self._saved_images = 0
         self._agreeing = 0
         self._first: list[float] = []
         self._last: list[float] = []
@@ -98,6 +145,37 @@ class Synthesis:
         start = sum(sizes[:index])
         self.labels = self.all_labels[start : start + sizes[index]].to(self.model.device)
         self.optimizer = make_optimizer(self.config, self.images)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what follows, between two steps: tensors and plain values, for `load_state`."""
+        return {
+            "step_count": self.step_count,
+            "images": self.images.detach(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self._noise.get_state(),
+            "values": dict(self._values),
+            "changes": [dict(change) for change in self.changes],
+            "saved": len(self._saved),
+            "saved_images": self._saved_images,
+            "agreeing": self._agreeing,
+            "first": list(self._first),
+            "last": list(self._last),
+            "seconds": self.seconds,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken, to the same bits. Raises CoreError when images saved before it are missing."""
+        self.step_count = state["step_count"]
+        if not self.finished:
+            self._start_batch(self.step_count // self.config.iterations)
+            with torch.no_grad():
+                self.images.copy_(state["images"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._noise.set_state(state["noise"])
+        self._values, self.changes = dict(state["values"]), list(state["changes"])
+        self._saved.go_on_after(state["saved"])
+        self._saved_images, self._agreeing = state["saved_images"], state["agreeing"]
+        self._first, self._last, self.seconds = list(state["first"]), list(state["last"]), state["seconds"]
 
     def step(self) -> None:
         """One iteration of the current batch: loss, gradient, step, clamp, and a snapshot where one is due."""
@@ -164,14 +242,20 @@ class Synthesis:
 
     @torch.no_grad()
     def _save_snapshot(self) -> None:
+        if not bool(torch.isfinite(self.images).all()):
+            raise CoreError(
+                f"an image of the {self.lane} lane is not finite after {self.step_count} steps: allowed are finite images, "
+                "try a smaller epsilon, lr or beta"
+            )
         pixels = self.model.denormalise(self.images.detach())
         predicted = self.network(self.model.normalise(pixels).contiguous(memory_format=torch.channels_last)).argmax(dim=1)
         self._agreeing += int((predicted == self.labels).sum())
-        self._saved.append((pixels.cpu().contiguous(), self.labels.cpu()))
+        self._saved.add(pixels.cpu().contiguous(), self.labels.cpu())
+        self._saved_images += len(self.labels)
 
     def summary(self) -> dict[str, Any]:
         """Figures so far, fit for JSON: percent for teacher_agreement; L_BNS at the first and last iteration, mean over batches."""
-        saved = sum(len(labels) for _, labels in self._saved)
+        saved = self._saved_images
         return {
             "images": saved,
             "image_iterations": self.config.noise_images * self.config.iterations,
@@ -184,8 +268,9 @@ class Synthesis:
 
     def image_set(self) -> ImageSet:
         """All snapshots so far, as pixels, with a manifest that says how they were made."""
-        images = torch.cat([pixels for pixels, _ in self._saved])
-        labels = torch.cat([labels for _, labels in self._saved])
+        saved = list(self._saved)
+        images = torch.cat([pixels for pixels, _ in saved])
+        labels = torch.cat([labels for _, labels in saved])
         manifest = {
             "made_by": "data-free generation from BatchNorm statistics",
             "model": self.model.spec.name,

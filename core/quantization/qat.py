@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,6 +108,31 @@ class QuantizationTraining:
         self.seconds += time.perf_counter() - began
         return quantized
 
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what follows, between two steps: tensors and plain values, for `load_state`."""
+        return {
+            "step_count": self.step_count,
+            "student": self.student.state_dict(),
+            "ranges": [quantizer.range_method.state() for quantizer in self.quantized.activations],
+            "optimizer": self.optimizer.state_dict(),
+            "average": self._average,
+            "order": self._order.clone(),  # a view of a whole epoch's order otherwise, and saved as that
+            "random": self._random.get_state(),
+            "seconds": self.seconds,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken, to the same bits."""
+        self.step_count, self.seconds = state["step_count"], state["seconds"]
+        self.student.load_state_dict(state["student"])
+        for quantizer, observed in zip(self.quantized.activations, state["ranges"]):
+            quantizer.range_method.load_state(observed)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for average, value in zip(self._average, state["average"]):
+            average.copy_(value)
+        self._order = state["order"]
+        self._random.set_state(state["random"])
+
     def _make_optimizer(self) -> torch.optim.Optimizer:
         parameters = list(self.student.parameters())
         if self.config.training_optimizer == "adam":
@@ -146,13 +171,16 @@ class QuantizationTraining:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise CoreError(
-                f"the training loss is {value} at step {self.step_count + 1} of {self.lane}: "
+                f"the training loss is {value} at step {self.step_count + 1} of {self.lane}, "
+                f"first in {first_not_finite(self.student, images) or 'the loss itself'}: "
                 "allowed is a finite loss, try a smaller training_lr"
             )
         self.optimizer.step()
         self.student.eval()
         self.step_count += 1
         self._average_parameters()
+        if self.finished:
+            self._check_parameters()
         self.seconds += time.perf_counter() - began
         agreement = 100.0 * float((student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean())
         self.reporter.record(
@@ -173,6 +201,15 @@ class QuantizationTraining:
             average.lerp_(parameter, 1 - decay)
             if self.finished:
                 parameter.copy_(average)
+
+    def _check_parameters(self) -> None:
+        """The loss of the last step says nothing of what that step made of the parameters."""
+        for name, parameter in self.student.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise CoreError(
+                    f"{name} is not finite after step {self.step_count} of {self.lane}: "
+                    "allowed are finite weights, try a smaller training_lr"
+                )
 
     def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits, and the outputs of the BatchNorm layers where they are needed."""
@@ -207,6 +244,30 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
     wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
     if len(wrong):
         raise DataError(f"a label is {int(wrong[0])}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
+
+
+@torch.no_grad()
+def first_not_finite(network: nn.Module, images: Tensor) -> str:
+    """Name of the first module, in the order of execution, that puts out an infinity or NaN for `images` `(N, C, H, W)`; empty: none."""
+    found: list[str] = []
+
+    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                found.append(name)
+
+        return hook
+
+    # those without parts of their own: of a module and its part, the part says more
+    handles = [
+        module.register_forward_hook(hook_for(name)) for name, module in network.named_modules() if name and not list(module.children())
+    ]
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else ""
 
 
 def learning_rate_factor(step: int, steps: int) -> float:

@@ -33,6 +33,13 @@ class RangeMethod(ABC):
     def range(self) -> tuple[Tensor, Tensor]:
         """Lower and upper end after what was observed, `(channels,)` or `()`."""
 
+    def state(self) -> list[Tensor]:
+        """What the training still needs of what was observed, for `load_state`."""
+        return []
+
+    def load_state(self, state: list[Tensor]) -> None:  # noqa: B027, as most methods have none
+        """Goes on where `state` was taken."""
+
     def _ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.channels is None:
             return torch.aminmax(values)
@@ -55,6 +62,14 @@ class MinMax(RangeMethod):
             self._range = (ends[0].clone(), ends[1].clone())
         else:
             self._range = (self._range[0].lerp(ends[0], self.momentum), self._range[1].lerp(ends[1], self.momentum))
+
+    def state(self) -> list[Tensor]:
+        return list(self._range or ())
+
+    def load_state(self, state: list[Tensor]) -> None:
+        if state:
+            device = self._range[0].device if self._range else state[0].device
+            self._range = (state[0].to(device), state[1].to(device))
 
     def range(self) -> tuple[Tensor, Tensor]:
         assert self._range is not None, "observe comes before range"

@@ -21,9 +21,9 @@ class StoreReporter:
         self._store, self._run_id = store, run_id
         self._last_frame: dict[str, float] = {}
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, done: int = 0) -> None:
         """Shown as what the run is doing."""
-        self._store.set_stage(self._run_id, name, total)
+        self._store.set_stage(self._run_id, name, total, done)
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """One record."""
@@ -45,3 +45,11 @@ class StoreReporter:
     def result(self, name: str, value: Any) -> None:
         """One result."""
         self._store.set_result(self._run_id, name, value)
+
+    def rewind(self, stage: str, lane: str, step: int) -> None:
+        """Records and pictures after `step` are gone."""
+        self._store.rewind(self._run_id, stage, lane, step)
+
+    def flush(self) -> None:
+        """Waits for the disk."""
+        self._store.sync()

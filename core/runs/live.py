@@ -11,14 +11,18 @@ from core.errors import RunStopped, UnknownNameError
 class LiveControl:
     """A Live for one run. The engine calls `checkpoint` and `values`; everyone else the other methods.
 
-    on_pause: called with True when the engine has really come to rest, with False when it goes on.
+    on_pause: called with True when the engine has really come to rest, with False before it goes on (not for one step); may block.
+    past: changes of a run that is resumed, as the store lists them. They are turned again at their iterations; a knob that is turned
+    anew forgets what was to follow.
     """
 
-    def __init__(self, on_pause: Callable[[bool], None] | None = None) -> None:
+    def __init__(self, on_pause: Callable[[bool], None] | None = None, past: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._past = Replay(past)
         self._condition = threading.Condition()
         self._on_pause = on_pause or (lambda paused: None)
         self._paused = False
         self._stopped = False
+        self._resting = False  # whether on_pause has heard of it; the engine's thread only
         self._steps = 0
         self._values: dict[str, dict[str, float]] = {}
 
@@ -67,21 +71,26 @@ class LiveControl:
 
     def checkpoint(self) -> None:
         """Between two iterations: blocks while paused. Raises RunStopped when stopped."""
-        with self._condition:
-            if self._paused and not self._steps and not self._stopped:
-                self._on_pause(True)
-                self._condition.wait_for(lambda: not self._paused or self._steps or self._stopped)
-                if not self._stopped:
-                    self._on_pause(False)
-            if self._stopped:
-                raise RunStopped("the run was stopped")
-            if self._paused:
-                self._steps -= 1
+        while True:
+            with self._condition:
+                if self._resting:
+                    self._condition.wait_for(lambda: not self._paused or self._steps or self._stopped)
+                if self._stopped:
+                    raise RunStopped("the run was stopped")
+                if self._steps:
+                    self._steps -= 1
+                    return
+                rest = self._paused
+                if not rest and not self._resting:
+                    return
+                self._resting = rest
+            # without the lock: going on may have to wait for other runs, and one may pause or stop meanwhile
+            self._on_pause(rest)
 
     def values(self, lane: str, step: int) -> Mapping[str, float]:
         """Current values of `lane`, only those that were touched."""
         with self._condition:
-            return dict(self._values.get(lane, {}))
+            return {**self._past.values(lane, step), **self._values.get(lane, {})}
 
 
 class Replay:

@@ -1,56 +1,83 @@
 """Runs on disk: a SQLite database for what is small, a folder a run for images and weights.
 
-Contract. A run is created once and keeps its id and config for ever. Its state moves as RunState says, and a finished state does
-not change. Records are appended, never changed; they come back in the order in which they were written. Results are named
-values, the last one written holds. What a method returns is a copy: changing it changes nothing here. Every method may be called
-from any thread; several processes may use one folder. A run belongs to the process that created it, which holds a file lock as
-long as it lives: a run that is not finished and whose owner's lock is free is INTERRUPTED.
+Contract. A run is created once and keeps its id and config for ever. Its state moves as RunState says. Records are appended; they
+come back in the order in which they were written, and change only when a run is resumed: then those after the checkpoint are
+forgotten, as they are computed again, and `attempt` is one higher. Results are named values, the last one written holds. What a
+method returns is a copy: changing it changes nothing here.
+
+Every method may be called from any thread; several processes may use one folder. A run belongs to the process that created or
+resumed it (see owner.py): one that is not finished and whose owner is dead is INTERRUPTED. Runs wait in one line, whichever process
+they belong to.
+
+What is written outlives the process that wrote it, at once; a power cut may take the last records and previews, but never more than
+`sync` was called for, and never the consistency of the whole. Deleting is a mark in the database first, then the files, then the row:
+what a kill leaves between them the next start finishes. Files are written whole (see files.py).
 """
 
 import json
+import logging
 import os
-import shutil
+import queue
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from core import layout
 from core.config import RunConfig
-from core.errors import RunError
+from core.errors import ConfigError, RunError
+from core.files import is_full, partial_copy, remove, remove_partials, whole
+from core.runs.owner import Owner
 from core.runs.state import RunState
+
+_log = logging.getLogger(__name__)
 
 DATABASE = "runs.sqlite3"
 RUNS_VARIABLE = "RUNS_DIR"
-_SCHEMA_VERSION = 1
-_SECONDS_TO_LOCK = 60.0  # far more than a process needs from making its lock file to holding it
-_SCHEMA = """
-CREATE TABLE run (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL, owner TEXT NOT NULL,
-    created REAL NOT NULL, started REAL, ended REAL, error TEXT NOT NULL DEFAULT '', traceback TEXT NOT NULL DEFAULT '',
-    stage TEXT NOT NULL DEFAULT '', stage_started REAL, step INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE record (
-    id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
-    stage TEXT NOT NULL, lane TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
-);
-CREATE INDEX record_by_run ON record (run, stage, id);
-CREATE TABLE change (
-    id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
-    lane TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
-);
-CREATE TABLE result (
-    run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, name TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (run, name)
-);
-"""
+RESERVE = ".reserve"  # given up when the disk is full, so that a run can still say that it failed
+RESERVE_BYTES = 1 << 20
+# one entry a version, from an empty database on: a database of version n still needs those from index n
+_VERSIONS = (
+    """
+    CREATE TABLE run (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL, owner TEXT NOT NULL,
+        created REAL NOT NULL, started REAL, ended REAL, error TEXT NOT NULL DEFAULT '', traceback TEXT NOT NULL DEFAULT '',
+        stage TEXT NOT NULL DEFAULT '', stage_started REAL, step INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE record (
+        id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+        stage TEXT NOT NULL, lane TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
+    );
+    CREATE INDEX record_by_run ON record (run, stage, id);
+    CREATE TABLE change (
+        id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+        lane TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
+    );
+    CREATE TABLE result (
+        run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, name TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (run, name)
+    )
+    """,
+    """
+    ALTER TABLE run ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE run ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE run ADD COLUMN user TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN out TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN part TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX change_by_run ON change (run, id)
+    """,
+)
+# its value in an INSERT or UPDATE: the end of the line
+_NEXT_PLACE = "(SELECT COALESCE(MAX(place), 0) + 1 FROM run)"
+_UNFINISHED = ", ".join(f"'{state}'" for state in RunState if not state.is_finished())
+_RESUMABLE = ", ".join(f"'{state}'" for state in RunState if state.can_resume())
 
 
 @dataclass(frozen=True)
@@ -70,6 +97,10 @@ class Run:
     stage_started: float | None
     step: int
     total: int
+    attempt: int  # 1, and one more each time that it was resumed
+    user: str  # who started it, where there are logins
+    out: str  # the command line's --out, where its files are copied at the end
+    part: str  # what of the run's folder is copied there; empty: all results
 
 
 @dataclass(frozen=True)
@@ -89,61 +120,105 @@ def default_folder() -> Path:
 
 
 class RunStore:
-    """The runs below one folder, which is made when it is missing. Raises RunError for a database of a newer version."""
+    """The runs below one folder, which is made when it is missing.
+
+    Raises RunError for a database of a newer version, one that cannot be read, or a folder that cannot be written to.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = (folder or default_folder()).resolve()
-        (self.folder / "owners").mkdir(parents=True, exist_ok=True)
-        self._local = threading.local()
-        self._owner = uuid.uuid4().hex
-        # one lock for the process: whichever thread closes the store gives it free
-        self._lock = FileLock(self.folder / "owners" / self._owner, thread_local=False)
-        self._lock.acquire()
-        with self._connection() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA_VERSION:
-                raise RunError(f"{self.folder / DATABASE} has version {version}: allowed is at most {_SCHEMA_VERSION}, update this program")
-            if version == 0:
-                # two processes may get here together: the second finds the tables there
-                connection.executescript(
-                    "BEGIN IMMEDIATE;"
-                    + _SCHEMA.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS").replace("CREATE INDEX", "CREATE INDEX IF NOT EXISTS")
-                    + f"PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
-                )
+        self.folder = (folder or default_folder()).absolute()
+        # connections that nobody is using; one is opened for each thread that needs one at the same moment
+        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._owner: Owner | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._owner = Owner(self.folder)
+            with self._owner.alone(), self._write() as connection:
+                self._migrate(connection)
+        except OSError as error:
+            self.close()
+            raise RunError(f"{str(self.folder)!r} cannot keep runs ({error}): allowed is a folder that can be written to") from error
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise RunError(
+                f"{self.folder / DATABASE} cannot be read ({error}): allowed is a database made by this program, or none"
+            ) from error
+        except RunError:
+            self.close()
+            raise
+        self._refill_reserve()
 
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = sqlite3.connect(self.folder / DATABASE, timeout=30)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            self._local.connection = connection
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_VERSIONS):
+            raise RunError(f"{self.folder / DATABASE} has version {version}: allowed is at most {len(_VERSIONS)}, update this program")
+        for statements in _VERSIONS[version:]:
+            for statement in statements.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.folder / DATABASE, timeout=30, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
         return connection
 
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        """A connection of one's own."""
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._idle.put(connection)
+
+    @contextmanager
+    def _write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction. durable: on the disk when it ends, and with it everything written before."""
+        with self._read() as connection:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")  # at once: a read that turns into a write may find itself outdated
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # a full disk has ended the transaction already
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
     def close(self) -> None:
-        """Gives this process's runs free and closes this thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
-        (self.folder / "owners" / self._owner).unlink(missing_ok=True)
-        self._lock.release()
+        """Gives this process's runs free and closes what is open."""
+        with suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+        if self._owner is not None:
+            self._owner.close()
+
+    @property
+    def _me(self) -> Owner:
+        assert self._owner is not None
+        return self._owner
 
     # runs
 
-    def create(self, config: RunConfig, name: str) -> str:
-        """A new run, QUEUED, with a folder of its own. Returns its id."""
+    def create(self, config: RunConfig, name: str, user: str = "", out: str = "", part: str = "") -> str:
+        """A new run, QUEUED, last in the line. Returns its id. Paths in the config become absolute: it can be resumed from anywhere."""
         now = time.time()
         run_id = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + uuid.uuid4().hex[:6]
-        self.run_folder(run_id).mkdir(parents=True)
-        with self._connection() as connection:
+        values = (run_id, name, json.dumps(_anchored(config).to_dict()), RunState.QUEUED, self._me.name, now, user, out, part)
+        with self._write() as connection:
             connection.execute(
-                "INSERT INTO run (id, name, config, state, owner, created) VALUES (?, ?, ?, ?, ?, ?)",
-                (run_id, name, json.dumps(config.to_dict()), RunState.QUEUED, self._owner, now),
+                "INSERT INTO run (id, name, config, state, owner, created, user, out, part, place)"
+                f" VALUES ({', '.join('?' * len(values))}, {_NEXT_PLACE})",
+                values,
             )
+        # after the row: a folder without one would be nobody's
+        self.run_folder(run_id).mkdir(exist_ok=True)
         return run_id
 
     def run_folder(self, run_id: str) -> Path:
@@ -156,147 +231,259 @@ class RunStore:
 
     def run(self, run_id: str) -> Run:
         """Raises RunError for an id that does not exist."""
-        row = self._connection().execute("SELECT * FROM run WHERE id = ?", (run_id,)).fetchone()
+        with self._read() as connection:
+            row = connection.execute("SELECT * FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
         if row is None:
             raise _unknown(run_id)
         return _run(row)
 
+    def config(self, run_id: str) -> RunConfig:
+        """The settings to compute with. Raises ConfigError where `run` can only show a run, as its settings are of another version."""
+        with self._read() as connection:
+            row = connection.execute("SELECT config FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
+        if row is None:
+            raise _unknown(run_id)
+        return RunConfig.from_dict(json.loads(row["config"]))
+
     def runs(self) -> list[Run]:
         """All runs, the newest first."""
-        rows = self._connection().execute("SELECT * FROM run ORDER BY created DESC, id DESC").fetchall()
+        with self._read() as connection:
+            rows = connection.execute("SELECT * FROM run WHERE NOT deleted ORDER BY created DESC, id DESC").fetchall()
         return [_run(row) for row in rows]
 
     def set_state(self, run_id: str, state: RunState, error: str = "", traceback: str = "") -> None:
         """Moves the run to `state`. Raises RunError when it is finished already."""
         now = time.time()
-        unfinished = [s for s in RunState if not s.is_finished()]
-        with self._connection() as connection:
-            moved = connection.execute(
-                "UPDATE run SET state = ?, error = ?, traceback = ?,"
-                " started = CASE WHEN started IS NULL AND ? = 'running' THEN ? ELSE started END,"
-                " ended = CASE WHEN ? THEN ? ELSE ended END"
-                f" WHERE id = ? AND state IN ({','.join('?' * len(unfinished))})",
-                (state, error, traceback, state, now, state.is_finished(), now, run_id, *unfinished),
-            ).rowcount
+        self._with_reserve(
+            "UPDATE run SET state = ?, error = ?, traceback = ?,"
+            " started = CASE WHEN started IS NULL AND ? = 'running' THEN ? ELSE started END,"
+            " ended = CASE WHEN ? THEN ? ELSE ended END"
+            f" WHERE id = ? AND state IN ({_UNFINISHED})",
+            (state, error, traceback, state, now, state.is_finished(), now, run_id),
+            f"run {run_id!r} is {{state}}: allowed are changes of a run that is not finished",
+        )
+
+    def requeue(self, run_id: str) -> None:
+        """Puts a paused run of this process at the end of the line. Raises RunError when it is not paused."""
+        self._with_reserve(
+            f"UPDATE run SET state = 'queued', place = {_NEXT_PLACE} WHERE id = ? AND state = 'paused' AND owner = ?",
+            (run_id, self._me.name),
+            f"run {run_id!r} is {{state}}: allowed is a paused run of this process",
+        )
+
+    def resume(self, run_id: str) -> None:
+        """Makes a run that did not come to its end one of this process, QUEUED again. Raises RunError when it is not of that kind."""
+        self._with_reserve(
+            f"UPDATE run SET state = 'queued', owner = ?, place = {_NEXT_PLACE}, attempt = attempt + 1, error = '', traceback = '',"
+            f" ended = NULL WHERE id = ? AND state IN ({_RESUMABLE}) AND NOT deleted",
+            (self._me.name, run_id),
+            f"run {run_id!r} is {{state}}: allowed is to resume one that was stopped, interrupted or has failed",
+        )
+
+    def _with_reserve(self, statement: str, values: tuple, refusal: str) -> None:
+        """One change of one run that must come through even on a full disk. Raises RunError with `refusal` when there is none to change."""
+        try:
+            with self._write() as connection:
+                moved = connection.execute(statement, values).rowcount
+        except sqlite3.OperationalError:
+            reserve = self.folder / RESERVE
+            if not reserve.exists():
+                raise
+            reserve.unlink()
+            with self._write() as connection:
+                moved = connection.execute(statement, values).rowcount
         if not moved:
-            raise RunError(f"run {run_id!r} is {self.run(run_id).state}: allowed are changes of a run that is not finished")
+            run_id = next(value for value in reversed(values) if isinstance(value, str) and value != self._me.name)
+            raise RunError(refusal.format(state=self.run(run_id).state))
+
+    def _refill_reserve(self) -> None:
+        reserve = self.folder / RESERVE
+        with self._me.alone():
+            if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
+                return
+            try:
+                with whole(reserve) as partial:
+                    partial.write_bytes(bytes(RESERVE_BYTES))
+            except OSError as error:
+                if not is_full(error):
+                    raise
+
+    def ahead(self, run_id: str) -> list[str]:
+        """Ids of the runs that wait or work before this one, whichever process they belong to; paused ones let others go first."""
+        with self._read() as connection:
+            rows = connection.execute(
+                "SELECT id FROM run WHERE state IN ('queued', 'running') AND NOT deleted"
+                " AND place < (SELECT place FROM run WHERE id = ?) ORDER BY place",
+                (run_id,),
+            ).fetchall()
+        return [row["id"] for row in rows]
 
     def mark_interrupted(self) -> list[str]:
-        """Marks unfinished runs whose process has died; returns their ids. Called when a manager starts."""
+        """Marks unfinished runs whose process has died, and finishes what it left half done; returns their ids."""
+        with self._read() as connection:
+            rows = connection.execute(f"SELECT id, owner, out FROM run WHERE state IN ({_UNFINISHED})").fetchall()
+            deleted = [row["id"] for row in connection.execute("SELECT id FROM run WHERE deleted").fetchall()]
         marked = []
-        for row in self._connection().execute("SELECT id, state, owner FROM run").fetchall():
-            if not RunState(row["state"]).is_finished() and row["owner"] != self._owner and not self._lives(row["owner"]):
-                # a run that finished since it was read, or that another process marked, is none of ours
-                with suppress(RunError):
-                    self.set_state(row["id"], RunState.INTERRUPTED, error="its process ended while the run was going on")
+        for row in rows:
+            if not self._me.lives(row["owner"]):
+                # only as it was read: another process may have taken it over since
+                with self._write() as connection:
+                    found = connection.execute(
+                        "UPDATE run SET state = 'interrupted', error = ?, ended = ?"
+                        f" WHERE id = ? AND owner = ? AND state IN ({_UNFINISHED})",
+                        ("its process ended while the run was going on", time.time(), row["id"], row["owner"]),
+                    ).rowcount
+                if found:
                     marked.append(row["id"])
-        self._remove_dead_owners()
+                    remove_partials(self.run_folder(row["id"]))
+                    if row["out"]:
+                        remove(partial_copy(Path(row["out"]), row["id"]))
+        for run_id in deleted:
+            self._purge(run_id)
+        self._me.sweep()
         return marked
-
-    def _remove_dead_owners(self) -> None:
-        """Removes the lock files that dead processes left; young ones stay, as a process may be about to take its lock."""
-        for path in (self.folder / "owners").iterdir():
-            with suppress(FileNotFoundError):
-                old = time.time() - path.stat().st_mtime > _SECONDS_TO_LOCK
-                if old and path.name != self._owner and not self._lives(path.name):
-                    path.unlink()
-
-    def _lives(self, owner: str) -> bool:
-        """Whether a process still holds the lock; the operating system gives it free when the process dies, however it dies."""
-        path = self.folder / "owners" / owner
-        if not path.exists():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
 
     def rename(self, run_id: str, name: str) -> None:
         """Gives the run another name. Raises RunError for an id that does not exist."""
-        with self._connection() as connection:
-            found = connection.execute("UPDATE run SET name = ? WHERE id = ?", (name, run_id)).rowcount
+        with self._write() as connection:
+            found = connection.execute("UPDATE run SET name = ? WHERE id = ? AND NOT deleted", (name, run_id)).rowcount
         if not found:
             raise _unknown(run_id)
 
     def delete(self, run_id: str) -> None:
         """Removes a finished run with its files. Raises RunError when it is not finished."""
-        if not self.run(run_id).state.is_finished():
-            raise RunError(f"run {run_id!r} is {self.run(run_id).state}: allowed is to delete a finished run, stop it first")
-        with self._connection() as connection:
-            connection.execute("DELETE FROM run WHERE id = ?", (run_id,))
-        shutil.rmtree(self.run_folder(run_id), ignore_errors=True)
+        finished = ", ".join(f"'{state}'" for state in RunState if state.is_finished())
+        self._with_reserve(
+            f"UPDATE run SET deleted = 1 WHERE id = ? AND state IN ({finished}) AND NOT deleted",
+            (run_id,),
+            f"run {run_id!r} is {{state}}: allowed is to delete a finished run, stop it first",
+        )
+        self._purge(run_id)
+
+    def _purge(self, run_id: str) -> None:
+        """The files of a run that is marked as deleted, then its row. What cannot be removed now is tried again at the next start."""
+        try:
+            remove(self.run_folder(run_id))
+        except OSError as error:
+            _log.warning("the files of deleted run %s could not be removed yet: %s", run_id, error)
+            return
+        with self._write() as connection:
+            connection.execute("DELETE FROM run WHERE id = ? AND deleted", (run_id,))
 
     # what a run leaves behind
 
-    def set_stage(self, run_id: str, stage: str, total: int) -> None:
-        """A stage of `total` steps begins; 0 when it has no steps to count. Raises RunError for an id that does not exist."""
-        with self._connection() as connection:
+    def sync(self) -> None:
+        """Everything written so far is on the disk when this returns."""
+        with self._write(durable=True) as connection:
+            # a commit that changes nothing writes nothing, and so would not wait for the disk
+            connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
+
+    def set_stage(self, run_id: str, stage: str, total: int, done: int = 0) -> None:
+        """A stage of `total` steps begins, or goes on after `done`; 0 when it has no steps to count. Raises RunError for an unknown id."""
+        with self._write(durable=False) as connection:
             found = connection.execute(
-                "UPDATE run SET stage = ?, stage_started = ?, step = 0, total = ? WHERE id = ?", (stage, time.time(), total, run_id)
+                "UPDATE run SET stage = ?, stage_started = ?, step = ?, total = ? WHERE id = ?", (stage, time.time(), done, total, run_id)
             ).rowcount
         if not found:
             raise _unknown(run_id)
 
     def append(self, run_id: str, stage: str, lane: str, step: int, data: Mapping[str, Any]) -> None:
         """Appends a record and counts a step of the current stage."""
-        with self._connection() as connection:
+        with self._write(durable=False) as connection:
             connection.execute(
                 "INSERT INTO record (run, stage, lane, step, data) VALUES (?, ?, ?, ?, ?)", (run_id, stage, lane, step, json.dumps(data))
             )
             connection.execute("UPDATE run SET step = step + 1 WHERE id = ?", (run_id,))
 
+    def rewind(self, run_id: str, stage: str, lane: str, step: int) -> None:
+        """Forgets the records of a lane after `step`, and its pictures."""
+        with self._write(durable=False) as connection:
+            connection.execute("DELETE FROM record WHERE run = ? AND stage = ? AND lane = ? AND step > ?", (run_id, stage, lane, step))
+        for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"):
+            if int(path.stem) > step:
+                path.unlink()
+
     def records(self, run_id: str, stage: str, after: int = 0) -> list[Record]:
         """Records of one stage with an id above `after`, oldest first."""
-        rows = self._connection().execute(
-            "SELECT id, stage, lane, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id", (run_id, stage, after)
-        )
+        with self._read() as connection:
+            rows = connection.execute(
+                "SELECT id, stage, lane, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id", (run_id, stage, after)
+            ).fetchall()
         return [Record(row["id"], row["stage"], row["lane"], row["step"], json.loads(row["data"])) for row in rows]
 
     def add_change(self, run_id: str, lane: str, step: int, name: str, value: float) -> None:
-        """A live value took effect at `step`."""
-        with self._connection() as connection:
+        """A live value took effect at `step`.
+
+        A resumed run comes by its earlier changes again, which leaves them as they are; a different one ends what was to follow.
+        """
+        with self._write(durable=False) as connection:
+            known = connection.execute(
+                "SELECT value FROM change WHERE run = ? AND lane = ? AND step = ? AND name = ?", (run_id, lane, step, name)
+            ).fetchone()
+            if known is not None and known["value"] == value:
+                return
+            connection.execute("DELETE FROM change WHERE run = ? AND lane = ? AND name = ? AND step >= ?", (run_id, lane, name, step))
             connection.execute(
                 "INSERT INTO change (run, lane, step, name, value) VALUES (?, ?, ?, ?, ?)", (run_id, lane, step, name, value)
             )
 
     def changes(self, run_id: str) -> list[dict[str, Any]]:
         """Live changes, oldest first: {"lane", "step", "name", "value"}."""
-        rows = self._connection().execute("SELECT lane, step, name, value FROM change WHERE run = ? ORDER BY id", (run_id,))
+        with self._read() as connection:
+            rows = connection.execute("SELECT lane, step, name, value FROM change WHERE run = ? ORDER BY id", (run_id,)).fetchall()
         return [dict(row) for row in rows]
 
     def set_result(self, run_id: str, name: str, value: Any) -> None:
         """A named value, fit for JSON; replaces an earlier one of that name."""
-        with self._connection() as connection:
+        with self._write(durable=False) as connection:
             connection.execute("INSERT OR REPLACE INTO result (run, name, data) VALUES (?, ?, ?)", (run_id, name, json.dumps(value)))
 
     def results(self, run_id: str) -> dict[str, Any]:
         """Name -> value, in the order of the names."""
-        rows = self._connection().execute("SELECT name, data FROM result WHERE run = ? ORDER BY name", (run_id,))
+        with self._read() as connection:
+            rows = connection.execute("SELECT name, data FROM result WHERE run = ? ORDER BY name", (run_id,)).fetchall()
         return {row["name"]: json.loads(row["data"]) for row in rows}
 
     def save_frame(self, run_id: str, lane: str, step: int, images: np.ndarray, labels: np.ndarray, keep: bool) -> None:
         """Images of one moment, uint8 `(N, 3, H, W)`: always as the latest of the lane, and for good when `keep`."""
         folder = self.run_folder(run_id) / layout.FRAMES / lane
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ["latest"] + ([f"{step:08d}"] if keep else []):
-            temporary = folder / f".{name}.partial"
-            with temporary.open("wb") as file:
+        for name, durable in [("latest", False)] + ([(f"{step:08d}", True)] if keep else []):
+            with whole(folder / f"{name}.npz", durable) as partial, partial.open("wb") as file:
                 np.savez(file, images=images, labels=labels, step=step)
-            temporary.replace(folder / f"{name}.npz")
 
     def frame_steps(self, run_id: str, lane: str) -> list[int]:
         """Steps of which images were kept."""
         return sorted(int(path.stem) for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"))
 
     def frame(self, run_id: str, lane: str, step: int | None = None) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """(step, images, labels) of the latest moment, or of a kept one; None when there is none yet."""
+        """(step, images, labels) of the latest moment, or of a kept one; None when there is none."""
         name = "latest" if step is None else f"{step:08d}"
         path = self.run_folder(run_id) / layout.FRAMES / lane / f"{name}.npz"
-        if not path.is_file():
-            return None
-        with np.load(path, allow_pickle=False) as file:
+        # it may go while one looks at it, and a power cut may leave the latest empty, as that one is not synced
+        with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as file:
             return int(file["step"]), file["images"], file["labels"]
+        return None
+
+
+def _anchored(config: RunConfig) -> RunConfig:
+    """Every path that the config names, from the root on."""
+
+    def anchored(name: str) -> str:
+        return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+    model = config.generation.model
+    model = anchored(model) if model.endswith(".safetensors") else model
+    return replace(
+        config,
+        generation=replace(config.generation, model=model),
+        quantization=replace(
+            config.quantization,
+            model=model,
+            data=config.quantization.data if config.quantization.data in ("embedded", "cifar10") else anchored(config.quantization.data),
+        ),
+        images_from=anchored(config.images_from),
+    )
 
 
 def _unknown(run_id: str) -> RunError:
@@ -304,18 +491,21 @@ def _unknown(run_id: str) -> RunError:
 
 
 def _run(row: sqlite3.Row) -> Run:
+    error = row["error"]
+    try:
+        config = RunConfig.from_dict(json.loads(row["config"]))
+    except (ConfigError, ValueError) as problem:
+        # written by another version: one such run must not hide the others
+        config, error = RunConfig(), f"the settings of this run cannot be read by this version ({problem}); those shown are the defaults"
     return Run(
-        id=row["id"],
-        name=row["name"],
-        config=RunConfig.from_dict(json.loads(row["config"])),
+        config=config,
+        error=error,
         state=RunState(row["state"]),
-        created=row["created"],
-        started=row["started"],
-        ended=row["ended"],
-        error=row["error"],
-        traceback=row["traceback"],
-        stage=row["stage"],
-        stage_started=row["stage_started"],
-        step=row["step"],
-        total=row["total"],
-    )
+        **{
+            name: row[name]
+            for name in (
+                "id", "name", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total",
+                "attempt", "user", "out", "part",
+            )
+        },
+    )  # fmt: skip

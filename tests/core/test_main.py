@@ -15,14 +15,24 @@ from core.__main__ import main
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import load_image_set
 from core.data.labelled import embedded_images
+from core.generation.synthesis import Synthesis
 from core.models.full_precision import build_architecture, load_model, save_checkpoint
 from core.models.registry import CIFAR10_CLASSES, MODELS
+from core.runs.store import RUNS_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
 QUANTIZE = ["--steps", "2", "--batch-size", "4", "--calibration-images", "8", "--range", "minmax", "--threads", "1", "--device", "cpu"]
 QUANTIZE_KEYS = {"full_precision", "calibrated", "quantized", "standard_error", "evaluated_on", "seconds", "weight_bits", "activation_bits"}
 GENERATE_KEYS = {"images", "image_iterations", "seconds", "bns_loss_first", "bns_loss_last", "teacher_agreement", "layers"}
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path_factory, monkeypatch):
+    """Where the runs of each test lie, away from its own folder."""
+    folder = tmp_path_factory.mktemp("store") / "runs"
+    monkeypatch.setenv(RUNS_VARIABLE, str(folder))
+    return folder
 
 
 def call(*arguments) -> int:
@@ -75,7 +85,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generated") / "set"
-    assert call("generate", *TINY, "--out", folder) == 0
+    assert call("generate", *TINY, "--out", folder, "--runs", folder.parent / "runs") == 0
     return folder
 
 
@@ -242,15 +252,121 @@ def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path, caps
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_interrupted_generation_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_interrupted_before_anything_is_computed_leaves_nothing(tmp_path, capsys, monkeypatch, runs):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("core.generation.synthesis.synthesise", interrupted)
+    monkeypatch.setattr("core.pipeline.prepare", interrupted)
     assert call("generate", *TINY, "--out", tmp_path / "set") == 130
-    captured = capsys.readouterr()
-    assert captured.err.splitlines() == ["python -m core generate: interrupted, nothing was written"]
+    assert capsys.readouterr().err.splitlines() == ["python -m core generate: interrupted, nothing was written"]
     assert tree(tmp_path) == []
+    assert not runs.exists()
+
+
+def interrupt_after(monkeypatch, steps):
+    """Ctrl-C after so many iterations of each lane."""
+    real = Synthesis.step
+
+    def step(self):
+        if self.step_count == steps:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(Synthesis, "step", step)
+
+
+def test_interrupted_run_is_resumed_to_the_same_bits(tmp_path, capsys, monkeypatch, runs):
+    flags = ("generate", *TINY, "--seed", 5)
+    assert call(*flags, "--out", tmp_path / "undisturbed") == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        assert call(*flags, "--out", tmp_path / "set") == 130
+    run_id = listed(capsys)[0]["id"]
+    assert not (tmp_path / "set").exists()
+    assert [(run["state"], run["resumable"]) for run in listed(capsys)] == [("interrupted", True), ("complete", False)]
+    capsys.readouterr()
+    assert call("resume", run_id, "--json") == 0
+    assert last_json(capsys).keys() >= GENERATE_KEYS
+    names = ("undisturbed", "set")
+    assert len({(tmp_path / name / "images.safetensors").read_bytes() for name in names}) == 1
+    (run, _) = listed(capsys)
+    assert (run["id"], run["state"], run["attempt"]) == (run_id, "complete", 2)
+
+
+def test_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, runs):
+    interrupt_after(monkeypatch, 1)
+    assert call("generate", *TINY) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"python -m core generate: interrupted; go on with python -m core resume {listed(capsys)[0]['id']}"
+
+
+def test_without_out_the_files_stay_in_the_run(capsys, runs):
+    assert call("generate", *TINY, "--json") == 0
+    run_id = last_json(capsys)["run"]
+    assert (runs / run_id / "images" / "mi-fgsm" / "manifest.json").is_file()
+
+
+# runs, resume, delete
+
+
+def listed(capsys) -> list[dict]:
+    capsys.readouterr()
+    assert call("runs", "--json") == 0
+    return last_json(capsys)["runs"]
+
+
+def test_runs_lists_none(capsys, runs):
+    assert listed(capsys) == []
+    assert call("runs") == 0
+    assert capsys.readouterr().out == f"no runs in {runs}\n"
+
+
+def test_runs_are_kept_where_the_argument_says(tmp_path, capsys, runs):
+    assert call("generate", *TINY, "--runs", tmp_path / "elsewhere") == 0
+    assert not runs.exists()
+    capsys.readouterr()
+    assert call("runs", "--runs", tmp_path / "elsewhere") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "complete" in line
+    assert "resnet20_cifar10, mi-fgsm" in line
+
+
+def test_delete(capsys, runs):
+    assert call("generate", *TINY, "--json") == 0
+    run_id = last_json(capsys)["run"]
+    assert call("delete", run_id, "--json") == 0
+    assert last_json(capsys) == {"deleted": run_id}
+    assert listed(capsys) == []
+    assert not (runs / run_id).exists()
+
+
+@pytest.mark.parametrize("command", ["resume", "delete"])
+@pytest.mark.parametrize("run_id", ["nothing", "../../etc", "", "x" * 5000])
+def test_unknown_run_is_refused(command, run_id, capsys, runs):
+    assert call(command, run_id) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repr(run_id) in line
+    assert "allowed" in line
+
+
+def test_complete_run_is_not_resumed(capsys, runs):
+    assert call("generate", *TINY, "--json") == 0
+    run_id = last_json(capsys)["run"]
+    assert call("resume", run_id) == 2
+    assert "is complete: allowed is to resume one that was stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["runs", "list"])
+def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code = call(command, "--runs", tmp_path / "file")
+    if command == "list":
+        assert code == 0  # which has no use for it
+    else:
+        assert code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "cannot keep runs" in line
+        assert "allowed" in line
 
 
 # quantize
@@ -269,7 +385,7 @@ def test_quantize(generated, pictures, tmp_path, capsys):
     for key in ("full_precision", "calibrated", "quantized"):
         assert result[key] in [5.0 * right for right in range(21)]
     assert tree(tmp_path) == ["network", "network/quantize.json", "network/quantized.safetensors"]
-    assert json.loads((out / "quantize.json").read_text()) == result
+    assert {**json.loads((out / "quantize.json").read_text()), "run": result["run"]} == result
 
 
 def test_quantize_with_real_images(pictures, tmp_path, capsys):
@@ -372,7 +488,7 @@ def test_run(tiny_preset, tmp_path, capsys):
         assert figures["generation"].keys() >= GENERATE_KEYS
         assert list(figures["accuracy"]) == ["4", "8"]
         assert all(accuracy.keys() >= QUANTIZE_KEYS for accuracy in figures["accuracy"].values())
-    assert json.loads((out / "result.json").read_text()) == result
+    assert {**json.loads((out / "result.json").read_text()), "run": result["run"]} == result
     assert os.listdir(tmp_path) == ["run"]
     manifest = load_image_set(out / "images" / "adam").manifest
     assert manifest["config"]["seed"] == 3
@@ -381,6 +497,7 @@ def test_run(tiny_preset, tmp_path, capsys):
 def test_run_takes_what_is_given_in_place_of_the_preset(tiny_preset, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("core.pipeline.execute", lambda config, *_: seen.append(config) or {})
+    monkeypatch.setattr("core.pipeline.prepare", lambda *_: None)
     flags = ["--bits", 2, "--optimizers", "adam", "--encoder", "embedded", "--data", "cifar10", "--seed", 9, "--threads", 2]
     assert call("run", *flags, "--device", "auto", "--out", tmp_path / "run") == 0
     (config,) = seen
@@ -486,7 +603,7 @@ def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
         ([], "COMMAND"),
         (["frobnicate"], "frobnicate"),
         (["generate", "--out", "x", "--nonsense", "3"], "--nonsense"),
-        (["generate"], "--out"),
+        (["pretrain"], "--out"),
         (["quantize", "--out", "x"], "--images"),
         (["diversity"], "DIR"),
         (["generate", "--out"], "--out"),

@@ -135,9 +135,9 @@ def test_stop_while_paused(manager):
 
 
 def test_other_runs_wait_their_turn(manager):
-    first = paused(manager)
+    first = running(manager)
     second, third = manager.start(TINY), manager.start(TINY)
-    time.sleep(0.1)
+    time.sleep(0.5)
     assert [manager.store.run(run_id).state for run_id in (second, third)] == [RunState.QUEUED] * 2
     assert [manager.waiting(run_id) for run_id in (first, second, third)] == [0, 1, 2]
     assert all(manager.controls(run_id) for run_id in (first, second, third))
@@ -261,18 +261,24 @@ def test_no_run_starts_after_close(tmp_path):
     manager.store.close()
 
 
-def test_worker_goes_on_when_the_end_of_a_run_cannot_be_written(manager, monkeypatch):
+def test_end_of_a_run_is_written_as_soon_as_it_can_be(manager, monkeypatch):
+    monkeypatch.setattr("core.runs.manager.SECONDS_BETWEEN_TRIES", 0.01)
+    tries = []
     set_state = manager.store.set_state
 
     def breaks(run_id, state, *rest):
-        if run_id == bad and state is not RunState.RUNNING:
-            raise OSError("disk full")
+        if run_id == bad and state is not RunState.RUNNING and len(tries) < 5:
+            tries.append(state)
+            raise OSError("the disk is gone")
         set_state(run_id, state, *rest)
 
-    first = paused(manager)
+    first = running(manager)
     bad = manager.start(replace(TINY, images_from="/nowhere"))
     monkeypatch.setattr(manager.store, "set_state", breaks)
     good = manager.start(TINY)
     manager.control(first).stop()
     assert ended(manager, good).state is RunState.COMPLETE
+    run = manager.store.run(bad)
+    assert (run.state, run.error) == (RunState.FAILED, "OSError: the disk is gone")
+    assert tries == [RunState.FAILED] * 5
     assert not manager.controls(bad)

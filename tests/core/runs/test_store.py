@@ -275,7 +275,7 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(RunError, match="has version 99: allowed is at most 1"):
+    with pytest.raises(RunError, match="has version 99: allowed is at most 2"):
         RunStore(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
@@ -468,30 +468,35 @@ def test_lock_file_is_gone_after_close(tmp_path):
     assert owners(second) == []
 
 
-def test_lock_files_of_dead_processes_are_removed_once_they_are_old(store):
+def test_lock_files_of_dead_processes_are_removed_whatever_the_clock_says(store):
     living = RunStore(store.folder)
-    for name in ("dead", "just made"):
+    for name in ("dead", "from the future", "from the past"):
         (store.folder / "owners" / name).touch()
-    for name in owners(store):
-        if name != "just made":
-            os.utime(store.folder / "owners" / name, (1, 1))
+    os.utime(store.folder / "owners" / "from the past", (1, 1))
+    os.utime(store.folder / "owners" / "from the future", (1 << 33, 1 << 33))
     before = owners(store)
+    for name in before:
+        os.utime(store.folder / "owners" / name, (1, 1))
     store.mark_interrupted()
-    assert owners(store) == [name for name in before if name != "dead"]
+    assert owners(store) == [name for name in before if len(name) == 32]
+    assert len(owners(store)) == 2
     living.close()
 
 
-def test_run_that_another_process_marks_meanwhile_is_none_of_ours(tmp_path, monkeypatch):
+def test_run_that_another_process_takes_over_meanwhile_is_none_of_ours(tmp_path, monkeypatch):
     first = RunStore(tmp_path)
     run_id = created(first, RunState.RUNNING)
     first.close()
-    second = RunStore(tmp_path)
+    second, third = RunStore(tmp_path), RunStore(tmp_path)
 
-    def marked_by_another(owner):
-        second.set_state(run_id, RunState.INTERRUPTED, "by another")
+    def taken_over_by_another(owner):
+        monkeypatch.undo()
+        assert third.mark_interrupted() == [run_id]
+        third.resume(run_id)
         return False
 
-    monkeypatch.setattr(second, "_lives", marked_by_another)
+    monkeypatch.setattr(second._me, "lives", taken_over_by_another)
     assert second.mark_interrupted() == []
-    assert second.run(run_id).error == "by another"
+    assert second.run(run_id).state is RunState.QUEUED
     second.close()
+    third.close()

@@ -1,0 +1,295 @@
+"""Kills runs at random moments and counts what was lost: `python benchmarks/kills.py --kills 200`.
+
+Three small runs (generation by both optimizers and training with learned ranges; the same with min-max ranges and SGD; training on
+given images) are computed once without a kill. Then each is started again and again, killed with SIGKILL after a random time,
+found by the next process and resumed, until it is complete; then it is deleted, with kills there too. Processes are forked from one
+that has torch loaded already, so that a kill costs a fraction of a second and hits the work, not the import. Checkpoints are
+written at every opportunity, so that most kills come near one.
+
+After every kill, what the next process finds is checked: the database is sound, every run is there, none lost records older than
+its checkpoint, and nothing lies about that belongs to nobody. Prints one JSON object; exit code 1 when anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from core import layout
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.errors import RunError
+from core.runs.events import StoreReporter
+from core.runs.live import LiveControl
+from core.runs.state import RunState
+from core.runs.store import DATABASE, RunStore
+from core.runs.worker import perform
+
+FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.safetensors")
+
+
+def configs(data: Path) -> dict[str, RunConfig]:
+    """Small runs that go through every kind of state."""
+    generation = GenerationConfig(images=32, snapshots=2, batch_size=8, iterations=8, threads=1, device="cpu", seed=3)
+    training = QuantizationConfig(steps=12, batch_size=8, calibration_images=16, data=str(data), device="cpu")
+    whole = RunConfig(generation=generation, quantization=training, bits=(4,), encoder="")
+    minmax = replace(training, range="minmax", training_optimizer="sgd", alpha_feature=0.0, averaging=0.0, training_lr=1e-3)
+    return {
+        "learned": whole,
+        "minmax": replace(whole, quantization=minmax, bits=(3, 8), optimizers=("mi-fgsm",)),
+    }
+
+
+def write_data(folder: Path) -> None:
+    """A few of the embedded evaluation images, as a folder a class."""
+    from PIL import Image
+
+    from core.data.labelled import load_evaluation_set
+    from core.models.registry import MODELS
+
+    spec = MODELS["resnet20_cifar10"][1]
+    images = load_evaluation_set("embedded", spec)
+    for index in range(24):
+        pixels, label = images[index]
+        target = folder / spec.classes[int(label)]
+        target.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(target / f"{index}.png")
+    for name in spec.classes:
+        if not (folder / name).is_dir():
+            pixels, _ = images[0]
+            (folder / name).mkdir()
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name / "0.png")
+
+
+class Telling(StoreReporter):
+    """Also says into a pipe that a step was taken, so that whoever kills can aim at the steps."""
+
+    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
+        super().record(stage, lane, step, values)
+        tell()
+
+
+def tell() -> None:
+    """One more thing has happened in this process."""
+    if _PIPE:
+        os.write(_PIPE[1], b".")
+
+
+_PIPE: list[int] = []
+
+
+def in_child(work: Callable[[], None], after: int = 0, seconds: float | None = None) -> tuple[bool, float]:
+    """Does the work in a forked process, killed so many seconds after it has told of so many things; without seconds it lives.
+
+    (Whether it came to its end, seconds it took.)
+    """
+    began = time.monotonic()
+    _PIPE[:] = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(_PIPE[1])
+    if seconds is not None:
+        # the end of the process ends the pipe, too
+        while after > 0 and (told := os.read(_PIPE[0], after)):
+            after -= len(told)
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os.close(_PIPE[0])
+    _PIPE.clear()
+    if status not in (0, signal.SIGKILL):
+        raise SystemExit(f"a process that was not killed ended with {status}")
+    return status == 0, time.monotonic() - began
+
+
+def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> None:
+    """What a process does with the folder: goes on with the unfinished run, or starts one."""
+    store = RunStore(folder)
+    store.mark_interrupted()
+    unfinished = [run.id for run in store.runs() if run.state.can_resume()]
+    if unfinished:
+        run_id = unfinished[0]
+        store.resume(run_id)
+    else:
+        assert config is not None
+        run_id = store.create(config, "killed", out=str(out or ""))
+
+    def finish() -> None:
+        from core.runs.copies import copy_out
+
+        copy_out(store, store.run(run_id))
+
+    past = store.changes(run_id)
+    live = LiveControl(past=past)
+    if not past:
+        live.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must turn again
+    perform(store, run_id, Telling(store, run_id), live, finish=finish, every=0.0)
+    store.close()
+
+
+def fingerprint(folder: Path) -> str:
+    """One value for all images and weights below a run's folder."""
+    digest = hashlib.sha256()
+    for pattern in FILES:
+        for path in sorted(folder.glob(pattern)):
+            digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def saved_steps(run_folder: Path) -> dict[tuple[str, str], int]:
+    """(stage, lane) -> steps that the checkpoint holds."""
+    import torch
+
+    path = run_folder / layout.CHECKPOINT / "state.pt"
+    if not path.exists():
+        return {}
+    saved = torch.load(path, weights_only=True)
+    if saved["part"] == "generation":
+        return {("generation", lane): state["step_count"] for lane, state in saved["state"].items()}
+    _, lane, width = saved["part"].split("/")
+    return {("training", f"{lane} {width}"): saved["state"]["training"]["step_count"]}
+
+
+def look(folder: Path, expected: int) -> Counter[str]:
+    """What is wrong in the folder after a kill, as the next process finds it."""
+    wrong: Counter[str] = Counter()
+    try:
+        store = RunStore(folder)
+        store.mark_interrupted()
+        sound = sqlite3.connect(folder / DATABASE).execute("PRAGMA integrity_check").fetchone()[0]
+        runs = store.runs()
+    except (RunError, sqlite3.Error):
+        traceback.print_exc()
+        return Counter({"unreadable databases": 1})
+    wrong["unreadable databases"] += sound != "ok"
+    wrong["runs lost"] += max(0, expected - len(runs))
+    wrong["runs that seem to live"] += sum(not run.state.is_finished() for run in runs)
+    for run in runs:
+        for (stage, lane), saved in saved_steps(store.run_folder(run.id)).items():
+            steps = [record.step for record in store.records(run.id, stage) if record.lane == lane]
+            wrong["records lost before the checkpoint"] += set(range(1, saved + 1)) - set(steps) != set()
+            wrong["steps lost beyond one iteration"] += max(steps, default=0) > saved + 1
+    store.close()
+    known = {run.id for run in runs} | {"owners", "owners.lock", ".reserve", "out", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"}
+    wrong["orphaned files"] += len([path for path in folder.iterdir() if path.name not in known])
+    wrong["orphaned files"] += len(list(folder.rglob("*.partial"))) + len(list((folder / "owners").iterdir()))
+    return wrong
+
+
+def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Kills until there were so many; what was lost."""
+    import core.pipeline  # noqa: F401  # before the first fork
+
+    chance = random.Random(seed)
+    data = folder / "data"
+    write_data(data)
+    wrong: Counter[str] = Counter()
+    where: Counter[str] = Counter()
+    complete = equal = deleted = 0
+    wanted: dict[str, str] = {}
+    length: dict[str, float] = {}
+    for name, config in configs(data).items():
+        target = folder / f"undisturbed-{name}"
+        _, length[name] = in_child(partial(work_on, target, config))
+        store = RunStore(target)
+        wanted[name] = fingerprint(store.run_folder(store.runs()[0].id))
+        store.close()
+    while where.total() < kills:
+        for name, config in configs(data).items():
+            target = folder / f"killed-{name}"
+            out = target / "out"
+            started = False
+            while True:
+                # half of them at any time, half at a step
+                after, longest = chance.choice(((0, 0.5 * length[name]), (chance.randint(1, 9), 0.05)))
+                seconds = chance.uniform(0.0, longest) if where.total() < kills else None
+                ended, _ = in_child(partial(work_on, target, config, out), after, seconds)
+                if ended:
+                    break
+                store = RunStore(target)
+                runs = store.runs()
+                where[runs[0].stage.split(" ")[0] if runs else "before the start"] += 1
+                store.close()
+                wrong.update(look(target, int(started)))
+                started = started or bool(runs)
+            store = RunStore(target)
+            run = store.runs()[0]
+            store.close()
+            complete += run.state is RunState.COMPLETE
+            same = fingerprint(target / run.id) == wanted[name] and fingerprint(out) == wanted[name]
+            equal += same
+            if not same:
+                print(f"{name} came to another end", file=sys.stderr)
+            # and away with it, killed there too
+            while True:
+
+                def delete(target: Path = target, run_id: str = run.id) -> None:
+                    store = RunStore(target)
+                    store.mark_interrupted()
+                    tell()
+                    if store.runs():
+                        store.delete(run_id)
+                    store.close()
+
+                seconds = chance.uniform(0.0, 0.01) if where.total() < kills else None
+                ended, _ = in_child(delete, 1, seconds)
+                if ended:
+                    break
+                where["deletion"] += 1
+                wrong.update(look(target, 0))
+                store = RunStore(target)
+                rest = store.runs()
+                store.close()
+                # whole or gone
+                wrong["half deleted runs"] += bool(rest) and fingerprint(target / run.id) != wanted[name]
+            wrong.update(look(target, 0))
+            wrong["runs that came back"] += (target / run.id).exists()
+            deleted += 1
+            for path in sorted(out.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            print(f"{where.total()} kills, {complete} runs complete, {equal} equal", file=sys.stderr)
+    return {
+        "kills": where.total(),
+        "kills_by_stage": dict(where),
+        "runs_resumed_to_their_end": complete,
+        "equal_to_the_bit": equal,
+        "deleted": deleted,
+        "wrong": {name: count for name, count in wrong.items() if count},
+        "looked_for": sorted(wrong),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        outcome = measure(options.kills, options.seed, Path(temporary))
+    print(json.dumps(outcome, indent=2))
+    failed = outcome["wrong"] or not outcome["runs_resumed_to_their_end"] == outcome["equal_to_the_bit"] == outcome["deleted"]
+    raise SystemExit(1 if failed else 0)

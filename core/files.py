@@ -1,0 +1,92 @@
+"""Files that are there whole or not at all: written under a temporary name, synced, renamed.
+
+What a run leaves on disk goes through `whole`, so that a process that is killed, or a disk that is full, leaves the earlier file or
+none under a name, and at worst a `.NAME.partial` that `remove_partials` finds.
+"""
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from core.layout import plain_rights
+
+PARTIAL = ".partial"
+
+
+@contextmanager
+def whole(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path` for the block to write a file to; it takes the name `path` when the block ends well.
+
+    durable: synced, so that it outlives a power cut; without, it outlives only the process. Raises OSError when the disk does.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        yield partial
+        plain_rights(partial)
+        if durable:
+            sync(partial)
+        os.replace(partial, path)
+        if durable:
+            sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, whole."""
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a folder, and writes names down by itself
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` for everything below a folder, and the folder."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def partial_copy(out: Path, run_id: str) -> Path:
+    """What a run's copy to `out` is called until it is whole: the run's own name, so that it is found after a kill."""
+    return out.with_name(f".{out.name}.{run_id}{PARTIAL}")
+
+
+def remove_partials(folder: Path) -> list[Path]:
+    """Removes what writers that were killed left below `folder`; returns what it removed."""
+    found = list(folder.rglob(f".*{PARTIAL}"))
+    for path in found:
+        remove(path)
+    return found
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder. What is gone already, as when two processes remove it together, is no error."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+    while path.is_dir() and not path.is_symlink():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or what one may use of it, is full."""
+    if isinstance(error, sqlite3.Error):
+        return "is full" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
