@@ -4,17 +4,24 @@ from pathlib import Path
 
 import streamlit as st
 
-st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
+from dashboard import access
 
-# Streamlit leaves six lines empty above a page
-st.html("<style>[data-testid='stMainBlockContainer'] { padding-top: 4rem; }</style>")
+if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
+    st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
 
-st.navigation(
-    [
-        st.Page("dashboard/pages/studio.py", title="Studio", icon=":material/blur_on:", default=True),
-        st.Page("dashboard/pages/quantize.py", title="Quantize", icon=":material/compress:"),
-        st.Page("dashboard/pages/diversity.py", title="Diversity", icon=":material/scatter_plot:"),
-        st.Page("dashboard/pages/runs.py", title="Runs", icon=":material/list_alt:"),
-    ],
-    position="top",
-).run()
+    # Streamlit leaves six lines empty above a page
+    st.html("<style>[data-testid='stMainBlockContainer'] { padding-top: 4rem; }</style>")
+
+    access.admit()
+    st.navigation(
+        [
+            st.Page("dashboard/pages/studio.py", title="Studio", icon=":material/blur_on:", default=True),
+            st.Page("dashboard/pages/quantize.py", title="Quantize", icon=":material/compress:"),
+            st.Page("dashboard/pages/diversity.py", title="Diversity", icon=":material/scatter_plot:"),
+            st.Page("dashboard/pages/runs.py", title="Runs", icon=":material/list_alt:"),
+        ],
+        position="top",
+    ).run()
+else:  # imported by the server, once, before it serves anything
+    access.refuse_to_start()
+    app = st.App(__file__, routes=access.routes())

@@ -1,0 +1,239 @@
+"""The login of the real server in a real browser: by token, by an account of a small OpenID Connect provider, and no login at all."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+TOKEN = "correct horse battery"
+COMMAND = [sys.executable, "-m", "streamlit", "run", "--server.port"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    # the server asks the provider of this test, which no proxy can reach
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DASHBOARD_")}
+    return {**clean, "RUNS_DIR": str(folder / "runs"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **variables}
+
+
+@contextmanager
+def serving(folder: Path, port: int, *options: str, **variables: str):
+    """Address of a server started with these options and environment variables."""
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*COMMAND, str(port), *options], cwd=ROOT, env=environment(folder, **variables), stdout=log, stderr=subprocess.STDOUT
+        )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(120):
+                assert process.poll() is None, (folder / "log").read_text()
+                try:
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture
+def page():
+    """A page of Chromium: Debian's where it is installed, else playwright's own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        yield page
+        browser.close()
+
+
+def log_in(page: Page, name: str, token: str) -> None:
+    page.get_by_role("textbox", name="Your name").fill(name)
+    page.get_by_role("textbox", name="Token").fill(token)
+    page.get_by_role("button", name="Log in").click()
+
+
+def expect_login_only(page: Page) -> None:
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+    expect(page.get_by_role("link", name="Runs")).to_have_count(0)
+    expect(page.get_by_role("heading")).to_have_count(1)
+
+
+@pytest.mark.parametrize("variables", [{}, {"DASHBOARD_TOKEN": "short"}], ids=["no login", "short token"])
+def test_an_open_address_without_login_does_not_start(tmp_path, variables):
+    command = [*COMMAND, str(free_port()), "--server.address", "0.0.0.0"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment(tmp_path, **variables), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    sentence = ended.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("DASHBOARD_TOKEN has 5" if variables else "The address 0.0.0.0 is open to others and there is no login")
+
+
+def test_it_starts_unprotected_when_told_so(tmp_path, page):
+    with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_UNPROTECTED="1") as address:
+        page.goto(address)
+        expect(page.get_by_role("heading", name="Studio")).to_be_visible()
+        expect(page.get_by_role("button", name="Log out")).to_have_count(0)
+
+
+def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
+    with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_TOKEN=TOKEN) as address:
+        page.goto(f"{address}/runs")
+        expect_login_only(page)
+        log_in(page, "<i>Anna</i>", "correct horse")
+        expect(page.get_by_text("That is not the token of this server.")).to_be_visible()
+        expect_login_only(page)
+        page.reload()
+        expect_login_only(page)
+
+        log_in(page, "<i>Anna</i>", TOKEN)
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()  # the page that was asked for
+        expect(page.get_by_text("<i>Anna</i>", exact=True)).to_be_visible()  # as typed, not in italics
+        page.reload()
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+        page.goto(f"{address}/quantize")
+        expect(page.get_by_role("heading", name="Quantize")).to_be_visible()
+        assert page.evaluate("document.cookie").find("dashboard_login") == -1
+
+        # another visitor of the same server is not in
+        other = page.context.browser.new_context().new_page()
+        other.goto(f"{address}/quantize")
+        expect_login_only(other)
+
+        page.get_by_role("button", name="Log out").click()
+        expect_login_only(page)
+        page.goto(f"{address}/runs")
+        expect_login_only(page)
+
+
+class Provider(ThreadingHTTPServer):
+    """An OpenID Connect provider with one account, which logs in without asking."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), ProviderAnswers)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.key = RSAKey.generate_key(2048, {"kid": "only"})
+        self.account = {"sub": "1", "email": "anna@lab.example", "email_verified": True, "name": "Anna"}
+        self.asked: dict[str, str] = {}  # the last authorization request
+
+
+class ProviderAnswers(BaseHTTPRequestHandler):
+    server: Provider
+
+    def do_GET(self):
+        url = urllib.parse.urlsplit(self.path)
+        if url.path == "/authorize":
+            self.server.asked = dict(urllib.parse.parse_qsl(url.query))
+            query = urllib.parse.urlencode({"code": "once", "state": self.server.asked["state"]})
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.asked['redirect_uri']}?{query}")
+            self.end_headers()
+        elif url.path == "/keys":
+            self.answer({"keys": [self.server.key.as_dict(private=False)]})
+        else:
+            address = self.server.address
+            self.answer(
+                {
+                    "issuer": address,
+                    "authorization_endpoint": f"{address}/authorize",
+                    "token_endpoint": f"{address}/token",
+                    "jwks_uri": f"{address}/keys",
+                    "id_token_signing_alg_values_supported": ["RS256"],
+                }
+            )
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        now = int(time.time())
+        claims = {"iss": self.server.address, "aud": "dashboard", "iat": now, "exp": now + 600, "nonce": self.server.asked["nonce"]}
+        token = jwt.encode({"alg": "RS256", "kid": "only"}, claims | self.server.account, self.server.key)
+        self.answer({"access_token": "unused", "token_type": "Bearer", "id_token": token})
+
+    def answer(self, content: dict) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def provider():
+    with Provider() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def secrets_file(folder: Path, port: int, provider: Provider) -> str:
+    file = folder / "secrets.toml"
+    file.write_text(
+        f"""
+        [auth]
+        redirect_uri = "http://127.0.0.1:{port}/oauth2callback"
+        cookie_secret = "a secret that is long enough for this"
+        client_id = "dashboard"
+        client_secret = "known to the provider"
+        server_metadata_url = "{provider.address}/.well-known/openid-configuration"
+        """
+    )
+    return str(file)
+
+
+def test_an_account_opens_the_pages_until_log_out(tmp_path, page, provider):
+    port = free_port()
+    with serving(tmp_path, port, "--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider)) as address:
+        page.goto(f"{address}/quantize")
+        expect_login_only(page)
+        page.get_by_role("button", name="Log in with your account").click()
+        expect(page.get_by_role("heading", name="Studio")).to_be_visible()
+        expect(page.get_by_text("anna@lab.example", exact=True)).to_be_visible()
+        assert provider.asked["client_id"] == "dashboard"
+        page.goto(f"{address}/quantize")
+        expect(page.get_by_role("heading", name="Quantize")).to_be_visible()
+        page.get_by_role("button", name="Log out").click()
+        expect_login_only(page)
+        page.goto(f"{address}/runs")
+        expect_login_only(page)
+
+
+def test_an_account_that_is_not_invited_stays_out(tmp_path, page, provider):
+    port = free_port()
+    options = ("--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider))
+    with serving(tmp_path, port, *options, DASHBOARD_USERS="emma@lab.example") as address:
+        page.goto(address)
+        page.get_by_role("button", name="Log in with your account").click()
+        expect(page.get_by_text("anna@lab.example is not among the users of this server.")).to_be_visible()
+        expect_login_only(page)
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_role("button", name="Log in with your account")).to_be_visible()
