@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import CoreError
+from core.errors import CoreError, one_line, shown
 from core.reporting import Both, Live, Untouched
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
     """One line on stderr instead of the usage, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        print(one_line(f"{self.prog}: {message}"), file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -66,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(result))
     elif options.command == "runs":
-        print(_as_table(result["runs"]) or f"no runs in {result['folder']}")
+        print(_printable(_as_table(result["runs"]) or f"no runs in {result['folder']}"))
     else:
-        print(_in_words(result))
+        print(_printable(_in_words(result)))
     return 0
 
 
@@ -114,7 +115,7 @@ def _build_parser() -> argparse.ArgumentParser:
         ("delete", "Remove a finished run with its images and networks.", _delete),
     ):
         command = _command(commands, name, help, function)
-        command.add_argument("run", metavar="RUN", help="Its id, as `runs` lists it.")
+        command.add_argument("run", type=_run_id, metavar="RUN", help="Its id, as `runs` lists it.")
 
     pretrain = _command(commands, "pretrain", "Train a full-precision network to start from.", _pretrain)
     _add_knobs(pretrain, PretrainConfig)
@@ -132,12 +133,12 @@ def _command(commands, name: str, help: str, function: Callable[[argparse.Namesp
     command = commands.add_parser(name, help=help, description=help)
     command.set_defaults(function=function)
     command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
-    command.add_argument("--runs", type=Path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
+    command.add_argument("--runs", type=_path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
     return command
 
 
 def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
-    command.add_argument("--out", required=not without, type=Path, help=help + without)
+    command.add_argument("--out", required=not without, type=_path, help=help + without)
 
 
 def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
@@ -157,14 +158,31 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: allowed are numbers such as 4") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number: allowed are numbers such as 4") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number: allowed are numbers such as 0.1") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number: allowed are numbers such as 0.1") from None
+
+
+def _path(text: str) -> Path:
+    # it is kept with the run, as text
+    if not _is_text(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no path: allowed are names in UTF-8 without NUL")
+    return Path(text)
+
+
+def _run_id(text: str) -> str:
+    if not _is_text(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no id of a run: allowed are those that `runs` lists")
+    return text
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and text == text.encode(errors="ignore").decode()
 
 
 def _config(config_class: type, options: argparse.Namespace) -> Any:
@@ -225,7 +243,7 @@ def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[st
         with cpu_threads(config.generation.threads):
             prepared = prepare(config, progress)
         store = RunStore(options.runs)
-        out = "" if options.out is None else str(options.out.absolute())
+        out = "" if options.out is None else os.path.realpath(options.out)
         return _perform(store, store.create(config, default_name(config), out=out, part=part), progress, prepared)
 
 
@@ -465,6 +483,12 @@ class _Progress(Untouched):
 
     def flush(self) -> None:
         """Nothing is kept."""
+
+
+def _printable(text: str) -> str:
+    """Without what the terminal has no letters for, such as the bytes of a file's name that is no UTF-8."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _as_table(runs: Sequence[Mapping[str, Any]]) -> str:

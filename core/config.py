@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
-from core.errors import ConfigError, UnknownNameError
+from core.errors import ConfigError, UnknownNameError, shown
 
 OPTIMIZERS = ("mi-fgsm", "adam")
 RANGE_METHODS = ("minmax", "mse", "lsq")
@@ -21,6 +21,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 BIT_WIDTHS = range(2, 9)
 # what a person may turn while a generation runs
 LIVE_KNOBS = ("epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta")
+# of a name or path: no file system takes longer ones
+PATH_BYTES = 4000
+NAME_BYTES = 255
 
 
 def knob(
@@ -81,6 +84,19 @@ def _finite(value: float) -> bool:
     return isinstance(value, int) or math.isfinite(value)
 
 
+def _check_text(name: str, value: str) -> None:
+    """Raises ConfigError for a text that can be neither a name nor a path: whoever opens, stores or prints it would stumble."""
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates: a file's name that is no UTF-8, or JSON that was tampered with
+        encoded = b"\0"
+    if b"\0" in encoded or len(encoded) > PATH_BYTES or max(map(len, encoded.split(b"/"))) > NAME_BYTES:
+        raise ConfigError(
+            f"{name} is {shown(value)}: allowed is a text in UTF-8 without NUL, of at most {PATH_BYTES:,} bytes, "
+            f"{NAME_BYTES} between two slashes"
+        )
+
+
 class Checked:
     """Checks every field made by `knob` against its type and range, and reads and writes plain dictionaries."""
 
@@ -102,16 +118,18 @@ class Checked:
     def _check(name: str, value: Any, knob_field) -> None:
         meta, kind = knob_field.metadata, type(knob_field.default)
         if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError(f"{name} is {value!r}: allowed is a whole number, {allowed(meta)}")
+            raise ConfigError(f"{name} is {shown(value)}: allowed is a whole number, {allowed(meta)}")
         if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value)):
-            raise ConfigError(f"{name} is {value!r}: allowed is a finite number, {allowed(meta)}")
+            raise ConfigError(f"{name} is {shown(value)}: allowed is a finite number, {allowed(meta)}")
         if kind in (str, bool) and not isinstance(value, kind):
-            raise ConfigError(f"{name} is {value!r}: allowed is {'true or false' if kind is bool else 'a text'}")
+            raise ConfigError(f"{name} is {shown(value)}: allowed is {'true or false' if kind is bool else 'a text'}")
+        if kind is str:
+            _check_text(name, value)
         if meta["choices"] is not None and value not in meta["choices"]:
-            raise ConfigError(f"{name} is {value!r}: allowed are {allowed(meta)}")
+            raise ConfigError(f"{name} is {shown(value)}: allowed are {allowed(meta)}")
         low, high = meta["minimum"], meta["maximum"]
         if (low is not None and value < low) or (high is not None and value > high):
-            raise ConfigError(f"{name} is {value}: allowed is {allowed(meta)}")
+            raise ConfigError(f"{name} is {shown(value)}: allowed is {allowed(meta)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON."""
@@ -121,7 +139,7 @@ class Checked:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The reverse of `to_dict`. Raises ConfigError for a key that is no knob."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} is {values!r}: allowed is a mapping of knobs to values")
+            raise ConfigError(f"{cls.__name__} is {shown(values)}: allowed is a mapping of knobs to values")
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:
@@ -372,7 +390,7 @@ class RunConfig(Checked):
         object.__setattr__(self, "bits", tuple(self.bits))
         # the keys of a JSON object are texts
         for name in ("steps_by_bits", "lr_by_bits"):
-            by_bits = {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in getattr(self, name).items()}
+            by_bits = {int(k) if isinstance(k, str) and k.isdecimal() and len(k) == 1 else k: v for k, v in getattr(self, name).items()}
             object.__setattr__(self, name, MappingProxyType(by_bits))
         if not self.optimizers:
             raise ConfigError(f"optimizers is empty: allowed are {', '.join(OPTIMIZERS)}")
@@ -381,7 +399,7 @@ class RunConfig(Checked):
                 raise UnknownNameError("optimizer", name, OPTIMIZERS)
         for bits in self.bits:
             QuantizationConfig.check_value("weight_bits", bits)
-        if self.activation_bits != 0:
+        if type(self.activation_bits) is not int or self.activation_bits != 0:
             QuantizationConfig.check_value("activation_bits", self.activation_bits)
         for name in ("optimizers", "bits"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
@@ -392,7 +410,7 @@ class RunConfig(Checked):
                 QuantizationConfig.check_value(knob_name, value)
         if self.generation.model != self.quantization.model:
             raise ConfigError(
-                f"model is {self.generation.model!r} for generation and {self.quantization.model!r} for quantization: "
+                f"model is {shown(self.generation.model)} for generation and {shown(self.quantization.model)} for quantization: "
                 "allowed is one network for both"
             )
 
@@ -409,10 +427,16 @@ class RunConfig(Checked):
         )
         for name, kind, words in kinds:
             if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: allowed is {words}")
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}: allowed is {words}")
         for name in self.optimizers:
             if not isinstance(name, str):
-                raise ConfigError(f"optimizers has {name!r} in it: allowed are {', '.join(OPTIMIZERS)}")
+                raise ConfigError(f"optimizers has {shown(name)} in it: allowed are {', '.join(OPTIMIZERS)}")
+            # with given images any name, but it becomes one of a folder
+            _check_text("optimizers", name)
+            if name in ("", ".", "..") or "/" in name or "\\" in name:
+                raise UnknownNameError("optimizer", name, OPTIMIZERS)
+        for name in ("encoder", "images_from"):
+            _check_text(name, getattr(self, name))
 
     def __reduce__(self) -> tuple:
         # copied and pickled by way of plain values: a mapping proxy can be neither

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.config import (
     BIT_WIDTHS,
@@ -19,9 +20,13 @@ from core.config import (
     help_text,
     knobs,
 )
+from core.data.archives import ALLOWED, ARCHIVE_BYTES
+from core.errors import DataError
+from core.models.registry import MODELS
+from dashboard import state, uploads
 
 _GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "noise", "schedule", "max_shift", "flip", "seed")
-_MACHINE = ("model", "device", "threads")
+_MACHINE = ("device", "threads")
 _QUANTIZATION = (
     "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "averaging", "crop_padding",
     "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
@@ -94,7 +99,8 @@ def preset_choice(key: str) -> str:
 def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
     """The form of a whole run, beginning with a preset. The config when Start was pressed, else None.
 
-    live: values of the knobs that have sliders. Raises ConfigError when the knobs do not fit together.
+    live: values of the knobs that have sliders. Raises ConfigError when the knobs do not fit together, DataError or ModelError for an
+    uploaded network that cannot be used.
     """
     start = PRESETS[preset]
     with st.form(f"run form {preset}", border=False):
@@ -107,11 +113,13 @@ def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
                 by_bits, run_by_bits = _by_bits_widgets(start, preset)
                 quantization = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{preset}/quantization")
             with machine_tab:
+                model, network = network_widgets(start.generation.model, f"{preset}/machine")
                 machine = knob_grid(GenerationConfig, _MACHINE, start.generation, f"{preset}/machine")
                 encoder = encoder_widget(start.encoder, f"{preset}/encoder")
         pressed = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:", key="start")
     if not pressed:
         return None
+    machine["model"] = kept_network(model, network)
     return RunConfig(
         generation=replace(start.generation, **generation, **machine, **live),
         quantization=replace(start.quantization, **quantization, **machine, **by_bits),
@@ -120,6 +128,66 @@ def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
         encoder=encoder,
         **run_by_bits,
     )
+
+
+def network_widgets(default: str, key: str) -> tuple[str, UploadedFile | None]:
+    """A box of embedded and uploaded networks that also takes a path, and a place for a file: the choice, and the file if there is one."""
+    known = {**dict.fromkeys(MODELS, "embedded"), **state.uploads().networks()}
+    names = list(known) if default in known else [default, *known]
+    chosen = st.selectbox(
+        label("model"),
+        names,
+        index=names.index(default),
+        format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
+        accept_new_options=True,
+        help=f"{help_text(GenerationConfig, 'model')} Networks that were uploaded are listed too; a path can be typed.",
+        key=f"{key}/model",
+    )
+    file = st.file_uploader(
+        "Or upload a network",
+        type="safetensors",
+        max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
+        help="A checkpoint as `python -m core pretrain` writes it. It is used instead of the one above, and listed there from then on.",
+        key=f"{key}/upload network {_uploads_done()}",
+    )
+    return (chosen or "").strip(), file
+
+
+def images_widget(key: str) -> UploadedFile | None:
+    """A place for an archive of images."""
+    return st.file_uploader(
+        "Images",
+        type=["zip", "tar", "gz", "tgz"],
+        max_upload_size=ARCHIVE_BYTES // uploads.MEGABYTE,
+        help="A zip or tar.gz file with one folder of images (png, jpg, bmp, webp) a class, all of the network's size, or with a set "
+        "written by `python -m core generate`.",
+        key=f"{key}/upload images {_uploads_done()}",
+    )
+
+
+def kept_network(chosen: str, file: UploadedFile | None) -> str:
+    """The network of `network_widgets` as a model's name. Raises DataError or ModelError when the file cannot be used."""
+    if file is None:
+        return chosen
+    with st.spinner("Checking the network ..."):
+        return state.uploads().keep_network(file, file.name)
+
+
+def kept_images(file: UploadedFile | None) -> str:
+    """The images of `images_widget` as a folder for `images_from`. Raises DataError when there is no file or it cannot be used."""
+    if file is None:
+        raise DataError(f"no file with images was chosen: allowed is {ALLOWED}")
+    with st.spinner("Checking the images ..."):
+        return str(state.uploads().keep_images(file, file.name))
+
+
+def forget_uploads() -> None:
+    """Empties the places for files, which also frees their memory. Called when a run has started with them."""
+    st.session_state["uploads done"] = _uploads_done() + 1
+
+
+def _uploads_done() -> int:
+    return st.session_state.get("uploads done", 0)
 
 
 def _choose_lanes(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
@@ -181,16 +249,33 @@ def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[s
     return quantization, run
 
 
-def quantization_form(start: RunConfig, key: str) -> tuple[RunConfig, bool]:
-    """Bit widths and quantization knobs for images that exist already; the config, and whether Start was pressed."""
+def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> tuple[RunConfig, bool, str]:
+    """Bit widths and quantization knobs for images that exist already: the config, whether Start was pressed, and the name of a file.
+
+    own_images: with places for an archive of images and a network, which are kept when Start is pressed; then the config says where
+    they are, and the name is the archive's. Raises ConfigError, DataError or ModelError for what cannot be used.
+    """
     with st.form(f"quantization form {key}", border=False):
+        if own_images:
+            left, right = st.columns(2)
+            with left:
+                images = images_widget(key)
+            with right:
+                model, network = network_widgets(start.generation.model, key)
         bits = bits_widget(start.bits, f"{key}/bits")
         with st.expander("All settings"):
             by_bits, run_by_bits = _by_bits_widgets(start, key)
             values = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{key}/quantization")
             # the whole run has one device and one number of threads, the generation's
             machine = knob_grid(GenerationConfig, ("device", "threads"), start.generation, f"{key}/machine")
-        pressed = st.form_submit_button("Quantize", type="primary", icon=":material/play_arrow:", key="quantize")
+        button = "Quantize these" if own_images else "Quantize"
+        pressed = st.form_submit_button(
+            button, type="primary", icon=":material/play_arrow:", key="quantize own" if own_images else "quantize"
+        )
+    name = ""
+    if own_images and pressed:
+        start = with_own_images(start, kept_images(images), kept_network(model, network))
+        name = images.name if images else ""
     config = replace(
         start,
         generation=replace(start.generation, **machine),
@@ -198,7 +283,18 @@ def quantization_form(start: RunConfig, key: str) -> tuple[RunConfig, bool]:
         bits=tuple(bits),
         **run_by_bits,
     )
-    return config, pressed
+    return config, pressed, name
+
+
+def with_own_images(start: RunConfig, images_from: str, model: str) -> RunConfig:
+    """The config for uploaded images and a network, which may be another than that of `start`."""
+    return replace(
+        start,
+        generation=replace(start.generation, model=model),
+        quantization=replace(start.quantization, model=model),
+        optimizers=(uploads.GIVEN,),
+        images_from=images_from,
+    )
 
 
 # Weights act over orders of magnitude, so their sliders are logarithmic, with zero at the left end.

@@ -13,6 +13,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from dashboard.text import shown
+
 _GAP = 1  # pixels between images
 
 
@@ -51,7 +53,7 @@ def sheet_html(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], a
         rows = min(rows, max(1, len(images) // len(classes)))
         pixels = contact_sheet(by_class(images, labels, len(classes), rows), len(classes))
         names = "".join(
-            f'<div style="flex:1;min-width:0;text-align:center;overflow:hidden;text-overflow:ellipsis">{escape(name)}</div>'
+            f'<div style="flex:1;min-width:0;text-align:center;overflow:hidden;text-overflow:ellipsis">{escape(shown(name, 60))}</div>'
             for name in classes
         )
         header = f'<div style="display:flex;font-size:0.68rem;opacity:0.75;line-height:1.6">{names}</div>'
@@ -59,6 +61,6 @@ def sheet_html(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], a
         pixels, header = contact_sheet(images, 8), ""
     height, width = pixels.shape[:2]
     return (
-        f'{header}<img alt="{escape(alt)}" src="{data_uri(pixels)}" '
+        f'{header}<img alt="{escape(shown(alt))}" src="{data_uri(pixels)}" '
         f'style="width:100%;aspect-ratio:{width}/{height};image-rendering:pixelated;display:block;border-radius:4px">'
     )

@@ -16,12 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms import v2
 
+from core.config import NAME_BYTES, PATH_BYTES
 from core.data.archives import is_archive, unpack_images
 from core.data.labelled import class_mapping, open_image_folder
-from core.errors import DataError
+from core.errors import DataError, shown
 from core.files import sync_tree, whole, write_json
 from core.layout import IMAGES_FILE, MANIFEST, plain_rights
 from core.models.registry import ModelSpec
+
+OUT_BYTES = 200  # until it is whole, what is written has a longer name
 
 
 @dataclass
@@ -53,7 +56,7 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     Raises DataError when the folder is missing, empty, is neither of the two, or cannot be read.
     """
     folder = Path(path)
-    if is_archive(folder) and folder.is_file():
+    if is_archive(folder) and os.path.isfile(folder):  # unlike Path's, False for a name that is too long
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = Path(temporary) / folder.name  # the archive's name, for messages
             unpacked.mkdir()
@@ -62,9 +65,9 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
             if image_set.manifest.get("source") == str(unpacked):
                 image_set.manifest["source"] = str(folder)
             return image_set
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder written by `generate`, or one with one folder a class")
-    if not (folder / MANIFEST).is_file():
+    if not os.path.isfile(folder / MANIFEST):
         return _from_image_folder(folder, spec)
     try:
         tensors = load_file(folder / IMAGES_FILE)
@@ -76,9 +79,11 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
         raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
         raise DataError(f"{folder} holds images of shape {tuple(images.shape)}: allowed is uint8 (N, 3, H, W) with N labels")
-    if not len(images):
-        raise DataError(f"{folder} holds no images: allowed is at least one")
-    return ImageSet(images, labels.long(), manifest)
+    if labels.dtype != torch.int64:
+        raise DataError(f"{folder} holds labels of {labels.dtype}: allowed is int64")
+    if not images.numel():
+        raise DataError(f"{folder} holds no images: allowed is at least one, of at least one pixel")
+    return ImageSet(images, labels, manifest)
 
 
 def _from_image_folder(folder: Path, spec: ModelSpec | None) -> ImageSet:
@@ -100,7 +105,7 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
     Raises DataError when `out` exists and is not an empty folder: nothing that is there is overwritten.
     """
     check_free(out)
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     with parents_of(out):
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
@@ -132,15 +137,30 @@ def parents_of(out: Path) -> Iterator[None]:
 
 def check_free(out: Path) -> None:
     """Raises DataError unless `out` is a new name that can be made, or an empty folder other than the current one."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # the functions of os.path, unlike those of Path, take what cannot be looked at for what is not there
+    if os.path.lexists(out) and not _is_empty_folder(out):
         raise DataError(f"{str(out)!r} exists already: allowed is a new or an empty folder")
-    if out.resolve() == Path.cwd():
+    if os.path.realpath(out) == os.path.realpath("."):
         raise DataError(f"{str(out)!r} is the current folder: allowed is a new folder, or another empty one")
     check_parents(out)
 
 
+def _is_empty_folder(path: Path) -> bool:
+    try:
+        return not any(path.iterdir())
+    except OSError:  # no folder, or none that may be looked into
+        return False
+
+
 def check_parents(out: Path) -> None:
     """Raises DataError unless `out` lies, however deep, in a folder that can be written to."""
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    path = out.absolute()
+    if len(os.fsencode(path.name)) > OUT_BYTES or any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
+        raise DataError(
+            f"{shown(str(out))} is too long: allowed is a name of at most {OUT_BYTES} bytes, in folders of at most {NAME_BYTES}"
+        )
+    if len(os.fsencode(path)) > PATH_BYTES:
+        raise DataError(f"{shown(str(out))} is too long: allowed is a path of at most {PATH_BYTES:,} bytes")
+    parent = next(parent for parent in path.parents if os.path.lexists(parent))
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise DataError(f"{str(out)!r} cannot be made in {str(parent)!r}: allowed is a name in a folder that can be written to")

@@ -120,13 +120,20 @@ def open_image_folder(path: Path, *names: str) -> ImageFolder:
 
     names: what the caller takes in place of a folder, for the message. Reading an image that is none raises DataError.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path's, False for a name that is too long
         others = "".join(f"{name}, " for name in names) + ("or " if names else "")
         raise DataError(f"folder {str(path)!r} does not exist: allowed is {others}a folder with one folder of images a class")
+    if path.resolve().parent == path.resolve():
+        # searching it would take hours, as it goes through every link of the system
+        raise DataError(
+            f"folder {str(path)!r} is the whole file system: allowed is {' or '.join([*names, 'a folder with one folder a class'])}"
+        )
     try:
         dataset = ImageFolder(str(path), loader=_load_rgb, allow_empty=True)
     except FileNotFoundError as error:
         raise DataError(f"folder {str(path)!r} has no folders with images in it: allowed is one folder a class") from error
+    except OSError as error:
+        raise DataError(f"folder {str(path)!r} cannot be read ({error.strerror}): allowed is one that may be looked into") from error
     filled = set(dataset.targets)
     empty = [name for label, name in enumerate(dataset.classes) if label not in filled]
     if empty:
@@ -147,5 +154,5 @@ def _load_rgb(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # Pillow's, format by format
+    except Exception as error:  # Pillow raises whatever its decoders hit on: OSError, SyntaxError, struct.error and more
         raise DataError(f"{path} cannot be read as an image: allowed are the formats Pillow knows") from error

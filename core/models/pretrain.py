@@ -6,6 +6,7 @@ bfloat16 autocast; what is kept is the exponential moving average of the weights
 
 import copy
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def check_new_checkpoint(out: Path) -> None:
     """Raises ConfigError or DataError unless a checkpoint can be written to `out`."""
     if out.suffix != ".safetensors":
         raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in .safetensors")
-    if out.exists():
+    if os.path.lexists(out):
         raise DataError(f"{str(out)!r} exists already: allowed is a new file")
     check_parents(out)
 

@@ -38,8 +38,9 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
             if key not in state or key not in expected or state[key].shape != expected[key].shape:
                 raise KeyError(f"{key} is missing, unexpected or of another shape")
         quantized.network.to(model.device).load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"{path} does not hold a quantized {model.spec.name} ({str(error).splitlines()[0]}): allowed is a file written by `quantize`"
+            f"{path} does not hold a quantized {model.spec.name} ({reason}): allowed is a file written by `quantize`"
         ) from error
     return quantized

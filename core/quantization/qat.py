@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,7 +104,13 @@ class QuantizationTraining:
         with torch.no_grad():
             for batch in batches:
                 quantized.network(batch.contiguous(memory_format=torch.channels_last))
-        finish_calibration(quantized.network)
+        try:
+            finish_calibration(quantized.network)
+        except CoreError as error:
+            where = next(filter(None, (first_not_finite(self.teacher, batch) for batch in batches)), "the weights")
+            raise CoreError(
+                f"a range is not finite in the calibration of {self.lane}, first in {where}: allowed are finite weights and activations"
+            ) from error
         self.seconds += time.perf_counter() - began
         return quantized
 
@@ -160,7 +166,10 @@ class QuantizationTraining:
             teacher, teacher_features = self._forward(self.teacher, images)
         _set_training(self.student)
         with torch.enable_grad():
-            student, student_features = self._forward(self.student, images)
+            try:
+                student, student_features = self._forward(self.student, images)
+            except CoreError as error:  # of a range that follows the weights
+                raise self._run_away("a range is not finite", images) from error
             ce = F.cross_entropy(student, labels)
             kd = distillation_loss(student, teacher, self.config.temperature)
             loss = self.config.alpha_ce * ce + self.config.alpha_kd * kd
@@ -170,11 +179,7 @@ class QuantizationTraining:
             loss.backward()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise CoreError(
-                f"the training loss is {value} at step {self.step_count + 1} of {self.lane}, "
-                f"first in {first_not_finite(self.student, images) or 'the loss itself'}: "
-                "allowed is a finite loss, try a smaller training_lr"
-            )
+            raise self._run_away(f"the training loss is {value}", images)
         self.optimizer.step()
         self.student.eval()
         self.step_count += 1
@@ -188,6 +193,14 @@ class QuantizationTraining:
             self.lane,
             self.step_count,
             {"total": value, "ce": float(ce.detach()), "kd": float(kd.detach()), "agreement": agreement, "seconds": self.seconds},
+        )
+
+    def _run_away(self, what: str, images: Tensor) -> CoreError:
+        """What is wrong at the step that is being taken, and where it began."""
+        return CoreError(
+            f"{what} at step {self.step_count + 1} of {self.lane}, "
+            f"first in {first_not_finite(self.student, images) or 'the loss itself'}: "
+            "allowed is a finite loss, try a smaller training_lr"
         )
 
     @torch.no_grad()
@@ -248,22 +261,30 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
 
 @torch.no_grad()
 def first_not_finite(network: nn.Module, images: Tensor) -> str:
-    """Name of the first module, in the order of execution, that puts out an infinity or NaN for `images` `(N, C, H, W)`; empty: none."""
-    found: list[str] = []
+    """Name of the first module, in the order of execution, that puts out an infinity or NaN for `images` `(N, C, H, W)`; empty: none.
 
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    Of a module and its part it is the part, which is done first. A quantizer refuses a range that is not finite, and then the module
+    that it is in is the first.
+    """
+    found: list[str] = []
+    inside: list[str] = []
+
+    def watch(name: str, module: nn.Module) -> list[Any]:
+        def begins(_module: nn.Module, _inputs: Any) -> None:
+            inside.append(name)
+
+        def ends(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            inside.pop()
             if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
                 found.append(name)
 
-        return hook
+        return [module.register_forward_pre_hook(begins), module.register_forward_hook(ends)]
 
-    # those without parts of their own: of a module and its part, the part says more
-    handles = [
-        module.register_forward_hook(hook_for(name)) for name, module in network.named_modules() if name and not list(module.children())
-    ]
+    handles = [handle for name, module in network.named_modules() if name for handle in watch(name, module)]
     try:
         network(images)
+    except CoreError:
+        found += inside[-1:]
     finally:
         for handle in handles:
             handle.remove()

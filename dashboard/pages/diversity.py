@@ -4,18 +4,21 @@ from dataclasses import replace
 
 import streamlit as st
 
+from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import charts, forms, images, live, results, state
+from dashboard import charts, forms, images, live, results, state, text
 
 st.title("Diversity")
 st.caption("Cosine similarity between the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse images.")
 
-run = state.choose_run(lambda run: bool(state.image_lanes(run)) or not run.state.is_finished(), "Run", "diversity run")
+run = state.choose_run(state.has_images, "Run", "diversity run")
 if run is None:
-    st.info("Nothing to compare yet: start a run in the Studio, the similarity of its images appears here.", icon=":material/lightbulb:")
-    st.stop()
+    st.info(
+        "Nothing to compare yet: start a run in the Studio, the similarity of its images appears here, or upload images of your own.",
+        icon=":material/lightbulb:",
+    )
 
-if state.image_lanes(run):
+if run is not None and state.image_lanes(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
         encoder = forms.encoder_widget("embedded", "diversity/encoder")
         if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure"):
@@ -27,10 +30,32 @@ if state.image_lanes(run):
                     encoder=encoder,
                     images_from=str(state.store().images_folder(run)),
                 )
-                state.show_run(state.manager().start(config))
+                state.start(config)
                 st.rerun()
             except CoreError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(text.error(error), icon=":material/error:")
+
+
+with st.expander("Measure your own images", icon=":material/upload:"), st.form("own diversity form", border=False):
+    left, right = st.columns(2)
+    with left:
+        own_images = forms.images_widget("own diversity")
+        own_encoder = forms.encoder_widget("embedded", "own diversity/encoder")
+    with right:
+        model, network = forms.network_widgets(PRESETS["quick"].generation.model, "own diversity")
+    if st.form_submit_button("Measure these", type="primary", icon=":material/play_arrow:", key="measure own"):
+        try:
+            config = replace(PRESETS["quick"], bits=(), encoder=own_encoder)
+            config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(model, network))
+            name = state.uploads().run_name(config, own_images.name if own_images else "")
+            state.start(config, name)
+            forms.forget_uploads()
+            st.rerun()
+        except CoreError as error:
+            st.error(text.error(error), icon=":material/error:")
+
+if run is None:
+    st.stop()
 
 
 def similarity(run):
@@ -40,19 +65,20 @@ def similarity(run):
         st.caption("Similarities appear here when the images are made." if run.config.encoder else "This run did not measure diversity.")
         return
     any_set = next(iter(measured.values()))
-    st.markdown(f"Encoder **{any_set['encoder']}**, trained on {any_set['encoder_trained_on']}.")
+    st.markdown(f"Encoder **{text.plain(any_set['encoder'])}**, trained on {text.plain(any_set['encoder_trained_on'])}.")
     for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
         with place, st.container(horizontal=True):
-            st.metric(f"{charts.lane_name(lane)}, all pairs", f"{figures['mean_similarity']:.3f}", border=True)
+            st.metric(f"{text.plain(charts.lane_name(lane))}, all pairs", f"{figures['mean_similarity']:.3f}", border=True)
             within = figures["within_class_similarity"]
-            st.metric(f"{charts.lane_name(lane)}, within a class", "none" if within is None else f"{within:.3f}", border=True)
+            st.metric(f"{text.plain(charts.lane_name(lane))}, within a class", "none" if within is None else f"{within:.3f}", border=True)
     st.plotly_chart(charts.histogram_figure(measured), key="histogram", config=live.CHART_CONFIG)
-    classes = live.classes(run.config.generation.model)
     low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
     for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
         with place:
-            st.plotly_chart(charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG)
             sheet = state.sheet(run, lane)
+            labels = [*figures["matrix"]["labels"], *(sheet[1] if sheet else ())]
+            classes = live.classes(run.config.generation.model, labels)
+            st.plotly_chart(charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG)
             if sheet is not None:
                 st.html(images.sheet_html(*sheet, classes, f"images by {charts.lane_name(lane)}", rows=8))
 

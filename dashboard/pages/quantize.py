@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import charts, forms, live, results, state
+from dashboard import charts, forms, live, results, state, text
 
 st.title("Quantize")
 st.caption(
@@ -14,12 +14,27 @@ st.caption(
     "Accuracy is measured on real images that nothing was chosen on."
 )
 
-run = state.choose_run(lambda run: bool(state.image_lanes(run)) or not run.state.is_finished(), "Run", "quantize run")
+run = state.choose_run(state.has_images, "Run", "quantize run")
 if run is None:
-    st.info("Nothing to quantize yet: start a run in the Studio, its images appear here when they are made.", icon=":material/lightbulb:")
-    st.stop()
+    st.info(
+        "Nothing to quantize yet: start a run in the Studio, its images appear here when they are made, or upload images of your own.",
+        icon=":material/lightbulb:",
+    )
 
-if state.image_lanes(run):
+
+def start_run(start, preset, own_images):
+    """The form, and the run when its button was pressed."""
+    try:
+        config, pressed, name = forms.quantization_form(start, f"own/{preset}" if own_images else preset, own_images)
+        if pressed:
+            state.start(config, state.uploads().run_name(config, name))
+            forms.forget_uploads()
+            st.rerun()
+    except CoreError as error:
+        st.error(text.error(error), icon=":material/error:")
+
+
+if run is not None and state.image_lanes(run):
     with st.expander("Quantize these images", icon=":material/add:", expanded=not run.config.bits and run.state.is_finished()):
         preset = forms.preset_choice("quantize preset")
         start = replace(
@@ -30,13 +45,15 @@ if state.image_lanes(run):
             images_from=str(state.store().images_folder(run)),
             encoder="",
         )
-        try:
-            config, pressed = forms.quantization_form(start, preset)
-            if pressed:
-                state.show_run(state.manager().start(config))
-                st.rerun()
-        except CoreError as error:
-            st.error(str(error), icon=":material/error:")
+        start_run(start, preset, own_images=False)
+
+with st.expander("Quantize with your own images", icon=":material/upload:"):
+    st.caption("For comparison: real images, or synthetic ones made elsewhere. They are kept with the runs and used for nothing else.")
+    preset = forms.preset_choice("own preset")
+    start_run(replace(PRESETS[preset], encoder=""), preset, own_images=True)
+
+if run is None:
+    st.stop()
 
 
 def accuracy(run):
@@ -51,9 +68,11 @@ def accuracy(run):
     st.plotly_chart(
         charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision), key="accuracy", config=live.CHART_CONFIG
     )
-    st.caption(f"Top-1 on {full_precision.get('evaluated_on', '')}; bars are one standard error. Calibrated: ranges only, no training.")
+    st.caption(
+        f"Top-1 on {text.plain(full_precision.get('evaluated_on', ''))}; bars are one standard error. Calibrated: ranges only, no training."
+    )
     for note in dict.fromkeys(row["note"] for row in rows if row.get("note")):
-        st.warning(note, icon=":material/info:")
+        st.warning(text.plain(note), icon=":material/info:")
     st.dataframe(results.accuracy_table(rows, full_precision.get("top1")), hide_index=True, key="accuracy table")
 
 

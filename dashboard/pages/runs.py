@@ -5,10 +5,10 @@ import time
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import live, results, state
+from dashboard import live, results, state, text
 
 st.title("Runs")
-st.caption(f"Everything that was started, kept in {state.store().folder}.")
+st.caption(f"Everything that was started, kept in {text.plain(state.store().folder)}.")
 
 
 def overview_row(run):
@@ -20,6 +20,7 @@ def overview_row(run):
     return {
         "name": run.name,
         "state": str(run.state),
+        "by": run.user,
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
         "minutes": round(((run.ended or time.time()) - run.started) / 60, 1) if run.started else None,
         "full precision %": known.get("full_precision", {}).get("top1"),
@@ -27,13 +28,19 @@ def overview_row(run):
     }
 
 
+state.store().mark_interrupted()  # those of servers and command lines that died since this one started
 runs = state.store().runs()
 if not runs:
     st.info("No runs yet: start one in the Studio.", icon=":material/lightbulb:")
     st.stop()
 
 selection = st.dataframe(
-    [overview_row(run) for run in runs], hide_index=True, on_select="rerun", selection_mode="single-row", key="runs table"
+    [overview_row(run) for run in runs],
+    hide_index=True,
+    on_select="rerun",
+    selection_mode="single-row",
+    key="runs table",
+    column_config=None if any(run.user for run in runs) else {"by": None},
 )
 rows = selection.selection.rows
 if not rows:
@@ -60,8 +67,8 @@ with st.container(horizontal=True):
                 state.show_run(None)
                 st.rerun()
             except CoreError as error:
-                st.error(str(error), icon=":material/error:")
-st.caption(f"Files: {state.store().run_folder(run.id)}")
+                st.error(text.error(error), icon=":material/error:")
+st.caption(f"Files: {text.plain(state.store().run_folder(run.id))}")
 left, right = st.columns(2)
 with left, st.expander("Settings", expanded=True):
     st.json(run.config.to_dict(), expanded=1)

@@ -4,7 +4,7 @@ import streamlit as st
 
 from core.config import LIVE_KNOBS, PRESETS
 from core.errors import CoreError
-from dashboard import forms, live, state
+from dashboard import forms, live, state, text
 
 run = state.shown_run(lambda run: not run.config.images_from)
 active = run is not None and not run.state.is_finished()
@@ -28,10 +28,11 @@ with st.expander("New run", expanded=run is None, icon=":material/add:"):
     try:
         config = forms.run_form(preset, values)
         if config is not None:
-            state.show_run(state.manager().start(config))
+            state.start(config, state.uploads().run_name(config))
+            forms.forget_uploads()
             st.rerun()
     except CoreError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(text.error(error), icon=":material/error:")
 
 if run is not None:
     live.follow(run, live.status)

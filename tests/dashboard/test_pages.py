@@ -1,14 +1,21 @@
 """Each page by Streamlit's own AppTest: what it shows of real runs, and what its buttons do."""
 
+import io
+import json
 import time
-from dataclasses import replace
+import zipfile
+from dataclasses import asdict, replace
 
 import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
 from core.config import PRESETS, GenerationConfig, RunConfig
+from core.models.registry import MODELS
 from core.runs.state import RunState
 from dashboard import state
+from dashboard.text import plain
 
 SHORT = RunConfig(generation=GenerationConfig(images=20, iterations=3, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
 LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
@@ -22,7 +29,8 @@ def page(name):
 
 
 def texts(app):
-    return " ".join(element.value for kind in (app.markdown, app.caption, app.info, app.error) for element in kind)
+    """What a person reads: Markdown's backslashes before what came from outside are not shown."""
+    return " ".join(element.value for kind in (app.markdown, app.caption, app.info, app.error) for element in kind).replace("\\", "")
 
 
 def wait_until(condition, seconds=60):
@@ -70,7 +78,7 @@ def test_studio_says_what_is_wrong_and_starts_nothing(runs_folder):
     app = page("studio")
     app.number_input(key="quick/generation/images").set_value(51)
     app.button(key="start").click().run()
-    assert [error.value for error in app.error] == ["images is 51: allowed is a multiple of snapshots (4)"]
+    assert [error.value for error in app.error] == [plain("images is 51: allowed is a multiple of snapshots (4)")]
     assert state.store().runs() == []
 
 
@@ -170,3 +178,126 @@ def test_runs_lists_what_was_done_before_the_server_started(with_finished_run):
     assert list(table["name"]) == ["a finished run"]
     assert list(table["state"]) == ["complete"]
     assert "4 bits" in table["trained % (MI-FGSM images)"][0]
+
+
+def checkpoint(folder, **changes):
+    """A network as somebody would upload it: the embedded one with another name."""
+    path, spec = MODELS["resnet20_cifar10"]
+    file = folder / "made.safetensors"
+    save_file(load_file(path), file, metadata={"spec": json.dumps({**asdict(replace(spec, name="mine")), **changes})})
+    return file.read_bytes()
+
+
+def archive(count=2, name="cat/{}.png"):
+    """A zip of black images."""
+    picture, buffer = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, format="PNG")
+    with zipfile.ZipFile(buffer, "w") as file:
+        for index in range(count):
+            file.writestr(zipfile.ZipInfo(name.format(index)), picture.getvalue())
+    return buffer.getvalue()
+
+
+def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_path):
+    app = page("studio")
+    app.number_input(key="quick/generation/images").set_value(8)
+    app.number_input(key="quick/generation/iterations").set_value(6)
+    app.multiselect(key="quick/bits").set_value([])
+    app.text_input(key="quick/encoder").set_value("")
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("net.safetensors", checkpoint(tmp_path), "application/octet-stream"))
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    (run,) = state.store().runs()
+    (path,) = state.uploads().networks()
+    assert run.config.generation.model == run.config.quantization.model == path
+    assert run.name == "mine (10 classes), mi-fgsm + adam"
+    state.manager().wait(run.id)
+    assert state.store().run(run.id).state is RunState.COMPLETE
+    again = page("studio")
+    assert again.selectbox(key="quick/machine/model").options == [
+        "resnet20_cifar10",
+        "mine (10 classes), uploaded as net.safetensors",
+    ]
+
+
+def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
+    app = page("studio")
+    content = checkpoint(tmp_path, image_size=10**9)
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("a_b.safetensors", content, "application/octet-stream"))
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == [
+        plain("'a_b.safetensors' has image_size 1000000000 in its header: allowed is a whole number above 0, at most 1024")
+    ]
+    assert state.store().runs() == []
+    assert state.uploads().networks() == {}
+
+
+def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
+    app = page("quantize")
+    app.multiselect(key="own/quick/bits").set_value([8])
+    app.number_input(key="own/quick/steps").set_value(0)
+    app.file_uploader(key="own/quick/upload images 0").set_value(("own cats.zip", archive(), "application/zip"))
+    app.button(key="quantize own").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    (run,) = state.store().runs()
+    assert run.config.optimizers == ("given",)
+    assert run.name == "resnet20_cifar10, own cats.zip, W8A8"
+    state.manager().wait(run.id)
+    assert state.store().run(run.id).state is RunState.COMPLETE, state.store().run(run.id).traceback
+    assert "accuracy/given/W8A8" in state.store().results(run.id)
+    # also when it has ended, and for somebody who comes later
+    app = page("quantize")
+    table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
+    assert list(table["images by"]) == ["given"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no file with images was chosen"),
+        (b"no archive", "'a.zip' begins with b'no archi'"),
+        (archive(name="../{}.png"), "'../0.png', which leads elsewhere"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "uploader", "button"),
+    [("quantize", "own/quick/upload images 0", "quantize own"), ("diversity", "own diversity/upload images 0", "measure own")],
+)
+def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, button, content, reason):
+    app = page(name)
+    if content is not None:
+        app.file_uploader(key=uploader).set_value(("a.zip", content, "application/zip"))
+    app.button(key=button).click().run()
+    assert not app.exception
+    (error,) = app.error
+    assert plain(reason) in error.value
+    assert "allowed is" in error.value
+    assert state.store().runs() == []
+
+
+def test_diversity_of_uploaded_images(runs_folder):
+    app = page("diversity")
+    app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip"))
+    app.button(key="measure own").click().run()
+    (run,) = state.store().runs()
+    state.manager().wait(run.id)
+    app = page("diversity")
+    assert [metric.label for metric in app.metric] == ["given images, all pairs", "given images, within a class"]
+    assert app.metric[0].value == "1.000"  # all black
+
+
+def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
+    path = tmp_path / "gone.safetensors"
+    checkpoint(tmp_path)
+    (tmp_path / "made.safetensors").rename(path)
+    model = {"model": str(path)}
+    config = replace(SHORT, generation=replace(SHORT.generation, **model), quantization=replace(SHORT.quantization, **model))
+    run_id = state.manager().start(replace(config, encoder="embedded"))
+    state.manager().wait(run_id)
+    assert state.store().run(run_id).state is RunState.COMPLETE
+    path.unlink()
+    for name, number in (("studio", 4), ("quantize", 0), ("diversity", 3), ("runs", 0)):
+        assert len(charts(page(name))) == number

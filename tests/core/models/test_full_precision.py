@@ -11,9 +11,14 @@ from torch import nn
 
 from core.errors import ConfigError, CoreError, ModelError, UnknownNameError
 from core.models.full_precision import (
+    CLASSES,
+    HEADER_BYTES,
     batch_norm_layers,
+    batch_norm_names,
     build_architecture,
+    check_scores,
     find_model,
+    layout_of,
     load_model,
     resolve_device,
     save_checkpoint,
@@ -173,6 +178,9 @@ def test_missing_and_unexpected_keys_are_named(tmp_path, weights):
     fewer = {key: value for key, value in weights.items() if key != "output.bias"}
     assert "missing output.bias" in refused(write(tmp_path / "a.safetensors", fewer))
     assert "unexpected extra" in refused(write(tmp_path / "b.safetensors", {**weights, "extra": torch.zeros(1)}))
+    hostile = refused(write(tmp_path / "c.safetensors", {**weights, "x\n" * 10_000: torch.zeros(1)}))
+    assert "\n" not in hostile
+    assert len(hostile) < 400 + len(str(tmp_path))
 
 
 def test_network_without_batch_norm(tmp_path):
@@ -278,3 +286,82 @@ def test_header_is_refused_by_name_and_value(tmp_path, weights, changes):
     message = refused(write(tmp_path / "bad.safetensors", weights, **changes))
     key, value = next(iter(changes.items()))
     assert f"{key} {value!r} in its header: allowed is" in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": ["x"] * (CLASSES + 1)},
+        {"classes": ["x" * 201]},
+        {"image_size": 10**9},
+        {"image_size": 10**400},
+        {"image_size": True},
+        {"name": "x" * 201},
+        {"architecture": "resnet20_cifar10" * 20},
+        {"trained_on": "x" * 5001},
+        {"mean": {"0": 0, "1": 0, "2": 0}},
+        {"std": "abc"},
+    ],
+)
+def test_header_beyond_any_network_is_refused_without_repeating_it(tmp_path, weights, changes):
+    message = refused(write(tmp_path / "bad.safetensors", weights, **changes))
+    assert f"has {next(iter(changes))} " in message
+    assert "in its header: allowed is" in message
+    assert len(message) < 400 + len(str(tmp_path))
+
+
+def test_header_of_brackets_is_refused(tmp_path, weights):
+    """Python's JSON reader goes as deep as the text does."""
+    path = tmp_path / "deep.safetensors"
+    save_file(weights, path, metadata={"spec": "[" * 200_000})
+    assert "does not say what network" in refused(str(path))
+
+
+@pytest.mark.parametrize("length", [HEADER_BYTES + 1, 2**63, 2**64 - 1])
+def test_header_that_says_that_it_is_gigantic(tmp_path, length):
+    path = tmp_path / "long.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(1000))
+    assert f"header of {length:,} bytes: allowed is at most" in refused(str(path))
+
+
+def test_network_larger_than_its_file_is_refused_before_it_is_built(tmp_path, weights, monkeypatch):
+    """A file of a megabyte names the largest of networks: only its shapes are looked at."""
+    built = []
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda layer: built.append(layer.weight.device.type))
+    path = write(tmp_path / "small.safetensors", weights, architecture="bn_vgg19", classes=[str(i) for i in range(CLASSES)])
+    assert "does not fit bn_vgg19" in refused(path)
+    assert set(built) == {"meta"}
+
+
+@pytest.mark.parametrize("architecture", ["voca", "visemenet20", "simplepose_resnet18_coco", "raft_things"])
+def test_what_is_no_classifier_is_refused(architecture):
+    with pytest.raises(UnknownNameError, match=f"unknown architecture '{architecture}': allowed are any classifier"):
+        build_architecture(architecture, 10)
+
+
+def test_layout_is_that_of_the_weights(weights):
+    assert layout_of(EMBEDDED_SPEC) == {key: tuple(value.shape) for key, value in weights.items()}
+    before = torch.get_rng_state()
+    assert batch_norm_names(EMBEDDED_SPEC) == list(batch_norm_layers(build_architecture("resnet20_cifar10", 10)))[:21]
+    assert len(batch_norm_names(EMBEDDED_SPEC)) == 21
+    torch.set_rng_state(before)
+
+
+def test_scores_of_a_network_that_works(embedded, small):
+    check_scores(embedded, "embedded")
+    check_scores(small, "small")
+
+
+def test_scores_that_are_none_are_refused(small):
+    with torch.no_grad():
+        small.network.output.bias[0] = math.nan
+    with pytest.raises(ModelError, match="^mine cannot take an image of 8 x 8 pixels .its scores are not.: allowed is one finite score"):
+        check_scores(small, "mine")
+
+
+def test_image_size_that_the_network_cannot_take_is_refused(embedded):
+    tiny = replace(embedded, spec=replace(EMBEDDED_SPEC, image_size=1))
+    with pytest.raises(ModelError, match="cannot take an image of 1 x 1 pixels .*: allowed is"):
+        check_scores(tiny, "mine")
+    with pytest.raises(ModelError, match="its scores are not"):
+        check_scores(replace(embedded, spec=replace(EMBEDDED_SPEC, classes=("a", "b"))), "mine")

@@ -1,0 +1,49 @@
+"""Text from outside (names of runs, files and classes, messages of errors) made harmless for what shows it. Pure: no streamlit here.
+
+Streamlit reads Markdown almost everywhere, plotly a few HTML tags; both turn what looks like an address into a link.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_MARKDOWN = frozenset("\\`*_{}[]()#+-.!|<>$:~&")
+# invisible, and no line may break there: keeps apart what would be replaced even though each character of it is escaped
+_JOINER = "\u2060"
+_REPLACED = re.compile(
+    r"(?<=:)(?=[\w+\-/]+:)"  # :material/x: and :smile:
+    r"|(?<=http)(?=s?://)|(?<=www)(?=\.)"  # addresses
+    r"|(?<=\w)(?=@\w)"  # and those of mail
+    r"|(?<=[<~>-])(?=[->=]+(?:\s|$))",  # arrows and signs
+    re.IGNORECASE,
+)
+_ENTITIES = {character: f"&#{ord(character)};" for character in "&<>$\"'"}
+REPLACEMENT = "\ufffd"
+_JOINERS_OF_SCRIPTS = "\u200c\u200d"  # of Persian, Hindi and emoji
+
+
+def shown(text: object, length: int = 2000) -> str:
+    """Text in one line that only shows itself: no control characters, such as those that turn the direction of writing.
+
+    length: of what is longer, only so many characters are kept.
+    """
+    line = " ".join(str(text).split())
+    line = line if len(line) <= length else line[: length - 4] + " ..."
+    return "".join(REPLACEMENT if unicodedata.category(c).startswith("C") and c not in _JOINERS_OF_SCRIPTS else c for c in line)
+
+
+def plain(text: object) -> str:
+    """`shown`, with what Markdown and Streamlit's additions to it would read as markup, links or symbols made harmless."""
+    parted = _REPLACED.sub(_JOINER, shown(text))
+    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in parted)
+
+
+def plotly(text: object) -> str:
+    """`shown`, with what plotly would read as a tag or as LaTeX made harmless."""
+    return "".join(_ENTITIES.get(c, c) for c in shown(text))
+
+
+def error(error: BaseException) -> str:
+    """What an error says, for st.error."""
+    return plain(error)

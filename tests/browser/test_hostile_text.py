@@ -1,0 +1,230 @@
+"""Text from outside in a real browser: names that would be markup, links, formulas or scripts are shown as they were typed."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from safetensors.torch import load_file, save_file
+from torchvision.utils import save_image
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.labelled import embedded_images
+from core.models.registry import MODELS
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "$\\LaTeX$ $$x$$",
+    ":red[x] :smile: :material/home:",
+    '<a href="https://e.example">y</a>',
+    "https://e.example www.e.example m@e.example",
+    "`code` **b** _i_ ~~s~~ # h",
+    "![i](https://e.example/i.png) &lt;b&gt; &amp;",
+    "a -> b -- c <= d",
+    "<script>alert(1)</script><b>t</b><br>",
+)
+NAME = " | ".join(HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A store with a run all of whose names are hostile, and a failed run: the folder, the ids of both, why the second failed."""
+    folder = tmp_path_factory.mktemp("hostile")
+    path, spec = MODELS["resnet20_cifar10"]
+    network = folder / "[x](javascript:alert(1)) :red[f] $a$ <b>.safetensors"
+    spec = replace(spec, name=NAME[:200], classes=HOSTILE, trained_on=NAME)
+    save_file(load_file(path), network, metadata={"spec": json.dumps(asdict(spec))})
+    images, labels = embedded_images()
+    data = folder / "<img src=x onerror=alert(2)> :red[d] $b$ https:"
+    for label in range(10):
+        (data / f"{label}").mkdir(parents=True)
+        for index in [i for i in range(60) if labels[i] == label][:2]:
+            save_image(images[index] / 255, data / f"{label}" / f"{index}.png")
+    store = RunStore(folder / "runs")
+    manager = RunManager(store)
+    model = str(network)
+    config = RunConfig(
+        generation=GenerationConfig(model=model, images=40, iterations=2, batch_size=20, snapshots=1, device="cpu"),
+        quantization=QuantizationConfig(model=model, steps=2, batch_size=20, device="cpu", data=str(data)),
+        bits=(4,),
+    )
+    complete = manager.start(config, NAME)
+    failed = manager.start(replace(config, encoder=NAME), NAME)
+    manager.wait(complete)
+    manager.wait(failed)
+    assert store.run(complete).state is RunState.COMPLETE, store.run(complete).traceback
+    assert store.run(failed).state is RunState.FAILED
+    message = store.run(failed).error
+    assert HOSTILE[0] in message
+    manager.close()
+    store.close()
+    return folder / "runs", complete, failed, message
+
+
+@pytest.fixture(scope="module")
+def server(runs, tmp_path_factory):
+    """Address of a server on that store."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log_path = tmp_path_factory.mktemp("server") / "log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "--server.port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "RUNS_DIR": str(runs[0])},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(120):
+                assert process.poll() is None, log_path.read_text()
+                try:
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def is_outside(url: str) -> bool:
+    return urlsplit(url).hostname not in ("127.0.0.1", None)  # data: and blob: have none
+
+
+@pytest.fixture
+def page(chromium):
+    """A page that counts dialogs and requests that leave this machine."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page.dialogs, page.outside = [], []
+    page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: page.outside.append(request.url) if is_outside(request.url) else None)
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    yield page
+    page.close()
+
+
+def unhidden(text: str) -> str:
+    """Without the invisible characters that keep addresses apart, and in one line."""
+    return re.sub(r"\s+", " ", text.replace("\u2060", ""))
+
+
+def injected(page) -> list[str]:
+    """Elements that came out of a name."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.stApp *')].filter(e =>
+            (e.tagName == 'IMG' && !(e.getAttribute('src') || '').startsWith('data:image/png')) ||
+            (e.tagName == 'SCRIPT') || e.hasAttribute('onerror') ||
+            (e.tagName.toUpperCase() == 'A' && e.href && new URL(e.href.baseVal ?? e.href, location.href).origin != location.origin) ||
+            ((e.className.baseVal ?? e.className) + '').includes('katex') ||
+            (['B', 'CODE', 'DEL', 'EM'].includes(e.tagName) && ['b', 't', 'code', 's', 'i', 'x'].includes(e.textContent))
+        ).map(e => e.outerHTML.slice(0, 200))"""
+    )
+
+
+def settled(page) -> None:
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    page.wait_for_timeout(1500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "charts"), [("", 4), ("quantize", 3), ("diversity", 3)], ids=["studio", "quantize", "diversity"])
+def test_names_are_shown_as_typed(server, runs, page, name, charts):
+    page.goto(f"{server}/{name}?run={runs[1]}")
+    expect(page.get_by_text("complete", exact=True)).to_be_visible()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_have_count(charts)
+    settled(page)
+    headline = page.locator("[data-testid=stMarkdownContainer] strong").first
+    assert unhidden(headline.inner_text()) == NAME
+    assert injected(page) == []
+    assert page.get_by_test_id("stException").count() == 0
+    body = unhidden(page.locator("body").inner_text())
+    if name == "":
+        for one in HOSTILE:
+            assert one in body, one
+    if name == "diversity":
+        ticks = {unhidden(text) for text in page.locator(".xtick text").all_text_contents()}
+        assert {one for one in HOSTILE if len(one) <= 40} <= ticks
+    if name == "quantize":
+        assert "<img src=x onerror=alert(2)> :red[d] $b$ https:" in body
+    assert page.dialogs == []
+    assert page.outside == []
+
+
+@pytest.mark.slow
+def test_error_of_a_run_is_shown_as_it_is(server, runs, page):
+    page.goto(f"{server}/?run={runs[2]}")
+    expect(page.get_by_text("failed", exact=True)).to_be_visible()
+    settled(page)
+    assert unhidden(runs[3]) in unhidden(page.get_by_test_id("stAlert").inner_text())
+    assert injected(page) == []
+    assert page.dialogs == page.outside == []
+
+
+@pytest.mark.slow
+def test_list_of_runs(server, runs, page):
+    page.goto(f"{server}/runs")
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    # a click into the first column, where rows are chosen
+    page.get_by_test_id("stDataFrame").click(position={"x": 20, "y": 55})
+    expect(page.get_by_text("Rename")).to_be_visible()
+    settled(page)
+    assert unhidden(page.locator("[data-testid=stMarkdownContainer] strong").first.inner_text()) == NAME
+    assert injected(page) == []
+    assert page.dialogs == page.outside == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "query",
+    [
+        "run=../../etc/passwd",
+        "run=" + "x" * 6000,
+        "run=a&run=b&run=%2Fetc%2Fpasswd",
+        "run=%00%0a%1b[2J%e2%80%ae",
+        "run=" + quote("<img src=x onerror=alert(1)>"),
+        "run=' OR 1=1 --",
+        "run=%ff%fe",
+        "run=&other=" + quote(NAME),
+        "run",
+    ],
+)
+@pytest.mark.parametrize("name", ["", "quantize"])
+def test_addresses_that_nobody_would_type(server, runs, page, query, name):
+    page.goto(f"{server}/{name}?{query}")
+    expect(page.get_by_role("heading", name=name.capitalize() or "Studio", exact=True)).to_be_visible()
+    page.wait_for_timeout(300)
+    assert page.get_by_test_id("stException").count() == 0
+    assert injected(page) == []
+    assert page.dialogs == page.outside == []

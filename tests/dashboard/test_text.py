@@ -1,0 +1,52 @@
+"""Unit tests; that browsers show it so is in tests/browser/test_hostile_text.py."""
+
+import pytest
+
+from dashboard.text import error, plain, plotly, shown
+
+
+def test_ordinary_names_stay_as_they_are():
+    for kind in (shown, plain, plotly):
+        assert kind("ein Name für 12 Läufe, 50 %") == "ein Name für 12 Läufe, 50 %"
+    assert shown("a_b *c* <d> $e$") == "a_b *c* <d> $e$"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\nb\r\n# c\t d", "a b # c d"),
+        ("\x1b[2J", "\ufffd[2J"),
+        ("gnp\u202eexe", "gnp\ufffdexe"),
+        ("a\0b", "a\ufffdb"),
+        ("\ud800", "\ufffd"),
+        ("", ""),
+        (3, "3"),
+    ],
+)
+def test_one_line_without_control_characters(text, expected):
+    assert shown(text) == expected
+
+
+def test_long_text_is_cut():
+    assert shown("x" * 5000) == "x" * 1996 + " ..."
+    assert len(shown("ab", length=5)) == 2
+
+
+@pytest.mark.parametrize("character", list("\\`*_{}[]()#+-.!|<>$:~"))
+def test_every_character_of_markdown_is_escaped(character):
+    assert plain(f"a {character} b") == f"a \\{character} b"
+
+
+@pytest.mark.parametrize("text", [":smile:", ":material/home:", "https://e.example", "www.e.example", "a@e.example", "a -> b", "a -- b"])
+def test_what_would_be_replaced_is_kept_apart(text):
+    parted = plain(text)
+    assert "\u2060" in parted
+    assert parted.replace("\u2060", "").replace("\\", "") == text
+
+
+def test_tags_and_latex_of_plotly():
+    assert plotly('<a href="x">$\\pi$</a> & more') == "&#60;a href=&#34;x&#34;&#62;&#36;\\pi&#36;&#60;/a&#62; &#38; more"
+
+
+def test_message_of_an_error():
+    assert error(ValueError("model is '<b>':\nallowed is x_y")) == "model is '\\<b\\>'\\: allowed is x\\_y"
