@@ -16,7 +16,7 @@ style: .venv/installed-dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 check: .venv/installed-dev
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/bandit -q -r -lll core dashboard streamlit_app.py
 
 # Debian's Chromium where there is apt and the right to use it, else the one that playwright brings
 browser: .venv/installed-dev

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import access
+from core.errors import CoreError
+from dashboard import access, state, text
 
 if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
@@ -13,6 +14,11 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
     st.html("<style>[data-testid='stMainBlockContainer'] { padding-top: 4rem; }</style>")
 
     access.admit()
+    try:
+        state.manager()
+    except CoreError as error:  # such as a database of a newer version
+        st.error(text.error(error), icon=":material/error:")
+        st.stop()
     st.navigation(
         [
             st.Page("dashboard/pages/studio.py", title="Studio", icon=":material/blur_on:", default=True),

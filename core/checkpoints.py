@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.errors import RunError
+from core.errors import RunError, first_line
 from core.files import remove, remove_partials, whole, write_json
 
 DONE = "done.json"
@@ -44,7 +44,7 @@ class Checkpoints:
                 values = json.loads((folder / DONE).read_text())
                 self._earlier, self._parts = float(values["seconds"]), dict(values["parts"])
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{folder / DONE} cannot be read ({error}): allowed is a file written by a run") from error
+            raise RunError(f"{folder / DONE} cannot be read ({first_line(error)}): allowed is a file written by a run") from error
         self._part, self._state = self._load_state()
 
     def _load_state(self) -> tuple[str, dict[str, Any] | None]:
@@ -58,8 +58,8 @@ class Checkpoints:
             values = torch.load(path, map_location="cpu", weights_only=True)
             self._earlier = max(self._earlier, values["seconds"])
             return values["part"], values["state"]
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise RunError(f"{path} cannot be read ({error}): allowed is a checkpoint written by a run") from error
+        except (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(f"{path} cannot be read ({first_line(error)}): allowed is a checkpoint written by a run") from error
 
     @property
     def seconds(self) -> float:
@@ -88,8 +88,14 @@ class Checkpoints:
         began = time.monotonic()
         self._before()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(self.folder / STATE) as partial:
-            torch.save({"part": part, "seconds": self.seconds, "state": dict(state)}, partial)
+        with whole(self.folder / STATE) as partial, partial.open("wb") as file:
+            try:
+                torch.save({"part": part, "seconds": self.seconds, "state": dict(state)}, file)
+            except RuntimeError as error:
+                # torch hides what the disk said behind "unexpected pos"
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
         self._saved = time.monotonic()
         self._cost = self._saved - began
 

@@ -86,7 +86,16 @@ def remove(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or what one may use of it, is full."""
-    if isinstance(error, sqlite3.Error):
-        return "is full" in str(error)
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether an error, or one that it hides, says that the disk, or what one may use of it, is full."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in codes:
+            return True
+        if isinstance(link, sqlite3.Error) and "is full" in str(link):
+            return True
+        # safetensors says it in the words of Rust, with no error of Python's behind them
+        if any(f"(os error {code})" in str(link) for code in codes):
+            return True
+        link = link.__cause__ or link.__context__
+    return False

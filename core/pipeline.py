@@ -97,6 +97,8 @@ class _Execution:
         sets = self.prepared.sets
         if not sets:
             self._part("generation", self._generate)
+            # only now: a state that was saved before needs them
+            remove(self.checkpoints.folder / SNAPSHOTS)
             sets = {lane: load_image_set(self.folder / layout.IMAGES / lane, model.spec) for lane in lanes}
         for lane, image_set in sets.items():
             if "summary" in image_set.manifest:
@@ -133,7 +135,6 @@ class _Execution:
             target = self.folder / layout.IMAGES / lane
             target.mkdir(parents=True, exist_ok=True)
             save_image_set(image_set, target)
-        remove(snapshots)
         return list(sets)
 
     def _diversity(self, lane: str, image_set: ImageSet) -> dict[str, Any]:
@@ -187,8 +188,9 @@ def generate(
 
     checkpoints, folder: where the state is saved and found, and where the images are kept until all are made.
     """
-    with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs)):
+    with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs), least=2):
         lanes = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
+        reporter.result("layers", lanes[0].layer_names)
         state = checkpoints and checkpoints.state("generation")
         for lane in lanes:
             if state:

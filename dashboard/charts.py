@@ -13,9 +13,11 @@ import pandas  # noqa: F401
 import plotly.graph_objects as go
 
 from core.runs.store import Record
+from dashboard.text import plotly, shown
 
 COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73"}
 FULL_PRECISION = "#7F7F7F"
+POINTS = 600  # of a curve
 PAPER = "#CC79A7"
 NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images"}
 PARTS = {
@@ -36,9 +38,14 @@ def colour(lane: str) -> str:
 
 
 def lane_name(lane: str) -> str:
-    """How a lane is called on the page."""
+    """How a lane is called on the page, as it is: text from outside, where a run was given its images."""
     first, _, rest = lane.partition(" ")
     return f"{NAMES.get(first, first)} {rest}".strip()
+
+
+def _title(lane: str) -> str:
+    """`lane_name` in a figure."""
+    return plotly(lane_name(lane))
 
 
 def _layout(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
@@ -54,21 +61,30 @@ def _layout(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Fig
     return figure
 
 
-def _lanes(records: Iterable[Record]) -> dict[str, list[Record]]:
+def _lanes(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
+    """Lane -> its records; thinned to about `most` where that is given."""
     lanes: dict[str, list[Record]] = {}
     for record in records:
         lanes.setdefault(record.lane, []).append(record)
-    return lanes
+    return {lane: _thinned(own, most) if most else own for lane, own in lanes.items()}
+
+
+def _thinned(records: list[Record], most: int) -> list[Record]:
+    """Every n-th of them and the last, about `most`: a chart needs no more points than pixels, and all of them are sent each time."""
+    if len(records) <= most:
+        return records
+    every = -(-len(records) // most)
+    return [*records[:-1:every], records[-1]]
 
 
 def loss_figure(records: Sequence[Record], part: str, changes: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
     """One part of the loss over iterations, a curve for each optimizer; live changes as vertical marks with their value."""
     figure = go.Figure()
-    for lane, own in _lanes(records).items():
+    for lane, own in _lanes(records, POINTS).items():
         figure.add_scatter(
             x=[r.step for r in own],
             y=[r.data[part] for r in own],
-            name=lane_name(lane),
+            name=_title(lane),
             mode="lines",
             line={"color": colour(lane), "width": 2},
         )
@@ -80,7 +96,7 @@ def loss_figure(records: Sequence[Record], part: str, changes: Sequence[Mapping[
         line = "#888888" if len(lanes) > 1 else colour(lanes[0])
         figure.add_vline(x=step, line={"color": line, "width": 1, "dash": "dot"})
         figure.add_annotation(
-            x=step, y=1 - 0.09 * (position % 4), yref="paper", text=f"{SYMBOLS.get(name, name)} = {value:g}", showarrow=False,
+            x=step, y=1 - 0.09 * (position % 4), yref="paper", text=f"{plotly(SYMBOLS.get(name, name))} = {value:g}", showarrow=False,
             xanchor="left", font={"size": 11, "color": line},
         )  # fmt: skip
     log = part not in ("agreement",)
@@ -91,10 +107,8 @@ def loss_figure(records: Sequence[Record], part: str, changes: Sequence[Mapping[
 
 def layer_heatmap(records: Sequence[Record], lane: str, layers: Sequence[str], ends: tuple[float, float] | None = None) -> go.Figure:
     """L_BNS of every layer over iterations, logarithmic colour; `ends`: lowest and highest value, so that two lanes share a scale."""
-    own = [r for r in records if r.lane == lane]
-    # a browser needs no more columns than pixels
-    own = own[:: max(1, len(own) // 400)]
-    columns = [[math.log10(max(value, 1e-6)) for value in r.data["layers"]] for r in own]
+    own = _thinned([r for r in records if r.lane == lane], 200)
+    columns = [[round(math.log10(max(value, 1e-6)), 3) for value in r.data["layers"]] for r in own]
     low, high = (math.log10(max(end, 1e-6)) for end in ends) if ends else (None, None)
     ticks = [t for t in range(-3, 4) if low is None or low - 0.5 <= t <= (high or 0) + 0.5]
     figure = go.Figure(
@@ -104,16 +118,15 @@ def layer_heatmap(records: Sequence[Record], lane: str, layers: Sequence[str], e
             z=[list(row) for row in zip(*columns)],
             zmin=low,
             zmax=high,
-            customdata=[[10**value for value in row] for row in zip(*columns)],
-            text=[[name] * len(own) for name in layers],
-            hovertemplate="layer %{y}: %{text}<br>iteration %{x}<br>L_BNS %{customdata:.3g}<extra></extra>",
+            customdata=[[float(f"{10**value:.3g}") for value in row] for row in zip(*columns)],
+            hovertemplate="layer %{y}<br>iteration %{x}<br>L_BNS %{customdata}<extra></extra>",
             colorscale="Cividis",
             colorbar={"title": None, "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks], "thickness": 10},
         )
     )
     figure.update_yaxes(title="layer", autorange="reversed", type="category", nticks=8)
     figure.update_xaxes(title="iteration")
-    return _layout(figure, f"L_BNS by layer, {lane_name(lane)}", 320)
+    return _layout(figure, f"L_BNS by layer, {_title(lane)}", 320)
 
 
 def heatmap_ends(records: Sequence[Record]) -> tuple[float, float]:
@@ -126,14 +139,14 @@ def layer_figure(records: Sequence[Record], layers: Sequence[str], layer: str) -
     """L_BNS of one layer over iterations, a curve for each optimizer."""
     index = list(layers).index(layer)
     figure = go.Figure()
-    for lane, own in _lanes(records).items():
+    for lane, own in _lanes(records, POINTS).items():
         figure.add_scatter(
-            x=[r.step for r in own], y=[r.data["layers"][index] for r in own], name=lane_name(lane), mode="lines",
+            x=[r.step for r in own], y=[r.data["layers"][index] for r in own], name=_title(lane), mode="lines",
             line={"color": colour(lane), "width": 2},
         )  # fmt: skip
     figure.update_yaxes(type="log")
     figure.update_xaxes(title="iteration")
-    return _layout(figure, f"L_BNS of layer {index + 1}: {layer}", 300)
+    return _layout(figure, f"L_BNS of layer {index + 1}: {plotly(layer)}", 300)
 
 
 def training_figure(records: Sequence[Record], part: str) -> go.Figure:
@@ -146,7 +159,7 @@ def training_figure(records: Sequence[Record], part: str) -> go.Figure:
         figure.add_scatter(
             x=[r.step for r in own],
             y=_smoothed(values),
-            name=lane_name(lane),
+            name=_title(lane),
             mode="lines",
             line={"color": colour(lane), "width": 2, "dash": _DASHES[widths.index(lane.partition(" ")[2]) % len(_DASHES)]},
         )
@@ -174,12 +187,12 @@ def accuracy_figure(
     for lane in dict.fromkeys(a["lane"] for a in accuracies):
         own = sorted((a for a in accuracies if a["lane"] == lane), key=lambda a: a["bits"])
         figure.add_scatter(
-            x=[a["bits"] for a in own], y=[a["calibrated"] for a in own], name=f"{lane_name(lane)}, calibrated only",
+            x=[a["bits"] for a in own], y=[a["calibrated"] for a in own], name=f"{_title(lane)}, calibrated only",
             mode="lines+markers", line={"color": colour(lane), "dash": "dot"}, marker={"symbol": "circle-open", "size": 9},
         )  # fmt: skip
         trained = [a for a in own if a.get("quantized") is not None]
         figure.add_scatter(
-            x=[a["bits"] for a in trained], y=[a["quantized"] for a in trained], name=f"{lane_name(lane)}, trained",
+            x=[a["bits"] for a in trained], y=[a["quantized"] for a in trained], name=f"{_title(lane)}, trained",
             mode="lines+markers", line={"color": colour(lane)}, marker={"size": 9},
             error_y={"type": "data", "array": [a["standard_error"] for a in trained], "thickness": 1},
         )  # fmt: skip
@@ -205,7 +218,7 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     for lane, measured in diversities.items():
         edges, share = measured["histogram"]["edges"], measured["histogram"]["share"]
         figure.add_scatter(
-            x=[(a + b) / 2 for a, b in zip(edges, edges[1:])], y=share, name=f"{lane_name(lane)}, mean {measured['mean_similarity']:.3f}",
+            x=[(a + b) / 2 for a, b in zip(edges, edges[1:])], y=share, name=f"{_title(lane)}, mean {measured['mean_similarity']:.3f}",
             mode="lines", line={"color": colour(lane), "shape": "hvh"}, fill="tozeroy", opacity=0.7,
         )  # fmt: skip
         figure.add_vline(x=measured["mean_similarity"], line={"color": colour(lane), "dash": "dash"})
@@ -222,7 +235,7 @@ def matrix_figure(lane: str, matrix: Mapping[str, Any], classes: Sequence[str], 
     """
     labels = matrix["labels"]
     starts = [i for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
-    names = [classes[labels[i]] for i in starts]
+    names = [plotly(shown(classes[labels[i]], 40)) for i in starts]
     figure = go.Figure(
         go.Heatmap(
             z=matrix["cosine"], zmin=low, zmax=1, colorscale="Cividis", colorbar={"thickness": 10}, hovertemplate="%{z:.2f}<extra></extra>"
@@ -231,4 +244,4 @@ def matrix_figure(lane: str, matrix: Mapping[str, Any], classes: Sequence[str], 
     axis = {"tickvals": starts, "ticktext": names, "showgrid": False}
     figure.update_xaxes(**axis, tickangle=45)
     figure.update_yaxes(**axis, autorange="reversed")
-    return _layout(figure, f"Similarity matrix, {lane_name(lane)}", 430)
+    return _layout(figure, f"Similarity matrix, {_title(lane)}", 430)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from typing import Any
 
 import streamlit as st
 
 from core.config import LIVE_KNOBS
-from core.errors import CoreError
+from core.errors import CoreError, RunError
 from core.runs.state import RunState
-from core.runs.store import Run
-from dashboard import charts, forms, images, state
+from core.runs.store import Record, Run
+from dashboard import charts, forms, images, state, text
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
@@ -38,8 +39,11 @@ def follow(
 
     @st.fragment(run_every=None if finished else every)
     def region() -> None:
-        current = state.store().run(run.id)
-        if until(current) and not finished:
+        try:
+            current = state.store().run(run.id)
+        except RunError:
+            st.rerun(scope="app")  # deleted meanwhile, perhaps from another page: the page shows another one
+        if until(current) != finished:
             st.rerun(scope="app")  # the page around it changes too: forms, sliders, results
         for function in draw:
             function(current)
@@ -49,27 +53,48 @@ def follow(
 
 def generation_finished(run: Run) -> bool:
     """Whether all images are made, so that pictures and curves of the generation stay as they are."""
-    return run.state.is_finished() or (run.stage != "generation" and bool(state.records(run.id, "generation")))
+    return run.state.is_finished() or (run.stage != "generation" and bool(state.records(run, "generation")))
 
 
 def status(run: Run) -> None:
     """Name, state, progress with time left, and the buttons that apply."""
-    text, colour = _BADGES[run.state]
-    st.markdown(f"**{_plain(run.name)}** :{colour}-badge[{text}]")
+    word, colour = _BADGES[run.state]
+    by = f" started by {text.plain(run.user)}" if run.user else ""
+    again = f", resumed {run.attempt - 1} time{'s' if run.attempt > 2 else ''}" if run.attempt > 1 else ""
+    st.markdown(f"**{text.plain(run.name)}** :{colour}-badge[{word}]{by}{again}")
     if run.state is RunState.QUEUED:
         before = state.manager().waiting(run.id)
         st.caption(
             f"Waits for {before} run{'s' if before > 1 else ''} before it, then starts by itself." if before else "Starting the engine ..."
         )
     if run.error:
-        st.error(_plain(run.error), icon=":material/error:")
+        st.error(text.plain(run.error), icon=":material/error:")
         if run.traceback:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
     if not run.state.is_finished() and run.stage:
-        st.progress(run.step / run.total if run.total else 0.0, text=f"{run.stage}{_time_left(run)}")
-    if not run.state.is_finished() and state.manager().controls(run.id):
-        _buttons(run)
+        st.progress(run.step / run.total if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
+    if run.state.can_resume():
+        st.button(
+            "Resume",
+            icon=":material/play_arrow:",
+            key=f"go on {run.id}",
+            on_click=_resume,
+            args=(run.id,),
+            help="Goes on from the last checkpoint, or from the beginning where there is none, and ends as if nothing had happened.",
+        )
+    elif not run.state.is_finished():
+        if state.manager().controls(run.id):
+            _buttons(run)
+        else:
+            st.caption("Another process works on this run: it can be watched here, and stopped there.")
+
+
+def _resume(run_id: str) -> None:
+    try:
+        state.manager().resume(run_id)
+    except CoreError as error:
+        st.toast(text.error(error), icon=":material/error:")
 
 
 def _time_left(run: Run) -> str:
@@ -120,7 +145,7 @@ def _turned(run: Run, name: str, key: str) -> None:
     try:
         state.manager().control(run.id).set(name, st.session_state[key], lanes)
     except CoreError as error:
-        st.toast(str(error), icon=":material/error:")
+        st.toast(text.error(error), icon=":material/error:")
 
 
 def lanes(run: Run) -> None:
@@ -132,30 +157,47 @@ def lanes(run: Run) -> None:
     if run.state.is_finished() and len(common) > 1:
         step = st.select_slider("Iteration", common, value=common[-1], key=f"frame/{run.id}", help="The iterations whose images were kept.")
     places = st.columns(len(optimizers))
-    records = state.records(run.id, "generation")
+    records = state.records(run, "generation")
     for place, lane in zip(places, optimizers):
         with place:
-            frame = state.store().frame(run.id, lane, step)
-            st.markdown(f"**{charts.lane_name(lane)}**")
-            if frame is None:
+            st.markdown(f"**{text.plain(charts.lane_name(lane))}**")
+            version = state.store().frame_version(run.id, lane, step)
+            drawn = state.kept(("frame", run.id, lane, step, version), partial(_frame, run, lane, step))
+            if drawn is None:
                 st.caption("Images appear here with the first iteration.")
                 continue
-            at, pixels, labels = frame
+            at, sheet = drawn
             record = next((r for r in reversed(records) if r.lane == lane and r.step == at), None)
             per_batch = run.config.generation.iterations
             batches = len(run.config.generation.batches)
-            text = f"batch {(at - 1) // per_batch + 1} of {batches}, iteration {(at - 1) % per_batch + 1} of {per_batch}"
+            caption = f"batch {(at - 1) // per_batch + 1} of {batches}, iteration {(at - 1) % per_batch + 1} of {per_batch}"
             if record is not None:
-                text += f" · L_BNS {record.data['bns']:.1f} · teacher agrees on {record.data['agreement']:.0f} %"
-            st.caption(text)
-            st.html(
-                images.sheet_html(pixels, labels, classes(run.config.generation.model), f"synthetic images by {charts.lane_name(lane)}")
-            )
+                caption += f" · L_BNS {record.data['bns']:.1f} · teacher agrees on {record.data['agreement']:.0f} %"
+            st.caption(caption)
+            st.html(sheet)
+
+
+def _frame(run: Run, lane: str, step: int | None) -> tuple[int, str] | None:
+    """Step and contact sheet of the latest or a kept moment."""
+    frame = state.store().frame(run.id, lane, step)
+    if frame is None:
+        return None
+    at, pixels, labels = frame
+    names = classes(run.config.generation.model, labels)
+    return at, images.sheet_html(pixels, labels, names, f"synthetic images by {charts.lane_name(lane)}")
+
+
+def _chart(run: Run, stage: str, what: tuple, make: Callable[[], Any], key: str) -> None:
+    """A figure of the records of a stage, drawn once for all who look at it within a refresh."""
+    records = state.records(run, stage)
+    moment = len(records) if run.state.is_finished() else int(time.monotonic() / CHART_SECONDS)
+    figure = state.kept(("figure", run.id, run.attempt, stage, moment, what), make)
+    st.plotly_chart(figure, key=key, config=_CHART)
 
 
 def losses(run: Run) -> None:
     """Curves of the loss and its parts, and L_BNS by layer."""
-    records = state.records(run.id, "generation")
+    records = state.records(run, "generation")
     if not records:
         st.caption("Loss curves appear here with the first iteration.")
         return
@@ -168,58 +210,80 @@ def losses(run: Run) -> None:
             key="part",
             help="Each tooth is a batch that starts from new noise.",
         )
-        st.plotly_chart(charts.loss_figure(records, part, state.store().changes(run.id)), key="loss chart", config=_CHART)
-    names = layer_names(run.config.generation.model)
+        _chart(
+            run,
+            "generation",
+            ("loss", part),
+            lambda: charts.loss_figure(records, part, state.store().changes(run.id)),
+            "loss chart",
+        )
+    names = layer_names(run, len(records[0].data["layers"]))
     with right:
         layer = st.selectbox("Layer", names, format_func=lambda name: f"{names.index(name) + 1}: {name}", key="layer")
-        st.plotly_chart(charts.layer_figure(records, names, layer), key="layer chart", config=_CHART)
-    ends = charts.heatmap_ends(records)
+        _chart(run, "generation", ("layer", layer), lambda: charts.layer_figure(records, names, layer), "layer chart")
     for place, lane in zip(st.columns(len(run.config.optimizers)), run.config.optimizers):
         with place:
-            st.plotly_chart(charts.layer_heatmap(records, lane, names, ends), key=f"heatmap {lane}", config=_CHART)
+            _chart(
+                run,
+                "generation",
+                ("heatmap", lane),
+                partial(_heatmap, records, lane, names),
+                f"heatmap {lane}",
+            )
+
+
+def _heatmap(records: list[Record], lane: str, names: Sequence[str]) -> Any:
+    return charts.layer_heatmap(records, lane, names, charts.heatmap_ends(records))
 
 
 def training(run: Run) -> None:
     """Curves of the training, one for each optimizer and bit width."""
-    records = state.records(run.id, "training")
+    records = state.records(run, "training")
     if not records:
         return
     left, right = st.columns(2)
     with left:
-        st.plotly_chart(charts.training_figure(records, "total"), key="training loss", config=_CHART)
+        _chart(run, "training", ("total",), lambda: charts.training_figure(records, "total"), "training loss")
     with right:
-        st.plotly_chart(charts.training_figure(records, "agreement"), key="training agreement", config=_CHART)
+        _chart(run, "training", ("agreement",), lambda: charts.training_figure(records, "agreement"), "training agreement")
 
 
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 CHART_CONFIG = _CHART
 
 
-@cache
-def layer_names(model: str) -> Sequence[str]:
-    """Names of the BatchNorm layers of a network."""
-    # torch takes seconds to import: only a page that shows a run waits for it
-    import torch
-
-    from core.models.full_precision import batch_norm_layers, build_architecture, find_model
-
-    spec = find_model(model)[1]
-    with torch.random.fork_rng(devices=[]):
-        return list(batch_norm_layers(build_architecture(spec.architecture, len(spec.classes))))
+def layer_names(run: Run, count: int) -> Sequence[str]:
+    """Names of the `count` BatchNorm layers of the run's network; numbers where they are not known."""
+    # torch takes seconds to import, and the server does without it: only a run of an earlier version does not say what its layers are
+    names = state.store().result(run.id, "layers") or _layer_names(run.config.generation.model)
+    return names if len(names) == count else [f"layer {index + 1}" for index in range(count)]
 
 
 @cache
-def classes(model: str) -> Sequence[str]:
-    """Class names of a network."""
+def _layer_names(model: str) -> Sequence[str]:
+    from core.models.full_precision import batch_norm_names, find_model
+
+    try:
+        return batch_norm_names(find_model(model)[1])
+    except CoreError:
+        return []
+
+
+def classes(model: str, labels: Iterable[int]) -> Sequence[str]:
+    """Class names of a network, enough for these labels; numbers where its file is gone."""
+    names = _classes(model)
+    return [*names, *(f"class {index}" for index in range(len(names), max(map(int, labels), default=-1) + 1))]
+
+
+@cache
+def _classes(model: str) -> Sequence[str]:
     from core.models.registry import MODELS
 
     if model in MODELS:
         return MODELS[model][1].classes
     from core.models.full_precision import find_model
 
-    return find_model(model)[1].classes
-
-
-def _plain(text: str) -> str:
-    """Text from outside, such as a folder's name, with what Markdown would read as markup made harmless."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>$:~" else c for c in text)
+    try:
+        return find_model(model)[1].classes
+    except CoreError:
+        return ()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from safetensors.numpy import load_file
 
 from core import layout
+from core.config import RunConfig
 from core.runs.manager import RunManager
 from core.runs.store import Record, Run, RunStore
+from dashboard import access
+from dashboard.uploads import Uploads
 
 RUN_PARAMETER = "run"
 
@@ -20,14 +25,22 @@ RUN_PARAMETER = "run"
 @st.cache_resource(show_spinner=False)
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
-    # a worker that waits for the interpreter after every operation of torch loses 5 ms each time a page is being drawn
-    sys.setswitchinterval(0.0005)
-    return RunManager(RunStore())
+    return RunManager(RunStore(), isolated=True)
 
 
 def store() -> RunStore:
     """The store behind the manager."""
     return manager().store
+
+
+def uploads() -> Uploads:
+    """What was uploaded, kept with the runs."""
+    return Uploads(store().folder)
+
+
+def has_images(run: Run) -> bool:
+    """Whether the run has images, made or given, to look at or to use again; or will have them."""
+    return bool(image_lanes(run)) or bool(run.config.images_from) or not run.state.is_finished()
 
 
 def show_run(run_id: str | None) -> None:
@@ -49,14 +62,33 @@ def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
     return chosen
 
 
-def records(run_id: str, stage: str) -> list[Record]:
-    """All records of a stage; a session reads from the store only what is new since it last asked."""
-    cache: dict[tuple[str, str], list[Record]] = st.session_state.setdefault("records", {})
-    known = cache.setdefault((run_id, stage), [])
-    known += store().records(run_id, stage, after=known[-1].id if known else 0)
-    for key in [key for key in cache if key[0] != run_id]:
-        del cache[key]  # only the run that is shown is kept in memory
-    return known
+def start(config: RunConfig, name: str = "") -> None:
+    """Queues a run of whoever is logged in, and shows it."""
+    show_run(manager().start(config, name, user=access.user()))
+
+
+_records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()
+_records_lock = threading.Lock()
+_RECORDS_KEPT = 8  # stages of runs: all sessions look at the same, and each at a few
+
+
+def records(run: Run, stage: str) -> list[Record]:
+    """All records of a stage. The server reads from the store only what is new since somebody last asked."""
+    # a run that is resumed forgets what came after its checkpoint
+    key = (run.id, run.attempt, stage)
+    with _records_lock:
+        known = _records.setdefault(key, [])
+        _records.move_to_end(key)
+        known += store().records(run.id, stage, after=known[-1].id if known else 0)
+        while len(_records) > _RECORDS_KEPT:
+            _records.popitem(last=False)
+        return list(known)
+
+
+@st.cache_resource(show_spinner=False, max_entries=100)
+def kept(key: tuple, _make: Callable[[], Any]) -> Any:
+    """What `_make` returns, made once for all sessions; it must not be changed."""
+    return _make()
 
 
 def image_lanes(run: Run) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core import layout
 from core.data.image_sets import check_free, parents_of
+from core.errors import DataError, first_line
 from core.files import partial_copy, remove, sync_tree
 from core.runs.store import Run, RunStore
 
@@ -17,7 +18,7 @@ def copy_out(store: RunStore, run: Run) -> None:
     """Copies the run's results, or the part of it that was asked for, to `run.out`, whole or not at all; nothing when none was named.
 
     The temporary name is the run's own, so that a run that is resumed finds and replaces what a kill left there.
-    Raises DataError when `run.out` exists and is not an empty folder.
+    Raises DataError when `run.out` exists and is not an empty folder, or cannot be written.
     """
     if not run.out:
         return
@@ -35,9 +36,23 @@ def copy_out(store: RunStore, run: Run) -> None:
             if out.is_dir():
                 out.rmdir()
             temporary.rename(out)
+        except OSError as error:
+            remove(temporary)
+            raise DataError(
+                f"the results could not be copied to {str(out)!r} ({_reason(error)}): "
+                "allowed is a folder with room that can be written to, resume the run to try again"
+            ) from error
         except BaseException:
             remove(temporary)
             raise
+
+
+def _reason(error: OSError) -> str:
+    """What was wrong, without the names of files: copytree goes on after an error, and raises a list of all."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        first = error.args[0][0]  # (from, to, what was wrong), or only the last
+        return str(first[-1] if isinstance(first, tuple) else first).split(": '")[0]
+    return error.strerror or first_line(error)
 
 
 def _same(source: Path, out: Path) -> bool:

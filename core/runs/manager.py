@@ -3,11 +3,13 @@
 import logging
 import threading
 import time
+import traceback
 
 from core.config import RunConfig
 from core.errors import CoreError, RunError
 from core.runs.events import StoreReporter
 from core.runs.live import LiveControl
+from core.runs.process import RemoteControl, Worker, end
 from core.runs.state import RunState
 from core.runs.store import RunStore
 from core.runs.worker import cause, perform, runs_at_once, wait_for_turn
@@ -19,11 +21,16 @@ _log = logging.getLogger(__name__)
 class RunManager:
     """Starts runs and hands out their controls. One object for each process and store.
 
+    isolated: each run is computed in a process of its own (see process.py); otherwise in a thread of this one. What a person can do is
+    the same.
+
     At its start, runs that a dead process left behind are marked INTERRUPTED. Raises ConfigError for a bad RUNS_AT_ONCE.
     """
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, isolated: bool = False) -> None:
         self.store = store
+        self._isolated = isolated
+        self._idle: list[Worker] = []
         self.at_once = runs_at_once()
         self._controls: dict[str, LiveControl] = {}
         self._threads: dict[str, threading.Thread] = {}
@@ -31,8 +38,10 @@ class RunManager:
         self._lock = threading.Lock()  # so that no run is started behind the end
         self.store.mark_interrupted()
         # torch takes seconds to import: here, while a person still looks at the first page, which must not wait for it
-        self._warm_up = threading.Thread(target=_import_engine, name="import", daemon=True)
-        self._warm_up.start()
+        if isolated:
+            self._idle.append(Worker(store.folder))
+        else:
+            threading.Thread(target=_import_engine, name="import", daemon=True).start()
 
     def start(self, config: RunConfig, name: str = "", user: str = "") -> str:
         """Queues a run and returns its id. Raises RunError after `close`."""
@@ -41,8 +50,19 @@ class RunManager:
             if self._closed:
                 raise RunError(f"run {name!r} comes too late, as the server is closing: allowed are runs before that")
             run_id = self.store.create(config, name, user)
-            self._begin(run_id, LiveControl(on_pause=lambda paused: self._paused(run_id, paused)))
+            self._begin(run_id, self._control(run_id))
         return run_id
+
+    def take_over(self, run_id: str, owner: str) -> None:
+        """Computes an unfinished run that another process hands over. Raises RunError when it is not that one's."""
+        with self._lock:
+            self.store.take_over(run_id, owner)
+            self._begin(run_id, self._control(run_id))
+
+    def _control(self, run_id: str) -> LiveControl:
+        if self._isolated:
+            return RemoteControl()
+        return LiveControl(on_pause=lambda paused: self._paused(run_id, paused), past=self.store.changes(run_id))
 
     def resume(self, run_id: str) -> None:
         """Queues a run again that was stopped, interrupted or has failed; it goes on from its last checkpoint.
@@ -52,15 +72,21 @@ class RunManager:
         with self._lock:
             if self._closed:
                 raise RunError(f"run {run_id!r} comes too late, as the server is closing: allowed are runs before that")
+            control = self._control(run_id)
             self.store.resume(run_id)
-            past = self.store.changes(run_id)
-            self._begin(run_id, LiveControl(on_pause=lambda paused: self._paused(run_id, paused), past=past))
+            self._begin(run_id, control)
 
     def _begin(self, run_id: str, control: LiveControl) -> None:
         self._controls[run_id] = control
         # a daemon, so that Ctrl-C ends the server; what it leaves behind is found at the next start
         thread = self._threads[run_id] = threading.Thread(target=self._work, args=(run_id, control), name=run_id, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # a run that nobody works on would hold up the line for ever
+            del self._controls[run_id], self._threads[run_id]
+            self.store.set_state(run_id, RunState.FAILED, cause(error, self.store), traceback.format_exc())
+            raise RunError(f"run {run_id!r} found no thread ({error}): allowed is to resume it when others have ended") from error
 
     def control(self, run_id: str) -> LiveControl:
         """The control of a run that this process has queued or running. Raises RunError when there is none."""
@@ -92,6 +118,8 @@ class RunManager:
                 control.stop()
         for thread in threads:
             thread.join(timeout)
+        for worker in self._idle:
+            worker.close()
 
     def _paused(self, run_id: str, paused: bool) -> None:
         if paused:
@@ -106,22 +134,50 @@ class RunManager:
 
     def _work(self, run_id: str, control: LiveControl) -> None:
         try:
-            perform(self.store, run_id, StoreReporter(self.store, run_id), control, lambda: control.stopping, self.at_once)
+            if isinstance(control, RemoteControl):
+                self._relay(run_id, control)
+            else:
+                perform(self.store, run_id, StoreReporter(self.store, run_id), control, lambda: control.stopping, self.at_once)
         except CoreError:
             _log.info("run %s ended early", run_id, exc_info=True)  # its state says why
         except Exception as error:
             _log.exception("run %s ended early", run_id)
-            self._write_down(run_id, cause(error, self.store))
+            self._write_down(run_id, cause(error, self.store), traceback.format_exc())
         finally:
-            del self._controls[run_id]
-            del self._threads[run_id]
+            with self._lock:
+                # it may have been resumed since its end was written down, and then they are another's
+                if self._controls.get(run_id) is control:
+                    del self._controls[run_id], self._threads[run_id]
 
-    def _write_down(self, run_id: str, error: str) -> None:
+    def _relay(self, run_id: str, control: RemoteControl) -> None:
+        """Has the run computed by a process, when it is its turn."""
+        wait_for_turn(self.store, run_id, lambda: control.stopping, self.at_once)
+        if control.stopping:
+            self.store.set_state(run_id, RunState.STOPPED)
+            return
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        if worker is None or not worker.alive():
+            worker = Worker(self.store.folder)
+        code = worker.compute(run_id, self.store.owner, control)
+        if code is not None:
+            worker.close()
+            self.store.set_state(run_id, RunState.INTERRUPTED, end(code))
+            return
+        with self._lock:
+            # one is kept for the next run, which begins at once then
+            keep = not self._closed and not self._idle
+            if keep:
+                self._idle.append(worker)
+        if not keep:
+            worker.close()
+
+    def _write_down(self, run_id: str, error: str, where: str) -> None:
         """Whatever ended a run, it says so: if not at once, as when the disk has no room for a word, then as soon as it can."""
         while not self._closed:
             try:
                 if not self.store.run(run_id).state.is_finished():
-                    self.store.set_state(run_id, RunState.FAILED, error)
+                    self.store.set_state(run_id, RunState.FAILED, error, where)
                 return
             except Exception:
                 _log.exception("the end of run %s could not be written down yet", run_id)

@@ -14,6 +14,7 @@ What is written outlives the process that wrote it, at once; a power cut may tak
 what a kill leaves between them the next start finishes. Files are written whole (see files.py).
 """
 
+import functools
 import json
 import logging
 import os
@@ -22,22 +23,24 @@ import sqlite3
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from core import layout
 from core.config import RunConfig
-from core.errors import ConfigError, RunError
+from core.errors import ConfigError, RunError, first_line
 from core.files import is_full, partial_copy, remove, remove_partials, whole
 from core.runs.owner import Owner
 from core.runs.state import RunState
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 DATABASE = "runs.sqlite3"
 RUNS_VARIABLE = "RUNS_DIR"
@@ -133,25 +136,29 @@ class RunStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._owner = Owner(self.folder)
-            with self._owner.alone(), self._write() as connection:
-                self._migrate(connection)
-        except OSError as error:
+            with self._owner.alone():
+                self._urgently(self._migrate)
+            self._refill_reserve()
+        except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
             self.close()
             raise RunError(f"{str(self.folder)!r} cannot keep runs ({error}): allowed is a folder that can be written to") from error
         except sqlite3.DatabaseError as error:
             self.close()
+            if is_full(error):
+                raise RunError(f"the disk that holds {self.folder} is full: allowed is one with a megabyte to spare") from error
             raise RunError(
                 f"{self.folder / DATABASE} cannot be read ({error}): allowed is a database made by this program, or none"
             ) from error
         except RunError:
             self.close()
             raise
-        self._refill_reserve()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_VERSIONS):
             raise RunError(f"{self.folder / DATABASE} has version {version}: allowed is at most {len(_VERSIONS)}, update this program")
+        if version == len(_VERSIONS):
+            return  # writes nothing: what is stored can be read on a full disk
         for statements in _VERSIONS[version:]:
             for statement in statements.split(";"):
                 connection.execute(statement)
@@ -159,9 +166,13 @@ class RunStore:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.folder / DATABASE, timeout=30, isolation_level=None, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager
@@ -174,7 +185,10 @@ class RunStore:
         try:
             yield connection
         finally:
-            self._idle.put(connection)
+            if connection.in_transaction:
+                connection.close()  # not even taking back worked: whoever came next would be caught in it
+            else:
+                self._idle.put(connection)
 
     @contextmanager
     def _write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -208,6 +222,7 @@ class RunStore:
 
     def create(self, config: RunConfig, name: str, user: str = "", out: str = "", part: str = "") -> str:
         """A new run, QUEUED, last in the line. Returns its id. Paths in the config become absolute: it can be resumed from anywhere."""
+        self._refill_reserve()
         now = time.time()
         run_id = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + uuid.uuid4().hex[:6]
         values = (run_id, name, json.dumps(_anchored(config).to_dict()), RunState.QUEUED, self._me.name, now, user, out, part)
@@ -217,8 +232,10 @@ class RunStore:
                 f" VALUES ({', '.join('?' * len(values))}, {_NEXT_PLACE})",
                 values,
             )
-        # after the row: a folder without one would be nobody's
-        self.run_folder(run_id).mkdir(exist_ok=True)
+        # after the row: a folder without one would be nobody's. Where it cannot be made, the run says so when it begins: failing here
+        # would leave a run in the line that nobody works on
+        with suppress(OSError):
+            self.run_folder(run_id).mkdir(exist_ok=True)
         return run_id
 
     def run_folder(self, run_id: str) -> Path:
@@ -240,10 +257,10 @@ class RunStore:
     def config(self, run_id: str) -> RunConfig:
         """The settings to compute with. Raises ConfigError where `run` can only show a run, as its settings are of another version."""
         with self._read() as connection:
-            row = connection.execute("SELECT config FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
+            row = connection.execute("SELECT id, config FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
         if row is None:
             raise _unknown(run_id)
-        return RunConfig.from_dict(json.loads(row["config"]))
+        return _config(row)
 
     def runs(self) -> list[Run]:
         """All runs, the newest first."""
@@ -255,6 +272,7 @@ class RunStore:
         """Moves the run to `state`. Raises RunError when it is finished already."""
         now = time.time()
         self._with_reserve(
+            run_id,
             "UPDATE run SET state = ?, error = ?, traceback = ?,"
             " started = CASE WHEN started IS NULL AND ? = 'running' THEN ? ELSE started END,"
             " ended = CASE WHEN ? THEN ? ELSE ended END"
@@ -266,6 +284,7 @@ class RunStore:
     def requeue(self, run_id: str) -> None:
         """Puts a paused run of this process at the end of the line. Raises RunError when it is not paused."""
         self._with_reserve(
+            run_id,
             f"UPDATE run SET state = 'queued', place = {_NEXT_PLACE} WHERE id = ? AND state = 'paused' AND owner = ?",
             (run_id, self._me.name),
             f"run {run_id!r} is {{state}}: allowed is a paused run of this process",
@@ -273,30 +292,49 @@ class RunStore:
 
     def resume(self, run_id: str) -> None:
         """Makes a run that did not come to its end one of this process, QUEUED again. Raises RunError when it is not of that kind."""
+        self._refill_reserve()
         self._with_reserve(
+            run_id,
             f"UPDATE run SET state = 'queued', owner = ?, place = {_NEXT_PLACE}, attempt = attempt + 1, error = '', traceback = '',"
             f" ended = NULL WHERE id = ? AND state IN ({_RESUMABLE}) AND NOT deleted",
             (self._me.name, run_id),
             f"run {run_id!r} is {{state}}: allowed is to resume one that was stopped, interrupted or has failed",
         )
 
-    def _with_reserve(self, statement: str, values: tuple, refusal: str) -> None:
+    def take_over(self, run_id: str, owner: str) -> None:
+        """Makes an unfinished run of the process `owner` one of this process. Raises RunError when it is not of that kind."""
+        self._with_reserve(
+            run_id,
+            f"UPDATE run SET owner = ? WHERE id = ? AND owner = ? AND state IN ({_UNFINISHED})",
+            (self._me.name, run_id, owner),
+            f"run {run_id!r} is {{state}}: allowed is an unfinished run of the process that hands it over",
+        )
+
+    @property
+    def owner(self) -> str:
+        """Name of this process in the store."""
+        return self._me.name
+
+    def _with_reserve(self, run_id: str, statement: str, values: tuple, refusal: str) -> None:
         """One change of one run that must come through even on a full disk. Raises RunError with `refusal` when there is none to change."""
+        if not self._urgently(lambda connection: connection.execute(statement, values).rowcount):
+            raise RunError(refusal.format(state=self.run(run_id).state))
+
+    def _urgently(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
+        """A transaction that gives up the reserve where the disk is full. Returns what `change` returns."""
         try:
             with self._write() as connection:
-                moved = connection.execute(statement, values).rowcount
+                return change(connection)
         except sqlite3.OperationalError:
             reserve = self.folder / RESERVE
             if not reserve.exists():
                 raise
-            reserve.unlink()
-            with self._write() as connection:
-                moved = connection.execute(statement, values).rowcount
-        if not moved:
-            run_id = next(value for value in reversed(values) if isinstance(value, str) and value != self._me.name)
-            raise RunError(refusal.format(state=self.run(run_id).state))
+            reserve.unlink(missing_ok=True)
+        with self._write() as connection:
+            return change(connection)
 
     def _refill_reserve(self) -> None:
+        """Makes the reserve whole again where there is room for it: what is short of it goes on without."""
         reserve = self.folder / RESERVE
         with self._me.alone():
             if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
@@ -325,23 +363,29 @@ class RunStore:
             deleted = [row["id"] for row in connection.execute("SELECT id FROM run WHERE deleted").fetchall()]
         marked = []
         for row in rows:
-            if not self._me.lives(row["owner"]):
-                # only as it was read: another process may have taken it over since
-                with self._write() as connection:
-                    found = connection.execute(
-                        "UPDATE run SET state = 'interrupted', error = ?, ended = ?"
-                        f" WHERE id = ? AND owner = ? AND state IN ({_UNFINISHED})",
-                        ("its process ended while the run was going on", time.time(), row["id"], row["owner"]),
-                    ).rowcount
-                if found:
-                    marked.append(row["id"])
-                    remove_partials(self.run_folder(row["id"]))
-                    if row["out"]:
-                        remove(partial_copy(Path(row["out"]), row["id"]))
+            if not self._me.lives(row["owner"]) and self._urgently(functools.partial(self._bury, row)):
+                marked.append(row["id"])
         for run_id in deleted:
             self._purge(run_id)
         self._me.sweep()
         return marked
+
+    def _bury(self, row: sqlite3.Row, connection: sqlite3.Connection) -> bool:
+        """Marks a run as interrupted, only as it was read: another process may have taken it over since. Whether it was."""
+        found = connection.execute(
+            f"UPDATE run SET state = 'interrupted', error = ?, ended = ? WHERE id = ? AND owner = ? AND state IN ({_UNFINISHED})",
+            ("its process ended while the run was going on", time.time(), row["id"], row["owner"]),
+        ).rowcount
+        if not found:
+            return False
+        # inside the transaction: as soon as it ends, another process may resume the run and write new ones
+        try:
+            remove_partials(self.run_folder(row["id"]))
+            if row["out"]:
+                remove(partial_copy(Path(row["out"]), row["id"]))
+        except OSError as error:  # of another person, or on a disk that is gone; whoever resumes the run tries again
+            _log.warning("what run %s left half written could not be removed yet: %s", row["id"], error)
+        return True
 
     def rename(self, run_id: str, name: str) -> None:
         """Gives the run another name. Raises RunError for an id that does not exist."""
@@ -354,6 +398,7 @@ class RunStore:
         """Removes a finished run with its files. Raises RunError when it is not finished."""
         finished = ", ".join(f"'{state}'" for state in RunState if state.is_finished())
         self._with_reserve(
+            run_id,
             f"UPDATE run SET deleted = 1 WHERE id = ? AND state IN ({finished}) AND NOT deleted",
             (run_id,),
             f"run {run_id!r} is {{state}}: allowed is to delete a finished run, stop it first",
@@ -438,6 +483,12 @@ class RunStore:
         with self._write(durable=False) as connection:
             connection.execute("INSERT OR REPLACE INTO result (run, name, data) VALUES (?, ?, ?)", (run_id, name, json.dumps(value)))
 
+    def result(self, run_id: str, name: str) -> Any:
+        """One named value; None when there is none."""
+        with self._read() as connection:
+            row = connection.execute("SELECT data FROM result WHERE run = ? AND name = ?", (run_id, name)).fetchone()
+        return None if row is None else json.loads(row["data"])
+
     def results(self, run_id: str) -> dict[str, Any]:
         """Name -> value, in the order of the names."""
         with self._read() as connection:
@@ -452,14 +503,23 @@ class RunStore:
             with whole(folder / f"{name}.npz", durable) as partial, partial.open("wb") as file:
                 np.savez(file, images=images, labels=labels, step=step)
 
+    def frame_version(self, run_id: str, lane: str, step: int | None = None) -> int:
+        """Changes whenever `frame` would return something else; 0 when there is none."""
+        try:
+            return self._frame_path(run_id, lane, step).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _frame_path(self, run_id: str, lane: str, step: int | None) -> Path:
+        return self.run_folder(run_id) / layout.FRAMES / lane / ("latest.npz" if step is None else f"{step:08d}.npz")
+
     def frame_steps(self, run_id: str, lane: str) -> list[int]:
         """Steps of which images were kept."""
         return sorted(int(path.stem) for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"))
 
     def frame(self, run_id: str, lane: str, step: int | None = None) -> tuple[int, np.ndarray, np.ndarray] | None:
         """(step, images, labels) of the latest moment, or of a kept one; None when there is none."""
-        name = "latest" if step is None else f"{step:08d}"
-        path = self.run_folder(run_id) / layout.FRAMES / lane / f"{name}.npz"
+        path = self._frame_path(run_id, lane, step)
         # it may go while one looks at it, and a power cut may leave the latest empty, as that one is not synced
         with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as file:
             return int(file["step"]), file["images"], file["labels"]
@@ -470,7 +530,7 @@ def _anchored(config: RunConfig) -> RunConfig:
     """Every path that the config names, from the root on."""
 
     def anchored(name: str) -> str:
-        return str(Path(name).absolute()) if name and Path(name).exists() else name
+        return str(Path(name).absolute()) if name and os.path.exists(name) else name
 
     model = config.generation.model
     model = anchored(model) if model.endswith(".safetensors") else model
@@ -490,11 +550,21 @@ def _unknown(run_id: str) -> RunError:
     return RunError(f"run {run_id!r} does not exist: allowed are the ids listed under Runs")
 
 
+def _config(row: sqlite3.Row) -> RunConfig:
+    """Raises ConfigError for settings that this version does not know, whatever another has made of them."""
+    try:
+        return RunConfig.from_dict(json.loads(row["config"]))
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"the settings of run {row['id']!r} are no settings ({first_line(error)}): allowed are those of a run") from error
+
+
 def _run(row: sqlite3.Row) -> Run:
     error = row["error"]
     try:
-        config = RunConfig.from_dict(json.loads(row["config"]))
-    except (ConfigError, ValueError) as problem:
+        config = _config(row)
+    except ConfigError as problem:
         # written by another version: one such run must not hide the others
         config, error = RunConfig(), f"the settings of this run cannot be read by this version ({problem}); those shown are the defaults"
     return Run(

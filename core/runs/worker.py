@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.checkpoints import SECONDS_BETWEEN
-from core.errors import ConfigError, CoreError, RunStopped
+from core.errors import ConfigError, CoreError, RunStopped, first_line
 from core.files import is_full
 from core.reporting import Live, Reporter
 from core.runs.state import RunState
@@ -87,4 +87,5 @@ def cause(error: BaseException, store: RunStore) -> str:
         return str(error)
     if is_full(error):
         return f"the disk that holds {store.folder} is full: free some space and resume the run, which goes on from its last checkpoint"
-    return f"{type(error).__name__}: {error}"
+    said = first_line(error)  # the traceback has the rest
+    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"

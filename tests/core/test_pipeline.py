@@ -176,7 +176,7 @@ def test_stages_in_order(whole):
 def test_results_are_announced(whole):
     _, result, recorder = whole
     lanes, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
-    expected = {"full_precision"} | {f"{kind}/{lane}" for kind in ("generation", "diversity") for lane in lanes}
+    expected = {"full_precision", "layers"} | {f"{kind}/{lane}" for kind in ("generation", "diversity") for lane in lanes}
     assert recorder.results.keys() == expected | {f"accuracy/{lane}/{width}" for lane in lanes for width in widths}
     assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["optimizers"]["adam"]["accuracy"]["3"]["quantized"]
     assert recorder.results["full_precision"]["top1"] == result["full_precision"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -344,7 +345,7 @@ def test_two_stores_see_each_others_writing(store):
     other.close()
 
 
-def process(folder, code) -> subprocess.Popen:
+def process(folder, code, *arguments) -> subprocess.Popen:
     """A process with a store and one running run; it prints the id, does `code` and ends."""
     source = f"""
 import sys, time
@@ -358,7 +359,8 @@ store.set_state(run_id, RunState.RUNNING)
 print(run_id, flush=True)
 {code}
 """
-    return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", source, *arguments], cwd=ROOT, text=True, **pipes)
 
 
 def test_dead_process_leaves_an_interrupted_run_and_a_living_one_is_left_alone(store):
@@ -500,3 +502,319 @@ def test_run_that_another_process_takes_over_meanwhile_is_none_of_ours(tmp_path,
     assert second.run(run_id).state is RunState.QUEUED
     second.close()
     third.close()
+
+
+# versions
+
+# the schema as it was in version 1, written down, as the code that made it may change
+VERSION_1 = """
+CREATE TABLE run (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL, owner TEXT NOT NULL,
+    created REAL NOT NULL, started REAL, ended REAL, error TEXT NOT NULL DEFAULT '', traceback TEXT NOT NULL DEFAULT '',
+    stage TEXT NOT NULL DEFAULT '', stage_started REAL, step INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE record (
+    id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    stage TEXT NOT NULL, lane TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
+);
+CREATE INDEX record_by_run ON record (run, stage, id);
+CREATE TABLE change (
+    id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    lane TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
+);
+CREATE TABLE result (
+    run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, name TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (run, name)
+);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def version_1(tmp_path):
+    """A folder as version 1 left it: a complete run, one that was going on, and one that waited."""
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.executescript(VERSION_1)
+        for index, (run_id, state) in enumerate((("one", "complete"), ("two", "running"), ("three", "queued"))):
+            connection.execute(
+                "INSERT INTO run (id, name, config, state, owner, created, started, stage, step, total) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (run_id, f"run {run_id}", json.dumps(CONFIG.to_dict()), state, "gone", 100.0 + index, 105.0, "generation", 2, 10),
+            )
+            for step in (1, 2):
+                connection.execute(
+                    "INSERT INTO record (run, stage, lane, step, data) VALUES (?, 'generation', 'adam', ?, ?)",
+                    (run_id, step, json.dumps({"total": step / 3})),
+                )
+            connection.execute("INSERT INTO change (run, lane, step, name, value) VALUES (?, 'adam', 1, 'lr', 0.25)", (run_id,))
+            connection.execute("INSERT INTO result (run, name, data) VALUES (?, 'full_precision', '{\"top1\": 92.5}')", (run_id,))
+            (tmp_path / run_id).mkdir()
+    return tmp_path
+
+
+def test_database_of_version_1_is_brought_forward(version_1):
+    store = RunStore(version_1)
+    with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert [(run.id, run.name, run.state, run.created) for run in store.runs()] == [
+        ("three", "run three", RunState.QUEUED, 102.0),
+        ("two", "run two", RunState.RUNNING, 101.0),
+        ("one", "run one", RunState.COMPLETE, 100.0),
+    ]
+    for run in store.runs():
+        assert run.config == CONFIG
+        assert (run.started, run.stage, run.step, run.total) == (105.0, "generation", 2, 10)
+        assert (run.attempt, run.user, run.out, run.part) == (1, "", "", "")
+        assert [(record.step, record.data) for record in store.records(run.id, "generation")] == [
+            (1, {"total": 1 / 3}),
+            (2, {"total": 2 / 3}),
+        ]
+        assert store.changes(run.id) == [{"lane": "adam", "step": 1, "name": "lr", "value": 0.25}]
+        assert store.results(run.id) == {"full_precision": {"top1": 92.5}}
+    store.close()
+
+
+def test_runs_of_version_1_can_be_resumed_deleted_and_stand_in_the_line(version_1):
+    store = RunStore(version_1)
+    assert sorted(store.mark_interrupted()) == ["three", "two"]
+    new = store.create(CONFIG, "")
+    store.resume("two")
+    store.resume("three")
+    assert store.ahead("three") == [new, "two"]
+    assert store.run("two").attempt == 2
+    with pytest.raises(RunError, match="is complete: allowed"):
+        store.resume("one")
+    store.delete("one")
+    assert not (version_1 / "one").exists()
+    store.close()
+    RunStore(version_1).close()  # and opens a second time
+
+
+def test_migration_that_fails_halfway_has_not_happened(version_1, monkeypatch):
+    execute = RunStore._migrate
+
+    class Breaking:
+        def __init__(self, connection):
+            self.connection, self.left = connection, 4
+
+        def execute(self, statement):
+            self.left -= 1
+            if self.left < 0:
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.connection.execute(statement)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
+        with pytest.raises(RunError, match="is full: allowed"):
+            RunStore(version_1)
+    with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "place" not in {row[1] for row in connection.execute("PRAGMA table_info(run)")}
+    assert os.listdir(version_1 / "owners") == []
+    store = RunStore(version_1)
+    assert len(store.runs()) == 3
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 100, b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_file_that_is_no_database(tmp_path, content):
+    (tmp_path / DATABASE).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        RunStore(tmp_path)
+    message = str(caught.value)
+    assert f"{tmp_path / DATABASE} cannot be read (" in message
+    assert "allowed is a database made by this program, or none" in message
+    assert "\n" not in message
+    assert (tmp_path / DATABASE).read_bytes() == content
+    assert os.listdir(tmp_path / "owners") == []
+
+
+def test_folder_that_cannot_keep_runs(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot keep runs .*allowed is a folder that can be written to"):
+        RunStore(tmp_path / "file")
+    (tmp_path / "runs" / DATABASE).mkdir(parents=True)
+    with pytest.raises(RunError, match="cannot be read .*allowed"):
+        RunStore(tmp_path / "runs")
+
+
+def test_run_whose_folder_cannot_be_made_holds_up_nobody(store, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", fails)
+        run_id = created(store)
+    assert store.run(run_id).state is RunState.QUEUED  # whoever computes it finds out
+    assert not store.run_folder(run_id).exists()
+
+
+def test_reserve_is_given_up_once_and_filled_again(store, monkeypatch):
+    from core.runs.store import RESERVE, RESERVE_BYTES
+
+    reserve, write, refused = store.folder / RESERVE, store._write, []
+    assert reserve.stat().st_size == RESERVE_BYTES
+
+    @contextmanager
+    def full(durable=True):
+        if reserve.exists():
+            refused.append(durable)
+            raise sqlite3.OperationalError("database or disk is full")
+        with write(durable) as connection:
+            yield connection
+
+    run_id = created(store)
+    monkeypatch.setattr(store, "_write", full)
+    store.set_state(run_id, RunState.FAILED, "full")
+    assert refused == [True]
+    assert not reserve.exists()
+    monkeypatch.undo()
+    created(store)
+    assert reserve.stat().st_size == RESERVE_BYTES
+
+
+def test_connection_that_is_stuck_is_not_used_again(store):
+    with store._read() as stuck:
+        stuck.execute("BEGIN IMMEDIATE")
+    created(store)
+    assert len(store.runs()) == 1
+
+
+# processes
+
+
+def test_what_another_left_half_written_may_belong_to_somebody_else(store, monkeypatch, tmp_path):
+    """The copy that a dead one began may lie where this process may not write; the run is interrupted all the same."""
+    dead = RunStore(store.folder)
+    run_id = dead.create(CONFIG, "", out=str(tmp_path / "out"))
+    dead.set_state(run_id, RunState.RUNNING)
+    dead.close()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("core.runs.store.remove", refused)
+    assert store.mark_interrupted() == [run_id]
+    assert store.run(run_id).state is RunState.INTERRUPTED
+
+
+def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
+    """One marks it, another resumes it and writes; the first must not remove what the second is writing."""
+    first = RunStore(tmp_path)
+    run_id = created(first, RunState.RUNNING)
+    first.close()
+    second, third = RunStore(tmp_path), RunStore(tmp_path)
+    partial = second.run_folder(run_id) / ".state.pt.partial"
+    partial.touch()
+
+    def taken_over(owner):
+        monkeypatch.undo()
+        assert third.mark_interrupted() == [run_id]
+        assert not partial.exists()
+        third.resume(run_id)
+        partial.touch()
+        return False
+
+    monkeypatch.setattr(second._me, "lives", taken_over)
+    assert second.mark_interrupted() == []
+    assert partial.exists()
+    second.close()
+    third.close()
+
+
+BUSY = """
+import random
+from core.errors import RunError
+chance = random.Random(int(sys.argv[1]))
+mine = [run_id]
+for round in range(30):
+    mine.append(store.create(RunConfig(), f"{sys.argv[1]} {round}"))
+    store.set_stage(mine[-1], "generation", 5)
+    for step in range(5):
+        store.append(mine[-1], "generation", "adam", step, {"step": step})
+    store.set_state(mine[-1], RunState.COMPLETE)
+    store.mark_interrupted()
+    for other in chance.sample(store.runs(), 2):
+        # whoever comes second is told so
+        try:
+            store.delete(other.id)
+        except RunError as error:
+            assert "does not exist" in str(error) or "is running" in str(error) or "is queued" in str(error), error
+store.set_state(run_id, RunState.COMPLETE)
+"""
+
+
+def test_processes_create_append_and_delete_at_once(store):
+    processes = [process(store.folder, BUSY, str(index)) for index in range(3)]
+    for one in processes:
+        _, said = one.communicate(timeout=120)
+        assert one.returncode == 0, said
+    with closing(sqlite3.connect(store.folder / DATABASE)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert connection.execute("SELECT count(*) FROM run WHERE deleted").fetchone() == (0,)
+    left = store.runs()
+    assert 0 < len(left) < 93
+    for run in left:
+        assert run.state is RunState.COMPLETE
+        assert store.run_folder(run.id).is_dir()
+        assert [record.step for record in store.records(run.id, "generation")] == list(range(run.total))
+    folders = {path.name for path in store.folder.iterdir() if path.is_dir()} - {"owners"}
+    assert folders == {run.id for run in left}
+
+
+@pytest.mark.parametrize("years", [0, 30, -30])
+def test_clock_and_signals_bury_nobody_who_lives(store, monkeypatch, years):
+    now = time.time
+    living = process(store.folder, "sys.stdin.read()")
+    try:
+        run_id = living.stdout.readline().strip()
+        monkeypatch.setattr(time, "time", lambda: now() + years * 365 * 86400)
+        os.kill(living.pid, signal.SIGSTOP)
+        assert store.mark_interrupted() == []
+        assert store.run(run_id).state is RunState.RUNNING
+        with pytest.raises(RunError, match="is running: allowed"):
+            store.resume(run_id)
+        os.kill(living.pid, signal.SIGKILL)
+        living.wait(10)
+        assert store.mark_interrupted() == [run_id]
+        store.resume(run_id)
+        assert store.run(run_id).state is RunState.QUEUED
+    finally:
+        living.kill()
+        living.communicate(timeout=10)
+
+
+CLAIM = """
+sys.stdin.readline()
+from core.errors import RunError
+store.mark_interrupted()
+try:
+    store.resume(sys.argv[1])
+    print("mine", flush=True)
+except RunError as error:
+    print(error, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_two_processes_claim_one_interrupted_run(store):
+    left = process(store.folder, "sys.stdin.read()")
+    run_id = left.stdout.readline().strip()
+    left.kill()
+    left.communicate(timeout=10)
+    claimants = [process(store.folder, CLAIM, run_id) for _ in range(3)]
+    try:
+        for one in claimants:
+            one.stdout.readline()
+        for one in claimants:
+            one.stdin.write("\n")
+            one.stdin.flush()
+        said = [one.stdout.readline().strip() for one in claimants]
+        assert said.count("mine") == 1
+        assert all("is queued: allowed is to resume one that" in text for text in said if text != "mine")
+        assert store.run(run_id).attempt == 2
+    finally:
+        for one in claimants:
+            one.kill()
+            one.communicate(timeout=10)

@@ -1,0 +1,63 @@
+"""A server that is killed in the middle of a job, and the page that goes on with it."""
+
+import os
+import signal
+
+import pytest
+from playwright.sync_api import expect
+
+from core.config import GenerationConfig, RunConfig
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+# long enough to be killed in, short enough to be waited for
+CONFIG = RunConfig(generation=GenerationConfig(images=64, iterations=60, batch_size=64, snapshots=1, device="cpu"), bits=(), encoder="")
+
+
+@pytest.mark.slow
+def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
+    page, problems = browser_page
+    # a run that somebody has begun and whose process is gone
+    store = RunStore(tmp_path / "runs")
+    run_id = store.create(CONFIG, "interrupted twice")
+    store.close()
+
+    with serve() as (address, process):
+        page.goto(f"{address}/?run={run_id}")
+        expect(page.get_by_text("interrupted", exact=True)).to_be_visible()
+        expect(page.get_by_text("its process ended while the run was going on")).to_be_visible()
+        page.get_by_role("button", name="Resume").click()
+        expect(page.get_by_alt_text("synthetic images by MI-FGSM")).to_be_visible(timeout=120_000)
+        expect(page.get_by_role("button", name="Pause")).to_be_visible()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+    page.goto("about:blank")
+    problems.clear()  # the page has lost its server, and said so in the console
+    with serve() as (address, _):
+        page.goto(f"{address}/?run={run_id}")
+        expect(page.get_by_text("interrupted", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Resume").click()
+        expect(page.get_by_text("resumed 2 times")).to_be_visible()
+        expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
+        assert problems == []
+    store = RunStore(tmp_path / "runs")
+    assert store.run(run_id).state is RunState.COMPLETE
+    assert [r.step for r in store.records(run_id, "generation") if r.lane == "adam"] == list(range(1, 61))
+    store.close()
+
+
+@pytest.mark.slow
+def test_run_that_is_deleted_elsewhere_leaves_the_page_whole(serve, browser_page, tmp_path):
+    page, problems = browser_page
+    store = RunStore(tmp_path / "runs")
+    run_id = store.create(CONFIG, "soon gone")
+    store.set_state(run_id, RunState.STOPPED)
+    with serve() as (address, _):
+        page.goto(f"{address}/?run={run_id}")
+        expect(page.get_by_text("soon gone")).to_be_visible()
+        store.delete(run_id)
+        page.reload()
+        expect(page.get_by_text("Press Start")).to_be_visible()
+        assert problems == []
+    store.close()
