@@ -60,7 +60,7 @@ def status(run: Run) -> None:
     """Name, state, progress with time left, and the buttons that apply."""
     word, colour = _BADGES[run.state]
     by = f" started by {text.plain(run.user)}" if run.user else ""
-    again = f", resumed {run.attempt - 1} time{'s' if run.attempt > 2 else ''}" if run.attempt > 1 else ""
+    again = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
     st.markdown(f"**{text.plain(run.name)}** :{colour}-badge[{word}]{by}{again}")
     if run.state is RunState.QUEUED:
         before = state.manager().waiting(run.id)
@@ -101,9 +101,10 @@ def _time_left(run: Run) -> str:
     if not run.total or run.stage_started is None:
         return " ..."
     done = f": {run.step:,} of {run.total:,} steps"
-    if run.state is RunState.PAUSED or run.step < 3:
+    taken = run.step - run.stage_done
+    if run.state is RunState.PAUSED or taken < 3:
         return done
-    seconds = (time.time() - run.stage_started) / run.step * (run.total - run.step)
+    seconds = (time.time() - run.stage_started) / taken * (run.total - run.step)
     return f"{done}, about {seconds / 60:.0f} min left" if seconds > 90 else f"{done}, about {seconds:.0f} s left"
 
 

@@ -73,6 +73,7 @@ _VERSIONS = (
     ALTER TABLE run ADD COLUMN user TEXT NOT NULL DEFAULT '';
     ALTER TABLE run ADD COLUMN out TEXT NOT NULL DEFAULT '';
     ALTER TABLE run ADD COLUMN part TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN stage_done INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE run ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX change_by_run ON change (run, id)
     """,
@@ -100,6 +101,7 @@ class Run:
     stage_started: float | None
     step: int
     total: int
+    stage_done: int  # steps of the stage that were taken before the run was resumed, and so not since `stage_started`
     attempt: int  # 1, and one more each time that it was resumed
     user: str  # who started it, where there are logins
     out: str  # the command line's --out, where its files are copied at the end
@@ -427,7 +429,8 @@ class RunStore:
         """A stage of `total` steps begins, or goes on after `done`; 0 when it has no steps to count. Raises RunError for an unknown id."""
         with self._write(durable=False) as connection:
             found = connection.execute(
-                "UPDATE run SET stage = ?, stage_started = ?, step = ?, total = ? WHERE id = ?", (stage, time.time(), done, total, run_id)
+                "UPDATE run SET stage = ?, stage_started = ?, step = ?, stage_done = ?, total = ? WHERE id = ?",
+                (stage, time.time(), done, done, total, run_id),
             ).rowcount
         if not found:
             raise _unknown(run_id)
@@ -574,7 +577,7 @@ def _run(row: sqlite3.Row) -> Run:
         **{
             name: row[name]
             for name in (
-                "id", "name", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total",
+                "id", "name", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total", "stage_done",
                 "attempt", "user", "out", "part",
             )
         },

@@ -50,7 +50,7 @@ def serving(runs: Path, log_path: Path) -> Iterator[tuple[str, subprocess.Popen]
             yield address, process
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.fixture
