@@ -33,7 +33,7 @@ from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 
 ROOT = Path(__file__).parents[1]
-SECONDS_ALONE = 45
+SECONDS_ALONE = 20
 
 
 class Session:

@@ -39,6 +39,7 @@ def follow(
 
     @st.fragment(run_every=None if finished else every)
     def region() -> None:
+        state.give_way()
         try:
             current = state.store().run(run.id)
         except RunError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -20,12 +22,22 @@ from dashboard import access
 from dashboard.uploads import Uploads
 
 RUN_PARAMETER = "run"
+PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 
 
 @st.cache_resource(show_spinner=False)
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
     return RunManager(RunStore(), isolated=True)
+
+
+def give_way() -> None:
+    """Lets jobs on the same cores go before the thread that calls, which draws a page, however many pages are open.
+
+    A job with a thread on every core waits for the slowest of them: each moment that a page takes, it loses on all.
+    """
+    if sys.platform == "linux":  # elsewhere threads of one process have one priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PAGE_NICENESS)
 
 
 def store() -> RunStore:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 from core.config import RunConfig
 from core.errors import CoreError, RunError
@@ -38,8 +39,10 @@ class RunManager:
         self._lock = threading.Lock()  # so that no run is started behind the end
         self.store.mark_interrupted()
         # torch takes seconds to import: here, while a person still looks at the first page, which must not wait for it
+        # processes inherit the priority of the thread that starts them, and whoever starts a run may have lowered its own
+        self._starter = ThreadPoolExecutor(1, "starter")
         if isolated:
-            self._idle.append(Worker(store.folder))
+            self._idle.append(self._new_worker())
         else:
             threading.Thread(target=_import_engine, name="import", daemon=True).start()
 
@@ -120,6 +123,7 @@ class RunManager:
             thread.join(timeout)
         for worker in self._idle:
             worker.close()
+        self._starter.shutdown()
 
     def _paused(self, run_id: str, paused: bool) -> None:
         if paused:
@@ -149,6 +153,9 @@ class RunManager:
                 if self._controls.get(run_id) is control:
                     del self._controls[run_id], self._threads[run_id]
 
+    def _new_worker(self) -> Worker:
+        return self._starter.submit(Worker, self.store.folder).result()
+
     def _relay(self, run_id: str, control: RemoteControl) -> None:
         """Has the run computed by a process, when it is its turn."""
         wait_for_turn(self.store, run_id, lambda: control.stopping, self.at_once)
@@ -158,7 +165,7 @@ class RunManager:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         if worker is None or not worker.alive():
-            worker = Worker(self.store.folder)
+            worker = self._new_worker()
         code = worker.compute(run_id, self.store.owner, control)
         if code is not None:
             worker.close()

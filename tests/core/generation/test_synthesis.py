@@ -6,7 +6,7 @@ from torch import nn
 
 from core.config import GenerationConfig
 from core.errors import CoreError, ModelError, RunStopped
-from core.generation.synthesis import Synthesis, initial_noise, synthesise
+from core.generation.synthesis import Snapshots, Synthesis, initial_noise, synthesise
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import Silent, Untouched
 
@@ -191,3 +191,111 @@ def test_power_of_pink_noise_falls_with_frequency_and_that_of_white_does_not():
         shares[kind] = (low / high).item()
     assert shares["white"] == pytest.approx(1.0, abs=0.2)
     assert shares["pink"] > 50
+
+
+# going on
+
+
+def batch(value, count=3):
+    return torch.full((count, 3, 4, 4), value, dtype=torch.uint8), torch.arange(count)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_snapshots_come_back_in_order(tmp_path, in_folder):
+    snapshots = Snapshots(tmp_path / "kept" if in_folder else None)
+    assert list(snapshots) == []
+    for value in (3, 1, 2):
+        snapshots.add(*batch(value))
+    assert len(snapshots) == 3
+    for (images, labels), value in zip(snapshots, (3, 1, 2)):
+        assert torch.equal(images, batch(value)[0])
+        assert torch.equal(labels, batch(value)[1])
+
+
+def test_snapshots_in_a_folder_outlive_the_object(tmp_path):
+    first = Snapshots(tmp_path)
+    for value in (1, 2, 3):
+        first.add(*batch(value))
+    second = Snapshots(tmp_path)
+    assert len(second) == 0  # what lies there belongs to nobody yet
+    second.go_on_after(2)
+    second.add(*batch(9))  # the third is made again
+    assert [int(images[0, 0, 0, 0]) for images, _ in second] == [1, 2, 9]
+
+
+def test_snapshots_that_are_missing_are_named(tmp_path):
+    first = Snapshots(tmp_path)
+    first.add(*batch(1))
+    second = Snapshots(tmp_path)
+    with pytest.raises(CoreError, match="000001.safetensors is missing: allowed is a checkpoint with all"):
+        second.go_on_after(2)
+
+
+def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
+    snapshots = Snapshots(tmp_path)
+    snapshots.add(*batch(1))
+
+    def half(_tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.generation.synthesis.save_file", half)
+        with pytest.raises(OSError, match="No space"):
+            snapshots.add(*batch(2))
+    assert len(snapshots) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
+
+
+@pytest.mark.parametrize("optimizer", ["mi-fgsm", "adam"])
+@pytest.mark.parametrize("at", [0, 1, 7, 12, 13, 24])
+def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, at):
+    """In the middle of a batch, between two, before the first and after the last; by way of a file, as in a run."""
+    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True)
+
+    class Turn(Untouched):
+        def values(self, lane, step):
+            return {"beta": 2.0} if step >= 5 else {}
+
+    whole, recorder = Synthesis(small, config, live=Turn(), folder=tmp_path / "whole"), Recorder()
+    while not whole.finished:
+        whole.step()
+    first = Synthesis(small, config, live=Turn(), folder=tmp_path / "parts")
+    for _ in range(at):
+        first.step()
+    torch.save(first.state(), tmp_path / "state.pt")
+    if not first.finished:
+        first.step()  # which is lost
+    second = Synthesis(small, config, recorder, Turn(), tmp_path / "parts")
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.step_count == at
+    while not second.finished:
+        second.step()
+    assert [step for _, _, step, _ in recorder.records] == list(range(at + 1, 25))
+    one, other = whole.image_set(), second.image_set()
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.labels, other.labels)
+    assert one.manifest["changes"] == other.manifest["changes"] == [{"step": 5, "name": "beta", "value": 2.0}]
+    figures = [{key: value for key, value in summary.items() if key != "seconds"} for summary in (whole.summary(), second.summary())]
+    assert figures[0] == figures[1]
+
+
+def test_state_is_plain_values_and_tensors(small, tmp_path):
+    synthesis = Synthesis(small, CONFIG, folder=tmp_path / "kept")
+    for _ in range(7):
+        synthesis.step()
+    state = synthesis.state()
+    torch.save(state, tmp_path / "state.pt")
+    torch.load(tmp_path / "state.pt", weights_only=True)
+    # nothing that grows with what was made before
+    assert (tmp_path / "state.pt").stat().st_size < 10 * synthesis.images.numel() * 4
+
+
+def test_state_without_its_images_is_refused(small, tmp_path):
+    first = Synthesis(small, CONFIG, folder=tmp_path / "kept")
+    while not first.finished:
+        first.step()
+    state = first.state()
+    second = Synthesis(small, CONFIG, folder=tmp_path / "elsewhere")
+    with pytest.raises(CoreError, match="is missing: allowed"):
+        second.load_state(state)

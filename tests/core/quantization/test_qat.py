@@ -9,7 +9,14 @@ from torch import nn
 from core.config import RANGE_METHODS, QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
-from core.quantization.qat import QuantizationTraining, check_images, distillation_loss, feature_loss, learning_rate_factor
+from core.quantization.qat import (
+    QuantizationTraining,
+    check_images,
+    distillation_loss,
+    feature_loss,
+    first_not_finite,
+    learning_rate_factor,
+)
 from core.reporting import Silent
 
 
@@ -290,3 +297,92 @@ def test_feature_loss_takes_part_with_its_weight(small, small_images):
     assert totals[2.0] > totals[0.0]
     assert totals[4.0] - totals[0.0] == pytest.approx(2 * (totals[2.0] - totals[0.0]), rel=1e-3)
     assert not any(module._forward_hooks for module in small.network.modules())
+
+
+# going on
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("method", RANGE_METHODS)
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, optimizer, averaging, at):
+    """By way of a file, as in a run; 24 of 64 images a batch, so that an order is used up on the way."""
+    knobs = config(range=method, training_optimizer=optimizer, averaging=averaging, steps=6, batch_size=24, alpha_feature=0.5)
+    whole = QuantizationTraining(small, small_images, knobs)
+    while not whole.finished:
+        whole.step()
+    first = QuantizationTraining(small, small_images, knobs)
+    for _ in range(at):
+        first.step()
+    torch.save(first.state(), tmp_path / "state.pt")
+    if not first.finished:
+        first.step()  # which is lost
+    notes = Notes()
+    second = QuantizationTraining(small, small_images, knobs, reporter=notes)
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.step_count == at
+    while not second.finished:
+        second.step()
+    assert [step for _, _, step, _ in notes.records] == list(range(at + 1, 7))
+    one, other = whole.student.state_dict(), second.student.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    images = small.normalise(small_images.images)
+    with torch.no_grad():
+        assert torch.equal(whole.student(images), second.student(images))
+
+
+# numbers that are none
+
+
+def test_first_module_that_is_not_finite(small, small_images):
+    images = small.normalise(small_images.images[:4])
+    assert first_not_finite(small.network, images) == ""
+    small.network.bn2.weight.data[0] = float("inf")
+    assert first_not_finite(small.network, images) == "bn2"
+    small.network.conv1.weight.data[0] = float("nan")
+    assert first_not_finite(small.network, images) == "conv1"
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.network.modules())
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_layer_and_step_of_what_runs_away(small, small_images, method):
+    """Also where it is the range that refuses, before there is a loss, or a fixed range that clips it away, so that the loss is fine."""
+    training = QuantizationTraining(small, small_images, config(range=method), "adam W4A4")
+    training.step()
+    with torch.no_grad():
+        training.student.bn1.bias[0] = float("nan")
+    where = r"^bn1.bias is not finite after step 2 of adam W4A4" if method == "mse" else r" at step 2 of adam W4A4, first in bn1: allowed"
+    with pytest.raises(CoreError, match=where):
+        training.step()
+
+
+def test_weights_whose_range_is_not_finite(small, small_images):
+    training = QuantizationTraining(small, small_images, config(range="minmax"), "adam W4A4")
+    with torch.no_grad():
+        training.student.conv2.weight[0] = float("nan")
+    with pytest.raises(CoreError, match=r"a range is not finite at step 1 of adam W4A4, first in conv2: allowed"):
+        training.step()
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_calibration_names_the_layer(small, small_images, method):
+    small.network.bn1.running_mean[0] = float("nan")
+    with pytest.raises(CoreError, match=r"a range is not finite in the calibration of adam W4A4, first in bn1: allowed"):
+        QuantizationTraining(small, small_images, config(range=method), "adam W4A4")
+
+
+def test_last_step_that_runs_away(small, small_images):
+    """The loss of the last step says nothing of what that step did."""
+    training = QuantizationTraining(small, small_images, config(steps=1), "adam W4A4")
+    step = training.optimizer.step
+
+    def too_far():
+        step()
+        with torch.no_grad():
+            training.student.conv2.weight[0] = float("inf")
+
+    training.optimizer.step = too_far
+    with pytest.raises(CoreError, match=r"conv2.weight is not finite after step 1 of adam W4A4: allowed"):
+        training.step()

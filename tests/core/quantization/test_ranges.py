@@ -139,3 +139,27 @@ def test_names():
     assert range_method("lsq").learned
     with pytest.raises(UnknownNameError, match="'percentile'.*minmax, mse, lsq"):
         range_method("percentile")
+
+
+def test_state_of_the_running_average_goes_on_to_the_same_bits():
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randn(4, 5, generator=generator) for _ in range(4)]
+    whole, first, second = (range_method("minmax")(4, None) for _ in range(3))
+    for batch in batches:
+        whole.observe(batch)
+    for batch in batches[:2]:
+        first.observe(batch)
+    second.observe(batches[3])  # of its own calibration, which the state replaces
+    second.load_state(first.state())
+    for batch in batches[2:]:
+        second.observe(batch)
+    assert all(torch.equal(one, other) for one, other in zip(whole.range(), second.range()))
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_state_before_anything_was_observed(method):
+    one, other = range_method(method)(4, None), range_method(method)(4, None)
+    assert one.state() == []
+    other.observe(torch.tensor([-1.0, 2.0]))
+    other.load_state(one.state())
+    assert torch.isfinite(torch.stack(other.range())).all()

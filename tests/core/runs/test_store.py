@@ -639,8 +639,12 @@ def test_folder_that_cannot_keep_runs(tmp_path):
 
 
 def test_run_whose_folder_cannot_be_made_holds_up_nobody(store, monkeypatch):
-    def fails(*_, **__):
-        raise OSError(28, "No space left on device")
+    mkdir = Path.mkdir
+
+    def fails(path, *rest, **options):
+        if path.parent == store.folder:
+            raise OSError(28, "No space left on device")
+        mkdir(path, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", fails)

@@ -1,0 +1,112 @@
+"""Which process lives: those of the operating system, whatever the clock says."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from core.runs.owner import FOLDER, Owner
+
+ROOT = Path(__file__).parents[3]
+YEARS = 20 * 365 * 86400.0
+
+
+@pytest.fixture
+def me(tmp_path):
+    owner = Owner(tmp_path)
+    yield owner
+    owner.close()
+
+
+@pytest.fixture
+def other(tmp_path):
+    """(process, its name)"""
+    code = f"""
+import sys
+from pathlib import Path
+from core.runs.owner import Owner
+owner = Owner(Path({str(tmp_path)!r}))
+print(owner.name, flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process, process.stdout.readline().strip()
+    process.kill()
+    process.communicate(timeout=10)
+
+
+def test_names_are_distinct_and_live(tmp_path, me):
+    second = Owner(tmp_path)
+    assert me.name != second.name
+    assert me.lives(me.name)
+    assert me.lives(second.name)
+    assert second.lives(me.name)
+    second.close()
+    assert not me.lives(second.name)
+    assert not (tmp_path / FOLDER / second.name).exists()
+
+
+def test_nobody_is_dead(me):
+    assert not me.lives("")
+    assert not me.lives("nobody")
+
+
+@pytest.mark.parametrize("shift", [0.0, YEARS, -YEARS])
+def test_process_that_was_killed_is_dead_and_one_that_was_stopped_lives(tmp_path, me, other, monkeypatch, shift):
+    process, name = other
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + shift)
+    os.utime(tmp_path / FOLDER / name, (now() - 2 * YEARS, now() - 2 * YEARS))
+    assert me.lives(name)
+    os.kill(process.pid, signal.SIGSTOP)
+    me.sweep()
+    assert me.lives(name)
+    os.kill(process.pid, signal.SIGCONT)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    assert not me.lives(name)
+    assert (tmp_path / FOLDER / name).exists()
+    me.sweep()
+    assert os.listdir(tmp_path / FOLDER) == [me.name]
+
+
+def test_looking_does_not_seem_like_life(tmp_path, me):
+    """Many look at a dead one at once, and a look takes its lock for a moment."""
+    dead = Owner(tmp_path)
+    dead._lock.release()
+    wrong = []
+
+    def look():
+        wrong.extend(name for _ in range(50) for name in (dead.name,) if me.lives(name))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert me.lives(me.name)
+
+
+def test_only_one_is_alone(tmp_path, me):
+    second, inside, most = Owner(tmp_path), [], []
+
+    def work(owner):
+        for _ in range(30):
+            with owner.alone():
+                inside.append(owner)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in (me, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    second.close()

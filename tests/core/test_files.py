@@ -1,0 +1,173 @@
+"""Files are there whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import stat
+
+import pytest
+
+from core import files
+from core.files import PARTIAL, is_full, partial_copy, remove, remove_partials, sync_tree, whole, write_json
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What was waited for, in order."""
+    paths = []
+    monkeypatch.setattr(files, "sync", paths.append)
+    return paths
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_whole_file_appears_when_it_is_done(tmp_path, synced, durable):
+    path = tmp_path / "a.txt"
+    with whole(path, durable) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+        assert partial.parent == tmp_path
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    # the file before its name, and the name after it
+    assert synced == ([partial, tmp_path] if durable else [])
+
+
+def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.txt", []
+    monkeypatch.setattr(files, "sync", lambda what: seen.append((what.name, path.exists())))
+    with whole(path) as partial:
+        partial.write_text("new")
+    assert seen == [(partial.name, False), (tmp_path.name, True)]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), ValueError("no")])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_block_that_fails_leaves_what_was_there(tmp_path, error, before):
+    path = tmp_path / "a.txt"
+    if before is not None:
+        path.write_text(before)
+
+    def write():
+        with whole(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert (path.read_text() if path.exists() else None) == before
+    assert not list(tmp_path.glob(f"*{PARTIAL}"))
+
+
+@pytest.mark.parametrize("operation", ["fsync", "replace"])
+def test_operation_that_fails_leaves_what_was_there(tmp_path, monkeypatch, operation):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    def fails(*_):
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, fails)
+        with pytest.raises(OSError, match="broken"):
+            write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_whole_file_has_the_rights_of_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    with whole(tmp_path / "whole") as partial:
+        partial.touch(mode=0o600)
+    assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / "a.npz", tmp_path / "sub" / "b.json", tmp_path / "partial", tmp_path / "of.partial", tmp_path / ".hidden"]
+    (tmp_path / "sub").mkdir()
+    for path in kept:
+        path.touch()
+    (tmp_path / ".a.npz.partial").touch()
+    (tmp_path / "sub" / ".b.json.partial").touch()
+    (tmp_path / "sub" / ".out.run.partial" / "deep").mkdir(parents=True)
+    removed = remove_partials(tmp_path)
+    assert sorted(path.name for path in removed) == [".a.npz.partial", ".b.json.partial", ".out.run.partial"]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert remove_partials(tmp_path / "not there") == []
+
+
+def test_copies_of_runs_have_names_of_their_own(tmp_path):
+    one, other = (partial_copy(tmp_path / "out", name) for name in ("a", "b"))
+    assert one != other
+    assert one.parent == tmp_path  # on the same disk, so that it can be renamed
+    one.mkdir()
+    assert remove_partials(tmp_path) == [one]
+
+
+def test_tree_is_synced_with_all_its_folders(tmp_path, synced):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    sync_tree(tmp_path)
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "file"}
+    assert synced[-1] == tmp_path
+
+
+def test_sync_waits_for_files_and_folders(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    waited = []
+    monkeypatch.setattr(os, "fsync", lambda handle: waited.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    files.sync(tmp_path / "file")
+    files.sync(tmp_path)
+    assert waited == [False, True]
+    with pytest.raises(FileNotFoundError):
+        files.sync(tmp_path / "gone")
+
+
+def test_remove_takes_whatever_it_is(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "kept").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for name in ("file", "folder", "link", "nothing"):
+        remove(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "target"]
+
+
+def test_folder_that_another_removes_at_the_same_time(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    removes = shutil.rmtree
+
+    def both(path):
+        removes(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(shutil, "rmtree", both)
+    remove(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def hidden(error: BaseException, by: BaseException) -> BaseException:
+    by.__context__ = error
+    return by
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (sqlite3.OperationalError("database or disk is full"), True),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), errno.ENOSPC == 28),
+        (hidden(OSError(errno.ENOSPC, "no space"), RuntimeError("unexpected pos 576 vs 534")), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (sqlite3.OperationalError("database is locked"), False),
+        (ValueError("the glass is full"), False),
+        (hidden(OSError(errno.EIO, "broken"), RuntimeError("unexpected pos 576 vs 534")), False),
+    ],
+)
+def test_full_disk_is_told_from_other_troubles(error, full):
+    assert is_full(error) is full

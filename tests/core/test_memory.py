@@ -1,0 +1,62 @@
+"""What is said when memory runs out."""
+
+import errno
+
+import pytest
+import torch
+
+from core.errors import CoreError
+from core.memory import is_out_of_memory, memory_advice
+
+
+def raised(error, knob="batch_size", value=64, **options) -> BaseException:
+    with pytest.raises(BaseException) as caught, memory_advice("the training of mi-fgsm W4A4", knob, value, **options):
+        raise error
+    return caught.value
+
+
+OURS = [
+    MemoryError(),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    ),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    RuntimeError("std::bad_alloc"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+OTHERS = [
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    OSError(errno.ENOSPC, "full"),
+    ValueError("out of memory"),
+    KeyError("a"),
+]
+
+
+@pytest.mark.parametrize("error", OURS, ids=lambda error: str(error)[:20])
+def test_memory_that_runs_out_becomes_advice(error):
+    assert is_out_of_memory(error)
+    found = raised(error)
+    assert isinstance(found, CoreError)
+    assert str(found) == "memory ran out during the training of mi-fgsm W4A4 with batch_size 64: allowed is what fits, try 32"
+    assert found.__cause__ is error
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[:20])
+def test_other_errors_are_left_alone(error):
+    assert not is_out_of_memory(error)
+    assert raised(error) is error
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "advice"),
+    [(65, 1, "try 32"), (3, 2, "try 2"), (2, 1, "try 1"), (2, 2, "smaller network"), (1, 1, "smaller network")],
+)
+def test_advice_is_less_than_it_was_and_allowed(value, least, advice):
+    assert advice in str(raised(MemoryError(), value=value, least=least))
+
+
+def test_nothing_happens_when_nothing_happens():
+    with memory_advice("a stage", "batch_size", 8):
+        pass
