@@ -33,7 +33,7 @@ from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 
 ROOT = Path(__file__).parents[1]
-SECONDS_ALONE = 20
+SECONDS_ALONE = 30
 
 
 class Session:
@@ -46,6 +46,7 @@ class Session:
         self.errors: list[str] = []
         self.refresh_seconds: list[float] = []
         self._timers: dict[str, asyncio.Task[None]] = {}
+        self._intervals: dict[str, float] = {}
         self._asked = 0.0
 
     async def run(self) -> None:
@@ -75,9 +76,13 @@ class Session:
             for fragment in message.stop_auto_rerun.fragment_ids:
                 if fragment in self._timers:
                     self._timers.pop(fragment).cancel()
+                    del self._intervals[fragment]
         elif kind == "auto_rerun":
             rerun = message.auto_rerun
-            if rerun.fragment_id not in self._timers:
+            if self._intervals.get(rerun.fragment_id) != rerun.interval:
+                self._intervals[rerun.fragment_id] = rerun.interval
+                if rerun.fragment_id in self._timers:
+                    self._timers[rerun.fragment_id].cancel()
                 self._timers[rerun.fragment_id] = asyncio.create_task(self._every(socket, rerun.interval, rerun.fragment_id))
         elif kind == "script_finished":
             self.count["refreshes"] += 1
@@ -195,6 +200,7 @@ async def measure(sessions: int, jobs: int, minutes: float, folder: Path) -> dic
             none = await watch(0, runs, port, SECONDS_ALONE, store, server.pid)
             before = await watch(1, runs, port, SECONDS_ALONE, store, server.pid)
             all_of_them = await watch(sessions, runs, port, 60 * minutes, store, server.pid)
+            await asyncio.sleep(35)  # until the server counts those that left no more
             after = await watch(1, runs, port, SECONDS_ALONE, store, server.pid)
         finally:
             server.kill()

@@ -34,17 +34,27 @@ def follow(
     every: float = REFRESH_SECONDS,
     until: Callable[[Run], bool] = lambda run: run.state.is_finished(),
 ) -> None:
-    """Draws each function of the run, again and again (seconds) `until` nothing more will change, and then once."""
-    finished = until(run)
+    """Draws each function of the run, again and again (seconds) `until` nothing more will change, and then once.
 
-    @st.fragment(run_every=None if finished else every)
+    Of a run that waits in the line only the status is drawn again: nothing else moves before it begins. With many pages open each is
+    drawn less often, so that the job keeps its pace.
+    """
+
+    def phase(current: Run) -> tuple[bool, bool]:
+        return until(current), current.state is RunState.QUEUED
+
+    before = phase(run)
+    rests = before[0] or (before[1] and status not in draw)
+    slowness = state.slowness()
+
+    @st.fragment(run_every=None if rests else every * slowness)
     def region() -> None:
         state.give_way()
         try:
             current = state.store().run(run.id)
         except RunError:
             st.rerun(scope="app")  # deleted meanwhile, perhaps from another page: the page shows another one
-        if until(current) != finished:
+        if phase(current) != before or (not rests and state.slowness() != slowness):
             st.rerun(scope="app")  # the page around it changes too: forms, sliders, results
         for function in draw:
             function(current)
@@ -54,7 +64,9 @@ def follow(
 
 def generation_finished(run: Run) -> bool:
     """Whether all images are made, so that pictures and curves of the generation stay as they are."""
-    return run.state.is_finished() or (run.stage != "generation" and bool(state.records(run, "generation")))
+    return run.state.is_finished() or (
+        run.stage != "generation" and state.store().result(run.id, f"generation/{run.config.optimizers[-1]}") is not None
+    )
 
 
 def status(run: Run) -> None:
@@ -159,7 +171,6 @@ def lanes(run: Run) -> None:
     if run.state.is_finished() and len(common) > 1:
         step = st.select_slider("Iteration", common, value=common[-1], key=f"frame/{run.id}", help="The iterations whose images were kept.")
     places = st.columns(len(optimizers))
-    records = state.records(run, "generation")
     for place, lane in zip(places, optimizers):
         with place:
             st.markdown(f"**{text.plain(charts.lane_name(lane))}**")
@@ -168,8 +179,7 @@ def lanes(run: Run) -> None:
             if drawn is None:
                 st.caption("Images appear here with the first iteration.")
                 continue
-            at, sheet = drawn
-            record = next((r for r in reversed(records) if r.lane == lane and r.step == at), None)
+            at, sheet, record = drawn
             per_batch = run.config.generation.iterations
             batches = len(run.config.generation.batches)
             caption = f"batch {(at - 1) // per_batch + 1} of {batches}, iteration {(at - 1) % per_batch + 1} of {per_batch}"
@@ -179,21 +189,22 @@ def lanes(run: Run) -> None:
             st.html(sheet)
 
 
-def _frame(run: Run, lane: str, step: int | None) -> tuple[int, str] | None:
-    """Step and contact sheet of the latest or a kept moment."""
+def _frame(run: Run, lane: str, step: int | None) -> tuple[int, str, Record | None] | None:
+    """Step, contact sheet and record of the latest or a kept moment."""
     frame = state.store().frame(run.id, lane, step)
     if frame is None:
         return None
     at, pixels, labels = frame
     names = classes(run.config.generation.model, labels)
-    return at, images.sheet_html(pixels, labels, names, f"synthetic images by {charts.lane_name(lane)}")
+    sheet = images.sheet_html(pixels, labels, names, f"synthetic images by {charts.lane_name(lane)}")
+    record = next((r for r in reversed(state.records(run, "generation")) if r.lane == lane and r.step == at), None)
+    return at, sheet, record
 
 
-def _chart(run: Run, stage: str, what: tuple, make: Callable[[], Any], key: str) -> None:
-    """A figure of the records of a stage, drawn once for all who look at it within a refresh."""
-    records = state.records(run, stage)
+def _chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
+    """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
     moment = len(records) if run.state.is_finished() else int(time.monotonic() / CHART_SECONDS)
-    figure = state.kept(("figure", run.id, run.attempt, stage, moment, what), make)
+    figure = state.kept(("figure", run.id, run.attempt, moment, what), make)
     st.plotly_chart(figure, key=key, config=_CHART)
 
 
@@ -214,7 +225,7 @@ def losses(run: Run) -> None:
         )
         _chart(
             run,
-            "generation",
+            records,
             ("loss", part),
             lambda: charts.loss_figure(records, part, state.store().changes(run.id)),
             "loss chart",
@@ -222,12 +233,12 @@ def losses(run: Run) -> None:
     names = layer_names(run, len(records[0].data["layers"]))
     with right:
         layer = st.selectbox("Layer", names, format_func=lambda name: f"{names.index(name) + 1}: {name}", key="layer")
-        _chart(run, "generation", ("layer", layer), lambda: charts.layer_figure(records, names, layer), "layer chart")
+        _chart(run, records, ("layer", layer), lambda: charts.layer_figure(records, names, layer), "layer chart")
     for place, lane in zip(st.columns(len(run.config.optimizers)), run.config.optimizers):
         with place:
             _chart(
                 run,
-                "generation",
+                records,
                 ("heatmap", lane),
                 partial(_heatmap, records, lane, names),
                 f"heatmap {lane}",
@@ -245,9 +256,9 @@ def training(run: Run) -> None:
         return
     left, right = st.columns(2)
     with left:
-        _chart(run, "training", ("total",), lambda: charts.training_figure(records, "total"), "training loss")
+        _chart(run, records, ("total",), lambda: charts.training_figure(records, "total"), "training loss")
     with right:
-        _chart(run, "training", ("agreement",), lambda: charts.training_figure(records, "agreement"), "training agreement")
+        _chart(run, records, ("agreement",), lambda: charts.training_figure(records, "agreement"), "training agreement")
 
 
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ from dashboard import access
 from dashboard.uploads import Uploads
 
 RUN_PARAMETER = "run"
+PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
+_SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
 PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 
 
@@ -38,6 +41,24 @@ def give_way() -> None:
     """
     if sys.platform == "linux":  # elsewhere threads of one process have one priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PAGE_NICENESS)
+
+
+_watching: dict[str, float] = {}
+_watching_lock = threading.Lock()
+
+
+def slowness() -> int:
+    """How many times slower than usual pages refresh, as so many follow a run: 1 up to PAGES_PER_CORE for each core.
+
+    The session that calls counts as following for some seconds more.
+    """
+    session = st.session_state.setdefault("session", uuid.uuid4().hex)
+    now = time.monotonic()
+    with _watching_lock:
+        _watching[session] = now
+        for other in [other for other, last in _watching.items() if now - last > _SECONDS_FOLLOWED]:
+            del _watching[other]
+        return -(-len(_watching) // (PAGES_PER_CORE * (os.cpu_count() or 1)))
 
 
 def store() -> RunStore:
