@@ -6,7 +6,6 @@ Two ways to name one: a name of MODELS (embedded, works offline), or the path of
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError, shown
-from core.layout import plain_rights
+from core.files import whole
 from core.models.registry import MODELS, ModelSpec
 
 # what the header of a checkpoint may say; such a file can come from anybody
@@ -247,8 +246,5 @@ def _three_numbers(values: Any) -> bool:
 def save_checkpoint(network: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Writes the weights and, in the header, the spec, so that the file can be used as a model's name; the whole file or none."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        save_file(state, temporary, metadata={"spec": json.dumps(asdict(spec))})
-        plain_rights(temporary)
-        temporary.replace(path)
+    with whole(path) as partial:
+        save_file(state, partial, metadata={"spec": json.dumps(asdict(spec))})
