@@ -1,20 +1,13 @@
 """Text from outside in a real browser: names that would be markup, links, formulas or scripts are shown as they were typed."""
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from dataclasses import asdict, replace
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from real_server import free_port, serving
 from safetensors.torch import load_file, save_file
 from torchvision.utils import save_image
 
@@ -25,10 +18,6 @@ from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
-ROOT = Path(__file__).parents[2]
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "[x](javascript:alert(1))",
@@ -80,41 +69,10 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(runs, tmp_path_factory):
+def server(runs):
     """Address of a server on that store."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log_path = tmp_path_factory.mktemp("server") / "log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "--server.port", str(port)],
-            cwd=ROOT,
-            env={**os.environ, "RUNS_DIR": str(runs[0])},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        address = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(120):
-                assert process.poll() is None, log_path.read_text()
-                try:
-                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        yield browser
-        browser.close()
+    with serving(runs[0].parent, free_port()) as (address, _):
+        yield address
 
 
 def is_outside(url: str) -> bool:
@@ -129,7 +87,6 @@ def page(chromium):
     page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: page.outside.append(request.url) if is_outside(request.url) else None)
     page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
     yield page
     page.close()
 

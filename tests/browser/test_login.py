@@ -1,76 +1,29 @@
 """The login of the real server in a real browser: by token, by an account of a small OpenID Connect provider, and no login at all."""
 
 import json
-import os
-import shutil
-import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from joserfc import jwt
 from joserfc.jwk import RSAKey
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
+from real_server import COMMAND, ROOT, environment, free_port, serving
 
-ROOT = Path(__file__).parents[2]
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 TOKEN = "correct horse battery"
-COMMAND = [sys.executable, "-m", "streamlit", "run", "--server.port"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def environment(folder: Path, **variables: str) -> dict[str, str]:
-    # the server asks the provider of this test, which no proxy can reach
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DASHBOARD_")}
-    return {**clean, "RUNS_DIR": str(folder / "runs"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **variables}
-
-
-@contextmanager
-def serving(folder: Path, port: int, *options: str, **variables: str):
-    """Address of a server started with these options and environment variables."""
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [*COMMAND, str(port), *options], cwd=ROOT, env=environment(folder, **variables), stdout=log, stderr=subprocess.STDOUT
-        )
-        address = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(120):
-                assert process.poll() is None, (folder / "log").read_text()
-                try:
-                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 @pytest.fixture
-def page():
-    """A page of Chromium: Debian's where it is installed, else playwright's own."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
-        yield page
-        browser.close()
+def page(chromium):
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
 
 
 def log_in(page: Page, name: str, token: str) -> None:
@@ -96,14 +49,14 @@ def test_an_open_address_without_login_does_not_start(tmp_path, variables):
 
 
 def test_it_starts_unprotected_when_told_so(tmp_path, page):
-    with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_UNPROTECTED="1") as address:
+    with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_UNPROTECTED="1") as (address, _):
         page.goto(address)
         expect(page.get_by_role("heading", name="Studio")).to_be_visible()
         expect(page.get_by_role("button", name="Log out")).to_have_count(0)
 
 
 def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
-    with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_TOKEN=TOKEN) as address:
+    with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_TOKEN=TOKEN) as (address, _):
         page.goto(f"{address}/runs")
         expect_login_only(page)
         log_in(page, "<i>Anna</i>", "correct horse")
@@ -212,7 +165,7 @@ def secrets_file(folder: Path, port: int, provider: Provider) -> str:
 
 def test_an_account_opens_the_pages_until_log_out(tmp_path, page, provider):
     port = free_port()
-    with serving(tmp_path, port, "--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider)) as address:
+    with serving(tmp_path, port, "--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider)) as (address, _):
         page.goto(f"{address}/quantize")
         expect_login_only(page)
         page.get_by_role("button", name="Log in with your account").click()
@@ -230,7 +183,7 @@ def test_an_account_opens_the_pages_until_log_out(tmp_path, page, provider):
 def test_an_account_that_is_not_invited_stays_out(tmp_path, page, provider):
     port = free_port()
     options = ("--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider))
-    with serving(tmp_path, port, *options, DASHBOARD_USERS="emma@lab.example") as address:
+    with serving(tmp_path, port, *options, DASHBOARD_USERS="emma@lab.example") as (address, _):
         page.goto(address)
         page.get_by_role("button", name="Log in with your account").click()
         expect(page.get_by_text("anna@lab.example is not among the users of this server.")).to_be_visible()

@@ -1,0 +1,48 @@
+"""A real server in a process of its own, for the tests that open its pages in a browser."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "streamlit", "run", "--server.port"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    # the server asks the provider of a test, which no proxy can reach
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DASHBOARD_")}
+    return {**clean, "RUNS_DIR": str(folder / "runs"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **variables}
+
+
+@contextmanager
+def serving(folder: Path, port: int, *options: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Address and process of a server with its runs in `folder`, these options and environment variables; ended if it still lives."""
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*COMMAND, str(port), *options], cwd=ROOT, env=environment(folder, **variables), stdout=log, stderr=subprocess.STDOUT
+        )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(120):
+                assert process.poll() is None, (folder / "log").read_text()
+                try:
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield address, process
+        finally:
+            process.terminate()
+            process.wait(60)
