@@ -1,6 +1,6 @@
 """Batch statistics of what enters each BatchNorm layer, differentiable with respect to the images and cheap."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,33 +10,64 @@ from torch import Tensor, nn
 from core.errors import ModelError
 from core.models.full_precision import batch_norm_layers
 
+_ROW = 512  # numbers at least in a row of `channel_rows`, so that what is done row by row uses the processor's vectors well
+
+
+def channel_rows(x: Tensor) -> tuple[Tensor, int]:
+    """`x` `(N, C, H, W)` as a matrix `(N H W / k, k C)` and k: channels-last memory, k pixels with all their channels a row.
+
+    A view where x is channels-last. Reductions over rows and products with a repeated `(C,)` are several times faster so than with
+    one pixel a row where channels are few.
+    """
+    channels, count, repeat = x.shape[1], x.numel() // x.shape[1], 1
+    while repeat * channels < _ROW and count % (2 * repeat) == 0:
+        repeat *= 2
+    return x.permute(0, 2, 3, 1).reshape(count // repeat, repeat * channels), repeat
+
+
+def images_of(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """The reverse of `channel_rows`: a view of `shape` `(N, C, H, W)`, channels-last."""
+    count, channels, height, width = shape
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def mean_and_variance(sums: Tensor, squares: Tensor, channels: int, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance `(C,)` from sums and sums of squares over `count` values, both `(k C,)`."""
+    mean = sums.view(-1, channels).sum(dim=0) / count
+    square = squares.view(-1, channels).sum(dim=0) / count
+    return mean, (square - mean * mean).clamp_min_(0.0) * (count / (count - 1))
+
+
+def statistics_slope(grad_mean: Tensor, grad_variance: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """a and b, both `(C,)`, of the gradient a x + b that mean and unbiased variance over `count` values x send back:
+
+    d mean / dx = 1 / M        d var / dx = 2 (x - mean) / (M - 1),        M = count
+    """
+    slope = grad_variance * (2 / (count - 1))
+    return slope, grad_mean / count - slope * mean
+
 
 class ChannelStatistics(torch.autograd.Function):
     """Mean and unbiased variance over (N, H, W) of `x` `(N, C, H, W)`, both `(C,)`.
 
     Unbiased because BatchNorm's running variance is. The mean of x and of x*x over the channels-last rows is many times faster on a
-    CPU than torch.var_mean over the same elements, and its gradient is one multiply-add:
-
-        d mean_c / dx = 1 / M        d var_c / dx = 2 (x - mean_c) / (M - 1),        M = N H W
+    CPU than torch.var_mean over the same elements, and its gradient is one multiply-add (`statistics_slope`).
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])  # a view where x is channels-last
-        count = rows.shape[0]
-        mean = rows.mean(dim=0)
-        variance = ((rows * rows).mean(dim=0) - mean * mean).clamp_min_(0.0) * (count / (count - 1))
+        rows, _ = channel_rows(x)
+        count = x.numel() // x.shape[1]
+        mean, variance = mean_and_variance(rows.sum(dim=0), (rows * rows).sum(dim=0), x.shape[1], count)
         ctx.save_for_backward(x, mean)
         return mean, variance
 
     @staticmethod
     def backward(ctx, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:  # type: ignore[override]
         x, mean = ctx.saved_tensors
-        count = x.numel() // x.shape[1]
-        slope = grad_variance * (2 / (count - 1))
-        offset = grad_mean / count - slope * mean
-        shape = (1, -1, 1, 1)
-        return torch.addcmul(offset.view(shape), x, slope.view(shape))
+        rows, repeat = channel_rows(x)
+        slope, offset = statistics_slope(grad_mean, grad_variance, mean, x.numel() // x.shape[1])
+        return images_of(torch.addcmul(offset.repeat(repeat), rows, slope.repeat(repeat)), x.shape)
 
 
 @dataclass
@@ -52,15 +83,36 @@ class BatchStatistics:
         self.batch = [[] for _ in self.names]
 
     def layer_losses(self) -> Tensor:
-        """L_BNS of each layer `(L,)`: ||mean - running mean||_2 + ||var - running var||_2, added up where a layer runs twice."""
-        losses = []
-        for (running_mean, running_variance), passes in zip(self.running, self.batch):
-            parts = [
-                torch.linalg.vector_norm(mean - running_mean) + torch.linalg.vector_norm(variance - running_variance)
-                for mean, variance in passes
-            ]
-            losses.append(torch.stack(parts).sum() if parts else running_mean.new_zeros(()))
-        return torch.stack(losses)
+        """L_BNS of each layer `(L,)`: ||mean - running mean||_2 + ||var - running var||_2, added up where a layer runs twice.
+
+        All layers at once, end to end in one vector: so many small operations would take longer than the numbers in them.
+        """
+        passes = [(index, *own) for index, layer in enumerate(self.batch) for own in layer]
+        if not passes:
+            return self.running[0][0].new_zeros(len(self.names))
+        lengths = torch.tensor([len(mean) for _, mean, _ in passes])
+        place = torch.repeat_interleave(torch.arange(len(passes)), lengths).to(passes[0][1].device)
+        losses = passes[0][1].new_zeros(len(self.names))
+        layers = torch.tensor([index for index, _, _ in passes], device=losses.device)
+        for kind in (0, 1):
+            batch = torch.cat([own[kind] for _, *own in passes])
+            running = torch.cat([self.running[index][kind] for index, _, _ in passes])
+            squares = losses.new_zeros(len(passes)).index_add(0, place, (batch - running).square())
+            # the gradient at zero is zero, where that of the plain root is undefined
+            norms = torch.where(squares == 0, 1.0, squares).sqrt() * (squares != 0)
+            losses = losses.index_add(0, layers, norms.to(losses.dtype))
+        return losses
+
+
+def empty_statistics(network: nn.Module) -> BatchStatistics:
+    """Names and running statistics of the BatchNorm layers of `network`. Raises ModelError when it has none."""
+    layers = batch_norm_layers(network)
+    if not layers:
+        raise ModelError(f"{type(network).__name__} has no BatchNorm layer with running statistics: allowed are networks with at least one")
+    running = [(layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers.values()]
+    statistics = BatchStatistics(list(layers), running)
+    statistics.clear()
+    return statistics
 
 
 @contextmanager
@@ -69,12 +121,7 @@ def collect_statistics(network: nn.Module) -> Iterator[BatchStatistics]:
 
     Raises ModelError when the network has no BatchNorm layer with running statistics.
     """
-    layers = batch_norm_layers(network)
-    if not layers:
-        raise ModelError(f"{type(network).__name__} has no BatchNorm layer with running statistics: allowed are networks with at least one")
-    running = [(layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers.values()]
-    statistics = BatchStatistics(list(layers), running)
-    statistics.clear()
+    statistics = empty_statistics(network)
 
     def hook_for(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -82,7 +129,7 @@ def collect_statistics(network: nn.Module) -> Iterator[BatchStatistics]:
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(hook_for(i)) for i, layer in enumerate(layers.values())]
+    handles = [layer.register_forward_pre_hook(hook_for(i)) for i, layer in enumerate(batch_norm_layers(network).values())]
     try:
         yield statistics
     finally:

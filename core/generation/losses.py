@@ -33,15 +33,46 @@ class Objective:
     description: str
 
 
+class _TotalVariation(torch.autograd.Function):
+    """The function below with its gradient written out, a third of the operations that autograd would do.
+
+    With d_k the differences to neighbour k, d ||d_k|| / dx is d_k / ||d_k|| at the neighbour and its negative at the pixel itself.
+    """
+
+    @staticmethod
+    def forward(ctx, images: Tensor) -> Tensor:  # type: ignore[override]
+        differences = [images[there] - images[here] for here, there in _NEIGHBOURS]
+        norms = torch.stack([torch.linalg.vector_norm(difference, dim=(1, 2, 3)) for difference in differences])
+        ctx.save_for_backward(norms, *differences)
+        ctx.like = images.shape
+        return norms.mean(dim=1).sum()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        norms, *differences = ctx.saved_tensors
+        # the gradient at an image without differences is zero
+        factors = torch.where(norms > 0, grad / (norms * norms.shape[1]), 0.0)
+        result = torch.zeros(ctx.like, dtype=norms.dtype, device=norms.device).contiguous(memory_format=torch.channels_last)
+        for (here, there), difference, factor in zip(_NEIGHBOURS, differences, factors):
+            part = difference * factor.view(-1, 1, 1, 1)
+            result[there] += part
+            result[here] -= part
+        return result
+
+
+_ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
+# (pixels, their neighbours): right, lower, lower right, lower left
+_NEIGHBOURS = (
+    ((_ALL, _ALL, _ALL, _FIRST), (_ALL, _ALL, _ALL, _LAST)),
+    ((_ALL, _ALL, _FIRST, _ALL), (_ALL, _ALL, _LAST, _ALL)),
+    ((_ALL, _ALL, _FIRST, _FIRST), (_ALL, _ALL, _LAST, _LAST)),
+    ((_ALL, _ALL, _FIRST, _LAST), (_ALL, _ALL, _LAST, _FIRST)),
+)
+
+
 def total_variation(images: Tensor) -> Tensor:
     """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbour, added up; mean over `(N, C, H, W)`."""
-    differences = (
-        images[:, :, :, 1:] - images[:, :, :, :-1],
-        images[:, :, 1:, :] - images[:, :, :-1, :],
-        images[:, :, 1:, 1:] - images[:, :, :-1, :-1],
-        images[:, :, 1:, :-1] - images[:, :, :-1, 1:],
-    )
-    return torch.stack([image_norms(difference).mean() for difference in differences]).sum()
+    return _TotalVariation.apply(images)
 
 
 def l2_norm(images: Tensor) -> Tensor:

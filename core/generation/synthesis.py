@@ -19,7 +19,7 @@ from core.data.image_sets import ImageSet
 from core.errors import CoreError
 from core.files import whole
 from core.generation.augment import jitter_batch
-from core.generation.bn_statistics import collect_statistics
+from core.generation.fusion import with_statistics
 from core.generation.losses import Pass, total_loss
 from core.generation.optimizers import make_optimizer, step_size_factor
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
@@ -122,8 +122,7 @@ class Synthesis:
         self._agreeing = 0
         self._first: list[float] = []
         self._last: list[float] = []
-        with collect_statistics(self.network):
-            """Refuses a network without BatchNorm before anything is computed."""
+        self._with_statistics = with_statistics(self.network)
         self._start_batch(0)
 
     @property
@@ -183,9 +182,9 @@ class Synthesis:
         iteration = self.step_count % self.config.iterations
         self._apply_live_values(iteration)
 
-        with torch.enable_grad(), collect_statistics(self.network) as statistics:
+        with torch.enable_grad():
             shifted = jitter_batch(self.images, self.config.max_shift, self.config.flip, self._noise)
-            logits = self.network(shifted)
+            logits, statistics = self._with_statistics(shifted)
             layers = statistics.layer_losses()
             loss, parts = total_loss(Pass(shifted, self.labels, logits, layers), self._values)
             self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,313 @@
+"""The network as generation runs it: each convolution, its BatchNorm layer, the statistics between them and the activation behind in one.
+
+BatchNorm in evaluation mode is a scale a and a shift for each channel, which the convolution before it can do by itself:
+
+    y = a conv(x) + b,    a = gamma / sqrt(running var + eps),    b = beta - a running mean
+
+What entered the BatchNorm layer is (y - b) / a, so its statistics follow from those of y, and nothing but y is kept for the way back.
+There each chunk that fits the processor's cache passes activation, statistics and BatchNorm at once.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from core.errors import ModelError
+from core.generation.bn_statistics import (
+    BatchStatistics,
+    ChannelStatistics,
+    channel_rows,
+    collect_statistics,
+    empty_statistics,
+    images_of,
+    mean_and_variance,
+    statistics_slope,
+)
+from core.models.full_precision import batch_norm_layers
+
+CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds
+_SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
+_RELU = (0.0, float("inf"))
+_ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
+_ADDITIONS = {operator.add, operator.iadd, torch.add}
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """How a convolution goes over its input, and what its activation lets through; None: there is none."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    activation: tuple[float, float] | None
+
+
+class _Fused(torch.autograd.Function):
+    """(x, residual or None, weight, bias) -> (z, mean of y, variance of y): y = conv(x), z = clamp(y + residual, low, high).
+
+    Differentiable in x and the residual. The way back can be gone once: it is computed in the place of y.
+    """
+
+    @staticmethod
+    def forward(ctx, x, residual, weight, bias, geometry: _Geometry):  # type: ignore[override]
+        g = geometry
+        y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups).contiguous(memory_format=torch.channels_last)
+        rows, _ = channel_rows(y)
+        length = _chunk_length(rows)
+        parts = rows.split(length)
+        sums = rows.new_empty(2, len(parts), rows.shape[1])
+        z = rows if g.activation is None and residual is None else torch.empty_like(rows)
+        others = channel_rows(residual)[0].split(length) if residual is not None else [None] * len(parts)
+        scratch = rows.new_empty(min(length, len(rows)), rows.shape[1]) if z is rows else None
+        for part, out, other, total, square in zip(parts, z.split(length), others, sums[0], sums[1]):
+            torch.sum(part, 0, out=total)
+            torch.sum(torch.mul(part, part, out=out if scratch is None else scratch[: len(part)]), 0, out=square)
+            if other is not None:
+                torch.add(part, other, out=out)
+            if g.activation is not None:
+                torch.clamp(part if other is None else out, *_clamp_ends(g.activation), out=out)
+        mean, variance = mean_and_variance(*sums.sum(dim=1), y.shape[1], y.numel() // y.shape[1])
+        ctx.geometry, ctx.shape = g, x.shape
+        output = images_of(z, y.shape)
+        # the sign of y tells what the activation let through, unless something was added to it
+        ctx.save_for_backward(y, mean, weight, output if residual is not None else None)
+        return output, mean, variance
+
+    @staticmethod
+    def backward(ctx, grad, grad_mean, grad_variance):  # type: ignore[override]
+        y, mean, weight, output = ctx.saved_tensors
+        g = ctx.geometry
+        rows, repeat = channel_rows(y)
+        length = _chunk_length(rows)
+        slope, offset = statistics_slope(grad_mean, grad_variance, mean, y.numel() // y.shape[1])
+        slope, offset = slope.repeat(repeat), offset.repeat(repeat)
+        incoming, _ = channel_rows(grad)
+        passed = incoming
+        if output is not None and g.activation is not None:
+            passed = torch.empty_like(rows)
+        grad_y = torch.empty_like(rows) if output is None and g.activation is None else rows
+        scratch = rows.new_empty(min(length, len(rows)), rows.shape[1])
+        chunks = (t.split(length) for t in (rows, incoming, passed, grad_y, rows if output is None else channel_rows(output)[0]))
+        for part, arriving, through, out, seen in zip(*chunks):
+            if g.activation is None:
+                torch.addcmul(arriving, part, slope, out=out).add_(offset)
+            elif output is None:
+                affine = torch.addcmul(offset, part, slope, out=scratch[: len(part)])
+                _activation_backward(arriving, seen, g.activation, out).add_(affine)
+            else:
+                _activation_backward(arriving, seen, g.activation, through)
+                torch.addcmul(through, part, slope, out=out).add_(offset)
+        # of the input of the convolution only the shape matters here
+        x = torch.empty(ctx.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+        grad_x = torch.ops.aten.convolution_backward(
+            images_of(grad_y, y.shape), x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
+        )[0]
+        return grad_x, None if output is None else images_of(passed, y.shape), None, None, None
+
+
+def _chunk_length(rows: Tensor) -> int:
+    """Rows that are worked on together: what a processor's cache holds; all where there is no such processor."""
+    return max(1, CHUNK // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+
+
+def _clamp_ends(activation: tuple[float, float]) -> tuple[float, float | None]:
+    low, high = activation
+    return low, None if high == float("inf") else high
+
+
+def _activation_backward(grad: Tensor, seen: Tensor, activation: tuple[float, float], out: Tensor) -> Tensor:
+    """The gradient where the activation let its input through, zero elsewhere; `seen` is its input or its output."""
+    low, high = activation
+    if high == float("inf"):
+        return torch.ops.aten.threshold_backward.grad_input(grad, seen, low, grad_input=out)
+    return torch.ops.aten.hardtanh_backward.grad_input(grad, seen, low, high, grad_input=out)
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with its BatchNorm layer in evaluation mode and what is behind; says the statistics of what is between the two."""
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, layer: nn.BatchNorm2d, activation: tuple[float, float] | None) -> None:
+        super().__init__()
+        scale, shift = batch_norm_affine(layer)
+        weight = convolution.weight.detach() * scale.view(-1, 1, 1, 1)
+        own = convolution.bias.detach() * scale if convolution.bias is not None else 0.0
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", shift + own)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        assert not isinstance(convolution.padding, str)
+        self.geometry = _Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups, activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and mean and unbiased variance `(C,)` of what enters the BatchNorm layer."""
+        z, mean, variance = _Fused.apply(x, residual, self.weight, self.bias, self.geometry)
+        return z, (mean - self.shift) / self.scale, variance / self.scale.square()
+
+
+class AffineStatistics(nn.Module):
+    """A BatchNorm layer in evaluation mode that no convolution can do; says the statistics of its input."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale, shift = batch_norm_affine(layer)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and mean and unbiased variance `(C,)` of `x`."""
+        return torch.addcmul(self.shift, x, self.scale), *ChannelStatistics.apply(x)
+
+
+@torch.no_grad()
+def batch_norm_affine(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """a and b, both `(C,)`, with which a BatchNorm layer in evaluation mode is a x + b."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    scale = torch.rsqrt(layer.running_var + layer.eps)
+    if layer.affine:
+        scale = scale * layer.weight.detach()
+        return scale, layer.bias.detach() - scale * layer.running_mean
+    return scale, -scale * layer.running_mean
+
+
+class HookedNetwork:
+    """The network as it is, with hooks that say its statistics: for one that torch.fx cannot read."""
+
+    def __init__(self, network: nn.Module) -> None:
+        empty_statistics(network)  # refuses one without BatchNorm at once
+        self.network = network
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
+        with collect_statistics(self.network) as statistics:
+            return self.network(images), statistics
+
+
+class FusedNetwork:
+    """A copy of the network made of the parts above. Raises ModelError when it has no BatchNorm layer, and what torch.fx raises."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._statistics = empty_statistics(network)
+        self.module, self._order = _fuse(network)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
+        """Logits `(N, classes)` of normalised images `(N, 3, H, W)`, and the batch statistics of that pass."""
+        logits, means, variances = self.module(images)
+        statistics = BatchStatistics(self._statistics.names, self._statistics.running)
+        statistics.clear()
+        for index, mean, variance in zip(self._order, means, variances):
+            statistics.batch[index].append((mean, variance))
+        return logits, statistics
+
+
+def with_statistics(network: nn.Module) -> FusedNetwork | HookedNetwork:
+    """The fastest form of `network` that says its batch statistics. Raises ModelError when it has no BatchNorm layer."""
+    try:
+        return FusedNetwork(network)
+    except ModelError:
+        raise
+    except Exception:  # torch.fx raises whatever the network's own code raises when it meets a proxy
+        return HookedNetwork(network)
+
+
+def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
+    """The graph of the network with its BatchNorm layers replaced, and the layer that each pair of statistics belongs to."""
+    traced = fx.GraphModule(network, fx.Tracer().trace(network))
+    modules: dict[Any, nn.Module] = dict(traced.named_modules())
+    numbers = {id(layer): index for index, layer in enumerate(batch_norm_layers(network).values())}
+    graph, order, means, variances = traced.graph, [], [], []
+    for position, node in enumerate(n for n in list(graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
+        layer = modules[node.target]
+        assert isinstance(layer, nn.BatchNorm2d)
+        before = node.args[0]
+        after, activation, residual = node, None, None
+        if _can_fold(before, layer, modules):
+            after, activation, residual = _behind(node, modules)
+            new: nn.Module = FusedConvolution(modules[before.target], layer, activation)  # type: ignore[arg-type]
+            arguments = (before.args[0],) if residual is None else (before.args[0], residual)
+        else:
+            new, arguments = AffineStatistics(layer), (before,)
+        name = f"fused_{position}"
+        traced.add_submodule(name, new)
+        with graph.inserting_before(after):
+            call = graph.call_module(name, arguments)
+            output, mean, variance = (graph.call_function(operator.getitem, (call, i)) for i in range(3))
+        after.replace_all_uses_with(output)
+        order.append(numbers[id(layer)])
+        means.append(mean)
+        variances.append(variance)
+    last = next(n for n in graph.nodes if n.op == "output")
+    last.args = ((last.args[0], means, variances),)
+    graph.eliminate_dead_code()
+    graph.lint()
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+    return traced, order
+
+
+def _can_fold(before: Any, layer: nn.BatchNorm2d, modules: dict[Any, nn.Module]) -> bool:
+    """Whether `before` is a convolution for this layer alone, and no channel is scaled to nothing."""
+    if not (isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1):
+        return False
+    convolution = modules[before.target]
+    if type(convolution) is not nn.Conv2d or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+        return False
+    scale, _ = batch_norm_affine(layer)
+    assert layer.running_var is not None
+    spread = scale.abs() * layer.running_var.sqrt()
+    level = layer.bias.detach().abs() if layer.affine else torch.zeros_like(spread)
+    return bool((spread > _SMALLEST_SCALE * level).all() and (scale != 0).all())
+
+
+def _behind(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tuple[float, float] | None, fx.Node | None]:
+    """What follows a BatchNorm layer: the last node that can be part of it, its activation, and what was added before that."""
+    activation_node = _only_user(node)
+    activation = _activation(activation_node, modules)
+    if activation is not None:
+        assert activation_node is not None
+        return activation_node, activation, None
+    addition = activation_node
+    if (
+        addition is None
+        or addition.op != "call_function"
+        or addition.target not in _ADDITIONS
+        or addition.kwargs
+        or len(addition.args) != 2
+    ):
+        return node, None, None
+    other = addition.args[1] if addition.args[0] is node else addition.args[0]
+    activation_node = _only_user(addition)
+    activation = _activation(activation_node, modules)
+    # of two BatchNorm layers that are added up the later one takes the addition, when the other is there
+    if activation is None or not isinstance(other, fx.Node) or other is node or _comes_after(other, node):
+        return node, None, None
+    assert activation_node is not None
+    return activation_node, activation, other
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _comes_after(node: fx.Node, other: fx.Node) -> bool:
+    return other < node
+
+
+def _activation(node: fx.Node | None, modules: dict[Any, nn.Module]) -> tuple[float, float] | None:
+    """What the node lets through of its input, when it is an activation that clamps and nothing else."""
+    if node is None or node.op not in ("call_module", "call_function", "call_method"):
+        return None
+    key = type(modules[node.target]) if node.op == "call_module" else node.target
+    return _ACTIVATIONS.get(key)  # type: ignore[call-overload]
