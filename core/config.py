@@ -247,6 +247,11 @@ class GenerationConfig(Checked):
     seed: int = knob(
         0, "Seed of noise, shifts and flips. Same config and seed give the same bits on one machine.", minimum=0, maximum=2**31 - 1
     )
+    compile: bool = knob(
+        False,
+        "Have torch.compile translate the step first: takes about half a minute, which long runs get back. Needs a C++ compiler; "
+        "without one, or for a network that cannot be compiled, everything goes on as without.",
+    )
     threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
     device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES)
 

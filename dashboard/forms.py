@@ -25,7 +25,7 @@ from core.errors import DataError
 from core.models.registry import MODELS
 from dashboard import state, uploads
 
-_GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "noise", "schedule", "max_shift", "flip", "seed")
+_GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "noise", "schedule", "max_shift", "flip", "seed", "compile")
 _MACHINE = ("device", "threads")
 _QUANTIZATION = (
     "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "averaging", "crop_padding",

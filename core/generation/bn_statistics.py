@@ -90,10 +90,9 @@ class BatchStatistics:
         passes = [(index, *own) for index, layer in enumerate(self.batch) for own in layer]
         if not passes:
             return self.running[0][0].new_zeros(len(self.names))
-        lengths = torch.tensor([len(mean) for _, mean, _ in passes])
-        place = torch.repeat_interleave(torch.arange(len(passes)), lengths).to(passes[0][1].device)
         losses = passes[0][1].new_zeros(len(self.names))
         layers = torch.tensor([index for index, _, _ in passes], device=losses.device)
+        place = torch.tensor([number for number, (_, mean, _) in enumerate(passes) for _ in range(len(mean))], device=losses.device)
         for kind in (0, 1):
             batch = torch.cat([own[kind] for _, *own in passes])
             running = torch.cat([self.running[index][kind] for index, _, _ in passes])

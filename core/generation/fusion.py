@@ -71,7 +71,8 @@ class _Fused(torch.autograd.Function):
                 torch.add(part, other, out=out)
             if g.activation is not None:
                 torch.clamp(part if other is None else out, *_clamp_ends(g.activation), out=out)
-        mean, variance = mean_and_variance(*sums.sum(dim=1), y.shape[1], y.numel() // y.shape[1])
+        totals, squares = sums.sum(dim=1)
+        mean, variance = mean_and_variance(totals, squares, y.shape[1], y.numel() // y.shape[1])
         ctx.geometry, ctx.shape = g, x.shape
         output = images_of(z, y.shape)
         # the sign of y tells what the activation let through, unless something was added to it
@@ -108,6 +109,19 @@ class _Fused(torch.autograd.Function):
             images_of(grad_y, y.shape), x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
         )[0]
         return grad_x, None if output is None else images_of(passed, y.shape), None, None, None
+
+
+def _formulas(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_Fused` computes, one operation after the other."""
+    g = geometry
+    y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+    count = y.numel() // y.shape[1]
+    mean, square = y.mean(dim=(0, 2, 3)), (y * y).mean(dim=(0, 2, 3))
+    variance = (square - mean * mean).clamp(min=0.0) * (count / (count - 1))
+    z = y if residual is None else y + residual
+    if g.activation is not None:
+        z = F.relu(z) if g.activation == _RELU else torch.clamp(z, *_clamp_ends(g.activation))
+    return z, mean, variance
 
 
 def _chunk_length(rows: Tensor) -> int:
@@ -150,7 +164,10 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The output, and mean and unbiased variance `(C,)` of what enters the BatchNorm layer."""
-        z, mean, variance = _Fused.apply(x, residual, self.weight, self.bias, self.geometry)
+        if torch.compiler.is_compiling():  # a compiler fuses by itself, given the formulas
+            z, mean, variance = _formulas(x, residual, self.weight, self.bias, self.geometry)
+        else:
+            z, mean, variance = _Fused.apply(x, residual, self.weight, self.bias, self.geometry)
         return z, (mean - self.shift) / self.scale, variance / self.scale.square()
 
 

@@ -72,6 +72,8 @@ _NEIGHBOURS = (
 
 def total_variation(images: Tensor) -> Tensor:
     """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbour, added up; mean over `(N, C, H, W)`."""
+    if torch.compiler.is_compiling():  # a compiler writes out a better gradient itself, given the formula
+        return torch.stack([image_norms(images[there] - images[here]).mean() for here, there in _NEIGHBOURS]).sum()
     return _TotalVariation.apply(images)
 
 
@@ -100,17 +102,19 @@ OBJECTIVES = (
 )
 
 
-def total_loss(forward_pass: Pass, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+def total_loss(forward_pass: Pass, weights: Mapping[str, float | Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """L_total and its unweighted parts by name.
 
-    weights: the values of alpha_tv, alpha_l2 and beta. A part whose weight is 0 is still reported, but costs no gradient.
+    weights: the values of alpha_tv, alpha_l2 and beta. A part whose weight is 0 is still reported, but costs no gradient; a tensor is
+    always taken for a weight that counts, as a compiled function must not depend on its value.
     """
     total = forward_pass.images.new_zeros(())
     parts: dict[str, Tensor] = {}
     for objective in OBJECTIVES:
         weight = 1.0 if objective.weight is None else weights[objective.weight]
-        with torch.set_grad_enabled(weight != 0):
+        counts = isinstance(weight, Tensor) or weight != 0
+        with torch.set_grad_enabled(counts):
             parts[objective.name] = objective.function(forward_pass)
-        if weight != 0:
+        if counts:
             total = total + weight * parts[objective.name]
     return total, {name: part.detach() for name, part in parts.items()}

@@ -19,8 +19,7 @@ from core.data.image_sets import ImageSet
 from core.errors import CoreError
 from core.files import whole
 from core.generation.augment import jitter_batch
-from core.generation.fusion import with_statistics
-from core.generation.losses import Pass, total_loss
+from core.generation.forward_pass import ForwardPass
 from core.generation.optimizers import make_optimizer, step_size_factor
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.reporting import Live, Reporter, Silent, Untouched
@@ -122,8 +121,11 @@ class Synthesis:
         self._agreeing = 0
         self._first: list[float] = []
         self._last: list[float] = []
-        self._with_statistics = with_statistics(self.network)
+        self._pass = ForwardPass(self.network)
         self._start_batch(0)
+        if config.compile:
+            self.reporter.stage(f"compiling the generation by {config.optimizer}", 0)
+            self._pass.compile(self.images, self.labels, self._values)
 
     @property
     def finished(self) -> bool:
@@ -184,9 +186,7 @@ class Synthesis:
 
         with torch.enable_grad():
             shifted = jitter_batch(self.images, self.config.max_shift, self.config.flip, self._noise)
-            logits, statistics = self._with_statistics(shifted)
-            layers = statistics.layer_losses()
-            loss, parts = total_loss(Pass(shifted, self.labels, logits, layers), self._values)
+            loss, parts, layers, logits = self._pass(shifted, self.labels, self._values)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         layer_values = layers.detach().tolist()
@@ -263,7 +263,14 @@ class Synthesis:
             "bns_loss_last": _mean(self._last),
             "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
             "layers": len(self.layer_names),
+            **self._compilation(),
         }
+
+    def _compilation(self) -> dict[str, Any]:
+        """What came of it, where it was asked for."""
+        if not self.config.compile:
+            return {}
+        return {"compile_seconds": self._pass.compile_seconds, "compile_failure": self._pass.compile_failure}
 
     def image_set(self) -> ImageSet:
         """All snapshots so far, as pixels, with a manifest that says how they were made."""

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import nn
+
+from core.generation.bn_statistics import collect_statistics
+from core.generation.forward_pass import ForwardPass
+from core.generation.losses import Pass, total_loss
+
+WEIGHTS = {"alpha_tv": 0.3, "alpha_l2": 0.02, "beta": 2.0}
+LABELS = torch.arange(6) % 4
+
+
+def images(count=6, seed=0):
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
+
+
+def plain(small, images, labels, weights):
+    with collect_statistics(small.network) as statistics:
+        logits = small.network(images)
+        layers = statistics.layer_losses()
+    return *total_loss(Pass(images, labels, logits, layers), weights), layers, logits
+
+
+def check_equal(outcome, expected, gradient, expected_gradient):
+    (total, parts, layers, logits), (total2, parts2, layers2, logits2) = outcome, expected
+    assert total.item() == pytest.approx(total2.item(), rel=1e-5)
+    assert {k: v.item() for k, v in parts.items()} == pytest.approx({k: v.item() for k, v in parts2.items()}, rel=1e-5)
+    assert torch.allclose(layers, layers2, rtol=1e-4)
+    assert torch.allclose(logits, logits2, atol=1e-5)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_is_the_network_with_hooks_and_the_losses(small, layout):
+    outcomes, gradients = [], []
+    for function in (ForwardPass(small.network), lambda *a: plain(small, *a)):
+        own = images()
+        outcome = function(own.contiguous(memory_format=layout), LABELS, WEIGHTS)
+        outcome[0].backward()
+        outcomes.append(outcome)
+        gradients.append(own.grad)
+    check_equal(*outcomes, *gradients)
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_within_rounding_whatever_is_turned(small):
+    compiled = ForwardPass(small.network)
+    compiled.compile(images(seed=1), LABELS, {"alpha_tv": 1.0, "alpha_l2": 1.0, "beta": 1.0})
+    if compiled.compile_failure:
+        pytest.skip(compiled.compile_failure)
+    assert compiled.compile_seconds > 0
+    for weights in (WEIGHTS, {"alpha_tv": 0.0, "alpha_l2": 0.0, "beta": 0.0}):
+        own, other = images(), images()
+        outcome, expected = compiled(own, LABELS, weights), plain(small, other, LABELS, weights)
+        outcome[0].backward()
+        expected[0].backward()
+        check_equal(outcome, expected, own.grad, other.grad)
+    # one translation, whatever the weights
+    torch._dynamo.config.error_on_recompile = True
+    try:
+        compiled(images(), LABELS, {"alpha_tv": 0.5, "alpha_l2": 0.1, "beta": 0.7})
+        compiled(images(4), LABELS[:4], WEIGHTS)  # another size goes without
+    finally:
+        torch._dynamo.config.error_on_recompile = False
+
+
+def test_without_a_compiler_it_goes_on_as_it_is(small, monkeypatch):
+    def no_compiler(function, **_options):
+        def fail(*_arguments):
+            raise RuntimeError("no C++ compiler was found\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    forward_pass = ForwardPass(small.network)
+    forward_pass.compile(images(), LABELS, WEIGHTS)
+    assert forward_pass.compile_failure == "no C++ compiler was found"
+    assert forward_pass.compile_seconds is None
+    own, other = images(), images()
+    outcome, expected = forward_pass(own, LABELS, WEIGHTS), plain(small, other, LABELS, WEIGHTS)
+    outcome[0].backward()
+    expected[0].backward()
+    check_equal(outcome, expected, own.grad, other.grad)
+
+
+def test_memory_that_runs_out_is_no_failure_of_the_compiler(small, monkeypatch):
+    def too_large(*_arguments):
+        raise RuntimeError("can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: too_large)
+    with pytest.raises(RuntimeError, match="allocate"):
+        ForwardPass(small.network).compile(images(), LABELS, WEIGHTS)
+
+
+class Untraceable(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 1e9 else x + 0)
+
+
+def test_a_network_that_cannot_be_traced_is_not_compiled():
+    forward_pass = ForwardPass(Untraceable(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval())
+    forward_pass.compile(images(), LABELS, WEIGHTS)
+    assert forward_pass.compile_failure == "the network cannot be traced"
