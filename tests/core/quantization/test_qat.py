@@ -288,6 +288,28 @@ def test_feature_loss_by_hand():
     assert feature_loss(student, teacher).item() == pytest.approx(0.375)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_feature_loss_and_its_gradient_against_torch(layout):
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(3, 4, 5, 6), (3, 8, 2, 2), (2, 1, 1, 1)]
+    student, teacher = ([torch.randn(shape, generator=generator).to(memory_format=layout) for shape in shapes] for _ in range(2))
+    teacher[2].zero_()  # nothing to be relative to
+    results = []
+    for dtype, ours in ((torch.float32, True), (torch.float64, False)):
+        leaves = [s.detach().clone().to(dtype).requires_grad_() for s in student]
+        targets = [t.to(dtype) for t in teacher]
+        if ours:
+            loss = feature_loss(leaves, targets)
+        else:
+            loss = sum((s - t).square().mean() / t.square().mean().clamp_min(1e-12) for s, t in zip(leaves, targets)) / len(shapes)
+        (3 * loss).backward()
+        results.append([loss.detach().float(), *(leaf.grad.float() for leaf in leaves)])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
+    leaf = student[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(feature_loss([leaf], [teacher[0]]), leaf)
+    assert gradient.stride() == leaf.stride()  # in the order in which the layers before it work
+
+
 def test_feature_loss_takes_part_with_its_weight(small, small_images):
     totals = {}
     for weight in (0.0, 2.0, 4.0):
