@@ -163,8 +163,8 @@ class QuantizationTraining:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         parameters = list(self.student.parameters())
         if self.config.training_optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=self.config.training_lr)
-        return torch.optim.SGD(parameters, lr=self.config.training_lr, momentum=0.9, nesterov=True)
+            return torch.optim.Adam(parameters, lr=self.config.training_lr, fused=True)
+        return torch.optim.SGD(parameters, lr=self.config.training_lr, momentum=0.9, nesterov=True, fused=True)
 
     def _next_batch(self) -> tuple[Tensor, Tensor]:
         """The next images of a random order without replacement, begun again when it is used up; the last of an order may be short."""

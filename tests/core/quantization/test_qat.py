@@ -122,6 +122,22 @@ def test_the_weight_scale_is_learned_by_lsq_only(small, small_images):
     assert moved == {"mse": False, "lsq": True}
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_fused_optimizer_takes_the_steps_of_the_plain_one(small, small_images, optimizer):
+    """Which it does only where gradients lie in memory as the weights do."""
+    fused, plain = (QuantizationTraining(small, small_images, config(training_optimizer=optimizer)) for _ in range(2))
+    for group in plain.optimizer.param_groups:
+        assert group["fused"]
+        group["fused"] = False
+    before = [parameter.detach().clone() for parameter in plain.student.parameters()]
+    for training in (fused, plain):
+        training.step()
+    for one, other, start in zip(fused.student.parameters(), plain.student.parameters(), before):
+        moved = (other - start).detach()
+        assert float(moved.abs().max()) > 0
+        torch.testing.assert_close((one - start).detach(), moved, rtol=1e-3, atol=1e-3 * float(moved.abs().max()))
+
+
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_same_seed_same_bits(small, small_images, method):
     first, second = (run(small, small_images, range=method).student.state_dict() for _ in range(2))
