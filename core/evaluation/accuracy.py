@@ -26,16 +26,18 @@ def evaluate(
     network: nn.Module,
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet,
-    batch_size: int = 256,
+    batch_size: int = 0,
     checkpoint: Callable[[], None] | None = None,
 ) -> Accuracy:
     """Top-1 accuracy of `network` on `evaluation_set`, normalised as `model` wants it; the network is put back as it was.
 
-    checkpoint: called between batches; may raise to end early. The standard error is sqrt(p (1 - p) / n).
-    Raises DataError for an empty set.
+    batch_size: 0 takes what suits the network's device. checkpoint: called between batches; may raise to end early.
+    The standard error is sqrt(p (1 - p) / n). Raises DataError for an empty set.
     """
     if not len(evaluation_set):
         raise DataError(f"{evaluation_set.description} is empty: allowed is at least one image")
+    # on the CPU tensors of larger batches leave the cache, and their memory is asked of the system again for every layer
+    batch_size = batch_size or (64 if model.device.type == "cpu" else 256)
     # each module's own mode: a network may be in training with its BatchNorm layers frozen
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

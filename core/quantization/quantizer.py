@@ -46,31 +46,36 @@ def dequantize(integers: Tensor, scaling: Tensor, offset: Tensor) -> Tensor:
     return (integers + offset) / scaling
 
 
-class LearnedStep(torch.autograd.Function):
-    """Quantize-dequantize with a straight-through gradient to the values and LSQ's gradient to the scale.
+class FakeQuantize(torch.autograd.Function):
+    """Quantize-dequantize with a straight-through gradient to the values and, where it is learned, LSQ's gradient to the scale.
 
     With v = x / scale + zero point and q = clamp(round(v)):  y = (q - zero point) scale,  dy/dx = 1 inside the range and 0 outside,
     dy/dscale = round(v) - v inside, q - zero point outside (Esser et al., ICLR 2020, eq. 3), times `gradient_scale`.
 
     x: any shape; scale, zero_point: broadcastable to it, zero_point whole numbers; not differentiable in zero_point.
+
+    Memory is what this costs, so each way makes one tensor of the size of x and works in place. Only x and y are kept, which the
+    operations before and after keep as well: (q - zero point) = y / scale, v - zero point = x / scale.
     """
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, lowest, highest, gradient_scale):  # type: ignore[override]
-        position = torch.div(x, scale).add_(zero_point)
-        level = position.round().clamp_(lowest, highest).sub_(zero_point)
-        ctx.save_for_backward(position, level, scale, zero_point)
+        y = torch.div(x, scale).add_(zero_point).round_().clamp_(lowest, highest).sub_(zero_point).mul_(scale)
+        ctx.save_for_backward(x, y if ctx.needs_input_grad[1] else None, scale, zero_point)
         ctx.range, ctx.gradient_scale = (lowest, highest), gradient_scale
-        return level * scale
+        return y
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        position, level, scale, zero_point = ctx.saved_tensors
+        x, y, scale, zero_point = ctx.saved_tensors
         lowest, highest = ctx.range
+        position = torch.div(x, scale).add_(zero_point)
         # zero where the rounded position lies beyond the last level; hardtanh's gradient is that mask in one pass
-        grad_x = torch.ops.aten.hardtanh_backward(grad, position, lowest - 0.5, highest + 0.5)
-        grad_scale = (grad * level).addcmul_(grad_x, position - zero_point, value=-1)
-        return grad_x, grad_scale.sum_to_size(scale.shape) * ctx.gradient_scale, None, None, None, None
+        grad_x = torch.ops.aten.hardtanh_backward.grad_input(grad, position, lowest - 0.5, highest + 0.5, grad_input=position)
+        if y is None:
+            return grad_x, None, None, None, None, None
+        grad_scale = (grad * y).addcmul_(grad_x, x, value=-1).sum_to_size(scale.shape) / scale
+        return grad_x, grad_scale * ctx.gradient_scale, None, None, None, None
 
 
 class Quantizer(nn.Module):
@@ -138,13 +143,9 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self._ready:
             return x
-        if self.learned:
-            scale, zero_point = self.scale, self.zero_point
-            count = x.numel() if self.channels is None else x.numel() // self.channels
-            if self.channels is not None:
-                scale, zero_point = (value.view(-1, *[1] * (x.ndim - 1)) for value in (scale, zero_point))
-            gradient_scale = (count * self.highest) ** -0.5  # LSQ, section 2.2
-            return LearnedStep.apply(x, scale, zero_point, self.lowest, self.highest, gradient_scale)
-        if self.channels is None:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point.int(), self.lowest, self.highest)
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point.int(), 0, self.lowest, self.highest)
+        scale, zero_point = self.scale, self.zero_point
+        count = x.numel() if self.channels is None else x.numel() // self.channels
+        if self.channels is not None:
+            scale, zero_point = (value.view(-1, *[1] * (x.ndim - 1)) for value in (scale, zero_point))
+        gradient_scale = (count * self.highest) ** -0.5  # LSQ, section 2.2
+        return FakeQuantize.apply(x, scale, zero_point, self.lowest, self.highest, gradient_scale)

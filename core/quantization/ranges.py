@@ -42,6 +42,8 @@ class RangeMethod(ABC):
 
     def _ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
         if self.channels is None:
+            if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+                values = values.permute(0, 2, 3, 1)  # in the order of memory, or torch would copy it first
             return torch.aminmax(values)
         return torch.aminmax(values.flatten(1), dim=1)
 

@@ -41,6 +41,19 @@ def test_batch_size_does_not_matter(small, small_images):
     assert evaluate(small.network, small, images, batch_size=7) == evaluate(small.network, small, images, batch_size=64)
 
 
+def test_batches_that_suit_the_cpu(small):
+    sizes = []
+
+    class Counts(ByRed):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    images = EvaluationSet(torch.zeros(150, 3, 8, 8, dtype=torch.uint8), [0] * 150, "black", 8)
+    assert evaluate(Counts(), small, images).images == 150
+    assert sizes == [64, 64, 22]
+
+
 def test_empty_set(small):
     with pytest.raises(DataError, match="nothing is empty"):
         evaluate(ByRed(), small, EvaluationSet(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), [], "nothing", 8))

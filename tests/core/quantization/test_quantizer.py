@@ -3,7 +3,7 @@ import torch
 
 from core.config import QuantizationConfig
 from core.errors import ConfigError
-from core.quantization.quantizer import LearnedStep, Quantizer, affine_parameters, dequantize, integer_range, quantize
+from core.quantization.quantizer import FakeQuantize, Quantizer, affine_parameters, dequantize, integer_range, quantize
 
 BITS = range(2, 9)
 
@@ -161,7 +161,7 @@ def test_gradients_equal_torch_learnable_per_tensor(bits):
         x, scale = values.clone().requires_grad_(), torch.tensor([0.3], requires_grad=True)
         offset = torch.tensor([float(zero_point)], requires_grad=not ours)
         if ours:
-            y = LearnedStep.apply(x, scale, offset, lowest, highest, 0.25)
+            y = FakeQuantize.apply(x, scale, offset, lowest, highest, 0.25)
         else:
             y = torch._fake_quantize_learnable_per_tensor_affine(x, scale, offset, lowest, highest, 0.25)
         (y * weights).sum().backward()
@@ -203,7 +203,7 @@ def test_scale_gradient_is_that_of_the_surrogate():
     numeric = (surrogate(s + 1e-6) - surrogate(s - 1e-6)) / 2e-6
     scale = torch.tensor(s, dtype=torch.double, requires_grad=True)
     offset = torch.tensor(float(zero_point), dtype=torch.double)
-    y = LearnedStep.apply(x, scale, offset, lowest, highest, 1.0)
+    y = FakeQuantize.apply(x, scale, offset, lowest, highest, 1.0)
     torch.testing.assert_close(y.detach(), surrogate(s))
     for i in range(0, len(x), 10):
         (gradient,) = torch.autograd.grad(y[i], scale, retain_graph=True)
@@ -217,3 +217,44 @@ def test_straight_through(learned):
     x = tensor(-4, -1.3, -0.9, 0, 0.1, 1.26, 2.4, 2.8, 7).requires_grad_()
     quantizer(x).sum().backward()
     assert x.grad.tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("channels", [None, 6])
+def test_value_and_gradients_against_the_formula(channels, learned):
+    """In double precision, apart from `FakeQuantize`; channels-last, and with an upstream gradient in another memory format."""
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(6, 5, 4, 3, generator=generator).contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn(6, 5, 4, 3, generator=generator)
+    quantizer = Quantizer(3, channels, learned)
+    shape = () if channels is None else (channels,)
+    quantizer.set_range(-0.5 - torch.rand(shape, generator=generator), 0.5 + torch.rand(shape, generator=generator))
+    leaf = x.clone().requires_grad_()
+    y = quantizer(leaf)
+    (y * upstream).sum().backward()
+    assert y.stride() == leaf.stride() == leaf.grad.stride()
+    assert torch.equal(leaf.detach(), x)
+
+    broadcast = (channels, 1, 1, 1) if channels else ()
+    scale, zero_point = (value.detach().double().view(broadcast) for value in (quantizer.scale, quantizer.zero_point))
+    position = x.double() / scale + zero_point
+    inside = (position.round() >= -4) & (position.round() <= 3)
+    level = position.round().clamp(-4, 3) - zero_point
+    torch.testing.assert_close(y.detach().double(), level * scale, rtol=1e-6, atol=1e-7)
+    assert torch.equal(leaf.grad, torch.where(inside, upstream, 0.0))
+    assert 0 < int(inside.sum()) < inside.numel()
+    if learned:
+        towards_scale = torch.where(inside, position.round() - position, level) * upstream
+        total = towards_scale.sum() if channels is None else towards_scale.flatten(1).sum(1)
+        gradient_scale = (x.numel() / (channels or 1) * 3) ** -0.5
+        expected = total * gradient_scale * scale.view(shape)  # the scale is trained as its logarithm
+        torch.testing.assert_close(quantizer.log_scale.grad.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_is_no_number_stays_so(learned):
+    quantizer = Quantizer(4, learned=learned)
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.0))
+    y = quantizer(tensor(float("nan"), float("inf"), -float("inf"))).detach()
+    assert y[0].isnan()
+    assert (float(y[1]), float(y[2])) == pytest.approx((2.0, -1.0))

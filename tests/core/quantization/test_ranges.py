@@ -163,3 +163,12 @@ def test_state_before_anything_was_observed(method):
     other.observe(torch.tensor([-1.0, 2.0]))
     other.load_state(one.state())
     assert torch.isfinite(torch.stack(other.range())).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_minmax_of_an_activation_in_any_memory_format(layout):
+    values = torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
+    for seen in (values, values[:, 1:], values[..., ::2]):
+        method = MinMax(4, None)
+        method.observe(seen)
+        assert [float(end) for end in method.range()] == [float(seen.min()), float(seen.max())]
