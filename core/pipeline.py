@@ -13,7 +13,7 @@ from typing import Any
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
-from core.data.image_sets import ImageSet, load_image_set, save_image_set
+from core.data.image_sets import ImageSet, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
 from core.errors import RunStopped
 from core.evaluation.accuracy import Accuracy, evaluate
@@ -130,12 +130,12 @@ class _Execution:
     def _generate(self) -> list[str]:
         configs = [self.config.generation_for(name) for name in self.config.optimizers]
         snapshots = self.checkpoints.folder / SNAPSHOTS
-        sets = generate(self.prepared.model, configs, self.reporter, self.live, self.checkpoints, snapshots)
-        for lane, image_set in sets.items():
-            target = self.folder / layout.IMAGES / lane
+        lanes = generate(self.prepared.model, configs, self.reporter, self.live, self.checkpoints, snapshots)
+        for lane in lanes:
+            target = self.folder / layout.IMAGES / lane.lane
             target.mkdir(parents=True, exist_ok=True)
-            save_image_set(image_set, target)
-        return list(sets)
+            lane.save(target)
+        return [lane.lane for lane in lanes]
 
     def _diversity(self, lane: str, image_set: ImageSet) -> dict[str, Any]:
         assert self.prepared.encoder is not None
@@ -183,8 +183,8 @@ def generate(
     live: Live,
     checkpoints: Checkpoints | None = None,
     folder: Path | None = None,
-) -> dict[str, ImageSet]:
-    """All lanes in step: each in turn does one iteration, so that whoever watches sees them at the same one. Lane -> images.
+) -> list[Synthesis]:
+    """All lanes in step: each in turn does one iteration, so that whoever watches sees them at the same one.
 
     checkpoints, folder: where the state is saved and found, and where the images are kept until all are made.
     """
@@ -202,7 +202,7 @@ def generate(
             for lane in lanes:
                 if not lane.finished:
                     lane.step()
-        return {lane.lane: lane.image_set() for lane in lanes}
+        return lanes
 
 
 def _between_steps(live: Live, checkpoints: Checkpoints | None, part: str, state: Callable[[], Mapping[str, Any]]) -> None:

@@ -1,10 +1,11 @@
 """Sets of synthetic images on disk: a folder with `images.safetensors` and `manifest.json`, written whole or not at all."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -44,9 +45,30 @@ class ImageSet:
 
 def save_image_set(image_set: ImageSet, folder: Path) -> None:
     """Writes the two files into `folder`, which must exist; the manifest last, so that its presence says the set is whole."""
-    with whole(folder / IMAGES_FILE) as partial:
-        save_file({"images": image_set.images.contiguous(), "labels": image_set.labels.contiguous()}, partial)
-    write_json(folder / MANIFEST, image_set.manifest)
+    write_image_set(folder, image_set.labels, image_set.images.shape[1:], [image_set.images], image_set.manifest)
+
+
+def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: Iterable[Tensor], manifest: Mapping[str, Any]) -> None:
+    """`save_image_set` for images that come one part after the other, so that a set may be larger than memory.
+
+    labels: int64 `(N,)`. shape: `(3, H, W)`. parts: uint8 `(n, 3, H, W)`, N images in all, on the CPU. Safetensors has no way to write
+    part by part; the file is its format (a length, a JSON header padded to 8 bytes, the tensors end to end) and the same to the byte.
+    """
+    ends = (8 * len(labels), 8 * len(labels) + len(labels) * math.prod(shape))
+    header = json.dumps(
+        {
+            "labels": {"dtype": "I64", "shape": [len(labels)], "data_offsets": [0, ends[0]]},
+            "images": {"dtype": "U8", "shape": [len(labels), *shape], "data_offsets": list(ends)},
+        },
+        separators=(",", ":"),
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with whole(folder / IMAGES_FILE) as partial, partial.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(labels.numpy().astype("<i8").tobytes())
+        for part in parts:
+            file.write(part.contiguous().numpy().tobytes())
+    write_json(folder / MANIFEST, manifest)
 
 
 def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:

@@ -12,7 +12,7 @@ from core.evaluation.encoder import Encoder
 
 HISTOGRAM_BINS = 60
 MATRIX_IMAGES = 200  # side of the matrix that is kept to be looked at
-_BLOCK = 2048  # rows of the similarity matrix that are in memory at once
+_ENTRIES = 1 << 23  # of the similarity matrix that are in memory at once: 32 MB, however many images there are
 
 
 def mean_similarity(embeddings: Tensor) -> float:
@@ -41,11 +41,14 @@ def within_class_similarity(embeddings: Tensor, labels: Tensor) -> float | None:
 def similarity_histogram(embeddings: Tensor) -> dict[str, list[float]]:
     """Share of pairs in each of HISTOGRAM_BINS equal bins over [-1, 1]: {"edges": bins + 1 values, "share": bins values}."""
     counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64)
-    for start in range(0, len(embeddings), _BLOCK):
-        block = embeddings[start : start + _BLOCK] @ embeddings.T
-        # each pair once: entries right of the diagonal
-        upper = torch.triu(torch.ones_like(block, dtype=torch.bool), diagonal=start + 1)
-        counts += torch.histc(block[upper].clamp(-1, 1), bins=HISTOGRAM_BINS, min=-1, max=1).double()
+    rows = max(1, _ENTRIES // max(1, len(embeddings)))
+    for start in range(0, len(embeddings), rows):
+        block = (embeddings[start : start + rows] @ embeddings[start:].T).clamp_(-1, 1)
+        # each pair once: entries right of the diagonal, which the first square of the block holds
+        square = block[:, : len(block)]
+        above = torch.triu_indices(*square.shape, offset=1, device=block.device)
+        for part in (square[above[0], above[1]], block[:, len(block) :]):
+            counts += torch.histc(part, bins=HISTOGRAM_BINS, min=-1, max=1).double().cpu()
     edges = torch.linspace(-1, 1, HISTOGRAM_BINS + 1).tolist()
     return {"edges": [round(edge, 6) for edge in edges], "share": (counts / counts.sum().clamp_min(1)).tolist()}
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.config import LIVE_KNOBS, GenerationConfig
-from core.data.image_sets import ImageSet
+from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError
 from core.files import whole
 from core.generation.augment import jitter_batch
@@ -275,9 +275,16 @@ class Synthesis:
     def image_set(self) -> ImageSet:
         """All snapshots so far, as pixels, with a manifest that says how they were made."""
         saved = list(self._saved)
-        images = torch.cat([pixels for pixels, _ in saved])
-        labels = torch.cat([labels for _, labels in saved])
-        manifest = {
+        return ImageSet(torch.cat([pixels for pixels, _ in saved]), torch.cat([labels for _, labels in saved]), self.manifest())
+
+    def save(self, folder: Path) -> None:
+        """`image_set` as files in `folder`, which must exist, in the memory of one batch."""
+        labels = torch.cat([labels for _, labels in self._saved])
+        write_image_set(folder, labels, self.images.shape[1:], (pixels for pixels, _ in self._saved), self.manifest())
+
+    def manifest(self) -> dict[str, Any]:
+        """How the images were made."""
+        return {
             "made_by": "data-free generation from BatchNorm statistics",
             "model": self.model.spec.name,
             "classes": list(self.model.spec.classes),
@@ -285,7 +292,6 @@ class Synthesis:
             "changes": self.changes,
             "summary": self.summary(),
         }
-        return ImageSet(images, labels, manifest)
 
 
 def _mean(values: list[float]) -> float | None:

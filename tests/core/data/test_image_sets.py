@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from core.data.image_sets import ImageSet, check_free, load_image_set, save_image_set, whole_or_nothing
+from core.data.image_sets import ImageSet, check_free, load_image_set, save_image_set, whole_or_nothing, write_image_set
 from core.errors import DataError
 from core.models.registry import ModelSpec
 
@@ -185,16 +186,16 @@ def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path):
         check_free(tmp_path / "file" / "set")
 
 
-def test_manifest_is_written_last(tmp_path, monkeypatch):
-    """Where the manifest is, the set is whole: a write that fails half way leaves none."""
+def test_manifest_is_written_last(tmp_path):
+    """Where the manifest is, the set is whole: a write that fails half way leaves nothing."""
 
-    def fails(*_args, **_kwargs):
+    def fails():
+        yield some_images().images[:2]
         raise OSError("disk full")
 
-    monkeypatch.setattr("core.data.image_sets.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
-        save_image_set(some_images(), tmp_path)
-    assert not (tmp_path / "manifest.json").exists()
+        write_image_set(tmp_path, some_images().labels, (3, 8, 8), fails(), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_manifest_is_plain_json(tmp_path):
@@ -234,3 +235,31 @@ def test_labels_of_real_images_are_those_of_the_network(tmp_path):
     assert load_image_set(tmp_path, spec).labels.tolist() == [2, 0]
     with pytest.raises(DataError, match="'cat'.*allowed are folders named"):
         load_image_set(tmp_path, ModelSpec("other", "any", ("a", "b", "c"), 8, (0.5,) * 3, (0.5,) * 3, ""))
+
+
+def test_part_by_part_is_the_same_file_as_safetensors_writes(tmp_path, small_images):
+    (tmp_path / "set").mkdir()
+    parts = small_images.images.split(5)
+    write_image_set(tmp_path / "set", small_images.labels, (3, 8, 8), parts, {"made": "here"})
+    save_file({"images": small_images.images, "labels": small_images.labels}, tmp_path / "expected.safetensors")
+    assert (tmp_path / "set" / "images.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+    loaded = load_image_set(tmp_path / "set")
+    assert torch.equal(loaded.images, small_images.images)
+    assert torch.equal(loaded.labels, small_images.labels)
+    assert loaded.manifest == {"made": "here"}
+
+
+def test_parts_are_taken_one_at_a_time(tmp_path):
+    """Only the last one is kept while the next one is made, so that a set may be larger than memory."""
+    alive = []
+
+    def parts():
+        for value in range(3):
+            assert sum(reference() is not None for reference in alive) <= 1
+            part = torch.full((2, 3, 4, 4), value, dtype=torch.uint8)
+            alive.append(weakref.ref(part))
+            yield part
+            part = None
+
+    write_image_set(tmp_path, torch.arange(6), (3, 4, 4), parts(), {})
+    assert load_image_set(tmp_path).images[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]

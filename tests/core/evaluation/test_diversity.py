@@ -51,9 +51,9 @@ def test_within_class_similarity_is_the_mean_over_pairs_of_a_class():
     assert within_class_similarity(embeddings, torch.arange(23)) is None
 
 
-@pytest.mark.parametrize("block", [2048, 7])
-def test_histogram_equals_numpys(monkeypatch, block):
-    monkeypatch.setattr(diversity, "_BLOCK", block)
+@pytest.mark.parametrize("entries", [1 << 23, 7 * 31, 1])
+def test_histogram_equals_numpys(monkeypatch, entries):
+    monkeypatch.setattr(diversity, "_ENTRIES", entries)
     embeddings = unit_vectors(31)
     histogram = similarity_histogram(embeddings)
     counts, edges = np.histogram(pair_cosines(embeddings), bins=HISTOGRAM_BINS, range=(-1, 1))

@@ -26,7 +26,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import core.data.image_sets
 import core.generation.synthesis
 import core.pipeline
 import core.quantization.checkpoint
@@ -117,7 +116,7 @@ class Faults:
         monkeypatch.setattr(os, "fsync", self._sync)
         monkeypatch.setattr(os, "open", wrapped("open", os.open))
         monkeypatch.setattr(io, "open", self._open(io.open))
-        for module in (core.generation.synthesis, core.data.image_sets, core.quantization.checkpoint):
+        for module in (core.generation.synthesis, core.quantization.checkpoint):
             monkeypatch.setattr(module, "save_file", self._save_file(module.save_file))
         monkeypatch.setattr(core.runs.store.sqlite3, "connect", self._connect(sqlite3.connect))
 

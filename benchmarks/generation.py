@@ -1,0 +1,134 @@
+"""What an iteration of the generation costs, against the network alone and against others: `python benchmarks/generation.py`.
+
+One batch of the embedded ResNet-20, one core unless --threads says otherwise. In turns, median of the ratios within a round:
+
+    network      forward and gradient with respect to the images, nothing else
+    mi-fgsm, adam    a step of ours with everything: shift, all losses, statistics of every layer, optimizer, clamp, records
+    compiled     the same, mi-fgsm, by torch.compile
+    DeepInversion, IntraQ, ZeroQ    their loops written anew (benchmarks/peers), with the gradients of the weights that theirs compute;
+                 "frozen": without these, a kindness that theirs do not have
+
+--mct PYTHON also runs benchmarks/peers/mct.py with that interpreter, right before and after. Also how time and memory grow with the
+number of images. Prints one JSON object and writes benchmarks/results/generation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.machine import against, in_turns, write
+from benchmarks.peers.deepinversion import DeepInversion
+from benchmarks.peers.intraq import IntraQ
+from benchmarks.peers.zeroq import ZeroQ
+from core.config import GenerationConfig
+from core.generation.synthesis import Synthesis
+from core.models.full_precision import load_model
+
+ROOT = Path(__file__).parents[1]
+BATCH = 128
+PEERS = (DeepInversion, IntraQ, ZeroQ)
+
+
+def measure(threads: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds and ratios of one iteration of each."""
+    torch.set_num_threads(threads)
+    model = load_model("resnet20_cifar10", "cpu")
+    config = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4, device="cpu")
+    lanes = {
+        "mi-fgsm": Synthesis(model, config),
+        "adam": Synthesis(model, GenerationConfig(**{**config.to_dict(), "optimizer": "adam"})),
+        "compiled": Synthesis(model, GenerationConfig(**{**config.to_dict(), "compile": True})),
+    }
+    compilation = {key: lanes["compiled"].summary()[key] for key in ("compile_seconds", "compile_failure")}
+    images, labels = (
+        lanes["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
+        lanes["mi-fgsm"].labels,
+    )
+
+    def network() -> None:
+        torch.autograd.grad(F.cross_entropy(model.network(images), labels), images)
+
+    peers = {peer.__name__: peer(model, labels, images) for peer in PEERS}
+    frozen = {f"{peer.__name__}, frozen": peer(model, labels, images, freeze=True) for peer in PEERS}
+    functions = {"network": network, **{name: thing.step for name, thing in {**lanes, **peers, **frozen}.items()}}
+    taken = in_turns(functions, rounds)
+    table = against(taken, "network")
+    return {
+        "threads": torch.get_num_threads(),
+        "batch": BATCH,
+        "rounds": rounds,
+        "iteration": table,
+        "times_as_fast": {
+            name: {form: round(table[name]["ratio"] / table[form]["ratio"], 2) for form in ("mi-fgsm", "compiled")}
+            for name in (*peers, *frozen)
+        },
+        **compilation,
+    }
+
+
+def toolkit(python: str, threads: int) -> dict[str, Any]:
+    """What peers/mct.py prints, run by an interpreter that has the toolkit."""
+    command = [python, str(ROOT / "benchmarks/peers/mct.py"), "--threads", str(threads), "--batch", str(BATCH), "--iterations", "13"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def growth(threads: int) -> list[dict[str, float]]:
+    """Seconds an image and iteration, and peak memory of `python -m core generate`, for more and more images."""
+    rows = []
+    for images in (512, 2048, 8192):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "core", "generate", "--images", str(images), "--iterations", "2", "--snapshots", "1"]
+            command += ["--threads", str(threads), "--runs", folder, "--json"]
+            done = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            assert done.stdout is not None
+            result = json.loads(done.stdout.read())
+            _, _, usage = _wait(done)
+        rows.append(
+            {
+                "images": images,
+                "microseconds_an_image_and_iteration": round(1e6 * result["seconds"] / result["image_iterations"], 1),
+                "peak_megabytes": round(usage.ru_maxrss / 1024, 1),
+            }
+        )
+    return rows
+
+
+def _wait(process: subprocess.Popen) -> tuple[int, int, resource.struct_rusage]:
+    return os.wait4(process.pid, 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--mct", metavar="PYTHON", help="interpreter of an environment with model-compression-toolkit")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    before = toolkit(options.mct, options.threads) if options.mct else None
+    measured = measure(options.threads, options.rounds)
+    if before is not None:
+        after = toolkit(options.mct, options.threads)
+        fastest = min(before["seconds_per_iteration"], after["seconds_per_iteration"])
+        measured["model-compression-toolkit"] = {
+            "milliseconds": [round(1e3 * run["seconds_per_iteration"], 1) for run in (before, after)],
+            "times_as_fast": round(1e3 * fastest / measured["iteration"]["mi-fgsm"]["milliseconds"], 2),
+            "versions": before["versions"],
+        }
+    measured["growth"] = growth(options.threads)
+    measured["seconds"] = round(time.perf_counter() - began, 1)
+    write("generation", measured)
+    print(json.dumps(measured, indent=1))

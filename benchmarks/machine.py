@@ -1,0 +1,70 @@
+"""What a figure was measured on, and how a benchmark leaves it: one JSON file a benchmark in benchmarks/results."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "numpy", "open-clip-torch", "pytorchcv")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, versions and date."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    )
+    return names[0] if names else platform.processor()
+
+
+def write(name: str, measured: Mapping[str, Any]) -> Path:
+    """benchmarks/results/NAME.json with the machine it was measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **measured}, indent=1) + "\n")
+    return path
+
+
+def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of each function in each of `rounds` rounds, every function once a round, so that all meet the same machine."""
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds + warm_up):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if number >= warm_up:
+                taken[name].append(time.perf_counter() - began)
+    return taken
+
+
+def against(taken: Mapping[str, list[float]], base: str) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each, and the median over rounds of its ratio to `base` in the same round."""
+    return {
+        name: {
+            "milliseconds": round(1e3 * statistics.median(seconds), 1),
+            "ratio": round(statistics.median(own / other for own, other in zip(seconds, taken[base])), 3),
+        }
+        for name, seconds in taken.items()
+    }
