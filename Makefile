@@ -1,16 +1,23 @@
 # make run     the dashboard on http://127.0.0.1:8501
 # make test    everything, with a real browser
+# make bench   speed and accuracy of the engine, into benchmarks/results
 # make style   format; make check: lint and types
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test style check browser
+.PHONY: run test bench style check browser
 
 run: .venv/installed
 	$(BIN)/streamlit run
 
 test: .venv/installed-dev browser
 	$(BIN)/python -m pytest -q
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/qat.py
+	$(BIN)/python benchmarks/diversity.py
+	$(BIN)/python benchmarks/frontier.py
 
 style: .venv/installed-dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """What quantization costs against full precision: `python benchmarks/qat.py --threads 1 --seconds 60`.
 
-Of the embedded resnet20_cifar10 at W4A4, on the CPU. Prints one JSON object:
+Of the embedded resnet20_cifar10 at W4A4, on the CPU. Prints one JSON object and writes benchmarks/results/qat.json:
 
 - `quick` and `paper`: a training step (the settings of the preset, batches of 64) over what cannot be spared, which is a float32 training
   step of the same network with the same optimizer on a batch that lies ready, BatchNorm as in evaluation, and the teacher's forward pass.
@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.machine import write
 from core.config import QuantizationConfig, preset
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet, embedded_images
@@ -142,7 +143,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--seconds", type=float, default=60.0, help="about how long to measure (default 60)")
     arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.threads, arguments.seconds), indent=2))
+    measured = measure(arguments.threads, arguments.seconds)
+    write("qat", measured)
+    print(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

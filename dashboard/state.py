@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -31,7 +32,19 @@ PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 @st.cache_resource(show_spinner=False)
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
+    _collect_garbage_often()
     return RunManager(RunStore(), isolated=True)
+
+
+def _collect_garbage_often() -> None:
+    """Puts all that was imported out of the garbage collector's sight.
+
+    Figures and messages of a refresh hold each other in circles. Python looks for such old circles only when as much as a quarter of all
+    that lives is new, and beside half a million objects of libraries that is tens of megabytes. Without those each look is short.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # counts what lives anew
 
 
 def give_way() -> None:
