@@ -46,7 +46,7 @@ def similarity_histogram(embeddings: Tensor) -> dict[str, list[float]]:
         block = (embeddings[start : start + rows] @ embeddings[start:].T).clamp_(-1, 1)
         # each pair once: entries right of the diagonal, which the first square of the block holds
         square = block[:, : len(block)]
-        above = torch.triu_indices(*square.shape, offset=1, device=block.device)
+        above = torch.triu_indices(len(square), len(square), 1, device=block.device)
         for part in (square[above[0], above[1]], block[:, len(block) :]):
             counts += torch.histc(part, bins=HISTOGRAM_BINS, min=-1, max=1).double().cpu()
     edges = torch.linspace(-1, 1, HISTOGRAM_BINS + 1).tolist()

@@ -84,6 +84,8 @@ def l2_norm(images: Tensor) -> Tensor:
 
 def image_norms(images: Tensor) -> Tensor:
     """l2 norm of each image `(N,)`; the gradient at an image of zeros is zero, where that of the plain norm is undefined."""
+    if not torch.compiler.is_compiling():  # of which the formula makes faster code
+        return torch.linalg.vector_norm(images, dim=(1, 2, 3))
     squares = images.square().flatten(1).sum(dim=1)
     return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
 
