@@ -29,7 +29,7 @@ from core.generation.bn_statistics import (
 )
 from core.models.full_precision import batch_norm_layers
 
-CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds
+CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; for each thread
 _SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
 _RELU = (0.0, float("inf"))
 _ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
@@ -125,8 +125,8 @@ def _formulas(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, 
 
 
 def _chunk_length(rows: Tensor) -> int:
-    """Rows that are worked on together: what a processor's cache holds; all where there is no such processor."""
-    return max(1, CHUNK // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+    """Rows that are worked on together: what the caches of the processor's cores hold; all where there is no such processor."""
+    return max(1, CHUNK * torch.get_num_threads() // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
 
 
 def _clamp_ends(activation: tuple[float, float]) -> tuple[float, float | None]:
