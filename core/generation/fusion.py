@@ -33,6 +33,7 @@ CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; f
 _SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
 _RELU = (0.0, float("inf"))
 _ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
+_WRITING = {"iadd", "isub", "imul", "itruediv"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 
@@ -262,6 +263,7 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
             call = graph.call_module(name, arguments)
             output, mean, variance = (graph.call_function(operator.getitem, (call, i)) for i in range(3))
         after.replace_all_uses_with(output)
+        _keep_from_changes(graph, output, modules)
         order.append(numbers[id(layer)])
         means.append(mean)
         variances.append(variance)
@@ -272,6 +274,24 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced, order
+
+
+def _keep_from_changes(graph: fx.Graph, output: fx.Node, modules: dict[Any, nn.Module]) -> None:
+    """Who would write into the output gets a copy, as it is part of what the way back needs."""
+    for user in list(output.users):
+        module = modules.get(user.target) if user.op == "call_module" else None
+        method = user.target if user.op == "call_method" else ""
+        writes = (
+            getattr(module, "inplace", False)
+            or user.kwargs.get("inplace", False)
+            or str(method).endswith("_")
+            or (user.op == "call_function" and str(getattr(user.target, "__name__", "")).rstrip("_") in _WRITING)
+            or (user.op == "call_function" and True in user.args)
+        )
+        if writes:
+            with graph.inserting_before(user):
+                copy = graph.call_method("clone", (output,))
+            user.replace_input_with(output, copy)
 
 
 def _can_fold(before: Any, layer: nn.BatchNorm2d, modules: dict[Any, nn.Module]) -> bool:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from pytorchcv.model_provider import get_model
 from torch import nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import mobilenet_v2, mobilenet_v3_small
 
 from core.errors import ModelError
 from core.generation import fusion
@@ -92,6 +92,10 @@ NETWORKS = {
     "relu6 and groups": lambda: Block(nn.ReLU6(), groups=3, bias=True),
     "no activation": lambda: Block(nn.Identity()),
     "hardswish": lambda: Block(nn.Hardswish()),
+    "hardswish in place": lambda: Block(nn.Hardswish(inplace=True)),
+    "silu in place, by function": lambda: Block(partial(F.silu, inplace=True)),
+    "method in place": lambda: Block(lambda x: x.sigmoid_()),
+    "product in place": lambda: Block(lambda x: x.mul_(0.5).add_(1.0)),
     "projected": Projected,
     "batch norm first": BatchNormFirst,
     "shared": Shared,
@@ -126,8 +130,9 @@ def test_fused_is_the_network_with_hooks(name, chunk, monkeypatch):
     [
         *(partial(get_model, f"{name}_cifar10") for name in ("resnet20", "preresnet20", "sepreresnet20", "densenet40_k12_bc")),
         partial(mobilenet_v2, num_classes=10, width_mult=0.25),
+        partial(mobilenet_v3_small, num_classes=10),
     ],
-    ids=lambda build: str((build.args or ("mobilenet_v2",))[0]),
+    ids=lambda build: str((build.args or (build.func.__name__,))[0]),
 )
 def test_fused_is_the_network_with_hooks_for_real_architectures(build):
     torch.manual_seed(0)
