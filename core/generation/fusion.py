@@ -328,7 +328,7 @@ def _behind(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tupl
     activation_node = _only_user(addition)
     activation = _activation(activation_node, modules)
     # of two BatchNorm layers that are added up the later one takes the addition, when the other is there
-    if activation is None or not isinstance(other, fx.Node) or other is node or _comes_after(other, node):
+    if activation is None or not isinstance(other, fx.Node) or other is node or node < other:
         return node, None, None
     assert activation_node is not None
     return activation_node, activation, other
@@ -336,10 +336,6 @@ def _behind(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tupl
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _comes_after(node: fx.Node, other: fx.Node) -> bool:
-    return other < node
 
 
 def _activation(node: fx.Node | None, modules: dict[Any, nn.Module]) -> tuple[float, float] | None:
