@@ -10,7 +10,7 @@ from torchvision.models import mobilenet_v2, mobilenet_v3_small
 
 from core.errors import ModelError
 from core.generation import fusion
-from core.generation.fusion import FusedConvolution, FusedNetwork, HookedNetwork, with_statistics
+from core.generation.fusion import FusedConvolution, FusedNetwork, HookedNetwork, channel_sums, with_statistics
 from core.models.full_precision import batch_norm_layers
 
 
@@ -215,3 +215,12 @@ def test_the_way_back_can_be_gone_once():
 def test_refuses_a_network_without_batch_norm():
     with pytest.raises(ModelError, match="no BatchNorm layer"):
         with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+
+
+@pytest.mark.parametrize("chunk", [64, fusion.CHUNK])
+def test_channel_sums_and_their_gradient(chunk, monkeypatch):
+    monkeypatch.setattr(fusion, "CHUNK", chunk)
+    y = noise(6, 5, 4, 3).contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    assert torch.allclose(channel_sums(y), torch.stack([y.sum(dim=(0, 2, 3)), (y * y).sum(dim=(0, 2, 3))]))
+    assert torch.autograd.gradcheck(channel_sums, (y,))
+    torch.library.opcheck(channel_sums, (y,))
