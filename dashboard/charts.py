@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas  # noqa: F401
 import plotly.graph_objects as go
 
@@ -29,6 +30,7 @@ PARTS = {
     "agreement": "teacher agreement (%)",
 }
 SYMBOLS = {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
+_T = TypeVar("_T")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 
 
@@ -69,7 +71,7 @@ def _lanes(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
     return {lane: _thinned(own, most) if most else own for lane, own in lanes.items()}
 
 
-def _thinned(records: list[Record], most: int) -> list[Record]:
+def _thinned(records: list[_T], most: int) -> list[_T]:
     """Every n-th of them and the last, about `most`: a chart needs no more points than pixels, and all of them are sent each time."""
     if len(records) <= most:
         return records
@@ -77,13 +79,22 @@ def _thinned(records: list[Record], most: int) -> list[Record]:
     return [*records[:-1:every], records[-1]]
 
 
+def _steps(records: Sequence[Record]) -> np.ndarray:
+    """Their steps. Arrays, here and below, as plotly sends them packed, and as a server keeps many figures of many numbers."""
+    return np.array([record.step for record in records], np.int32)
+
+
+def _numbers(values: Iterable[float]) -> np.ndarray:
+    return np.fromiter(values, np.float32)
+
+
 def loss_figure(records: Sequence[Record], part: str, changes: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
     """One part of the loss over iterations, a curve for each optimizer; live changes as vertical marks with their value."""
     figure = go.Figure()
     for lane, own in _lanes(records, POINTS).items():
         figure.add_scatter(
-            x=[r.step for r in own],
-            y=[r.data[part] for r in own],
+            x=_steps(own),
+            y=_numbers(r.data[part] for r in own),
             name=_title(lane),
             mode="lines",
             line={"color": colour(lane), "width": 2},
@@ -108,18 +119,18 @@ def loss_figure(records: Sequence[Record], part: str, changes: Sequence[Mapping[
 def layer_heatmap(records: Sequence[Record], lane: str, layers: Sequence[str], ends: tuple[float, float] | None = None) -> go.Figure:
     """L_BNS of every layer over iterations, logarithmic colour; `ends`: lowest and highest value, so that two lanes share a scale."""
     own = _thinned([r for r in records if r.lane == lane], 200)
-    columns = [[round(math.log10(max(value, 1e-6)), 3) for value in r.data["layers"]] for r in own]
+    values = np.maximum(np.array([r.data["layers"] for r in own], np.float32), 1e-6).reshape(len(own), -1).T
     low, high = (math.log10(max(end, 1e-6)) for end in ends) if ends else (None, None)
     ticks = [t for t in range(-3, 4) if low is None or low - 0.5 <= t <= (high or 0) + 0.5]
     figure = go.Figure(
         go.Heatmap(
-            x=[r.step for r in own],
+            x=_steps(own),
             y=[f"{index + 1}" for index in range(len(layers))],
-            z=[list(row) for row in zip(*columns)],
+            z=np.log10(values),
             zmin=low,
             zmax=high,
-            customdata=[[float(f"{10**value:.3g}") for value in row] for row in zip(*columns)],
-            hovertemplate="layer %{y}<br>iteration %{x}<br>L_BNS %{customdata}<extra></extra>",
+            customdata=values,
+            hovertemplate="layer %{y}<br>iteration %{x}<br>L_BNS %{customdata:.3g}<extra></extra>",
             colorscale="Cividis",
             colorbar={"title": None, "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks], "thickness": 10},
         )
@@ -141,7 +152,7 @@ def layer_figure(records: Sequence[Record], layers: Sequence[str], layer: str) -
     figure = go.Figure()
     for lane, own in _lanes(records, POINTS).items():
         figure.add_scatter(
-            x=[r.step for r in own], y=[r.data["layers"][index] for r in own], name=_title(lane), mode="lines",
+            x=_steps(own), y=_numbers(r.data["layers"][index] for r in own), name=_title(lane), mode="lines",
             line={"color": colour(lane), "width": 2},
         )  # fmt: skip
     figure.update_yaxes(type="log")
@@ -155,10 +166,10 @@ def training_figure(records: Sequence[Record], part: str) -> go.Figure:
     lanes = _lanes(records)
     widths = sorted({lane.partition(" ")[2] for lane in lanes})
     for lane, own in lanes.items():
-        values = [r.data[part] for r in own]
+        points = _thinned(list(zip(own, _smoothed([r.data[part] for r in own]))), POINTS)
         figure.add_scatter(
-            x=[r.step for r in own],
-            y=_smoothed(values),
+            x=_steps([record for record, _ in points]),
+            y=_numbers(value for _, value in points),
             name=_title(lane),
             mode="lines",
             line={"color": colour(lane), "width": 2, "dash": _DASHES[widths.index(lane.partition(" ")[2]) % len(_DASHES)]},

@@ -64,6 +64,13 @@ def test_training_curve_is_smoothed_without_bias_at_its_start():
     assert figure.data[0].name == "Adam W4A4"
 
 
+def test_training_curve_of_a_long_run_has_no_more_points_than_a_screen_and_ends_where_the_run_is():
+    records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 40_001)]
+    curve = charts.training_figure(records, "agreement").data[0]
+    assert len(curve.x) == len(curve.y) <= 601
+    assert curve.x[-1] == 40_000
+
+
 def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
     rows = [
         {"lane": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
