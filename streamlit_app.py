@@ -31,4 +31,5 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
     ).run()
 else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
+    state.share_memory()
     app = st.App(__file__, routes=access.routes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -26,6 +27,8 @@ from dashboard.uploads import Uploads
 RUN_PARAMETER = "run"
 PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
 _SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
+ARENAS = 2  # places that threads take memory from
+_M_ARENA_MAX = -8  # of malloc.h
 PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 
 
@@ -45,6 +48,20 @@ def _collect_garbage_often() -> None:
     gc.collect()
     gc.freeze()
     gc.collect()  # counts what lives anew
+
+
+def share_memory() -> None:
+    """Has the threads of all sessions take memory from the same few places.
+
+    The C library of Linux gives threads places of their own, up to eight a core, each of which grows to the largest that was drawn in
+    it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with two places from 201 to 210. To be called
+    before there are threads, as places that exist go on being used.
+    """
+    if sys.platform == "linux":
+        # other C libraries than glibc have no such function
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def give_way() -> None:

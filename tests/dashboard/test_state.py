@@ -1,4 +1,7 @@
 import gc
+import platform
+import subprocess
+import sys
 import weakref
 from collections import deque
 
@@ -30,3 +33,32 @@ def test_circles_that_outlive_a_refresh_are_found_soon(many_objects):
         circles.append(weakref.ref(circle))
         shown.append(circle)
     assert sum(circle() is not None for circle in circles) < 30_000
+
+
+_THREADS = """
+import ctypes, sys, threading
+from dashboard import state
+if sys.argv[1] == "shared":
+    state.share_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+all_here = threading.Barrier(8)
+def work():
+    libc.malloc(ctypes.c_size_t(1000))
+    all_here.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, file)
+libc.fflush(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives threads places of their own")
+def test_threads_share_the_places_that_they_take_memory_from():
+    def places(how):
+        return subprocess.run([sys.executable, "-c", _THREADS, how], capture_output=True, text=True, check=True).stdout.count("<heap ")
+
+    assert places("own") >= 8
+    assert places("shared") <= state.ARENAS + 1  # one more where a thread of a library came before
