@@ -361,7 +361,7 @@ class QuantizationConfig(Checked):
     data: str = knob(
         "embedded",
         "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 or cifar100 (downloaded by torchvision), or a folder: "
-        "one folder a class (named as the class, its number, or ImageNet's WordNet id), val/ of ImageNet, or CIFAR as torchvision keeps it.",
+        "one folder a class (named as the class, its number, or ImageNet's WordNet id), or ImageNet or CIFAR as torchvision keeps them.",
     )
     quantization_seed: int = knob(0, "Seed of the order of images, crops and flips.", minimum=0, maximum=2**31 - 1)
     threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)

@@ -35,6 +35,9 @@ class ImageFiles:
         """Raises DataError, naming the file, when it cannot be read."""
         return _load_rgb(self.paths[index]), self.targets[index]
 
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        return (self[index] for index in range(len(self)))
+
     def check_headers(self) -> None:
         """Raises DataError for the first file that does not begin as an image does; whether it goes on so, only reading it shows."""
         for path in self.paths:
@@ -146,7 +149,7 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
 
 def _images_below(folder: os.DirEntry, above: _Place) -> Iterator[str]:
     """Paths of all images in a folder and those in it. above: the folder that it lies in."""
-    waiting = [(folder, (above,))]
+    waiting: list[tuple[os.DirEntry, tuple[_Place, ...]]] = [(folder, (above,))]
     while waiting:
         current, around = waiting.pop()
         place = _place(current.path)
