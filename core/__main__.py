@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.config import (
     BIT_WIDTHS,
+    EVALUATION_SETS,
     OPTIMIZERS,
     PRESETS,
     RANGE_METHODS,
@@ -397,7 +398,7 @@ def _list(options: argparse.Namespace) -> dict[str, Any]:
         "ranges": list(RANGE_METHODS),
         "bits": list(BIT_WIDTHS),
         "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use"],
-        "data": ["embedded", "cifar10", "PATH of a folder with one folder a class"],
+        "data": [*EVALUATION_SETS, "PATH of a folder with one folder a class", "PATH of ImageNet or CIFAR as torchvision keeps them"],
         "presets": list(PRESETS),
     }
 

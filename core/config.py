@@ -21,6 +21,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 BIT_WIDTHS = range(2, 9)
 # what a person may turn while a generation runs
 LIVE_KNOBS = ("epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta")
+# evaluation images that have a name; all others are folders
+EVALUATION_SETS = ("embedded", "cifar10", "cifar100")
 # of a name or path: no file system takes longer ones
 PATH_BYTES = 4000
 NAME_BYTES = 255
@@ -358,8 +360,8 @@ class QuantizationConfig(Checked):
     calibration_images: int = knob(256, "Images that calibration looks at to find the activation ranges.", minimum=1, maximum=100_000)
     data: str = knob(
         "embedded",
-        "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 (downloaded by torchvision), or a folder "
-        "with one folder a class.",
+        "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 or cifar100 (downloaded by torchvision), or a folder: "
+        "one folder a class (named as the class, its number, or ImageNet's WordNet id), or ImageNet or CIFAR as torchvision keeps them.",
     )
     quantization_seed: int = knob(0, "Seed of the order of images, crops and flips.", minimum=0, maximum=2**31 - 1)
     threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
@@ -487,7 +489,7 @@ class RunConfig(Checked):
         return super().from_dict(values)
 
 
-_TRAINING_IMAGES = "Training images: cifar10 (downloaded by torchvision), or a folder with one folder a class."
+_TRAINING_IMAGES = "Training images: cifar10 or cifar100 (downloaded by torchvision), or a folder with one folder a class."
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,17 @@ from types import MappingProxyType
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# in the order of its labels
+CIFAR100_CLASSES = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle caterpillar cattle
+    chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
+    kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange
+    orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
+    shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905 (a hundred quotation marks)
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,9 @@ class ModelSpec:
     mean: tuple[float, float, float]  # of RGB in [0, 1]
     std: tuple[float, float, float]
     trained_on: str
+    # how evaluation images become image_size: short side in pixels before the centre is cut out; None: as core.data.labelled says
+    resize: int | None = None
+    interpolation: str = "bilinear"  # or bicubic
 
 
 MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(

@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from core import layout
-from core.config import RunConfig
+from core.config import EVALUATION_SETS, RunConfig
 from core.errors import ConfigError, RunError, first_line
 from core.files import is_full, partial_copy, remove, remove_partials, whole
 from core.runs.owner import Owner
@@ -543,7 +543,7 @@ def _anchored(config: RunConfig) -> RunConfig:
         quantization=replace(
             config.quantization,
             model=model,
-            data=config.quantization.data if config.quantization.data in ("embedded", "cifar10") else anchored(config.quantization.data),
+            data=config.quantization.data if config.quantization.data in EVALUATION_SETS else anchored(config.quantization.data),
         ),
         images_from=anchored(config.images_from),
     )

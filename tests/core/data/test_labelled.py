@@ -1,19 +1,23 @@
-"""Evaluation sets: the embedded one, folders, and CIFAR-10 without a network."""
+"""Evaluation sets: the embedded one, folders in each layout, and how images are brought to the network's size."""
 
 import math
 from collections import Counter
 from dataclasses import replace
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.functional import to_pil_image
 
-from core.data import labelled
-from core.data.labelled import EMBEDDED_SHEET, embedded_images, load_evaluation_set, open_cifar10, open_image_folder, open_training_set
+from core.data.labelled import EMBEDDED_SHEET, EvaluationSet, embedded_images, load_evaluation_set, open_image_folder, open_training_set
 from core.errors import DataError
-from core.models.registry import CIFAR10_CLASSES, MODELS, ModelSpec
+from core.models.registry import MODELS, ModelSpec
+from core.threads import cpu_threads
 
 CIFAR10_SPEC = MODELS["resnet20_cifar10"][1]
 PETS = ModelSpec("pets", "resnet20_cifar10", ("ant", "bee", "cat"), 8, (0.5,) * 3, (0.25,) * 3, "nothing")
@@ -73,11 +77,19 @@ def test_embedded_images_have_the_size_that_the_network_wants():
     assert image.shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize("source", ["embedded", "cifar10"])
-def test_cifar10_is_refused_for_other_classes(source):
+@pytest.mark.parametrize("source", ["embedded", "cifar10", "cifar100"])
+@pytest.mark.parametrize("classes", [PETS.classes, tuple("abcdefghij"), CIFAR10_SPEC.classes[:9]])
+def test_named_sets_are_refused_for_other_classes(source, classes):
     with pytest.raises(DataError, match=f"data is '{source}'.*pets.*allowed is a folder") as error:
-        load_evaluation_set(source, PETS)
+        load_evaluation_set(source, replace(PETS, classes=classes))
     one_sentence(error)
+
+
+def test_embedded_labels_follow_the_order_of_the_network():
+    backwards = replace(CIFAR10_SPEC, classes=tuple(name.upper() for name in reversed(CIFAR10_SPEC.classes)))
+    assert load_evaluation_set("embedded", backwards).labels.tolist() == [9 - label for label in embedded_images()[1]]
+    nameless = replace(CIFAR10_SPEC, classes=tuple(map(str, range(10))))
+    assert load_evaluation_set("embedded", nameless).labels.tolist() == embedded_images()[1]
 
 
 def test_folders_are_mapped_by_name(tmp_path):
@@ -145,13 +157,37 @@ def test_text_beside_images_is_ignored(tmp_path):
     assert len(load_evaluation_set(str(root), PETS)) == 1
 
 
-def test_file_that_is_no_image_is_named_when_it_is_read(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
+def test_file_that_is_no_image_is_named_before_anything_is_computed(tmp_path, content):
     root = folder_of(tmp_path, ["ant"])
-    (root / "ant" / "a.png").write_bytes(b"no image at all")
+    (root / "ant" / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image: allowed are") as error:
+        load_evaluation_set(str(root), PETS)
+    one_sentence(error)
+
+
+def test_image_that_breaks_off_is_named_when_it_is_read(tmp_path):
+    root = folder_of(tmp_path, ["ant"])
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "ant" / "a.jpg")
+    whole = (root / "ant" / "a.jpg").read_bytes()
+    (root / "ant" / "a.jpg").write_bytes(whole[: len(whole) // 2])
     dataset = load_evaluation_set(str(root), PETS)
-    with pytest.raises(DataError, match="a.png cannot be read as an image: allowed are") as error:
+    with pytest.raises(DataError, match=r"a\.jpg cannot be read as an image: allowed are") as error:
         [dataset[i] for i in range(2)]
     one_sentence(error)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_are_the_images_in_order_however_many_threads_decode(tmp_path, threads):
+    dataset = load_evaluation_set(str(folder_of(tmp_path, ["ant", "bee", "cat"], per_class=15)), PETS)
+    with cpu_threads(threads):
+        batches = list(DataLoader(dataset, batch_size=32))
+    assert torch.equal(torch.cat([images for images, _ in batches]), torch.stack([dataset[i][0] for i in range(45)]))
+    assert torch.cat([labels for _, labels in batches]).tolist() == [0] * 15 + [1] * 15 + [2] * 15
+    (tmp_path / "bee" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png cannot be read"), cpu_threads(threads):
+        list(DataLoader(dataset, batch_size=32))
 
 
 def test_training_image_that_cannot_be_read_is_named(tmp_path):
@@ -167,46 +203,6 @@ def test_training_set_is_pictures_with_class_names(tmp_path):
     assert classes == ["ant", "bee"]
     picture, label = dataset[3]
     assert (picture.mode, picture.size, label) == ("RGB", (8, 8), 1)
-
-
-@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("File not found or corrupted."), ConnectionResetError()])
-def test_cifar10_without_a_network_names_what_works(tmp_path, monkeypatch, error):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def unreachable(root, train, download):
-        assert download
-        assert str(root).startswith(str(tmp_path))
-        raise error
-
-    monkeypatch.setattr(labelled, "CIFAR10", unreachable)
-    for call in (
-        lambda: open_cifar10(train=False),
-        lambda: load_evaluation_set("cifar10", CIFAR10_SPEC),
-        lambda: open_training_set("cifar10"),
-    ):
-        with pytest.raises(DataError, match="cifar10 could not be downloaded.*without a network is embedded") as caught:
-            call()
-        one_sentence(caught)
-
-
-def test_cifar10_of_torchvision_is_taken_as_it_is(monkeypatch):
-    pixels = np.arange(2 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 32, 3)
-
-    class Downloaded:
-        data, targets = pixels, [4, 9]
-
-        def __init__(self, root, train, download):
-            assert not train
-
-        def __len__(self):
-            return 2
-
-    monkeypatch.setattr(labelled, "CIFAR10", Downloaded)
-    dataset = load_evaluation_set("cifar10", CIFAR10_SPEC)
-    assert len(dataset) == 2
-    assert np.array_equal(dataset[1][0].numpy(), pixels[1].transpose(2, 0, 1))
-    assert dataset.labels.tolist() == [4, 9]
-    assert CIFAR10_SPEC.classes == CIFAR10_CLASSES
 
 
 def test_folders_of_which_only_some_are_classes_are_refused(tmp_path):
@@ -225,7 +221,97 @@ def test_class_without_images_is_named(tmp_path):
 
 
 def test_names_that_are_no_folder_are_offered():
-    with pytest.raises(DataError, match="'imagenet' does not exist: allowed is embedded, cifar10, or a folder"):
+    with pytest.raises(DataError, match="'imagenet' does not exist: allowed is embedded, cifar10, cifar100, or a folder"):
         load_evaluation_set("imagenet", PETS)
-    with pytest.raises(DataError, match="'imagenet' does not exist: allowed is cifar10, or a folder"):
+    with pytest.raises(DataError, match="'imagenet' does not exist: allowed is cifar10, cifar100, or a folder"):
         open_training_set("imagenet")
+
+
+# the layout of ImageNet
+
+
+def test_val_is_what_is_evaluated_and_train_what_is_trained_on(tmp_path):
+    folder_of(tmp_path / "train", ["ant", "bee"], per_class=3)
+    folder_of(tmp_path / "val", ["bee", "cat"])
+    (tmp_path / "meta.bin").write_bytes(b"torchvision's own; never opened")
+    dataset = load_evaluation_set(str(tmp_path), PETS)
+    assert dataset.labels.tolist() == [1, 2]
+    assert dataset.description == f"2 images of {tmp_path}"
+    images, classes = open_training_set(str(tmp_path))
+    assert (len(images), classes) == (6, ["ant", "bee"])
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    dataset = load_evaluation_set(str(folder_of(tmp_path, ["train", "val", "wolf"])), replace(PETS, classes=("wolf", "val", "train")))
+    assert dataset.labels.tolist() == [2, 1, 0]
+    images, classes = open_training_set(str(tmp_path))
+    assert (len(images), classes) == (3, ["train", "val", "wolf"])
+
+
+def test_images_without_folders_have_their_classes_from_a_list(tmp_path):
+    images = folder_of(tmp_path, ["val"], per_class=3) / "val"
+    (tmp_path / "val.txt").write_text("2.png 1\nval/0.png 0\n\n1.png 2\nabsent.png 0\n")
+    for folder in (tmp_path, images):
+        dataset = load_evaluation_set(str(folder), PETS)
+        assert dataset.labels.tolist() == [0, 2, 1]
+        assert [int(dataset[i][0][0, 0, 0]) for i in range(3)] == [0, 1, 2]
+
+
+def test_numbers_of_a_list_are_class_indices(tmp_path):
+    folder_of(tmp_path, ["val"], per_class=2)
+    (tmp_path / "val.txt").write_text("0.png 1\n1.png 3\n")
+    with pytest.raises(DataError, match=r"val\.txt has 3 among its numbered classes: allowed are class indices, 0 to 2") as error:
+        load_evaluation_set(str(tmp_path), PETS)
+    one_sentence(error)
+
+
+# how images are brought to the network's size
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image.Image:
+    """Coarse and fine structure, 61 x 47 pixels."""
+    generator = np.random.default_rng(3)
+    coarse = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((61, 47), Image.Resampling.BICUBIC)
+    fine = generator.integers(-20, 21, (47, 61, 3))
+    return Image.fromarray((np.asarray(coarse).astype(int) + fine).clip(0, 255).astype(np.uint8))
+
+
+def prepared(image, folder, spec):
+    (folder / "ant").mkdir()
+    image.save(folder / "ant" / "0.png")
+    return load_evaluation_set(str(folder), spec)[0][0]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop", [0.875, 0.95, 1.0])
+@pytest.mark.parametrize("size", [24, 33])
+def test_same_pixels_as_timm(tmp_path, photograph, size, crop, interpolation):
+    spec = replace(PETS, image_size=size, resize=math.floor(size / crop), interpolation=interpolation)
+    theirs = create_transform((3, size, size), crop_pct=crop, interpolation=interpolation, mean=spec.mean, std=spec.std)(photograph)
+    mine = (prepared(photograph, tmp_path, spec).float() / 255 - 0.5) / 0.25
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_same_pixels_as_torchvision(tmp_path, photograph, interpolation):
+    spec = replace(PETS, image_size=24, resize=29, interpolation=interpolation)
+    preset = ImageClassification(crop_size=24, resize_size=29, interpolation=InterpolationMode(interpolation), mean=spec.mean, std=spec.std)
+    mine = (prepared(photograph, tmp_path, spec).float() / 255 - 0.5) / 0.25
+    torch.testing.assert_close(mine, preset(photograph), rtol=0, atol=1e-5)
+
+
+def test_large_networks_get_imagenets_usual_crop_where_nothing_else_is_said(tmp_path, photograph):
+    preset = ImageClassification(crop_size=224, resize_size=256, mean=(0,) * 3, std=(1,) * 3)
+    mine = prepared(photograph, tmp_path, replace(PETS, image_size=224))
+    torch.testing.assert_close(mine.float() / 255, preset(photograph), rtol=0, atol=1e-5)
+
+
+def test_images_in_memory_are_resized_as_the_network_asks():
+    images = torch.randint(0, 256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert torch.equal(EvaluationSet(images, [0], "", 16)[0][0], images[0])
+    assert torch.equal(EvaluationSet(images, [0], "", 16, resize=16)[0][0], images[0])
+    enlarged = ImageClassification(crop_size=16, resize_size=20, interpolation=InterpolationMode.BICUBIC, mean=(0,) * 3, std=(1,) * 3)
+    mine = EvaluationSet(images, [0], "", 16, resize=20, interpolation="bicubic")[0][0]
+    # Pillow's arithmetic is not that of tensors: one step of 255 apart
+    torch.testing.assert_close(mine.float() / 255, enlarged(to_pil_image(images[0])), rtol=0, atol=1.001 / 255)

@@ -1,0 +1,165 @@
+"""Which class of a network a folder of images means, by the name of the folder."""
+
+import json
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, shown
+from core.models.registry import ModelSpec
+
+MAPPING_FILES = ("classes.json", "class_to_idx.json")
+MAPPING_BYTES = 16 << 20  # 50,000 folders need 2 MB
+# of ImageNet's classes those that must have the names that WordNet has for them: torchvision renamed two of 1,000
+SAME_NAMES = 0.9
+
+
+def class_mapping(folders: Sequence[str], spec: ModelSpec, source: str, kind: str = "folders") -> list[int]:
+    """Folder index -> class index of the network, by the first of these that fits.
+
+    1. `classes.json` or `class_to_idx.json` in the folder `source`: {folder: class index or class name}.
+    2. Every folder has the name of a class: without regard to case, and "_" is a space; before its first comma where the whole is none.
+    3. Every folder is a WordNet id and the network has the classes of ImageNet: class indices are in the order of the ids.
+    4. Every folder is a number: the class index.
+    5. No folder has the name of a class and there are as many as classes: in order.
+
+    kind: what the names are called in messages. Raises DataError for anything between, for a name that fits two classes and for two
+    folders of one class: a guess would measure or train on wrong labels.
+    """
+    explicit = _read_mapping(Path(source))
+    if explicit is not None:
+        return [_explicit_class(folder, explicit, spec, source) for folder in folders]
+    named = _named_classes(folders, spec, source)
+    known = [index for index in named if index is not None]
+    if len(known) == len(folders):
+        return _each_once(folders, known, source)
+    count = len(spec.classes)
+    if not known:
+        if all(re.fullmatch("n[0-9]{8}", folder) for folder in folders) and (ids := wordnet_ids(spec)) is not None:
+            return [_index_of_id(folder, ids, spec, source) for folder in folders]
+        if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
+            outside = next((folder for folder in folders if int(folder) >= count), None)
+            if outside is not None:
+                raise DataError(f"{source} has {outside} among its numbered {kind}: allowed are class indices, 0 to {count - 1}")
+            return _each_once(folders, [int(folder) for folder in folders], source)
+        if len(folders) == count:
+            return list(range(count))
+    unknown = next(folder for folder, index in zip(folders, named) if index is None)
+    raise DataError(
+        f"{source} has {len(folders)} {kind}, among them {shown(unknown)}: allowed are {kind} named as the classes of {spec.name} "
+        f"({', '.join(spec.classes[:10])}) or their numbers, or exactly {count} with other names, in order"
+    )
+
+
+def dataset_mapping(classes: Sequence[str], spec: ModelSpec) -> list[int] | None:
+    """The same for a published set of images, which is not sorted by hand: by name, or in order where the network's classes are numbers.
+
+    None where the classes are not those of the network.
+    """
+    named = [index for index in _named_classes(classes, spec, spec.name) if index is not None]
+    if len(named) == len(classes):
+        return named
+    return list(range(len(classes))) if len(spec.classes) == len(classes) and _has_only_numbers(spec) else None
+
+
+def wordnet_ids(spec: ModelSpec) -> dict[str, int] | None:
+    """WordNet id -> class index of a network for ImageNet (1,000 classes, or one of the larger sets that timm knows); None for others."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # takes a second, for what few need
+
+    subset = infer_imagenet_subset({"num_classes": len(spec.classes)})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    ids = {key: index for index, key in enumerate(info.label_names())}
+    if _has_only_numbers(spec):
+        return ids
+    same = sum(
+        _first_synonym(name) in {_plain(synonym) for synonym in info.label_name_to_description(key).split(",")}
+        for name, key in zip(spec.classes, ids)
+    )
+    return ids if same >= SAME_NAMES * len(ids) else None
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+
+
+def _first_synonym(name: str) -> str:
+    return _plain(name.partition(",")[0])
+
+
+def _has_only_numbers(spec: ModelSpec) -> bool:
+    """Whether class i is called i, or class i, as those that nobody gave a name."""
+    return all(re.fullmatch(f"(class )?0*{index}", _plain(name)) for index, name in enumerate(spec.classes))
+
+
+def _named_classes(names: Sequence[str], spec: ModelSpec, source: str) -> list[int | None]:
+    """The class that has each name, None where none has. Raises DataError where two have it."""
+    spellings = []
+    for spelling in (str, _plain, _first_synonym):
+        classes = defaultdict(list)
+        for index, name in enumerate(spec.classes):
+            classes[spelling(name)].append(index)
+        spellings.append((spelling, classes))
+    found: list[int | None] = []
+    for name in names:
+        indices = next((classes[key] for spelling, classes in spellings if (key := spelling(name)) in classes), [])
+        if len(indices) > 1:
+            both = " and ".join(f"{index} ({spec.classes[index]})" for index in indices[:2])
+            raise DataError(f"{source} has {shown(name)}, which is the name of the classes {both}: allowed is one that fits a single class")
+        found.append(indices[0] if indices else None)
+    return found
+
+
+def _each_once(folders: Sequence[str], indices: list[int], source: str) -> list[int]:
+    first: dict[int, str] = {}
+    for folder, index in zip(folders, indices):
+        if (other := first.setdefault(index, folder)) != folder:
+            raise DataError(f"{source} has {shown(other)} and {shown(folder)}, which are both class {index}: allowed is one of them")
+    return indices
+
+
+def _index_of_id(folder: str, ids: dict[str, int], spec: ModelSpec, source: str) -> int:
+    if folder not in ids:
+        raise DataError(f"{source} has {folder}: allowed are the {len(ids):,} WordNet ids of the classes of {spec.name}")
+    return ids[folder]
+
+
+# a mapping that somebody wrote down
+
+
+def _read_mapping(folder: Path) -> dict[str, Any] | None:
+    present = [folder / name for name in MAPPING_FILES if os.path.isfile(folder / name)]
+    if not present:
+        return None
+    if len(present) > 1:
+        raise DataError(f"{folder} has {' and '.join(MAPPING_FILES)}: allowed is one of them")
+    try:
+        if (size := present[0].stat().st_size) > MAPPING_BYTES:
+            raise ValueError(f"{size:,} bytes")
+        mapping = json.loads(present[0].read_text(encoding="utf-8"))
+        if not isinstance(mapping, dict):
+            raise ValueError(f"it is {shown(mapping)}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{present[0]} cannot be read ({error}): allowed is a JSON object {{folder: class index or class name}}") from error
+    return mapping
+
+
+def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, source: str) -> int:
+    if folder not in mapping:
+        raise DataError(f"{source} has a folder {shown(folder)} that its list of classes lacks: allowed are folders in the list")
+    value = mapping[folder]
+    count = len(spec.classes)
+    if type(value) is int and 0 <= value < count:
+        return value
+    named = _named_classes([value], spec, source)[0] if isinstance(value, str) else None
+    if named is None:
+        raise DataError(
+            f"{source} has class {shown(value)} for folder {shown(folder)} in its list: allowed is 0 to {count - 1}, "
+            f"or the name of a class of {spec.name}"
+        )
+    return named
