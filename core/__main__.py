@@ -87,13 +87,18 @@ def _build_parser() -> argparse.ArgumentParser:
 
     quantize = _command(commands, "quantize", "Quantize a network with a folder of images.", _quantize)
     quantize.add_argument(
-        "--images", required=True, metavar="DIR", help="Folder written by generate, or one with one folder of images a class."
+        "--images",
+        required=True,
+        metavar="PATH",
+        help="Images written by generate or export, or a folder with one folder of images a class.",
     )
     _add_knobs(quantize, QuantizationConfig)
     _add_out(quantize, "New folder for quantized.safetensors and quantize.json.", _IN_THE_RUN)
 
     diversity = _command(commands, "diversity", "CLIP similarity within sets of images.", _diversity)
-    diversity.add_argument("sets", nargs="+", metavar="DIR", help="Folder written by generate, or one with one folder of images a class.")
+    diversity.add_argument(
+        "sets", nargs="+", metavar="PATH", help="Images written by generate or export, or a folder with one folder of images a class."
+    )
     diversity.add_argument("--encoder", default="embedded", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
     diversity.add_argument("--device", default="auto", help="auto, cpu, cuda or mps.")
     diversity.add_argument("--threads", type=_whole, default=0, help="CPU threads; 0 leaves the choice to torch.")

@@ -3,6 +3,7 @@
 Both the command line and the dashboard's worker threads come through here; who watches and who turns is in `reporter` and `live`.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -155,13 +156,15 @@ class _Execution:
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
-    """Lane -> folder of the images that the run starts from; empty when it generates its own.
+    """Lane -> folder or file of the images that the run starts from; empty when it generates its own.
 
-    A folder of one set is one lane; a folder that holds sets, as a run leaves them, is one lane for each chosen optimizer.
+    One set is one lane; a folder that holds sets, as a run leaves them, is one lane for each chosen optimizer.
     """
     if not config.images_from:
         return {}
     root = Path(config.images_from)
+    if os.path.isfile(root / layout.MANIFEST):
+        return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
     lanes = {name: root / name for name in config.optimizers if (root / name).is_dir()}
     return lanes or {GIVEN: root}
 

@@ -48,8 +48,8 @@ _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A file of the archive. packed: bytes in the archive, None where a tar does not say."""
+class Member:
+    """A file of an archive. packed: bytes in the archive, None where a tar does not say."""
 
     path: PurePosixPath
     size: int
@@ -59,7 +59,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Contents:
-    files: list[_Member]
+    files: list[Member]
     folders: list[PurePosixPath]
 
 
@@ -102,7 +102,7 @@ def _unpack(contents: _Contents, folder: Path, name: str) -> int:
     return _unpack_classes(files, [path for path in contents.folders if not _is_litter(path)], folder, name)
 
 
-def _unpack_set(files: list[_Member], folder: Path, name: str) -> int:
+def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
     tops = {member.path.parent for member in files}
     if sorted(member.path.name for member in files) != sorted((IMAGES_FILE, MANIFEST)) or len(tops) > 1 or len(files[0].path.parts) > 2:
         _refuse(
@@ -130,7 +130,7 @@ def _unpack_set(files: list[_Member], folder: Path, name: str) -> int:
     return shape[0]
 
 
-def _unpack_classes(files: list[_Member], folders: list[PurePosixPath], folder: Path, name: str) -> int:
+def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str) -> int:
     allowed = f"one folder of images a class ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
     depths = {len(member.path.parts) for member in files}
     tops = {member.path.parts[0] for member in files}
@@ -185,7 +185,7 @@ def _check_image(content: bytes, path: PurePosixPath, name: str) -> tuple[str, t
     return kind, size
 
 
-def _read(member: _Member, limit: int, name: str) -> Iterator[bytes]:
+def _read(member: Member, limit: int, name: str) -> Iterator[bytes]:
     """The bytes of a member, no more than it declared and no more than `limit`."""
     if member.size > limit:
         _refuse(name, f"has {_quoted(member.path)} of {member.size:,} bytes", f"at most {limit:,}")
@@ -216,19 +216,41 @@ def _opened(file: IO[bytes], name: str) -> Iterator[_Contents]:
         with _readable(name):
             if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
                 archive = open_files.enter_context(zipfile.ZipFile(_Bounded(file, size, name)))
-                contents = _checked(_zip_members(archive, name), size, name)
+                contents = _checked(_zip_members(archive, name), size, name, UNPACKED_BYTES)
             elif start[:3] == b"\x1f\x8b\x08":
                 unpacked = open_files.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))
-                contents = _checked(_tar_members(open_files.enter_context(_tar(cast(IO[bytes], unpacked), name)), name), size, name)
+                contents = _checked(
+                    _tar_members(open_files.enter_context(_tar(cast(IO[bytes], unpacked), name)), name), size, name, UNPACKED_BYTES
+                )
             elif start[257:262] == b"ustar":
-                contents = _checked(_tar_members(open_files.enter_context(_tar(file, name)), name), size, name)
+                contents = _checked(_tar_members(open_files.enter_context(_tar(file, name)), name), size, name, UNPACKED_BYTES)
             else:
                 _refuse(name, f"begins with {start[:8]!r}", ALLOWED)
         yield contents
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def open_zip(path: Path, unpacked: int, allowed: str) -> Iterator[dict[str, Member]]:
+    """The files of a zip by their names, checked as those of `unpack_images` are, and what is damaged in them while the block reads.
+
+    unpacked: bytes that all of them may have together. allowed: what may be there instead of `path`, for messages.
+    Raises DataError when it is no zip, or not what is allowed.
+    """
+    name = str(path)
+    with ExitStack() as open_files:
+        try:
+            file = open_files.enter_context(path.open("rb"))
+        except OSError as error:
+            raise DataError(f"{name!r} cannot be read ({error.strerror}): allowed is {allowed}") from error
+        size = file.seek(0, io.SEEK_END)
+        with _readable(name, allowed):
+            archive = open_files.enter_context(zipfile.ZipFile(_Bounded(file, size, name)))
+            contents = _checked(_zip_members(archive, name), size, name, unpacked)
+            yield {str(member.path): member for member in contents.files}
+
+
+@contextmanager
+def _readable(name: str, allowed: str = ALLOWED) -> Iterator[None]:
     """Says in a sentence what the readers of archives raise when one is damaged."""
     try:
         yield
@@ -238,7 +260,7 @@ def _readable(name: str) -> Iterator[None]:
     ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # the disk's, not the archive's, which may only send to a place before the start
-        raise DataError(f"{name!r} cannot be read ({_reason(error)}): allowed is {ALLOWED}") from error
+        raise DataError(f"{name!r} cannot be read ({_reason(error)}): allowed is {allowed}") from error
 
 
 class _Bounded(io.RawIOBase):
@@ -285,7 +307,7 @@ def _tar(file: IO[bytes], name: str) -> tarfile.TarFile:
     return tarfile.open(fileobj=bounded, mode="r:")
 
 
-def _zip_members(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[str, _Member | None]]:
+def _zip_members(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[str, Member | None]]:
     """Name and file, or name and None for a folder."""
     for info in archive.infolist():
         raw = info.orig_filename  # .filename is cut at a NUL
@@ -300,10 +322,10 @@ def _zip_members(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[str, _Me
         if info.is_dir():
             yield raw, None
         else:
-            yield raw, _Member(PurePosixPath(raw), info.file_size, info.compress_size, partial(archive.open, info))
+            yield raw, Member(PurePosixPath(raw), info.file_size, info.compress_size, partial(archive.open, info))
 
 
-def _tar_members(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, _Member | None]]:
+def _tar_members(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, Member | None]]:
     def opened(info: tarfile.TarInfo) -> IO[bytes]:
         file = archive.extractfile(info)
         assert file is not None  # it is a regular file
@@ -315,17 +337,17 @@ def _tar_members(archive: tarfile.TarFile, name: str) -> Iterator[tuple[str, _Me
         elif not info.isreg() or info.issparse():
             _refuse(name, f"has {_quoted(info.name)}, which is a link, a device or a sparse file", "files and folders")
         else:
-            yield info.name, _Member(PurePosixPath(info.name), info.size, None, partial(opened, info))
+            yield info.name, Member(PurePosixPath(info.name), info.size, None, partial(opened, info))
     # tarfile takes a damaged header for the end, which is a block of zeros
     archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
         _refuse(name, "is damaged or cut off", "an archive that is whole")
 
 
-def _checked(members: Iterator[tuple[str, _Member | None]], packed: int, name: str) -> _Contents:
+def _checked(members: Iterator[tuple[str, Member | None]], packed: int, name: str, unpacked: int) -> _Contents:
     contents = _Contents([], [])
     seen: set[PurePosixPath] = set()
-    total, most = 0, min(UNPACKED_BYTES, max(SMALL_BYTES, RATIO * packed))
+    total, most = 0, min(unpacked, max(SMALL_BYTES, RATIO * packed))
     for count, (raw, member) in enumerate(members, start=1):
         if count > MEMBERS:
             _refuse(name, f"has more than {MEMBERS:,} files and folders", "at most that many")
@@ -344,9 +366,9 @@ def _checked(members: Iterator[tuple[str, _Member | None]], packed: int, name: s
             _refuse(name, f"has {_quoted(path)}, packed to less than 1 / {RATIO} of its size", "images, which shrink less")
         total += member.size
         if total > most:
-            limit = f"{UNPACKED_BYTES:,} bytes, and at most {RATIO} times as many as the archive has, as images shrink less"
+            limit = f"{unpacked:,} bytes, and at most {RATIO} times as many as the archive has, as images shrink less"
             _refuse(name, f"unpacks {packed:,} bytes to {total:,} and perhaps more", limit)
-        contents.files.append(_Member(path, member.size, member.packed, member.open))
+        contents.files.append(Member(path, member.size, member.packed, member.open))
     return contents
 
 

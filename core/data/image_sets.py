@@ -1,4 +1,8 @@
-"""Sets of synthetic images on disk: a folder with `images.safetensors` and `manifest.json`, written whole or not at all."""
+"""Sets of synthetic images on disk: a folder with `images.safetensors` and `manifest.json`, written whole or not at all.
+
+`load_image_set` reads these, and whatever else images come in: folders of PNG files and NumPy archives, as `core.export` writes them,
+folders of real images, and archives.
+"""
 
 import json
 import math
@@ -19,7 +23,9 @@ from torchvision.transforms import v2
 
 from core.config import NAME_BYTES, PATH_BYTES
 from core.data.archives import is_archive, unpack_images
+from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labelled import class_mapping, open_image_folder
+from core.data.numpy_archives import SUFFIX, read_numpy_archive
 from core.errors import DataError, shown
 from core.files import sync_tree, whole, write_json
 from core.layout import IMAGES_FILE, MANIFEST, plain_rights
@@ -72,12 +78,15 @@ def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: I
 
 
 def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
-    """A set written by `save_image_set`, or a folder of real images with one folder a class, all of one size, or an archive of either.
+    """A set written by `save_image_set` or, in any of its formats, by `export_images`; a folder of real images with one folder a class,
+    all of one size; or an archive of the first or the last.
 
     spec: the network whose classes the labels of real images become; without one they are the number of the folder.
-    Raises DataError when the folder is missing, empty, is neither of the two, or cannot be read.
+    Raises DataError when it is missing, empty, is none of these, or cannot be read.
     """
     folder = Path(path)
+    if folder.suffix.lower() == SUFFIX and os.path.isfile(folder):
+        return ImageSet(*read_numpy_archive(folder))
     if is_archive(folder) and os.path.isfile(folder):  # unlike Path's, False for a name that is too long
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = Path(temporary) / folder.name  # the archive's name, for messages
@@ -88,15 +97,20 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
                 image_set.manifest["source"] = str(folder)
             return image_set
     if not os.path.isdir(folder):
-        raise DataError(f"folder {str(path)!r} does not exist: allowed is a folder written by `generate`, or one with one folder a class")
+        raise DataError(
+            f"folder {str(path)!r} does not exist: allowed is a folder written by `generate` or `export`, one with one folder a class, "
+            f"or a {SUFFIX} file written by `export`"
+        )
     if not os.path.isfile(folder / MANIFEST):
         return _from_image_folder(folder, spec)
     try:
-        tensors = load_file(folder / IMAGES_FILE)
         manifest = json.loads((folder / MANIFEST).read_text())
-        images, labels = tensors["images"], tensors["labels"]
         if not isinstance(manifest, dict):
             raise ValueError(f"its {MANIFEST} is no JSON object")
+        if FOLDERS in manifest and not os.path.isfile(folder / IMAGES_FILE):
+            return ImageSet(*read_class_folders(folder, manifest), manifest)
+        tensors = load_file(folder / IMAGES_FILE)
+        images, labels = tensors["images"], tensors["labels"]
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:

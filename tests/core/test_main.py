@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ from core.__main__ import main
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import load_image_set
 from core.data.labelled import embedded_images
+from core.export.image_sets import export_images
 from core.generation.synthesis import Synthesis
 from core.models.full_precision import build_architecture, load_model, save_checkpoint
 from core.models.registry import CIFAR10_CLASSES, MODELS
@@ -392,6 +394,26 @@ def test_quantize_with_real_images(pictures, tmp_path, capsys):
     assert call("quantize", "--images", pictures, *QUANTIZE, "--steps", 0, "--data", pictures, "--json", "--out", tmp_path / "n") == 0
     result = last_json(capsys)
     assert result["quantized"] == result["calibrated"]
+
+
+def test_quantize_with_exported_images(generated, pictures, tmp_path, embedded):
+    """Every format gives the same network, to the byte."""
+    given = {"generated": generated}
+    for format, name in (("png", "png"), ("safetensors", "safetensors"), ("npz", "set.npz")):
+        given[format] = tmp_path / name
+        export_images(load_image_set(generated), embedded, format, given[format])
+    networks = set()
+    for name, path in given.items():
+        out = tmp_path / "out" / name
+        assert call("quantize", "--images", path, *QUANTIZE, "--data", pictures, "--out", out) == 0
+        networks.add((out / "quantized.safetensors").read_bytes())
+    assert len(networks) == 1
+
+
+def test_quantize_refuses_a_numpy_archive_of_something_else(pictures, tmp_path, capsys):
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    line = refused(capsys, tmp_path / "out", "quantize", "--images", tmp_path / "other.npz", "--data", pictures, *QUANTIZE)
+    assert "other.npz' has no array 'manifest': allowed is a .npz file written by `export`" in line
 
 
 @pytest.mark.parametrize(

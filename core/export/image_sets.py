@@ -1,0 +1,108 @@
+"""Sets of images for use elsewhere: PNG files, safetensors, or a NumPy archive that calibrates other quantizers.
+
+All three are read back by `load_image_set`, with the same pixels and labels in the same order, and the same set gives the same bytes.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.data.class_folders import FOLDERS, write_class_folders
+from core.data.image_sets import ImageSet, check_free, check_parents, parents_of, save_image_set, whole_or_nothing
+from core.data.numpy_archives import SUFFIX, write_numpy_archive
+from core.errors import ConfigError, DataError, UnknownNameError, first_line
+from core.files import whole, write_json
+from core.layout import MANIFEST
+from core.models.full_precision import FullPrecisionModel
+from core.quantization.qat import check_images
+
+IMAGE_FORMATS = ("png", "safetensors", "npz")
+
+
+def export_images(
+    image_set: ImageSet, model: FullPrecisionModel, format: str, out: Path, diversity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes a set of images made from `model` to `out`, whole or not at all; returns what was written, plain values.
+
+    format: `png` (a folder with one folder of PNG files a class), `safetensors` (a folder as `generate` writes it), or `npz` (a file that
+    ends in .npz, see core.data.numpy_archives). out: a new file or folder, or an empty folder. diversity: the figures of the encoder in
+    the run's result, where there are any. Each has a manifest, in the archive an entry of that name: what the set's own says (its config
+    with the seed, the changes made meanwhile), and `network`, `normalisation`, `image_size`, `classes`, `diversity`.
+    Raises UnknownNameError or ConfigError for a format or name that is not allowed, DataError when `out` exists or cannot be written, or
+    the set does not fit the network.
+    """
+    check_images(model, image_set)
+    check_image_target(format, out)
+    manifest = _manifest(image_set, model, format, diversity)
+    try:
+        if format == "npz":
+            with parents_of(out), whole(out) as partial:
+                write_numpy_archive(partial, image_set.images, image_set.labels, model.spec.classes, manifest, model.normalise)
+        else:
+            with whole_or_nothing(out) as folder:
+                if format == "png":
+                    manifest |= write_class_folders(folder, image_set.images, image_set.labels, model.spec.classes)
+                    write_json(folder / MANIFEST, manifest)
+                else:
+                    save_image_set(replace(image_set, manifest=manifest), folder)
+    except OSError as error:
+        raise DataError(
+            f"the images could not be written to {str(out)!r} ({error.strerror or first_line(error)}): "
+            "allowed is a place with room that can be written to"
+        ) from error
+    files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+    return {
+        "out": str(out),
+        "format": format,
+        "images": len(image_set),
+        "bytes": sum(path.stat().st_size for path in files),
+        "network": manifest["network"],
+    }
+
+
+def check_image_target(format: str, out: Path) -> None:
+    """Raises UnknownNameError, ConfigError or DataError unless `export_images` can write that format there."""
+    if format not in IMAGE_FORMATS:
+        raise UnknownNameError("format of images", format, IMAGE_FORMATS)
+    if format == "npz":
+        if out.suffix != SUFFIX:
+            raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in {SUFFIX}")
+        if os.path.lexists(out):
+            raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+        check_parents(out)
+    else:
+        check_free(out)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of the names, types, shapes and values of everything in the state dict, whatever file it came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _manifest(image_set: ImageSet, model: FullPrecisionModel, format: str, diversity: Mapping[str, Any] | None) -> dict[str, Any]:
+    spec = model.spec
+    own = {key: value for key, value in image_set.manifest.items() if key != FOLDERS}
+    return own | {
+        "format": format,
+        "images": len(image_set),
+        "network": {
+            "name": spec.name,
+            "architecture": spec.architecture,
+            "trained_on": spec.trained_on,
+            "weights_sha256": weights_hash(model.network),
+        },
+        "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
+        "image_size": spec.image_size,
+        "classes": list(spec.classes),
+        "diversity": None if diversity is None else dict(diversity),
+    }

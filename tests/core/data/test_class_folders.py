@@ -1,0 +1,262 @@
+"""Folders of PNG files: names from outside never lead elsewhere, and every pixel, label and the order come back."""
+
+import json
+import os
+import struct
+import zlib
+from pathlib import PurePosixPath, PureWindowsPath
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from core.data import class_folders
+from core.data.class_folders import folder_names, read_class_folders, write_class_folders
+from core.data.image_sets import load_image_set
+from core.errors import DataError
+
+CLASSES = ("cat", "dog", "great white shark, white shark", "cup")
+LABELS = torch.tensor([3, 0, 2, 0, 3, 2, 0])  # no dog
+
+
+def some_pixels(count=7, height=4, width=5) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, height, width), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+
+
+def write(folder, classes=CLASSES) -> None:
+    manifest = write_class_folders(folder, some_pixels(), LABELS, classes)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change(folder, **values) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def refused(path) -> str:
+    with pytest.raises(DataError) as error:
+        load_image_set(path)
+    message = str(error.value)
+    assert str(path) in message
+    assert "allowed" in message
+    assert message.isprintable()
+    return message
+
+
+def test_round_trip(tmp_path):
+    write(tmp_path)
+    images = load_image_set(tmp_path)
+    assert torch.equal(images.images, some_pixels())
+    assert images.images.dtype == torch.uint8
+    assert torch.equal(images.labels, LABELS)
+    assert images.labels.dtype == torch.int64
+    assert images.manifest["images"] == 7
+
+
+def test_files_and_folders(tmp_path):
+    write(tmp_path)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert found == [
+        "cat/000001.png", "cat/000003.png", "cat/000006.png", "cup/000000.png", "cup/000004.png",
+        "great white shark, white shark/000002.png", "great white shark, white shark/000005.png",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "manifest.json").read_text())["folders"] == {"cat": 0, "great white shark, white shark": 2, "cup": 3}
+
+
+def test_other_programs_read_the_same_pixels(tmp_path):
+    write(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    dataset = ImageFolder(str(tmp_path))
+    expected = [1, 3, 6, 0, 4, 2, 5]
+    for (image, label), number in zip(dataset, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), some_pixels()[number].numpy())
+        assert dataset.classes[label] == CLASSES[LABELS[number]]
+
+
+def test_same_set_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(names) == 8
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_channels_last_images(tmp_path):
+    (tmp_path / "a").mkdir()
+    pixels = some_pixels().contiguous(memory_format=torch.channels_last)
+    manifest = write_class_folders(tmp_path / "a", pixels, LABELS, CLASSES)
+    assert torch.equal(read_class_folders(tmp_path / "a", manifest)[0], some_pixels())
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), CLASSES, ("Müller's", "jack-o'-lantern"), ("猫", "犬"), ("tank (car)", "3")])
+def test_plain_names_stay(classes):
+    assert folder_names(classes) == list(classes)
+
+
+HOSTILE = (
+    "../x", "/etc", "..", ".", "", " ", "a/b", "a\\b", "C:", "a\0b", "a\nb", "manifest.json", ".hidden", "-rf", "~", "con", "LPT1", "a.",
+    "a ", "\u202eabc", "<b>", "x" * 61, "x" * 300, "\ud800", "e\u0301", "images.safetensors", "*", "'", "$(id)", "%2e%2e",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_name(tmp_path, name):
+    """It becomes one plain name that the manifest maps back; nothing appears outside of the folder."""
+    folder = tmp_path / "around" / "set"
+    folder.mkdir(parents=True)
+    write(folder, classes=(name, "dog", "cup", "cat"))
+    for found in folder_names((name, "dog")):
+        assert len(PurePosixPath(found).parts) == len(PureWindowsPath(found).parts) == 1
+        assert class_folders._is_plain(found)
+        assert len(os.fsencode(found)) <= 255
+    assert torch.equal(load_image_set(folder).labels, LABELS)
+    assert sorted(os.listdir(tmp_path)) == ["around"]
+    assert os.listdir(tmp_path / "around") == ["set"]
+    assert len(os.listdir(folder)) == 4
+
+
+def test_all_hostile_names_stay_different_and_in_order():
+    names = folder_names(HOSTILE)
+    assert len(set(names)) == len(HOSTILE)
+    assert len({name.casefold() for name in names}) == len(HOSTILE)
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("classes", [("crane", "crane"), ("Crane", "crane"), ("\ufb01n", "fin")])
+def test_names_that_are_one_on_some_file_system(classes):
+    names = folder_names(classes)
+    assert [name[:2] for name in names] == ["0_", "1_"]
+
+
+def test_number_is_of_the_class_not_of_the_folder():
+    names = folder_names([f"a/{number}" for number in range(11)])
+    assert names[10] == "10_a_10"
+    assert names[2] == "02_a_2"
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"../set/cat": 0, "cup": 3, "great white shark, white shark": 2},
+        {"/etc": 0},
+        {"..": 0},
+        {"": 0},
+        {".": 0},
+        {"a\0b": 0},
+        {"x" * 400: 0},
+        {"cat": "0"},
+        {"cat": True},
+        {"cat": -1},
+        {"cat": 1 << 63},
+        {"cat": 0.0},
+        {"cat": None},
+        ["cat"],
+        "cat",
+        None,
+        {},
+    ],
+)
+def test_folders_that_the_manifest_may_not_name(tmp_path, folders):
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set")
+    change(tmp_path / "set", folders=folders)
+    refused(tmp_path / "set")
+
+
+@pytest.mark.parametrize("images", [None, 6, 8, 0, -7, 10**12, True, "7", 7.0])
+def test_count_that_is_not_that_of_the_files(tmp_path, images):
+    write(tmp_path)
+    change(tmp_path, images=images)
+    assert "7 numbered images" in refused(tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    write(tmp_path)
+    change(tmp_path, folders={"cat": 0, "cup": 3, "great white shark, white shark": 2, "dog": 1})
+    assert "No such file" in refused(tmp_path)
+
+
+def test_folder_that_the_manifest_does_not_name(tmp_path):
+    write(tmp_path)
+    (tmp_path / "dog").mkdir()
+    assert "'dog', which is not in its manifest" in refused(tmp_path)
+
+
+def test_missing_file(tmp_path):
+    write(tmp_path)
+    (tmp_path / "cat" / "000003.png").unlink()
+    assert "6 numbered images, and 7 in its manifest" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0.png", "000000.png", "0000001.png", "000007.jpg", "mine.png", "Thumbs.db"])
+def test_file_with_another_name_or_number(tmp_path, name):
+    write(tmp_path)
+    (tmp_path / "cat" / "000001.png").rename(tmp_path / "cat" / name)
+    refused(tmp_path)
+
+
+def test_numbers_with_a_gap(tmp_path):
+    write(tmp_path)
+    (tmp_path / "cat" / "000001.png").rename(tmp_path / "cat" / "000007.png")
+    assert "7 numbered images" in refused(tmp_path)
+
+
+def test_what_systems_leave_does_no_harm(tmp_path):
+    write(tmp_path)
+    (tmp_path / ".DS_Store").write_text("x")
+    (tmp_path / "cat" / "._000001.png").write_text("x")
+    (tmp_path / ".git").mkdir()
+    assert len(load_image_set(tmp_path)) == 7
+
+
+def test_pipe_is_never_opened(tmp_path):
+    write(tmp_path)
+    (tmp_path / "cat" / "000001.png").unlink()
+    os.mkfifo(tmp_path / "cat" / "000001.png")
+    refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("name", ["cup/000000.png", "cat/000006.png"])
+def test_file_that_is_no_image(tmp_path, name, content):
+    write(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert "cannot be read as an image: allowed is PNG" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "kind"), [("RGB", (5, 5), "PNG"), ("L", (5, 4), "PNG"), ("RGBA", (5, 4), "PNG"), ("RGB", (5, 4), "BMP")]
+)
+def test_image_that_is_not_as_the_others(tmp_path, mode, size, kind):
+    write(tmp_path)
+    Image.new(mode, size).save(tmp_path / "cat" / "000006.png", format=kind)
+    refused(tmp_path)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A file that says that it is so large, with nothing in it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("width", "height"), [(5000, 5000), (1 << 30, 1 << 30), (1 << 20, 17)])
+def test_image_that_says_that_it_is_huge(tmp_path, width, height):
+    write(tmp_path)
+    (tmp_path / "cup" / "000000.png").write_bytes(png_of(width, height))
+    refused(tmp_path)
+
+
+def test_more_pixels_than_allowed(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setattr(class_folders, "UNPACKED_BYTES", 7 * 60 - 1)
+    assert "7 images of 5 x 4 pixels" in refused(tmp_path)
+    monkeypatch.setattr(class_folders, "UNPACKED_BYTES", 7 * 60)
+    assert len(load_image_set(tmp_path)) == 7

@@ -1,0 +1,216 @@
+"""Exported sets: one function reads all three formats back to the same bits, and what they say of themselves is true."""
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.config import RunConfig
+from core.data.image_sets import ImageSet, load_image_set
+from core.errors import ConfigError, DataError, UnknownNameError
+from core.export.image_sets import IMAGE_FORMATS, check_image_target, export_images, weights_hash
+from core.models.registry import MODELS
+from core.pipeline import GIVEN, given_images
+
+DIVERSITY = {"encoder": "embedded", "encoder_trained_on": "captions", "images": 64, "mean_similarity": 0.3, "within_class_similarity": None}
+FORMATS = pytest.mark.parametrize("format", IMAGE_FORMATS)
+
+
+def target(folder: Path, format: str) -> Path:
+    return folder / ("set.npz" if format == "npz" else "set")
+
+
+@pytest.fixture
+def generated(small_images) -> ImageSet:
+    """As a generation leaves it."""
+    return replace(
+        small_images, manifest={"config": {"seed": 7, "epsilon": 0.1}, "changes": [], "summary": {"images": 64}, "model": "small"}
+    )
+
+
+def content_of(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    return {str(one.relative_to(path.parent)): one.read_bytes() for one in files}
+
+
+@FORMATS
+def test_one_function_reads_all_back(tmp_path, small, generated, format):
+    out = target(tmp_path / "deeper", format)
+    written = export_images(generated, small, format, out)
+    back = load_image_set(out, small.spec)
+    assert torch.equal(back.images, generated.images)
+    assert torch.equal(back.labels, generated.labels)
+    assert (back.images.dtype, back.labels.dtype) == (torch.uint8, torch.int64)
+    assert written["images"] == 64
+    assert written["bytes"] == sum(map(len, content_of(out).values()))
+    assert written["out"] == str(out)
+
+
+@FORMATS
+def test_manifest_says_what_it_is(tmp_path, small, generated, format):
+    export_images(generated, small, format, target(tmp_path, format), DIVERSITY)
+    manifest = load_image_set(target(tmp_path, format)).manifest
+    for key in ("config", "changes", "summary", "model"):
+        assert manifest[key] == generated.manifest[key]
+    assert manifest["network"]["name"] == "small"
+    assert manifest["network"]["weights_sha256"] == weights_hash(small.network)
+    assert manifest["normalisation"] == {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    assert manifest["classes"] == ["a", "b", "c", "d"]
+    assert (manifest["image_size"], manifest["images"], manifest["format"]) == (8, 64, format)
+    assert manifest["diversity"] == DIVERSITY
+    if format != "npz":
+        assert json.loads((tmp_path / "set" / "manifest.json").read_text()) == manifest
+
+
+@FORMATS
+def test_same_set_same_bytes(tmp_path, small, generated, format):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        export_images(generated, small, format, target(tmp_path / name, format))
+    first, second = (content_of(target(tmp_path / name, format)) for name in ("a", "b"))
+    assert first == second
+    assert first
+
+
+@pytest.mark.parametrize("last", IMAGE_FORMATS)
+@pytest.mark.parametrize("first", IMAGE_FORMATS)
+def test_from_one_format_to_another(tmp_path, small, generated, first, last):
+    """The second is the same as if it had been made at once."""
+    export_images(generated, small, first, target(tmp_path / "1", first))
+    export_images(load_image_set(target(tmp_path / "1", first)), small, last, target(tmp_path / "2", last))
+    export_images(generated, small, last, target(tmp_path / "3", last))
+    assert content_of(target(tmp_path / "2", last)).keys() == content_of(target(tmp_path / "3", last)).keys()
+    back = load_image_set(target(tmp_path / "2", last))
+    assert torch.equal(back.images, generated.images)
+    assert back.manifest == load_image_set(target(tmp_path / "3", last)).manifest
+
+
+def test_npz_is_what_the_network_takes(tmp_path, small, generated):
+    export_images(generated, small, "npz", tmp_path / "set.npz")
+    with np.load(tmp_path / "set.npz", allow_pickle=False) as archive:
+        expected = (generated.images.numpy().astype(np.float64) / 255 - 0.5) / 0.25
+        np.testing.assert_allclose(archive["images"], expected, atol=1e-6)
+        assert torch.equal(small.network(torch.from_numpy(archive["images"])), small.network(small.normalise(generated.images)))
+        assert archive["classes"][archive["labels"]].tolist() == list("abcd") * 16
+        assert json.loads(archive["manifest"].item())["network"]["name"] == "small"
+
+
+def test_safetensors_is_the_form_of_generate(tmp_path, small, generated):
+    export_images(generated, small, "safetensors", tmp_path / "set")
+    tensors = load_file(tmp_path / "set" / "images.safetensors")
+    assert sorted(os.listdir(tmp_path / "set")) == ["images.safetensors", "manifest.json"]
+    assert torch.equal(tensors["images"], generated.images)
+
+
+@FORMATS
+def test_classes_with_hostile_names(tmp_path, small, generated, format):
+    small.spec = replace(small.spec, classes=("../x", "/etc", "great white shark, white shark", ""))
+    export_images(generated, small, format, target(tmp_path, format))
+    back = load_image_set(target(tmp_path, format), small.spec)
+    assert torch.equal(back.labels, generated.labels)
+    assert back.manifest["classes"] == list(small.spec.classes)
+    assert len(os.listdir(tmp_path)) == 1
+
+
+@FORMATS
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_there_stays(tmp_path, small, generated, format, kind):
+    out = target(tmp_path, format)
+    if kind == "file":
+        out.write_text("mine")
+    elif kind == "folder":
+        out.mkdir()
+        (out / "mine").write_text("mine")
+    else:
+        out.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="exists already: allowed is a new"):
+        export_images(generated, small, format, out)
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"] * (kind != "link")
+    assert os.listdir(tmp_path) == [out.name]
+
+
+@FORMATS
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_nothing_is_left_of_a_write_that_ends_early(tmp_path, small, generated, format, error, monkeypatch):
+    written = []
+
+    def sync(path):
+        written.append(path)
+        raise error
+
+    # the last thing before the name is given
+    monkeypatch.setattr("core.files.sync", sync)
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else DataError
+    with pytest.raises(expected, match=None if error is KeyboardInterrupt else "could not be written .*No space left.*allowed"):
+        export_images(generated, small, format, target(tmp_path / "deeper", format))
+    assert written
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "error", "words"),
+    [
+        ("zip", "set", UnknownNameError, "unknown format of images 'zip': allowed are png, safetensors, npz"),
+        ("npz", "set", ConfigError, "allowed is a name that ends in .npz"),
+        ("npz", "set.npy", ConfigError, "allowed is a name that ends in .npz"),
+        ("npz", "file/set.npz", DataError, "file' *: allowed is a name in a folder"),
+        ("png", "file/set", DataError, "file' *: allowed is a name in a folder"),
+        ("png", "x" * 300, DataError, "too long"),
+    ],
+)
+def test_target_that_is_not_allowed(tmp_path, small, generated, format, name, error, words):
+    (tmp_path / "file").write_text("mine")
+    for attempt in (lambda: check_image_target(format, tmp_path / name), lambda: export_images(generated, small, format, tmp_path / name)):
+        with pytest.raises(error, match=words):
+            attempt()
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": torch.arange(64)}, "a label is 4: allowed are 0 to 3"),
+        ({"images": torch.zeros(64, 3, 9, 9, dtype=torch.uint8)}, "9 x 9"),
+    ],
+)
+def test_set_that_does_not_fit_the_network(tmp_path, small, generated, format, change, words):
+    with pytest.raises(DataError, match=words):
+        export_images(replace(generated, **change), small, format, target(tmp_path, format))
+    assert os.listdir(tmp_path) == []
+
+
+def test_weights_hash_is_of_every_bit(small, embedded):
+    """By hand for the small network; another value, name or type is another hash, another place in memory is not."""
+    digest = hashlib.sha256()
+    for name in sorted(small.network.state_dict()):
+        array = small.network.state_dict()[name].numpy()
+        digest.update(f"{name} torch.{array.dtype} {array.shape}\n".encode() + array.tobytes())
+    assert weights_hash(small.network) == digest.hexdigest()
+    assert weights_hash(embedded.network) == weights_hash(embedded.network.to(memory_format=torch.channels_last))
+    small.network.bn1.running_var[0] += 1e-6
+    assert weights_hash(small.network) != digest.hexdigest()
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_the_run_takes_it_as_one_set(tmp_path, small, generated, format):
+    """Even where a class, and so a folder, is called as a lane of a run."""
+    small.spec = replace(small.spec, classes=(GIVEN, "adam", "c", "d"))
+    out = target(tmp_path, format)
+    export_images(generated, small, format, out)
+    assert given_images(RunConfig(images_from=str(out), optimizers=(GIVEN, "adam"))) == {GIVEN: out}
+
+
+def test_embedded_network_is_the_file_that_is_embedded(embedded):
+    weights = load_file(MODELS["resnet20_cifar10"][0])
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode() + value.numpy().tobytes())
+    assert weights_hash(embedded.network) == digest.hexdigest()
