@@ -124,7 +124,8 @@ def _said_in_a_sentence(name: str, path: Path) -> Iterator[None]:
         names = offline_names()
         listed = ", ".join(names[:_LISTED]) + (" ..." if len(names) > _LISTED else "")
         raise ModelError(
-            f"{name} could not be loaded ({first_line(error)}): allowed is its file at {path}, or one that works without a network ({listed})"
+            f"{name} could not be loaded ({first_line(error)}): allowed is its file at {path}, "
+            f"or one that works without a network ({listed})"
         ) from error
 
 
@@ -348,7 +349,8 @@ class _Timm:
             return timm.create_model(name, pretrained=False, num_classes=classes)
         except (RuntimeError, ValueError, TypeError, ImportError, AssertionError, AttributeError) as error:
             raise ModelError(
-                f"timm:{name} cannot be built for {classes or 'its own'} classes ({first_line(error)}): allowed is another architecture of timm"
+                f"timm:{name} cannot be built for {classes or 'its own'} classes ({first_line(error)}): "
+                "allowed is another architecture of timm"
             ) from error
 
     def spec(self, name: str) -> ModelSpec:

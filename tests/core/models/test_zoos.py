@@ -48,10 +48,8 @@ def untrained(zoo) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         name = SMALL[zoo]
-        if zoo == "pytorchcv":
-            network = get_model(name)
-        else:
-            network = models.get_model(name) if zoo == "torchvision" else timm.create_model(name)
+        build = {"pytorchcv": get_model, "torchvision": models.get_model, "timm": timm.create_model}[zoo]
+        network = build(name)
         network(torch.randn(4, 3, 64, 64) if zoo != "pytorchcv" else torch.randn(4, 3, 32, 32))
     return network.eval()
 
@@ -232,7 +230,7 @@ def test_normalisation_inside_a_network_is_done_outside(caches):
 
 def test_old_names_in_a_densenet(caches):
     state = zoos._ZOOS["torchvision"].build("densenet121", None).state_dict()
-    old = {key: value for key, value in state.items()}
+    old = dict(state)
     for key in state:
         head, layer, tail = key.partition("denselayer")
         number, dot, rest = tail.partition(".")
