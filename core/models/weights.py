@@ -58,7 +58,7 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
                 _check_archive(path, size)
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever they hit on: UnpicklingError, RuntimeError, KeyError, EOFError and more
-        raise ModelError(f"{name} cannot be read as weights ({_reason(error)}): allowed is {ALLOWED}") from error
+        raise ModelError(f"{name} cannot be read as weights ({reason_of(error)}): allowed is {ALLOWED}") from error
     return _tensors(value, name)
 
 
@@ -79,8 +79,8 @@ def _check_archive(path: Path, size: int) -> None:
         raise ValueError(f"it says more than {HEADER_BYTES:,} bytes about its tensors")
 
 
-def _reason(error: Exception) -> str:
-    # torch adds advice about opening such files all the same
+def reason_of(error: Exception) -> str:
+    """What an error of a reader says, in one line, without torch's advice to open such files all the same."""
     text = first_line(error)
     found = str(error).partition("WeightsUnpickler error: ")[2]
     return one_line(next(iter(found.splitlines()), "")[:NAME_LENGTH] or text[:NAME_LENGTH])

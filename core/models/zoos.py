@@ -121,10 +121,12 @@ def _said_in_a_sentence(name: str, path: Path) -> Iterator[None]:
     except CoreError:
         raise
     except Exception as error:  # each loader raises what its HTTP client and its reader do
-        names = offline_names()
+        from core.models.weights import reason_of
+
+        names = [other for other in offline_names() if other != name]
         listed = ", ".join(names[:_LISTED]) + (" ..." if len(names) > _LISTED else "")
         raise ModelError(
-            f"{name} could not be loaded ({first_line(error)}): allowed is its file at {path}, "
+            f"{name} could not be loaded ({reason_of(error)}): allowed is its file at {path}, "
             f"or one that works without a network ({listed})"
         ) from error
 

@@ -123,7 +123,7 @@ def test_scores_that_are_not_finite(tmp_path, resnet):
 
 
 def test_scores_that_are_finite_for_black_only(tmp_path, resnet):
-    """Noise goes through the network too: here a first layer of infinite weights, whose product with zero is no number either way."""
+    """Black times anything is nothing; only the noise makes these weights overflow."""
     resnet["features.init_block.conv.weight"].fill_(3e38)
     assert "one finite score for each class" in refused(write(resnet, tmp_path / "a.pt"))
 
@@ -207,7 +207,7 @@ def test_malicious_pickle_is_refused_and_does_nothing(tmp_path, resnet):
 
 def test_classes_of_a_tensor_that_only_says_it_is_large(tmp_path, resnet):
     """A view of one number with a stride of zero: a few bytes in the file."""
-    resnet["output.bias"] = torch.zeros(1).expand(10**9)
+    resnet["output.weight"] = torch.zeros(1, 1).expand(10**9, 64)
     assert "classes: allowed are 1 to" in refused(write(resnet, tmp_path / "a.pt"))
 
 
