@@ -56,7 +56,8 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
         else:
             if start.startswith(_ZIP):
                 _check_archive(path, size)
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # of a path, torch believes the ending
+                value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever they hit on: UnpicklingError, RuntimeError, KeyError, EOFError and more
         raise ModelError(f"{name} cannot be read as weights ({reason_of(error)}): allowed is {ALLOWED}") from error
     return _tensors(value, name)

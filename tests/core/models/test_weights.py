@@ -40,10 +40,11 @@ def refused(path) -> str:
     return message
 
 
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_state_dict_by_torch_save(tmp_path, legacy):
-    torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
-    assert same(read_weights(tmp_path / "a.pt"))
+def test_state_dict_by_torch_save_of_any_name(tmp_path, legacy, name):
+    torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    assert same(read_weights(tmp_path / name))
 
 
 def test_safetensors_of_any_name(tmp_path):
