@@ -152,8 +152,8 @@ def check_scores(model: FullPrecisionModel, name: str) -> None:
 
 def check_statistics(model: FullPrecisionModel, name: str) -> None:
     """Raises ModelError when the BatchNorm layers have seen nothing: every running mean 0 and every running variance 1."""
-    layers = batch_norm_layers(model.network).values()
-    if all(bool((layer.running_mean == 0).all() and (layer.running_var == 1).all()) for layer in layers):
+    layers = [dict(layer.named_buffers()) for layer in batch_norm_layers(model.network).values()]
+    if all(bool((layer["running_mean"] == 0).all() and (layer["running_var"] == 1).all()) for layer in layers):
         raise ModelError(
             f"{name} has BatchNorm statistics that are untouched (every mean 0, every variance 1): "
             "allowed is a trained network, as images are made from them"

@@ -112,20 +112,18 @@ def _spec(
         raise ModelError(f"{called} is for {count} classes, and {len(class_names)} names were given: allowed is one name for each class")
     names = class_names or (known.classes if len(known.classes) == count else [f"class {index}" for index in range(count)])
     title = one_line(Path(called).stem)[:_LABEL] or "imported"
-    spec = replace(
-        known,
-        name=title,
-        classes=tuple(names),
-        trained_on=f"not known: imported from {one_line(Path(called).name)[:200]}",
-        mean=known.mean if mean is None else tuple(mean),
-        std=known.std if std is None else tuple(std),
-        image_size=known.image_size if image_size is None else image_size,
+    values = asdict(known) | {
+        "name": title,
+        "classes": tuple(names),
+        "trained_on": f"not known: imported from {one_line(Path(called).name)[:200]}",
+        "mean": known.mean if mean is None else tuple(mean),
+        "std": known.std if std is None else tuple(std),
+        "image_size": known.image_size if image_size is None else image_size,
         # the source's rule is for the source's size
-        resize=known.resize if image_size in (None, known.image_size) else None,
-    )
-    as_json = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
-    check_spec(as_json, called)
-    return spec
+        "resize": known.resize if image_size in (None, known.image_size) else None,
+    }
+    check_spec({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}, called)
+    return ModelSpec(**values)
 
 
 def _filled(spec: ModelSpec, weights: dict[str, Tensor], called: str) -> torch.nn.Module:
