@@ -30,7 +30,7 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import CoreError, one_line, shown
+from core.errors import ConfigError, CoreError, one_line, shown
 from core.reporting import Both, Live, Untouched
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     generate = _command(commands, "generate", "Synthesise images from a network.", _generate)
     _add_knobs(generate, GenerationConfig)
+    _add_checkpoint(generate)
     _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
 
     quantize = _command(commands, "quantize", "Quantize a network with a folder of images.", _quantize)
@@ -93,6 +94,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="Images written by generate or export, or a folder with one folder of images a class.",
     )
     _add_knobs(quantize, QuantizationConfig)
+    _add_checkpoint(quantize)
     _add_out(quantize, "New folder for quantized.safetensors and quantize.json.", _IN_THE_RUN)
 
     diversity = _command(commands, "diversity", "CLIP similarity within sets of images.", _diversity)
@@ -106,6 +108,7 @@ def _build_parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", "Everything: generate, compare, quantize.", _run)
     run.add_argument("--preset", default="quick", help=f"Settings to start from: {', '.join(PRESETS)}.")
     run.add_argument("--model", help=help_text(GenerationConfig, "model"))
+    _add_checkpoint(run)
     run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
     run.add_argument("--optimizers", nargs="+", metavar="NAME", help=f"{' and '.join(OPTIMIZERS)}. Default: both.")
     run.add_argument("--encoder", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
@@ -145,6 +148,16 @@ def _command(commands, name: str, help: str, function: Callable[[argparse.Namesp
 
 def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
     command.add_argument("--out", required=not without, type=_path, help=help + without)
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Weights of one's own for the architecture of --model; what is not given comes from its zoo."""
+    add = command.add_argument
+    add("--checkpoint", type=_path, metavar="FILE", help="Your weights for --model: safetensors, or a state dict by torch.save.")
+    add("--classes", type=_whole, metavar="N", help="Classes of the checkpoint. Default: the width of its last layer.")
+    add("--image-size", type=_whole, metavar="N", help="Side of its images in pixels. Default: as its zoo has it.")
+    add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="Of its images in [0, 1]. Default: as its zoo has it.")
+    add("--std", type=_number, nargs=3, metavar=("R", "G", "B"), help="Of its images in [0, 1]. Default: as its zoo has it.")
 
 
 def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
@@ -239,6 +252,7 @@ def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[st
 
     if options.out is not None:
         check_free(options.out)
+    config = _with_checkpoint(config, options)
     from core.pipeline import prepare
     from core.runs.manager import default_name
     from core.runs.store import RunStore
@@ -251,6 +265,23 @@ def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[st
         store = RunStore(options.runs)
         out = "" if options.out is None else os.path.realpath(options.out)
         return _perform(store, store.create(config, default_name(config), out=out, part=part), progress, prepared)
+
+
+def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfig:
+    """The config for the network in --checkpoint, which is kept where uploads are; without one the config as it is."""
+    given = {name: value for name in ("classes", "image_size", "mean", "std") if (value := getattr(options, name)) is not None}
+    if options.checkpoint is None:
+        if given:
+            name, value = next(iter(given.items()))
+            raise ConfigError(f"{name} is {shown(value)} without a checkpoint: allowed is together with --checkpoint FILE")
+        return config
+    from core.layout import NETWORKS, UPLOADS
+    from core.models.importing import import_checkpoint
+    from core.runs.store import default_folder
+
+    folder = (options.runs or default_folder()) / UPLOADS / NETWORKS
+    model = str(import_checkpoint(options.checkpoint, config.generation.model, out_folder=folder, **given))
+    return replace(config, generation=replace(config.generation, model=model), quantization=replace(config.quantization, model=model))
 
 
 def _perform(store: RunStore, run_id: str, progress: _Progress, prepared: Prepared | None = None) -> dict[str, Any]:
@@ -395,10 +426,12 @@ def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(options: argparse.Namespace) -> dict[str, Any]:
-    from core.models.registry import MODELS
+    from core.models.registry import MODELS, ZOOS
+    from core.models.zoos import offline_names
 
     return {
-        "models": [*MODELS, "PATH.safetensors made by pretrain"],
+        "models": [*MODELS, *(f"{zoo}:NAME of any classifier of {zoo}" for zoo in ZOOS), "PATH.safetensors made by pretrain"],
+        "offline": offline_names(),
         "optimizers": list(OPTIMIZERS),
         "ranges": list(RANGE_METHODS),
         "bits": list(BIT_WIDTHS),

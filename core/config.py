@@ -149,13 +149,17 @@ class Checked:
         return cls(**values)
 
 
+_MODEL = (
+    "The full-precision network: a name from `list`, or pytorchcv:NAME, torchvision:NAME or timm:NAME, downloaded on first use, "
+    "or a .safetensors checkpoint made by `pretrain`."
+)
+
+
 @dataclass(frozen=True)
 class GenerationConfig(Checked):
     """Knobs of the data generation (the paper's step 1)."""
 
-    model: str = knob(
-        "resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`."
-    )
+    model: str = knob("resnet20_cifar10", _MODEL)
     optimizer: str = knob(
         "mi-fgsm", "What moves the pixels: MI-FGSM or Adam.", choices=OPTIMIZERS, paper="mi-fgsm, and adam for comparison"
     )
@@ -298,9 +302,7 @@ class GenerationConfig(Checked):
 class QuantizationConfig(Checked):
     """Knobs of quantization and quantization-aware training (the paper's step 2)."""
 
-    model: str = knob(
-        "resnet20_cifar10", "The full-precision network: a name from `list`, or a .safetensors checkpoint made by `pretrain`."
-    )
+    model: str = knob("resnet20_cifar10", _MODEL)
     weight_bits: int = knob(4, "Bit width of the weights.", choices=BIT_WIDTHS, paper="3, 4, 5")
     activation_bits: int = knob(4, "Bit width of the activations.", choices=BIT_WIDTHS, paper="3, 4, 5")
     range: str = knob(
@@ -496,7 +498,7 @@ _TRAINING_IMAGES = "Training images: cifar10 or cifar100 (downloaded by torchvis
 class PretrainConfig(Checked):
     """Knobs of the pretraining. The defaults made the embedded resnet20_cifar10."""
 
-    architecture: str = knob("resnet20_cifar10", "A classifier of pytorchcv, by its name there.")
+    architecture: str = knob("resnet20_cifar10", "A classifier of pytorchcv, by its name there; or torchvision:NAME, timm:NAME.")
     data: str = knob("cifar10", _TRAINING_IMAGES)
     image_size: int = knob(32, "Side of the images in pixels.", minimum=8, maximum=1024)
     epochs: int = knob(36, "Passes over the training images.", minimum=1, maximum=10_000)

@@ -8,6 +8,8 @@ QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
 FRAMES = "frames"  # frames/LANE: what was on the screen
 CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
 RESULT = "result.json"
+UPLOADS = "uploads"  # beside the folders of the runs: what somebody brought
+NETWORKS = "networks"  # uploads/networks/HASH.safetensors, and HASH.json: what it is called on the pages
 IMAGES_FILE = "images.safetensors"
 MANIFEST = "manifest.json"  # written last into a set of images: where it is, the set is whole
 

@@ -24,6 +24,7 @@ from core.files import remove, remove_partials, write_json
 from core.generation.synthesis import Synthesis
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.registry import split_name
 from core.quantization.checkpoint import save_quantized
 from core.quantization.qat import QuantizationTraining, check_images
 from core.reporting import Live, Reporter
@@ -46,6 +47,8 @@ class Prepared:
 
 def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     """Loads and checks all that can be refused, before the first image is computed. Raises CoreError for bad input."""
+    if split_name(config.generation.model):
+        reporter.stage(f"loading {config.generation.model}", 0)
     model = load_model(config.generation.model, config.generation.device)
     sets = {lane: load_image_set(path, model.spec) for lane, path in given_images(config).items()}
     for image_set in sets.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -21,7 +21,7 @@ from core.config import (
     knobs,
 )
 from core.data.archives import ALLOWED, ARCHIVE_BYTES
-from core.errors import DataError
+from core.errors import ConfigError, DataError, shown
 from core.models.registry import MODELS
 from dashboard import state, uploads
 
@@ -113,13 +113,13 @@ def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
                 by_bits, run_by_bits = _by_bits_widgets(start, preset)
                 quantization = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{preset}/quantization")
             with machine_tab:
-                model, network = network_widgets(start.generation.model, f"{preset}/machine")
+                network = network_widgets(start.generation.model, f"{preset}/machine")
                 machine = knob_grid(GenerationConfig, _MACHINE, start.generation, f"{preset}/machine")
                 encoder = encoder_widget(start.encoder, f"{preset}/encoder")
         pressed = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:", key="start")
     if not pressed:
         return None
-    machine["model"] = kept_network(model, network)
+    machine["model"] = kept_network(network)
     return RunConfig(
         generation=replace(start.generation, **generation, **machine, **live),
         quantization=replace(start.quantization, **quantization, **machine, **by_bits),
@@ -130,8 +130,21 @@ def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
     )
 
 
-def network_widgets(default: str, key: str) -> tuple[str, UploadedFile | None]:
-    """A box of embedded and uploaded networks that also takes a path, and a place for a file: the choice, and the file if there is one."""
+@dataclass(frozen=True)
+class ChosenNetwork:
+    """What the widgets for a network say. The fields after the file are about a file without a header of ours."""
+
+    model: str
+    file: UploadedFile | None
+    architecture: str
+    image_size: int | None
+    mean: str
+    std: str
+    class_names: str
+
+
+def network_widgets(default: str, key: str) -> ChosenNetwork:
+    """A box of embedded and uploaded networks that also takes a name or a path, and places for a file and what has to be known of it."""
     known = {**dict.fromkeys(MODELS, "embedded"), **state.uploads().networks()}
     names = list(known) if default in known else [default, *known]
     chosen = st.selectbox(
@@ -140,17 +153,31 @@ def network_widgets(default: str, key: str) -> tuple[str, UploadedFile | None]:
         index=names.index(default),
         format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
         accept_new_options=True,
-        help=f"{help_text(GenerationConfig, 'model')} Networks that were uploaded are listed too; a path can be typed.",
+        help=f"{help_text(GenerationConfig, 'model')} Networks that were uploaded are listed too; a name or path can be typed.",
         key=f"{key}/model",
     )
     file = st.file_uploader(
         "Or upload a network",
-        type="safetensors",
+        type=["safetensors", "pt", "pth"],
         max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
-        help="A checkpoint as `python -m core pretrain` writes it. It is used instead of the one above, and listed there from then on.",
+        help="A checkpoint as `python -m core pretrain` writes it, or any other (safetensors, or a state dict by torch.save) whose "
+        "architecture is given below. It is used instead of the one above, and listed there from then on.",
         key=f"{key}/upload network {_uploads_done()}",
     )
-    return (chosen or "").strip(), file
+    with st.expander("What the file does not say"):
+        st.caption("For checkpoints made elsewhere. What is left empty comes from the architecture's zoo.")
+        architecture = st.text_input(
+            "Architecture",
+            placeholder="torchvision:resnet18",
+            help="pytorchcv:NAME, torchvision:NAME or timm:NAME. Needed for a checkpoint that `pretrain` has not written.",
+            key=f"{key}/architecture",
+        )
+        size = st.number_input("Image size (pixels)", min_value=1, max_value=1024, value=None, step=1, key=f"{key}/image size")
+        channels = "Of red, green and blue in [0, 1], as in training."
+        mean = st.text_input("Mean", placeholder="0.485 0.456 0.406", help=channels, key=f"{key}/mean")
+        std = st.text_input("Standard deviation", placeholder="0.229 0.224 0.225", help=channels, key=f"{key}/std")
+        class_names = st.text_area("Class names", help="One a line, in the order of the network's scores.", key=f"{key}/class names")
+    return ChosenNetwork((chosen or "").strip(), file, architecture.strip(), size, mean, std, class_names)
 
 
 def images_widget(key: str) -> UploadedFile | None:
@@ -165,12 +192,34 @@ def images_widget(key: str) -> UploadedFile | None:
     )
 
 
-def kept_network(chosen: str, file: UploadedFile | None) -> str:
-    """The network of `network_widgets` as a model's name. Raises DataError or ModelError when the file cannot be used."""
-    if file is None:
-        return chosen
+def kept_network(chosen: ChosenNetwork) -> str:
+    """The network of `network_widgets` as a model's name. Raises ConfigError, DataError or ModelError for what cannot be used."""
+    if chosen.file is None:
+        return chosen.model
     with st.spinner("Checking the network ..."):
-        return state.uploads().keep_network(file, file.name)
+        if not chosen.architecture:
+            return state.uploads().keep_network(chosen.file, chosen.file.name)
+        names = [line.strip() for line in chosen.class_names.splitlines() if line.strip()]
+        return state.uploads().keep_checkpoint(
+            chosen.file,
+            chosen.file.name,
+            chosen.architecture,
+            image_size=chosen.image_size,
+            mean=_three_numbers("mean", chosen.mean),
+            std=_three_numbers("standard deviation", chosen.std),
+            class_names=names or None,
+        )
+
+
+def _three_numbers(name: str, typed: str) -> list[float] | None:
+    """None where nothing was typed."""
+    try:
+        numbers = [float(number) for number in typed.replace(",", " ").split()]
+    except ValueError:
+        numbers = [0.0]
+    if len(numbers) not in (0, 3):
+        raise ConfigError(f"{name} is {shown(typed)}: allowed are three numbers, such as 0.485 0.456 0.406")
+    return numbers or None
 
 
 def kept_images(file: UploadedFile | None) -> str:
@@ -261,7 +310,7 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
             with left:
                 images = images_widget(key)
             with right:
-                model, network = network_widgets(start.generation.model, key)
+                network = network_widgets(start.generation.model, key)
         bits = bits_widget(start.bits, f"{key}/bits")
         with st.expander("All settings"):
             by_bits, run_by_bits = _by_bits_widgets(start, key)
@@ -274,7 +323,7 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
         )
     name = ""
     if own_images and pressed:
-        start = with_own_images(start, kept_images(images), kept_network(model, network))
+        start = with_own_images(start, kept_images(images), kept_network(network))
         name = images.name if images else ""
     config = replace(
         start,

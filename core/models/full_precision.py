@@ -1,31 +1,31 @@
 """Full-precision networks: where their weights lie, how their input is normalised, which classes they tell apart.
 
-Two ways to name one: a name of MODELS (embedded, works offline), or the path of a .safetensors checkpoint written by
-`python -m core pretrain`, whose header says which pytorchcv architecture it is, how images are normalised and what the classes are.
+Three ways to name one: a name of MODELS (embedded, works offline); ZOO:NAME of another zoo, whose weights are downloaded on first use;
+or the path of a .safetensors checkpoint written by `python -m core pretrain` or by core.models.importing, whose header says which
+architecture it is, how images are normalised and what the classes are.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorchcv.model_provider import get_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError, shown
 from core.files import whole
-from core.models.registry import MODELS, ModelSpec
+from core.models.registry import INTERPOLATIONS, MODELS, ZOOS, ModelSpec, split_name
+from core.models.weights import HEADER_BYTES, NAME_LENGTH, check_layout, fill
+from core.models.zoos import build_architecture, find_pretrained, load_pretrained, shapes_only
 
 # what the header of a checkpoint may say; such a file can come from anybody
-HEADER_BYTES = 16 << 20  # the largest networks of pytorchcv need 1 MB, and names of classes as much again
 CLASSES = 50_000  # twice those of ImageNet-21k
 IMAGE_SIZE = 1024  # as in PretrainConfig
-NAME_LENGTH = 200
 TEXT_LENGTH = 5000  # what a network was trained on may be the path of a folder
 
 
@@ -81,65 +81,14 @@ def batch_norm_layers(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def build_architecture(architecture: str, classes: int) -> nn.Module:
-    """An untrained pytorchcv network with weights from torch's global random numbers.
-
-    Raises UnknownNameError for a name that pytorchcv does not have, ModelError when the network cannot be had for so many classes.
-    """
-    try:
-        return get_model(architecture, pretrained=False, num_classes=classes)
-    except AssertionError:
-        pass  # those for CIFAR insist on its 10 or 100 classes, for no other reason than their name
-    except (ValueError, TypeError, ImportError) as error:  # others are no classifiers, some want packages of their own
-        raise UnknownNameError("architecture", architecture, ["any classifier of pytorchcv, such as resnet20_cifar10"]) from error
-    network = get_model(architecture, pretrained=False)
-    _replace_output(network, architecture, classes)
-    return network
-
-
-def _replace_output(network: nn.Module, architecture: str, classes: int) -> None:
-    """Puts an untrained last layer with `classes` outputs in the place of the network's own. Raises ModelError where there is none."""
-    name, last = [(name, module) for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))][-1]
-    present = getattr(network, "num_classes", None)
-    parent, _, attribute = name.rpartition(".")
-    if isinstance(last, nn.Linear) and last.out_features == present:
-        output: nn.Module = nn.Linear(last.in_features, classes, bias=last.bias is not None)
-    elif isinstance(last, nn.Conv2d) and last.out_channels == present and last.kernel_size == (1, 1) and last.groups == 1:
-        output = nn.Conv2d(last.in_channels, classes, 1, bias=last.bias is not None)
-    else:
-        raise ModelError(f"{architecture!r} cannot be built for {classes} classes: allowed are {present}")
-    setattr(network.get_submodule(parent), attribute, output)
-
-
 def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     """The network `name`, evaluation mode, parameters frozen.
 
-    name: a key of MODELS, or a path to a .safetensors checkpoint with a header written by `save_checkpoint`.
-    Raises UnknownNameError for a name that is neither; ModelError for a file that does not fit or a network without BatchNorm.
+    name: a key of MODELS, "ZOO:NAME", or a path to a .safetensors checkpoint with a header written by `save_checkpoint`.
+    Raises UnknownNameError for a name that is none of them; ModelError for a file that does not fit or cannot be downloaded, or a
+    network without BatchNorm.
     """
-    path, spec = find_model(name)
-    expected = layout_of(spec)
-    try:
-        with safe_open(path, framework="pt") as file:
-            # names and shapes first: torch's own message about them runs over many lines, and what fits is no larger than the file
-            names = set(file.keys())
-            missing, unexpected = sorted(set(expected) - names), sorted(names - set(expected))
-            if missing or unexpected:
-                raise ModelError(
-                    f"{path} does not fit {spec.architecture}, whose own tensors are allowed: "
-                    f"missing {_first_names(missing)}, unexpected {_first_names(unexpected)}"
-                )
-            for key in sorted(names):
-                shape = tuple(file.get_slice(key).get_shape())
-                if shape != expected[key]:
-                    raise ModelError(f"{path} does not fit {spec.architecture}: {key} is {shown(shape)}, allowed is {expected[key]}")
-            weights = {key: file.get_tensor(key) for key in names}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors ({error}): allowed is a checkpoint made by `pretrain`") from error
-    # the untrained weights are thrown away, and nobody's random numbers are used up for them
-    with torch.random.fork_rng(devices=[]):
-        network = build_architecture(spec.architecture, len(spec.classes))
-    network.load_state_dict(weights)
+    network, spec = load_pretrained(name) if split_name(name) else _load_checkpoint(name)
     if not batch_norm_layers(network):
         raise ModelError(
             f"{name!r} has no BatchNorm layer with running statistics: allowed are networks with at least one, as images are made from them"
@@ -147,6 +96,24 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     network.eval().requires_grad_(False)
     # channels-last: convolutions are faster so, and the statistics of a channel lie together
     return FullPrecisionModel(network.to(resolve_device(device)).to(memory_format=torch.channels_last), spec)
+
+
+def _load_checkpoint(name: str) -> tuple[nn.Module, ModelSpec]:
+    path, spec = find_model(name)
+    expected = layout_of(spec)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # names and shapes first: torch's own message about them runs over many lines, and what fits is no larger than the file
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+            check_layout(shapes, expected, str(path), spec.architecture)
+            weights = {key: file.get_tensor(key) for key in shapes}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors ({error}): allowed is a checkpoint made by `pretrain`") from error
+    # the untrained weights are thrown away, and nobody's random numbers are used up for them
+    with torch.random.fork_rng(devices=[]):
+        network = build_architecture(spec.architecture, len(spec.classes))
+    fill(network, weights)
+    return network, spec
 
 
 def layout_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -163,18 +130,19 @@ def batch_norm_names(spec: ModelSpec) -> list[str]:
 
 
 def _shapes_only(spec: ModelSpec) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with shapes_only():
         return build_architecture(spec.architecture, len(spec.classes))
 
 
 @torch.no_grad()
 def check_scores(model: FullPrecisionModel, name: str) -> None:
-    """One black image through the network. Raises ModelError unless it gives one finite score for each class."""
+    """A black image and one of noise through the network. Raises ModelError unless it gives one finite score for each class."""
     size, classes = model.spec.image_size, len(model.spec.classes)
-    image = torch.zeros(1, 3, size, size, device=model.device).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images[0] = 0
     try:
-        scores = model.network(image)
-        fits = isinstance(scores, Tensor) and tuple(scores.shape) == (1, classes) and bool(scores.isfinite().all())
+        scores = model.network(images.to(model.device).to(memory_format=torch.channels_last))
+        fits = isinstance(scores, Tensor) and tuple(scores.shape) == (2, classes) and bool(scores.isfinite().all())
         reason = "its scores are not"
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
         fits, reason = False, next(iter(str(error).splitlines()), type(error).__name__)
@@ -182,13 +150,29 @@ def check_scores(model: FullPrecisionModel, name: str) -> None:
         raise ModelError(f"{name} cannot take an image of {size} x {size} pixels ({reason}): allowed is one finite score for each class")
 
 
+def check_statistics(model: FullPrecisionModel, name: str) -> None:
+    """Raises ModelError when the BatchNorm layers have seen nothing: every running mean 0 and every running variance 1."""
+    layers = [dict(layer.named_buffers()) for layer in batch_norm_layers(model.network).values()]
+    if all(bool((layer["running_mean"] == 0).all() and (layer["running_var"] == 1).all()) for layer in layers):
+        raise ModelError(
+            f"{name} has BatchNorm statistics that are untouched (every mean 0, every variance 1): "
+            "allowed is a trained network, as images are made from them"
+        )
+
+
 def find_model(name: str) -> tuple[Path, ModelSpec]:
-    """Where the weights of `name` lie and its spec, without loading them. Raises UnknownNameError or ModelError."""
+    """Where the weights of `name` lie and its spec, without loading them. Raises UnknownNameError or ModelError.
+
+    Those of a zoo may still have to be downloaded to there.
+    """
     if name in MODELS:
         return MODELS[name]
+    if split_name(name):
+        return find_pretrained(name)
     path = Path(name)
     if path.suffix != ".safetensors":
-        raise UnknownNameError("model", name, [*MODELS, "the path of a .safetensors checkpoint made by `pretrain`"])
+        zoos = ", ".join(f"{zoo}:NAME" for zoo in ZOOS)
+        raise UnknownNameError("model", name, [*MODELS, zoos, "the path of a .safetensors checkpoint made by `pretrain`"])
     if not os.path.isfile(name):  # unlike Path's, False for a name that is too long, or in a folder that may not be entered
         raise ModelError(f"{name} does not exist: allowed is a .safetensors checkpoint made by `pretrain`")
     try:
@@ -199,7 +183,7 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
         spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{name} does not say what network it holds: allowed is a checkpoint made by `pretrain`") from error
-    _check_spec(values, name)
+    check_spec(asdict(spec) | values, name, " in its header")
     return path, spec
 
 
@@ -211,9 +195,9 @@ def _check_header_length(path: Path, name: str) -> None:
         raise ModelError(f"{name} has a header of {length:,} bytes: allowed is at most {HEADER_BYTES:,}")
 
 
-def _check_spec(values: Mapping[str, Any], name: str) -> None:
-    """Raises ModelError when the header of the checkpoint `name` has values that no network can have."""
-    classes, size, std = values["classes"], values["image_size"], values["std"]
+def check_spec(values: Mapping[str, Any], name: str, where: str = "") -> None:
+    """Raises ModelError when the fields of a spec, as JSON has them, have values that no network `name` can have."""
+    classes, size, std, resize = values["classes"], values["image_size"], values["std"], values["resize"]
     names = isinstance(classes, list) and 0 < len(classes) <= CLASSES and all(_short(one, NAME_LENGTH) for one in classes)
     rules = (
         ("classes", names, f"a list of names, 1 to {CLASSES:,} of at most {NAME_LENGTH} characters"),
@@ -222,16 +206,16 @@ def _check_spec(values: Mapping[str, Any], name: str) -> None:
         ("std", _three_numbers(std) and min(std) >= 1e-6, "three finite numbers, at least 0.000001"),  # what divides in float32
         *((key, _short(values[key], NAME_LENGTH), f"a text of at most {NAME_LENGTH} characters") for key in ("name", "architecture")),
         ("trained_on", _short(values["trained_on"], TEXT_LENGTH), f"a text of at most {TEXT_LENGTH} characters"),
+        (
+            "resize",
+            resize is None or (type(resize) is int and 0 < resize <= 2 * IMAGE_SIZE),
+            f"none, or a whole number above 0, at most {2 * IMAGE_SIZE}",
+        ),
+        ("interpolation", values["interpolation"] in INTERPOLATIONS, " or ".join(INTERPOLATIONS)),
     )
     for key, fits, allowed in rules:
         if not fits:
-            raise ModelError(f"{name} has {key} {shown(values[key])} in its header: allowed is {allowed}")
-
-
-def _first_names(names: Sequence[str]) -> str:
-    # those of the file are whatever somebody wrote into it
-    shown = [name if name.isprintable() and len(name) <= NAME_LENGTH else repr(name[:50]) for name in names[:3]]
-    return (", ".join(shown) or "nothing") + (" ..." if len(names) > 3 else "")
+            raise ModelError(f"{name} has {key} {shown(values[key])}{where}: allowed is {allowed}")
 
 
 def _short(value: Any, length: int) -> bool:

@@ -1,4 +1,7 @@
-"""The embedded networks: where their weights lie, how their input is normalised, which classes they tell apart. Imports no torch."""
+"""The embedded networks: where their weights lie, how their input is normalised, which classes they tell apart. Imports no torch.
+
+And how the networks of others are called: ZOO:NAME, for example torchvision:resnet18.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 ASSETS = Path(__file__).parents[2] / "assets"
+ZOOS = ("pytorchcv", "torchvision", "timm")
+INTERPOLATIONS = ("bilinear", "bicubic")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # in the order of its labels
 CIFAR100_CLASSES = tuple(
@@ -25,7 +30,7 @@ class ModelSpec:
     """What has to be known of a network besides its weights."""
 
     name: str
-    architecture: str  # pytorchcv's name
+    architecture: str  # ZOO:NAME; without a zoo it is pytorchcv's
     classes: tuple[str, ...]
     image_size: int  # pixels, height and width
     mean: tuple[float, float, float]  # of RGB in [0, 1]
@@ -33,7 +38,7 @@ class ModelSpec:
     trained_on: str
     # how evaluation images become image_size: short side in pixels before the centre is cut out; None: as core.data.labelled says
     resize: int | None = None
-    interpolation: str = "bilinear"  # or bicubic
+    interpolation: str = "bilinear"  # one of INTERPOLATIONS
 
 
 MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
@@ -52,3 +57,9 @@ MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
         )
     }
 )
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """The zoo and the name there of "ZOO:NAME"; None for anything else, such as a path."""
+    zoo, colon, rest = name.partition(":")
+    return (zoo, rest) if colon and zoo in ZOOS else None

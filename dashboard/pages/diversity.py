@@ -42,11 +42,11 @@ with st.expander("Measure your own images", icon=":material/upload:"), st.form("
         own_images = forms.images_widget("own diversity")
         own_encoder = forms.encoder_widget("embedded", "own diversity/encoder")
     with right:
-        model, network = forms.network_widgets(PRESETS["quick"].generation.model, "own diversity")
+        network = forms.network_widgets(PRESETS["quick"].generation.model, "own diversity")
     if st.form_submit_button("Measure these", type="primary", icon=":material/play_arrow:", key="measure own"):
         try:
             config = replace(PRESETS["quick"], bits=(), encoder=own_encoder)
-            config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(model, network))
+            config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(network))
             name = state.uploads().run_name(config, own_images.name if own_images else "")
             state.start(config, name)
             forms.forget_uploads()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import core.config
 from core.__main__ import main
@@ -20,7 +22,7 @@ from core.export.image_sets import export_images
 from core.generation.synthesis import Synthesis
 from core.models.full_precision import build_architecture, load_model, save_checkpoint
 from core.models.registry import CIFAR10_CLASSES, MODELS
-from core.runs.store import RUNS_VARIABLE
+from core.runs.store import RUNS_VARIABLE, RunStore
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
@@ -106,6 +108,53 @@ def tiny_preset(monkeypatch, pictures):
     monkeypatch.setattr(core.config, "PRESETS", {"quick": RunConfig(generation, quantization, bits=(3, 4))})
 
 
+# a checkpoint of one's own
+
+
+@pytest.fixture(scope="session")
+def of_others(tmp_path_factory):
+    """The embedded network as another program would have saved it."""
+    path = tmp_path_factory.mktemp("others") / "best.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in load_file(MODELS["resnet20_cifar10"][0]).items()}}, path)
+    return path
+
+
+def test_generate_and_quantize_with_a_checkpoint_of_others(tmp_path, capsys, of_others, pictures):
+    given = ["--model", "pytorchcv:resnet20_cifar10", "--checkpoint", of_others, "--mean", "0.4914", "0.4822", "0.4465", "--json"]
+    runs = ["--runs", tmp_path / "runs"]
+    capsys.readouterr()
+    assert call("generate", *TINY, *given, *runs, "--out", tmp_path / "set") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (network,) = (tmp_path / "runs" / "uploads" / "networks").glob("*.safetensors")
+    store = RunStore(tmp_path / "runs")
+    assert store.run(result["run"]).config.generation.model == str(network)
+    store.close()
+    assert load_model(str(network), "cpu").spec.mean == (0.4914, 0.4822, 0.4465)
+    assert call("quantize", *QUANTIZE, "--images", tmp_path / "set", "--data", pictures, *given, *runs, "--out", tmp_path / "w4a4") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["full_precision"] > 70
+    assert len(list(network.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--image-size", "32"], "image_size is 32 without a checkpoint"),
+        (["--mean", "0.5", "0.5", "0.5"], "mean is [0.5, 0.5, 0.5] without a checkpoint"),
+        (["--checkpoint", "none.pt"], "none.pt does not exist"),
+        (["--checkpoint", "OTHERS", "--model", "timm:none"], "unknown architecture 'none'"),
+        (["--checkpoint", "OTHERS", "--classes", "7"], "output.bias is (10,), allowed is (7,)"),
+        (["--checkpoint", "OTHERS", "--std", "0", "1", "1"], "std [0.0, 1.0, 1.0]"),
+        (["--checkpoint", "OTHERS", "--image-size", "x"], "no whole number"),
+        (["--model", "timm:none"], "unknown architecture 'none'"),
+        (["--model", "torchvision:"], "unknown architecture ''"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "run"])
+def test_checkpoint_is_refused(tmp_path, capsys, of_others, tiny_preset, command, arguments, words):
+    arguments = [str(of_others) if argument == "OTHERS" else argument for argument in arguments]
+    assert words in refused(capsys, tmp_path / "deeper" / "set", command, *(TINY if command == "generate" else ()), *arguments)
+
+
 # list
 
 
@@ -115,6 +164,8 @@ def test_list_as_a_command():
     assert done.stderr == ""
     names = json.loads(done.stdout.splitlines()[-1])
     assert "resnet20_cifar10" in names["models"]
+    assert {"pytorchcv", "torchvision", "timm"} <= {name.partition(":")[0] for name in names["models"]}
+    assert "resnet20_cifar10" in names["offline"]
     assert names["optimizers"] == ["mi-fgsm", "adam"]
     assert names["ranges"] == ["minmax", "mse", "lsq"]
     assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]

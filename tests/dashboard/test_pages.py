@@ -7,11 +7,13 @@ import zipfile
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
 from core.config import PRESETS, GenerationConfig, RunConfig
+from core.models.full_precision import find_model
 from core.models.registry import MODELS
 from core.runs.state import RunState
 from dashboard import state
@@ -219,6 +221,33 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
         "resnet20_cifar10",
         "mine (10 classes), uploaded as net.safetensors",
     ]
+
+
+def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(runs_folder, tmp_path):
+    torch.save({"model": load_file(MODELS["resnet20_cifar10"][0])}, tmp_path / "others.pth")
+    app = page("studio")
+    app.number_input(key="quick/generation/images").set_value(8)
+    app.number_input(key="quick/generation/iterations").set_value(6)
+    app.multiselect(key="quick/bits").set_value([])
+    app.text_input(key="quick/encoder").set_value("")
+    content = (tmp_path / "others.pth").read_bytes()
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("others.pth", content, "application/octet-stream"))
+    app.text_input(key="quick/machine/architecture").set_value("pytorchcv:resnet20_cifar10")
+    app.text_input(key="quick/machine/mean").set_value("0.5 0.5")
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == [plain("mean is '0.5 0.5': allowed are three numbers, such as 0.485 0.456 0.406")]
+    app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
+    app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij"))
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    (run,) = state.store().runs()
+    assert run.name == "others (10 classes), mi-fgsm + adam"
+    spec = find_model(run.config.generation.model)[1]
+    assert (spec.mean, spec.classes) == ((0.5, 0.5, 0.5), tuple("abcdefghij"))
+    state.manager().wait(run.id)
+    assert state.store().run(run.id).state is RunState.COMPLETE
 
 
 def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):

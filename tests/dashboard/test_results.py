@@ -1,6 +1,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from dashboard import results
 
 TABLE = Path(__file__).parents[2] / "assets" / "paper" / "results.csv"
@@ -34,6 +36,22 @@ def test_paper_rows_are_those_of_the_file():
     assert results.paper_accuracies("resnet20_cifar10") == (expected, 93.89)
     assert [row["bits"] for row in results.paper_table("resnet20_cifar10")] == [3, 4, 5]
     assert results.paper_accuracies("some/network.safetensors") == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("network", "dataset", "model", "bits"),
+    [
+        ("pytorchcv:resnet20_cifar10", "cifar10", "resnet20", [3, 4, 5]),
+        ("pytorchcv:resnet20_cifar100", "cifar100", "resnet20", [3, 4, 5]),
+        ("pytorchcv:resnet18", "imagenet", "resnet18", [4, 5]),
+        ("pytorchcv:mobilenetv2_w1", "imagenet", "mobilenetv2", [4, 5]),
+        ("pytorchcv:resnet50", "imagenet", "resnet50", [4, 5]),
+        ("torchvision:resnet50", "", "", []),
+    ],
+)
+def test_paper_rows_of_its_own_checkpoints(network, dataset, model, bits):
+    rows = results.paper_rows(network)
+    assert [(row["dataset"], row["model"], int(row["bits"])) for row in rows] == [(dataset, model, width) for width in bits]
 
 
 def test_diversities_by_lane():

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import time
 import zipfile
@@ -136,6 +137,56 @@ def test_network_of_numbers_that_are_none(tmp_path, kept):
     weights = load_file(PATH)
     weights["output.bias"][0] = torch.nan
     assert "one finite score" in refused(kept.keep_network, checkpoint(tmp_path, weights), tmp_path)
+
+
+def others(state=None) -> bytes:
+    """The embedded network as somebody else would have saved it."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in (state or load_file(PATH)).items()}}, buffer)
+    return buffer.getvalue()
+
+
+def test_checkpoint_of_others_is_kept_with_what_was_given(tmp_path, kept):
+    names = list("abcdefghij")
+    path = kept.keep_checkpoint(
+        io.BytesIO(others()), "../my net.pth", "pytorchcv:resnet20_cifar10", mean=[0.5, 0.5, 0.5], class_names=names
+    )
+    assert kept.networks() == {path: "my net (10 classes), imported from my net.pth"}
+    model = load_model(path, "cpu")
+    assert model.spec.classes == tuple(names)
+    assert model.spec.mean == (0.5, 0.5, 0.5)
+    assert torch.equal(model.network.state_dict()["output.bias"], load_file(PATH)["output.bias"])
+    config = PRESETS["quick"]
+    config = replace(config, generation=replace(config.generation, model=path), quantization=replace(config.quantization, model=path))
+    assert kept.run_name(config) == "my net (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
+    assert sorted(os.listdir(kept.folder / "networks")) == sorted(
+        os.path.basename(path).replace("safetensors", end) for end in ("json", "safetensors")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "words"),
+    [
+        (b"no weights", {}, "begins with"),
+        (others()[:-500], {}, "cannot be read"),
+        (others({"a": torch.zeros(1)}), {}, "does not fit"),
+        (others(), {"image_size": 1}, "1 x 1 pixels"),
+        (others(), {"class_names": ["a"]}, "output.bias is (10,), allowed is (1,)"),
+    ],
+)
+def test_checkpoint_of_others_that_cannot_be_used(tmp_path, kept, content, given, words):
+    with pytest.raises(ModelError, match=re.escape(words)) as caught:
+        kept.keep_checkpoint(io.BytesIO(content), "a.pth", "pytorchcv:resnet20_cifar10", **given)
+    assert str(caught.value).startswith("a.pth")
+    assert str(tmp_path) not in str(caught.value)
+    assert files_in(tmp_path / "runs") == []
+
+
+def test_checkpoint_of_others_that_is_too_large(tmp_path, kept, monkeypatch):
+    monkeypatch.setattr(uploads, "NETWORK_BYTES", 1000)
+    with pytest.raises(DataError, match="allowed is at most 1,000"):
+        kept.keep_checkpoint(io.BytesIO(others()), "a.pth", "pytorchcv:resnet20_cifar10")
+    assert not kept.folder.exists()
 
 
 def test_images_are_kept_under_their_hash(tmp_path, kept):

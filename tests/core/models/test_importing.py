@@ -1,0 +1,234 @@
+"""Checkpoints of others become networks of ours: with what the source knows, or with what was given; anything else is refused in words."""
+
+import hashlib
+import json
+import math
+
+import pytest
+import timm
+import torch
+from pytorchcv.model_provider import get_model
+from torch import nn
+from torchvision import models
+
+from core.errors import CoreError, DataError, ModelError
+from core.models import importing
+from core.models.full_precision import batch_norm_layers, find_model, load_model
+from core.models.importing import import_checkpoint
+from core.models.zoos import known_spec
+
+NAMES = {"pytorchcv": "pytorchcv:resnet20_cifar10", "torchvision": "torchvision:shufflenet_v2_x0_5", "timm": "timm:test_byobnet"}
+
+
+def trained(network, size=32) -> nn.Module:
+    """With statistics of one pass over noise, as if it had been trained."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(4)
+        network.train()(torch.randn(4, 3, size, size))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Zoo -> a network as the zoo builds it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return {
+            "pytorchcv": trained(get_model("resnet20_cifar10")),
+            "torchvision": trained(models.shufflenet_v2_x0_5(num_classes=5), 64),
+            "timm": trained(timm.create_model("test_byobnet", num_classes=7), 64),
+        }
+
+
+@pytest.fixture
+def resnet(networks):
+    """Its state dict, for a test to spoil."""
+    return {key: value.clone() for key, value in networks["pytorchcv"].state_dict().items()}
+
+
+def write(state, path):
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(("zoo", "size"), [("pytorchcv", 32), ("torchvision", 64), ("timm", 64)])
+def test_network_is_kept_with_what_the_source_knows(tmp_path, networks, zoo, size):
+    file = write({"state_dict": {f"module.{key}": value for key, value in networks[zoo].state_dict().items()}}, tmp_path / "my net.pth")
+    path = import_checkpoint(file, NAMES[zoo], image_size=size, out_folder=tmp_path / "kept")
+    assert path.name == f"{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
+    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.stem}.json", path.name]
+    classes = {"pytorchcv": 10, "torchvision": 5, "timm": 7}[zoo]
+    assert json.loads(path.with_suffix(".json").read_text()) == {"label": f"my net ({classes} classes), imported from my net.pth"}
+    model, known = load_model(str(path), "cpu"), known_spec(NAMES[zoo])
+    assert (model.spec.mean, model.spec.std, model.spec.architecture) == (known.mean, known.std, NAMES[zoo])
+    assert model.spec.classes == (known.classes if zoo == "pytorchcv" else tuple(f"class {index}" for index in range(classes)))
+    image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(image), networks[zoo](image))
+
+
+def test_what_is_given_takes_the_place_of_what_the_source_knows(tmp_path, networks):
+    file = write(networks["torchvision"].state_dict(), tmp_path / "a.pt")
+    path = import_checkpoint(
+        file,
+        NAMES["torchvision"],
+        out_folder=tmp_path,
+        image_size=96,
+        mean=[0.1, 0.2, 0.3],
+        std=(1, 1, 0.5),
+        class_names=list("abcde"),
+        classes=5,
+    )
+    spec = find_model(str(path))[1]
+    assert (spec.image_size, spec.mean, spec.std, spec.classes, spec.resize) == (96, (0.1, 0.2, 0.3), (1, 1, 0.5), tuple("abcde"), None)
+    assert spec.trained_on == "not known: imported from a.pt"
+
+
+def test_same_network_twice_is_one_file(tmp_path, networks, resnet):
+    first = import_checkpoint(write(resnet, tmp_path / "a.pt"), NAMES["pytorchcv"], out_folder=tmp_path / "kept")
+    again = import_checkpoint(write({"model": resnet}, tmp_path / "a.pt"), NAMES["pytorchcv"], out_folder=tmp_path / "kept")
+    assert first == again
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_half_precision_and_missing_counters_are_fine(tmp_path, resnet):
+    state = {key: value.half() for key, value in resnet.items() if not key.endswith("num_batches_tracked")}
+    path = import_checkpoint(write(state, tmp_path / "a.pt"), "resnet20_cifar10", out_folder=tmp_path)
+    loaded = load_model(str(path), "cpu").network.state_dict()
+    assert loaded.keys() == resnet.keys()
+    assert all(torch.equal(loaded[key], value.float()) for key, value in state.items())
+
+
+def test_importing_leaves_the_global_seed_alone(tmp_path, resnet):
+    before = torch.get_rng_state()
+    import_checkpoint(write(resnet, tmp_path / "a.pt"), "resnet20_cifar10", out_folder=tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def refused(file, architecture=NAMES["pytorchcv"], error=ModelError, **given) -> str:
+    """The message; nothing is left in the folder."""
+    kept = file.parent / "kept"
+    with pytest.raises(error) as caught:
+        import_checkpoint(file, architecture, out_folder=kept, **given)
+    assert not kept.exists() or list(kept.iterdir()) == []
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "allowed" in message
+    return message
+
+
+def test_scores_that_are_not_finite(tmp_path, resnet):
+    resnet["output.bias"][3] = math.nan
+    assert "one finite score for each class" in refused(write(resnet, tmp_path / "a.pt"))
+
+
+def test_scores_that_are_finite_for_black_only(tmp_path, resnet):
+    """Black times anything is nothing; only the noise makes these weights overflow."""
+    resnet["features.init_block.conv.weight"].fill_(3e38)
+    assert "one finite score for each class" in refused(write(resnet, tmp_path / "a.pt"))
+
+
+def test_statistics_that_are_untouched(tmp_path):
+    file = write(get_model("resnet20_cifar10").state_dict(), tmp_path / "a.pt")
+    assert "untouched (every mean 0, every variance 1)" in refused(file)
+
+
+def test_network_without_batch_norm(tmp_path):
+    assert "no BatchNorm layer" in refused(write(models.squeezenet1_1().state_dict(), tmp_path / "a.pt"), "torchvision:squeezenet1_1")
+
+
+def test_names_that_do_not_fit_are_listed(tmp_path, resnet):
+    message = refused(write({**resnet, "extra": torch.zeros(1)}, tmp_path / "a.pt"))
+    assert "does not fit pytorchcv:resnet20_cifar10" in message
+    assert "missing nothing, unexpected extra" in message
+    del resnet["output.weight"]
+    assert "missing output.weight, unexpected nothing" in refused(write(resnet, tmp_path / "a.pt"))
+
+
+def test_shapes_that_do_not_fit_are_listed(tmp_path, resnet):
+    file = write(resnet, tmp_path / "a.pt")
+    message = refused(file, classes=12)
+    assert "output.bias is (10,), allowed is (12,); output.weight is (10, 64), allowed is (12, 64)" in message
+
+
+def test_whole_numbers_in_place_of_weights(tmp_path, resnet):
+    resnet["output.bias"] = resnet["output.bias"].int()
+    assert "torch.int32 in output.bias" in refused(write(resnet, tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"image_size": 0}, "image_size 0"),
+        ({"image_size": 5000}, "image_size 5000"),
+        ({"image_size": 1}, "1 x 1 pixels"),
+        ({"mean": [0.5, 0.5]}, "mean [0.5, 0.5]"),
+        ({"mean": [math.nan] * 3}, "mean [nan, nan, nan]"),
+        ({"std": [0.0, 1.0, 1.0]}, "std [0.0, 1.0, 1.0]"),
+        ({"classes": 0}, "is for 0 classes"),
+        ({"classes": -3}, "is for -3 classes"),
+        ({"classes": 10**9}, "is for 1,000,000,000 classes"),
+        ({"class_names": ["a", "b"], "classes": 10}, "is for 10 classes, and 2 names were given"),
+        ({"class_names": ["x" * 201] * 10}, "has classes"),
+    ],
+)
+def test_values_that_no_network_can_have(tmp_path, resnet, given, words):
+    assert words in refused(write(resnet, tmp_path / "a.pt"), **given)
+
+
+@pytest.mark.parametrize("architecture", ["resnet2000", "torchvision:resnet2000", "timm:x", "nowhere:resnet18", "a.safetensors", ""])
+def test_architectures_that_no_zoo_has(tmp_path, resnet, architecture):
+    assert "unknown architecture" in refused(write(resnet, tmp_path / "a.pt"), architecture, CoreError)
+
+
+def test_file_that_is_too_large_is_not_even_read(tmp_path, resnet, monkeypatch):
+    file = write(resnet, tmp_path / "a.pt")
+    monkeypatch.setattr(importing, "NETWORK_BYTES", 1000)
+    assert f"has {file.stat().st_size:,} bytes: allowed is at most 1,000" in refused(file)
+
+
+def test_missing_file(tmp_path):
+    assert "does not exist" in refused(tmp_path / "none.pt")
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def test_malicious_pickle_is_refused_and_does_nothing(tmp_path, resnet):
+    message = refused(write({"state_dict": resnet, "epoch": Evil(tmp_path / "was executed")}, tmp_path / "a.pt"))
+    assert "cannot be read as weights" in message
+    assert not (tmp_path / "was executed").exists()
+
+
+def test_classes_of_a_tensor_that_only_says_it_is_large(tmp_path, resnet):
+    """A view of one number with a stride of zero: a few bytes in the file."""
+    resnet["output.weight"] = torch.zeros(1, 1).expand(10**9, 64)
+    assert "classes: allowed are 1 to" in refused(write(resnet, tmp_path / "a.pt"))
+
+
+def test_disk_that_fails_is_said_in_a_sentence(tmp_path, resnet, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(importing, "save_checkpoint", fails)
+    assert "No space left" in refused(write(resnet, tmp_path / "a.pt"), error=DataError)
+
+
+def test_efficientnet_lite0_with_its_real_weights(efficientnet_lite0):
+    """ImageNet weights of a package: the statistics are those of photographs, and depthwise layers are among the convolutions."""
+    model = efficientnet_lite0(64)
+    assert model.spec.architecture == "timm:efficientnet_lite0"
+    assert (model.spec.image_size, model.spec.mean, model.spec.std) == (64, (0.5,) * 3, (0.5,) * 3)
+    assert len(model.spec.classes) == 1000
+    assert len(batch_norm_layers(model.network)) == 49
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, :, :32] = 1
+    with torch.no_grad():
+        scores = model.network(image).softmax(1)
+    # a trained classifier is sure of something, and not of the same thing for everything
+    assert scores.max() > 5 / 1000
