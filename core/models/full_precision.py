@@ -1,7 +1,8 @@
 """Full-precision networks: where their weights lie, how their input is normalised, which classes they tell apart.
 
-Two ways to name one: a name of MODELS (embedded, works offline), or the path of a .safetensors checkpoint written by
-`python -m core pretrain`, whose header says which pytorchcv architecture it is, how images are normalised and what the classes are.
+Three ways to name one: a name of MODELS (embedded, works offline); the path of a .safetensors checkpoint written by
+`python -m core pretrain`, whose header says which pytorchcv architecture it is, how images are normalised and what the classes are; or
+the path of a .pt2 program (core.models.program) that has the same in an extra file.
 """
 
 import json
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError, shown
 from core.files import whole
+from core.models.program import load_program
+from core.models.program_archive import read_spec
 from core.models.registry import MODELS, ModelSpec
 
 # what the header of a checkpoint may say; such a file can come from anybody
@@ -114,10 +117,23 @@ def _replace_output(network: nn.Module, architecture: str, classes: int) -> None
 def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     """The network `name`, evaluation mode, parameters frozen.
 
-    name: a key of MODELS, or a path to a .safetensors checkpoint with a header written by `save_checkpoint`.
+    name: a key of MODELS, or a path to a .safetensors checkpoint with a header written by `save_checkpoint`, or to a .pt2 program with
+    the spec that `core.models.program.save_program` writes.
     Raises UnknownNameError for a name that is neither; ModelError for a file that does not fit or a network without BatchNorm.
     """
     path, spec = find_model(name)
+    network = load_program(path) if path.suffix == ".pt2" else _load_checkpoint(path, spec)
+    if not batch_norm_layers(network):
+        raise ModelError(
+            f"{name!r} has no BatchNorm layer with running statistics: allowed are networks with at least one, as images are made from them"
+        )
+    network.eval().requires_grad_(False)
+    # channels-last: convolutions are faster so, and the statistics of a channel lie together
+    return FullPrecisionModel(network.to(resolve_device(device)).to(memory_format=torch.channels_last), spec)
+
+
+def _load_checkpoint(path: Path, spec: ModelSpec) -> nn.Module:
+    """The network of a .safetensors file whose tensors are exactly those of its architecture. Raises ModelError."""
     expected = layout_of(spec)
     try:
         with safe_open(path, framework="pt") as file:
@@ -140,13 +156,7 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     with torch.random.fork_rng(devices=[]):
         network = build_architecture(spec.architecture, len(spec.classes))
     network.load_state_dict(weights)
-    if not batch_norm_layers(network):
-        raise ModelError(
-            f"{name!r} has no BatchNorm layer with running statistics: allowed are networks with at least one, as images are made from them"
-        )
-    network.eval().requires_grad_(False)
-    # channels-last: convolutions are faster so, and the statistics of a channel lie together
-    return FullPrecisionModel(network.to(resolve_device(device)).to(memory_format=torch.channels_last), spec)
+    return network
 
 
 def layout_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -160,6 +170,12 @@ def layout_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 def batch_norm_names(spec: ModelSpec) -> list[str]:
     """Names of `batch_norm_layers`, without weights. Raises UnknownNameError or ModelError as `build_architecture` does."""
     return list(batch_norm_layers(_shapes_only(spec)))
+
+
+def batch_norm_names_of(name: str) -> list[str]:
+    """Names of `batch_norm_layers` of the network `name`, as `load_model` takes it. Raises UnknownNameError or ModelError."""
+    path, spec = find_model(name)
+    return list(batch_norm_layers(load_program(path))) if path.suffix == ".pt2" else batch_norm_names(spec)
 
 
 def _shapes_only(spec: ModelSpec) -> nn.Module:
@@ -187,20 +203,45 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     if name in MODELS:
         return MODELS[name]
     path = Path(name)
+    if path.suffix == ".pt2":
+        return path, _program_spec(path)
     if path.suffix != ".safetensors":
-        raise UnknownNameError("model", name, [*MODELS, "the path of a .safetensors checkpoint made by `pretrain`"])
+        raise UnknownNameError("model", name, [*MODELS, "the path of a .safetensors checkpoint made by `pretrain`, or of a .pt2 program"])
     if not os.path.isfile(name):  # unlike Path's, False for a name that is too long, or in a folder that may not be entered
         raise ModelError(f"{name} does not exist: allowed is a .safetensors checkpoint made by `pretrain`")
     try:
         _check_header_length(path, name)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        values = json.loads(header["spec"])
-        spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return path, _spec_from(header["spec"], name)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{name} does not say what network it holds: allowed is a checkpoint made by `pretrain`") from error
+
+
+def _program_spec(path: Path) -> ModelSpec:
+    allowed = "a program with classes, image size, mean and standard deviation, as importing it writes one"
+    text = read_spec(path)
+    if text is None:
+        raise ModelError(f"{path} does not say what its classes are and how its images are normalised: allowed is {allowed}")
+    try:
+        return _spec_from(text, str(path))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} does not say what network it holds: allowed is {allowed}") from error
+
+
+def _spec_from(text: str, name: str) -> ModelSpec:
+    """The spec of a file, checked. Raises ModelError for values that no network can have, and what a text that is no spec makes Python
+    raise."""
+    values = json.loads(text)
+    spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     _check_spec(values, name)
-    return path, spec
+    return spec
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raises ModelError for a spec with values that no network can have, which would not be read again from a file."""
+    values = asdict(spec)
+    _check_spec({**values, **{key: list(values[key]) for key in ("classes", "mean", "std")}}, spec.name)
 
 
 def _check_header_length(path: Path, name: str) -> None:

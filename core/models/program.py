@@ -15,16 +15,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._ops import OpOverload
 
 from core.errors import ModelError, first_line, shown
 from core.files import whole
-from core.models.program_archive import HOW_TO_EXPORT, SPEC_FILE, ProgramArchive, is_name, read_archive, read_spec, refuse
+from core.models.program_archive import HOW_TO_EXPORT, SPEC_FILE, ProgramArchive, read_archive, refuse
 from core.models.registry import ModelSpec
 
 ARCHITECTURE = "program"  # of a ModelSpec whose network is a program: it can be built from its file only
@@ -43,30 +43,30 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d, "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
 }  # fmt: skip
 # operations that stay what they are: they compute tensors from tensors, and neither write nor draw random numbers
-_KEPT = frozenset(
-    """
-    abs add adaptive_max_pool2d addmm amax amin argmax avg_pool1d bmm celu ceil channel_shuffle clamp clamp_max clamp_min constant_pad_nd
-    conv1d conv2d conv_transpose2d convolution div elu eq erf exp expand expand_as flip floor floor_divide gather ge gelu glu group_norm
-    gt hardtanh index_select instance_norm layer_norm le leaky_relu linalg_vector_norm linear log log_sigmoid log_softmax _log_softmax
-    logical_and logical_not logical_or logsumexp lt masked_fill matmul maximum minimum mish mm mul narrow native_channel_shuffle ne neg
-    norm pad pixel_shuffle pixel_unshuffle pow prelu reciprocal reflection_pad2d remainder repeat replication_pad2d rms_norm roll round
-    rsqrt rsub scaled_dot_product_attention select selu sign slice softmax _softmax softplus softsign sqrt square std sub sum swapaxes t
-    tanh threshold to _to_copy topk unbind unflatten upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean where
-    zeros_like ones_like movedim T numpy_T batch_norm fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
-    """.split()
-)
+_KEPT = frozenset({
+    "abs", "add", "adaptive_max_pool2d", "addmm", "amax", "amin", "argmax", "avg_pool1d", "bmm", "celu", "ceil", "channel_shuffle",
+    "clamp", "clamp_max", "clamp_min", "constant_pad_nd", "conv1d", "conv2d", "conv_transpose2d", "convolution", "div", "elu", "eq",
+    "erf", "exp", "expand", "expand_as", "flip", "floor", "floor_divide", "gather", "ge", "gelu", "glu", "group_norm", "gt", "hardtanh",
+    "index_select", "instance_norm", "layer_norm", "le", "leaky_relu", "linalg_vector_norm", "linear", "log", "log_sigmoid",
+    "log_softmax", "_log_softmax", "logical_and", "logical_not", "logical_or", "logsumexp", "lt", "masked_fill", "matmul", "maximum",
+    "minimum", "mish", "mm", "mul", "narrow", "native_channel_shuffle", "ne", "neg", "norm", "pad", "pixel_shuffle", "pixel_unshuffle",
+    "pow", "prelu", "reciprocal", "reflection_pad2d", "remainder", "repeat", "replication_pad2d", "rms_norm", "roll", "round", "rsqrt",
+    "rsub", "scaled_dot_product_attention", "select", "selu", "sign", "slice", "softmax", "_softmax", "softplus", "softsign", "sqrt",
+    "square", "std", "sub", "sum", "swapaxes", "t", "tanh", "threshold", "to", "_to_copy", "topk", "unbind", "unflatten",
+    "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "where", "zeros_like", "ones_like", "movedim",
+    "T", "numpy_T", "batch_norm", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine",
+})  # fmt: skip
 # the value of the input, passed on: nothing is trained here by dropout, and `view` becomes `reshape`, which needs no order in memory
-_IDENTITIES = frozenset(
-    "dropout feature_dropout alpha_dropout clone contiguous detach alias lift_fresh_copy lift_fresh".split()
-)
+_IDENTITIES = frozenset({
+    "dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "lift_fresh",
+})  # fmt: skip
 # what the program checks of itself, for the sizes that it was exported with
-_CHECKS = frozenset("_assert_scalar _assert_async _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size".split())
-_VIEWS = frozenset(
-    """
-    view reshape _unsafe_view flatten permute transpose t squeeze unsqueeze expand expand_as slice select split split_with_sizes chunk
-    unbind narrow detach alias contiguous dropout to unflatten swapaxes movedim T numpy_T
-    """.split()
-)
+_CHECKS = frozenset({"_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"})
+_VIEWS = frozenset({
+    "view", "reshape", "_unsafe_view", "flatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "expand", "expand_as", "slice",
+    "select", "split", "split_with_sizes", "chunk", "unbind", "narrow", "detach", "alias", "contiguous", "dropout", "to", "unflatten",
+    "swapaxes", "movedim", "T", "numpy_T",
+})  # fmt: skip
 # numbers computed from sizes
 _NUMBERS: Mapping[str, Callable[..., Any]] = {
     "_operator.add": operator.add, "_operator.sub": operator.sub, "_operator.mul": operator.mul, "_operator.floordiv": operator.floordiv,
@@ -101,18 +101,14 @@ def read_program(path: Path) -> Program:
     """As `load_program`, with the size of images that the program takes."""
     archive = read_archive(path)
     try:
-        network, sides = _Translation(archive, path).result()
+        translation = _Translation(archive, path)
+        network, sides = translation.result()
+        height, width = sides
+        _check_sizes(network, (_EXAMPLES, 3, height or _SIDE, width or _SIDE), path)
+        network.load_state_dict(translation.state, assign=True)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError, SyntaxError) as error:
         refuse(path, f"has a graph that cannot be read ({shown(first_line(error))})", "what torch.export.save writes")
-    network.eval().requires_grad_(False)
-    height, width = sides
-    _check_sizes(network, (_EXAMPLES, 3, height or _SIDE, width or _SIDE), path)
-    return Program(network, sides)
-
-
-def read_spec_text(path: Path) -> str | None:
-    """What `save_program` wrote about the network, as JSON; None in a program by somebody else. Raises ModelError."""
-    return read_spec(path)
+    return Program(network.eval().requires_grad_(False), sides)
 
 
 def save_program(network: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -158,7 +154,9 @@ class _Translation:
         self.layers: dict[tuple, str] = {}  # what makes a layer -> its name
         self.modules: dict[str, nn.Module] = {}  # the layers
         self.places: dict[str, str] = {}  # name of a tensor -> the layer that has it
-        self.loose: set[str] = set()  # names of tensors that no layer has
+        self.loose: set[str] = set()  # names of tensors that are read outside of layers
+        self.state: dict[str, Tensor] = {}  # of the network
+        self.parameters: dict[str, nn.Parameter] = {}  # by their names in the program: one that two layers have stays one
         self.sharing: dict[str, set[str]] = {}  # names in the program that look at the same memory
         self.last_reader = {name: i for i, node in enumerate(self.given["nodes"]) for name in _names_in([x["arg"] for x in node["inputs"]])}
         self.last_reader |= dict.fromkeys(_names_in(self.given["outputs"]), len(self.given["nodes"]))
@@ -210,24 +208,28 @@ class _Translation:
         return sizes[2], sizes[3]
 
     def _assembled(self) -> fx.GraphModule:
-        """The layers and loose tensors below one module, in the order that they had in the module that was exported."""
+        """Layers and loose tensors, without memory, below one module, in the order that they had in the module that was exported."""
         network = fx.GraphModule(nn.Module(), fx.Graph(), "Program")
         added: set[str] = set()
         for name, tensor in self.archive.tensors.items():
-            layer = self.places.get(name)
+            parent, _, leaf = name.rpartition(".")
+            layer = self.places.get(name, parent if parent in self.modules else None)
             if layer is not None and layer not in added:
                 added.add(layer)
                 if not network.add_submodule(layer, self.modules[layer]):
                     refuse(self.path, f"has a layer {shown(layer)}", "names that a module can have")
             if name in self.loose:
-                parent, _, leaf = name.rpartition(".")
                 if parent and not _has_module(network, parent) and not network.add_submodule(parent, nn.Module()):
                     refuse(self.path, f"has a tensor {shown(name)}", "names that a module can have")
                 holder = network.get_submodule(parent)
+                if leaf in holder._parameters or leaf in holder._buffers:
+                    continue  # a layer has it, too
                 if name in self.archive.parameters:
-                    holder.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
-                elif leaf not in holder._buffers:
-                    holder.register_buffer(leaf, tensor)
+                    self.state[name] = self._parameter(name)
+                    holder.register_parameter(leaf, nn.Parameter(tensor.to("meta"), requires_grad=False))
+                else:
+                    self.state[name] = tensor
+                    holder.register_buffer(leaf, tensor.to("meta"))
         network.graph = self.graph
         network.graph.eliminate_dead_code()
         network.recompile()
@@ -243,7 +245,7 @@ class _Translation:
             return
         found = _OPERATION.fullmatch(target) if isinstance(target, str) else None
         if found is None:
-            self._refuse_operation(target)
+            raise self._other_operation(target)
         name, overload = found.groups()
         if name in _CHECKS:
             return
@@ -252,7 +254,7 @@ class _Translation:
             name, written = name[:-1], arguments[0][1]["as_tensor"]["name"]
         if name in _IDENTITIES:
             source = arguments[0][1]["as_tensor"]["name"]
-            if dict((key, arg) for key, arg, _ in arguments).get("train", {}).get("as_bool") is True:
+            if {key: arg for key, arg, _ in arguments}.get("train", {}).get("as_bool") is True:
                 self._refuse_training()
             self.values[outputs[0]["as_tensor"]["name"]] = self._lookup(source)
             self._share(name, source, outputs)
@@ -301,14 +303,13 @@ class _Translation:
     def _plain(self, target: str, name: str, overload: str, arguments: Sequence[tuple[str, Any, Any]]) -> fx.Node:
         """The call as it stands in the program."""
         if name not in _FUNCTIONS and name not in _KEPT:
-            self._refuse_operation(target)
-        if name in _FUNCTIONS:
-            function = _FUNCTIONS[name]
-        else:
-            function = getattr(getattr(torch.ops.aten, name), overload)
+            raise self._other_operation(target)
+        function = _FUNCTIONS.get(name) or getattr(getattr(torch.ops.aten, name), overload)
+        if name not in _FUNCTIONS and (not isinstance(function, OpOverload) or function._schema.is_mutable):
+            raise self._other_operation(target)
         keywords = {key: self._value(arg) for key, arg, kind in arguments if kind == 2}
         if "out" in keywords or "generator" in keywords:
-            self._refuse_operation(target)
+            raise self._other_operation(target)
         return self.graph.call_function(function, tuple(self._value(arg) for _, arg, kind in arguments if kind != 2), keywords)
 
     # layers
@@ -324,10 +325,10 @@ class _Translation:
         padding = padding if overload == "padding" else tuple(_pair(padding))
 
         def build() -> nn.Module:
-            return nn.Conv2d(
-                tensor.shape[1] * groups, tensor.shape[0], tuple(tensor.shape[2:]), geometry[0], padding, geometry[1], groups,
-                bias is not None, device="meta",
-            )  # type: ignore[arg-type]  # fmt: skip
+            channels = tensor.shape[1] * groups, tensor.shape[0]
+            stride, dilation = geometry
+            kernel = tuple(tensor.shape[2:])
+            return nn.Conv2d(*channels, kernel, stride, padding, dilation, groups, bias is not None, device="meta")  # type: ignore[arg-type]
 
         names = {"weight": weight, "bias": None if bias is None else bias.name}
         return self._layer(("conv2d", *geometry, padding, groups), names, build, a["input"])
@@ -337,9 +338,7 @@ class _Translation:
         if tensor.ndim != 2 or not (bias is None or isinstance(bias, _Held)):
             return None
         names = {"weight": weight, "bias": None if bias is None else bias.name}
-        return self._layer(
-            ("linear",), names, lambda: nn.Linear(tensor.shape[1], tensor.shape[0], bias is not None, device="meta"), images
-        )
+        return self._layer(("linear",), names, lambda: nn.Linear(tensor.shape[1], tensor.shape[0], bias is not None, device="meta"), images)
 
     def _batch_norm(self, a: dict[str, Any], rank: int) -> fx.Node | None:
         if a.get("running_mean") is None or a.get("running_var") is None:
@@ -363,25 +362,22 @@ class _Translation:
         if key not in self.layers:
             layer = build()
             for attribute, name in names.items():
-                if name is None:
-                    continue
-                tensor = self._float(name)
-                if tensor.shape != getattr(layer, attribute).shape:
-                    refuse(self.path, f"has {name} of {shown(tuple(tensor.shape))}", f"{tuple(getattr(layer, attribute).shape)}")
-                is_parameter = attribute in layer._parameters
-                setattr(layer, attribute, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
+                if name is not None and self._float(name).shape != getattr(layer, attribute).shape:
+                    shapes = tuple(self._float(name).shape), tuple(getattr(layer, attribute).shape)
+                    refuse(self.path, f"has {name} of {shown(shapes[0])}", f"{shapes[1]}")
             first = next(name for name in names.values() if name is not None)
             place = first.rpartition(".")[0]
             if place in self.modules or any(name not in (None, f"{place}.{attribute}") for attribute, name in names.items()) or not place:
                 place = f"layer_{len(self.layers)}"  # the module had these tensors under other names
-            count = f"{place}.num_batches_tracked"
-            if "num_batches_tracked" in layer._buffers:
-                layer.num_batches_tracked = self.archive.tensors.get(count, torch.tensor(0)).clone()
             self.layers[key] = place
             self.modules[place] = layer
-            for name in names.values():
+            for attribute, name in names.items():
                 if name is not None:
                     self.places.setdefault(name, place)
+                    self.state[f"{place}.{attribute}"] = self._parameter(name) if attribute in layer._parameters else self._float(name)
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                count = f"{place}.num_batches_tracked"
+                self.state[count] = self.archive.tensors.get(count, torch.tensor(0))
         return self.graph.call_module(self.layers[key], (self._node(images),))
 
     # values
@@ -439,6 +435,11 @@ class _Translation:
             refuse(self.path, f"has {name} as {tensor.dtype}", "float32")
         return tensor
 
+    def _parameter(self, name: str) -> nn.Parameter:
+        if name not in self.parameters:
+            self.parameters[name] = nn.Parameter(self._float(name), requires_grad=False)
+        return self.parameters[name]
+
     def _is_transpose(self, name: str, a: dict[str, Any]) -> bool:
         if self.archive.tensors[a["self"].name].ndim != 2:
             return False
@@ -487,10 +488,10 @@ class _Translation:
                 "a program without, as `.run_decompositions({})` of it gives",
             )
 
-    def _refuse_operation(self, target: object) -> None:
-        raise ModelError(f"{self.path} has the operation {shown(target)}: allowed are those of image classifiers that compute tensors only")
+    def _other_operation(self, target: object) -> ModelError:
+        return ModelError(f"{self.path} has the operation {shown(target)}: allowed are those of classifiers that compute tensors only")
 
-    def _refuse_training(self) -> None:
+    def _refuse_training(self) -> NoReturn:
         refuse(self.path, "was exported in training mode", "a network in evaluation mode, as `network.eval()` gives")
 
 
@@ -506,10 +507,14 @@ class _Measuring(fx.Interpreter):
 
 
 def _check_sizes(network: fx.GraphModule, shape: tuple[int, ...], path: Path) -> None:
-    """Raises ModelError unless the network gives logits for images of this shape, with no tensor between that is too large."""
+    """Raises ModelError unless the network gives logits for images of this shape, with no tensor between that is too large.
+
+    network: on the device `meta`; it is set to evaluation mode.
+    """
+    network.eval()
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            logits = _Measuring(network).run(torch.empty(shape))
+        with torch.no_grad():
+            logits = _Measuring(network).run(torch.empty(shape, device="meta"))
     except Exception as error:  # torch raises whatever it hits on in what the file asks for
         refuse(path, f"cannot be run on {shape[0]} images of {shape[2]} x {shape[3]} pixels ({shown(first_line(error))})", "a classifier")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != shape[0]:
@@ -548,6 +553,6 @@ def _pair(value: Any) -> Sequence[int]:
 def _plain_number(value: Any) -> int | float | bool:
     if value in ("Infinity", "-Infinity", "NaN"):
         return float(value)
-    if type(value) not in (int, float, bool) or abs(value) >= 1 << 62:
+    if type(value) not in (int, float, bool) or abs(value) >= 1 << 63:
         raise ValueError(f"a number {shown(value)}")
     return value
