@@ -153,7 +153,12 @@ def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
     """Weights of one's own for the architecture of --model; what is not given comes from its zoo."""
     add = command.add_argument
-    add("--checkpoint", type=_path, metavar="FILE", help="Your weights for --model: safetensors, or a state dict by torch.save.")
+    add(
+        "--checkpoint",
+        type=_path,
+        metavar="FILE",
+        help="Your weights for --model, safetensors or a state dict by torch.save; or a .pt2 program.",
+    )
     add("--classes", type=_whole, metavar="N", help="Classes of the checkpoint. Default: the width of its last layer.")
     add("--image-size", type=_whole, metavar="N", help="Side of its images in pixels. Default: as its zoo has it.")
     add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="Of its images in [0, 1]. Default: as its zoo has it.")
@@ -277,10 +282,14 @@ def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfi
         return config
     from core.layout import NETWORKS, UPLOADS
     from core.models.importing import import_checkpoint
+    from core.models.program_import import import_program
     from core.runs.store import default_folder
 
-    folder = (options.runs or default_folder()) / UPLOADS / NETWORKS
-    model = str(import_checkpoint(options.checkpoint, config.generation.model, out_folder=folder, **given))
+    folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
+    if options.checkpoint.suffix == ".pt2":
+        model = str(import_program(options.checkpoint, out_folder=folder, **given))
+    else:
+        model = str(import_checkpoint(options.checkpoint, config.generation.model, out_folder=folder, **given))
     return replace(config, generation=replace(config.generation, model=model), quantization=replace(config.quantization, model=model))
 
 

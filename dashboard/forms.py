@@ -158,10 +158,10 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
     )
     file = st.file_uploader(
         "Or upload a network",
-        type=["safetensors", "pt", "pth"],
+        type=["safetensors", "pt", "pth", "pt2"],
         max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
-        help="A checkpoint as `python -m core pretrain` writes it, or any other (safetensors, or a state dict by torch.save) whose "
-        "architecture is given below. It is used instead of the one above, and listed there from then on.",
+        help="A checkpoint as `python -m core pretrain` writes it, another (safetensors, or a state dict by torch.save) whose "
+        "architecture is given below, or a .pt2 program by torch.export. It is used instead of the one above, and listed from then on.",
         key=f"{key}/upload network {_uploads_done()}",
     )
     with st.expander("What the file does not say"):
@@ -197,7 +197,7 @@ def kept_network(chosen: ChosenNetwork) -> str:
     if chosen.file is None:
         return chosen.model
     with st.spinner("Checking the network ..."):
-        if not chosen.architecture:
+        if not chosen.architecture and not chosen.file.name.endswith(uploads.PROGRAM):
             return state.uploads().keep_network(chosen.file, chosen.file.name)
         names = [line.strip() for line in chosen.class_names.splitlines() if line.strip()]
         return state.uploads().keep_checkpoint(

@@ -274,10 +274,10 @@ def layer_names(run: Run, count: int) -> Sequence[str]:
 
 @cache
 def _layer_names(model: str) -> Sequence[str]:
-    from core.models.full_precision import batch_norm_names, find_model
+    from core.models.full_precision import batch_norm_names_of
 
     try:
-        return batch_norm_names(find_model(model)[1])
+        return batch_norm_names_of(model)
     except CoreError:
         return []
 

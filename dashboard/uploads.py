@@ -27,6 +27,7 @@ from core.files import remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, plain_rights
 from dashboard import text
 
+PROGRAM = ".pt2"
 GIVEN = "given"  # the lane of images that were not generated, as the pipeline names it
 MEGABYTE = 1 << 20
 # a ResNet-152 is 230 MB. Streamlit holds what is uploaded in memory, and lets in no more than `server.maxUploadSize`
@@ -66,7 +67,8 @@ class Uploads:
                 raise _not_kept(name, error) from error
 
     def _keep_network(self, file: IO[bytes], name: str, size: int) -> Path:
-        from core.models.full_precision import check_scores, load_model  # imports torch, which takes seconds
+        from core.models.checks import check_network  # imports torch, which takes seconds
+        from core.models.full_precision import load_model
 
         folder = self._made(NETWORKS, size)
         target = folder / f"{_hash(file)}.safetensors"
@@ -75,7 +77,7 @@ class Uploads:
         with _copied(file, folder) as temporary:
             try:
                 model = load_model(str(temporary), "cpu")
-                check_scores(model, str(temporary))
+                check_network(model.network, model.spec, str(temporary))
             except CoreError as error:
                 # what the person knows is the name of the file, not where it lay for a moment
                 raise ModelError(str(error).replace(str(temporary), repr(name))) from error
@@ -105,9 +107,12 @@ class Uploads:
 
     def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: Mapping[str, Any]) -> Path:
         from core.models.importing import import_checkpoint  # imports torch
+        from core.models.program_import import import_program
 
         folder = self._made(NETWORKS, 2 * size)
         with _copied(file, folder) as temporary:
+            if name.endswith(PROGRAM):
+                return import_program(temporary, out_folder=folder, name=name, **given)
             return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
@@ -140,7 +145,8 @@ class Uploads:
 
     def networks(self) -> dict[str, str]:
         """Path -> what it is called on the page, the newest first."""
-        paths = sorted((self.folder / NETWORKS).glob("[0-9a-f]*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        kept = [path for suffix in (".safetensors", PROGRAM) for path in (self.folder / NETWORKS).glob(f"[0-9a-f]*{suffix}")]
+        paths = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
         return {str(path): _label(path) for path in paths}
 
     def run_name(self, config: RunConfig, images: str = "") -> str:

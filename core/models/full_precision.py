@@ -1,8 +1,9 @@
 """Full-precision networks: where their weights lie, how their input is normalised, which classes they tell apart.
 
-Three ways to name one: a name of MODELS (embedded, works offline); ZOO:NAME of another zoo, whose weights are downloaded on first use;
-or the path of a .safetensors checkpoint written by `python -m core pretrain` or by core.models.importing, whose header says which
-architecture it is, how images are normalised and what the classes are.
+Four ways to name one: a name of MODELS (embedded, works offline); ZOO:NAME of another zoo, whose weights are downloaded on first use;
+the path of a .safetensors checkpoint written by `python -m core pretrain` or by core.models.importing, whose header says which
+architecture it is, how images are normalised and what the classes are; or the path of a .pt2 program (core.models.program) that has the
+same in an extra file.
 """
 
 import json
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError, shown
 from core.files import whole
+from core.models.program import load_program
+from core.models.program_archive import read_spec
 from core.models.registry import INTERPOLATIONS, MODELS, ZOOS, ModelSpec, split_name
 from core.models.weights import HEADER_BYTES, NAME_LENGTH, check_layout, fill
 from core.models.zoos import build_architecture, find_pretrained, load_pretrained, shapes_only
@@ -84,11 +87,12 @@ def batch_norm_layers(network: nn.Module) -> dict[str, nn.Module]:
 def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     """The network `name`, evaluation mode, parameters frozen.
 
-    name: a key of MODELS, "ZOO:NAME", or a path to a .safetensors checkpoint with a header written by `save_checkpoint`.
+    name: a key of MODELS, "ZOO:NAME", a path to a .safetensors checkpoint with a header written by `save_checkpoint`, or to a .pt2
+    program with the spec that `core.models.program.save_program` writes.
     Raises UnknownNameError for a name that is none of them; ModelError for a file that does not fit or cannot be downloaded, or a
     network without BatchNorm.
     """
-    network, spec = load_pretrained(name) if split_name(name) else _load_checkpoint(name)
+    network, spec = load_pretrained(name) if split_name(name) else _load_file(name)
     if not batch_norm_layers(network):
         raise ModelError(
             f"{name!r} has no BatchNorm layer with running statistics: allowed are networks with at least one, as images are made from them"
@@ -98,8 +102,10 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     return FullPrecisionModel(network.to(resolve_device(device)).to(memory_format=torch.channels_last), spec)
 
 
-def _load_checkpoint(name: str) -> tuple[nn.Module, ModelSpec]:
+def _load_file(name: str) -> tuple[nn.Module, ModelSpec]:
     path, spec = find_model(name)
+    if path.suffix == ".pt2":
+        return load_program(path), spec
     expected = layout_of(spec)
     try:
         with safe_open(path, framework="pt") as file:
@@ -129,37 +135,18 @@ def batch_norm_names(spec: ModelSpec) -> list[str]:
     return list(batch_norm_layers(_shapes_only(spec)))
 
 
+def batch_norm_names_of(name: str) -> list[str]:
+    """Names of `batch_norm_layers` of the network `name`, as `load_model` takes it. Raises UnknownNameError or ModelError."""
+    path, spec = find_model(name)
+    return list(batch_norm_layers(load_program(path))) if path.suffix == ".pt2" else batch_norm_names(spec)
+
+
 def _shapes_only(spec: ModelSpec) -> nn.Module:
     with shapes_only():
         return build_architecture(spec.architecture, len(spec.classes))
 
 
 @torch.no_grad()
-def check_scores(model: FullPrecisionModel, name: str) -> None:
-    """A black image and one of noise through the network. Raises ModelError unless it gives one finite score for each class."""
-    size, classes = model.spec.image_size, len(model.spec.classes)
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    images[0] = 0
-    try:
-        scores = model.network(images.to(model.device).to(memory_format=torch.channels_last))
-        fits = isinstance(scores, Tensor) and tuple(scores.shape) == (2, classes) and bool(scores.isfinite().all())
-        reason = "its scores are not"
-    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
-        fits, reason = False, next(iter(str(error).splitlines()), type(error).__name__)
-    if not fits:
-        raise ModelError(f"{name} cannot take an image of {size} x {size} pixels ({reason}): allowed is one finite score for each class")
-
-
-def check_statistics(model: FullPrecisionModel, name: str) -> None:
-    """Raises ModelError when the BatchNorm layers have seen nothing: every running mean 0 and every running variance 1."""
-    layers = [dict(layer.named_buffers()) for layer in batch_norm_layers(model.network).values()]
-    if all(bool((layer["running_mean"] == 0).all() and (layer["running_var"] == 1).all()) for layer in layers):
-        raise ModelError(
-            f"{name} has BatchNorm statistics that are untouched (every mean 0, every variance 1): "
-            "allowed is a trained network, as images are made from them"
-        )
-
-
 def find_model(name: str) -> tuple[Path, ModelSpec]:
     """Where the weights of `name` lie and its spec, without loading them. Raises UnknownNameError or ModelError.
 
@@ -170,21 +157,41 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     if split_name(name):
         return find_pretrained(name)
     path = Path(name)
+    if path.suffix == ".pt2":
+        return path, _program_spec(path)
     if path.suffix != ".safetensors":
         zoos = ", ".join(f"{zoo}:NAME" for zoo in ZOOS)
-        raise UnknownNameError("model", name, [*MODELS, zoos, "the path of a .safetensors checkpoint made by `pretrain`"])
+        files = "the path of a .safetensors checkpoint made by `pretrain`, or of a .pt2 program"
+        raise UnknownNameError("model", name, [*MODELS, zoos, files])
     if not os.path.isfile(name):  # unlike Path's, False for a name that is too long, or in a folder that may not be entered
         raise ModelError(f"{name} does not exist: allowed is a .safetensors checkpoint made by `pretrain`")
     try:
         _check_header_length(path, name)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        values = json.loads(header["spec"])
-        spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return path, _spec_from(header["spec"], name)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{name} does not say what network it holds: allowed is a checkpoint made by `pretrain`") from error
+
+
+def _program_spec(path: Path) -> ModelSpec:
+    allowed = "a program with classes, image size, mean and standard deviation, as importing it writes one"
+    text = read_spec(path)
+    if text is None:
+        raise ModelError(f"{path} does not say what its classes are and how its images are normalised: allowed is {allowed}")
+    try:
+        return _spec_from(text, str(path))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} does not say what network it holds: allowed is {allowed}") from error
+
+
+def _spec_from(text: str, name: str) -> ModelSpec:
+    """The spec of a file, checked. Raises ModelError for values that no network can have, and what a text that is no spec makes Python
+    raise."""
+    values = json.loads(text)
+    spec = ModelSpec(**{**values, "classes": tuple(values["classes"]), "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     check_spec(asdict(spec) | values, name, " in its header")
-    return path, spec
+    return spec
 
 
 def _check_header_length(path: Path, name: str) -> None:
@@ -193,6 +200,11 @@ def _check_header_length(path: Path, name: str) -> None:
         length = int.from_bytes(file.read(8), "little")
     if length > HEADER_BYTES:
         raise ModelError(f"{name} has a header of {length:,} bytes: allowed is at most {HEADER_BYTES:,}")
+
+
+def spec_values(spec: ModelSpec) -> dict[str, Any]:
+    """The fields of a spec as JSON has them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
 
 
 def check_spec(values: Mapping[str, Any], name: str, where: str = "") -> None:

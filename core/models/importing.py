@@ -5,7 +5,7 @@ From then on the file is like one made by `pretrain`: its path is a model's name
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,15 +14,14 @@ from torch import Tensor
 
 from core.errors import DataError, ModelError, one_line
 from core.files import sync, write_json
+from core.models.checks import check_network
 from core.models.full_precision import (
     CLASSES,
     FullPrecisionModel,
-    batch_norm_layers,
-    check_scores,
     check_spec,
-    check_statistics,
     layout_of,
     save_checkpoint,
+    spec_values,
 )
 from core.models.registry import ModelSpec
 from core.models.weights import check_layout, fill, first_names, read_weights, without_prefixes
@@ -55,7 +54,7 @@ def import_checkpoint(
     BatchNorm layers or with untouched statistics, or one whose scores for noise are not finite; DataError when it cannot be kept.
     """
     called = name or str(file)
-    _check_size(file, called)
+    check_size(file, called)
     known = known_spec(architecture)
     weights = read_weights(file, called)
     weights = without_prefixes(weights, layout_of(known))
@@ -65,23 +64,28 @@ def import_checkpoint(
         raise ModelError(f"{called} is for {classes:,} classes: allowed are 1 to {CLASSES:,}")
     spec = _spec(known, called, classes, image_size, mean, std, class_names)
     network = FullPrecisionModel(_filled(spec, weights, called), spec)
-    if not batch_norm_layers(network.network):
-        raise ModelError(f"{called} has no BatchNorm layer with running statistics: allowed are networks with at least one")
-    check_statistics(network, called)
-    check_scores(network, called)
+    check_network(network.network, spec, called)
     try:
-        return _kept(network, out_folder, f"{spec.name[:_LABEL]} ({classes} classes), imported from {Path(called).name[:_LABEL]}")
+        return keep(lambda path: save_checkpoint(network.network, spec, path), ".safetensors", out_folder, label(spec, called))
     except OSError as error:
-        raise DataError(
-            f"{called} could not be kept in {out_folder} ({error.strerror or error}): allowed is a folder with room that can be written to"
-        ) from error
+        raise not_kept(called, out_folder, error) from error
 
 
-def _check_size(file: Path, called: str) -> None:
+def not_kept(called: str, folder: Path, error: OSError) -> DataError:
+    """What to say when the disk refuses."""
+    return DataError(
+        f"{called} could not be kept in {folder} ({error.strerror or error}): allowed is a folder with room that can be written to"
+    )
+
+
+def check_size(file: Path, called: str) -> None:
+    """Raises ModelError for a file that is missing or larger than NETWORK_BYTES."""
     try:
         size = file.stat().st_size
     except (OSError, ValueError) as error:
-        raise ModelError(f"{called} does not exist: allowed is a checkpoint, .safetensors or a state dict by torch.save") from error
+        raise ModelError(
+            f"{called} does not exist: allowed is a checkpoint, .safetensors or a state dict by torch.save, or a .pt2 program"
+        ) from error
     if size > NETWORK_BYTES:
         raise ModelError(f"{called} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
 
@@ -122,8 +126,9 @@ def _spec(
         # the source's rule is for the source's size
         "resize": known.resize if image_size in (None, known.image_size) else None,
     }
-    check_spec({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}, called)
-    return ModelSpec(**values)
+    spec = ModelSpec(**values)
+    check_spec(spec_values(spec), called)
+    return spec
 
 
 def _filled(spec: ModelSpec, weights: dict[str, Tensor], called: str) -> torch.nn.Module:
@@ -142,17 +147,25 @@ def _filled(spec: ModelSpec, weights: dict[str, Tensor], called: str) -> torch.n
     return network.eval().requires_grad_(False)
 
 
-def _kept(model: FullPrecisionModel, folder: Path, label: str) -> Path:
-    """Writes the network, whole, under the hash of its content; the same network twice is one file."""
+def keep(write: Callable[[Path], object], suffix: str, folder: Path, label: str) -> Path:
+    """Has `write` write a network below `folder`, whole, and names it by the hash of its content: the same network twice is one file.
+
+    label: what the pages call it, which is in HASH.json beside it. Raises OSError when it cannot be kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
-        written = Path(temporary) / "network.safetensors"
-        save_checkpoint(model.network, model.spec, written)
+        written = Path(temporary) / f"network{suffix}"
+        write(written)
         with written.open("rb") as file:
-            target = folder / f"{hashlib.file_digest(file, 'sha256').hexdigest()}.safetensors"
+            target = folder / f"{hashlib.file_digest(file, 'sha256').hexdigest()}{suffix}"
         if not target.exists():
             # first what it is called, so that a network is never without
             write_json(target.with_suffix(".json"), {"label": one_line(label)})
             written.replace(target)
             sync(folder)
     return target
+
+
+def label(spec: ModelSpec, called: str) -> str:
+    """What the pages call an imported network."""
+    return f"{spec.name[:_LABEL]} ({len(spec.classes)} classes), imported from {Path(called).name[:_LABEL]}"

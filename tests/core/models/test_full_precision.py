@@ -16,7 +16,6 @@ from core.models.full_precision import (
     batch_norm_layers,
     batch_norm_names,
     build_architecture,
-    check_scores,
     find_model,
     layout_of,
     load_model,
@@ -345,23 +344,3 @@ def test_layout_is_that_of_the_weights(weights):
     assert batch_norm_names(EMBEDDED_SPEC) == list(batch_norm_layers(build_architecture("resnet20_cifar10", 10)))[:21]
     assert len(batch_norm_names(EMBEDDED_SPEC)) == 21
     torch.set_rng_state(before)
-
-
-def test_scores_of_a_network_that_works(embedded, small):
-    check_scores(embedded, "embedded")
-    check_scores(small, "small")
-
-
-def test_scores_that_are_none_are_refused(small):
-    with torch.no_grad():
-        small.network.output.bias[0] = math.nan
-    with pytest.raises(ModelError, match="^mine cannot take an image of 8 x 8 pixels .its scores are not.: allowed is one finite score"):
-        check_scores(small, "mine")
-
-
-def test_image_size_that_the_network_cannot_take_is_refused(embedded):
-    tiny = replace(embedded, spec=replace(EMBEDDED_SPEC, image_size=1))
-    with pytest.raises(ModelError, match="cannot take an image of 1 x 1 pixels .*: allowed is"):
-        check_scores(tiny, "mine")
-    with pytest.raises(ModelError, match="its scores are not"):
-        check_scores(replace(embedded, spec=replace(EMBEDDED_SPEC, classes=("a", "b"))), "mine")

@@ -1,0 +1,71 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from core.errors import ModelError
+from core.models.checks import check_network
+from core.models.registry import ModelSpec
+
+
+def refused(network: nn.Module, spec: ModelSpec) -> str:
+    with pytest.raises(ModelError) as caught:
+        check_network(network, spec)
+    assert "allowed" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def network(small) -> nn.Module:
+    return copy.deepcopy(small.network)
+
+
+def test_trained_networks_pass(embedded, small):
+    before = torch.get_rng_state()
+    check_network(embedded.network, embedded.spec)
+    check_network(small.network, small.spec)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_batch_norm(small):
+    network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
+    assert "no BatchNorm layer" in refused(network.eval(), small.spec)
+
+
+def test_statistics_that_a_layer_starts_with(network, small):
+    network.bn1.reset_running_stats()
+    check_network(network, small.spec)  # one of them can be so, as where its input is always zero mean
+    network.bn2.reset_running_stats()
+    assert "mean 0 and variance 1" in refused(network, small.spec)
+
+
+@pytest.mark.parametrize(("key", "value"), [("running_mean", float("nan")), ("running_var", float("inf")), ("running_var", -0.1)])
+def test_statistics_that_none_can_be(network, small, key, value):
+    getattr(network.bn2, key)[3] = value
+    assert "bn2" in refused(network, small.spec)
+
+
+def test_scores_that_are_not_finite(network, small):
+    network.output.bias.data[1] = float("nan")
+    assert "not finite" in refused(network, small.spec)
+
+
+def test_number_of_classes(network, small):
+    message = refused(network, replace(small.spec, classes=("a", "b")))
+    assert "(4, 4)" in message
+    assert "2 classes" in message
+
+
+def test_image_size_that_does_not_fit(small):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 4)).eval()
+    network[1].running_mean += 0.1
+    check_network(network, small.spec)
+    message = refused(network, replace(small.spec, image_size=9))
+    assert "9 x 9 pixels" in message
+
+
+def test_image_size_that_the_network_cannot_take_is_refused(embedded):
+    with pytest.raises(ModelError, match="^mine cannot take 4 images of 1 x 1 pixels .*: allowed is"):
+        check_network(embedded.network, replace(embedded.spec, image_size=1), "mine")
