@@ -168,9 +168,9 @@ def _shapes_only(spec: ModelSpec) -> nn.Module:
 
 
 @torch.no_grad()
-def check_scores(model: FullPrecisionModel, name: str) -> None:
-    """One black image through the network. Raises ModelError unless it gives one finite score for each class."""
-    size, classes = model.spec.image_size, len(model.spec.classes)
+def check_scores(model: FullPrecisionModel, name: str, size: int | None = None) -> None:
+    """One black image through the network, of its own size or `size` pixels. Raises ModelError unless it gives one finite score a class."""
+    size, classes = model.spec.image_size if size is None else size, len(model.spec.classes)
     image = torch.zeros(1, 3, size, size, device=model.device).to(memory_format=torch.channels_last)
     try:
         scores = model.network(image)
@@ -180,6 +180,14 @@ def check_scores(model: FullPrecisionModel, name: str) -> None:
         fits, reason = False, next(iter(str(error).splitlines()), type(error).__name__)
     if not fits:
         raise ModelError(f"{name} cannot take an image of {size} x {size} pixels ({reason}): allowed is one finite score for each class")
+
+
+def scores_of(output: Any, count: int) -> Tensor:
+    """What a network puts out for `count` images. Raises ModelError unless it is one tensor of scores `(count, classes)`."""
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
+        return output
+    what = f"a tensor {shown(tuple(output.shape))}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ModelError(f"the network puts out {what} for {count} images: allowed is one tensor of scores (images, classes)")
 
 
 def find_model(name: str) -> tuple[Path, ModelSpec]:
