@@ -190,6 +190,15 @@ class GenerationConfig(Checked):
     burn_in: float = knob(
         0.2, "Part of the iterations that passes before the first snapshot may be taken.", minimum=0.0, maximum=0.95, step=0.05
     )
+    half_resolution: float = knob(
+        0.0,
+        "Part of the iterations that comes first, at half the image size and so at a quarter of the cost; then the images are enlarged "
+        "and go on at full size with a fresh momentum. For networks of 224 pixels and more, which find the coarse structure faster so; "
+        "needs a network that takes both sizes. 0 turns it off.",
+        minimum=0.0,
+        maximum=0.9,
+        step=0.05,
+    )
     noise: str = knob(
         "pink",
         "What images start from: white (each pixel on its own), or pink (coarse and fine structure alike, as in photographs).",
@@ -273,6 +282,11 @@ class GenerationConfig(Checked):
         available = self.iterations - math.floor(self.burn_in * self.iterations)
         if self.snapshots > available:
             raise ConfigError(f"snapshots is {self.snapshots}: allowed is at most {available}, the iterations left after the burn-in")
+        if self.half_iterations >= self.snapshot_iterations[0]:
+            raise ConfigError(
+                f"half_resolution is {self.half_resolution}, which is {self.half_iterations} of {self.iterations} iterations: allowed are "
+                f"fewer than {self.snapshot_iterations[0]}, as the first snapshot is of full size; burn_in is {self.burn_in}"
+            )
 
     @property
     def noise_images(self) -> int:
@@ -289,6 +303,11 @@ class GenerationConfig(Checked):
         elif rest:
             sizes.append(rest)
         return sizes
+
+    @property
+    def half_iterations(self) -> int:
+        """How many iterations of a batch run at half the image size, before all others."""
+        return math.floor(self.half_resolution * self.iterations)
 
     @property
     def snapshot_iterations(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from core.evaluation.accuracy import Accuracy, evaluate
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
-from core.generation.synthesis import Synthesis
+from core.generation.synthesis import Synthesis, check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import split_name
@@ -53,6 +53,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     sets = {lane: load_image_set(path, model.spec) for lane, path in given_images(config).items()}
     for image_set in sets.values():
         check_images(model, image_set)
+    if not sets:
+        check_half_resolution(model, config.generation)
     evaluation_set = load_evaluation_set(config.quantization.data, model.spec) if config.bits else None
     encoder = None
     if config.encoder:

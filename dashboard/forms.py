@@ -25,7 +25,10 @@ from core.errors import ConfigError, DataError, shown
 from core.models.registry import MODELS
 from dashboard import state, uploads
 
-_GENERATION = ("images", "iterations", "batch_size", "snapshots", "burn_in", "noise", "schedule", "max_shift", "flip", "seed", "compile")
+_GENERATION = (
+    "images", "iterations", "batch_size", "snapshots", "burn_in", "half_resolution", "noise", "schedule", "max_shift", "flip", "seed",
+    "compile",
+)  # fmt: skip
 _MACHINE = ("device", "threads")
 _QUANTIZATION = (
     "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "averaging", "crop_padding",
@@ -38,6 +41,7 @@ _LABELS = {
     "device": "Device",
     "max_shift": "Random shift (pixels)",
     "flip": "Random flip",
+    "half_resolution": "Half size first (part)",
     "training_flip": "Random flip",
     "crop_padding": "Random crop (pixels)",
     "quantization_seed": "Seed",

@@ -11,6 +11,7 @@ from core.errors import first_line
 from core.generation.fusion import FusedNetwork, with_statistics
 from core.generation.losses import Pass, total_loss
 from core.memory import is_out_of_memory
+from core.models.full_precision import scores_of
 
 # L_total, its parts by name, L_BNS of each layer (L,), logits (N, classes)
 Outcome = tuple[Tensor, dict[str, Tensor], Tensor, Tensor]
@@ -19,7 +20,7 @@ Outcome = tuple[Tensor, dict[str, Tensor], Tensor, Tensor]
 class ForwardPass:
     """Images `(N, 3, H, W)`, labels `(N,)` and the weights of the parts -> `Outcome`, differentiable in the images.
 
-    Raises ModelError when the network has no BatchNorm layer.
+    Raises ModelError when the network has no BatchNorm layer, or, when called, puts out anything but one tensor of scores.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -39,7 +40,8 @@ class ForwardPass:
         return self._compiled(images, labels, {name: images.new_tensor(value) for name, value in weights.items()})
 
     def _compute(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> Outcome:
-        logits, statistics = self._network(images)
+        output, statistics = self._network(images)
+        logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
         total, parts = total_loss(Pass(images, labels, logits, layers), weights)
         return total, parts, layers, logits

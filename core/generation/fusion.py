@@ -28,11 +28,13 @@ from core.generation.bn_statistics import (
     statistics_slope,
 )
 from core.models.full_precision import batch_norm_layers
+from core.models.tracing import LayerTracer, computes_as
 
 CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; for each thread
 _SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
 _RELU = (0.0, float("inf"))
 _ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _WRITING = {"iadd", "isub", "imul", "itruediv"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 
@@ -235,6 +237,19 @@ class AffineStatistics(nn.Module):
         return torch.addcmul(self.shift, x, self.scale), *ChannelStatistics.apply(x)
 
 
+class ObservedLayer(nn.Module):
+    """A layer derived from BatchNorm that computes something of its own; says the statistics of its input."""
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and mean and unbiased variance `(C,)` of `x`."""
+        mean, variance = ChannelStatistics.apply(x)
+        return self.layer(x), mean, variance
+
+
 @torch.no_grad()
 def batch_norm_affine(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """a and b, both `(C,)`, with which a BatchNorm layer in evaluation mode is a x + b."""
@@ -288,18 +303,23 @@ def with_statistics(network: nn.Module) -> FusedNetwork | HookedNetwork:
 
 def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
     """The graph of the network with its BatchNorm layers replaced, and the layer that each pair of statistics belongs to."""
-    traced = fx.GraphModule(network, fx.Tracer().trace(network))
-    modules: dict[Any, nn.Module] = dict(traced.named_modules())
+    traced = fx.GraphModule(network, LayerTracer().trace(network))
     numbers = {id(layer): index for index, layer in enumerate(batch_norm_layers(network).values())}
+    _leave_out_identities(traced)
+    _split_off_activations(traced, numbers)
+    modules: dict[Any, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
     graph, order, means, variances = traced.graph, [], [], []
     for position, node in enumerate(n for n in list(graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
         layer = modules[node.target]
         assert isinstance(layer, nn.BatchNorm2d)
         before = node.args[0]
         after, activation, residual = node, None, None
-        if _can_fold(before, layer, modules):
+        if not computes_as(layer, nn.BatchNorm2d):
+            new: nn.Module = ObservedLayer(layer)
+            arguments: tuple[Any, ...] = (before,)
+        elif _can_fold(before, layer, modules):
             after, activation, residual = _behind(node, modules)
-            new: nn.Module = FusedConvolution(modules[before.target], layer, activation)  # type: ignore[arg-type]
+            new = FusedConvolution(modules[before.target], layer, activation)  # type: ignore[arg-type]
             arguments = (before.args[0],) if residual is None else (before.args[0], residual)
         else:
             new, arguments = AffineStatistics(layer), (before,)
@@ -320,6 +340,40 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced, order
+
+
+def _leave_out_identities(traced: fx.GraphModule) -> None:
+    """Modules that do nothing in evaluation mode stand between what belongs together."""
+    modules = dict(traced.named_modules(remove_duplicate=False))
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and type(modules[node.target]) in _IDENTITIES:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            traced.graph.erase_node(node)
+
+
+def _split_off_activations(traced: fx.GraphModule, numbers: dict[int, int]) -> None:
+    """timm's BatchNorm layers with an activation inside become two nodes; `numbers` then knows the new layers, too."""
+    modules = dict(traced.named_modules(remove_duplicate=False))
+    for position, node in enumerate(n for n in list(traced.graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
+        layer = modules[node.target]
+        if computes_as(layer, nn.BatchNorm2d):
+            continue
+        from timm.layers import BatchNormAct2d  # takes seconds, which whoever built such a layer has spent already
+
+        if not computes_as(layer, BatchNormAct2d):
+            continue
+        plain = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine, device="meta").eval()
+        plain.weight, plain.bias, plain.running_mean, plain.running_var = layer.weight, layer.bias, layer.running_mean, layer.running_var
+        numbers[id(plain)] = numbers[id(layer)]
+        name = f"batch_norm_{position}"
+        traced.add_submodule(name, plain)
+        if type(layer.act) not in _IDENTITIES:
+            # under a name of its own: the layer, of which nothing is used any more, is the network's
+            traced.add_submodule(f"activation_{position}", layer.act)
+            with traced.graph.inserting_after(node):
+                activation = traced.graph.call_module(f"activation_{position}", (node,))
+            node.replace_all_uses_with(activation, delete_user_cb=lambda user, own=activation: user is not own)
+        node.target = name
 
 
 def _keep_from_changes(graph: fx.Graph, output: fx.Node, modules: dict[Any, nn.Module]) -> None:
@@ -345,7 +399,7 @@ def _can_fold(before: Any, layer: nn.BatchNorm2d, modules: dict[Any, nn.Module])
     if not (isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1):
         return False
     convolution = modules[before.target]
-    if type(convolution) is not nn.Conv2d or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+    if not computes_as(convolution, nn.Conv2d) or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return False
     scale, _ = batch_norm_affine(layer)
     assert layer.running_var is not None

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from core.config import LIVE_KNOBS, GenerationConfig
 from core.data.image_sets import ImageSet, write_image_set
-from core.errors import CoreError
+from core.errors import CoreError, ModelError
 from core.files import whole
 from core.generation.augment import jitter_batch
 from core.generation.forward_pass import ForwardPass
 from core.generation.optimizers import make_optimizer, step_size_factor
+from core.models.checks import check_scores
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.reporting import Live, Reporter, Silent, Untouched
 
@@ -85,13 +86,32 @@ class Snapshots:
         return self._folder / f"{index:06d}.safetensors"
 
 
+def check_half_resolution(model: FullPrecisionModel, config: GenerationConfig) -> None:
+    """Raises ModelError where `config` wants images of half the size that the network does not take."""
+    if not config.half_iterations:
+        return
+    try:
+        check_scores(model.network, model.spec, model.spec.name, half_size(model))
+    except ModelError as error:
+        raise ModelError(f"half_resolution is {config.half_resolution}: allowed is 0 for this network, as {error}") from error
+
+
+def half_size(model: FullPrecisionModel) -> int:
+    """Side of the images, in pixels, while they have half the size."""
+    return model.spec.image_size // 2
+
+
 class Synthesis:
     """One optimizer on its way through all batches.
+
+    With `config.half_resolution`, each batch begins at half the image size, as in DeepInversion (Yin et al., CVPR 2020), and goes on,
+    enlarged, at the full size with an optimizer that knows nothing of before; the step size falls over both. Shifts are half as far
+    there, and whoever watches sees the small images with each pixel four times.
 
     model: the full-precision network; its parameters stay as they are.
     config: checked knobs. reporter, live: who watches and who turns. folder: where images are kept as they are made, and `state`
     can go on from; without one they stay in memory.
-    Raises ModelError when the network has no BatchNorm layer.
+    Raises ModelError when the network has no BatchNorm layer, or does not take images of half the size where that is asked for.
     """
 
     def __init__(
@@ -122,10 +142,12 @@ class Synthesis:
         self._first: list[float] = []
         self._last: list[float] = []
         self._pass = ForwardPass(self.network)
+        check_half_resolution(model, config)
         self._start_batch(0)
         if config.compile:
             self.reporter.stage(f"compiling the generation by {config.optimizer}", 0)
-            self._pass.compile(self.images, self.labels, self._values)
+            # only for the full size, which takes most of the time
+            self._pass.compile(self._enlarged(), self.labels, self._values)
 
     @property
     def finished(self) -> bool:
@@ -138,14 +160,26 @@ class Synthesis:
     def _start_batch(self, index: int) -> None:
         """Noise in normalised space, seeded by batch: batch b is the same in every lane whatever happened before it."""
         sizes = self.config.batches
-        spec = self.model.spec
+        side = half_size(self.model) if self.config.half_iterations else self.model.spec.image_size
         self._noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
-        noise = initial_noise(self.config.noise, sizes[index], spec.image_size, self._noise).to(self.model.device)
-        noise = noise.clamp(self.pixel_low, self.pixel_high)
-        self.images = noise.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        noise = initial_noise(self.config.noise, sizes[index], side, self._noise).to(self.model.device)
         start = sum(sizes[:index])
         self.labels = self.all_labels[start : start + sizes[index]].to(self.model.device)
+        self._optimise(noise.clamp(self.pixel_low, self.pixel_high))
+
+    def _optimise(self, images: Tensor) -> None:
+        """Begins to move these images, with an optimizer that knows nothing of before."""
+        self.images = images.to(self.model.device).clone(memory_format=torch.channels_last).requires_grad_(True)
         self.optimizer = make_optimizer(self.config, self.images)
+
+    @torch.no_grad()
+    def _enlarged(self) -> Tensor:
+        """The images at full size, which they may have already."""
+        side = self.model.spec.image_size
+        if self.images.shape[-1] == side:
+            return self.images.detach()
+        larger = F.interpolate(self.images, size=(side, side), mode="bilinear", align_corners=False)
+        return larger.clamp(self.pixel_low, self.pixel_high)
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what follows, between two steps: tensors and plain values, for `load_state`."""
@@ -169,8 +203,7 @@ class Synthesis:
         self.step_count = state["step_count"]
         if not self.finished:
             self._start_batch(self.step_count // self.config.iterations)
-            with torch.no_grad():
-                self.images.copy_(state["images"])
+            self._optimise(state["images"])
             self.optimizer.load_state_dict(state["optimizer"])
             self._noise.set_state(state["noise"])
         self._values, self.changes = dict(state["values"]), list(state["changes"])
@@ -185,7 +218,8 @@ class Synthesis:
         self._apply_live_values(iteration)
 
         with torch.enable_grad():
-            shifted = jitter_batch(self.images, self.config.max_shift, self.config.flip, self._noise)
+            max_shift = self.config.max_shift // 2 if iteration < self.config.half_iterations else self.config.max_shift
+            shifted = jitter_batch(self.images, max_shift, self.config.flip, self._noise)
             loss, parts, layers, logits = self._pass(shifted, self.labels, self._values)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -211,9 +245,15 @@ class Synthesis:
         keep = snapshot or iteration == 0
         if keep or self.reporter.wants_images(self.lane):
             preview = self.model.denormalise(self.images.detach()[:PREVIEW_IMAGES]).cpu()
+            side = self.model.spec.image_size
+            if preview.shape[-1] != side:
+                preview = F.interpolate(preview, size=(side, side), mode="nearest")
             self.reporter.images(self.lane, self.step_count, preview, self.labels[:PREVIEW_IMAGES].cpu(), keep)
-        if self.step_count % self.config.iterations == 0 and not self.finished:
+        done = self.step_count % self.config.iterations
+        if done == 0 and not self.finished:
             self._start_batch(self.step_count // self.config.iterations)
+        elif done and done == self.config.half_iterations:
+            self._optimise(self._enlarged())
 
     def _apply_live_values(self, iteration: int) -> None:
         for name, value in self.live.values(self.lane, self.step_count).items():
@@ -280,7 +320,8 @@ class Synthesis:
     def save(self, folder: Path) -> None:
         """`image_set` as files in `folder`, which must exist, in the memory of one batch."""
         labels = torch.cat([labels for _, labels in self._saved])
-        write_image_set(folder, labels, self.images.shape[1:], (pixels for pixels, _ in self._saved), self.manifest())
+        side = self.model.spec.image_size
+        write_image_set(folder, labels, (3, side, side), (pixels for pixels, _ in self._saved), self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         """How the images were made."""

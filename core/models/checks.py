@@ -20,7 +20,7 @@ def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None
     called in messages; empty: spec.name.
     """
     _check_statistics(network, called or spec.name)
-    _check_scores(network, spec, called or spec.name)
+    check_scores(network, spec, called or spec.name)
 
 
 def _check_statistics(network: nn.Module, called: str) -> None:
@@ -46,8 +46,9 @@ def _check_statistics(network: nn.Module, called: str) -> None:
 
 
 @torch.no_grad()
-def _check_scores(network: nn.Module, spec: ModelSpec, called: str) -> None:
-    size, classes = spec.image_size, len(spec.classes)
+def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: int | None = None) -> None:
+    """Raises ModelError unless the network gives a finite score for each class on noise of its own size, or of `size` pixels."""
+    size, classes = size or spec.image_size, len(spec.classes)
     device = next(network.parameters()).device
     pixels = torch.rand(_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(_SEED))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))

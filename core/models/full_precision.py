@@ -146,7 +146,14 @@ def _shapes_only(spec: ModelSpec) -> nn.Module:
         return build_architecture(spec.architecture, len(spec.classes))
 
 
-@torch.no_grad()
+def scores_of(output: Any, count: int) -> Tensor:
+    """What a network puts out for `count` images. Raises ModelError unless it is one tensor of scores `(count, classes)`."""
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
+        return output
+    what = f"a tensor {shown(tuple(output.shape))}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ModelError(f"the network puts out {what} for {count} images: allowed is one tensor of scores (images, classes)")
+
+
 def find_model(name: str) -> tuple[Path, ModelSpec]:
     """Where the weights of `name` lie and its spec, without loading them. Raises UnknownNameError or ModelError.
 

@@ -7,6 +7,8 @@ share one ReLU module. A network that cannot be traced is quantized at each laye
 
 import copy
 import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.config import QuantizationConfig
-from core.errors import ModelError
-from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, from_module
+from core.errors import ModelError, shown
+from core.models.tracing import LayerTracer, computes_as
+from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, from_module
 
 # operations whose output holds only values of their first input: quantizing before them is quantizing after them
 _VALUE_PRESERVING_MODULES = (
     nn.Identity,
+    nn.ZeroPad2d,  # zero is on every grid
     nn.Flatten,
     nn.Unflatten,
     nn.Dropout,
@@ -40,7 +44,8 @@ _VALUE_PRESERVING_CALLS = {
 class QuantizedNetwork:
     """A network with quantizers in place, not yet calibrated.
 
-    traced: False when the graph could not be read and each layer's input is quantized instead; `note` says why.
+    traced: False when the graph could not be read and each layer's input is quantized instead; `note` says why, and which kinds of
+    layers keep their weights in full precision.
     """
 
     network: nn.Module
@@ -57,6 +62,7 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
     Raises ModelError when there is no Conv2d or Linear layer.
     """
     network = copy.deepcopy(network).eval().requires_grad_(True)
+    _fix_padding(network, example)
     names = _layers_in_order(network, example)
     if not names:
         raise ModelError(f"{type(network).__name__} has no Conv2d or Linear layer: allowed are networks with at least one")
@@ -64,15 +70,18 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
     for name in names:
         _check_forward(name, network.get_submodule(name))
     try:
-        traced = fx.GraphModule(network, _Tracer().trace(network))
+        traced = _trace(network, names)
     except Exception as error:  # torch.fx raises whatever the network's own code raises when it meets a proxy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        note = f"the network cannot be traced ({reason}), so activations are quantized at each layer's input"
+        notes = [f"the network cannot be traced ({reason}), so activations are quantized at each layer's input"]
         at_inputs = _quantize_inputs(network, names, ends, config, example)
         activations, result = list(at_inputs.values()), network
     else:
-        note, at_inputs = "", {}
+        notes, at_inputs = [], {}
         activations, result = _quantize_producers(traced, ends, config), traced
+    is_traced = not notes
+    if others := _other_weights(network):
+        notes.append(f"weights in full precision: {others}")
     layers = []
     for name in names:
         bits = 8 if name in ends else config.weight_bits
@@ -84,22 +93,68 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
             layer.input_quantizer = at_inputs[name]
         _replace(result, name, layer)
         layers.append(layer)
-    return QuantizedNetwork(result.eval(), not note, note, activations, layers)
+    return QuantizedNetwork(result.eval(), is_traced, "; ".join(notes), activations, layers)
 
 
-class _Tracer(fx.Tracer):
-    """Keeps every Conv2d and Linear whole, classes derived from them included, where torch.fx keeps only torch's own."""
+def _other_weights(network: nn.Module) -> str:
+    """Which modules but Conv2d and Linear have weights, kind by kind with their number; empty: none."""
+    kinds = Counter(
+        type(module).__name__
+        for module in network.modules()
+        if not isinstance(module, (nn.Conv2d, nn.Linear, *QuantizedLayer)) and any(p.ndim > 1 for p in module.parameters(recurse=False))
+    )
+    return ", ".join(f"{kind} ({number})" for kind, number in kinds.items())
 
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, (nn.Conv2d, nn.Linear)) or super().is_leaf_module(module, qualified_name)
+
+def _trace(network: nn.Module, names: Sequence[str]) -> fx.GraphModule:
+    """The graph of the network. Raises whatever torch.fx raises, and ValueError where one of the layers `names` is not in it."""
+    traced = fx.GraphModule(network, LayerTracer().trace(network))
+    found = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+    hidden = next((name for name in names if name not in found), None)
+    if hidden is not None:
+        raise ValueError(f"layer {hidden!r} is inside one that is not taken apart")
+    return traced
+
+
+def _fix_padding(network: nn.Module, example: Tensor) -> None:
+    """timm's convolutions that find their padding from the size of what they read become plain ones, padded as for this size.
+
+    Raises ModelError for one that reads several sizes.
+    """
+    flexible = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and not computes_as(m, nn.Conv2d)}
+    if not flexible:
+        return
+    from timm.layers.conv2d_same import Conv2dSame, pad_same_arg  # takes seconds, which whoever built such a layer has spent already
+
+    flexible = {name: layer for name, layer in flexible.items() if computes_as(layer, Conv2dSame)}
+    for name, sizes in _inputs_of(network, list(flexible), example, lambda x: tuple(x.shape[-2:])).items():
+        layer = flexible[name]
+        if len(set(sizes)) > 1:
+            raise ModelError(f"layer {name!r} pads images of several sizes, {shown(sizes)}: allowed is one size for each layer")
+        left, right, top, bottom = pad_same_arg(*map(list, (sizes[0], layer.kernel_size, layer.stride, layer.dilation)))
+        plain = nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            0,
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            layer.bias is not None,
+            device="meta",
+        )
+        plain.weight, plain.bias = layer.weight, layer.bias
+        _replace(network, name, nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain))
 
 
 def _check_forward(name: str, layer: nn.Module) -> None:
     """A derived layer that computes something of its own cannot be replaced by a quantized one."""
-    base = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-    if type(layer).forward is not base.forward or (
-        isinstance(layer, nn.Conv2d) and type(layer)._conv_forward is not nn.Conv2d._conv_forward
-    ):
+    fits = computes_as(layer, nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear)
+    if not fits and isinstance(layer, nn.Linear):
+        from timm.layers import Linear  # the same, written for another compiler
+
+        fits = computes_as(layer, Linear)
+    if not fits:
         raise ModelError(
             f"layer {name!r} is a {type(layer).__name__} with a forward of its own: allowed are Conv2d and Linear as torch has them"
         )
@@ -107,23 +162,27 @@ def _check_forward(name: str, layer: nn.Module) -> None:
 
 def _layers_in_order(network: nn.Module, example: Tensor) -> list[str]:
     """Names of the Conv2d and Linear layers in the order in which a forward pass reaches them first."""
-    order: list[str] = []
+    names = [name for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    return list(_inputs_of(network, names, example, lambda x: None))
+
+
+def _inputs_of(network: nn.Module, names: Sequence[str], example: Tensor, look: Callable[[Tensor], Any]) -> dict[str, list[Any]]:
+    """What `look` says of the inputs of the modules `names` in one forward pass, in the order in which it reaches them first."""
+    seen: dict[str, list[Any]] = {}
     handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+    for name in names:
 
-            def hook(_module, _inputs, name=name) -> None:
-                if name not in order:
-                    order.append(name)
+        def hook(_module, inputs, name=name) -> None:
+            seen.setdefault(name, []).append(look(inputs[0]))
 
-            handles.append(module.register_forward_pre_hook(hook))
+        handles.append(network.get_submodule(name).register_forward_pre_hook(hook))
     try:
         with torch.no_grad():
             network(example)
     finally:
         for handle in handles:
             handle.remove()
-    return order
+    return seen
 
 
 def _quantize_producers(traced: fx.GraphModule, ends: set[str], config: QuantizationConfig) -> list[ActivationQuantizer]:
@@ -175,24 +234,11 @@ def _quantize_inputs(
     network: nn.Module, names: list[str], ends: set[str], config: QuantizationConfig, example: Tensor
 ) -> dict[str, ActivationQuantizer]:
     """Without a graph: for every layer but those that read the image itself, the quantizer of its input."""
-    reads_image: dict[str, bool] = {}
-    handles = []
-    for name in names:
-
-        def hook(_module, inputs, name=name) -> None:
-            # a view of the image, such as it flattened, is still the image
-            reads_image[name] = inputs[0].untyped_storage().data_ptr() == example.untyped_storage().data_ptr()
-
-        handles.append(network.get_submodule(name).register_forward_pre_hook(hook))
-    try:
-        with torch.no_grad():
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        name: ActivationQuantizer(8 if name in ends else config.activation_bits, config.range) for name in names if not reads_image[name]
-    }
+    # a view of the image, such as it flattened, is still the image
+    image = example.untyped_storage().data_ptr()
+    reads_image = _inputs_of(network, names, example, lambda x: x.untyped_storage().data_ptr() == image)
+    inside = [name for name in names if not all(reads_image[name])]
+    return {name: ActivationQuantizer(8 if name in ends else config.activation_bits, config.range) for name in inside}
 
 
 def _replace(network: nn.Module, name: str, new: nn.Module) -> None:

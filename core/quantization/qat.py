@@ -14,8 +14,8 @@ from core.config import QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
 from core.generation.augment import crop_and_flip
-from core.models.full_precision import FullPrecisionModel, batch_norm_layers
-from core.quantization.layers import finish_calibration
+from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
+from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
 from core.reporting import Live, Reporter, Silent, Untouched
 
@@ -82,7 +82,7 @@ class QuantizationTraining:
 
     model: the full-precision network, which is the teacher. images: what to train on.
     lane: the name under which steps are announced, such as "mi-fgsm W4A4".
-    Raises DataError when the images do not fit the network.
+    Raises DataError when the images do not fit the network, ModelError when it puts out anything but one tensor of scores.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class QuantizationTraining:
         began = time.perf_counter()
         chosen = torch.randperm(len(self.images), generator=self._random)[: self.config.calibration_images]
         batches = [self.model.normalise(self.images.images[part]) for part in chosen.split(128)]
+        scores_of(self.teacher(batches[0][:1]), 1)
         quantized = quantize_network(self.teacher, self.config, batches[0][:1])
         quantized.network.to(self.model.device).to(memory_format=torch.channels_last)
         for quantizer in quantized.activations:
@@ -323,8 +324,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def _set_training(network: nn.Module) -> None:
-    """Training mode for the range methods that follow; BatchNorm (and dropout) stay as in evaluation, so statistics are frozen."""
-    network.train()
+    """Training mode for the range methods that follow; all else, BatchNorm and whatever drops at random, stays as in evaluation."""
     for module in network.modules():
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-            module.eval()
+        if isinstance(module, ActivationQuantizer):
+            module.train()

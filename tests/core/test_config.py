@@ -142,6 +142,16 @@ def test_more_snapshots_than_iterations_after_the_burn_in():
     assert GenerationConfig(images=9, iterations=5, snapshots=3, burn_in=0.4).snapshot_iterations == (3, 4, 5)
 
 
+def test_snapshots_are_of_full_size():
+    with pytest.raises(
+        ConfigError, match=r"^half_resolution is 0.4, which is 20 of 50 iterations: allowed are fewer than 20, .*burn_in is 0.2"
+    ):
+        GenerationConfig(half_resolution=0.4)
+    assert GenerationConfig(half_resolution=0.38).half_iterations == 19
+    assert GenerationConfig(half_resolution=0.5, burn_in=0.5).half_iterations == 25
+    assert GenerationConfig().half_iterations == 0
+
+
 @pytest.mark.parametrize(
     ("iterations", "burn_in", "snapshots", "expected"),
     [

@@ -2,9 +2,11 @@ import copy
 from functools import partial
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from pytorchcv.model_provider import get_model
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 from torchvision.models import mobilenet_v2, mobilenet_v3_small
 
@@ -81,6 +83,39 @@ class Shared(Block):
         return self.output(self.bn1(self.conv2(x)).mean(dim=(2, 3)))
 
 
+class ActivationInside(Block):
+    """timm's BatchNorm layers, which do what follows them, too."""
+
+    def __init__(self, act_layer, inplace=True, apply_act=True):
+        super().__init__()
+        self.bn1, self.bn2 = (BatchNormAct2d(6, act_layer=act_layer, inplace=inplace, apply_act=apply_act) for _ in range(2))
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x))
+        return self.output((self.bn2(self.conv2(x)) + x).mean(dim=(2, 3)))
+
+
+class Doubling(nn.BatchNorm2d):
+    """A BatchNorm layer with a forward of its own that nobody knows."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class OwnForward(Block):
+    def __init__(self):
+        super().__init__()
+        self.bn1 = Doubling(6)
+
+
+class SameSize(Block):
+    """timm's convolution that finds its padding from the size of what it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = Conv2dSame(3, 6, 3, stride=2)
+
+
 class Untraceable(Block):
     def forward(self, x):
         return super().forward(x if x.sum() > 1e9 else x + 0)
@@ -96,6 +131,12 @@ NETWORKS = {
     "silu in place, by function": lambda: Block(partial(F.silu, inplace=True)),
     "method in place": lambda: Block(lambda x: x.sigmoid_()),
     "product in place": lambda: Block(lambda x: x.mul_(0.5).add_(1.0)),
+    "dropout before the activation": lambda: Block(nn.Sequential(nn.Dropout(0.5), nn.Identity(), nn.ReLU(inplace=True))),
+    "activation inside": lambda: ActivationInside(nn.ReLU),
+    "other activation inside": lambda: ActivationInside(nn.SiLU, inplace=False),
+    "place for an activation inside": lambda: ActivationInside(nn.ReLU, apply_act=False),
+    "forward of its own": OwnForward,
+    "padding from the size": SameSize,
     "projected": Projected,
     "batch norm first": BatchNormFirst,
     "shared": Shared,
@@ -131,6 +172,8 @@ def test_fused_is_the_network_with_hooks(name, chunk, monkeypatch):
         *(partial(get_model, f"{name}_cifar10") for name in ("resnet20", "preresnet20", "sepreresnet20", "densenet40_k12_bc")),
         partial(mobilenet_v2, num_classes=10, width_mult=0.25),
         partial(mobilenet_v3_small, num_classes=10),
+        *(partial(timm.create_model, name, num_classes=10) for name in ("regnetx_002", "repvgg_a0", "ghostnet_050", "mixnet_s")),
+        partial(timm.create_model, "tf_mobilenetv3_small_100", num_classes=10),
     ],
     ids=lambda build: str((build.args or (build.func.__name__,))[0]),
 )
@@ -169,6 +212,15 @@ def test_every_convolution_of_the_embedded_network_is_fused(embedded):
     module = FusedNetwork(embedded.network).module
     assert sum(isinstance(part, FusedConvolution) for part in module.modules()) == 21
     assert not any(isinstance(part, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)) for part in module.modules())
+
+
+def test_an_activation_inside_is_fused_and_the_layer_stays_whole():
+    network = settled(ActivationInside(nn.ReLU))
+    before = [name for name, _ in network.named_modules()]
+    module = FusedNetwork(network).module
+    fused = [part for part in module.modules() if isinstance(part, FusedConvolution)]
+    assert [part.geometry.activation for part in fused] == [(0.0, float("inf"))] * 2
+    assert [name for name, _ in network.named_modules()] == before
 
 
 def test_a_channel_that_is_scaled_to_nothing_stays_apart():

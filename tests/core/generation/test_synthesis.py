@@ -2,10 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from core.config import GenerationConfig
+from core.data.image_sets import load_image_set
 from core.errors import CoreError, ModelError, RunStopped
+from core.generation.augment import jitter_batch
+from core.generation.forward_pass import ForwardPass
 from core.generation.synthesis import Snapshots, Synthesis, initial_noise, synthesise
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import Silent, Untouched
@@ -193,6 +197,83 @@ def test_power_of_pink_noise_falls_with_frequency_and_that_of_white_does_not():
     assert shares["pink"] > 50
 
 
+# half the size first
+
+
+def by_hand(model, config, sizes):
+    """MI-FGSM as its formula says it; `sizes`: (side, first iteration, last iteration, largest shift), one after the other."""
+    random = torch.Generator().manual_seed(0)
+    low, high = model.pixel_range()
+    forward, weights = ForwardPass(model.network), {"alpha_tv": config.alpha_tv, "alpha_l2": config.alpha_l2, "beta": config.beta}
+    labels = torch.arange(12) % 4
+    images = initial_noise("pink", 12, sizes[0][0], random)
+    for side, first, last, shift in sizes:
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode="bilinear")
+        images, momentum = images.clamp(low, high).contiguous(memory_format=torch.channels_last), torch.zeros(12, 3, side, side)
+        for iteration in range(first, last):
+            images.requires_grad_(True)
+            loss = forward(jitter_batch(images, shift, config.flip, random), labels, weights)[0]
+            (gradient,) = torch.autograd.grad(loss, images)
+            momentum = (momentum * config.mu).addcdiv(gradient, gradient.abs().sum(dim=(1, 2, 3), keepdim=True))
+            step = config.epsilon * (1 - 0.98 * iteration / (config.iterations - 1))
+            images = images.detach().add(momentum.sign(), alpha=-step).clamp(low, high)
+    return model.denormalise(images)
+
+
+@pytest.mark.parametrize(
+    ("half", "sizes"),
+    [(0.0, [(8, 0, 12, 2)]), (0.25, [(4, 0, 3, 1), (8, 3, 12, 2)]), (0.5, [(4, 0, 6, 1), (8, 6, 12, 2)])],
+)
+def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
+    config = replace(CONFIG, snapshots=1, images=12, half_resolution=half)
+    images, _ = synthesise(small, config)
+    assert torch.equal(images.images, by_hand(small, config, sizes))
+
+
+def test_an_odd_size_is_halved_downwards_and_reached_again(small):
+    odd = FullPrecisionModel(small.network, replace(small.spec, image_size=9))
+    synthesis = Synthesis(odd, replace(CONFIG, half_resolution=0.25))
+    sides = []
+    while not synthesis.finished:
+        sides.append(synthesis.images.shape[-1])
+        synthesis.step()
+    assert sides == [4] * 3 + [9] * 9
+    assert synthesis.image_set().images.shape == (24, 3, 9, 9)
+
+
+def test_small_images_are_shown_at_full_size(small):
+    class Curious(Recorder):
+        def wants_images(self, lane):
+            return True
+
+    recorder = Curious()
+    synthesise(small, replace(CONFIG, half_resolution=0.25), recorder)
+    assert {tuple(images.shape) for _, _, images, _, _ in recorder.frames} == {(12, 3, 8, 8)}
+    blocks = [
+        torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
+        for _, _, images, _, _ in recorder.frames
+    ]
+    assert blocks == [True] * 3 + [False] * 9
+
+
+def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
+    """Its pooling is a window of 8 pixels, and 4 are left."""
+    config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution=0.5, device="cpu")
+    with pytest.raises(ModelError, match=r"^half_resolution is 0.5: allowed is 0 for this network, as .* cannot take an image of 16 x 16"):
+        Synthesis(embedded, config)
+
+
+@pytest.mark.parametrize("half", [0.0, 0.25])
+def test_only_the_full_size_is_compiled(small, monkeypatch, half):
+    compiled = []
+    monkeypatch.setattr(ForwardPass, "compile", lambda self, images, labels, weights: compiled.append(tuple(images.shape)))
+    config = replace(CONFIG, half_resolution=half)
+    images, _ = synthesise(small, replace(config, compile=True))
+    assert compiled == [(12, 3, 8, 8)]
+    assert torch.equal(images.images, synthesise(small, config)[0].images)
+
+
 # going on
 
 
@@ -248,10 +329,13 @@ def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["mi-fgsm", "adam"])
-@pytest.mark.parametrize("at", [0, 1, 7, 12, 13, 24])
-def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, at):
-    """In the middle of a batch, between two, before the first and after the last; by way of a file, as in a run."""
-    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True)
+@pytest.mark.parametrize(
+    ("half", "at"), [*((0.0, at) for at in (0, 1, 7, 12, 13, 24)), *((0.25, at) for at in (0, 2, 3, 4, 12, 14, 15, 16, 24))]
+)
+def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, half, at):
+    """In the middle of a batch, between two, before the first and after the last, and around the change of size after 3 iterations;
+    by way of a file, as in a run."""
+    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True, half_resolution=half)
 
     class Turn(Untouched):
         def values(self, lane, step):
@@ -274,6 +358,10 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, at):
     assert [step for _, _, step, _ in recorder.records] == list(range(at + 1, 25))
     one, other = whole.image_set(), second.image_set()
     assert torch.equal(one.images, other.images)
+    for lane, folder in ((whole, tmp_path / "a"), (second, tmp_path / "b")):
+        folder.mkdir()
+        lane.save(folder)
+    assert torch.equal(load_image_set(tmp_path / "a").images, load_image_set(tmp_path / "b").images)
     assert torch.equal(one.labels, other.labels)
     assert one.manifest["changes"] == other.manifest["changes"] == [{"step": 5, "name": "beta", "value": 2.0}]
     figures = [{key: value for key, value in summary.items() if key != "seconds"} for summary in (whole.summary(), second.summary())]

