@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from core.config import PRESETS, GenerationConfig, RunConfig
 from core.models.registry import MODELS
 from core.runs.state import RunState
+from core.runs.table import row_config
 from dashboard import state
 from dashboard.text import plain
 
@@ -45,7 +46,8 @@ def charts(app):
 
 
 @pytest.mark.parametrize(
-    ("name", "first_step"), [("studio", "Press Start"), ("quantize", "Studio"), ("diversity", "Studio"), ("runs", "Studio")]
+    ("name", "first_step"),
+    [("studio", "Press Start"), ("quantize", "Studio"), ("diversity", "Studio"), ("runs", "Studio"), ("table", "press Measure")],
 )
 def test_an_empty_page_says_what_to_do_first(runs_folder, name, first_step):
     app = page(name)
@@ -287,6 +289,42 @@ def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity")
     assert [metric.label for metric in app.metric] == ["given images, all pairs", "given images, within a class"]
     assert app.metric[0].value == "1.000"  # all black
+
+
+def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
+    app = page("table")
+    whole, measured = (frame.value for frame in app.dataframe)
+    lines = whole.set_index("row")["measured here"]
+    assert len(lines) == 12
+    assert lines["imagenet/resnet50/5"] == "not measured"
+    assert lines["cifar10/resnet20/4"] != "not measured"
+    (line,) = [line for _, line in measured.iterrows() if line["run"] == with_finished_run]
+    known = state.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")
+    assert line["top-1 mi-fgsm"] == known["quantized"]
+    assert line["drop mi-fgsm"] == pytest.approx(92.1 - known["quantized"])
+    assert (
+        line["setting"]
+        == "quick with images 40, iterations 4, batch_size 20, snapshots 2, training batch_size 20, steps 3, training_lr 0.0005"
+    )
+
+
+def test_table_measures_a_row(runs_folder):
+    app = page("table")
+    app.selectbox(key="row").set_value("cifar10/resnet20/5").run()
+    assert app.selectbox(key="cifar10/resnet20/5/model").value == "resnet20_cifar10"
+    app.button(key="measure row").click().run()
+    (run,) = state.store().runs()
+    state.manager().controls(run.id).stop()
+    assert run.config.to_dict() == row_config("cifar10/resnet20/5", PRESETS["quick"], "resnet20_cifar10").to_dict()
+
+
+def test_table_says_what_is_missing_and_starts_nothing(runs_folder):
+    app = page("table")
+    app.selectbox(key="row").set_value("imagenet/resnet18/4").run()
+    app.button(key="measure row").click().run()
+    (error,) = app.error
+    assert plain("row 'imagenet/resnet18/4' has no evaluation images: allowed is") in error.value
+    assert state.store().runs() == []
 
 
 def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
