@@ -56,6 +56,7 @@ def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list
                 "measured here": newest.when if newest else NOT_MEASURED,
                 **{f"drop {lane}": newest.drop.get(lane) if newest else None for lane in OPTIMIZERS},
                 "drop DFFG": row.drop,
+                "DFFG": row.methods["dffg"],  # before the others, as one scrolls to those
                 **_paper_columns(row),
             }
         )
@@ -74,9 +75,9 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
                 for what, figures in (("top-1", one.top1), ("drop", one.drop), ("±", one.standard_error))
             },
             "full precision": one.full_precision,
-            "started from": f"{one.model}, {checkpoint_of(one.model)}",
             "setting": one.setting,
             "images": one.evaluated_on,
+            "started from": f"{one.model}, {checkpoint_of(one.model)}",
             "run": one.run or KEPT,
         }
         for one in measured

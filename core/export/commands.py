@@ -36,7 +36,7 @@ def _sets(config: RunConfig) -> dict[str, str]:
 def _portable(config: RunConfig) -> RunConfig:
     # a GPU is asked for by nobody who has none; `auto` takes it where there is one
     device = config.generation.device if config.generation.device == "cpu" else "auto"
-    shared = {"model": bare_name(config.generation.model), "device": device, "threads": config.generation.threads}
+    shared: dict[str, Any] = {"model": bare_name(config.generation.model), "device": device, "threads": config.generation.threads}
     return replace(
         config,
         generation=replace(config.generation, **shared),
@@ -49,7 +49,7 @@ def _as_preset(config: RunConfig) -> list[str]:
     generation, quantization = config.generation, config.quantization
     if config.images_from or not config.bits or generation.seed != quantization.quantization_seed:
         return []
-    shared = {"model": generation.model, "device": generation.device, "threads": generation.threads}
+    shared: dict[str, Any] = {"model": generation.model, "device": generation.device, "threads": generation.threads}
     for name, start in PRESETS.items():
         same = replace(
             start,

@@ -14,19 +14,25 @@ st.caption(
 )
 
 rows = table.table(state.store())
-figure = st.column_config.NumberColumn(format="%.2f", width="small")
+figure = st.column_config.NumberColumn(format="%.2f", width=75)
 lanes = {
-    f"{what} {lane}": st.column_config.NumberColumn(f"{what} {charts.lane_name(lane)}", format="%.2f", width="small")
+    f"{what} {lane}": st.column_config.NumberColumn(f"{what} {charts.lane_name(lane)}", format="%.2f", width=110)
     for what in ("drop", "top-1", "±")
     for lane in OPTIMIZERS
 }
-names = {"row": st.column_config.TextColumn(pinned=True), "full precision": figure}
+names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
 st.dataframe(
     results.whole_table(rows),
     hide_index=True,
     height="content",
+    placeholder="–",
     key="paper table",
-    column_config={**names, **lanes, "drop DFFG": figure, **dict.fromkeys(table.METHODS.values(), figure)},
+    column_config={
+        **names,
+        **lanes,
+        "drop DFFG": st.column_config.NumberColumn(format="%.2f", width=90),
+        **dict.fromkeys(table.METHODS.values(), figure),
+    },
 )
 
 st.subheader("What was measured")
@@ -37,6 +43,7 @@ if measured:
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
+        placeholder="–",
         key="measured table",
         column_config={**names, **lanes},
     )
