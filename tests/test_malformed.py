@@ -458,7 +458,6 @@ def test_paths(place, capsys, monkeypatch):
         "run --encoder": ["run", "--out", "new", "--encoder"],
         "run --out": ["run", "--out"],
         "table --data": ["table", "--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data"],
-        "table --runs": ["table", "--runs"],
         "pretrain --data": ["pretrain", "--out", "new.safetensors", "--data"],
         "pretrain --architecture": ["pretrain", "--out", "new.safetensors", *training, "--architecture"],
         "pretrain --out": ["pretrain", *training, "--out"],

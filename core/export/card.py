@@ -114,9 +114,9 @@ def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_pre
     sections = [
         _front_matter(f"{spec.name} {' '.join(widths)}", spec.architecture),
         f"# {plain(spec.name)}, quantized without its training data",
-        f"{plain(spec.name)} with {' and '.join(widths)} (bits of weights and activations), trained on {_source(config)}. "
+        f"{plain(spec.name)} with {' and '.join(widths)} (bits of weights and activations), made with {_source(config)}. "
         "The method is that of DFFG (Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023). "
-        f"This card was written from the run {plain(name)}.",
+        f'This card was written from the run "{plain(name)}".',
         "## The network\n\n" + _network(model, full_precision),
         "## Results\n\n" + _results(config, full_precision, lanes),
         "## The images\n\n" + _images(model, config, lanes),
