@@ -81,6 +81,6 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
     if st.button("Measure", type="primary", icon=":material/play_arrow:", key="measure row"):
         try:
             state.start(table.row_config(name, PRESETS[preset], model, data))
-            st.switch_page("dashboard/pages/studio.py")
+            st.switch_page("dashboard/pages/studio.py", query_params={state.RUN_PARAMETER: st.query_params[state.RUN_PARAMETER]})
         except CoreError as error:
             st.error(text.error(error), icon=":material/error:")
