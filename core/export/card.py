@@ -246,7 +246,7 @@ def _images(model: FullPrecisionModel, config: RunConfig, lanes: Sequence[Lane])
     measured = [(lane, lane.figures["diversity"]) for lane in lanes if "diversity" in lane.figures]
     if measured:
         encoder = measured[0][1]
-        rows = [
+        alike = [
             (_lane(lane.name), f"{figures['mean_similarity']:.3f}", _or_none(figures["within_class_similarity"]))
             for lane, figures in measured
         ]
@@ -254,7 +254,7 @@ def _images(model: FullPrecisionModel, config: RunConfig, lanes: Sequence[Lane])
             "Diversity is the cosine similarity of two images in a CLIP encoder, over all pairs; lower is more diverse. "
             f"The encoder is {plain(bare_name(encoder['encoder']))}, trained on {plain(encoder['encoder_trained_on'])}."
         )
-        parts.append(_table(("images by", "all pairs", "within a class"), rows))
+        parts.append(_table(("images by", "all pairs", "within a class"), alike))
     return "\n\n".join(parts)
 
 
