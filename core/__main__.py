@@ -26,6 +26,7 @@ from core.config import (
     PretrainConfig,
     QuantizationConfig,
     RunConfig,
+    flag,
     help_text,
     knobs,
     preset,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from core.runs.store import RunStore
 
 _IN_THE_RUN = " Without it the files stay where the run keeps them."
-# flags that are shorter than the knob's name, where the command leaves no doubt
-_FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(result))
     elif options.command == "runs":
         print(_printable(_as_table(result["runs"]) or f"no runs in {result['folder']}"))
+    elif options.command == "table":
+        print(_printable(result["text"]))
     else:
         print(_printable(_in_words(result)))
     return 0
@@ -117,6 +118,16 @@ def _build_parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=_whole, help="CPU threads; 0 leaves the choice to torch.")
     run.add_argument("--device", help="auto, cpu, cuda or mps.")
     _add_out(run, "New folder for images, quantized networks and result.json.", _IN_THE_RUN)
+
+    table = _command(commands, "table", "The paper's table with what was measured here beside it.", _table)
+    table.add_argument("--run", dest="row", metavar="ROW", help="Measure a row first, such as cifar10/resnet20/4; kept as a run.")
+    table.add_argument("--preset", help=f"With --run: settings, {', '.join(PRESETS)}. Default: quick.")
+    table.add_argument("--model", help="With --run: resnet20_cifar10 takes the embedded checkpoint. Default: the paper's, downloaded.")
+    table.add_argument("--data", help="With --run: folder of evaluation images; needed for all but CIFAR-10.")
+    table.add_argument("--seed", type=_whole, help="With --run: seed of generation and training.")
+    table.add_argument("--threads", type=_whole, help="With --run: CPU threads; 0 leaves the choice to torch.")
+    table.add_argument("--device", help="With --run: auto, cpu, cuda or mps.")
+    table.set_defaults(out=None, bits=None, optimizers=None, encoder=None)
 
     _command(commands, "runs", "Runs with their state, the newest first.", _runs)
     for name, help, function in (
@@ -168,14 +179,13 @@ def _add_checkpoint(command: argparse.ArgumentParser) -> None:
 def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
     """A flag for every knob; ranges are checked by the config, so that the message is the same everywhere."""
     for name, knob_field in knobs(config_class).items():
-        flag = "--" + _FLAGS.get(name, name).replace("_", "-")
         kind = type(knob_field.default)
         help = f"{help_text(config_class, name)} Default: {knob_field.default}.".replace("%", "%%")
         if kind is bool:
-            command.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
+            command.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
         else:
             parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
-            command.add_argument(flag, dest=name, type=parse, default=knob_field.default, metavar=name.upper(), help=help)
+            command.add_argument(flag(name), dest=name, type=parse, default=knob_field.default, metavar=name.upper(), help=help)
 
 
 def _whole(text: str) -> int:
@@ -399,6 +409,29 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
     )
     chosen = {name: value for name in ("bits", "optimizers", "encoder") if (value := getattr(options, name)) is not None}
     return replace(start, generation=generation, quantization=quantization, **chosen)
+
+
+def _table(options: argparse.Namespace) -> dict[str, Any]:
+    from core.runs import table
+    from core.runs.store import RunStore
+
+    run = {}
+    if options.row is None:
+        for name in ("preset", "model", "data", "seed", "threads", "device"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name} is {shown(getattr(options, name))}: allowed only with --run, which names a row to measure")
+    else:
+        options.preset = options.preset or "quick"
+        config = table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
+        run = {"run": _start(options, config, "")["run"]}
+    store = RunStore(options.runs)
+    try:
+        rows = [(row, measured) for row, measured in table.table(store) if options.row in (None, row.name)]
+    finally:
+        store.close()
+    if not options.json:
+        return {"text": table.as_text(rows)}
+    return {"rows": [table.to_dict(*row) for row in rows], **run}
 
 
 def _pretrain(options: argparse.Namespace) -> dict[str, Any]:

@@ -26,6 +26,8 @@ EVALUATION_SETS = ("embedded", "cifar10", "cifar100")
 # of a name or path: no file system takes longer ones
 PATH_BYTES = 4000
 NAME_BYTES = 255
+# flags that are shorter than the knob's name, where the command leaves no doubt
+_FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
 
 
 def knob(
@@ -67,6 +69,11 @@ def help_text(config_class: type, name: str) -> str:
     if meta["paper"]:
         text += f" Paper: {meta['paper']}."
     return text
+
+
+def flag(name: str) -> str:
+    """The knob's flag on the command line."""
+    return "--" + _FLAGS.get(name, name).replace("_", "-")
 
 
 def allowed(meta: Mapping[str, Any]) -> str:

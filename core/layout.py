@@ -1,10 +1,12 @@
 """What lies where in a run's folder, for those who write it and those who read it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 IMAGES = "images"  # images/LANE: a set of images each
 QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
+GIVEN = "given"  # the lane of images that were not generated in this run
 FRAMES = "frames"  # frames/LANE: what was on the screen
 CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
 RESULT = "result.json"
@@ -17,6 +19,16 @@ MANIFEST = "manifest.json"  # written last into a set of images: where it is, th
 def image_lanes(folder: Path) -> list[str]:
     """Lanes below a folder of image sets, only those that are whole."""
     return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+
+
+def given_sets(root: Path, lanes: Sequence[str]) -> dict[str, Path]:
+    """Lane -> folder or file of the images that a run was given.
+
+    One set is one lane; a folder that holds sets, as a run leaves them, is one lane for each of `lanes` that it has.
+    """
+    if os.path.isfile(root / MANIFEST):
+        return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
+    return {name: root / name for name in lanes if (root / name).is_dir()} or {GIVEN: root}
 
 
 def plain_rights(path: Path) -> None:

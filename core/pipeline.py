@@ -3,7 +3,6 @@
 Both the command line and the dashboard's worker threads come through here; who watches and who turns is in `reporter` and `live`.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +30,6 @@ from core.reporting import Live, Reporter
 from core.threads import cpu_threads
 
 SNAPSHOTS = "snapshots"
-GIVEN = "given"  # the lane of images that were not generated in this run
 
 
 @dataclass(frozen=True)
@@ -161,17 +159,8 @@ class _Execution:
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
-    """Lane -> folder or file of the images that the run starts from; empty when it generates its own.
-
-    One set is one lane; a folder that holds sets, as a run leaves them, is one lane for each chosen optimizer.
-    """
-    if not config.images_from:
-        return {}
-    root = Path(config.images_from)
-    if os.path.isfile(root / layout.MANIFEST):
-        return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
-    lanes = {name: root / name for name in config.optimizers if (root / name).is_dir()}
-    return lanes or {GIVEN: root}
+    """Lane -> folder of the images that the run starts from, as `layout.given_sets` finds them; empty when it generates its own."""
+    return layout.given_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
 
 
 def measure_full_precision(model: FullPrecisionModel, evaluation_set: EvaluationSet, reporter: Reporter, live: Live) -> Accuracy:

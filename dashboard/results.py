@@ -1,33 +1,12 @@
-"""From what the store holds to what the pages show: accuracies as rows, the paper's rows for the same network. No streamlit in here."""
+"""From what the store holds to what the pages show: accuracies as rows, the paper's table beside them. No streamlit in here."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.config import OPTIMIZERS
-from core.models.registry import ASSETS
-
-_PAPER_NETWORKS = {
-    "resnet20_cifar10": ("cifar10", "resnet20"),
-    # the paper's own checkpoints
-    "pytorchcv:resnet20_cifar10": ("cifar10", "resnet20"),
-    "pytorchcv:resnet20_cifar100": ("cifar100", "resnet20"),
-    "pytorchcv:resnet18": ("imagenet", "resnet18"),
-    "pytorchcv:mobilenetv2_w1": ("imagenet", "mobilenetv2"),
-    "pytorchcv:resnet50": ("imagenet", "resnet50"),
-}
-PAPER_METHODS = {
-    "real_data": "real data",
-    "zeroq": "ZeroQ",
-    "dsg": "DSG",
-    "zaq": "ZAQ",
-    "qimera": "Qimera",
-    "gdfq": "GDFQ",
-    "intraq": "IntraQ",
-    "dffg": "DFFG (the paper)",
-}
+from core.runs.table import KEPT, METHODS, NOT_MEASURED, Measurement, PaperRow, checkpoint_of, paper_rows
 
 
 def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -51,29 +30,58 @@ def _place(lane: str) -> int:
     return OPTIMIZERS.index(lane) if lane in OPTIMIZERS else len(OPTIMIZERS)
 
 
-def paper_rows(model: str) -> list[dict[str, str]]:
-    """The paper's table for this network, as text; empty where the paper does not have it."""
-    wanted = _PAPER_NETWORKS.get(model)
-    with (ASSETS / "paper" / "results.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if (row["dataset"], row["model"]) == wanted]
-
-
 def paper_table(model: str) -> list[dict[str, Any]]:
-    """The same with numbers, for a person to read."""
-    return [
-        {
-            "bits": int(row["bits"]),
-            "full precision": float(row["full_precision"]),
-            **{title: float(row[column]) if row[column] else None for column, title in PAPER_METHODS.items()},
-        }
-        for row in paper_rows(model)
-    ]
+    """The paper's rows for this network, for a person to read; empty where the paper does not have it."""
+    return [{"bits": row.bits, **_paper_columns(row)} for row in paper_rows(model)]
 
 
 def paper_accuracies(model: str) -> tuple[dict[int, float], float | None]:
     """Bits -> top-1 of the paper's method, and the full precision that it started from."""
     rows = paper_rows(model)
-    return {int(row["bits"]): float(row["dffg"]) for row in rows}, float(rows[0]["full_precision"]) if rows else None
+    return {row.bits: dffg for row in rows if (dffg := row.methods["dffg"]) is not None}, rows[0].full_precision if rows else None
+
+
+def _paper_columns(row: PaperRow) -> dict[str, float | None]:
+    return {"full precision": row.full_precision, **{title: row.methods[column] for column, title in METHODS.items()}}
+
+
+def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list[dict[str, Any]]:
+    """A line for each row of the paper, with the newest measurement beside it, for a person to read."""
+    lines = []
+    for row, measured in table:
+        newest = measured[0] if measured else None
+        lines.append(
+            {
+                "row": row.name,
+                "measured here": newest.when if newest else NOT_MEASURED,
+                **{f"drop {lane}": newest.drop.get(lane) if newest else None for lane in OPTIMIZERS},
+                "drop DFFG": row.drop,
+                "DFFG": row.methods["dffg"],  # before the others, as one scrolls to those
+                **_paper_columns(row),
+            }
+        )
+    return lines
+
+
+def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """A line for each measurement, for a person to read."""
+    return [
+        {
+            "row": one.row,
+            "when": one.when,
+            **{
+                f"{what} {lane}": figures.get(lane)
+                for lane in OPTIMIZERS
+                for what, figures in (("top-1", one.top1), ("drop", one.drop), ("±", one.standard_error))
+            },
+            "full precision": one.full_precision,
+            "setting": one.setting,
+            "images": one.evaluated_on,
+            "started from": f"{one.model}, {checkpoint_of(one.model)}",
+            "run": one.run or KEPT,
+        }
+        for one in measured
+    ]
 
 
 def accuracy_table(rows: list[dict[str, Any]], full_precision: float | None) -> list[dict[str, Any]]:

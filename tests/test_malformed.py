@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save
 from streamlit.testing.v1 import AppTest
 
-from core.__main__ import _FLAGS, main
+from core.__main__ import main
 from core.config import (
     LIVE_KNOBS,
     EncoderTrainingConfig,
@@ -33,6 +33,7 @@ from core.config import (
     RunConfig,
     knobs,
 )
+from core.config import flag as flag_of
 from core.data.archives import unpack_images
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.errors import ConfigError, CoreError, DataError, shown
@@ -400,7 +401,7 @@ def test_flags(place, capsys, monkeypatch):
             flag, value = draw(st.sampled_from(["--bits", "--seed", "--threads", "--device", "--preset", "--optimizers"])), draw(values)
         else:
             name, field = draw(st.sampled_from(list(knobs(COMMANDS[command]).items())))
-            flag, value = "--" + _FLAGS.get(name, name).replace("_", "-"), draw(values)
+            flag, value = flag_of(name), draw(values)
             if field.metadata["choices"] is None and isinstance(field.default, str):
                 value = draw(st.sampled_from(["\0", "\ud800", "a" * 300, "b/" * 3000]))  # others may be names: see the paths
         joined = draw(st.booleans())
@@ -413,11 +414,11 @@ def test_commands(place, capsys, monkeypatch):
     """Words that are no command, flags that do not exist, and too few or too many."""
     monkeypatch.setattr("core.pipeline.prepare", _computed)
     monkeypatch.setattr("core.data.labelled.open_training_set", _computed)
-    known = st.sampled_from([*COMMANDS, "run", "runs", "resume", "delete", "diversity", "list"])
+    known = st.sampled_from([*COMMANDS, "run", "runs", "resume", "delete", "diversity", "list", "table"])
     words = st.lists(texts | texts.map(lambda text: f"--{text}"), max_size=3)
     unknown = st.tuples(texts, words).map(lambda parts: [parts[0], *parts[1]])
     odd = st.tuples(known, texts.map(lambda text: f"--{text}="), words).map(lambda parts: [parts[0], parts[1], *parts[2]])
-    short = known.filter(lambda name: name not in ("list", "runs", "run", "generate")).map(lambda name: [name])
+    short = known.filter(lambda name: name not in ("list", "runs", "run", "generate", "table")).map(lambda name: [name])
     refuses("command", st.just([]) | short | unknown | odd, command_line(place, capsys))
 
 
@@ -456,6 +457,7 @@ def test_paths(place, capsys, monkeypatch):
         "run --data": ["run", "--out", "new", "--data"],
         "run --encoder": ["run", "--out", "new", "--encoder"],
         "run --out": ["run", "--out"],
+        "table --data": ["table", "--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data"],
         "pretrain --data": ["pretrain", "--out", "new.safetensors", "--data"],
         "pretrain --architecture": ["pretrain", "--out", "new.safetensors", *training, "--architecture"],
         "pretrain --out": ["pretrain", *training, "--out"],
@@ -753,7 +755,7 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 SHORT = RunConfig(GenerationConfig(images=8, snapshots=2, iterations=4), bits=(), encoder="")
-PAGES = ["studio", "quantize", "diversity", "runs"]
+PAGES = ["studio", "quantize", "diversity", "runs", "table"]
 # a browser sends nothing that is no UTF-8
 typed = texts.filter(lambda text: len(text) < 10_000).map(lambda text: text.encode(errors="replace").decode())
 

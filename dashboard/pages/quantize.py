@@ -84,6 +84,6 @@ if paper_rows:
     with st.expander("The paper's table for this network"):
         st.dataframe(paper_rows, hide_index=True)
         st.caption(
-            "DFFG, BMVC 2023, top-1 in percent, all layers at the same width. The paper starts from another checkpoint "
-            f"({paper_rows[0]['full precision']} % full precision), so compare drops rather than values."
+            "DFFG, BMVC 2023, top-1 in percent, all layers at the same width. The paper starts from "
+            f"{paper_rows[0]['full precision']} % full precision, so compare drops rather than values."
         )

@@ -174,7 +174,9 @@ def test_list_as_a_command():
     assert {"embedded", "cifar10"} <= set(names["data"])
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["table"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"]]
+)
 def test_what_computes_nothing_imports_no_torch(arguments, tmp_path):
     code = f"""
 import sys
@@ -198,7 +200,7 @@ def test_list_for_a_person(capsys):
         assert name in out
 
 
-@pytest.mark.parametrize("command", ["generate", "quantize", "diversity", "run", "pretrain", "pretrain-encoder", "list"])
+@pytest.mark.parametrize("command", ["generate", "quantize", "diversity", "run", "pretrain", "pretrain-encoder", "list", "table"])
 def test_every_command_has_help(capsys, command):
     assert call(command, "--help") == 0
     assert "--json" in capsys.readouterr().out
@@ -665,6 +667,62 @@ def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
     assert "exists already" in refused(capsys, there, "pretrain", *given)
     assert there.read_text() == "mine"
     assert ".safetensors" in refused(capsys, tmp_path / "mine.pt", "pretrain", *given)
+
+
+# table
+
+
+def test_table_of_what_was_not_measured(capsys, monkeypatch, tmp_path):
+    (tmp_path / "measured.json").write_text("[]")
+    monkeypatch.setattr("core.runs.table.MEASURED", tmp_path / "measured.json")
+    assert call("table", "--json") == 0
+    rows = last_json(capsys)["rows"]
+    assert [row["row"] for row in rows][:2] == ["cifar10/resnet20/3", "cifar10/resnet20/4"]
+    assert len(rows) == 12
+    assert all(row["measured"] == [] for row in rows)
+    assert call("table") == 0
+    out = capsys.readouterr().out
+    assert out.count("not measured") == 12
+    assert max(map(len, out.splitlines())) <= 140
+
+
+def test_table_measures_a_row_and_keeps_the_run(capsys, tiny_preset, pictures):
+    row = ["table", "--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10"]
+    assert call(*row, "--seed", 3, "--json") == 0
+    result = last_json(capsys)
+    (line,) = result["rows"]
+    newest = line["measured"][0]
+    assert (line["row"], newest["run"], newest["model"]) == ("cifar10/resnet20/4", result["run"], "resnet20_cifar10")
+    assert newest["evaluated_on"] == f"20 images of {pictures}"
+    assert set(newest["top1"]) == {"mi-fgsm", "adam"}
+    (run,) = listed(capsys)
+    assert (run["id"], run["state"]) == (result["run"], "complete")
+    assert call(*row[:1]) == 0
+    out = capsys.readouterr().out
+    assert f"(drop {newest['drop']['adam']:.2f}), from" in out
+    assert result["run"] in out.replace("\n        ", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["--run", "cifar10/resnet20/6"], "cifar10/resnet20/6", "cifar10/resnet20/5"),
+        (["--run", "imagenet/resnet18/4"], "imagenet/resnet18/4", "--data"),
+        (["--run", "cifar10/resnet20/4", "--model", "pytorchcv:resnet18"], "pytorchcv:resnet18", "resnet20_cifar10"),
+        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, paper"),
+        (["--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data", "/nowhere"], "/nowhere", "embedded, cifar10"),
+        (["--model", "resnet20_cifar10"], "resnet20_cifar10", "only with --run"),
+        (["--seed", "0"], "0", "only with --run"),
+    ],
+)
+def test_table_refuses_and_starts_nothing(capsys, runs, arguments, value, allowed):
+    assert call("table", *arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert value in line
+    assert allowed in line
+    assert captured.out == ""
+    assert not runs.exists()
 
 
 # the parser

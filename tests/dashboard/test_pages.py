@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import asdict, replace
 
 import pytest
+import streamlit
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from core.config import PRESETS, GenerationConfig, RunConfig
 from core.models.full_precision import find_model
 from core.models.registry import MODELS
 from core.runs.state import RunState
+from core.runs.table import row_config
 from dashboard import state
 from dashboard.text import plain
 
@@ -47,7 +49,8 @@ def charts(app):
 
 
 @pytest.mark.parametrize(
-    ("name", "first_step"), [("studio", "Press Start"), ("quantize", "Studio"), ("diversity", "Studio"), ("runs", "Studio")]
+    ("name", "first_step"),
+    [("studio", "Press Start"), ("quantize", "Studio"), ("diversity", "Studio"), ("runs", "Studio"), ("table", "press Measure")],
 )
 def test_an_empty_page_says_what_to_do_first(runs_folder, name, first_step):
     app = page(name)
@@ -136,8 +139,8 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
     assert sorted(table["images by"]) == ["adam", "mi-fgsm"]
     assert (table["trained %"] > 50).all()
-    paper = next(frame.value for frame in app.dataframe if "DFFG (the paper)" in frame.value)
-    assert list(paper["DFFG (the paper)"]) == [84.68, 91.63, 93.30]
+    paper = next(frame.value for frame in app.dataframe if "DFFG" in frame.value)
+    assert list(paper["DFFG"]) == [84.68, 91.63, 93.30]
     assert len(charts(app)) == 3
 
 
@@ -316,6 +319,46 @@ def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity")
     assert [metric.label for metric in app.metric] == ["given images, all pairs", "given images, within a class"]
     assert app.metric[0].value == "1.000"  # all black
+
+
+def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
+    app = page("table")
+    whole, measured = (frame.value for frame in app.dataframe)
+    lines = whole.set_index("row")["measured here"]
+    assert len(lines) == 12
+    assert lines["imagenet/resnet50/5"] == "not measured"
+    assert lines["cifar10/resnet20/4"] != "not measured"
+    (line,) = [line for _, line in measured.iterrows() if line["run"] == with_finished_run]
+    known = state.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")
+    assert line["top-1 mi-fgsm"] == known["quantized"]
+    assert line["drop mi-fgsm"] == pytest.approx(92.1 - known["quantized"])
+    assert (
+        line["setting"]
+        == "quick with images 40, iterations 4, batch_size 20, snapshots 2, steps 3, training batch_size 20, training_lr 0.0005"
+    )
+
+
+def test_table_measures_a_row(runs_folder, monkeypatch):
+    went = []  # the page alone knows no other pages to go to
+    monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append((page, query_params)))
+    app = page("table")
+    app.selectbox(key="row").set_value("cifar10/resnet20/5").run()
+    assert app.selectbox(key="cifar10/resnet20/5/model").value == "resnet20_cifar10"
+    app.button(key="measure row").click().run()
+    assert not app.exception
+    (run,) = state.store().runs()
+    state.manager().control(run.id).stop()
+    assert went == [("dashboard/pages/studio.py", {"run": run.id})]
+    assert run.config.to_dict() == row_config("cifar10/resnet20/5", PRESETS["quick"], "resnet20_cifar10").to_dict()
+
+
+def test_table_says_what_is_missing_and_starts_nothing(runs_folder):
+    app = page("table")
+    app.selectbox(key="row").set_value("imagenet/resnet18/4").run()
+    app.button(key="measure row").click().run()
+    (error,) = app.error
+    assert plain("row 'imagenet/resnet18/4' has no evaluation images: allowed is") in error.value
+    assert state.store().runs() == []
 
 
 def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):

@@ -1,8 +1,10 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from core.runs.table import Measurement, paper_rows
 from dashboard import results
 
 TABLE = Path(__file__).parents[2] / "assets" / "paper" / "results.csv"
@@ -50,8 +52,27 @@ def test_paper_rows_are_those_of_the_file():
     ],
 )
 def test_paper_rows_of_its_own_checkpoints(network, dataset, model, bits):
-    rows = results.paper_rows(network)
-    assert [(row["dataset"], row["model"], int(row["bits"])) for row in rows] == [(dataset, model, width) for width in bits]
+    assert [(row.dataset, row.network, row.bits) for row in paper_rows(network)] == [(dataset, model, width) for width in bits]
+
+
+def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_none():
+    first, second, *_ = paper_rows()
+    kept = Measurement(
+        first.name, "resnet20_cifar10", 92.1, {"mi-fgsm": 88.85}, {"mi-fgsm": 0.7}, "2,000 images", "quick", "2001-02-03", ""
+    )
+    older = replace(kept, top1={"mi-fgsm": 80.0}, when="2000-01-01", run="a run")
+    lines = results.whole_table([(first, [kept, older]), (second, [])])
+    assert [line["measured here"] for line in lines] == ["2001-02-03", "not measured"]
+    assert [line["drop mi-fgsm"] for line in lines] == [3.25, None]
+    assert [line["drop adam"] for line in lines] == [None, None]
+    assert [line["drop DFFG"] for line in lines] == [9.21, 2.26]
+    assert (lines[1]["DFFG"], lines[1]["ZeroQ"], lines[0]["ZAQ"]) == (91.63, 89.66, None)
+    measured = results.measured_table([kept, older])
+    assert [(line["top-1 mi-fgsm"], line["drop mi-fgsm"], line["± mi-fgsm"], line["run"]) for line in measured] == [
+        (88.85, 3.25, 0.7, "kept with the program"),
+        (80.0, 12.1, 0.7, "a run"),
+    ]
+    assert measured[0]["started from"] == "resnet20_cifar10, this project's checkpoint, not the paper's"
 
 
 def test_diversities_by_lane():

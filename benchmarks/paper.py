@@ -1,0 +1,81 @@
+"""Keeps with the program what a finished run measured of the paper's table: `python benchmarks/paper.py RUN`.
+
+Start the run first, such as `python -m core run --preset quick --threads 1`, on the machine and in the environment in which this is
+called, as the versions written down are those found now. Writes assets/paper/measured.json, an entry for each row: an earlier figure of
+the same row, network and setting is replaced. A run whose knobs were turned live is refused, as no command makes it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.machine import machine
+from core.errors import CoreError, RunError
+from core.export.commands import commands
+from core.files import write_json
+from core.runs.store import RunStore
+from core.runs.table import MEASURED, measurements, read_kept
+
+
+def entries(store: RunStore, run_id: str) -> list[dict[str, Any]]:
+    """What the run measured, as it is kept. Raises RunError when that is nothing, or cannot be made again by a command."""
+    run = store.run(run_id)
+    if store.changes(run_id):
+        raise RunError(f"the knobs of run {run_id!r} were turned while it ran: allowed is a run that a command makes again")
+    measured = list(measurements(store, run))
+    if not measured:
+        raise RunError(f"run {run_id!r} measured no row of the paper's table: allowed is a complete run of one of its networks and widths")
+    config, here = store.config(run_id), machine()
+    return [
+        {
+            "row": one.row,
+            "model": one.model,
+            "date": one.when[:10],
+            "commands": commands(config),
+            "full_precision": one.full_precision,
+            "top1": one.top1,
+            "standard_error": one.standard_error,
+            "evaluated_on": one.evaluated_on,
+            "processor": here["processor"],
+            "python": here["python"],
+            "versions": here["versions"],
+            "config": config.to_dict(),
+        }
+        for one in measured
+    ]
+
+
+def keep(new: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes the entries into the file, in the place of earlier ones of the same row, network and commands."""
+
+    def about(entry: dict[str, Any]) -> tuple:
+        return entry["row"], entry["model"], entry["commands"]
+
+    replaced = [about(entry) for entry in new]
+    kept = [entry for entry in read_kept(path) if about(entry) not in replaced]
+    write_json(path, sorted([*kept, *new], key=lambda entry: (entry["row"], entry["model"], entry["date"])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="its id, as `python -m core runs` lists it")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs (default RUNS_DIR, or runs)")
+    arguments = parser.parse_args()
+    try:
+        store = RunStore(arguments.runs)
+        found = entries(store, arguments.run)
+    except CoreError as error:
+        sys.exit(str(error))
+    keep(found, MEASURED)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The paper's table with what this project measured beside it: finished runs of the store, and figures kept with the program.
+
+A run measures a row when its network is the row's, all layers have the row's width, and it made its images itself. Imports no torch.
+"""
+
+import csv
+import json
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from core.config import OPTIMIZERS, PRESETS, RunConfig
+from core.errors import ConfigError, DataError, UnknownNameError, one_line
+from core.models.registry import ASSETS
+from core.runs.state import RunState
+from core.runs.store import Run, RunStore
+
+PAPER = ASSETS / "paper" / "results.csv"
+MEASURED = ASSETS / "paper" / "measured.json"
+NOT_MEASURED = "not measured"
+KEPT = "kept with the program"  # where a figure is from that no run of the store has
+# column -> what its authors call it
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "real_data": "real data",
+        "zeroq": "ZeroQ",
+        "dsg": "DSG",
+        "zaq": "ZAQ",
+        "qimera": "Qimera",
+        "gdfq": "GDFQ",
+        "intraq": "IntraQ",
+        "dffg": "DFFG",
+    }
+)
+# (data set, network) of a row -> the networks that measure it: the paper's checkpoint first, then ours of the same architecture
+NETWORKS: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
+    {
+        ("cifar10", "resnet20"): ("pytorchcv:resnet20_cifar10", "resnet20_cifar10"),
+        ("cifar100", "resnet20"): ("pytorchcv:resnet20_cifar100",),
+        ("imagenet", "resnet18"): ("pytorchcv:resnet18",),
+        ("imagenet", "mobilenetv2"): ("pytorchcv:mobilenetv2_w1",),
+        ("imagenet", "resnet50"): ("pytorchcv:resnet50",),
+    }
+)
+EMBEDDED_DATA = "cifar10"  # the only data set of the paper of which images are embedded
+WIDTH = 140  # characters in a line of `as_text`
+# no choice of how to quantize: what is measured, on what, and on which machine
+_ELSEWHERE = frozenset({"model", "optimizer", "data", "weight_bits", "activation_bits", "first_last_8bit", "threads", "device", "compile"})
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row as the paper has it: top-1 in percent, None where a method is not reported."""
+
+    dataset: str
+    network: str
+    bits: int  # of weights and activations, in all layers
+    full_precision: float
+    methods: Mapping[str, float | None]
+
+    @property
+    def name(self) -> str:
+        """What the row is called here, such as cifar10/resnet20/4."""
+        return f"{self.dataset}/{self.network}/{self.bits}"
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names for `load_model` that measure this row, the paper's checkpoint first."""
+        return NETWORKS[self.dataset, self.network]
+
+    @property
+    def drop(self) -> float | None:
+        """What the paper's method loses against full precision, in points."""
+        dffg = self.methods["dffg"]
+        return None if dffg is None else round(self.full_precision - dffg, 2)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A row as it was measured once. Optimizer -> top-1 in percent, and its standard error in points."""
+
+    row: str
+    model: str  # the checkpoint that it started from
+    full_precision: float
+    top1: Mapping[str, float]
+    standard_error: Mapping[str, float]
+    evaluated_on: str
+    setting: str
+    when: str  # 2026-11-25, with the time where a run says it
+    run: str  # its id; empty for a figure kept with the program
+
+    @property
+    def drop(self) -> dict[str, float]:
+        """Optimizer -> what is lost against full precision, in points."""
+        return {lane: round(self.full_precision - top1, 2) for lane, top1 in self.top1.items()}
+
+
+def paper_rows(model: str = "") -> list[PaperRow]:
+    """The paper's rows in its order; those of one network (a name for `load_model`), none where the paper does not have it."""
+    with PAPER.open(newline="") as file:
+        rows = [
+            PaperRow(
+                line["dataset"],
+                line["model"],
+                int(line["bits"]),
+                float(line["full_precision"]),
+                {column: float(line[column]) if line[column] else None for column in METHODS},
+            )
+            for line in csv.DictReader(file)
+        ]
+    return [row for row in rows if not model or model in row.networks]
+
+
+def paper_row(name: str) -> PaperRow:
+    """The row of that name. Raises UnknownNameError."""
+    rows = {row.name: row for row in paper_rows()}
+    if name not in rows:
+        raise UnknownNameError("row", name, rows)
+    return rows[name]
+
+
+def table(store: RunStore) -> list[tuple[PaperRow, list[Measurement]]]:
+    """Every row of the paper with all that was measured of it, the newest first; an empty list where nothing was."""
+    measured = [*_kept(), *(one for run in store.runs() for one in measurements(store, run))]
+    measured.sort(key=lambda one: one.when, reverse=True)
+    return [(row, [one for one in measured if one.row == row.name]) for row in paper_rows()]
+
+
+def read_kept(path: Path) -> list[dict[str, Any]]:
+    """The figures kept with the program, as benchmarks/paper.py writes them: each with the commands and config that make it again."""
+    return json.loads(path.read_text())
+
+
+def _kept() -> list[Measurement]:
+    return [
+        Measurement(
+            entry["row"],
+            entry["model"],
+            entry["full_precision"],
+            entry["top1"],
+            entry["standard_error"],
+            entry["evaluated_on"],
+            setting(RunConfig.from_dict(entry["config"]), paper_row(entry["row"]).bits),
+            entry["date"],
+            "",
+        )
+        for entry in read_kept(MEASURED)
+    ]
+
+
+def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
+    """The rows that a run measured; none of a run that is not complete, or that is about something else."""
+    if run.state is not RunState.COMPLETE:
+        return
+    try:
+        config = store.config(run.id)
+    except ConfigError:  # of another version: what it says cannot be told
+        return
+    if config.images_from or config.quantization.first_last_8bit:
+        return
+    for row in paper_rows(config.generation.model):
+        if row.bits not in config.bits or config.activation_bits not in (0, row.bits):
+            continue
+        figures = {lane: store.result(run.id, f"accuracy/{lane}/W{row.bits}A{row.bits}") for lane in config.optimizers}
+        done = {lane: figure for lane, figure in figures.items() if figure is not None and "quantized" in figure}
+        if not done:
+            continue
+        turned = sorted({change["name"] for change in store.changes(run.id)})
+        any_lane = next(iter(done.values()))
+        yield Measurement(
+            row.name,
+            config.generation.model,
+            any_lane["full_precision"],
+            {lane: figure["quantized"] for lane, figure in done.items()},
+            {lane: figure["standard_error"] for lane, figure in done.items()},
+            any_lane["evaluated_on"],
+            setting(config, row.bits) + (f"; turned while it ran: {', '.join(turned)}" if turned else ""),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.ended)),
+            run.id,
+        )
+
+
+def setting(config: RunConfig, bits: int) -> str:
+    """The nearest preset, and what is different from it at this width. Network, evaluation images and machine are no part of it."""
+    own = _settings(config, bits)
+    different = {
+        name: {knob: value for knob, value in own.items() if value != theirs[knob]}
+        for name, theirs in ((name, _settings(start, bits)) for name, start in PRESETS.items())
+    }
+    nearest = min(different, key=lambda name: len(different[name]))
+    words = ", ".join(f"{knob} {value:g}" if type(value) is float else f"{knob} {value}" for knob, value in different[nearest].items())
+    return f"{nearest} with {words}" if words else nearest
+
+
+def _settings(config: RunConfig, bits: int) -> dict[str, Any]:
+    """Every knob that bears on the result, by a name for a person."""
+    generation, quantization = config.generation.to_dict(), config.quantization_for(bits).to_dict()
+    both = generation.keys() & quantization.keys()
+    return {
+        f"training {name}" if part is quantization and name in both else name: value
+        for part in (generation, quantization)
+        for name, value in part.items()
+        if name not in _ELSEWHERE
+    }
+
+
+def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> RunConfig:
+    """The config that measures a row with the settings of `start`.
+
+    model: one of the row's networks; empty: the paper's checkpoint. data: evaluation images; empty: those of `start`, which are only of
+    CIFAR-10. Raises UnknownNameError for a row or network that is none, DataError where the evaluation images have to be named.
+    """
+    row = paper_row(name)
+    model = model or row.networks[0]
+    if model not in row.networks:
+        raise UnknownNameError(f"network of row {name}", model, row.networks)
+    if not data and row.dataset != EMBEDDED_DATA:
+        raise DataError(f"row {name!r} has no evaluation images: allowed is a folder of {row.dataset}'s as --data")
+    return replace(
+        start,
+        generation=replace(start.generation, model=model),
+        quantization=replace(start.quantization, model=model, first_last_8bit=False, data=data or start.quantization.data),
+        optimizers=OPTIMIZERS,
+        bits=(row.bits,),
+        activation_bits=0,
+        encoder="",  # the table has no column for diversity
+        images_from="",
+    )
+
+
+def to_dict(row: PaperRow, measured: Sequence[Measurement]) -> dict[str, Any]:
+    """A row of `table` as plain values, fit for JSON."""
+    return {
+        "row": row.name,
+        "dataset": row.dataset,
+        "network": row.network,
+        "bits": row.bits,
+        "paper": {"full_precision": row.full_precision, **row.methods, "drop": row.drop},
+        "measured": [{**asdict(one), "drop": one.drop} for one in measured],
+    }
+
+
+def checkpoint_of(model: str) -> str:
+    """Whose checkpoint a network is, for a person: figures from another one than the paper's are compared by their drop."""
+    return "the paper's checkpoint" if ":" in model else "this project's checkpoint, not the paper's"
+
+
+def as_text(rows: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> str:
+    """The table for a terminal of WIDTH columns: the paper's figures in a line each, below it everything measured, newest first."""
+    titles = ["full", *METHODS.values(), "DFFG drop"]
+    lines = ["".join([f"{'row':<24}", *(f"{title:>10}" for title in titles)])]
+    for row, measured in rows:
+        figures = [row.full_precision, *row.methods.values(), row.drop]
+        lines.append("".join([f"{row.name:<24}", *(f"{'-' if figure is None else format(figure, '.2f'):>10}" for figure in figures)]))
+        for text in [_in_words(one) for one in measured] or [NOT_MEASURED]:
+            lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _in_words(one: Measurement) -> str:
+    figures = ", ".join(
+        f"{lane} {top1:.2f} ± {one.standard_error[lane]:.2f} (drop {one.drop[lane]:.2f})" for lane, top1 in one.top1.items()
+    )
+    where = f"run {one.run}" if one.run else KEPT
+    return one_line(
+        f"{figures}, from {one.full_precision:.2f} of {one.model} ({checkpoint_of(one.model)}); {one.setting}; "
+        f"on {one.evaluated_on}; {one.when}, {where}"
+    )

@@ -1,0 +1,273 @@
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+import yaml
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.image_sets import ImageSet, load_image_set
+from core.data.labelled import embedded_images
+from core.errors import DataError, ModelError
+from core.export.card import CARD, Lane, contact_sheet, model_card, plain, write_card
+from core.models.full_precision import FullPrecisionModel
+from core.models.registry import CIFAR10_CLASSES
+from core.pipeline import execute
+from core.reporting import Silent
+from core.runs.live import Replay
+
+HOSTILE = "<script>alert(1)</script> [a](http://b.c) ![i](x) `c` **d** | e\n# f\n--- &amp; www.g.h $x$ \u202eevil"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A small run, evaluated on two images of each class."""
+    data = tmp_path_factory.mktemp("data") / "photographs"
+    data.mkdir()
+    images, labels = embedded_images()
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (data / name).mkdir()
+        for index in [i for i, other in enumerate(labels) if other == label][:2]:
+            Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(data / name / f"{index}.png")
+    return RunConfig(
+        generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2, threads=1, device="cpu"),
+        quantization=QuantizationConfig(range="minmax", steps=2, batch_size=8, calibration_images=8, device="cpu", data=str(data)),
+        bits=(4, 5),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """The folder of a real run of both optimizers, with a knob turned in one of them."""
+    folder = tmp_path_factory.mktemp("finished")
+    execute(config, folder, Silent(), Replay([{"lane": "adam", "step": 2, "name": "beta", "value": 0.25}]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(finished, config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cards") / "card"
+    write_card(finished, config, "a run", out)
+    return out
+
+
+class Page(HTMLParser):
+    """What a reader of the rendered card sees, and what it is made of."""
+
+    def __init__(self, markdown: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(MarkdownIt("commonmark", {"linkify": False}).enable("table").render(markdown))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parts(text: str) -> tuple[dict, str]:
+    """The front matter as YAML reads it, and the rest."""
+    _, front_matter, rest = text.split("---\n", 2)
+    return yaml.safe_load(front_matter), rest
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    """Cells of the table whose first title is `first`."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_front_matter_is_what_hubs_read(written):
+    front_matter, rest = parts((written / CARD).read_text())
+    assert front_matter == {
+        "library_name": "pytorch",
+        "pipeline_tag": "image-classification",
+        "model_name": "resnet20_cifar10 W4A4 W5A5",
+        "tags": ["image-classification", "quantization", "data-free-quantization", "resnet20_cifar10"],
+    }
+    assert rest.strip().startswith("# resnet20")
+
+
+def test_figures_are_those_of_the_run(finished, written):
+    text = (written / CARD).read_text()
+    result = json.loads((finished / "result.json").read_text())
+    expected = []
+    for lane, title in (("mi-fgsm", "MI-FGSM"), ("adam", "Adam")):
+        for bits in (4, 5):
+            outcome = result["optimizers"][lane]["accuracy"][str(bits)]
+            figures = [
+                outcome["calibrated"],
+                outcome["quantized"],
+                outcome["standard_error"],
+                result["full_precision"] - outcome["quantized"],
+            ]
+            expected.append([title, f"W{bits}A{bits}", *(f"{figure:.2f}" for figure in figures)])
+    assert rows(text, "images by") == [[plain(cell).replace("\\.", ".") for cell in row] for row in expected]
+    for (_, images, iterations, loss, agreement, _seconds), lane in zip(rows(text, "optimizer"), ("mi-fgsm", "adam")):
+        made = result["optimizers"][lane]["generation"]
+        assert (images, iterations) == ("40", "4")
+        assert loss == f"{made['bns_loss_first']:.1f} to {made['bns_loss_last']:.1f}"
+        assert agreement == f"{made['teacher_agreement']:.1f} %"
+    shown = Page(parts(text)[1]).text
+    for words in (
+        "272,474",
+        "airplane",
+        "20 images of photographs",
+        "alpha_feature (α_F)",
+        "Licence: of the original network, not stated here.",
+    ):
+        assert words in shown, words
+    assert f"{result['optimizers']['adam']['diversity']['mean_similarity']:.3f}" in text
+    assert "trained on the 50,000 CIFAR-10 training images, with captions" in shown
+
+
+def test_a_turned_knob_is_told_and_said_to_be_missing_from_the_commands(written):
+    text = (written / CARD).read_text()
+    assert rows(text, "step") == [["2", "beta", "0.25"]]
+    assert "while Adam was at work" in text
+    assert "turned live are not part of the commands" in text
+    assert "python -m core generate --optimizer adam --images 40 --iterations 4" in text
+
+
+def test_pictures_lie_beside_the_card(finished, written):
+    assert sorted(path.name for path in written.iterdir()) == [CARD, "adam.png", "mi-fgsm.png"]
+    assert Page((written / CARD).read_text()).links == ["mi-fgsm.png", "adam.png"]
+    with Image.open(written / "adam.png") as picture:
+        # 10 classes and 6 rows of 32 pixels twice as large, with 2 pixels around each
+        assert (picture.size, picture.format) == ((10 * 66 + 2, 6 * 66 + 2), "PNG")
+
+
+def test_contact_sheet_has_a_class_a_column():
+    labels = torch.tensor([3, 5, 3, 5, 3])
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 32, 32) + 10
+    sheet = torch.frombuffer(bytearray(contact_sheet(ImageSet(images, labels), [3, 5], rows=3).tobytes()), dtype=torch.uint8)
+    sheet = sheet.view(3 * 66 + 2, 2 * 66 + 2, 3)
+    # the pixel in the middle of each place: images 0, 2, 4 are of class 3, images 1 and 3 of class 5
+    middles = [[int(sheet[35 + 66 * row, 35 + 66 * column, 0]) for column in range(2)] for row in range(3)]
+    assert middles == [[10, 11], [12, 13], [14, 255]]
+
+
+def test_large_images_are_not_enlarged():
+    images = torch.zeros(2, 3, 100, 100, dtype=torch.uint8)
+    assert contact_sheet(ImageSet(images, torch.tensor([0, 1])), [0, 1], rows=1).size == (206, 104)
+
+
+def test_text_from_outside_only_shows_itself(embedded, finished, config):
+    """Names of networks, classes, runs, folders, encoders, and notes."""
+    spec = replace(embedded.spec, name=HOSTILE, architecture=HOSTILE, trained_on=HOSTILE, classes=tuple(f"{HOSTILE}{i}" for i in range(10)))
+    result = json.loads((finished / "result.json").read_text())
+    figures = result["optimizers"]["adam"]
+    figures["diversity"] |= {"encoder": HOSTILE, "encoder_trained_on": HOSTILE}
+    for outcome in figures["accuracy"].values():
+        outcome |= {"note": HOSTILE, "evaluated_on": f"9 images of {HOSTILE}"}
+    manifest = load_image_set(finished / "images" / "adam").manifest
+    model = {"model": "/x/`````.safetensors"}
+    config = replace(config, generation=replace(config.generation, **model), quantization=replace(config.quantization, **model))
+    lane = Lane(HOSTILE, {**manifest, "changes": [{"step": 1, "name": HOSTILE, "value": 1.0}]}, 40, figures, "images-1.png", (0, 1))
+    front_matter, rest = parts(model_card(FullPrecisionModel(embedded.network, spec), config, HOSTILE, 92.1, [lane]))
+    assert front_matter["model_name"].startswith("<script>alert(1)</script> [a](http://b.c)")
+    assert front_matter["tags"][-1].isprintable()
+    page = Page(rest)
+    assert page.tags <= {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "pre", "code", "img"}
+    assert page.links == ["images-1.png"]
+    assert rest.count("<") == 0
+    assert "\u202e" not in rest
+    assert "<script>alert(1)</script> [a](http://b.c) ![i](x) `c` **d** | e # f --- &amp; www.g.h $x$" in page.text
+    assert len([line for line in rest.splitlines() if line.startswith("#")]) == 8  # the title and seven sections
+
+
+@pytest.mark.parametrize(
+    "text", ["a_b*c", "1. x", "# x", "> x", "![a](b)", "<b>", "&lt;", "a|b", "`a`", "\\", "http://a.b", "~~a~~", "a\x00b"]
+)
+def test_plain_text_survives_rendering(text):
+    page = Page(f"before {plain(text)}")
+    assert page.tags == {"p"}
+    assert page.text.strip() == f"before {text}".replace("\x00", "\\x00")
+
+
+def test_paths_of_the_machine_are_not_told(written, config):
+    text = (written / CARD).read_text()
+    assert config.quantization.data not in text
+    assert str(written) not in text
+    assert "--data photographs" in text
+
+
+def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
+    config = replace(config, images_from=str(finished / "images"), bits=(5,), encoder="", optimizers=("adam",))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    execute(config, folder, Silent(), Replay([]))
+    write_card(folder, config, "again", tmp_path / "card")
+    text = (tmp_path / "card" / CARD).read_text()
+    assert "images that were given to the run" in text
+    assert "No real image was seen" not in text
+    assert (tmp_path / "card" / "adam.png").is_file()
+    assert "--images images/adam" in text
+
+
+def test_calibration_alone_is_not_called_trained(finished, config, embedded):
+    result = json.loads((finished / "result.json").read_text())
+    for outcome in result["optimizers"]["adam"]["accuracy"].values():
+        outcome["steps"] = 0
+    text = model_card(embedded, config, "a run", 92.1, [Lane("adam", {}, 40, result["optimizers"]["adam"])])
+    assert [row[3] for row in rows(text, "images by")] == ["", ""]
+
+
+def refused(error, words, folder, config, out):
+    before = sorted(out.parent.rglob("*"))
+    with pytest.raises(error, match=words) as caught:
+        write_card(folder, config, "a run", out)
+    assert "allowed" in str(caught.value)
+    assert sorted(out.parent.rglob("*")) == before
+
+
+def test_a_run_that_is_not_complete_is_refused(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    refused(DataError, "run has no result.json", tmp_path / "run", config, tmp_path / "card")
+
+
+def test_a_result_that_is_none_is_refused(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{")
+    refused(DataError, "cannot be read", tmp_path / "run", config, tmp_path / "card")
+
+
+def test_a_run_without_a_quantized_network_is_refused(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text('{"optimizers": {"adam": {}}, "seconds": 1.0}')
+    refused(DataError, "no quantized network", tmp_path / "run", replace(config, bits=()), tmp_path / "card")
+
+
+def test_a_network_that_is_gone_is_refused(finished, config, tmp_path):
+    model = {"model": str(tmp_path / "gone.safetensors")}
+    config = replace(config, generation=replace(config.generation, **model), quantization=replace(config.quantization, **model))
+    refused(ModelError, "gone.safetensors", finished, config, tmp_path / "card")
+
+
+def test_a_folder_with_something_in_it_is_refused(finished, config, tmp_path):
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "mine").write_text("1")
+    refused(DataError, "exists already", finished, config, tmp_path / "card")
+
+
+def test_what_fails_on_the_way_leaves_nothing(finished, config, tmp_path, monkeypatch):
+    """The first picture is written, then the second set turns out to be gone."""
+
+    def load(path, spec):
+        return load_image_set(path if path.name == "mi-fgsm" else tmp_path / "gone", spec)
+
+    monkeypatch.setattr("core.export.card.load_image_set", load)
+    refused(DataError, "does not exist", finished, config, tmp_path / "card")
