@@ -16,8 +16,9 @@ from core.config import RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import ConfigError, DataError, UnknownNameError
 from core.export.image_sets import IMAGE_FORMATS, check_image_target, export_images, weights_hash
+from core.layout import GIVEN
 from core.models.registry import MODELS
-from core.pipeline import GIVEN, given_images
+from core.pipeline import given_images
 
 DIVERSITY = {"encoder": "embedded", "encoder_trained_on": "captions", "images": 64, "mean_similarity": 0.3, "within_class_similarity": None}
 FORMATS = pytest.mark.parametrize("format", IMAGE_FORMATS)
