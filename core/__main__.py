@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.config import (
     BIT_WIDTHS,
+    NETWORK_FORMATS,
     OPTIMIZERS,
     PRESETS,
     RANGE_METHODS,
@@ -29,7 +30,7 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import CoreError, one_line, shown
+from core.errors import CoreError, UnknownNameError, one_line, shown
 from core.reporting import Both, Live, Untouched
 
 if TYPE_CHECKING:
@@ -116,6 +117,13 @@ def _build_parser() -> argparse.ArgumentParser:
     ):
         command = _command(commands, name, help, function)
         command.add_argument("run", type=_run_id, metavar="RUN", help="Its id, as `runs` lists it.")
+
+    export = _command(commands, "export", "Write a result of a run as a file that runs elsewhere, and check it.", _export)
+    export.add_argument("run", type=_run_id, metavar="RUN", help="Its id, as `runs` lists it.")
+    export.add_argument("--format", required=True, help=f"A quantized network as {', '.join(NETWORK_FORMATS)}.")
+    export.add_argument("--lane", default="", help=f"Whose images it was trained on. Default: {OPTIMIZERS[0]}, or the only one.")
+    export.add_argument("--bits", type=_whole, default=0, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
+    _add_out(export, "New file, whose name ends as the format wants it.")
 
     pretrain = _command(commands, "pretrain", "Train a full-precision network to start from.", _pretrain)
     _add_knobs(pretrain, PretrainConfig)
@@ -318,6 +326,21 @@ def _delete(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         store.close()
     return {"deleted": options.run}
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    if options.format not in NETWORK_FORMATS:
+        raise UnknownNameError("format", options.format, NETWORK_FORMATS)
+    from core.export.network import export_network
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        config, folder = store.config(options.run), store.run_folder(options.run)
+    finally:
+        store.close()
+    with _Progress() as progress:
+        return export_network(folder, config, options.format, options.out, options.lane, options.bits, progress, progress)
 
 
 def _diversity(options: argparse.Namespace) -> dict[str, Any]:

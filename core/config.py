@@ -19,6 +19,7 @@ NOISES = ("white", "pink")
 SCHEDULES = ("linear", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BIT_WIDTHS = range(2, 9)
+NETWORK_FORMATS = ("onnx", "packed", "pt2")  # of a quantized network that is exported
 # what a person may turn while a generation runs
 LIVE_KNOBS = ("epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta")
 # of a name or path: no file system takes longer ones

@@ -13,6 +13,7 @@ LAYERS = (
     ("dashboard",),
     ("core.runs",),
     ("core.pipeline",),
+    ("core.export",),
     ("core.evaluation",),
     ("core.quantization",),
     ("core.generation",),
