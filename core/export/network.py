@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from core import layout
 from core.config import NETWORK_FORMATS, OPTIMIZERS, QuantizationConfig, RunConfig
 from core.data.image_sets import check_parents, parents_of
 from core.data.labelled import load_evaluation_set
-from core.errors import ConfigError, DataError, RunError, UnknownNameError
+from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.export.integers import integer_network
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
@@ -49,15 +50,26 @@ def export_network(
         model = load_model(config.generation.model, "cpu")
         evaluation_set = load_evaluation_set(quantization.data, model.spec)
         quantized = load_quantized(path, model)
-        with parents_of(out), whole(out) as partial, tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary:
+            written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
             reporter.stage(f"exporting {lane} {quantization.width} as {kind}", 0)
             live.checkpoint()
-            save_network(kind, quantized, model, quantization, partial)
-            float32 = Path(temporary) / f"float32{SUFFIXES[kind]}"
+            save_network(kind, quantized, model, quantization, written)
             _save_float32(kind, model, float32)
             reporter.stage("evaluating the file and the network", 0)
-            figures = verify(kind, partial, float32, quantized, model, evaluation_set, live.checkpoint)
+            figures = verify(kind, written, float32, quantized, model, evaluation_set, live.checkpoint)
+            _put(written, out)
     return {"out": str(out), "format": kind, "lane": lane, "width": quantization.width, **figures}
+
+
+def _put(written: Path, out: Path) -> None:
+    try:
+        with parents_of(out), whole(out) as partial:
+            shutil.copyfile(written, partial)
+    except OSError as error:
+        raise DataError(
+            f"{str(out)!r} could not be written ({error.strerror or first_line(error)}): allowed is a name in a folder with room"
+        ) from error
 
 
 def check_new_file(kind: str, out: Path) -> None:
@@ -93,7 +105,7 @@ def find_network(folder: Path, config: RunConfig, lane: str = "", bits: int = 0)
 
 
 def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: QuantizationConfig, path: Path) -> None:
-    """Writes the quantized network in one of NETWORK_FORMATS; `quantized` is left alone. Raises ModelError where it cannot be translated."""
+    """Writes the network in one of NETWORK_FORMATS; `quantized` is left alone. Raises ModelError where it cannot be translated."""
     network = integer_network(quantized)
     if kind == "onnx":
         save_onnx(network, model.spec, path, config)

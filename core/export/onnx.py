@@ -1,9 +1,11 @@
 """The network as ONNX, with QuantizeLinear and DequantizeLinear exactly where the network has its quantizers.
 
 Weights are stored as integers with one DequantizeLinear for each: INT4 up to 4 bits, INT8 above. Activations pass a QuantizeLinear and a
-DequantizeLinear of INT8; below 8 bits a Clip to the ends of the range comes first, so that only the integers of n bits occur. BatchNorm
-stays what it is. Operations that only pass values on, such as MaxPool, work on the integers. QuantizeLinear rounds half to even, as our quantizer does, but before the zero point is added: a value exactly between
-two levels may go the other way where the zero point is odd, which behind a ReLU it never is.
+DequantizeLinear of INT8; below 8 bits a Clip to the ends of the range comes first, so that only the integers of n bits occur. Operations
+that only pass values on, such as MaxPool, work on the integers. BatchNorm stays what it is.
+
+QuantizeLinear rounds half to even, as our quantizer does, but before the zero point is added: a value exactly between two levels may go
+the other way where the zero point is odd, which behind a ReLU it never is.
 """
 
 import json
@@ -76,6 +78,10 @@ def _metadata(spec: ModelSpec, config: QuantizationConfig | None) -> dict[str, s
 class _DequantizedWeight(nn.Module):
     """An IntegerWeight as ONNX says it."""
 
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, weight: IntegerWeight) -> None:
         super().__init__()
         self.bits = weight.bits
@@ -89,6 +95,9 @@ class _DequantizedWeight(nn.Module):
 
 class _QuantizedActivation(nn.Module):
     """A FixedQuantizer as ONNX says it."""
+
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, quantizer: FixedQuantizer) -> None:
         super().__init__()
@@ -126,6 +135,7 @@ def _use_int4(graph: onnx_ir.Graph) -> None:
                 graph.register_initializer(made[wide])
             node.replace_input_with(index, made[wide])
             if not wide.uses():
+                assert wide.name is not None
                 graph.initializers.pop(wide.name)
 
 
@@ -133,7 +143,7 @@ def _as_int4(wide: onnx_ir.Value) -> onnx_ir.Value:
     assert wide.const_value is not None
     integers = wide.const_value.numpy().astype(onnx_ir.DataType.INT4.numpy())
     tensor = onnx_ir.tensor(integers, dtype=onnx_ir.DataType.INT4, name=f"{wide.name}.int4")
-    return onnx_ir.Value(name=tensor.name, type=onnx_ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    return onnx_ir.Value(name=tensor.name, type=onnx_ir.TensorType(tensor.dtype), shape=wide.shape, const_value=tensor)
 
 
 def _pass_on_integers(graph: onnx_ir.Graph) -> None:

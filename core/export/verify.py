@@ -54,8 +54,9 @@ def verify(
 
     float32_path: the full-precision network in the same format (for packed: as safetensors). `quantized` and `model` are on the CPU.
     Accuracies in percent; max_output_difference is the largest difference of one score, last_scale the step of the last quantizer
-    of an activation, before the classifier, and within_last_scale the percentage of images whose scores lie no further apart: a value
-    that rounding in the last bit moves across the border of two levels may, deep in the network, come to more. Latencies are medians of LATENCY_RUNS single images with one thread, taking turns.
+    of an activation, before the classifier, and within_last_scale the percentage of images whose scores lie no further apart: where a
+    sum differs in its last bit a value may land on the next level, and deep in the network that may come to more. Latencies are medians
+    of LATENCY_RUNS single images with one thread, taking turns.
     checkpoint: called between batches; may raise to end early.
     """
     comparison = _Comparison(quantized.network, _open(kind, path, model.network, torch.get_num_threads()))
