@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from core.config import (
     BIT_WIDTHS,
     EVALUATION_SETS,
+    EXPORT_FORMATS,
+    IMAGE_FORMATS,
+    NETWORK_FORMATS,
     OPTIMIZERS,
     PRESETS,
     RANGE_METHODS,
@@ -31,7 +34,7 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import ConfigError, CoreError, one_line, shown
+from core.errors import ConfigError, CoreError, UnknownNameError, one_line, shown
 from core.reporting import Both, Live, Untouched
 
 if TYPE_CHECKING:
@@ -136,6 +139,16 @@ def _build_parser() -> argparse.ArgumentParser:
     ):
         command = _command(commands, name, help, function)
         command.add_argument("run", type=_run_id, metavar="RUN", help="Its id, as `runs` lists it.")
+
+    export = _command(commands, "export", "Write a result of a run as a file that runs elsewhere, and check it.", _export)
+    export.add_argument("run", type=_run_id, metavar="RUN", help="Its id, as `runs` lists it.")
+    formats = (
+        f"A quantized network as {', '.join(NETWORK_FORMATS)}; the images as {', '.join(IMAGE_FORMATS)}; card: a model card with pictures."
+    )
+    export.add_argument("--format", required=True, help=formats)
+    export.add_argument("--lane", default="", help=f"Whose images, or trained on whose. Default: {OPTIMIZERS[0]}, or the only one.")
+    export.add_argument("--bits", type=_whole, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
+    _add_out(export, "New file, whose name ends as the format wants it; a new folder for png, safetensors and card.")
 
     pretrain = _command(commands, "pretrain", "Train a full-precision network to start from.", _pretrain)
     _add_knobs(pretrain, PretrainConfig)
@@ -374,6 +387,34 @@ def _delete(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         store.close()
     return {"deleted": options.run}
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    kind = options.format
+    if kind not in EXPORT_FORMATS:
+        raise UnknownNameError("format", kind, EXPORT_FORMATS)
+    for name, value in (("bits", options.bits), ("lane", options.lane or None)):
+        if value is not None and (kind == "card" or (name == "bits" and kind in IMAGE_FORMATS)):
+            raise ConfigError(f"{name} is {shown(value)} with format {kind!r}, which has all: allowed is without --{name}")
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        run, config, folder = store.run(options.run), store.config(options.run), store.run_folder(options.run)
+    finally:
+        store.close()
+    with _Progress() as progress:
+        if kind in NETWORK_FORMATS:
+            from core.export.network import export_network
+
+            return export_network(folder, config, kind, options.out, options.lane, options.bits or 0, progress, progress)
+        if kind in IMAGE_FORMATS:
+            from core.export.image_sets import export_lane
+
+            return export_lane(folder, config, kind, options.out, options.lane)
+        from core.export.card import write_card
+
+        return {"out": str(write_card(folder, config, run.name, options.out)), "format": kind}
 
 
 def _diversity(options: argparse.Namespace) -> dict[str, Any]:

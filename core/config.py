@@ -19,6 +19,10 @@ NOISES = ("white", "pink")
 SCHEDULES = ("linear", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BIT_WIDTHS = range(2, 9)
+# what `export` writes: a quantized network, a set of images, a model card
+NETWORK_FORMATS = ("onnx", "packed", "pt2")
+IMAGE_FORMATS = ("png", "safetensors", "npz")
+EXPORT_FORMATS = (*NETWORK_FORMATS, *IMAGE_FORMATS, "card")
 # what a person may turn while a generation runs
 LIVE_KNOBS = ("epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta")
 # evaluation images that have a name; all others are folders

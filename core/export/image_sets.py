@@ -4,6 +4,7 @@ All three are read back by `load_image_set`, with the same pixels and labels in 
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,16 +14,37 @@ from typing import Any
 import torch
 from torch import nn
 
+from core import layout
+from core.config import IMAGE_FORMATS, OPTIMIZERS, RunConfig
 from core.data.class_folders import FOLDERS, write_class_folders
-from core.data.image_sets import ImageSet, check_free, check_parents, parents_of, save_image_set, whole_or_nothing
+from core.data.image_sets import ImageSet, check_free, check_parents, load_image_set, parents_of, save_image_set, whole_or_nothing
 from core.data.numpy_archives import SUFFIX, write_numpy_archive
-from core.errors import ConfigError, DataError, UnknownNameError, first_line
+from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.files import whole, write_json
 from core.layout import MANIFEST
-from core.models.full_precision import FullPrecisionModel
+from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.qat import check_images
 
-IMAGE_FORMATS = ("png", "safetensors", "npz")
+
+def export_lane(folder: Path, config: RunConfig, format: str, out: Path, lane: str = "") -> dict[str, Any]:
+    """`export_images` for the images of a run. folder: the run's. lane: whose; empty: the paper's optimizer's, or the only ones.
+
+    Raises UnknownNameError for a lane that the run does not have, RunError for a run without images, and what `export_images` raises.
+    """
+    check_image_target(format, out)
+    images = folder / layout.IMAGES
+    sets = {name: images / name for name in layout.image_lanes(images)}
+    if config.images_from:
+        sets = layout.given_sets(Path(config.images_from), config.optimizers)
+    if not sets:
+        raise RunError(f"run {folder.name!r} has no images yet: allowed are runs whose images are made")
+    lane = lane or (OPTIMIZERS[0] if OPTIMIZERS[0] in sets else next(iter(sets)))
+    if lane not in sets:
+        raise UnknownNameError("lane", lane, sets)
+    model = load_model(config.generation.model, "cpu")
+    result = json.loads((folder / layout.RESULT).read_text()) if (folder / layout.RESULT).is_file() else {"optimizers": {}}
+    diversity = result["optimizers"].get(lane, {}).get("diversity")
+    return {**export_images(load_image_set(sets[lane], model.spec), model, format, out, diversity), "lane": lane}
 
 
 def export_images(

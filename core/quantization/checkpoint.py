@@ -10,10 +10,9 @@ from safetensors.torch import save_file
 from core.config import QuantizationConfig
 from core.errors import ModelError
 from core.files import whole
+from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.placement import QuantizedNetwork, quantize_network
-
-NETWORK_FILE = "quantized.safetensors"
 
 
 def save_quantized(quantized: QuantizedNetwork, config: QuantizationConfig, folder: Path) -> Path:

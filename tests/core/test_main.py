@@ -175,7 +175,8 @@ def test_list_as_a_command():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["list"], ["table"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"]]
+    "arguments",
+    [["list"], ["table"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"], ["export", "--help"]],
 )
 def test_what_computes_nothing_imports_no_torch(arguments, tmp_path):
     code = f"""
@@ -200,7 +201,7 @@ def test_list_for_a_person(capsys):
         assert name in out
 
 
-@pytest.mark.parametrize("command", ["generate", "quantize", "diversity", "run", "pretrain", "pretrain-encoder", "list", "table"])
+@pytest.mark.parametrize("command", ["generate", "quantize", "diversity", "run", "export", "pretrain", "pretrain-encoder", "list", "table"])
 def test_every_command_has_help(capsys, command):
     assert call(command, "--help") == 0
     assert "--json" in capsys.readouterr().out
@@ -395,10 +396,10 @@ def test_delete(capsys, runs):
     assert not (runs / run_id).exists()
 
 
-@pytest.mark.parametrize("command", ["resume", "delete"])
+@pytest.mark.parametrize("command", ["resume", "delete", "export"])
 @pytest.mark.parametrize("run_id", ["nothing", "../../etc", "", "x" * 5000])
 def test_unknown_run_is_refused(command, run_id, capsys, runs):
-    assert call(command, run_id) == 2
+    assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert repr(run_id) in line
     assert "allowed" in line

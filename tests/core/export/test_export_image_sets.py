@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.config import RunConfig
+from core.config import IMAGE_FORMATS, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import ConfigError, DataError, UnknownNameError
-from core.export.image_sets import IMAGE_FORMATS, check_image_target, export_images, weights_hash
+from core.export.image_sets import check_image_target, export_images, weights_hash
 from core.layout import GIVEN
 from core.models.registry import MODELS
 from core.pipeline import given_images

@@ -7,8 +7,9 @@ from torch import nn
 
 from core.config import RANGE_METHODS, QuantizationConfig
 from core.errors import ModelError
+from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.checkpoint import NETWORK_FILE, load_quantized, save_quantized
+from core.quantization.checkpoint import load_quantized, save_quantized
 from core.quantization.qat import QuantizationTraining
 
 

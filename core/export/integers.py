@@ -1,0 +1,130 @@
+"""A quantized network as it leaves the house: whole numbers in the place of float weights, and quantizers that only compute.
+
+What the files of this package hold is made from it. Its outputs are those of the fake-quantized network to the bit.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import ModelError
+from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from core.quantization.placement import QuantizedNetwork
+from core.quantization.quantizer import Quantizer
+
+
+class IntegerWeight(nn.Module):
+    """A weight `(channels, ...)` as integers of `bits` bits, int8; called, it is (q - zero point) scale in float32.
+
+    scale: float32 `(channels,)`; zero_point: int8 `(channels,)`.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: Quantizer, weight: Tensor) -> None:
+        super().__init__()
+        self.bits = quantizer.bits
+        scale, zero_point = quantizer.scale.detach(), quantizer.zero_point
+        levels = torch.div(weight.detach(), _by_channel(scale, weight)).add_(_by_channel(zero_point, weight)).round_()
+        self.register_buffer("integers", levels.clamp_(quantizer.lowest, quantizer.highest).to(torch.int8))
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("zero_point", zero_point.to(torch.int8))
+
+    def forward(self) -> Tensor:
+        return (self.integers.float() - _by_channel(self.zero_point.float(), self.integers)) * _by_channel(self.scale, self.integers)
+
+
+def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (weight.ndim - 1))
+
+
+class FixedQuantizer(nn.Module):
+    """Quantize-dequantize of an activation with a range that no longer changes; scale and zero_point (int8) are `()`."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.bits, self.lowest, self.highest = quantizer.bits, quantizer.lowest, quantizer.highest
+        self.register_buffer("scale", quantizer.scale.detach().clone())
+        self.register_buffer("zero_point", quantizer.zero_point.to(torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        zero_point = self.zero_point.float()
+        levels = torch.round(x / self.scale + zero_point).clamp(self.lowest, self.highest)
+        return (levels - zero_point) * self.scale
+
+
+class IntegerConv2d(nn.Conv2d):
+    """A convolution whose weight is an IntegerWeight."""
+
+    def __init__(self, source: QuantizedConv2d) -> None:
+        super().__init__(
+            source.in_channels,
+            source.out_channels,
+            source.kernel_size,  # type: ignore[arg-type]
+            source.stride,  # type: ignore[arg-type]
+            source.padding,  # type: ignore[arg-type]
+            source.dilation,  # type: ignore[arg-type]
+            source.groups,
+            bias=False,
+            padding_mode=source.padding_mode,
+            device="meta",
+        )
+        self.weight = None  # type: ignore[assignment]
+        self.bias = source.bias
+        self.integer_weight = IntegerWeight(source.weight_quantizer, source.weight)
+        self.input_quantizer = source.input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.integer_weight(), self.bias)
+
+
+class IntegerLinear(nn.Module):
+    """A linear layer whose weight is an IntegerWeight."""
+
+    def __init__(self, source: QuantizedLinear) -> None:
+        super().__init__()
+        self.bias = source.bias
+        self.integer_weight = IntegerWeight(source.weight_quantizer, source.weight)
+        self.input_quantizer = source.input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input_quantizer(x), self.integer_weight(), self.bias)
+
+
+def integer_network(quantized: QuantizedNetwork) -> nn.Module:
+    """A copy of the network in evaluation mode, all of it frozen, with the modules above; `quantized` is left alone.
+
+    Raises ModelError where a range has not been found yet.
+    """
+    for name, module in quantized.network.named_modules():
+        if isinstance(module, Quantizer) and not module.calibrated:
+            raise ModelError(f"{name} has no range: allowed is a network that has been calibrated")
+    return with_integers(quantized)
+
+
+def with_integers(quantized: QuantizedNetwork) -> nn.Module:
+    """`integer_network` of a network whose ranges are not those that count, as they are loaded afterwards."""
+    network = copy.deepcopy(quantized.network)
+    exchange(network, ActivationQuantizer, lambda module: FixedQuantizer(module.quantizer))
+    exchange(network, QuantizedConv2d, IntegerConv2d)
+    exchange(network, QuantizedLinear, IntegerLinear)
+    return network.eval().requires_grad_(False)
+
+
+def exchange(network: nn.Module, kind: type[nn.Module], make: Callable[..., nn.Module]) -> None:
+    """Puts `make(module)` in the place of every module of this kind, under every name that it has."""
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out the second name of a module
+            if isinstance(child, kind):
+                if child not in made:
+                    made[child] = make(child)
+                setattr(parent, name, made[child])

@@ -1,0 +1,126 @@
+"""A quantized network of a run as a file that runs elsewhere, checked against the network before it gets its name."""
+
+import copy
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from core import layout
+from core.config import NETWORK_FORMATS, OPTIMIZERS, QuantizationConfig, RunConfig
+from core.data.image_sets import check_parents, parents_of
+from core.data.labelled import load_evaluation_set
+from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
+from core.export.integers import integer_network
+from core.export.onnx import save_onnx
+from core.export.packed import save_packed
+from core.export.program import save_program
+from core.export.verify import verify
+from core.files import whole
+from core.layout import NETWORK_FILE
+from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
+from core.quantization.checkpoint import load_quantized
+from core.quantization.placement import QuantizedNetwork
+from core.reporting import Live, Reporter, Silent, Untouched
+from core.threads import cpu_threads
+
+SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2"}
+
+
+def export_network(
+    folder: Path,
+    config: RunConfig,
+    kind: str,
+    out: Path,
+    lane: str = "",
+    bits: int = 0,
+    reporter: Reporter | None = None,
+    live: Live | None = None,
+) -> dict[str, Any]:
+    """Writes a quantized network of the run in `folder` to `out`, whole or not at all, and returns the figures of `verify`.
+
+    kind: one of NETWORK_FORMATS. lane, bits: which network; empty and 0 where the run leaves no choice, or for the paper's optimizer.
+    Everything is computed on the CPU. Raises CoreError where there is no such network, `out` cannot be written or the network has
+    operations that the format does not know; RunStopped when `live` says so.
+    """
+    reporter, live = reporter or Silent(), live or Untouched()
+    check_new_file(kind, out)
+    path, lane, quantization = find_network(folder, config, lane, bits)
+    with cpu_threads(config.generation.threads):
+        model = load_model(config.generation.model, "cpu")
+        evaluation_set = load_evaluation_set(quantization.data, model.spec)
+        quantized = load_quantized(path, model)
+        with tempfile.TemporaryDirectory() as temporary:
+            written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
+            reporter.stage(f"exporting {lane} {quantization.width} as {kind}", 0)
+            live.checkpoint()
+            save_network(kind, quantized, model, quantization, written)
+            _save_float32(kind, model, float32)
+            reporter.stage("evaluating the file and the network", 0)
+            figures = verify(kind, written, float32, quantized, model, evaluation_set, live.checkpoint)
+            _put(written, out)
+    return {"out": str(out), "format": kind, "lane": lane, "width": quantization.width, **figures}
+
+
+def _put(written: Path, out: Path) -> None:
+    try:
+        with parents_of(out), whole(out) as partial:
+            shutil.copyfile(written, partial)
+    except OSError as error:
+        raise DataError(
+            f"{str(out)!r} could not be written ({error.strerror or first_line(error)}): allowed is a name in a folder with room"
+        ) from error
+
+
+def check_new_file(kind: str, out: Path) -> None:
+    """Raises ConfigError or DataError unless a file of this format can be written to `out`."""
+    if kind not in NETWORK_FORMATS:
+        raise UnknownNameError("format", kind, NETWORK_FORMATS)
+    if out.suffix != SUFFIXES[kind]:
+        raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in {SUFFIXES[kind]}")
+    if os.path.lexists(out):
+        raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+    check_parents(out)
+
+
+def find_network(folder: Path, config: RunConfig, lane: str = "", bits: int = 0) -> tuple[Path, str, QuantizationConfig]:
+    """File, lane and config of the quantized network that was chosen, or of the only one. Raises ConfigError or RunError."""
+    lanes: dict[str, dict[int, Path]] = {}
+    for width in config.bits:
+        for path in sorted((folder / layout.QUANTIZED).glob(f"*/{config.quantization_for(width).width}/{NETWORK_FILE}")):
+            lanes.setdefault(path.parts[-3], {})[width] = path
+    if not lanes:
+        raise RunError(f"run {folder.name!r} has no quantized network: allowed are runs that have come to the end of one")
+    if not lane:
+        lane = OPTIMIZERS[0] if OPTIMIZERS[0] in lanes or len(lanes) > 1 else next(iter(lanes))
+    if lane not in lanes:
+        raise UnknownNameError("lane", lane, lanes)
+    widths = lanes[lane]
+    if not bits and len(widths) > 1:
+        raise ConfigError(f"bits is not given, and {lane} has several: allowed are {', '.join(map(str, widths))}")
+    bits = bits or next(iter(widths))
+    if bits not in widths:
+        raise ConfigError(f"bits is {bits}: allowed for {lane} are {', '.join(map(str, widths))}")
+    return widths[bits], lane, config.quantization_for(bits)
+
+
+def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: QuantizationConfig, path: Path) -> None:
+    """Writes the network in one of NETWORK_FORMATS; `quantized` is left alone. Raises ModelError where it cannot be translated."""
+    network = integer_network(quantized)
+    if kind == "onnx":
+        save_onnx(network, model.spec, path, config)
+    elif kind == "pt2":
+        save_program(network, model.spec, path)
+    else:
+        save_packed(network, model.spec, config, path)
+
+
+def _save_float32(kind: str, model: FullPrecisionModel, path: Path) -> None:
+    """The full-precision network in the same format, for comparison."""
+    if kind == "packed":
+        save_checkpoint(model.network, model.spec, path)
+    elif kind == "pt2":
+        save_program(model.network, model.spec, path)
+    else:
+        save_onnx(copy.deepcopy(model.network), model.spec, path)

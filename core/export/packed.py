@@ -1,0 +1,97 @@
+"""The quantized network in as few bytes as its widths allow: a safetensors file with the weights as streams of n-bit integers.
+
+Each tensor `NAME.integer_weight.integers` is one little-endian stream, uint8: bit b of the i-th integer (in row-major order, as n-bit
+two's complement) is bit i n + b of the stream, and bit p of the stream is bit p mod 8 of byte p // 8. For 4 bits this is ONNX's INT4.
+A weight is (q - zero point) scale, with `NAME.integer_weight.scale` and `.zero_point` for each output channel; quantizers of activations
+have `.scale` and `.zero_point`. Everything else (biases, BatchNorm) is as in the network's own state.
+
+The header says what network it is (`spec`), how it was quantized (`quantization`), and bits and shape of every stream (`layout`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.config import QuantizationConfig
+from core.errors import ModelError, first_line
+from core.export.integers import IntegerWeight, with_integers
+from core.models.full_precision import build_architecture, find_model
+from core.models.registry import ModelSpec
+from core.quantization.placement import quantize_network
+
+
+def pack(integers: Tensor, bits: int) -> Tensor:
+    """Integers of `bits` bits, int8 of any shape -> their stream, uint8 `(ceil(count bits / 8),)`."""
+    values = integers.contiguous().view(-1).numpy()
+    places = (values[:, None] >> np.arange(bits, dtype=np.int8)) & 1
+    return torch.from_numpy(np.packbits(places.astype(np.uint8), axis=None, bitorder="little"))
+
+
+def unpack(stream: Tensor, bits: int, shape: torch.Size) -> Tensor:
+    """The reverse of `pack`. Raises ValueError for a stream of another length."""
+    count = shape.numel()
+    if stream.dtype != torch.uint8 or stream.shape != (-(-count * bits // 8),):
+        raise ValueError(f"a stream of {tuple(stream.shape)} {stream.dtype} holds no {count} integers of {bits} bits")
+    places = np.unpackbits(stream.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
+    weights = 1 << np.arange(bits, dtype=np.int16)
+    weights[-1] *= -1  # two's complement
+    return torch.from_numpy((places * weights).sum(axis=1).astype(np.int8)).view(shape)
+
+
+def save_packed(network: nn.Module, spec: ModelSpec, config: QuantizationConfig, path: Path) -> None:
+    """Writes a network made by `integer_network`."""
+    weights = _integer_weights(network)
+    layout = {key: {"bits": weight.bits, "shape": list(weight.integers.shape)} for key, weight in weights.items()}
+    state = {
+        key: pack(value, weights[key].bits) if key in weights else value.contiguous().clone() for key, value in network.state_dict().items()
+    }
+    header = {"spec": asdict(spec), "quantization": config.to_dict(), "layout": layout}
+    save_file(state, path, metadata={key: json.dumps(value) for key, value in header.items()})
+
+
+def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
+    """The network that `save_packed` wrote, in evaluation mode; takes normalised images `(N, 3, size, size)`.
+
+    network: of the architecture that was quantized, where it has no name to build it by; it is left alone.
+    Raises ModelError when the file is not of that kind or does not fit.
+    """
+    _, spec = find_model(str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            config = QuantizationConfig.from_dict(json.loads(header["quantization"]))
+            state = {key: file.get_tensor(key) for key in list(file.keys())}
+        if network is None:
+            with torch.random.fork_rng(devices=[]):
+                network = build_architecture(spec.architecture, len(spec.classes))
+        result = with_integers(quantize_network(network, config, torch.zeros(1, 3, spec.image_size, spec.image_size)))
+        _load(result.to(memory_format=torch.channels_last), state)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} holds no packed {spec.name} ({first_line(error)}): allowed is a file written by `export`") from error
+    return result
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    weights, expected = _integer_weights(network), network.state_dict()
+    found: dict[str, Any] = {}
+    for key in sorted({*expected, *state}):
+        if key not in state or key not in expected:
+            raise KeyError(f"{key} is missing or unexpected")
+        found[key] = unpack(state[key], weights[key].bits, expected[key].shape) if key in weights else state[key]
+        if found[key].shape != expected[key].shape or found[key].dtype != expected[key].dtype:
+            raise KeyError(f"{key} is of another shape or type")
+    network.load_state_dict(found)
+
+
+def _integer_weights(network: nn.Module) -> dict[str, IntegerWeight]:
+    """Name in the state -> the module whose integers are kept under it."""
+    named = network.named_modules(remove_duplicate=False)
+    return {f"{name}.integers": module for name, module in named if isinstance(module, IntegerWeight)}

@@ -1,0 +1,125 @@
+"""Whether a file does what the network does: accuracy of both on real images, how far their outputs lie apart, size and speed.
+
+The file is loaded again as anybody would load it: ONNX in onnxruntime, a .pt2 program by torch alone, a packed network by this package.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from core.data.labelled import EvaluationSet
+from core.evaluation.accuracy import evaluate
+from core.export.packed import load_packed
+from core.models.full_precision import FullPrecisionModel
+from core.quantization.placement import QuantizedNetwork
+from core.threads import cpu_threads
+
+LATENCY_RUNS = 50
+WARM_UP_RUNS = 5
+
+Scorer = Callable[[Tensor], Tensor]  # normalised images (N, 3, H, W) -> scores (N, classes), both on the CPU
+
+
+def open_onnx(path: Path, threads: int) -> Scorer:
+    """An ONNX file in onnxruntime, computed by `threads` threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])
+
+
+def open_program(path: Path) -> Scorer:
+    """A .pt2 file by torch alone."""
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def verify(
+    kind: str,
+    path: Path,
+    float32_path: Path,
+    quantized: QuantizedNetwork,
+    model: FullPrecisionModel,
+    evaluation_set: EvaluationSet,
+    checkpoint: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Figures of the quantized network in the file `path` of one of NETWORK_FORMATS; what does not apply to it is None.
+
+    float32_path: the full-precision network in the same format (for packed: as safetensors). `quantized` and `model` are on the CPU.
+    Accuracies in percent; max_output_difference is the largest difference of one score, last_scale the step of the last quantizer
+    of an activation, before the classifier, and within_last_scale the percentage of images whose scores lie no further apart: where a
+    sum differs in its last bit a value may land on the next level, and deep in the network that may come to more. Latencies are medians
+    of LATENCY_RUNS single images with one thread, taking turns.
+    checkpoint: called between batches; may raise to end early.
+    """
+    comparison = _Comparison(quantized.network, _open(kind, path, model.network, torch.get_num_threads()))
+    accuracy = evaluate(comparison, model, evaluation_set, checkpoint=checkpoint)
+    correct = torch.cat(comparison.predictions) == evaluation_set.labels
+    pixels, _ = evaluation_set[0]
+    image = model.normalise(pixels[None]).contiguous(memory_format=torch.channels_last)
+    with cpu_threads(1), torch.no_grad():
+        float32 = model.network if kind == "packed" else _open(kind, float32_path, model.network, 1)
+        latency, float32_latency = _latencies((_open(kind, path, model.network, 1), float32), image)
+    differences = torch.cat(comparison.differences)
+    names = {module: name for name, module in quantized.network.named_modules()}
+    last = quantized.activations[-1] if quantized.activations else None
+    step = None if last is None else float(last.quantizer.scale.detach())
+    return {
+        "torch_accuracy": round(100 * float(correct.double().mean()), 3),
+        "onnxruntime_accuracy": accuracy.top1 if kind == "onnx" else None,
+        "file_accuracy": accuracy.top1,
+        "standard_error": accuracy.standard_error,
+        "evaluated_on": accuracy.evaluated_on,
+        "max_output_difference": float(differences.max()),
+        "last_scale": step,
+        "last_quantizer": None if last is None else names[last],
+        "within_last_scale": None if step is None else round(100 * float((differences <= step).double().mean()), 3),
+        "bytes": path.stat().st_size,
+        "float32_bytes": float32_path.stat().st_size,
+        "latency_ms": latency,
+        "float32_latency_ms": float32_latency,
+        "latency_threads": 1,
+        "latency_measured_in": f"onnxruntime {onnxruntime.__version__}" if kind == "onnx" else f"torch {torch.__version__}",
+    }
+
+
+def _open(kind: str, path: Path, network: nn.Module, threads: int) -> Scorer:
+    if kind == "onnx":
+        return open_onnx(path, threads)
+    return open_program(path) if kind == "pt2" else load_packed(path, network)
+
+
+class _Comparison(nn.Module):
+    """Gives the scores of the file, and keeps those of the network beside it."""
+
+    def __init__(self, network: nn.Module, scorer: Scorer) -> None:
+        super().__init__()
+        self.network = network
+        # in a tuple, or torch would take a program for a part of this module, and it knows no eval()
+        self._scorer = (scorer,)
+        self.differences: list[Tensor] = []
+        self.predictions: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        expected, scores = self.network(images), self._scorer[0](images)
+        self.differences.append((scores - expected).abs().amax(dim=1))
+        self.predictions.append(expected.argmax(dim=1))
+        return scores
+
+
+def _latencies(scorers: tuple[Scorer, ...], image: Tensor) -> list[float]:
+    """Median milliseconds of each."""
+    seconds: list[list[float]] = [[] for _ in scorers]
+    for _ in range(WARM_UP_RUNS + LATENCY_RUNS):
+        for scorer, measured in zip(scorers, seconds):
+            began = time.perf_counter()
+            scorer(image)
+            measured.append(time.perf_counter() - began)
+    return [round(1000 * median(measured[WARM_UP_RUNS:]), 3) for measured in seconds]

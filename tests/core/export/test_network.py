@@ -1,0 +1,156 @@
+import errno
+import json
+import os
+import shutil
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+import core.export.network
+from core.__main__ import main
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.labelled import embedded_images
+from core.errors import ConfigError, DataError, RunError, RunStopped, UnknownNameError
+from core.export.network import check_new_file, export_network, find_network
+from core.layout import NETWORK_FILE
+from core.models.registry import CIFAR10_CLASSES
+from core.quantization.checkpoint import save_quantized
+from core.reporting import Untouched
+from core.runs.store import RunStore
+
+
+@pytest.fixture
+def config(tmp_path):
+    folder = tmp_path / "pictures"
+    images, labels = embedded_images()
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (folder / name).mkdir(parents=True)
+        for index in [i for i, other in enumerate(labels) if other == label][:2]:
+            Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(folder / name / f"{index}.png")
+    return RunConfig(
+        GenerationConfig(device="cpu", threads=1), QuantizationConfig(device="cpu", range="mse", data=str(folder)), bits=(3, 4)
+    )
+
+
+@pytest.fixture
+def run(tmp_path, embedded, calibrated, config):
+    """The folder of a run with one network: W4A4 of mi-fgsm."""
+    quantized, _ = calibrated(embedded, 4)
+    folder = tmp_path / "runs" / "run" / "quantized" / "mi-fgsm" / "W4A4"
+    folder.mkdir(parents=True)
+    save_quantized(quantized, config.quantization_for(4), folder)
+    return tmp_path / "runs" / "run"
+
+
+def networks(folder, *names):
+    for name in names:
+        (folder / "quantized" / name).mkdir(parents=True)
+        (folder / "quantized" / name / NETWORK_FILE).write_bytes(b"")
+    return folder
+
+
+def test_the_only_network_needs_no_choice(tmp_path, config):
+    folder = networks(tmp_path / "run", "given/W4A4", "given/W8A8")  # the latter is none of this run's
+    path, lane, quantization = find_network(folder, config)
+    assert path == folder / "quantized" / "given" / "W4A4" / NETWORK_FILE
+    assert (lane, quantization.width) == ("given", "W4A4")
+
+
+def test_choices(tmp_path, config):
+    folder = networks(tmp_path / "run", "adam/W3A3", "mi-fgsm/W3A3", "mi-fgsm/W4A4")
+    assert find_network(folder, config, bits=3)[0].parent == folder / "quantized" / "mi-fgsm" / "W3A3"
+    assert find_network(folder, config, "adam")[2].width == "W3A3"
+    with pytest.raises(ConfigError, match="bits is not given, and mi-fgsm has several: allowed are 3, 4"):
+        find_network(folder, config)
+    with pytest.raises(ConfigError, match="bits is 4: allowed for adam are 3"):
+        find_network(folder, config, "adam", 4)
+    for lane in ("nobody", "../quantized/adam"):
+        with pytest.raises(UnknownNameError, match="allowed are adam, mi-fgsm"):
+            find_network(folder, config, lane, 3)
+    with pytest.raises(RunError, match="run 'empty' has no quantized network"):
+        find_network(tmp_path / "empty", config)
+
+
+def test_the_new_file_is_checked(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown format 'tflite': allowed are onnx, packed, pt2"):
+        check_new_file("tflite", tmp_path / "a.tflite")
+    for kind, suffix in (("onnx", ".onnx"), ("packed", ".safetensors"), ("pt2", ".pt2")):
+        check_new_file(kind, tmp_path / f"new{suffix}")
+        with pytest.raises(ConfigError, match=f"allowed is a name that ends in {suffix}"):
+            check_new_file(kind, tmp_path / "new.bin")
+        (tmp_path / f"there{suffix}").write_bytes(b"kept")
+        with pytest.raises(DataError, match="exists already: allowed is a new file"):
+            check_new_file(kind, tmp_path / f"there{suffix}")
+        with pytest.raises(DataError, match="cannot be made in"):
+            check_new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
+
+
+def test_export(run, config, tmp_path):
+    out = tmp_path / "new folder" / "packed.safetensors"
+    figures = export_network(run, config, "packed", out)
+    assert {key: figures[key] for key in ("out", "format", "lane", "width")} == {
+        "out": str(out), "format": "packed", "lane": "mi-fgsm", "width": "W4A4",
+    }  # fmt: skip
+    assert figures["torch_accuracy"] == figures["file_accuracy"]
+    assert figures["max_output_difference"] == 0
+    assert figures["bytes"] == out.stat().st_size
+    assert figures["bytes"] * 5 < figures["float32_bytes"]
+    assert figures["evaluated_on"].startswith("20 images of ")
+    assert os.listdir(out.parent) == [out.name]
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["quantization"]) == config.quantization_for(4).to_dict()
+
+
+class Stopped(Untouched):
+    def checkpoint(self):
+        raise RunStopped("stopped by the person who watches")
+
+
+def test_what_fails_leaves_nothing(run, config, tmp_path, monkeypatch):
+    before = sorted(tmp_path.rglob("*"))
+    out = tmp_path / "new" / "packed.safetensors"
+    with pytest.raises(RunStopped):
+        export_network(run, config, "packed", out, live=Stopped())
+
+    def broken(*_):
+        raise RuntimeError("the file does not run")
+
+    monkeypatch.setattr(core.export.network, "verify", broken)
+    with pytest.raises(RuntimeError, match="does not run"):
+        export_network(run, config, "packed", out)
+    monkeypatch.undo()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(DataError, match=r"could not be written \(No space left on device\): allowed is"):
+        export_network(run, config, "packed", out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_command(run, config, tmp_path, capsys):
+    store = RunStore(tmp_path / "runs")
+    run_id = store.create(config, "a run")
+    store.close()
+    os.rmdir(tmp_path / "runs" / run_id)
+    run.rename(tmp_path / "runs" / run_id)
+    out = tmp_path / "packed.safetensors"
+    arguments = ["export", run_id, "--runs", str(tmp_path / "runs"), "--format", "packed", "--out", str(out)]
+    assert main([*arguments, "--bits", "4", "--lane", "mi-fgsm", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["width"] == "W4A4"
+    assert figures["bytes"] == out.stat().st_size
+    assert figures["onnxruntime_accuracy"] is None
+    for changed, says in (
+        ([], "exists already"),
+        (["--format", "tflite"], "unknown format 'tflite': allowed are onnx, packed, pt2"),
+        (["--out", str(tmp_path / "new.safetensors"), "--lane", "adam"], "unknown lane 'adam': allowed are mi-fgsm"),
+        (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits is 3: allowed for mi-fgsm are 4"),
+    ):
+        assert main([*arguments, *changed]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("python -m core export: ")
+        assert says in line
+    assert not (tmp_path / "new.safetensors").exists()
