@@ -16,16 +16,16 @@ def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         kind, _, rest = name.partition("/")
         if kind == "accuracy":
             rows.append({**value, "lane": rest.partition("/")[0]})
-    return sorted(rows, key=lambda row: (_place(row["lane"]), row["bits"]))
+    return sorted(rows, key=lambda row: (place(row["lane"]), row["bits"]))
 
 
 def diversities(results: Mapping[str, Any]) -> dict[str, Any]:
     """Lane -> diversity of a run's results."""
     known = {name.partition("/")[2]: value for name, value in results.items() if name.startswith("diversity/")}
-    return dict(sorted(known.items(), key=lambda item: _place(item[0])))
+    return dict(sorted(known.items(), key=lambda item: place(item[0])))
 
 
-def _place(lane: str) -> int:
+def place(lane: str) -> int:
     """The paper's optimizer first, then the other, then anything else."""
     return OPTIMIZERS.index(lane) if lane in OPTIMIZERS else len(OPTIMIZERS)
 

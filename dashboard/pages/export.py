@@ -1,0 +1,56 @@
+"""Export: quantized networks, images and a model card as files that work elsewhere."""
+
+import streamlit as st
+
+from core.errors import CoreError
+from dashboard import exports, live, state, text
+
+st.title("Export")
+st.caption(
+    "The results of a run as files that work without this program. A network's file is loaded again after it was written, and measured "
+    "against the network it came from."
+)
+
+run = state.choose_run(state.has_images, "Run", "export run")
+if run is None:
+    st.info("Nothing to export yet: start a run in the Studio, its images and networks appear here.", icon=":material/lightbulb:")
+    st.stop()
+
+live.follow(run, live.status)
+folder = state.store().run_folder(run.id)
+offers = exports.offers(run, folder, state.image_lanes(run))
+if not offers:
+    st.info("Images and networks of this run appear here when they are made.", icon=":material/hourglass:")
+    st.stop()
+
+left, right = st.columns(2)
+with left:
+    offer = st.selectbox("What", offers, format_func=lambda offer: text.shown(offer.title), key=f"what {run.id}")
+with right:
+    kind = st.selectbox("Format", offer.formats, format_func=exports.FORMATS.__getitem__, key=f"format {offer.formats}")
+if st.button("Make the file", type="primary", icon=":material/file_export:", key="make"):
+    try:
+        with st.spinner("Writing and checking the file ...", show_time=True):
+            exports.make(state.store().folder, run.id, offer, kind, folder)
+    except (CoreError, OSError) as error:
+        st.error(text.error(error), icon=":material/error:")
+
+made = exports.made(folder)
+if not made:
+    st.caption("Files that were made are kept with the run and listed here.")
+    st.stop()
+st.subheader("Made of this run")
+for path, figures in made:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
+        )
+        st.markdown(f"{text.plain(figures['title'])} · {figures['bytes'] / 1e6:.2f} MB")
+networks = [exports.network_row(path, figures) for path, figures in made if "torch_accuracy" in figures]
+if networks:
+    st.dataframe(networks, hide_index=True, key="networks")
+    st.caption(
+        "Top-1 of the network in torch and of its file, on the run's evaluation images, and on how many of these no score differs by more "
+        "than a step of the last quantizer; size, and milliseconds for one image with one thread, beside the float32 network in the same "
+        "format."
+    )
