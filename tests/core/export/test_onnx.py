@@ -139,6 +139,6 @@ def test_embedded_network(embedded, calibrated, tmp_path, bits):
     images = embedded.normalise(embedded_images()[0][:100]).contiguous(memory_format=torch.channels_last)
     expected, found = outputs(quantized.network, images), run(model, images)[0]
     step = float(quantized.activations[-1].quantizer.scale.detach())
-    # the last bit of a sum may move a value across the border of two levels, and what follows with it
-    assert (np.abs(found - expected).max(axis=1) <= step).mean() >= 0.9
+    # the last bit of a sum may move a value across the border of two levels, and what follows with it; most images have none of these
+    assert np.median(np.abs(found - expected).max(axis=1)) <= step / 10
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.95
