@@ -1,11 +1,11 @@
 # make run     the dashboard on http://127.0.0.1:8501
 # make test    everything, with a real browser
-# make bench   speed and accuracy of the engine, into benchmarks/results
+# make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 more
 # make style   format; make check: lint and types
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test bench style check browser
+.PHONY: run test bench frontier style check browser
 
 run: .venv/installed
 	$(BIN)/streamlit run
@@ -17,6 +17,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/qat.py
 	$(BIN)/python benchmarks/diversity.py
+
+frontier: .venv/installed
 	$(BIN)/python benchmarks/frontier.py
 
 style: .venv/installed-dev
