@@ -15,11 +15,11 @@ from core.errors import ConfigError, DataError, RunError, UnknownNameError, firs
 from core.export.integers import integer_network
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
-from core.export.program import save_program
 from core.export.verify import verify
 from core.files import whole
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
+from core.models.program import save_program
 from core.quantization.checkpoint import load_quantized
 from core.quantization.placement import QuantizedNetwork
 from core.reporting import Live, Reporter, Silent, Untouched

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from core.config import QuantizationConfig
 from core.errors import ModelError, first_line
 from core.export.integers import FixedQuantizer, IntegerWeight, exchange
-from core.export.program import trace
+from core.models.program import trace
 from core.models.registry import ModelSpec
 
 OPSET = 21  # the first with INT4

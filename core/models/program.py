@@ -9,6 +9,7 @@ listed here are taken, all of which compute tensors from tensors and reach nothi
 names of attributes, which are letters, digits and underscores; and no tensor between its operations may be larger than ELEMENTS.
 """
 
+import itertools
 import json
 import operator
 import re
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
+from torch.export import Dim, ExportedProgram
 
 from core.errors import ModelError, first_line, shown
 from core.files import whole
@@ -32,6 +34,8 @@ NODES = 20_000  # operations; a DenseNet-201 has 700
 ELEMENTS = 1 << 28  # of one tensor for two images: a gigabyte in float32
 _SIDE = 224  # of images where a program takes any
 _EXAMPLES = 2
+# what torch keeps of where an operation comes from: longer than all else in a small file, and with the paths of this machine
+_ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
 
 # operations that become a function of torch under which the rest of the engine knows them, with the same arguments in the same order
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -111,25 +115,31 @@ def read_program(path: Path) -> Program:
     return Program(network.eval().requires_grad_(False), sides)
 
 
-def save_program(network: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Writes a network as a program for any number of images, with its spec; the whole file or none.
+def trace(network: nn.Module, spec: ModelSpec) -> ExportedProgram:
+    """A network in evaluation mode as a program for normalised float32 images `(N, 3, size, size)`, any N -> logits.
 
-    network: evaluation mode, images `(N, 3, spec.image_size, spec.image_size)` -> logits. Raises ModelError for one that torch.export
-    cannot read.
+    Raises ModelError when its way depends on the values of the images, or it does something that torch.export does not know.
     """
-    size = spec.image_size
-    device = next(network.parameters()).device
-    images = torch.zeros(_EXAMPLES, 3, size, size, device=device)
+    device = next(itertools.chain(network.parameters(), network.buffers())).device
+    images = torch.zeros(_EXAMPLES, 3, spec.image_size, spec.image_size, device=device).to(memory_format=torch.channels_last)
     try:
-        program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    except Exception as error:  # torch.export raises whatever the network's own code raises, and much of its own
+        with torch.no_grad():
+            program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
+    except Exception as error:  # torch.export raises whatever the network's own code raises, and errors of its own of many kinds
         raise ModelError(
-            f"{spec.name} cannot be exported ({shown(first_line(error))}): allowed are networks that torch.export can read"
+            f"{spec.name} cannot be translated by torch.export ({shown(first_line(error))}): "
+            "allowed is a network whose way does not depend on the images, or the format packed"
         ) from error
+    program.example_inputs = None
     for node in program.graph.nodes:
-        # where the code lay on this machine is nobody's business
-        for key in ("stack_trace", "from_node"):
+        for key in _ORIGIN:
             node.meta.pop(key, None)
+    return program
+
+
+def save_program(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Writes a network as a program with its spec; the whole file or none. Raises ModelError as `trace` does."""
+    program = trace(network, spec)
     with whole(path) as partial, partial.open("wb") as file:
         torch.export.save(program, file, extra_files={SPEC_FILE: json.dumps(asdict(spec))})
 

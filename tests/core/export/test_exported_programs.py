@@ -9,7 +9,8 @@ import torch
 
 from core.errors import ModelError
 from core.export.integers import integer_network
-from core.export.program import SPEC, save_program
+from core.models.program import save_program
+from core.models.program_archive import SPEC_FILE
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,7 +49,7 @@ def test_nothing_of_this_machine_is_in_the_file(small, calibrated, tmp_path):
     save_program(integer_network(quantized), small.spec, tmp_path / "network.pt2")
     with zipfile.ZipFile(tmp_path / "network.pt2") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
-    assert any(name.endswith(SPEC) for name in content)
+    assert any(name.endswith(SPEC_FILE) for name in content)
     assert not [name for name, text in content.items() if str(ROOT).encode() in text or b"site-packages" in text]
 
 
