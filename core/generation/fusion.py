@@ -8,6 +8,7 @@ What entered the BatchNorm layer is (y - b) / a, so its statistics follow from t
 There each chunk that fits the processor's cache passes activation, statistics and BatchNorm at once.
 """
 
+import copy
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -303,6 +304,7 @@ def with_statistics(network: nn.Module) -> FusedNetwork | HookedNetwork:
 
 def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
     """The graph of the network with its BatchNorm layers replaced, and the layer that each pair of statistics belongs to."""
+    network = copy.deepcopy(network)  # some remember what they have computed, and would keep what stands for it while they are traced
     traced = fx.GraphModule(network, LayerTracer().trace(network))
     numbers = {id(layer): index for index, layer in enumerate(batch_norm_layers(network).values())}
     _leave_out_identities(traced)

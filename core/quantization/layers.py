@@ -91,7 +91,16 @@ class QuantizedConv2d(_QuantizedWeights, nn.Conv2d):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.input_quantizer(x), self.quantized_weight(), self.bias)
+        x, weight = self.input_quantizer(x), self.quantized_weight()
+        if torch.is_grad_enabled() and self._skips_pixels_of_few_channels():
+            # oneDNN's gradient of such weights writes past its memory (uxlfoundation/oneDNN issue 6035); that of stride 1 does not
+            x = x[:, :, :: self.stride[0], :: self.stride[1]].contiguous(memory_format=torch.channels_last)
+            return F.conv2d(x, weight, self.bias, groups=self.groups)
+        return self._conv_forward(x, weight, self.bias)
+
+    def _skips_pixels_of_few_channels(self) -> bool:
+        pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0)
+        return pointwise and max(self.stride) > 1 and self.in_channels // self.groups < 8
 
 
 class QuantizedLinear(_QuantizedWeights, nn.Linear):  # type: ignore[misc]

@@ -70,7 +70,8 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
     for name in names:
         _check_forward(name, network.get_submodule(name))
     try:
-        traced = _trace(network, names)
+        # of a copy: some remember what they have computed, and would keep what stands for it while they are traced
+        traced = _trace(copy.deepcopy(network), names)
     except Exception as error:  # torch.fx raises whatever the network's own code raises when it meets a proxy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         notes = [f"the network cannot be traced ({reason}), so activations are quantized at each layer's input"]

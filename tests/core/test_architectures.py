@@ -12,7 +12,7 @@ from core.config import GenerationConfig, QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import ModelError
 from core.generation.fusion import FusedNetwork, HookedNetwork, with_statistics
-from core.generation.synthesis import Synthesis, synthesise
+from core.generation.synthesis import Synthesis, initial_noise, synthesise
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.registry import ModelSpec
 from core.quantization.layers import QuantizedLayer
@@ -64,9 +64,14 @@ def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
 
 
 def noise(count: int, size: int, seed: int) -> torch.Tensor:
-    """Not what generation starts from, so that there is something to approach."""
-    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.4
+    """Pink, so that images differ after any pooling; paler than what generation starts from, so that there is something to approach."""
+    images = initial_noise("pink", count, size, torch.Generator().manual_seed(seed)) * 0.5 + 0.4
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def few(size: int) -> int:
+    """How many images of this size take seconds, not minutes."""
+    return 8 if size <= 64 else 4
 
 
 def untrained(name: str, size: int) -> FullPrecisionModel:
@@ -81,7 +86,7 @@ def untrained(name: str, size: int) -> FullPrecisionModel:
                 nn.init.uniform_(layer.weight, 0.3, 0.6)
                 nn.init.ones_(layer.bias)
         with torch.no_grad():
-            network(noise(8, size, 0))
+            network(noise(few(size), size, 0))
     spec = ModelSpec(name, name, CLASSES, size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "noise")
     return FullPrecisionModel(network.eval().requires_grad_(False), spec)
 
@@ -120,7 +125,7 @@ def check_generation(model: FullPrecisionModel) -> None:
             records.append(values)
 
     images, summary = synthesise(model, config, Notes())
-    assert summary["bns_loss_last"] == pytest.approx(sum(records[-1]["layers"]))
+    assert summary["bns_loss_last"] == pytest.approx(sum(records[-1]["layers"]), rel=1e-5, abs=1e-4)
     expected = set(reached(model.network, noise(2, model.spec.image_size, 1), nn.BatchNorm2d))
     counted = {name for name, value in zip(batch_norm_layers(model.network), records[-1]["layers"]) if value > 0}
     assert counted == expected
@@ -139,22 +144,23 @@ def check_statistics(model: FullPrecisionModel) -> None:
 
 def check_quantization(model: FullPrecisionModel) -> None:
     size = model.spec.image_size
-    pixels = model.denormalise(noise(8, size, 2)).contiguous()
+    pixels = model.denormalise(noise(few(size), size, 2)).contiguous()
     images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
     inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         float_scores = model.network(inputs)
-    config = QuantizationConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=8, device="cpu")
+    config = QuantizationConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size), device="cpu")
     training = QuantizationTraining(model, images, config)
     with torch.no_grad():
         scores = training.student(inputs)
-    # against how far apart the scores of different images are: the same scores for all images would have an error of 1
-    error = float((scores - float_scores).norm() / (float_scores - float_scores.mean(dim=0)).norm())
+    # rounded weights move all scores together, which says little; how the images differ is what counts, and 1 would be not at all alike
+    apart, float_apart = scores - scores.mean(dim=0), float_scores - float_scores.mean(dim=0)
+    assert (scores - float_scores).norm() < 0.15 * float_scores.norm()
+    assert (apart - float_apart).norm() < 0.35 * float_apart.norm()
+    assert (scores.argmax(dim=1) == float_scores.argmax(dim=1)).float().mean() >= 0.75
     layers = set(reached(model.network, inputs[:1], (nn.Conv2d, nn.Linear)))
     assert len(training.quantized.layers) == len(layers)
     assert all(isinstance(layer, QuantizedLayer) for layer in training.quantized.layers)
-    assert error < 0.9
-    assert (scores.argmax(dim=1) == float_scores.argmax(dim=1)).float().mean() >= 0.75
 
 
 def check_training(model: FullPrecisionModel) -> None:

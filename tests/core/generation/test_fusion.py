@@ -255,6 +255,27 @@ def test_the_network_itself_stays_as_it_is(embedded):
     assert isinstance(embedded.network.features.init_block.bn, nn.BatchNorm2d)
 
 
+def test_what_a_network_remembers_is_its_own():
+    """As the attention of LeViT does with its table of biases."""
+
+    class Remembering(Block):
+        def __init__(self):
+            super().__init__()
+            self.table, self.cache = nn.Parameter(torch.ones(6)), {}
+
+        def forward(self, x):
+            if "doubled" not in self.cache:
+                self.cache["doubled"] = self.table * 2
+            return super().forward(x) + self.cache["doubled"].sum()
+
+    network = settled(Remembering())
+    fused = with_statistics(network)
+    assert isinstance(fused, FusedNetwork)
+    assert network.cache == {}
+    images = noise(2, 3, 8, 8)
+    assert torch.allclose(fused(images)[0], network(images))
+
+
 def test_the_way_back_can_be_gone_once():
     fused = FusedNetwork(settled(Block()))
     logits, statistics = fused(noise(2, 3, 8, 8).requires_grad_(True))

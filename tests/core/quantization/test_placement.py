@@ -244,6 +244,23 @@ class Undecided(nn.Module):
         return self.output(y.mean(dim=(2, 3)))
 
 
+def test_what_a_network_remembers_while_it_cannot_be_traced_is_forgotten():
+    class Remembering(Undecided):
+        def __init__(self):
+            super().__init__()
+            self.table, self.cache = nn.Parameter(torch.ones(2)), []
+
+        def forward(self, x):
+            if not self.cache:
+                self.cache.append(self.table * 2)
+            return super().forward(x) + self.cache[0]
+
+    network = Remembering()
+    quantized = place(network)
+    assert not quantized.traced
+    torch.testing.assert_close(quantized.network(images()), network(images()))
+
+
 @pytest.mark.parametrize("first_last", [False, True])
 def test_untraceable_network_is_quantized_at_inputs(first_last):
     network = Undecided()
