@@ -203,7 +203,7 @@ class GenerationConfig(Checked):
     )
     half_resolution: float = knob(
         0.0,
-        "Part of the iterations that comes first, at half the image size and so at a quarter of the cost; then the images are enlarged "
+        "Part of the iterations that comes first, at half the image size, at about a third of the cost; then the images are enlarged "
         "and go on at full size with a fresh momentum. For networks of 224 pixels and more, which find the coarse structure faster so; "
         "needs a network that takes both sizes. 0 turns it off.",
         minimum=0.0,
