@@ -280,7 +280,8 @@ def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[st
 
     if options.out is not None:
         check_free(options.out)
-    config = _with_checkpoint(config, options)
+    if "checkpoint" in options:
+        config = _with_checkpoint(config, options)
     from core.pipeline import prepare
     from core.runs.manager import default_name
     from core.runs.store import RunStore

@@ -737,7 +737,7 @@ def test_table_refuses_and_starts_nothing(capsys, runs, arguments, value, allowe
         (["generate", "--out", "x", "--nonsense", "3"], "--nonsense"),
         (["pretrain"], "--out"),
         (["quantize", "--out", "x"], "--images"),
-        (["diversity"], "DIR"),
+        (["diversity"], "PATH"),
         (["generate", "--out"], "--out"),
     ],
 )

@@ -260,7 +260,7 @@ def test_small_images_are_shown_at_full_size(small):
 def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
     """Its pooling is a window of 8 pixels, and 4 are left."""
     config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution=0.5, device="cpu")
-    with pytest.raises(ModelError, match=r"^half_resolution is 0.5: allowed is 0 for this network, as .* cannot take an image of 16 x 16"):
+    with pytest.raises(ModelError, match=r"^half_resolution is 0.5: allowed is 0 for this network, as .* cannot take 4 images of 16 x 16"):
         Synthesis(embedded, config)
 
 
