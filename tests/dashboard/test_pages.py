@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from core.config import PRESETS, GenerationConfig, RunConfig
 from core.models.full_precision import find_model
 from core.models.registry import MODELS
+from core.runs import table
 from core.runs.state import RunState
 from core.runs.table import row_config
 from dashboard import state
@@ -50,9 +51,18 @@ def charts(app):
 
 @pytest.mark.parametrize(
     ("name", "first_step"),
-    [("studio", "Press Start"), ("quantize", "Studio"), ("diversity", "Studio"), ("runs", "Studio"), ("table", "press Measure")],
+    [
+        ("studio", "Press Start"),
+        ("quantize", "Studio"),
+        ("diversity", "Studio"),
+        ("runs", "Studio"),
+        ("export", "Studio"),
+        ("table", "press Measure"),
+    ],
 )
-def test_an_empty_page_says_what_to_do_first(runs_folder, name, first_step):
+def test_an_empty_page_says_what_to_do_first(runs_folder, name, first_step, tmp_path, monkeypatch):
+    (tmp_path / "measured.json").write_text("[]")
+    monkeypatch.setattr(table, "MEASURED", tmp_path / "measured.json")
     app = page(name)
     assert any(first_step in info.value for info in app.info)
 
