@@ -21,7 +21,8 @@ from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import whole, write_json
 from core.runs.store import Run
-from dashboard import charts, results
+from dashboard import results
+from dashboard.chart_style import lane_name
 
 _ROOT = Path(__file__).parents[1]
 FORMATS = {
@@ -53,11 +54,11 @@ def offers(run: Run, folder: Path, lanes: Sequence[str]) -> list[Offer]:
         for bits in run.config.bits:
             width = run.config.quantization_for(bits).width
             if (folder / layout.QUANTIZED / lane / width / layout.NETWORK_FILE).is_file():
-                title = f"{width} network, trained on images by {charts.lane_name(lane)}"
+                title = f"{width} network, trained on images by {lane_name(lane)}"
                 found.append(Offer(title, f"{lane}-{width}", NETWORK_FORMATS, ("--lane", lane, "--bits", str(bits))))
     if not run.config.images_from:
         for lane in sorted(lanes, key=results.place):
-            found.append(Offer(f"images by {charts.lane_name(lane)}", f"{lane}-images", IMAGE_FORMATS, ("--lane", lane)))
+            found.append(Offer(f"images by {lane_name(lane)}", f"{lane}-images", IMAGE_FORMATS, ("--lane", lane)))
     if found and (folder / layout.RESULT).is_file() and run.config.bits:
         found.append(Offer("model card", "model-card", ("card",), ()))
     return found

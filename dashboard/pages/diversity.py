@@ -6,7 +6,8 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import charts, forms, images, live, results, state, text
+from dashboard import diversity_charts, forms, images, live, results, state, text
+from dashboard.chart_style import lane_name
 
 st.title("Diversity")
 st.caption("Cosine similarity between the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse images.")
@@ -68,19 +69,21 @@ def similarity(run):
     st.markdown(f"Encoder **{text.plain(any_set['encoder'])}**, trained on {text.plain(any_set['encoder_trained_on'])}.")
     for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
         with place, st.container(horizontal=True):
-            st.metric(f"{text.plain(charts.lane_name(lane))}, all pairs", f"{figures['mean_similarity']:.3f}", border=True)
+            st.metric(f"{text.plain(lane_name(lane))}, all pairs", f"{figures['mean_similarity']:.3f}", border=True)
             within = figures["within_class_similarity"]
-            st.metric(f"{text.plain(charts.lane_name(lane))}, within a class", "none" if within is None else f"{within:.3f}", border=True)
-    st.plotly_chart(charts.histogram_figure(measured), key="histogram", config=live.CHART_CONFIG)
+            st.metric(f"{text.plain(lane_name(lane))}, within a class", "none" if within is None else f"{within:.3f}", border=True)
+    st.plotly_chart(diversity_charts.histogram_figure(measured), key="histogram", config=live.CHART_CONFIG)
     low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
     for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
         with place:
             sheet = state.sheet(run, lane)
             labels = [*figures["matrix"]["labels"], *(sheet[1] if sheet else ())]
             classes = live.classes(run.config.generation.model, labels)
-            st.plotly_chart(charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG)
+            st.plotly_chart(
+                diversity_charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG
+            )
             if sheet is not None:
-                st.html(images.sheet_html(*sheet, classes, f"images by {charts.lane_name(lane)}", rows=8))
+                st.html(images.sheet_html(*sheet, classes, f"images by {lane_name(lane)}", rows=8))
 
 
 live.follow(run, live.status)

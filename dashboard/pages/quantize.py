@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import charts, forms, live, results, state, text
+from dashboard import accuracy_charts, forms, live, results, state, text, training
 
 st.title("Quantize")
 st.caption(
@@ -66,7 +66,9 @@ def accuracy(run):
     full_precision = known.get("full_precision", {})
     paper, paper_full_precision = results.paper_accuracies(run.config.quantization.model)
     st.plotly_chart(
-        charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision), key="accuracy", config=live.CHART_CONFIG
+        accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision),
+        key="accuracy",
+        config=live.CHART_CONFIG,
     )
     st.caption(
         f"Top-1 on {text.plain(full_precision.get('evaluated_on', ''))}; bars are one standard error. Calibrated: ranges only, no training."
@@ -77,7 +79,7 @@ def accuracy(run):
 
 
 live.follow(run, live.status)
-live.follow(run, accuracy, live.training, every=live.CHART_SECONDS)
+live.follow(run, accuracy, training.curves, every=live.CHART_SECONDS)
 
 paper_rows = results.paper_table(run.config.quantization.model)
 if paper_rows:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from core.config import LIVE_KNOBS, PRESETS
 from core.errors import CoreError
-from dashboard import forms, live, state, text
+from dashboard import forms, lanes, live, state, text
 
 run = state.shown_run(lambda run: not run.config.images_from)
 active = run is not None and not run.state.is_finished()
@@ -36,7 +36,7 @@ with st.expander("New run", expanded=run is None, icon=":material/add:"):
 
 if run is not None:
     live.follow(run, live.status)
-    if active and not live.generation_finished(run) and state.manager().controls(run.id):
-        live.turn(run)
-    live.follow(run, live.lanes, until=live.generation_finished)
-    live.follow(run, live.losses, every=live.CHART_SECONDS, until=live.generation_finished)
+    if active and not lanes.generation_finished(run) and state.manager().controls(run.id):
+        lanes.turn(run)
+    live.follow(run, lanes.pictures, until=lanes.generation_finished)
+    live.follow(run, lanes.losses, every=live.CHART_SECONDS, until=lanes.generation_finished)

@@ -5,7 +5,8 @@ import streamlit as st
 from core.config import OPTIMIZERS, PRESETS
 from core.errors import CoreError
 from core.runs import table
-from dashboard import charts, forms, results, state, text
+from dashboard import forms, results, state, text
+from dashboard.chart_style import lane_name
 
 st.title("The paper's table")
 st.caption(
@@ -16,7 +17,7 @@ st.caption(
 rows = table.table(state.store())
 figure = st.column_config.NumberColumn(format="%.2f", width=75)
 lanes = {
-    f"{what} {lane}": st.column_config.NumberColumn(f"{what} {charts.lane_name(lane)}", format="%.2f", width=110)
+    f"{what} {lane}": st.column_config.NumberColumn(f"{what} {lane_name(lane)}", format="%.2f", width=110)
     for what in ("drop", "top-1", "±")
     for lane in OPTIMIZERS
 }

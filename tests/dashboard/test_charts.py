@@ -1,7 +1,7 @@
 import pytest
 
 from core.runs.store import Record
-from dashboard import charts
+from dashboard import accuracy_charts, charts, diversity_charts, training_charts
 
 
 def generation_records(lanes=("mi-fgsm", "adam"), steps=3):
@@ -59,14 +59,14 @@ def test_layer_figure_shows_that_layer():
 
 def test_training_curve_is_smoothed_without_bias_at_its_start():
     records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 30)]
-    figure = charts.training_figure(records, "total")
+    figure = training_charts.training_figure(records, "total")
     assert list(figure.data[0].y) == pytest.approx([5.0] * 29)
     assert figure.data[0].name == "Adam W4A4"
 
 
 def test_training_curve_of_a_long_run_has_no_more_points_than_a_screen_and_ends_where_the_run_is():
     records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 40_001)]
-    curve = charts.training_figure(records, "agreement").data[0]
+    curve = training_charts.training_figure(records, "agreement").data[0]
     assert len(curve.x) == len(curve.y) <= 601
     assert curve.x[-1] == 40_000
 
@@ -76,7 +76,7 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
         {"lane": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
         {"lane": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
     ]
-    figure = charts.accuracy_figure(rows, 92.1, {3: 84.68}, 93.89)
+    figure = accuracy_charts.accuracy_figure(rows, 92.1, {3: 84.68}, 93.89)
     by_name = {trace.name: trace for trace in figure.data}
     assert list(by_name["MI-FGSM, calibrated only"].y) == [80.0, 90.0]
     assert list(by_name["MI-FGSM, trained"].x) == [4]
@@ -87,9 +87,11 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
 
 def test_histogram_marks_the_mean_and_matrix_names_the_classes():
     measured = {"mean_similarity": 0.4, "histogram": {"edges": [-1.0, 0.0, 1.0], "share": [0.25, 0.75]}}
-    figure = charts.histogram_figure({"adam": measured})
+    figure = diversity_charts.histogram_figure({"adam": measured})
     assert list(figure.data[0].x) == [-0.5, 0.5]
     assert "mean 0.400" in figure.data[0].name
-    matrix = charts.matrix_figure("adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"])
+    matrix = diversity_charts.matrix_figure(
+        "adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"]
+    )
     assert list(matrix.layout.xaxis.ticktext) == ["cat", "frog"]
     assert list(matrix.layout.xaxis.tickvals) == [0, 2]

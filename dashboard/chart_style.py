@@ -1,0 +1,77 @@
+"""What all figures share: one colour for one thing on every page (Okabe and Ito's palette), names, layout, thinned curves. Pure.
+
+pandas is imported because plotly uses it where it finds it in sys.modules, also half imported by another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas  # noqa: F401
+import plotly.graph_objects as go
+
+from core.runs.store import Record
+from dashboard.text import plotly
+
+COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73"}
+FULL_PRECISION = "#7F7F7F"
+PAPER = "#CC79A7"
+POINTS = 600  # of a curve
+NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images"}
+_T = TypeVar("_T")
+
+
+def colour(lane: str) -> str:
+    """The colour of an optimizer; `lane` may go on with a bit width, as in "adam W4A4"."""
+    return COLOURS.get(lane.split(" ")[0], "#56B4E9")
+
+
+def lane_name(lane: str) -> str:
+    """How a lane is called on the page, as it is: text from outside, where a run was given its images."""
+    first, _, rest = lane.partition(" ")
+    return f"{NAMES.get(first, first)} {rest}".strip()
+
+
+def title_of(lane: str) -> str:
+    """`lane_name` in a figure."""
+    return plotly(lane_name(lane))
+
+
+def laid_out(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
+    figure.update_layout(
+        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top"},
+        height=height,
+        margin={"l": 10, "r": 10, "t": 36, "b": 10},
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        # keeps zoom and hidden curves over refreshes
+        uirevision=title,
+        **layout,
+    )
+    return figure
+
+
+def by_lane(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
+    """Lane -> its records; thinned to about `most` where that is given."""
+    lanes: dict[str, list[Record]] = {}
+    for record in records:
+        lanes.setdefault(record.lane, []).append(record)
+    return {lane: thinned(own, most) if most else own for lane, own in lanes.items()}
+
+
+def thinned(records: list[_T], most: int) -> list[_T]:
+    """Every n-th of them and the last, about `most`: a chart needs no more points than pixels, and all of them are sent each time."""
+    if len(records) <= most:
+        return records
+    every = -(-len(records) // most)
+    return [*records[:-1:every], records[-1]]
+
+
+def steps_of(records: Sequence[Record]) -> np.ndarray:
+    """Their steps. Arrays, here and below, as plotly sends them packed, and as a server keeps many figures of many numbers."""
+    return np.array([record.step for record in records], np.int32)
+
+
+def numbers(values: Iterable[float]) -> np.ndarray:
+    return np.fromiter(values, np.float32)
