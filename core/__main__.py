@@ -68,13 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog} {options.command}: interrupted; go on with {parser.prog} resume {interrupted}", file=sys.stderr)
         return 130
     if options.json:
-        print(json.dumps(result))
+        text = json.dumps(result)
     elif options.command == "runs":
-        print(_printable(_as_table(result["runs"]) or f"no runs in {result['folder']}"))
+        text = _printable(_as_table(result["runs"]) or f"no runs in {result['folder']}")
     elif options.command == "table":
-        print(_printable(result["text"]))
+        text = _printable(result["text"])
     else:
-        print(_printable(_in_words(result)))
+        text = _printable(_in_words(result))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # whoever read it, such as `head`, has enough; and Python itself would complain about the rest when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
