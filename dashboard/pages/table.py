@@ -36,7 +36,7 @@ st.dataframe(
     },
 )
 
-st.subheader("What was measured")
+st.header("What was measured")
 measured = [one for _, of_row in rows for one in of_row]
 if measured:
     selection = st.dataframe(
