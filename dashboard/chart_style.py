@@ -48,10 +48,11 @@ def title_of(lane: str) -> str:
 
 def laid_out(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
     figure.update_layout(
-        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top"},
+        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98, "yanchor": "top"},
         height=height,
         margin={"l": 10, "r": 10, "t": 36, "b": 10},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        # below the title of the axis, however many lines it takes in a narrow window
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         # keeps zoom and hidden curves over refreshes
         uirevision=title,
         **layout,
