@@ -58,7 +58,7 @@ def browser_page(chromium):
 def full_server(tmp_path_factory):
     """Address of a server with a complete run and a failed one, the same for all tests that only look."""
     folder = tmp_path_factory.mktemp("full")
-    make_runs(folder / "runs")
+    make_runs(folder)
     with serving(folder, free_port()) as (address, _):
         yield address
 

@@ -1,18 +1,21 @@
 """What the tests share that look at every page: which pages there are, a store to look at, and when a page stands still."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from playwright.sync_api import Page, expect
 from real_server import ROOT
+from torchvision.utils import save_image
 
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.labelled import embedded_images
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
-# complete, and over in seconds
+# complete, and over in seconds: all that is shown is there, evaluated on a handful of images
 CONFIG = RunConfig(
     generation=GenerationConfig(images=80, iterations=8, batch_size=40, snapshots=2, device="cpu"),
     quantization=QuantizationConfig(steps=4, batch_size=40, device="cpu"),
@@ -38,14 +41,20 @@ def pages(source: str = (ROOT / "streamlit_app.py").read_text()) -> list[Address
 
 
 def make_runs(folder: Path) -> None:
-    """A store with a complete run, the newest, and one that failed with a long reason."""
-    store = RunStore(folder)
+    """A store in folder/runs with a complete run, the newest, and one that failed."""
+    images, labels = embedded_images()
+    for label in range(10):
+        (folder / "data" / str(label)).mkdir(parents=True)
+        for index in [i for i in range(60) if labels[i] == label][:2]:
+            save_image(images[index] / 255, folder / "data" / str(label) / f"{index}.png")
+    store = RunStore(folder / "runs")
     failed = store.create(CONFIG, "a run that failed")
     store.set_state(
         failed, RunState.FAILED, "images is 51: allowed is a multiple of snapshots (4)", "Traceback (most recent call last):\n" * 3
     )
     manager = RunManager(store)
-    complete = manager.start(CONFIG, "a run with a name that is rather long, as people like to write into it what was special about it")
+    config = replace(CONFIG, quantization=replace(CONFIG.quantization, data=str(folder / "data")))
+    complete = manager.start(config, "a run with a name that is rather long, as people like to write into it what was special about it")
     manager.wait(complete)
     manager.close()
     assert store.run(complete).state is RunState.COMPLETE, store.run(complete).traceback

@@ -1,0 +1,161 @@
+"""Every page on a telephone, a laptop and a large screen: nothing sticks out, overlaps, is cut off or out of reach.
+
+With SCREENSHOTS=FOLDER in the environment the pictures of all of them, light and dark, stay there to be looked at.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from every_page import Address, open_everything, pages, settle, visit
+from playwright.sync_api import Page
+
+PHONE, LAPTOP, SCREEN = 390, 1280, 1920
+
+COMMON = """
+    const visible = element => element.checkVisibility({opacityProperty: true, visibilityProperty: true})
+        && element.getBoundingClientRect().width > 1 && element.getBoundingClientRect().height > 1
+        && !(element.closest('[data-testid=stSidebar]')?.getBoundingClientRect().right <= 1);
+    const name = element => `${element.tagName.toLowerCase()} ${element.dataset?.testid ?? ''} `
+        + `"${(element.textContent || element.getAttribute('aria-label') || element.alt || '').trim().slice(0, 60)}"`;
+    // where it can be scrolled to, it need not be in the window
+    const clipper = element => {
+        for (let e = element.parentElement; e && !e.matches('[data-testid=stMain], body'); e = e.parentElement)
+            if (getComputedStyle(e).overflowX !== 'visible') return e;
+        return null;
+    };
+"""
+
+STICKS_OUT = f"""() => {{ {COMMON}
+    const wrong = [], main = document.querySelector('[data-testid=stMain]');
+    for (const e of [document.documentElement, document.body, main])
+        if (e.scrollWidth > e.clientWidth)
+            wrong.push(`${{name(e).slice(0, 30)}} scrolls sideways: ${{e.scrollWidth}} in ${{e.clientWidth}}`);
+    for (const e of document.querySelectorAll('.stApp *')) {{
+        const box = e.getBoundingClientRect();
+        if (visible(e) && (box.right > innerWidth + 1 || box.left < -1) && !clipper(e))
+            wrong.push(`${{name(e)}} reaches from ${{box.left.toFixed()}} to ${{box.right.toFixed()}} in ${{innerWidth}}`);
+    }}
+    return wrong;
+}}"""
+
+OVERLAPS = f"""() => {{ {COMMON}
+    const wrong = [], header = document.querySelector('[data-testid=stHeader]').getBoundingClientRect();
+    const title = document.querySelector('h1').getBoundingClientRect();
+    if (title.top < header.bottom - 1) wrong.push(`the title is under the navigation: ${{title.top}} to ${{header.bottom}}`);
+    const pairs = (elements, allowed) => {{
+        const boxes = elements.filter(visible).map(e => [e, e.getBoundingClientRect()]);
+        for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {{
+            const [[one, a], [other, b]] = [boxes[i], boxes[j]];
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (wide > allowed && high > allowed && !one.contains(other) && !other.contains(one))
+                wrong.push(`${{name(one)}} and ${{name(other)}} overlap by ${{wide.toFixed()}} x ${{high.toFixed()}}`);
+        }}
+    }};
+    pairs([...document.querySelectorAll('[data-testid=stTopNavLink], [data-testid=stHeader] button')], 1);
+    // tools of an element lie over it, and only while it is hovered over; the value of a slider touches the lower edge of its label's line
+    const parts = [...document.querySelectorAll('[data-testid=stMain] :is(h1, h2, h3, p, button, label, input, summary, img, .js-plotly-plot)')];
+    const apart = '[data-testid=stElementToolbar], [data-testid=stDataFrame], .modebar, .svg-container';
+    pairs(parts.filter(e => !e.closest(apart) && !e.matches('[type=file], [type=checkbox], [type=range]') && !clipper(e)), 5);
+    for (const figure of document.querySelectorAll('.js-plotly-plot')) {{
+        const words = [...figure.querySelectorAll('svg text')].filter(e => e.textContent.trim());
+        // those at an angle have boxes that are larger than they
+        pairs(words.filter(e => !/rotate\\((?!0|-?90)/.test(e.getAttribute('transform'))), 2);
+    }}
+    return wrong;
+}}"""
+
+CUT = f"""() => {{ {COMMON}
+    const wrong = [];
+    for (const e of document.querySelectorAll('[data-testid=stMain] *, [data-testid=stHeader] *')) {{
+        const style = getComputedStyle(e), written = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+        if (written && visible(e) && e instanceof HTMLElement && e.scrollWidth > e.clientWidth + 1 && style.display !== 'inline'
+                && style.overflowX !== 'visible' && style.textOverflow !== 'ellipsis' && !e.closest('.modebar, [data-testid=stJson], pre'))
+            wrong.push(`${{name(e)}} is cut: ${{e.scrollWidth}} wide in ${{e.clientWidth}}`);
+    }}
+    for (const figure of document.querySelectorAll('.js-plotly-plot')) {{
+        const frame = figure.getBoundingClientRect();
+        for (const text of figure.querySelectorAll('svg text')) {{
+            const box = text.getBoundingClientRect();
+            const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
+            if (text.textContent.trim() && visible(text) && out > 2)
+                wrong.push(`"${{text.textContent}}" leaves its figure by ${{out.toFixed()}} pixels`);
+        }}
+    }}
+    return wrong;
+}}"""
+
+OUT_OF_REACH = f"""async () => {{ {COMMON}
+    const wrong = [];
+    const kinds = 'button, a[href], input, textarea, summary, [role=slider], [role=combobox], [role=tab]';
+    const controls = document.querySelectorAll(`.stApp :is(${{kinds}})`);
+    for (const control of controls) {{
+        if (control.closest('[data-testid=stElementToolbar], .modebar, [data-testid=stDataFrame]')
+            || control.matches(':disabled, input[type=file], [tabindex="-1"]')) continue;
+        // hidden inputs are reached by what stands for them
+        const hidden = control.matches('[type=checkbox], [type=radio], [type=range]');
+        const target = (hidden && control.closest('label, [role=group], [data-rac]')) || control;
+        if (!visible(target)) continue;
+        target.scrollIntoView({{block: 'center', inline: 'nearest', behavior: 'instant'}});
+        await new Promise(requestAnimationFrame);
+        const box = target.getBoundingClientRect(), x = box.left + box.width / 2, y = box.top + Math.min(box.height / 2, 20);
+        const hit = document.elementFromPoint(x, y);
+        if (!hit || !(target.contains(hit) || hit.contains(target) || hit.closest('label')?.contains(target)))
+            wrong.push(`${{name(target)}} at ${{x.toFixed()}}, ${{y.toFixed()}} is behind ${{hit ? name(hit) : 'the edge of the window'}}`);
+    }}
+    return wrong;
+}}"""
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    folder = Path(os.environ["SCREENSHOTS"]) if "SCREENSHOTS" in os.environ else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def picture(page: Page, path: Path) -> None:
+    """The whole page in one picture: as high a window as it needs."""
+    size = page.viewport_size
+    height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": size["width"], "height": max(size["height"], min(height, 8000))})
+    page.wait_for_timeout(500)
+    page.screenshot(path=path)
+    page.set_viewport_size(size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [PHONE, LAPTOP, SCREEN])
+@pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
+def test_nothing_sticks_out_overlaps_or_is_cut(full_server, empty_server, open_page, pictures, address: Address, width):
+    wrong = []
+    for scheme in ("light", "dark"):
+        page, problems = open_page(color_scheme=scheme, viewport={"width": width, "height": 844 if width == PHONE else 900})
+        for state, server in (("empty", empty_server), ("full", full_server)):
+            visit(page, server, address)
+            picture(page, pictures / f"{address.title}-{width}-{scheme}-{state}.png".lower())
+            settle(page)
+            if scheme == "dark":
+                continue  # of the same shape
+            for look in (STICKS_OUT, OVERLAPS, CUT):
+                wrong += [f"{state}: {one}" for one in page.evaluate(look)]
+            open_everything(page)
+            picture(page, pictures / f"{address.title}-{width}-{scheme}-{state}-opened.png".lower())
+            settle(page)
+            for look in (STICKS_OUT, OVERLAPS, CUT, OUT_OF_REACH):
+                wrong += [f"{state}, opened: {one}" for one in page.evaluate(look)]
+        assert problems == []
+    assert list(dict.fromkeys(wrong)) == []
+
+
+@pytest.mark.slow
+def test_every_page_is_reached_on_a_telephone(empty_server, open_page):
+    page, problems = open_page(viewport={"width": PHONE, "height": 844}, has_touch=True)
+    page.goto(empty_server)
+    for address in pages():
+        page.get_by_role("button", name="Expand sidebar").tap()
+        page.get_by_role("link", name=address.title, exact=True).tap()
+        page.wait_for_url(f"{empty_server}/{address.path}*")
+        settle(page)
+    assert problems == []
