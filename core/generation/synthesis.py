@@ -90,6 +90,20 @@ class Snapshots:
         return self._folder / f"{index:06d}.safetensors"
 
 
+def kept_steps(config: GenerationConfig) -> frozenset[int]:
+    """The steps, counted from 1 over all batches, to whose images one may come back later.
+
+    Evenly spread; the first iteration and the snapshots of every batch or, where there are many, of every n-th; and the last. A matter
+    of the config without its optimizer, so that all lanes and a resumed run agree.
+    """
+    batches, iterations = len(config.batches), config.iterations
+    steps = batches * iterations
+    every = math.ceil(steps / KEPT_MOMENTS)
+    every_batch = math.ceil(batches * (1 + config.snapshots) / KEPT_MOMENTS)
+    special = (batch * iterations + each for batch in range(0, batches, every_batch) for each in (1, *config.snapshot_iterations))
+    return frozenset((*range(every, steps, every), *special, steps))
+
+
 def check_half_resolution(model: FullPrecisionModel, config: GenerationConfig) -> None:
     """Raises ModelError where `config` wants images of half the size that the network does not take."""
     if not config.half_iterations:
@@ -139,8 +153,7 @@ class Synthesis:
         self.steps = len(config.batches) * config.iterations
         self.seconds = 0.0
         self.changes: list[dict[str, Any]] = []
-        self._every = math.ceil(self.steps / KEPT_MOMENTS)
-        self._every_batch = math.ceil(len(config.batches) * (1 + config.snapshots) / KEPT_MOMENTS)
+        self._kept = kept_steps(config)
         self._values = {name: getattr(config, name) for name in LIVE_KNOBS}
         self._saved = Snapshots(folder)
         self._saved_images = 0
@@ -248,7 +261,7 @@ class Synthesis:
         self.seconds += time.perf_counter() - began
 
         self.reporter.record("generation", self.lane, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
-        keep = self._is_kept(iteration, snapshot)
+        keep = self.step_count in self._kept
         if keep or self.reporter.wants_images(self.lane):
             self.reporter.images(self.lane, self._frame(logits.detach(), statistics), keep)
         done = self.step_count % self.config.iterations
@@ -256,11 +269,6 @@ class Synthesis:
             self._start_batch(self.step_count // self.config.iterations)
         elif done and done == self.config.half_iterations:
             self._optimise(self._enlarged())
-
-    def _is_kept(self, iteration: int, snapshot: bool) -> bool:
-        """Whether one may come back to this moment later: a matter of the config alone, so that all lanes and a resumed run agree."""
-        batch = (self.step_count - 1) // self.config.iterations
-        return self.finished or self.step_count % self._every == 0 or ((snapshot or iteration == 0) and batch % self._every_batch == 0)
 
     def _frame(self, logits: Tensor, statistics: Tensor) -> Frame:
         """The images as they are now, and what the forward pass knew of them."""
