@@ -29,7 +29,7 @@ from core.reporting import Frame, Live, Reporter, RunningStatistics, Silent, Unt
 
 PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees at most
 PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
-KEPT_MOMENTS = 50  # spread evenly over a run, and at most about as many of first iterations and snapshots: 25 MB of 200 steps in two lanes
+KEPT_MOMENTS = 50  # spread evenly over a run, and at most about as many of first iterations and snapshots: 26 MB of 200 steps in two lanes
 
 
 def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) -> Tensor:
