@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+TEST = "test"  # stage of the records of accuracy during a training, which are none of its steps
+
 
 class Reporter(Protocol):
     """Takes what the engine announces. Methods must return quickly and never raise because of who listens."""
@@ -20,7 +22,10 @@ class Reporter(Protocol):
         """A stage begins; it will have `total` steps, of which `done` were taken before the run was interrupted."""
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers."""
+        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers.
+
+        Each counts as a step of the stage that was announced last, but for those of TEST.
+        """
 
     def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
         """Current synthetic images, uint8 `(N, 3, H, W)`; keep: a snapshot worth keeping, otherwise only the latest counts."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from core.reporting import TEST
 from core.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class StoreReporter:
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """One record."""
-        self._store.append(self._run_id, stage, lane, step, values)
+        self._store.append(self._run_id, stage, lane, step, values, counted=stage != TEST)
 
     def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
         """One frame."""
