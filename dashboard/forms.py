@@ -32,10 +32,11 @@ _GENERATION = (
 _MACHINE = ("device", "threads")
 _QUANTIZATION = (
     "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "averaging", "crop_padding",
-    "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
+    "training_flip", "calibration_images", "evaluations", "first_last_8bit", "data", "quantization_seed",
 )  # fmt: skip
 _LABELS = {
     "first_last_8bit": "First and last layer at 8 bits",
+    "evaluations": "Measurements on the way",
     "training_lr": "Training step size",
     "data": "Evaluation images",
     "device": "Device",

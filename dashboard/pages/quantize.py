@@ -80,6 +80,8 @@ def accuracy(run):
 
 live.follow(run, live.status)
 live.follow(run, accuracy, training.curves, every=live.CHART_SECONDS)
+training.layers(run)
+live.follow(run, training.follow_layers, every=live.CHART_SECONDS)
 
 paper_rows = results.paper_table(run.config.quantization.model)
 if paper_rows:

@@ -151,7 +151,26 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     assert (table["trained %"] > 50).all()
     paper = next(frame.value for frame in app.dataframe if "DFFG" in frame.value)
     assert list(paper["DFFG"]) == [84.68, 91.63, 93.30]
-    assert len(charts(app)) == 3
+    # accuracy, a curve of the training and the accuracy on the way; the errors of the layers and the two histograms of one
+    app.selectbox(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/layer").set_value("output").run()
+    assert not app.exception
+    assert len(charts(app)) == 6
+    assert "On 500 of the evaluation images" in texts(app)
+    editor = next(frame.value for frame in app.dataframe if "output dB" in frame.value)
+    assert len(editor) == 22
+    assert list(editor["output dB"]) == sorted(editor["output dB"])
+    assert (editor["bits"] == 4).all()
+
+
+def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
+    app = page("quantize")
+    app.button(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/evaluate").click().run()
+    assert not app.exception
+    newest = state.store().runs()[0]
+    assert newest.id != with_finished_run
+    assert (newest.config.optimizers, newest.config.bits, newest.config.quantization.steps) == (("mi-fgsm",), (4,), 0)
+    state.manager().control(newest.id).stop()
+    state.manager().wait(newest.id)
 
 
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
