@@ -72,85 +72,91 @@ def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
     return {"labels": labels[chosen].tolist(), "cosine": [[round(value, 3) for value in row] for row in cosine.tolist()]}
 
 
-def siblings_of(images: ImageSet) -> Tensor | None:
-    """Of each image the numbers of all that began as the same noise image, itself included, `(N, k)`; None where that is not known."""
+def families_of(images: ImageSet) -> Tensor | None:
+    """The numbers of the images that began as the same noise image, a row for each, `(F, k)`; None where that is not known."""
     try:
         starts = torch.tensor(GenerationConfig.from_dict(images.manifest["config"]).starts)
     except (KeyError, TypeError, ConfigError):  # not generated, or by another version
         return None
     if len(starts) != len(images):
         return None
-    members = torch.argsort(starts, stable=True).view(int(starts.max()) + 1, -1)
+    families = torch.argsort(starts, stable=True).view(int(starts.max()) + 1, -1)
     # one noise image has one label: where it has not, somebody has put the images into another order
-    if not bool((images.labels[members] == images.labels[members[:, :1]]).all()):
-        return None
-    return members[starts]
+    labels = images.labels[families]
+    return families if bool((labels == labels[:, :1]).all()) else None
 
 
-def sibling_similarity(embeddings: Tensor, siblings: Tensor) -> float | None:
-    """Mean cosine over all pairs of different images that began as the same noise image; None when none has two. siblings: `(N, k)`."""
-    k = siblings.shape[1]
+def family_similarity(embeddings: Tensor, families: Tensor) -> float | None:
+    """Mean cosine over all pairs of different images of one family; None when they have one image each. families: `(F, k)`."""
+    k = families.shape[1]
     if k < 2:
         return None
-    sums = torch.zeros(embeddings.shape, dtype=torch.float64)
-    for column in siblings.T:
-        sums += embeddings[column].double()
-    # each image's share of what its family adds up to, itself left out
-    others = (embeddings.double() * sums).sum(dim=1) - embeddings.double().square().sum(dim=1)
-    return float(others.mean() / (k - 1))
+    values = embeddings.double()
+    sums = torch.stack([values[column] for column in families.T]).sum(dim=0)
+    # as in `mean_similarity`, for each family
+    return float((sums.square().sum() - values.square().sum()) / (families.numel() * (k - 1)))
 
 
-def nearest_images(embeddings: Tensor, queries: Tensor, count: int, siblings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest_images(embeddings: Tensor, queries: Tensor, count: int, families: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cosines and numbers of the `count` images most alike to each of the images `queries` `(Q,)`: both `(Q, count)`, nearest first.
 
-    An image is no neighbour of itself, nor are its siblings `(N, k)`. count: fewer come back where there are no more.
+    families: `(F, k)`, of which none is met twice, nor that of the image itself; without them each image is one of its own.
+    count: fewer come back where there are no more.
     """
-    if siblings is None:
-        siblings = torch.arange(len(embeddings))[:, None]
-    count = max(0, min(count, len(embeddings) - siblings.shape[1]))
+    if families is None:
+        families = torch.arange(len(embeddings))[:, None]
+    family = _family_numbers(families)
+    count = min(count, len(families) - 1)
     cosines, numbers = [], []
     for block in queries.split(max(1, _ENTRIES // max(1, len(embeddings)))):
-        cosine = (embeddings[block] @ embeddings.T).clamp_(-1, 1)
-        cosine.scatter_(1, siblings[block], -2)
-        best = cosine.topk(count, dim=1)
-        cosines.append(best.values)
-        numbers.append(best.indices)
+        # (q, F, k) -> the nearest of each family
+        best, which = (embeddings[block] @ embeddings.T).clamp_(-1, 1)[:, families].max(dim=2)
+        best.scatter_(1, family[block][:, None], -2)
+        top = best.topk(count, dim=1)
+        cosines.append(top.values)
+        numbers.append(families[top.indices, which.gather(1, top.indices)])
     return torch.cat(cosines), torch.cat(numbers)
 
 
-def alike_pairs(queries: Tensor, cosines: Tensor, numbers: Tensor, siblings: Tensor | None = None) -> list[list[float]]:
-    """The PAIRS images most alike to their nearest, [number, number of the nearest, cosine] each, no image twice.
+def _family_numbers(families: Tensor) -> Tensor:
+    """Image -> row of `families` that it is in."""
+    numbers = torch.empty(families.numel(), dtype=torch.long)
+    numbers[families] = torch.arange(len(families))[:, None]
+    return numbers
 
-    queries, cosines, numbers: `(Q,)`, images and their one nearest. siblings: `(N, k)`, which count as the same image.
+
+def alike_pairs(queries: Tensor, cosines: Tensor, numbers: Tensor, families: Tensor | None = None) -> list[list[float]]:
+    """The PAIRS images most alike to their nearest, [number, number of the nearest, cosine] each, no family twice.
+
+    queries, cosines, numbers: `(Q,)`, images and their one nearest. families: as in `nearest_images`.
     """
+    family = None if families is None else _family_numbers(families).tolist()
     pairs: list[list[float]] = []
     seen: set[int] = set()
     for place in torch.argsort(cosines, descending=True, stable=True).tolist():
-        one, other = int(queries[place]), int(numbers[place])
-        if one in seen or other in seen:
+        both = [int(queries[place]), int(numbers[place])]
+        own = set(both) if family is None else {family[image] for image in both}
+        if own & seen:
             continue
-        pairs.append([one, other, round(float(cosines[place]), 4)])
-        for image in (one, other):
-            seen.update([image] if siblings is None else siblings[image].tolist())
+        pairs.append([*both, round(float(cosines[place]), 4)])
+        seen |= own
         if len(pairs) == PAIRS:
             break
     return pairs
 
 
-def _neighbours(embeddings: Tensor, siblings: Tensor | None) -> dict[str, Any]:
-    """How near the nearest is, and for some images which it is; empty where all images are siblings."""
+def _neighbours(embeddings: Tensor, families: Tensor | None) -> dict[str, Any]:
+    """How near the nearest is, and for some images which it is."""
     queries = spread(len(embeddings), QUERIES)
-    cosines, numbers = nearest_images(embeddings, queries, 1, siblings)
-    if not cosines.numel():
-        return {}
+    cosines, numbers = nearest_images(embeddings, queries, 1, families)
     shown = spread(len(embeddings), MATRIX_IMAGES)
-    near, which = nearest_images(embeddings, shown, NEIGHBOURS, siblings)
+    near, which = nearest_images(embeddings, shown, NEIGHBOURS, families)
     return {
         "nearest_similarity": round(float(cosines.double().mean()), 5),
         "close_above": CLOSE,
         "close_share": round(float((cosines > CLOSE).double().mean()), 5),
         "neighbours": {
-            "pairs": alike_pairs(queries, cosines[:, 0], numbers[:, 0], siblings),
+            "pairs": alike_pairs(queries, cosines[:, 0], numbers[:, 0], families),
             "images": shown.tolist(),
             "nearest": which.tolist(),
             "cosine": [[round(value, 4) for value in row] for row in near.tolist()],
@@ -172,8 +178,8 @@ def measure_diversity(
         raise DataError(f"the set has {len(images)} images: allowed is at least 2, as similarity is between pairs")
     embeddings = encoder.embed_images(images.images, checkpoint=checkpoint)
     within = within_class_similarity(embeddings, images.labels)
-    siblings = siblings_of(images)
-    snapshots = None if siblings is None else sibling_similarity(embeddings, siblings)
+    families = families_of(images)
+    snapshots = None if families is None else family_similarity(embeddings, families)
     measured = {
         "encoder": encoder.name,
         "encoder_trained_on": encoder.trained_on,
@@ -183,6 +189,6 @@ def measure_diversity(
         "snapshot_similarity": None if snapshots is None else round(snapshots, 5),
         "histogram": similarity_histogram(embeddings),
         "matrix": similarity_matrix(embeddings, images.labels),
-        **_neighbours(embeddings, siblings),
+        **_neighbours(embeddings, families),
     }
     return measured if pictured else {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}
