@@ -46,13 +46,23 @@ def accuracy_figure(
             marker={"color": PAPER, "symbol": symbol, "size": 11, "line": {"width": 1.5, "color": PAPER}},
             hovertemplate="%{y:.2f} % at %{x} bits",
         )  # fmt: skip
-    if full_precision is not None:
-        _level(figure, full_precision, f"full precision {full_precision:.1f} %", FULL_PRECISION, "dash", "right")
-    if paper and paper_full_precision is not None:
-        _level(figure, paper_full_precision, f"paper's full precision {paper_full_precision:.1f} %", PAPER, "dot", "left")
+    levels = {
+        "full precision": (full_precision, FULL_PRECISION, "dash"),
+        "paper's full precision": (paper_full_precision if paper else None, PAPER, "dot"),
+    }
+    known = sorted((value, name, line, dash) for name, (value, line, dash) in levels.items() if value is not None)
+    for place, (value, name, line, dash) in enumerate(known):
+        figure.add_hline(y=value, line={"color": line, "dash": dash})
+        # the higher one has its name above it and the other below, so that these never meet; at the left, where few bits lie lower
+        figure.add_annotation(
+            x=0, xref="paper", xanchor="left", y=value, yanchor="bottom" if place == len(known) - 1 else "top", showarrow=False,
+            text=f"{name} {value:.1f} %", font={"color": line},
+        )  # fmt: skip
     figure.update_xaxes(title="bit width of weights and activations", dtick=1)
     figure.update_yaxes(title="top-1 accuracy, %", rangemode="tozero" if bars else "normal")
-    return laid_out(figure, "Accuracy at each bit width", 440, barmode="group")
+    # on a phone each curve has a line of its own in the legend, which must leave room for the curves
+    laid_out(figure, "Accuracy at each bit width", 400 + 12 * len(figure.data), barmode="group")
+    return figure.update_layout(legend={"yref": "container", "y": 0, "yanchor": "bottom"})
 
 
 def _lines(figure: go.Figure, rows: Sequence[Mapping[str, Any]], lane: str, name: str, value: str, error: str, place: int) -> None:
@@ -83,12 +93,3 @@ def _error(rows: Sequence[Mapping[str, Any]], error: str) -> dict[str, Any] | No
 def _runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a mark says of how many runs it is the mean."""
     return [f", mean of {row['runs']} seeds" if row.get("runs", 1) > 1 else "" for row in rows]
-
-
-def _level(figure: go.Figure, value: float, text: str, line: str, dash: str, side: str) -> None:
-    """A horizontal line with its name at one side."""
-    figure.add_hline(y=value, line={"color": line, "dash": dash})
-    figure.add_annotation(
-        x=1 if side == "right" else 0, xref="paper", xanchor=side, y=value, yanchor="bottom", showarrow=False, text=text,
-        font={"color": line},
-    )  # fmt: skip

@@ -19,7 +19,7 @@ _ASIDE = frozenset(
     }
 )  # fmt: skip
 _OF_OPTIMIZER = {"mi-fgsm": ("epsilon", "mu"), "adam": ("lr",)}
-_BY_NAME = frozenset({"images_from", "turned"})  # settings that cannot be said in a word
+_NO_WORD = "images_from"  # a path says less than the run's name
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,19 @@ def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
     which a calibrated network has none of.
     """
     grouped: dict[tuple[str, tuple], dict[int, dict[tuple, Mapping[str, Any]]]] = {}
-    settings: dict[tuple[str, tuple], tuple[dict[str, Any], str]] = {}
+    settings: dict[tuple[str, tuple], dict[str, Any]] = {}
+    names: dict[tuple[str, tuple], list[str]] = {}
     for run in runs:
         for row in results.accuracies(run.results):
             setting = _setting(run.config, run.turned, row["lane"])
             key = (row["lane"], tuple(setting.items()))
-            settings.setdefault(key, (setting, run.name))
+            settings[key] = setting
+            if run.name not in names.setdefault(key, []):
+                names[key].append(run.name)
             grouped.setdefault(key, {}).setdefault(row["bits"], {}).setdefault(_seeds(run.config), row)
-    labels = _labels(settings)
+    labels = _labels(settings, names)
     rows = [
-        {"lane": key[0], "bits": bits, "label": labels[key], "range": settings[key][0]["range"], **_averaged(list(by_seed.values()))}
+        {"lane": key[0], "bits": bits, "label": labels[key], "range": settings[key]["range"], **_averaged(list(by_seed.values()))}
         for key, widths in grouped.items()
         for bits, by_seed in widths.items()
     ]
@@ -113,14 +116,18 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _labels(settings: Mapping[tuple[str, tuple], tuple[Mapping[str, Any], str]]) -> dict[tuple[str, tuple], str]:
-    """What tells each setting from the others of its optimizer: their knobs, or the name of its run where those are many or no word."""
+def _labels(
+    settings: Mapping[tuple[str, tuple], Mapping[str, Any]], names: Mapping[tuple[str, tuple], Sequence[str]]
+) -> dict[tuple[str, tuple], str]:
+    """What tells each setting from the others of its optimizer: their knobs, or the names of its runs where those are many or no word."""
     labels: dict[tuple[str, tuple], str] = {}
-    for key, (setting, name) in settings.items():
-        rivals = [other for other_key, (other, _) in settings.items() if other_key[0] == key[0] and other_key != key]
+    for key, setting in settings.items():
+        rivals = [other for other_key, other in settings.items() if other_key[0] == key[0] and other_key != key]
         differing = [knob for knob in setting if any(other.get(knob) != setting[knob] for other in rivals)]
-        by_name = len(differing) > MOST_WORDS or _BY_NAME & set(differing)
-        labels[key] = name if by_name else ", ".join(_in_words(knob, setting[knob]) for knob in differing)
+        if len(differing) > MOST_WORDS or _NO_WORD in differing:
+            labels[key] = names[key][0] + (f" and {len(names[key]) - 1} more" if len(names[key]) > 1 else "")
+        else:
+            labels[key] = ", ".join(words for knob in differing if (words := _in_words(knob, setting[knob])))
     for key, label in labels.items():  # two runs may bear one name
         namesakes = [other for other in labels if other[0] == key[0] and labels[other] == label]
         for place, other in enumerate(namesakes[1:], 2):
@@ -129,6 +136,8 @@ def _labels(settings: Mapping[tuple[str, tuple], tuple[Mapping[str, Any], str]])
 
 
 def _in_words(knob: str, value: Any) -> str:
+    if knob == "turned":
+        return "knobs turned while it ran" if value else "as set"
     if knob == "activation bits":
         return f"activations {value} bit" if value else "activations as weights"
     if isinstance(value, bool):

@@ -94,17 +94,27 @@ def test_what_has_no_bearing_on_accuracy_parts_nothing():
     assert row["runs"] == 2
 
 
-def test_runs_that_somebody_turned_or_that_differ_in_much_are_called_by_their_names():
+def test_a_run_that_somebody_turned_is_no_second_seed():
     turned = [{"lane": "adam", "step": 3, "name": "lr", "value": 0.2}]
-    other = replace(START.quantization, range="mse", batch_size=32, temperature=2.0, averaging=0.5)
     runs = [
-        evaluated(START, "plain", adam=figures(80.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
+        evaluated(START, adam=figures(80.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
         evaluated(with_seed(1), "turned", turned, adam=figures(81.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
-        evaluated(replace(START, quantization=other), "plain", adam=figures(82.0, 88.0)),
     ]
     rows = [(row["lane"], row["label"], row["runs"]) for row in accuracy_series(runs)]
     # what was turned for adam is not turned for mi-fgsm
-    assert rows == [("mi-fgsm", "", 2), ("adam", "plain", 1), ("adam", "turned", 1), ("adam", "plain (2)", 1)]
+    assert rows == [("mi-fgsm", "", 2), ("adam", "as set", 1), ("adam", "knobs turned while it ran", 1)]
+
+
+def test_runs_that_differ_in_much_or_in_their_images_are_called_by_their_names():
+    much = replace(START.quantization, range="mse", batch_size=32, temperature=2.0, averaging=0.5)
+    runs = [
+        evaluated(START, "plain", adam=figures(80.0, 88.0)),
+        evaluated(with_seed(1), "again", adam=figures(80.0, 88.0)),
+        evaluated(replace(START, quantization=much), "other", adam=figures(82.0, 88.0)),
+        evaluated(replace(START, images_from="somewhere"), "other", adam=figures(83.0, 88.0)),
+    ]
+    rows = [(row["label"], row["runs"], row["calibrated"]) for row in accuracy_series(runs)]
+    assert rows == [("plain and 1 more", 2, 80.0), ("other", 1, 82.0), ("other (2)", 1, 83.0)]
 
 
 def test_widths_are_in_order_whatever_order_they_came_in():
