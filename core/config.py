@@ -317,6 +317,16 @@ class GenerationConfig(Checked):
         return sizes
 
     @property
+    def starts(self) -> list[int]:
+        """Of each image saved, in their order, which noise image it began as: batch by batch, all snapshots of one after the other."""
+        starts: list[int] = []
+        first = 0
+        for size in self.batches:
+            starts += self.snapshots * list(range(first, first + size))
+            first += size
+        return starts
+
+    @property
     def half_iterations(self) -> int:
         """How many iterations of a batch run at half the image size, before all others."""
         return math.floor(self.half_resolution * self.iterations)
