@@ -41,6 +41,7 @@ class RunningStatistics:
     means: np.ndarray  # float32 (C,)
     variances: np.ndarray  # float32 (C,), unbiased
 
+
 TEST = "test"  # stage of the records of accuracy during a training, which are none of its steps
 
 
