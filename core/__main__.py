@@ -35,7 +35,7 @@ from core.config import (
     preset,
 )
 from core.errors import ConfigError, CoreError, UnknownNameError, one_line, shown
-from core.reporting import Both, Frame, Live, RunningStatistics, Untouched
+from core.reporting import TEST, Both, Frame, Live, RunningStatistics, Untouched
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -68,13 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog} {options.command}: interrupted; go on with {parser.prog} resume {interrupted}", file=sys.stderr)
         return 130
     if options.json:
-        print(json.dumps(result))
+        text = json.dumps(result)
     elif options.command == "runs":
-        print(_printable(_as_table(result["runs"]) or f"no runs in {result['folder']}"))
+        text = _printable(_as_table(result["runs"]) or f"no runs in {result['folder']}")
     elif options.command == "table":
-        print(_printable(result["text"]))
+        text = _printable(result["text"])
     else:
-        print(_printable(_in_words(result)))
+        text = _printable(_in_words(result))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # whoever read it, such as `head`, has enough; and Python itself would complain about the rest when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -114,6 +119,7 @@ def _build_parser() -> argparse.ArgumentParser:
     run.add_argument("--model", help=help_text(GenerationConfig, "model"))
     _add_checkpoint(run)
     run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
+    _add_layer_bits(run)
     run.add_argument("--optimizers", nargs="+", metavar="NAME", help=f"{' and '.join(OPTIMIZERS)}. Default: both.")
     run.add_argument("--encoder", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
     run.add_argument("--data", help=help_text(QuantizationConfig, "data"))
@@ -130,7 +136,7 @@ def _build_parser() -> argparse.ArgumentParser:
     table.add_argument("--seed", type=_whole, help="With --run: seed of generation and training.")
     table.add_argument("--threads", type=_whole, help="With --run: CPU threads; 0 leaves the choice to torch.")
     table.add_argument("--device", help="With --run: auto, cpu, cuda or mps.")
-    table.set_defaults(out=None, bits=None, optimizers=None, encoder=None)
+    table.set_defaults(out=None, bits=None, optimizers=None, encoder=None, layer_bits=None)
 
     _command(commands, "runs", "Runs with their state, the newest first.", _runs)
     for name, help, function in (
@@ -196,9 +202,23 @@ def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
         help = f"{help_text(config_class, name)} Default: {knob_field.default}.".replace("%", "%%")
         if kind is bool:
             command.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
+        elif name == "layer_bits":
+            _add_layer_bits(command, default=())
         else:
             parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
             command.add_argument(flag(name), dest=name, type=parse, default=knob_field.default, metavar=name.upper(), help=help)
+
+
+def _add_layer_bits(command: argparse.ArgumentParser, default: tuple | None = None) -> None:
+    help = help_text(QuantizationConfig, "layer_bits")
+    command.add_argument("--layer-bits", nargs="+", type=_layer_width, default=default, metavar="NAME=BITS", help=help)
+
+
+def _layer_width(text: str) -> tuple[str, int]:
+    name, equals, bits = text.rpartition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no layer with its width: allowed are pairs such as output=8")
+    return name, _whole(bits)
 
 
 def _whole(text: str) -> int:
@@ -447,7 +467,7 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
         start.quantization,
         **given,
         **({} if options.seed is None else {"quantization_seed": options.seed}),
-        **({} if options.data is None else {"data": options.data}),
+        **{name: value for name in ("data", "layer_bits") if (value := getattr(options, name)) is not None},
     )
     chosen = {name: value for name in ("bits", "optimizers", "encoder") if (value := getattr(options, name)) is not None}
     return replace(start, generation=generation, quantization=quantization, **chosen)
@@ -585,7 +605,9 @@ class _Progress(Untouched):
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        """One step."""
+        """One step, or the accuracy after one."""
+        if stage == TEST:
+            return
         self._drawn().update(1)
         self._drawn().set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
 

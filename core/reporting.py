@@ -42,6 +42,9 @@ class RunningStatistics:
     variances: np.ndarray  # float32 (C,), unbiased
 
 
+TEST = "test"  # stage of the records of accuracy during a training, which are none of its steps
+
+
 class Reporter(Protocol):
     """Takes what the engine announces. Methods must return quickly and never raise because of who listens."""
 
@@ -49,7 +52,10 @@ class Reporter(Protocol):
         """A stage begins; it will have `total` steps, of which `done` were taken before the run was interrupted."""
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers."""
+        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers.
+
+        Each counts as a step of the stage that was announced last, but for those of TEST.
+        """
 
     def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """Current synthetic images; keep: a moment worth keeping, otherwise only the latest counts."""

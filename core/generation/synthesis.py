@@ -49,6 +49,16 @@ def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) 
     return total / total.std()
 
 
+def starting_noise(model: FullPrecisionModel, config: GenerationConfig, batch: int) -> tuple[Tensor, torch.Generator]:
+    """What batch number `batch` starts from, in normalised space between black and white, on the network's device; and the generator
+    that drew it, which goes on to draw shifts and flips. The same in every lane, whatever happened before it.
+    """
+    side = half_size(model) if config.half_iterations else model.spec.image_size
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + batch)
+    noise = initial_noise(config.noise, config.batches[batch], side, generator).to(model.device)
+    return noise.clamp(*model.pixel_range()), generator
+
+
 class Snapshots:
     """The images saved so far, a batch at a time: in memory or, given a folder, in a file each that outlives the process."""
 
@@ -179,12 +189,10 @@ class Synthesis:
     def _start_batch(self, index: int) -> None:
         """Noise in normalised space, seeded by batch: batch b is the same in every lane whatever happened before it."""
         sizes = self.config.batches
-        side = half_size(self.model) if self.config.half_iterations else self.model.spec.image_size
-        self._noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
-        noise = initial_noise(self.config.noise, sizes[index], side, self._noise).to(self.model.device)
+        noise, self._noise = starting_noise(self.model, self.config, index)
         start = sum(sizes[:index])
         self.labels = self.all_labels[start : start + sizes[index]].to(self.model.device)
-        self._optimise(noise.clamp(self.pixel_low, self.pixel_high))
+        self._optimise(noise)
 
     def _optimise(self, images: Tensor) -> None:
         """Begins to move these images, with an optimizer that knows nothing of before."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from core.reporting import Frame, RunningStatistics
+from core.reporting import TEST, Frame, RunningStatistics
 from core.runs.store import RunStore
 
 SECONDS_BETWEEN_FRAMES = 0.5
@@ -25,7 +25,7 @@ class StoreReporter:
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """One record."""
-        self._store.append(self._run_id, stage, lane, step, values)
+        self._store.append(self._run_id, stage, lane, step, values, counted=stage != TEST)
 
     def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """One frame."""

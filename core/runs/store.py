@@ -439,13 +439,14 @@ class RunStore:
         if not found:
             raise _unknown(run_id)
 
-    def append(self, run_id: str, stage: str, lane: str, step: int, data: Mapping[str, Any]) -> None:
-        """Appends a record and counts a step of the current stage."""
+    def append(self, run_id: str, stage: str, lane: str, step: int, data: Mapping[str, Any], counted: bool = True) -> None:
+        """Appends a record and counts a step of the current stage, unless it is not `counted`."""
         with self._write(durable=False) as connection:
             connection.execute(
                 "INSERT INTO record (run, stage, lane, step, data) VALUES (?, ?, ?, ?, ?)", (run_id, stage, lane, step, json.dumps(data))
             )
-            connection.execute("UPDATE run SET step = step + 1 WHERE id = ?", (run_id,))
+            if counted:
+                connection.execute("UPDATE run SET step = step + 1 WHERE id = ?", (run_id,))
 
     def rewind(self, run_id: str, stage: str, lane: str, step: int) -> None:
         """Forgets the records of a lane after `step`, and its pictures."""

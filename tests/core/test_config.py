@@ -222,6 +222,48 @@ def test_unknown_key_is_refused_with_those_that_exist(config):
         config.from_dict({"epsilom": 0.1})
 
 
+@pytest.mark.parametrize("given", [{"b": 8, "a": 2}, (("b", 8), ("a", 2)), [["b", 8], ["a", 2]]])
+def test_layer_bits_from_a_mapping_or_pairs(given):
+    made = QuantizationConfig(layer_bits=given)
+    assert made.layer_bits == (("a", 2), ("b", 8))
+    assert made.to_dict()["layer_bits"] == {"a": 2, "b": 8}
+    assert QuantizationConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert RunConfig(quantization=made).quantization_for(3).layer_bits == made.layer_bits
+    hash(made)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a": 9}, "^layer_bits of 'a' is 9: allowed are 2, 3, 4, 5, 6, 7, 8$"),
+        ({"a": True}, "^layer_bits of 'a' is True"),
+        ({"a": 4.0}, "^layer_bits of 'a' is 4.0"),
+        ({"a": None}, "^layer_bits of 'a' is None"),
+        ({3: 4}, "^layer_bits has 3 in it: allowed are names"),
+        ({"": 4}, "^layer_bits has '' in it"),
+        ({"a\0": 4}, "UTF-8 without NUL"),
+        ([("a", 4), ("a", 5)], "^layer_bits has 'a' twice: allowed is each layer once$"),
+        ("a=4", "^layer_bits is 'a=4': allowed is a mapping"),
+        (7, "^layer_bits is 7: allowed is a mapping"),
+        (["ab"], "allowed is a mapping"),
+        ([("a", 4, 5)], "allowed is a mapping"),
+        (None, "^layer_bits is None"),
+    ],
+)
+def test_layer_bits_that_are_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        QuantizationConfig(layer_bits=given)
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "after"),
+    [(150, 4, (30, 60, 90, 120)), (10, 0, ()), (0, 4, ()), (1, 4, ()), (2, 4, (1,)), (3, 100, (1, 2)), (7, 2, (2, 5))],
+)
+def test_steps_after_which_the_accuracy_is_measured(steps, evaluations, after):
+    """Never before the first step or after the last, which is measured anyway; none twice."""
+    assert QuantizationConfig(steps=steps, evaluations=evaluations).evaluation_steps == after
+
+
 def test_run_config_round_trip():
     made = RunConfig(
         generation=GenerationConfig(images=24, snapshots=3, epsilon=0.25, flip=False, optimizer="adam"),
@@ -291,14 +333,14 @@ def test_parts_of_a_run():
 
 
 def test_presets():
-    assert set(PRESETS) == {"quick", "paper"}
+    assert set(PRESETS) == {"quick", "imagenet", "paper"}
     for config in PRESETS.values():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.bits == (3, 4, 5)
         assert set(config.optimizers) == {"mi-fgsm", "adam"}
     assert preset("paper").quantization.range == "minmax"
     assert preset("quick").quantization.data == "embedded"
-    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, paper"):
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, imagenet, paper"):
         preset("slow")
     with pytest.raises(TypeError):
         module.PRESETS["quick"] = None

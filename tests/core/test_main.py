@@ -158,6 +158,15 @@ def test_checkpoint_is_refused(tmp_path, capsys, of_others, tiny_preset, command
 # list
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "core", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        command.stdout.close()  # before it has printed anything
+        assert command.stderr.read() == ""
+    assert command.returncode == 0
+
+
 def test_list_as_a_command():
     done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -169,7 +178,7 @@ def test_list_as_a_command():
     assert names["optimizers"] == ["mi-fgsm", "adam"]
     assert names["ranges"] == ["minmax", "mse", "lsq"]
     assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]
-    assert names["presets"] == ["quick", "paper"]
+    assert names["presets"] == ["quick", "imagenet", "paper"]
     assert "embedded" in names["encoders"]
     assert {"embedded", "cifar10"} <= set(names["data"])
 
@@ -426,6 +435,32 @@ def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
 
 
 # quantize
+
+
+def test_quantize_single_layers(generated, pictures, capsys):
+    arguments = ["--images", generated, *QUANTIZE, "--steps", 0, "--data", pictures, "--json"]
+    assert call("quantize", *arguments, "--layer-bits", "output=8", "features.init_block.conv=2") == 0
+    result = last_json(capsys)
+    assert result["layer_bits"] == {"features.init_block.conv": 2, "output": 8}
+    assert result["weight_size"] == 4 * 268_336 - 2 * 432 + 4 * 640
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["output"], "'output' is no layer with its width: allowed are pairs such as output=8"),
+        (["=8"], "'=8' is no layer"),
+        (["output=x"], "'x' is no whole number"),
+        (["output=9"], "layer_bits of 'output' is 9: allowed are 2, 3, 4, 5, 6, 7, 8"),
+        (["output=8", "output=7"], "layer_bits has 'output' twice"),
+        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, "),
+    ],
+)
+def test_layers_that_are_refused(generated, pictures, given, message, capsys):
+    assert call("quantize", "--images", generated, *QUANTIZE, "--data", pictures, "--layer-bits", *given) == 2
+    line = capsys.readouterr().err.strip()
+    assert message in line
+    assert "\n" not in line
 
 
 def test_quantize(generated, pictures, tmp_path, capsys):
@@ -710,7 +745,7 @@ def test_table_measures_a_row_and_keeps_the_run(capsys, tiny_preset, pictures):
         (["--run", "cifar10/resnet20/6"], "cifar10/resnet20/6", "cifar10/resnet20/5"),
         (["--run", "imagenet/resnet18/4"], "imagenet/resnet18/4", "--data"),
         (["--run", "cifar10/resnet20/4", "--model", "pytorchcv:resnet18"], "pytorchcv:resnet18", "resnet20_cifar10"),
-        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, paper"),
+        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, imagenet, paper"),
         (["--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data", "/nowhere"], "/nowhere", "embedded, cifar10"),
         (["--model", "resnet20_cifar10"], "resnet20_cifar10", "only with --run"),
         (["--seed", "0"], "0", "only with --run"),

@@ -492,7 +492,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
     for name, values in wanted.items():
         assert values.keys() == found[name].keys()
         assert all(torch.equal(value, found[name][key]) for key, value in values.items()), name
-    for stage in ("generation", "training"):
+    for stage in ("generation", "training", "test"):
         one, other = (
             [(record.lane, record.step, {**record.data, "seconds": 0}) for record in manager.store.records(run_id, stage)]
             for run_id in (whole, parts)
