@@ -39,9 +39,11 @@ SECONDS_ALONE = 30
 class Session:
     """One browser tab, without the browser."""
 
-    def __init__(self, port: int, query: str) -> None:
+    def __init__(self, port: int, query: str, pace: float = 1.0) -> None:
+        """pace: how many times as often as the page asks it refreshes."""
         self.url, self.query = f"ws://127.0.0.1:{port}/_stcore/stream", query
         self.origin = f"http://127.0.0.1:{port}"
+        self.pace = pace
         self.count: Counter[str] = Counter()
         self.errors: list[str] = []
         self.refresh_seconds: list[float] = []
@@ -94,7 +96,7 @@ class Session:
 
     async def _every(self, socket: Any, seconds: float, fragment: str) -> None:
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds / self.pace)
             await self._ask(socket, fragment)
 
 

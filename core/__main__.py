@@ -35,7 +35,7 @@ from core.config import (
     preset,
 )
 from core.errors import ConfigError, CoreError, UnknownNameError, one_line, shown
-from core.reporting import TEST, Both, Live, Untouched
+from core.reporting import TEST, Both, Frame, Live, RunningStatistics, Untouched
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -68,13 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog} {options.command}: interrupted; go on with {parser.prog} resume {interrupted}", file=sys.stderr)
         return 130
     if options.json:
-        print(json.dumps(result))
+        text = json.dumps(result)
     elif options.command == "runs":
-        print(_printable(_as_table(result["runs"]) or f"no runs in {result['folder']}"))
+        text = _printable(_as_table(result["runs"]) or f"no runs in {result['folder']}")
     elif options.command == "table":
-        print(_printable(result["text"]))
+        text = _printable(result["text"])
     else:
-        print(_printable(_in_words(result)))
+        text = _printable(_in_words(result))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # whoever read it, such as `head`, has enough; and Python itself would complain about the rest when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -606,11 +611,14 @@ class _Progress(Untouched):
         self._drawn().update(1)
         self._drawn().set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
 
-    def images(self, lane: str, step: int, images: Any, labels: Any, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """Nobody looks."""
 
     def wants_images(self, lane: str) -> bool:
         return False
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """Nobody looks."""
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """Nobody turns."""

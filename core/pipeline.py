@@ -16,13 +16,14 @@ from torch.utils.data import Subset
 
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EVALUATION_SETS, GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
-from core.errors import RunStopped
+from core.errors import DataError, RunStopped
 from core.evaluation.accuracy import Accuracy, accuracy_of, correct, evaluate
-from core.evaluation.diversity import measure_diversity
+from core.evaluation.diversity import DRAWN, measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
+from core.evaluation.references import NOISE, REAL, noise_images, real_images
 from core.files import remove, remove_partials, write_json
 from core.generation.synthesis import Synthesis, check_half_resolution
 from core.memory import memory_advice
@@ -37,6 +38,7 @@ from core.threads import cpu_threads
 
 SNAPSHOTS = "snapshots"
 TEST_IMAGES = 500  # of the evaluation set, at most: on which the accuracy is measured while a training goes on
+REFERENCES = {NOISE: "noise", REAL: "real images"}  # what the diversity of synthetic images is compared with
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ class _Execution:
         if self.prepared.encoder is not None:
             for lane, image_set in sets.items():
                 measured = self._part(f"diversity/{lane}", partial(self._diversity, lane, image_set))
-                result["optimizers"][lane]["diversity"] = {k: v for k, v in measured.items() if k not in ("histogram", "matrix")}
+                result["optimizers"][lane]["diversity"] = _figures(measured)
+            result["references"] = {}
+            for name in REFERENCES:
+                measured = self._part(f"reference/{name}", partial(self._reference, name))
+                result["references"][name] = _figures(measured)
         if full_precision is not None:
             for lane, image_set in sets.items():
                 accuracy = result["optimizers"][lane]["accuracy"] = {}
@@ -155,6 +161,28 @@ class _Execution:
         assert self.prepared.encoder is not None
         return diversity({lane: image_set}, self.prepared.encoder, self.reporter, self.live)[lane]
 
+    def _reference(self, name: str) -> dict[str, Any]:
+        """The diversity of what synthetic images are compared with, or {"left_out": why}."""
+        prepared = self.prepared
+        assert prepared.encoder is not None
+        self.reporter.stage(f"diversity of {REFERENCES[name]}", 0)
+        try:
+            if name == NOISE:
+                images = noise_images(prepared.model, self.config.generation)
+            else:
+                images = real_images(prepared.evaluation_set or self._real_set())
+            measured = measure_diversity(images, prepared.encoder, checkpoint=self.live.checkpoint, pictured=False)
+            measured["description"] = images.manifest["description"]
+        except DataError as error:  # nothing of the run depends on it
+            measured = {"left_out": str(error)}
+        self.reporter.result(f"reference/{name}", measured)
+        return measured
+
+    def _real_set(self) -> EvaluationSet:
+        """Real images for a run that is not evaluated. Raises DataError where there are none, rather than download any."""
+        data = self.config.quantization.data
+        return load_evaluation_set("embedded" if data in EVALUATION_SETS else data, self.prepared.model.spec)
+
     def _quantized(self, lane: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
         model, evaluation_set = self.prepared.model, self.prepared.evaluation_set
         assert evaluation_set is not None
@@ -166,6 +194,11 @@ class _Execution:
                 model, image_set, config, evaluation_set, full_precision, lane, target, self.reporter, self.live, self.checkpoints
             ),
         )
+
+
+def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a measured diversity, what is no part of a drawing."""
+    return {name: value for name, value in measured.items() if name not in DRAWN}
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
@@ -198,6 +231,7 @@ def generate(
     with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs), least=2):
         lanes = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
         reporter.result("layers", lanes[0].layer_names)
+        reporter.running_statistics(lanes[0].running_statistics())
         state = checkpoints and checkpoints.state("generation")
         for lane in lanes:
             if state:

@@ -15,11 +15,11 @@ import plotly.graph_objects as go
 from core.runs.store import Record
 from dashboard.text import plotly
 
-COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73"}
+COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73", "noise": "#8C8C8C", "real": "#E69F00"}
 FULL_PRECISION = "#7F7F7F"
 PAPER = "#CC79A7"
 POINTS = 600  # of a curve
-NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images"}
+NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
 _T = TypeVar("_T")
 
 

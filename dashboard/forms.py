@@ -97,7 +97,11 @@ def knob_grid(config_class: type, names: Sequence[str], start: Any, key: str, co
 
 def preset_choice(key: str) -> str:
     """Which preset a form begins with."""
-    names = {"quick": "quick: minutes on a CPU", "paper": "paper: its settings, for a GPU"}
+    names = {
+        "quick": "quick: minutes on a CPU",
+        "imagenet": "imagenet: networks of 224 pixels, an hour on a CPU",
+        "paper": "paper: its settings, for a GPU",
+    }
     return st.selectbox("Preset", list(PRESETS), format_func=lambda name: names.get(name, name), key=key)
 
 
@@ -189,10 +193,10 @@ def images_widget(key: str) -> UploadedFile | None:
     """A place for an archive of images."""
     return st.file_uploader(
         "Images",
-        type=["zip", "tar", "gz", "tgz"],
+        type=["zip", "tar", "gz", "tgz", "npz"],
         max_upload_size=ARCHIVE_BYTES // uploads.MEGABYTE,
-        help="A zip or tar.gz file with one folder of images (png, jpg, bmp, webp) a class, all of the network's size, or with a set "
-        "written by `python -m core generate`.",
+        help="A zip or tar.gz file with one folder of images (png, jpg, bmp, webp) a class, all of the network's size; or a set of images "
+        "made by this program, as the page Export or `python -m core export` writes it.",
         key=f"{key}/upload images {_uploads_done()}",
     )
 
@@ -355,7 +359,7 @@ def with_own_images(start: RunConfig, images_from: str, model: str) -> RunConfig
 _LADDERS: dict[str, list[float]] = {
     "alpha_tv": [0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
     "alpha_l2": [0.0, 3e-8, 3e-7, 3e-6, 3e-5, 3e-4, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
-    "beta": [0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0],
+    "beta": [0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0],
 }
 _LIVE_MAXIMUM = {"epsilon": 0.5, "mu": 1.5, "lr": 0.5}
 

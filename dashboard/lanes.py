@@ -76,11 +76,10 @@ def _frame(run: Run, lane: str, step: int | None) -> tuple[int, str, Record | No
     frame = state.store().frame(run.id, lane, step)
     if frame is None:
         return None
-    at, pixels, labels = frame
-    names = live.classes(run.config.generation.model, labels)
-    sheet = images.sheet_html(pixels, labels, names, f"synthetic images by {lane_name(lane)}")
-    record = next((r for r in reversed(state.records(run, "generation")) if r.lane == lane and r.step == at), None)
-    return at, sheet, record
+    names = live.classes(run.config.generation.model, frame.labels)
+    sheet = images.sheet_html(frame.images, frame.labels, names, f"synthetic images by {lane_name(lane)}")
+    record = next((r for r in reversed(state.records(run, "generation")) if r.lane == lane and r.step == frame.step), None)
+    return frame.step, sheet, record
 
 
 def losses(run: Run) -> None:

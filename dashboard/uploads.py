@@ -116,7 +116,7 @@ class Uploads:
             return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
-        """Keeps an archive of images, unpacked; returns the folder, to be used as `images_from` with the lane GIVEN.
+        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, to be used as `images_from` with the lane GIVEN.
 
         Raises DataError, naming the file, when it is not what core.data.archives allows.
         """
@@ -131,7 +131,9 @@ class Uploads:
                 raise _not_kept(name, error) from error
 
     def _keep_images(self, file: IO[bytes], name: str, size: int) -> Path:
-        from core.data.image_sets import whole_or_nothing  # imports torch
+        # these import torch
+        from core.data.image_sets import ImageSet, save_image_set, whole_or_nothing
+        from core.data.numpy_archives import SUFFIX, read_numpy_archive
 
         target = self._made("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
         if target.is_dir():
@@ -139,7 +141,17 @@ class Uploads:
         file.seek(0)
         with whole_or_nothing(target) as folder:
             (folder / GIVEN).mkdir()
-            unpack_images(file, folder / GIVEN, name)
+            if name.lower().endswith(SUFFIX):
+                copy = folder / f"upload{SUFFIX}"  # its reader wants a path
+                with copy.open("wb") as whole_file:
+                    shutil.copyfileobj(file, whole_file)
+                try:
+                    save_image_set(ImageSet(*read_numpy_archive(copy)), folder / GIVEN)
+                except DataError as error:
+                    raise DataError(str(error).replace(repr(str(copy)), repr(name))) from error
+                copy.unlink()
+            else:
+                unpack_images(file, folder / GIVEN, name)
         sync(target.parent)
         return target
 

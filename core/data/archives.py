@@ -9,6 +9,7 @@ import errno
 import gzip
 import io
 import json
+import re
 import struct
 import tarfile
 import unicodedata
@@ -41,8 +42,9 @@ NAME_LENGTH = 200  # characters of a file or folder; a file system takes 255 byt
 PATH_LENGTH = 1000
 INDEX_BYTES = 12 * MEGABYTE  # of a zip's directory, or of one header of a tar: read at once, so bounded; 200 for each of MEMBERS
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
-ALLOWED = "a zip, tar or tar.gz file with one folder of images a class, or with a set written by `generate`"
+ALLOWED = "a zip, tar or tar.gz file with one folder of images a class, or with a set written by `generate` or `export`"
 _CHUNK = MEGABYTE
+_NUMBERED = re.compile("[0-9]{6}")
 # what systems put into every archive without being asked
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
@@ -73,8 +75,9 @@ def unpack_images(source: Path | IO[bytes], folder: Path, name: str = "") -> int
 
     source: a path, or a file open for reading that can seek. folder: exists and is empty, and is empty again when the archive is
     refused. name: what the archive is called in messages; by default its path. It holds either a set of images as `generate`
-    writes it (its two files, possibly in one folder), or one folder of images (png, jpg, bmp, webp) a class, possibly in one more.
-    Images keep their bytes and get numbers as names, in the order of the archive's names.
+    writes it (its two files, possibly in one folder), or one folder of images (png, jpg, bmp, webp) a class, possibly in one more,
+    beside the manifest where `export` wrote them. Images keep their bytes and get numbers as names, in the order of the archive's
+    names; those of an exported set keep the numbers that they have.
     Raises DataError when the archive is not what is allowed, is larger than the limits above, or would write outside the folder.
     """
     if isinstance(source, Path):
@@ -97,9 +100,13 @@ def _unpack(contents: _Contents, folder: Path, name: str) -> int:
     files = [member for member in contents.files if not _is_litter(member.path)]
     if not files:
         _refuse(name, "holds no images", ALLOWED)
-    if any(member.path.name in (IMAGES_FILE, MANIFEST) for member in files):
+    folders = [path for path in contents.folders if not _is_litter(path)]
+    names = [member.path.name for member in files]
+    if MANIFEST in names and IMAGES_FILE not in names and len(files) > 1:
+        return _unpack_exported(files, folders, folder, name)
+    if MANIFEST in names or IMAGES_FILE in names:
         return _unpack_set(files, folder, name)
-    return _unpack_classes(files, [path for path in contents.folders if not _is_litter(path)], folder, name)
+    return _unpack_classes(files, folders, folder, name)
 
 
 def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
@@ -118,8 +125,7 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
     try:
         with safe_open(folder / IMAGES_FILE, framework="pt") as file:
             shapes = {key: (file.get_slice(key).get_dtype(), tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
-        if not isinstance(json.loads((folder / MANIFEST).read_text()), dict):
-            raise ValueError(f"{MANIFEST} is no JSON object")
+        _check_manifest((folder / MANIFEST).read_bytes())
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise DataError(f"{name!r} cannot be read as a set of images ({_reason(error)}): allowed is one written by `generate`") from error
     kind, shape = shapes.get("images", ("", ()))
@@ -130,7 +136,32 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
     return shape[0]
 
 
-def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str) -> int:
+def _unpack_exported(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str) -> int:
+    """A set that `export` wrote as PNG files: one folder of them a class, and beside these the manifest, which counts them."""
+    manifests = [member for member in files if member.path.name == MANIFEST]
+    images = [member for member in files if member.path.name != MANIFEST]
+    beside = {member.path.parent.parent for member in images}
+    if len(manifests) > 1 or beside != {manifests[0].path.parent}:
+        _refuse(name, f"has {_quoted(manifests[0].path)}, which is beside no folders of images", "a set written by `generate` or `export`")
+    for member in images:
+        if not _NUMBERED.fullmatch(member.path.stem):
+            _refuse(name, f"has {_quoted(member.path)} in a set with a {MANIFEST}", "images that are numbered, as `export` does")
+    content = b"".join(_read(manifests[0], MANIFEST_BYTES, name))
+    try:
+        _check_manifest(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name!r} cannot be read as a set of images ({_reason(error)}): allowed is one written by `export`") from error
+    count = _unpack_classes(images, folders, folder, name, keep_numbers=True)
+    (folder / MANIFEST).write_bytes(content)
+    return count
+
+
+def _check_manifest(content: bytes) -> None:
+    if not isinstance(json.loads(content), dict):
+        raise ValueError(f"{MANIFEST} is no JSON object")
+
+
+def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str, keep_numbers: bool = False) -> int:
     allowed = f"one folder of images a class ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
     depths = {len(member.path.parts) for member in files}
     tops = {member.path.parts[0] for member in files}
@@ -164,7 +195,8 @@ def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: P
         pixels += 3 * size[0] * size[1]
         if pixels > UNPACKED_BYTES:
             _refuse(name, f"has more than {UNPACKED_BYTES // MEGABYTE:,} MB of pixels", "fewer or smaller images")
-        target = folder / member.path.parts[depth] / f"{number:06d}.{kind.lower()}"
+        stem = member.path.stem if keep_numbers else f"{number:06d}"
+        target = folder / member.path.parts[depth] / f"{stem}.{kind.lower()}"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
     return len(files)

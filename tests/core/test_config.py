@@ -333,14 +333,14 @@ def test_parts_of_a_run():
 
 
 def test_presets():
-    assert set(PRESETS) == {"quick", "paper"}
+    assert set(PRESETS) == {"quick", "imagenet", "paper"}
     for config in PRESETS.values():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.bits == (3, 4, 5)
         assert set(config.optimizers) == {"mi-fgsm", "adam"}
     assert preset("paper").quantization.range == "minmax"
     assert preset("quick").quantization.data == "embedded"
-    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, paper"):
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, imagenet, paper"):
         preset("slow")
     with pytest.raises(TypeError):
         module.PRESETS["quick"] = None

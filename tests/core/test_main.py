@@ -158,6 +158,15 @@ def test_checkpoint_is_refused(tmp_path, capsys, of_others, tiny_preset, command
 # list
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "core", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        command.stdout.close()  # before it has printed anything
+        assert command.stderr.read() == ""
+    assert command.returncode == 0
+
+
 def test_list_as_a_command():
     done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -169,7 +178,7 @@ def test_list_as_a_command():
     assert names["optimizers"] == ["mi-fgsm", "adam"]
     assert names["ranges"] == ["minmax", "mse", "lsq"]
     assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]
-    assert names["presets"] == ["quick", "paper"]
+    assert names["presets"] == ["quick", "imagenet", "paper"]
     assert "embedded" in names["encoders"]
     assert {"embedded", "cifar10"} <= set(names["data"])
 
@@ -736,7 +745,7 @@ def test_table_measures_a_row_and_keeps_the_run(capsys, tiny_preset, pictures):
         (["--run", "cifar10/resnet20/6"], "cifar10/resnet20/6", "cifar10/resnet20/5"),
         (["--run", "imagenet/resnet18/4"], "imagenet/resnet18/4", "--data"),
         (["--run", "cifar10/resnet20/4", "--model", "pytorchcv:resnet18"], "pytorchcv:resnet18", "resnet20_cifar10"),
-        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, paper"),
+        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, imagenet, paper"),
         (["--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data", "/nowhere"], "/nowhere", "embedded, cifar10"),
         (["--model", "resnet20_cifar10"], "resnet20_cifar10", "only with --run"),
         (["--seed", "0"], "0", "only with --run"),

@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from core import pipeline
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labelled import embedded_images
 from core.errors import DataError, RunStopped, UnknownNameError
+from core.evaluation.diversity import measure_diversity
+from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.checkpoint import load_quantized
 from core.quantization.qat import QuantizationTraining
@@ -33,8 +36,11 @@ class Recorder(Silent):
     def record(self, stage, lane, step, values):
         self.records.append((stage, lane, step, dict(values)))
 
-    def images(self, lane, step, images, labels, keep):
-        self.pictures.append((lane, step, images, labels, keep))
+    def images(self, lane, frame, keep):
+        self.pictures.append((lane, frame, keep))
+
+    def running_statistics(self, statistics):
+        self.statistics = statistics
 
     def result(self, name, value):
         json.dumps(value)
@@ -106,7 +112,7 @@ def test_result_is_what_lies_in_the_folder(whole):
 
 def test_result_says_what_was_asked(whole):
     _, result, _ = whole
-    assert result.keys() == {"full_precision", "optimizers", "seconds"}
+    assert result.keys() == {"full_precision", "optimizers", "references", "seconds"}
     assert list(result["optimizers"]) == ["mi-fgsm", "adam"]
     for figures in result["optimizers"].values():
         assert figures.keys() == {"generation", "diversity", "accuracy"}
@@ -276,19 +282,75 @@ def test_results_are_announced(whole):
     lanes, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
     expected = {"full_precision", "layers"} | {f"{kind}/{lane}" for kind in ("generation", "diversity") for lane in lanes}
     kinds = ("accuracy", "layers")
+    expected |= {"reference/noise", "reference/real"}
     assert recorder.results.keys() == expected | {f"{kind}/{lane}/{width}" for kind in kinds for lane in lanes for width in widths}
     assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["optimizers"]["adam"]["accuracy"]["3"]["quantized"]
     assert recorder.results["full_precision"]["top1"] == result["full_precision"]
-    assert {"histogram", "matrix"} <= recorder.results["diversity/adam"].keys()
+    assert {"histogram", "matrix", "neighbours"} <= recorder.results["diversity/adam"].keys()
+
+
+def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(whole, data):
+    _, result, recorder = whole
+    measured = measure_diversity(load_image_set(data), load_encoder("embedded", "cpu"))
+    noise, real = result["references"]["noise"], result["references"]["real"]
+    assert real["mean_similarity"] == pytest.approx(measured["mean_similarity"], abs=1e-4)
+    assert real["within_class_similarity"] == pytest.approx(measured["within_class_similarity"], abs=1e-4)
+    assert "20 images of" in real["description"]
+    assert (noise["images"], real["images"]) == (4, 20)  # 8 images are 4 noise images, each saved twice
+    assert noise["within_class_similarity"] is None
+    for name, figures in result["references"].items():
+        assert figures["encoder"] == result["optimizers"]["adam"]["diversity"]["encoder"]
+        announced = recorder.results[f"reference/{name}"]
+        assert announced == {**figures, "histogram": announced["histogram"]}
+
+
+def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embedded):
+    """Embedded images where they fit the network, and none where they do not: such a run downloads nothing and fails for nothing."""
+    images = whole[0] / "images"
+    config = replace(config, images_from=str(images), bits=(), quantization=replace(config.quantization, data="cifar10"))
+    result = pipeline.execute(config, tmp_path, Silent(), Untouched())
+    assert "512 of the first 2,000 CIFAR-10 test images" in result["references"]["real"]["description"]
+    other = replace(embedded, spec=replace(embedded.spec, classes=("a", "b")))
+    prepared = replace(pipeline.prepare(config, Silent()), model=other)
+    recorder = Recorder()
+    result = pipeline.execute(config, tmp_path, recorder, Untouched(), prepared)
+    assert result["references"]["real"].keys() == {"left_out"}
+    assert "classes are not those of" in recorder.results["reference/real"]["left_out"]
+    assert result["references"]["noise"]["images"] == 4
+
+
+def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
+    config = replace(config, images_from=str(whole[0] / "images"), bits=())
+
+    class StopsBeforeReal(Recorder, Untouched):
+        def checkpoint(self):
+            if self.stages[-1][0] == "diversity of real images":
+                raise RunStopped("enough")
+
+    recorder = StopsBeforeReal()
+    with pytest.raises(RunStopped):
+        pipeline.execute(config, tmp_path, recorder, recorder)
+    recorder = Recorder()
+    result = pipeline.execute(config, tmp_path, recorder, Untouched())
+    assert [name for name, _ in recorder.stages if "diversity" in name] == ["diversity of real images"]
+    assert result["references"] == pipeline.execute(config, tmp_path, Silent(), Untouched())["references"]
 
 
 def test_snapshots_are_shown_and_kept(whole):
     _, _, recorder = whole
-    kept = {(lane, step) for lane, step, _, _, keep in recorder.pictures if keep}
+    kept = {(lane, frame.step) for lane, frame, keep in recorder.pictures if keep}
     assert kept == {(lane, step) for lane in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
     saved = load_image_set(whole[0] / "images" / "adam").images
-    shown = {step: images for lane, step, images, *_ in recorder.pictures if lane == "adam"}
+    shown = {frame.step: torch.from_numpy(frame.images) for lane, frame, _ in recorder.pictures if lane == "adam"}
     assert torch.equal(torch.cat([shown[2], shown[3]]), saved)
+
+
+def test_running_statistics_are_those_of_the_network(whole, embedded):
+    layers = [module for module in embedded.network.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = whole[2].statistics
+    assert statistics.channels == [layer.num_features for layer in layers]
+    assert statistics.means.tolist() == [value for layer in layers for value in layer.running_mean.tolist()]
+    assert statistics.variances.tolist() == [value for layer in layers for value in layer.running_var.tolist()]
 
 
 def test_same_config_gives_the_same_bits(tmp_path, config, whole):

@@ -76,13 +76,33 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
         {"lane": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
         {"lane": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
     ]
-    figure = accuracy_charts.accuracy_figure(rows, 92.1, {3: 84.68}, 93.89)
+    figure = accuracy_charts.accuracy_figure(rows, 92.1, {"DFFG": {3: 84.68}}, 93.89)
     by_name = {trace.name: trace for trace in figure.data}
     assert list(by_name["MI-FGSM, calibrated only"].y) == [80.0, 90.0]
     assert list(by_name["MI-FGSM, trained"].x) == [4]
     assert list(by_name["MI-FGSM, trained"].error_y.array) == [0.6]
-    assert list(by_name["paper (DFFG), from 93.89 % full precision"].y) == [84.68]
-    assert any("92.1" in note.text for note in figure.layout.annotations)
+    assert list(by_name["DFFG, paper"].y) == [84.68]
+    assert [note.text for note in figure.layout.annotations] == ["full precision 92.1 %", "paper's full precision 93.9 %"]
+
+
+def test_settings_of_one_optimizer_share_its_colour_and_differ_in_mark():
+    rows = [
+        {"lane": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "quantized": 90.0,
+         "standard_error": 0.5}
+        for label, runs, error in (("range lsq", 3, 0.25), ("<b>", 1, None))
+    ]  # fmt: skip
+    figure = accuracy_charts.accuracy_figure(rows, None, {}, None)
+    assert {trace.line.color for trace in figure.data} == {"#D55E00"}
+    assert [trace.marker.symbol for trace in figure.data] == ["circle-open", "circle", "square-open", "square"]
+    assert figure.data[0].error_y.array == (0.25,)
+    assert figure.data[2].error_y.array is None
+    assert "mean of 3 seeds" in figure.data[1].customdata[0]
+    assert figure.data[2].name == "Adam, &#60;b&#62;, calibrated only"
+    bars = accuracy_charts.accuracy_figure(rows, 92.1, {"ZAQ": {4: 92.13}, "DSG": {4: 88.93}}, 93.89, bars=True)
+    assert [trace.type for trace in bars.data] == ["bar"] * 4 + ["scatter"] * 2
+    assert [trace.y[0] for trace in bars.data] == [80, 90, 80, 90, 92.13, 88.93]
+    assert len({trace.marker.symbol for trace in bars.data[4:]}) == 2
+    assert bars.layout.yaxis.rangemode == "tozero"
 
 
 def test_histogram_marks_the_mean_and_matrix_names_the_classes():
@@ -90,6 +110,10 @@ def test_histogram_marks_the_mean_and_matrix_names_the_classes():
     figure = diversity_charts.histogram_figure({"adam": measured})
     assert list(figure.data[0].x) == [-0.5, 0.5]
     assert "mean 0.400" in figure.data[0].name
+    both = diversity_charts.histogram_figure({"adam": measured}, {"noise": measured, "real": measured})
+    assert [trace.line.dash for trace in both.data] == [None, "dot", "dot"]
+    assert [shape.x0 for shape in both.layout.shapes] == [0.4, 0.4, 0.4]
+    assert [note.text for note in both.layout.annotations] == ["noise", "real images"]
     matrix = diversity_charts.matrix_figure(
         "adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"]
     )

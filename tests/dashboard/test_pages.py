@@ -173,6 +173,57 @@ def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
     state.manager().wait(newest.id)
 
 
+def copied(run_id, seed, name, **quantization):
+    """A finished run like this one, with other seeds and accuracies that are `seed` points lower."""
+    store = state.store()
+    config = store.config(run_id)
+    config = replace(
+        config,
+        generation=replace(config.generation, seed=seed),
+        quantization=replace(config.quantization, quantization_seed=seed, **quantization),
+    )
+    copy = store.create(config, name)
+    for key, value in store.results(run_id).items():
+        if key.startswith("accuracy/"):
+            value = {**value, "quantized": value["quantized"] - seed}
+        store.set_result(copy, key, value)
+    store.set_state(copy, RunState.RUNNING)
+    store.set_state(copy, RunState.COMPLETE)
+    return copy
+
+
+def accuracy_lines(app):
+    (table,) = [frame.value for frame in app.dataframe if "calibrated %" in frame.value]
+    return [row for _, row in table.iterrows()]
+
+
+def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
+    seeds = [copied(with_finished_run, 1, "seed one"), copied(with_finished_run, 3, "seed three")]
+    other = copied(with_finished_run, 5, "other range", range="minmax")
+    state.show_run(with_finished_run)
+    app = AppTest.from_file("../../dashboard/pages/quantize.py", default_timeout=60)
+    app.query_params["run"] = with_finished_run
+    app.run()
+    top1 = [line["trained %"] for line in accuracy_lines(app)]
+    app.button(key=f"add seeds {with_finished_run}").click().run()
+    assert not app.exception
+    assert app.query_params["with"] in (",".join(seeds[::-1]), [",".join(seeds[::-1])])
+    lines = accuracy_lines(app)
+    assert [line["runs"] for line in lines] == [3, 3]
+    # of t, t - 1 and t - 3
+    assert [line["trained %"] for line in lines] == pytest.approx([value - 4 / 3 for value in top1], abs=0.011)
+    assert [line["±"] for line in lines] == [1.53, 1.53]
+    assert "standard deviation over 3 seeds" in texts(app)
+    # a copied link shows the same, and nothing of what is no run
+    app = AppTest.from_file("../../dashboard/pages/quantize.py", default_timeout=60)
+    app.query_params.update({"run": with_finished_run, "with": f"{other},nonsense,{seeds[0]}", "paper": "zeroq,gdfq", "as": "bars"})
+    app.run()
+    assert not app.exception
+    assert [(line["runs"], line["setting"]) for line in accuracy_lines(app)] == 2 * [(2, "range lsq"), (1, "range minmax")]
+    assert app.multiselect(key=f"accuracy paper/{with_finished_run}").value == ["zeroq", "gdfq"]
+    assert '"type":"bar"' in charts(app)[0].proto.spec.replace(" ", "")
+
+
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
     app = page("quantize")
     app.multiselect(key="quick/bits").set_value([8])
@@ -190,9 +241,35 @@ def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
 def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
     app = page("diversity")
     assert "**embedded**, trained on the 50,000 CIFAR-10 training images" in texts(app)
-    assert len(app.metric) == 4
+    assert [metric.label for metric in app.metric] == ["MI\\-FGSM", "Adam", "noise", "real images"]
+    assert "512 of the first 2,000 CIFAR-10 test images" in texts(app)
     assert len(charts(app)) == 3
-    assert len([element for element in app.get("html") if "data:image/png" in element.proto.body]) == 2
+    bodies = [element.proto.body for element in app.get("html")]
+    # for each optimizer: pairs in rows of four, an image with its nearest, and some images
+    nearest = [body for body in bodies if "nearest to it" in body]
+    assert ["image 0 by MI-FGSM" in nearest[0], "image 0 by Adam" in nearest[1], len(nearest)] == [True, True, 2]
+    assert len([body for body in bodies if "most alike" in body]) == 4
+    assert len([body for body in bodies if "data:image/png" in body]) == 8
+    app.select_slider(key=f"neighbours of/{with_finished_run}").set_value(21).run()
+    assert not app.exception
+    assert app.query_params["image"] in ("21", ["21"])
+    again = [element.proto.body for element in app.get("html") if "nearest to it" in element.proto.body]
+    assert "image 21 by MI-FGSM" in again[0]
+    assert again[0] != nearest[0]
+
+
+def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finished_run):
+    store = state.store()
+    for lane in ("mi-fgsm", "adam"):
+        known = store.result(with_finished_run, f"diversity/{lane}")
+        old = ("encoder", "encoder_trained_on", "images", "mean_similarity", "within_class_similarity", "histogram", "matrix")
+        store.set_result(with_finished_run, f"diversity/{lane}", {name: known[name] for name in old})
+    for name in ("noise", "real"):
+        store.set_result(with_finished_run, f"reference/{name}", {"left_out": "no image fits"})
+    app = page("diversity")
+    assert len(app.metric) == 2
+    assert len(charts(app)) == 3
+    assert "No real images beside them: no image fits." in texts(app)
 
 
 def test_diversity_with_an_unknown_encoder_fails_with_the_names_that_work(with_finished_run):
@@ -346,7 +423,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     (run,) = state.store().runs()
     state.manager().wait(run.id)
     app = page("diversity")
-    assert [metric.label for metric in app.metric] == ["given images, all pairs", "given images, within a class"]
+    assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
     assert app.metric[0].value == "1.000"  # all black
 
 

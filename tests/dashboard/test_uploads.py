@@ -5,19 +5,22 @@ import io
 import json
 import os
 import re
+import shutil
 import threading
 import time
 import zipfile
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
-from core.config import PRESETS
-from core.data.image_sets import load_image_set
+from core.config import IMAGE_FORMATS, PRESETS
+from core.data.image_sets import ImageSet, load_image_set
 from core.errors import CoreError, DataError, ModelError
+from core.export.image_sets import export_images
 from core.models.full_precision import find_model, load_model
 from core.models.registry import MODELS
 from dashboard import uploads
@@ -197,6 +200,27 @@ def test_images_are_kept_under_their_hash(tmp_path, kept):
     assert load_image_set(folder / uploads.GIVEN, SPEC).labels.tolist() == [3]
     assert kept.keep_images(io.BytesIO(content), "again.zip") == folder
     assert os.listdir(folder.parent) == [folder.name]
+
+
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
+def test_every_format_of_an_exported_set_comes_back(tmp_path, kept, embedded, kind):
+    labels = torch.tensor([3, 0, 3])
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    out = tmp_path / ("out.npz" if kind == "npz" else "out")
+    export_images(ImageSet(images, labels, {"optimizer": "adam"}), embedded, kind, out)
+    file = out if out.is_file() else Path(shutil.make_archive(str(tmp_path / "set"), "zip", out))
+    with file.open("rb") as content:
+        folder = kept.keep_images(content, f"set{file.suffix}")
+    back = load_image_set(folder / "given", embedded.spec)
+    assert torch.equal(back.images, images)
+    assert torch.equal(back.labels, labels)
+    assert [path.name for path in folder.iterdir()] == ["given"]
+
+
+def test_numpy_archive_that_is_none_is_called_by_its_name(tmp_path, kept):
+    with pytest.raises(DataError, match=r"'calibration\.npz'"):
+        kept.keep_images(io.BytesIO(b"PK\x03\x04 and nothing else"), "calibration.npz")
+    assert files_in(tmp_path / "runs") == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", archive(name="../cat/a.png"), archive(name="a.png")])

@@ -99,6 +99,38 @@ def test_set_as_generate_writes_it(folder, pack, top):
     assert (back.labels.tolist(), back.manifest) == ([1, 0], {"a": 1})
 
 
+@PACKERS
+@pytest.mark.parametrize("top", ["", "a-run/"])
+def test_set_as_export_writes_it(folder, pack, top):
+    manifest = {"folders": {"bee": 1, "ant": 0}, "images": 3, "optimizer": "adam"}
+    files = {"bee/000000.png": picture(1), "ant/000002.png": picture(3), "bee/000001.png": picture(2)}
+    packed = {top + name: content for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items()}
+    assert unpack_images(io.BytesIO(pack(packed)), folder) == 3
+    image_set = load_image_set(folder)
+    assert image_set.images[:, 0, 0, 0].tolist() == [1, 2, 3]  # the numbers count, not the order in the archive
+    assert image_set.labels.tolist() == [1, 1, 0]
+    assert image_set.manifest["optimizer"] == "adam"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"ant/000000.png": picture(), "ant/manifest.json": b"{}"}, ["'ant/manifest.json'", "beside no folders"]),
+        ({"ant/first.png": picture(), "manifest.json": b"{}"}, ["'ant/first.png'", "numbered"]),
+        ({"ant/000000.png": picture(), "manifest.json": b"[]"}, ["no JSON object"]),
+        ({"ant/000000.png": picture(), "manifest.json": b"{"}, ["cannot be read"]),
+        ({"ant/000000.png": picture(), "manifest.json": b"{}", "ant/../../manifest.json": b"{}"}, [".."]),
+        ({"000000.png": picture(), "manifest.json": b"{}"}, ["in no folder of a class"]),
+    ],
+)
+def test_exported_sets_that_are_none(folder, files, words):
+    with pytest.raises(DataError) as caught:
+        unpack_images(io.BytesIO(zipped(files)), folder, "a.zip")
+    for word in ["a.zip", *words]:
+        assert word in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(("suffix", "kind"), [("png", "PNG"), ("JPG", "JPEG"), ("jpeg", "JPEG"), ("bmp", "BMP"), ("webp", "WEBP")])
 def test_every_format_keeps_its_bytes(folder, suffix, kind):
     content = picture(77, kind=kind)

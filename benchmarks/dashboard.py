@@ -1,0 +1,217 @@
+"""What a page costs and how fast it is, in a real Chromium beside a real job: `python benchmarks/dashboard.py`.
+
+Server, browser and job share this machine, as they do for someone who works on one computer. The job has a thread on every core. Prints
+one JSON object and writes benchmarks/results/dashboard.json: seconds until a page is of use, after the server's start and after a reload;
+the job's speed with a page open against none, in turns; milliseconds of a refresh on the server, and from a slider's key to the job;
+megabytes that many refreshes add to the server. An hour of a
+page is 3,600 refreshes of its pictures and 1,800 of its curves. Takes about 25 minutes; `--quick` takes four, for a look.
+
+Needs requirements-dev.txt and a Chromium, as the tests do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from playwright.sync_api import Browser, Page, sync_playwright
+from sessions import Session, free_port, percentiles, processor_seconds, resident, taken
+
+from benchmarks.machine import write
+from core.runs.store import RUNS_VARIABLE, RunStore
+
+ROOT = Path(__file__).parents[1]
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+EVERY_MILLISECOND = 0.001
+
+
+def usable(page: Page, address: str) -> float:
+    """Seconds from asking for the Studio until both pictures and a slider are there."""
+    began = time.monotonic()
+    page.goto(address, wait_until="commit")
+    for lane in ("MI-FGSM", "Adam"):
+        page.get_by_alt_text(f"synthetic images by {lane}").first.wait_for()
+    page.get_by_role("slider").first.wait_for()
+    return time.monotonic() - began
+
+
+def started(port: int, environment: dict[str, str], log: Any, browser: Browser) -> tuple[subprocess.Popen, float]:
+    """A server, and seconds from its command until its first page is of use."""
+    began = time.monotonic()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "--server.port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
+    )
+    while True:
+        with suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
+            break
+        if server.poll() is not None:
+            raise SystemExit("the server ended before it served a page")
+        time.sleep(0.02)
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.goto(f"http://127.0.0.1:{port}")
+    page.get_by_role("button", name="Start", exact=True).wait_for()
+    seconds = time.monotonic() - began
+    page.close()
+    return server, seconds
+
+
+def begin_job(page: Page, address: str) -> None:
+    """A long generation with both optimizers, started as a person would."""
+    page.goto(address)
+    page.get_by_text("All settings").first.click()
+    for label, value in (("Images", "100000"), ("Iterations", "1000")):
+        field = page.get_by_role("spinbutton", name=label, exact=True)
+        field.fill(value)
+        field.press("Tab")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_alt_text("synthetic images by Adam").first.wait_for()
+
+
+def speed(store: RunStore, seconds: float) -> float:
+    """Steps of the job in a second."""
+    steps, began = taken(store), time.monotonic()
+    time.sleep(seconds)
+    return (taken(store) - steps) / (time.monotonic() - began)
+
+
+def in_turns(browser: Browser, address: str, store: RunStore, server: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """The job's speed with nobody, with a page of the Studio, and after it was closed."""
+    ratios, closed, shares, speeds = [], [], [], []
+    for _ in range(rounds):
+        before = speed(store, seconds)
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        usable(page, address)
+        time.sleep(3)
+        processor, began = processor_seconds(server), time.monotonic()
+        opened = speed(store, seconds)
+        shares.append((processor_seconds(server) - processor) / (time.monotonic() - began))
+        page.close()
+        time.sleep(3)
+        after = speed(store, seconds)
+        ratios.append(2 * opened / (before + after))
+        closed.append(after / before)
+        speeds.append(before)
+    return {
+        "rounds": rounds,
+        "steps_per_second_with_nobody": round(statistics.median(speeds), 3),
+        "with_page_over_nobody": round(statistics.median(ratios), 3),
+        "with_page_over_nobody_each": [round(ratio, 3) for ratio in ratios],
+        "closed_over_before": round(statistics.median(closed), 3),
+        "server_processor_share": round(statistics.median(shares), 3),
+    }
+
+
+def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
+    """Milliseconds from a key on the slider of epsilon until the job has it, beside those of an iteration of both lanes."""
+    run = store.runs()[0]
+    slider = page.get_by_role("slider", name="ε").first
+    delays, iterations = [], []
+    for number in range(rounds):
+        time.sleep(1.7)
+        known = len(store.changes(run.id))
+        began = time.monotonic()
+        slider.press("ArrowLeft" if number % 2 else "ArrowRight")
+        while len(store.changes(run.id)) == known:
+            time.sleep(EVERY_MILLISECOND)
+            if time.monotonic() - began > 10:
+                raise SystemExit("a slider was moved and the job did not take its value within ten seconds")
+        delays.append(time.monotonic() - began)
+        last = [record.data["seconds"] for record in store.records(run.id, "generation") if record.lane == "mi-fgsm"][-20:]
+        other = [record.data["seconds"] for record in store.records(run.id, "generation") if record.lane == "adam"][-20:]
+        iterations.append((last[-1] - last[0]) / (len(last) - 1) + (other[-1] - other[0]) / (len(other) - 1))
+    beyond = sorted(1000 * (delay - iteration) for delay, iteration in zip(delays, iterations))
+    return {
+        "iteration_milliseconds": round(1000 * statistics.median(iterations)),
+        "delay_milliseconds": [round(1000 * delay) for delay in sorted(delays)],
+        "beyond_one_iteration_milliseconds_median_and_largest": [round(statistics.median(beyond)), round(beyond[-1])],
+    }
+
+
+async def refreshes(port: int, query: str, count: int, server: int) -> dict[str, Any]:
+    """So many refreshes of one session, ten times as often as a page asks for them, without a browser; the server's memory meanwhile."""
+    session = Session(port, query, pace=10)
+    task = asyncio.create_task(session.run())
+    memory = []
+    while session.count["refreshes"] < count:
+        before = session.count["refreshes"]
+        await asyncio.sleep(5)
+        memory.append(round(resident(server), 1))
+        if task.done():
+            task.result()
+        if session.count["refreshes"] == before:
+            raise SystemExit("the server stopped refreshing")
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    first = memory[min(2, len(memory) - 1)]
+    return {
+        "refreshes": session.count["refreshes"],
+        "milliseconds_median_and_95th": percentiles(session.refresh_seconds),
+        "resident_megabytes": memory[:: max(1, len(memory) // 12)],
+        "megabytes_grown": round(memory[-1] - first, 1),
+        "errors": session.errors,
+    }
+
+
+def measure(quick: bool, folder: Path) -> dict[str, Any]:
+    """Everything in one run."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, RUNS_VARIABLE: str(folder)}
+    environment.pop("DASHBOARD_TOKEN", None)
+    measured: dict[str, Any] = {}
+    with sync_playwright() as playwright, (folder / "log").open("w") as log:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        server, measured["seconds_to_the_first_page_of_a_server"] = started(port, environment, log, browser)
+        store = RunStore(folder)
+        try:
+            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            begin_job(page, address)
+            page.close()
+            loads = []
+            for _ in range(3 if quick else 7):
+                page = browser.new_page(viewport={"width": 1440, "height": 1000})
+                usable(page, address)
+                loads.append(usable(page, address))  # a reload: what it needs is in the browser's cache
+                page.close()
+            measured["seconds_to_a_reloaded_page"] = [round(seconds, 2) for seconds in sorted(loads)]
+            measured["job"] = in_turns(browser, address, store, server.pid, 2 if quick else 7, 10 if quick else 25)
+            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            usable(page, address)
+            measured["slider"] = slider_delays(page, store, 5 if quick else 20)
+            page.close()
+            measured["refresh"] = asyncio.run(refreshes(port, f"run={store.runs()[0].id}", 100 if quick else 5400, server.pid))
+        finally:
+            browser.close()
+            server.kill()
+            store.close()
+    measured["seconds_to_the_first_page_of_a_server"] = round(measured["seconds_to_the_first_page_of_a_server"], 2)
+    return measured
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        figures = measure(options.quick, Path(temporary))
+    print(json.dumps(figures, indent=1))
+    if not options.quick:
+        write("dashboard", figures)
