@@ -29,7 +29,7 @@ from core.generation.synthesis import Synthesis, check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import split_name
-from core.quantization.analysis import analyse
+from core.quantization.analysis import ANALYSED_IMAGES, analyse
 from core.quantization.checkpoint import save_quantized
 from core.quantization.placement import check_layer_bits
 from core.quantization.qat import QuantizationTraining, check_images
@@ -333,7 +333,8 @@ def quantize(
         test.announce(training.step_count, hits[test.indices])
     reporter.stage(f"looking into the layers of {name}", 0)
     live.checkpoint()
-    reporter.result(f"layers/{lane}/{config.width}", analyse(model, training.quantized, training.calibration_images))
+    seen = images.images[training.calibrated_on[:ANALYSED_IMAGES]]
+    reporter.result(f"layers/{lane}/{config.width}", analyse(model, training.quantized, seen))
     folder.mkdir(parents=True, exist_ok=True)
     save_quantized(training.quantized, config, folder)
     summary = training.summary()

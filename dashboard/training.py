@@ -188,7 +188,7 @@ def _bit_widths(run: Run, lane: str, width: str, found: Mapping[str, Any], by_er
     before, after = found["weight_size"], sum(layer["weights"] * chosen[layer["name"]] for layer in found["layers"])
     changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
     bits = next(bits for bits in run.config.bits if run.config.quantization_for(bits).width == width)
-    steps = {0: "0: calibrate only, seconds"}
+    steps = {0: "0: calibrate only"}
     steps.setdefault(run.config.quantization_for(bits).steps, f"{run.config.quantization_for(bits).steps:,}: as in this run")
     steps.setdefault(
         PRESETS["quick"].quantization_for(bits).steps, f"{PRESETS['quick'].quantization_for(bits).steps:,}: as the preset quick"
@@ -226,7 +226,7 @@ def again(run: Run, lane: str, bits: int, layers: Sequence[Mapping[str, Any]], c
     """
     quantization = run.config.quantization_for(bits)
     ends = {layers[0]["name"], layers[-1]["name"]} if quantization.first_last_8bit else set()
-    own = {name: width for name, width in chosen.items() if width != (8 if name in ends else bits)}
+    own = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
     return replace(
         run.config,
         quantization=replace(quantization, layer_bits=own, steps=steps),

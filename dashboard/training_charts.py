@@ -109,9 +109,10 @@ def error_figure(layers: Sequence[Mapping[str, Any]], lane: str, chosen: str) ->
             unselected={"marker": {"opacity": 1.0}},
             hovertemplate="%{y:.1f} dB<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(title="layer, in the order of the network", dtick=max(1, len(layers) // 20))
+    figure.update_xaxes(title="layer, in the order of the network", nticks=12, tickangle=0, range=[0.4, len(layers) + 0.6])
     figure.update_yaxes(title="dB: higher is closer")
-    return laid_out(figure, "What each layer keeps of its signal", 320, clickmode="event+select", dragmode=False, barmode="overlay")
+    laid_out(figure, "What each layer keeps of its signal", 340, clickmode="event+select", dragmode=False, barmode="overlay")
+    return figure.update_layout(legend_y=-0.3)  # below the title of the axis also where the window is narrow
 
 
 def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, lane: str, logarithmic: bool = False) -> go.Figure:

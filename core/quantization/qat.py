@@ -117,8 +117,8 @@ class QuantizationTraining:
         """Finds all ranges from calibration images, drawn without replacement: the float network runs, then every range is set."""
         began = time.perf_counter()
         chosen = torch.randperm(len(self.images), generator=self._random)[: self.config.calibration_images]
-        self.calibration_images = self.images.images[chosen]
-        batches = [self.model.normalise(part) for part in self.calibration_images.split(128)]
+        self.calibrated_on = chosen  # indices in `images`
+        batches = [self.model.normalise(self.images.images[part]) for part in chosen.split(128)]
         scores_of(self.teacher(batches[0][:1]), 1)
         quantized = quantize_network(self.teacher, self.config, batches[0][:1])
         quantized.network.to(self.model.device).to(memory_format=torch.channels_last)

@@ -24,8 +24,12 @@ def trained(model, images, **changes) -> QuantizationTraining:
     return training
 
 
+def seen(training) -> torch.Tensor:
+    return training.images.images[training.calibrated_on]
+
+
 def figures(model, training) -> dict:
-    found = analyse(model, training.quantized, training.calibration_images)
+    found = analyse(model, training.quantized, seen(training))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -49,7 +53,7 @@ def test_errors_against_the_networks_run_step_by_step(small, small_images, metho
     found = figures(small, training)
     assert found["images"] == 64
     assert [layer["name"] for layer in found["layers"]] == ["conv1", "conv2", "output"]
-    x = small.normalise(training.calibration_images)
+    x = small.normalise(seen(training))
     teacher, student = small.network, training.student
     quantizers = training.quantized.activations
     # the small network, written out
@@ -135,7 +139,7 @@ def test_both_networks_are_left_as_they_are(small, small_images):
 
 def test_only_some_images_are_looked_at(small, small_images):
     training = trained(small, small_images, steps=0)
-    many = torch.cat([training.calibration_images, training.calibration_images.flip(3)])
+    many = torch.cat([seen(training), seen(training).flip(3)])
     assert analyse(small, training.quantized, many) == analyse(small, training.quantized, many[:ANALYSED_IMAGES])
 
 
@@ -162,11 +166,11 @@ def test_layer_in_two_places_of_an_untraceable_network(small, small_images):
     assert list(layers) == ["stem", "shared", "output"]
     shared = []
     for network in (model.network, training.student):
-        seen = []
-        handle = network.shared.register_forward_hook(lambda _m, _a, output, seen=seen: seen.append(output.clone()))
+        outputs = []
+        handle = network.shared.register_forward_hook(lambda _m, _a, output, outputs=outputs: outputs.append(output.clone()))
         with torch.no_grad():
-            network(model.normalise(training.calibration_images))
+            network(model.normalise(seen(training)))
         handle.remove()
-        shared.append(torch.cat([output.flatten() for output in seen]))
+        shared.append(torch.cat([output.flatten() for output in outputs]))
     assert layers["shared"]["sqnr"] == pytest.approx(decibels(*shared), abs=0.01)
     assert sum(layers["shared"]["input"]["histogram"]["counts"]) == 2 * 64 * 4 * 6 * 6
