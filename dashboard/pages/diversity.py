@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import diversity_charts, forms, images, live, results, state, text
+from dashboard import diversity_charts, figures, forms, images, live, results, state, text
 from dashboard.chart_style import lane_name
 
 st.title("Diversity")
@@ -67,21 +67,20 @@ def similarity(run):
         return
     any_set = next(iter(measured.values()))
     st.markdown(f"Encoder **{text.plain(any_set['encoder'])}**, trained on {text.plain(any_set['encoder_trained_on'])}.")
-    for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
+    for place, (lane, of_lane) in zip(st.columns(len(measured)), measured.items()):
         with place, st.container(horizontal=True):
-            st.metric(f"{text.plain(lane_name(lane))}, all pairs", f"{figures['mean_similarity']:.3f}", border=True)
-            within = figures["within_class_similarity"]
+            st.metric(f"{text.plain(lane_name(lane))}, all pairs", f"{of_lane['mean_similarity']:.3f}", border=True)
+            within = of_lane["within_class_similarity"]
             st.metric(f"{text.plain(lane_name(lane))}, within a class", "none" if within is None else f"{within:.3f}", border=True)
-    st.plotly_chart(diversity_charts.histogram_figure(measured), key="histogram", config=live.CHART_CONFIG)
-    low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
-    for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
+    figures.show(diversity_charts.histogram_figure(measured), "histogram", f"{run.name} similarities")
+    low = min(value for of_lane in measured.values() for row in of_lane["matrix"]["cosine"] for value in row)
+    for place, (lane, of_lane) in zip(st.columns(len(measured)), measured.items()):
         with place:
             sheet = state.sheet(run, lane)
-            labels = [*figures["matrix"]["labels"], *(sheet[1] if sheet else ())]
+            labels = [*of_lane["matrix"]["labels"], *(sheet[1] if sheet else ())]
             classes = live.classes(run.config.generation.model, labels)
-            st.plotly_chart(
-                diversity_charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG
-            )
+            matrix = diversity_charts.matrix_figure(lane, of_lane["matrix"], classes, low)
+            figures.show(matrix, f"matrix {lane}", f"{run.name} similarity matrix {lane}")
             if sheet is not None:
                 st.html(images.sheet_html(*sheet, classes, f"images by {lane_name(lane)}", rows=8))
 

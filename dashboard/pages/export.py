@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import exports, live, state, text
+from dashboard import exports, figures, live, state, text
 
 st.title("Export")
 st.caption(
@@ -40,15 +40,15 @@ if not made:
     st.caption("Files that were made are kept with the run and listed here.")
     st.stop()
 st.subheader("Made of this run")
-for path, figures in made:
+for path, of_file in made:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
         )
-        st.markdown(f"{text.plain(figures['title'])} · {figures['bytes'] / 1e6:.2f} MB")
-networks = [exports.network_row(path, figures) for path, figures in made if "torch_accuracy" in figures]
+        st.markdown(f"{text.plain(of_file['title'])} · {of_file['bytes'] / 1e6:.2f} MB")
+networks = [exports.network_row(path, of_file) for path, of_file in made if "torch_accuracy" in of_file]
 if networks:
-    st.dataframe(networks, hide_index=True, key="networks")
+    figures.table(networks, "networks")
     st.caption(
         "Top-1 of the network in torch and of its file, on the run's evaluation images, and on how many of these no score differs by more "
         "than a step of the last quantizer; size, and milliseconds for one image with one thread, beside the float32 network in the same "
