@@ -19,15 +19,14 @@ import streamlit as st
 from dashboard import text
 
 _SCRIPT = Path(__file__).with_name("take_along.js")
-_PIXELS = 2  # of a PNG for each on the page, so that it is sharp in print
 
 
 def config(name: str) -> dict[str, Any]:
     """Plotly's config of a figure whose files are called `name`."""
     return {
         "displaylogo": False,
-        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-        "toImageButtonOptions": {"format": "png", "filename": file_name(name), "scale": _PIXELS},
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+        "toImageButtonOptions": {"format": "png", "filename": file_name(name)},
     }
 
 

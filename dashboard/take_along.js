@@ -32,12 +32,14 @@
 
   const columnOf = (values, index) => cell(values?.[index], values instanceof Float32Array);
 
-  // What stands above a chart among several: the annotation at the top of its axes, else the name of its axis.
+  // What stands above a chart among several: the annotation on the top of its axes, else the name of its axis.
   function panel(layout, trace) {
     const [x, y] = [trace.xaxis ?? "x", trace.yaxis ?? "y"].map((id) => layout[`${id[0]}axis${id.slice(1)}`]);
     const near = (a, b) => Math.abs(a - b) < 1e-3;
     const title = (layout.annotations ?? []).find(
-      (a) => a.xref === "paper" && a.yref === "paper" && x && y && near(a.x, (x.domain[0] + x.domain[1]) / 2) && near(a.y, y.domain[1]),
+      (a) =>
+        a.xref === "paper" && a.yref === "paper" && a.yanchor === "bottom" && x && y && near(a.y, y.domain[1]) &&
+        a.x > x.domain[0] - 1e-3 && x.domain[1] + 1e-3 > a.x,
     );
     return title ? title.text : (trace.xaxis ?? "x");
   }
@@ -85,12 +87,41 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   }
 
+  // A file cannot use the font of the page: texts would be of other widths than the places left for them.
+  const PIXELS = 2; // of a PNG for each on the page, so that it is sharp in print
+  const FONT = "Arial, Helvetica, Liberation Sans, sans-serif";
+  const withFont = (value) =>
+    Array.isArray(value) || ArrayBuffer.isView(value) || value === null || typeof value !== "object"
+      ? value
+      : Object.fromEntries(Object.entries(value).map(([key, one]) => [key, key === "family" ? FONT : withFont(one)]));
+
+  // What is seen behind a chart: its texts are made for it.
+  function background(chart) {
+    const transparent = (colour) => !colour || colour === "transparent" || /,\s*0\)$/.test(colour);
+    if (!transparent(chart._fullLayout.paper_bgcolor)) return chart._fullLayout.paper_bgcolor;
+    for (let element = chart; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor;
+      if (!transparent(colour)) return colour;
+    }
+    return "white";
+  }
+
+  // Of its files, without an ending.
+  function nameOf(chart) {
+    const { meta, title } = chart._fullLayout;
+    const name = chart._context.toImageButtonOptions.filename || meta?.name || plain(title?.text) || "chart";
+    return name.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "chart";
+  }
+
   function image(chart, camera, format) {
-    const options = chart._context.toImageButtonOptions;
-    chart._context.toImageButtonOptions = { ...options, format, ...(format === "svg" ? { scale: 1 } : {}) };
+    const [layout, options] = [chart.layout, chart._context.toImageButtonOptions];
+    // plotly copies all that it needs before the click returns
+    chart.layout = withFont({ ...layout, font: { family: FONT, ...layout.font }, paper_bgcolor: background(chart) });
+    chart._context.toImageButtonOptions = { ...options, filename: nameOf(chart), format, scale: format === "svg" ? 1 : PIXELS };
     try {
       camera.click();
     } finally {
+      chart.layout = layout;
       chart._context.toImageButtonOptions = options;
     }
   }
@@ -112,17 +143,20 @@
     add("PNG", "Picture of this chart (PNG)", () => image(chart, camera, "png"));
     add("SVG", "Drawing of this chart (SVG)", () => image(chart, camera, "svg"));
     add("CSV", "Numbers of this chart (CSV)", () => {
-      const name = chart._context.toImageButtonOptions.filename || "chart";
       // with a byte order mark, by which spreadsheets know UTF-8
-      save("\ufeff" + csv(chart._fullData, chart._fullLayout), "text/csv;charset=utf-8", `${name}.csv`);
+      save("\ufeff" + csv(chart._fullData, chart._fullLayout), "text/csv;charset=utf-8", `${nameOf(chart)}.csv`);
     });
     camera.style.display = "none";
+    // a long title goes on below
+    chart.querySelector(".modebar").style.background = background(chart);
   }
 
   const style = document.createElement("style");
   style.textContent =
-    ".js-plotly-plot .modebar-btn.take-along { font: 600 11px/1 sans-serif; color: inherit; opacity: 0.75; padding: 4px; vertical-align: middle }" +
+    ".js-plotly-plot .modebar-btn.take-along { font: 600 10px/1 sans-serif !important; color: inherit; opacity: 0.7; padding: 4px; vertical-align: middle }" +
     ".js-plotly-plot .modebar-btn.take-along:is(:hover, :focus-visible) { opacity: 1; text-decoration: underline }" +
+    // a browser tells of a file that was saved, and in a place of its own
+    ".plotly-notifier { display: none }" +
     ".js-plotly-plot .modebar:focus-within { opacity: 1 !important }";
   document.head.append(style);
   // plotly makes its bar anew now and then: looked at when somebody comes near, which costs nothing in between
