@@ -6,45 +6,22 @@ Those of a table are Streamlit's own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import text
-
-_SCRIPT = Path(__file__).with_name("take_along.js")
-
-
-def config(name: str) -> dict[str, Any]:
-    """Plotly's config of a figure whose files are called `name`."""
-    return {
-        "displaylogo": False,
-        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-        "toImageButtonOptions": {"format": "png", "filename": file_name(name)},
-    }
-
-
-def file_name(name: str) -> str:
-    """Name of a file, without an ending, that every system takes: letters and digits of any script, and dashes."""
-    return re.sub(r"[\W_]+", "-", text.shown(name, 80)).strip("-").lower() or "chart"
-
-
-@cache
-def script() -> str:
-    """What adds the buttons to the figures of a document."""
-    return _SCRIPT.read_text(encoding="utf-8")
+from dashboard import chart_files, text
 
 
 def offer_files() -> None:
     """Adds the buttons to all figures of the page, once for all that it shows."""
     with st.container(key="take along"):
-        st.html("<style>.st-key-take-along { display: none }</style><script>" + script() + "</script>", unsafe_allow_javascript=True)
+        st.html(
+            "<style>.st-key-take-along { display: none }</style><script>" + chart_files.script() + "</script>", unsafe_allow_javascript=True
+        )
 
 
 def show(figure: go.Figure, key: str, name: str = "", **options: Any) -> Any:
@@ -52,7 +29,7 @@ def show(figure: go.Figure, key: str, name: str = "", **options: Any) -> Any:
 
     options: of st.plotly_chart, such as on_select. Returns what that returns.
     """
-    return st.plotly_chart(figure, key=key, config=config(name or key), **options)
+    return st.plotly_chart(figure, key=key, config=chart_files.config(name or key), **options)
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> Any:

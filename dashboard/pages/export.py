@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import exports, figures, live, state, text
+from dashboard import exports, figures, live, report, state, text
 
 st.title("Export")
 st.caption(
@@ -17,7 +17,20 @@ if run is None:
     st.stop()
 
 live.follow(run, live.status)
-folder = state.store().run_folder(run.id)
+store = state.store()
+st.download_button(
+    "Report of the run (HTML)",
+    # made when it is pressed, of the run as it is then
+    lambda: report.report(store, store.run(run.id), live.classes(run.config.generation.model, ())),
+    file_name=report.file_name(run),
+    mime="text/html",
+    on_click="ignore",
+    icon=":material/summarize:",
+    key=f"report {run.id}",
+    help="One file with settings, pictures, charts, tables and how to make the run again. It opens in any browser, without a server or "
+    "a network, and its charts can be taken along as here.",
+)
+folder = store.run_folder(run.id)
 offers = exports.offers(run, folder, state.image_lanes(run))
 if not offers:
     st.info("Images and networks of this run appear here when they are made.", icon=":material/hourglass:")
