@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -65,6 +65,12 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts.values())
     template = Template((_HERE / "report.html").read_text(encoding="utf-8"))
     return template.substitute(title=_text(run.name), body="\n".join(filter(None, sections)), hashes=hashes, **scripts)
+
+
+def report_now(store: RunStore, run_id: str, classes: Callable[[str, Iterable[int]], Sequence[str]]) -> str:
+    """`report` of the run as it is when this is called. classes: from a network's name and no labels to the names of its classes."""
+    run = store.run(run_id)
+    return report(store, run, classes(run.config.generation.model, ()))
 
 
 def file_name(run: Run) -> str:

@@ -1,5 +1,7 @@
 """Export: quantized networks, images and a model card as files that work elsewhere."""
 
+from functools import partial
+
 import streamlit as st
 
 from core.errors import CoreError
@@ -21,7 +23,7 @@ store = state.store()
 st.download_button(
     "Report of the run (HTML)",
     # made when it is pressed, of the run as it is then
-    lambda: report.report(store, store.run(run.id), live.classes(run.config.generation.model, ())),
+    partial(report.report_now, store, run.id, live.classes),
     file_name=report.file_name(run),
     mime="text/html",
     on_click="ignore",
