@@ -22,8 +22,12 @@ def config(name: str) -> dict[str, Any]:
 
 
 def file_name(name: str) -> str:
-    """Name of a file, without an ending, that every system takes: letters and digits of any script, and dashes."""
-    return re.sub(r"[\W_]+", "-", text.shown(name, 80)).strip("-").lower() or "chart"
+    """Name of a file, without an ending, that every system takes: letters and digits of any script, and dashes.
+
+    Of a long one the middle is left out: a run's name stands first and what is shown of it last.
+    """
+    whole = re.sub(r"[\W_]+", "-", text.shown(name)).strip("-").lower() or "chart"
+    return whole if len(whole) <= 80 else f"{whole[:40].strip('-')}-{whole[-39:].strip('-')}"
 
 
 @cache
