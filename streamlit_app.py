@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import access, state, text
+from dashboard import access, figures, state, text
 
 if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
@@ -14,6 +14,7 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
     st.html("<style>[data-testid='stMainBlockContainer'] { padding-top: 4rem; }</style>")
 
     access.admit()
+    figures.offer_files()
     try:
         state.manager()
         state.give_way()

@@ -116,13 +116,13 @@ def _build_parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", "Everything: generate, compare, quantize.", _run)
     run.add_argument("--preset", default="quick", help=f"Settings to start from: {', '.join(PRESETS)}.")
-    run.add_argument("--model", help=help_text(GenerationConfig, "model"))
+    run.add_argument("--model", help=_of_preset(GenerationConfig, "model"))
     _add_checkpoint(run)
     run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
     _add_layer_bits(run)
     run.add_argument("--optimizers", nargs="+", metavar="NAME", help=f"{' and '.join(OPTIMIZERS)}. Default: both.")
     run.add_argument("--encoder", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
-    run.add_argument("--data", help=help_text(QuantizationConfig, "data"))
+    run.add_argument("--data", help=_of_preset(QuantizationConfig, "data"))
     run.add_argument("--seed", type=_whole, help="Seed of generation and training.")
     run.add_argument("--threads", type=_whole, help="CPU threads; 0 leaves the choice to torch.")
     run.add_argument("--device", help="auto, cpu, cuda or mps.")
@@ -169,7 +169,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _command(commands, name: str, help: str, function: Callable[[argparse.Namespace], Mapping[str, Any]]) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=help, description=help)
+    command = commands.add_parser(name, help=help, description=help, formatter_class=_LineByLine)
     command.set_defaults(function=function)
     command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
     command.add_argument("--runs", type=_path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
@@ -178,6 +178,18 @@ def _command(commands, name: str, help: str, function: Callable[[argparse.Namesp
 
 def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
     command.add_argument("--out", required=not without, type=_path, help=help + without)
+
+
+class _LineByLine(argparse.HelpFormatter):
+    """Breaks a help text where it has a line of its own."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in super(_LineByLine, self)._split_lines(line, width)]
+
+
+def _of_preset(config_class: type, name: str) -> str:
+    """What a knob does, where its default is a preset's."""
+    return f"{knobs(config_class)[name].metadata['help']} Default: that of the preset."
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
@@ -199,7 +211,7 @@ def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
     """A flag for every knob; ranges are checked by the config, so that the message is the same everywhere."""
     for name, knob_field in knobs(config_class).items():
         kind = type(knob_field.default)
-        help = f"{help_text(config_class, name)} Default: {knob_field.default}.".replace("%", "%%")
+        help = help_text(config_class, name).replace("%", "%%")
         if kind is bool:
             command.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
         elif name == "layer_bits":

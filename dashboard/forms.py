@@ -64,10 +64,15 @@ def label(name: str) -> str:
     return _LABELS.get(name, name.replace("_", " ").capitalize())
 
 
+def help_of(config_class: type, name: str) -> str:
+    """All that is known of a knob, for the question mark beside it: a paragraph for each line."""
+    return help_text(config_class, name).replace("\n", "\n\n")
+
+
 def knob_widget(config_class: type, name: str, value: Any, key: str) -> Any:
     """The widget that fits a knob; returns its value."""
     knob = knobs(config_class)[name]
-    meta, help, kind = knob.metadata, help_text(config_class, name), type(knob.default)
+    meta, help, kind = knob.metadata, help_of(config_class, name), type(knob.default)
     if meta["choices"] is not None:
         choices = list(meta["choices"])
         return st.selectbox(label(name), choices, index=choices.index(value), help=help, key=key)
@@ -162,7 +167,7 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
         index=names.index(default),
         format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
         accept_new_options=True,
-        help=f"{help_text(GenerationConfig, 'model')} Networks that were uploaded are listed too; a name or path can be typed.",
+        help=f"{help_of(GenerationConfig, 'model')}\n\nNetworks that were uploaded are listed too; a name or path can be typed.",
         key=f"{key}/model",
     )
     file = st.file_uploader(
@@ -299,7 +304,7 @@ def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[s
         with place:
             value = st.number_input(
                 "Training steps" if name == "steps" else label(name), value=None, placeholder=f"preset: {own}", key=f"{key}/{name}",
-                help=f"{help_text(QuantizationConfig, name)} Empty: the preset's own ({own}); fewer bits need more.", **arguments,
+                help=f"{help_of(QuantizationConfig, name)}\n\nEmpty: the preset's own ({own}); fewer bits need more.", **arguments,
             )  # fmt: skip
         run[by_bits] = getattr(start, by_bits)
         if value is not None:
@@ -373,7 +378,7 @@ def live_sliders(values: Mapping[str, float], key: str, on_change: Any = None) -
         meta = knobs(GenerationConfig)[name].metadata
         arguments = {
             "key": widget_key,
-            "help": help_text(GenerationConfig, name),
+            "help": help_of(GenerationConfig, name),
             "on_change": on_change,
             "args": (name, widget_key) if on_change else None,
         }

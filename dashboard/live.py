@@ -12,11 +12,10 @@ import streamlit as st
 from core.errors import CoreError, RunError
 from core.runs.state import RunState
 from core.runs.store import Record, Run
-from dashboard import state, text
+from dashboard import figures, state, text
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
-CHART_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -157,4 +156,4 @@ def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any],
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
     moment = len(records) if run.state.is_finished() else int(time.monotonic() / CHART_SECONDS)
     figure = state.kept(("figure", run.id, run.attempt, moment, what), make)
-    st.plotly_chart(figure, key=key, config=CHART_CONFIG)
+    figures.show(figure, key, f"{run.name} {key}")

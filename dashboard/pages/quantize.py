@@ -64,7 +64,7 @@ live.follow(run, training.follow_layers, every=live.CHART_SECONDS)
 paper_rows = results.paper_table(run.config.quantization.model)
 if paper_rows:
     with st.expander("The paper's table for this network"):
-        st.dataframe(paper_rows, hide_index=True)
+        figures.table(paper_rows, "paper rows")
         st.caption(
             "DFFG, BMVC 2023, top-1 in percent, all layers at the same width. The paper starts from "
             f"{paper_rows[0]['full precision']} % full precision, so compare drops rather than values."

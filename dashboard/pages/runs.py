@@ -5,7 +5,7 @@ import time
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import live, results, state, text
+from dashboard import figures, live, results, state, text
 
 st.title("Runs")
 st.caption(f"Everything that was started, kept in {text.plain(state.store().folder)}.")
@@ -34,9 +34,8 @@ if not runs:
     st.info("No runs yet: start one in the Studio.", icon=":material/lightbulb:")
     st.stop()
 
-selection = st.dataframe(
+selection = figures.table(
     [overview_row(run) for run in runs],
-    hide_index=True,
     on_select="rerun",
     selection_mode="single-row",
     key="runs table",
@@ -74,4 +73,4 @@ with left, st.expander("Settings", expanded=True):
     st.json(run.config.to_dict(), expanded=1)
 with right, st.expander("Live changes", expanded=True):
     changes = state.store().changes(run.id)
-    st.dataframe(changes, hide_index=True, key="changes") if changes else st.caption("None: every knob stayed as it was set.")
+    figures.table(changes, "changes") if changes else st.caption("None: every knob stayed as it was set.")

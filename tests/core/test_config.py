@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_values_just_outside_the_range_are_refused(config, name):
             continue
         step = 1 if kind is int else max(abs(bound) * 1e-6, 1e-9)
         message = refused(config, name, kind(bound) + outward * step)
-        assert f"{bound:g}" in message
+        assert (f"{bound:,}" if kind is int else f"{bound:g}") in message
     if meta["choices"] is not None:
         outside = "nonsense" if kind is str else max(meta["choices"]) + 1
         message = refused(config, name, outside)
@@ -346,12 +347,56 @@ def test_presets():
         module.PRESETS["quick"] = None
 
 
-def test_help_text_says_range_and_paper():
-    text = help_text(GenerationConfig, "epsilon")
-    assert "Range: 0 to 2." in text
-    assert "Paper: not stated." in text
-    for config, name in EVERY_KNOB:
-        assert knobs(config)[name].metadata["help"] in help_text(config, name)
+def test_help_text_says_all_of_a_knob_line_by_line():
+    assert help_text(GenerationConfig, "mu").splitlines() == [
+        "μ: Momentum of MI-FGSM: how much of the accumulated gradient stays.",
+        "Range: 0 to 2. Default: 0.9. Paper: not stated.",
+        "Lower: 0 is plain FGSM: each step follows the gradient of the moment, which turns back and forth.",
+        "Higher: the past outweighs the present from 1 on: images overshoot and go on in old directions.",
+    ]
+    assert "Choices: mi-fgsm, adam. Default: mi-fgsm. Paper: mi-fgsm, and adam for comparison." in help_text(GenerationConfig, "optimizer")
+    assert help_text(GenerationConfig, "flip").splitlines()[1] == "Default: on. Paper: not stated."
+    assert help_text(GenerationConfig, "flip").splitlines()[2].startswith("Off: ")
+    assert "Range: 1 to 1,000,000. Default: 512. Paper: 5,120 for ImageNet." in help_text(GenerationConfig, "images")
+    assert help_text(QuantizationConfig, "quantization_seed").count("No seed is better than another") == 1
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_every_knob_is_explained(config, name):
+    """Symbol, text, range, default, the paper, and what goes wrong at either end; of a choice, each that there is."""
+    field = knobs(config)[name]
+    meta = field.metadata
+    text = help_text(config, name)
+    assert meta["help"] in text
+    assert meta["help"].endswith(".")
+    assert f"Paper: {meta['paper']}." in text
+    assert meta["paper"]
+    assert "Default: " in text
+    assert (f"{meta['symbol']}: " if meta["symbol"] else meta["help"]) in text.splitlines()[0]
+    assert "Range: " in text or "Choices: " in text or type(field.default) not in (int, float)
+    if type(field.default) in (int, float, bool):
+        for end in (meta["low"], meta["high"]):
+            assert end.endswith("."), f"what goes wrong at either end of {name} is not told: knob(..., low=..., high=...)"
+            assert end in text
+    elif meta["choices"] is not None:
+        for choice in meta["choices"]:
+            assert str(choice).lower() in meta["help"].lower()
+
+
+def test_symbols_are_those_of_the_paper():
+    symbols = {name: knobs(GenerationConfig)[name].metadata["symbol"] for name in LIVE_KNOBS}
+    assert symbols == {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
+
+
+def test_help_of_the_command_line_says_the_default_once_and_in_lines():
+    command = [sys.executable, "-m", "core", "generate", "--help"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"}).stdout
+    knob_help = out[out.index("  --epsilon EPSILON ") : out.index("  --mu MU ")]
+    lines = [line.strip() for line in knob_help.splitlines()]
+    assert knob_help.count("Default:") == 1
+    assert "Range: 0 to 2. Default: 0.1. Paper: not stated." in lines
+    assert any(line.startswith("Lower: ") for line in lines)
+    assert any(line.startswith("Higher: ") for line in lines)
 
 
 def test_allowed_in_words():
