@@ -673,7 +673,7 @@ def _anchored(config: RunConfig) -> RunConfig:
 
 
 def _unknown(run_id: str) -> RunError:
-    return RunError(f"run {run_id!r} does not exist: allowed are the ids listed under Runs")
+    return RunError(f"run {shown(run_id)} does not exist: allowed are the ids listed under Runs")
 
 
 def _in_list(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
