@@ -98,14 +98,20 @@ def knob_grid(config_class: type, names: Sequence[str], start: Any, key: str, co
     return values
 
 
-def preset_choice(key: str, like: str = "") -> str | None:
-    """Which preset a form begins with. like: name of a run whose settings come before the presets; None when those are chosen."""
-    names = {"quick": "quick: minutes on a CPU", "paper": "paper: its settings, for a GPU"}
-    own = [AS_RUN] if like else []
-    chosen = st.selectbox(
-        "Preset", [*own, *PRESETS], format_func=lambda name: f"as {shown_text(like)}" if name == AS_RUN else names.get(name, name), key=key
-    )
+def preset_choice(key: str) -> str:
+    """Which preset a form begins with."""
+    return st.selectbox("Preset", list(PRESETS), format_func=_preset_name, key=key)
+
+
+def preset_instead(name: str, key: str) -> str | None:
+    """Which preset a form begins with instead of the settings of the run of that name; None as long as it begins with those."""
+    names = {AS_RUN: f"as {shown_text(name)}"}
+    chosen = st.selectbox("Preset", [AS_RUN, *PRESETS], format_func=lambda preset: names.get(preset) or _preset_name(preset), key=key)
     return None if chosen == AS_RUN else chosen
+
+
+def _preset_name(name: str) -> str:
+    return {"quick": "quick: minutes on a CPU", "paper": "paper: its settings, for a GPU"}.get(name, name)
 
 
 def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig | None:

@@ -30,14 +30,14 @@ def form() -> None:
         st.error(text.error(error), icon=":material/error:")
         like = None
     if like is None:
-        preset = forms.preset_choice("preset") or "quick"
+        preset = forms.preset_choice("preset")
         start, key = PRESETS[preset], preset
     else:
         run, start = like
-        preset_instead = forms.preset_choice(f"preset/{run.id}", run.name)
-        if preset_instead is not None:
+        instead = forms.preset_instead(run.name, f"preset/{run.id}")
+        if instead is not None:
             st.query_params.pop(FROM_PARAMETER, None)
-            st.session_state["preset"] = preset_instead
+            st.session_state["preset"] = instead
             st.rerun()
         key = f"from/{run.id}"
         _say_what_was_turned(run)

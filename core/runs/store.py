@@ -612,12 +612,18 @@ class RunStore:
             rows = connection.execute("SELECT name, data FROM result WHERE run = ? ORDER BY name", (run_id,)).fetchall()
         return {row["name"]: json.loads(row["data"]) for row in rows}
 
-    def results_of_all(self, kinds: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Run -> name -> value of results whose name is one of `kinds` or begins with it and a slash: a table of runs needs few of them."""
+    def results_of_all(self, kinds: Iterable[str], run_id: str | None = None) -> dict[str, dict[str, Any]]:
+        """Run -> name -> value of results whose name is one of `kinds` or begins with it and a slash: a table of runs needs few of them.
+
+        run_id: of this run only.
+        """
         found: dict[str, dict[str, Any]] = {}
         with self._read() as connection:
             for kind in kinds:
-                for row in connection.execute("SELECT run, name, data FROM result WHERE name = ? OR name GLOB ?", (kind, f"{kind}/*")):
+                for row in connection.execute(
+                    "SELECT run, name, data FROM result WHERE (name = ? OR name GLOB ?) AND (? IS NULL OR run = ?)",
+                    (kind, f"{kind}/*", run_id, run_id),
+                ):
                     found.setdefault(row["run"], {})[row["name"]] = json.loads(row["data"])
         return found
 

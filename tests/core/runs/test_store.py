@@ -387,6 +387,7 @@ def test_some_results_of_all_runs(store):
         first: {"full_precision": {"top1": 92.5}, "accuracy/adam/W4A4": {"quantized": 90.0}},
         second: {"accuracy/adam/W4A4": {"quantized": 91.0}},
     }
+    assert store.results_of_all(["accuracy"], second) == {second: {"accuracy/adam/W4A4": {"quantized": 91.0}}}
     assert store.results_of_all(["nothing"]) == {}
 
 
