@@ -147,10 +147,10 @@ def deleted_runs() -> None:
     trashed = state.store().trashed()
     if not trashed:
         return
-    with st.expander(f"Deleted runs ({len(trashed)})", icon=":material/delete:", key="deleted runs", on_change="rerun") as expander:
+    with st.expander("Deleted runs", icon=":material/delete:", key="deleted runs", on_change="rerun") as expander:
         if not expander.open:
             return
-        st.caption(f"Their files are kept for {DAYS_IN_TRASH} days, and removed at the first start after that.")
+        st.caption(f"{len(trashed)} in all. Their files are kept for {DAYS_IN_TRASH} days, and removed at the first start after that.")
         selection = st.dataframe(
             run_list.deleted_lines(trashed, DAYS_IN_TRASH),
             hide_index=True,
