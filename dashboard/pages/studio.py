@@ -7,7 +7,6 @@ from core.errors import CoreError
 from dashboard import forms, lanes, live, state, text
 
 run = state.shown_run(lambda run: not run.config.images_from)
-active = run is not None and not run.state.is_finished()
 
 st.title("Studio")
 st.caption(
@@ -34,9 +33,9 @@ with st.expander("New run", expanded=run is None, icon=":material/add:"):
     except CoreError as error:
         st.error(text.error(error), icon=":material/error:")
 
-if run is not None:
+if run is not None and not lanes.generation_finished(run):
+    # one region: whatever is pressed in it, all of it is at the same iteration afterwards
+    live.follow(run, live.status, lanes.knobs, lanes.watch, until=lanes.generation_finished)
+elif run is not None:
     live.follow(run, live.status)
-    if active and not lanes.generation_finished(run) and state.manager().controls(run.id):
-        lanes.turn(run)
-    live.follow(run, lanes.pictures, until=lanes.generation_finished)
-    live.follow(run, lanes.losses, every=live.CHART_SECONDS, until=lanes.generation_finished)
+    live.follow(run, lanes.watch, until=lanes.generation_finished)
