@@ -35,7 +35,7 @@ from core.config import (
     preset,
 )
 from core.errors import ConfigError, CoreError, UnknownNameError, one_line, shown
-from core.reporting import Both, Live, Untouched
+from core.reporting import Both, Frame, Live, RunningStatistics, Untouched
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -589,11 +589,14 @@ class _Progress(Untouched):
         self._drawn().update(1)
         self._drawn().set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
 
-    def images(self, lane: str, step: int, images: Any, labels: Any, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """Nobody looks."""
 
     def wants_images(self, lane: str) -> bool:
         return False
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """Nobody looks."""
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """Nobody turns."""

@@ -188,6 +188,7 @@ def generate(
     with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs), least=2):
         lanes = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
         reporter.result("layers", lanes[0].layer_names)
+        reporter.running_statistics(lanes[0].running_statistics())
         state = checkpoints and checkpoints.state("generation")
         for lane in lanes:
             if state:

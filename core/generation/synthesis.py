@@ -4,11 +4,13 @@
 stepped in turn stay at the same iteration and start from the same noise and labels.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -23,9 +25,11 @@ from core.generation.forward_pass import ForwardPass
 from core.generation.optimizers import make_optimizer, step_size_factor
 from core.models.checks import check_scores
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Frame, Live, Reporter, RunningStatistics, Silent, Untouched
 
-PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees
+PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees at most
+PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
+KEPT_MOMENTS = 50  # spread evenly over a run, and at most about as many of first iterations and snapshots: 25 MB of 200 steps in two lanes
 
 
 def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -135,6 +139,8 @@ class Synthesis:
         self.steps = len(config.batches) * config.iterations
         self.seconds = 0.0
         self.changes: list[dict[str, Any]] = []
+        self._every = math.ceil(self.steps / KEPT_MOMENTS)
+        self._every_batch = math.ceil(len(config.batches) * (1 + config.snapshots) / KEPT_MOMENTS)
         self._values = {name: getattr(config, name) for name in LIVE_KNOBS}
         self._saved = Snapshots(folder)
         self._saved_images = 0
@@ -220,7 +226,7 @@ class Synthesis:
         with torch.enable_grad():
             max_shift = self.config.max_shift // 2 if iteration < self.config.half_iterations else self.config.max_shift
             shifted = jitter_batch(self.images, max_shift, self.config.flip, self._noise)
-            loss, parts, layers, logits = self._pass(shifted, self.labels, self._values)
+            loss, parts, layers, logits, statistics = self._pass(shifted, self.labels, self._values)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         layer_values = layers.detach().tolist()
@@ -242,18 +248,44 @@ class Synthesis:
         self.seconds += time.perf_counter() - began
 
         self.reporter.record("generation", self.lane, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
-        keep = snapshot or iteration == 0
+        keep = self._is_kept(iteration, snapshot)
         if keep or self.reporter.wants_images(self.lane):
-            preview = self.model.denormalise(self.images.detach()[:PREVIEW_IMAGES]).cpu()
-            side = self.model.spec.image_size
-            if preview.shape[-1] != side:
-                preview = F.interpolate(preview, size=(side, side), mode="nearest")
-            self.reporter.images(self.lane, self.step_count, preview, self.labels[:PREVIEW_IMAGES].cpu(), keep)
+            self.reporter.images(self.lane, self._frame(logits.detach(), statistics), keep)
         done = self.step_count % self.config.iterations
         if done == 0 and not self.finished:
             self._start_batch(self.step_count // self.config.iterations)
         elif done and done == self.config.half_iterations:
             self._optimise(self._enlarged())
+
+    def _is_kept(self, iteration: int, snapshot: bool) -> bool:
+        """Whether one may come back to this moment later: a matter of the config alone, so that all lanes and a resumed run agree."""
+        batch = (self.step_count - 1) // self.config.iterations
+        return self.finished or self.step_count % self._every == 0 or ((snapshot or iteration == 0) and batch % self._every_batch == 0)
+
+    def _frame(self, logits: Tensor, statistics: Tensor) -> Frame:
+        """The images as they are now, and what the forward pass knew of them."""
+        side = self.model.spec.image_size
+        count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // side**2))
+        images = self.model.denormalise(self.images.detach()[:count]).cpu()
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode="nearest")
+        confidence, predicted = logits[:count].float().softmax(dim=1).max(dim=1)
+        means, variances = statistics.float().cpu().numpy()
+        return Frame(
+            self.step_count,
+            images.contiguous().numpy(),
+            self.labels[:count].cpu().numpy(),
+            predicted.cpu().numpy(),
+            confidence.cpu().numpy(),
+            means,
+            variances,
+        )
+
+    def running_statistics(self) -> RunningStatistics:
+        """What the batch statistics are to come to."""
+        layers = batch_norm_layers(self.network).values()
+        means, variances = ([layer.get_buffer(name).float().cpu().numpy() for layer in layers] for name in ("running_mean", "running_var"))
+        return RunningStatistics([len(mean) for mean in means], np.concatenate(means), np.concatenate(variances))
 
     def _apply_live_values(self, iteration: int) -> None:
         for name, value in self.live.values(self.lane, self.step_count).items():

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from core.reporting import Frame, RunningStatistics
 from core.runs.store import RunStore
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SECONDS_BETWEEN_FRAMES = 0.5
 
@@ -29,14 +27,18 @@ class StoreReporter:
         """One record."""
         self._store.append(self._run_id, stage, lane, step, values)
 
-    def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """One frame."""
         self._last_frame[lane] = time.monotonic()
-        self._store.save_frame(self._run_id, lane, step, images.contiguous().numpy(), labels.numpy(), keep)
+        self._store.save_frame(self._run_id, lane, frame, keep)
 
     def wants_images(self, lane: str) -> bool:
         """Whether the last frame is old enough."""
         return time.monotonic() - self._last_frame.get(lane, float("-inf")) >= SECONDS_BETWEEN_FRAMES
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """In a file of their own."""
+        self._store.save_running_statistics(self._run_id, statistics)
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """One change."""

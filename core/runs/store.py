@@ -9,9 +9,11 @@ Every method may be called from any thread; several processes may use one folder
 resumed it (see owner.py): one that is not finished and whose owner is dead is INTERRUPTED. Runs wait in one line, whichever process
 they belong to.
 
-What is written outlives the process that wrote it, at once; a power cut may take the last records and previews, but never more than
-`sync` was called for, and never the consistency of the whole. Deleting is a mark in the database first, then the files, then the row:
-what a kill leaves between them the next start finishes. Files are written whole (see files.py).
+What is written outlives the process that wrote it, at once; a power cut may take the last records, but never those that `sync` was
+called for, and never the consistency of the whole. Frames are for looking at, and nothing waits until they are on the disk: a power
+cut may take those of the last minute. One that it leaves broken is read as missing, though its step may still be listed. Deleting is
+a mark in the database first, then the files, then the row: what a kill leaves between them the next start finishes. Files are written
+whole (see files.py).
 """
 
 import functools
@@ -23,6 +25,7 @@ import sqlite3
 import time
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -35,6 +38,7 @@ from core import layout
 from core.config import EVALUATION_SETS, RunConfig
 from core.errors import ConfigError, RunError, first_line
 from core.files import is_full, partial_copy, remove, remove_partials, whole
+from core.reporting import Frame, RunningStatistics
 from core.runs.owner import Owner
 from core.runs.state import RunState
 
@@ -498,13 +502,10 @@ class RunStore:
             rows = connection.execute("SELECT name, data FROM result WHERE run = ? ORDER BY name", (run_id,)).fetchall()
         return {row["name"]: json.loads(row["data"]) for row in rows}
 
-    def save_frame(self, run_id: str, lane: str, step: int, images: np.ndarray, labels: np.ndarray, keep: bool) -> None:
-        """Images of one moment, uint8 `(N, 3, H, W)`: always as the latest of the lane, and for good when `keep`."""
-        folder = self.run_folder(run_id) / layout.FRAMES / lane
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, durable in [("latest", False)] + ([(f"{step:08d}", True)] if keep else []):
-            with whole(folder / f"{name}.npz", durable) as partial, partial.open("wb") as file:
-                np.savez(file, images=images, labels=labels, step=step)
+    def save_frame(self, run_id: str, lane: str, frame: Frame, keep: bool) -> None:
+        """One moment: always as the latest of the lane, and for good when `keep`."""
+        for step in (None, frame.step) if keep else (None,):
+            _write_arrays(self._frame_path(run_id, lane, step), vars(frame))
 
     def frame_version(self, run_id: str, lane: str, step: int | None = None) -> int:
         """Changes whenever `frame` would return something else; 0 when there is none."""
@@ -517,16 +518,50 @@ class RunStore:
         return self.run_folder(run_id) / layout.FRAMES / lane / ("latest.npz" if step is None else f"{step:08d}.npz")
 
     def frame_steps(self, run_id: str, lane: str) -> list[int]:
-        """Steps of which images were kept."""
+        """Steps of which the images were kept."""
         return sorted(int(path.stem) for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"))
 
-    def frame(self, run_id: str, lane: str, step: int | None = None) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """(step, images, labels) of the latest moment, or of a kept one; None when there is none."""
-        path = self._frame_path(run_id, lane, step)
-        # it may go while one looks at it, and a power cut may leave the latest empty, as that one is not synced
-        with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as file:
-            return int(file["step"]), file["images"], file["labels"]
-        return None
+    def frame(self, run_id: str, lane: str, step: int | None = None) -> Frame | None:
+        """The latest moment, or a kept one; None when there is none."""
+        arrays = _read_arrays(self._frame_path(run_id, lane, step))
+        if not arrays.keys() >= {"step", "images", "labels"}:
+            return None
+        return Frame(
+            int(arrays["step"]),
+            arrays["images"],
+            arrays["labels"],
+            **{name: arrays.get(name) for name in ("predicted", "confidence", "means", "variances")},
+        )
+
+    def save_running_statistics(self, run_id: str, statistics: RunningStatistics) -> None:
+        """Those of the run's network, which are the same for all lanes."""
+        _write_arrays(self._running_statistics_path(run_id), vars(statistics))
+
+    def running_statistics(self, run_id: str) -> RunningStatistics | None:
+        """What the batch statistics of the frames are to come to; None when the run has not come to it, or is of an earlier version."""
+        arrays = _read_arrays(self._running_statistics_path(run_id))
+        if not arrays.keys() >= {"channels", "means", "variances"}:
+            return None
+        return RunningStatistics(arrays["channels"].tolist(), arrays["means"], arrays["variances"])
+
+    def _running_statistics_path(self, run_id: str) -> Path:
+        return self.run_folder(run_id) / layout.FRAMES / layout.RUNNING_STATISTICS
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An .npz file of those that are not None, whole for every reader, but not on the disk yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, durable=False) as partial, partial.open("wb") as file:
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `_write_arrays` wrote; empty where there is nothing, or what a power cut left of it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return {}
 
 
 def _anchored(config: RunConfig) -> RunConfig:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from core import pipeline
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
@@ -32,8 +33,11 @@ class Recorder(Silent):
     def record(self, stage, lane, step, values):
         self.records.append((stage, lane, step, dict(values)))
 
-    def images(self, lane, step, images, labels, keep):
-        self.pictures.append((lane, step, images, labels, keep))
+    def images(self, lane, frame, keep):
+        self.pictures.append((lane, frame, keep))
+
+    def running_statistics(self, statistics):
+        self.statistics = statistics
 
     def result(self, name, value):
         json.dumps(value)
@@ -185,11 +189,19 @@ def test_results_are_announced(whole):
 
 def test_snapshots_are_shown_and_kept(whole):
     _, _, recorder = whole
-    kept = {(lane, step) for lane, step, _, _, keep in recorder.pictures if keep}
+    kept = {(lane, frame.step) for lane, frame, keep in recorder.pictures if keep}
     assert kept == {(lane, step) for lane in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
     saved = load_image_set(whole[0] / "images" / "adam").images
-    shown = {step: images for lane, step, images, *_ in recorder.pictures if lane == "adam"}
+    shown = {frame.step: torch.from_numpy(frame.images) for lane, frame, _ in recorder.pictures if lane == "adam"}
     assert torch.equal(torch.cat([shown[2], shown[3]]), saved)
+
+
+def test_running_statistics_are_those_of_the_network(whole, embedded):
+    layers = [module for module in embedded.network.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = whole[2].statistics
+    assert statistics.channels == [layer.num_features for layer in layers]
+    assert statistics.means.tolist() == [value for layer in layers for value in layer.running_mean.tolist()]
+    assert statistics.variances.tolist() == [value for layer in layers for value in layer.running_var.tolist()]
 
 
 def test_same_config_gives_the_same_bits(tmp_path, config, whole):

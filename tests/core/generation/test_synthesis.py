@@ -24,8 +24,8 @@ class Recorder(Silent):
     def record(self, stage, lane, step, values):
         self.records.append((stage, lane, step, dict(values)))
 
-    def images(self, lane, step, images, labels, keep):
-        self.frames.append((lane, step, images.clone(), labels.clone(), keep))
+    def images(self, lane, frame, keep):
+        self.frames.append((lane, frame, keep))
 
     def change(self, lane, step, name, value):
         self.changes.append((lane, step, name, value))
@@ -121,8 +121,8 @@ def test_the_loop_announces_every_iteration_with_every_layer(small):
         assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
         expected = values["bns"] + CONFIG.alpha_tv * values["tv"] + CONFIG.alpha_l2 * values["l2"] + CONFIG.beta * values["ce"]
         assert values["total"] == pytest.approx(expected, rel=1e-5)
-    kept = [step for _, step, _, _, keep in recorder.frames if keep]
-    assert kept == [1, *CONFIG.snapshot_iterations]
+    kept = [frame.step for _, frame, keep in recorder.frames if keep]
+    assert kept == list(range(1, 13))
 
 
 def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
@@ -249,11 +249,9 @@ def test_small_images_are_shown_at_full_size(small):
 
     recorder = Curious()
     synthesise(small, replace(CONFIG, half_resolution=0.25), recorder)
-    assert {tuple(images.shape) for _, _, images, _, _ in recorder.frames} == {(12, 3, 8, 8)}
-    blocks = [
-        torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
-        for _, _, images, _, _ in recorder.frames
-    ]
+    pictures = [torch.from_numpy(frame.images) for _, frame, _ in recorder.frames]
+    assert {tuple(images.shape) for images in pictures} == {(12, 3, 8, 8)}
+    blocks = [torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)) for images in pictures]
     assert blocks == [True] * 3 + [False] * 9
 
 

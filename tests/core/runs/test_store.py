@@ -16,6 +16,7 @@ import pytest
 
 from core.config import GenerationConfig, RunConfig
 from core.errors import RunError
+from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore, default_folder
 
@@ -181,43 +182,105 @@ def test_rename(store):
     assert store.run(run_id).name == "after its end"
 
 
-def frame(value, count=2):
-    return np.full((count, 3, 4, 4), value, dtype=np.uint8), np.arange(count)
+def frame(step, count=2):
+    return Frame(step, np.full((count, 3, 4, 4), step, dtype=np.uint8), np.arange(count))
+
+
+def full_frame(step, count=2, channels=5):
+    random = np.random.default_rng(step)
+    confidence, means, variances = (random.random(size, dtype=np.float32) for size in (count, channels, channels))
+    images, labels = random.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8), random.integers(0, 10, count)
+    return Frame(step, images, labels, labels[::-1].copy(), confidence, means, variances)
+
+
+def same(first, second) -> bool:
+    """To the last bit and the type."""
+    return all(
+        np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
+        for one, other in zip(vars(first).values(), vars(second).values())
+    )
 
 
 def test_frames_latest_and_kept(store):
     run_id = created(store)
     assert store.frame(run_id, "adam") is None
     for step, keep in ((1, True), (2, False), (10, True), (11, False)):
-        store.save_frame(run_id, "adam", step, *frame(step), keep)
-    store.save_frame(run_id, "mi-fgsm", 5, *frame(50), False)
+        store.save_frame(run_id, "adam", frame(step), keep)
+    store.save_frame(run_id, "mi-fgsm", frame(5), False)
     assert store.frame_steps(run_id, "adam") == [1, 10]
     assert store.frame_steps(run_id, "mi-fgsm") == []
-    step, images, labels = store.frame(run_id, "adam")
-    assert step == 11
-    assert np.array_equal(images, frame(11)[0])
-    assert labels.tolist() == [0, 1]
-    step, images, _ = store.frame(run_id, "adam", 10)
-    assert (step, int(images[0, 0, 0, 0])) == (10, 10)
+    assert same(store.frame(run_id, "adam"), frame(11))
+    assert same(store.frame(run_id, "adam", 10), frame(10))
     assert store.frame(run_id, "adam", 2) is None
-    assert store.frame(run_id, "mi-fgsm")[0] == 5
+    assert store.frame(run_id, "mi-fgsm").step == 5
+
+
+def test_a_frame_comes_back_as_it_was(store):
+    run_id = created(store)
+    store.save_frame(run_id, "adam", full_frame(3), True)
+    for step in (None, 3):
+        assert same(store.frame(run_id, "adam", step), full_frame(3))
+
+
+def test_a_frame_of_an_earlier_version_has_only_images_and_labels(store):
+    run_id = created(store)
+    folder = store.run_folder(run_id) / "frames" / "adam"
+    folder.mkdir(parents=True)
+    old = frame(4)
+    np.savez(folder / "00000004.npz", images=old.images, labels=old.labels, step=4)
+    read = store.frame(run_id, "adam", 4)
+    assert same(read, old)
+    assert (read.predicted, read.confidence, read.means, read.variances) == (None, None, None, None)
+
+
+def test_running_statistics(store):
+    run_id = created(store)
+    assert store.running_statistics(run_id) is None
+    store.save_running_statistics(run_id, RunningStatistics([2, 1], np.float32([1, 2, 3]), np.float32([0.5, 0.25, 4])))
+    read = store.running_statistics(run_id)
+    assert read.channels == [2, 1]
+    assert read.means.tolist() == [1, 2, 3]
+    assert read.variances.tolist() == [0.5, 0.25, 4]
+    assert read.means.dtype == read.variances.dtype == np.float32
+    store.save_frame(run_id, "adam", frame(1), True)
+    store.rewind(run_id, "generation", "adam", 0)  # a resumed run has the same network
+    assert store.running_statistics(run_id) is not None
+
+
+@pytest.mark.parametrize("left", ["the beginning", "zeros at the end", "zeros in the middle"])
+def test_what_a_power_cut_leaves_of_a_frame_is_missing(store, left):
+    """Neither an exception nor half a picture, wherever the file ends."""
+    run_id = created(store)
+    store.save_frame(run_id, "adam", full_frame(1), True)
+    path = store.run_folder(run_id) / "frames" / "adam" / "00000001.npz"
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 13):
+        if left == "the beginning":
+            path.write_bytes(whole[:position])
+        elif left == "zeros at the end":
+            path.write_bytes(whole[:position].ljust(len(whole), b"\0"))
+        else:
+            path.write_bytes(whole[:position] + bytes(64) + whole[position + 64 :])
+        read = store.frame(run_id, "adam", 1)
+        assert read is None or same(read, full_frame(1)), position
+    assert store.frame_steps(run_id, "adam") == [1]
 
 
 def test_frame_that_is_read_while_it_is_written_is_whole(store):
     run_id = created(store)
-    store.save_frame(run_id, "adam", 0, *frame(0, 64), False)
+    store.save_frame(run_id, "adam", frame(0, 64), False)
     stop, torn = threading.Event(), []
 
     def read():
         while not stop.is_set():
-            step, images, _ = store.frame(run_id, "adam")
-            if not (images == step).all():
-                torn.append(step)
+            read = store.frame(run_id, "adam")
+            if not (read.images == read.step).all():
+                torn.append(read.step)
 
     reader = threading.Thread(target=read)
     reader.start()
     for step in range(100):
-        store.save_frame(run_id, "adam", step, *frame(step, 64), False)
+        store.save_frame(run_id, "adam", frame(step, 64), False)
     stop.set()
     reader.join()
     assert torn == []
@@ -238,7 +301,7 @@ def test_deleting_removes_everything_of_one_run(store):
         store.append(target, "generation", "adam", 1, {})
         store.add_change(target, "adam", 1, "lr", 0.5)
         store.set_result(target, "a", 1)
-        store.save_frame(target, "adam", 1, *frame(1), True)
+        store.save_frame(target, "adam", frame(1), True)
         store.set_state(target, RunState.COMPLETE)
     store.delete(run_id)
     assert [run.id for run in store.runs()] == [other]
@@ -248,7 +311,7 @@ def test_deleting_removes_everything_of_one_run(store):
     with sqlite3.connect(store.folder / DATABASE) as connection:
         for table, column in (("run", "id"), ("record", "run"), ("change", "run"), ("result", "run")):
             assert connection.execute(f"SELECT {column} FROM {table}").fetchall() == [(other,)], table
-    assert store.frame(other, "adam")[0] == 1
+    assert store.frame(other, "adam").step == 1
 
 
 def test_images_are_those_made_or_those_given(store, tmp_path):
@@ -729,6 +792,7 @@ def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
 BUSY = """
 import random
 from core.errors import RunError
+from core.reporting import Frame, RunningStatistics
 chance = random.Random(int(sys.argv[1]))
 mine = [run_id]
 for round in range(30):
@@ -792,6 +856,7 @@ def test_clock_and_signals_bury_nobody_who_lives(store, monkeypatch, years):
 CLAIM = """
 sys.stdin.readline()
 from core.errors import RunError
+from core.reporting import Frame, RunningStatistics
 store.mark_interrupted()
 try:
     store.resume(sys.argv[1])
