@@ -6,9 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from core.config import LIVE_KNOBS
@@ -145,7 +144,7 @@ def _sheets(run: Run, frames: Mapping[str, Frame], records: Mapping[str, Record]
     lane, index = state.image_in_address()
     for place, (own, frame) in zip(st.columns(len(frames)), frames.items()):
         with place:
-            names = live.classes(run.config.generation.model, [*frame.labels, *(frame.predicted if frame.predicted is not None else ())])
+            names = _names(run.config.generation.model, frame)
             where = moments.place(frame.step, run)
             about = text.plain(moments.summary(frame, records.get(own)))
             st.markdown(f"**{text.plain(lane_name(own))}** :small[:gray[{text.plain(where)} · {about}]]")
@@ -178,7 +177,8 @@ def _large(run: Run, frames: Mapping[str, Frame], kept: Sequence[int]) -> None:
         return
     frame = frames[lane]
     per_batch = run.config.generation.iterations
-    names = live.classes(run.config.generation.model, [*frame.labels, *(frame.predicted if frame.predicted is not None else ())])
+    model = run.config.generation.model
+    names = _names(model, frame)
     steps = moments.history(frame.step, kept, per_batch)
     with st.container(border=True, key="large view"):
         left, right = st.columns([1, 4])
@@ -192,16 +192,27 @@ def _large(run: Run, frames: Mapping[str, Frame], kept: Sequence[int]) -> None:
             for own in frames:
                 st.markdown(f"{text.plain(lane_name(own))} :small[:gray[iteration, and the teacher's confidence]]")
                 key = ("strip", run.id, run.attempt, own, index, tuple(steps), frame.step)
-                st.html(state.kept(key, partial(_strip, run, own, index, steps, frames[own], names)))
+                st.html(state.kept(key, partial(_strip, run, own, index, steps, frames[own], model)))
 
 
-def _strip(run: Run, lane: str, index: int, steps: Sequence[int], now: Frame, names: Sequence[str]) -> str:
+def _strip(run: Run, lane: str, index: int, steps: Sequence[int], now: Frame, model: str) -> str:
     per_batch = run.config.generation.iterations
-    known = [now if step == now.step else state.store().frame(run.id, lane, step) for step in steps]
-    frames = [frame for frame in known if frame is not None and index < len(frame.labels)]
+    known = [images.alone(now, index) if step == now.step else _one_image(run.id, run.attempt, lane, step, index) for step in steps]
+    frames = [frame for frame in known if frame is not None]
     titles = [str((frame.step - 1) % per_batch + 1) for frame in frames]
-    seen = [label for frame in frames if frame.predicted is not None for label in (frame.predicted[index],)]
-    return images.strip_html(frames, index, titles, live.classes(run.config.generation.model, seen) if seen else names, now.step)
+    return images.strip_html(frames, titles, _names(model, *frames), now.step)
+
+
+@lru_cache(maxsize=500)  # of 3 kB each: a strip is drawn again with each iteration, and only one image of it is new
+def _one_image(run_id: str, attempt: int, lane: str, step: int, index: int) -> Frame | None:
+    frame = state.store().frame(run_id, lane, step)
+    return images.alone(frame, index) if frame is not None and index < len(frame.labels) else None
+
+
+def _names(model: str, *frames: Frame) -> Sequence[str]:
+    """Class names for all that frames show and the teacher takes it for."""
+    labels = [label for frame in frames for of in (frame.labels, frame.predicted) if of is not None for label in of]
+    return live.classes(model, labels)
 
 
 def _numbers(
@@ -213,14 +224,21 @@ def _numbers(
     at: int | None,
 ) -> None:
     """The view that was chosen, and only that one."""
+    wanted = st.query_params.get(state.VIEW_PARAMETER)
     view = st.segmented_control(
-        "View", list(VIEWS), default="loss", required=True, format_func=lambda name: VIEWS[name], key="view", bind="query-params",
+        "View",
+        list(VIEWS),
+        default=wanted if wanted in VIEWS else "loss",
+        required=True,
+        format_func=lambda name: VIEWS[name],
+        key="view",
+        on_change=lambda: state.put_into_address(state.VIEW_PARAMETER, st.session_state["view"]),
         label_visibility="collapsed",
-    )  # fmt: skip
+    )
     names = layer_names(run, len(records[0].data["layers"]))
     where = moments.place(next(iter(frames.values())).step, run)
     if view == "loss":
-        st.caption(f"At {where}. " + " · ".join(map(text.plain, moments.values(at_records, charts.PARTS))))
+        st.caption("  \n".join(map(text.plain, moments.values(at_records, charts.PARTS, where))))
         _over_time(run, records, changes, view, lambda: charts.loss_figure(records, changes))
     elif view == "layers":
         st.caption(f"L_BNS of each BatchNorm layer, on one scale. At {where}: {_extremes(at_records, names)}")
@@ -243,7 +261,7 @@ def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
     return ", ".join(said)
 
 
-def _over_time(run: Run, records: list[Record], changes: Sequence[Mapping], view: str, make: Callable[[], go.Figure]) -> None:
+def _over_time(run: Run, records: list[Record], changes: Sequence[Mapping], view: str, make: Callable[[], charts.Figure]) -> None:
     """A figure over iterations, drawn at most every live.CHART_SECONDS, once for all who look at it, and at once after a change."""
     still = generation_finished(run) or run.state is RunState.PAUSED
     moment = len(records) if still else int(time.monotonic() / live.CHART_SECONDS)

@@ -80,7 +80,7 @@ def status(run: Run) -> None:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
     if not run.state.is_finished() and run.stage:
-        st.progress(run.step / run.total if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
+        st.progress(min(run.step / run.total, 1.0) if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
     if run.state.can_resume():
         st.button(
             "Resume",

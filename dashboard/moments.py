@@ -68,9 +68,9 @@ def summary(frame: Frame, record: Record | None) -> str:
     return " · ".join(parts)
 
 
-def values(records: Mapping[str, Record], parts: Mapping[str, str]) -> list[str]:
-    """A line for each lane with the value of every part of the loss. parts: name in the record -> how it is called."""
+def values(records: Mapping[str, Record], parts: Mapping[str, str], where: str) -> list[str]:
+    """A line for each lane with the value of every part of the loss. parts: name in the record -> how it is called, with a remark."""
     return [
-        f"{lane_name(lane)}: " + ", ".join(f"{title.split(' (')[0]} {record.data[part]:.4g}" for part, title in parts.items())
+        f"{lane_name(lane)}, {where}: " + ", ".join(f"{title.split(' (')[0]} {record.data[part]:.4g}" for part, title in parts.items())
         for lane, record in records.items()
     ]

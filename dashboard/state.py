@@ -26,6 +26,7 @@ from dashboard.uploads import Uploads
 
 RUN_PARAMETER = "run"
 AT_PARAMETER = "at"  # the iteration that the Studio shows, absent for the newest
+VIEW_PARAMETER = "view"  # which of the Studio's charts
 _LANE_PARAMETER, _IMAGE_PARAMETER = "lane", "image"  # the image that it shows large
 _LAYER_PARAMETER = "layer"  # counted from 1
 _OF_ONE_RUN = (AT_PARAMETER, _LANE_PARAMETER, _IMAGE_PARAMETER)

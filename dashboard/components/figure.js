@@ -61,10 +61,13 @@ function create(root) {
     const marks = layout.shapes ?? [];
     const cursor = window.studioCursor;
     if (!layout.meta?.cursor || !cursor || cursor.at === null) return marks;
-    const color = getComputedStyle(place).getPropertyValue("--st-text-color").trim();
-    return marks.concat(layout.meta.cursor.map(([x, y]) => ({
-      type: "line", xref: x, yref: `${y} domain`, x0: cursor.at, x1: cursor.at, y0: 0, y1: 1, line: { color, width: 1.5 }, name: "cursor",
-    })));
+    const style = getComputedStyle(place);
+    // dark on light or light on dark, with a rim, as it also stands on heatmaps
+    const lines = [["background-color", 4, 0.7], ["text-color", 1.5, 1]];
+    return marks.concat(layout.meta.cursor.flatMap(([x, y]) => lines.map(([name, width, opacity]) => ({
+      type: "line", xref: x, yref: `${y} domain`, x0: cursor.at, x1: cursor.at, y0: 0, y1: 1, name: "cursor", opacity,
+      line: { color: style.getPropertyValue(`--st-${name}`).trim(), width },
+    }))));
   }
 
   function layoutNow() {
