@@ -1,4 +1,9 @@
-"""What all figures share: one colour for one thing on every page (Okabe and Ito's palette), names, layout, thinned curves. Pure.
+"""What all figures share: one colour for one thing on every page, names, layout, thinned curves. Pure.
+
+A figure is drawn once for all who look at it, whichever theme they have. So every colour of data here stands out from the white and from
+the dark background alike, by 3 to 1 or more (WCAG 2.2, 1.4.11), and any two differ for people with each kind of colour blindness: Okabe
+and Ito's colours where they are neither too light nor too dark, others where they are. Nothing can be read as small text on both
+backgrounds, which takes 4.5 to 1: text gets no colour here, and then has the one of the viewer's theme.
 
 pandas is imported because plotly uses it where it finds it in sys.modules, also half imported by another thread.
 """
@@ -15,9 +20,11 @@ import plotly.graph_objects as go
 from core.runs.store import Record
 from dashboard.text import plotly
 
-COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73", "noise": "#8C8C8C", "real": "#E69F00"}
-FULL_PRECISION = "#7F7F7F"
+COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73", "real": "#86672B", "noise": "#9A5BE0"}
+FULL_PRECISION = "#6E6E6E"
 PAPER = "#CC79A7"
+NEUTRAL = "#808080"  # lines and areas that belong to no lane: cursors, marks of changes in all lanes, spreads
+SCALE = "Cividis"  # of heatmaps: the same order for everybody, also printed grey
 POINTS = 600  # of a curve
 NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
 _T = TypeVar("_T")
@@ -25,7 +32,7 @@ _T = TypeVar("_T")
 
 def colour(lane: str) -> str:
     """The colour of an optimizer; `lane` may go on with a bit width, as in "adam W4A4"."""
-    return COLOURS.get(lane.split(" ")[0], "#56B4E9")
+    return COLOURS.get(lane.split(" ")[0], NEUTRAL)
 
 
 def lane_name(lane: str) -> str:
@@ -41,10 +48,11 @@ def title_of(lane: str) -> str:
 
 def laid_out(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
     figure.update_layout(
-        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "y": 0.98, "yanchor": "top"},
+        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98, "yanchor": "top"},
         height=height,
         margin={"l": 10, "r": 10, "t": 36, "b": 10},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        # below the title of the axis, however many lines it takes in a narrow window
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         # keeps zoom and hidden curves over refreshes
         uirevision=title,
         **layout,

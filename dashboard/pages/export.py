@@ -54,7 +54,7 @@ made = exports.made(folder)
 if not made:
     st.caption("Files that were made are kept with the run and listed here.")
     st.stop()
-st.subheader("Made of this run")
+st.header("Made of this run")
 for path, of_file in made:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(

@@ -35,7 +35,7 @@ figures.table(
     },
 )
 
-st.subheader("What was measured")
+st.header("What was measured")
 measured = [one for _, of_row in rows for one in of_row]
 if measured:
     selection = figures.table(

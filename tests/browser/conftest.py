@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from every_page import make_runs
 from playwright.sync_api import expect, sync_playwright
 from real_server import free_port, serving
 
@@ -34,14 +35,53 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def browser_page(chromium):
-    """A page of Chromium, and what went wrong in it."""
-    page = chromium.new_page(viewport={"width": 1440, "height": 1000})
+def problems_of(page) -> list[str]:
+    """A list that grows with every error in the page's console, in its scripts and of its requests."""
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("response", lambda response: problems.append(f"{response.status} {response.url}") if response.status >= 400 else None)
+    return problems
+
+
+@pytest.fixture
+def browser_page(chromium):
+    """A page of Chromium, and what went wrong in it."""
+    page = chromium.new_page(viewport={"width": 1440, "height": 1000})
+    problems = problems_of(page)
     page.set_default_timeout(60_000)
     yield page, problems
     page.close()
+
+
+@pytest.fixture(scope="session")
+def full_server(tmp_path_factory):
+    """Address of a server with a complete run and a failed one, the same for all tests that only look."""
+    folder = tmp_path_factory.mktemp("full")
+    make_runs(folder / "runs")
+    with serving(folder, free_port()) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def empty_server(tmp_path_factory):
+    """Address of a server without runs, the same for all tests that only look."""
+    with serving(tmp_path_factory.mktemp("empty"), free_port()) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens a page with options of a browser context (color_scheme, viewport), and says what went wrong in it."""
+    contexts = []
+
+    def opened(**options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        return page, problems_of(page)
+
+    yield opened
+    for context in contexts:
+        context.close()

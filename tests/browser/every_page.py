@@ -1,0 +1,84 @@
+"""What the tests share that look at every page: which pages there are, a store to look at, and when a page stands still."""
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+from playwright.sync_api import Page, expect
+from real_server import ROOT
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+# complete, and over in seconds
+CONFIG = RunConfig(
+    generation=GenerationConfig(images=80, iterations=8, batch_size=40, snapshots=2, device="cpu"),
+    quantization=QuantizationConfig(steps=4, batch_size=40, device="cpu"),
+    bits=(3, 4),
+)
+
+
+class Address(NamedTuple):
+    path: str
+    title: str
+
+
+def pages(source: str = (ROOT / "streamlit_app.py").read_text()) -> list[Address]:
+    """The st.Page entries of the router, in their order."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "Page":
+            options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+            stem = Path(ast.literal_eval(node.args[0])).stem
+            found.append(Address("" if options.get("default") else stem, options["title"]))
+    assert found, "the router has no st.Page(...)"
+    return found
+
+
+def make_runs(folder: Path) -> None:
+    """A store with a complete run, the newest, and one that failed with a long reason."""
+    store = RunStore(folder)
+    failed = store.create(CONFIG, "a run that failed")
+    store.set_state(
+        failed, RunState.FAILED, "images is 51: allowed is a multiple of snapshots (4)", "Traceback (most recent call last):\n" * 3
+    )
+    manager = RunManager(store)
+    complete = manager.start(CONFIG, "a run with a name that is rather long, as people like to write into it what was special about it")
+    manager.wait(complete)
+    manager.close()
+    assert store.run(complete).state is RunState.COMPLETE, store.run(complete).traceback
+    store.close()
+
+
+def visit(page: Page, server: str, address: Address) -> None:
+    """Opens a page and waits until everything is drawn."""
+    page.goto(f"{server}/{address.path}")
+    expect(page.locator("h1")).to_be_visible()
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Waits until nothing is being drawn any more: no placeholder, no running script, and the same document for a second."""
+    page.wait_for_function(
+        """() => {
+            const quiet = !document.querySelector('[data-testid=stSkeleton], [data-testid=stStatusWidget], [data-stale=true]')
+                && [...document.querySelectorAll('.js-plotly-plot')].every(figure => figure.querySelector('.main-svg'));
+            const now = quiet ? document.querySelector('.stApp').innerHTML.length : Math.random();
+            if (now !== window.lastLength) { window.lastLength = now; window.lastChange = performance.now(); }
+            return performance.now() - window.lastChange > 1000;
+        }""",
+        polling=200,
+    )
+
+
+def open_everything(page: Page) -> None:
+    """Opens every expander, those in others too."""
+    for _ in range(30):
+        closed = page.locator(".stApp details:not([open]) > summary:visible")
+        if not closed.count():
+            break
+        closed.first.click()
+        page.wait_for_timeout(300)
+    settle(page)

@@ -1,0 +1,130 @@
+"""Every page, light and dark, empty and with runs: scanned by axe-core, the text in its figures measured, gone through with the Tab key."""
+
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+from every_page import Address, open_everything, pages, settle, visit
+from playwright.sync_api import Page
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+ALWAYS = {"heading-order", "page-has-heading-one", "html-has-lang", "document-title", "image-alt"}  # found wrong however serious
+# what Streamlit builds and no option of ours changes: (rule, part of the element's HTML, why it is harmless)
+ACCEPTED: list[tuple[str, str, str]] = []
+
+
+def findings(page: Page, within: str = "document") -> list[str]:
+    """Serious and critical findings of axe-core in one line each, with the element and what is wrong."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE)
+    found = []
+    for violation in page.evaluate(f"() => axe.run({within}, {{resultTypes: ['violations']}})")["violations"]:
+        if violation["impact"] not in ("serious", "critical") and violation["id"] not in ALWAYS:
+            continue
+        for node in violation["nodes"]:
+            if not any(violation["id"] == rule and part in node["html"] for rule, part, _ in ACCEPTED):
+                found.append(f"{violation['id']}: {node['html'][:300]} | {node['failureSummary'][:300]}")
+    return found
+
+
+# axe-core does not look at text in SVG. Text with a box of its own behind it is left out: the box decides
+FAINT_TEXT = """() => {
+    const channels = colour => {
+        const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+        canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+        return [r / 255, g / 255, b / 255, a / 255];
+    };
+    const luminance = rgb => {
+        const [r, g, b] = rgb.map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = channels(getComputedStyle(document.querySelector('.stApp')).backgroundColor).slice(0, 3);
+    const faint = [];
+    for (const text of document.querySelectorAll('.js-plotly-plot svg text')) {
+        if (!text.textContent.trim() || !text.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+        const box = [...text.parentNode.children].find(e => e.tagName === 'rect' && e.classList.contains('bg'));
+        if (box && channels(getComputedStyle(box).fill)[3] * getComputedStyle(box).fillOpacity > 0.4) continue;
+        const style = getComputedStyle(text), fill = channels(style.fill);
+        let opacity = fill[3] * style.fillOpacity;
+        for (let e = text; e && !e.matches('.js-plotly-plot'); e = e.parentNode) opacity *= getComputedStyle(e).opacity;
+        const seen = behind.map((c, i) => opacity * fill[i] + (1 - opacity) * c);
+        const [low, high] = [luminance(seen), luminance(behind)].sort((a, b) => a - b);
+        const contrast = (high + 0.05) / (low + 0.05);
+        if (contrast < 4.5) faint.push(`"${text.textContent}" ${style.fill} has contrast ${contrast.toFixed(2)}`);
+    }
+    return [...new Set(faint)];
+}"""
+
+# of an element and what is around it, where Streamlit draws its focus ring
+LOOK = """element => {
+    const looks = [];
+    for (let level = 0; level < 4 && element && element !== document.body; level++, element = element.parentElement) {
+        for (const one of [element, ...element.children]) {
+            const s = getComputedStyle(one);
+            looks.push([s.outlineStyle, s.outlineWidth, s.outlineColor, s.boxShadow, s.borderColor, s.backgroundColor, s.color, s.opacity]);
+        }
+    }
+    return JSON.stringify(looks);
+}"""
+
+
+def unseen_focus(page: Page, most: int = 40) -> list[str]:
+    """Elements that look the same with the keyboard's focus as without it."""
+    unseen, met = [], set()
+    page.locator("body").press("Tab")
+    for _ in range(most):
+        page.wait_for_timeout(250)  # Streamlit's rings fade in
+        focused = page.evaluate_handle("() => document.activeElement").as_element()
+        name = focused.evaluate("e => e === document.body ? '' : e.outerHTML.slice(0, 200)")
+        if not name or name in met:
+            break
+        met.add(name)
+        before = focused.evaluate(LOOK)
+        focused.evaluate("e => e.blur()")
+        page.wait_for_timeout(250)
+        after = focused.evaluate(LOOK)
+        if before == after:
+            unseen.append(name)
+        focused.focus()
+        page.keyboard.press("Tab")
+    assert len(met) > 5, f"the Tab key reached only {met}"
+    return unseen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
+def test_no_serious_finding(full_server, empty_server, open_page, address: Address, scheme):
+    page, problems = open_page(color_scheme=scheme)
+    visit(page, empty_server, address)
+    wrong = [f"empty: {one}" for one in findings(page)]
+
+    visit(page, full_server, address)
+    wrong += findings(page)
+    if page.get_by_test_id("stDataFrame").count():
+        # where rows are chosen, if they can be
+        page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55})
+        settle(page)
+    open_everything(page)
+    wrong += [f"opened: {one}" for one in findings(page)]
+    wrong += [f"in a figure: {one}" for one in page.evaluate(FAINT_TEXT)]
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        wrong += [f"tab {tab.inner_text()}: {one}" for one in findings(page, "'[role=tabpanel]'")]
+    for button in page.locator("[data-testid=stPopoverButton]:enabled:visible").all():
+        button.click()
+        page.get_by_test_id("stPopoverBody").wait_for()
+        wrong += [f"{button.inner_text()}: {one}" for one in findings(page, "'[data-testid=stPopoverBody]'")]
+        page.keyboard.press("Escape")
+    assert list(dict.fromkeys(wrong)) == []
+    assert problems == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
+def test_keyboard_shows_where_it_is(full_server, open_page, address: Address):
+    page, problems = open_page(reduced_motion="reduce")
+    visit(page, full_server, address)
+    assert unseen_focus(page) == []
+    assert problems == []
