@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -157,12 +158,9 @@ def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
     """Exponential moving average, corrected for its start, as TensorBoard's; what is not finite is left out and stays as it is."""
     if not weight:
         return values
-    result, average, counted = values.copy(), 0.0, 0
-    for index, value in enumerate(values.tolist()):
-        if math.isfinite(value):
-            counted += 1
-            average = weight * average + (1 - weight) * value
-            result[index] = average / (1 - weight**counted)
+    result, finite = values.copy(), np.isfinite(values)
+    averages = accumulate(values[finite].tolist(), lambda average, value: weight * average + (1 - weight) * value, initial=0.0)
+    result[finite] = np.array(list(averages)[1:]) / (1 - weight ** np.arange(1, finite.sum() + 1))
     return result
 
 

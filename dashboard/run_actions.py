@@ -31,7 +31,7 @@ def choose_in_table(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
         placeholder="",
         column_config={
             **({} if any(run.user for run in runs) else {"by": None}),
-            "baseline": st.column_config.TextColumn(width=40, help="The run that others are compared with."),
+            "baseline": st.column_config.TextColumn(run_list.BASELINE, width=40, help="The run that others are compared with."),
             "name": st.column_config.TextColumn(width="medium"),
             "tags": st.column_config.ListColumn(),
         },

@@ -732,10 +732,15 @@ def _check_length(what: str, value: str, most: int) -> None:
         raise RunError(f"{what} {shown(value)} has {len(value):,} characters: allowed are at most {most:,}")
 
 
+@functools.lru_cache(maxsize=1000)  # checking every field takes longer than all the rest of reading a run, and pages list all of them
+def _read_config(text: str) -> RunConfig:
+    return RunConfig.from_dict(json.loads(text))
+
+
 def _config(row: sqlite3.Row) -> RunConfig:
     """Raises ConfigError for settings that this version does not know, whatever another has made of them."""
     try:
-        return RunConfig.from_dict(json.loads(row["config"]))
+        return _read_config(row["config"])
     except ConfigError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
