@@ -10,7 +10,7 @@ import streamlit as st
 from core import layout
 from core.runs.store import Run
 from core.runs.table import METHODS
-from dashboard import accuracy_charts, live, results, series, state, text
+from dashboard import accuracy_charts, figures, results, series, state, text
 
 WITH, PAPER, DRAWN_AS = "with", "paper", "as"  # in the address: other runs, methods of the paper, lines or bars
 MOST_RUNS = 12  # beside the shown one
@@ -31,15 +31,12 @@ def accuracy(run: Run) -> None:
     full_precision = own.results.get("full_precision", {})
     rows = series.accuracy_series([own, *others])
     paper, paper_full_precision = results.paper_accuracies(run.config.quantization.model, methods)
-    st.plotly_chart(
-        accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision, bars),
-        key="accuracy",
-        config=live.CHART_CONFIG,
-    )
+    figure = accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision, bars)
+    figures.show(figure, "accuracy", f"{run.name} accuracy")
     st.caption(_said(rows, full_precision.get("evaluated_on", ""), bool(paper)))
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")
-    st.dataframe(results.accuracy_table(rows, full_precision.get("top1")), hide_index=True, key="accuracy table")
+    figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
 
 
 def _nothing(run: Run) -> str:

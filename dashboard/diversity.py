@@ -10,7 +10,7 @@ import streamlit as st
 
 from core import layout
 from core.runs.store import Run
-from dashboard import diversity_charts, images, live, neighbours, results, state, text
+from dashboard import diversity_charts, figures, images, live, neighbours, results, state, text
 from dashboard.chart_style import lane_name
 
 IMAGE_PARAMETER = "image"
@@ -35,28 +35,27 @@ def similarity(run: Run) -> None:
     )
     sets = {**measured, **references}
     with st.container(horizontal=True):
-        for name, figures in sets.items():
-            st.metric(text.plain(lane_name(name)), f"{figures['mean_similarity']:.3f}", border=True)
+        for name, of_set in sets.items():
+            st.metric(text.plain(lane_name(name)), f"{of_set['mean_similarity']:.3f}", border=True)
     st.caption(
         "Mean cosine similarity over all pairs of images, from -1 to 1: lower is more diverse." + _references_said(known, references)
     )
-    st.plotly_chart(diversity_charts.histogram_figure(measured, references), key="histogram", config=live.CHART_CONFIG)
+    figures.show(diversity_charts.histogram_figure(measured, references), "histogram", f"{run.name} similarities")
     st.caption("All pairs of images by their similarity: the further left, the more diverse. Dashed and dotted lines are the means.")
-    st.dataframe(
+    figures.table(
         results.diversity_table(measured, references),
-        hide_index=True,
-        key="diversity table",
+        "diversity table",
         column_config={
             column: st.column_config.NumberColumn(format="%.1f" if "%" in column else "%.3f", help=help_text)
             for column, help_text in results.DIVERSITY_COLUMNS.items()
         },
     )
-    low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
-    for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
-        classes = live.classes(run.config.generation.model, figures["matrix"]["labels"])
-        place.plotly_chart(
-            diversity_charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG
-        )
+    low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
+    for place, (lane, of_set) in zip(st.columns(len(measured)), measured.items()):
+        classes = live.classes(run.config.generation.model, of_set["matrix"]["labels"])
+        with place:
+            matrix = diversity_charts.matrix_figure(lane, of_set["matrix"], classes, low)
+            figures.show(matrix, f"matrix {lane}", f"{run.name} similarity matrix {lane}")
     st.caption(
         "Images ordered by class, in the same colours for all: bright blocks on the diagonal are classes whose images look alike, "
         "and darker is more diverse."
@@ -73,7 +72,7 @@ def _nothing(run: Run) -> str:
 
 def _references_said(known: Mapping[str, Any], references: Mapping[str, Any]) -> str:
     """What the references are, or why there are none."""
-    said = "".join(f" {lane_name(name).capitalize()}: {text.plain(figures['description'])}." for name, figures in references.items())
+    said = "".join(f" {lane_name(name).capitalize()}: {text.plain(of_set['description'])}." for name, of_set in references.items())
     reasons = [value["left_out"] for name, value in known.items() if name.startswith("reference/") and "left_out" in value]
     said += "".join(f" No real images beside them: {text.plain(reason)}." for reason in reasons)
     if not said:
@@ -86,7 +85,7 @@ def pictures(run: Run) -> None:
     measured = results.diversities(state.store().results(run.id))
     if not measured:
         return
-    found = {lane: figures["neighbours"] for lane, figures in measured.items() if figures.get("neighbours")}
+    found = {lane: of_set["neighbours"] for lane, of_set in measured.items() if of_set.get("neighbours")}
     if found:
         _neighbours(run, found, measured)
     sheets = {lane: sheet for lane in measured if (sheet := state.sheet(run, lane)) is not None}
