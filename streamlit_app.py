@@ -28,6 +28,7 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
             st.Page("dashboard/pages/diversity.py", title="Diversity", icon=":material/scatter_plot:"),
             st.Page("dashboard/pages/table.py", title="Paper", icon=":material/table_chart:"),
             st.Page("dashboard/pages/export.py", title="Export", icon=":material/file_export:"),
+            st.Page("dashboard/pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("dashboard/pages/runs.py", title="Runs", icon=":material/list_alt:"),
         ],
         position="top",

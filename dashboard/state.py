@@ -171,7 +171,7 @@ def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
         label,
         ids,
         index=ids.index(shown.id) if shown else 0,
-        format_func=lambda run_id: _title(next(run for run in runs if run.id == run_id)),
+        format_func=lambda run_id: title(next(run for run in runs if run.id == run_id)),
         key=f"{key}/{shown.id if shown else ''}",
     )
     if chosen != (shown.id if shown else None):
@@ -180,7 +180,8 @@ def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
     return next(run for run in runs if run.id == chosen)
 
 
-def _title(run: Run) -> str:
+def title(run: Run) -> str:
+    """How a run is called where one of several is chosen."""
     return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {run.name} · {run.state}"
 
 

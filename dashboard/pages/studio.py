@@ -2,9 +2,7 @@
 
 import streamlit as st
 
-from core.config import LIVE_KNOBS, PRESETS
-from core.errors import CoreError
-from dashboard import forms, lanes, live, state, text
+from dashboard import lanes, live, new_run, state
 
 run = state.shown_run(lambda run: not run.config.images_from)
 active = run is not None and not run.state.is_finished()
@@ -15,24 +13,14 @@ st.caption(
     "layers. The images then train a 2- to 8-bit version of the network."
 )
 
-with st.expander("New run", expanded=run is None, icon=":material/add:"):
+with st.expander("New run", expanded=run is None or new_run.asked_for(), icon=":material/add:"):
     if run is None:
         st.info(
             "Press Start: with the quick preset both optimizers make 2,048 images each from the embedded ResNet-20, "
             "which is then quantized to 3, 4 and 5 bits.",
             icon=":material/lightbulb:",
         )
-    preset = forms.preset_choice("preset")
-    start = PRESETS[preset].generation
-    values = forms.live_sliders({name: getattr(start, name) for name in LIVE_KNOBS}, f"new/{preset}")
-    try:
-        config = forms.run_form(preset, values)
-        if config is not None:
-            state.start(config, state.uploads().run_name(config))
-            forms.forget_uploads()
-            st.rerun()
-    except CoreError as error:
-        st.error(text.error(error), icon=":material/error:")
+    new_run.form()
 
 if run is not None:
     live.follow(run, live.status)

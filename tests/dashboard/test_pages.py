@@ -56,6 +56,7 @@ def charts(app):
         ("quantize", "Studio"),
         ("diversity", "Studio"),
         ("runs", "Studio"),
+        ("compare", "Studio"),
         ("export", "Studio"),
         ("table", "press Measure"),
     ],
@@ -288,7 +289,7 @@ def test_runs_lists_what_was_done_before_the_server_started(with_finished_run):
     table = app.dataframe[0].value
     assert list(table["name"]) == ["a finished run"]
     assert list(table["state"]) == ["complete"]
-    assert "4 bits" in table["trained % (MI-FGSM images)"][0]
+    assert table["W4A4 %"][0] == state.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")["quantized"]
 
 
 def checkpoint(folder, **changes):
