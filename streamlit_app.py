@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import access, figures, state, text
+from dashboard import access, elements, figures, state, text
 
 if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
@@ -36,4 +36,4 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
 else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
     state.share_memory()
-    app = st.App(__file__, routes=access.routes())
+    app = st.App(__file__, routes=[*access.routes(), *elements.routes()])

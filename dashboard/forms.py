@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -394,27 +394,36 @@ _LADDERS: dict[str, list[float]] = {
     "alpha_l2": [0.0, 3e-8, 3e-7, 3e-6, 3e-5, 3e-4, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
     "beta": [0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0],
 }
+_SLIDER_WIDTH = 165  # pixels: two beside each other on a phone
 _LIVE_MAXIMUM = {"epsilon": 0.5, "mu": 1.5, "lr": 0.5}
 
 
-def live_sliders(values: Mapping[str, float], key: str, on_change: Any = None) -> dict[str, float]:
-    """The six sliders; `on_change(name, widget key)` is called when a person moves one. Returns their values."""
+def live_sliders(
+    values: Mapping[str, float], key: str, on_change: Any = None, marks: Mapping[str, str] | None = None, disabled: Collection[str] = ()
+) -> dict[str, float]:
+    """The six sliders; `on_change(name, widget key)` is called when a person moves one. Returns their values.
+
+    marks: what to add to the label of a knob. disabled: knobs that cannot be moved now.
+    """
     result = {}
-    places = st.columns(6)
-    for place, name in zip(places, LIVE_KNOBS):
-        widget_key, value = f"{key}/{name}", float(values[name])
-        meta = knobs(GenerationConfig)[name].metadata
-        arguments = {
-            "key": widget_key,
-            "help": help_of(GenerationConfig, name),
-            "on_change": on_change,
-            "args": (name, widget_key) if on_change else None,
-        }
-        with place:
+    with st.container(horizontal=True):
+        for name in LIVE_KNOBS:
+            widget_key, value = f"{key}/{name}", float(values[name])
+            meta = knobs(GenerationConfig)[name].metadata
+            arguments: dict[str, Any] = {
+                "label": f"{label(name)} {(marks or {}).get(name, '')}".strip(),
+                "value": value,
+                "key": widget_key,
+                "help": help_of(GenerationConfig, name),
+                "on_change": on_change,
+                "args": (name, widget_key) if on_change else None,
+                "disabled": name in disabled,
+                "width": _SLIDER_WIDTH,
+            }
             if name in _LADDERS:
                 options = sorted({*_LADDERS[name], value})
-                result[name] = st.select_slider(label(name), options, value=value, format_func=lambda v: f"{v:g}", **arguments)
+                result[name] = st.select_slider(options=options, format_func=lambda v: f"{v:g}", **arguments)
             else:
                 top = max(_LIVE_MAXIMUM[name], value)
-                result[name] = st.slider(label(name), 0.0, top, value=value, step=meta["step"], format="%.3g", **arguments)
+                result[name] = st.slider(min_value=0.0, max_value=top, step=meta["step"], format="%.3g", **arguments)
     return result

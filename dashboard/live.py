@@ -16,6 +16,7 @@ from dashboard import figures, state, text
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
+_SECONDS_FOR_A_STEP = 1.5
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -78,7 +79,7 @@ def status(run: Run) -> None:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
     if not run.state.is_finished() and run.stage:
-        st.progress(run.step / run.total if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
+        st.progress(min(run.step / run.total, 1.0) if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
     if run.state.can_resume():
         st.button(
             "Resume",
@@ -115,6 +116,11 @@ def _time_left(run: Run) -> str:
 
 def _buttons(run: Run) -> None:
     control = state.manager().control(run.id)
+
+    def one_step() -> None:
+        control.step()
+        _wait_for_step(run)
+
     with st.container(horizontal=True):
         if control.paused:
             st.button("Resume", icon=":material/play_arrow:", key="resume", on_click=control.resume)
@@ -124,12 +130,21 @@ def _buttons(run: Run) -> None:
             "One step",
             icon=":material/skip_next:",
             key="step",
-            on_click=control.step,
+            on_click=one_step,
             help="One iteration of every lane, or one training step; then rest.",
         )
         st.button(
             "Stop", icon=":material/stop:", key="stop", on_click=control.stop, help="Ends the run; what it has made so far stays visible."
         )
+
+
+def _wait_for_step(run: Run) -> None:
+    """Returns when every lane has taken its step, so that the page shows it at once; or after a while, as a step may take long."""
+    lanes = len(run.config.optimizers) if run.stage == "generation" else 1
+    end = time.monotonic() + _SECONDS_FOR_A_STEP
+    before = state.store().run(run.id).step
+    while time.monotonic() < end and state.store().run(run.id).step < before + lanes:
+        time.sleep(0.02)
 
 
 def classes(model: str, labels: Iterable[int]) -> Sequence[str]:

@@ -37,7 +37,6 @@ _HERE = Path(__file__).parent
 _PACKAGES = ("torch", "torchvision", "pytorchcv", "open-clip-torch", "numpy", "plotly")
 _PICTURES = 64  # of each optimizer, where there are more than ten classes
 _ROWS = 8  # images of each class, where there are at most ten
-_PARTS = ("total", "bns", "ce", "agreement")  # of the loss
 
 
 def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
@@ -264,15 +263,14 @@ def _spread(values: np.ndarray, most: int) -> np.ndarray:
 def _generation(records: list[Record], config: RunConfig, layers: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return ""
-    drawn = [_chart(charts.loss_figure(records, part, changes), f"loss {part}") for part in _PARTS]
+    drawn = [_chart(go.Figure(charts.loss_figure(records, changes)), "loss")]
     count = len(records[0].data["layers"])
     names = layers if len(layers) == count else [f"layer {index + 1}" for index in range(count)]
-    ends = charts.heatmap_ends(records)
     lanes = [lane for lane in config.optimizers if any(record.lane == lane for record in records)]
-    drawn += [_chart(charts.layer_heatmap(records, lane, names, ends), f"L_BNS by layer {lane}") for lane in lanes]
+    drawn.append(_chart(go.Figure(charts.layer_heatmaps(records, lanes, names, changes)), "L_BNS by layer"))
     return (
         "<h2>Generation</h2><p>Loss over the iterations of all batches: each tooth is a batch that starts from new noise. L_BNS is the "
-        "distance of a batch's statistics to those in the network's BatchNorm layers.</p>" + _side_by_side(drawn)
+        "distance of a batch's statistics to those in the network's BatchNorm layers.</p>" + "".join(drawn)
     )
 
 

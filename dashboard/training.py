@@ -14,7 +14,7 @@ from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError
 from core.reporting import TEST
 from core.runs.store import Run
-from dashboard import live, results, state, text, training_charts
+from dashboard import figures, live, results, state, text, training_charts
 from dashboard.chart_style import lane_name
 
 _NUMBERS = {  # columns of the table of layers, with what they are
@@ -121,7 +121,7 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
 
     what = (run.id, run.attempt, lane, width)
     bars = state.kept(("figure", *what, "errors", chosen), partial(training_charts.error_figure, own, lane, chosen))
-    st.plotly_chart(bars, key=f"{key}/bars", config=live.CHART_CONFIG, on_select=clicked, selection_mode="points")
+    figures.show(bars, f"{key}/bars", f"{run.name} error by layer {lane} {width}", on_select=clicked, selection_mode="points")
     st.caption(
         f"Loses most: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. The ratio of signal to quantization noise, "
         f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images: 20 dB is an error of a "
@@ -131,7 +131,7 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
     with left:
         title = f"weights of {chosen}"
         figure = partial(training_charts.histogram_figure, layer["weight"], layer["bits"], title, lane)
-        st.plotly_chart(state.kept(("figure", *what, "weights", chosen), figure), key=f"{key}/weights", config=live.CHART_CONFIG)
+        figures.show(state.kept(("figure", *what, "weights", chosen), figure), f"{key}/weights", f"{run.name} {lane} {width} {title}")
         st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % beyond the grid.")
     with right:
         read = layer["input"]
@@ -140,7 +140,7 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
         else:
             title = f"input of {chosen}"
             figure = partial(training_charts.histogram_figure, read, read["bits"], title, lane, True)
-            st.plotly_chart(state.kept(("figure", *what, "input", chosen), figure), key=f"{key}/input", config=live.CHART_CONFIG)
+            figures.show(state.kept(("figure", *what, "input", chosen), figure), f"{key}/input", f"{run.name} {lane} {width} {title}")
             st.caption(
                 f"{_step(read)[0].upper()}{_step(read)[1:]}; {read['clipped']:g} % beyond the grid; {_decibels(read['sqnr'])}. Logarithmic."
             )
@@ -216,7 +216,7 @@ def _bit_widths(run: Run, lane: str, width: str, found: Mapping[str, Any], by_er
     rows = compared(run, lane, width)
     if len(rows) > 1:
         st.markdown("**The same images at this width**")
-        st.dataframe(rows, hide_index=True, key=f"{key}/compared")
+        figures.table(rows, f"{key}/compared")
 
 
 def again(run: Run, lane: str, bits: int, layers: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], steps: int) -> RunConfig:

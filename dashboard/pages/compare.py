@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import comparison, live, state, text
+from dashboard import comparison, figures, state, text
 from dashboard import comparison_charts as charts
 
 st.title("Compare")
@@ -38,11 +38,11 @@ def settings(compared):
     different, equal = charts.settings_table(compared)
     st.subheader("Settings that differ")
     if different:
-        st.dataframe(different, hide_index=True, key="settings that differ", alt="Settings that differ between the runs")
+        figures.table(different, "settings that differ", alt="Settings that differ between the runs")
     else:
         st.caption("None: these runs have the same settings.")
     with st.expander(f"{len(equal)} settings that are the same"):
-        st.dataframe(equal, hide_index=True, key="equal settings", alt="Settings that are the same in all runs")
+        figures.table(equal, "equal settings", alt="Settings that are the same in all runs")
 
 
 def curves(compared):
@@ -72,16 +72,15 @@ def curves(compared):
     lanes = st.multiselect(
         "Lanes", charts.lanes_of(compared), format_func=charts.lane_name, placeholder="all", key="lanes", bind="query-params"
     )
-    st.plotly_chart(charts.curves_figure(compared, label, axis, log, smoothing, lanes), key="curves", config=live.CHART_CONFIG)
+    figures.show(charts.curves_figure(compared, label, axis, log, smoothing, lanes), "curves", f"comparison {label}")
     st.caption(
         "Colour is the run, dash the optimizer or bit width"
         + (", the thick line the baseline." if base.run.pinned else ".")
         + (" Each tooth is a batch that starts from new noise." if curve.stage == "generation" else "")
     )
-    st.dataframe(
+    figures.table(
         charts.values_table(compared, label),
-        hide_index=True,
-        key="last and best",
+        "last and best",
         alt="Last and best value of each run",
         placeholder="",
         column_config={
@@ -96,8 +95,8 @@ def accuracies(compared):
     figure = charts.accuracy_figure(compared)
     if figure is not None:
         st.subheader("Accuracy")
-        st.plotly_chart(figure, key="accuracies", config=live.CHART_CONFIG)
-        st.dataframe(charts.accuracy_table(compared), hide_index=True, key="accuracy of each", alt="Accuracy of each run", placeholder="")
+        figures.show(figure, "accuracies", "comparison accuracy")
+        figures.table(charts.accuracy_table(compared), "accuracy of each", alt="Accuracy of each run", placeholder="")
 
 
 comparison.follow(chosen, side_by_side)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import accuracy, forms, live, results, state, text, training
+from dashboard import accuracy, figures, forms, live, results, state, text, training
 
 st.title("Quantize")
 st.caption(

@@ -5,7 +5,6 @@ import streamlit as st
 from dashboard import lanes, live, new_run, state
 
 run = state.shown_run(lambda run: not run.config.images_from)
-active = run is not None and not run.state.is_finished()
 
 st.title("Studio")
 st.caption(
@@ -22,9 +21,9 @@ with st.expander("New run", expanded=run is None or new_run.asked_for(), icon=":
         )
     new_run.form()
 
-if run is not None:
+if run is not None and not lanes.generation_finished(run):
+    # one region: whatever is pressed in it, all of it is at the same iteration afterwards
+    live.follow(run, live.status, lanes.knobs, lanes.watch, until=lanes.generation_finished)
+elif run is not None:
     live.follow(run, live.status)
-    if active and not lanes.generation_finished(run) and state.manager().controls(run.id):
-        lanes.turn(run)
-    live.follow(run, lanes.pictures, until=lanes.generation_finished)
-    live.follow(run, lanes.losses, every=live.CHART_SECONDS, until=lanes.generation_finished)
+    live.follow(run, lanes.watch, until=lanes.generation_finished)

@@ -82,6 +82,18 @@ def test_at_most_two_pictures_a_second_and_lane(reporter, clock):
     assert reporter.wants_images("adam")
 
 
+def test_lanes_are_seen_at_the_same_steps(reporter, clock):
+    seen = {"mi-fgsm": [], "adam": []}
+    for step in range(1, 20):
+        for lane, seconds in (("mi-fgsm", 0.05), ("adam", 0.12)):
+            clock.now += seconds
+            reporter.record("generation", lane, step, {})
+            if reporter.wants_images(lane):
+                seen[lane].append(step)
+                reporter.images(lane, pictures(step), False)
+    assert seen["mi-fgsm"] == seen["adam"] == [1, 4, 7, 10, 13, 16, 19]
+
+
 def test_kept_pictures_are_written_however_soon(store, run_id, reporter, clock):
     for step in (1, 2, 3):
         reporter.images("adam", pictures(step), True)
