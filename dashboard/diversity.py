@@ -50,11 +50,11 @@ def similarity(run: Run) -> None:
             for column, help_text in results.DIVERSITY_COLUMNS.items()
         },
     )
-    low = min(value for of_lane in measured.values() for row in of_lane["matrix"]["cosine"] for value in row)
-    for place, (lane, of_lane) in zip(st.columns(len(measured)), measured.items()):
-        classes = live.classes(run.config.generation.model, of_lane["matrix"]["labels"])
+    low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
+    for place, (lane, of_set) in zip(st.columns(len(measured)), measured.items()):
+        classes = live.classes(run.config.generation.model, of_set["matrix"]["labels"])
         with place:
-            matrix = diversity_charts.matrix_figure(lane, of_lane["matrix"], classes, low)
+            matrix = diversity_charts.matrix_figure(lane, of_set["matrix"], classes, low)
             figures.show(matrix, f"matrix {lane}", f"{run.name} similarity matrix {lane}")
     st.caption(
         "Images ordered by class, in the same colours for all: bright blocks on the diagonal are classes whose images look alike, "
@@ -85,7 +85,7 @@ def pictures(run: Run) -> None:
     measured = results.diversities(state.store().results(run.id))
     if not measured:
         return
-    found = {lane: of_lane["neighbours"] for lane, of_lane in measured.items() if of_lane.get("neighbours")}
+    found = {lane: of_set["neighbours"] for lane, of_set in measured.items() if of_set.get("neighbours")}
     if found:
         _neighbours(run, found, measured)
     sheets = {lane: sheet for lane in measured if (sheet := state.sheet(run, lane)) is not None}

@@ -327,7 +327,7 @@ def _diversity(known: Mapping[str, Any], classes: Sequence[str]) -> str:
         "<h2>Diversity</h2><p>Cosine similarity of two images in a CLIP encoder, over all pairs; lower is more diverse. The encoder is "
         f"{_text(bare_name(first['encoder']))}, trained on {_text(first['encoder_trained_on'])}.</p>"
         + _table(rows)
-        + _chart(diversity_charts.histogram_figure(measured), "similarities")
+        + _chart(diversity_charts.histogram_figure(measured, results.references(known)), "similarities")
         + _side_by_side(matrices)
     )
 

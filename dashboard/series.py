@@ -138,6 +138,8 @@ def _labels(
 def _in_words(knob: str, value: Any) -> str:
     if knob == "turned":
         return "knobs turned while it ran" if value else "as set"
+    if knob == "layer_bits" and not value:
+        return "all layers alike"
     if knob == "activation bits":
         return f"activations {value} bit" if value else "activations as weights"
     if isinstance(value, bool):
