@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import BaseRoute, Route
 
-from dashboard import chart_files
+from dashboard import chart_files, state
 from dashboard.images import Sheet
 from dashboard.moments import nearest
 
@@ -55,19 +55,24 @@ def player(
     moments: Sequence[int],
     latest: int,
     start: int | None,
-    running: bool,
+    following: str,
     iterations: int,
     batches: int,
     marks: Sequence[tuple[int, str]],
-    on_move: Callable[[int | None], None],
 ) -> int | None:
     """The slider over the kept moments of a run, with play button and arrow keys; returns the step to show, None for the newest.
 
-    moments: kept steps, in order. latest: the newest step. start: what a page that is just opened shows. running: whether newer ones
-    will come. iterations: of a batch. marks: step and text of live changes. on_move: called with the step whenever a person moves it.
+    What it stands at is in the address. moments: kept steps, in order. latest: the newest step. start: what a page that is just opened
+    shows. following: how often newer ones come, "" if there will be none. iterations: of a batch. marks: step and text of live changes.
     """
     key = f"player/{run_id}"
-    chosen = nearest(st.session_state[key].get("at") if key in st.session_state else start, moments, latest)
+    chosen = nearest(st.session_state.get(_moment_key(run_id), start), moments, latest)
+
+    def move() -> None:
+        at = st.session_state[key]["at"]
+        st.session_state[_moment_key(run_id)] = at
+        state.put_into_address(state.AT_PARAMETER, at)
+
     _player(
         key=key,
         data={
@@ -75,15 +80,30 @@ def player(
             "moments": [step for step in moments if step < latest],
             "latest": latest,
             "at": chosen,
-            "running": running,
+            "turn": st.session_state.get(_turn_key(run_id), 0),
+            "following": following,
             "iterations": iterations,
             "batches": batches,
             "marks": [list(mark) for mark in marks],
         },
-        default={"at": start},
-        on_at_change=lambda: on_move(st.session_state[key]["at"]),
+        on_at_change=move,
     )
     return chosen
+
+
+def follow_newest(run_id: str) -> None:
+    """Moves the player of a run to its right end, wherever a person has left it."""
+    st.session_state[_moment_key(run_id)] = None
+    st.session_state[_turn_key(run_id)] = st.session_state.get(_turn_key(run_id), 0) + 1
+    state.put_into_address(state.AT_PARAMETER, None)
+
+
+def _moment_key(run_id: str) -> str:
+    return f"moment/{run_id}"
+
+
+def _turn_key(run_id: str) -> str:
+    return f"turn of the player/{run_id}"
 
 
 def sheet(sheet: Sheet, alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None]) -> None:

@@ -79,13 +79,13 @@ def watch(run: Run) -> None:
     """The player, both lanes at the moment it stands at, and the chosen view of the numbers."""
     lanes = list(run.config.optimizers)
     records = state.records(run, "generation")
-    newest = _newest(run)
+    kept = moments.common([state.store().frame_steps(run.id, lane) for lane in lanes])
+    newest = _newest(run, kept)
     if not newest or not records:
         if not run.state.is_finished():
             st.caption("Images and curves appear here with the first iteration.")
         return
-    latest = min(frame.step for frame in newest.values())
-    kept = moments.common([state.store().frame_steps(run.id, lane) for lane in lanes])
+    latest = newest[lanes[0]].step
     changes = state.store().changes(run.id)
     at = _player(run, kept, latest, charts.mark_texts(changes))
     frames = newest if at is None else {lane: _frame(run, lane, at) or newest[lane] for lane in lanes}
@@ -104,11 +104,10 @@ def _player(run: Run, kept: Sequence[int], latest: int, marks: Mapping[int, tupl
         kept,
         latest,
         start,
-        not generation_finished(run),
+        "" if generation_finished(run) else live.pace(),
         run.config.generation.iterations,
         len(run.config.generation.batches),
         [(step, what) for step, (what, _) in marks.items()],
-        partial(state.put_into_address, state.AT_PARAMETER),
     )
 
 
@@ -117,8 +116,8 @@ _pairs_lock = threading.Lock()
 _PAIRS_KEPT = 8
 
 
-def _newest(run: Run) -> dict[str, Frame]:
-    """The newest moment of each lane, all at the same iteration: while one lane is ahead, the moment before."""
+def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
+    """The newest moment of each lane, all at the same iteration: while one lane is ahead, an earlier one. Empty before the first."""
     lanes, key = run.config.optimizers, (run.id, run.attempt)
     read = {lane: _frame(run, lane, None) for lane in lanes}
     frames = {lane: frame for lane, frame in read.items() if frame is not None}
@@ -131,7 +130,9 @@ def _newest(run: Run) -> dict[str, Frame]:
             return frames
         if key in _pairs:
             return _pairs[key]
-    return frames if len(frames) == len(lanes) else {}
+    # nobody has looked yet, or the run was stopped between two lanes
+    together = {lane: frame for lane in lanes if kept and (frame := _frame(run, lane, kept[-1])) is not None}
+    return together if len(together) == len(lanes) else {}
 
 
 def _frame(run: Run, lane: str, step: int | None) -> Frame | None:

@@ -12,7 +12,7 @@ import streamlit as st
 from core.errors import CoreError, RunError
 from core.runs.state import RunState
 from core.runs.store import Record, Run
-from dashboard import figures, state, text
+from dashboard import elements, figures, state, text
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
@@ -60,6 +60,12 @@ def follow(
             function(current)
 
     region()
+
+
+def pace() -> str:
+    """How often a page that follows a run is drawn, in words."""
+    slowness = state.slowness()
+    return f"pictures every {REFRESH_SECONDS * slowness:g} s, curves every {CHART_SECONDS * slowness:g} s"
 
 
 def status(run: Run) -> None:
@@ -118,8 +124,10 @@ def _buttons(run: Run) -> None:
     control = state.manager().control(run.id)
 
     def one_step() -> None:
+        before = state.store().run(run.id).step
         control.step()
-        _wait_for_step(run)
+        _wait_for_step(run, before)
+        elements.follow_newest(run.id)
 
     with st.container(horizontal=True):
         if control.paused:
@@ -138,11 +146,10 @@ def _buttons(run: Run) -> None:
         )
 
 
-def _wait_for_step(run: Run) -> None:
+def _wait_for_step(run: Run, before: int) -> None:
     """Returns when every lane has taken its step, so that the page shows it at once; or after a while, as a step may take long."""
     lanes = len(run.config.optimizers) if run.stage == "generation" else 1
     end = time.monotonic() + _SECONDS_FOR_A_STEP
-    before = state.store().run(run.id).step
     while time.monotonic() < end and state.store().run(run.id).step < before + lanes:
         time.sleep(0.02)
 

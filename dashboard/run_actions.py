@@ -9,7 +9,7 @@ import streamlit as st
 
 from core.errors import CoreError
 from core.runs.store import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
-from dashboard import run_list, state, text
+from dashboard import figures, run_list, state, text
 
 _JUST_DELETED = "just deleted"
 _SELECTED = "selected runs"
@@ -20,9 +20,8 @@ def choose_in_table(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
     # Streamlit remembers places of rows: with other rows it is another table, which begins with the same runs selected
     key = f"runs table {zlib.crc32(' '.join(run.id for run in fitting).encode())}"
     before = st.session_state.get(_SELECTED, [])
-    selection = st.dataframe(
+    selection = figures.table(
         run_list.lines(fitting, state.store().results_of_all(run_list.FIGURES)),
-        hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
         selection_default={"selection": {"rows": [index for index, run in enumerate(fitting) if run.id in before]}},
@@ -151,9 +150,8 @@ def deleted_runs() -> None:
         if not expander.open:
             return
         st.caption(f"{len(trashed)} in all. Their files are kept for {DAYS_IN_TRASH} days, and removed at the first start after that.")
-        selection = st.dataframe(
+        selection = figures.table(
             run_list.deleted_lines(trashed, DAYS_IN_TRASH),
-            hide_index=True,
             on_select="rerun",
             selection_mode="multi-row",
             key=f"deleted table {zlib.crc32(' '.join(run.id for run in trashed).encode())}",

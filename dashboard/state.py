@@ -189,7 +189,7 @@ def records(run: Run, stage: str) -> list[Record]:
         return list(known)
 
 
-@st.cache_resource(show_spinner=False, max_entries=80)
+@st.cache_resource(show_spinner=False, max_entries=60)
 def kept(key: tuple, _make: Callable[[], Any]) -> Any:
     """What `_make` returns, made once for all sessions; it must not be changed."""
     return _make()

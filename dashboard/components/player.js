@@ -1,7 +1,8 @@
 // The one iteration player of a page. It tells the server which moment to show, and every chart of the page where its cursor stands.
 //
 // data: run, moments (steps that were kept, oldest first, without the newest), latest (the newest step), at (a step of moments, or null
-// for the newest), running, iterations (of a batch), batches, marks ([step, text] of live changes).
+// for the newest), turn (changes when the page is to take over `at`), following (how often newer ones come, empty if there will be
+// none), iterations (of a batch), batches, marks ([step, text] of live changes).
 
 const GRACE = 3000; // milliseconds after which an answer of the server is no longer waited for
 const PACE = 350; // milliseconds that a moment is seen at least while playing
@@ -44,13 +45,13 @@ function create(root) {
     range.value = place();
     range.style.setProperty("--part", last ? place() / last : 1);
     const words = named(at ?? data.latest);
-    const now = at === null ? (data.running ? "live" : "last") : "";
+    const now = at === null ? (data.following ? "live" : "last") : "";
     range.setAttribute("aria-valuetext", now ? `${words}, ${now}` : words);
     text.textContent = words;
-    live.textContent = data.running ? "Live" : "Last";
+    live.textContent = data.following ? "Live" : "Last";
     live.setAttribute("aria-pressed", at === null);
-    live.classList.toggle("running", data.running);
-    live.title = data.running ? "Follow the run (End)" : "The last iteration (End)";
+    live.classList.toggle("running", !!data.following);
+    live.title = data.following ? `Follow the run: ${data.following} (End)` : "The last iteration (End)";
     play.classList.toggle("playing", !!timer);
     play.setAttribute("aria-label", timer ? "Stop playing" : "Play");
     play.title = timer ? "Stop playing" : "Play the kept moments";
@@ -136,7 +137,7 @@ function create(root) {
 
   const player = {
     update(next) {
-      const other = data?.run !== next.run;
+      const other = data?.run !== next.run || data.turn !== next.turn;
       data = next;
       if (other) {
         at = data.at;

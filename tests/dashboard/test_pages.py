@@ -124,7 +124,7 @@ def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_fini
     assert "MI-FGSM" in texts(app)
     assert "Adam" in texts(app)
     (player,) = component(app, "player")
-    assert (player["moments"], player["latest"], player["at"], player["running"]) == ([1, 2, 3], 4, None, False)
+    assert (player["moments"], player["latest"], player["at"], player["following"]) == ([1, 2, 3], 4, None, "")
     sheets = component(app, "sheet")
     assert [sheet["alt"] for sheet in sheets] == ["synthetic images by MI-FGSM", "synthetic images by Adam"]
     assert sheets[0]["header"][1] == "automobile"
