@@ -161,6 +161,8 @@ class Checked:
             raise ConfigError(f"{name} is {shown(value)}: allowed is {'true or false' if kind is bool else 'a text'}")
         if kind is str:
             _check_text(name, value)
+        if kind is tuple:
+            _layer_bits(value)
         if meta["choices"] is not None and value not in meta["choices"]:
             raise ConfigError(f"{name} is {shown(value)}: allowed are {allowed(meta)}")
         low, high = meta["minimum"], meta["maximum"]
@@ -631,14 +633,16 @@ def _layer_bits(given: Any) -> tuple[tuple[str, int], ...]:
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         raise ConfigError(f"layer_bits is {shown(given)}: allowed is a mapping of layer names to bit widths")
+    seen: set[str] = set()
     for name, bits in pairs:
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"layer_bits has {shown(name)} in it: allowed are names of layers")
+            raise ConfigError(f"layer_bits is for {shown(name)}: allowed are names of layers")
         _check_text("layer_bits", name)
         if type(bits) is not int or bits not in BIT_WIDTHS:
-            raise ConfigError(f"layer_bits of {shown(name)} is {shown(bits)}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
-        if sum(other == name for other, _ in pairs) > 1:
-            raise ConfigError(f"layer_bits has {shown(name)} twice: allowed is each layer once")
+            raise ConfigError(f"layer_bits is {shown(bits)} for {shown(name)}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
+        if name in seen:
+            raise ConfigError(f"layer_bits is given for {shown(name)} twice: allowed is each layer once")
+        seen.add(name)
     return tuple(sorted((name, bits) for name, bits in pairs))
 
 

@@ -49,6 +49,7 @@ def wrong_types(kind: type) -> list:
         float: ["0.1", None, True, False, [0.1], math.nan, math.inf, -math.inf, 1j],
         str: [None, 4, 0.1, True, b"adam", ["adam"]],
         bool: [0, 1, None, "true", 1.0],
+        tuple: [0, None, "output=8", True, ["output"], [("output", 8, 9)]],
     }
     return wrong[kind]
 
@@ -236,14 +237,14 @@ def test_layer_bits_from_a_mapping_or_pairs(given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"a": 9}, "^layer_bits of 'a' is 9: allowed are 2, 3, 4, 5, 6, 7, 8$"),
-        ({"a": True}, "^layer_bits of 'a' is True"),
-        ({"a": 4.0}, "^layer_bits of 'a' is 4.0"),
-        ({"a": None}, "^layer_bits of 'a' is None"),
-        ({3: 4}, "^layer_bits has 3 in it: allowed are names"),
-        ({"": 4}, "^layer_bits has '' in it"),
+        ({"a": 9}, "^layer_bits is 9 for 'a': allowed are 2, 3, 4, 5, 6, 7, 8$"),
+        ({"a": True}, "^layer_bits is True for 'a'"),
+        ({"a": 4.0}, "^layer_bits is 4.0 for 'a'"),
+        ({"a": None}, "^layer_bits is None for 'a'"),
+        ({3: 4}, "^layer_bits is for 3: allowed are names"),
+        ({"": 4}, "^layer_bits is for ''"),
         ({"a\0": 4}, "UTF-8 without NUL"),
-        ([("a", 4), ("a", 5)], "^layer_bits has 'a' twice: allowed is each layer once$"),
+        ([("a", 4), ("a", 5)], "^layer_bits is given for 'a' twice: allowed is each layer once$"),
         ("a=4", "^layer_bits is 'a=4': allowed is a mapping"),
         (7, "^layer_bits is 7: allowed is a mapping"),
         (["ab"], "allowed is a mapping"),

@@ -442,7 +442,7 @@ def test_quantize_single_layers(generated, pictures, capsys):
     assert call("quantize", *arguments, "--layer-bits", "output=8", "features.init_block.conv=2") == 0
     result = last_json(capsys)
     assert result["layer_bits"] == {"features.init_block.conv": 2, "output": 8}
-    assert result["weight_size"] == 4 * 268_336 - 2 * 432 + 4 * 640
+    assert result["weight_size"] == 4 * 270_896 - 2 * 432 + 4 * 640
 
 
 @pytest.mark.parametrize(
@@ -451,8 +451,8 @@ def test_quantize_single_layers(generated, pictures, capsys):
         (["output"], "'output' is no layer with its width: allowed are pairs such as output=8"),
         (["=8"], "'=8' is no layer"),
         (["output=x"], "'x' is no whole number"),
-        (["output=9"], "layer_bits of 'output' is 9: allowed are 2, 3, 4, 5, 6, 7, 8"),
-        (["output=8", "output=7"], "layer_bits has 'output' twice"),
+        (["output=9"], "layer_bits is 9 for 'output': allowed are 2, 3, 4, 5, 6, 7, 8"),
+        (["output=8", "output=7"], "layer_bits is given for 'output' twice"),
         (["nowhere=8"], "unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, "),
     ],
 )
