@@ -284,20 +284,18 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     elements.figure(
         bars, "L_BNS of every layer at the shown iteration", "figure/bars", f"{run.name} L_BNS by layer at {step}", state.show_layer
     )
-    chosen = st.selectbox(
+    key = f"layer/{layer}"
+    st.selectbox(
         "Layer",
         range(len(names)),
         index=layer,
         format_func=lambda index: f"{index + 1}: {names[index]}",
-        key=f"layer/{layer}",
+        key=key,
+        on_change=lambda: state.show_layer(st.session_state[key]),
         help="Also chosen by a press on its bar.",
     )
-    if chosen != layer:
-        state.show_layer(chosen)
-        st.rerun(scope="fragment")
     running = state.kept(("running", run.id, run.attempt), lambda: state.store().running_statistics(run.id))
-    key = ("channels", run.id, run.attempt, step, layer)
-    drawn = running and state.kept(key, lambda: _channels(frames, running, layer))
+    drawn = running and state.kept(("channels", run.id, run.attempt, step, layer), lambda: _channels(frames, running, layer))
     if not drawn:
         st.caption("This run did not write down the statistics of the channels: runs of this version do.")
         return

@@ -26,7 +26,7 @@ CONFIGS = {
             model=MODEL, weight_bits=2, activation_bits=7, range="mse", first_last_8bit=True, steps=123_457, batch_size=5,
             training_optimizer="sgd", training_lr=1.23456789e-7, alpha_ce=0.1234567, alpha_kd=0.0, alpha_feature=999.9, temperature=0.1,
             averaging=0.9999, crop_padding=0, training_flip=False, calibration_images=1, data="/a folder/of images", quantization_seed=5,
-            threads=2, device="cuda",
+            threads=2, device="cuda", evaluations=7, layer_bits=(("a.layer", 6), ("b*", 2)),
         ),
         optimizers=("adam", "mi-fgsm"), bits=(8, 2), steps_by_bits={2: 11, 6: 12}, lr_by_bits={8: 1e-9}, activation_bits=5,
         encoder="ViT-B-32:laion2b_s34b_b79k",
@@ -73,7 +73,7 @@ def test_settings_of_a_run_come_back_from_the_form(started, name, monkeypatch):
     monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append(page))
     run_id = finished(CONFIGS[name])
     app = studio(**{"from": run_id})
-    assert app.selectbox(key=f"preset/{run_id}").options == ["as a *run*", "quick: minutes on a CPU", "paper: its settings, for a GPU"]
+    assert [option.split(":")[0] for option in app.selectbox(key=f"preset/{run_id}").options] == ["as a *run*", *PRESETS]
     app.button(key="start").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
