@@ -5,13 +5,14 @@ from pathlib import Path
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import access, deep_links, state, text
+from dashboard import access, deep_links, elements, figures, state, text
 
 if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
     st.html(Path(__file__).parent / "dashboard" / "page.css")
 
     access.admit()
+    figures.offer_files()
     try:
         state.manager()
         state.give_way()
@@ -25,6 +26,7 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
             st.Page("dashboard/pages/diversity.py", title="Diversity", icon=":material/scatter_plot:"),
             st.Page("dashboard/pages/table.py", title="Paper", icon=":material/table_chart:"),
             st.Page("dashboard/pages/export.py", title="Export", icon=":material/file_export:"),
+            st.Page("dashboard/pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("dashboard/pages/runs.py", title="Runs", icon=":material/list_alt:"),
         ],
         position="top",
@@ -32,4 +34,4 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
 else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
     state.share_memory()
-    app = st.App(__file__, routes=[*access.routes(), *deep_links.routes()])
+    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes()])

@@ -35,7 +35,7 @@ from core.config import (
     preset,
 )
 from core.errors import ConfigError, CoreError, UnknownNameError, one_line, shown
-from core.reporting import Both, Live, Untouched
+from core.reporting import TEST, Both, Frame, Live, RunningStatistics, Untouched
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -116,12 +116,13 @@ def _build_parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", "Everything: generate, compare, quantize.", _run)
     run.add_argument("--preset", default="quick", help=f"Settings to start from: {', '.join(PRESETS)}.")
-    run.add_argument("--model", help=help_text(GenerationConfig, "model"))
+    run.add_argument("--model", help=_of_preset(GenerationConfig, "model"))
     _add_checkpoint(run)
     run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
+    _add_layer_bits(run)
     run.add_argument("--optimizers", nargs="+", metavar="NAME", help=f"{' and '.join(OPTIMIZERS)}. Default: both.")
     run.add_argument("--encoder", help="embedded, or ARCH:PRETRAINED as open_clip lists them.")
-    run.add_argument("--data", help=help_text(QuantizationConfig, "data"))
+    run.add_argument("--data", help=_of_preset(QuantizationConfig, "data"))
     run.add_argument("--seed", type=_whole, help="Seed of generation and training.")
     run.add_argument("--threads", type=_whole, help="CPU threads; 0 leaves the choice to torch.")
     run.add_argument("--device", help="auto, cpu, cuda or mps.")
@@ -135,7 +136,7 @@ def _build_parser() -> argparse.ArgumentParser:
     table.add_argument("--seed", type=_whole, help="With --run: seed of generation and training.")
     table.add_argument("--threads", type=_whole, help="With --run: CPU threads; 0 leaves the choice to torch.")
     table.add_argument("--device", help="With --run: auto, cpu, cuda or mps.")
-    table.set_defaults(out=None, bits=None, optimizers=None, encoder=None)
+    table.set_defaults(out=None, bits=None, optimizers=None, encoder=None, layer_bits=None)
 
     _command(commands, "runs", "Runs with their state, the newest first.", _runs)
     for name, help, function in (
@@ -168,7 +169,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _command(commands, name: str, help: str, function: Callable[[argparse.Namespace], Mapping[str, Any]]) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=help, description=help)
+    command = commands.add_parser(name, help=help, description=help, formatter_class=_LineByLine)
     command.set_defaults(function=function)
     command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
     command.add_argument("--runs", type=_path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
@@ -177,6 +178,18 @@ def _command(commands, name: str, help: str, function: Callable[[argparse.Namesp
 
 def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
     command.add_argument("--out", required=not without, type=_path, help=help + without)
+
+
+class _LineByLine(argparse.HelpFormatter):
+    """Breaks a help text where it has a line of its own."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in super(_LineByLine, self)._split_lines(line, width)]
+
+
+def _of_preset(config_class: type, name: str) -> str:
+    """What a knob does, where its default is a preset's."""
+    return f"{knobs(config_class)[name].metadata['help']} Default: that of the preset."
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
@@ -198,12 +211,26 @@ def _add_knobs(command: argparse.ArgumentParser, config_class: type) -> None:
     """A flag for every knob; ranges are checked by the config, so that the message is the same everywhere."""
     for name, knob_field in knobs(config_class).items():
         kind = type(knob_field.default)
-        help = f"{help_text(config_class, name)} Default: {knob_field.default}.".replace("%", "%%")
+        help = help_text(config_class, name).replace("%", "%%")
         if kind is bool:
             command.add_argument(flag(name), dest=name, action=argparse.BooleanOptionalAction, default=knob_field.default, help=help)
+        elif name == "layer_bits":
+            _add_layer_bits(command, default=())
         else:
             parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
             command.add_argument(flag(name), dest=name, type=parse, default=knob_field.default, metavar=name.upper(), help=help)
+
+
+def _add_layer_bits(command: argparse.ArgumentParser, default: tuple | None = None) -> None:
+    help = help_text(QuantizationConfig, "layer_bits")
+    command.add_argument("--layer-bits", nargs="+", type=_layer_width, default=default, metavar="NAME=BITS", help=help)
+
+
+def _layer_width(text: str) -> tuple[str, int]:
+    name, equals, bits = text.rpartition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no layer with its width: allowed are pairs such as output=8")
+    return name, _whole(bits)
 
 
 def _whole(text: str) -> int:
@@ -452,7 +479,7 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
         start.quantization,
         **given,
         **({} if options.seed is None else {"quantization_seed": options.seed}),
-        **({} if options.data is None else {"data": options.data}),
+        **{name: value for name in ("data", "layer_bits") if (value := getattr(options, name)) is not None},
     )
     chosen = {name: value for name in ("bits", "optimizers", "encoder") if (value := getattr(options, name)) is not None}
     return replace(start, generation=generation, quantization=quantization, **chosen)
@@ -590,15 +617,20 @@ class _Progress(Untouched):
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        """One step."""
+        """One step, or the accuracy after one."""
+        if stage == TEST:
+            return
         self._drawn().update(1)
         self._drawn().set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
 
-    def images(self, lane: str, step: int, images: Any, labels: Any, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """Nobody looks."""
 
     def wants_images(self, lane: str) -> bool:
         return False
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """Nobody looks."""
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """Nobody turns."""

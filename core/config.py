@@ -32,6 +32,7 @@ PATH_BYTES = 4000
 NAME_BYTES = 255
 # flags that are shorter than the knob's name, where the command leaves no doubt
 _FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
+MOST_EVALUATIONS = 100
 
 
 def knob(
@@ -42,12 +43,15 @@ def knob(
     maximum: float | None = None,
     choices: tuple | range | None = None,
     symbol: str = "",
-    paper: str = "",
+    paper: str = "not stated",
+    low: str = "",
+    high: str = "",
     step: float | None = None,
 ) -> Any:
     """A dataclass field with everything that a form or a command line needs to offer and explain it.
 
-    minimum, maximum: both inclusive. paper: what the paper used, empty where it does not say. step: of a slider or number field.
+    minimum, maximum: both inclusive. paper: what the paper used. low, high: what goes wrong with a smaller and with a larger value; of a
+    switch, what is when it is off and on; the same text twice where one value is as good as another. step: of a slider or number field.
     """
     return field(
         default=default,
@@ -58,21 +62,40 @@ def knob(
             "choices": choices,
             "symbol": symbol,
             "paper": paper,
+            "low": low,
+            "high": high,
             "step": step,
         },
     )
 
 
 def help_text(config_class: type, name: str) -> str:
-    """What the knob does, its range, and what the paper used: one text for `--help` and for the question mark in a form."""
+    """What the knob does, its range, default, what the paper used and what goes wrong at either end, for `--help` and for a form.
+
+    A line each: symbol and text; range, default and paper; the lower end; the higher end.
+    """
     knob_field = next(f for f in fields(config_class) if f.name == name)
-    meta = knob_field.metadata
-    text = meta["help"]
-    if meta["choices"] is None and (meta["minimum"] is not None or meta["maximum"] is not None):
-        text += f" Range: {allowed(meta)}."
-    if meta["paper"]:
-        text += f" Paper: {meta['paper']}."
-    return text
+    meta, default = knob_field.metadata, knob_field.default
+    lines = [f"{meta['symbol']}: {meta['help']}" if meta["symbol"] else meta["help"]]
+    facts = []
+    if meta["choices"] is not None or meta["minimum"] is not None or meta["maximum"] is not None:
+        facts.append(f"{'Range' if meta['choices'] is None else 'Choices'}: {allowed(meta)}.")
+    facts += [f"Default: {_in_words(default)}.", f"Paper: {meta['paper']}."]
+    lines.append(" ".join(facts))
+    if meta["low"] == meta["high"] != "":
+        lines.append(meta["low"])
+    else:
+        titles = ("Off", "On") if isinstance(default, bool) else ("Lower", "Higher")
+        lines += [f"{title}: {text}" for title, text in zip(titles, (meta["low"], meta["high"])) if text]
+    return "\n".join(lines)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return str(value) if value else "none"
 
 
 def flag(name: str) -> str:
@@ -86,10 +109,10 @@ def allowed(meta: Mapping[str, Any]) -> str:
         return ", ".join(str(choice) for choice in meta["choices"])
     low, high = meta["minimum"], meta["maximum"]
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
+        return f"{_in_words(low)} to {_in_words(high)}"
     if low is not None:
-        return f"{low:g} or more"
-    return f"at most {high:g}" if high is not None else "any value of its type"
+        return f"{_in_words(low)} or more"
+    return f"at most {_in_words(high)}" if high is not None else "any value of its type"
 
 
 def _finite(value: float) -> bool:
@@ -138,6 +161,8 @@ class Checked:
             raise ConfigError(f"{name} is {shown(value)}: allowed is {'true or false' if kind is bool else 'a text'}")
         if kind is str:
             _check_text(name, value)
+        if kind is tuple:
+            _layer_bits(value)
         if meta["choices"] is not None and value not in meta["choices"]:
             raise ConfigError(f"{name} is {shown(value)}: allowed are {allowed(meta)}")
         low, high = meta["minimum"], meta["maximum"]
@@ -160,6 +185,13 @@ class Checked:
         return cls(**values)
 
 
+_ANY_SEED = "No seed is better than another; the accuracies of two differ by some tenths of a point."
+_ANY_NETWORK = "No seed is better than another; each makes another network."
+_ANY_ENCODER = "No seed is better than another; each makes another encoder, whose similarities are of another scale."
+_NETWORKS = "pytorchcv's resnet20_cifar10, resnet20_cifar100, resnet18, mobilenetv2_w1 and resnet50"
+_GIVEN = "none of its own, it takes the checkpoints of pytorchcv"
+_GIVEN_ENCODER = "none of its own, it takes a CLIP that is not named"
+
 _MODEL = (
     "The full-precision network: a name from `list`, or pytorchcv:NAME, torchvision:NAME or timm:NAME, downloaded on first use, "
     "or a .safetensors checkpoint made by `pretrain`."
@@ -170,9 +202,12 @@ _MODEL = (
 class GenerationConfig(Checked):
     """Knobs of the data generation (the paper's step 1)."""
 
-    model: str = knob("resnet20_cifar10", _MODEL)
+    model: str = knob("resnet20_cifar10", _MODEL, paper=_NETWORKS)
     optimizer: str = knob(
-        "mi-fgsm", "What moves the pixels: MI-FGSM or Adam.", choices=OPTIMIZERS, paper="mi-fgsm, and adam for comparison"
+        "mi-fgsm",
+        "What moves the pixels: MI-FGSM moves each by the same step, Adam each by a step of its own.",
+        choices=OPTIMIZERS,
+        paper="mi-fgsm, and adam for comparison",
     )
     images: int = knob(
         512,
@@ -180,26 +215,43 @@ class GenerationConfig(Checked):
         minimum=1,
         maximum=1_000_000,
         paper="5,120 for ImageNet",
+        low="the training sees the same few images again and again and fits them instead of the teacher.",
+        high="takes longer and more memory in proportion, and helps less with each doubling.",
     )
     iterations: int = knob(
-        50, "Optimizer steps for each batch. Too few leave noise; many more make the images alike.", minimum=1, maximum=100_000
+        50,
+        "Optimizer steps for each batch.",
+        minimum=1,
+        maximum=100_000,
+        low="the images stay noise, their statistics far from the network's.",
+        high="takes longer in proportion and makes the images alike.",
     )
     batch_size: int = knob(
         128,
-        "Noise images optimised together. Their statistics are matched as a batch: below about 32 they are too noisy to match.",
+        "Noise images optimised together: the statistics of a batch are matched, not those of each image.",
         minimum=2,
         maximum=4096,
+        low="below about 32 the statistics of a batch are too noisy to match.",
+        high="takes more memory, and each iteration longer, in proportion.",
     )
     snapshots: int = knob(
         4,
-        "k: how often a batch is saved within one cycle of iterations, evenly after the burn-in. 1 saves only the last state.",
+        "How often a batch is saved within one cycle of iterations, evenly after the burn-in.",
         minimum=1,
         maximum=100,
         symbol="k",
         paper="saves intermediate iterates, number not stated",
+        low="1 saves only the last state of each image, which is the slowest way to a number of images.",
+        high="fewer noise images share the work: the set is made faster, but has more early states and more versions of each image.",
     )
     burn_in: float = knob(
-        0.2, "Part of the iterations that passes before the first snapshot may be taken.", minimum=0.0, maximum=0.95, step=0.05
+        0.2,
+        "Part of the iterations that passes before the first snapshot may be taken.",
+        minimum=0.0,
+        maximum=0.95,
+        step=0.05,
+        low="the first snapshot is nearly noise.",
+        high="snapshots lie close together and are almost the same image.",
     )
     half_resolution: float = knob(
         0.0,
@@ -209,6 +261,8 @@ class GenerationConfig(Checked):
         minimum=0.0,
         maximum=0.9,
         step=0.05,
+        low="0 is the plain method: nothing is saved.",
+        high="little time is left for fine structure, and the first snapshot has to come later.",
     )
     noise: str = knob(
         "pink",
@@ -218,37 +272,53 @@ class GenerationConfig(Checked):
     )
     epsilon: float = knob(
         0.1,
-        "Step size of MI-FGSM in normalised units: every pixel moves by this much. Large is coarse, small does not get anywhere.",
+        "Step size of MI-FGSM in normalised units: every pixel moves by this much.",
         minimum=0.0,
         maximum=2.0,
         symbol="ε",
         paper="not stated",
         step=0.005,
+        low="images do not get anywhere in the iterations given.",
+        high="coarse, grainy images whose statistics jump about instead of settling.",
     )
     mu: float = knob(
         0.9,
-        "Momentum of MI-FGSM: how much of the accumulated gradient stays. 0 is plain FGSM; above 1 the past outweighs the present.",
+        "Momentum of MI-FGSM: how much of the accumulated gradient stays.",
         minimum=0.0,
         maximum=2.0,
         symbol="μ",
         paper="not stated",
         step=0.05,
+        low="0 is plain FGSM: each step follows the gradient of the moment, which turns back and forth.",
+        high="the past outweighs the present from 1 on: images overshoot and go on in old directions.",
     )
-    lr: float = knob(0.1, "Step size of Adam in normalised units.", minimum=0.0, maximum=2.0, symbol="lr", paper="not stated", step=0.005)
+    lr: float = knob(
+        0.1,
+        "Step size of Adam in normalised units.",
+        minimum=0.0,
+        maximum=2.0,
+        symbol="lr",
+        paper="not stated",
+        step=0.005,
+        low="images do not get anywhere in the iterations given.",
+        high="images overshoot, L_BNS jumps about instead of settling.",
+    )
     schedule: str = knob(
         "linear",
-        "Step size over the iterations: linear falls to 2 % of its start, constant stays.",
+        "Step size over the iterations: linear falls to 2 % of its start, so that the images settle; constant stays, and they stay coarse.",
         choices=SCHEDULES,
         paper="not stated",
     )
     alpha_tv: float = knob(
         3e-4,
-        "Weight of total variation: smooths the images. Large values blur them away.",
+        "Weight of total variation: smooths the images.",
         minimum=0.0,
         maximum=100.0,
         symbol="α_TV",
         paper="not stated",
         step=1e-4,
+        low="0 leaves high frequencies that no photograph has.",
+        high="smooths the images until they are blurred and alike.",
     )
     alpha_l2: float = knob(
         3e-7,
@@ -258,27 +328,57 @@ class GenerationConfig(Checked):
         symbol="α_l2",
         paper="not stated",
         step=1e-7,
+        low="0 leaves contrast to the other losses alone.",
+        high="pulls all pixels to the mean colour: grey images whose statistics no longer match.",
     )
     beta: float = knob(
         1.0,
-        "Weight of the cross entropy to the assigned label. 0 ignores labels; large values give clear but uniform classes.",
+        "Weight of the cross entropy to the assigned label.",
         minimum=0.0,
         maximum=100.0,
         symbol="β",
         paper="not stated",
         step=0.05,
+        low="0 ignores labels: the teacher sees the assigned class in few images.",
+        high="clear but uniform classes, and statistics that match less.",
     )
-    max_shift: int = knob(2, "Largest random shift in pixels before each forward pass. 0 turns it off.", minimum=0, maximum=64)
-    flip: bool = knob(True, "Mirror the batch at random before each forward pass.")
+    max_shift: int = knob(
+        2,
+        "Largest random shift in pixels before each forward pass. 0 turns it off.",
+        minimum=0,
+        maximum=64,
+        low="0 lets patterns form that fit one position of the pixels only.",
+        high="images are rolled so far that their seams wander through the middle.",
+    )
+    flip: bool = knob(
+        True,
+        "Mirror the batch at random before each forward pass.",
+        low="images are optimised for one orientation only.",
+        high="their mirror images count as well, which suits classes without left and right, not letters.",
+    )
     seed: int = knob(
-        0, "Seed of noise, shifts and flips. Same config and seed give the same bits on one machine.", minimum=0, maximum=2**31 - 1
+        0,
+        "Seed of noise, shifts and flips. Same config and seed give the same bits on one machine.",
+        minimum=0,
+        maximum=2**31 - 1,
+        low=_ANY_SEED,
+        high=_ANY_SEED,
     )
     compile: bool = knob(
         False,
         "Have torch.compile translate the step first: takes about half a minute, which long runs get back. Needs a C++ compiler; "
         "without one, or for a network that cannot be compiled, everything goes on as without.",
+        low="starts at once, each step takes longer.",
+        high="short runs lose more to the translation than they get back.",
     )
-    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+    threads: int = knob(
+        0,
+        "CPU threads; 0 leaves the choice to torch.",
+        minimum=0,
+        maximum=1024,
+        low="1 leaves cores idle.",
+        high="more than there are cores slow each other down.",
+    )
     device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES)
 
     def __post_init__(self) -> None:
@@ -316,6 +416,16 @@ class GenerationConfig(Checked):
         return sizes
 
     @property
+    def starts(self) -> list[int]:
+        """Of each image saved, in their order, which noise image it began as: batch by batch, all snapshots of one after the other."""
+        starts: list[int] = []
+        first = 0
+        for size in self.batches:
+            starts += self.snapshots * list(range(first, first + size))
+            first += size
+        return starts
+
+    @property
     def half_iterations(self) -> int:
         """How many iterations of a batch run at half the image size, before all others."""
         return math.floor(self.half_resolution * self.iterations)
@@ -332,18 +442,53 @@ class GenerationConfig(Checked):
 class QuantizationConfig(Checked):
     """Knobs of quantization and quantization-aware training (the paper's step 2)."""
 
-    model: str = knob("resnet20_cifar10", _MODEL)
-    weight_bits: int = knob(4, "Bit width of the weights.", choices=BIT_WIDTHS, paper="3, 4, 5")
-    activation_bits: int = knob(4, "Bit width of the activations.", choices=BIT_WIDTHS, paper="3, 4, 5")
+    model: str = knob("resnet20_cifar10", _MODEL, paper=_NETWORKS)
+    weight_bits: int = knob(
+        4,
+        "Bit width of the weights.",
+        choices=BIT_WIDTHS,
+        paper="3, 4, 5",
+        low="at 2 and 3 bits a kernel has 4 and 8 values: much accuracy is lost, and more training is needed.",
+        high="at 7 and 8 bits little is lost even without training, and little memory is saved.",
+    )
+    activation_bits: int = knob(
+        4,
+        "Bit width of the activations.",
+        choices=BIT_WIDTHS,
+        paper="3, 4, 5",
+        low="at 2 and 3 bits an activation has 4 and 8 values: much accuracy is lost, and more training is needed.",
+        high="at 7 and 8 bits little is lost even without training, and little is saved.",
+    )
     range: str = knob(
         "lsq",
-        "How ranges are found: minmax (running average), mse (least squared error), lsq (learned step size, started at mse).",
+        "How ranges are found: minmax (running average), mse (least squared error), lsq (learned step size, started at mse). "
+        "At 3 bits minmax loses most, as single large values stretch it.",
         choices=RANGE_METHODS,
         paper="minmax",
     )
-    first_last_8bit: bool = knob(False, "Keep the first and the last layer at 8 bits.", paper="off: all layers at n bits")
-    steps: int = knob(150, "Training steps. 0 stops after calibration.", minimum=0, maximum=1_000_000)
-    batch_size: int = knob(64, "Images in a training step.", minimum=1, maximum=4096)
+    first_last_8bit: bool = knob(
+        False,
+        "Keep the first and the last layer at 8 bits.",
+        paper="off: all layers at n bits",
+        low="all layers have the same width, as in the paper's table.",
+        high="more accurate at few bits, and not comparable with the paper's table.",
+    )
+    steps: int = knob(
+        150,
+        "Training steps. 0 stops after calibration.",
+        minimum=0,
+        maximum=1_000_000,
+        low="0 is calibration alone; with few, low bit widths stay far behind full precision.",
+        high="takes longer in proportion, and gains less and less.",
+    )
+    batch_size: int = knob(
+        64,
+        "Images in a training step.",
+        minimum=1,
+        maximum=4096,
+        low="noisy gradients; the training wanders.",
+        high="takes more memory and time for each step.",
+    )
     training_optimizer: str = knob(
         "adam", "Optimizer of the training: adam, or sgd with Nesterov momentum 0.9.", choices=("adam", "sgd"), paper="sgd"
     )
@@ -354,18 +499,30 @@ class QuantizationConfig(Checked):
         maximum=1.0,
         paper="1e-4",
         step=1e-4,
+        low="the weights hardly move from the calibrated network.",
+        high="at many bits it destroys what the network knew; the loss may become infinite.",
     )
     alpha_ce: float = knob(
         0.0,
-        "Weight of the cross entropy to the labels. 0 trusts the teacher alone; more does harm where it disagrees with the labels.",
+        "Weight of the cross entropy to the labels.",
         minimum=0.0,
         maximum=100.0,
         symbol="α_CE",
         paper="1",
         step=0.1,
+        low="0 trusts the teacher alone.",
+        high="trusts labels that the teacher does not see in some images, which costs accuracy at few bits.",
     )
     alpha_kd: float = knob(
-        1.0, "Weight of T² KL to the full-precision teacher.", minimum=0.0, maximum=100.0, symbol="α_KD", paper="not stated", step=0.1
+        1.0,
+        "Weight of T² KL to the full-precision teacher: the student learns all of its scores.",
+        minimum=0.0,
+        maximum=100.0,
+        symbol="α_KD",
+        paper="not stated",
+        step=0.1,
+        low="0 takes the teacher's scores away: only labels and features are left.",
+        high="outweighs labels and features, and with sgd acts like a larger step size.",
     )
     alpha_feature: float = knob(
         10.0,
@@ -375,9 +532,19 @@ class QuantizationConfig(Checked):
         symbol="α_F",
         paper="0: not part of it",
         step=0.5,
+        low="0 looks at the scores alone, and layers may drift from their originals.",
+        high="holds every layer to its original although few bits need other ones, at the cost of the scores.",
     )
     temperature: float = knob(
-        4.0, "Temperature T of teacher and student in the KL term.", minimum=0.1, maximum=100.0, symbol="T", paper="not stated", step=0.5
+        4.0,
+        "Temperature T of teacher and student in the KL term.",
+        minimum=0.1,
+        maximum=100.0,
+        symbol="T",
+        paper="not stated",
+        step=0.5,
+        low="only the teacher's first choice counts.",
+        high="all classes count nearly alike, and what the teacher is sure of is lost.",
     )
     averaging: float = knob(
         0.98,
@@ -386,23 +553,97 @@ class QuantizationConfig(Checked):
         maximum=0.9999,
         paper="0: not part of it",
         step=0.01,
+        low="0 ends with the last step's weights, which jump about at few bits.",
+        high="the average reaches back to early steps of a short training, and lags behind.",
     )
-    crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels; 0 turns it off.", minimum=0, maximum=64)
-    training_flip: bool = knob(True, "Mirror images at random.")
-    calibration_images: int = knob(256, "Images that calibration looks at to find the activation ranges.", minimum=1, maximum=100_000)
+    crop_padding: int = knob(
+        4,
+        "Reflect padding of the random crop, in pixels; 0 turns it off.",
+        minimum=0,
+        maximum=64,
+        low="0 shows each image at one position only, which the network learns by heart.",
+        high="much of an image is reflected border.",
+    )
+    training_flip: bool = knob(
+        True, "Mirror images at random.", low="half as many different images.", high="suits classes without left and right, not letters."
+    )
+    calibration_images: int = knob(
+        256,
+        "Images that calibration looks at to find the activation ranges.",
+        minimum=1,
+        maximum=100_000,
+        low="ranges miss values that other images have, which are then clipped.",
+        high="takes longer and more memory; ranges hardly change any more.",
+    )
+    layer_bits: tuple[tuple[str, int], ...] = knob(
+        (),
+        "Bit widths of single layers, NAME=BITS, for their weights and input activations; all others keep the run's. Where several layers "
+        "read one activation, it gets the largest of their widths.",
+        paper="none: all layers at n bits",
+    )
+    evaluations: int = knob(
+        4,  # of 500 images each: 3 % of the time of the trainings of `quick`, 5 % of that of the shortest
+        "How often the test accuracy is measured during the training, evenly spaced, on at most 500 of the evaluation images. Nothing is "
+        "chosen on it: the reported accuracy stays that of the last step on all of them.",
+        minimum=0,
+        maximum=MOST_EVALUATIONS,
+        low="0 measures only at the end: no curve.",
+        high="the training waits for each of them.",
+    )
     data: str = knob(
         "embedded",
         "Evaluation images: embedded (2,000 of CIFAR-10's test set), cifar10 or cifar100 (downloaded by torchvision), or a folder: "
         "one folder a class (named as the class, its number, or ImageNet's WordNet id), or ImageNet or CIFAR as torchvision keeps them.",
+        paper="CIFAR-10, CIFAR-100 and ImageNet",
     )
-    quantization_seed: int = knob(0, "Seed of the order of images, crops and flips.", minimum=0, maximum=2**31 - 1)
-    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+    quantization_seed: int = knob(
+        0, "Seed of the order of images, crops and flips.", minimum=0, maximum=2**31 - 1, low=_ANY_SEED, high=_ANY_SEED
+    )
+    threads: int = knob(
+        0,
+        "CPU threads; 0 leaves the choice to torch.",
+        minimum=0,
+        maximum=1024,
+        low="1 leaves cores idle.",
+        high="more than there are cores slow each other down.",
+    )
     device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layer_bits", _layer_bits(self.layer_bits))
 
     @property
     def width(self) -> str:
-        """W4A4 for 4-bit weights and activations."""
+        """W4A4 for 4-bit weights and activations, whatever single layers have."""
         return f"W{self.weight_bits}A{self.activation_bits}"
+
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """The steps, counted from 1, after which the test accuracy is measured: evenly spaced, without the last one, which always is."""
+        parts = self.evaluations + 1
+        return tuple(sorted({round(self.steps * i / parts) for i in range(1, parts)} - {0, self.steps}))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "layer_bits": dict(self.layer_bits)}
+
+
+def _layer_bits(given: Any) -> tuple[tuple[str, int], ...]:
+    """`layer_bits` from a mapping or pairs, in the order of the names. Raises ConfigError."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise ConfigError(f"layer_bits is {shown(given)}: allowed is a mapping of layer names to bit widths")
+    seen: set[str] = set()
+    for name, bits in pairs:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"layer_bits is for {shown(name)}: allowed are names of layers")
+        _check_text("layer_bits", name)
+        if type(bits) is not int or bits not in BIT_WIDTHS:
+            raise ConfigError(f"layer_bits is {shown(bits)} for {shown(name)}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
+        if name in seen:
+            raise ConfigError(f"layer_bits is given for {shown(name)} twice: allowed is each layer once")
+        seen.add(name)
+    return tuple(sorted((name, bits) for name, bits in pairs))
 
 
 @dataclass(frozen=True)
@@ -528,18 +769,86 @@ _TRAINING_IMAGES = "Training images: cifar10 or cifar100 (downloaded by torchvis
 class PretrainConfig(Checked):
     """Knobs of the pretraining. The defaults made the embedded resnet20_cifar10."""
 
-    architecture: str = knob("resnet20_cifar10", "A classifier of pytorchcv, by its name there; or torchvision:NAME, timm:NAME.")
-    data: str = knob("cifar10", _TRAINING_IMAGES)
-    image_size: int = knob(32, "Side of the images in pixels.", minimum=8, maximum=1024)
-    epochs: int = knob(36, "Passes over the training images.", minimum=1, maximum=10_000)
-    batch_size: int = knob(128, "Images in a training step.", minimum=2, maximum=65_536)
-    lr: float = knob(0.2, "Peak step size of SGD, after 2 epochs of warm-up, then cosine to zero.", minimum=1e-8, maximum=10.0)
-    weight_decay: float = knob(5e-4, "Weight decay on kernels and the classifier only.", minimum=0.0, maximum=1.0)
-    label_smoothing: float = knob(0.05, "Label smoothing in the first 80 % of epochs.", minimum=0.0, maximum=0.9)
-    crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels.", minimum=0, maximum=64)
-    seed: int = knob(0, "Seed of the weights, order, crops and flips.", minimum=0, maximum=2**31 - 1)
-    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
-    device: str = knob("auto", "Where to compute.", choices=DEVICES)
+    architecture: str = knob(
+        "resnet20_cifar10", "A classifier of pytorchcv, by its name there; or torchvision:NAME, timm:NAME.", paper=_GIVEN
+    )
+    data: str = knob("cifar10", _TRAINING_IMAGES, paper=_GIVEN)
+    image_size: int = knob(
+        32,
+        "Side of the images in pixels.",
+        minimum=8,
+        maximum=1024,
+        low="details are lost that tell classes apart, and deep networks have no pixels left in their last layers.",
+        high="costs time and memory with its square.",
+        paper=_GIVEN,
+    )
+    epochs: int = knob(
+        36,
+        "Passes over the training images.",
+        minimum=1,
+        maximum=10_000,
+        low="the network has not learned what it can.",
+        high="takes longer in proportion, and gains little or fits the training images by heart.",
+        paper=_GIVEN,
+    )
+    batch_size: int = knob(
+        128,
+        "Images in a training step.",
+        minimum=2,
+        maximum=65_536,
+        low="noisy gradients and BatchNorm statistics.",
+        high="takes more memory, and needs a larger step size for as few epochs.",
+        paper=_GIVEN,
+    )
+    lr: float = knob(
+        0.2,
+        "Peak step size of SGD, after 2 epochs of warm-up, then cosine to zero.",
+        minimum=1e-8,
+        maximum=10.0,
+        low="learns slowly, and ends below what it could.",
+        high="the loss jumps about or becomes infinite.",
+        paper=_GIVEN,
+    )
+    weight_decay: float = knob(
+        5e-4,
+        "Weight decay on kernels and the classifier only.",
+        minimum=0.0,
+        maximum=1.0,
+        low="fits the training images by heart.",
+        high="keeps the weights too small to fit anything.",
+        paper=_GIVEN,
+    )
+    label_smoothing: float = knob(
+        0.05,
+        "Label smoothing in the first 80 % of epochs.",
+        minimum=0.0,
+        maximum=0.9,
+        low="0 asks for full certainty of each label.",
+        high="the network stays unsure of everything.",
+        paper=_GIVEN,
+    )
+    crop_padding: int = knob(
+        4,
+        "Reflect padding of the random crop, in pixels.",
+        minimum=0,
+        maximum=64,
+        low="0 shows each image at one position only.",
+        high="much of an image is reflected border.",
+        paper=_GIVEN,
+    )
+    seed: int = knob(
+        0, "Seed of the weights, order, crops and flips.", minimum=0, maximum=2**31 - 1, low=_ANY_NETWORK, high=_ANY_NETWORK, paper=_GIVEN
+    )
+    threads: int = knob(
+        0,
+        "CPU threads; 0 leaves the choice to torch.",
+        minimum=0,
+        maximum=1024,
+        low="1 leaves cores idle.",
+        high="more than there are cores slow each other down.",
+        paper=_GIVEN,
+    )
+    device: str = knob("auto", "Where to compute; auto takes CUDA, then MPS, then the CPU.", choices=DEVICES, paper=_GIVEN)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -554,16 +863,70 @@ class PretrainConfig(Checked):
 class EncoderTrainingConfig(Checked):
     """Knobs of the contrastive training. The defaults made the embedded encoder."""
 
-    data: str = knob("cifar10", _TRAINING_IMAGES)
-    epochs: int = knob(12, "Passes over the training images.", minimum=1, maximum=10_000)
-    batch_size: int = knob(256, "Images and captions contrasted with each other.", minimum=2, maximum=65_536)
-    lr: float = knob(
-        2e-3, "Peak step size of AdamW, after a warm-up over 5 % of the steps, then cosine to zero.", minimum=1e-8, maximum=1.0
+    data: str = knob("cifar10", _TRAINING_IMAGES, paper=_GIVEN_ENCODER)
+    epochs: int = knob(
+        12,
+        "Passes over the training images.",
+        minimum=1,
+        maximum=10_000,
+        low="similar images lie no closer together than others.",
+        high="takes longer in proportion, and gains little.",
+        paper=_GIVEN_ENCODER,
     )
-    weight_decay: float = knob(0.05, "Weight decay of AdamW, on matrices and kernels only.", minimum=0.0, maximum=1.0)
-    crop_padding: int = knob(4, "Reflect padding of the random crop, in pixels of the original image.", minimum=0, maximum=64)
-    seed: int = knob(0, "Seed of the weights, order, crops and captions.", minimum=0, maximum=2**31 - 1)
-    threads: int = knob(0, "CPU threads; 0 leaves the choice to torch.", minimum=0, maximum=1024)
+    batch_size: int = knob(
+        256,
+        "Images and captions contrasted with each other.",
+        minimum=2,
+        maximum=65_536,
+        low="each image has few others to be told from, so that the contrast teaches little.",
+        high="takes more memory, and more captions of a batch say the same.",
+        paper=_GIVEN_ENCODER,
+    )
+    lr: float = knob(
+        2e-3,
+        "Peak step size of AdamW, after a warm-up over 5 % of the steps, then cosine to zero.",
+        minimum=1e-8,
+        maximum=1.0,
+        low="learns slowly, and ends below what it could.",
+        high="the loss jumps about, and all embeddings may fall together.",
+        paper=_GIVEN_ENCODER,
+    )
+    weight_decay: float = knob(
+        0.05,
+        "Weight decay of AdamW, on matrices and kernels only.",
+        minimum=0.0,
+        maximum=1.0,
+        low="fits the training images by heart.",
+        high="keeps the weights too small to tell images apart.",
+        paper=_GIVEN_ENCODER,
+    )
+    crop_padding: int = knob(
+        4,
+        "Reflect padding of the random crop, in pixels of the original image.",
+        minimum=0,
+        maximum=64,
+        low="0 shows each image at one position only.",
+        high="much of an image is reflected border.",
+        paper=_GIVEN_ENCODER,
+    )
+    seed: int = knob(
+        0,
+        "Seed of the weights, order, crops and captions.",
+        minimum=0,
+        maximum=2**31 - 1,
+        low=_ANY_ENCODER,
+        high=_ANY_ENCODER,
+        paper=_GIVEN_ENCODER,
+    )
+    threads: int = knob(
+        0,
+        "CPU threads; 0 leaves the choice to torch.",
+        minimum=0,
+        maximum=1024,
+        low="1 leaves cores idle.",
+        high="more than there are cores slow each other down.",
+        paper=_GIVEN_ENCODER,
+    )
 
 
 def knobs(config_class: type) -> dict[str, Any]:
@@ -600,6 +963,7 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
                 alpha_ce=1.0,
                 alpha_feature=0.0,
                 averaging=0.0,
+                evaluations=20,
                 data="cifar10",
             ),
         ),

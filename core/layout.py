@@ -8,6 +8,7 @@ IMAGES = "images"  # images/LANE: a set of images each
 QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
 GIVEN = "given"  # the lane of images that were not generated in this run
 FRAMES = "frames"  # frames/LANE: what was on the screen
+RUNNING_STATISTICS = "running_statistics.npz"  # in it
 CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
 NETWORK_FILE = "quantized.safetensors"  # in it
 EXPORTS = "exports"  # files that were made of the run to take along, NAME, and NAME.json: the figures of each

@@ -10,26 +10,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EVALUATION_SETS, GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
-from core.errors import RunStopped
-from core.evaluation.accuracy import Accuracy, evaluate
-from core.evaluation.diversity import measure_diversity
+from core.errors import DataError, RunStopped
+from core.evaluation.accuracy import Accuracy, accuracy_of, correct, evaluate
+from core.evaluation.diversity import DRAWN, measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
+from core.evaluation.references import NOISE, REAL, noise_images, real_images
 from core.files import remove, remove_partials, write_json
 from core.generation.synthesis import Synthesis, check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import split_name
+from core.quantization.analysis import ANALYSED_IMAGES, analyse
 from core.quantization.checkpoint import save_quantized
+from core.quantization.placement import check_layer_bits
 from core.quantization.qat import QuantizationTraining, check_images
-from core.reporting import Live, Reporter
+from core.reporting import TEST, Live, Reporter
 from core.threads import cpu_threads
 
 SNAPSHOTS = "snapshots"
+TEST_IMAGES = 500  # of the evaluation set, at most: on which the accuracy is measured while a training goes on
+REFERENCES = {NOISE: "noise", REAL: "real images"}  # what the diversity of synthetic images is compared with
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
         check_images(model, image_set)
     if not sets:
         check_half_resolution(model, config.generation)
+    if config.bits:
+        size = model.spec.image_size
+        check_layer_bits(model.network, config.quantization, torch.zeros(1, 3, size, size, device=model.device))
     evaluation_set = load_evaluation_set(config.quantization.data, model.spec) if config.bits else None
     encoder = None
     if config.encoder:
@@ -111,7 +123,11 @@ class _Execution:
         if self.prepared.encoder is not None:
             for lane, image_set in sets.items():
                 measured = self._part(f"diversity/{lane}", partial(self._diversity, lane, image_set))
-                result["optimizers"][lane]["diversity"] = {k: v for k, v in measured.items() if k not in ("histogram", "matrix")}
+                result["optimizers"][lane]["diversity"] = _figures(measured)
+            result["references"] = {}
+            for name in REFERENCES:
+                measured = self._part(f"reference/{name}", partial(self._reference, name))
+                result["references"][name] = _figures(measured)
         if full_precision is not None:
             for lane, image_set in sets.items():
                 accuracy = result["optimizers"][lane]["accuracy"] = {}
@@ -145,6 +161,28 @@ class _Execution:
         assert self.prepared.encoder is not None
         return diversity({lane: image_set}, self.prepared.encoder, self.reporter, self.live)[lane]
 
+    def _reference(self, name: str) -> dict[str, Any]:
+        """The diversity of what synthetic images are compared with, or {"left_out": why}."""
+        prepared = self.prepared
+        assert prepared.encoder is not None
+        self.reporter.stage(f"diversity of {REFERENCES[name]}", 0)
+        try:
+            if name == NOISE:
+                images = noise_images(prepared.model, self.config.generation)
+            else:
+                images = real_images(prepared.evaluation_set or self._real_set())
+            measured = measure_diversity(images, prepared.encoder, checkpoint=self.live.checkpoint, pictured=False)
+            measured["description"] = images.manifest["description"]
+        except DataError as error:  # nothing of the run depends on it
+            measured = {"left_out": str(error)}
+        self.reporter.result(f"reference/{name}", measured)
+        return measured
+
+    def _real_set(self) -> EvaluationSet:
+        """Real images for a run that is not evaluated. Raises DataError where there are none, rather than download any."""
+        data = self.config.quantization.data
+        return load_evaluation_set("embedded" if data in EVALUATION_SETS else data, self.prepared.model.spec)
+
     def _quantized(self, lane: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
         model, evaluation_set = self.prepared.model, self.prepared.evaluation_set
         assert evaluation_set is not None
@@ -156,6 +194,11 @@ class _Execution:
                 model, image_set, config, evaluation_set, full_precision, lane, target, self.reporter, self.live, self.checkpoints
             ),
         )
+
+
+def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a measured diversity, what is no part of a drawing."""
+    return {name: value for name, value in measured.items() if name not in DRAWN}
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
@@ -188,6 +231,7 @@ def generate(
     with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs), least=2):
         lanes = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
         reporter.result("layers", lanes[0].layer_names)
+        reporter.running_statistics(lanes[0].running_statistics())
         state = checkpoints and checkpoints.state("generation")
         for lane in lanes:
             if state:
@@ -236,23 +280,38 @@ def quantize(
     live: Live,
     checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
-    """One bit width: calibrate, evaluate, train, evaluate, and the network as a file in `folder`. Accuracies in percent."""
+    """One bit width: calibrate, evaluate, train, evaluate, look into it, and the network as a file in `folder`. Accuracies in percent.
+
+    On the way the accuracy is announced as records of TEST: after calibration, after `config.evaluation_steps` and after the last step, all
+    on the same part of the evaluation set, and of the weights with which the training would end there.
+    """
     name, part = f"{lane} {config.width}", f"quantize/{lane}/{config.width}"
     state = checkpoints and checkpoints.state(part)
     began = time.perf_counter() - (state["seconds"] if state else 0.0)
     reporter.stage(f"calibrating {name}", 0)
     with memory_advice(f"the calibration of {name}", "calibration_images", config.calibration_images):
         training = QuantizationTraining(model, images, config, name, reporter, live)
+    test = _Test(model, evaluation_set, name, reporter)
+    reporter.rewind("training", name, state["training"]["step_count"] if state else 0)
+    reporter.rewind(TEST, name, state.get("tested", 0) if state else -1)
     if state:
         training.load_state(state["training"])
         calibrated = Accuracy(**state["calibrated"])
+        test.step, test.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
     else:
-        calibrated = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
-    reporter.rewind("training", name, training.step_count)
+        hits = correct(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+        calibrated = accuracy_of(hits, evaluation_set.description)
+        test.announce(0, hits[test.indices])
     reporter.result(f"accuracy/{lane}/{config.width}", {"calibrated": calibrated.top1, "bits": config.weight_bits})
 
     def current() -> dict[str, Any]:
-        return {"training": training.state(), "calibrated": asdict(calibrated), "seconds": time.perf_counter() - began}
+        return {
+            "training": training.state(),
+            "calibrated": asdict(calibrated),
+            "seconds": time.perf_counter() - began,
+            "tested": test.step,
+            "test_seconds": test.seconds,
+        }
 
     if checkpoints is not None and not state:
         checkpoints.save(part, current())  # so that nobody has to wait for the calibration again
@@ -262,11 +321,20 @@ def quantize(
         with memory_advice(f"the training of {name}", "batch_size", config.batch_size):
             while not training.finished:
                 _between_steps(live, checkpoints, part, current)
+                if test.step < training.step_count and training.step_count in config.evaluation_steps:
+                    with training.averaged() as student:
+                        test.measure(student, training.step_count)
                 training.step()
         if checkpoints is not None:
             checkpoints.save(part, current())  # evaluating may take long, and may be stopped
         reporter.stage(f"evaluating {name}", 0)
-        final = evaluate(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+        hits = correct(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+        final = accuracy_of(hits, evaluation_set.description)
+        test.announce(training.step_count, hits[test.indices])
+    reporter.stage(f"looking into the layers of {name}", 0)
+    live.checkpoint()
+    seen = images.images[training.calibrated_on[:ANALYSED_IMAGES]]
+    reporter.result(f"layers/{lane}/{config.width}", analyse(model, training.quantized, seen))
     folder.mkdir(parents=True, exist_ok=True)
     save_quantized(training.quantized, config, folder)
     summary = training.summary()
@@ -278,8 +346,39 @@ def quantize(
         "standard_error": final.standard_error,
         "evaluated_on": final.evaluated_on,
         "training_seconds": summary["seconds"],
+        "test_seconds": round(test.seconds, 3),
         "seconds": round(time.perf_counter() - began, 3),
     }
     write_json(folder / "quantize.json", outcome)
     reporter.result(f"accuracy/{lane}/{config.width}", {**outcome, "bits": config.weight_bits})
     return outcome
+
+
+class _Test:
+    """Accuracy while a training goes on, on the same images each time: TEST_IMAGES of the evaluation set, spread evenly over it."""
+
+    def __init__(self, model: FullPrecisionModel, evaluation_set: EvaluationSet, lane: str, reporter: Reporter) -> None:
+        self.model, self.lane, self.reporter = model, lane, reporter
+        count = len(evaluation_set)
+        self.indices = torch.linspace(0, count - 1, min(TEST_IMAGES, count)).round().long()
+        self.images = Subset(evaluation_set, self.indices.tolist())
+        self.step = 0  # the last that was announced
+        self.seconds = 0.0  # that measuring took
+
+    def measure(self, network: nn.Module, step: int) -> None:
+        """Short enough to be no place to pause: a step that was asked for would be taken by a part of it."""
+        began = time.perf_counter()
+        hits = correct(network, self.model, self.images)
+        self.seconds += time.perf_counter() - began
+        self.announce(step, hits)
+
+    def announce(self, step: int, hits: Tensor) -> None:
+        """hits: for each of `indices` whether it was right."""
+        self.step = step
+        accuracy = accuracy_of(hits, "")
+        self.reporter.record(
+            TEST,
+            self.lane,
+            step,
+            {"top1": accuracy.top1, "standard_error": accuracy.standard_error, "images": accuracy.images, "seconds": self.seconds},
+        )

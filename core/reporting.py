@@ -7,10 +7,42 @@ the store nor the page. Both are passed in. The classes here are the ones for no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One moment of a lane, as a watcher sees it: the first N images of the current batch after `step`, and what that step knew.
+
+    Everything but `images` is of the forward pass that the step computed anyway, so it belongs to the images as they entered the step:
+    shifted and mirrored at random, and not yet moved. Fields that are None were not written down, as in runs of earlier versions.
+    """
+
+    step: int  # counted from 1 over all batches
+    images: np.ndarray  # uint8 (N, 3, H, W)
+    labels: np.ndarray  # int64 (N,), the assigned classes
+    predicted: np.ndarray | None = None  # int64 (N,), the class that the teacher sees
+    confidence: np.ndarray | None = None  # float32 (N,), its softmax probability of that class, 0 to 1
+    # float32 (C,), of the whole batch: what enters the BatchNorm layers, end to end as in RunningStatistics, the variance unbiased;
+    # NaN for a layer that did not run, the mean over its passes for one that ran several times
+    means: np.ndarray | None = None
+    variances: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RunningStatistics:
+    """What the BatchNorm layers of the network remember of its training: all of them end to end, in the order of their names."""
+
+    channels: list[int]  # of each layer; they add up to C
+    means: np.ndarray  # float32 (C,)
+    variances: np.ndarray  # float32 (C,), unbiased
+
+
+TEST = "test"  # stage of the records of accuracy during a training, which are none of its steps
 
 
 class Reporter(Protocol):
@@ -20,13 +52,19 @@ class Reporter(Protocol):
         """A stage begins; it will have `total` steps, of which `done` were taken before the run was interrupted."""
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers."""
+        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers.
 
-    def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
-        """Current synthetic images, uint8 `(N, 3, H, W)`; keep: a snapshot worth keeping, otherwise only the latest counts."""
+        Each counts as a step of the stage that was announced last, but for those of TEST.
+        """
+
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
+        """Current synthetic images; keep: a moment worth keeping, otherwise only the latest counts."""
 
     def wants_images(self, lane: str) -> bool:
         """Whether `images` would be looked at now; saves the engine the conversion."""
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """What the batch statistics of the frames are to come to; once a run."""
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """A live value took effect at this step."""
@@ -60,11 +98,14 @@ class Silent:
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """Nobody listens."""
 
-    def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """Nobody looks."""
 
     def wants_images(self, lane: str) -> bool:
         return False
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """Nobody looks."""
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """Nobody listens."""
@@ -105,13 +146,18 @@ class Both:
         for one in self._both:
             one.record(stage, lane, step, values)
 
-    def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """To both."""
         for one in self._both:
-            one.images(lane, step, images, labels, keep)
+            one.images(lane, frame, keep)
 
     def wants_images(self, lane: str) -> bool:
         return any(one.wants_images(lane) for one in self._both)
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """To both."""
+        for one in self._both:
+            one.running_statistics(statistics)
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """To both."""

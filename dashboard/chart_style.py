@@ -26,7 +26,7 @@ PAPER = "#CC79A7"
 NEUTRAL = "#808080"  # lines and areas that belong to no lane: cursors, marks of changes in all lanes, spreads
 SCALE = "Cividis"  # of heatmaps: the same order for everybody, also printed grey
 POINTS = 600  # of a curve
-NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images"}
+NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
 _T = TypeVar("_T")
 
 

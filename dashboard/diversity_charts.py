@@ -11,18 +11,29 @@ from dashboard.chart_style import colour, laid_out, title_of
 from dashboard.text import plotly, shown
 
 
-def histogram_figure(diversities: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Share of image pairs by cosine similarity, a curve for each set, its mean as a dashed line."""
+def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: Mapping[str, Mapping[str, Any]] | None = None) -> go.Figure:
+    """Share of image pairs by cosine similarity, a curve for each set, its mean as a dashed line.
+
+    references: noise and real images, measured alike: dotted, with their names at their means.
+    """
+    references = references or {}
     figure, starts = go.Figure(), [1.0]
-    for lane, measured in diversities.items():
+    for name, measured in {**diversities, **references}.items():
         edges, share = measured["histogram"]["edges"], measured["histogram"]["share"]
+        of_run = name in diversities
         figure.add_scatter(
-            x=[(a + b) / 2 for a, b in zip(edges, edges[1:])], y=share, name=f"{title_of(lane)}, mean {measured['mean_similarity']:.3f}",
-            mode="lines", line={"color": colour(lane), "shape": "hvh"}, fill="tozeroy", opacity=0.7,
+            x=[(a + b) / 2 for a, b in zip(edges, edges[1:])], y=share, name=f"{title_of(name)}, mean {measured['mean_similarity']:.3f}",
+            mode="lines", line={"color": colour(name), "shape": "hvh", "dash": None if of_run else "dot"},
+            fill="tozeroy" if of_run else None, opacity=0.7 if of_run else 1.0,
         )  # fmt: skip
-        figure.add_vline(x=measured["mean_similarity"], line={"color": colour(lane), "dash": "dash"})
+        figure.add_vline(x=measured["mean_similarity"], line={"color": colour(name), "dash": "dash" if of_run else "dot"})
         starts.append(next((edge for edge, part in zip(edges, share) if part > 1e-4), -1.0))
-    figure.update_xaxes(title="cosine similarity of two images (left is more diverse)", range=[max(-1.0, min(starts) - 0.05), 1.0])
+    for place, (name, measured) in enumerate(references.items()):
+        figure.add_annotation(
+            x=measured["mean_similarity"], y=1 - 0.09 * place, yref="paper", xanchor="left", yanchor="top", showarrow=False,
+            text=title_of(name), font={"color": colour(name)},
+        )  # fmt: skip
+    figure.update_xaxes(title="cosine similarity, left is more diverse", range=[max(-1.0, min(starts) - 0.05), 1.0])
     figure.update_yaxes(title="share of pairs")
     return laid_out(figure, "Pairwise CLIP similarity", 360)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,10 @@ from core.data.archives import ALLOWED, ARCHIVE_BYTES
 from core.errors import ConfigError, DataError, shown
 from core.models.registry import MODELS
 from dashboard import state, uploads
+from dashboard.text import plain
+from dashboard.text import shown as shown_text
+
+AS_RUN = "as a run"
 
 _GENERATION = (
     "images", "iterations", "batch_size", "snapshots", "burn_in", "half_resolution", "noise", "schedule", "max_shift", "flip", "seed",
@@ -32,10 +36,11 @@ _GENERATION = (
 _MACHINE = ("device", "threads")
 _QUANTIZATION = (
     "range", "batch_size", "training_optimizer", "alpha_ce", "alpha_kd", "alpha_feature", "temperature", "averaging", "crop_padding",
-    "training_flip", "calibration_images", "first_last_8bit", "data", "quantization_seed",
+    "training_flip", "calibration_images", "evaluations", "first_last_8bit", "data", "quantization_seed",
 )  # fmt: skip
 _LABELS = {
     "first_last_8bit": "First and last layer at 8 bits",
+    "evaluations": "Measurements on the way",
     "training_lr": "Training step size",
     "data": "Evaluation images",
     "device": "Device",
@@ -63,10 +68,15 @@ def label(name: str) -> str:
     return _LABELS.get(name, name.replace("_", " ").capitalize())
 
 
+def help_of(config_class: type, name: str) -> str:
+    """All that is known of a knob, for the question mark beside it: a paragraph for each line."""
+    return help_text(config_class, name).replace("\n", "\n\n")
+
+
 def knob_widget(config_class: type, name: str, value: Any, key: str) -> Any:
     """The widget that fits a knob; returns its value."""
     knob = knobs(config_class)[name]
-    meta, help, kind = knob.metadata, help_text(config_class, name), type(knob.default)
+    meta, help, kind = knob.metadata, help_of(config_class, name), type(knob.default)
     if meta["choices"] is not None:
         choices = list(meta["choices"])
         return st.selectbox(label(name), choices, index=choices.index(value), help=help, key=key)
@@ -96,41 +106,60 @@ def knob_grid(config_class: type, names: Sequence[str], start: Any, key: str, co
 
 def preset_choice(key: str) -> str:
     """Which preset a form begins with."""
+    return st.selectbox("Preset", list(PRESETS), format_func=_preset_name, key=key)
+
+
+def preset_instead(name: str, key: str) -> str | None:
+    """Which preset a form begins with instead of the settings of the run of that name; None as long as it begins with those."""
+    names = {AS_RUN: f"as {shown_text(name)}"}
+    chosen = st.selectbox("Preset", [AS_RUN, *PRESETS], format_func=lambda preset: names.get(preset) or _preset_name(preset), key=key)
+    return None if chosen == AS_RUN else chosen
+
+
+def _preset_name(name: str) -> str:
     names = {
         "quick": "quick: minutes on a CPU",
         "imagenet": "imagenet: networks of 224 pixels, an hour on a CPU",
         "paper": "paper: its settings, for a GPU",
     }
-    return st.selectbox("Preset", list(PRESETS), format_func=lambda name: names.get(name, name), key=key)
+    return names.get(name, name)
 
 
-def run_form(preset: str, live: Mapping[str, Any]) -> RunConfig | None:
-    """The form of a whole run, beginning with a preset. The config when Start was pressed, else None.
+def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig | None:
+    """The form of a whole run, beginning with `start`. The config when Start was pressed, else None.
 
-    live: values of the knobs that have sliders. Raises ConfigError when the knobs do not fit together, DataError or ModelError for an
-    uploaded network that cannot be used.
+    Whatever has no widget stays as it is in `start`. live: values of the knobs that have sliders. Raises ConfigError when the knobs do not
+    fit together, DataError or ModelError for an uploaded network that cannot be used.
     """
-    start = PRESETS[preset]
-    with st.form(f"run form {preset}", border=False):
-        optimizers, bits = _choose_lanes(start, preset)
+    given = bool(start.images_from)  # then nothing is generated, and the lanes are the folders of the images
+    with st.form(f"run form {key}", border=False):
+        if given:
+            st.caption(f"Uses the images in {plain(start.images_from)}, so nothing is generated.")
+        optimizers, bits = _choose_lanes(start, key)
         with st.expander("All settings"):
-            generation_tab, quantization_tab, machine_tab = st.tabs(["Generation", "Quantization", "Network and machine"])
-            with generation_tab:
-                generation = knob_grid(GenerationConfig, _GENERATION, start.generation, f"{preset}/generation")
+            *generation_tabs, quantization_tab, machine_tab = st.tabs(
+                [*([] if given else ["Generation"]), "Quantization", "Network and machine"]
+            )
+            generation: dict[str, Any] = {}
+            for tab in generation_tabs:
+                with tab:
+                    generation = knob_grid(GenerationConfig, _GENERATION, start.generation, f"{key}/generation")
             with quantization_tab:
-                by_bits, run_by_bits = _by_bits_widgets(start, preset)
-                quantization = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{preset}/quantization")
+                by_bits, run_by_bits = _by_bits_widgets(start, key)
+                quantization = knob_grid(QuantizationConfig, _QUANTIZATION, start.quantization, f"{key}/quantization")
             with machine_tab:
-                network = network_widgets(start.generation.model, f"{preset}/machine")
-                machine = knob_grid(GenerationConfig, _MACHINE, start.generation, f"{preset}/machine")
-                encoder = encoder_widget(start.encoder, f"{preset}/encoder")
+                network = network_widgets(start.generation.model, f"{key}/machine")
+                machine = knob_grid(GenerationConfig, _MACHINE, start.generation, f"{key}/machine")
+                encoder = encoder_widget(start.encoder, f"{key}/encoder")
         pressed = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:", key="start")
     if not pressed:
         return None
-    machine["model"] = kept_network(network)
-    return RunConfig(
-        generation=replace(start.generation, **generation, **machine, **live),
-        quantization=replace(start.quantization, **quantization, **machine, **by_bits),
+    model = kept_network(network)
+    return replace(
+        start,
+        generation=replace(start.generation, **generation, **machine, **live, model=model),
+        # the whole run has one device and one number of threads, the generation's
+        quantization=replace(start.quantization, **quantization, **by_bits, model=model),
         optimizers=tuple(optimizers),
         bits=tuple(bits),
         encoder=encoder,
@@ -161,7 +190,7 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
         index=names.index(default),
         format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
         accept_new_options=True,
-        help=f"{help_text(GenerationConfig, 'model')} Networks that were uploaded are listed too; a name or path can be typed.",
+        help=f"{help_of(GenerationConfig, 'model')}\n\nNetworks that were uploaded are listed too; a name or path can be typed.",
         key=f"{key}/model",
     )
     file = st.file_uploader(
@@ -249,6 +278,8 @@ def _uploads_done() -> int:
 
 def _choose_lanes(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
     """Optimizers and bit widths, which most people touch first."""
+    if start.images_from:
+        return list(start.optimizers), bits_widget(start.bits, f"{key}/bits")
     left, right = st.columns(2)
     with left:
         optimizers = st.multiselect(
@@ -286,7 +317,7 @@ def encoder_widget(default: str, key: str) -> str:
 
 
 def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Steps and step size for every bit width, or empty for the preset's own: what to change in the quantization, and in the run."""
+    """Steps and step size for every bit width, or empty for those of `start`: what to change in the quantization, and in the run."""
     quantization: dict[str, Any] = {}
     run: dict[str, Any] = {}
     knob_arguments: dict[str, dict[str, Any]] = {
@@ -294,11 +325,14 @@ def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[s
         "training_lr": {"min_value": 0.0, "max_value": 1.0, "step": 1e-4, "format": "%g"},
     }
     for place, (name, arguments), by_bits in zip(st.columns(2), knob_arguments.items(), ("steps_by_bits", "lr_by_bits")):
-        own = ", ".join(f"{getattr(start.quantization_for(bits), name):g} at {bits} bits" for bits in start.bits)
+        widths = [bits for bits in start.bits if bits in getattr(start, by_bits)]
+        own = ", ".join(f"{getattr(start.quantization_for(bits), name):g} at {bits} bits" for bits in widths)
+        if len(widths) < len(start.bits) or not widths:
+            own += f"{', else ' if own else ''}{getattr(start.quantization, name):g}"
         with place:
             value = st.number_input(
-                "Training steps" if name == "steps" else label(name), value=None, placeholder=f"preset: {own}", key=f"{key}/{name}",
-                help=f"{help_text(QuantizationConfig, name)} Empty: the preset's own ({own}); fewer bits need more.", **arguments,
+                "Training steps" if name == "steps" else label(name), value=None, placeholder=own, key=f"{key}/{name}",
+                help=f"{help_of(QuantizationConfig, name)}\n\nEmpty: as it says there ({own}); fewer bits need more.", **arguments,
             )  # fmt: skip
         run[by_bits] = getattr(start, by_bits)
         if value is not None:
@@ -360,27 +394,36 @@ _LADDERS: dict[str, list[float]] = {
     "alpha_l2": [0.0, 3e-8, 3e-7, 3e-6, 3e-5, 3e-4, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
     "beta": [0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0],
 }
+_SLIDER_WIDTH = 165  # pixels: two beside each other on a phone
 _LIVE_MAXIMUM = {"epsilon": 0.5, "mu": 1.5, "lr": 0.5}
 
 
-def live_sliders(values: Mapping[str, float], key: str, on_change: Any = None) -> dict[str, float]:
-    """The six sliders; `on_change(name, widget key)` is called when a person moves one. Returns their values."""
+def live_sliders(
+    values: Mapping[str, float], key: str, on_change: Any = None, marks: Mapping[str, str] | None = None, disabled: Collection[str] = ()
+) -> dict[str, float]:
+    """The six sliders; `on_change(name, widget key)` is called when a person moves one. Returns their values.
+
+    marks: what to add to the label of a knob. disabled: knobs that cannot be moved now.
+    """
     result = {}
-    places = st.columns(6)
-    for place, name in zip(places, LIVE_KNOBS):
-        widget_key, value = f"{key}/{name}", float(values[name])
-        meta = knobs(GenerationConfig)[name].metadata
-        arguments = {
-            "key": widget_key,
-            "help": help_text(GenerationConfig, name),
-            "on_change": on_change,
-            "args": (name, widget_key) if on_change else None,
-        }
-        with place:
+    with st.container(horizontal=True):
+        for name in LIVE_KNOBS:
+            widget_key, value = f"{key}/{name}", float(values[name])
+            meta = knobs(GenerationConfig)[name].metadata
+            arguments: dict[str, Any] = {
+                "label": f"{label(name)} {(marks or {}).get(name, '')}".strip(),
+                "value": value,
+                "key": widget_key,
+                "help": help_of(GenerationConfig, name),
+                "on_change": on_change,
+                "args": (name, widget_key) if on_change else None,
+                "disabled": name in disabled,
+                "width": _SLIDER_WIDTH,
+            }
             if name in _LADDERS:
                 options = sorted({*_LADDERS[name], value})
-                result[name] = st.select_slider(label(name), options, value=value, format_func=lambda v: f"{v:g}", **arguments)
+                result[name] = st.select_slider(options=options, format_func=lambda v: f"{v:g}", **arguments)
             else:
                 top = max(_LIVE_MAXIMUM[name], value)
-                result[name] = st.slider(label(name), 0.0, top, value=value, step=meta["step"], format="%.3g", **arguments)
+                result[name] = st.slider(min_value=0.0, max_value=top, step=meta["step"], format="%.3g", **arguments)
     return result

@@ -12,11 +12,11 @@ import streamlit as st
 from core.errors import CoreError, RunError
 from core.runs.state import RunState
 from core.runs.store import Record, Run
-from dashboard import state, text
+from dashboard import elements, figures, state, text
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
-CHART_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+_SECONDS_FOR_A_STEP = 1.5
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -62,6 +62,12 @@ def follow(
     region()
 
 
+def pace() -> str:
+    """How often a page that follows a run is drawn, in words."""
+    slowness = state.slowness()
+    return f"pictures every {REFRESH_SECONDS * slowness:g} s, curves every {CHART_SECONDS * slowness:g} s"
+
+
 def status(run: Run) -> None:
     """Name, state, progress with time left, and the buttons that apply."""
     word, colour = _BADGES[run.state]
@@ -79,7 +85,7 @@ def status(run: Run) -> None:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
     if not run.state.is_finished() and run.stage:
-        st.progress(run.step / run.total if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
+        st.progress(min(run.step / run.total, 1.0) if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
     if run.state.can_resume():
         st.button(
             "Resume",
@@ -116,6 +122,13 @@ def _time_left(run: Run) -> str:
 
 def _buttons(run: Run) -> None:
     control = state.manager().control(run.id)
+
+    def one_step() -> None:
+        before = state.store().run(run.id).step
+        control.step()
+        _wait_for_step(run, before)
+        elements.follow_newest(run.id)
+
     with st.container(horizontal=True):
         if control.paused:
             st.button("Resume", icon=":material/play_arrow:", key="resume", on_click=control.resume)
@@ -125,12 +138,20 @@ def _buttons(run: Run) -> None:
             "One step",
             icon=":material/skip_next:",
             key="step",
-            on_click=control.step,
+            on_click=one_step,
             help="One iteration of every lane, or one training step; then rest.",
         )
         st.button(
             "Stop", icon=":material/stop:", key="stop", on_click=control.stop, help="Ends the run; what it has made so far stays visible."
         )
+
+
+def _wait_for_step(run: Run, before: int) -> None:
+    """Returns when every lane has taken its step, so that the page shows it at once; or after a while, as a step may take long."""
+    lanes = len(run.config.optimizers) if run.stage == "generation" else 1
+    end = time.monotonic() + _SECONDS_FOR_A_STEP
+    while time.monotonic() < end and state.store().run(run.id).step < before + lanes:
+        time.sleep(0.02)
 
 
 def classes(model: str, labels: Iterable[int]) -> Sequence[str]:
@@ -157,4 +178,4 @@ def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any],
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
     moment = len(records) if run.state.is_finished() else int(time.monotonic() / CHART_SECONDS)
     figure = state.kept(("figure", run.id, run.attempt, moment, what), make)
-    st.plotly_chart(figure, key=key, config=CHART_CONFIG)
+    figures.show(figure, key, f"{run.name} {key}")

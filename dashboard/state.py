@@ -25,6 +25,11 @@ from dashboard import access
 from dashboard.uploads import Uploads
 
 RUN_PARAMETER = "run"
+AT_PARAMETER = "at"  # the iteration that the Studio shows, absent for the newest
+VIEW_PARAMETER = "view"  # which of the Studio's charts
+_LANE_PARAMETER, _IMAGE_PARAMETER = "lane", "image"  # the image that it shows large
+_LAYER_PARAMETER = "layer"  # counted from 1
+_OF_ONE_RUN = (AT_PARAMETER, _LANE_PARAMETER, _IMAGE_PARAMETER)
 PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
 _SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
 ARENAS = 2  # places that threads take memory from
@@ -109,6 +114,9 @@ def has_images(run: Run) -> bool:
 def show_run(run_id: str | None) -> None:
     """Makes this the run that all pages show, and puts it into the address."""
     st.session_state["shown run"] = run_id
+    if run_id != st.query_params.get(RUN_PARAMETER):
+        for name in _OF_ONE_RUN:
+            st.query_params.pop(name, None)
     if run_id is None:
         st.query_params.pop(RUN_PARAMETER, None)
     else:
@@ -123,6 +131,39 @@ def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
     if chosen is None:
         chosen = next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
     return chosen
+
+
+def put_into_address(name: str, value: object) -> None:
+    """A part of what is shown, into the address; None takes it away. Does nothing where it is there already."""
+    if value is None:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != str(value):
+        st.query_params[name] = str(value)
+
+
+def image_in_address() -> tuple[str, int] | tuple[None, int]:
+    """Lane and index of the image that is shown large, which need not exist; (None, 0) when there is none."""
+    lane, index = st.query_params.get(_LANE_PARAMETER), st.query_params.get(_IMAGE_PARAMETER, "")
+    if lane is None or not (index.isascii() and index.isdecimal()):
+        return None, 0
+    return lane, int(index[:9])
+
+
+def show_image(image: tuple[str, int] | None) -> None:
+    """Lane and index of the image to show large, into the address."""
+    put_into_address(_LANE_PARAMETER, image and image[0])
+    put_into_address(_IMAGE_PARAMETER, image and image[1])
+
+
+def layer_in_address(count: int) -> int:
+    """Index of the chosen one of `count` layers; the first where the address names none."""
+    number = st.query_params.get(_LAYER_PARAMETER, "")
+    return min(max(int(number[:9]) - 1, 0), count - 1) if number.isascii() and number.isdecimal() else 0
+
+
+def show_layer(index: int) -> None:
+    """The layer to look into, into the address."""
+    put_into_address(_LAYER_PARAMETER, index + 1)
 
 
 def start(config: RunConfig, name: str = "") -> None:
@@ -148,7 +189,7 @@ def records(run: Run, stage: str) -> list[Record]:
         return list(known)
 
 
-@st.cache_resource(show_spinner=False, max_entries=40)
+@st.cache_resource(show_spinner=False, max_entries=60)
 def kept(key: tuple, _make: Callable[[], Any]) -> Any:
     """What `_make` returns, made once for all sessions; it must not be changed."""
     return _make()
@@ -171,7 +212,7 @@ def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
         label,
         ids,
         index=ids.index(shown.id) if shown else 0,
-        format_func=lambda run_id: _title(next(run for run in runs if run.id == run_id)),
+        format_func=lambda run_id: title(next(run for run in runs if run.id == run_id)),
         key=f"{key}/{shown.id if shown else ''}",
     )
     if chosen != (shown.id if shown else None):
@@ -180,7 +221,8 @@ def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
     return next(run for run in runs if run.id == chosen)
 
 
-def _title(run: Run) -> str:
+def title(run: Run) -> str:
+    """How a run is called where one of several is chosen."""
     return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {run.name} · {run.state}"
 
 

@@ -18,6 +18,9 @@ _REPLACED = re.compile(
     r"|(?<=[<~>-])(?=[->=]+(?:\s|$))",  # arrows and signs
     re.IGNORECASE,
 )
+# spreadsheets compute what begins so; some skip blanks before it
+_FORMULA = re.compile(r"[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>$\"'"}
 REPLACEMENT = "\ufffd"
 _JOINERS_OF_SCRIPTS = "\u200c\u200d"  # of Persian, Hindi and emoji
@@ -42,6 +45,14 @@ def plain(text: object) -> str:
 def plotly(text: object) -> str:
     """`shown`, with what plotly would read as a tag or as LaTeX made harmless."""
     return "".join(_ENTITIES.get(c, c) for c in shown(text))
+
+
+def cell(value: object) -> object:
+    """A value in a table: numbers as they are; of a text that a spreadsheet would compute, an invisible character comes first.
+
+    So the table shows what was typed, and its CSV is no formula wherever it is opened.
+    """
+    return _JOINER + value if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
 def error(error: BaseException) -> str:

@@ -34,7 +34,10 @@ NAMES_SHOWN = 20  # of classes: ImageNet has a thousand
 CHANGES_SHOWN = 50
 LANES = {"mi-fgsm": "MI-FGSM", "adam": "Adam"}
 # told in words elsewhere in the card, or no choice of how to generate or quantize
-_TOLD = frozenset({"model", "optimizer", "images", "weight_bits", "activation_bits", "steps", "training_lr", "data", "device", "threads"})
+_TOLD = frozenset(
+    {"model", "optimizer", "images", "weight_bits", "activation_bits", "steps", "training_lr", "data", "device", "threads"}
+    | {"layer_bits", "evaluations"}
+)
 _ESCAPED = {character: f"\\{character}" for character in string.punctuation if character not in "-,'\""}
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _PLAIN = str.maketrans({**_ESCAPED, **_ENTITIES})
@@ -283,7 +286,10 @@ def _knobs(config: GenerationConfig | QuantizationConfig) -> str:
 def _quantization(config: RunConfig) -> str:
     widths = [config.quantization_for(bits) for bits in config.bits]
     steps = _table(("width", "steps", "step size"), [(one.width, f"{one.steps:,}", f"{one.training_lr:g}") for one in widths])
-    ends = "The first and the last layer have 8 bits." if config.quantization.first_last_8bit else "All layers have the same width."
+    own = ", ".join(f"{plain(name)} {bits}" for name, bits in config.quantization.layer_bits)
+    ends = "The first and the last layer have 8 bits." if config.quantization.first_last_8bit else ""
+    ends += f" Layers with bits of their own: {own}." if own else ""
+    ends = ends.strip() or "All layers have the same width."
     return "\n\n".join(
         [
             "Ranges are found by calibration. In training weights and activations are rounded in the forward pass, and gradients pass "

@@ -54,7 +54,13 @@ def _as_preset(config: RunConfig) -> list[str]:
         same = replace(
             start,
             generation=replace(start.generation, **shared, seed=generation.seed),
-            quantization=replace(start.quantization, **shared, quantization_seed=generation.seed, data=quantization.data),
+            quantization=replace(
+                start.quantization,
+                **shared,
+                quantization_seed=generation.seed,
+                data=quantization.data,
+                layer_bits=quantization.layer_bits,
+            ),
             bits=config.bits,
             optimizers=config.optimizers,
             encoder=config.encoder,
@@ -64,6 +70,7 @@ def _as_preset(config: RunConfig) -> list[str]:
             for flag_name, value, preset_value in (
                 ("model", generation.model, start.generation.model),
                 ("bits", config.bits, start.bits),
+                ("layer_bits", quantization.layer_bits, start.quantization.layer_bits),
                 ("optimizers", config.optimizers, start.optimizers),
                 ("encoder", config.encoder, start.encoder),
                 ("data", quantization.data, start.quantization.data),
@@ -107,5 +114,8 @@ def _line(command: str, given: Mapping[str, Any]) -> str:
             words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
             continue
         words += [flag(name)] if name else []
+        if name == "layer_bits":
+            words += [f"{layer}={bits}" for layer, bits in value]
+            continue
         words += [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]
     return shlex.join(words)

@@ -71,7 +71,11 @@ def _metadata(spec: ModelSpec, config: QuantizationConfig | None) -> dict[str, s
         "trained_on": spec.trained_on,
     }
     if config is not None:
-        metadata |= {"weight_bits": str(config.weight_bits), "activation_bits": str(config.activation_bits)}
+        metadata |= {
+            "weight_bits": str(config.weight_bits),
+            "activation_bits": str(config.activation_bits),
+            "layer_bits": json.dumps(dict(config.layer_bits)),
+        }
     return metadata
 
 

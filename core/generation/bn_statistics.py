@@ -102,6 +102,23 @@ class BatchStatistics:
             losses = losses.index_add(0, layers, norms.to(losses.dtype))
         return losses
 
+    @torch.no_grad()
+    def end_to_end(self) -> Tensor:
+        """Batch means and unbiased variances `(2, C)` of all layers one after the other; no gradient goes back.
+
+        The mean over its passes where a layer ran several times, NaN where it did not run.
+        """
+        rows = []
+        for kind in (0, 1):
+            for (running, _), passes in zip(self.running, self.batch):
+                if len(passes) == 1:
+                    rows.append(passes[0][kind])
+                elif passes:
+                    rows.append(torch.stack([own[kind] for own in passes]).mean(dim=0))
+                else:
+                    rows.append(torch.full_like(running, float("nan")))
+        return torch.cat(rows).view(2, -1)
+
 
 def empty_statistics(network: nn.Module) -> BatchStatistics:
     """Names and running statistics of the BatchNorm layers of `network`. Raises ModelError when it has none."""

@@ -13,8 +13,8 @@ from core.generation.losses import Pass, total_loss
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
 
-# L_total, its parts by name, L_BNS of each layer (L,), logits (N, classes)
-Outcome = tuple[Tensor, dict[str, Tensor], Tensor, Tensor]
+# L_total, its parts by name, L_BNS of each layer (L,), logits (N, classes), batch means and variances of all layers (2, C)
+Outcome = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
 
 
 class ForwardPass:
@@ -44,7 +44,7 @@ class ForwardPass:
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
         total, parts = total_loss(Pass(images, labels, logits, layers), weights)
-        return total, parts, layers, logits
+        return total, parts, layers, logits, statistics.end_to_end()
 
     def compile(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> None:
         """Translates the pass and its way back for images of this shape, by doing them once.

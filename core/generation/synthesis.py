@@ -4,11 +4,13 @@
 stepped in turn stay at the same iteration and start from the same noise and labels.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -23,9 +25,11 @@ from core.generation.forward_pass import ForwardPass
 from core.generation.optimizers import make_optimizer, step_size_factor
 from core.models.checks import check_scores
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Frame, Live, Reporter, RunningStatistics, Silent, Untouched
 
-PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees
+PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees at most
+PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
+KEPT_MOMENTS = 50  # spread evenly over a run, and at most about as many of first iterations and snapshots: 26 MB of 200 steps in two lanes
 
 
 def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -43,6 +47,16 @@ def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) 
         total += F.interpolate(draw, size=(size, size), mode="bilinear", align_corners=False)
         coarse *= 2
     return total / total.std()
+
+
+def starting_noise(model: FullPrecisionModel, config: GenerationConfig, batch: int) -> tuple[Tensor, torch.Generator]:
+    """What batch number `batch` starts from, in normalised space between black and white, on the network's device; and the generator
+    that drew it, which goes on to draw shifts and flips. The same in every lane, whatever happened before it.
+    """
+    side = half_size(model) if config.half_iterations else model.spec.image_size
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + batch)
+    noise = initial_noise(config.noise, config.batches[batch], side, generator).to(model.device)
+    return noise.clamp(*model.pixel_range()), generator
 
 
 class Snapshots:
@@ -84,6 +98,20 @@ class Snapshots:
     def _path(self, index: int) -> Path:
         assert self._folder is not None
         return self._folder / f"{index:06d}.safetensors"
+
+
+def kept_steps(config: GenerationConfig) -> frozenset[int]:
+    """The steps, counted from 1 over all batches, to whose images one may come back later.
+
+    Evenly spread; the first iteration and the snapshots of every batch or, where there are many, of every n-th; and the last. A matter
+    of the config without its optimizer, so that all lanes and a resumed run agree.
+    """
+    batches, iterations = len(config.batches), config.iterations
+    steps = batches * iterations
+    every = math.ceil(steps / KEPT_MOMENTS)
+    every_batch = math.ceil(batches * (1 + config.snapshots) / KEPT_MOMENTS)
+    special = (batch * iterations + each for batch in range(0, batches, every_batch) for each in (1, *config.snapshot_iterations))
+    return frozenset((*range(every, steps, every), *special, steps))
 
 
 def check_half_resolution(model: FullPrecisionModel, config: GenerationConfig) -> None:
@@ -135,6 +163,7 @@ class Synthesis:
         self.steps = len(config.batches) * config.iterations
         self.seconds = 0.0
         self.changes: list[dict[str, Any]] = []
+        self._kept = kept_steps(config)
         self._values = {name: getattr(config, name) for name in LIVE_KNOBS}
         self._saved = Snapshots(folder)
         self._saved_images = 0
@@ -160,12 +189,10 @@ class Synthesis:
     def _start_batch(self, index: int) -> None:
         """Noise in normalised space, seeded by batch: batch b is the same in every lane whatever happened before it."""
         sizes = self.config.batches
-        side = half_size(self.model) if self.config.half_iterations else self.model.spec.image_size
-        self._noise = torch.Generator().manual_seed(self.config.seed * 1_000_003 + index)
-        noise = initial_noise(self.config.noise, sizes[index], side, self._noise).to(self.model.device)
+        noise, self._noise = starting_noise(self.model, self.config, index)
         start = sum(sizes[:index])
         self.labels = self.all_labels[start : start + sizes[index]].to(self.model.device)
-        self._optimise(noise.clamp(self.pixel_low, self.pixel_high))
+        self._optimise(noise)
 
     def _optimise(self, images: Tensor) -> None:
         """Begins to move these images, with an optimizer that knows nothing of before."""
@@ -220,7 +247,7 @@ class Synthesis:
         with torch.enable_grad():
             max_shift = self.config.max_shift // 2 if iteration < self.config.half_iterations else self.config.max_shift
             shifted = jitter_batch(self.images, max_shift, self.config.flip, self._noise)
-            loss, parts, layers, logits = self._pass(shifted, self.labels, self._values)
+            loss, parts, layers, logits, statistics = self._pass(shifted, self.labels, self._values)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         layer_values = layers.detach().tolist()
@@ -242,18 +269,39 @@ class Synthesis:
         self.seconds += time.perf_counter() - began
 
         self.reporter.record("generation", self.lane, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
-        keep = snapshot or iteration == 0
+        keep = self.step_count in self._kept
         if keep or self.reporter.wants_images(self.lane):
-            preview = self.model.denormalise(self.images.detach()[:PREVIEW_IMAGES]).cpu()
-            side = self.model.spec.image_size
-            if preview.shape[-1] != side:
-                preview = F.interpolate(preview, size=(side, side), mode="nearest")
-            self.reporter.images(self.lane, self.step_count, preview, self.labels[:PREVIEW_IMAGES].cpu(), keep)
+            self.reporter.images(self.lane, self._frame(logits.detach(), statistics), keep)
         done = self.step_count % self.config.iterations
         if done == 0 and not self.finished:
             self._start_batch(self.step_count // self.config.iterations)
         elif done and done == self.config.half_iterations:
             self._optimise(self._enlarged())
+
+    def _frame(self, logits: Tensor, statistics: Tensor) -> Frame:
+        """The images as they are now, and what the forward pass knew of them."""
+        side = self.model.spec.image_size
+        count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // side**2))
+        images = self.model.denormalise(self.images.detach()[:count]).cpu()
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode="nearest")
+        confidence, predicted = logits[:count].float().softmax(dim=1).max(dim=1)
+        means, variances = statistics.float().cpu().numpy()
+        return Frame(
+            self.step_count,
+            images.contiguous().numpy(),
+            self.labels[:count].cpu().numpy(),
+            predicted.cpu().numpy(),
+            confidence.cpu().numpy(),
+            means,
+            variances,
+        )
+
+    def running_statistics(self) -> RunningStatistics:
+        """What the batch statistics are to come to."""
+        layers = batch_norm_layers(self.network).values()
+        means, variances = ([layer.get_buffer(name).float().cpu().numpy() for layer in layers] for name in ("running_mean", "running_var"))
+        return RunningStatistics([len(mean) for mean in means], np.concatenate(means), np.concatenate(variances))
 
     def _apply_live_values(self, iteration: int) -> None:
         for name, value in self.live.values(self.lane, self.step_count).items():

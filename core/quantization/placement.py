@@ -8,8 +8,8 @@ share one ReLU module. A network that cannot be traced is quantized at each laye
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.config import QuantizationConfig
-from core.errors import ModelError, shown
+from core.errors import ModelError, UnknownNameError, shown
 from core.models.tracing import LayerTracer, computes_as
 from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, from_module
 
@@ -46,6 +46,8 @@ class QuantizedNetwork:
 
     traced: False when the graph could not be read and each layer's input is quantized instead; `note` says why, and which kinds of
     layers keep their weights in full precision.
+    names: of the `layers`, in the order in which a forward pass reaches them. inputs: the quantizer of what each of them reads, by name;
+    those that read the image itself have none.
     """
 
     network: nn.Module
@@ -53,20 +55,29 @@ class QuantizedNetwork:
     note: str
     activations: list[ActivationQuantizer]
     layers: list[QuantizedConv2d | QuantizedLinear]
+    names: list[str] = field(default_factory=list)
+    inputs: dict[str, ActivationQuantizer] = field(default_factory=dict)
+
+    @property
+    def weight_size(self) -> int:
+        """Bits that all quantized weights take together, without scales and zero points."""
+        return sum(layer.weight.numel() * layer.weight_quantizer.bits for layer in self.layers)
 
 
 def quantize_network(network: nn.Module, config: QuantizationConfig, example: Tensor) -> QuantizedNetwork:
     """A copy of `network` with quantizers for the widths and range method of `config`; `network` itself is left alone.
 
     example: normalised images `(N, C, H, W)`, used to find the order of the layers.
-    Raises ModelError when there is no Conv2d or Linear layer.
+    Raises ModelError when there is no Conv2d or Linear layer, UnknownNameError where `config.layer_bits` names one that is not there.
     """
     network = copy.deepcopy(network).eval().requires_grad_(True)
     _fix_padding(network, example)
     names = _layers_in_order(network, example)
     if not names:
         raise ModelError(f"{type(network).__name__} has no Conv2d or Linear layer: allowed are networks with at least one")
+    _check_names(config, names)
     ends = {names[0], names[-1]} if config.first_last_8bit else set()
+    own = dict.fromkeys(ends, 8) | dict(config.layer_bits)
     for name in names:
         _check_forward(name, network.get_submodule(name))
     try:
@@ -75,26 +86,40 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
     except Exception as error:  # torch.fx raises whatever the network's own code raises when it meets a proxy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         notes = [f"the network cannot be traced ({reason}), so activations are quantized at each layer's input"]
-        at_inputs = _quantize_inputs(network, names, ends, config, example)
-        activations, result = list(at_inputs.values()), network
+        at_inputs = _quantize_inputs(network, names, own, config, example)
+        activations, inputs, result = list(at_inputs.values()), at_inputs, network
     else:
         notes, at_inputs = [], {}
-        activations, result = _quantize_producers(traced, ends, config), traced
+        activations, inputs = _quantize_producers(traced, ends, config)
+        result = traced
     is_traced = not notes
     if others := _other_weights(network):
         notes.append(f"weights in full precision: {others}")
-    layers = []
+    layers = {}
     for name in names:
-        bits = 8 if name in ends else config.weight_bits
-        layer = from_module(network.get_submodule(name), bits, config.range)
+        layer = from_module(network.get_submodule(name), own.get(name, config.weight_bits), config.range)
         existing = result.get_submodule(name)
         if isinstance(existing, (QuantizedConv2d, QuantizedLinear)):
             continue
         if name in at_inputs:
             layer.input_quantizer = at_inputs[name]
         _replace(result, name, layer)
-        layers.append(layer)
-    return QuantizedNetwork(result.eval(), is_traced, "; ".join(notes), activations, layers)
+        layers[name] = layer
+    return QuantizedNetwork(result.eval(), is_traced, "; ".join(notes), activations, list(layers.values()), list(layers), inputs)
+
+
+def check_layer_bits(network: nn.Module, config: QuantizationConfig, example: Tensor) -> None:
+    """Raises UnknownNameError where `config.layer_bits` names a layer that the network does not have, as `quantize_network` does."""
+    if config.layer_bits:
+        network = copy.deepcopy(network).eval()
+        _fix_padding(network, example)
+        _check_names(config, _layers_in_order(network, example))
+
+
+def _check_names(config: QuantizationConfig, names: Sequence[str]) -> None:
+    for name, _ in config.layer_bits:
+        if name not in names:
+            raise UnknownNameError("layer in layer_bits", name, names)
 
 
 def _other_weights(network: nn.Module) -> str:
@@ -186,19 +211,24 @@ def _inputs_of(network: nn.Module, names: Sequence[str], example: Tensor, look: 
     return seen
 
 
-def _quantize_producers(traced: fx.GraphModule, ends: set[str], config: QuantizationConfig) -> list[ActivationQuantizer]:
-    """Inserts one quantizer behind every node that produces what a layer reads."""
+def _quantize_producers(
+    traced: fx.GraphModule, ends: set[str], config: QuantizationConfig
+) -> tuple[list[ActivationQuantizer], dict[str, ActivationQuantizer]]:
+    """Inserts one quantizer behind every node that produces what a layer reads. Returns them all, and layer -> that of its first input."""
     modules: dict[Any, nn.Module] = dict(traced.named_modules())
+    own = dict(config.layer_bits)
     wanted: dict[fx.Node, int] = {}
+    readers: dict[str, fx.Node] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module" and isinstance(modules[node.target], (nn.Conv2d, nn.Linear)):
             producer = _producer(node.all_input_nodes[0], modules)
             if producer.op in ("placeholder", "get_attr"):
                 continue
             # where several layers read one tensor it is quantized once, at the widest width that one of them asks for
-            bits = 8 if node.target in ends and _is_last(node, traced, modules) else config.activation_bits
-            wanted[producer] = max(bits, wanted.get(producer, 0))
-    quantizers = []
+            usual = 8 if node.target in ends and _is_last(node, traced, modules) else config.activation_bits
+            wanted[producer] = max(own.get(node.target, usual), wanted.get(producer, 0))
+            readers.setdefault(node.target, producer)
+    quantizers: dict[fx.Node, ActivationQuantizer] = {}
     for index, (producer, bits) in enumerate(wanted.items()):
         quantizer = ActivationQuantizer(bits, config.range)
         name = f"activation_quantizer_{index}"
@@ -208,10 +238,10 @@ def _quantize_producers(traced: fx.GraphModule, ends: set[str], config: Quantiza
         # everyone but the quantizer itself now reads the quantized tensor
         for user in [user for user in producer.users if user is not quantized]:
             user.replace_input_with(producer, quantized)
-        quantizers.append(quantizer)
+        quantizers[producer] = quantizer
     traced.graph.lint()
     traced.recompile()
-    return quantizers
+    return list(quantizers.values()), {name: quantizers[producer] for name, producer in readers.items()}
 
 
 def _is_last(node: fx.Node, traced: fx.GraphModule, modules: dict[Any, nn.Module]) -> bool:
@@ -232,14 +262,14 @@ def _producer(node: fx.Node, modules: dict[Any, nn.Module]) -> fx.Node:
 
 
 def _quantize_inputs(
-    network: nn.Module, names: list[str], ends: set[str], config: QuantizationConfig, example: Tensor
+    network: nn.Module, names: list[str], own: Mapping[str, int], config: QuantizationConfig, example: Tensor
 ) -> dict[str, ActivationQuantizer]:
     """Without a graph: for every layer but those that read the image itself, the quantizer of its input."""
     # a view of the image, such as it flattened, is still the image
     image = example.untyped_storage().data_ptr()
     reads_image = _inputs_of(network, names, example, lambda x: x.untyped_storage().data_ptr() == image)
     inside = [name for name in names if not all(reads_image[name])]
-    return {name: ActivationQuantizer(8 if name in ends else config.activation_bits, config.range) for name in inside}
+    return {name: ActivationQuantizer(own.get(name, config.activation_bits), config.range) for name in inside}
 
 
 def _replace(network: nn.Module, name: str, new: nn.Module) -> None:

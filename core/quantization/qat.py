@@ -117,6 +117,7 @@ class QuantizationTraining:
         """Finds all ranges from calibration images, drawn without replacement: the float network runs, then every range is set."""
         began = time.perf_counter()
         chosen = torch.randperm(len(self.images), generator=self._random)[: self.config.calibration_images]
+        self.calibrated_on = chosen  # indices in `images`
         batches = [self.model.normalise(self.images.images[part]) for part in chosen.split(128)]
         scores_of(self.teacher(batches[0][:1]), 1)
         quantized = quantize_network(self.teacher, self.config, batches[0][:1])
@@ -160,6 +161,24 @@ class QuantizationTraining:
             average.copy_(value)
         self._order = state["order"]
         self._random.set_state(state["random"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The student with the parameters that the training would end with now, which is their moving average where there is one.
+
+        Afterwards it has its own again, to the bit. Ranges that follow the weights are found anew by each step.
+        """
+
+        def exchange() -> None:
+            if self.config.averaging and not self.finished:
+                for index, parameter in enumerate(self.student.parameters()):
+                    parameter.data, self._average[index] = self._average[index], parameter.data
+
+        exchange()
+        try:
+            yield self.student
+        finally:
+            exchange()
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         parameters = list(self.student.parameters())
@@ -263,6 +282,8 @@ class QuantizationTraining:
             "range": self.config.range,
             "steps": self.step_count,
             "seconds": round(self.seconds, 3),
+            "layer_bits": dict(self.config.layer_bits),
+            "weight_size": self.quantized.weight_size,
             "quantized_layers": len(self.quantized.layers),
             "quantized_activations": len(self.quantized.activations),
             "note": self.quantized.note,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from core.reporting import TEST, Frame, RunningStatistics
 from core.runs.store import RunStore
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SECONDS_BETWEEN_FRAMES = 0.5
 
@@ -20,6 +18,8 @@ class StoreReporter:
     def __init__(self, store: RunStore, run_id: str) -> None:
         self._store, self._run_id = store, run_id
         self._last_frame: dict[str, float] = {}
+        self._steps: dict[str, int] = {}  # that each lane has come to
+        self._pictured = 0  # the step of the last frame, of whichever lane
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Shown as what the run is doing."""
@@ -27,16 +27,24 @@ class StoreReporter:
 
     def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
         """One record."""
-        self._store.append(self._run_id, stage, lane, step, values)
+        self._steps[lane] = step
+        self._store.append(self._run_id, stage, lane, step, values, counted=stage != TEST)
 
-    def images(self, lane: str, step: int, images: Tensor, labels: Tensor, keep: bool) -> None:
+    def images(self, lane: str, frame: Frame, keep: bool) -> None:
         """One frame."""
-        self._last_frame[lane] = time.monotonic()
-        self._store.save_frame(self._run_id, lane, step, images.contiguous().numpy(), labels.numpy(), keep)
+        self._last_frame[lane], self._pictured = time.monotonic(), frame.step
+        self._store.save_frame(self._run_id, lane, frame, keep)
 
     def wants_images(self, lane: str) -> bool:
-        """Whether the last frame is old enough."""
-        return time.monotonic() - self._last_frame.get(lane, float("-inf")) >= SECONDS_BETWEEN_FRAMES
+        """Whether the last frame is old enough, or another lane is seen at the same step: lanes are looked at side by side."""
+        return (
+            self._steps.get(lane) == self._pictured
+            or time.monotonic() - self._last_frame.get(lane, float("-inf")) >= SECONDS_BETWEEN_FRAMES
+        )
+
+    def running_statistics(self, statistics: RunningStatistics) -> None:
+        """In a file of their own."""
+        self._store.save_running_statistics(self._run_id, statistics)
 
     def change(self, lane: str, step: int, name: str, value: float) -> None:
         """One change."""

@@ -9,9 +9,12 @@ Every method may be called from any thread; several processes may use one folder
 resumed it (see owner.py): one that is not finished and whose owner is dead is INTERRUPTED. Runs wait in one line, whichever process
 they belong to.
 
-What is written outlives the process that wrote it, at once; a power cut may take the last records and previews, but never more than
-`sync` was called for, and never the consistency of the whole. Deleting is a mark in the database first, then the files, then the row:
-what a kill leaves between them the next start finishes. Files are written whole (see files.py).
+What is written outlives the process that wrote it, at once; a power cut may take the last records, but never those that `sync` was
+called for, and never the consistency of the whole. Frames are for looking at, and nothing waits until they are on the disk: a power
+cut may take those of the last minute. One that it leaves broken is read as missing, though its step may still be listed. Deleting is
+a mark in the database first, then the files, then the row: what a kill leaves between them the next start finishes. A run in the
+trash is in no list and cannot be read, but all of it is there and comes back with `restore`; after DAYS_IN_TRASH the next start
+deletes it. Files are written whole (see files.py).
 """
 
 import functools
@@ -23,7 +26,8 @@ import sqlite3
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +37,9 @@ import numpy as np
 
 from core import layout
 from core.config import EVALUATION_SETS, RunConfig
-from core.errors import ConfigError, RunError, first_line
+from core.errors import ConfigError, RunError, first_line, shown
 from core.files import is_full, partial_copy, remove, remove_partials, whole
+from core.reporting import Frame, RunningStatistics
 from core.runs.owner import Owner
 from core.runs.state import RunState
 
@@ -46,6 +51,12 @@ DATABASE = "runs.sqlite3"
 RUNS_VARIABLE = "RUNS_DIR"
 RESERVE = ".reserve"  # given up when the disk is full, so that a run can still say that it failed
 RESERVE_BYTES = 1 << 20
+DAYS_IN_TRASH = 7
+# of what people write about a run
+NAME_CHARACTERS = 200
+NOTE_CHARACTERS = 4000
+TAG_CHARACTERS = 40
+TAGS = 20
 # one entry a version, from an empty database on: a database of version n still needs those from index n
 _VERSIONS = (
     """
@@ -77,10 +88,18 @@ _VERSIONS = (
     ALTER TABLE run ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX change_by_run ON change (run, id)
     """,
+    """
+    ALTER TABLE run ADD COLUMN note TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE run ADD COLUMN trashed REAL
+    """,
 )
 # its value in an INSERT or UPDATE: the end of the line
 _NEXT_PLACE = "(SELECT COALESCE(MAX(place), 0) + 1 FROM run)"
 _UNFINISHED = ", ".join(f"'{state}'" for state in RunState if not state.is_finished())
+_FINISHED = ", ".join(f"'{state}'" for state in RunState if state.is_finished())
+_LISTED = "NOT deleted AND trashed IS NULL"
 _RESUMABLE = ", ".join(f"'{state}'" for state in RunState if state.can_resume())
 
 
@@ -106,6 +125,10 @@ class Run:
     user: str  # who started it, where there are logins
     out: str  # the command line's --out, where its files are copied at the end
     part: str  # what of the run's folder is copied there; empty: all results
+    note: str  # what people write about it
+    tags: tuple[str, ...]  # in the order of the alphabet, each once
+    pinned: bool  # the baseline that others are compared with; at most one run is
+    trashed: float | None  # when it was put into the trash
 
 
 @dataclass(frozen=True)
@@ -249,25 +272,21 @@ class RunStore:
         return Path(run.config.images_from) if run.config.images_from else self.run_folder(run.id) / layout.IMAGES
 
     def run(self, run_id: str) -> Run:
-        """Raises RunError for an id that does not exist."""
+        """Raises RunError for an id that does not exist, and for a run in the trash."""
         with self._read() as connection:
             row = connection.execute("SELECT * FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
-        if row is None:
-            raise _unknown(run_id)
-        return _run(row)
+        return _run(_in_list(row, run_id))
 
     def config(self, run_id: str) -> RunConfig:
-        """The settings to compute with. Raises ConfigError where `run` can only show a run, as its settings are of another version."""
+        """The settings to compute with. Raises RunError as `run` does, and ConfigError for settings of another version."""
         with self._read() as connection:
-            row = connection.execute("SELECT id, config FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
-        if row is None:
-            raise _unknown(run_id)
-        return _config(row)
+            row = connection.execute("SELECT id, config, trashed FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
+        return _config(_in_list(row, run_id))
 
     def runs(self) -> list[Run]:
-        """All runs, the newest first."""
+        """All runs but those in the trash, the newest first."""
         with self._read() as connection:
-            rows = connection.execute("SELECT * FROM run WHERE NOT deleted ORDER BY created DESC, id DESC").fetchall()
+            rows = connection.execute(f"SELECT * FROM run WHERE {_LISTED} ORDER BY created DESC, id DESC").fetchall()
         return [_run(row) for row in rows]
 
     def set_state(self, run_id: str, state: RunState, error: str = "", traceback: str = "") -> None:
@@ -298,7 +317,7 @@ class RunStore:
         self._with_reserve(
             run_id,
             f"UPDATE run SET state = 'queued', owner = ?, place = {_NEXT_PLACE}, attempt = attempt + 1, error = '', traceback = '',"
-            f" ended = NULL WHERE id = ? AND state IN ({_RESUMABLE}) AND NOT deleted",
+            f" ended = NULL WHERE id = ? AND state IN ({_RESUMABLE}) AND {_LISTED}",
             (self._me.name, run_id),
             f"run {run_id!r} is {{state}}: allowed is to resume one that was stopped, interrupted or has failed",
         )
@@ -359,16 +378,22 @@ class RunStore:
         return [row["id"] for row in rows]
 
     def mark_interrupted(self) -> list[str]:
-        """Marks unfinished runs whose process has died, and finishes what it left half done; returns their ids."""
+        """Marks unfinished runs whose process has died, and finishes what it left half done; returns their ids.
+
+        Also empties the trash of what has been in it for more than DAYS_IN_TRASH.
+        """
         with self._read() as connection:
             rows = connection.execute(f"SELECT id, owner, out FROM run WHERE state IN ({_UNFINISHED})").fetchall()
-            deleted = [row["id"] for row in connection.execute("SELECT id FROM run WHERE deleted").fetchall()]
+            long_ago = time.time() - DAYS_IN_TRASH * 24 * 3600
+            deleted = connection.execute("SELECT id, deleted FROM run WHERE deleted OR trashed < ?", (long_ago,)).fetchall()
         marked = []
         for row in rows:
             if not self._me.lives(row["owner"]) and self._urgently(functools.partial(self._bury, row)):
                 marked.append(row["id"])
-        for run_id in deleted:
-            self._purge(run_id)
+        for row in deleted:
+            # anew: somebody may have brought it back since
+            if row["deleted"] or self._urgently(functools.partial(self._give_up, row["id"], long_ago)):
+                self._purge(row["id"])
         self._me.sweep()
         return marked
 
@@ -389,22 +414,92 @@ class RunStore:
             _log.warning("what run %s left half written could not be removed yet: %s", row["id"], error)
         return True
 
-    def rename(self, run_id: str, name: str) -> None:
-        """Gives the run another name. Raises RunError for an id that does not exist."""
-        with self._write() as connection:
-            found = connection.execute("UPDATE run SET name = ? WHERE id = ? AND NOT deleted", (name, run_id)).rowcount
-        if not found:
-            raise _unknown(run_id)
+    @staticmethod
+    def _give_up(run_id: str, long_ago: float, connection: sqlite3.Connection) -> bool:
+        """Marks a run as deleted that went into the trash before `long_ago`. Whether it did."""
+        return bool(connection.execute("UPDATE run SET deleted = 1 WHERE id = ? AND trashed < ?", (run_id, long_ago)).rowcount)
 
-    def delete(self, run_id: str) -> None:
-        """Removes a finished run with its files. Raises RunError when it is not finished."""
-        finished = ", ".join(f"'{state}'" for state in RunState if state.is_finished())
+    def rename(self, run_id: str, name: str) -> None:
+        """Gives the run another name, of up to NAME_CHARACTERS. Raises RunError for an id that does not exist, or a name that is longer."""
+        _check_length("name", name, NAME_CHARACTERS)
+        self._describe(run_id, "name", name)
+
+    def set_note(self, run_id: str, note: str) -> None:
+        """Writes something about the run, up to NOTE_CHARACTERS; empty takes it away. Raises RunError as `rename` does."""
+        _check_length("note", note, NOTE_CHARACTERS)
+        self._describe(run_id, "note", note)
+
+    def set_tags(self, run_id: str, tags: Iterable[str]) -> None:
+        """Gives the run these tags and no others.
+
+        Spaces around and within a tag become one or none, and a tag counts once. Raises RunError for an id that does not exist, for an
+        empty tag, one longer than TAG_CHARACTERS, and more than TAGS of them.
+        """
+        cleaned = sorted({" ".join(tag.split()) for tag in tags})
+        if "" in cleaned:
+            raise RunError("a tag is empty: allowed is one with a character that can be seen")
+        for tag in cleaned:
+            _check_length("tag", tag, TAG_CHARACTERS)
+        if len(cleaned) > TAGS:
+            raise RunError(f"{len(cleaned)} tags were given: allowed are at most {TAGS}")
+        self._describe(run_id, "tags", "\n".join(cleaned))
+
+    def _describe(self, run_id: str, column: str, value: str) -> None:
+        with self._write() as connection:
+            found = connection.execute(f"UPDATE run SET {column} = ? WHERE id = ? AND {_LISTED}", (value, run_id)).rowcount
+        if not found:
+            self.run(run_id)  # says what is wrong with it
+
+    def pin(self, run_id: str) -> None:
+        """Makes the run the baseline, and no other. Raises RunError for an id that does not exist, or a run in the trash."""
+        with self._write() as connection:
+            found = connection.execute(f"UPDATE run SET pinned = 1 WHERE id = ? AND {_LISTED}", (run_id,)).rowcount
+            if found:
+                connection.execute("UPDATE run SET pinned = 0 WHERE id != ? AND pinned", (run_id,))
+        if not found:
+            self.run(run_id)
+
+    def unpin(self, run_id: str) -> None:
+        """The run is not the baseline any more; nothing happens where it was not."""
+        with self._write() as connection:
+            connection.execute("UPDATE run SET pinned = 0 WHERE id = ?", (run_id,))
+
+    def trash(self, run_id: str) -> None:
+        """Takes a finished run out of all lists, and keeps all of it for DAYS_IN_TRASH. Raises RunError when it is not finished."""
         self._with_reserve(
             run_id,
-            f"UPDATE run SET deleted = 1 WHERE id = ? AND state IN ({finished}) AND NOT deleted",
-            (run_id,),
+            f"UPDATE run SET trashed = ? WHERE id = ? AND state IN ({_FINISHED}) AND {_LISTED}",
+            (time.time(), run_id),
             f"run {run_id!r} is {{state}}: allowed is to delete a finished run, stop it first",
         )
+
+    def restore(self, run_id: str) -> None:
+        """Takes a run out of the trash, as it was. Raises RunError when it is not there (any more)."""
+        if not self._urgently(
+            lambda connection: (
+                connection.execute("UPDATE run SET trashed = NULL WHERE id = ? AND trashed IS NOT NULL AND NOT deleted", (run_id,)).rowcount
+            )
+        ):
+            raise RunError(f"run {run_id!r} is not among the deleted ones: allowed are those deleted within {DAYS_IN_TRASH} days")
+
+    def trashed(self) -> list[Run]:
+        """The runs in the trash, the one that came last first."""
+        with self._read() as connection:
+            rows = connection.execute(
+                "SELECT * FROM run WHERE trashed IS NOT NULL AND NOT deleted ORDER BY trashed DESC, id DESC"
+            ).fetchall()
+        return [_run(row) for row in rows]
+
+    def delete(self, run_id: str) -> None:
+        """Removes a finished run with its files at once and for good, also from the trash. Raises RunError when it is not finished."""
+        if not self._urgently(
+            lambda connection: (
+                connection.execute(
+                    f"UPDATE run SET deleted = 1 WHERE id = ? AND state IN ({_FINISHED}) AND NOT deleted", (run_id,)
+                ).rowcount
+            )
+        ):
+            raise RunError(f"run {run_id!r} is {self.run(run_id).state}: allowed is to delete a finished run, stop it first")
         self._purge(run_id)
 
     def _purge(self, run_id: str) -> None:
@@ -435,13 +530,14 @@ class RunStore:
         if not found:
             raise _unknown(run_id)
 
-    def append(self, run_id: str, stage: str, lane: str, step: int, data: Mapping[str, Any]) -> None:
-        """Appends a record and counts a step of the current stage."""
+    def append(self, run_id: str, stage: str, lane: str, step: int, data: Mapping[str, Any], counted: bool = True) -> None:
+        """Appends a record and counts a step of the current stage, unless it is not `counted`."""
         with self._write(durable=False) as connection:
             connection.execute(
                 "INSERT INTO record (run, stage, lane, step, data) VALUES (?, ?, ?, ?, ?)", (run_id, stage, lane, step, json.dumps(data))
             )
-            connection.execute("UPDATE run SET step = step + 1 WHERE id = ?", (run_id,))
+            if counted:
+                connection.execute("UPDATE run SET step = step + 1 WHERE id = ?", (run_id,))
 
     def rewind(self, run_id: str, stage: str, lane: str, step: int) -> None:
         """Forgets the records of a lane after `step`, and its pictures."""
@@ -481,6 +577,29 @@ class RunStore:
             rows = connection.execute("SELECT lane, step, name, value FROM change WHERE run = ? ORDER BY id", (run_id,)).fetchall()
         return [dict(row) for row in rows]
 
+    def curves(self, run_id: str, stage: str, after: int = 0) -> tuple[int, dict[str, dict[str, np.ndarray]]]:
+        """What the records of one stage hold as single numbers, without the objects around them.
+
+        Returns the id of the last record (`after` where there is none), and lane -> name -> float64 `(records,)` in the order of writing,
+        "step" among the names; NaN where a record does not have that number. Only records with an id above `after`.
+        """
+        columns: dict[str, list[dict[str, float]]] = {}
+        last = after
+        with self._read() as connection:
+            for row in connection.execute(
+                "SELECT id, lane, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id", (run_id, stage, after)
+            ):
+                values = json.loads(row["data"])
+                numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+                columns.setdefault(row["lane"], []).append({**numbers, "step": row["step"]})
+                last = row["id"]
+        return last, {
+            lane: {
+                name: np.array([one.get(name, np.nan) for one in own], np.float64) for name in dict.fromkeys(n for one in own for n in one)
+            }
+            for lane, own in columns.items()
+        }
+
     def set_result(self, run_id: str, name: str, value: Any) -> None:
         """A named value, fit for JSON; replaces an earlier one of that name."""
         with self._write(durable=False) as connection:
@@ -498,13 +617,25 @@ class RunStore:
             rows = connection.execute("SELECT name, data FROM result WHERE run = ? ORDER BY name", (run_id,)).fetchall()
         return {row["name"]: json.loads(row["data"]) for row in rows}
 
-    def save_frame(self, run_id: str, lane: str, step: int, images: np.ndarray, labels: np.ndarray, keep: bool) -> None:
-        """Images of one moment, uint8 `(N, 3, H, W)`: always as the latest of the lane, and for good when `keep`."""
-        folder = self.run_folder(run_id) / layout.FRAMES / lane
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, durable in [("latest", False)] + ([(f"{step:08d}", True)] if keep else []):
-            with whole(folder / f"{name}.npz", durable) as partial, partial.open("wb") as file:
-                np.savez(file, images=images, labels=labels, step=step)
+    def results_of_all(self, kinds: Iterable[str], run_id: str | None = None) -> dict[str, dict[str, Any]]:
+        """Run -> name -> value of results whose name is one of `kinds` or begins with it and a slash: a table of runs needs few of them.
+
+        run_id: of this run only.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        with self._read() as connection:
+            for kind in kinds:
+                for row in connection.execute(
+                    "SELECT run, name, data FROM result WHERE (name = ? OR name GLOB ?) AND (? IS NULL OR run = ?)",
+                    (kind, f"{kind}/*", run_id, run_id),
+                ):
+                    found.setdefault(row["run"], {})[row["name"]] = json.loads(row["data"])
+        return found
+
+    def save_frame(self, run_id: str, lane: str, frame: Frame, keep: bool) -> None:
+        """One moment: always as the latest of the lane, and for good when `keep`."""
+        for step in (None, frame.step) if keep else (None,):
+            _write_arrays(self._frame_path(run_id, lane, step), vars(frame))
 
     def frame_version(self, run_id: str, lane: str, step: int | None = None) -> int:
         """Changes whenever `frame` would return something else; 0 when there is none."""
@@ -517,16 +648,50 @@ class RunStore:
         return self.run_folder(run_id) / layout.FRAMES / lane / ("latest.npz" if step is None else f"{step:08d}.npz")
 
     def frame_steps(self, run_id: str, lane: str) -> list[int]:
-        """Steps of which images were kept."""
+        """Steps of which the images were kept."""
         return sorted(int(path.stem) for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"))
 
-    def frame(self, run_id: str, lane: str, step: int | None = None) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """(step, images, labels) of the latest moment, or of a kept one; None when there is none."""
-        path = self._frame_path(run_id, lane, step)
-        # it may go while one looks at it, and a power cut may leave the latest empty, as that one is not synced
-        with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as file:
-            return int(file["step"]), file["images"], file["labels"]
-        return None
+    def frame(self, run_id: str, lane: str, step: int | None = None) -> Frame | None:
+        """The latest moment, or a kept one; None when there is none."""
+        arrays = _read_arrays(self._frame_path(run_id, lane, step))
+        if not arrays.keys() >= {"step", "images", "labels"}:
+            return None
+        return Frame(
+            int(arrays["step"]),
+            arrays["images"],
+            arrays["labels"],
+            **{name: arrays.get(name) for name in ("predicted", "confidence", "means", "variances")},
+        )
+
+    def save_running_statistics(self, run_id: str, statistics: RunningStatistics) -> None:
+        """Those of the run's network, which are the same for all lanes."""
+        _write_arrays(self._running_statistics_path(run_id), vars(statistics))
+
+    def running_statistics(self, run_id: str) -> RunningStatistics | None:
+        """What the batch statistics of the frames are to come to; None when the run has not come to it, or is of an earlier version."""
+        arrays = _read_arrays(self._running_statistics_path(run_id))
+        if not arrays.keys() >= {"channels", "means", "variances"}:
+            return None
+        return RunningStatistics(arrays["channels"].tolist(), arrays["means"], arrays["variances"])
+
+    def _running_statistics_path(self, run_id: str) -> Path:
+        return self.run_folder(run_id) / layout.FRAMES / layout.RUNNING_STATISTICS
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An .npz file of those that are not None, whole for every reader, but not on the disk yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, durable=False) as partial, partial.open("wb") as file:
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `_write_arrays` wrote; empty where there is nothing, or what a power cut left of it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return {}
 
 
 def _anchored(config: RunConfig) -> RunConfig:
@@ -550,13 +715,32 @@ def _anchored(config: RunConfig) -> RunConfig:
 
 
 def _unknown(run_id: str) -> RunError:
-    return RunError(f"run {run_id!r} does not exist: allowed are the ids listed under Runs")
+    return RunError(f"run {shown(run_id)} does not exist: allowed are the ids listed under Runs")
+
+
+def _in_list(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
+    """Raises RunError where there is no such run, and for one in the trash."""
+    if row is None:
+        raise _unknown(run_id)
+    if row["trashed"] is not None:
+        raise RunError(f"run {run_id!r} was deleted: allowed is to restore it first, under Runs, within {DAYS_IN_TRASH} days")
+    return row
+
+
+def _check_length(what: str, value: str, most: int) -> None:
+    if len(value) > most:
+        raise RunError(f"{what} {shown(value)} has {len(value):,} characters: allowed are at most {most:,}")
+
+
+@functools.lru_cache(maxsize=1000)  # checking every field takes longer than all the rest of reading a run, and pages list all of them
+def _read_config(text: str) -> RunConfig:
+    return RunConfig.from_dict(json.loads(text))
 
 
 def _config(row: sqlite3.Row) -> RunConfig:
     """Raises ConfigError for settings that this version does not know, whatever another has made of them."""
     try:
-        return RunConfig.from_dict(json.loads(row["config"]))
+        return _read_config(row["config"])
     except ConfigError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -574,11 +758,13 @@ def _run(row: sqlite3.Row) -> Run:
         config=config,
         error=error,
         state=RunState(row["state"]),
+        tags=tuple(row["tags"].split("\n")) if row["tags"] else (),
+        pinned=bool(row["pinned"]),
         **{
             name: row[name]
             for name in (
                 "id", "name", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total", "stage_done",
-                "attempt", "user", "out", "part",
+                "attempt", "user", "out", "part", "note", "trashed",
             )
         },
     )  # fmt: skip

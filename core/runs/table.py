@@ -49,7 +49,10 @@ NETWORKS: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
 EMBEDDED_DATA = "cifar10"  # the only data set of the paper of which images are embedded
 WIDTH = 140  # characters in a line of `as_text`
 # no choice of how to quantize: what is measured, on what, and on which machine
-_ELSEWHERE = frozenset({"model", "optimizer", "data", "weight_bits", "activation_bits", "first_last_8bit", "threads", "device", "compile"})
+_ELSEWHERE = frozenset(
+    {"model", "optimizer", "data", "weight_bits", "activation_bits", "first_last_8bit", "threads", "device", "compile"}
+    | {"layer_bits", "evaluations"}
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
         config = store.config(run.id)
     except ConfigError:  # of another version: what it says cannot be told
         return
-    if config.images_from or config.quantization.first_last_8bit:
+    if config.images_from or config.quantization.first_last_8bit or config.quantization.layer_bits:
         return
     for row in paper_rows(config.generation.model):
         if row.bits not in config.bits or config.activation_bits not in (0, row.bits):
@@ -223,7 +226,7 @@ def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> 
     return replace(
         start,
         generation=replace(start.generation, model=model),
-        quantization=replace(start.quantization, model=model, first_last_8bit=False, data=data or start.quantization.data),
+        quantization=replace(start.quantization, model=model, first_last_8bit=False, layer_bits=(), data=data or start.quantization.data),
         optimizers=OPTIMIZERS,
         bits=(row.bits,),
         activation_bits=0,

@@ -6,8 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import diversity_charts, forms, images, live, results, state, text
-from dashboard.chart_style import lane_name
+from dashboard import diversity, forms, live, state, text
 
 st.title("Diversity")
 st.caption("Cosine similarity between the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse images.")
@@ -18,6 +17,10 @@ if run is None:
         "Nothing to compare yet: start a run in the Studio, the similarity of its images appears here, or upload images of your own.",
         icon=":material/lightbulb:",
     )
+else:
+    live.follow(run, live.status)
+    live.follow(run, diversity.similarity, every=live.CHART_SECONDS, until=diversity.all_known)
+    live.follow(run, diversity.pictures, every=live.CHART_SECONDS, until=diversity.all_known)
 
 if run is not None and state.image_lanes(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
@@ -54,37 +57,3 @@ with st.expander("Measure your own images", icon=":material/upload:"), st.form("
             st.rerun()
         except CoreError as error:
             st.error(text.error(error), icon=":material/error:")
-
-if run is None:
-    st.stop()
-
-
-def similarity(run):
-    """What is known so far: means, histogram, matrices, and the images themselves."""
-    measured = results.diversities(state.store().results(run.id))
-    if not measured:
-        st.caption("Similarities appear here when the images are made." if run.config.encoder else "This run did not measure diversity.")
-        return
-    any_set = next(iter(measured.values()))
-    st.markdown(f"Encoder **{text.plain(any_set['encoder'])}**, trained on {text.plain(any_set['encoder_trained_on'])}.")
-    for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
-        with place, st.container(horizontal=True):
-            st.metric(f"{text.plain(lane_name(lane))}, all pairs", f"{figures['mean_similarity']:.3f}", border=True)
-            within = figures["within_class_similarity"]
-            st.metric(f"{text.plain(lane_name(lane))}, within a class", "none" if within is None else f"{within:.3f}", border=True)
-    st.plotly_chart(diversity_charts.histogram_figure(measured), key="histogram", config=live.CHART_CONFIG)
-    low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
-    for place, (lane, figures) in zip(st.columns(len(measured)), measured.items()):
-        with place:
-            sheet = state.sheet(run, lane)
-            labels = [*figures["matrix"]["labels"], *(sheet[1] if sheet else ())]
-            classes = live.classes(run.config.generation.model, labels)
-            st.plotly_chart(
-                diversity_charts.matrix_figure(lane, figures["matrix"], classes, low), key=f"matrix {lane}", config=live.CHART_CONFIG
-            )
-            if sheet is not None:
-                st.html(images.sheet_html(*sheet, classes, f"images by {lane_name(lane)}", rows=8))
-
-
-live.follow(run, live.status)
-live.follow(run, similarity, every=live.CHART_SECONDS)

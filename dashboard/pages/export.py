@@ -1,9 +1,11 @@
 """Export: quantized networks, images and a model card as files that work elsewhere."""
 
+from functools import partial
+
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import exports, live, state, text
+from dashboard import exports, figures, live, report, state, text
 
 st.title("Export")
 st.caption(
@@ -17,7 +19,20 @@ if run is None:
     st.stop()
 
 live.follow(run, live.status)
-folder = state.store().run_folder(run.id)
+store = state.store()
+st.download_button(
+    "Report of the run (HTML)",
+    # made when it is pressed, of the run as it is then
+    partial(report.report_now, store, run.id, live.classes),
+    file_name=report.file_name(run),
+    mime="text/html",
+    on_click="ignore",
+    icon=":material/summarize:",
+    key=f"report {run.id}",
+    help="One file with settings, pictures, charts, tables and how to make the run again. It opens in any browser, without a server or "
+    "a network, and its charts can be taken along as here.",
+)
+folder = store.run_folder(run.id)
 offers = exports.offers(run, folder, state.image_lanes(run))
 if not offers:
     st.info("Images and networks of this run appear here when they are made.", icon=":material/hourglass:")
@@ -40,15 +55,15 @@ if not made:
     st.caption("Files that were made are kept with the run and listed here.")
     st.stop()
 st.header("Made of this run")
-for path, figures in made:
+for path, of_file in made:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
         )
-        st.markdown(f"{text.plain(figures['title'])} · {figures['bytes'] / 1e6:.2f} MB")
-networks = [exports.network_row(path, figures) for path, figures in made if "torch_accuracy" in figures]
+        st.markdown(f"{text.plain(of_file['title'])} · {of_file['bytes'] / 1e6:.2f} MB")
+networks = [exports.network_row(path, of_file) for path, of_file in made if "torch_accuracy" in of_file]
 if networks:
-    st.dataframe(networks, hide_index=True, key="networks")
+    figures.table(networks, "networks")
     st.caption(
         "Top-1 of the network in torch and of its file, on the run's evaluation images, and on how many of these no score differs by more "
         "than a step of the last quantizer; size, and milliseconds for one image with one thread, beside the float32 network in the same "

@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import accuracy_charts, forms, live, results, state, text, training
+from dashboard import accuracy, figures, forms, live, results, state, text, training
 
 st.title("Quantize")
 st.caption(
@@ -56,35 +56,15 @@ if run is None:
     st.stop()
 
 
-def accuracy(run):
-    """Chart and table of what is known so far."""
-    known = state.store().results(run.id)
-    rows = results.accuracies(known)
-    if not rows:
-        st.caption("Accuracies appear here when the first bit width is calibrated.")
-        return
-    full_precision = known.get("full_precision", {})
-    paper, paper_full_precision = results.paper_accuracies(run.config.quantization.model)
-    st.plotly_chart(
-        accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision),
-        key="accuracy",
-        config=live.CHART_CONFIG,
-    )
-    st.caption(
-        f"Top-1 on {text.plain(full_precision.get('evaluated_on', ''))}; bars are one standard error. Calibrated: ranges only, no training."
-    )
-    for note in dict.fromkeys(row["note"] for row in rows if row.get("note")):
-        st.warning(text.plain(note), icon=":material/info:")
-    st.dataframe(results.accuracy_table(rows, full_precision.get("top1")), hide_index=True, key="accuracy table")
-
-
 live.follow(run, live.status)
-live.follow(run, accuracy, training.curves, every=live.CHART_SECONDS)
+live.follow(run, accuracy.accuracy, training.curves, every=live.CHART_SECONDS)
+training.layers(run)
+live.follow(run, training.follow_layers, every=live.CHART_SECONDS)
 
 paper_rows = results.paper_table(run.config.quantization.model)
 if paper_rows:
     with st.expander("The paper's table for this network"):
-        st.dataframe(paper_rows, hide_index=True)
+        figures.table(paper_rows, "paper rows")
         st.caption(
             "DFFG, BMVC 2023, top-1 in percent, all layers at the same width. The paper starts from "
             f"{paper_rows[0]['full precision']} % full precision, so compare drops rather than values."

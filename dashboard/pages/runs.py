@@ -1,77 +1,68 @@
-"""Runs: what has been done, also before the server was restarted."""
-
-import time
+"""Runs: what has been done, also before the server was restarted; described, chosen for a comparison, deleted and brought back."""
 
 import streamlit as st
 
-from core.errors import CoreError
-from dashboard import live, results, state, text
+from dashboard import comparison, figures, live, new_run, run_actions, run_list, state, text
+from dashboard.comparison_charts import MOST
 
 st.title("Runs")
 st.caption(f"Everything that was started, kept in {text.plain(state.store().folder)}.")
 
-
-def overview_row(run):
-    """A run in one line."""
-    known = state.store().results(run.id)
-    best = {
-        row["bits"]: row["quantized"] for row in results.accuracies(known) if row.get("quantized") is not None and row["lane"] != "adam"
-    }
-    return {
-        "name": run.name,
-        "state": str(run.state),
-        "by": run.user,
-        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
-        "minutes": round(((run.ended or time.time()) - run.started) / 60, 1) if run.started else None,
-        "full precision %": known.get("full_precision", {}).get("top1"),
-        "trained % (MI-FGSM images)": ", ".join(f"{bits} bits: {value:.1f}" for bits, value in sorted(best.items())),
-    }
-
-
 state.store().mark_interrupted()  # those of servers and command lines that died since this one started
 runs = state.store().runs()
+run_actions.undo_line()
 if not runs:
     st.info("No runs yet: start one in the Studio.", icon=":material/lightbulb:")
+    run_actions.deleted_runs()
     st.stop()
 
-selection = st.dataframe(
-    [overview_row(run) for run in runs],
-    hide_index=True,
-    on_select="rerun",
-    selection_mode="single-row",
-    key="runs table",
-    column_config=None if any(run.user for run in runs) else {"by": None},
-)
-rows = selection.selection.rows
-if not rows:
-    st.caption("Select a row to see its settings, open it in the other pages, rename or delete it.")
-    st.stop()
-
-run = runs[rows[0]]
-live.follow(run, live.status)
 with st.container(horizontal=True):
-    for title, page in (("Studio", "studio"), ("Quantize", "quantize"), ("Diversity", "diversity")):
-        if st.button(f"Open in {title}", key=f"open {page}", disabled=page == "studio" and bool(run.config.images_from)):
-            state.show_run(run.id)
-            st.switch_page(f"dashboard/pages/{page}.py", query_params={state.RUN_PARAMETER: run.id})
-    with st.popover("Rename"):
-        name = st.text_input("Name", run.name, key=f"name {run.id}", max_chars=200)
-        if st.button("Save", key="save name") and name.strip():
-            state.store().rename(run.id, name.strip())
-            st.rerun()
-    with st.popover("Delete", disabled=not run.state.is_finished()):
-        st.write("Removes the run with its images and networks, for good.")
-        if st.button("Delete for good", type="primary", key="delete"):
-            try:
-                state.store().delete(run.id)
-                state.show_run(None)
-                st.rerun()
-            except CoreError as error:
-                st.error(text.error(error), icon=":material/error:")
-st.caption(f"Files: {text.plain(state.store().run_folder(run.id))}")
-left, right = st.columns(2)
-with left, st.expander("Settings", expanded=True):
-    st.json(run.config.to_dict(), expanded=1)
-with right, st.expander("Live changes", expanded=True):
-    changes = state.store().changes(run.id)
-    st.dataframe(changes, hide_index=True, key="changes") if changes else st.caption("None: every knob stayed as it was set.")
+    words = st.text_input("Search", placeholder="name, note, tag or network", key="find", bind="query-params", width=320)
+    states = st.multiselect("State", list(dict.fromkeys(str(run.state) for run in runs)), key="state", bind="query-params", width=260)
+    tags = st.multiselect("Tags", run_list.all_tags(runs), key="tag", bind="query-params", width=260)
+fitting = [run for run in runs if run_list.fits(run, words, states, tags)]
+chosen = run_actions.choose_in_table(fitting, runs)
+
+if not fitting:
+    st.caption("No run fits what is asked for above.")
+elif not chosen:
+    st.caption(
+        f"{len(fitting)} of {len(runs)} runs. Select a row to describe the run, open it, start again with its settings or delete it; "
+        f"select several to compare, tag or delete them. A click on a column's name sorts."
+    )
+elif len(chosen) == 1:
+    run = chosen[0]
+    live.follow(run, live.status)
+    with st.container(horizontal=True):
+        for title, page in (("Studio", "studio"), ("Quantize", "quantize"), ("Diversity", "diversity")):
+            if st.button(f"Open in {title}", key=f"open {page}", disabled=page == "studio" and bool(run.config.images_from)):
+                state.show_run(run.id)
+                st.switch_page(f"dashboard/pages/{page}.py", query_params={state.RUN_PARAMETER: run.id})
+        if st.button("Start again with these settings", icon=":material/replay:", key="start again"):
+            new_run.start_again(run)
+        run_actions.pin_button(run)
+        run_actions.delete_button([run])
+    left, right = st.columns(2)
+    with left:
+        run_actions.description_form(run, run_list.all_tags(runs))
+        st.caption(f"Files: {text.plain(state.store().run_folder(run.id))}")
+        with st.expander("Live changes", expanded=True):
+            changes = state.store().changes(run.id)
+            if changes:
+                figures.table(changes, "changes")
+            else:
+                st.caption("None: every knob stayed as it was set.")
+    with right, st.expander("Settings", expanded=True):
+        st.json(run.config.to_dict(), expanded=1)
+else:
+    st.markdown(f"**{len(chosen)} runs** are selected.")
+    with st.container(horizontal=True):
+        if st.button(
+            f"Compare {len(chosen)} runs", type="primary", icon=":material/compare_arrows:", key="compare", disabled=len(chosen) > MOST,
+            help=f"At most {MOST} at once.",
+        ):  # fmt: skip
+            comparison.compare([run.id for run in chosen])
+        run_actions.tag_together(chosen, run_list.all_tags(runs))
+        run_actions.delete_button(chosen)
+
+run_actions.deleted_runs()

@@ -2,12 +2,9 @@
 
 import streamlit as st
 
-from core.config import LIVE_KNOBS, PRESETS
-from core.errors import CoreError
-from dashboard import forms, lanes, live, state, text
+from dashboard import lanes, live, new_run, state
 
 run = state.shown_run(lambda run: not run.config.images_from)
-active = run is not None and not run.state.is_finished()
 
 st.title("Studio")
 st.caption(
@@ -15,28 +12,18 @@ st.caption(
     "layers. The images then train a 2- to 8-bit version of the network."
 )
 
-with st.expander("New run", expanded=run is None, icon=":material/add:"):
+with st.expander("New run", expanded=run is None or new_run.asked_for(), icon=":material/add:"):
     if run is None:
         st.info(
             "Press Start: with the quick preset both optimizers make 2,048 images each from the embedded ResNet-20, "
             "which is then quantized to 3, 4 and 5 bits.",
             icon=":material/lightbulb:",
         )
-    preset = forms.preset_choice("preset")
-    start = PRESETS[preset].generation
-    values = forms.live_sliders({name: getattr(start, name) for name in LIVE_KNOBS}, f"new/{preset}")
-    try:
-        config = forms.run_form(preset, values)
-        if config is not None:
-            state.start(config, state.uploads().run_name(config))
-            forms.forget_uploads()
-            st.rerun()
-    except CoreError as error:
-        st.error(text.error(error), icon=":material/error:")
+    new_run.form()
 
-if run is not None:
+if run is not None and not lanes.generation_finished(run):
+    # one region: whatever is pressed in it, all of it is at the same iteration afterwards
+    live.follow(run, live.status, lanes.knobs, lanes.watch, until=lanes.generation_finished)
+elif run is not None:
     live.follow(run, live.status)
-    if active and not lanes.generation_finished(run) and state.manager().controls(run.id):
-        lanes.turn(run)
-    live.follow(run, lanes.pictures, until=lanes.generation_finished)
-    live.follow(run, lanes.losses, every=live.CHART_SECONDS, until=lanes.generation_finished)
+    live.follow(run, lanes.watch, until=lanes.generation_finished)

@@ -5,7 +5,7 @@ import streamlit as st
 from core.config import OPTIMIZERS, PRESETS
 from core.errors import CoreError
 from core.runs import table
-from dashboard import forms, results, state, text
+from dashboard import figures, forms, results, state, text
 from dashboard.chart_style import lane_name
 
 st.title("The paper's table")
@@ -22,9 +22,8 @@ lanes = {
     for lane in OPTIMIZERS
 }
 names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
-st.dataframe(
+figures.table(
     results.whole_table(rows),
-    hide_index=True,
     height="content",
     placeholder="–",
     key="paper table",
@@ -39,9 +38,8 @@ st.dataframe(
 st.header("What was measured")
 measured = [one for _, of_row in rows for one in of_row]
 if measured:
-    selection = st.dataframe(
+    selection = figures.table(
         results.measured_table(measured),
-        hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
         placeholder="–",

@@ -45,7 +45,7 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")
     page.get_by_role("button", name="One step").click()
-    expect(page.get_by_text("ε = 0.09")).to_be_visible()
+    expect(page.get_by_text("ε = 0.09").first).to_be_visible()
 
     # the run survives a reload
     page.reload()
@@ -53,7 +53,8 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
     assert page.get_by_alt_text("synthetic images by MI-FGSM").get_attribute("src") != first
-    expect(page.get_by_text("L_BNS by layer, Adam")).to_be_visible()
+    page.get_by_role("radio", name="Heatmaps").click()
+    expect(page.get_by_role("figure", name="L_BNS by layer and iteration")).to_be_visible()
 
     page.get_by_role("link", name="Quantize").click()
     expect(page.get_by_text("Accuracy at each bit width")).to_be_visible()

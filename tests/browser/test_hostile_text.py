@@ -155,7 +155,7 @@ def test_list_of_runs(server, runs, page):
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
     # a click into the first column, where rows are chosen
     page.get_by_test_id("stDataFrame").click(position={"x": 20, "y": 55})
-    expect(page.get_by_text("Rename")).to_be_visible()
+    expect(page.get_by_role("button", name="Pin as baseline")).to_be_visible()
     settled(page)
     assert unhidden(page.locator("[data-testid=stMarkdownContainer] strong").first.inner_text()) == NAME
     assert injected(page) == []
@@ -174,10 +174,12 @@ def test_list_of_runs(server, runs, page):
         "run=' OR 1=1 --",
         "run=%ff%fe",
         "run=&other=" + quote(NAME),
+        "runs=" + quote(f"{NAME},x,,") + "&curve=%00&x=7&smoothing=nan&lanes=" + quote(NAME),
+        "from=" + quote(NAME),
         "run",
     ],
 )
-@pytest.mark.parametrize("name", ["", "quantize"])
+@pytest.mark.parametrize("name", ["", "quantize", "compare"])
 def test_addresses_that_nobody_would_type(server, runs, page, query, name):
     page.goto(f"{server}/{name}?{query}")
     expect(page.get_by_role("heading", name=name.capitalize() or "Studio", exact=True)).to_be_visible()

@@ -55,7 +55,8 @@ OVERLAPS = f"""() => {{ {COMMON}
     }};
     pairs([...document.querySelectorAll('[data-testid=stTopNavLink], [data-testid=stHeader] button')], 1);
     // tools of an element lie over it, and only while it is hovered over; the value of a slider touches the lower edge of its label's line
-    const parts = [...document.querySelectorAll('[data-testid=stMain] :is(h1, h2, h3, p, button, label, input, summary, img, .js-plotly-plot)')];
+    const kinds = 'h1, h2, h3, p, button, label, input, summary, img, .js-plotly-plot';
+    const parts = [...document.querySelectorAll(`[data-testid=stMain] :is(${{kinds}})`)];
     const apart = '[data-testid=stElementToolbar], [data-testid=stDataFrame], .modebar, .svg-container';
     pairs(parts.filter(e => !e.closest(apart) && !e.matches('[type=file], [type=checkbox], [type=range]') && !clipper(e)), 5);
     for (const figure of document.querySelectorAll('.js-plotly-plot')) {{

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def wrong_types(kind: type) -> list:
         float: ["0.1", None, True, False, [0.1], math.nan, math.inf, -math.inf, 1j],
         str: [None, 4, 0.1, True, b"adam", ["adam"]],
         bool: [0, 1, None, "true", 1.0],
+        tuple: [0, None, "output=8", True, ["output"], [("output", 8, 9)]],
     }
     return wrong[kind]
 
@@ -67,7 +69,7 @@ def test_values_just_outside_the_range_are_refused(config, name):
             continue
         step = 1 if kind is int else max(abs(bound) * 1e-6, 1e-9)
         message = refused(config, name, kind(bound) + outward * step)
-        assert f"{bound:g}" in message
+        assert (f"{bound:,}" if kind is int else f"{bound:g}") in message
     if meta["choices"] is not None:
         outside = "nonsense" if kind is str else max(meta["choices"]) + 1
         message = refused(config, name, outside)
@@ -222,6 +224,48 @@ def test_unknown_key_is_refused_with_those_that_exist(config):
         config.from_dict({"epsilom": 0.1})
 
 
+@pytest.mark.parametrize("given", [{"b": 8, "a": 2}, (("b", 8), ("a", 2)), [["b", 8], ["a", 2]]])
+def test_layer_bits_from_a_mapping_or_pairs(given):
+    made = QuantizationConfig(layer_bits=given)
+    assert made.layer_bits == (("a", 2), ("b", 8))
+    assert made.to_dict()["layer_bits"] == {"a": 2, "b": 8}
+    assert QuantizationConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert RunConfig(quantization=made).quantization_for(3).layer_bits == made.layer_bits
+    hash(made)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a": 9}, "^layer_bits is 9 for 'a': allowed are 2, 3, 4, 5, 6, 7, 8$"),
+        ({"a": True}, "^layer_bits is True for 'a'"),
+        ({"a": 4.0}, "^layer_bits is 4.0 for 'a'"),
+        ({"a": None}, "^layer_bits is None for 'a'"),
+        ({3: 4}, "^layer_bits is for 3: allowed are names"),
+        ({"": 4}, "^layer_bits is for ''"),
+        ({"a\0": 4}, "UTF-8 without NUL"),
+        ([("a", 4), ("a", 5)], "^layer_bits is given for 'a' twice: allowed is each layer once$"),
+        ("a=4", "^layer_bits is 'a=4': allowed is a mapping"),
+        (7, "^layer_bits is 7: allowed is a mapping"),
+        (["ab"], "allowed is a mapping"),
+        ([("a", 4, 5)], "allowed is a mapping"),
+        (None, "^layer_bits is None"),
+    ],
+)
+def test_layer_bits_that_are_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        QuantizationConfig(layer_bits=given)
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "after"),
+    [(150, 4, (30, 60, 90, 120)), (10, 0, ()), (0, 4, ()), (1, 4, ()), (2, 4, (1,)), (3, 100, (1, 2)), (7, 2, (2, 5))],
+)
+def test_steps_after_which_the_accuracy_is_measured(steps, evaluations, after):
+    """Never before the first step or after the last, which is measured anyway; none twice."""
+    assert QuantizationConfig(steps=steps, evaluations=evaluations).evaluation_steps == after
+
+
 def test_run_config_round_trip():
     made = RunConfig(
         generation=GenerationConfig(images=24, snapshots=3, epsilon=0.25, flip=False, optimizer="adam"),
@@ -304,12 +348,56 @@ def test_presets():
         module.PRESETS["quick"] = None
 
 
-def test_help_text_says_range_and_paper():
-    text = help_text(GenerationConfig, "epsilon")
-    assert "Range: 0 to 2." in text
-    assert "Paper: not stated." in text
-    for config, name in EVERY_KNOB:
-        assert knobs(config)[name].metadata["help"] in help_text(config, name)
+def test_help_text_says_all_of_a_knob_line_by_line():
+    assert help_text(GenerationConfig, "mu").splitlines() == [
+        "μ: Momentum of MI-FGSM: how much of the accumulated gradient stays.",
+        "Range: 0 to 2. Default: 0.9. Paper: not stated.",
+        "Lower: 0 is plain FGSM: each step follows the gradient of the moment, which turns back and forth.",
+        "Higher: the past outweighs the present from 1 on: images overshoot and go on in old directions.",
+    ]
+    assert "Choices: mi-fgsm, adam. Default: mi-fgsm. Paper: mi-fgsm, and adam for comparison." in help_text(GenerationConfig, "optimizer")
+    assert help_text(GenerationConfig, "flip").splitlines()[1] == "Default: on. Paper: not stated."
+    assert help_text(GenerationConfig, "flip").splitlines()[2].startswith("Off: ")
+    assert "Range: 1 to 1,000,000. Default: 512. Paper: 5,120 for ImageNet." in help_text(GenerationConfig, "images")
+    assert help_text(QuantizationConfig, "quantization_seed").count("No seed is better than another") == 1
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_every_knob_is_explained(config, name):
+    """Symbol, text, range, default, the paper, and what goes wrong at either end; of a choice, each that there is."""
+    field = knobs(config)[name]
+    meta = field.metadata
+    text = help_text(config, name)
+    assert meta["help"] in text
+    assert meta["help"].endswith(".")
+    assert f"Paper: {meta['paper']}." in text
+    assert meta["paper"]
+    assert "Default: " in text
+    assert (f"{meta['symbol']}: " if meta["symbol"] else meta["help"]) in text.splitlines()[0]
+    assert "Range: " in text or "Choices: " in text or type(field.default) not in (int, float)
+    if type(field.default) in (int, float, bool):
+        for end in (meta["low"], meta["high"]):
+            assert end.endswith("."), f"what goes wrong at either end of {name} is not told: knob(..., low=..., high=...)"
+            assert end in text
+    elif meta["choices"] is not None:
+        for choice in meta["choices"]:
+            assert str(choice).lower() in meta["help"].lower()
+
+
+def test_symbols_are_those_of_the_paper():
+    symbols = {name: knobs(GenerationConfig)[name].metadata["symbol"] for name in LIVE_KNOBS}
+    assert symbols == {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
+
+
+def test_help_of_the_command_line_says_the_default_once_and_in_lines():
+    command = [sys.executable, "-m", "core", "generate", "--help"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"}).stdout
+    knob_help = out[out.index("  --epsilon EPSILON ") : out.index("  --mu MU ")]
+    lines = [line.strip() for line in knob_help.splitlines()]
+    assert knob_help.count("Default:") == 1
+    assert "Range: 0 to 2. Default: 0.1. Paper: not stated." in lines
+    assert any(line.startswith("Lower: ") for line in lines)
+    assert any(line.startswith("Higher: ") for line in lines)
 
 
 def test_allowed_in_words():

@@ -437,6 +437,32 @@ def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
 # quantize
 
 
+def test_quantize_single_layers(generated, pictures, capsys):
+    arguments = ["--images", generated, *QUANTIZE, "--steps", 0, "--data", pictures, "--json"]
+    assert call("quantize", *arguments, "--layer-bits", "output=8", "features.init_block.conv=2") == 0
+    result = last_json(capsys)
+    assert result["layer_bits"] == {"features.init_block.conv": 2, "output": 8}
+    assert result["weight_size"] == 4 * 270_896 - 2 * 432 + 4 * 640
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["output"], "'output' is no layer with its width: allowed are pairs such as output=8"),
+        (["=8"], "'=8' is no layer"),
+        (["output=x"], "'x' is no whole number"),
+        (["output=9"], "layer_bits is 9 for 'output': allowed are 2, 3, 4, 5, 6, 7, 8"),
+        (["output=8", "output=7"], "layer_bits is given for 'output' twice"),
+        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, "),
+    ],
+)
+def test_layers_that_are_refused(generated, pictures, given, message, capsys):
+    assert call("quantize", "--images", generated, *QUANTIZE, "--data", pictures, "--layer-bits", *given) == 2
+    line = capsys.readouterr().err.strip()
+    assert message in line
+    assert "\n" not in line
+
+
 def test_quantize(generated, pictures, tmp_path, capsys):
     out = tmp_path / "network"
     code = call(

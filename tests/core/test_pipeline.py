@@ -6,14 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from core import pipeline
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labelled import embedded_images
 from core.errors import DataError, RunStopped, UnknownNameError
+from core.evaluation.diversity import measure_diversity
+from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.checkpoint import load_quantized
+from core.quantization.qat import QuantizationTraining
 from core.reporting import Silent, Untouched
 
 GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4, threads=1, device="cpu")
@@ -32,8 +36,11 @@ class Recorder(Silent):
     def record(self, stage, lane, step, values):
         self.records.append((stage, lane, step, dict(values)))
 
-    def images(self, lane, step, images, labels, keep):
-        self.pictures.append((lane, step, images, labels, keep))
+    def images(self, lane, frame, keep):
+        self.pictures.append((lane, frame, keep))
+
+    def running_statistics(self, statistics):
+        self.statistics = statistics
 
     def result(self, name, value):
         json.dumps(value)
@@ -105,7 +112,7 @@ def test_result_is_what_lies_in_the_folder(whole):
 
 def test_result_says_what_was_asked(whole):
     _, result, _ = whole
-    assert result.keys() == {"full_precision", "optimizers", "seconds"}
+    assert result.keys() == {"full_precision", "optimizers", "references", "seconds"}
     assert list(result["optimizers"]) == ["mi-fgsm", "adam"]
     for figures in result["optimizers"].values():
         assert figures.keys() == {"generation", "diversity", "accuracy"}
@@ -164,6 +171,103 @@ def test_training_is_announced_step_by_step(whole):
     assert lanes_of(recorder, "training") == [(f"{lane} W3A3", step) for lane in ("mi-fgsm", "adam") for step in (1, 2)]
 
 
+def test_accuracy_is_announced_on_the_way(whole):
+    """After calibration, in between, and after the last step; without steps only the first."""
+    _, result, recorder = whole
+    for lane in ("mi-fgsm", "adam"):
+        assert [step for name, step in lanes_of(recorder, "test") if name == f"{lane} W3A3"] == [0, 1, 2]
+        assert [step for name, step in lanes_of(recorder, "test") if name == f"{lane} W8A8"] == [0]
+        figures = result["optimizers"][lane]["accuracy"]["3"]
+        top1 = [values["top1"] for stage, name, _, values in recorder.records if (stage, name) == ("test", f"{lane} W3A3")]
+        # all 20 images are fewer than the 500 of a measurement, so both ends are the reported figures
+        assert (top1[0], top1[-1]) == (figures["calibrated"], figures["quantized"])
+        assert 0 < figures["test_seconds"] < figures["seconds"]
+    assert {values["images"] for stage, *_, values in recorder.records if stage == "test"} == {20}
+
+
+def test_layers_are_looked_into(whole):
+    folder, _, recorder = whole
+    for lane in ("mi-fgsm", "adam"):
+        for width, bits in (("W3A3", 3), ("W8A8", 8)):
+            found = recorder.results[f"layers/{lane}/{width}"]
+            assert found["images"] == 8
+            assert len(found["layers"]) == 22
+            assert {layer["bits"] for layer in found["layers"]} == {bits}
+            assert found["weight_size"] == bits * sum(layer["weights"] for layer in found["layers"])
+            assert len(json.dumps(found)) < 40_000
+
+
+def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
+    """With moving averages and learned ranges, whose places are taken while it is measured; the same bits without."""
+    given = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,), optimizers=("adam",))
+    given = replace(given, quantization=replace(given.quantization, range="lsq", averaging=0.9, steps=5), steps_by_bits={})
+    recorders = {}
+    for evaluations in (0, 4):
+        own = replace(given, quantization=replace(given.quantization, evaluations=evaluations))
+        (tmp_path / str(evaluations)).mkdir()
+        recorders[evaluations] = Recorder()
+        pipeline.execute(own, tmp_path / str(evaluations), recorders[evaluations], Untouched())
+    assert [step for _, step in lanes_of(recorders[0], "test")] == [0, 5]
+    assert [step for _, step in lanes_of(recorders[4], "test")] == [0, 1, 2, 3, 4, 5]
+    name = "quantized/adam/W3A3/quantized.safetensors"
+    assert_same_tensors(tmp_path / "0" / name, tmp_path / "4" / name)
+
+
+def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
+    """It is what a training that ended there would come to."""
+    images = load_image_set(data, embedded.spec)
+    config = replace(QUANTIZATION, weight_bits=3, activation_bits=3, range="lsq", averaging=0.5, steps=3, batch_size=20)
+    training = QuantizationTraining(embedded, images, config)
+    training.step()
+    training.step()
+    own = {name: value.clone() for name, value in training.student.state_dict().items()}
+    average = [value.clone() for value in training._average]
+    with training.averaged() as student:
+        assert all(torch.equal(one, other) for one, other in zip(student.parameters(), average))
+        assert not torch.equal(student.state_dict()["features.init_block.conv.weight"], own["features.init_block.conv.weight"])
+    assert all(torch.equal(value, own[name]) for name, value in training.student.state_dict().items())
+    assert all(torch.equal(one, other) for one, other in zip(training._average, average))
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4])
+def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
+    """Stopped before, at and behind a measurement: no record twice, none missing, and the bits of a run that was not."""
+
+    class Stopping(Recorder, Untouched):
+        stopping = True
+
+        def checkpoint(self):
+            steps = [step for _, step in lanes_of(self, "training")]
+            if self.stopping and len(steps) >= stop_at:
+                raise RunStopped("enough")
+
+        def rewind(self, stage, lane, step):
+            self.records = [one for one in self.records if one[:2] != (stage, lane) or one[2] <= step]
+
+    given = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,), optimizers=("adam",), steps_by_bits={})
+    given = replace(given, quantization=replace(given.quantization, range="lsq", averaging=0.9, steps=6, evaluations=1))
+    recorder = Stopping()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    pipeline.execute(given, tmp_path / "whole", Silent(), Untouched())
+    with pytest.raises(RunStopped):
+        pipeline.execute(given, tmp_path / "parts", recorder, recorder)
+    recorder.stopping = False
+    pipeline.execute(given, tmp_path / "parts", recorder, recorder)
+    assert [step for _, step in lanes_of(recorder, "training")] == [1, 2, 3, 4, 5, 6]
+    assert [step for _, step in lanes_of(recorder, "test")] == [0, 3, 6]
+    name = "quantized/adam/W3A3/quantized.safetensors"
+    assert_same_tensors(tmp_path / "whole" / name, tmp_path / "parts" / name)
+
+
+def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
+    recorder = Recorder()
+    wrong = replace(config, quantization=replace(config.quantization, layer_bits={"nowhere": 8}))
+    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, .*output"):
+        pipeline.execute(wrong, tmp_path, recorder, Untouched())
+    assert recorder.records == []
+
+
 def test_stages_in_order(whole):
     _, _, recorder = whole
     names = [name for name, _ in recorder.stages]
@@ -177,19 +281,76 @@ def test_results_are_announced(whole):
     _, result, recorder = whole
     lanes, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
     expected = {"full_precision", "layers"} | {f"{kind}/{lane}" for kind in ("generation", "diversity") for lane in lanes}
-    assert recorder.results.keys() == expected | {f"accuracy/{lane}/{width}" for lane in lanes for width in widths}
+    kinds = ("accuracy", "layers")
+    expected |= {"reference/noise", "reference/real"}
+    assert recorder.results.keys() == expected | {f"{kind}/{lane}/{width}" for kind in kinds for lane in lanes for width in widths}
     assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["optimizers"]["adam"]["accuracy"]["3"]["quantized"]
     assert recorder.results["full_precision"]["top1"] == result["full_precision"]
-    assert {"histogram", "matrix"} <= recorder.results["diversity/adam"].keys()
+    assert {"histogram", "matrix", "neighbours"} <= recorder.results["diversity/adam"].keys()
+
+
+def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(whole, data):
+    _, result, recorder = whole
+    measured = measure_diversity(load_image_set(data), load_encoder("embedded", "cpu"))
+    noise, real = result["references"]["noise"], result["references"]["real"]
+    assert real["mean_similarity"] == pytest.approx(measured["mean_similarity"], abs=1e-4)
+    assert real["within_class_similarity"] == pytest.approx(measured["within_class_similarity"], abs=1e-4)
+    assert "20 images of" in real["description"]
+    assert (noise["images"], real["images"]) == (4, 20)  # 8 images are 4 noise images, each saved twice
+    assert noise["within_class_similarity"] is None
+    for name, figures in result["references"].items():
+        assert figures["encoder"] == result["optimizers"]["adam"]["diversity"]["encoder"]
+        announced = recorder.results[f"reference/{name}"]
+        assert announced == {**figures, "histogram": announced["histogram"]}
+
+
+def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embedded):
+    """Embedded images where they fit the network, and none where they do not: such a run downloads nothing and fails for nothing."""
+    images = whole[0] / "images"
+    config = replace(config, images_from=str(images), bits=(), quantization=replace(config.quantization, data="cifar10"))
+    result = pipeline.execute(config, tmp_path, Silent(), Untouched())
+    assert "512 of the first 2,000 CIFAR-10 test images" in result["references"]["real"]["description"]
+    other = replace(embedded, spec=replace(embedded.spec, classes=("a", "b")))
+    prepared = replace(pipeline.prepare(config, Silent()), model=other)
+    recorder = Recorder()
+    result = pipeline.execute(config, tmp_path, recorder, Untouched(), prepared)
+    assert result["references"]["real"].keys() == {"left_out"}
+    assert "classes are not those of" in recorder.results["reference/real"]["left_out"]
+    assert result["references"]["noise"]["images"] == 4
+
+
+def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
+    config = replace(config, images_from=str(whole[0] / "images"), bits=())
+
+    class StopsBeforeReal(Recorder, Untouched):
+        def checkpoint(self):
+            if self.stages[-1][0] == "diversity of real images":
+                raise RunStopped("enough")
+
+    recorder = StopsBeforeReal()
+    with pytest.raises(RunStopped):
+        pipeline.execute(config, tmp_path, recorder, recorder)
+    recorder = Recorder()
+    result = pipeline.execute(config, tmp_path, recorder, Untouched())
+    assert [name for name, _ in recorder.stages if "diversity" in name] == ["diversity of real images"]
+    assert result["references"] == pipeline.execute(config, tmp_path, Silent(), Untouched())["references"]
 
 
 def test_snapshots_are_shown_and_kept(whole):
     _, _, recorder = whole
-    kept = {(lane, step) for lane, step, _, _, keep in recorder.pictures if keep}
+    kept = {(lane, frame.step) for lane, frame, keep in recorder.pictures if keep}
     assert kept == {(lane, step) for lane in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
     saved = load_image_set(whole[0] / "images" / "adam").images
-    shown = {step: images for lane, step, images, *_ in recorder.pictures if lane == "adam"}
+    shown = {frame.step: torch.from_numpy(frame.images) for lane, frame, _ in recorder.pictures if lane == "adam"}
     assert torch.equal(torch.cat([shown[2], shown[3]]), saved)
+
+
+def test_running_statistics_are_those_of_the_network(whole, embedded):
+    layers = [module for module in embedded.network.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = whole[2].statistics
+    assert statistics.channels == [layer.num_features for layer in layers]
+    assert statistics.means.tolist() == [value for layer in layers for value in layer.running_mean.tolist()]
+    assert statistics.variances.tolist() == [value for layer in layers for value in layer.running_var.tolist()]
 
 
 def test_same_config_gives_the_same_bits(tmp_path, config, whole):

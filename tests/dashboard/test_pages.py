@@ -6,6 +6,7 @@ import time
 import zipfile
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import streamlit
 import torch
@@ -49,6 +50,26 @@ def charts(app):
     return list(app.get("plotly_chart"))
 
 
+def components(app):
+    """Name and data of our own elements, in their order."""
+    found = [element.proto for element in app.get("bidi_component")]
+    return [(proto.component_name.removeprefix("dashboard."), json.loads(proto.json)) for proto in found]
+
+
+def component(app, name):
+    return [data for own, data in components(app) if own == name]
+
+
+def studio(run_id, **address):
+    """The Studio at an address."""
+    app = AppTest.from_file("../../dashboard/pages/studio.py", default_timeout=60)
+    for name, value in {"run": run_id, **address}.items():
+        app.query_params[name] = str(value)
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
 @pytest.mark.parametrize(
     ("name", "first_step"),
     [
@@ -56,6 +77,7 @@ def charts(app):
         ("quantize", "Studio"),
         ("diversity", "Studio"),
         ("runs", "Studio"),
+        ("compare", "Studio"),
         ("export", "Studio"),
         ("table", "press Measure"),
     ],
@@ -86,7 +108,7 @@ def test_studio_starts_a_run_with_the_values_of_its_sliders_and_form(runs_folder
     wait_until(lambda: state.store().run(run.id).state is RunState.COMPLETE)
     app.run()
     assert app.query_params["run"] == run.id
-    assert len(charts(app)) == 4  # one part of the loss, one layer, and a heatmap for each optimizer
+    assert [name for name, _ in components(app)] == ["player", "sheet", "sheet", "figure"]
 
 
 def test_studio_says_what_is_wrong_and_starts_nothing(runs_folder):
@@ -101,13 +123,90 @@ def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_fini
     app = page("studio")
     assert "MI-FGSM" in texts(app)
     assert "Adam" in texts(app)
-    pictures = [element.proto.body for element in app.get("html") if "data:image/png;base64," in element.proto.body]
-    assert len(pictures) == 2
-    assert "automobile" in pictures[0]
-    before = list(pictures)
-    app.select_slider(key=f"frame/{with_finished_run}").set_value(1).run()
-    pictures = [element.proto.body for element in app.get("html")]
-    assert pictures[0] != before[0]
+    (player,) = component(app, "player")
+    assert (player["moments"], player["latest"], player["at"], player["following"]) == ([1, 2, 3], 4, None, "")
+    sheets = component(app, "sheet")
+    assert [sheet["alt"] for sheet in sheets] == ["synthetic images by MI-FGSM", "synthetic images by Adam"]
+    assert sheets[0]["header"][1] == "automobile"
+    assert "teacher: " in sheets[0]["cells"][0][1]
+
+
+def test_a_link_opens_both_lanes_at_its_iteration(with_finished_run):
+    newest, app = page("studio"), studio(with_finished_run, at=2)
+    assert component(app, "player")[0]["at"] == 2
+    frames = [state.store().frame(with_finished_run, lane, 2) for lane in ("mi-fgsm", "adam")]
+    for frame, sheet, last in zip(frames, component(app, "sheet"), component(newest, "sheet")):
+        assert sheet["picture"] != last["picture"]
+        assert f"{100 * frame.confidence[0]:.0f} %" in sheet["cells"][0][1]
+    assert texts(app).count("iteration 2 of 4") >= 4  # above both sheets, and with the values of each lane
+
+
+@pytest.mark.parametrize(("at", "problem"), [("x", "at is 'x' in the address"), ("99", ""), ("-3", "allowed is the number")])
+def test_a_link_to_no_iteration_shows_the_newest(with_finished_run, at, problem):
+    app = studio(with_finished_run, at=at)
+    assert component(app, "player")[0]["at"] is None
+    assert [plain(problem) in warning.value for warning in app.warning] == ([True] if problem else [])
+
+
+def test_a_link_opens_an_image_with_its_history_in_both_lanes(with_finished_run):
+    app = studio(with_finished_run, lane="adam", image=3, at=2)
+    assert [sheet["chosen"] for sheet in component(app, "sheet")] == [None, 3]
+    large, *strips = [element.proto.body for element in app.get("html")]
+    assert 'alt="image 3 by Adam"' in large
+    for strip in strips:
+        assert [f'data-moment="{step}"' in strip for step in (1, 2, 3, 4)] == [True] * 4
+    assert strips[0] != strips[1]
+    assert "Adam, image 3: cat" in texts(app)
+    app.button(key="close image").click().run()
+    assert "image" not in app.query_params
+    assert "lane" not in app.query_params
+    assert app.get("html") == []
+
+
+@pytest.mark.parametrize("address", [{"lane": "sgd", "image": 1}, {"lane": "adam", "image": 64}])
+def test_a_link_to_no_image_says_which_there_are(with_finished_run, address):
+    (warning,) = studio(with_finished_run, **address).warning
+    assert f"image {address['image']} of lane {address['lane']}" in warning.value.replace("\\", "")
+    assert "allowed are mi-fgsm, adam and 0 to 19" in warning.value.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("view", "titles"),
+    [
+        ("loss", ["Loss: curves over iterations"]),
+        ("layers", ["Layers over time: curves over iterations"]),
+        ("heatmaps", ["L_BNS by layer and iteration"]),
+        ("layer", ["L_BNS of every layer at the shown iteration", "channels of layer 5, batch against running statistics"]),
+        ("nonsense", ["Loss: curves over iterations"]),
+    ],
+)
+def test_a_link_opens_a_view_and_only_that_one_is_drawn(with_finished_run, view, titles):
+    app = studio(with_finished_run, view=view, layer=5)
+    assert [figure["title"] for figure in component(app, "figure")] == titles
+
+
+def test_the_chosen_view_and_layer_are_in_the_address(with_finished_run):
+    app = studio(with_finished_run)
+    app.segmented_control(key="view").set_value("layer").run()
+    assert app.query_params["view"] == "layer"
+    app.selectbox(key="layer/0").set_value(6).run()
+    assert app.query_params["layer"] == "7"
+    assert component(app, "figure")[1]["title"].startswith("channels of layer 7")
+
+
+def test_a_run_of_an_earlier_version_is_shown_without_what_it_did_not_write_down(with_finished_run):
+    store = state.store()
+    for path in (store.run_folder(with_finished_run) / "frames").rglob("*.npz"):
+        with np.load(path) as file:
+            known = {name: file[name] for name in ("images", "labels", "step") if name in file}
+        path.unlink()
+        if known:
+            np.savez(path, **known)
+    state.kept.clear()
+    app = studio(with_finished_run, view="layer", lane="adam", image=3)
+    assert component(app, "sheet")[0]["cells"][0] == [0, "airplane", False]
+    assert "was not written down" in texts(app)
+    assert "did not write down the statistics" in texts(app)
 
 
 def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder):
@@ -128,10 +227,21 @@ def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder):
         ("mi-fgsm", "alpha_tv", 0.01, steps // 2),
         ("adam", "alpha_tv", 0.01, steps // 2),
     }
-    app.run()
+    # what one step did is seen as soon as it was pressed
+    assert component(app, "player")[0]["latest"] == steps // 2 + 1
+    figure = json.loads(component(app, "figure")[0]["figure"])
+    assert {note["text"] for note in figure["layout"]["annotations"]} >= {"ε = 0.03, α_TV = 0.01"}
+    app.segmented_control(key="knobs of").set_value("adam").run()
+    assert app.slider(key=f"live/{run_id}/adam/epsilon").disabled
+    assert not app.slider(key=f"live/{run_id}/adam/lr").disabled
+    app.select_slider(key=f"live/{run_id}/adam/beta").set_value(5.0).run()
+    app.button(key="step").click().run()
+    wait_until(lambda: len(store.records(run_id, "generation")) == steps + 4)
+    (last,) = [change for change in store.changes(run_id) if change["name"] == "beta"]
+    assert (last["lane"], last["value"], last["step"]) == ("adam", 5.0, steps // 2 + 1)
     app.button(key="stop").click().run()
     wait_until(lambda: store.run(run_id).state is RunState.STOPPED)
-    assert len(store.records(run_id, "generation")) == steps + 2
+    assert len(store.records(run_id, "generation")) == steps + 4
 
 
 def test_a_failed_run_says_why(runs_folder):
@@ -151,7 +261,77 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     assert (table["trained %"] > 50).all()
     paper = next(frame.value for frame in app.dataframe if "DFFG" in frame.value)
     assert list(paper["DFFG"]) == [84.68, 91.63, 93.30]
-    assert len(charts(app)) == 3
+    # accuracy, a curve of the training and the accuracy on the way; the errors of the layers and the two histograms of one
+    app.selectbox(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/layer").set_value("output").run()
+    assert not app.exception
+    assert len(charts(app)) == 6
+    assert "On 500 of the evaluation images" in texts(app)
+    editor = next(frame.value for frame in app.dataframe if "output dB" in frame.value)
+    assert len(editor) == 22
+    assert list(editor["output dB"]) == sorted(editor["output dB"])
+    assert (editor["bits"] == 4).all()
+
+
+def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
+    app = page("quantize")
+    app.button(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/evaluate").click().run()
+    assert not app.exception
+    newest = state.store().runs()[0]
+    assert newest.id != with_finished_run
+    assert (newest.config.optimizers, newest.config.bits, newest.config.quantization.steps) == (("mi-fgsm",), (4,), 0)
+    state.manager().control(newest.id).stop()
+    state.manager().wait(newest.id)
+
+
+def copied(run_id, seed, name, **quantization):
+    """A finished run like this one, with other seeds and accuracies that are `seed` points lower."""
+    store = state.store()
+    config = store.config(run_id)
+    config = replace(
+        config,
+        generation=replace(config.generation, seed=seed),
+        quantization=replace(config.quantization, quantization_seed=seed, **quantization),
+    )
+    copy = store.create(config, name)
+    for key, value in store.results(run_id).items():
+        if key.startswith("accuracy/"):
+            value = {**value, "quantized": value["quantized"] - seed}
+        store.set_result(copy, key, value)
+    store.set_state(copy, RunState.RUNNING)
+    store.set_state(copy, RunState.COMPLETE)
+    return copy
+
+
+def accuracy_lines(app):
+    (table,) = [frame.value for frame in app.dataframe if "calibrated %" in frame.value]
+    return [row for _, row in table.iterrows()]
+
+
+def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
+    seeds = [copied(with_finished_run, 1, "seed one"), copied(with_finished_run, 3, "seed three")]
+    other = copied(with_finished_run, 5, "other range", range="minmax")
+    state.show_run(with_finished_run)
+    app = AppTest.from_file("../../dashboard/pages/quantize.py", default_timeout=60)
+    app.query_params["run"] = with_finished_run
+    app.run()
+    top1 = [line["trained %"] for line in accuracy_lines(app)]
+    app.button(key=f"add seeds {with_finished_run}").click().run()
+    assert not app.exception
+    assert app.query_params["with"] in (",".join(seeds[::-1]), [",".join(seeds[::-1])])
+    lines = accuracy_lines(app)
+    assert [line["runs"] for line in lines] == [3, 3]
+    # of t, t - 1 and t - 3
+    assert [line["trained %"] for line in lines] == pytest.approx([value - 4 / 3 for value in top1], abs=0.011)
+    assert [line["±"] for line in lines] == [1.53, 1.53]
+    assert "standard deviation over 3 seeds" in texts(app)
+    # a copied link shows the same, and nothing of what is no run
+    app = AppTest.from_file("../../dashboard/pages/quantize.py", default_timeout=60)
+    app.query_params.update({"run": with_finished_run, "with": f"{other},nonsense,{seeds[0]}", "paper": "zeroq,gdfq", "as": "bars"})
+    app.run()
+    assert not app.exception
+    assert [(line["runs"], line["setting"]) for line in accuracy_lines(app)] == 2 * [(2, "range lsq"), (1, "range minmax")]
+    assert app.multiselect(key=f"accuracy paper/{with_finished_run}").value == ["zeroq", "gdfq"]
+    assert '"type":"bar"' in charts(app)[0].proto.spec.replace(" ", "")
 
 
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
@@ -171,9 +351,36 @@ def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
 def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
     app = page("diversity")
     assert "**embedded**, trained on the 50,000 CIFAR-10 training images" in texts(app)
-    assert len(app.metric) == 4
+    assert [metric.label for metric in app.metric] == ["MI\\-FGSM", "Adam", "noise", "real images"]
+    assert "512 of the first 2,000 CIFAR-10 test images" in texts(app)
     assert len(charts(app)) == 3
-    assert len([element for element in app.get("html") if "data:image/png" in element.proto.body]) == 2
+    bodies = [element.proto.body for element in app.get("html")]
+    # for each optimizer: pairs in rows of four, an image with its nearest, and some images
+    nearest = [body for body in bodies if "nearest to it" in body]
+    assert ["image 0 by MI-FGSM" in nearest[0], "image 0 by Adam" in nearest[1], len(nearest)] == [True, True, 2]
+    pairs = [state.store().result(with_finished_run, f"diversity/{lane}")["neighbours"]["pairs"] for lane in ("mi-fgsm", "adam")]
+    assert len([body for body in bodies if "most alike" in body]) == sum(-(-len(own) // 4) for own in pairs)
+    assert len([body for body in bodies if "data:image/png" in body]) == 8
+    app.select_slider(key=f"neighbours of/{with_finished_run}").set_value(21).run()
+    assert not app.exception
+    assert app.query_params["image"] in ("21", ["21"])
+    again = [element.proto.body for element in app.get("html") if "nearest to it" in element.proto.body]
+    assert "image 21 by MI-FGSM" in again[0]
+    assert again[0] != nearest[0]
+
+
+def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finished_run):
+    store = state.store()
+    for lane in ("mi-fgsm", "adam"):
+        known = store.result(with_finished_run, f"diversity/{lane}")
+        old = ("encoder", "encoder_trained_on", "images", "mean_similarity", "within_class_similarity", "histogram", "matrix")
+        store.set_result(with_finished_run, f"diversity/{lane}", {name: known[name] for name in old})
+    for name in ("noise", "real"):
+        store.set_result(with_finished_run, f"reference/{name}", {"left_out": "no image fits"})
+    app = page("diversity")
+    assert len(app.metric) == 2
+    assert len(charts(app)) == 3
+    assert "No real images beside them: no image fits." in texts(app)
 
 
 def test_diversity_with_an_unknown_encoder_fails_with_the_names_that_work(with_finished_run):
@@ -192,7 +399,7 @@ def test_runs_lists_what_was_done_before_the_server_started(with_finished_run):
     table = app.dataframe[0].value
     assert list(table["name"]) == ["a finished run"]
     assert list(table["state"]) == ["complete"]
-    assert "4 bits" in table["trained % (MI-FGSM images)"][0]
+    assert table["W4A4 %"][0] == state.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")["quantized"]
 
 
 def checkpoint(folder, **changes):
@@ -327,7 +534,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     (run,) = state.store().runs()
     state.manager().wait(run.id)
     app = page("diversity")
-    assert [metric.label for metric in app.metric] == ["given images, all pairs", "given images, within a class"]
+    assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
     assert app.metric[0].value == "1.000"  # all black
 
 
@@ -381,5 +588,6 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     state.manager().wait(run_id)
     assert state.store().run(run_id).state is RunState.COMPLETE
     path.unlink()
-    for name, number in (("studio", 4), ("quantize", 0), ("diversity", 3), ("runs", 0)):
+    for name, number in (("studio", 0), ("quantize", 0), ("diversity", 3), ("runs", 0)):
         assert len(charts(page(name))) == number
+    assert len(components(page("studio"))) == 4

@@ -35,7 +35,7 @@ def test_paper_rows_are_those_of_the_file():
             for row in csv.DictReader(file)
             if (row["dataset"], row["model"]) == ("cifar10", "resnet20")
         }
-    assert results.paper_accuracies("resnet20_cifar10") == (expected, 93.89)
+    assert results.paper_accuracies("resnet20_cifar10") == ({"DFFG": expected}, 93.89)
     assert [row["bits"] for row in results.paper_table("resnet20_cifar10")] == [3, 4, 5]
     assert results.paper_accuracies("some/network.safetensors") == ({}, None)
 
@@ -77,3 +77,27 @@ def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_n
 
 def test_diversities_by_lane():
     assert results.diversities({"diversity/adam": {"images": 2}, "full_precision": {}}) == {"adam": {"images": 2}}
+
+
+def test_references_are_no_lanes_and_lanes_no_references():
+    figures = {"images": 2, "mean_similarity": 0.5}
+    known = {"diversity/adam": figures, "reference/noise": figures, "reference/real": {"left_out": "none fits"}}
+    assert results.diversities(known).keys() == {"adam"}
+    assert results.references(known) == {"noise": figures}
+    assert results.references({"diversity/adam": figures}) == {}
+    # images that were given under such a name keep it
+    assert results.references({**known, "diversity/noise": figures}) == {}
+
+
+def test_diversity_table_has_all_sets_and_nothing_where_a_run_did_not_measure_it():
+    old = {"images": 8, "mean_similarity": 0.4, "within_class_similarity": None}
+    new = {**old, "snapshot_similarity": 0.9, "nearest_similarity": 0.8, "close_share": 0.25}
+    first, second = results.diversity_table({"mi-fgsm": old}, {"real": new})
+    assert (first["set"], first["images"], first["all pairs"], first["nearest"], first["nearly the same %"]) == (
+        "MI-FGSM",
+        8,
+        0.4,
+        None,
+        None,
+    )
+    assert (second["set"], second["snapshots"], second["nearest"], second["nearly the same %"]) == ("real images", 0.9, 0.8, 25)

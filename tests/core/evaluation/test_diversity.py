@@ -5,14 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.config import GenerationConfig
 from core.data.image_sets import ImageSet
 from core.errors import DataError
 from core.evaluation import diversity
 from core.evaluation.diversity import (
     HISTOGRAM_BINS,
     MATRIX_IMAGES,
+    alike_pairs,
+    families_of,
+    family_similarity,
     mean_similarity,
     measure_diversity,
+    nearest_images,
     similarity_histogram,
     similarity_matrix,
     within_class_similarity,
@@ -119,3 +124,100 @@ def test_measure_diversity():
 def test_fewer_than_two_images(count):
     with pytest.raises(DataError, match=f"{count} images: allowed is at least 2"):
         measure_diversity(ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count)), colour_encoder())
+
+
+def generated(config: GenerationConfig) -> ImageSet:
+    """Labels as the generation gives them, and the manifest it writes."""
+    starts = torch.tensor(config.starts)
+    return ImageSet(torch.zeros(config.images, 3, 8, 8, dtype=torch.uint8), starts % 3, {"config": config.to_dict()})
+
+
+# 5 noise images in batches of 2 and 3, as none is left alone; each saved twice
+IN_BATCHES = GenerationConfig(images=10, snapshots=2, batch_size=2, iterations=4)
+
+
+def test_families_began_as_the_same_noise_image():
+    assert IN_BATCHES.starts == [0, 1, 0, 1, 2, 3, 4, 2, 3, 4]
+    assert families_of(generated(IN_BATCHES)).tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9]]
+
+
+def test_families_are_not_known_where_the_set_does_not_say():
+    whole = generated(IN_BATCHES)
+    assert families_of(ImageSet(whole.images, whole.labels)) is None
+    assert families_of(ImageSet(whole.images[:8], whole.labels[:8], whole.manifest)) is None
+    assert families_of(ImageSet(whole.images, whole.labels.sort().values, whole.manifest)) is None  # in another order
+    assert families_of(ImageSet(whole.images, whole.labels, {"config": {"images": "many"}})) is None
+    assert families_of(ImageSet(whole.images, whole.labels, {"config": []})) is None
+
+
+def test_family_similarity_is_the_mean_over_their_pairs():
+    embeddings, families = unit_vectors(10), families_of(generated(IN_BATCHES))
+    pairs = [(0, 2), (1, 3), (4, 7), (5, 8), (6, 9)]
+    expected = np.mean([float(F.cosine_similarity(embeddings[i], embeddings[j], dim=0)) for i, j in pairs])
+    assert family_similarity(embeddings, families) == pytest.approx(expected, abs=1e-6)
+    assert family_similarity(embeddings, torch.arange(10)[:, None]) is None
+    three = torch.tensor([[0, 4, 8], [1, 2, 3]])
+    expected = np.mean(pair_cosines(embeddings[three[0]]) + pair_cosines(embeddings[three[1]]))
+    assert family_similarity(embeddings[three.flatten()], torch.arange(6).view(2, 3)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("entries", [1 << 23, 25, 1])
+def test_nearest_images_equal_a_sort_of_all_others(monkeypatch, entries):
+    monkeypatch.setattr(diversity, "_ENTRIES", entries)
+    embeddings, families, queries = unit_vectors(10), families_of(generated(IN_BATCHES)), torch.tensor([1, 7, 4])
+    for rows in ([[i] for i in range(10)], families.tolist()):
+        cosines, numbers = nearest_images(embeddings, queries, 3, None if len(rows) == 10 else families)
+        for place, query in enumerate(queries.tolist()):
+            best = [max((float(embeddings[query] @ embeddings[j]), j) for j in row) for row in rows if query not in row]
+            expected = sorted(best, reverse=True)[:3]
+            assert numbers[place].tolist() == [j for _, j in expected]
+            assert cosines[place].tolist() == pytest.approx([cosine for cosine, _ in expected], abs=1e-6)
+
+
+def test_nearest_images_where_there_are_fewer():
+    cosines, numbers = nearest_images(unit_vectors(3), torch.arange(3), 5)
+    assert cosines.shape == numbers.shape == (3, 2)
+    cosines, _ = nearest_images(unit_vectors(4), torch.arange(4), 5, torch.tensor([[0, 1], [2, 3]]))
+    assert cosines.shape == (4, 1)
+
+
+def test_pairs_begin_with_the_most_alike_and_show_no_image_twice():
+    queries, numbers = torch.arange(5), torch.tensor([1, 0, 1, 4, 3])
+    cosines = torch.tensor([0.9, 0.9, 0.8, 0.95, 0.95])
+    assert alike_pairs(queries, cosines, numbers) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.9)]]
+    # 2 is of the family of 3, and so neither it nor its nearest makes another pair
+    queries, numbers, cosines = torch.arange(6), torch.tensor([1, 0, 1, 4, 3, 0]), torch.tensor([0.1, 0.1, 0.8, 0.95, 0.95, 0.0])
+    families = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    assert alike_pairs(queries, cosines, numbers, families) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.1)]]
+
+
+def test_neighbours_of_a_set_are_of_other_noise_images():
+    config = GenerationConfig(images=8, snapshots=2, batch_size=4, iterations=4)
+    images = generated(config)
+    images.labels = torch.tensor([0, 1, 2, 3] * 2)
+    # as bright as the channel says: noise images 0 and 1 are red, one much darker at its second snapshot, 2 is green, 3 is blue
+    for index, (channel, value) in enumerate([(0, 255), (0, 200), (1, 255), (2, 255), (0, 90), (0, 255), (1, 80), (2, 10)]):
+        images.images[index, channel] = value
+    measured = measure_diversity(images, colour_encoder())
+    assert measured["snapshot_similarity"] == 1
+    # the nearest of a red one is another red one, cosine 1; of green and blue only cosine 0 is left
+    assert measured["nearest_similarity"] == pytest.approx(0.5)
+    assert (measured["close_above"], measured["close_share"]) == (0.95, 0.5)
+    neighbours = measured["neighbours"]
+    assert neighbours["images"] == list(range(8))
+    assert neighbours["nearest"][0][0] in (1, 5)
+    assert neighbours["cosine"][0] == pytest.approx([1, 0, 0])  # one of each of the three other noise images
+    assert neighbours["pairs"][0][2] == pytest.approx(1)
+    assert len({image % 4 for pair in neighbours["pairs"] for image in pair[:2]}) == 2 * len(neighbours["pairs"])
+    assert json.loads(json.dumps(measured)) == measured
+    without = measure_diversity(images, colour_encoder(), pictured=False)
+    assert without == {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}
+
+
+def test_neighbours_of_a_large_set_are_looked_for_from_some_images_only(monkeypatch):
+    monkeypatch.setattr(diversity, "QUERIES", 3)
+    images = torch.zeros(9, 3, 8, 8, dtype=torch.uint8)
+    images[:, 0] = 255  # all red, but the fifth, which is the second of the three that are looked at
+    images[4, 0], images[4, 1] = 0, 255
+    measured = measure_diversity(ImageSet(images, torch.zeros(9, dtype=torch.long)), colour_encoder())
+    assert measured["close_share"] == pytest.approx(2 / 3, abs=1e-5)

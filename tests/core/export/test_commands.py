@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from core.__main__ import _build_parser, _config, _run_config, main
@@ -28,6 +29,7 @@ def parsed(line):
         PRESETS["paper"],
         replace(QUICK, bits=(2, 8), optimizers=("adam",), encoder="ViT-B-32:laion2b_s34b_b79k"),
         replace(QUICK, encoder=""),
+        replace(QUICK, quantization=replace(QUICK.quantization, layer_bits={"output": 8, "a=b c": 2})),
         replace(
             QUICK,
             generation=replace(QUICK.generation, seed=3, threads=1, device="cpu", model="timm:resnet10t"),
@@ -51,7 +53,9 @@ def test_other_settings_are_a_command_for_each_stage():
     config = replace(
         QUICK,
         generation=GenerationConfig(images=40, iterations=7, alpha_l2=3e-8, flip=False, compile=True, seed=1, threads=2),
-        quantization=QuantizationConfig(range="mse", training_flip=False, first_last_8bit=True, training_optimizer="sgd"),
+        quantization=QuantizationConfig(
+            range="mse", training_flip=False, first_last_8bit=True, training_optimizer="sgd", layer_bits={"conv": 8}
+        ),
         bits=(3, 8),
         activation_bits=8,
     )
@@ -95,6 +99,7 @@ def test_sets_in_one_folder_are_named_one_by_one(tmp_path, lanes):
 def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch):
     """Each stage on its own computes what the whole run did."""
     monkeypatch.setattr("core.pipeline.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
+    monkeypatch.setattr("core.pipeline.correct", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool))
     config = RunConfig(
         generation=GenerationConfig(images=16, iterations=3, batch_size=8, snapshots=2, threads=1, device="cpu"),
         quantization=QuantizationConfig(range="minmax", steps=2, batch_size=8, calibration_images=8, device="cpu"),

@@ -74,6 +74,18 @@ def test_every_width(small, calibrated, images, tmp_path, bits):
         assert integers.max() == highest
 
 
+def test_mixed_widths(small, calibrated, images, tmp_path):
+    quantized, config = calibrated(small, 5, layer_bits={"conv2": 3, "output": 8})
+    model = exported(tmp_path / "network.onnx", quantized, config, small.spec)
+    np.testing.assert_allclose(run(model, images)[0], outputs(quantized.network, images), atol=1e-5)
+    initializers, kinds = stored(model), {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weights = [node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in initializers]
+    assert [kinds[name] for name in weights] == [onnx.TensorProto.INT8, onnx.TensorProto.INT4, onnx.TensorProto.INT8]
+    for name, bits in zip(weights, (5, 3, 8)):
+        lowest, highest = integer_range(bits)
+        assert (initializers[name].min(), initializers[name].max()) == (lowest, highest)
+
+
 @pytest.mark.parametrize(("name", "bits"), [("Mobile", 4), ("Mobile", 8), ("Untraceable", 4)])
 def test_what_is_hard_to_export(model, calibrated, images, tmp_path, name, bits):
     made = model(name)
@@ -108,13 +120,14 @@ def test_operations_that_pass_values_on_work_on_integers(small, calibrated, imag
 
 
 def test_metadata(small, calibrated, tmp_path):
-    quantized, config = calibrated(small, 3, activation_bits=5)
+    quantized, config = calibrated(small, 3, activation_bits=5, layer_bits={"conv2": 6})
     model = exported(tmp_path / "network.onnx", quantized, config, small.spec)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["classes"]) == ["a", "b", "c", "d"]
     assert json.loads(metadata["mean"]) == [0.5, 0.5, 0.5]
     assert json.loads(metadata["std"]) == [0.25, 0.25, 0.25]
     assert (metadata["image_size"], metadata["weight_bits"], metadata["activation_bits"]) == ("8", "3", "5")
+    assert json.loads(metadata["layer_bits"]) == {"conv2": 6}
     assert "(value in [0, 1] - mean) / std" in metadata["input"]
     assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3, 8, 8]
     assert [dim.dim_param or dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim] == ["batch", 4]

@@ -72,6 +72,17 @@ def test_round_trip_of_other_networks(model, calibrated, images, tmp_path, name)
     assert torch.equal(outputs(load_packed(path, made.network), images), outputs(quantized.network, images))
 
 
+def test_round_trip_of_mixed_widths(small, calibrated, images, tmp_path):
+    quantized, config = calibrated(small, 4, layer_bits={"conv2": 3, "output": 8})
+    path = tmp_path / "packed.safetensors"
+    save_packed(integer_network(quantized), small.spec, config, path)
+    assert [entry["bits"] for entry in header_of(path)["layout"].values()] == [4, 3, 8]
+    assert torch.equal(outputs(load_packed(path, small.network), images), outputs(quantized.network, images))
+    # the streams are as long as the quantized network says
+    tensors = load_file(path)
+    assert sum(8 * len(tensors[key]) for key in header_of(path)["layout"]) == quantized.weight_size
+
+
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
 def test_weights_read_without_this_package(small, calibrated, tmp_path, bits):
     quantized, config = calibrated(small, bits)

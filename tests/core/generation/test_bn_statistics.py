@@ -45,6 +45,30 @@ def test_gradient_agrees_with_autograd_through_torch():
     assert torch.allclose(*gradients, atol=1e-6)
 
 
+class Repeated(nn.Module):
+    """Layers of 2, 1 and 2 channels, of which the first runs twice and the second not at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice, self.never, self.once = nn.BatchNorm2d(2), nn.BatchNorm2d(1), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.once(self.twice(self.twice(x) + 1))
+
+
+def test_all_layers_end_to_end():
+    x, network = noise(8, 2, 4, 4), Repeated().eval()
+    with collect_statistics(network) as statistics, torch.no_grad():
+        network(x)
+        both = statistics.end_to_end()
+        second = network.twice(x) + 1
+        last = network.twice(second)
+    nan = torch.tensor([float("nan")])
+    for row, function in zip(both, (lambda t: t.mean(dim=(0, 2, 3)), lambda t: t.var(dim=(0, 2, 3)))):
+        expected = torch.cat([(function(x) + function(second)) / 2, nan, function(last)])
+        assert torch.allclose(row, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
 def test_loss_is_zero_on_matching_statistics_and_right_by_hand_elsewhere():
     x = noise(32, 3, 4, 4)
     layer = nn.BatchNorm2d(3).eval()

@@ -18,15 +18,18 @@ def plain(small, images, labels, weights):
     with collect_statistics(small.network) as statistics:
         logits = small.network(images)
         layers = statistics.layer_losses()
-    return *total_loss(Pass(images, labels, logits, layers), weights), layers, logits
+        both = torch.stack([torch.cat([passes[0][kind] for passes in statistics.batch]) for kind in (0, 1)])
+    return *total_loss(Pass(images, labels, logits, layers), weights), layers, logits, both
 
 
 def check_equal(outcome, expected, gradient, expected_gradient):
-    (total, parts, layers, logits), (total2, parts2, layers2, logits2) = outcome, expected
+    (total, parts, layers, logits, both), (total2, parts2, layers2, logits2, both2) = outcome, expected
     assert total.item() == pytest.approx(total2.item(), rel=1e-5)
     assert {k: v.item() for k, v in parts.items()} == pytest.approx({k: v.item() for k, v in parts2.items()}, rel=1e-5)
     assert torch.allclose(layers, layers2, rtol=1e-4)
     assert torch.allclose(logits, logits2, atol=1e-5)
+    assert torch.allclose(both, both2, rtol=1e-4, atol=1e-5)
+    assert not both.requires_grad
     assert torch.allclose(gradient, expected_gradient, atol=1e-5)
 
 

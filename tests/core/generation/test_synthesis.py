@@ -10,7 +10,7 @@ from core.data.image_sets import load_image_set
 from core.errors import CoreError, ModelError, RunStopped
 from core.generation.augment import jitter_batch
 from core.generation.forward_pass import ForwardPass
-from core.generation.synthesis import Snapshots, Synthesis, initial_noise, synthesise
+from core.generation.synthesis import Snapshots, Synthesis, initial_noise, kept_steps, synthesise
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import Silent, Untouched
 
@@ -24,8 +24,8 @@ class Recorder(Silent):
     def record(self, stage, lane, step, values):
         self.records.append((stage, lane, step, dict(values)))
 
-    def images(self, lane, step, images, labels, keep):
-        self.frames.append((lane, step, images.clone(), labels.clone(), keep))
+    def images(self, lane, frame, keep):
+        self.frames.append((lane, frame, keep))
 
     def change(self, lane, step, name, value):
         self.changes.append((lane, step, name, value))
@@ -121,8 +121,73 @@ def test_the_loop_announces_every_iteration_with_every_layer(small):
         assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
         expected = values["bns"] + CONFIG.alpha_tv * values["tv"] + CONFIG.alpha_l2 * values["l2"] + CONFIG.beta * values["ce"]
         assert values["total"] == pytest.approx(expected, rel=1e-5)
-    kept = [step for _, step, _, _, keep in recorder.frames if keep]
-    assert kept == [1, *CONFIG.snapshot_iterations]
+    kept = [frame.step for _, frame, keep in recorder.frames if keep]
+    assert kept == list(range(1, 13))
+
+
+def test_a_frame_says_what_the_step_saw(small):
+    """Class, confidence and batch statistics are those of a forward pass over the images as they were before the step."""
+    recorder = Recorder()
+    config = replace(CONFIG, max_shift=0, flip=False)
+    synthesis = Synthesis(small, config, recorder)
+    entered = []
+    for _ in range(3):
+        entered.append(synthesis.images.detach().clone())
+        synthesis.step()
+    for before, (_, frame, _) in zip(entered, recorder.frames, strict=True):
+        inputs = []
+        handles = [
+            layer.register_forward_hook(lambda _module, arguments, _output, kept=inputs: kept.append(arguments[0]))
+            for layer in (small.network.bn1, small.network.bn2)
+        ]
+        with torch.no_grad():
+            probabilities = small.network(before).softmax(dim=1)
+        for handle in handles:
+            handle.remove()
+        assert frame.predicted.tolist() == probabilities.argmax(dim=1).tolist()
+        assert frame.confidence.tolist() == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-5)
+        assert frame.labels.tolist() == [0, 1, 2, 3] * 3
+        assert frame.means.tolist() == pytest.approx(torch.cat([x.mean(dim=(0, 2, 3)) for x in inputs]).tolist(), abs=1e-5)
+        assert frame.variances.tolist() == pytest.approx(torch.cat([x.var(dim=(0, 2, 3)) for x in inputs]).tolist(), rel=1e-3)
+        assert [frame.predicted.dtype, frame.labels.dtype] == ["int64", "int64"]
+        assert [frame.confidence.dtype, frame.means.dtype, frame.variances.dtype] == ["float32"] * 3
+    assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalise(synthesis.images.detach()))
+
+
+def test_running_statistics_of_a_frames_layers(small):
+    statistics = Synthesis(small, CONFIG).running_statistics()
+    assert statistics.channels == [8, 8]
+    assert statistics.means.tolist() == small.network.bn1.running_mean.tolist() + small.network.bn2.running_mean.tolist()
+    assert statistics.variances.tolist() == small.network.bn1.running_var.tolist() + small.network.bn2.running_var.tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "most", "always"),
+    [
+        # a few batches: every first iteration and snapshot, and moments between
+        (replace(CONFIG, images=96, iterations=120, snapshots=2), 60, [1, 72, 120, 121, 192, 240, 241, 480]),
+        # many: only those of some batches
+        (replace(CONFIG, images=12 * 300, iterations=3, snapshots=1, burn_in=0.0), 105, [1, 900]),
+        # one long batch
+        (replace(CONFIG, images=12, iterations=1001, snapshots=1), 52, [1, 1001]),
+    ],
+)
+def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_lanes(config, most, always):
+    steps = sorted(kept_steps(config))
+    assert steps == sorted(kept_steps(replace(config, optimizer="adam", epsilon=0.5, seed=3)))
+    total = len(config.batches) * config.iterations
+    assert set(always) <= set(steps) <= set(range(1, total + 1))
+    assert len(steps) <= most
+    assert max(after - before for before, after in zip([0, *steps], steps)) <= -(-total // 50)
+
+
+def test_few_large_images_are_shown(small):
+    large = FullPrecisionModel(small.network, replace(small.spec, image_size=512))
+    recorder = Recorder()
+    Synthesis(large, CONFIG, recorder).step()
+    ((_, frame, _),) = recorder.frames
+    assert frame.images.shape == (4, 3, 512, 512)
+    assert [len(each) for each in (frame.labels, frame.predicted, frame.confidence)] == [4, 4, 4]
 
 
 def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
@@ -249,11 +314,9 @@ def test_small_images_are_shown_at_full_size(small):
 
     recorder = Curious()
     synthesise(small, replace(CONFIG, half_resolution=0.25), recorder)
-    assert {tuple(images.shape) for _, _, images, _, _ in recorder.frames} == {(12, 3, 8, 8)}
-    blocks = [
-        torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
-        for _, _, images, _, _ in recorder.frames
-    ]
+    pictures = [torch.from_numpy(frame.images) for _, frame, _ in recorder.frames]
+    assert {tuple(images.shape) for images in pictures} == {(12, 3, 8, 8)}
+    blocks = [torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)) for images in pictures]
     assert blocks == [True] * 3 + [False] * 9
 
 

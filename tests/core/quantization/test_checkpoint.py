@@ -51,6 +51,22 @@ def test_round_trip(small, small_images, tmp_path, method, first_last):
         assert torch.equal(old.quantized_weight().detach(), new.quantized_weight().detach())
 
 
+def test_round_trip_of_mixed_widths(small, small_images, tmp_path):
+    training = trained(small, small_images, layer_bits={"conv2": 6, "output": 8})
+    again = load_quantized(save_quantized(training.quantized, training.config, tmp_path), small)
+    assert [layer.weight_quantizer.bits for layer in again.layers] == [3, 6, 8]
+    images = small.normalise(small_images.images)
+    assert torch.equal(outputs(again.network, images), outputs(training.student, images))
+
+
+def test_file_with_a_layer_that_the_network_does_not_have(small, small_images, tmp_path):
+    training = trained(small, small_images, steps=0)
+    path = tmp_path / "odd.safetensors"
+    config = {**training.config.to_dict(), "layer_bits": {"conv9": 8}}
+    save_file(load_file(save_quantized(training.quantized, training.config, tmp_path)), path, metadata={"quantization": json.dumps(config)})
+    assert "conv9" in refusal(path, small)
+
+
 def test_round_trip_of_the_embedded_network(embedded, tmp_path):
     from core.data.image_sets import ImageSet
     from core.data.labelled import embedded_images

@@ -8,9 +8,9 @@ from timm.layers import Linear as TimmLinear
 from torch import nn
 
 from core.config import QuantizationConfig
-from core.errors import ModelError
+from core.errors import ModelError, UnknownNameError
 from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, finish_calibration
-from core.quantization.placement import QuantizedNetwork, quantize_network
+from core.quantization.placement import QuantizedNetwork, check_layer_bits, quantize_network
 
 CONFIG = QuantizationConfig(weight_bits=4, activation_bits=3, range="mse")
 
@@ -228,6 +228,52 @@ def test_first_and_last_layer_at_8_bits(small):
     plain = place(small.network, QuantizationConfig(weight_bits=3, activation_bits=2))
     assert [layer.weight_quantizer.bits for layer in plain.layers] == [3, 3, 3]
     assert [quantizer.quantizer.bits for quantizer in plain.activations] == [2, 2]
+
+
+def test_single_layers_with_bits_of_their_own(small):
+    config = QuantizationConfig(weight_bits=3, activation_bits=2, first_last_8bit=True, layer_bits={"conv2": 5, "output": 4})
+    quantized = place(small.network, config)
+    assert quantized.names == ["conv1", "conv2", "output"]
+    assert [layer.weight_quantizer.bits for layer in quantized.layers] == [8, 5, 4]
+    assert [quantizer.quantizer.bits for quantizer in quantized.activations] == [5, 4]
+    assert quantized.inputs == dict(zip(("conv2", "output"), quantized.activations))
+    assert quantized.weight_size == 216 * 8 + 576 * 5 + 32 * 4
+    calibrate(quantized, images())
+    # a channel has 27, 72 and 8 weights
+    most = [max(len(channel.unique()) for channel in layer.quantized_weight()) for layer in quantized.layers]
+    assert 16 < most[0] <= 27
+    assert 16 < most[1] <= 32
+    assert 4 < most[2] <= 8
+
+
+def test_activation_that_several_layers_read_has_their_largest_width():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = F.relu(self.stem(x))
+            return self.left(x) + self.right(x)
+
+    for layer_bits, bits in (({"left": 6}, 6), ({"left": 2}, 4), ({"left": 2, "right": 3}, 3)):
+        quantized = place(Fork(), QuantizationConfig(layer_bits=layer_bits))
+        assert [quantizer.quantizer.bits for quantizer in quantized.activations] == [bits]
+        assert quantized.inputs["left"] is quantized.inputs["right"]
+
+
+def test_layer_that_is_not_there(small):
+    with pytest.raises(UnknownNameError, match="unknown layer in layer_bits 'conv9': allowed are conv1, conv2, output"):
+        place(small.network, QuantizationConfig(layer_bits={"conv9": 4}))
+    with pytest.raises(UnknownNameError, match="conv9"):
+        check_layer_bits(small.network, QuantizationConfig(layer_bits={"conv1": 4, "conv9": 4}), images()[:1])
+    check_layer_bits(small.network, QuantizationConfig(layer_bits={"conv1": 4}), images()[:1])
+
+
+def test_layer_of_an_untraceable_network_with_bits_of_its_own():
+    quantized = place(Undecided(), QuantizationConfig(layer_bits={"middle": 7, "stem": 2}))
+    assert [layer.weight_quantizer.bits for layer in quantized.layers] == [2, 4, 7, 4]
+    assert {name: quantizer.quantizer.bits for name, quantizer in quantized.inputs.items()} == {"middle": 7, "output": 4}
 
 
 class Undecided(nn.Module):

@@ -1,9 +1,10 @@
 """What the engine announces arrives in the store; pictures at most two a second and lane, besides those to keep."""
 
+import numpy as np
 import pytest
-import torch
 
 from core.config import RunConfig
+from core.reporting import Frame, RunningStatistics
 from core.runs import events
 from core.runs.events import SECONDS_BETWEEN_FRAMES, StoreReporter
 from core.runs.store import RunStore
@@ -39,8 +40,8 @@ def reporter(store, run_id):
     return StoreReporter(store, run_id)
 
 
-def pictures(value):
-    return torch.full((2, 3, 4, 4), value, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+def pictures(step):
+    return Frame(step, np.full((2, 3, 4, 4), step, dtype=np.uint8), np.array([7, 1]))
 
 
 def test_figures_arrive(store, run_id, reporter):
@@ -57,21 +58,22 @@ def test_figures_arrive(store, run_id, reporter):
 
 
 def test_pictures_arrive(store, run_id, reporter):
-    ramp = torch.arange(96, dtype=torch.uint8).view(2, 3, 4, 4)
-    reporter.images("adam", 3, ramp.contiguous(memory_format=torch.channels_last), torch.tensor([7, 1]), True)
-    step, images, labels = store.frame(run_id, "adam", 3)
-    assert step == 3
-    assert images.flatten().tolist() == list(range(96))
-    assert labels.tolist() == [7, 1]
-    reporter.images("adam", 4, pictures(4), torch.tensor([7, 1]), False)
+    reporter.images("adam", pictures(3), True)
+    frame = store.frame(run_id, "adam", 3)
+    assert frame.step == 3
+    assert frame.images.tolist() == pictures(3).images.tolist()
+    assert frame.labels.tolist() == [7, 1]
+    reporter.images("adam", pictures(4), False)
     assert store.frame_steps(run_id, "adam") == [3]
-    assert store.frame(run_id, "adam")[0] == 4
+    assert store.frame(run_id, "adam").step == 4
+    reporter.running_statistics(RunningStatistics([1, 2], np.float32([1, 2, 3]), np.float32([4, 5, 6])))
+    assert store.running_statistics(run_id).variances.tolist() == [4, 5, 6]
 
 
 def test_at_most_two_pictures_a_second_and_lane(reporter, clock):
     assert SECONDS_BETWEEN_FRAMES == 0.5
     assert reporter.wants_images("adam")
-    reporter.images("adam", 1, pictures(1), torch.tensor([0, 1]), False)
+    reporter.images("adam", pictures(1), False)
     assert not reporter.wants_images("adam")
     assert reporter.wants_images("mi-fgsm")
     clock.now += 0.49
@@ -80,7 +82,19 @@ def test_at_most_two_pictures_a_second_and_lane(reporter, clock):
     assert reporter.wants_images("adam")
 
 
+def test_lanes_are_seen_at_the_same_steps(reporter, clock):
+    seen = {"mi-fgsm": [], "adam": []}
+    for step in range(1, 20):
+        for lane, seconds in (("mi-fgsm", 0.05), ("adam", 0.12)):
+            clock.now += seconds
+            reporter.record("generation", lane, step, {})
+            if reporter.wants_images(lane):
+                seen[lane].append(step)
+                reporter.images(lane, pictures(step), False)
+    assert seen["mi-fgsm"] == seen["adam"] == [1, 4, 7, 10, 13, 16, 19]
+
+
 def test_kept_pictures_are_written_however_soon(store, run_id, reporter, clock):
     for step in (1, 2, 3):
-        reporter.images("adam", step, pictures(step), torch.tensor([0, 1]), True)
+        reporter.images("adam", pictures(step), True)
     assert store.frame_steps(run_id, "adam") == [1, 2, 3]

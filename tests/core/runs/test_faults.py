@@ -54,6 +54,7 @@ CONFIG = RunConfig(
     bits=(4,),
     encoder="",
 )
+STAGES = ("generation", "training", "test")  # that leave records
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -266,7 +267,7 @@ def undisturbed(in_memory, prepared, faults):
     run_id = store.create(CONFIG, "")
     compute(store, run_id, prepared)
     faults.rest()
-    records = [(record.stage, record.lane, record.step) for stage in ("generation", "training") for record in store.records(run_id, stage)]
+    records = [(record.stage, record.lane, record.step) for stage in STAGES for record in store.records(run_id, stage)]
     found = faults.counted.copy(), fingerprint(store.run_folder(run_id)), records
     store.close()
     return found
@@ -317,9 +318,7 @@ def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str
         assert again.run(run_id).error == ""
     operations, wanted, records = undisturbed
     assert fingerprint(again.run_folder(run_id)) == wanted, about
-    assert [
-        (record.stage, record.lane, record.step) for stage in ("generation", "training") for record in again.records(run_id, stage)
-    ] == records, about
+    assert [(record.stage, record.lane, record.step) for stage in STAGES for record in again.records(run_id, stage)] == records, about
     assert list(folder.rglob("*.partial")) == [], about
     assert not (again.run_folder(run_id) / "checkpoint").exists(), about
     again.close()

@@ -89,8 +89,9 @@ def test_run_to_its_end(manager):
     folder = manager.store.run_folder(run_id)
     for lane in ("mi-fgsm", "adam"):
         assert (folder / "images" / lane / "manifest.json").is_file()
-        step, images, labels = manager.store.frame(run_id, lane)
-        assert (step, images.shape, labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
+        frame = manager.store.frame(run_id, lane)
+        assert (frame.step, frame.images.shape, frame.labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
+        assert frame.means.shape == (sum(manager.store.running_statistics(run_id).channels),)
     assert json.loads((folder / "result.json").read_text())["optimizers"].keys() == {"mi-fgsm", "adam"}
     wait_until(lambda: not manager.controls(run_id))
 
@@ -491,7 +492,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
     for name, values in wanted.items():
         assert values.keys() == found[name].keys()
         assert all(torch.equal(value, found[name][key]) for key, value in values.items()), name
-    for stage in ("generation", "training"):
+    for stage in ("generation", "training", "test"):
         one, other = (
             [(record.lane, record.step, {**record.data, "seconds": 0}) for record in manager.store.records(run_id, stage)]
             for run_id in (whole, parts)

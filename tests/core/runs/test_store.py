@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import core.runs.store
 from core.config import GenerationConfig, RunConfig
 from core.errors import RunError
+from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore, default_folder
 
@@ -181,43 +183,314 @@ def test_rename(store):
     assert store.run(run_id).name == "after its end"
 
 
-def frame(value, count=2):
-    return np.full((count, 3, 4, 4), value, dtype=np.uint8), np.arange(count)
+def test_note_and_tags(store):
+    run_id, other = created(store), created(store)
+    assert (store.run(run_id).note, store.run(run_id).tags) == ("", ())
+    store.set_note(run_id, "two lines\n*as they are* ' \" ;--")
+    store.set_tags(run_id, ["seed 1", "  a   b ", "a b", "Ümlaut, with comma"])
+    run = store.run(run_id)
+    assert run.note == "two lines\n*as they are* ' \" ;--"
+    assert run.tags == ("a b", "seed 1", "Ümlaut, with comma")
+    assert run in store.runs()
+    assert (store.run(other).note, store.run(other).tags) == ("", ())
+    store.set_note(run_id, "")
+    store.set_tags(run_id, [])
+    assert (store.run(run_id).note, store.run(run_id).tags) == ("", ())
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda store, run: store.set_tags(run, ["good", " \n "]), "a tag is empty: allowed is"),
+        (lambda store, run: store.set_tags(run, ["x" * 41]), "tag 'x+ ... x+' has 41 characters: allowed are at most 40|tag 'x+' has 41"),
+        (lambda store, run: store.set_tags(run, map(str, range(21))), "21 tags were given: allowed are at most 20"),
+        (lambda store, run: store.set_note(run, "x" * 4001), "has 4,001 characters: allowed are at most 4,000"),
+        (lambda store, run: store.rename(run, "x" * 201), "has 201 characters: allowed are at most 200"),
+    ],
+)
+def test_what_is_written_about_a_run_has_a_measure(store, write, message):
+    run_id = created(store)
+    before = store.run(run_id)
+    with pytest.raises(RunError, match=message):
+        write(store, run_id)
+    assert store.run(run_id) == before
+
+
+def test_one_run_is_the_baseline(store):
+    ids = [created(store) for _ in range(3)]
+    assert not any(run.pinned for run in store.runs())
+    for run_id in ids:
+        store.pin(run_id)
+        assert [run.id for run in store.runs() if run.pinned] == [run_id]
+    with pytest.raises(RunError, match="does not exist"):
+        store.pin("nobody")
+    assert store.run(ids[2]).pinned  # as before
+    store.unpin(ids[0])
+    assert store.run(ids[2]).pinned
+    store.unpin(ids[2])
+    assert not any(run.pinned for run in store.runs())
+
+
+# the trash
+
+
+def in_trash(store) -> str:
+    run_id = created(store, RunState.COMPLETE)
+    store.append(run_id, "generation", "adam", 1, {"total": 1.0})
+    store.set_note(run_id, "a note")
+    store.pin(run_id)
+    (store.run_folder(run_id) / "file").write_text("content")
+    store.trash(run_id)
+    return run_id
+
+
+def test_run_in_the_trash_is_in_no_list_and_comes_back_as_it_was(store):
+    other = created(store)
+    run_id = created(store, RunState.STOPPED)
+    (store.run_folder(run_id) / "file").write_text("content")
+    store.append(run_id, "generation", "adam", 1, {"total": 1.0})
+    store.set_tags(run_id, ["a tag"])
+    before = store.run(run_id)
+    moment = time.time()
+    store.trash(run_id)
+    assert [run.id for run in store.runs()] == [other]
+    (trashed,) = store.trashed()
+    assert moment <= trashed.trashed <= time.time()
+    assert (trashed.id, trashed.name, trashed.tags) == (run_id, "a name", ("a tag",))
+    for call in (
+        store.run,
+        store.config,
+        store.trash,
+        store.resume,
+        store.pin,
+        lambda name: store.rename(name, "other"),
+        lambda name: store.set_note(name, "other"),
+        lambda name: store.set_tags(name, []),
+        lambda name: store.set_state(name, RunState.RUNNING),
+    ):
+        with pytest.raises(RunError, match=f"run '{run_id}' was deleted: allowed is to restore it first, under Runs, within 7 days"):
+            call(run_id)
+    store.restore(run_id)
+    assert store.run(run_id) == before
+    assert store.trashed() == []
+    assert (store.run_folder(run_id) / "file").read_text() == "content"
+    assert [record.data for record in store.records(run_id, "generation")] == [{"total": 1.0}]
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_unfinished_run_does_not_go_into_the_trash(store, state):
+    run_id = created(store, state)
+    with pytest.raises(RunError, match=f"is {state}: allowed is to delete a finished run"):
+        store.trash(run_id)
+    assert store.run(run_id).trashed is None
+
+
+def test_only_what_is_in_the_trash_can_be_restored(store):
+    run_id = created(store, RunState.COMPLETE)
+    for name in (run_id, "nobody"):
+        with pytest.raises(RunError, match=f"run '{name}' is not among the deleted ones: allowed are those deleted within 7 days"):
+            store.restore(name)
+
+
+def test_baseline_that_was_in_the_trash_meanwhile_gives_way(store):
+    first = in_trash(store)
+    store.restore(first)
+    assert store.run(first).pinned
+    store.trash(first)
+    second = created(store)
+    store.pin(second)
+    store.restore(first)
+    assert [run.id for run in store.runs() if run.pinned] == [second]
+
+
+def test_run_in_the_trash_can_be_deleted_for_good(store):
+    run_id, kept = in_trash(store), in_trash(store)
+    store.delete(run_id)
+    assert not store.run_folder(run_id).exists()
+    assert [run.id for run in store.trashed()] == [kept]
+    with pytest.raises(RunError, match="is not among the deleted ones"):
+        store.restore(run_id)
+    assert store.records(run_id, "generation") == []
+
+
+def test_trash_is_emptied_of_what_was_long_in_it(store, monkeypatch):
+    old, new, restored = in_trash(store), in_trash(store), in_trash(store)
+    week = core.runs.store.DAYS_IN_TRASH * 24 * 3600
+    with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
+        connection.execute("UPDATE run SET trashed = ? WHERE id IN (?, ?)", (time.time() - week - 60, old, restored))
+        connection.execute("UPDATE run SET trashed = ? WHERE id = ?", (time.time() - week + 60, new))
+    give_up = RunStore._give_up
+
+    def restored_meanwhile(run_id, long_ago, connection):
+        if run_id == restored:
+            connection.execute("UPDATE run SET trashed = NULL WHERE id = ?", (run_id,))
+        return give_up(run_id, long_ago, connection)
+
+    monkeypatch.setattr(store, "_give_up", restored_meanwhile)
+    store.mark_interrupted()
+    assert [run.id for run in store.trashed()] == [new]
+    assert [run.id for run in store.runs()] == [restored]
+    assert not store.run_folder(old).exists()
+    assert (store.run_folder(new) / "file").exists()
+    assert (store.run_folder(restored) / "file").exists()
+
+
+def test_process_that_dies_while_it_empties_the_trash_leaves_the_rest_to_the_next(store, monkeypatch):
+    run_id = in_trash(store)
+    with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
+        connection.execute("UPDATE run SET trashed = 1.0")
+
+    def died(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.runs.store, "remove", died)
+        with pytest.raises(KeyboardInterrupt):
+            store.mark_interrupted()
+    assert store.trashed() == store.runs() == []  # nobody restores half of a run
+    with pytest.raises(RunError, match="is not among the deleted ones"):
+        store.restore(run_id)
+    store.mark_interrupted()
+    assert not store.run_folder(run_id).exists()
+
+
+# for tables and charts of many runs
+
+
+def test_curves_are_the_numbers_of_the_records(store):
+    run_id = created(store)
+    for step in range(1, 4):
+        for lane in ("mi-fgsm", "adam"):
+            store.append(run_id, "generation", lane, step, {"total": step / 3, "layers": [1.0, 2.0], "seconds": step * 0.1})
+    store.append(run_id, "generation", "adam", 4, {"total": float("nan"), "other": 5})
+    last, curves = store.curves(run_id, "generation")
+    records = store.records(run_id, "generation")
+    assert last == records[-1].id
+    assert list(curves) == ["mi-fgsm", "adam"]
+    assert set(curves["mi-fgsm"]) == {"step", "total", "seconds"}
+    assert curves["mi-fgsm"]["total"].tolist() == [1 / 3, 2 / 3, 1.0]
+    assert curves["adam"]["step"].tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(curves["adam"]["total"], [1 / 3, 2 / 3, 1.0, np.nan])
+    np.testing.assert_array_equal(curves["adam"]["other"], [np.nan, np.nan, np.nan, 5])
+    assert store.curves(run_id, "generation", after=records[-2].id)[1]["adam"]["step"].tolist() == [4]
+    assert store.curves(run_id, "generation", after=last) == (last, {})
+    assert store.curves(run_id, "training") == (0, {})
+
+
+def test_some_results_of_all_runs(store):
+    first, second = created(store), created(store)
+    store.set_result(first, "full_precision", {"top1": 92.5})
+    store.set_result(first, "accuracy/adam/W4A4", {"quantized": 90.0})
+    store.set_result(first, "accuracy_of_another_kind", 1)
+    store.set_result(first, "diversity/adam", {"matrix": [1]})
+    store.set_result(second, "accuracy/adam/W4A4", {"quantized": 91.0})
+    assert store.results_of_all(["full_precision", "accuracy"]) == {
+        first: {"full_precision": {"top1": 92.5}, "accuracy/adam/W4A4": {"quantized": 90.0}},
+        second: {"accuracy/adam/W4A4": {"quantized": 91.0}},
+    }
+    assert store.results_of_all(["accuracy"], second) == {second: {"accuracy/adam/W4A4": {"quantized": 91.0}}}
+    assert store.results_of_all(["nothing"]) == {}
+
+
+def frame(step, count=2):
+    return Frame(step, np.full((count, 3, 4, 4), step, dtype=np.uint8), np.arange(count))
+
+
+def full_frame(step, count=2, channels=5):
+    random = np.random.default_rng(step)
+    confidence, means, variances = (random.random(size, dtype=np.float32) for size in (count, channels, channels))
+    images, labels = random.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8), random.integers(0, 10, count)
+    return Frame(step, images, labels, labels[::-1].copy(), confidence, means, variances)
+
+
+def same(first, second) -> bool:
+    """To the last bit and the type."""
+    return all(
+        np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
+        for one, other in zip(vars(first).values(), vars(second).values())
+    )
 
 
 def test_frames_latest_and_kept(store):
     run_id = created(store)
     assert store.frame(run_id, "adam") is None
     for step, keep in ((1, True), (2, False), (10, True), (11, False)):
-        store.save_frame(run_id, "adam", step, *frame(step), keep)
-    store.save_frame(run_id, "mi-fgsm", 5, *frame(50), False)
+        store.save_frame(run_id, "adam", frame(step), keep)
+    store.save_frame(run_id, "mi-fgsm", frame(5), False)
     assert store.frame_steps(run_id, "adam") == [1, 10]
     assert store.frame_steps(run_id, "mi-fgsm") == []
-    step, images, labels = store.frame(run_id, "adam")
-    assert step == 11
-    assert np.array_equal(images, frame(11)[0])
-    assert labels.tolist() == [0, 1]
-    step, images, _ = store.frame(run_id, "adam", 10)
-    assert (step, int(images[0, 0, 0, 0])) == (10, 10)
+    assert same(store.frame(run_id, "adam"), frame(11))
+    assert same(store.frame(run_id, "adam", 10), frame(10))
     assert store.frame(run_id, "adam", 2) is None
-    assert store.frame(run_id, "mi-fgsm")[0] == 5
+    assert store.frame(run_id, "mi-fgsm").step == 5
+
+
+def test_a_frame_comes_back_as_it_was(store):
+    run_id = created(store)
+    store.save_frame(run_id, "adam", full_frame(3), True)
+    for step in (None, 3):
+        assert same(store.frame(run_id, "adam", step), full_frame(3))
+
+
+def test_a_frame_of_an_earlier_version_has_only_images_and_labels(store):
+    run_id = created(store)
+    folder = store.run_folder(run_id) / "frames" / "adam"
+    folder.mkdir(parents=True)
+    old = frame(4)
+    np.savez(folder / "00000004.npz", images=old.images, labels=old.labels, step=4)
+    read = store.frame(run_id, "adam", 4)
+    assert same(read, old)
+    assert (read.predicted, read.confidence, read.means, read.variances) == (None, None, None, None)
+
+
+def test_running_statistics(store):
+    run_id = created(store)
+    assert store.running_statistics(run_id) is None
+    store.save_running_statistics(run_id, RunningStatistics([2, 1], np.float32([1, 2, 3]), np.float32([0.5, 0.25, 4])))
+    read = store.running_statistics(run_id)
+    assert read.channels == [2, 1]
+    assert read.means.tolist() == [1, 2, 3]
+    assert read.variances.tolist() == [0.5, 0.25, 4]
+    assert read.means.dtype == read.variances.dtype == np.float32
+    store.save_frame(run_id, "adam", frame(1), True)
+    store.rewind(run_id, "generation", "adam", 0)  # a resumed run has the same network
+    assert store.running_statistics(run_id) is not None
+
+
+@pytest.mark.parametrize("left", ["the beginning", "zeros at the end", "zeros in the middle"])
+def test_what_a_power_cut_leaves_of_a_frame_is_missing(store, left):
+    """Neither an exception nor half a picture, wherever the file ends."""
+    run_id = created(store)
+    store.save_frame(run_id, "adam", full_frame(1), True)
+    path = store.run_folder(run_id) / "frames" / "adam" / "00000001.npz"
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 13):
+        if left == "the beginning":
+            path.write_bytes(whole[:position])
+        elif left == "zeros at the end":
+            path.write_bytes(whole[:position].ljust(len(whole), b"\0"))
+        else:
+            path.write_bytes(whole[:position] + bytes(64) + whole[position + 64 :])
+        read = store.frame(run_id, "adam", 1)
+        assert read is None or same(read, full_frame(1)), position
+    assert store.frame_steps(run_id, "adam") == [1]
 
 
 def test_frame_that_is_read_while_it_is_written_is_whole(store):
     run_id = created(store)
-    store.save_frame(run_id, "adam", 0, *frame(0, 64), False)
+    store.save_frame(run_id, "adam", frame(0, 64), False)
     stop, torn = threading.Event(), []
 
     def read():
         while not stop.is_set():
-            step, images, _ = store.frame(run_id, "adam")
-            if not (images == step).all():
-                torn.append(step)
+            read = store.frame(run_id, "adam")
+            if not (read.images == read.step).all():
+                torn.append(read.step)
 
     reader = threading.Thread(target=read)
     reader.start()
     for step in range(100):
-        store.save_frame(run_id, "adam", step, *frame(step, 64), False)
+        store.save_frame(run_id, "adam", frame(step, 64), False)
     stop.set()
     reader.join()
     assert torn == []
@@ -238,7 +511,7 @@ def test_deleting_removes_everything_of_one_run(store):
         store.append(target, "generation", "adam", 1, {})
         store.add_change(target, "adam", 1, "lr", 0.5)
         store.set_result(target, "a", 1)
-        store.save_frame(target, "adam", 1, *frame(1), True)
+        store.save_frame(target, "adam", frame(1), True)
         store.set_state(target, RunState.COMPLETE)
     store.delete(run_id)
     assert [run.id for run in store.runs()] == [other]
@@ -248,7 +521,7 @@ def test_deleting_removes_everything_of_one_run(store):
     with sqlite3.connect(store.folder / DATABASE) as connection:
         for table, column in (("run", "id"), ("record", "run"), ("change", "run"), ("result", "run")):
             assert connection.execute(f"SELECT {column} FROM {table}").fetchall() == [(other,)], table
-    assert store.frame(other, "adam")[0] == 1
+    assert store.frame(other, "adam").step == 1
 
 
 def test_images_are_those_made_or_those_given(store, tmp_path):
@@ -276,7 +549,7 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(RunError, match="has version 99: allowed is at most 2"):
+    with pytest.raises(RunError, match="has version 99: allowed is at most 3"):
         RunStore(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
@@ -553,7 +826,7 @@ def version_1(tmp_path):
 def test_database_of_version_1_is_brought_forward(version_1):
     store = RunStore(version_1)
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert [(run.id, run.name, run.state, run.created) for run in store.runs()] == [
@@ -613,6 +886,90 @@ def test_migration_that_fails_halfway_has_not_happened(version_1, monkeypatch):
     assert os.listdir(version_1 / "owners") == []
     store = RunStore(version_1)
     assert len(store.runs()) == 3
+    store.close()
+
+
+# what version 2 added to it
+VERSION_2 = """
+ALTER TABLE run ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE run ADD COLUMN user TEXT NOT NULL DEFAULT '';
+ALTER TABLE run ADD COLUMN out TEXT NOT NULL DEFAULT '';
+ALTER TABLE run ADD COLUMN part TEXT NOT NULL DEFAULT '';
+ALTER TABLE run ADD COLUMN stage_done INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX change_by_run ON change (run, id);
+UPDATE run SET place = 7, attempt = 2, user = 'u', out = '/o', part = 'p', stage_done = 1 WHERE id = 'one';
+UPDATE run SET deleted = 1, state = 'stopped' WHERE id = 'three';
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.fixture
+def version_2(version_1):
+    """The same, brought to version 2 and used there; the third run was deleted but for its files."""
+    with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
+        connection.executescript(VERSION_2)
+    return version_1
+
+
+def test_database_of_version_2_is_brought_forward(version_2):
+    store = RunStore(version_2)
+    with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    two, one = store.runs()
+    assert (one.id, one.name, one.config, one.state, one.created, one.started) == (
+        "one",
+        "run one",
+        CONFIG,
+        RunState.COMPLETE,
+        100.0,
+        105.0,
+    )
+    assert (one.attempt, one.user, one.out, one.part, one.stage_done) == (2, "u", "/o", "p", 1)
+    for run in (one, two):
+        assert (run.note, run.tags, run.pinned, run.trashed) == ("", (), False, None)
+        assert [record.data for record in store.records(run.id, "generation")] == [{"total": 1 / 3}, {"total": 2 / 3}]
+        assert store.changes(run.id) == [{"lane": "adam", "step": 1, "name": "lr", "value": 0.25}]
+        assert store.results(run.id) == {"full_precision": {"top1": 92.5}}
+    assert store.mark_interrupted() == ["two"]
+    assert not (version_2 / "three").exists()
+    store.set_note("one", "kept")
+    store.trash("one")
+    store.close()
+    store = RunStore(version_2)
+    store.restore("one")
+    assert store.run("one").note == "kept"
+    store.close()
+
+
+@pytest.mark.parametrize("statements", range(5))
+def test_migration_from_version_2_that_fails_halfway_has_not_happened(version_2, monkeypatch, statements):
+    """At each of its statements."""
+    execute = RunStore._migrate
+
+    class Breaking:
+        def __init__(self, connection):
+            self.connection, self.left = connection, statements + 1  # the first only reads the version
+
+        def execute(self, statement):
+            self.left -= 1
+            if self.left < 0:
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.connection.execute(statement)
+
+    with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
+        before = list(connection.iterdump())
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
+        with pytest.raises(RunError, match="is full: allowed"):
+            RunStore(version_2)
+    with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert list(connection.iterdump()) == before
+    store = RunStore(version_2)
+    assert [run.id for run in store.runs()] == ["two", "one"]
     store.close()
 
 
@@ -729,6 +1086,7 @@ def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
 BUSY = """
 import random
 from core.errors import RunError
+from core.reporting import Frame, RunningStatistics
 chance = random.Random(int(sys.argv[1]))
 mine = [run_id]
 for round in range(30):
@@ -792,6 +1150,7 @@ def test_clock_and_signals_bury_nobody_who_lives(store, monkeypatch, years):
 CLAIM = """
 sys.stdin.readline()
 from core.errors import RunError
+from core.reporting import Frame, RunningStatistics
 store.mark_interrupted()
 try:
     store.resume(sys.argv[1])

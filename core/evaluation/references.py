@@ -1,0 +1,33 @@
+"""What the diversity of synthetic images is compared with: the noise that they began as, and real images."""
+
+import torch
+
+from core.config import GenerationConfig
+from core.data.image_sets import ImageSet
+from core.data.labelled import EvaluationSet
+from core.evaluation.diversity import spread
+from core.generation.synthesis import starting_noise
+from core.models.full_precision import FullPrecisionModel
+
+NOISE, REAL = "noise", "real"
+REFERENCE_IMAGES = 512  # of each: their mean cosine is then known to the second decimal, in seconds
+
+
+def noise_images(model: FullPrecisionModel, config: GenerationConfig) -> ImageSet:
+    """The first REFERENCE_IMAGES noise images that a generation with this config starts from, as pixels, each a class of its own."""
+    batches: list[torch.Tensor] = []
+    for index in range(len(config.batches)):
+        if sum(map(len, batches)) >= REFERENCE_IMAGES:
+            break
+        batches.append(model.denormalise(starting_noise(model, config, index)[0]).cpu())
+    images = torch.cat(batches)[:REFERENCE_IMAGES]
+    description = f"{len(images):,} images of the {config.noise} noise that generation starts from"
+    return ImageSet(images, torch.arange(len(images)), {"description": description})
+
+
+def real_images(evaluation_set: EvaluationSet) -> ImageSet:
+    """At most REFERENCE_IMAGES of the evaluation images, spread evenly over the set, at the network's size."""
+    chosen = spread(len(evaluation_set), REFERENCE_IMAGES).tolist()
+    images, labels = zip(*evaluation_set.__getitems__(chosen))
+    some = "" if len(chosen) == len(evaluation_set) else f"{len(chosen):,} of "
+    return ImageSet(torch.stack(images), torch.stack(labels), {"description": some + evaluation_set.description})

@@ -1,0 +1,131 @@
+// One picture of many images, and over it a grid of cells that can be pointed at, focused and pressed.
+//
+// data: picture (data URI), width and height (of the picture in pixels), columns, header (names above the columns, or empty), cells
+// (for each place of the grid null or [index, text, short text, whether it is marked]), chosen (an index or null), alt.
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  let sheet = parentElement.sheet;
+  if (!sheet) sheet = parentElement.sheet = create(parentElement);
+  sheet.pick = (index) => setTriggerValue("picked", index);
+  sheet.update(data);
+}
+
+function create(root) {
+  const find = (name) => root.querySelector("." + name);
+  const [header, frame, picture, grid, tip] = ["header", "frame", "picture", "grid", "tip"].map(find);
+  let data;
+  let cells = [];
+  let current = 0; // the place that the tab key comes to
+
+  function build() {
+    const rows = Math.ceil(data.cells.length / data.columns);
+    cells = [];
+    grid.style.setProperty("--columns", data.columns);
+    grid.style.setProperty("--rows", rows);
+    grid.replaceChildren(...Array.from({ length: rows }, (_, row) => {
+      const line = document.createElement("div");
+      line.setAttribute("role", "row");
+      for (let column = 0; column < data.columns; column++) {
+        const cell = document.createElement("div");
+        cell.setAttribute("role", "gridcell");
+        cell.dataset.place = row * data.columns + column;
+        cells.push(cell);
+        line.append(cell);
+      }
+      return line;
+    }));
+  }
+
+  function describe(place) {
+    const known = data.cells[place];
+    if (!known) return hide();
+    tip.textContent = known[1];
+    tip.hidden = false;
+    const left = ((place % data.columns) + 0.5) / data.columns;
+    const row = Math.floor(place / data.columns);
+    const rows = Math.ceil(data.cells.length / data.columns);
+    tip.style.left = `${100 * left}%`;
+    tip.style.transform = `translateX(${-100 * left}%)`;
+    const above = row > 0;
+    tip.style.top = above ? "" : `${(100 * (row + 1)) / rows}%`;
+    tip.style.bottom = above ? `${100 * (1 - row / rows)}%` : "";
+  }
+  const hide = () => { tip.hidden = true; };
+
+  function focusOn(place) {
+    cells[current]?.setAttribute("tabindex", "-1");
+    current = place;
+    cells[place].setAttribute("tabindex", "0");
+    cells[place].focus();
+  }
+
+  const placeOf = (event) => {
+    const cell = event.target.closest?.("[data-place]");
+    return cell ? Number(cell.dataset.place) : -1;
+  };
+  let pointed = -1;
+  grid.addEventListener("mousemove", (event) => { pointed = placeOf(event); describe(pointed); });
+  grid.addEventListener("mouseleave", () => { pointed = -1; hide(); });
+  grid.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) describe(placeOf(event)); });
+  grid.addEventListener("focusout", hide);
+  grid.addEventListener("click", (event) => { const known = data.cells[placeOf(event)]; if (known) sheet.pick(known[0]); });
+  grid.addEventListener("keydown", (event) => {
+    const place = placeOf(event);
+    const known = data.cells[place];
+    const row = place - (place % data.columns);
+    const to = {
+      ArrowLeft: place - 1, ArrowRight: place + 1, ArrowUp: place - data.columns, ArrowDown: place + data.columns,
+      Home: row, End: row + data.columns - 1,
+    }[event.key];
+    if (to !== undefined) {
+      event.preventDefault();
+      event.stopPropagation();
+      if (data.cells[to]) focusOn(to);
+    } else if (known && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      sheet.pick(known[0]);
+    } else if (event.key === "Escape") hide();
+  });
+
+  const sheet = {
+    update(next) {
+      const before = data;
+      data = next;
+      if (!before || before.columns !== data.columns || before.cells.length !== data.cells.length) build();
+      frame.style.aspectRatio = `${data.width} / ${data.height}`;
+      grid.setAttribute("aria-label", data.alt);
+      picture.alt = data.alt;
+      if (!before || before.header.join("\n") !== data.header.join("\n")) {
+        header.replaceChildren(...data.header.map((name) => {
+          const place = document.createElement("span");
+          place.textContent = name;
+          return place;
+        }));
+        header.hidden = !data.header.length;
+      }
+      const show = (uri) => { if (uri === data.picture) picture.src = uri; };
+      if (!before) show(data.picture);
+      else if (before.picture !== data.picture) {
+        // taken over when it is ready to be painted, so that nothing flickers
+        const ready = new Image();
+        ready.src = data.picture;
+        ready.decode().then(() => show(ready.src), () => show(data.picture));
+      }
+      if (!data.cells[current]) current = Math.max(data.cells.findIndex(Boolean), 0);
+      cells.forEach((cell, place) => {
+        const known = data.cells[place];
+        cell.className = known ? (known[3] ? "cell other" : "cell") : "";
+        cell.classList.toggle("chosen", !!known && known[0] === data.chosen);
+        if (known) {
+          cell.setAttribute("aria-label", known[1]);
+          cell.setAttribute("aria-selected", known[0] === data.chosen);
+          cell.setAttribute("tabindex", place === current ? "0" : "-1");
+        } else {
+          for (const name of ["aria-label", "aria-selected", "tabindex"]) cell.removeAttribute(name);
+        }
+      });
+      if (pointed >= 0 && !tip.hidden) describe(pointed);
+    },
+  };
+  return sheet;
+}

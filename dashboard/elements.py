@@ -1,0 +1,147 @@
+"""Elements of the pages that Streamlit does not have: the iteration player, the contact sheet, a figure that is changed in place.
+
+Each is a component with its HTML, CSS and JavaScript in `components/`. What comes from outside goes there as data, never into the HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import BaseRoute, Route
+
+from dashboard import chart_files, state
+from dashboard.images import Sheet
+from dashboard.moments import nearest
+
+_FOLDER = Path(__file__).parent / "components"
+_LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+# the version in its name: a browser may keep it for ever
+_LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
+
+
+def _component(name: str, isolate_styles: bool = True) -> Any:
+    texts = {kind: (_FOLDER / f"{name}.{kind}").read_text() for kind in ("html", "css", "js")}
+    return st.components.v2.component(f"dashboard.{name}", isolate_styles=isolate_styles, **texts)
+
+
+_player = _component("player")
+_sheet = _component("sheet")
+# plotly puts its own styles into the head of the page
+_figure = _component("figure", isolate_styles=False)
+
+
+def routes() -> list[BaseRoute]:
+    """What the server must answer besides Streamlit's own: the plotly.js that came with plotly."""
+    return [Route(_library_address(), _send_library)]
+
+
+async def _send_library(request: Request) -> FileResponse:
+    return FileResponse(_LIBRARY, media_type="text/javascript", headers={"Cache-Control": "public, max-age=31536000, immutable"})
+
+
+def _library_address() -> str:
+    base = (st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{base}/{_LIBRARY_NAME}" if base else f"/{_LIBRARY_NAME}"
+
+
+def player(
+    run_id: str,
+    moments: Sequence[int],
+    latest: int,
+    start: int | None,
+    following: str,
+    iterations: int,
+    batches: int,
+    marks: Sequence[tuple[int, str]],
+) -> int | None:
+    """The slider over the kept moments of a run, with play button and arrow keys; returns the step to show, None for the newest.
+
+    What it stands at is in the address. moments: kept steps, in order. latest: the newest step. start: what a page that is just opened
+    shows. following: how often newer ones come, "" if there will be none. iterations: of a batch. marks: step and text of live changes.
+    """
+    key = f"player/{run_id}"
+    chosen = nearest(st.session_state.get(_moment_key(run_id), start), moments, latest)
+
+    def move() -> None:
+        at = st.session_state[key]["at"]
+        st.session_state[_moment_key(run_id)] = at
+        state.put_into_address(state.AT_PARAMETER, at)
+
+    _player(
+        key=key,
+        data={
+            "run": run_id,
+            "moments": [step for step in moments if step < latest],
+            "latest": latest,
+            "at": chosen,
+            "turn": st.session_state.get(_turn_key(run_id), 0),
+            "following": following,
+            "iterations": iterations,
+            "batches": batches,
+            "marks": [list(mark) for mark in marks],
+        },
+        on_at_change=move,
+    )
+    return chosen
+
+
+def follow_newest(run_id: str) -> None:
+    """Moves the player of a run to its right end, wherever a person has left it."""
+    st.session_state[_moment_key(run_id)] = None
+    st.session_state[_turn_key(run_id)] = st.session_state.get(_turn_key(run_id), 0) + 1
+    state.put_into_address(state.AT_PARAMETER, None)
+
+
+def _moment_key(run_id: str) -> str:
+    return f"moment/{run_id}"
+
+
+def _turn_key(run_id: str) -> str:
+    return f"turn of the player/{run_id}"
+
+
+def sheet(sheet: Sheet, alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None]) -> None:
+    """A contact sheet whose images can be pointed at and pressed. on_pick: called with the index of an image that was pressed."""
+    _sheet(
+        key=key,
+        data={
+            "picture": sheet.picture,
+            "width": sheet.width,
+            "height": sheet.height,
+            "columns": sheet.columns,
+            "header": list(sheet.header),
+            "cells": sheet.cells,
+            "chosen": chosen,
+            "alt": alt,
+        },
+        on_picked_change=lambda: on_pick(_picked(key)),
+    )
+
+
+def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None) -> None:
+    """A figure, changed in place when it comes again under the same key.
+
+    figure: JSON as charts.json_of makes it. title: for screen readers. name: of its files. on_pick: called with the
+    customdata of a point that was pressed.
+    """
+    _figure(
+        key=key,
+        data={
+            "figure": figure,
+            "title": title,
+            "library": _library_address(),
+            "pressable": on_pick is not None,
+            "config": chart_files.config(name),
+        },
+        on_picked_change=(lambda: on_pick(_picked(key))) if on_pick else lambda: None,
+    )
+
+
+def _picked(key: str) -> Any:
+    return st.session_state[key]["picked"]

@@ -1,0 +1,103 @@
+"""Compare: several runs side by side, the settings that differ first."""
+
+import streamlit as st
+
+from dashboard import comparison, figures, state, text
+from dashboard import comparison_charts as charts
+
+st.title("Compare")
+st.caption("Several runs side by side: what was set differently, their curves on one axis, and what came out of them.")
+
+runs = state.store().runs()
+if not runs:
+    st.info("No runs yet: start one in the Studio, then another with one setting changed.", icon=":material/lightbulb:")
+    st.stop()
+chosen = comparison.choose(runs)
+if len(chosen) < 2:
+    st.info(
+        "Choose two or more runs above, or select their rows under Runs and press Compare. "
+        "A run that differs in one setting only is made by Start again with these settings, under Runs.",
+        icon=":material/lightbulb:",
+    )
+    st.stop()
+
+
+def side_by_side(runs):
+    """Settings, curves, values, accuracies."""
+    compared = comparison.compared(runs)
+    for one in compared:
+        if one.config is None:
+            st.warning(f"The settings of {text.plain(one.title)} cannot be read by this version.", icon=":material/info:")
+    settings(compared)
+    curves(compared)
+    accuracies(compared)
+
+
+def settings(compared):
+    """Those that differ, then the others."""
+    different, equal = charts.settings_table(compared)
+    st.subheader("Settings that differ")
+    if different:
+        figures.table(different, "settings that differ", alt="Settings that differ between the runs")
+    else:
+        st.caption("None: these runs have the same settings.")
+    with st.expander(f"{len(equal)} settings that are the same"):
+        figures.table(equal, "equal settings", alt="Settings that are the same in all runs")
+
+
+def curves(compared):
+    """What to draw and how, the figure, and last and best values."""
+    st.subheader("Curves")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        label = st.selectbox("Curve", list(charts.CURVES), key="curve", bind="query-params", width=220)
+        axis = st.segmented_control("Horizontal axis", charts.AXES, default=charts.AXES[0], required=True, key="x", bind="query-params")
+        smoothing = st.slider(
+            "Smoothing",
+            0.0,
+            0.99,
+            0.0,
+            0.01,
+            key="smoothing",
+            bind="query-params",
+            width=240,
+            help="Weight of the past in an exponential moving average, as in TensorBoard. 0 shows the values themselves, 0.9 averages "
+            "over about ten; near 1 the curve lags behind. The table below always has the values themselves.",
+        )
+        log = st.toggle("Logarithmic", key="log", bind="query-params", help="Values of 0 and below have no place on a logarithmic axis.")
+    curve, base = charts.CURVES[label], charts.baseline_of(compared)
+    with st.spinner("Reading the curves ..."):
+        compared = comparison.with_curves(compared, curve.stage)
+    if not any(curve.name in columns for one in compared for columns in one.curves.values()):
+        st.caption(f"None of these runs has a curve of {label}.")
+        return
+    lanes = st.multiselect(
+        "Lanes", charts.lanes_of(compared), format_func=charts.lane_name, placeholder="all", key="lanes", bind="query-params"
+    )
+    figures.show(charts.curves_figure(compared, label, axis, log, smoothing, lanes), "curves", f"comparison {label}")
+    st.caption(
+        "Colour is the run, dash the optimizer or bit width"
+        + (", the thick line the baseline." if base.run.pinned else ".")
+        + (" Each tooth is a batch that starts from new noise." if curve.stage == "generation" else "")
+    )
+    figures.table(
+        charts.values_table(compared, label),
+        "last and best",
+        alt="Last and best value of each run",
+        placeholder="",
+        column_config={
+            name: st.column_config.NumberColumn(format="%.4g") for name in ("last", "best", "last − baseline", "best − baseline")
+        },
+    )
+    st.caption(f"Differences are to {text.plain(base.title)}, {'the baseline' if base.run.pinned else 'the first of them'}.")
+
+
+def accuracies(compared):
+    """Top-1 of each run at each bit width."""
+    figure = charts.accuracy_figure(compared)
+    if figure is not None:
+        st.subheader("Accuracy")
+        figures.show(figure, "accuracies", "comparison accuracy")
+        figures.table(charts.accuracy_table(compared), "accuracy of each", alt="Accuracy of each run", placeholder="")
+
+
+comparison.follow(chosen, side_by_side)

@@ -1,0 +1,72 @@
+"""Diversity and accuracy in a real browser: what is chosen is in the address, and a copied link shows the same."""
+
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import expect
+from real_server import free_port, serving
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+CONFIG = RunConfig(
+    generation=GenerationConfig(images=40, iterations=3, batch_size=20, snapshots=2, device="cpu"),
+    quantization=QuantizationConfig(steps=2, batch_size=20, device="cpu"),
+    bits=(8,),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A store with two runs that differ only in their seeds: its folder and their ids."""
+    folder = tmp_path_factory.mktemp("diversity")
+    store = RunStore(folder / "runs")
+    manager = RunManager(store)
+    ids = []
+    for seed in range(2):
+        generation, quantization = replace(CONFIG.generation, seed=seed), replace(CONFIG.quantization, quantization_seed=seed)
+        ids.append(manager.start(replace(CONFIG, generation=generation, quantization=quantization), f"seed {seed}"))
+        manager.wait(ids[-1])
+        assert store.run(ids[-1]).state is RunState.COMPLETE, store.run(ids[-1]).traceback
+    manager.close()
+    store.close()
+    return folder, ids
+
+
+def complaints(problems):
+    """Streamlit asks below the page's path for its own addresses first, and then at the root."""
+    return [problem for problem in problems if "_stcore" not in problem and "Failed to load resource" not in problem]
+
+
+@pytest.mark.slow
+def test_what_is_chosen_is_in_the_address(runs, browser_page, chromium):
+    page, problems = browser_page
+    folder, (first, second) = runs
+    with serving(folder, free_port()) as (address, _):
+        page.goto(f"{address}/diversity?run={first}")
+        expect(page.get_by_text("real images", exact=True).first).to_be_visible()
+        expect(page.get_by_text("trained on the 50,000 CIFAR-10 training images")).to_be_visible()
+        picture = page.get_by_alt_text("image 0 by Adam, and the images nearest to it")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.complete && image.naturalWidth > 32 * 6")
+        page.get_by_role("slider").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_alt_text("image 1 by Adam, and the images nearest to it")).to_be_visible()
+        assert "image=1" in page.url
+
+        page.goto(f"{address}/quantize?run={first}")
+        page.get_by_role("button", name="Add the run that differs only in its seeds").click()
+        expect(page.get_by_text("standard deviation over 2 seeds")).to_be_visible()
+        page.get_by_role("radio", name="bars").click()
+        expect(page.locator(".js-plotly-plot .bars").first).to_be_attached()
+        page.wait_for_url("**as=bars**")
+        assert f"with={second}" in page.url
+        copied = chromium.new_page()
+        copied.goto(page.url)
+        expect(copied.get_by_text("standard deviation over 2 seeds")).to_be_visible()
+        expect(copied.locator(".js-plotly-plot .bars").first).to_be_attached()
+        assert copied.get_by_test_id("stException").count() == page.get_by_test_id("stException").count() == 0
+        copied.close()
+    assert complaints(problems) == []

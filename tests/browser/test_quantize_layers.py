@@ -1,0 +1,82 @@
+"""Quantize in a real browser: which layer loses most, another chosen by a click, its bits changed and evaluated again."""
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.data.labelled import embedded_images
+from core.models.registry import CIFAR10_CLASSES
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+
+@pytest.fixture
+def run_id(tmp_path):
+    """A small finished run of one optimizer at 4 bits, evaluated on two images a class, in the store that `serve` takes."""
+    images, labels = embedded_images()
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in [i for i, other in enumerate(labels) if other == label][:2]:
+            Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(tmp_path / "data" / name / f"{index}.png")
+    store = RunStore(tmp_path / "runs")
+    manager = RunManager(store)
+    config = RunConfig(
+        GenerationConfig(images=16, iterations=3, batch_size=16, snapshots=1, device="cpu"),
+        QuantizationConfig(steps=2, batch_size=8, data=str(tmp_path / "data"), device="cpu"),
+        optimizers=("adam",),
+        bits=(4,),
+        encoder="",
+    )
+    run_id = manager.start(config, "before")
+    manager.wait(run_id)
+    manager.close()
+    assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
+    store.close()
+    return run_id
+
+
+@pytest.mark.slow
+def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, run_id, browser_page):
+    page, problems = browser_page
+    with serve() as (address, _):
+        page.goto(f"{address}/?run={run_id}")
+        page.get_by_role("link", name="Quantize").click()
+        expect(page.get_by_text("Loses most:")).to_be_visible()
+        expect(page.get_by_text("test accuracy, %")).to_be_visible()
+
+        # a click on the first bar chooses the first layer, which reads the image
+        bars = page.locator(".stPlotlyChart", has_text="What each layer keeps of its signal")
+        bars.scroll_into_view_if_needed()
+        bar = bars.locator(".bars .point").first
+        bar.hover(force=True)
+        expect(bars.locator(".hoverlayer")).to_contain_text("layer 1: features.init_block.conv, 4 bits")
+        page.mouse.down()
+        page.mouse.up()
+        expect(page.get_by_text("weights of features.init_block.conv")).to_be_visible()
+        expect(page.get_by_text("This layer reads the image, which is not quantized.")).to_be_visible()
+
+        # 8 bits for the layer that loses most, which comes first; the table is a canvas
+        page.get_by_role("tab", name="Change bit widths").click()
+        expect(page.get_by_text("0 of 22 layers changed.")).to_be_visible()
+        table = page.locator("[data-testid=stDataFrame]:visible", has=page.get_by_role("columnheader", name="output dB"))
+        table.scroll_into_view_if_needed()
+        place = table.bounding_box()
+        page.mouse.dblclick(place["x"] + 0.3 * place["width"], place["y"] + 52)
+        page.get_by_role("option", name="8", exact=True).click()
+        expect(page.get_by_text("1 of 22 layers changed.")).to_be_visible()
+
+        page.get_by_role("button", name="Evaluate again").click()
+        expect(page.get_by_text("given images, W4A4, 1 layer changed").first).to_be_visible()
+        expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
+        page.get_by_role("tab", name="Change bit widths").click()
+        expect(page.get_by_text("The same images at this width")).to_be_visible()
+    store = RunStore(tmp_path / "runs")
+    newest = store.runs()[0]
+    before, after = (store.result(one, "accuracy/adam/W4A4") for one in (run_id, newest.id))
+    store.close()
+    ((name, bits),) = newest.config.quantization.layer_bits
+    assert (bits, after["layer_bits"], after["steps"]) == (8, {name: 8}, 0)
+    assert after["weight_size"] > before["weight_size"]
+    assert problems == []

@@ -1,0 +1,112 @@
+"""The list of runs and their comparison in a real browser: choose, compare, copy the link, delete and undo, start again."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import Page, expect
+from real_server import free_port, serving
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+ODD = RunConfig(  # numbers that no step of a widget leads to
+    generation=GenerationConfig(
+        images=24, iterations=9, batch_size=12, snapshots=2, burn_in=0.1234567, epsilon=0.0123456789, mu=0.8765432, lr=0.0314159265,
+        alpha_tv=1.23456789e-5, alpha_l2=9.87654321e-6, beta=0.7071067811, seed=2_147_483_647, device="cpu", threads=1,
+    ),
+    quantization=QuantizationConfig(training_lr=1.23456789e-5, temperature=2.718281828, averaging=0.98765, device="cpu"),
+    optimizers=("adam", "mi-fgsm"), bits=(), steps_by_bits={3: 11}, lr_by_bits={8: 1.1e-9}, activation_bits=7, encoder="",
+)  # fmt: skip
+
+
+def made_by_hand(store: RunStore, name: str, config: RunConfig, scale: float) -> str:
+    run_id = store.create(config, name)
+    store.set_state(run_id, RunState.RUNNING)
+    for step in range(1, 20):
+        for lane in config.optimizers:
+            store.append(run_id, "generation", lane, step, {"total": scale / step, "layers": [1.0] * 21, "seconds": 0.1 * step})
+    store.set_state(run_id, RunState.COMPLETE)
+    return run_id
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Address of a server on two runs, their ids, and their store."""
+    store = RunStore(tmp_path / "runs")
+    ids = [made_by_hand(store, "the odd one", ODD, 10), made_by_hand(store, "the other", replace(ODD, bits=(4,)), 20)]
+    with serving(tmp_path, free_port()) as (address, _):
+        yield address, ids, store
+    store.close()
+
+
+def select_row(page: Page, row: int) -> None:
+    # in the first column, where rows are chosen
+    page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55 + 35 * row})
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared_and_the_link_opens_the_same(served, browser_page):
+    address, ids, _ = served
+    page, problems = browser_page
+    page.goto(address)
+    page.get_by_role("link", name="Runs").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    select_row(page, 0)
+    expect(page.get_by_role("button", name="Start again with these settings")).to_be_visible()
+    select_row(page, 1)
+    page.get_by_role("button", name="Compare 2 runs").click()
+
+    expect(page.get_by_role("heading", name="Settings that differ")).to_be_visible()
+    expect(page.get_by_text("A · the other, Adam")).to_be_visible()
+    expect(page).to_have_url(re.compile(f"runs={ids[1]}(,|%2C){ids[0]}"))
+    page.get_by_role("radio", name="seconds").click()
+    expect(page.get_by_text("seconds of computing")).to_be_visible()
+    page.get_by_text("Logarithmic", exact=True).click()
+    slider = page.get_by_role("slider", name="Smoothing")
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(page.get_by_text("total loss, smoothed by 0.01")).to_be_visible()
+    for part in ("x=seconds", "log=true", "smoothing=0.01"):
+        expect(page).to_have_url(re.compile(re.escape(part)))
+    assert problems == []
+
+    other = page.context.browser.new_page(viewport={"width": 390, "height": 900})
+    other.set_default_timeout(60_000)
+    other.goto(page.url)
+    expect(other.get_by_text("total loss, smoothed by 0.01")).to_be_visible()
+    expect(other.get_by_text("seconds of computing")).to_be_visible()
+    expect(other.get_by_role("switch", name="Logarithmic")).to_be_checked()
+    expect(other.get_by_text("A · the other, Adam")).to_be_visible()
+    assert other.get_by_test_id("stException").count() == 0
+    other.close()
+
+
+@pytest.mark.slow
+def test_run_is_deleted_brought_back_and_started_again_as_it_was(served, browser_page):
+    address, ids, store = served
+    page, problems = browser_page
+    page.goto(address)
+    page.get_by_role("link", name="Runs").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    select_row(page, 1)
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("Deleted the odd one.")).to_be_visible()
+    assert [run.id for run in store.runs()] == [ids[1]]
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text("Deleted the odd one.")).to_have_count(0)
+    assert [run.id for run in store.runs()] == ids[::-1]
+
+    # it is selected again
+    page.get_by_role("button", name="Start again with these settings").click()
+    expect(page.get_by_role("heading", name="Studio")).to_be_visible()
+    expect(page.get_by_role("combobox", name="Preset")).to_have_value("as the odd one")
+    expect(page).to_have_url(re.compile(f"from={ids[0]}"))
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=120_000)
+    newest = store.runs()[0]
+    assert newest.id not in ids
+    assert store.config(newest.id) == store.config(ids[0]) == ODD
+    assert page.get_by_test_id("stException").count() == 0
+    assert problems == []

@@ -1,0 +1,118 @@
+"""The Studio as an instrument, in a real browser: keys and clicks move pictures, cursors and the address together."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core.config import GenerationConfig, RunConfig
+from core.runs.events import StoreReporter
+from core.runs.live import LiveControl
+from core.runs.state import RunState
+from core.runs.store import RunStore
+from core.runs.worker import perform
+
+CONFIG = RunConfig(
+    generation=GenerationConfig(images=20, iterations=10, batch_size=20, snapshots=1, device="cpu", threads=1), bits=(), encoder=""
+)
+CURSORS = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(
+    chart => chart.layout.shapes.filter(shape => shape.name === 'cursor').map(shape => shape.x0))"""
+
+
+@pytest.fixture
+def run_id(tmp_path):
+    """A finished run whose step size was changed at its fourth iteration."""
+    store = RunStore(tmp_path / "runs")
+    run_id = store.create(CONFIG, "to be looked at")
+    past = [{"lane": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05}]
+    perform(store, run_id, StoreReporter(store, run_id), LiveControl(past=past))
+    assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
+    store.close()
+    return run_id
+
+
+def picture(page: Page, lane: str) -> str:
+    return page.get_by_alt_text(f"synthetic images by {lane}").get_attribute("src") or ""
+
+
+def expect_cursors(page: Page, step: int | None) -> None:
+    """Every curve of the loss has its cursor there, drawn with a rim; or none."""
+    expected = [] if step is None else [step] * 12
+    page.wait_for_function(f"expected => JSON.stringify(({CURSORS})()) === JSON.stringify(expected)", arg=expected)
+
+
+@pytest.mark.slow
+def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, browser_page, chromium):
+    page, problems = browser_page
+    page.goto(f"{server}/?run={run_id}")
+    player = page.get_by_role("slider", name="Iteration", exact=True)
+    expect(player).to_have_attribute("aria-valuetext", "iteration 10 of 10, last")
+    expect(page.locator(".js-plotly-plot")).to_be_visible()
+    expect(page.get_by_text("ε = 0.05").first).to_be_visible()
+    expect_cursors(page, None)
+    newest = {lane: picture(page, lane) for lane in ("MI-FGSM", "Adam")}
+
+    # the arrow keys, wherever one is on the page
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(player).to_have_attribute("aria-valuetext", "iteration 7 of 10")
+    expect(page).to_have_url(re.compile(r"[?&]at=7\b"))
+    expect(page.get_by_text(re.compile("^MI-FGSM, iteration 7 of 10: total loss"))).to_be_visible()
+    expect_cursors(page, 7)
+    for lane, before in newest.items():
+        expect(page.get_by_alt_text(f"synthetic images by {lane}")).not_to_have_attribute("src", before)
+    assert page.evaluate("history.length") <= 3  # one does not go back through every moment
+
+    # an image, by the mouse and by keys that do not move the player
+    sheet = page.get_by_role("grid", name="synthetic images by Adam")
+    cell = sheet.get_by_role("gridcell", name=re.compile("^airplane")).first
+    cell.hover()
+    expect(page.get_by_role("status").filter(has_text="teacher: ")).to_be_visible()
+    cell.click()
+    expect(page.get_by_text("Adam, image 0: airplane")).to_be_visible()
+    cell.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Adam, image 1: automobile")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"at=7&lane=adam&image=1$"))
+    seen = picture(page, "Adam")
+
+    copy = chromium.new_page()
+    copy.on("pageerror", lambda error: problems.append(str(error)))
+    copy.goto(page.url)
+    expect(copy.get_by_text("Adam, image 1: automobile")).to_be_visible()
+    expect(copy.get_by_role("slider", name="Iteration", exact=True)).to_have_attribute("aria-valuetext", "iteration 7 of 10")
+    expect(copy.get_by_alt_text("synthetic images by Adam")).to_have_attribute("src", seen)
+    expect(copy.locator(".js-plotly-plot")).to_be_visible()
+    expect_cursors(copy, 7)
+    copy.close()
+
+    # a moment of its history, and back to the newest
+    page.get_by_role("button", name=re.compile("^show iteration 3:")).first.click()
+    expect(player).to_have_attribute("aria-valuetext", "iteration 3 of 10")
+    page.get_by_role("button", name="Close").click()
+    expect(page.get_by_text("Adam, image 1")).to_have_count(0)
+    page.keyboard.press("End")
+    expect(page).not_to_have_url(re.compile("at="))
+    expect_cursors(page, None)
+    assert problems == []
+
+
+@pytest.mark.slow
+def test_a_bar_opens_its_layer_and_a_figure_stays_the_same_element(run_id, server, browser_page):
+    page, problems = browser_page
+    page.goto(f"{server}/?run={run_id}&view=layer&at=2")
+    charts = page.locator(".js-plotly-plot")
+    expect(charts).to_have_count(2)
+    expect(page.get_by_role("figure", name="channels of layer 1, batch against running statistics")).to_be_visible()
+    charts.first.evaluate("chart => chart.dataset.known = 'yes'")
+    bar = charts.first.locator(".bars path").nth(7)
+    bar.scroll_into_view_if_needed()
+    box = bar.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 2)
+    expect(page).to_have_url(re.compile(r"[?&]layer=8\b"))
+    expect(page.get_by_role("figure", name="channels of layer 8, batch against running statistics")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_text("L_BNS of every layer at iteration 3 of 10")).to_be_visible()
+    assert charts.first.get_attribute("data-known") == "yes"  # changed in place: nothing flickers
+    assert problems == []

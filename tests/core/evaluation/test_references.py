@@ -1,0 +1,44 @@
+import torch
+
+from core.config import GenerationConfig
+from core.data.labelled import EvaluationSet, embedded_images, load_evaluation_set
+from core.evaluation.references import REFERENCE_IMAGES, noise_images, real_images
+from core.generation.synthesis import Synthesis
+
+
+def test_noise_is_what_the_images_of_every_batch_begin_as(embedded):
+    config = GenerationConfig(images=20, snapshots=2, batch_size=4, iterations=4, noise="white", seed=5, device="cpu")
+    noise = noise_images(embedded, config)
+    synthesis = Synthesis(embedded, config)
+    begun = []
+    for index in range(len(config.batches)):
+        synthesis._start_batch(index)
+        begun.append(embedded.denormalise(synthesis.images.detach()))
+    assert torch.equal(noise.images, torch.cat(begun))
+    assert noise.images.shape == (10, 3, 32, 32)
+    assert "10 images of the white noise" in noise.manifest["description"]
+    assert len(noise.labels.unique()) == 10
+
+
+def test_noise_of_a_large_generation_is_cut_off(embedded):
+    noise = noise_images(embedded, GenerationConfig(images=4000, snapshots=4, batch_size=300, iterations=4, device="cpu"))
+    assert len(noise) == REFERENCE_IMAGES
+
+
+def test_real_images_are_spread_over_the_evaluation_set(embedded):
+    images, labels = embedded_images()
+    real = real_images(load_evaluation_set("embedded", embedded.spec))
+    assert len(real) == REFERENCE_IMAGES
+    assert torch.equal(real.images[0], images[0])
+    assert torch.equal(real.images[-1], images[-1])
+    assert (real.labels[0], real.labels[-1]) == (labels[0], labels[-1])
+    assert real.labels.bincount().min() > 30  # of each of ten classes
+    assert real.manifest["description"] == "512 of the first 2,000 CIFAR-10 test images (embedded)"
+
+
+def test_few_real_images_are_all_taken_at_the_size_of_the_network():
+    evaluation_set = EvaluationSet(torch.randint(0, 256, (7, 3, 40, 40), dtype=torch.uint8), range(7), "seven images", 32)
+    real = real_images(evaluation_set)
+    assert real.images.shape == (7, 3, 32, 32)
+    assert real.labels.tolist() == list(range(7))
+    assert real.manifest["description"] == "seven images"
