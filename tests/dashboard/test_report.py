@@ -82,7 +82,7 @@ def test_everything_of_a_run_is_in_it(html, store, run):
     titles = [chart["layout"]["title"]["text"] for chart in charts if "title" in chart["layout"]]
     assert "Accuracy at each bit width" in titles
     assert "Pairwise CLIP similarity" in titles
-    heatmaps = [chart for chart in charts if chart["data"][0]["type"] == "heatmap"]
+    heatmaps = [trace for chart in charts for trace in chart["data"] if trace["type"] == "heatmap"]
     assert len(heatmaps) == 4  # layers and similarities, of two optimizers
 
 
