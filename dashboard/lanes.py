@@ -62,7 +62,7 @@ def knobs(run: Run) -> None:
         values,
         f"live/{run.id}" if chosen == lanes else f"live/{run.id}/{chosen[0]}",
         lambda name, key: _turned(run, name, key, chosen),
-        {name: f"({lane_name(owner)} only)" for name, owner in _OWNERS.items()} if len(lanes) > 1 else None,
+        {"mu": f"of {lane_name('mi-fgsm')}"} if len(lanes) > 1 else None,  # the other two that one lane has name it anyway
         {name for name, owner in _OWNERS.items() if owner not in chosen},
     )
 
@@ -147,8 +147,7 @@ def _sheets(run: Run, frames: Mapping[str, Frame], records: Mapping[str, Record]
         with place:
             names = _names(run.config.generation.model, frame)
             where = moments.place(frame.step, run)
-            about = text.plain(moments.summary(frame, records.get(own)))
-            st.markdown(f"**{text.plain(lane_name(own))}** :small[:gray[{text.plain(where)} · {about}]]")
+            st.html(images.heading_html(lane_name(own), f"{where} · {moments.summary(frame, records.get(own))}".rstrip(" ·")))
             key = ("sheet", run.id, run.attempt, own, frame.step)
             elements.sheet(
                 state.kept(key, partial(images.sheet, frame, names)),

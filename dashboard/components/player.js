@@ -85,6 +85,7 @@ function create(root) {
     const search = query.toString();
     history.replaceState(history.state, "", location.pathname + (search ? "?" + search : ""));
     player.send(asked);
+    setTimeout(ask, GRACE + 50); // should no answer come
   }
 
   function go(to) {
