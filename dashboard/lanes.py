@@ -12,7 +12,7 @@ import streamlit as st
 
 from core.config import LIVE_KNOBS
 from core.errors import CoreError
-from core.reporting import Frame
+from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import Record, Run
 from dashboard import charts, elements, forms, images, live, moments, state, text
@@ -278,17 +278,16 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     st.caption(f"L_BNS of every layer at {where}. Press a bar to look into its layer.")
     bars = state.kept(("bars", run.id, run.attempt, step, layer), lambda: charts.json_of(charts.layer_bars(records, names, layer)))
     elements.figure(bars, "L_BNS of every layer at the shown iteration", "figure/bars", state.show_layer)
-    chosen = st.selectbox(
+    box = f"layer/{layer}"  # another box for another layer: it begins with what a bar has chosen
+    st.selectbox(
         "Layer",
         range(len(names)),
         index=layer,
         format_func=lambda index: f"{index + 1}: {names[index]}",
-        key=f"layer/{layer}",
+        key=box,
+        on_change=lambda: state.show_layer(st.session_state[box]),
         help="Also chosen by a press on its bar.",
     )
-    if chosen != layer:
-        state.show_layer(chosen)
-        st.rerun(scope="fragment")
     running = state.kept(("running", run.id, run.attempt), lambda: state.store().running_statistics(run.id))
     key = ("channels", run.id, run.attempt, step, layer)
     drawn = running and state.kept(key, lambda: _channels(frames, running, layer))
@@ -299,9 +298,9 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     elements.figure(drawn, f"channels of layer {layer + 1}, batch against running statistics", "figure/channels")
 
 
-def _channels(frames: Mapping[str, Frame], running, layer: int) -> str | None:
+def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> str | None:
     figure = charts.channel_figure(frames, running, layer)
-    return figure and charts.json_of(figure)
+    return None if figure is None else charts.json_of(figure)
 
 
 def layer_names(run: Run, count: int) -> Sequence[str]:

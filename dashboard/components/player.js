@@ -68,6 +68,7 @@ function create(root) {
         return mark;
       }));
     }
+    if (window.studioCursor?.run === data.run && window.studioCursor.at === at) return;
     window.studioCursor = { run: data.run, at };
     window.dispatchEvent(new CustomEvent("studio:cursor"));
   }
