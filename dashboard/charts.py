@@ -50,6 +50,8 @@ def _listed(array: np.ndarray) -> list:
     known = np.isfinite(values) & (values != 0)
     scale = 10.0 ** (3 - np.floor(np.log10(np.abs(values, where=known, out=np.ones_like(values)))))
     rounded = np.round(values * scale) / scale
+    if np.isfinite(values).all():
+        return rounded.tolist()
     # what is no number, as of a layer that did not run, is nothing in JSON
     listed = rounded.astype(object)
     listed[~np.isfinite(values)] = None

@@ -406,7 +406,7 @@ def live_sliders(
     marks: what to add to the label of a knob. disabled: knobs that cannot be moved now.
     """
     result = {}
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         for name in LIVE_KNOBS:
             widget_key, value = f"{key}/{name}", float(values[name])
             meta = knobs(GenerationConfig)[name].metadata

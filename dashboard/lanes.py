@@ -12,7 +12,7 @@ import streamlit as st
 
 from core.config import LIVE_KNOBS
 from core.errors import CoreError
-from core.reporting import Frame
+from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import Record, Run
 from dashboard import charts, elements, forms, images, live, moments, state, text
@@ -62,7 +62,7 @@ def knobs(run: Run) -> None:
         values,
         f"live/{run.id}" if chosen == lanes else f"live/{run.id}/{chosen[0]}",
         lambda name, key: _turned(run, name, key, chosen),
-        {name: f"({lane_name(owner)} only)" for name, owner in _OWNERS.items()} if len(lanes) > 1 else None,
+        {"mu": f"of {lane_name('mi-fgsm')}"} if len(lanes) > 1 else None,  # the other two that one lane has name it anyway
         {name for name, owner in _OWNERS.items() if owner not in chosen},
     )
 
@@ -147,8 +147,7 @@ def _sheets(run: Run, frames: Mapping[str, Frame], records: Mapping[str, Record]
         with place:
             names = _names(run.config.generation.model, frame)
             where = moments.place(frame.step, run)
-            about = text.plain(moments.summary(frame, records.get(own)))
-            st.markdown(f"**{text.plain(lane_name(own))}** :small[:gray[{text.plain(where)} · {about}]]")
+            st.html(images.heading_html(lane_name(own), f"{where} · {moments.summary(frame, records.get(own))}".rstrip(" ·")))
             key = ("sheet", run.id, run.attempt, own, frame.step)
             elements.sheet(
                 state.kept(key, partial(images.sheet, frame, names)),
@@ -284,14 +283,14 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     elements.figure(
         bars, "L_BNS of every layer at the shown iteration", "figure/bars", f"{run.name} L_BNS by layer at {step}", state.show_layer
     )
-    key = f"layer/{layer}"
+    box = f"layer/{layer}"  # another box for another layer: it begins with what a bar has chosen
     st.selectbox(
         "Layer",
         range(len(names)),
         index=layer,
         format_func=lambda index: f"{index + 1}: {names[index]}",
-        key=key,
-        on_change=lambda: state.show_layer(st.session_state[key]),
+        key=box,
+        on_change=lambda: state.show_layer(st.session_state[box]),
         help="Also chosen by a press on its bar.",
     )
     running = state.kept(("running", run.id, run.attempt), lambda: state.store().running_statistics(run.id))
@@ -308,7 +307,7 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     )
 
 
-def _channels(frames: Mapping[str, Frame], running, layer: int) -> str | None:
+def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> str | None:
     figure = charts.channel_figure(frames, running, layer)
     return None if figure is None else charts.json_of(figure)
 

@@ -17,6 +17,7 @@ from dashboard import elements, figures, state, text
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
 _SECONDS_FOR_A_STEP = 1.5
+_SECONDS_FOR_PICTURES = 0.3
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -124,9 +125,9 @@ def _buttons(run: Run) -> None:
     control = state.manager().control(run.id)
 
     def one_step() -> None:
-        before = state.store().run(run.id).step
+        before = state.store().run(run.id).step, _pictures(run)
         control.step()
-        _wait_for_step(run, before)
+        _wait_for_step(run, *before)
         elements.follow_newest(run.id)
 
     with st.container(horizontal=True):
@@ -146,12 +147,28 @@ def _buttons(run: Run) -> None:
         )
 
 
-def _wait_for_step(run: Run, before: int) -> None:
-    """Returns when every lane has taken its step, so that the page shows it at once; or after a while, as a step may take long."""
-    lanes = len(run.config.optimizers) if run.stage == "generation" else 1
-    end = time.monotonic() + _SECONDS_FOR_A_STEP
-    while time.monotonic() < end and state.store().run(run.id).step < before + lanes:
+def _wait_for_step(run: Run, step: int, pictures: list[int]) -> None:
+    """Returns when every lane has taken its step, so that the page shows it at once; or after a while, as a step may take long.
+
+    step, pictures: as they were before.
+    """
+    generates = run.stage == "generation"
+    lanes = len(run.config.optimizers) if generates else 1
+    _wait(lambda: state.store().run(run.id).step >= step + lanes, _SECONDS_FOR_A_STEP)
+    if generates:
+        # written after the figures, and not at all if the last ones are very new
+        _wait(lambda: all(new != old for new, old in zip(_pictures(run), pictures)), _SECONDS_FOR_PICTURES)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not condition():
         time.sleep(0.02)
+
+
+def _pictures(run: Run) -> list[int]:
+    """What changes with the newest pictures of each lane."""
+    return [state.store().frame_version(run.id, lane) for lane in run.config.optimizers]
 
 
 def classes(model: str, labels: Iterable[int]) -> Sequence[str]:

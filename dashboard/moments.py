@@ -62,9 +62,9 @@ def summary(frame: Frame, record: Record | None) -> str:
     """What a lane's picture is captioned with."""
     parts = []
     if record is not None:
-        parts += [f"L_BNS {record.data['bns']:.4g}", f"teacher agrees on {record.data['agreement']:.0f} % of the batch"]
+        parts += [f"L_BNS {record.data['bns']:.4g}", f"teacher agrees on {record.data['agreement']:.0f} %"]
     if frame.confidence is not None and len(frame.confidence):
-        parts.append(f"confidence {100 * float(frame.confidence.mean()):.0f} % on average")
+        parts.append(f"confidence {100 * float(frame.confidence.mean()):.0f} %")
     return " · ".join(parts)
 
 

@@ -68,6 +68,7 @@ function create(root) {
         return mark;
       }));
     }
+    if (window.studioCursor?.run === data.run && window.studioCursor.at === at) return;
     window.studioCursor = { run: data.run, at };
     window.dispatchEvent(new CustomEvent("studio:cursor"));
   }
@@ -85,6 +86,7 @@ function create(root) {
     const search = query.toString();
     history.replaceState(history.state, "", location.pathname + (search ? "?" + search : ""));
     player.send(asked);
+    setTimeout(ask, GRACE + 50); // should no answer come
   }
 
   function go(to) {

@@ -60,5 +60,5 @@ def test_values_of_each_lane_at_a_moment():
 def test_summary_says_what_was_written_down():
     frame = Frame(1, np.zeros((2, 3, 1, 1), np.uint8), np.zeros(2), np.zeros(2), np.float32([0.5, 1]))
     record = Record(1, "generation", "adam", 1, {"bns": 9.0, "agreement": 50.0})
-    assert moments.summary(frame, record) == "L_BNS 9 · teacher agrees on 50 % of the batch · confidence 75 % on average"
+    assert moments.summary(frame, record) == "L_BNS 9 · teacher agrees on 50 % · confidence 75 %"
     assert moments.summary(Frame(1, frame.images, frame.labels), None) == ""
