@@ -56,7 +56,7 @@ def accuracy_figure(
         # the higher one has its name above it and the other below, so that these never meet; at the left, where few bits lie lower
         figure.add_annotation(
             x=0, xref="paper", xanchor="left", y=value, yanchor="bottom" if place == len(known) - 1 else "top", showarrow=False,
-            text=f"{name} {value:.1f} %", font={"color": line},
+            text=f"{name} {value:.1f} %",
         )  # fmt: skip
     figure.update_xaxes(title="bit width of weights and activations", dtick=1)
     figure.update_yaxes(title="top-1 accuracy, %", rangemode="tozero" if bars else "normal")

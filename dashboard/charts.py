@@ -139,7 +139,7 @@ def _small_multiples(
             # neighbouring labels on different heights, so that they do not cover each other; on the side that has room
             notes.append({
                 "x": step, "y": 1 - 0.16 * (position % 4), "text": plotly_text(text), "showarrow": False, "yanchor": "top",
-                "xanchor": "left" if step < 0.7 * end else "right", "font": {"size": 11 if height > 100 else 9, "color": line}, **axes,
+                "xanchor": "left" if step < 0.7 * end else "right", "font": {"size": 11 if height > 100 else 9}, **axes,
             })  # fmt: skip
     layout: dict[str, Any] = {
         "shapes": shapes,

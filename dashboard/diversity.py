@@ -91,7 +91,7 @@ def pictures(run: Run) -> None:
     sheets = {lane: sheet for lane in measured if (sheet := state.sheet(run, lane)) is not None}
     if not sheets:
         return
-    st.subheader("Images", divider=False)
+    st.header("Images", divider=False)
     for place, lane in zip(st.columns(len(measured)), measured):
         if lane in sheets:
             classes = live.classes(run.config.generation.model, sheets[lane][1])
@@ -100,7 +100,7 @@ def pictures(run: Run) -> None:
 
 
 def _neighbours(run: Run, found: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-    st.subheader("Nearest neighbours", divider=False)
+    st.header("Nearest neighbours", divider=False)
     apart = any(measured[lane]["snapshot_similarity"] is not None for lane in found)
     st.caption(
         "Of the images of one optimizer, those most alike in this encoder: a diverse set has no two that show nearly the same."

@@ -31,7 +31,7 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: M
     for place, (name, measured) in enumerate(references.items()):
         figure.add_annotation(
             x=measured["mean_similarity"], y=1 - 0.09 * place, yref="paper", xanchor="left", yanchor="top", showarrow=False,
-            text=title_of(name), font={"color": colour(name)},
+            text=title_of(name),
         )  # fmt: skip
     figure.update_xaxes(title="cosine similarity, left is more diverse", range=[max(-1.0, min(starts) - 0.05), 1.0])
     figure.update_yaxes(title="share of pairs")

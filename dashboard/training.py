@@ -29,7 +29,7 @@ def curves(run: Run) -> None:
     records, tested = state.records(run, "training"), state.records(run, TEST)
     if not records and not tested:
         return
-    st.subheader("Training")
+    st.header("Training")
     part = st.segmented_control(
         "Curve",
         list(training_charts.PARTS),
@@ -79,7 +79,7 @@ def layers(run: Run) -> None:
         if run.config.bits and run.state.is_finished() and state.store().result(run.id, "full_precision"):
             st.caption("What quantization does to each layer is not known of this run. Quantize its images again to see it.")
         return
-    st.subheader("Layers")
+    st.header("Layers")
     left, right = st.columns(2)
     with left:
         lane, width = st.selectbox(

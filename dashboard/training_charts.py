@@ -57,7 +57,7 @@ def accuracy_on_the_way(records: Sequence[Record], full_precision: float | None)
         figure.add_hline(y=full_precision, line={"color": FULL_PRECISION, "dash": "dash"})
         figure.add_annotation(
             x=1, xref="paper", xanchor="right", y=full_precision, yanchor="bottom", showarrow=False,
-            text=f"full precision {full_precision:.1f} %", font={"color": FULL_PRECISION},
+            text=f"full precision {full_precision:.1f} %",
         )  # fmt: skip
     figure.update_xaxes(title="training step", rangemode="tozero")
     return laid_out(figure, "test accuracy, %", 340)
@@ -140,7 +140,7 @@ def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, lane: str, 
         figure.add_vline(x=end, line={"color": FULL_PRECISION, "width": 1.5, "dash": "dash"})
     zeros = sorted(set(grid["zero_point"]))
     figure.add_annotation(
-        x=sum(zeros) / len(zeros), y=1, yref="paper", yanchor="bottom", showarrow=False, font={"size": 11, "color": FULL_PRECISION},
+        x=sum(zeros) / len(zeros), y=1, yref="paper", yanchor="bottom", showarrow=False, font={"size": 11},
         text="zero" if len(zeros) == 1 else f"zeros of the channels: {zeros[0]} to {zeros[-1]}",
     )  # fmt: skip
     figure.update_xaxes(

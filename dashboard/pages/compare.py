@@ -36,7 +36,7 @@ def side_by_side(runs):
 def settings(compared):
     """Those that differ, then the others."""
     different, equal = charts.settings_table(compared)
-    st.subheader("Settings that differ")
+    st.header("Settings that differ")
     if different:
         figures.table(different, "settings that differ", alt="Settings that differ between the runs")
     else:
@@ -47,7 +47,7 @@ def settings(compared):
 
 def curves(compared):
     """What to draw and how, the figure, and last and best values."""
-    st.subheader("Curves")
+    st.header("Curves")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label = st.selectbox("Curve", list(charts.CURVES), key="curve", bind="query-params", width=220)
         axis = st.segmented_control("Horizontal axis", charts.AXES, default=charts.AXES[0], required=True, key="x", bind="query-params")
@@ -95,7 +95,7 @@ def accuracies(compared):
     """Top-1 of each run at each bit width."""
     figure = charts.accuracy_figure(compared)
     if figure is not None:
-        st.subheader("Accuracy")
+        st.header("Accuracy")
         figures.show(figure, "accuracies", "comparison accuracy")
         figures.table(charts.accuracy_table(compared), "accuracy of each", alt="Accuracy of each run", placeholder="")
 
