@@ -30,6 +30,7 @@ import core.generation.synthesis
 import core.pipeline
 import core.quantization.checkpoint
 import core.runs.store
+from core import layout
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.labelled import EvaluationSet
 from core.errors import CoreError, RunError, RunStopped
@@ -222,7 +223,8 @@ def check_files(folder: Path) -> None:
             assert load_file(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                assert file["images"].ndim == 4
+                assert len(file["means"]) == 16, path  # channels of the small network's two layers
+                assert path.name == layout.RUNNING_STATISTICS or file["images"].ndim == 4
         elif path.suffix == ".json":
             assert json.loads(path.read_text())
         elif path.suffix == ".pt":
