@@ -44,7 +44,7 @@ def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, r
         page.goto(f"{address}/?run={run_id}")
         page.get_by_role("link", name="Quantize").click()
         expect(page.get_by_text("Loses most:")).to_be_visible()
-        expect(page.get_by_text("test accuracy, %")).to_be_visible()
+        expect(page.get_by_text("test accuracy, %")).to_be_visible(timeout=180_000)  # the first chart waits for its library
 
         # a click on the first bar chooses the first layer, which reads the image
         bars = page.locator(".stPlotlyChart", has_text="What each layer keeps of its signal")
@@ -60,7 +60,7 @@ def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, r
         # 8 bits for the layer that loses most, which comes first; the table is a canvas
         page.get_by_role("tab", name="Change bit widths").click()
         expect(page.get_by_text("0 of 22 layers changed.")).to_be_visible()
-        table = page.locator("[data-testid=stDataFrame]:visible", has=page.get_by_role("columnheader", name="output dB"))
+        table = page.locator("[data-testid=stDataFrame]", has_text="output dB")
         table.scroll_into_view_if_needed()
         place = table.bounding_box()
         page.mouse.dblclick(place["x"] + 0.3 * place["width"], place["y"] + 52)
