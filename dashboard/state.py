@@ -128,7 +128,9 @@ def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
     runs = [run for run in store().runs() if fits(run)]
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     chosen = next((run for run in runs if run.id == wanted), None)
-    if chosen is None:
+    if chosen is not None:
+        st.session_state["shown run"] = chosen.id  # the links to other pages do not take the address along
+    else:
         chosen = next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
     return chosen
 
