@@ -80,6 +80,9 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         and (other.config.quantization.model, other.config.quantization.data)
         == (run.config.quantization.model, run.config.quantization.data)
     }
+    if not fitting:
+        st.caption("There is no other run of this network, evaluated on these images, to show beside this one.")
+        return []
     key = f"accuracy with/{run.id}"
     chosen = _some_of(
         "Also show",
@@ -87,9 +90,8 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         WITH,
         key,
         format_func=lambda run_id: text.shown(fitting[run_id].name, 80) if run_id in fitting else run_id,
-        placeholder="other runs of this network" if fitting else "no other run of this network on these images",
+        placeholder="other runs of this network",
         max_selections=MOST_RUNS,
-        disabled=not fitting,
         help="Runs of the same network, evaluated on the same images. Those that differ only in their seeds are averaged.",
     )
     seeds = [run_id for run_id, other in fitting.items() if run_id not in chosen and series.differ_only_in_seeds(run.config, other.config)][

@@ -19,7 +19,8 @@ if not runs:
 with st.container(horizontal=True):
     words = st.text_input("Search", placeholder="name, note, tag or network", key="find", bind="query-params", width=320)
     states = st.multiselect("State", list(dict.fromkeys(str(run.state) for run in runs)), key="state", bind="query-params", width=260)
-    tags = st.multiselect("Tags", run_list.all_tags(runs), key="tag", bind="query-params", width=260)
+    known = run_list.all_tags(runs)
+    tags = st.multiselect("Tags", known, key="tag", bind="query-params", width=260) if known else []
 fitting = [run for run in runs if run_list.fits(run, words, states, tags)]
 chosen = run_actions.choose_in_table(fitting, runs)
 

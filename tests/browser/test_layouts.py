@@ -144,6 +144,7 @@ def test_nothing_sticks_out_overlaps_or_is_cut(full_server, empty_server, open_p
             open_everything(page)
             picture(page, pictures / f"{address.title}-{width}-{scheme}-{state}-opened.png".lower())
             settle(page)
+            page.get_by_test_id("stMain").evaluate("e => e.scrollTo(0, 0)")  # opening has scrolled it
             for look in (STICKS_OUT, OVERLAPS, CUT, OUT_OF_REACH):
                 wrong += [f"{state}, opened: {one}" for one in page.evaluate(look)]
         assert problems == []
@@ -159,4 +160,5 @@ def test_every_page_is_reached_on_a_telephone(empty_server, open_page):
         page.get_by_role("link", name=address.title, exact=True).tap()
         page.wait_for_url(f"{empty_server}/{address.path}*")
         settle(page)
+        page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").tap()  # Streamlit leaves that to the person
     assert problems == []
