@@ -11,7 +11,7 @@ run: .venv/installed
 	$(BIN)/streamlit run
 
 test: .venv/installed-dev browser
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/generation.py

@@ -223,8 +223,13 @@ def test_interrupt_from_the_keyboard_while_waiting(store):
     mine = store.create(CONFIG, "")
     main = threading.main_thread().ident
     threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    # a shell that starts the tests in the background has them ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        go(store, mine)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go(store, mine)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 5
     assert store.run(mine).state is RunState.INTERRUPTED
