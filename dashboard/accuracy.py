@@ -11,6 +11,7 @@ from core import layout
 from core.runs.store import Run
 from core.runs.table import METHODS
 from dashboard import accuracy_charts, figures, results, series, state, text
+from dashboard.chart_style import json_of
 
 WITH, PAPER, DRAWN_AS = "with", "paper", "as"  # in the address: other runs, methods of the paper, lines or bars
 MOST_RUNS = 12  # beside the shown one
@@ -32,7 +33,7 @@ def accuracy(run: Run) -> None:
     rows = series.accuracy_series([own, *others])
     paper, paper_full_precision = results.paper_accuracies(run.config.quantization.model, methods)
     figure = accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision, bars)
-    figures.show(figure, "accuracy", f"{run.name} accuracy")
+    figures.show(json_of(figure), "accuracy", f"{run.name} accuracy")
     st.caption(_said(rows, full_precision.get("evaluated_on", ""), bool(paper)))
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")

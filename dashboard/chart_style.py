@@ -10,6 +10,7 @@ pandas is imported because plotly uses it where it finds it in sys.modules, also
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ NEUTRAL = "#808080"  # lines and areas that belong to no lane: cursors, marks of
 SCALE = "Cividis"  # of heatmaps: the same order for everybody, also printed grey
 POINTS = 600  # of a curve
 NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
+Figure = dict[str, Any]  # plain, as plotly.js takes it
 _T = TypeVar("_T")
 
 
@@ -83,3 +85,26 @@ def steps_of(records: Sequence[Record]) -> np.ndarray:
 
 def numbers(values: Iterable[float]) -> np.ndarray:
     return np.fromiter(values, np.float32)
+
+
+def json_of(figure: go.Figure | Figure) -> str:
+    """A figure as JSON. Arrays of a plain one have four digits, as a curve of a thousand pixels does not show more; others come packed."""
+    plain = figure.to_plotly_json() if isinstance(figure, go.Figure) else figure
+    # the browser's theme is the template, which components/figure.js knows
+    layout = {name: value for name, value in plain["layout"].items() if name != "template"}
+    return json.dumps({"data": plain["data"], "layout": layout}, default=_listed)
+
+
+def _listed(array: np.ndarray) -> list:
+    if array.dtype.kind != "f":
+        return array.tolist()
+    values = array.astype(np.float64)
+    known = np.isfinite(values) & (values != 0)
+    scale = 10.0 ** (3 - np.floor(np.log10(np.abs(values, where=known, out=np.ones_like(values)))))
+    rounded = np.round(values * scale) / scale
+    if np.isfinite(values).all():
+        return rounded.tolist()
+    # what is no number, as of a layer that did not run, is nothing in JSON
+    listed = rounded.astype(object)
+    listed[~np.isfinite(values)] = None
+    return listed.tolist()

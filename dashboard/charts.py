@@ -9,7 +9,6 @@ job wants the same cores, and go.Figure takes 60 ms to check 40 curves one value
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 from core.reporting import Frame, RunningStatistics
 from core.runs.store import Record
-from dashboard.chart_style import FULL_PRECISION, by_lane, colour, numbers, steps_of, thinned, title_of
+from dashboard.chart_style import FULL_PRECISION, Figure, by_lane, colour, numbers, steps_of, thinned, title_of
 from dashboard.text import plotly as plotly_text
 
 PARTS = {
@@ -29,33 +28,12 @@ PARTS = {
     "l2": "R_l2 (l2 norm)",
     "agreement": "teacher agreement (%)",
 }
-Figure = dict[str, Any]
 SYMBOLS = {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
 _POINTS = 300  # of a curve of the loss: three parts share the width of the page
 _POINTS_SMALL = 100  # of a layer's curve
 _COLUMNS = 200  # of a heatmap
 _TITLE, _TICKS, _LEGEND = 26, 24, 34  # pixels above and below each part, and below all of them
 _SHARED = "#8A8F98"  # a mark that belongs to several lanes
-
-
-def json_of(figure: Figure) -> str:
-    """A figure as JSON. Numbers of arrays have four digits: a curve of a thousand pixels does not show more."""
-    return json.dumps(figure, default=_listed)
-
-
-def _listed(array: np.ndarray) -> list:
-    if array.dtype.kind != "f":
-        return array.tolist()
-    values = array.astype(np.float64)
-    known = np.isfinite(values) & (values != 0)
-    scale = 10.0 ** (3 - np.floor(np.log10(np.abs(values, where=known, out=np.ones_like(values)))))
-    rounded = np.round(values * scale) / scale
-    if np.isfinite(values).all():
-        return rounded.tolist()
-    # what is no number, as of a layer that did not run, is nothing in JSON
-    listed = rounded.astype(object)
-    listed[~np.isfinite(values)] = None
-    return listed.tolist()
 
 
 def mark_texts(changes: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, list[str]]]:

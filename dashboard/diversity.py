@@ -11,7 +11,7 @@ import streamlit as st
 from core import layout
 from core.runs.store import Run
 from dashboard import diversity_charts, figures, images, live, neighbours, results, state, text
-from dashboard.chart_style import lane_name
+from dashboard.chart_style import json_of, lane_name
 
 IMAGE_PARAMETER = "image"
 
@@ -40,7 +40,7 @@ def similarity(run: Run) -> None:
     st.caption(
         "Mean cosine similarity over all pairs of images, from -1 to 1: lower is more diverse." + _references_said(known, references)
     )
-    figures.show(diversity_charts.histogram_figure(measured, references), "histogram", f"{run.name} similarities")
+    figures.show(json_of(diversity_charts.histogram_figure(measured, references)), "histogram", f"{run.name} similarities")
     st.caption("All pairs of images by their similarity: the further left, the more diverse. Dashed and dotted lines are the means.")
     figures.table(
         results.diversity_table(measured, references),
@@ -55,7 +55,7 @@ def similarity(run: Run) -> None:
         classes = live.classes(run.config.generation.model, of_set["matrix"]["labels"])
         with place:
             matrix = diversity_charts.matrix_figure(lane, of_set["matrix"], classes, low)
-            figures.show(matrix, f"matrix {lane}", f"{run.name} similarity matrix {lane}")
+            figures.show(json_of(matrix), f"matrix {lane}", f"{run.name} similarity matrix {lane}")
     st.caption(
         "Images ordered by class, in the same colours for all: bright blocks on the diagonal are classes whose images look alike, "
         "and darker is more diverse."

@@ -127,8 +127,8 @@ def sheet(sheet: Sheet, alt: str, chosen: int | None, key: str, on_pick: Callabl
 def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None) -> None:
     """A figure, changed in place when it comes again under the same key.
 
-    figure: JSON as charts.json_of makes it. title: for screen readers. name: of its files. on_pick: called with the
-    customdata of a point that was pressed.
+    figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. name: of its files. on_pick: called
+    with the customdata of a point that was pressed, or its number in its trace.
     """
     _figure(
         key=key,

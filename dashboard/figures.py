@@ -6,14 +6,13 @@ Those of a table are Streamlit's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import chart_files, text
+from dashboard import chart_files, elements, text
 
 
 def offer_files() -> None:
@@ -24,12 +23,13 @@ def offer_files() -> None:
         )
 
 
-def show(figure: go.Figure, key: str, name: str = "", **options: Any) -> Any:
-    """A figure on the page; its files are called `name`, or as its key.
+def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None) -> None:
+    """A figure on the page; its files are called `name`, or as its key. One that comes again under the same key is changed in place.
 
-    options: of st.plotly_chart, such as on_select. Returns what that returns.
+    figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. on_pick: called with the customdata of
+    a point that was pressed, or its number in its trace.
     """
-    return st.plotly_chart(figure, key=key, config=chart_files.config(name or key), **options)
+    elements.figure(figure, title, key, name or key, on_pick)
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> Any:

@@ -16,7 +16,7 @@ from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import Record, Run
 from dashboard import charts, elements, forms, images, live, moments, state, text
-from dashboard.chart_style import lane_name
+from dashboard.chart_style import json_of, lane_name
 
 VIEWS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
 _OWNERS = {"epsilon": "mi-fgsm", "mu": "mi-fgsm", "lr": "adam"}  # of the knobs that only one optimizer has
@@ -265,7 +265,7 @@ def _over_time(run: Run, records: list[Record], changes: Sequence[Mapping], view
     """A figure over iterations, drawn at most every live.CHART_SECONDS, once for all who look at it, and at once after a change."""
     still = generation_finished(run) or run.state is RunState.PAUSED
     moment = len(records) if still else int(time.monotonic() / live.CHART_SECONDS)
-    drawn = state.kept(("json", run.id, run.attempt, view, moment, still, len(changes)), lambda: charts.json_of(make()))
+    drawn = state.kept(("json", run.id, run.attempt, view, moment, still, len(changes)), lambda: json_of(make()))
     elements.figure(
         drawn,
         f"{VIEWS[view]}: curves over iterations" if view != "heatmaps" else "L_BNS by layer and iteration",
@@ -279,7 +279,7 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     layer = state.layer_in_address(len(names))
     step = next(iter(frames.values())).step
     st.caption(f"L_BNS of every layer at {where}. Press a bar to look into its layer.")
-    bars = state.kept(("bars", run.id, run.attempt, step, layer), lambda: charts.json_of(charts.layer_bars(records, names, layer)))
+    bars = state.kept(("bars", run.id, run.attempt, step, layer), lambda: json_of(charts.layer_bars(records, names, layer)))
     elements.figure(
         bars, "L_BNS of every layer at the shown iteration", "figure/bars", f"{run.name} L_BNS by layer at {step}", state.show_layer
     )
@@ -309,7 +309,7 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
 
 def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> str | None:
     figure = charts.channel_figure(frames, running, layer)
-    return None if figure is None else charts.json_of(figure)
+    return None if figure is None else json_of(figure)
 
 
 def layer_names(run: Run, count: int) -> Sequence[str]:

@@ -13,6 +13,7 @@ from core.errors import CoreError, RunError
 from core.runs.state import RunState
 from core.runs.store import Record, Run
 from dashboard import elements, figures, state, text
+from dashboard.chart_style import json_of
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
@@ -194,5 +195,5 @@ def _classes(model: str) -> Sequence[str]:
 def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
     moment = len(records) if run.state.is_finished() else int(time.monotonic() / CHART_SECONDS)
-    figure = state.kept(("figure", run.id, run.attempt, moment, what), make)
+    figure = state.kept(("figure", run.id, run.attempt, moment, what), lambda: json_of(make()))
     figures.show(figure, key, f"{run.name} {key}")

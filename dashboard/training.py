@@ -15,7 +15,7 @@ from core.errors import CoreError
 from core.reporting import TEST
 from core.runs.store import Run
 from dashboard import figures, live, results, state, text, training_charts
-from dashboard.chart_style import lane_name
+from dashboard.chart_style import json_of, lane_name
 
 _NUMBERS = {  # columns of the table of layers, with what they are
     "output dB": "Of the layer's output against full precision, with all that the layers before it have lost.",
@@ -114,14 +114,12 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
     own = found["layers"]
     layer = next(layer for layer in own if layer["name"] == chosen)
 
-    def clicked() -> None:
-        points = st.session_state[f"{key}/bars"].selection.points
-        if points:
-            st.session_state[f"{key}/layer"] = own[points[0]["x"] - 1]["name"]
+    def choose(number: int) -> None:
+        st.session_state[f"{key}/layer"] = own[number]["name"]
 
     what = (run.id, run.attempt, lane, width)
-    bars = state.kept(("figure", *what, "errors", chosen), partial(training_charts.error_figure, own, lane, chosen))
-    figures.show(bars, f"{key}/bars", f"{run.name} error by layer {lane} {width}", on_select=clicked, selection_mode="points")
+    bars = state.kept(("figure", *what, "errors", chosen), lambda: json_of(training_charts.error_figure(own, lane, chosen)))
+    figures.show(bars, f"{key}/bars", f"{run.name} error by layer {lane} {width}", on_pick=choose)
     st.caption(
         f"Loses most: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. The ratio of signal to quantization noise, "
         f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images: 20 dB is an error of a "
@@ -130,8 +128,9 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
     left, right = st.columns(2)
     with left:
         title = f"weights of {chosen}"
-        figure = partial(training_charts.histogram_figure, layer["weight"], layer["bits"], title, lane)
-        figures.show(state.kept(("figure", *what, "weights", chosen), figure), f"{key}/weights", f"{run.name} {lane} {width} {title}")
+        weights = partial(training_charts.histogram_figure, layer["weight"], layer["bits"], title, lane)
+        figure = state.kept(("figure", *what, "weights", chosen), lambda: json_of(weights()))
+        figures.show(figure, f"{key}/weights", f"{run.name} {lane} {width} {title}")
         st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % beyond the grid.")
     with right:
         read = layer["input"]
@@ -139,8 +138,9 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
             st.info("This layer reads the image, which is not quantized.", icon=":material/image:")
         else:
             title = f"input of {chosen}"
-            figure = partial(training_charts.histogram_figure, read, read["bits"], title, lane, True)
-            figures.show(state.kept(("figure", *what, "input", chosen), figure), f"{key}/input", f"{run.name} {lane} {width} {title}")
+            inputs = partial(training_charts.histogram_figure, read, read["bits"], title, lane, True)
+            figure = state.kept(("figure", *what, "input", chosen), lambda: json_of(inputs()))
+            figures.show(figure, f"{key}/input", f"{run.name} {lane} {width} {title}")
             st.caption(
                 f"{_step(read)[0].upper()}{_step(read)[1:]}; {read['clipped']:g} % beyond the grid; {_decibels(read['sqnr'])}. Logarithmic."
             )

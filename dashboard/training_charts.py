@@ -88,13 +88,11 @@ def error_figure(layers: Sequence[Mapping[str, Any]], lane: str, chosen: str) ->
     figure.add_bar(
         x=places,
         y=[layer["sqnr"] for layer in layers],
-        customdata=[[name, layer["bits"]] for name, layer in zip(names, layers)],
+        text=[f"{name}, {layer['bits']} bits" for name, layer in zip(names, layers)],
+        textposition="none",
         name="output against full precision",
         marker={"color": colour(lane), "opacity": [1.0 if layer["name"] == chosen else 0.45 for layer in layers]},
-        # a click chooses a layer; which one is told by its colour, and not by plotly's own dimming, which outlives the choice
-        selected={"marker": {"opacity": 1.0}},
-        unselected={"marker": {"opacity": 0.45}},
-        hovertemplate="layer %{x}: %{customdata[0]}, %{customdata[1]} bits<br>%{y:.1f} dB<extra></extra>",
+        hovertemplate="layer %{x}: %{text}<br>%{y:.1f} dB<extra></extra>",
     )
     for name, symbol, values in (
         ("rounding its weights alone", "line-ew-open", [layer["weight_sqnr"] for layer in layers]),
@@ -106,12 +104,11 @@ def error_figure(layers: Sequence[Mapping[str, Any]], lane: str, chosen: str) ->
             name=name,
             mode="markers",
             marker={"symbol": symbol, "size": 10 if symbol == "line-ew-open" else 7, "color": FULL_PRECISION, "line": {"width": 2}},
-            unselected={"marker": {"opacity": 1.0}},
             hovertemplate="%{y:.1f} dB<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(title="layer, in the order of the network", nticks=12, tickangle=0, range=[0.4, len(layers) + 0.6])
     figure.update_yaxes(title="dB: higher is closer")
-    laid_out(figure, "What each layer keeps of its signal", 340, clickmode="event+select", dragmode=False, barmode="overlay")
+    laid_out(figure, "What each layer keeps of its signal", 340, dragmode=False, barmode="overlay")
     return figure.update_layout(legend_y=-0.3)  # below the title of the axis also where the window is narrow
 
 

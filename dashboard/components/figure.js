@@ -28,6 +28,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   return () => setTimeout(() => { if (!parentElement.isConnected) chart.end(); });
 }
 
+// Text of a figure is HTML to plotly; a parsed document is dead: nothing in it is loaded or run.
+const plain = (markup) => new DOMParser().parseFromString(markup ?? "", "text/html").body.textContent;
+
 function create(root) {
   const place = root.querySelector(".chart");
   let data, figure, plotly, frame, drawn, ended, drawing;
@@ -113,7 +116,7 @@ function create(root) {
     update(next) {
       if (!data || data.figure !== next.figure) figure = JSON.parse(next.figure);
       data = next;
-      place.setAttribute("aria-label", data.title);
+      place.setAttribute("aria-label", data.title || plain(figure.layout.title?.text));
       if (!drawn) place.style.height = `${(isNarrow() && figure.layout.meta?.narrow?.height) || figure.layout.height}px`;
       place.classList.toggle("pressable", data.pressable);
       draw();

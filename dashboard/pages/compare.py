@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import comparison, figures, state, text
 from dashboard import comparison_charts as charts
+from dashboard.chart_style import json_of
 
 st.title("Compare")
 st.caption("Several runs side by side: what was set differently, their curves on one axis, and what came out of them.")
@@ -73,7 +74,7 @@ def curves(compared):
     lanes = st.multiselect(
         "Lanes", charts.lanes_of(compared), format_func=charts.lane_name, placeholder="all", key="lanes", bind="query-params"
     )
-    figures.show(charts.curves_figure(compared, label, axis, log, smoothing, lanes), "curves", f"comparison {label}")
+    figures.show(json_of(charts.curves_figure(compared, label, axis, log, smoothing, lanes)), "curves", f"comparison {label}")
     st.caption(
         "Colour is the run, dash the optimizer or bit width"
         + (", the thick line the baseline." if base.run.pinned else ".")
@@ -96,7 +97,7 @@ def accuracies(compared):
     figure = charts.accuracy_figure(compared)
     if figure is not None:
         st.header("Accuracy")
-        figures.show(figure, "accuracies", "comparison accuracy")
+        figures.show(json_of(figure), "accuracies", "comparison accuracy")
         figures.table(charts.accuracy_table(compared), "accuracy of each", alt="Accuracy of each run", placeholder="")
 
 

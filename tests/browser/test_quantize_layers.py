@@ -47,7 +47,7 @@ def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, r
         expect(page.get_by_text("test accuracy, %")).to_be_visible(timeout=180_000)  # the first chart waits for its library
 
         # a click on the first bar chooses the first layer, which reads the image
-        bars = page.locator(".stPlotlyChart", has_text="What each layer keeps of its signal")
+        bars = page.get_by_role("figure", name="What each layer keeps of its signal")
         bars.scroll_into_view_if_needed()
         bar = bars.locator(".bars .point").first
         bar.hover(force=True)

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from core.reporting import Frame, RunningStatistics
 from core.runs.store import Record
-from dashboard import accuracy_charts, charts, diversity_charts, training_charts
+from dashboard import accuracy_charts, chart_style, charts, diversity_charts, training_charts
 
 
 def generation_records(lanes=("mi-fgsm", "adam"), steps=3):
@@ -25,7 +26,7 @@ def generation_records(lanes=("mi-fgsm", "adam"), steps=3):
 
 def plotted(figure):
     """The figure as plotly takes it, which checks every property, and as it arrives in the browser."""
-    sent = json.loads(charts.json_of(figure))
+    sent = json.loads(chart_style.json_of(figure))
     return go.Figure({"data": sent["data"], "layout": sent["layout"]})
 
 
@@ -145,7 +146,17 @@ def test_channels_without_statistics_have_no_figure_and_what_is_no_number_is_lef
 
 def test_numbers_keep_four_digits():
     array = np.float32([0.12345678, 1234567, -3.3333e-9, 0, np.inf])
-    assert json.loads(charts.json_of({"data": array})) == {"data": [0.1235, 1235000.0, -3.333e-9, 0, None]}
+    sent = json.loads(chart_style.json_of({"data": [{"y": array}], "layout": {"height": 100}}))
+    assert sent == {"data": [{"y": [0.1235, 1235000.0, -3.333e-9, 0, None]}], "layout": {"height": 100}}
+
+
+def test_a_figure_of_plotly_is_sent_packed_and_without_its_theme():
+    array = np.float32([0.12345678, np.inf])
+    sent = json.loads(chart_style.json_of(go.Figure(go.Scatter(y=array), {"height": 100, "template": "plotly_dark"})))
+    assert sent["layout"] == {"height": 100}
+    (trace,) = sent["data"]
+    assert trace["y"]["dtype"] == "f4"
+    assert base64.b64decode(trace["y"]["bdata"]) == array.tobytes()
 
 
 def test_training_curve_is_smoothed_without_bias_at_its_start():

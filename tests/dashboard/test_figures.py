@@ -1,6 +1,7 @@
 """One way to show a figure and a table: how their files are called, that every page goes it, and that no CSV is a formula."""
 
 import ast
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -31,10 +32,10 @@ def test_the_script_survives_what_cleans_html():
 def test_every_page_shows_figures_and_tables_the_one_way():
     wrong = []
     for path in DASHBOARD.rglob("*.py"):
-        if path.name == "figures.py":
-            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("plotly_chart", "dataframe"):
+                if (path.name, node.func.attr) == ("figures.py", "dataframe"):
+                    continue
                 wrong.append(
                     f"{path.relative_to(DASHBOARD)}:{node.lineno} calls {node.func.attr}: allowed are figures.show and figures.table"
                 )
@@ -58,8 +59,9 @@ def show():
     import plotly.graph_objects as go  # the body is a script of its own
 
     from dashboard import figures
+    from dashboard.chart_style import json_of
 
-    figures.show(go.Figure(go.Scatter(x=[1], y=[2])), "curve", "my run: loss")
+    figures.show(json_of(go.Figure(go.Scatter(x=[1], y=[2]))), "curve", "my run: loss")
     figures.table([{"name": "=1+1", "=title": 1, "value": -2.5}, {"name": None, "=title": 2, "value": None}], "rows")
     figures.offer_files()
 
@@ -67,8 +69,8 @@ def show():
 def test_a_page_with_a_figure_and_a_table():
     app = AppTest.from_function(show).run()
     assert not app.exception
-    (chart,) = app.get("plotly_chart")
-    assert '"filename": "my-run-loss"' in chart.proto.config
+    (chart,) = app.get("bidi_component")
+    assert json.loads(chart.proto.json)["config"]["toImageButtonOptions"] == {"format": "png", "filename": "my-run-loss"}
     (table,) = app.dataframe
     assert isinstance(table.value, pd.DataFrame)
     assert table.value.columns.tolist() == ["name", "\u2060=title", "value"]

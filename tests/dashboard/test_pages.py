@@ -52,10 +52,6 @@ def wait_until(condition, seconds=60):
         time.sleep(0.05)
 
 
-def charts(app):
-    return list(app.get("plotly_chart"))
-
-
 def components(app):
     """Name and data of our own elements, in their order."""
     found = [element.proto for element in app.get("bidi_component")]
@@ -272,7 +268,7 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     # accuracy, a curve of the training and the accuracy on the way; the errors of the layers and the two histograms of one
     app.selectbox(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/layer").set_value("output").run()
     assert not app.exception
-    assert len(charts(app)) == 6
+    assert len(component(app, "figure")) == 6
     assert "On 500 of the evaluation images" in texts(app)
     editor = next(frame.value for frame in app.dataframe if "output dB" in frame.value)
     assert len(editor) == 22
@@ -339,7 +335,7 @@ def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
     assert not app.exception
     assert [(line["runs"], line["setting"]) for line in accuracy_lines(app)] == 2 * [(2, "range lsq"), (1, "range minmax")]
     assert app.multiselect(key=f"accuracy paper/{with_finished_run}").value == ["zeroq", "gdfq"]
-    assert '"type":"bar"' in charts(app)[0].proto.spec.replace(" ", "")
+    assert '"type":"bar"' in component(app, "figure")[0]["figure"].replace(" ", "")
 
 
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
@@ -361,7 +357,7 @@ def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
     assert "**embedded**, trained on the 50,000 CIFAR-10 training images" in texts(app)
     assert [metric.label for metric in app.metric] == ["MI\\-FGSM", "Adam", "noise", "real images"]
     assert "512 of the first 2,000 CIFAR-10 test images" in texts(app)
-    assert len(charts(app)) == 3
+    assert len(component(app, "figure")) == 3
     bodies = [element.proto.body for element in app.get("html")]
     # for each optimizer: pairs in rows of four, an image with its nearest, and some images
     nearest = [body for body in bodies if "nearest to it" in body]
@@ -388,7 +384,7 @@ def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finishe
         store.set_result(with_finished_run, f"reference/{name}", {"left_out": "no image fits"})
     app = page("diversity")
     assert len(app.metric) == 2
-    assert len(charts(app)) == 3
+    assert len(component(app, "figure")) == 3
     assert "No real images beside them: no image fits." in texts(app)
 
 
@@ -597,6 +593,6 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     state.manager().wait(run_id)
     assert state.store().run(run_id).state is RunState.COMPLETE
     path.unlink()
-    for name, number in (("studio", 0), ("quantize", 0), ("diversity", 3), ("runs", 0)):
-        assert len(charts(page(name))) == number
+    for name, number in (("quantize", 0), ("diversity", 3), ("runs", 0)):
+        assert len(component(page(name), "figure")) == number
     assert len(components(page("studio"))) == 4

@@ -207,7 +207,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     values = table(app, "best at iteration")
     assert list(values["last − baseline"])[:2] == pytest.approx([1.0, 1.0])
     assert list(table(app, "W4A4 − baseline")["W4A4 %"]) == [92.0, 82.0, 91.0, 81.0]
-    assert len(app.get("plotly_chart")) == 2
+    assert len(app.get("bidi_component")) == 2
     app.multiselect(key="runs to compare").set_value([three[2], three[0], three[1]]).run()
     assert not app.exception
     assert app.query_params["runs"] in ([",".join([three[2], three[0], three[1]])], ",".join([three[2], three[0], three[1]]))
@@ -229,7 +229,7 @@ def test_comparison_with_settings_of_another_version(three):
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (three[0],))
     app = page("compare", runs=",".join(three))
     assert any("cannot be read by this version" in warning.value for warning in app.warning)
-    assert len(app.get("plotly_chart")) == 2
+    assert len(app.get("bidi_component")) == 2
 
 
 def test_comparison_follows_a_run_that_is_going_on(three):

@@ -74,7 +74,3 @@ def test_colours_of_data_differ_for_everybody(sight):
     seen = {name: lab(SIGHT[sight] @ linear(rgb(colour))) for name, colour in DATA.items()}
     distances = {pair: float(np.linalg.norm(seen[pair[0]] - seen[pair[1]])) for pair in itertools.combinations(seen, 2)}
     assert min(distances.values()) > 13, min(distances.items(), key=lambda item: item[1])
-
-
-def test_charts_of_streamlit_have_our_colours():
-    assert set(THEME["chartCategoricalColors"]) == set(DATA.values())
