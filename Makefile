@@ -1,5 +1,5 @@
 # make run     the dashboard on http://127.0.0.1:8501
-# make test    everything, with a real browser
+# make test    everything, with a real browser, in two processes of one thread: more threads than cores mostly wait for each other
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 more
 # make style   format; make check: lint and types
 PYTHON ?= python3
@@ -11,7 +11,7 @@ run: .venv/installed
 	$(BIN)/streamlit run
 
 test: .venv/installed-dev browser
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/generation.py

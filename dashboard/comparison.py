@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from dashboard.comparison_charts import COLOURS, MOST, Compared
 from dashboard.run_list import FIGURES
 
 RUNS_PARAMETER = "runs"
+_SECONDS_UNSAID = 0.5
 
 
 def compare(run_ids: Sequence[str]) -> None:
@@ -87,8 +89,15 @@ def _compared(index: int, run: Run) -> Compared:
 
 
 def with_curves(compared: Sequence[Compared], stage: str) -> list[Compared]:
-    """The same with the curves of one stage."""
-    return [replace(one, curves=_curves(one.run, stage)) for one in compared]
+    """The same with the curves of one stage. Says how far it is once that takes a while: long runs that nobody has compared yet."""
+    result, place, began = [], st.empty(), time.monotonic()
+    for number, one in enumerate(compared):
+        if time.monotonic() - began > _SECONDS_UNSAID:
+            seconds = (time.monotonic() - began) / number * (len(compared) - number)
+            place.progress(number / len(compared), f"Reading the curves: run {number + 1} of {len(compared)}, about {seconds:.0f} s left")
+        result.append(replace(one, curves=_curves(one.run, stage)))
+    place.empty()
+    return result
 
 
 _Columns = Mapping[str, Mapping[str, np.ndarray]]

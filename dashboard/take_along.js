@@ -159,12 +159,12 @@
     ".plotly-notifier { display: none }" +
     ".js-plotly-plot .modebar:focus-within { opacity: 1 !important }";
   document.head.append(style);
-  // plotly makes its bar anew now and then: looked at when somebody comes near, which costs nothing in between
+  // plotly makes its bar anew now and then: looked at when somebody comes near (the dashboard's own element also does when it has drawn)
   for (const event of ["pointerover", "focusin", "pointerdown"]) {
     document.addEventListener(event, ({ target }) => {
       const chart = target.closest?.(".js-plotly-plot");
       if (chart) addButtons(chart);
     });
   }
-  window.takeAlong = { csv };
+  window.takeAlong = { csv, addButtons };
 })();

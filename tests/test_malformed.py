@@ -787,6 +787,7 @@ def finished_run(name, **columns) -> str:
     return run_id
 
 
+@pytest.mark.slow
 def test_addresses(runs_folder):
     """Whatever is asked for, the page shows a run that there is."""
     run_id = finished_run("a run")
@@ -829,6 +830,7 @@ def test_names_of_runs(runs_folder):
     refuses("names", st.tuples(columns, typed), attempt, examples=14)
 
 
+@pytest.mark.slow
 def test_names_that_are_typed(runs_folder, monkeypatch):
     """In the fields of the forms. What is refused says so beside the form, or as the error of a run that did not begin."""
     monkeypatch.setattr("core.pipeline._Execution.result", _computed)

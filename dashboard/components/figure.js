@@ -97,6 +97,8 @@ function create(root) {
           place.on("plotly_click", (event) => chart.pick(event.points[0].customdata ?? event.points[0].pointNumber));
           sizes.observe(place);
         }
+        // a new bar under a resting pointer has its buttons too
+        window.takeAlong?.addButtons(place);
       } while (drawing === "again");
     } finally {
       drawing = undefined;

@@ -66,8 +66,7 @@ def curves(compared):
         )
         log = st.toggle("Logarithmic", key="log", bind="query-params", help="Values of 0 and below have no place on a logarithmic axis.")
     curve, base = charts.CURVES[label], charts.baseline_of(compared)
-    with st.spinner("Reading the curves ..."):
-        compared = comparison.with_curves(compared, curve.stage)
+    compared = comparison.with_curves(compared, curve.stage)
     if not any(curve.name in columns for one in compared for columns in one.curves.values()):
         st.caption(f"None of these runs has a curve of {label}.")
         return

@@ -90,4 +90,5 @@ def open_everything(page: Page) -> None:
             break
         closed.first.click()
         page.wait_for_timeout(300)
+    page.mouse.move(0, 0)  # or it rests on what has moved under it, and the help of that opens
     settle(page)

@@ -55,6 +55,7 @@ def test_it_starts_unprotected_when_told_so(tmp_path, page):
         expect(page.get_by_role("button", name="Log out")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
     with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_TOKEN=TOKEN) as (address, _):
         page.goto(f"{address}/runs")
@@ -163,6 +164,7 @@ def secrets_file(folder: Path, port: int, provider: Provider) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_an_account_opens_the_pages_until_log_out(tmp_path, page, provider):
     port = free_port()
     with serving(tmp_path, port, "--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider)) as (address, _):

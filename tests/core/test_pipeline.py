@@ -213,6 +213,7 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
     assert_same_tensors(tmp_path / "0" / name, tmp_path / "4" / name)
 
 
+@pytest.mark.slow
 def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
     """It is what a training that ended there would come to."""
     images = load_image_set(data, embedded.spec)

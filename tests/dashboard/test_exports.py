@@ -24,6 +24,7 @@ def run(tmp_path_factory):
     store.close()
 
 
+@pytest.mark.slow
 def test_images_of_a_run_are_made_kept_and_listed(run):
     finished, folder, runs = run
     (offer,) = exports.offers(finished, folder, ["mi-fgsm"])

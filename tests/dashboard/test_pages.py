@@ -21,7 +21,7 @@ from core.runs import table
 from core.runs.events import SECONDS_BETWEEN_FRAMES
 from core.runs.state import RunState
 from core.runs.table import row_config
-from dashboard import state
+from dashboard import live, state
 from dashboard.text import plain
 
 SHORT = RunConfig(generation=GenerationConfig(images=20, iterations=3, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
@@ -91,6 +91,7 @@ def test_an_empty_page_says_what_to_do_first(runs_folder, name, first_step, tmp_
     assert any(first_step in info.value for info in app.info)
 
 
+@pytest.mark.slow
 def test_studio_starts_a_run_with_the_values_of_its_sliders_and_form(runs_folder):
     app = page("studio")
     app.slider(key="new/quick/epsilon").set_value(0.2)
@@ -121,6 +122,7 @@ def test_studio_says_what_is_wrong_and_starts_nothing(runs_folder):
     assert state.store().runs() == []
 
 
+@pytest.mark.slow
 def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_finished_run):
     app = page("studio")
     assert "MI-FGSM" in texts(app)
@@ -212,7 +214,10 @@ def test_a_run_of_an_earlier_version_is_shown_without_what_it_did_not_write_down
     assert "did not write down the statistics" in texts(app)
 
 
-def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder):
+@pytest.mark.slow
+def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypatch):
+    for limit in ("_SECONDS_FOR_A_STEP", "_SECONDS_FOR_PICTURES"):
+        monkeypatch.setattr(live, limit, 60)  # so that a busy machine makes no difference
     manager, store = state.manager(), state.store()
     run_id = manager.start(LONG)
     wait_until(lambda: len(store.records(run_id, "generation")) > 2)
@@ -338,6 +343,7 @@ def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
     assert '"type":"bar"' in component(app, "figure")[0]["figure"].replace(" ", "")
 
 
+@pytest.mark.slow
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
     app = page("quantize")
     app.multiselect(key="quick/bits").set_value([8])
@@ -448,6 +454,7 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
     ]
 
 
+@pytest.mark.slow
 def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(runs_folder, tmp_path):
     torch.save({"model": load_file(MODELS["resnet20_cifar10"][0])}, tmp_path / "others.pth")
     app = page("studio")
@@ -488,6 +495,7 @@ def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
     assert state.uploads().networks() == {}
 
 
+@pytest.mark.slow
 def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
     app = page("quantize")
     app.multiselect(key="own/quick/bits").set_value([8])
@@ -532,6 +540,7 @@ def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, b
     assert state.store().runs() == []
 
 
+@pytest.mark.slow
 def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity")
     app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip"))
@@ -583,6 +592,7 @@ def test_table_says_what_is_missing_and_starts_nothing(runs_folder):
     assert state.store().runs() == []
 
 
+@pytest.mark.slow
 def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     path = tmp_path / "gone.safetensors"
     checkpoint(tmp_path)

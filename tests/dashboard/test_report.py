@@ -65,6 +65,7 @@ def html(store, run):
     return report.report(store, run, CLASSES)
 
 
+@pytest.mark.slow
 def test_everything_of_a_run_is_in_it(html, store, run):
     found = Elements(html)
     text = " ".join(" ".join(found.text).split())

@@ -235,6 +235,7 @@ def test_refuses_a_network_without_batch_norm(small):
         Synthesis(FullPrecisionModel(network, small.spec), CONFIG)
 
 
+@pytest.mark.slow
 def test_the_teacher_soon_agrees_on_images_of_the_embedded_network(embedded):
     config = GenerationConfig(images=64, iterations=25, batch_size=64, snapshots=1, device="cpu")
     _, summary = synthesise(embedded, config)

@@ -71,6 +71,7 @@ def test_loss_falls_on_images_that_can_be_told_apart(tmp_path):
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits(tmp_path):
     paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
     for path, seed in zip(paths, (3, 3, 4)):

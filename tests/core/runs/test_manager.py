@@ -346,6 +346,7 @@ def test_stopping_one_leaves_the_others_alone(manager):
     assert ended(manager, last).state is RunState.COMPLETE
 
 
+@pytest.mark.slow
 def test_two_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_AT_ONCE", "2")
     # in processes, as in the server: torch.fx, which traces the network of one, would trip up another in the same process

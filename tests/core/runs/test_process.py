@@ -87,6 +87,7 @@ def test_controls_reach_the_process(manager):
     assert not manager.controls(run_id)
 
 
+@pytest.mark.slow
 def test_killed_process_leaves_the_server_and_the_line_alone(manager):
     run_id = manager.start(LONG)
     other = manager.start(TINY)
