@@ -177,11 +177,18 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
     environment = {**os.environ, RUNS_VARIABLE: str(folder)}
     environment.pop("DASHBOARD_TOKEN", None)
     measured: dict[str, Any] = {}
-    with sync_playwright() as playwright, (folder / "log").open("w") as log:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        server, measured["seconds_to_the_first_page_of_a_server"] = started(port, environment, log, browser)
-        store = RunStore(folder)
-        try:
+
+    def is_known(name: str, value: Any) -> None:
+        measured[name] = value
+        print(json.dumps({name: value}), file=sys.stderr, flush=True)
+
+    server = None
+    store = RunStore(folder)
+    try:
+        with sync_playwright() as playwright, (folder / "log").open("w") as log:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+            server, seconds = started(port, environment, log, browser)
+            is_known("seconds_to_the_first_page_of_a_server", round(seconds, 2))
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             begin_job(page, address)
             page.close()
@@ -191,18 +198,18 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
                 usable(page, address)
                 loads.append(usable(page, address))  # a reload: what it needs is in the browser's cache
                 page.close()
-            measured["seconds_to_a_reloaded_page"] = [round(seconds, 2) for seconds in sorted(loads)]
-            measured["job"] = in_turns(browser, address, store, server.pid, 2 if quick else 7, 10 if quick else 25)
+            is_known("seconds_to_a_reloaded_page", [round(seconds, 2) for seconds in sorted(loads)])
+            is_known("job", in_turns(browser, address, store, server.pid, 2 if quick else 7, 10 if quick else 20))
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             usable(page, address)
-            measured["slider"] = slider_delays(page, store, 5 if quick else 20)
-            page.close()
-            measured["refresh"] = asyncio.run(refreshes(port, f"run={store.runs()[0].id}", 100 if quick else 5400, server.pid))
-        finally:
+            is_known("slider", slider_delays(page, store, 5 if quick else 20))
             browser.close()
+        # after playwright, whose loop of events would be in the way
+        is_known("refresh", asyncio.run(refreshes(port, f"run={store.runs()[0].id}", 100 if quick else 5400, server.pid)))
+    finally:
+        if server is not None:
             server.kill()
-            store.close()
-    measured["seconds_to_the_first_page_of_a_server"] = round(measured["seconds_to_the_first_page_of_a_server"], 2)
+        store.close()
     return measured
 
 

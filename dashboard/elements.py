@@ -5,7 +5,8 @@ Each is a component with its HTML, CSS and JavaScript in `components/`. What com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ async def _send_library(request: Request) -> FileResponse:
 def _library_address() -> str:
     base = (st.get_option("server.baseUrlPath") or "").strip("/")
     return f"/{base}/{_LIBRARY_NAME}" if base else f"/{_LIBRARY_NAME}"
+
+
+@contextmanager
+def folded(label: str, key: str, expanded: bool, icon: str) -> Iterator[bool]:
+    """An expander, and whether to make what is in it: when somebody has opened it, and from then on, so that nothing typed is lost.
+
+    A form has dozens of elements, and a browser beside a job takes seconds for them.
+    """
+    with st.expander(label, expanded=expanded, key=key, icon=icon, on_change="rerun") as expander:
+        opened = f"opened/{key}"
+        st.session_state[opened] = bool(expander.open) or st.session_state.get(opened, False)
+        yield st.session_state[opened]
 
 
 def player(

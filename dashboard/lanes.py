@@ -264,7 +264,7 @@ def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
 def _over_time(run: Run, records: list[Record], changes: Sequence[Mapping], view: str, make: Callable[[], charts.Figure]) -> None:
     """A figure over iterations, drawn at most every live.CHART_SECONDS, once for all who look at it, and at once after a change."""
     still = generation_finished(run) or run.state is RunState.PAUSED
-    moment = len(records) if still else int(time.monotonic() / live.CHART_SECONDS)
+    moment = len(records) if still else int(time.monotonic() / (live.CHART_SECONDS * state.slowness()))
     drawn = state.kept(("json", run.id, run.attempt, view, moment, still, len(changes)), lambda: json_of(make()))
     elements.figure(
         drawn,

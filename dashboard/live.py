@@ -48,10 +48,14 @@ def follow(
     before = phase(run)
     rests = before[0] or (before[1] and status not in draw)
     slowness = state.slowness()
+    first = True
 
     @st.fragment(run_every=None if rests else every * slowness)
     def region() -> None:
-        state.give_way()
+        nonlocal first
+        if not first:  # with the page somebody waits for it
+            state.give_way()
+        first = False
         try:
             current = state.store().run(run.id)
         except RunError:
@@ -194,6 +198,6 @@ def _classes(model: str) -> Sequence[str]:
 
 def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
-    moment = len(records) if run.state.is_finished() else int(time.monotonic() / CHART_SECONDS)
+    moment = len(records) if run.state.is_finished() else int(time.monotonic() / (CHART_SECONDS * state.slowness()))
     figure = state.kept(("figure", run.id, run.attempt, moment, what), lambda: json_of(make()))
     figures.show(figure, key, f"{run.name} {key}")

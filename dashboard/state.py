@@ -30,6 +30,7 @@ VIEW_PARAMETER = "view"  # which of the Studio's charts
 _LANE_PARAMETER, _IMAGE_PARAMETER = "lane", "image"  # the image that it shows large
 _LAYER_PARAMETER = "layer"  # counted from 1
 _OF_ONE_RUN = (AT_PARAMETER, _LANE_PARAMETER, _IMAGE_PARAMETER)
+CORES_BESIDE_A_BROWSER = 6  # that a machine needs for jobs and a browser to go at full pace together: drawing takes it half a core
 PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
 _SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
 ARENAS = 2  # places that threads take memory from
@@ -83,9 +84,10 @@ _watching_lock = threading.Lock()
 
 
 def slowness() -> int:
-    """How many times slower than usual pages refresh, as so many follow a run: 1 up to PAGES_PER_CORE for each core.
+    """How many times slower than usual the page refreshes: 1 with enough cores, so that the job keeps its pace.
 
-    The session that calls counts as following for some seconds more.
+    With more than PAGES_PER_CORE pages for each core that follow a run, all are slower; the session that calls counts as following for
+    some seconds more. And a browser on this machine takes from the job what it needs to draw.
     """
     session = st.session_state.setdefault("session", uuid.uuid4().hex)
     now = time.monotonic()
@@ -93,7 +95,10 @@ def slowness() -> int:
         _watching[session] = now
         for other in [other for other, last in _watching.items() if now - last > _SECONDS_FOLLOWED]:
             del _watching[other]
-        return -(-len(_watching) // (PAGES_PER_CORE * (os.cpu_count() or 1)))
+        pages = len(_watching)
+    cores = os.cpu_count() or 1
+    here = st.context.ip_address is None
+    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-CORES_BESIDE_A_BROWSER // cores) if here else 1)
 
 
 def store() -> RunStore:

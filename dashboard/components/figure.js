@@ -35,6 +35,12 @@ function create(root) {
   const place = root.querySelector(".chart");
   let data, figure, plotly, frame, drawn, ended, drawing;
   let narrow = null;
+  let seen = false; // what nobody sees is drawn when somebody scrolls to it: drawing takes processor time, which a job may be using
+  const sight = new IntersectionObserver((entries) => {
+    seen = entries.at(-1).isIntersecting;
+    if (seen && stale) draw();
+  });
+  let stale = false;
 
   const isNarrow = () => place.clientWidth < NARROW;
   const sizes = new ResizeObserver(() => {
@@ -48,7 +54,8 @@ function create(root) {
     const value = (name) => style.getPropertyValue(`--st-${name}`).trim();
     const axis = {
       gridcolor: value("border-color-light") || value("border-color"), linecolor: value("border-color"), zeroline: false,
-      automargin: true, title: { font: { size: 12 } }, tickfont: { size: 11 },
+      // labels are measured for whether they leave the figure: a third of the time of a drawing, and all of ours have room
+      automargin: true, ticklabeloverflow: "allow", title: { font: { size: 12 } }, tickfont: { size: 11 },
     };
     return {
       layout: {
@@ -80,6 +87,8 @@ function create(root) {
   }
 
   async function draw() {
+    stale = !seen;
+    if (stale) return;
     // one drawing at a time, and then the newest
     if (drawing) { drawing = "again"; return; }
     drawing = "once";
@@ -107,12 +116,14 @@ function create(root) {
 
   const moveCursor = () => {
     if (!drawn || !figure.layout.meta?.cursor || frame) return;
+    if (!seen) { stale = true; return; }
     frame = requestAnimationFrame(() => {
       frame = undefined;
       if (!ended && !drawing) plotly.relayout(place, { shapes: layoutNow().shapes });
     });
   };
   window.addEventListener("studio:cursor", moveCursor);
+  sight.observe(place);
 
   const chart = {
     update(next) {
@@ -127,6 +138,7 @@ function create(root) {
       ended = true;
       window.removeEventListener("studio:cursor", moveCursor);
       sizes.disconnect();
+      sight.disconnect();
       cancelAnimationFrame(frame);
       if (drawn) plotly.purge(place);
     },

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import lanes, live, new_run, state
+from dashboard import elements, lanes, live, new_run, state
 
 run = state.shown_run(lambda run: not run.config.images_from)
 
@@ -12,14 +12,17 @@ st.caption(
     "layers. The images then train a 2- to 8-bit version of the network."
 )
 
-with st.expander("New run", expanded=run is None or new_run.asked_for(), icon=":material/add:"):
+# another expander for another run: one that was just started is what is to be seen
+key = f"new run/{run.id if run is not None else ''}/{new_run.asked_for()}"
+with elements.folded("New run", key, run is None or new_run.asked_for(), ":material/add:") as opened:
     if run is None:
         st.info(
             "Press Start: with the quick preset both optimizers make 2,048 images each from the embedded ResNet-20, "
             "which is then quantized to 3, 4 and 5 bits.",
             icon=":material/lightbulb:",
         )
-    new_run.form()
+    if opened:
+        new_run.form()
 
 if run is not None and not lanes.generation_finished(run):
     # one region: whatever is pressed in it, all of it is at the same iteration afterwards
