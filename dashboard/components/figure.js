@@ -35,7 +35,8 @@ function create(root) {
   const place = root.querySelector(".chart");
   let data, figure, plotly, frame, drawn, ended, drawing;
   let narrow = null;
-  let seen = false; // what nobody sees is drawn when somebody scrolls to it: drawing takes processor time, which a job may be using
+  // what nobody sees is drawn once, when there is time, and again when somebody scrolls to it: a job may be using the processor
+  let seen = false;
   const sight = new IntersectionObserver((entries) => {
     seen = entries.at(-1).isIntersecting;
     if (seen && stale) draw();
@@ -87,7 +88,7 @@ function create(root) {
   }
 
   async function draw() {
-    stale = !seen;
+    stale = drawn && !seen;
     if (stale) return;
     // one drawing at a time, and then the newest
     if (drawing) { drawing = "again"; return; }
@@ -116,7 +117,6 @@ function create(root) {
 
   const moveCursor = () => {
     if (!drawn || !figure.layout.meta?.cursor || frame) return;
-    if (!seen) { stale = true; return; }
     frame = requestAnimationFrame(() => {
       frame = undefined;
       if (!ended && !drawing) plotly.relayout(place, { shapes: layoutNow().shapes });
@@ -132,7 +132,8 @@ function create(root) {
       place.setAttribute("aria-label", data.title || plain(figure.layout.title?.text));
       if (!drawn) place.style.height = `${(isNarrow() && figure.layout.meta?.narrow?.height) || figure.layout.height}px`;
       place.classList.toggle("pressable", data.pressable);
-      draw();
+      if (drawn || seen) draw();
+      else setTimeout(draw, 300);
     },
     end() {
       ended = true;
