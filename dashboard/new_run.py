@@ -17,9 +17,11 @@ def start_again(run: Run) -> None:
     st.switch_page("dashboard/pages/studio.py", query_params={FROM_PARAMETER: run.id})
 
 
-def asked_for() -> bool:
-    """Whether somebody came to start again."""
-    return FROM_PARAMETER in st.query_params
+def just_asked_for() -> bool:
+    """Whether somebody came to start again, and the form has not been shown for it yet."""
+    wanted = st.query_params.get(FROM_PARAMETER)
+    known, st.session_state["asked to start again"] = st.session_state.get("asked to start again"), wanted
+    return wanted not in (None, known)
 
 
 def form() -> None:

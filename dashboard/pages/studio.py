@@ -13,8 +13,10 @@ st.caption(
 )
 
 # another expander for another run: one that was just started is what is to be seen
-key = f"new run/{run.id if run is not None else ''}/{new_run.asked_for()}"
-with elements.folded("New run", key, run is None or new_run.asked_for(), ":material/add:") as opened:
+key = f"new run/{run.id if run is not None else ''}"
+if new_run.just_asked_for():
+    st.session_state[key] = True
+with elements.folded("New run", key, run is None, ":material/add:") as opened:
     if run is None:
         st.info(
             "Press Start: with the quick preset both optimizers make 2,048 images each from the embedded ResNet-20, "

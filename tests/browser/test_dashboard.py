@@ -45,6 +45,7 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")
     page.get_by_role("button", name="One step").click()
+    page.get_by_role("figure").first.scroll_into_view_if_needed()  # curves are drawn again where they are seen
     expect(page.get_by_text("ε = 0.09").first).to_be_visible()
 
     # the run survives a reload

@@ -46,7 +46,7 @@ def test_errors_have_a_bar_for_each_layer_in_the_order_of_the_network():
     assert list(bars.x) == [1, 2, 3]
     assert list(bars.y) == [40.0, 10.0, None]
     assert list(bars.marker.opacity) == [0.45, 0.45, 1.0]
-    assert bars.customdata[1][0] == "middle_&#60;b&#62;"
+    assert bars.text[1].startswith("middle_&#60;b&#62;, ")
     assert list(weights.y) == [30.0, 30.0, 30.0]
     assert list(inputs.y) == [None, 25.0, 25.0]
 
