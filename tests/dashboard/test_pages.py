@@ -217,7 +217,7 @@ def test_a_run_of_an_earlier_version_is_shown_without_what_it_did_not_write_down
 @pytest.mark.slow
 def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypatch):
     for limit in ("_SECONDS_FOR_A_STEP", "_SECONDS_FOR_PICTURES"):
-        monkeypatch.setattr(live, limit, 60)  # so that a busy machine makes no difference
+        monkeypatch.setattr(live, limit, 5)  # so that a busy machine makes no difference
     manager, store = state.manager(), state.store()
     run_id = manager.start(LONG)
     wait_until(lambda: len(store.records(run_id, "generation")) > 2)
