@@ -1,0 +1,80 @@
+"""README's pictures, made of real runs in a real browser: `PICTURES=assets python -m pytest tests/browser/test_pictures.py` makes them.
+
+Without PICTURES they are made all the same, to see that they can be, and left with the test's other files.
+"""
+
+import io
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from every_page import settle
+from PIL import Image
+from playwright.sync_api import expect
+from real_server import ROOT
+
+from core.config import PRESETS
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+MOST_BYTES = 250_000
+WIDTH, HEIGHT = 1280, 1000
+QUICK = PRESETS["quick"]
+# the preset quick with fewer images and steps, so that it takes two minutes
+CONFIG = replace(
+    QUICK,
+    generation=replace(QUICK.generation, images=320),
+    quantization=replace(QUICK.quantization, steps=30),
+    bits=(3, 4),
+    steps_by_bits={},
+)
+OTHER = replace(CONFIG, generation=replace(CONFIG.generation, images=128, mu=0.0), bits=(), encoder="")
+PICTURES = {  # name -> where it is, and to what it is scrolled
+    "studio": ("?run={run}", "h1"),
+    "layers": ("?run={run}&view=heatmaps", ".js-plotly-plot"),
+    "quantize": ("quantize?run={run}", "h1"),
+    "diversity": ("diversity?run={run}", "h1"),
+    "compare": ("compare?runs={run},{other}", "h1"),
+}
+
+
+@pytest.mark.slow
+def test_pictures_of_the_readme(serve, tmp_path, open_page):
+    store = RunStore(tmp_path / "runs")
+    manager = RunManager(store)
+    ids = {"run": manager.start(CONFIG, "quick, 320 images"), "other": manager.start(OTHER, "without momentum: μ = 0")}
+    for run_id in ids.values():
+        manager.wait(run_id)
+        assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
+    manager.close()
+    store.close()
+    folder = Path(os.environ.get("PICTURES", tmp_path / "pictures"))
+    folder.mkdir(exist_ok=True)
+    with serve() as (address, _):
+        page, problems = open_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        for name, (path, top) in PICTURES.items():
+            page.goto(f"{address}/{path.format(**ids)}")
+            expect(page.locator("h1")).to_be_visible()
+            expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+            settle(page)
+            if top != "h1":
+                page.locator(top).first.evaluate("element => element.scrollIntoView({block: 'center'})")
+                settle(page)
+            file = folder / f"{name}.webp"
+            with Image.open(io.BytesIO(page.screenshot())) as picture:
+                picture.convert("RGB").save(file, quality=82, method=6)
+            assert 20_000 < file.stat().st_size <= MOST_BYTES, f"{name} has {file.stat().st_size} bytes: allowed are {MOST_BYTES}"
+        assert problems == []
+
+
+def test_readme_shows_these_pictures():
+    shown = re.findall(r"\]\(assets/([a-z]+)\.webp\)", (ROOT / "README.md").read_text())
+    assert shown == list(PICTURES)
+    for name in shown:
+        file = ROOT / "assets" / f"{name}.webp"
+        assert file.stat().st_size <= MOST_BYTES
+        with Image.open(file) as picture:
+            assert picture.size == (WIDTH, HEIGHT)
