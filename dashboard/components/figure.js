@@ -133,7 +133,7 @@ function create(root) {
       if (!drawn) place.style.height = `${(isNarrow() && figure.layout.meta?.narrow?.height) || figure.layout.height}px`;
       place.classList.toggle("pressable", data.pressable);
       if (drawn || seen) draw();
-      else setTimeout(draw, 300);
+      else setTimeout(draw, 2000);
     },
     end() {
       ended = true;
