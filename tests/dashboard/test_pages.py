@@ -448,6 +448,10 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
     state.manager().wait(run.id)
     assert state.store().run(run.id).state is RunState.COMPLETE
     again = page("studio")
+    assert "quick/machine/model" not in [box.key for box in again.selectbox]  # of the form, which is made when it is opened
+    again.session_state[f"new run/{run.id}"] = True
+    again.run()
+    assert not again.exception
     assert again.selectbox(key="quick/machine/model").options == [
         "resnet20_cifar10",
         "mine (10 classes), uploaded as net.safetensors",
