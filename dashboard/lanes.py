@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
@@ -15,7 +14,7 @@ from core.errors import CoreError
 from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import Record, Run
-from dashboard import charts, elements, forms, images, live, moments, state, text
+from dashboard import charts, elements, figures, forms, images, live, moments, state, text
 from dashboard.chart_style import json_of, lane_name
 
 VIEWS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
@@ -264,14 +263,10 @@ def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
 def _over_time(run: Run, records: list[Record], changes: Sequence[Mapping], view: str, make: Callable[[], charts.Figure]) -> None:
     """A figure over iterations, drawn at most every live.CHART_SECONDS, once for all who look at it, and at once after a change."""
     still = generation_finished(run) or run.state is RunState.PAUSED
-    moment = len(records) if still else int(time.monotonic() / (live.CHART_SECONDS * state.slowness()))
+    moment = len(records) if still else live.turn()
     drawn = state.kept(("json", run.id, run.attempt, view, moment, still, len(changes)), lambda: json_of(make()))
-    elements.figure(
-        drawn,
-        f"{VIEWS[view]}: curves over iterations" if view != "heatmaps" else "L_BNS by layer and iteration",
-        f"figure/{view}",
-        f"{run.name} {VIEWS[view]}",
-    )
+    title = f"{VIEWS[view]}: curves over iterations" if view != "heatmaps" else "L_BNS by layer and iteration"
+    figures.show(drawn, f"figure/{view}", f"{run.name} {VIEWS[view]}", title)
 
 
 def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], records: Mapping[str, Record], where: str) -> None:
@@ -280,9 +275,8 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
     step = next(iter(frames.values())).step
     st.caption(f"L_BNS of every layer at {where}. Press a bar to look into its layer.")
     bars = state.kept(("bars", run.id, run.attempt, step, layer), lambda: json_of(charts.layer_bars(records, names, layer)))
-    elements.figure(
-        bars, "L_BNS of every layer at the shown iteration", "figure/bars", f"{run.name} L_BNS by layer at {step}", state.show_layer
-    )
+    title = "L_BNS of every layer at the shown iteration"
+    figures.show(bars, "figure/bars", f"{run.name} L_BNS by layer at {step}", title, state.show_layer)
     box = f"layer/{layer}"  # another box for another layer: it begins with what a bar has chosen
     st.selectbox(
         "Layer",
@@ -299,12 +293,8 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
         st.caption("This run did not write down the statistics of the channels: runs of this version do.")
         return
     st.caption("A channel on the dashed line has in the batch just what the network remembers of its training.")
-    elements.figure(
-        drawn,
-        f"channels of layer {layer + 1}, batch against running statistics",
-        "figure/channels",
-        f"{run.name} channels of layer {layer + 1}",
-    )
+    title = f"channels of layer {layer + 1}, batch against running statistics"
+    figures.show(drawn, "figure/channels", f"{run.name} channels of layer {layer + 1}", title)
 
 
 def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> str | None:

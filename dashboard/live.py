@@ -74,6 +74,11 @@ def pace() -> str:
     return f"pictures every {REFRESH_SECONDS * slowness:g} s, curves every {CHART_SECONDS * slowness:g} s"
 
 
+def turn() -> int:
+    """Another number when curves of a run that goes on are to be drawn again, the same for all who look."""
+    return int(time.monotonic() / (CHART_SECONDS * state.slowness()))
+
+
 def status(run: Run) -> None:
     """Name, state, progress with time left, and the buttons that apply."""
     word, colour = _BADGES[run.state]
@@ -198,6 +203,6 @@ def _classes(model: str) -> Sequence[str]:
 
 def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
-    moment = len(records) if run.state.is_finished() else int(time.monotonic() / (CHART_SECONDS * state.slowness()))
+    moment = len(records) if run.state.is_finished() else turn()
     figure = state.kept(("figure", run.id, run.attempt, moment, what), lambda: json_of(make()))
     figures.show(figure, key, f"{run.name} {key}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -128,8 +127,10 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
     left, right = st.columns(2)
     with left:
         title = f"weights of {chosen}"
-        weights = partial(training_charts.histogram_figure, layer["weight"], layer["bits"], title, lane)
-        figure = state.kept(("figure", *what, "weights", chosen), lambda: json_of(weights()))
+        figure = state.kept(
+            ("figure", *what, "weights", chosen),
+            lambda: json_of(training_charts.histogram_figure(layer["weight"], layer["bits"], title, lane)),
+        )
         figures.show(figure, f"{key}/weights", f"{run.name} {lane} {width} {title}")
         st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % beyond the grid.")
     with right:
@@ -138,8 +139,10 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
             st.info("This layer reads the image, which is not quantized.", icon=":material/image:")
         else:
             title = f"input of {chosen}"
-            inputs = partial(training_charts.histogram_figure, read, read["bits"], title, lane, True)
-            figure = state.kept(("figure", *what, "input", chosen), lambda: json_of(inputs()))
+            figure = state.kept(
+                ("figure", *what, "input", chosen),
+                lambda: json_of(training_charts.histogram_figure(read, read["bits"], title, lane, True)),
+            )
             figures.show(figure, f"{key}/input", f"{run.name} {lane} {width} {title}")
             st.caption(
                 f"{_step(read)[0].upper()}{_step(read)[1:]}; {read['clipped']:g} % beyond the grid; {_decibels(read['sqnr'])}. Logarithmic."

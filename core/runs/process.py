@@ -23,7 +23,7 @@ from core.runs.live import LiveControl
 
 _ROOT = Path(__file__).parents[2]
 # How often a thread of OpenMP looks for the others before it sleeps, instead of some milliseconds long: when something else has taken the
-# core of one, it can go on at another's. Beside a browser that took half a core a job was 1.3 times as fast so; alone it is the same.
+# core of one, it can go on at another's.
 _SPINS = "20000"
 
 
