@@ -55,13 +55,15 @@ function create(root) {
     const value = (name) => style.getPropertyValue(`--st-${name}`).trim();
     const axis = {
       gridcolor: value("border-color-light") || value("border-color"), linecolor: value("border-color"), zeroline: false,
-      // labels are measured for whether they leave the figure: a third of the time of a drawing, and all of ours have room
+      // labels are measured for whether they leave the figure: two fifths of a drawing, and all of ours have room
       automargin: true, ticklabeloverflow: "allow", title: { font: { size: 12 } }, tickfont: { size: 11 },
     };
     return {
       layout: {
         font: { family: value("font"), size: 12, color: value("text-color") },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
+        // or plotly makes them of the colour of the paper, which is black that cannot be seen
+        modebar: { bgcolor: value("background-color"), color: value("text-color"), activecolor: value("primary-color") },
         hoverlabel: { bgcolor: value("background-color"), bordercolor: value("border-color"), font: { color: value("text-color") } },
         colorway: ["#888888"],
       },
