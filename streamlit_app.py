@@ -16,6 +16,7 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
     try:
         state.manager()
         state.give_way()
+        state.remember_run()
     except CoreError as error:  # such as a database of a newer version
         st.error(text.error(error), icon=":material/error:")
         st.stop()

@@ -128,16 +128,22 @@ def show_run(run_id: str | None) -> None:
         st.query_params[RUN_PARAMETER] = run_id
 
 
+def remember_run() -> None:
+    """Keeps which run the address names: the links to other pages do not take the address along.
+
+    To be called before there are links: one that is pressed ends the script of the page it is on, wherever that is.
+    """
+    wanted = st.query_params.get(RUN_PARAMETER)
+    if wanted and any(run.id == wanted for run in store().runs()):
+        st.session_state["shown run"] = wanted
+
+
 def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
     """The run in the address or chosen before, if it fits the page; else one that is going on; else the newest that fits."""
     runs = [run for run in store().runs() if fits(run)]
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     chosen = next((run for run in runs if run.id == wanted), None)
-    if chosen is not None:
-        st.session_state["shown run"] = chosen.id  # the links to other pages do not take the address along
-    else:
-        chosen = next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
-    return chosen
+    return chosen or next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
 
 
 def put_into_address(name: str, value: object) -> None:

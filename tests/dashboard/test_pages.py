@@ -610,3 +610,20 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     for name, number in (("quantize", 0), ("diversity", 3), ("runs", 0)):
         assert len(component(page(name), "figure")) == number
     assert len(components(page("studio"))) == 4
+
+
+def test_a_link_pressed_before_the_page_is_there_keeps_the_run(runs_folder, monkeypatch):
+    """As on a slow machine: the script of the first page ends as soon as there are links."""
+    asked, newer = (state.store().create(SHORT, name) for name in ("asked for", "newer"))
+    for run_id in (asked, newer):
+        state.store().set_state(run_id, RunState.COMPLETE)
+    app = AppTest.from_file("../../streamlit_app.py", default_timeout=60)
+    app.query_params["run"] = asked
+    with monkeypatch.context() as slow:
+        slow.setattr(streamlit, "navigation", lambda *args, **options: streamlit.stop())
+        app.run()
+    del app.query_params["run"]
+    app.run()
+    assert not app.exception, app.exception
+    assert "asked for" in texts(app)
+    assert "newer" not in texts(app)
