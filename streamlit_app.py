@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import access, deep_links, elements, figures, state, text
+from dashboard import access, deep_links, elements, figures, state, stream, text
 
 if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
@@ -35,4 +35,10 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
 else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
     state.share_memory()
-    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes()])
+
+    def news(run_id: str, watcher: state.Watcher, query: str) -> str:
+        from dashboard import lanes  # and plotly with it: a server that starts has better things to do
+
+        return lanes.news(run_id, watcher, query)
+
+    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes(), *stream.routes(news)])

@@ -1,9 +1,10 @@
 """Many sessions watch jobs on one server: `python benchmarks/sessions.py --sessions 20 --jobs 4 --minutes 10`.
 
 A session here speaks Streamlit's own protocol over a websocket, as the page in a browser does: it asks for the page, and then for
-every fragment again whenever its time has come. It draws nothing, so that what is measured is the server: browsers are on
-other machines where there are twenty of them. Prints one JSON object: the speed of the job while one session watches, before and after,
-and while all do; the server's resident memory; messages, refreshes, and errors that were sent to a page.
+every fragment again whenever its time has come, and over the page's other socket for what is new of the run. It draws nothing, so
+that what is measured is the server: browsers are on other machines where there are twenty of them. Prints one JSON object: the speed of the
+job while one session watches, before and after, and while all do; the server's resident memory; messages, refreshes, and errors that were
+sent to a page.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Session:
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._intervals: dict[str, float] = {}
         self._asked = 0.0
+        self._follower: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -59,7 +61,7 @@ class Session:
                 async for message in socket:
                     self._heard(socket, ForwardMsg.FromString(message))  # type: ignore[arg-type]
             finally:
-                for timer in self._timers.values():
+                for timer in (*self._timers.values(), *([self._follower] if self._follower else [])):
                     timer.cancel()
 
     async def _ask(self, socket: Any, fragment: str) -> None:
@@ -93,6 +95,24 @@ class Session:
             element = message.delta.new_element
             if element.WhichOneof("type") == "exception":
                 self.errors.append(f"{element.exception.type}: {element.exception.message}")
+            elif element.WhichOneof("type") == "bidi_component" and element.bidi_component.component_name == "dashboard.live":
+                data = json.loads(element.bidi_component.json)
+                if self._follower is None:
+                    self._follower = asyncio.create_task(self._follow(data["address"], data["milliseconds"] / 1000))
+                elif self._follower.done():
+                    self._follower.result()
+
+    async def _follow(self, address: str, seconds: float) -> None:
+        """As dashboard/components/live.js does."""
+        async with websockets.connect(f"{self.url.partition('/_stcore')[0]}{address}", origin=self.origin, max_size=None) as socket:  # type: ignore
+            while True:
+                await asyncio.sleep(seconds / self.pace)
+                began = time.monotonic()
+                await socket.send("?" + self.query)
+                news = json.loads(await socket.recv())
+                self.refresh_seconds.append(time.monotonic() - began)
+                self.count["refreshes"] += 1
+                seconds = news["again"] / 1000
 
     async def _every(self, socket: Any, seconds: float, fragment: str) -> None:
         while True:

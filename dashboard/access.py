@@ -87,7 +87,7 @@ def refuse_to_start() -> None:
 
 def routes() -> list[BaseRoute]:
     """What the server must answer besides Streamlit's own: only an HTTP response can set a cookie that no script can read."""
-    return [Route(_path("login"), _keep_login, methods=["POST"])]
+    return [Route(path("login"), _keep_login, methods=["POST"])]
 
 
 def user() -> str:
@@ -139,7 +139,8 @@ def _is_invited() -> bool:
     return st.user.get("email_verified") is not False and bool({email, "@" + email.rpartition("@")[2]} & invited)
 
 
-def _path(name: str = "") -> str:
+def path(name: str = "") -> str:
+    """Where the server answers to this name, also where it is told to serve below a path of its host."""
     base = (st.get_option("server.baseUrlPath") or "").strip("/")
     return f"/{base}/{name}" if base else f"/{name}"
 
@@ -184,7 +185,7 @@ async def _keep_login(request: Request) -> Response:
         _cookie_name(),
         login,
         max_age=LOGIN_SECONDS if login else 0,
-        path=_path(),
+        path=path(),
         secure=request.url.scheme == "https",
         httponly=True,
         samesite="strict",
@@ -194,7 +195,7 @@ async def _keep_login(request: Request) -> Response:
 
 def _send_login(login: str) -> None:
     """Has the browser put this login into its cookie, then load the page anew: a session knows the cookies it began with."""
-    call = f"fetch({json.dumps(_path('login'))}, {{method: 'POST', headers: {{{json.dumps(LOGIN_HEADER)}: {json.dumps(login)}}}}})"
+    call = f"fetch({json.dumps(path('login'))}, {{method: 'POST', headers: {{{json.dumps(LOGIN_HEADER)}: {json.dumps(login)}}}}})"
     st.html(f"<script>{call}.then(() => location.reload())</script>", unsafe_allow_javascript=True)
     st.stop()
 

@@ -56,7 +56,7 @@ def choose(runs: Sequence[Run]) -> list[Run]:
 def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
     """Draws these runs, again and again until all are finished."""
     going_on = [run.id for run in runs if not run.state.is_finished()]
-    slowness = state.slowness()
+    slowness = state.slowness(state.watcher())
 
     @st.fragment(run_every=live.CHART_SECONDS * slowness if going_on else None)
     def region() -> None:

@@ -1,6 +1,9 @@
 """Elements of the pages that Streamlit does not have: the iteration player, the contact sheet, a figure that is changed in place.
 
 Each is a component with its HTML, CSS and JavaScript in `components/`. What comes from outside goes there as data, never into the HTML.
+
+With `made`, any text that is another with each drawing, an element can be streamed to (see stream.py) under the name that is its key: what
+comes so goes over what it was drawn with, and is newer.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import BaseRoute, Route
 
-from dashboard import chart_files, state
+from dashboard import access, chart_files, state
 from dashboard.images import Sheet
 from dashboard.moments import nearest
+from dashboard.text import shown
 
 _FOLDER = Path(__file__).parent / "components"
 _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -27,12 +31,14 @@ _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
 
 
 def _component(name: str, isolate_styles: bool = True) -> Any:
-    texts = {kind: (_FOLDER / f"{name}.{kind}").read_text() for kind in ("html", "css", "js")}
+    texts = {path.suffix[1:]: path.read_text() for path in _FOLDER.glob(f"{name}.*")}
     return st.components.v2.component(f"dashboard.{name}", isolate_styles=isolate_styles, **texts)
 
 
 _player = _component("player")
 _sheet = _component("sheet")
+_words = _component("words")
+_live = _component("live")
 # plotly puts its own styles into the head of the page
 _figure = _component("figure", isolate_styles=False)
 
@@ -47,8 +53,7 @@ async def _send_library(request: Request) -> FileResponse:
 
 
 def _library_address() -> str:
-    base = (st.get_option("server.baseUrlPath") or "").strip("/")
-    return f"/{base}/{_LIBRARY_NAME}" if base else f"/{_LIBRARY_NAME}"
+    return access.path(_LIBRARY_NAME)
 
 
 @contextmanager
@@ -72,13 +77,14 @@ def player(
     iterations: int,
     batches: int,
     marks: Sequence[tuple[int, str]],
+    key: str,
+    made: str = "",
 ) -> int | None:
     """The slider over the kept moments of a run, with play button and arrow keys; returns the step to show, None for the newest.
 
     What it stands at is in the address. moments: kept steps, in order. latest: the newest step. start: what a page that is just opened
     shows. following: how often newer ones come, "" if there will be none. iterations: of a batch. marks: step and text of live changes.
     """
-    key = f"player/{run_id}"
     chosen = nearest(st.session_state.get(_moment_key(run_id), start), moments, latest)
 
     def move() -> None:
@@ -89,19 +95,26 @@ def player(
     _player(
         key=key,
         data={
+            **player_data(moments, latest, chosen, marks),
             "run": run_id,
-            "moments": [step for step in moments if step < latest],
-            "latest": latest,
-            "at": chosen,
             "turn": st.session_state.get(_turn_key(run_id), 0),
             "following": following,
             "iterations": iterations,
             "batches": batches,
-            "marks": [list(mark) for mark in marks],
+            **_streamed(key, made),
         },
         on_at_change=move,
     )
     return chosen
+
+
+def player_data(moments: Sequence[int], latest: int, at: int | None, marks: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """What of a player changes as the run goes on."""
+    return {"moments": [step for step in moments if step < latest], "latest": latest, "at": at, "marks": [list(mark) for mark in marks]}
+
+
+def _streamed(key: str, made: str) -> dict[str, str]:
+    return {"piece": key, "made": made} if made else {}
 
 
 def follow_newest(run_id: str) -> None:
@@ -119,25 +132,16 @@ def _turn_key(run_id: str) -> str:
     return f"turn of the player/{run_id}"
 
 
-def sheet(sheet: Sheet, alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None]) -> None:
+def sheet(sheet: Sheet, alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None], made: str = "") -> None:
     """A contact sheet whose images can be pointed at and pressed. on_pick: called with the index of an image that was pressed."""
     _sheet(
         key=key,
-        data={
-            "picture": sheet.picture,
-            "width": sheet.width,
-            "height": sheet.height,
-            "columns": sheet.columns,
-            "header": list(sheet.header),
-            "cells": sheet.cells,
-            "chosen": chosen,
-            "alt": alt,
-        },
+        data={**vars(sheet), "chosen": chosen, "alt": alt, **_streamed(key, made)},
         on_picked_change=lambda: on_pick(_picked(key)),
     )
 
 
-def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None) -> None:
+def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None, made: str = "") -> None:
     """A figure, changed in place when it comes again under the same key.
 
     figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. name: of its files. on_pick: called
@@ -151,6 +155,7 @@ def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any]
             "library": _library_address(),
             "pressable": on_pick is not None,
             "config": chart_files.config(name),
+            **_streamed(key, made),
         },
         on_picked_change=(lambda: on_pick(_picked(key))) if on_pick else lambda: None,
     )
@@ -158,3 +163,26 @@ def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any]
 
 def _picked(key: str) -> Any:
     return st.session_state[key]["picked"]
+
+
+def words(key: str, lines: Sequence[str], title: str = "", part: float | None = None, clipped: bool = False, made: str = "") -> None:
+    """Lines of text, small, and a title over them. part: how full a bar under them is, 0 to 1. clipped: each line stays one line."""
+    _words(key=key, data={**words_data(lines, title, part), "clipped": clipped, **_streamed(key, made)})
+
+
+def words_data(lines: Sequence[str], title: str = "", part: float | None = None) -> dict[str, Any]:
+    """What of `words` changes as the run goes on."""
+    return {"title": shown(title), "lines": [shown(line) for line in lines], "part": part}
+
+
+def live(key: str, address: str, phase: str, milliseconds: int, redraw: bool) -> None:
+    """Has the elements of the page streamed to by the socket at `address`, which is asked again after so many milliseconds.
+
+    The page is drawn anew when the run is in another phase than `phase`. redraw: each time, with nothing streamed.
+    """
+    with st.container(key="live"):  # takes no place: see page.css
+        _live(
+            key=key,
+            data={"address": address, "phase": phase, "milliseconds": milliseconds, "redraw": redraw},
+            on_changed_change=lambda: None,
+        )

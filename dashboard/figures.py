@@ -23,13 +23,13 @@ def offer_files() -> None:
         )
 
 
-def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None) -> None:
+def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None, made: str = "") -> None:
     """A figure on the page; its files are called `name`, or as its key. One that comes again under the same key is changed in place.
 
     figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. on_pick: called with the customdata of
-    a point that was pressed, or its number in its trace.
+    a point that was pressed, or its number in its trace. made: see elements.
     """
-    elements.figure(figure, title, key, name or key, on_pick)
+    elements.figure(figure, title, key, name or key, on_pick, made)
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> Any:

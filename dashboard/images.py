@@ -136,15 +136,6 @@ def large_html(frame: Frame, index: int, alt: str) -> str:
     )
 
 
-def heading_html(name: str, about: str) -> str:
-    """Above a sheet: always two lines, so that sheets beside each other begin at the same height and none jumps."""
-    line = "overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
-    return (
-        f'<div style="{line}"><b>{escape(shown(name))}</b></div>'
-        f'<div title="{escape(shown(about))}" style="{line};font-size:0.875rem;opacity:0.75">{escape(shown(about))}</div>'
-    )
-
-
 def alone(frame: Frame, index: int) -> Frame:
     """The frame with only one of its images."""
     own = slice(index, index + 1)

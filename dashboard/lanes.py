@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import streamlit as st
 
 from core.config import LIVE_KNOBS
-from core.errors import CoreError
+from core.errors import CoreError, RunError
 from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import Record, Run
-from dashboard import charts, elements, figures, forms, images, live, moments, state, text
+from dashboard import charts, elements, figures, forms, images, live, moments, state, stream, text
 from dashboard.chart_style import json_of, lane_name
 
 VIEWS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
@@ -74,39 +78,141 @@ def _turned(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
         st.toast(text.error(error), icon=":material/error:")
 
 
-def watch(run: Run) -> None:
-    """The player, both lanes at the moment it stands at, and the chosen view of the numbers."""
-    lanes = list(run.config.optimizers)
+class Past(NamedTuple):
+    """What is there to be shown of the generation so far."""
+
+    records: list[Record]
+    kept: list[int]  # steps whose images every lane has kept
+    newest: dict[str, Frame]  # lane -> its images, all of one step
+    changes: Sequence[Mapping[str, Any]]
+
+    @property
+    def latest(self) -> int:
+        return next(iter(self.newest.values())).step
+
+    @property
+    def marks(self) -> list[tuple[int, str]]:
+        return [(step, what) for step, (what, _) in charts.mark_texts(self.changes).items()]
+
+
+class Moment(NamedTuple):
+    """All lanes at one step."""
+
+    past: Past
+    frames: dict[str, Frame]
+    records: dict[str, Record]  # lane -> its figures of that step
+    where: str  # the step in words
+
+
+def past_of(run: Run) -> Past | None:
+    """None before the first images."""
     records = state.records(run, "generation")
-    kept = moments.common([state.store().frame_steps(run.id, lane) for lane in lanes])
+    kept = moments.common([state.store().frame_steps(run.id, lane) for lane in run.config.optimizers])
     newest = _newest(run, kept)
-    if not newest or not records:
+    return Past(records, kept, newest, state.store().changes(run.id)) if newest and records else None
+
+
+def _moment(run: Run, past: Past, at: int | None) -> Moment:
+    frames = past.newest if at is None else {lane: _frame(run, lane, at) or newest for lane, newest in past.newest.items()}
+    records = {lane: record for lane, frame in frames.items() if (record := moments.record_at(past.records, lane, frame.step))}
+    return Moment(past, frames, records, moments.place(next(iter(frames.values())).step, run))
+
+
+def watch(run: Run, made: str = "") -> None:
+    """The player, both lanes at the moment it stands at, and the chosen view of the numbers. made: see elements."""
+    past = past_of(run)
+    if past is None:
         if not run.state.is_finished():
             st.caption("Images and curves appear here with the first iteration.")
         return
-    latest = newest[lanes[0]].step
-    changes = state.store().changes(run.id)
-    at = _player(run, kept, latest, charts.mark_texts(changes))
-    frames = newest if at is None else {lane: _frame(run, lane, at) or newest[lane] for lane in lanes}
-    at_records = {lane: record for lane in lanes if (record := moments.record_at(records, lane, frames[lane].step))}
-    _sheets(run, frames, at_records)
-    _large(run, frames, kept)
-    _numbers(run, records, changes, frames, at_records, at)
+    moment = _moment(run, past, _player(run, past, made))
+    _sheets(run, moment, made)
+    _large(run, moment.frames, past.kept)
+    _numbers(run, moment, made)
 
 
-def _player(run: Run, kept: Sequence[int], latest: int, marks: Mapping[int, tuple[str, list[str]]]) -> int | None:
+def listen(run: Run) -> None:
+    """The generation of a run that goes on: drawn here, and then streamed to without being drawn again (see stream.py)."""
+    # what a press on an image opens has too many elements to be streamed
+    lane, _ = state.image_in_address()
+    made = str(time.time()) if lane is None else ""
+    live.status(run, made)
+    knobs(run)
+    watch(run, made)
+    every = round(1000 * live.REFRESH_SECONDS * state.slowness(state.watcher()))
+    elements.live(f"live/{run.id}", stream.address(run.id), phase(run), every, redraw=not made)
+
+
+def news(run_id: str, watcher: state.Watcher, query: str) -> str:
+    """What the page of a watcher, at an address with this query, is told when it asks (see stream.py)."""
+    slowness = state.slowness(watcher)
+    again = round(1000 * live.REFRESH_SECONDS * slowness)
+    try:
+        run = state.store().run(run_id)
+    except RunError:
+        return json.dumps({"phase": "deleted", "again": again, "pieces": {}})
+    new = pieces(run, dict(parse_qsl(query.removeprefix("?"))), slowness)
+    return json.dumps({"phase": phase(run), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}})
+
+
+def phase(run: Run) -> str:
+    """Another text when more is to change on the page than `pieces` says."""
+    controls = state.manager().controls(run.id)
+    return json.dumps(
+        [
+            run.state,
+            run.stage,
+            run.attempt,
+            generation_finished(run),
+            controls and state.manager().control(run.id).paused,
+            state.manager().waiting(run.id) if run.state is RunState.QUEUED else 0,
+            len(state.store().changes(run.id)),
+            past_of(run) is not None,
+        ]
+    )
+
+
+def pieces(run: Run, address: Mapping[str, str], slowness: int) -> dict[str, dict[str, Any]]:
+    """What has changed on a page since it was drawn: key of an element -> what is new of its data. address: the page's parameters."""
+    known: dict[str, dict[str, Any]] = {}
+    if run.stage:
+        known[live.progress_key(run)] = elements.words_data(*live.progress(run))
+    past = past_of(run)
+    if past is None:
+        return known
+    start, _ = moments.from_address(address.get(state.AT_PARAMETER))
+    at = moments.nearest(start, past.kept, past.latest)
+    moment = _moment(run, past, at)
+    known[_player_key(run)] = elements.player_data(past.kept, past.latest, at, past.marks)
+    for lane in moment.frames:
+        known[_heading_key(run, lane)] = elements.words_data(*_heading(moment, lane))
+        known[_sheet_key(run, lane)] = vars(_sheet(run, moment, lane))
+    view = _view(address)
+    known[_lines_key(run)] = elements.words_data(_lines(run, moment, view))
+    for name, drawn in _figures(run, moment, view, address, slowness).items():
+        known[name] = {"figure": drawn}
+    return known
+
+
+def _player_key(run: Run) -> str:
+    return f"player/{run.id}"
+
+
+def _player(run: Run, past: Past, made: str) -> int | None:
     start, problem = moments.from_address(st.query_params.get(state.AT_PARAMETER))
     if problem:
         st.warning(text.plain(problem))
     return elements.player(
         run.id,
-        kept,
-        latest,
+        past.kept,
+        past.latest,
         start,
-        "" if generation_finished(run) else live.pace(),
+        "" if generation_finished(run) else live.pace(state.slowness(state.watcher())),
         run.config.generation.iterations,
         len(run.config.generation.batches),
-        [(step, what) for step, (what, _) in marks.items()],
+        past.marks,
+        _player_key(run),
+        made,
     )
 
 
@@ -140,21 +246,38 @@ def _frame(run: Run, lane: str, step: int | None) -> Frame | None:
     return state.kept(("frame", run.id, lane, step, version), lambda: state.store().frame(run.id, lane, step))
 
 
-def _sheets(run: Run, frames: Mapping[str, Frame], records: Mapping[str, Record]) -> None:
+def _sheets(run: Run, moment: Moment, made: str) -> None:
     lane, index = state.image_in_address()
-    for place, (own, frame) in zip(st.columns(len(frames)), frames.items()):
+    for place, own in zip(st.columns(len(moment.frames)), moment.frames):
         with place:
-            names = _names(run.config.generation.model, frame)
-            where = moments.place(frame.step, run)
-            st.html(images.heading_html(lane_name(own), f"{where} · {moments.summary(frame, records.get(own))}".rstrip(" ·")))
-            key = ("sheet", run.id, run.attempt, own, frame.step)
+            elements.words(_heading_key(run, own), *_heading(moment, own), clipped=True, made=made)
             elements.sheet(
-                state.kept(key, partial(images.sheet, frame, names)),
+                _sheet(run, moment, own),
                 f"synthetic images by {lane_name(own)}",
                 index if own == lane else None,
-                f"sheet/{run.id}/{own}",
+                _sheet_key(run, own),
                 partial(_picked, own),
+                made,
             )
+
+
+def _heading_key(run: Run, lane: str) -> str:
+    return f"heading/{run.id}/{lane}"
+
+
+def _heading(moment: Moment, lane: str) -> tuple[list[str], str]:
+    summary = moments.summary(moment.frames[lane], moment.records.get(lane))
+    return [f"{moment.where} · {summary}".rstrip(" ·")], lane_name(lane)
+
+
+def _sheet_key(run: Run, lane: str) -> str:
+    return f"sheet/{run.id}/{lane}"
+
+
+def _sheet(run: Run, moment: Moment, lane: str) -> images.Sheet:
+    frame = moment.frames[lane]
+    key = ("sheet", run.id, run.attempt, lane, frame.step)
+    return state.kept(key, lambda: images.sheet(frame, _names(run.config.generation.model, frame)))
 
 
 def _picked(lane: str, index: int) -> None:
@@ -214,40 +337,51 @@ def _names(model: str, *frames: Frame) -> Sequence[str]:
     return live.classes(model, labels)
 
 
-def _numbers(
-    run: Run,
-    records: list[Record],
-    changes: Sequence[Mapping],
-    frames: Mapping[str, Frame],
-    at_records: Mapping[str, Record],
-    at: int | None,
-) -> None:
+def _view(address: Mapping[str, str]) -> str:
+    """Which of VIEWS the address names, or the first."""
+    wanted = address.get(state.VIEW_PARAMETER, "")
+    return wanted if wanted in VIEWS else "loss"
+
+
+def _numbers(run: Run, moment: Moment, made: str) -> None:
     """The view that was chosen, and only that one."""
-    wanted = st.query_params.get(state.VIEW_PARAMETER)
     view = st.segmented_control(
         "View",
         list(VIEWS),
-        default=wanted if wanted in VIEWS else "loss",
+        default=_view(st.query_params),
         required=True,
         format_func=lambda name: VIEWS[name],
         key="view",
         on_change=lambda: state.put_into_address(state.VIEW_PARAMETER, st.session_state["view"]),
         label_visibility="collapsed",
     )
-    names = layer_names(run, len(records[0].data["layers"]))
-    where = moments.place(next(iter(frames.values())).step, run)
+    elements.words(_lines_key(run), _lines(run, moment, view), made=made)
+    slowness = state.slowness(state.watcher())
+    drawn = _figures(run, moment, view, st.query_params, slowness)
+    if view == "layer":
+        _one_layer(run, moment, drawn, made)
+        return
+    title = f"{VIEWS[view]}: curves over iterations" if view != "heatmaps" else "L_BNS by layer and iteration"
+    ((name, figure),) = drawn.items()
+    figures.show(figure, name, f"{run.name} {VIEWS[view]}", title, made=made)
+
+
+def _lines_key(run: Run) -> str:
+    return f"numbers/{run.id}"
+
+
+def _lines(run: Run, moment: Moment, view: str) -> list[str]:
+    """What is said above the figures of a view."""
     if view == "loss":
-        st.caption("  \n".join(map(text.plain, moments.values(at_records, charts.PARTS, where))))
-        _over_time(run, records, changes, view, lambda: charts.loss_figure(records, changes))
-    elif view == "layers":
-        st.caption(f"L_BNS of each BatchNorm layer, on one scale. At {where}: {_extremes(at_records, names)}")
-        _over_time(run, records, changes, view, lambda: charts.layer_figure(records, names, changes))
-    elif view == "heatmaps":
-        st.caption(f"L_BNS of each BatchNorm layer. At {where}: {_extremes(at_records, names)}")
-        lanes = list(run.config.optimizers)
-        _over_time(run, records, changes, view, lambda: charts.layer_heatmaps(records, lanes, names, changes))
-    else:
-        _one_layer(run, names, frames, at_records, where)
+        return moments.values(moment.records, charts.PARTS, moment.where)
+    if view == "layer":
+        return [f"L_BNS of every layer at {moment.where}. Press a bar to look into its layer."]
+    what = "L_BNS of each BatchNorm layer, on one scale." if view == "layers" else "L_BNS of each BatchNorm layer."
+    return [f"{what} At {moment.where}: {_extremes(moment.records, _layer_names(run, moment))}"]
+
+
+def _layer_names(run: Run, moment: Moment) -> Sequence[str]:
+    return layer_names(run, len(moment.past.records[0].data["layers"]))
 
 
 def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
@@ -256,27 +390,46 @@ def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
     for lane, record in records.items():
         values = record.data["layers"]
         worst = max(range(len(values)), key=lambda index: values[index])
-        said.append(f"{text.plain(lane_name(lane))} highest in layer {worst + 1} ({text.plain(names[worst])}) with {values[worst]:.3g}")
+        said.append(f"{lane_name(lane)} highest in layer {worst + 1} ({names[worst]}) with {values[worst]:.3g}")
     return ", ".join(said)
 
 
-def _over_time(run: Run, records: list[Record], changes: Sequence[Mapping], view: str, make: Callable[[], charts.Figure]) -> None:
-    """A figure over iterations, drawn at most every live.CHART_SECONDS, once for all who look at it, and at once after a change."""
+_BARS, _CHANNELS = "figure/bars", "figure/channels"
+
+
+def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], slowness: int) -> dict[str, str]:
+    """The figures of a view: key -> JSON. Those over iterations are drawn at most every live.CHART_SECONDS, once for all who look at them,
+    and at once after a change."""
+    past, names = moment.past, _layer_names(run, moment)
+    if view == "layer":
+        return _layer_figures(run, moment, names, state.layer_in_address(len(names), address))
+    makers = {
+        "loss": lambda: charts.loss_figure(past.records, past.changes),
+        "layers": lambda: charts.layer_figure(past.records, names, past.changes),
+        "heatmaps": lambda: charts.layer_heatmaps(past.records, list(run.config.optimizers), names, past.changes),
+    }
     still = generation_finished(run) or run.state is RunState.PAUSED
-    moment = len(records) if still else live.turn()
-    drawn = state.kept(("json", run.id, run.attempt, view, moment, still, len(changes)), lambda: json_of(make()))
-    title = f"{VIEWS[view]}: curves over iterations" if view != "heatmaps" else "L_BNS by layer and iteration"
-    figures.show(drawn, f"figure/{view}", f"{run.name} {VIEWS[view]}", title)
+    turn = len(past.records) if still else live.turn(slowness)
+    key = ("json", run.id, run.attempt, view, turn, still, len(past.changes))
+    return {f"figure/{view}": state.kept(key, lambda: json_of(makers[view]()))}
 
 
-def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], records: Mapping[str, Record], where: str) -> None:
+def _layer_figures(run: Run, moment: Moment, names: Sequence[str], layer: int) -> dict[str, str]:
+    """All layers at the shown moment, and the channels of one, if the run has written them down."""
+    step = next(iter(moment.frames.values())).step
+    bars = state.kept(("bars", run.id, run.attempt, step, layer), lambda: json_of(charts.layer_bars(moment.records, names, layer)))
+    running = state.kept(("running", run.id, run.attempt), lambda: state.store().running_statistics(run.id))
+    channels = running and state.kept(("channels", run.id, run.attempt, step, layer), lambda: _channels(moment.frames, running, layer))
+    return {_BARS: bars, **({_CHANNELS: channels} if channels else {})}
+
+
+def _one_layer(run: Run, moment: Moment, drawn: Mapping[str, str], made: str) -> None:
     """All layers at the shown moment, and the channels of the one that is chosen."""
-    layer = state.layer_in_address(len(names))
-    step = next(iter(frames.values())).step
-    st.caption(f"L_BNS of every layer at {where}. Press a bar to look into its layer.")
-    bars = state.kept(("bars", run.id, run.attempt, step, layer), lambda: json_of(charts.layer_bars(records, names, layer)))
+    names = _layer_names(run, moment)
+    layer = state.layer_in_address(len(names), st.query_params)
+    step = next(iter(moment.frames.values())).step
     title = "L_BNS of every layer at the shown iteration"
-    figures.show(bars, "figure/bars", f"{run.name} L_BNS by layer at {step}", title, state.show_layer)
+    figures.show(drawn[_BARS], _BARS, f"{run.name} L_BNS by layer at {step}", title, state.show_layer, made)
     box = f"layer/{layer}"  # another box for another layer: it begins with what a bar has chosen
     st.selectbox(
         "Layer",
@@ -287,14 +440,12 @@ def _one_layer(run: Run, names: Sequence[str], frames: Mapping[str, Frame], reco
         on_change=lambda: state.show_layer(st.session_state[box]),
         help="Also chosen by a press on its bar.",
     )
-    running = state.kept(("running", run.id, run.attempt), lambda: state.store().running_statistics(run.id))
-    drawn = running and state.kept(("channels", run.id, run.attempt, step, layer), lambda: _channels(frames, running, layer))
-    if not drawn:
+    if _CHANNELS not in drawn:
         st.caption("This run did not write down the statistics of the channels: runs of this version do.")
         return
     st.caption("A channel on the dashed line has in the batch just what the network remembers of its training.")
     title = f"channels of layer {layer + 1}, batch against running statistics"
-    figures.show(drawn, "figure/channels", f"{run.name} channels of layer {layer + 1}", title)
+    figures.show(drawn[_CHANNELS], _CHANNELS, f"{run.name} channels of layer {layer + 1}", title, made=made)
 
 
 def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> str | None:
@@ -305,12 +456,12 @@ def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: in
 def layer_names(run: Run, count: int) -> Sequence[str]:
     """Names of the `count` BatchNorm layers of the run's network; numbers where they are not known."""
     # torch takes seconds to import, and the server does without it: only a run of an earlier version does not say what its layers are
-    names = state.store().result(run.id, "layers") or _layer_names(run.config.generation.model)
+    names = state.store().result(run.id, "layers") or _names_of_layers(run.config.generation.model)
     return names if len(names) == count else [f"layer {index + 1}" for index in range(count)]
 
 
 @cache
-def _layer_names(model: str) -> Sequence[str]:
+def _names_of_layers(model: str) -> Sequence[str]:
     from core.models.full_precision import batch_norm_names_of
 
     try:

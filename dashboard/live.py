@@ -33,10 +33,12 @@ _BADGES = {
 def follow(
     run: Run,
     *draw: Callable[[Run], None],
-    every: float = REFRESH_SECONDS,
+    every: float | None = REFRESH_SECONDS,
     until: Callable[[Run], bool] = lambda run: run.state.is_finished(),
 ) -> None:
     """Draws each function of the run, again and again (seconds) `until` nothing more will change, and then once.
+
+    every: None if one of them says itself when to draw again.
 
     Of a run that waits in the line only the status is drawn again: nothing else moves before it begins. With many pages open each is
     drawn less often, so that the job keeps its pace.
@@ -46,11 +48,11 @@ def follow(
         return until(current), current.state is RunState.QUEUED
 
     before = phase(run)
-    rests = before[0] or (before[1] and status not in draw)
-    slowness = state.slowness()
+    rests = every is None or before[0] or (before[1] and status not in draw)
+    slowness = state.slowness(state.watcher())
     first = True
 
-    @st.fragment(run_every=None if rests else every * slowness)
+    @st.fragment(run_every=None if rests or every is None else every * slowness)
     def region() -> None:
         nonlocal first
         if not first:  # with the page somebody waits for it
@@ -60,7 +62,7 @@ def follow(
             current = state.store().run(run.id)
         except RunError:
             st.rerun(scope="app")  # deleted meanwhile, perhaps from another page: the page shows another one
-        if phase(current) != before or (not rests and state.slowness() != slowness):
+        if phase(current) != before or (not rests and state.slowness(state.watcher()) != slowness):
             st.rerun(scope="app")  # the page around it changes too: forms, sliders, results
         for function in draw:
             function(current)
@@ -68,19 +70,18 @@ def follow(
     region()
 
 
-def pace() -> str:
+def pace(slowness: int) -> str:
     """How often a page that follows a run is drawn, in words."""
-    slowness = state.slowness()
     return f"pictures every {REFRESH_SECONDS * slowness:g} s, curves every {CHART_SECONDS * slowness:g} s"
 
 
-def turn() -> int:
+def turn(slowness: int) -> int:
     """Another number when curves of a run that goes on are to be drawn again, the same for all who look."""
-    return int(time.monotonic() / (CHART_SECONDS * state.slowness()))
+    return int(time.monotonic() / (CHART_SECONDS * slowness))
 
 
-def status(run: Run) -> None:
-    """Name, state, progress with time left, and the buttons that apply."""
+def status(run: Run, made: str = "") -> None:
+    """Name, state, progress with time left, and the buttons that apply. made: see elements."""
     word, colour = _BADGES[run.state]
     by = f" started by {text.plain(run.user)}" if run.user else ""
     again = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
@@ -96,7 +97,7 @@ def status(run: Run) -> None:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
     if not run.state.is_finished() and run.stage:
-        st.progress(min(run.step / run.total, 1.0) if run.total else 0.0, text=f"{text.plain(run.stage)}{_time_left(run)}")
+        elements.words(progress_key(run), *progress(run), made=made)
     if run.state.can_resume():
         st.button(
             "Resume",
@@ -111,6 +112,16 @@ def status(run: Run) -> None:
             _buttons(run)
         else:
             st.caption("Another process works on this run: it can be watched here, and stopped there.")
+
+
+def progress_key(run: Run) -> str:
+    """Of the element that shows it."""
+    return f"progress/{run.id}"
+
+
+def progress(run: Run) -> tuple[list[str], str, float]:
+    """How far a run is: lines, no title, and the part that is done, as elements.words takes them."""
+    return [f"{run.stage}{_time_left(run)}"], "", min(run.step / run.total, 1.0) if run.total else 0.0
 
 
 def _resume(run_id: str) -> None:
@@ -203,6 +214,6 @@ def _classes(model: str) -> Sequence[str]:
 
 def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
-    moment = len(records) if run.state.is_finished() else turn()
+    moment = len(records) if run.state.is_finished() else turn(state.slowness(state.watcher()))
     figure = state.kept(("figure", run.id, run.attempt, moment, what), lambda: json_of(make()))
     figures.show(figure, key, f"{run.name} {key}")

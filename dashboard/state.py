@@ -10,8 +10,8 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -83,22 +83,32 @@ _watching: dict[str, float] = {}
 _watching_lock = threading.Lock()
 
 
-def slowness() -> int:
+class Watcher(NamedTuple):
+    """A page that follows a run."""
+
+    session: str
+    is_here: bool  # its browser is on this machine
+
+
+def watcher() -> Watcher:
+    """The page whose script runs."""
+    return Watcher(st.session_state.setdefault("session", uuid.uuid4().hex), st.context.ip_address is None)
+
+
+def slowness(watcher: Watcher) -> int:
     """How many times slower than usual the page refreshes: 1 with enough cores, so that the job keeps its pace.
 
-    With more than PAGES_PER_CORE pages for each core that follow a run, all are slower; the session that calls counts as following for
+    With more than PAGES_PER_CORE pages for each core that follow a run, all are slower; the one that asks counts as following for
     some seconds more. And a browser on this machine takes from the job what it needs to draw.
     """
-    session = st.session_state.setdefault("session", uuid.uuid4().hex)
     now = time.monotonic()
     with _watching_lock:
-        _watching[session] = now
+        _watching[watcher.session] = now
         for other in [other for other, last in _watching.items() if now - last > _SECONDS_FOLLOWED]:
             del _watching[other]
         pages = len(_watching)
     cores = os.cpu_count() or 1
-    here = st.context.ip_address is None
-    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-CORES_BESIDE_A_BROWSER // cores) if here else 1)
+    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-CORES_BESIDE_A_BROWSER // cores) if watcher.is_here else 1)
 
 
 def store() -> RunStore:
@@ -168,9 +178,9 @@ def show_image(image: tuple[str, int] | None) -> None:
     put_into_address(_IMAGE_PARAMETER, image and image[1])
 
 
-def layer_in_address(count: int) -> int:
-    """Index of the chosen one of `count` layers; the first where the address names none."""
-    number = st.query_params.get(_LAYER_PARAMETER, "")
+def layer_in_address(count: int, address: Mapping[str, str]) -> int:
+    """Index of the chosen one of `count` layers; the first where the address, the page's parameters, names none."""
+    number = address.get(_LAYER_PARAMETER, "")
     return min(max(int(number[:9]) - 1, 0), count - 1) if number.isascii() and number.isdecimal() else 0
 
 

@@ -1,7 +1,8 @@
 // A plotly figure that is changed in place. (st.plotly_chart makes a new chart for each change: it flickers, and zoom and hover are lost.)
 //
 // data: figure (JSON text with data and layout), config (plotly's), library (address of plotly.js), title (for screen readers). layout.meta may hold cursor
-// ([x axis, y axis] of each part that is over iterations) and narrow (changes of the layout for a narrow window).
+// ([x axis, y axis] of each part that is over iterations) and narrow (changes of the layout for a narrow window). And what an element has
+// that is streamed to (see live.js).
 
 const NARROW = 560; // pixels
 
@@ -23,7 +24,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   let chart = parentElement.chart;
   if (!chart) chart = parentElement.chart = create(parentElement);
   chart.pick = (value) => setTriggerValue("picked", value);
-  chart.update(data);
+  if (!data.made || data.made !== chart.made) chart.update(data);
+  else chart.draw(); // perhaps in other colours
+  chart.made = data.made;
   // Streamlit also cleans up after a call that a newer one has overtaken
   return () => setTimeout(() => { if (!parentElement.isConnected) chart.end(); });
 }
@@ -33,6 +36,7 @@ const plain = (markup) => new DOMParser().parseFromString(markup ?? "", "text/ht
 
 function create(root) {
   const place = root.querySelector(".chart");
+  const pieces = (window.studioPieces ??= new Map());
   let data, figure, plotly, frame, drawn, ended, drawing;
   let narrow = null;
   // what nobody sees is drawn once, when there is time, and again when somebody scrolls to it: a job may be using the processor
@@ -128,17 +132,22 @@ function create(root) {
   sight.observe(place);
 
   const chart = {
+    draw() { if (drawn) draw(); },
     update(next) {
       if (!data || data.figure !== next.figure) figure = JSON.parse(next.figure);
       data = next;
+      delete chart.text;
+      if (data.made) pieces.set(data.piece, chart);
       place.setAttribute("aria-label", data.title || plain(figure.layout.title?.text));
       if (!drawn) place.style.height = `${(isNarrow() && figure.layout.meta?.narrow?.height) || figure.layout.height}px`;
       place.classList.toggle("pressable", data.pressable);
       if (drawn || seen) draw();
       else setTimeout(draw, 2000);
     },
+    stream(next) { const text = chart.text; chart.update({ ...data, ...next }); chart.text = text; },
     end() {
       ended = true;
+      if (pieces.get(data.piece) === chart) pieces.delete(data.piece);
       window.removeEventListener("studio:cursor", moveCursor);
       sizes.disconnect();
       sight.disconnect();

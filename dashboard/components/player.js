@@ -2,7 +2,7 @@
 //
 // data: run, moments (steps that were kept, oldest first, without the newest), latest (the newest step), at (a step of moments, or null
 // for the newest), turn (changes when the page is to take over `at`), following (how often newer ones come, empty if there will be
-// none), iterations (of a batch), batches, marks ([step, text] of live changes).
+// none), iterations (of a batch), batches, marks ([step, text] of live changes), and what an element has that is streamed to (see live.js).
 
 const GRACE = 3000; // milliseconds after which an answer of the server is no longer waited for
 const PACE = 350; // milliseconds that a moment is seen at least while playing
@@ -13,7 +13,8 @@ export default function ({ data, parentElement, setStateValue }) {
   let player = parentElement.player;
   if (!player) player = parentElement.player = create(parentElement);
   player.send = (at) => setStateValue("at", at);
-  player.update(data);
+  if (!data.made || data.made !== player.made) player.update(data);
+  player.made = data.made;
   // Streamlit also cleans up after a call that a newer one has overtaken
   return () => setTimeout(() => { if (!parentElement.isConnected) player.end(); });
 }
@@ -21,6 +22,7 @@ export default function ({ data, parentElement, setStateValue }) {
 function create(root) {
   const find = (name) => root.querySelector("." + name);
   const [play, range, text, live, marks] = ["play", "range", "text", "live", "marks"].map(find);
+  const pieces = (window.studioPieces ??= new Map());
   let data, at, timer;
   let asked; // what the server was asked to show and has not shown yet
   let waiting; // what it is to be asked next
@@ -141,6 +143,8 @@ function create(root) {
     update(next) {
       const other = data?.run !== next.run || data.turn !== next.turn;
       data = next;
+      delete player.text;
+      if (data.made) pieces.set(data.piece, player);
       if (other) {
         at = data.at;
         asked = waiting = undefined;
@@ -152,8 +156,10 @@ function create(root) {
       draw();
       ask();
     },
+    stream(next) { const text = player.text; player.update({ ...data, ...next }); player.text = text; },
     end() {
       clearInterval(timer);
+      if (pieces.get(data.piece) === player) pieces.delete(data.piece);
       document.removeEventListener("keydown", onKey);
       document.removeEventListener("click", onClick);
       window.studioCursor = undefined;

@@ -1,18 +1,22 @@
 // One picture of many images, and over it a grid of cells that can be pointed at, focused and pressed.
 //
 // data: picture (data URI), width and height (of the picture in pixels), columns, header (names above the columns, or empty), cells
-// (for each place of the grid null or [index, text, short text, whether it is marked]), chosen (an index or null), alt.
+// (for each place of the grid null or [index, text, whether it is marked]), chosen (an index or null), alt, and what an element has that is
+// streamed to (see live.js).
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let sheet = parentElement.sheet;
   if (!sheet) sheet = parentElement.sheet = create(parentElement);
   sheet.pick = (index) => setTriggerValue("picked", index);
-  sheet.update(data);
+  if (!data.made || data.made !== sheet.made) sheet.update(data);
+  sheet.made = data.made;
+  return () => setTimeout(() => { if (!parentElement.isConnected) sheet.end(); });
 }
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
   const [header, frame, picture, grid, tip] = ["header", "frame", "picture", "grid", "tip"].map(find);
+  const pieces = (window.studioPieces ??= new Map());
   let data;
   let cells = [];
   let current = 0; // the place that the tab key comes to
@@ -91,6 +95,8 @@ function create(root) {
     update(next) {
       const before = data;
       data = next;
+      delete sheet.text;
+      if (data.made) pieces.set(data.piece, sheet);
       if (!before || before.columns !== data.columns || before.cells.length !== data.cells.length) build();
       frame.style.aspectRatio = `${data.width} / ${data.height}`;
       grid.setAttribute("aria-label", data.alt);
@@ -114,7 +120,7 @@ function create(root) {
       if (!data.cells[current]) current = Math.max(data.cells.findIndex(Boolean), 0);
       cells.forEach((cell, place) => {
         const known = data.cells[place];
-        cell.className = known ? (known[3] ? "cell other" : "cell") : "";
+        cell.className = known ? (known[2] ? "cell other" : "cell") : "";
         cell.classList.toggle("chosen", !!known && known[0] === data.chosen);
         if (known) {
           cell.setAttribute("aria-label", known[1]);
@@ -126,6 +132,8 @@ function create(root) {
       });
       if (pointed >= 0 && !tip.hidden) describe(pointed);
     },
+    stream(next) { const text = sheet.text; sheet.update({ ...data, ...next }); sheet.text = text; },
+    end() { if (pieces.get(data.piece) === sheet) pieces.delete(data.piece); },
   };
   return sheet;
 }

@@ -28,7 +28,7 @@ with elements.folded("New run", key, run is None, ":material/add:") as opened:
 
 if run is not None and not lanes.generation_finished(run):
     # one region: whatever is pressed in it, all of it is at the same iteration afterwards
-    live.follow(run, live.status, lanes.knobs, lanes.watch, until=lanes.generation_finished)
+    live.follow(run, lanes.listen, until=lanes.generation_finished, every=None)
 elif run is not None:
     live.follow(run, live.status)
     live.follow(run, lanes.watch, until=lanes.generation_finished)

@@ -38,7 +38,8 @@ def page(name):
 def texts(app):
     """What a person reads: Markdown's backslashes before what came from outside are not shown."""
     read = [element.value for kind in (app.markdown, app.caption, app.info, app.error) for element in kind]
-    return " ".join([*read, *htmls(app)]).replace("\\", "")
+    said = [line for words in component(app, "words") for line in (words["title"], *words["lines"])]
+    return " ".join([*read, *htmls(app), *said]).replace("\\", "")
 
 
 def htmls(app):
@@ -111,7 +112,7 @@ def test_studio_starts_a_run_with_the_values_of_its_sliders_and_form(runs_folder
     wait_until(lambda: state.store().run(run.id).state is RunState.COMPLETE)
     app.run()
     assert app.query_params["run"] == run.id
-    assert [name for name, _ in components(app)] == ["player", "sheet", "sheet", "figure"]
+    assert [name for name, _ in components(app) if name != "words"] == ["player", "sheet", "sheet", "figure"]
 
 
 def test_studio_says_what_is_wrong_and_starts_nothing(runs_folder):
@@ -609,7 +610,7 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     path.unlink()
     for name, number in (("quantize", 0), ("diversity", 3), ("runs", 0)):
         assert len(component(page(name), "figure")) == number
-    assert len(components(page("studio"))) == 4
+    assert len(component(page("studio"), "sheet")) == 2
 
 
 def test_a_link_pressed_before_the_page_is_there_keeps_the_run(runs_folder, monkeypatch):

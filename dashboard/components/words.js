@@ -1,0 +1,42 @@
+// A few lines of text, with a title and a bar where they have one.
+//
+// data: title, lines, part (how full the bar is, from 0 to 1, or null for no bar), clipped (whether each line stays one line), and what
+// an element has that is streamed to (see live.js).
+
+export default function ({ data, parentElement }) {
+  let words = parentElement.words;
+  if (!words) words = parentElement.words = create(parentElement);
+  if (!data.made || data.made !== words.made) words.update(data);
+  words.made = data.made;
+  return () => setTimeout(() => { if (!parentElement.isConnected) words.end(); });
+}
+
+function create(root) {
+  const find = (name) => root.querySelector("." + name);
+  const [words, title, lines, bar] = ["words", "title", "lines", "bar"].map(find);
+  const pieces = (window.studioPieces ??= new Map());
+  let data;
+
+  const piece = {
+    update(next) {
+      data = next;
+      delete piece.text;
+      if (data.made) pieces.set(data.piece, piece);
+      words.classList.toggle("clipped", data.clipped);
+      title.textContent = title.title = data.title;
+      while (lines.children.length > data.lines.length) lines.lastChild.remove();
+      while (lines.children.length < data.lines.length) lines.append(document.createElement("div"));
+      data.lines.forEach((line, index) => {
+        lines.children[index].textContent = line;
+        lines.children[index].title = data.clipped ? line : "";
+      });
+      bar.hidden = data.part === null;
+      bar.firstElementChild.style.width = `${100 * data.part}%`;
+      bar.setAttribute("aria-valuenow", Math.round(100 * data.part));
+      bar.setAttribute("aria-label", data.lines[0] ?? "");
+    },
+    stream(next) { const text = piece.text; piece.update({ ...data, ...next }); piece.text = text; },
+    end() { if (pieces.get(data.piece) === piece) pieces.delete(data.piece); },
+  };
+  return piece;
+}

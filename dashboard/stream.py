@@ -1,0 +1,58 @@
+"""What is new of a run, to the pages that follow its generation, by a socket beside Streamlit's.
+
+A page asks with its own address whenever it is time, and is told what changed of its elements (see components/live.js). When Streamlit
+refreshes a region, the browser goes through all elements of the page several times: with half as much as that it draws what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from urllib.parse import urlencode
+
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dashboard import access, state
+
+_PATH = "follow"
+_POLICY_VIOLATION = 1008  # of RFC 6455
+_LONGEST_QUESTION = 4000  # characters: what is longer is no address that a page of ours has
+
+# known to this process only: an address can be had from a page that was let in, and in no other way
+_SECRET = secrets.token_hex(32)
+
+
+def address(run_id: str) -> str:
+    """Where the page whose script runs, which was let in, hears of a run; as long as a login holds."""
+    watcher = json.dumps([run_id, *state.watcher()])
+    return access.path(_PATH) + "?" + urlencode({"watcher": access.sign(watcher, _SECRET, time.time() + access.LOGIN_SECONDS)})
+
+
+def routes(news: Callable[[str, state.Watcher, str], str]) -> list[BaseRoute]:
+    """What the server must answer besides Streamlit's own.
+
+    news: from the id of a run, who asks and the part of the page's address behind its path, to JSON of an object with the `phase` of the
+    run, milliseconds until it is to be asked for `again`, and `pieces`: key of an element -> JSON of what is new of it.
+    """
+    pool = ThreadPoolExecutor(2, "stream", initializer=state.give_way)
+
+    async def follow(socket: WebSocket) -> None:
+        known = access.signed_name(socket.query_params.get("watcher", ""), _SECRET)
+        if not known:
+            await socket.close(_POLICY_VIOLATION)
+            return
+        run_id, *watcher = json.loads(known)
+        await socket.accept()
+        with suppress(WebSocketDisconnect):  # the page was left
+            while True:
+                question = await socket.receive_text()
+                asked = (run_id, state.Watcher(*watcher), question[:_LONGEST_QUESTION])
+                await socket.send_text(await asyncio.get_running_loop().run_in_executor(pool, news, *asked))
+
+    return [WebSocketRoute(access.path(_PATH), follow)]
