@@ -15,7 +15,6 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
     figures.offer_files()
     try:
         state.manager()
-        state.give_way()
         state.remember_run()
     except CoreError as error:  # such as a database of a newer version
         st.error(text.error(error), icon=":material/error:")

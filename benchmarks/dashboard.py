@@ -98,6 +98,8 @@ def in_turns(browser: Browser, address: str, store: RunStore, server: int, round
         before = speed(store, seconds)
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         usable(page, address)
+        # the curves, which are out of sight, are drawn once, later
+        page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
         time.sleep(3)
         processor, began = processor_seconds(server), time.monotonic()
         opened = speed(store, seconds)

@@ -139,19 +139,18 @@ def listen(run: Run) -> None:
     live.status(run, made)
     knobs(run)
     watch(run, made)
-    every = round(1000 * live.REFRESH_SECONDS * state.slowness(state.watcher()))
+    every = round(1000 * live.stream_seconds(state.watcher()))
     elements.live(f"live/{run.id}", stream.address(run.id), phase(run), every, redraw=not made)
 
 
 def news(run_id: str, watcher: state.Watcher, query: str) -> str:
     """What the page of a watcher, at an address with this query, is told when it asks (see stream.py)."""
-    slowness = state.slowness(watcher)
-    again = round(1000 * live.REFRESH_SECONDS * slowness)
+    again = round(1000 * live.stream_seconds(watcher))
     try:
         run = state.store().run(run_id)
     except RunError:
         return json.dumps({"phase": "deleted", "again": again, "pieces": {}})
-    new = pieces(run, dict(parse_qsl(query.removeprefix("?"))), slowness)
+    new = pieces(run, dict(parse_qsl(query.removeprefix("?"))), watcher)
     return json.dumps({"phase": phase(run), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}})
 
 
@@ -172,7 +171,7 @@ def phase(run: Run) -> str:
     )
 
 
-def pieces(run: Run, address: Mapping[str, str], slowness: int) -> dict[str, dict[str, Any]]:
+def pieces(run: Run, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
     """What has changed on a page since it was drawn: key of an element -> what is new of its data. address: the page's parameters."""
     known: dict[str, dict[str, Any]] = {}
     if run.stage:
@@ -189,7 +188,7 @@ def pieces(run: Run, address: Mapping[str, str], slowness: int) -> dict[str, dic
         known[_sheet_key(run, lane)] = vars(_sheet(run, moment, lane))
     view = _view(address)
     known[_lines_key(run)] = elements.words_data(_lines(run, moment, view))
-    for name, drawn in _figures(run, moment, view, address, slowness).items():
+    for name, drawn in _figures(run, moment, view, address, watcher).items():
         known[name] = {"figure": drawn}
     return known
 
@@ -207,7 +206,7 @@ def _player(run: Run, past: Past, made: str) -> int | None:
         past.kept,
         past.latest,
         start,
-        "" if generation_finished(run) else live.pace(state.slowness(state.watcher())),
+        "" if generation_finished(run) else live.pace(state.watcher()),
         run.config.generation.iterations,
         len(run.config.generation.batches),
         past.marks,
@@ -356,8 +355,7 @@ def _numbers(run: Run, moment: Moment, made: str) -> None:
         label_visibility="collapsed",
     )
     elements.words(_lines_key(run), _lines(run, moment, view), made=made)
-    slowness = state.slowness(state.watcher())
-    drawn = _figures(run, moment, view, st.query_params, slowness)
+    drawn = _figures(run, moment, view, st.query_params, state.watcher())
     if view == "layer":
         _one_layer(run, moment, drawn, made)
         return
@@ -397,7 +395,7 @@ def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
 _BARS, _CHANNELS = "figure/bars", "figure/channels"
 
 
-def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], slowness: int) -> dict[str, str]:
+def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, str]:
     """The figures of a view: key -> JSON. Those over iterations are drawn at most every live.CHART_SECONDS, once for all who look at them,
     and at once after a change."""
     past, names = moment.past, _layer_names(run, moment)
@@ -409,7 +407,7 @@ def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], sl
         "heatmaps": lambda: charts.layer_heatmaps(past.records, list(run.config.optimizers), names, past.changes),
     }
     still = generation_finished(run) or run.state is RunState.PAUSED
-    turn = len(past.records) if still else live.turn(slowness)
+    turn = len(past.records) if still else live.turn(watcher)
     key = ("json", run.id, run.attempt, view, turn, still, len(past.changes))
     return {f"figure/{view}": state.kept(key, lambda: json_of(makers[view]()))}
 

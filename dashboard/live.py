@@ -55,7 +55,7 @@ def follow(
     @st.fragment(run_every=None if rests or every is None else every * slowness)
     def region() -> None:
         nonlocal first
-        if not first:  # with the page somebody waits for it
+        if not first and every is not None:  # somebody waits for a page, and for what a press does
             state.give_way()
         first = False
         try:
@@ -70,14 +70,23 @@ def follow(
     region()
 
 
-def pace(slowness: int) -> str:
-    """How often a page that follows a run is drawn, in words."""
-    return f"pictures every {REFRESH_SECONDS * slowness:g} s, curves every {CHART_SECONDS * slowness:g} s"
+def stream_seconds(watcher: state.Watcher) -> float:
+    """Between two times that a page is streamed to."""
+    return REFRESH_SECONDS * state.slowness(watcher, state.CORES_BESIDE_A_STREAM)
 
 
-def turn(slowness: int) -> int:
+def _chart_seconds(watcher: state.Watcher) -> float:
+    return CHART_SECONDS * state.slowness(watcher)
+
+
+def pace(watcher: state.Watcher) -> str:
+    """How often a page is streamed to, in words."""
+    return f"pictures every {stream_seconds(watcher):g} s, curves every {_chart_seconds(watcher):g} s"
+
+
+def turn(watcher: state.Watcher) -> int:
     """Another number when curves of a run that goes on are to be drawn again, the same for all who look."""
-    return int(time.monotonic() / (CHART_SECONDS * slowness))
+    return int(time.monotonic() / _chart_seconds(watcher))
 
 
 def status(run: Run, made: str = "") -> None:
@@ -214,6 +223,6 @@ def _classes(model: str) -> Sequence[str]:
 
 def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
     """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
-    moment = len(records) if run.state.is_finished() else turn(state.slowness(state.watcher()))
+    moment = len(records) if run.state.is_finished() else turn(state.watcher())
     figure = state.kept(("figure", run.id, run.attempt, moment, what), lambda: json_of(make()))
     figures.show(figure, key, f"{run.name} {key}")

@@ -142,6 +142,7 @@ function create(root) {
   const player = {
     update(next) {
       const other = data?.run !== next.run || data.turn !== next.turn;
+      if (data && data.latest !== next.latest) live.classList.toggle("beat");
       data = next;
       delete player.text;
       if (data.made) pieces.set(data.piece, player);
