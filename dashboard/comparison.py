@@ -57,10 +57,14 @@ def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
     """Draws these runs, again and again until all are finished."""
     going_on = [run.id for run in runs if not run.state.is_finished()]
     slowness = state.slowness(state.watcher())
+    first = True
 
     @st.fragment(run_every=live.CHART_SECONDS * slowness if going_on else None)
     def region() -> None:
-        state.give_way()
+        nonlocal first
+        if not first:  # somebody waits for the page
+            state.give_way()
+        first = False
         try:
             current = [state.store().run(run.id) for run in runs]
         except RunError:
