@@ -148,7 +148,14 @@ def _time_left(run: Run) -> str:
     if run.state is RunState.PAUSED or taken < 3:
         return done
     seconds = (time.time() - run.stage_started) / taken * (run.total - run.step)
-    return f"{done}, about {seconds / 60:.0f} min left" if seconds > 90 else f"{done}, about {seconds:.0f} s left"
+    return f"{done}, about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds > 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _buttons(run: Run) -> None:

@@ -116,3 +116,75 @@ def test_a_bar_opens_its_layer_and_a_figure_stays_the_same_element(run_id, serve
     expect(page.get_by_text("L_BNS of every layer at iteration 3 of 10")).to_be_visible()
     assert charts.first.get_attribute("data-known") == "yes"  # changed in place: nothing flickers
     assert problems == []
+
+
+@pytest.mark.slow
+def test_a_white_corner_marks_what_the_teacher_takes_for_another_class(run_id, server, browser_page):
+    page, problems = browser_page
+    page.goto(f"{server}/?run={run_id}&at=1")
+    cells = page.get_by_role("grid", name="synthetic images by MI-FGSM").get_by_role("gridcell")
+    expect(cells).to_have_count(20)
+    marked = 0
+    for cell in cells.all():
+        label, _, teacher = (cell.get_attribute("aria-label") or "").partition("\nteacher: ")
+        another = not teacher.startswith(f"{label},")
+        corner = cell.evaluate("cell => getComputedStyle(cell, '::after').backgroundImage")
+        assert corner.startswith("linear-gradient(" if another else "none"), (label, teacher)
+        marked += another
+    assert 0 < marked < 20  # the first step knows only noise
+    assert problems == []
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, browser_page):
+    page, problems = browser_page
+    messages: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
+    page.goto(server)
+    page.get_by_text("All settings").first.click()
+    for label, value in (("Images", "20000"), ("Iterations", "1000"), ("Batch size", "20")):
+        field = page.get_by_role("spinbutton", name=label, exact=True).first
+        field.fill(value)
+        field.press("Tab")
+    page.get_by_role("button", name="Start", exact=True).click()
+    for lane in ("MI-FGSM", "Adam"):
+        expect(page.get_by_alt_text(f"synthetic images by {lane}")).to_be_visible()
+    chart = page.locator(".js-plotly-plot")
+    chart.scroll_into_view_if_needed()
+    expect(chart.locator(".main-svg").first).to_be_visible()
+    settled = len(messages)
+    page.wait_for_timeout(3000)
+    messages.clear()
+    before = {lane: picture(page, lane) for lane in ("MI-FGSM", "Adam")}
+    progress = page.get_by_role("progressbar")
+    done = progress.get_attribute("aria-label")
+    points = "chart => chart.data[0].x.length"
+    known = chart.evaluate(points)
+    for lane, src in before.items():
+        expect(page.get_by_alt_text(f"synthetic images by {lane}")).not_to_have_attribute("src", src)
+    expect(progress).not_to_have_attribute("aria-label", done or "")
+    page.wait_for_function(f"known => ({points})(document.querySelector('.js-plotly-plot')) > known", arg=known)
+    assert settled > 0
+    assert {url.partition("?")[0].rpartition("/")[2] for url in messages} == {"follow"}
+
+    # what is pressed meanwhile is drawn with it, and not overwritten by what was asked for before
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    at = page.get_by_role("slider", name="Iteration", exact=True)
+    shown = at.get_attribute("aria-valuetext")
+    page.get_by_role("button", name="One step").click()
+    expect(at).not_to_have_attribute("aria-valuetext", shown or "")
+    # both lanes still at one iteration
+    headings = page.get_by_text(re.compile(r"^iteration \d+ of 1000, batch 1 of \d+ · L_BNS"))
+    expect(headings).to_have_count(2)
+    assert len({text.partition(" · ")[0] for text in headings.all_inner_texts()}) == 1
+
+    # an image that is pressed opens its history, which goes on with the run
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("grid", name="synthetic images by Adam").get_by_role("gridcell").first.click()
+    expect(page.get_by_text("Adam, image 0: airplane")).to_be_visible()
+    src = picture(page, "Adam")
+    expect(page.get_by_alt_text("synthetic images by Adam")).not_to_have_attribute("src", src)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_text("stopped", exact=True)).to_be_visible()
+    assert problems == []

@@ -1,0 +1,142 @@
+"""What pages are streamed: to whom, and that it is what they would draw."""
+
+import json
+import time
+from urllib.parse import parse_qs, urlencode, urlparse
+
+import pytest
+import streamlit
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from streamlit.testing.v1 import AppTest
+
+from core.config import GenerationConfig, RunConfig
+from core.runs.state import RunState
+from dashboard import access, lanes, live, state, stream
+
+ME = state.Watcher("a session", False)
+LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """Of a server whose news is what it was asked."""
+    monkeypatch.setattr(state, "watcher", lambda: ME)
+    return TestClient(Starlette(routes=stream.routes(lambda *asked: json.dumps(asked))))
+
+
+def test_a_page_that_was_let_in_is_answered_as_often_as_it_asks(client):
+    with client.websocket_connect(stream.address("of a run")) as socket:
+        for query in ("", "?at=3", "?at=4&view=layer"):
+            socket.send_text(query)
+            assert socket.receive_json() == ["of a run", list(ME), query]
+
+
+def test_a_question_as_long_as_no_address_is_cut(client):
+    with client.websocket_connect(stream.address("of a run")) as socket:
+        socket.send_text("?" + "x" * 100_000)
+        assert len(socket.receive_json()[2]) == 4000
+
+
+def changed(address, change):
+    """The address with another text for who watches."""
+    (watcher,) = parse_qs(urlparse(address).query)["watcher"]
+    return urlparse(address)._replace(query=urlencode({"watcher": change(watcher)})).geturl()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: "nonsense",
+        lambda text: text[:-1],
+        lambda text: "00" + text,
+        lambda text: text.partition(".")[0],
+        lambda text: access.sign(json.dumps(["of a run", *ME]), "another secret", time.time() + 100),
+    ],
+)
+def test_an_address_that_this_server_did_not_make_is_refused(client, change):
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(changed(stream.address("of a run"), change)):
+        pass
+    assert refused.value.code == 1008
+
+
+def test_an_address_does_not_hold_for_ever(client, monkeypatch):
+    address = stream.address("of a run")
+    later = time.time() + access.LOGIN_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(address):
+        pass
+
+
+def test_below_a_path_of_its_host(monkeypatch):
+    monkeypatch.setattr(state, "watcher", lambda: ME)
+    monkeypatch.setattr(streamlit, "get_option", lambda name: "/studio/" if name == "server.baseUrlPath" else None)
+    (route,) = stream.routes(lambda *asked: "")
+    assert route.path == "/studio/follow"
+    assert stream.address("of a run").startswith("/studio/follow?")
+
+
+@pytest.mark.parametrize(
+    "address", [{}, {"at": 2}, {"at": 2, "view": "layers"}, {"view": "heatmaps"}, {"view": "layer", "layer": 3, "at": 3}]
+)
+def test_what_is_streamed_is_what_the_page_draws(with_finished_run, address):
+    app = AppTest.from_file("../../dashboard/pages/studio.py", default_timeout=60)
+    for name, value in {"run": with_finished_run, **address}.items():
+        app.query_params[name] = str(value)
+    app.run()
+    assert not app.exception, app.exception
+    drawn = {element.proto.id: json.loads(element.proto.json) for element in app.get("bidi_component")}
+    pieces = lanes.pieces(state.store().run(with_finished_run), {name: str(value) for name, value in address.items()}, ME)
+    pieces.pop(live.progress_key(state.store().run(with_finished_run)), None)  # a finished run has none on its page
+    assert len(pieces) >= 7
+    for key, piece in pieces.items():
+        (element,) = [data for own, data in drawn.items() if key in own]
+        assert {name: element[name] for name in piece} == json.loads(json.dumps(piece)), key
+
+
+def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs_folder, monkeypatch):
+    manager, store = state.manager(), state.store()
+    run_id = manager.start(LONG)
+
+    def news():
+        return json.loads(lanes.news(run_id, ME, f"?run={run_id}"))
+
+    def wait_until(condition):
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+
+    wait_until(lambda: f"player/{run_id}" in news()["pieces"])
+    before = news()
+    assert before["again"] == 1000
+    player = f"player/{run_id}"
+    wait_until(lambda: json.loads(news()["pieces"][player])["latest"] > json.loads(before["pieces"][player])["latest"])
+    after = news()
+    assert after["phase"] == before["phase"]
+    assert after["pieces"][f"sheet/{run_id}/adam"] != before["pieces"][f"sheet/{run_id}/adam"]
+    assert "of 10,000 steps" in after["pieces"][f"progress/{run_id}"]
+
+    app = AppTest.from_file("../../dashboard/pages/studio.py", default_timeout=60)
+    app.query_params["run"] = run_id
+    app.run()
+    assert not app.exception, app.exception
+    (drawn,) = [json.loads(one.proto.json) for one in app.get("bidi_component") if one.proto.component_name == "dashboard.live"]
+    assert (drawn["phase"], drawn["redraw"]) == (after["phase"], False)
+    app.query_params.update({"lane": "adam", "image": "3"})
+    app.run()
+    (drawn,) = [json.loads(one.proto.json) for one in app.get("bidi_component") if one.proto.component_name == "dashboard.live"]
+    assert drawn["redraw"]  # the large view has more elements than are streamed to
+
+    manager.control(run_id).set("epsilon", 0.3, ["mi-fgsm"])
+    wait_until(lambda: news()["phase"] != after["phase"])
+    turned = news()["phase"]
+    manager.control(run_id).pause()
+    wait_until(lambda: store.run(run_id).state is RunState.PAUSED)
+    assert news()["phase"] != turned
+    manager.control(run_id).stop()
+    manager.wait(run_id)
+    store.delete(run_id)
+    assert news() == {"phase": "deleted", "again": 1000, "pieces": {}}
