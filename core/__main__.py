@@ -34,13 +34,14 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import ConfigError, CoreError, UnknownNameError, one_line, shown
+from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, one_line, shown
 from core.reporting import TEST, Both, Frame, Live, RunningStatistics, Untouched
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
     from core.runs.store import RunStore
 
+_LONGEST_NAMES = 10_000_000  # bytes: more than any list of class names
 _IN_THE_RUN = " Without it the files stay where the run keeps them."
 
 
@@ -202,6 +203,12 @@ def _add_checkpoint(command: argparse.ArgumentParser) -> None:
         help="Your weights for --model, safetensors or a state dict by torch.save; or a .pt2 program.",
     )
     add("--classes", type=_whole, metavar="N", help="Classes of the checkpoint. Default: the width of its last layer.")
+    add(
+        "--class-names",
+        type=_path,
+        metavar="FILE",
+        help="Names of its classes, one a line in the order of its scores. Default: as its zoo has them.",
+    )
     add("--image-size", type=_whole, metavar="N", help="Side of its images in pixels. Default: as its zoo has it.")
     add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="Of its images in [0, 1]. Default: as its zoo has it.")
     add("--std", type=_number, nargs=3, metavar=("R", "G", "B"), help="Of its images in [0, 1]. Default: as its zoo has it.")
@@ -330,12 +337,16 @@ def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[st
 
 def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """The config for the network in --checkpoint, which is kept where uploads are; without one the config as it is."""
-    given = {name: value for name in ("classes", "image_size", "mean", "std") if (value := getattr(options, name)) is not None}
+    known = ("classes", "class_names", "image_size", "mean", "std")
+    given = {name: value for name in known if (value := getattr(options, name)) is not None}
     if options.checkpoint is None:
         if given:
             name, value = next(iter(given.items()))
+            value = str(value) if isinstance(value, Path) else value
             raise ConfigError(f"{name} is {shown(value)} without a checkpoint: allowed is together with --checkpoint FILE")
         return config
+    if "class_names" in given:
+        given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
     from core.models.importing import import_checkpoint
     from core.models.program_import import import_program
@@ -347,6 +358,21 @@ def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfi
     else:
         model = str(import_checkpoint(options.checkpoint, config.generation.model, out_folder=folder, **given))
     return replace(config, generation=replace(config.generation, model=model), quantization=replace(config.quantization, model=model))
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of a text file that are not empty. Raises DataError for one that is no such file."""
+    try:
+        if file.stat().st_size > _LONGEST_NAMES:
+            raise DataError(f"{file} has {file.stat().st_size:,} bytes: allowed for class names are at most {_LONGEST_NAMES:,}")
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"{file} cannot be read ({reason}): allowed is a text file in UTF-8, a class name a line") from error
+    names = [line for line in lines if line]
+    if not names:
+        raise DataError(f"{file} is empty: allowed is a text file in UTF-8, a class name a line")
+    return names
 
 
 def _perform(store: RunStore, run_id: str, progress: _Progress, prepared: Prepared | None = None) -> dict[str, Any]:

@@ -136,9 +136,39 @@ def test_generate_and_quantize_with_a_checkpoint_of_others(tmp_path, capsys, of_
     assert len(list(network.parent.iterdir())) == 2
 
 
+def test_class_names_of_a_checkpoint_come_from_a_file(tmp_path, of_others):
+    names = [f"thing {index}, naïve" for index in range(10)]
+    (tmp_path / "names.txt").write_text("\ufeff" + "\r\n\r\n".join(f" {name} " for name in names) + "\n", encoding="utf-8")
+    given = ["--model", "pytorchcv:resnet20_cifar10", "--checkpoint", of_others, "--class-names", tmp_path / "names.txt"]
+    assert call("generate", *TINY, *given, "--runs", tmp_path / "runs", "--out", tmp_path / "set") == 0
+    (network,) = (tmp_path / "runs" / "uploads" / "networks").glob("*.safetensors")
+    assert list(load_model(str(network), "cpu").spec.classes) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read (No such file or directory"),
+        (b"", "is empty: allowed is a text file in UTF-8, a class name a line"),
+        (b"\n \r\n", "is empty"),
+        (b"caf\xe9", "cannot be read ('utf-8' codec"),
+        (b"a\nb\nc", "output.bias is (10,), allowed is (3,)"),
+        (b"x" * 10_000_001, "has 10,000,001 bytes: allowed for class names are at most 10,000,000"),
+    ],
+)
+def test_class_names_are_refused(tmp_path, capsys, of_others, content, words):
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    given = ["--model", "pytorchcv:resnet20_cifar10", "--checkpoint", of_others, "--class-names", tmp_path / "names.txt"]
+    message = refused(capsys, tmp_path / "deeper" / "set", "generate", *TINY, *map(str, given))
+    assert words in message
+    assert "allowed" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--class-names", "names.txt"], "class_names is 'names.txt' without a checkpoint"),
         (["--image-size", "32"], "image_size is 32 without a checkpoint"),
         (["--mean", "0.5", "0.5", "0.5"], "mean is [0.5, 0.5, 0.5] without a checkpoint"),
         (["--checkpoint", "none.pt"], "none.pt does not exist"),
