@@ -3,8 +3,8 @@
 Server, browser and job share this machine, as they do for someone who works on one computer. The job has a thread on every core. Prints
 one JSON object and writes benchmarks/results/dashboard.json: seconds until a page is of use, after the server's start and after a reload;
 the job's speed with a page open against none, in turns; milliseconds of a refresh on the server, and from a slider's key to the job;
-megabytes that many refreshes add to the server. An hour of a
-page is 3,600 refreshes of its pictures and 1,800 of its curves. Takes about 25 minutes; `--quick` takes four, for a look.
+megabytes that as many refreshes of the pictures add to the server as an hour has seconds. (The curves are drawn anew as time passes, which is
+less often then than in an hour; sessions.py has four times as many of them.) Takes about 20 minutes; `--quick` takes four, for a look.
 
 Needs requirements-dev.txt and a Chromium, as the tests do.
 """
@@ -148,8 +148,8 @@ def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
 
 
 async def refreshes(port: int, query: str, count: int, server: int) -> dict[str, Any]:
-    """So many refreshes of one session, ten times as often as a page asks for them, without a browser; the server's memory meanwhile."""
-    session = Session(port, query, pace=10)
+    """So many refreshes of one session, twenty times as often as a page asks for them, without a browser; the server's memory meanwhile."""
+    session = Session(port, query, pace=20)
     task = asyncio.create_task(session.run())
     memory = []
     while session.count["refreshes"] < count:
@@ -208,7 +208,7 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             is_known("slider", slider_delays(page, store, 5 if quick else 20))
             browser.close()
         # after playwright, whose loop of events would be in the way
-        is_known("refresh", asyncio.run(refreshes(port, f"run={store.runs()[0].id}", 100 if quick else 5400, server.pid)))
+        is_known("refresh", asyncio.run(refreshes(port, f"run={store.runs()[0].id}", 100 if quick else 3600, server.pid)))
     finally:
         if server is not None:
             server.kill()
