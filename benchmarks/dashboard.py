@@ -3,8 +3,8 @@
 Server, browser and job share this machine, as they do for someone who works on one computer. The job has a thread on every core. Prints
 one JSON object and writes benchmarks/results/dashboard.json: seconds until a page is of use, after the server's start and after a reload;
 the job's speed with a page open against none, in turns; milliseconds of a refresh on the server, and from a slider's key to the job;
-megabytes that as many refreshes of the pictures add to the server as an hour has seconds. (The curves are drawn anew as time passes, which is
-less often then than in an hour; sessions.py has four times as many of them.) Takes about 20 minutes; `--quick` takes four, for a look.
+megabytes that as many refreshes of the pictures add to the server as an hour has seconds. (The curves are drawn anew as time passes, which
+is less often then than in an hour; sessions.py has four times as many of them.) Takes about 20 minutes; `--quick` takes four, for a look.
 
 Needs requirements-dev.txt and a Chromium, as the tests do.
 """
