@@ -97,6 +97,7 @@ def test_what_is_streamed_is_what_the_page_draws(with_finished_run, address):
 
 
 def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs_folder, monkeypatch):
+    monkeypatch.setattr(state, "_watching", {})  # pages of other tests
     manager, store = state.manager(), state.store()
     run_id = manager.start(LONG)
 
