@@ -23,6 +23,7 @@ function create() {
   const pieces = (window.studioPieces ??= new Map());
   let data, socket, timer, ended;
   let askedAt = 0;
+  let question; // the last: part of an address
   let drawnAt = -AGAIN; // when the page was last asked to be drawn anew
 
   function wait(milliseconds) {
@@ -37,7 +38,8 @@ function create() {
       wait(AGAIN); // sooner when it is drawn
     } else if (socket?.readyState === WebSocket.OPEN) {
       askedAt = performance.now();
-      socket.send(location.search);
+      question = location.search;
+      socket.send(question);
       wait(AGAIN);
     } else if (socket?.readyState !== WebSocket.CONNECTING) {
       connect();
@@ -55,6 +57,8 @@ function create() {
 
   function heard(news) {
     if (ended || data.redraw) return;
+    // somebody has gone to another moment meanwhile
+    if (question !== location.search) return wait(0);
     for (const [name, text] of Object.entries(news.pieces)) {
       const piece = pieces.get(name);
       if (!piece || piece.text === text) continue;
