@@ -4,6 +4,7 @@ import json
 import time
 from urllib.parse import parse_qs, urlencode, urlparse
 
+import numpy as np
 import pytest
 import streamlit
 from starlette.applications import Starlette
@@ -12,8 +13,9 @@ from starlette.websockets import WebSocketDisconnect
 from streamlit.testing.v1 import AppTest
 
 from core.config import GenerationConfig, RunConfig
+from core.reporting import Frame
 from core.runs.state import RunState
-from dashboard import access, lanes, live, state, stream
+from dashboard import access, charts, lanes, live, state, stream
 
 ME = state.Watcher("a session", False)
 LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
@@ -141,3 +143,25 @@ def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs
     manager.wait(run_id)
     store.delete(run_id)
     assert news() == {"phase": "deleted", "again": 1000, "pieces": {}}
+
+
+def test_a_page_that_comes_between_two_lanes_comes_again_soon(runs_folder, monkeypatch):
+    """Or it would show older images for as long as its pace and that of the iterations go together."""
+    monkeypatch.setattr(state, "_watching", {})
+    store = state.store()
+    run_id = store.create(LONG, "by hand")
+    store.set_state(run_id, RunState.RUNNING)
+    images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
+
+    def again_after(lane, step):
+        store.append(run_id, "generation", lane, step, {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(charts.PARTS, 1.0)})
+        store.save_frame(run_id, lane, Frame(step, images, labels), keep=True)
+        return json.loads(lanes.news(run_id, ME, ""))["again"]
+
+    assert again_after("mi-fgsm", 1) == 1000
+    assert again_after("adam", 1) == 1000
+    assert again_after("mi-fgsm", 2) == 200
+    assert again_after("adam", 2) == 1000
+    again_after("mi-fgsm", 3)
+    store.set_state(run_id, RunState.PAUSED)
+    assert json.loads(lanes.news(run_id, ME, ""))["again"] == 1000  # nothing comes
