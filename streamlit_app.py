@@ -1,6 +1,7 @@
 """The router: `streamlit run` finds this file by its name."""
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -35,7 +36,7 @@ else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
     state.share_memory()
 
-    def news(run_id: str, watcher: state.Watcher, query: str) -> str:
+    def news(run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
         from dashboard import lanes  # and plotly with it: a server that starts has better things to do
 
         return lanes.news(run_id, watcher, query)

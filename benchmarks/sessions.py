@@ -108,7 +108,7 @@ class Session:
             while True:
                 await asyncio.sleep(seconds / self.pace)
                 began = time.monotonic()
-                await socket.send("?" + self.query)
+                await socket.send("new?" + self.query)
                 news = json.loads(await socket.recv())
                 self.refresh_seconds.append(time.monotonic() - began)
                 self.count["refreshes"] += 1

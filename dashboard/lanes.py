@@ -144,18 +144,18 @@ def listen(run: Run) -> None:
     elements.live(f"live/{run.id}", stream.address(run.id), phase(run), every, redraw=not made)
 
 
-def news(run_id: str, watcher: state.Watcher, query: str) -> str:
+def news(run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
     """What the page of a watcher, at an address with this query, is told when it asks (see stream.py)."""
     again = round(1000 * live.stream_seconds(watcher))
     try:
         run = state.store().run(run_id)
     except RunError:
-        return json.dumps({"phase": "deleted", "again": again, "pieces": {}})
+        return {"phase": "deleted", "again": again, "pieces": {}}
     new = pieces(run, dict(parse_qsl(query.removeprefix("?"))), watcher)
     if run.state is RunState.RUNNING and _is_between_lanes(run):
         # pages and iterations that keep step could miss every moment at which the lanes are together
         again = round(again * _SOON)
-    return json.dumps({"phase": phase(run), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}})
+    return {"phase": phase(run), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}}
 
 
 def _is_between_lanes(run: Run) -> bool:

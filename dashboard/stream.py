@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -21,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dashboard import access, state
 
 _PATH = "follow"
+_ALL = "all"  # pieces; otherwise "new" ones
 _POLICY_VIOLATION = 1008  # of RFC 6455
 _LONGEST_QUESTION = 4000  # characters: what is longer is no address that a page of ours has
 
@@ -34,13 +36,22 @@ def address(run_id: str) -> str:
     return access.path(_PATH) + "?" + urlencode({"watcher": access.sign(watcher, _SECRET, time.time() + access.LOGIN_SECONDS)})
 
 
-def routes(news: Callable[[str, state.Watcher, str], str]) -> list[BaseRoute]:
+def routes(news: Callable[[str, state.Watcher, str], dict[str, Any]]) -> list[BaseRoute]:
     """What the server must answer besides Streamlit's own.
 
-    news: from the id of a run, who asks and the part of the page's address behind its path, to JSON of an object with the `phase` of the
-    run, milliseconds until it is to be asked for `again`, and `pieces`: key of an element -> JSON of what is new of it.
+    news: from the id of a run, who asks and the part of the page's address behind its path, to `phase` of the run, milliseconds until it
+    is to be asked for `again`, and `pieces`: key of an element -> JSON of what is new of it. A page asks for "all" pieces, or for the "new"
+    ones, that have changed since it last asked.
     """
     pool = ThreadPoolExecutor(2, "stream", initializer=state.give_way)
+
+    def answer(run_id: str, watcher: state.Watcher, question: str, sent: dict[str, int]) -> str:
+        known = news(run_id, watcher, question[len(_ALL) : _LONGEST_QUESTION])
+        if question.startswith(_ALL):
+            sent.clear()
+        new = {key: piece for key, piece in known["pieces"].items() if sent.get(key) != hash(piece)}
+        sent.update((key, hash(piece)) for key, piece in new.items())
+        return json.dumps({**known, "pieces": new})
 
     async def follow(socket: WebSocket) -> None:
         known = access.signed_name(socket.query_params.get("watcher", ""), _SECRET)
@@ -49,10 +60,10 @@ def routes(news: Callable[[str, state.Watcher, str], str]) -> list[BaseRoute]:
             return
         run_id, *watcher = json.loads(known)
         await socket.accept()
+        sent: dict[str, int] = {}
         with suppress(WebSocketDisconnect):  # the page was left
             while True:
-                question = await socket.receive_text()
-                asked = (run_id, state.Watcher(*watcher), question[:_LONGEST_QUESTION])
-                await socket.send_text(await asyncio.get_running_loop().run_in_executor(pool, news, *asked))
+                asked = (run_id, state.Watcher(*watcher), await socket.receive_text(), sent)
+                await socket.send_text(await asyncio.get_running_loop().run_in_executor(pool, answer, *asked))
 
     return [WebSocketRoute(access.path(_PATH), follow)]

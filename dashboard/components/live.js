@@ -8,6 +8,7 @@
 // itself into window.studioPieces: with stream(data), and text, the last that came so. What is newer than its last drawing is not overwritten
 // when Streamlit hands it that drawing again.
 
+const [ALL, NEW] = ["all", "new"]; // what a question begins with (see stream.py)
 const AGAIN = 5000; // milliseconds after which something without an answer is tried again
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -39,7 +40,9 @@ function create() {
     } else if (socket?.readyState === WebSocket.OPEN) {
       askedAt = performance.now();
       question = location.search;
-      socket.send(question);
+      // what was drawn since may be older than what came before: then all of it again
+      const all = [...pieces.values()].some((piece) => piece.text === undefined);
+      socket.send((all ? ALL : NEW) + question);
       wait(AGAIN);
     } else if (socket?.readyState !== WebSocket.CONNECTING) {
       connect();
