@@ -10,26 +10,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import streamlit as st
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import BaseRoute, Route
 from streamlit.file_util import get_static_dir
 
+from dashboard import access
+
 
 def routes() -> list[BaseRoute]:
     """Each page's own address. A page is a file in dashboard/pages, whose name Streamlit makes its address."""
-    base = (st.get_option("server.baseUrlPath") or "").strip("/")
-    root = f"/{base}" if base else ""
-    document = told((Path(get_static_dir()) / "index.html").read_text(encoding="utf-8"), root)
+    document = told((Path(get_static_dir()) / "index.html").read_text(encoding="utf-8"), access.path())
 
     async def page(_: Request) -> HTMLResponse:
         return HTMLResponse(document, headers={"Cache-Control": "no-cache"})
 
-    return [Route(f"{root}/{path.stem}", page) for path in sorted((Path(__file__).parent / "pages").glob("*.py"))]
+    return [Route(access.path(path.stem), page) for path in sorted((Path(__file__).parent / "pages").glob("*.py"))]
 
 
 def told(document: str, root: str) -> str:
-    """Streamlit's HTML document with the place of its server in it, `root` on the host it came from."""
-    script = f"<script>window.__streamlit = {{BACKEND_BASE_URL: location.origin + {json.dumps(root + '/')}}}</script>"
+    """Streamlit's HTML document with the place of its server in it, `root` (ends in /) on the host it came from."""
+    script = f"<script>window.__streamlit = {{BACKEND_BASE_URL: location.origin + {json.dumps(root)}}}</script>"
     return document.replace("<head>", f"<head>{script}", 1)
