@@ -56,15 +56,8 @@ def choose(runs: Sequence[Run]) -> list[Run]:
 def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
     """Draws these runs, again and again until all are finished."""
     going_on = [run.id for run in runs if not run.state.is_finished()]
-    slowness = state.slowness(state.watcher())
-    first = True
 
-    @st.fragment(run_every=live.CHART_SECONDS * slowness if going_on else None)
     def region() -> None:
-        nonlocal first
-        if not first:  # somebody waits for the page
-            state.give_way()
-        first = False
         try:
             current = [state.store().run(run.id) for run in runs]
         except RunError:
@@ -73,7 +66,7 @@ def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
             st.rerun(scope="app")
         draw(current)
 
-    region()
+    live.refreshed(live.CHART_SECONDS * state.slowness(state.watcher()) if going_on else None, region)
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:

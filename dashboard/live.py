@@ -48,24 +48,34 @@ def follow(
         return until(current), current.state is RunState.QUEUED
 
     before = phase(run)
-    rests = every is None or before[0] or (before[1] and status not in draw)
     slowness = state.slowness(state.watcher())
-    first = True
+    rests = before[0] or (before[1] and status not in draw)
+    seconds = None if every is None or rests else every * slowness
 
-    @st.fragment(run_every=None if rests or every is None else every * slowness)
     def region() -> None:
-        nonlocal first
-        if not first and every is not None:  # somebody waits for a page, and for what a press does
-            state.give_way()
-        first = False
         try:
             current = state.store().run(run.id)
         except RunError:
             st.rerun(scope="app")  # deleted meanwhile, perhaps from another page: the page shows another one
-        if phase(current) != before or (not rests and state.slowness(state.watcher()) != slowness):
+        if phase(current) != before or (seconds is not None and state.slowness(state.watcher()) != slowness):
             st.rerun(scope="app")  # the page around it changes too: forms, sliders, results
         for function in draw:
             function(current)
+
+    refreshed(seconds, region)
+
+
+def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
+    """Draws a region of the page, and again every so many seconds, then letting jobs go first; None: only when something in it is pressed."""
+    first = True
+
+    @st.fragment(run_every=seconds)
+    def region() -> None:
+        nonlocal first
+        if not first and seconds is not None:  # somebody waits for a page, and for what a press does
+            state.give_way()
+        first = False
+        draw()
 
     region()
 
