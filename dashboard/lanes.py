@@ -119,9 +119,13 @@ def _moment(run: Run, past: Past, at: int | None) -> Moment:
     return Moment(past, frames, records, moments.place(next(iter(frames.values())).step, run))
 
 
-def watch(run: Run, made: str = "") -> None:
-    """The player, both lanes at the moment it stands at, and the chosen view of the numbers. made: see elements."""
-    past = past_of(run)
+def watch(run: Run) -> None:
+    """The player, both lanes at the moment it stands at, and the chosen view of the numbers."""
+    _draw(run, past_of(run), made="")
+
+
+def _draw(run: Run, past: Past | None, made: str) -> None:
+    """As `watch`. made: see elements."""
     if past is None:
         if not run.state.is_finished():
             st.caption("Images and curves appear here with the first iteration.")
@@ -139,9 +143,10 @@ def listen(run: Run) -> None:
     made = str(time.time()) if lane is None else ""
     live.status(run, made)
     knobs(run)
-    watch(run, made)
+    past = past_of(run)
+    _draw(run, past, made)
     every = round(1000 * live.stream_seconds(state.watcher()))
-    elements.live(f"live/{run.id}", stream.address(run.id), phase(run), every, redraw=not made)
+    elements.live(f"live/{run.id}", stream.address(run.id), phase(run, past), every, redraw=not made)
 
 
 def news(run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
@@ -151,11 +156,12 @@ def news(run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
         run = state.store().run(run_id)
     except RunError:
         return {"phase": "deleted", "again": again, "pieces": {}}
-    new = pieces(run, dict(parse_qsl(query.removeprefix("?"))), watcher)
+    past = past_of(run)
+    new = pieces(run, past, dict(parse_qsl(query.removeprefix("?"))), watcher)
     if run.state is RunState.RUNNING and _is_between_lanes(run):
         # pages and iterations that keep step could miss every moment at which the lanes are together
         again = round(again * _SOON)
-    return {"phase": phase(run), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}}
+    return {"phase": phase(run, past), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}}
 
 
 def _is_between_lanes(run: Run) -> bool:
@@ -164,7 +170,7 @@ def _is_between_lanes(run: Run) -> bool:
     return len({frame.step for frame in frames if frame is not None}) > 1
 
 
-def phase(run: Run) -> str:
+def phase(run: Run, past: Past | None) -> str:
     """Another text when more is to change on the page than `pieces` says."""
     controls = state.manager().controls(run.id)
     return json.dumps(
@@ -176,17 +182,16 @@ def phase(run: Run) -> str:
             controls and state.manager().control(run.id).paused,
             state.manager().waiting(run.id) if run.state is RunState.QUEUED else 0,
             len(state.store().changes(run.id)),
-            past_of(run) is not None,
+            past is not None,
         ]
     )
 
 
-def pieces(run: Run, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
+def pieces(run: Run, past: Past | None, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
     """What has changed on a page since it was drawn: key of an element -> what is new of its data. address: the page's parameters."""
     known: dict[str, dict[str, Any]] = {}
     if run.stage:
         known[live.progress_key(run)] = elements.words_data(*live.progress(run))
-    past = past_of(run)
     if past is None:
         return known
     start, _ = moments.from_address(address.get(state.AT_PARAMETER))

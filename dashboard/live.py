@@ -66,7 +66,7 @@ def follow(
 
 
 def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
-    """Draws a region of the page, and again every so many seconds, then letting jobs go first; None: only when something in it is pressed."""
+    """Draws a region of the page, and again every so many seconds, then letting jobs go first; None: only when it is pressed."""
     first = True
 
     @st.fragment(run_every=seconds)

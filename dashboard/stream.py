@@ -1,7 +1,7 @@
 """What is new of a run, to the pages that follow its generation, by a socket beside Streamlit's.
 
 A page asks with its own address whenever it is time, and is told what changed of its elements (see components/live.js). When Streamlit
-refreshes a region, the browser goes through all elements of the page several times: with half as much as that it draws what is new.
+refreshes a region, the browser goes through all elements of the page several times, before it draws what is new.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
+from waiting import wait_until
 
 from core.config import PRESETS, GenerationConfig, RunConfig
 from core.models.full_precision import find_model
@@ -44,13 +45,6 @@ def texts(app):
 
 def htmls(app):
     return [element.proto.body for element in app.get("html")]
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def components(app):

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from streamlit.testing.v1 import AppTest
+from waiting import wait_until
 
 from core.config import GenerationConfig, RunConfig
 from core.reporting import Frame
@@ -108,8 +109,9 @@ def test_what_is_streamed_is_what_the_page_draws(with_finished_run, address):
     app.run()
     assert not app.exception, app.exception
     drawn = {element.proto.id: json.loads(element.proto.json) for element in app.get("bidi_component")}
-    pieces = lanes.pieces(state.store().run(with_finished_run), {name: str(value) for name, value in address.items()}, ME)
-    pieces.pop(live.progress_key(state.store().run(with_finished_run)), None)  # a finished run has none on its page
+    run = state.store().run(with_finished_run)
+    pieces = lanes.pieces(run, lanes.past_of(run), {name: str(value) for name, value in address.items()}, ME)
+    pieces.pop(live.progress_key(run), None)  # a finished run has none on its page
     assert len(pieces) >= 7
     for key, piece in pieces.items():
         (element,) = [data for own, data in drawn.items() if key in own]
@@ -123,12 +125,6 @@ def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs
 
     def news():
         return lanes.news(run_id, ME, f"?run={run_id}")
-
-    def wait_until(condition):
-        end = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.05)
 
     wait_until(lambda: f"player/{run_id}" in news()["pieces"])
     before = news()
