@@ -25,6 +25,7 @@ from dashboard.moments import nearest
 from dashboard.text import shown
 
 _FOLDER = Path(__file__).parent / "components"
+_STREAMED = (_FOLDER / "streamed.js").read_text()
 _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 # the version in its name: a browser may keep it for ever
 _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
@@ -32,6 +33,7 @@ _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
 
 def _component(name: str, isolate_styles: bool = True) -> Any:
     texts = {path.suffix[1:]: path.read_text() for path in _FOLDER.glob(f"{name}.*")}
+    texts["js"] = _STREAMED + texts["js"]
     return st.components.v2.component(f"dashboard.{name}", isolate_styles=isolate_styles, **texts)
 
 

@@ -24,11 +24,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   let chart = parentElement.chart;
   if (!chart) chart = parentElement.chart = create(parentElement);
   chart.pick = (value) => setTriggerValue("picked", value);
-  if (!data.made || data.made !== chart.made) chart.update(data);
-  else chart.draw(); // perhaps in other colours
-  chart.made = data.made;
-  // Streamlit also cleans up after a call that a newer one has overtaken
-  return () => setTimeout(() => { if (!parentElement.isConnected) chart.end(); });
+  return hand(chart, data, parentElement);
 }
 
 // Text of a figure is HTML to plotly; a parsed document is dead: nothing in it is loaded or run.
@@ -36,7 +32,6 @@ const plain = (markup) => new DOMParser().parseFromString(markup ?? "", "text/ht
 
 function create(root) {
   const place = root.querySelector(".chart");
-  const pieces = (window.studioPieces ??= new Map());
   let data, figure, plotly, frame, drawn, ended, drawing;
   let narrow = null;
   // what nobody sees is drawn once, when there is time, and again when somebody scrolls to it: a job may be using the processor
@@ -132,22 +127,18 @@ function create(root) {
   sight.observe(place);
 
   const chart = {
-    draw() { if (drawn) draw(); },
+    again() { if (drawn) draw(); }, // perhaps in other colours
     update(next) {
       if (!data || data.figure !== next.figure) figure = JSON.parse(next.figure);
       data = next;
-      delete chart.text;
-      if (data.made) pieces.set(data.piece, chart);
       place.setAttribute("aria-label", data.title || plain(figure.layout.title?.text));
       if (!drawn) place.style.height = `${(isNarrow() && figure.layout.meta?.narrow?.height) || figure.layout.height}px`;
       place.classList.toggle("pressable", data.pressable);
       if (drawn || seen) draw();
       else setTimeout(draw, 2000);
     },
-    stream(next) { const text = chart.text; chart.update({ ...data, ...next }); chart.text = text; },
     end() {
       ended = true;
-      if (pieces.get(data.piece) === chart) pieces.delete(data.piece);
       window.removeEventListener("studio:cursor", moveCursor);
       sizes.disconnect();
       sight.disconnect();

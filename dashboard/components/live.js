@@ -4,9 +4,8 @@
 // data: address (of the socket), milliseconds (until the first question), phase (of the run, as the page was drawn for), redraw (whether
 // the page is to be drawn anew each time instead).
 //
-// An element that is streamed to has in its data made, which is another with each drawing by Streamlit, and piece, the name under which it puts
-// itself into window.studioPieces: with stream(data), and text, the last that came so. What is newer than its last drawing is not overwritten
-// when Streamlit hands it that drawing again.
+// An element that is streamed to has in its data made, which is another with each drawing by Streamlit, and piece, the name under which it is
+// in window.studioPieces (see streamed.js): with data, update(data), and text, the last that came so.
 
 const [ALL, NEW] = ["all", "new"]; // what a question begins with (see stream.py)
 const AGAIN = 5000; // milliseconds after which something without an answer is tried again
@@ -66,7 +65,8 @@ function create() {
       const piece = pieces.get(name);
       if (!piece || piece.text === text) continue;
       piece.text = text;
-      piece.stream(JSON.parse(text));
+      piece.data = { ...piece.data, ...JSON.parse(text) };
+      piece.update(piece.data);
     }
     const now = performance.now();
     if (news.phase !== data.phase && now - drawnAt > AGAIN) {

@@ -13,16 +13,12 @@ export default function ({ data, parentElement, setStateValue }) {
   let player = parentElement.player;
   if (!player) player = parentElement.player = create(parentElement);
   player.send = (at) => setStateValue("at", at);
-  if (!data.made || data.made !== player.made) player.update(data);
-  player.made = data.made;
-  // Streamlit also cleans up after a call that a newer one has overtaken
-  return () => setTimeout(() => { if (!parentElement.isConnected) player.end(); });
+  return hand(player, data, parentElement);
 }
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
   const [play, range, text, live, marks] = ["play", "range", "text", "live", "marks"].map(find);
-  const pieces = (window.studioPieces ??= new Map());
   let data, at, timer;
   let asked; // what the server was asked to show and has not shown yet
   let waiting; // what it is to be asked next
@@ -144,8 +140,6 @@ function create(root) {
       const other = data?.run !== next.run || data.turn !== next.turn;
       if (data && data.latest !== next.latest) live.classList.toggle("beat");
       data = next;
-      delete player.text;
-      if (data.made) pieces.set(data.piece, player);
       if (other) {
         at = data.at;
         asked = waiting = undefined;
@@ -157,10 +151,8 @@ function create(root) {
       draw();
       ask();
     },
-    stream(next) { const text = player.text; player.update({ ...data, ...next }); player.text = text; },
     end() {
       clearInterval(timer);
-      if (pieces.get(data.piece) === player) pieces.delete(data.piece);
       document.removeEventListener("keydown", onKey);
       document.removeEventListener("click", onClick);
       window.studioCursor = undefined;

@@ -8,15 +8,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   let sheet = parentElement.sheet;
   if (!sheet) sheet = parentElement.sheet = create(parentElement);
   sheet.pick = (index) => setTriggerValue("picked", index);
-  if (!data.made || data.made !== sheet.made) sheet.update(data);
-  sheet.made = data.made;
-  return () => setTimeout(() => { if (!parentElement.isConnected) sheet.end(); });
+  return hand(sheet, data, parentElement);
 }
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
   const [header, frame, picture, grid, tip] = ["header", "frame", "picture", "grid", "tip"].map(find);
-  const pieces = (window.studioPieces ??= new Map());
   let data;
   let cells = [];
   let current = 0; // the place that the tab key comes to
@@ -95,8 +92,6 @@ function create(root) {
     update(next) {
       const before = data;
       data = next;
-      delete sheet.text;
-      if (data.made) pieces.set(data.piece, sheet);
       if (!before || before.columns !== data.columns || before.cells.length !== data.cells.length) build();
       frame.style.aspectRatio = `${data.width} / ${data.height}`;
       grid.setAttribute("aria-label", data.alt);
@@ -132,8 +127,6 @@ function create(root) {
       });
       if (pointed >= 0 && !tip.hidden) describe(pointed);
     },
-    stream(next) { const text = sheet.text; sheet.update({ ...data, ...next }); sheet.text = text; },
-    end() { if (pieces.get(data.piece) === sheet) pieces.delete(data.piece); },
   };
   return sheet;
 }

@@ -6,22 +6,15 @@
 export default function ({ data, parentElement }) {
   let words = parentElement.words;
   if (!words) words = parentElement.words = create(parentElement);
-  if (!data.made || data.made !== words.made) words.update(data);
-  words.made = data.made;
-  return () => setTimeout(() => { if (!parentElement.isConnected) words.end(); });
+  return hand(words, data, parentElement);
 }
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
   const [words, title, lines, bar] = ["words", "title", "lines", "bar"].map(find);
-  const pieces = (window.studioPieces ??= new Map());
-  let data;
 
-  const piece = {
-    update(next) {
-      data = next;
-      delete piece.text;
-      if (data.made) pieces.set(data.piece, piece);
+  return {
+    update(data) {
       words.classList.toggle("clipped", data.clipped);
       title.textContent = title.title = data.title;
       while (lines.children.length > data.lines.length) lines.lastChild.remove();
@@ -35,8 +28,5 @@ function create(root) {
       bar.setAttribute("aria-valuenow", Math.round(100 * data.part));
       bar.setAttribute("aria-label", data.lines[0] ?? "");
     },
-    stream(next) { const text = piece.text; piece.update({ ...data, ...next }); piece.text = text; },
-    end() { if (pieces.get(data.piece) === piece) pieces.delete(data.piece); },
   };
-  return piece;
 }

@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, b
     page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
     page.goto(server)
     page.get_by_text("All settings").first.click()
-    for label, value in (("Images", "20000"), ("Iterations", "1000"), ("Batch size", "20")):
+    for label, value in (("Images", "20000"), ("Iterations", "5000"), ("Batch size", "20")):
         field = page.get_by_role("spinbutton", name=label, exact=True).first
         field.fill(value)
         field.press("Tab")
@@ -175,7 +175,7 @@ def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, b
     page.get_by_role("button", name="One step").click()
     expect(at).not_to_have_attribute("aria-valuetext", shown or "")
     # both lanes still at one iteration
-    headings = page.get_by_text(re.compile(r"^iteration \d+ of 1000, batch 1 of \d+ · L_BNS"))
+    headings = page.get_by_text(re.compile(r"^iteration \d+ of 5000, batch 1 of \d+ · L_BNS"))
     expect(headings).to_have_count(2)
     assert len({text.partition(" · ")[0] for text in headings.all_inner_texts()}) == 1
 
