@@ -5,7 +5,7 @@ ours alone with the network, then all of them:
 
     network      forward and gradient with respect to the images, nothing else
     mi-fgsm, adam    a step of ours with everything: shift, all losses, statistics of every layer, optimizer, clamp, records
-    compiled     the same, mi-fgsm, by torch.compile
+    by torch     the same, mi-fgsm, without what the machine's C compiler makes at the start (core/generation/kernels.c)
     DeepInversion, IntraQ, ZeroQ    their loops written anew (benchmarks/peers), with the gradients of the weights that theirs compute;
                  "frozen": without these, a kindness that theirs do not have
 
@@ -34,7 +34,9 @@ from benchmarks.peers.deepinversion import DeepInversion
 from benchmarks.peers.intraq import IntraQ
 from benchmarks.peers.zeroq import ZeroQ
 from core.config import GenerationConfig
+from core.generation import kernels
 from core.generation.synthesis import Synthesis
+from core.memory import keep_memory
 from core.models.full_precision import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -50,9 +52,8 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     lanes = {
         "mi-fgsm": Synthesis(model, config),
         "adam": Synthesis(model, GenerationConfig(**{**config.to_dict(), "optimizer": "adam"})),
-        "compiled": Synthesis(model, GenerationConfig(**{**config.to_dict(), "compile": True})),
     }
-    compilation = {key: lanes["compiled"].summary()[key] for key in ("compile_seconds", "compile_failure")}
+    by_torch = Synthesis(model, config)
     images, labels = (
         lanes["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
         lanes["mi-fgsm"].labels,
@@ -61,10 +62,14 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     def network() -> None:
         torch.autograd.grad(F.cross_entropy(model.network(images), labels), images)
 
+    def plain() -> None:
+        with kernels.by_torch():
+            by_torch.step()
+
     peers = {peer.__name__: peer(model, labels, images) for peer in PEERS}
     frozen = {f"{peer.__name__}, frozen": peer(model, labels, images, freeze=True) for peer in PEERS}
     # in two groups: whoever comes after a loop that leaves hundreds of megabytes behind pays for it
-    alone = {"network": network, **{name: lane.step for name, lane in lanes.items()}}
+    alone = {"network": network, **{name: lane.step for name, lane in lanes.items()}, "by torch": plain}
     beside = {**alone, **{name: peer.step for name, peer in {**peers, **frozen}.items()}}
     own, table = against(in_turns(alone, 2 * rounds), "network"), against(in_turns(beside, rounds), "network")
     return {
@@ -74,10 +79,10 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
         "iteration": own,
         "beside_others": table,
         "times_as_fast": {
-            name: {form: round(table[name]["ratio"] / table[form]["ratio"], 2) for form in ("mi-fgsm", "compiled")}
+            name: {form: round(table[name]["ratio"] / table[form]["ratio"], 2) for form in ("mi-fgsm", "by torch")}
             for name in (*peers, *frozen)
         },
-        **compilation,
+        "kernels": kernels.description(),
     }
 
 
@@ -119,6 +124,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--mct", metavar="PYTHON", help="interpreter of an environment with model-compression-toolkit")
     options = parser.parse_args()
+    keep_memory()  # as a run does; the network alone and the peers' loops gain by it, too
     began = time.perf_counter()
     before = toolkit(options.mct, options.threads) if options.mct else None
     measured = measure(options.threads, options.rounds)

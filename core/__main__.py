@@ -35,6 +35,7 @@ from core.config import (
     preset,
 )
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, one_line, shown
+from core.memory import keep_memory
 from core.reporting import TEST, Both, Frame, Live, RunningStatistics, Untouched
 
 if TYPE_CHECKING:
@@ -701,4 +702,5 @@ def _in_words(result: Mapping[str, Any], indent: str = "") -> str:
 
 
 if __name__ == "__main__":
+    keep_memory()
     raise SystemExit(main())

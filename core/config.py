@@ -366,8 +366,8 @@ class GenerationConfig(Checked):
     )
     compile: bool = knob(
         False,
-        "Have torch.compile translate the step first: takes about half a minute, which long runs get back. Needs a C++ compiler; "
-        "without one, or for a network that cannot be compiled, everything goes on as without.",
+        "On a GPU, have torch.compile translate the step first: takes about half a minute, which long runs get back. A network that "
+        "cannot be compiled goes on as without. On a CPU the machine's C compiler does it within a second, without being asked.",
         low="starts at once, each step takes longer.",
         high="short runs lose more to the translation than they get back.",
     )

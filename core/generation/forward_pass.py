@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import first_line
+from core.generation import kernels
 from core.generation.fusion import FusedNetwork, with_statistics
 from core.generation.losses import Pass, total_loss
 from core.memory import is_out_of_memory
@@ -52,6 +53,9 @@ class ForwardPass:
         What goes wrong is kept in `compile_failure`, and the pass stays as it is; running out of memory is raised.
         """
         began = time.perf_counter()
+        if images.device.type == "cpu" and kernels.description() == "C":
+            self.compile_failure = "on a CPU the C compiler has done it already"
+            return
         if not isinstance(self._network, FusedNetwork):
             self.compile_failure = "the network cannot be traced"
             return

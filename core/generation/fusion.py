@@ -5,7 +5,7 @@ BatchNorm in evaluation mode is a scale a and a shift for each channel, which th
     y = a conv(x) + b,    a = gamma / sqrt(running var + eps),    b = beta - a running mean
 
 What entered the BatchNorm layer is (y - b) / a, so its statistics follow from those of y, and nothing but y is kept for the way back.
-There each chunk that fits the processor's cache passes activation, statistics and BatchNorm at once.
+There activation, statistics and BatchNorm are passed at once (kernels.py).
 """
 
 import copy
@@ -18,20 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.errors import ModelError
+from core.generation import kernels
 from core.generation.bn_statistics import (
     BatchStatistics,
     ChannelStatistics,
-    channel_rows,
     collect_statistics,
     empty_statistics,
-    images_of,
     mean_and_variance,
     statistics_slope,
 )
 from core.models.full_precision import batch_norm_layers
 from core.models.tracing import LayerTracer, computes_as
 
-CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; for each thread
 _SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
 _RELU = (0.0, float("inf"))
 _ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
@@ -48,7 +46,7 @@ class _Geometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-    activation: tuple[float, float] | None
+    activation: kernels.Activation
 
 
 class _Fused(torch.autograd.Function):
@@ -61,24 +59,9 @@ class _Fused(torch.autograd.Function):
     def forward(ctx, x, residual, weight, bias, geometry: _Geometry):  # type: ignore[override]
         g = geometry
         y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups).contiguous(memory_format=torch.channels_last)
-        rows, _ = channel_rows(y)
-        length = _chunk_length(rows)
-        parts = rows.split(length)
-        sums = rows.new_empty(2, len(parts), rows.shape[1])
-        z = rows if g.activation is None and residual is None else torch.empty_like(rows)
-        others = channel_rows(residual)[0].split(length) if residual is not None else [None] * len(parts)
-        scratch = rows.new_empty(min(length, len(rows)), rows.shape[1]) if z is rows else None
-        for part, out, other, total, square in zip(parts, z.split(length), others, sums[0], sums[1]):
-            torch.sum(part, 0, out=total)
-            torch.sum(torch.mul(part, part, out=out if scratch is None else scratch[: len(part)]), 0, out=square)
-            if other is not None:
-                torch.add(part, other, out=out)
-            if g.activation is not None:
-                torch.clamp(part if other is None else out, *_clamp_ends(g.activation), out=out)
-        totals, squares = sums.sum(dim=1)
-        mean, variance = mean_and_variance(totals, squares, y.shape[1], y.numel() // y.shape[1])
+        output, totals, squares = kernels.forward(y, residual, g.activation)
+        mean, variance = (t.to(y.dtype) for t in mean_and_variance(totals, squares, y.shape[1], y.numel() // y.shape[1]))
         ctx.geometry, ctx.shape = g, x.shape
-        output = images_of(z, y.shape)
         # the sign of y tells what the activation let through, unless something was added to it
         ctx.save_for_backward(y, mean, weight, output if residual is not None else None)
         return output, mean, variance
@@ -87,109 +70,25 @@ class _Fused(torch.autograd.Function):
     def backward(ctx, grad, grad_mean, grad_variance):  # type: ignore[override]
         y, mean, weight, output = ctx.saved_tensors
         g = ctx.geometry
-        rows, repeat = channel_rows(y)
-        length = _chunk_length(rows)
         slope, offset = statistics_slope(grad_mean, grad_variance, mean, y.numel() // y.shape[1])
-        slope, offset = slope.repeat(repeat), offset.repeat(repeat)
-        incoming, _ = channel_rows(grad)
-        passed = incoming
-        if output is not None and g.activation is not None:
-            passed = torch.empty_like(rows)
-        grad_y = torch.empty_like(rows) if output is None and g.activation is None else rows
-        scratch = rows.new_empty(min(length, len(rows)), rows.shape[1])
-        chunks = (t.split(length) for t in (rows, incoming, passed, grad_y, rows if output is None else channel_rows(output)[0]))
-        for part, arriving, through, out, seen in zip(*chunks):
-            if g.activation is None:
-                torch.addcmul(arriving, part, slope, out=out).add_(offset)
-            elif output is None:
-                affine = torch.addcmul(offset, part, slope, out=scratch[: len(part)])
-                _activation_backward(arriving, seen, g.activation, out).add_(affine)
-            else:
-                _activation_backward(arriving, seen, g.activation, through)
-                torch.addcmul(through, part, slope, out=out).add_(offset)
+        grad_y, passed = kernels.backward(y, grad, output, slope, offset, g.activation)
         # of the input of the convolution only the shape matters here
         x = torch.empty(ctx.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
         grad_x = torch.ops.aten.convolution_backward(
-            images_of(grad_y, y.shape), x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
+            grad_y, x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
         )[0]
-        return grad_x, None if output is None else images_of(passed, y.shape), None, None, None
+        return grad_x, passed, None, None, None
 
 
 def _formulas(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor, Tensor]:
-    """What `_Fused` computes, as a compiler wants it: what is done pixel by pixel in plain operations, the sums by themselves."""
+    """What `_Fused` computes, as torch.compile wants it, which fuses by itself: in plain operations."""
     g = geometry
     y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
-    totals, squares = channel_sums(y) if y.device.type == "cpu" else torch.stack([y.sum(dim=(0, 2, 3)), (y * y).sum(dim=(0, 2, 3))])
-    count = y.numel() // y.shape[1]
-    mean = totals / count
-    variance = (squares / count - mean * mean).clamp(min=0.0) * (count / (count - 1))
+    variance, mean = torch.var_mean(y, dim=(0, 2, 3))
     z = y if residual is None else y + residual
     if g.activation is not None:
-        z = F.relu(z) if g.activation == _RELU else torch.clamp(z, *_clamp_ends(g.activation))
+        z = F.relu(z) if g.activation == _RELU else torch.clamp(z, *kernels.clamp_ends(g.activation))
     return z, mean, variance
-
-
-@torch.library.custom_op("core::channel_sums", mutates_args=())
-def channel_sums(y: Tensor) -> Tensor:
-    """Sum and sum of squares `(2, C)` of `y` `(N, C, H, W)` over (N, H, W). Differentiable.
-
-    An operation of its own, as the loops that a compiler makes of it go over memory once for every eight channels.
-    """
-    rows, repeat = channel_rows(y)
-    parts = rows.split(_chunk_length(rows))
-    sums = rows.new_empty(2, len(parts), rows.shape[1])
-    scratch = torch.empty_like(parts[0])
-    for part, total, square in zip(parts, sums[0], sums[1]):
-        torch.sum(part, 0, out=total)
-        torch.sum(torch.mul(part, part, out=scratch[: len(part)]), 0, out=square)
-    return sums.sum(dim=1).view(2, repeat, y.shape[1]).sum(dim=1)
-
-
-@channel_sums.register_fake
-def _(y: Tensor) -> Tensor:
-    return y.new_empty(2, y.shape[1])
-
-
-@torch.library.custom_op("core::worked_out", mutates_args=())
-def _worked_out(x: Tensor) -> Tensor:
-    """A copy that a compiler cannot see through: what leads to it is computed once, not again for every pixel that needs it."""
-    return x.clone()
-
-
-@_worked_out.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _keep_input(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _sums_backward(ctx: Any, grad: Tensor) -> Tensor:
-    (y,) = ctx.saved_tensors
-    offset, slope = _worked_out(grad * grad.new_tensor([[1.0], [2.0]])).view(2, 1, -1, 1, 1)
-    return torch.addcmul(offset, y, slope)
-
-
-channel_sums.register_autograd(_sums_backward, setup_context=_keep_input)
-
-
-def _chunk_length(rows: Tensor) -> int:
-    """Rows that are worked on together: what the caches of the processor's cores hold; all where there is no such processor."""
-    return max(1, CHUNK * torch.get_num_threads() // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
-
-
-def _clamp_ends(activation: tuple[float, float]) -> tuple[float, float | None]:
-    low, high = activation
-    return low, None if high == float("inf") else high
-
-
-def _activation_backward(grad: Tensor, seen: Tensor, activation: tuple[float, float], out: Tensor) -> Tensor:
-    """The gradient where the activation let its input through, zero elsewhere; `seen` is its input or its output."""
-    low, high = activation
-    if high == float("inf"):
-        return torch.ops.aten.threshold_backward.grad_input(grad, seen, low, grad_input=out)
-    return torch.ops.aten.hardtanh_backward.grad_input(grad, seen, low, high, grad_input=out)
 
 
 class FusedConvolution(nn.Module):

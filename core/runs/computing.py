@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from core.errors import CoreError, RunError
+from core.memory import keep_memory
 from core.runs.manager import RunManager
 from core.runs.store import RunStore
 
@@ -17,6 +18,7 @@ def main(folder: Path) -> None:
     """Computes what it is told to until its standard input ends."""
     up = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no message
+    keep_memory()
     manager = RunManager(RunStore(folder))
     current = ""
 

@@ -1,6 +1,9 @@
 """What is said when memory runs out."""
 
+import ctypes
 import errno
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -60,3 +63,21 @@ def test_advice_is_less_than_it_was_and_allowed(value, least, advice):
 def test_nothing_happens_when_nothing_happens():
     with memory_advice("a stage", "batch_size", 8):
         pass
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="a property of glibc")
+def test_kept_memory_is_not_fetched_again():
+    code = """if True:
+        import resource, sys, torch
+        from core.memory import keep_memory
+        if sys.argv[1:]:
+            keep_memory()
+        for turn in range(20):
+            if turn == 15:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            held = [torch.ones(2_000_000) for _ in range(20)]
+            del held
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    without, kept = (int(subprocess.check_output([sys.executable, "-c", code, *word])) for word in ((), ("keep",)))
+    assert kept < without / 10

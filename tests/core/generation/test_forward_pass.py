@@ -2,12 +2,20 @@ import pytest
 import torch
 from torch import nn
 
+from core.generation import kernels
 from core.generation.bn_statistics import collect_statistics
 from core.generation.forward_pass import ForwardPass
 from core.generation.losses import Pass, total_loss
 
 WEIGHTS = {"alpha_tv": 0.3, "alpha_l2": 0.02, "beta": 2.0}
 LABELS = torch.arange(6) % 4
+
+
+@pytest.fixture
+def no_kernels():
+    """As on a machine where torch.compile is of use."""
+    with kernels.by_torch():
+        yield
 
 
 def images(count=6, seed=0):
@@ -46,7 +54,7 @@ def test_is_the_network_with_hooks_and_the_losses(small, layout):
 
 
 @pytest.mark.slow
-def test_compiled_is_the_same_within_rounding_whatever_is_turned(small):
+def test_compiled_is_the_same_within_rounding_whatever_is_turned(small, no_kernels):
     compiled = ForwardPass(small.network)
     compiled.compile(images(seed=1), LABELS, {"alpha_tv": 1.0, "alpha_l2": 1.0, "beta": 1.0})
     if compiled.compile_failure:
@@ -67,7 +75,7 @@ def test_compiled_is_the_same_within_rounding_whatever_is_turned(small):
         torch._dynamo.config.error_on_recompile = False
 
 
-def test_without_a_compiler_it_goes_on_as_it_is(small, monkeypatch):
+def test_without_a_compiler_it_goes_on_as_it_is(small, monkeypatch, no_kernels):
     def no_compiler(function, **_options):
         def fail(*_arguments):
             raise RuntimeError("no C++ compiler was found\nand more")
@@ -86,7 +94,7 @@ def test_without_a_compiler_it_goes_on_as_it_is(small, monkeypatch):
     check_equal(outcome, expected, own.grad, other.grad)
 
 
-def test_memory_that_runs_out_is_no_failure_of_the_compiler(small, monkeypatch):
+def test_memory_that_runs_out_is_no_failure_of_the_compiler(small, monkeypatch, no_kernels):
     def too_large(*_arguments):
         raise RuntimeError("can't allocate memory: you tried to allocate 9 bytes")
 
@@ -100,7 +108,15 @@ class Untraceable(nn.Sequential):
         return super().forward(x if x.sum() > 1e9 else x + 0)
 
 
-def test_a_network_that_cannot_be_traced_is_not_compiled():
+def test_a_network_that_cannot_be_traced_is_not_compiled(no_kernels):
     forward_pass = ForwardPass(Untraceable(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval())
     forward_pass.compile(images(), LABELS, WEIGHTS)
     assert forward_pass.compile_failure == "the network cannot be traced"
+
+
+def test_nothing_is_compiled_again_that_is_in_c(small, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    monkeypatch.setattr(kernels, "description", lambda: "C")
+    forward_pass = ForwardPass(small.network)
+    forward_pass.compile(images(), LABELS, WEIGHTS)
+    assert forward_pass.compile_failure == "on a CPU the C compiler has done it already"

@@ -1,0 +1,116 @@
+/* What stands between two convolutions, in one way over memory each: see kernels.py, which says what the arguments are.
+
+   A tensor is rows of `channels` numbers, one row a pixel (channels-last). Work is cut into blocks of BLOCK numbers whatever the number
+   of threads, and their sums are added up in order, so that the number of threads does not change a bit. */
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#define BLOCK 65536 /* numbers, a quarter of a megabyte: three tensors of them fit into a core's own cache */
+#define LANES 256   /* numbers that are summed side by side, so that no addition waits for the one before */
+
+typedef int64_t integer;
+
+static integer at_least_one(integer value) { return value > 0 ? value : 1; }
+
+static integer block_pixels(integer channels) { return at_least_one(BLOCK / channels); }
+
+static integer lane_pixels(integer channels) { return at_least_one(LANES / channels); }
+
+/* Sums and sums of squares of `pixels` rows of y; where z is there, z = clamp(y + other, low, high), of which other can be absent. */
+static void block_forward(const float *restrict y, const float *restrict other, float *restrict z, integer pixels, integer channels,
+                          float low, float high, float *restrict sums, float *restrict squares) {
+    const integer width = lane_pixels(channels) * channels, count = pixels * channels;
+    for (integer i = 0; i < width; i++) sums[i] = squares[i] = 0.0f;
+    for (integer start = 0; start < count; start += width) {
+        const integer length = count - start < width ? count - start : width;
+        const float *restrict part = y + start;
+        for (integer i = 0; i < length; i++) {
+            sums[i] += part[i];
+            squares[i] += part[i] * part[i];
+        }
+        if (!z) continue;
+        float *restrict out = z + start;
+        if (other) {
+            const float *restrict added = other + start;
+            for (integer i = 0; i < length; i++) {
+                float value = part[i] + added[i];
+                value = value < low ? low : value;
+                out[i] = value > high ? high : value;
+            }
+        } else {
+            for (integer i = 0; i < length; i++) {
+                float value = part[i] < low ? low : part[i];
+                out[i] = value > high ? high : value;
+            }
+        }
+    }
+}
+
+int forward(const float *y, const float *other, float *z, integer pixels, integer channels, float low, float high, double *totals,
+            int threads) {
+    const integer length = block_pixels(channels), blocks = (pixels + length - 1) / length, width = lane_pixels(channels) * channels;
+    float *parts = malloc(sizeof(float) * 2 * width * blocks);
+    if (!parts) return 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (integer block = 0; block < blocks; block++) {
+        const integer first = block * length, own = pixels - first < length ? pixels - first : length, at = first * channels;
+        float *sums = parts + 2 * width * block;
+        block_forward(y + at, other ? other + at : 0, z ? z + at : 0, own, channels, low, high, sums, sums + width);
+    }
+    for (integer i = 0; i < 2 * channels; i++) totals[i] = 0.0;
+    for (integer block = 0; block < 2 * blocks; block++)
+        for (integer i = 0; i < width; i++) totals[(block % 2) * channels + i % channels] += parts[width * block + i];
+    free(parts);
+    return 0;
+}
+
+/* out = grad' + slope y + offset, where grad' is grad if low < output < high, else 0. It goes to passed where there is an output; where
+   there is none, y says the same, unless nothing was clamped. y and out can be the same memory. */
+static void block_backward(const float *y, const float *restrict grad, const float *restrict output, float *restrict passed, float *out,
+                           integer count, integer width, int clamped, float low, float high, const float *restrict slope,
+                           const float *restrict offset) {
+    for (integer start = 0; start < count; start += width) {
+        const integer length = count - start < width ? count - start : width;
+        const float *part = y + start, *restrict arriving = grad + start;
+        float *result = out + start;
+        if (output) {
+            const float *restrict seen = output + start;
+            float *restrict through = passed + start;
+#pragma omp simd
+            for (integer i = 0; i < length; i++) {
+                const float own = seen[i] <= low || seen[i] >= high ? 0.0f : arriving[i];
+                through[i] = own;
+                result[i] = own + (slope[i] * part[i] + offset[i]);
+            }
+        } else if (clamped) {
+#pragma omp simd
+            for (integer i = 0; i < length; i++) {
+                const float own = part[i] <= low || part[i] >= high ? 0.0f : arriving[i];
+                result[i] = own + (slope[i] * part[i] + offset[i]);
+            }
+        } else {
+#pragma omp simd
+            for (integer i = 0; i < length; i++) result[i] = arriving[i] + (slope[i] * part[i] + offset[i]);
+        }
+    }
+}
+
+int backward(const float *y, const float *grad, const float *output, float *passed, float *out, integer pixels, integer channels,
+             int clamped, float low, float high, const float *slope, const float *offset, int threads) {
+    const integer length = block_pixels(channels), blocks = (pixels + length - 1) / length, width = lane_pixels(channels) * channels;
+    float *factors = malloc(sizeof(float) * 2 * width);
+    if (!factors) return 1;
+    for (integer i = 0; i < width; i++) {
+        factors[i] = slope[i % channels];
+        factors[width + i] = offset[i % channels];
+    }
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (integer block = 0; block < blocks; block++) {
+        const integer first = block * length, own = pixels - first < length ? pixels - first : length, at = first * channels;
+        block_backward(y + at, grad + at, output ? output + at : 0, passed ? passed + at : 0, out + at, own * channels, width, clamped,
+                       low, high, factors, factors + width);
+    }
+    free(factors);
+    return 0;
+}

@@ -1,0 +1,210 @@
+"""What stands between two convolutions of the generation, there and back: statistics, residual, activation.
+
+Compiled by the machine's C compiler (kernels.c), which goes over memory once and takes half a second at the first use; by torch, a third
+slower for the whole step, where there is none, and for all that is not float32 on a CPU.
+"""
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import first_line
+from core.generation.bn_statistics import channel_rows, images_of
+
+Activation = tuple[float, float] | None  # lets through what is between; None: there is none
+
+CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; for each thread
+_SOURCE = Path(__file__).with_name("kernels.c")
+_FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+_SECONDS = 60.0  # for the compiler, which needs less than one
+_EVERYTHING = (-float("inf"), float("inf"))
+_in_use = True
+
+
+def forward(y: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    """z = clamp(y + residual, *activation), and sums and sums of squares of y over (N, H, W), both `(k C,)`.
+
+    y: `(N, C, H, W)`, channels-last. z is y itself where there is neither residual nor activation.
+    """
+    library = _library_for(y, residual)
+    return _forward_by_torch(y, residual, activation) if library is None else _forward_by_c(library, y, residual, activation)
+
+
+def backward(
+    y: Tensor, grad: Tensor, output: Tensor | None, slope: Tensor, offset: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor | None]:
+    """grad' + slope y + offset, with grad' what the activation lets through of `grad` `(N, C, H, W)`; and grad' for the residual.
+
+    Computed in the place of y, unless y went out as it is. output: z, where there was a residual; None where not, and then y says what
+    was let through.
+    slope, offset: `(C,)`.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    library = _library_for(y, grad)
+    if library is None:
+        return _backward_by_torch(y, grad, output, slope, offset, activation)
+    return _backward_by_c(library, y, grad, output, slope, offset, activation)
+
+
+def description() -> str:
+    """ "C", or "torch" and why it has to do."""
+    library = _library()
+    return "C" if _in_use and isinstance(library, ctypes.CDLL) else f"torch: {library if _in_use else 'chosen'}"
+
+
+@contextmanager
+def by_torch() -> Iterator[None]:
+    """As if the machine had no C compiler while the block runs."""
+    global _in_use
+    before, _in_use = _in_use, False
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+def _library_for(*tensors: Tensor | None) -> ctypes.CDLL | None:
+    if not _in_use or any(t is not None and (t.device.type != "cpu" or t.dtype != torch.float32) for t in tensors):
+        return None
+    library = _library()
+    return library if isinstance(library, ctypes.CDLL) else None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | str:
+    """kernels.c, compiled and loaded; or the reason why not."""
+    named = os.environ.get("CC", "").split()
+    compiler = next((found for name in (*named[:1], "cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        return "no C compiler (cc, gcc, clang or the environment variable CC)"
+    failure = ""
+    # what is made for this processor stays in this process: another machine may look into the same folder
+    with tempfile.TemporaryDirectory() as folder:
+        for own in (("-march=native",), ()):  # some compilers do not know that name
+            target = Path(folder) / f"kernels{len(own)}.so"
+            command = [compiler, *_FLAGS, *own, str(_SOURCE), "-o", str(target)]
+            try:
+                subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+                return _declared(ctypes.CDLL(str(target)))
+            except subprocess.CalledProcessError as error:
+                failure = f"{compiler} failed: {error.stderr.strip().splitlines()[0] if error.stderr.strip() else error.returncode}"
+            except (OSError, subprocess.TimeoutExpired) as error:
+                failure = first_line(error)
+    return failure
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, integer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+    library.forward.argtypes = [pointer, pointer, pointer, integer, integer, number, number, pointer, small]
+    library.backward.argtypes = [*[pointer] * 5, integer, integer, small, number, number, pointer, pointer, small]
+    return library
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _check(status: int) -> None:
+    if status:  # the words by which torch says the same
+        raise MemoryError("the generation's kernels: not enough memory")
+
+
+def _forward_by_c(library: Any, y: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    channels = y.shape[1]
+    z = y if activation is None and residual is None else torch.empty_like(y)
+    sums = torch.empty(2, channels, dtype=torch.float64)
+    low, high = activation or _EVERYTHING
+    out = None if z is y else z
+    threads = torch.get_num_threads()
+    _check(library.forward(_at(y), _at(residual), _at(out), y.numel() // channels, channels, low, high, _at(sums), threads))
+    return z, sums[0], sums[1]
+
+
+def _backward_by_c(
+    library: Any, y: Tensor, grad: Tensor, output: Tensor | None, slope: Tensor, offset: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor | None]:
+    channels = y.shape[1]
+    low, high = activation or _EVERYTHING
+    passed = None if output is None else torch.empty_like(y)
+    slope, offset = slope.to(torch.float32).contiguous(), offset.to(torch.float32).contiguous()
+    out = torch.empty_like(y) if output is None and activation is None else y
+    tensors = _at(y), _at(grad), _at(output), _at(passed), _at(out)
+    how = y.numel() // channels, channels, activation is not None, low, high
+    _check(library.backward(*tensors, *how, _at(slope), _at(offset), torch.get_num_threads()))
+    return out, passed
+
+
+def _forward_by_torch(y: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    """Chunk by chunk, each of which fits the processor's cache."""
+    rows, _ = channel_rows(y)
+    length = _chunk_length(rows)
+    parts = rows.split(length)
+    sums = rows.new_empty(2, len(parts), rows.shape[1])
+    z = rows if activation is None and residual is None else torch.empty_like(rows)
+    others = channel_rows(residual)[0].split(length) if residual is not None else [None] * len(parts)
+    scratch = rows.new_empty(min(length, len(rows)), rows.shape[1]) if z is rows else None
+    for part, out, other, total, square in zip(parts, z.split(length), others, sums[0], sums[1]):
+        torch.sum(part, 0, out=total)
+        torch.sum(torch.mul(part, part, out=out if scratch is None else scratch[: len(part)]), 0, out=square)
+        if other is not None:
+            torch.add(part, other, out=out)
+        if activation is not None:
+            torch.clamp(part if other is None else out, *clamp_ends(activation), out=out)
+    totals, squares = sums.sum(dim=1)
+    return images_of(z, y.shape), totals, squares
+
+
+def _backward_by_torch(
+    y: Tensor, grad: Tensor, output: Tensor | None, slope: Tensor, offset: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor | None]:
+    rows, repeat = channel_rows(y)
+    length = _chunk_length(rows)
+    slope, offset = slope.repeat(repeat), offset.repeat(repeat)
+    incoming, _ = channel_rows(grad)
+    passed = incoming
+    if output is not None and activation is not None:
+        passed = torch.empty_like(rows)
+    grad_y = torch.empty_like(rows) if output is None and activation is None else rows
+    scratch = rows.new_empty(min(length, len(rows)), rows.shape[1])
+    chunks = (t.split(length) for t in (rows, incoming, passed, grad_y, rows if output is None else channel_rows(output)[0]))
+    for part, arriving, through, out, seen in zip(*chunks):
+        if activation is None:
+            torch.addcmul(arriving, part, slope, out=out).add_(offset)
+        elif output is None:
+            affine = torch.addcmul(offset, part, slope, out=scratch[: len(part)])
+            _activation_backward(arriving, seen, activation, out).add_(affine)
+        else:
+            _activation_backward(arriving, seen, activation, through)
+            torch.addcmul(through, part, slope, out=out).add_(offset)
+    return images_of(grad_y, y.shape), None if output is None else images_of(passed, y.shape)
+
+
+def _chunk_length(rows: Tensor) -> int:
+    """Rows that are worked on together: what the caches of the processor's cores hold; all where there is no such processor."""
+    return max(1, CHUNK * torch.get_num_threads() // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
+
+
+def clamp_ends(activation: tuple[float, float]) -> tuple[float, float | None]:
+    """The same for torch.clamp, which takes the difference between no end and one at infinity for one."""
+    low, high = activation
+    return low, None if high == float("inf") else high
+
+
+def _activation_backward(grad: Tensor, seen: Tensor, activation: tuple[float, float], out: Tensor) -> Tensor:
+    """The gradient where the activation let its input through, zero elsewhere; `seen` is its input or its output."""
+    low, high = activation
+    if high == float("inf"):
+        return torch.ops.aten.threshold_backward.grad_input(grad, seen, low, grad_input=out)
+    return torch.ops.aten.hardtanh_backward.grad_input(grad, seen, low, high, grad_input=out)
