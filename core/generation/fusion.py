@@ -24,8 +24,6 @@ from core.generation.bn_statistics import (
     ChannelStatistics,
     collect_statistics,
     empty_statistics,
-    mean_and_variance,
-    statistics_slope,
 )
 from core.models.full_precision import batch_norm_layers
 from core.models.tracing import LayerTracer, computes_as
@@ -50,37 +48,41 @@ class _Geometry:
 
 
 class _Fused(torch.autograd.Function):
-    """(x, residual or None, weight, bias) -> (z, mean of y, variance of y): y = conv(x), z = clamp(y + residual, low, high).
+    """(x, residual or None, weight, bias) -> (z, mean, variance, z again): z = clamp(conv(x) + residual, low, high), statistics before it.
 
-    Differentiable in x and the residual. The way back can be gone once: it is computed in the place of y.
+    Differentiable in x and the residual. The way back can be gone once: it is computed in the place of what the convolution put out. Who
+    uses z twice takes both, as their gradients are then added up on the way and not before.
     """
 
     @staticmethod
-    def forward(ctx, x, residual, weight, bias, geometry: _Geometry):  # type: ignore[override]
+    def forward(ctx, x, residual, weight, bias, layer: kernels.BatchNormAffine, geometry: _Geometry):  # type: ignore[override]
         g = geometry
         y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups).contiguous(memory_format=torch.channels_last)
-        output, totals, squares = kernels.forward(y, residual, g.activation)
-        mean, variance = (t.to(y.dtype) for t in mean_and_variance(totals, squares, y.shape[1], y.numel() // y.shape[1]))
-        ctx.geometry, ctx.shape = g, x.shape
+        output, mean, variance = kernels.forward(y, residual, layer, g.activation)
+        ctx.geometry, ctx.shape, ctx.layer = g, x.shape, layer
+        ctx.set_materialize_grads(False)
         # the sign of y tells what the activation let through, unless something was added to it
         ctx.save_for_backward(y, mean, weight, output if residual is not None else None)
-        return output, mean, variance
+        return output, mean, variance, output.detach()
 
     @staticmethod
-    def backward(ctx, grad, grad_mean, grad_variance):  # type: ignore[override]
+    def backward(ctx, grad, grad_mean, grad_variance, grad_again):  # type: ignore[override]
         y, mean, weight, output = ctx.saved_tensors
         g = ctx.geometry
-        slope, offset = statistics_slope(grad_mean, grad_variance, mean, y.numel() // y.shape[1])
-        grad_y, passed = kernels.backward(y, grad, output, slope, offset, g.activation)
+        grads = [own for own in (grad, grad_again) if own is not None] or [torch.zeros_like(y)]
+        statistics = mean, *(torch.zeros_like(mean) if own is None else own for own in (grad_mean, grad_variance))
+        grad_y, passed = kernels.backward(y, grads, output, ctx.layer, statistics, g.activation)
         # of the input of the convolution only the shape matters here
         x = torch.empty(ctx.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
         grad_x = torch.ops.aten.convolution_backward(
             grad_y, x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
         )[0]
-        return grad_x, passed, None, None, None
+        return grad_x, passed, None, None, None, None
 
 
-def _formulas(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor, Tensor]:
+def _formulas(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, layer: kernels.BatchNormAffine, geometry: _Geometry
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `_Fused` computes, as torch.compile wants it, which fuses by itself: in plain operations."""
     g = geometry
     y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
@@ -88,7 +90,7 @@ def _formulas(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, 
     z = y if residual is None else y + residual
     if g.activation is not None:
         z = F.relu(z) if g.activation == _RELU else torch.clamp(z, *kernels.clamp_ends(g.activation))
-    return z, mean, variance
+    return z, (mean - layer.shift) / layer.scale, variance / layer.scale.square(), z
 
 
 class FusedConvolution(nn.Module):
@@ -111,13 +113,11 @@ class FusedConvolution(nn.Module):
         assert not isinstance(convolution.padding, str)
         self.geometry = _Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups, activation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, and mean and unbiased variance `(C,)` of what enters the BatchNorm layer."""
-        if torch.compiler.is_compiling():  # a compiler fuses by itself, given the formulas
-            z, mean, variance = _formulas(x, residual, self.weight, self.bias, self.geometry)
-        else:
-            z, mean, variance = _Fused.apply(x, residual, self.weight, self.bias, self.geometry)
-        return z, (mean - self.shift) / self.scale, variance / self.scale.square()
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The output, mean and unbiased variance `(C,)` of what enters the BatchNorm layer, and the output for a second user."""
+        layer = kernels.BatchNormAffine(self.scale, self.shift)
+        function = _formulas if torch.compiler.is_compiling() else _Fused.apply  # a compiler fuses by itself, given the formulas
+        return function(x, residual, self.weight, self.bias, layer, self.geometry)
 
 
 class AffineStatistics(nn.Module):
@@ -230,6 +230,11 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
             call = graph.call_module(name, arguments)
             output, mean, variance = (graph.call_function(operator.getitem, (call, i)) for i in range(3))
         after.replace_all_uses_with(output)
+        if isinstance(new, FusedConvolution) and len(output.users) > 1:
+            with graph.inserting_after(output):
+                again = graph.call_function(operator.getitem, (call, 3))
+            next(iter(output.users)).replace_input_with(output, again)
+            _keep_from_changes(graph, again, modules)
         _keep_from_changes(graph, output, modules)
         order.append(numbers[id(layer)])
         means.append(mean)

@@ -47,69 +47,97 @@ static void block_forward(const float *restrict y, const float *restrict other, 
     }
 }
 
-int forward(const float *y, const float *other, float *z, integer pixels, integer channels, float low, float high, double *totals,
-            int threads) {
+/* `mean` and the unbiased `variance` are those of (y - shift) / scale, all of them `channels` numbers. */
+int forward(const float *y, const float *other, float *z, integer pixels, integer channels, float low, float high, const float *scale,
+            const float *shift, float *mean, float *variance, int threads) {
     const integer length = block_pixels(channels), blocks = (pixels + length - 1) / length, width = lane_pixels(channels) * channels;
+    double *totals = calloc(2 * channels, sizeof(double));
     float *parts = malloc(sizeof(float) * 2 * width * blocks);
-    if (!parts) return 1;
+    if (!totals || !parts) {
+        free(totals);
+        free(parts);
+        return 1;
+    }
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (integer block = 0; block < blocks; block++) {
         const integer first = block * length, own = pixels - first < length ? pixels - first : length, at = first * channels;
         float *sums = parts + 2 * width * block;
         block_forward(y + at, other ? other + at : 0, z ? z + at : 0, own, channels, low, high, sums, sums + width);
     }
-    for (integer i = 0; i < 2 * channels; i++) totals[i] = 0.0;
     for (integer block = 0; block < 2 * blocks; block++)
         for (integer i = 0; i < width; i++) totals[(block % 2) * channels + i % channels] += parts[width * block + i];
+    for (integer c = 0; c < channels; c++) {
+        const double center = totals[c] / pixels, spread = totals[channels + c] / pixels - center * center, factor = scale[c];
+        mean[c] = (center - shift[c]) / factor;
+        variance[c] = (spread < 0.0 ? 0.0 : spread) * pixels / (pixels - 1) / (factor * factor);
+    }
+    free(totals);
     free(parts);
     return 0;
 }
 
-/* out = grad' + slope y + offset, where grad' is grad if low < output < high, else 0. It goes to passed where there is an output; where
-   there is none, y says the same, unless nothing was clamped. y and out can be the same memory. */
-static void block_backward(const float *y, const float *restrict grad, const float *restrict output, float *restrict passed, float *out,
-                           integer count, integer width, int clamped, float low, float high, const float *restrict slope,
-                           const float *restrict offset) {
+/* out = grad' + slope y + offset, where grad' is grad + second if low < output < high, else 0. It goes to passed where there is an
+   output; where there is none, y says the same, unless nothing was clamped. There can be no second. y and out can be the same memory. */
+static inline __attribute__((always_inline)) void block_backward(const int two, const float *y, const float *restrict grad,
+                                                                 const float *restrict second, const float *restrict output,
+                                                                 float *restrict passed, float *out, integer count, integer width,
+                                                                 int clamped, float low, float high, const float *restrict slope,
+                                                                 const float *restrict offset) {
     for (integer start = 0; start < count; start += width) {
         const integer length = count - start < width ? count - start : width;
-        const float *part = y + start, *restrict arriving = grad + start;
+        const float *part = y + start, *restrict arriving = grad + start, *restrict also = two ? second + start : grad;
         float *result = out + start;
         if (output) {
             const float *restrict seen = output + start;
             float *restrict through = passed + start;
 #pragma omp simd
             for (integer i = 0; i < length; i++) {
-                const float own = seen[i] <= low || seen[i] >= high ? 0.0f : arriving[i];
+                const float sum = two ? arriving[i] + also[i] : arriving[i];
+                const float own = (seen[i] <= low) | (seen[i] >= high) ? 0.0f : sum;
                 through[i] = own;
                 result[i] = own + (slope[i] * part[i] + offset[i]);
             }
         } else if (clamped) {
 #pragma omp simd
             for (integer i = 0; i < length; i++) {
-                const float own = part[i] <= low || part[i] >= high ? 0.0f : arriving[i];
+                const float sum = two ? arriving[i] + also[i] : arriving[i];
+                const float own = (part[i] <= low) | (part[i] >= high) ? 0.0f : sum;
                 result[i] = own + (slope[i] * part[i] + offset[i]);
             }
         } else {
 #pragma omp simd
-            for (integer i = 0; i < length; i++) result[i] = arriving[i] + (slope[i] * part[i] + offset[i]);
+            for (integer i = 0; i < length; i++) {
+                const float sum = two ? arriving[i] + also[i] : arriving[i];
+                result[i] = sum + (slope[i] * part[i] + offset[i]);
+            }
         }
     }
 }
 
-int backward(const float *y, const float *grad, const float *output, float *passed, float *out, integer pixels, integer channels,
-             int clamped, float low, float high, const float *slope, const float *offset, int threads) {
+/* The statistics of `forward` send grad_mean and grad_variance back. */
+int backward(const float *y, const float *grad, const float *second, const float *output, float *passed, float *out, integer pixels,
+             integer channels, int clamped, float low, float high, const float *scale, const float *shift, const float *mean,
+             const float *grad_mean, const float *grad_variance, int threads) {
     const integer length = block_pixels(channels), blocks = (pixels + length - 1) / length, width = lane_pixels(channels) * channels;
     float *factors = malloc(sizeof(float) * 2 * width);
     if (!factors) return 1;
     for (integer i = 0; i < width; i++) {
-        factors[i] = slope[i % channels];
-        factors[width + i] = offset[i % channels];
+        const integer c = i % channels;
+        const double factor = scale[c], slope = 2.0 * grad_variance[c] / (factor * factor) / (pixels - 1);
+        factors[i] = slope;
+        factors[width + i] = grad_mean[c] / factor / pixels - slope * (mean[c] * factor + shift[c]);
     }
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (integer block = 0; block < blocks; block++) {
         const integer first = block * length, own = pixels - first < length ? pixels - first : length, at = first * channels;
-        block_backward(y + at, grad + at, output ? output + at : 0, passed ? passed + at : 0, out + at, own * channels, width, clamped,
-                       low, high, factors, factors + width);
+        const float *seen = output ? output + at : 0;
+        float *through = passed ? passed + at : 0;
+        if (second)
+            block_backward(1, y + at, grad + at, second + at, seen, through, out + at, own * channels, width, clamped, low, high, factors,
+                           factors + width);
+        else
+            block_backward(0, y + at, grad + at, 0, seen, through, out + at, own * channels, width, clamped, low, high, factors,
+                           factors + width);
     }
     free(factors);
     return 0;

@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +20,56 @@ import torch
 from torch import Tensor
 
 from core.errors import first_line
-from core.generation.bn_statistics import channel_rows, images_of
+from core.generation.bn_statistics import channel_rows, images_of, mean_and_variance, statistics_slope
 
 Activation = tuple[float, float] | None  # lets through what is between; None: there is none
 
 CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; for each thread
 _SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+# without the last a compiler adds only what is needed, for fear of exceptions, and by no vectors
+_FLAGS = ("-O3", "-fopenmp", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-trapping-math")
 _SECONDS = 60.0  # for the compiler, which needs less than one
 _EVERYTHING = (-float("inf"), float("inf"))
 _in_use = True
 
 
-def forward(y: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-    """z = clamp(y + residual, *activation), and sums and sums of squares of y over (N, H, W), both `(k C,)`.
+@dataclass(frozen=True)
+class BatchNormAffine:
+    """A BatchNorm layer in evaluation mode, y = scale x + shift; both `(C,)`."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def forward(y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    """z = clamp(y + residual, *activation), and mean and unbiased variance `(C,)` of x, which the layer made y of.
 
     y: `(N, C, H, W)`, channels-last. z is y itself where there is neither residual nor activation.
     """
     library = _library_for(y, residual)
-    return _forward_by_torch(y, residual, activation) if library is None else _forward_by_c(library, y, residual, activation)
+    if library is not None:
+        return _forward_by_c(library, y, residual, layer, activation)
+    z, totals, squares = _forward_by_torch(y, residual, activation)
+    mean, variance = mean_and_variance(totals, squares, y.shape[1], y.numel() // y.shape[1])
+    return z, (mean - layer.shift) / layer.scale, variance / layer.scale.square()
 
 
 def backward(
-    y: Tensor, grad: Tensor, output: Tensor | None, slope: Tensor, offset: Tensor, activation: Activation
+    y: Tensor, grads: Sequence[Tensor], output: Tensor | None, layer: BatchNormAffine, statistics: Sequence[Tensor], activation: Activation
 ) -> tuple[Tensor, Tensor | None]:
-    """grad' + slope y + offset, with grad' what the activation lets through of `grad` `(N, C, H, W)`; and grad' for the residual.
+    """The gradient for y, and that for the residual where there was one.
 
-    Computed in the place of y, unless y went out as it is. output: z, where there was a residual; None where not, and then y says what
-    was let through.
-    slope, offset: `(C,)`.
+    Computed in the place of y, unless y went out as it is. grads: one or two for z, to be added up. output: z, where there was a residual;
+    None where not, and then y says what was let through. statistics: the mean of x, and the gradients for its mean and variance.
     """
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    library = _library_for(y, grad)
-    if library is None:
-        return _backward_by_torch(y, grad, output, slope, offset, activation)
-    return _backward_by_c(library, y, grad, output, slope, offset, activation)
+    grads = [grad.contiguous(memory_format=torch.channels_last) for grad in grads]
+    library = _library_for(y, *grads)
+    if library is not None:
+        return _backward_by_c(library, y, grads, output, layer, statistics, activation)
+    mean, grad_mean, grad_variance = statistics
+    of_y = grad_mean / layer.scale, grad_variance / layer.scale.square(), mean * layer.scale + layer.shift
+    slope, offset = statistics_slope(*of_y, y.numel() // y.shape[1])
+    return _backward_by_torch(y, grads[0] if len(grads) == 1 else grads[0] + grads[1], output, slope, offset, activation)
 
 
 def description() -> str:
@@ -105,8 +121,8 @@ def _library() -> ctypes.CDLL | str:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-    library.forward.argtypes = [pointer, pointer, pointer, integer, integer, number, number, pointer, small]
-    library.backward.argtypes = [*[pointer] * 5, integer, integer, small, number, number, pointer, pointer, small]
+    library.forward.argtypes = [*[pointer] * 3, integer, integer, number, number, *[pointer] * 4, small]
+    library.backward.argtypes = [*[pointer] * 6, integer, integer, small, number, number, *[pointer] * 5, small]
     return library
 
 
@@ -119,30 +135,39 @@ def _check(status: int) -> None:
         raise MemoryError("the generation's kernels: not enough memory")
 
 
-def _forward_by_c(library: Any, y: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_by_c(
+    library: Any, y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation
+) -> tuple[Tensor, Tensor, Tensor]:
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     channels = y.shape[1]
     z = y if activation is None and residual is None else torch.empty_like(y)
-    sums = torch.empty(2, channels, dtype=torch.float64)
-    low, high = activation or _EVERYTHING
-    out = None if z is y else z
-    threads = torch.get_num_threads()
-    _check(library.forward(_at(y), _at(residual), _at(out), y.numel() // channels, channels, low, high, _at(sums), threads))
-    return z, sums[0], sums[1]
+    mean, variance = y.new_empty(2, channels)
+    tensors = _at(y), _at(residual), _at(None if z is y else z)
+    how = y.numel() // channels, channels, *(activation or _EVERYTHING)
+    of_channels = _at(layer.scale), _at(layer.shift), _at(mean), _at(variance)
+    _check(library.forward(*tensors, *how, *of_channels, torch.get_num_threads()))
+    return z, mean, variance
 
 
 def _backward_by_c(
-    library: Any, y: Tensor, grad: Tensor, output: Tensor | None, slope: Tensor, offset: Tensor, activation: Activation
+    library: Any,
+    y: Tensor,
+    grads: Sequence[Tensor],
+    output: Tensor | None,
+    layer: BatchNormAffine,
+    statistics: Sequence[Tensor],
+    activation: Activation,
 ) -> tuple[Tensor, Tensor | None]:
     channels = y.shape[1]
-    low, high = activation or _EVERYTHING
     passed = None if output is None else torch.empty_like(y)
-    slope, offset = slope.to(torch.float32).contiguous(), offset.to(torch.float32).contiguous()
     out = torch.empty_like(y) if output is None and activation is None else y
-    tensors = _at(y), _at(grad), _at(output), _at(passed), _at(out)
-    how = y.numel() // channels, channels, activation is not None, low, high
-    _check(library.backward(*tensors, *how, _at(slope), _at(offset), torch.get_num_threads()))
+    # names, so that they live until the call is over
+    mean, grad_mean, grad_variance = (t.contiguous() for t in statistics)
+    tensors = _at(y), _at(grads[0]), _at(grads[1] if len(grads) > 1 else None), _at(output), _at(passed), _at(out)
+    how = y.numel() // channels, channels, activation is not None, *(activation or _EVERYTHING)
+    of_channels = _at(layer.scale), _at(layer.shift), _at(mean), _at(grad_mean), _at(grad_variance)
+    _check(library.backward(*tensors, *how, *of_channels, torch.get_num_threads()))
     return out, passed
 
 

@@ -116,6 +116,15 @@ class SameSize(Block):
         self.conv1 = Conv2dSame(3, 6, 3, stride=2)
 
 
+class UsedOften(Block):
+    """What goes out of a convolution is used three times, the last time it is written into, too."""
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x))
+        x = self.bn2(self.conv2(x)) + 2 * x + F.silu(x, inplace=True)
+        return self.output(x.mean(dim=(2, 3)))
+
+
 class Untraceable(Block):
     def forward(self, x):
         return super().forward(x if x.sum() > 1e9 else x + 0)
@@ -137,6 +146,7 @@ NETWORKS = {
     "place for an activation inside": lambda: ActivationInside(nn.ReLU, apply_act=False),
     "forward of its own": OwnForward,
     "padding from the size": SameSize,
+    "used often": UsedOften,
     "projected": Projected,
     "batch norm first": BatchNormFirst,
     "shared": Shared,
