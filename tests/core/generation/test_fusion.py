@@ -117,11 +117,11 @@ class SameSize(Block):
 
 
 class UsedOften(Block):
-    """What goes out of a convolution is used three times, the last time it is written into, too."""
+    """What goes out of a convolution is used three times."""
 
     def forward(self, x):
         x = self.bn1(self.conv1(x))
-        x = self.bn2(self.conv2(x)) + 2 * x + F.silu(x, inplace=True)
+        x = self.bn2(self.conv2(x)) + 2 * x + F.silu(x)
         return self.output(x.mean(dim=(2, 3)))
 
 
