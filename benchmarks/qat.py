@@ -34,6 +34,7 @@ from core.config import QuantizationConfig, preset
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet, embedded_images
 from core.evaluation.accuracy import evaluate
+from core.memory import keep_memory
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.qat import QuantizationTraining
 from core.threads import cpu_threads
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--seconds", type=float, default=60.0, help="about how long to measure (default 60)")
     arguments = parser.parse_args()
+    keep_memory()  # as a run does
     measured = measure(arguments.threads, arguments.seconds)
     write("qat", measured)
     print(json.dumps(measured, indent=1))
