@@ -5,12 +5,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test bench frontier style check browser
+.PHONY: run test bench frontier style check browser compiler
 
 run: .venv/installed
 	$(BIN)/streamlit run
 
-test: .venv/installed-dev browser
+test: .venv/installed-dev browser compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: .venv/installed
@@ -32,6 +32,11 @@ browser: .venv/installed-dev
 	@command -v chromium >/dev/null \
 	  || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
 	  || $(BIN)/playwright install chromium
+
+# without one the tests of what it compiles are skipped
+compiler:
+	@command -v cc >/dev/null \
+	  || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || true
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: needed is 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
