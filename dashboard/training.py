@@ -63,9 +63,14 @@ def analysed(run: Run) -> list[tuple[str, str]]:
     return sorted(((lane, width) for _, lane, width in names), key=lambda pair: (results.place(pair[0]), pair))
 
 
+def expect_layers() -> None:
+    """To be called before a page with `follow_layers` and `layers` is drawn: what was seen at an earlier visit does not count."""
+    st.session_state.pop("layers drawn", None)
+
+
 def follow_layers(run: Run) -> None:
     """Has the page drawn again when there is another network to look into; what a person is editing meanwhile stays."""
-    if (run.id, len(analysed(run))) != st.session_state.get("layers drawn"):
+    if st.session_state.get("layers drawn") not in (None, (run.id, len(analysed(run)))):
         st.rerun(scope="app")
 
 

@@ -56,10 +56,10 @@ if run is None:
     st.stop()
 
 
-live.follow(run, live.status)
-live.follow(run, accuracy.accuracy, training.curves, every=live.CHART_SECONDS)
+training.expect_layers()
+# in one region: each that is drawn again has the browser go over the whole page, which takes its time from the job
+live.follow(run, live.status, accuracy.accuracy, training.curves, training.follow_layers, every=live.CHART_SECONDS)
 training.layers(run)
-live.follow(run, training.follow_layers, every=live.CHART_SECONDS)
 
 paper_rows = results.paper_table(run.config.quantization.model)
 if paper_rows:
