@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import diversity, forms, live, state, text
+from dashboard import diversity, elements, forms, live, state, text
 
 st.title("Diversity")
 st.caption("Cosine similarity between the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse images.")
@@ -40,20 +40,28 @@ if run is not None and state.image_lanes(run):
                 st.error(text.error(error), icon=":material/error:")
 
 
-with st.expander("Measure your own images", icon=":material/upload:"), st.form("own diversity form", border=False):
-    left, right = st.columns(2)
-    with left:
-        own_images = forms.images_widget("own diversity")
-        own_encoder = forms.encoder_widget("embedded", "own diversity/encoder")
-    with right:
-        network = forms.network_widgets(PRESETS["quick"].generation.model, "own diversity")
-    if st.form_submit_button("Measure these", type="primary", icon=":material/play_arrow:", key="measure own"):
-        try:
-            config = replace(PRESETS["quick"], bits=(), encoder=own_encoder)
-            config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(network))
-            name = state.uploads().run_name(config, own_images.name if own_images else "")
-            state.start(config, name)
-            forms.forget_uploads()
-            st.rerun()
-        except CoreError as error:
-            st.error(text.error(error), icon=":material/error:")
+def own_form():
+    """The form, and the run when its button was pressed."""
+    with st.form("own diversity form", border=False):
+        left, right = st.columns(2)
+        with left:
+            own_images = forms.images_widget("own diversity")
+            own_encoder = forms.encoder_widget("embedded", "own diversity/encoder")
+        with right:
+            network = forms.network_widgets(PRESETS["quick"].generation.model, "own diversity")
+        if st.form_submit_button("Measure these", type="primary", icon=":material/play_arrow:", key="measure own"):
+            try:
+                config = replace(PRESETS["quick"], bits=(), encoder=own_encoder)
+                config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(network))
+                name = state.uploads().run_name(config, own_images.name if own_images else "")
+                state.start(config, name)
+                forms.forget_uploads()
+                st.rerun()
+            except CoreError as error:
+                st.error(text.error(error), icon=":material/error:")
+
+
+key = f"diversity own/{run.id if run is not None else ''}"
+with elements.folded("Measure your own images", key, False, ":material/upload:") as opened:
+    if opened:
+        own_form()

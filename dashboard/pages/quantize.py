@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import accuracy, figures, forms, live, results, state, text, training
+from dashboard import accuracy, elements, figures, forms, live, results, state, text, training
 
 st.title("Quantize")
 st.caption(
@@ -35,22 +35,26 @@ def start_run(start, preset, own_images):
 
 
 if run is not None and state.image_lanes(run):
-    with st.expander("Quantize these images", icon=":material/add:", expanded=not run.config.bits and run.state.is_finished()):
-        preset = forms.preset_choice("quantize preset")
-        start = replace(
-            PRESETS[preset],
-            generation=run.config.generation,
-            quantization=replace(PRESETS[preset].quantization, model=run.config.quantization.model),
-            optimizers=tuple(state.image_lanes(run)),
-            images_from=str(state.store().images_folder(run)),
-            encoder="",
-        )
-        start_run(start, preset, own_images=False)
+    wanted = not run.config.bits and run.state.is_finished()
+    with elements.folded("Quantize these images", f"quantize/{run.id}", wanted, ":material/add:") as opened:
+        if opened:
+            preset = forms.preset_choice("quantize preset")
+            start = replace(
+                PRESETS[preset],
+                generation=run.config.generation,
+                quantization=replace(PRESETS[preset].quantization, model=run.config.quantization.model),
+                optimizers=tuple(state.image_lanes(run)),
+                images_from=str(state.store().images_folder(run)),
+                encoder="",
+            )
+            start_run(start, preset, own_images=False)
 
-with st.expander("Quantize with your own images", icon=":material/upload:"):
-    st.caption("For comparison: real images, or synthetic ones made elsewhere. They are kept with the runs and used for nothing else.")
-    preset = forms.preset_choice("own preset")
-    start_run(replace(PRESETS[preset], encoder=""), preset, own_images=True)
+key = f"quantize own/{run.id if run is not None else ''}"
+with elements.folded("Quantize with your own images", key, False, ":material/upload:") as opened:
+    if opened:
+        st.caption("For comparison: real images, or synthetic ones made elsewhere. They are kept with the runs and used for nothing else.")
+        preset = forms.preset_choice("own preset")
+        start_run(replace(PRESETS[preset], encoder=""), preset, own_images=True)
 
 if run is None:
     st.stop()
