@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 import streamlit as st
 from safetensors.numpy import load_file
 
-from core import layout
+from core import layout, memory
 from core.config import RunConfig
 from core.runs.manager import RunManager
 from core.runs.store import Record, Run, RunStore
@@ -35,7 +34,6 @@ CORES_BESIDE_A_STREAM = 4  # where the page is streamed to: a tenth of a core
 PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
 _SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
 ARENAS = 2  # places that threads take memory from
-_M_ARENA_MAX = -8  # of malloc.h
 PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 
 
@@ -58,17 +56,12 @@ def _collect_garbage_often() -> None:
 
 
 def share_memory() -> None:
-    """Has the threads of all sessions take memory from the same few places.
+    """Has the threads of all sessions take memory from the same few places; to be called before there are any.
 
-    The C library of Linux gives threads places of their own, up to eight a core, each of which grows to the largest that was drawn in
-    it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with two places from 201 to 210. To be called
-    before there are threads, as places that exist go on being used.
+    Each place grows to the largest that was drawn in it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with
+    two places from 201 to 210.
     """
-    if sys.platform == "linux":
-        # other C libraries than glibc have no such function
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_ARENA_MAX, ARENAS)
+    memory.share_memory(ARENAS)
 
 
 def give_way() -> None:
