@@ -35,17 +35,19 @@ def follow(
     *draw: Callable[[Run], None],
     every: float | None = REFRESH_SECONDS,
     until: Callable[[Run], bool] = lambda run: run.state.is_finished(),
+    page_shows: Callable[[Run], Any] = lambda run: None,
 ) -> None:
     """Draws each function of the run, again and again (seconds) `until` nothing more will change, and then once.
 
-    every: None if one of them says itself when to draw again.
+    every: None if one of them says itself when to draw again. page_shows: what of the run the page around it was drawn for, and is drawn
+    again for when it changes.
 
     Of a run that waits in the line only the status is drawn again: nothing else moves before it begins. With many pages open each is
     drawn less often, so that the job keeps its pace.
     """
 
-    def phase(current: Run) -> tuple[bool, bool]:
-        return until(current), current.state is RunState.QUEUED
+    def phase(current: Run) -> tuple[bool, bool, Any]:
+        return until(current), current.state is RunState.QUEUED, page_shows(current)
 
     before = phase(run)
     slowness = state.slowness(state.watcher())

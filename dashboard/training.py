@@ -63,22 +63,10 @@ def analysed(run: Run) -> list[tuple[str, str]]:
     return sorted(((lane, width) for _, lane, width in names), key=lambda pair: (results.place(pair[0]), pair))
 
 
-def expect_layers() -> None:
-    """To be called before a page with `follow_layers` and `layers` is drawn: what was seen at an earlier visit does not count."""
-    st.session_state.pop("layers drawn", None)
-
-
-def follow_layers(run: Run) -> None:
-    """Has the page drawn again when there is another network to look into; what a person is editing meanwhile stays."""
-    if st.session_state.get("layers drawn") not in (None, (run.id, len(analysed(run)))):
-        st.rerun(scope="app")
-
-
 @st.fragment
 def layers(run: Run) -> None:
     """Which layer loses most, where its values lie on their grid, and a table to change bit widths in. Draws itself again when touched."""
     known = analysed(run)
-    st.session_state["layers drawn"] = (run.id, len(known))
     if not known:
         if run.config.bits and run.state.is_finished() and state.store().result(run.id, "full_precision"):
             st.caption("What quantization does to each layer is not known of this run. Quantize its images again to see it.")

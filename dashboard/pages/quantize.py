@@ -36,7 +36,8 @@ def start_run(start, preset, own_images):
 
 if run is not None and state.image_lanes(run):
     wanted = not run.config.bits and run.state.is_finished()
-    with elements.folded("Quantize these images", f"quantize/{run.id}", wanted, ":material/add:") as opened:
+    # another expander when it is wanted: that of a run that has just ended opens
+    with elements.folded("Quantize these images", f"quantize/{run.id}/{wanted}", wanted, ":material/add:") as opened:
         if opened:
             preset = forms.preset_choice("quantize preset")
             start = replace(
@@ -60,9 +61,8 @@ if run is None:
     st.stop()
 
 
-training.expect_layers()
 # in one region: each that is drawn again has the browser go over the whole page, which takes its time from the job
-live.follow(run, live.status, accuracy.accuracy, training.curves, training.follow_layers, every=live.CHART_SECONDS)
+live.follow(run, live.status, accuracy.accuracy, training.curves, every=live.CHART_SECONDS, page_shows=training.analysed)
 training.layers(run)
 
 paper_rows = results.paper_table(run.config.quantization.model)

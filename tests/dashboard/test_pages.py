@@ -29,18 +29,11 @@ SHORT = RunConfig(generation=GenerationConfig(images=20, iterations=3, batch_siz
 LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
 
 
-def page(name):
+def page(name, *opened):
+    """The page, with these expanders opened, which make what is in them only then."""
     app = AppTest.from_file(f"../../dashboard/pages/{name}.py", default_timeout=60)
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def opened(name, *forms):
-    """The page with these expanders opened, which make what is in them only then."""
-    app = AppTest.from_file(f"../../dashboard/pages/{name}.py", default_timeout=60)
-    for form in forms:
-        app.session_state[form] = True
+    for expander in opened:
+        app.session_state[expander] = True
     app.run()
     assert not app.exception, app.exception
     return app
@@ -350,7 +343,7 @@ def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
 
 @pytest.mark.slow
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
-    app = opened("quantize", f"quantize/{with_finished_run}")
+    app = page("quantize", f"quantize/{with_finished_run}/False")
     app.multiselect(key="quick/bits").set_value([8])
     app.number_input(key="quick/steps").set_value(0)
     app.button(key="quantize").click().run()
@@ -506,7 +499,7 @@ def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
 
 @pytest.mark.slow
 def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
-    app = opened("quantize", "quantize own/")
+    app = page("quantize", "quantize own/")
     app.multiselect(key="own/quick/bits").set_value([8])
     app.number_input(key="own/quick/steps").set_value(0)
     app.file_uploader(key="own/quick/upload images 0").set_value(("own cats.zip", archive(), "application/zip"))
@@ -538,7 +531,7 @@ def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
     [("quantize", "own/quick/upload images 0", "quantize own"), ("diversity", "own diversity/upload images 0", "measure own")],
 )
 def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, button, content, reason):
-    app = opened(name, f"{name} own/")
+    app = page(name, f"{name} own/")
     if content is not None:
         app.file_uploader(key=uploader).set_value(("a.zip", content, "application/zip"))
     app.button(key=button).click().run()
@@ -551,7 +544,7 @@ def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, b
 
 @pytest.mark.slow
 def test_diversity_of_uploaded_images(runs_folder):
-    app = opened("diversity", "diversity own/")
+    app = page("diversity", "diversity own/")
     app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip"))
     app.button(key="measure own").click().run()
     (run,) = state.store().runs()
