@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from core.models.full_precision import load_model
 
 ROOT = Path(__file__).parents[1]
 BATCH = 128
+CONFIG = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4, device="cpu")
 TURNS = 7  # with the toolkit
 PEERS = (DeepInversion, IntraQ, ZeroQ)
 
@@ -50,12 +52,8 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     """Milliseconds and ratios of one iteration of each."""
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
-    config = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4, device="cpu")
-    lanes = {
-        "mi-fgsm": Synthesis(model, config),
-        "adam": Synthesis(model, GenerationConfig(**{**config.to_dict(), "optimizer": "adam"})),
-    }
-    by_torch = Synthesis(model, config)
+    lanes = {"mi-fgsm": Synthesis(model, CONFIG), "adam": Synthesis(model, replace(CONFIG, optimizer="adam"))}
+    by_torch = Synthesis(model, CONFIG)
     images, labels = (
         lanes["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
         lanes["mi-fgsm"].labels,
@@ -92,8 +90,7 @@ def toolkit(python: str, threads: int) -> dict[str, Any]:
     """What peers/mct.py measures, run by an interpreter that has the toolkit, in turns with as many seconds of ours."""
     command = [python, str(ROOT / "benchmarks/peers/mct.py"), "--threads", str(threads), "--batch", str(BATCH), "--iterations", "13"]
     torch.set_num_threads(threads)
-    config = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4, device="cpu")
-    lane = Synthesis(load_model("resnet20_cifar10", "cpu"), config)
+    lane = Synthesis(load_model("resnet20_cifar10", "cpu"), CONFIG)
     theirs, ours, versions = [], [], {}
     for _ in range(TURNS):
         answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

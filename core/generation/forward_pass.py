@@ -47,17 +47,22 @@ class ForwardPass:
         total, parts = total_loss(Pass(images, labels, logits, layers), weights)
         return total, parts, layers, logits, statistics.end_to_end()
 
+    @property
+    def kernels(self) -> str:
+        """What computes the statistics: "C", or "torch" and why."""
+        return kernels.description() if isinstance(self._network, FusedNetwork) else "torch: the network cannot be traced"
+
     def compile(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> None:
         """Translates the pass and its way back for images of this shape, by doing them once.
 
         What goes wrong is kept in `compile_failure`, and the pass stays as it is; running out of memory is raised.
         """
         began = time.perf_counter()
-        if images.device.type == "cpu" and kernels.description() == "C":
-            self.compile_failure = "on a CPU the C compiler has done it already"
-            return
         if not isinstance(self._network, FusedNetwork):
             self.compile_failure = "the network cannot be traced"
+            return
+        if images.device.type == "cpu" and kernels.description() == "C":
+            self.compile_failure = "on a CPU the C compiler has done it already"
             return
         self._compiled, self._shape = torch.compile(self._compute, dynamic=False, fullgraph=True), images.shape
         try:

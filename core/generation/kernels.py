@@ -1,7 +1,7 @@
 """What stands between two convolutions of the generation, there and back: statistics, residual, activation.
 
-Compiled by the machine's C compiler (kernels.c), which goes over memory once and takes half a second at the first use; by torch, a third
-slower for the whole step, where there is none, and for all that is not float32 on a CPU.
+Compiled by the machine's C compiler (kernels.c), which goes over memory once and takes less than a second at the first use; by torch,
+a sixth slower for the whole step, where there is none, and for all that is not float32 on a CPU.
 """
 
 import ctypes

@@ -20,7 +20,6 @@ from core.config import LIVE_KNOBS, GenerationConfig
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError, ModelError
 from core.files import whole
-from core.generation import kernels
 from core.generation.augment import jitter_batch
 from core.generation.forward_pass import ForwardPass
 from core.generation.optimizers import make_optimizer, step_size_factor
@@ -352,7 +351,7 @@ class Synthesis:
             "bns_loss_last": _mean(self._last),
             "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
             "layers": len(self.layer_names),
-            "kernels": kernels.description() if self.images.device.type == "cpu" else "torch",
+            "kernels": self._pass.kernels if self.images.device.type == "cpu" else "torch",
             **self._compilation(),
         }
 

@@ -108,10 +108,11 @@ class Untraceable(nn.Sequential):
         return super().forward(x if x.sum() > 1e9 else x + 0)
 
 
-def test_a_network_that_cannot_be_traced_is_not_compiled(no_kernels):
+def test_a_network_that_cannot_be_traced_is_not_compiled():
     forward_pass = ForwardPass(Untraceable(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval())
     forward_pass.compile(images(), LABELS, WEIGHTS)
     assert forward_pass.compile_failure == "the network cannot be traced"
+    assert forward_pass.kernels == "torch: the network cannot be traced"
 
 
 def test_nothing_is_compiled_again_that_is_in_c(small, monkeypatch):
