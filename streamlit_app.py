@@ -36,9 +36,11 @@ else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
     state.share_memory()
 
-    def news(run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
-        from dashboard import lanes  # and plotly with it: a server that starts has better things to do
+    def news(part: str, run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
+        # and plotly with them: a server that starts has better things to do
+        from dashboard import diversity, lanes, live, training
 
-        return lanes.news(run_id, watcher, query)
+        parts = {known.name: known for known in (live.STATUS, lanes.GENERATION, training.TRAINING, diversity.DIVERSITY)}
+        return live.news(parts[part], run_id, watcher, query)
 
     app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes(), *stream.routes(news)])

@@ -2,9 +2,10 @@
 
 Server, browser and job share this machine, as they do for someone who works on one computer. The job has a thread on every core. Prints
 one JSON object and writes benchmarks/results/dashboard.json: seconds until a page is of use, after the server's start and after a reload;
-the job's speed with a page open against none, in turns; milliseconds of a refresh on the server, and from a slider's key to the job;
-megabytes that as many refreshes of the pictures add to the server as an hour has seconds. (The curves are drawn anew as time passes, which
-is less often then than in an hour; sessions.py has four times as many of them.) Takes about 20 minutes; `--quick` takes four, for a look.
+the job's speed with a page open against none, in turns, for the Studio while images are made and for Quantize while it trains; milliseconds
+of a refresh on the server, and from a slider's key to the job; megabytes that as many refreshes of the pictures add to the server as an hour
+has seconds. (The curves are drawn anew as time passes, which is less often then than in an hour; sessions.py has four times as many of
+them.) Takes half an hour; `--quick` takes six minutes, for a look.
 
 Needs requirements-dev.txt and a Chromium, as the tests do.
 """
@@ -22,7 +23,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,9 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
 EVERY_MILLISECOND = 0.001
+# long enough for all that is measured, and the training soon
+GENERATION = {"Images": 100_000, "Iterations": 1000}
+TRAINING = {"Images": 256, "Iterations": 10, "Training steps": 100_000}
 
 
 def usable(page: Page, address: str) -> float:
@@ -72,41 +78,47 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
     return server, seconds
 
 
-def begin_job(page: Page, address: str) -> None:
-    """A long generation with both optimizers, started as a person would."""
+def begin_job(page: Page, address: str, settings: dict[str, int]) -> None:
+    """A run started as a person would, with the quick preset but for these settings, by their labels."""
     page.goto(address)
-    page.get_by_text("All settings").first.click()
-    for label, value in (("Images", "100000"), ("Iterations", "1000")):
-        field = page.get_by_role("spinbutton", name=label, exact=True)
-        field.fill(value)
+    all_settings = page.get_by_text("All settings").first
+    page.get_by_text("New run", exact=True).or_(all_settings).first.wait_for()
+    if not all_settings.is_visible():
+        page.get_by_text("New run", exact=True).click()
+    all_settings.click()
+    for label, value in settings.items():
+        field = page.get_by_role("spinbutton", name=label, exact=True).first
+        field.fill(str(value))
         field.press("Tab")
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_alt_text("synthetic images by Adam").first.wait_for()
+    page.get_by_text("running", exact=True).wait_for()
 
 
-def speed(store: RunStore, seconds: float) -> float:
+def speed(store: RunStore, stage: str, seconds: float) -> float:
     """Steps of the job in a second."""
-    steps, began = taken(store), time.monotonic()
+    steps, began = taken(store, stage), time.monotonic()
     time.sleep(seconds)
-    return (taken(store) - steps) / (time.monotonic() - began)
+    return (taken(store, stage) - steps) / (time.monotonic() - began)
 
 
-def in_turns(browser: Browser, address: str, store: RunStore, server: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """The job's speed with nobody, with a page of the Studio, and after it was closed."""
+def in_turns(
+    browser: Browser, show: Callable[[Page], Any], store: RunStore, stage: str, server: int, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """The job's speed with nobody, with a page that shows it, and after that was closed."""
     ratios, closed, shares, speeds = [], [], [], []
     for _ in range(rounds):
-        before = speed(store, seconds)
+        before = speed(store, stage, seconds)
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
-        usable(page, address)
-        # the curves, which are out of sight, are drawn once, later
+        show(page)
+        # the curves, which may be out of sight, are drawn once, later
         page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
         time.sleep(3)
         processor, began = processor_seconds(server), time.monotonic()
-        opened = speed(store, seconds)
+        opened = speed(store, stage, seconds)
         shares.append((processor_seconds(server) - processor) / (time.monotonic() - began))
         page.close()
         time.sleep(3)
-        after = speed(store, seconds)
+        after = speed(store, stage, seconds)
         ratios.append(2 * opened / (before + after))
         closed.append(after / before)
         speeds.append(before)
@@ -193,7 +205,8 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             server, seconds = started(port, environment, log, browser)
             is_known("seconds_to_the_first_page_of_a_server", round(seconds, 2))
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
-            begin_job(page, address)
+            begin_job(page, address, GENERATION)
+            usable(page, address)
             page.close()
             loads = []
             for _ in range(3 if quick else 7):
@@ -202,13 +215,29 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
                 loads.append(usable(page, address))  # a reload: what it needs is in the browser's cache
                 page.close()
             is_known("seconds_to_a_reloaded_page", [round(seconds, 2) for seconds in sorted(loads)])
-            is_known("job", in_turns(browser, address, store, server.pid, 2 if quick else 7, 10 if quick else 20))
+            rounds, seconds = (2, 10) if quick else (7, 20)
+            show = partial(usable, address=address)
+            is_known("job", in_turns(browser, show, store, "generation", server.pid, rounds, seconds))
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             usable(page, address)
             is_known("slider", slider_delays(page, store, 5 if quick else 20))
             browser.close()
-        # after playwright, whose loop of events would be in the way
-        is_known("refresh", asyncio.run(refreshes(port, f"run={store.runs()[0].id}", 100 if quick else 3600, server.pid)))
+        # playwright's loop of events would be in the way
+        generation = store.runs()[0].id
+        is_known("refresh", asyncio.run(refreshes(port, f"run={generation}", 100 if quick else 3600, server.pid)))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page.goto(f"{address}/?run={generation}")
+            page.get_by_role("button", name="Stop", exact=True).click()
+            page.get_by_text("stopped", exact=True).wait_for()
+            begin_job(page, address, TRAINING)
+            while taken(store, "training") < 20:
+                time.sleep(0.5)
+            page.close()
+            show = lambda page: page.goto(f"{address}/quantize?run={store.runs()[0].id}")  # noqa: E731
+            is_known("training", in_turns(browser, show, store, "training", server.pid, rounds, seconds))
+            browser.close()
     finally:
         if server is not None:
             server.kill()

@@ -177,9 +177,9 @@ def percentiles(seconds: list[float]) -> list[float]:
     return [round(1000 * ordered[int(share * (len(ordered) - 1))], 1) for share in (0.5, 0.95)]
 
 
-def taken(store: RunStore) -> int:
+def taken(store: RunStore, stage: str = "generation") -> int:
     """Steps of all runs so far."""
-    return sum(len(store.records(run.id, "generation")) for run in store.runs())
+    return sum(len(store.records(run.id, stage)) for run in store.runs())
 
 
 async def measure(sessions: int, jobs: int, minutes: float, folder: Path) -> dict[str, Any]:

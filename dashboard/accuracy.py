@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -38,6 +40,14 @@ def accuracy(run: Run) -> None:
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
+
+
+def known(run: Run, address: Mapping[str, str]) -> Any:
+    """Another value when there is more to be drawn of this run, or of those that an address, its parameters, shows beside it."""
+    others = {other.id: other for other in state.store().runs()} if address.get(WITH) else {}
+    shown = [run, *(others[run_id] for run_id in address.get(WITH, "").split(",") if run_id in others)]
+    # a few kilobytes of numbers, told to a page with every answer
+    return zlib.crc32(json.dumps([_evaluated(one).results for one in shown[: 1 + MOST_RUNS]]).encode())
 
 
 def _nothing(run: Run) -> str:

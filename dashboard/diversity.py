@@ -14,11 +14,21 @@ from dashboard import diversity_charts, figures, images, live, neighbours, resul
 from dashboard.chart_style import json_of, lane_name
 
 IMAGE_PARAMETER = "image"
+_KINDS = ("diversity/", "reference/")  # of results
 
 
-def all_known(run: Run) -> bool:
-    """Whether nothing more will be measured."""
-    return run.state.is_finished() or state.store().result(run.id, "reference/real") is not None
+def _draw(run: Run, made: str) -> None:
+    """Status, what is known so far, and pictures."""
+    live.status(run, made)
+    similarity(run)
+    pictures(run)
+
+
+def _phase(run: Run, address: Mapping[str, str]) -> Any:
+    return [name for name in state.store().result_names(run.id) if name.startswith(_KINDS)]
+
+
+DIVERSITY = live.Part("diversity", _draw, live.status_pieces, _phase)
 
 
 def similarity(run: Run) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import streamlit as st
 
 from core.config import LIVE_KNOBS
-from core.errors import CoreError, RunError
+from core.errors import CoreError
 from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import Record, Run
-from dashboard import charts, elements, figures, forms, images, live, moments, state, stream, text
+from dashboard import charts, elements, figures, forms, images, live, moments, state, text
 from dashboard.chart_style import json_of, lane_name
 
 VIEWS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
-_SOON = 0.2  # of the usual time between two answers
 _OWNERS = {"epsilon": "mi-fgsm", "mu": "mi-fgsm", "lr": "adam"}  # of the knobs that only one optimizer has
 
 
@@ -105,10 +101,14 @@ class Moment(NamedTuple):
     where: str  # the step in words
 
 
-def past_of(run: Run) -> Past | None:
+def _kept_moments(run: Run) -> list[int]:
+    return moments.common([state.store().frame_steps(run.id, lane) for lane in run.config.optimizers])
+
+
+def _past(run: Run) -> Past | None:
     """None before the first images."""
     records = state.records(run, "generation")
-    kept = moments.common([state.store().frame_steps(run.id, lane) for lane in run.config.optimizers])
+    kept = _kept_moments(run)
     newest = _newest(run, kept)
     return Past(records, kept, newest, state.store().changes(run.id)) if newest and records else None
 
@@ -119,13 +119,12 @@ def _moment(run: Run, past: Past, at: int | None) -> Moment:
     return Moment(past, frames, records, moments.place(next(iter(frames.values())).step, run))
 
 
-def watch(run: Run) -> None:
-    """The player, both lanes at the moment it stands at, and the chosen view of the numbers."""
-    _draw(run, past_of(run), made="")
-
-
-def _draw(run: Run, past: Past | None, made: str) -> None:
-    """As `watch`. made: see elements."""
+def _draw(run: Run, made: str) -> None:
+    """Status and knobs while there are images to come; the player, both lanes where it stands, and the chosen view of the numbers."""
+    if not generation_finished(run):
+        live.status(run, made)
+        knobs(run)
+    past = _past(run)
     if past is None:
         if not run.state.is_finished():
             st.caption("Images and curves appear here with the first iteration.")
@@ -136,62 +135,20 @@ def _draw(run: Run, past: Past | None, made: str) -> None:
     _numbers(run, moment, made)
 
 
-def listen(run: Run) -> None:
-    """The generation of a run that goes on: drawn here, and then streamed to without being drawn again (see stream.py)."""
-    # what a press on an image opens has too many elements to be streamed
-    lane, _ = state.image_in_address()
-    made = str(time.time()) if lane is None else ""
-    live.status(run, made)
-    knobs(run)
-    past = past_of(run)
-    _draw(run, past, made)
-    every = round(1000 * live.stream_seconds(state.watcher()))
-    elements.live(f"live/{run.id}", stream.address(run.id), phase(run, past), every, redraw=not made)
-
-
-def news(run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
-    """What the page of a watcher, at an address with this query, is told when it asks (see stream.py)."""
-    again = round(1000 * live.stream_seconds(watcher))
-    try:
-        run = state.store().run(run_id)
-    except RunError:
-        return {"phase": "deleted", "again": again, "pieces": {}}
-    past = past_of(run)
-    new = pieces(run, past, dict(parse_qsl(query.removeprefix("?"))), watcher)
-    if run.state is RunState.RUNNING and _is_between_lanes(run):
-        # pages and iterations that keep step could miss every moment at which the lanes are together
-        again = round(again * _SOON)
-    return {"phase": phase(run, past), "again": again, "pieces": {key: json.dumps(piece) for key, piece in new.items()}}
-
-
 def _is_between_lanes(run: Run) -> bool:
     """Whether one lane has come further than another, and so what is shown of them is older."""
     frames = [_frame(run, lane, None) for lane in run.config.optimizers]
     return len({frame.step for frame in frames if frame is not None}) > 1
 
 
-def phase(run: Run, past: Past | None) -> str:
-    """Another text when more is to change on the page than `pieces` says."""
-    controls = state.manager().controls(run.id)
-    return json.dumps(
-        [
-            run.state,
-            run.stage,
-            run.attempt,
-            generation_finished(run),
-            controls and state.manager().control(run.id).paused,
-            state.manager().waiting(run.id) if run.state is RunState.QUEUED else 0,
-            len(state.store().changes(run.id)),
-            past is not None,
-        ]
-    )
+def _phase(run: Run, address: Mapping[str, str]) -> tuple[int, bool]:
+    return len(state.store().changes(run.id)), bool(_newest(run, _kept_moments(run)))
 
 
-def pieces(run: Run, past: Past | None, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
-    """What has changed on a page since it was drawn: key of an element -> what is new of its data. address: the page's parameters."""
-    known: dict[str, dict[str, Any]] = {}
-    if run.stage:
-        known[live.progress_key(run)] = elements.words_data(*live.progress(run))
+def pieces(run: Run, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
+    """What has changed on a page since it was drawn (see live.Part)."""
+    known = live.status_pieces(run, address, watcher)
+    past = _past(run)
     if past is None:
         return known
     start, _ = moments.from_address(address.get(state.AT_PARAMETER))
@@ -206,6 +163,18 @@ def pieces(run: Run, past: Past | None, address: Mapping[str, str], watcher: sta
     for name, drawn in _figures(run, moment, view, address, watcher).items():
         known[name] = {"figure": drawn}
     return known
+
+
+GENERATION = live.Part(
+    "generation",
+    _draw,
+    pieces,
+    _phase,
+    until=generation_finished,
+    # what a press on an image opens has too many elements to be streamed to
+    is_redrawn=lambda address: state.image_in(address)[0] is not None,
+    is_behind=_is_between_lanes,
+)
 
 
 def _player_key(run: Run) -> str:
@@ -261,7 +230,7 @@ def _frame(run: Run, lane: str, step: int | None) -> Frame | None:
 
 
 def _sheets(run: Run, moment: Moment, made: str) -> None:
-    lane, index = state.image_in_address()
+    lane, index = state.image_in(st.query_params.to_dict())
     for place, own in zip(st.columns(len(moment.frames)), moment.frames):
         with place:
             elements.words(_heading_key(run, own), *_heading(moment, own), clipped=True, made=made)
@@ -296,12 +265,12 @@ def _sheet(run: Run, moment: Moment, lane: str) -> images.Sheet:
 
 def _picked(lane: str, index: int) -> None:
     """An image was pressed: its large view, or none if it was there already."""
-    state.show_image(None if state.image_in_address() == (lane, index) else (lane, index))
+    state.show_image(None if state.image_in(st.query_params.to_dict()) == (lane, index) else (lane, index))
 
 
 def _large(run: Run, frames: Mapping[str, Frame], kept: Sequence[int]) -> None:
     """The image in the address, large, with its history in every lane: all began from the same noise."""
-    lane, index = state.image_in_address()
+    lane, index = state.image_in(st.query_params.to_dict())
     if lane is None:
         st.caption(
             "Point at an image for its class and what the teacher takes it for (a white corner: for another class); press it to see more."
@@ -422,8 +391,7 @@ def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], wa
         "heatmaps": lambda: charts.layer_heatmaps(past.records, list(run.config.optimizers), names, past.changes),
     }
     still = generation_finished(run) or run.state is RunState.PAUSED
-    turn = len(past.records) if still else live.turn(watcher)
-    key = ("json", run.id, run.attempt, view, turn, still, len(past.changes))
+    key = ("json", run.id, run.attempt, view, live.moment(still, len(past.records), watcher), len(past.changes))
     return {f"figure/{view}": state.kept(key, lambda: json_of(makers[view]()))}
 
 

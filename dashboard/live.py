@@ -1,24 +1,26 @@
-"""Fragments that follow a run: status and controls, both lanes with their images and curves, the training. They read the store only."""
+"""How a page follows a run, and what every page says of it: status and controls. Reads the store only."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import streamlit as st
 
 from core.errors import CoreError, RunError
 from core.runs.state import RunState
-from core.runs.store import Record, Run
-from dashboard import elements, figures, state, text
-from dashboard.chart_style import json_of
+from core.runs.store import Run
+from dashboard import elements, state, stream, text
 
 REFRESH_SECONDS = 1.0
 CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
 _SECONDS_FOR_A_STEP = 1.5
 _SECONDS_FOR_PICTURES = 0.3
+_SOON = 0.2  # of the usual time between two answers
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -30,41 +32,76 @@ _BADGES = {
 }
 
 
-def follow(
-    run: Run,
-    *draw: Callable[[Run], None],
-    every: float | None = REFRESH_SECONDS,
-    until: Callable[[Run], bool] = lambda run: run.state.is_finished(),
-    page_shows: Callable[[Run], Any] = lambda run: None,
-) -> None:
-    """Draws each function of the run, again and again (seconds) `until` nothing more will change, and then once.
+class Part(NamedTuple):
+    """A part of a page that follows a run, and is streamed to while the run goes on (see stream.py). A page has one at most."""
 
-    every: None if one of them says itself when to draw again. page_shows: what of the run the page around it was drawn for, and is drawn
-    again for when it changes.
+    name: str
+    draw: Callable[[Run, str], None]
+    """Puts it on the page, with a text as `made` of the elements that are streamed to (see elements), or "" where none is."""
+    pieces: Callable[[Run, Mapping[str, str], state.Watcher], dict[str, dict[str, Any]]]
+    """What changes while it stays as it was drawn: key of an element -> what is new of its data. Of the run, the parameters of the page's
+    address and who looks."""
+    phase: Callable[[Run, Mapping[str, str]], Any] = lambda run, address: None
+    """Another value when more has changed, besides the run's state: then it is drawn again."""
+    around: Callable[[Run], Any] = lambda run: None
+    """Another value when the page around it has to be drawn again, too."""
+    until: Callable[[Run], bool] = lambda run: run.state.is_finished()
+    """Whether nothing more will change."""
+    is_redrawn: Callable[[Mapping[str, str]], bool] = lambda address: False
+    """Whether an address shows what cannot be streamed to, and so all is drawn again each time."""
+    is_behind: Callable[[Run], bool] = lambda run: False
+    """Whether there is more than can be shown yet, so that it is worth asking again soon."""
 
-    Of a run that waits in the line only the status is drawn again: nothing else moves before it begins. With many pages open each is
-    drawn less often, so that the job keeps its pace.
-    """
 
-    def phase(current: Run) -> tuple[bool, bool, Any]:
-        return until(current), current.state is RunState.QUEUED, page_shows(current)
+def follow(part: Part, run: Run) -> None:
+    """Draws a part of the page and has it streamed to, until nothing more will change; then the page is drawn again."""
 
-    before = phase(run)
-    slowness = state.slowness(state.watcher())
-    rests = before[0] or (before[1] and status not in draw)
-    seconds = None if every is None or rests else every * slowness
+    def whole_page(current: Run) -> tuple[bool, Any]:
+        return part.until(current), part.around(current)
 
+    before = whole_page(run)
+    ended = before[0]
+
+    @st.fragment
     def region() -> None:
         try:
             current = state.store().run(run.id)
         except RunError:
             st.rerun(scope="app")  # deleted meanwhile, perhaps from another page: the page shows another one
-        if phase(current) != before or (seconds is not None and state.slowness(state.watcher()) != slowness):
-            st.rerun(scope="app")  # the page around it changes too: forms, sliders, results
-        for function in draw:
-            function(current)
+        if whole_page(current) != before:
+            st.rerun(scope="app")  # forms, sliders, results
+        address = st.query_params.to_dict()
+        redraw = part.is_redrawn(address)
+        known = _phase(part, current, address)  # before it is drawn: what changes meanwhile is not missed
+        part.draw(current, "" if ended or redraw else str(time.time()))
+        if not ended:
+            milliseconds = round(1000 * stream_seconds(state.watcher()))
+            elements.live(f"live/{run.id}", stream.address(run.id, part.name), known, milliseconds, redraw)
 
-    refreshed(seconds, region)
+    region()
+
+
+def news(part: Part, run_id: str, watcher: state.Watcher, query: str) -> dict[str, Any]:
+    """What the page of a watcher, at an address with this query, is told of a part when it asks (see stream.py)."""
+    again = round(1000 * stream_seconds(watcher))
+    try:
+        run = state.store().run(run_id)
+    except RunError:
+        return {"phase": "deleted", "again": again, "pieces": {}}
+    address = dict(parse_qsl(query.removeprefix("?")))
+    pieces = part.pieces(run, address, watcher)
+    if run.state is RunState.RUNNING and part.is_behind(run):
+        # a page and a job that keep step could miss every moment at which there is something new to be shown
+        again = round(again * _SOON)
+    return {"phase": _phase(part, run, address), "again": again, "pieces": {key: json.dumps(piece) for key, piece in pieces.items()}}
+
+
+def _phase(part: Part, run: Run, address: Mapping[str, str]) -> str:
+    """Another text when a page has to be drawn again."""
+    controls = state.manager().controls(run.id)
+    own = part.until(run), part.around(run), part.phase(run, address)
+    paused = controls and state.manager().control(run.id).paused
+    return json.dumps([run.state, bool(run.stage), run.attempt, controls, paused, waiting(run), own])
 
 
 def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
@@ -96,19 +133,24 @@ def pace(watcher: state.Watcher) -> str:
     return f"pictures every {stream_seconds(watcher):g} s, curves every {_chart_seconds(watcher):g} s"
 
 
-def turn(watcher: state.Watcher) -> int:
-    """Another number when curves of a run that goes on are to be drawn again, the same for all who look."""
-    return int(time.monotonic() / _chart_seconds(watcher))
+def moment(still: bool, records: int, watcher: state.Watcher) -> tuple[bool, int]:
+    """Something else when curves are to be drawn again, the same for all who look. still: whether the run rests with so many records."""
+    return still, records if still else int(time.monotonic() / _chart_seconds(watcher))
 
 
-def status(run: Run, made: str = "") -> None:
+def waiting(run: Run) -> int:
+    """Runs before it in the line."""
+    return state.manager().waiting(run.id) if run.state is RunState.QUEUED else 0
+
+
+def status(run: Run, made: str) -> None:
     """Name, state, progress with time left, and the buttons that apply. made: see elements."""
     word, colour = _BADGES[run.state]
     by = f" started by {text.plain(run.user)}" if run.user else ""
     again = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
     st.markdown(f"**{text.plain(run.name)}** :{colour}-badge[{word}]{by}{again}")
     if run.state is RunState.QUEUED:
-        before = state.manager().waiting(run.id)
+        before = waiting(run)
         st.caption(
             f"Waits for {before} run{'s' if before > 1 else ''} before it, then starts by itself." if before else "Starting the engine ..."
         )
@@ -118,7 +160,7 @@ def status(run: Run, made: str = "") -> None:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
     if not run.state.is_finished() and run.stage:
-        elements.words(progress_key(run), *progress(run), made=made)
+        elements.words(_progress_key(run), *_progress(run), made=made)
     if run.state.can_resume():
         st.button(
             "Resume",
@@ -135,14 +177,22 @@ def status(run: Run, made: str = "") -> None:
             st.caption("Another process works on this run: it can be watched here, and stopped there.")
 
 
-def progress_key(run: Run) -> str:
+def _progress_key(run: Run) -> str:
     """Of the element that shows it."""
     return f"progress/{run.id}"
 
 
-def progress(run: Run) -> tuple[list[str], str, float]:
+def _progress(run: Run) -> tuple[list[str], str, float]:
     """How far a run is: lines, no title, and the part that is done, as elements.words takes them."""
     return [f"{run.stage}{_time_left(run)}"], "", min(run.step / run.total, 1.0) if run.total else 0.0
+
+
+def status_pieces(run: Run, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
+    """What changes of the status while the run is in one state."""
+    return {_progress_key(run): elements.words_data(*_progress(run))} if run.stage else {}
+
+
+STATUS = Part("status", status, status_pieces)
 
 
 def _resume(run_id: str) -> None:
@@ -238,10 +288,3 @@ def _classes(model: str) -> Sequence[str]:
         return find_model(model)[1].classes
     except CoreError:
         return ()
-
-
-def chart(run: Run, records: list[Record], what: tuple, make: Callable[[], Any], key: str) -> None:
-    """A figure of these records, drawn once for all who look at it within a refresh. what: names it among those of the run."""
-    moment = len(records) if run.state.is_finished() else turn(state.watcher())
-    figure = state.kept(("figure", run.id, run.attempt, moment, what), lambda: json_of(make()))
-    figures.show(figure, key, f"{run.name} {key}")

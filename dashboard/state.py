@@ -158,9 +158,9 @@ def put_into_address(name: str, value: object) -> None:
         st.query_params[name] = str(value)
 
 
-def image_in_address() -> tuple[str, int] | tuple[None, int]:
-    """Lane and index of the image that is shown large, which need not exist; (None, 0) when there is none."""
-    lane, index = st.query_params.get(_LANE_PARAMETER), st.query_params.get(_IMAGE_PARAMETER, "")
+def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
+    """Lane and index of the image that an address, its parameters, shows large, which need not exist; (None, 0) when there is none."""
+    lane, index = address.get(_LANE_PARAMETER), address.get(_IMAGE_PARAMETER, "")
     if lane is None or not (index.isascii() and index.isdecimal()):
         return None, 0
     return lane, int(index[:9])

@@ -1,4 +1,4 @@
-"""What is new of a run, to the pages that follow its generation, by a socket beside Streamlit's.
+"""What is new of a run, to the pages that follow it, by a socket beside Streamlit's.
 
 A page asks with its own address whenever it is time, and is told what changed of its elements (see components/live.js). When Streamlit
 refreshes a region, the browser goes through all elements of the page several times, before it draws what is new.
@@ -30,23 +30,23 @@ _LONGEST_QUESTION = 4000  # characters: what is longer is no address that a page
 _SECRET = secrets.token_hex(32)
 
 
-def address(run_id: str) -> str:
-    """Where the page whose script runs, which was let in, hears of a run; as long as a login holds."""
-    watcher = json.dumps([run_id, *state.watcher()])
+def address(run_id: str, part: str) -> str:
+    """Where the page whose script runs, which was let in, hears of a part of a run (see live.Part); as long as a login holds."""
+    watcher = json.dumps([part, run_id, *state.watcher()])
     return access.path(_PATH) + "?" + urlencode({"watcher": access.sign(watcher, _SECRET, time.time() + access.LOGIN_SECONDS)})
 
 
-def routes(news: Callable[[str, state.Watcher, str], dict[str, Any]]) -> list[BaseRoute]:
+def routes(news: Callable[[str, str, state.Watcher, str], dict[str, Any]]) -> list[BaseRoute]:
     """What the server must answer besides Streamlit's own.
 
-    news: from the id of a run, who asks and the part of the page's address behind its path, to `phase` of the run, milliseconds until it
-    is to be asked for `again`, and `pieces`: key of an element -> JSON of what is new of it. A page asks for "all" pieces, or for the "new"
-    ones, that have changed since it last asked.
+    news: from the name of a part, the id of a run, who asks and what stands behind the path in the page's address, to `phase` of the run,
+    milliseconds until it is to be asked for `again`, and `pieces`: key of an element -> JSON of what is new of it. A page asks for "all"
+    pieces, or for the "new" ones, that have changed since it last asked.
     """
     pool = ThreadPoolExecutor(2, "stream", initializer=state.give_way)
 
-    def answer(run_id: str, watcher: state.Watcher, question: str, sent: dict[str, int]) -> str:
-        known = news(run_id, watcher, question[len(_ALL) : _LONGEST_QUESTION])
+    def answer(part: str, run_id: str, watcher: state.Watcher, question: str, sent: dict[str, int]) -> str:
+        known = news(part, run_id, watcher, question[len(_ALL) : _LONGEST_QUESTION])
         if question.startswith(_ALL):
             sent.clear()
         new = {key: piece for key, piece in known["pieces"].items() if sent.get(key) != hash(piece)}
@@ -58,12 +58,12 @@ def routes(news: Callable[[str, state.Watcher, str], dict[str, Any]]) -> list[Ba
         if not known:
             await socket.close(_POLICY_VIOLATION)
             return
-        run_id, *watcher = json.loads(known)
+        part, run_id, *watcher = json.loads(known)
         await socket.accept()
         sent: dict[str, int] = {}
         with suppress(WebSocketDisconnect):  # the page was left
             while True:
-                asked = (run_id, state.Watcher(*watcher), await socket.receive_text(), sent)
+                asked = (part, run_id, state.Watcher(*watcher), await socket.receive_text(), sent)
                 await socket.send_text(await asyncio.get_running_loop().run_in_executor(pool, answer, *asked))
 
     return [WebSocketRoute(access.path(_PATH), follow)]

@@ -1,9 +1,10 @@
-"""The training of a run on the page, and what it made of each layer. Reads the store only."""
+"""The training of a run on the page, with the accuracies, and what it made of each layer. Reads the store only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,9 +13,13 @@ import streamlit as st
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError
 from core.reporting import TEST
+from core.runs.state import RunState
 from core.runs.store import Run
-from dashboard import figures, live, results, state, text, training_charts
+from dashboard import accuracy, figures, live, results, state, text, training_charts
 from dashboard.chart_style import json_of, lane_name
+
+CURVE_PARAMETER = "training"  # in the address
+_CURVE, _TESTED = "figure/training", "figure/tested"
 
 _NUMBERS = {  # columns of the table of layers, with what they are
     "output dB": "Of the layer's output against full precision, with all that the layers before it have lost.",
@@ -23,29 +28,37 @@ _NUMBERS = {  # columns of the table of layers, with what they are
 }
 
 
-def curves(run: Run) -> None:
-    """Curves of the training, one for each optimizer and bit width, and the accuracy on the way."""
+def _draw(run: Run, made: str) -> None:
+    """Status, accuracies, and curves of the training."""
+    live.status(run, made)
+    accuracy.accuracy(run)
+    _curves(run, made)
+
+
+def _curves(run: Run, made: str) -> None:
+    """One for each optimizer and bit width, and the accuracy on the way."""
     records, tested = state.records(run, "training"), state.records(run, TEST)
     if not records and not tested:
         return
     st.header("Training")
-    part = st.segmented_control(
+    st.segmented_control(
         "Curve",
         list(training_charts.PARTS),
         format_func=lambda name: training_charts.PARTS[name],
-        default="total",
+        default=_part(st.query_params.to_dict()),
         required=True,
         key="training curve",
+        on_change=lambda: state.put_into_address(CURVE_PARAMETER, st.session_state["training curve"]),
         label_visibility="collapsed",
     )
+    drawn = _figures(run, st.query_params.to_dict(), state.watcher())
     left, right = st.columns(2)
     with left:
-        if records:
-            live.chart(run, records, (part,), lambda: training_charts.training_figure(records, part), f"training {part}")
+        if _CURVE in drawn:
+            figures.show(drawn[_CURVE], _CURVE, f"{run.name} training {_part(st.query_params.to_dict())}", made=made)
     with right:
-        if tested:
-            full_precision = (state.store().result(run.id, "full_precision") or {}).get("top1")
-            live.chart(run, tested, (TEST,), lambda: training_charts.accuracy_on_the_way(tested, full_precision), "training test")
+        if _TESTED in drawn:
+            figures.show(drawn[_TESTED], _TESTED, f"{run.name} training test", made=made)
             weights = "the moving average of the weights, which" if run.config.quantization.averaging else "the weights that"
             st.caption(
                 f"On {tested[-1].data['images']:,} of the evaluation images, the same each time, with {weights} the training would end "
@@ -57,10 +70,48 @@ def curves(run: Run) -> None:
             st.caption("This run was made by a version that measured the accuracy only at the end.")
 
 
+def _part(address: Mapping[str, str]) -> str:
+    """Which curve an address, its parameters, shows."""
+    wanted = address.get(CURVE_PARAMETER, "")
+    return wanted if wanted in training_charts.PARTS else "total"
+
+
+def _figures(run: Run, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, str]:
+    """The curves that there are: key -> JSON. Drawn at most every live.CHART_SECONDS, once for all who look at them."""
+    records, tested = state.records(run, "training"), state.records(run, TEST)
+    known = {}
+    if records:
+        part = _part(address)
+        moment = live.moment(run.state.is_finished() or run.state is RunState.PAUSED, len(records), watcher)
+        make = partial(training_charts.training_figure, records, part)
+        known[_CURVE] = state.kept(("figure", run.id, run.attempt, moment, part), lambda: json_of(make()))
+    if tested:
+        full_precision = (state.store().result(run.id, "full_precision") or {}).get("top1")
+        # few, and each is worth seeing at once
+        known[_TESTED] = state.kept(
+            ("figure", run.id, run.attempt, len(tested), TEST, full_precision),
+            lambda: json_of(training_charts.accuracy_on_the_way(tested, full_precision)),
+        )
+    return known
+
+
+def pieces(run: Run, address: Mapping[str, str], watcher: state.Watcher) -> dict[str, dict[str, Any]]:
+    """What has changed on a page since it was drawn (see live.Part)."""
+    figures = {key: {"figure": figure} for key, figure in _figures(run, address, watcher).items()}
+    return live.status_pieces(run, address, watcher) | figures
+
+
 def analysed(run: Run) -> list[tuple[str, str]]:
     """(lane, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
-    names = [name.split("/") for name in state.store().results(run.id) if name.startswith("layers/")]
+    names = [name.split("/") for name in state.store().result_names(run.id) if name.startswith("layers/")]
     return sorted(((lane, width) for _, lane, width in names), key=lambda pair: (results.place(pair[0]), pair))
+
+
+def _phase(run: Run, address: Mapping[str, str]) -> Any:
+    return accuracy.known(run, address), [bool(state.records(run, stage)) for stage in ("training", TEST)]
+
+
+TRAINING = live.Part("training", _draw, pieces, _phase, around=analysed)
 
 
 @st.fragment

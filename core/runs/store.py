@@ -617,6 +617,11 @@ class RunStore:
             rows = connection.execute("SELECT name, data FROM result WHERE run = ? ORDER BY name", (run_id,)).fetchall()
         return {row["name"]: json.loads(row["data"]) for row in rows}
 
+    def result_names(self, run_id: str) -> list[str]:
+        """Names of all results of a run, in the order of the alphabet: some of them are large."""
+        with self._read() as connection:
+            return [row["name"] for row in connection.execute("SELECT name FROM result WHERE run = ? ORDER BY name", (run_id,))]
+
     def results_of_all(self, kinds: Iterable[str], run_id: str | None = None) -> dict[str, dict[str, Any]]:
         """Run -> name -> value of results whose name is one of `kinds` or begins with it and a slash: a table of runs needs few of them.
 

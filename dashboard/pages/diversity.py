@@ -18,9 +18,7 @@ if run is None:
         icon=":material/lightbulb:",
     )
 else:
-    live.follow(run, live.status)
-    live.follow(run, diversity.similarity, every=live.CHART_SECONDS, until=diversity.all_known)
-    live.follow(run, diversity.pictures, every=live.CHART_SECONDS, until=diversity.all_known)
+    live.follow(diversity.DIVERSITY, run)
 
 if run is not None and state.image_lanes(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):

@@ -18,7 +18,7 @@ if run is None:
     st.info("Nothing to export yet: start a run in the Studio, its images and networks appear here.", icon=":material/lightbulb:")
     st.stop()
 
-live.follow(run, live.status)
+live.follow(live.STATUS, run)
 store = state.store()
 st.download_button(
     "Report of the run (HTML)",

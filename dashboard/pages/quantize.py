@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import accuracy, elements, figures, forms, live, results, state, text, training
+from dashboard import elements, figures, forms, live, results, state, text, training
 
 st.title("Quantize")
 st.caption(
@@ -61,8 +61,7 @@ if run is None:
     st.stop()
 
 
-# in one region: each that is drawn again has the browser go over the whole page, which takes its time from the job
-live.follow(run, live.status, accuracy.accuracy, training.curves, every=live.CHART_SECONDS, page_shows=training.analysed)
+live.follow(training.TRAINING, run)
 training.layers(run)
 
 paper_rows = results.paper_table(run.config.quantization.model)

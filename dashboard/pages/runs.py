@@ -33,7 +33,7 @@ elif not chosen:
     )
 elif len(chosen) == 1:
     run = chosen[0]
-    live.follow(run, live.status)
+    live.follow(live.STATUS, run)
     with st.container(horizontal=True):
         for title, page in (("Studio", "studio"), ("Quantize", "quantize"), ("Diversity", "diversity")):
             if st.button(f"Open in {title}", key=f"open {page}", disabled=page == "studio" and bool(run.config.images_from)):

@@ -26,9 +26,7 @@ with elements.folded("New run", key, run is None, ":material/add:") as opened:
     if opened:
         new_run.form()
 
-if run is not None and not lanes.generation_finished(run):
-    # one region: whatever is pressed in it, all of it is at the same iteration afterwards
-    live.follow(run, lanes.listen, until=lanes.generation_finished, every=None)
-elif run is not None:
-    live.follow(run, live.status)
-    live.follow(run, lanes.watch, until=lanes.generation_finished)
+if run is not None:
+    if lanes.generation_finished(run):
+        live.follow(live.STATUS, run)
+    live.follow(lanes.GENERATION, run)

@@ -171,7 +171,7 @@ def test_last_result_of_a_name_holds(store):
     store.set_result(run_id, "a", {"x": None})
     store.set_result(run_id, "b", [2.5, "ε"])
     assert store.results(run_id) == {"a": {"x": None}, "b": [2.5, "ε"]}
-    assert list(store.results(run_id)) == ["a", "b"]
+    assert list(store.results(run_id)) == store.result_names(run_id) == ["a", "b"]
 
 
 def test_rename(store):
