@@ -2,10 +2,10 @@
 
 Server, browser and job share this machine, as they do for someone who works on one computer. The job has a thread on every core. Prints
 one JSON object and writes benchmarks/results/dashboard.json: seconds until a page is of use, after the server's start and after a reload;
-the job's speed with a page open against none, in turns, for the Studio while images are made and for Quantize while it trains; milliseconds
-of a refresh on the server, and from a slider's key to the job; megabytes that as many refreshes of the pictures add to the server as an hour
-has seconds. (The curves are drawn anew as time passes, which is less often then than in an hour; sessions.py has four times as many of
-them.) Takes half an hour; `--quick` takes six minutes, for a look.
+the job's speed with a page open against none, in turns, for the Studio while images are made and for Quantize while it trains;
+milliseconds of a refresh on the server, and from a slider's key to the job; megabytes that as many refreshes of the pictures add to the
+server as an hour has seconds. (The curves are drawn anew as time passes, which is less often then than in an hour; sessions.py has four
+times as many of them.) Takes half an hour; `--quick` takes six minutes, for a look.
 
 Needs requirements-dev.txt and a Chromium, as the tests do.
 """
@@ -43,8 +43,8 @@ ARGUMENTS = [
 ]  # fmt: skip
 EVERY_MILLISECOND = 0.001
 # long enough for all that is measured, and the training soon
-GENERATION = {"Images": 100_000, "Iterations": 1000}
-TRAINING = {"Images": 256, "Iterations": 10, "Training steps": 100_000}
+GENERATION = {"Generation": {"Images": 100_000, "Iterations": 1000}}
+TRAINING = {"Generation": {"Images": 256, "Iterations": 10}, "Quantization": {"Training steps": 100_000}}
 
 
 def usable(page: Page, address: str) -> float:
@@ -78,18 +78,20 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
     return server, seconds
 
 
-def begin_job(page: Page, address: str, settings: dict[str, int]) -> None:
-    """A run started as a person would, with the quick preset but for these settings, by their labels."""
+def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> None:
+    """A run started as a person would, with the quick preset but for these settings: tab -> label -> value."""
     page.goto(address)
     all_settings = page.get_by_text("All settings").first
     page.get_by_text("New run", exact=True).or_(all_settings).first.wait_for()
     if not all_settings.is_visible():
         page.get_by_text("New run", exact=True).click()
     all_settings.click()
-    for label, value in settings.items():
-        field = page.get_by_role("spinbutton", name=label, exact=True).first
-        field.fill(str(value))
-        field.press("Tab")
+    for tab, values in settings.items():
+        page.get_by_role("tab", name=tab).click()
+        for label, value in values.items():
+            field = page.get_by_role("spinbutton", name=label, exact=True).first
+            field.fill(str(value))
+            field.press("Tab")
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_text("running", exact=True).wait_for()
 
