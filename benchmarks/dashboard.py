@@ -42,6 +42,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
 EVERY_MILLISECOND = 0.001
+SETTLES = 6  # seconds that a page may go on drawing after it is of use
 # long enough for all that is measured, and the training soon
 GENERATION = {"Generation": {"Images": 100_000, "Iterations": 1000}}
 TRAINING = {"Generation": {"Images": 256, "Iterations": 10}, "Quantization": {"Training steps": 100_000}}
@@ -55,6 +56,12 @@ def usable(page: Page, address: str) -> float:
         page.get_by_alt_text(f"synthetic images by {lane}").first.wait_for()
     page.get_by_role("slider").first.wait_for()
     return time.monotonic() - began
+
+
+def training(page: Page, address: str) -> None:
+    """Quantize, scrolled to the curves that move."""
+    page.goto(address)
+    page.get_by_role("figure", name="test accuracy, %").scroll_into_view_if_needed()
 
 
 def started(port: int, environment: dict[str, str], log: Any, browser: Browser) -> tuple[subprocess.Popen, float]:
@@ -114,12 +121,12 @@ def in_turns(
         show(page)
         # the curves, which may be out of sight, are drawn once, later
         page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
-        time.sleep(3)
+        time.sleep(SETTLES)
         processor, began = processor_seconds(server), time.monotonic()
         opened = speed(store, stage, seconds)
         shares.append((processor_seconds(server) - processor) / (time.monotonic() - began))
         page.close()
-        time.sleep(3)
+        time.sleep(SETTLES)
         after = speed(store, stage, seconds)
         ratios.append(2 * opened / (before + after))
         closed.append(after / before)
@@ -217,7 +224,7 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
                 loads.append(usable(page, address))  # a reload: what it needs is in the browser's cache
                 page.close()
             is_known("seconds_to_a_reloaded_page", [round(seconds, 2) for seconds in sorted(loads)])
-            rounds, seconds = (2, 10) if quick else (7, 20)
+            rounds, seconds = (2, 10) if quick else (9, 15)
             show = partial(usable, address=address)
             is_known("job", in_turns(browser, show, store, "generation", server.pid, rounds, seconds))
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
@@ -237,8 +244,8 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             while taken(store, "training") < 20:
                 time.sleep(0.5)
             page.close()
-            show = lambda page: page.goto(f"{address}/quantize?run={store.runs()[0].id}")  # noqa: E731
-            is_known("training", in_turns(browser, show, store, "training", server.pid, rounds, seconds))
+            show_training = partial(training, address=f"{address}/quantize?run={store.runs()[0].id}")
+            is_known("training", in_turns(browser, show_training, store, "training", server.pid, rounds, seconds))
             browser.close()
     finally:
         if server is not None:

@@ -66,7 +66,8 @@ def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
             st.rerun(scope="app")
         draw(current)
 
-    live.refreshed(live.CHART_SECONDS * state.slowness(state.watcher()) if going_on else None, region)
+    # its tables cost a browser twice what the curves alone do
+    live.refreshed(2 * live.chart_seconds(state.watcher()) if going_on else None, region)
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:

@@ -190,7 +190,7 @@ def _player(run: Run, past: Past, made: str) -> int | None:
         past.kept,
         past.latest,
         start,
-        "" if generation_finished(run) else live.pace(state.watcher()),
+        "" if generation_finished(run) else live.pace(state.watcher(), redraw=not made),
         run.config.generation.iterations,
         len(run.config.generation.batches),
         past.marks,

@@ -17,7 +17,7 @@ from core.runs.store import Run
 from dashboard import elements, state, stream, text
 
 REFRESH_SECONDS = 1.0
-CHART_SECONDS = 2.0  # curves move slowly, and drawing them is most of what a refresh costs
+CHART_SECONDS = 2.0  # curves move slowly, and drawing them costs a browser most; a page that is drawn again costs it more
 _SECONDS_FOR_A_STEP = 1.5
 _SECONDS_FOR_PICTURES = 0.3
 _SOON = 0.2  # of the usual time between two answers
@@ -75,7 +75,7 @@ def follow(part: Part, run: Run) -> None:
         known = _phase(part, current, address)  # before it is drawn: what changes meanwhile is not missed
         part.draw(current, "" if ended or redraw else str(time.time()))
         if not ended:
-            milliseconds = round(1000 * stream_seconds(state.watcher()))
+            milliseconds = round(1000 * (chart_seconds if redraw else stream_seconds)(state.watcher()))
             elements.live(f"live/{run.id}", stream.address(run.id, part.name), known, milliseconds, redraw)
 
     region()
@@ -124,18 +124,20 @@ def stream_seconds(watcher: state.Watcher) -> float:
     return REFRESH_SECONDS * state.slowness(watcher, state.CORES_BESIDE_A_STREAM)
 
 
-def _chart_seconds(watcher: state.Watcher) -> float:
+def chart_seconds(watcher: state.Watcher) -> float:
+    """Between two times that curves are drawn, or what cannot be streamed to."""
     return CHART_SECONDS * state.slowness(watcher)
 
 
-def pace(watcher: state.Watcher) -> str:
-    """How often a page is streamed to, in words."""
-    return f"pictures every {stream_seconds(watcher):g} s, curves every {_chart_seconds(watcher):g} s"
+def pace(watcher: state.Watcher, redraw: bool) -> str:
+    """How often a page shows what is new, in words. redraw: whether it is drawn again for that."""
+    charts = f"every {chart_seconds(watcher):g} s"
+    return charts if redraw else f"pictures every {stream_seconds(watcher):g} s, curves {charts}"
 
 
 def moment(still: bool, records: int, watcher: state.Watcher) -> tuple[bool, int]:
     """Something else when curves are to be drawn again, the same for all who look. still: whether the run rests with so many records."""
-    return still, records if still else int(time.monotonic() / _chart_seconds(watcher))
+    return still, records if still else int(time.monotonic() / chart_seconds(watcher))
 
 
 def waiting(run: Run) -> int:

@@ -207,7 +207,7 @@ def test_a_page_of_a_training_is_drawn_again_for_each_accuracy_and_streamed_to_b
     store.set_stage(run_id, "training mi-fgsm W4A4", 100)
 
     def news(query=f"?run={run_id}"):
-        monkeypatch.setattr(live, "_chart_seconds", lambda watcher: 1e-6)  # or curves wait for their time
+        monkeypatch.setattr(live, "chart_seconds", lambda watcher: 1e-6)  # or curves wait for their time
         return live.news(training.TRAINING, run_id, ME, query)
 
     def record(step, loss):

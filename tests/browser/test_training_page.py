@@ -1,0 +1,63 @@
+"""Quantize in a real browser beside a training that goes on: what it shows moves by itself, and what is pressed acts."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+POINTS = "chart => chart._fullData[0].x.length"
+
+
+@pytest.mark.slow
+def test_a_training_that_goes_on_is_seen_without_the_page_being_drawn_again(serve, browser_page):
+    page, problems = browser_page
+    messages: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
+    with serve() as (address, _):
+        page.goto(address)
+        page.get_by_text("All settings").first.click()
+        for tab, values in (("Generation", {"Images": 40, "Iterations": 10, "Batch size": 20}), ("Quantization", {"Training steps": 5000})):
+            page.get_by_role("tab", name=tab).click()
+            for label, value in values.items():
+                field = page.get_by_role("spinbutton", name=label, exact=True).first
+                field.fill(str(value))
+                field.press("Tab")
+        page.get_by_role("button", name="Start", exact=True).click()
+        expect(page.get_by_text("running", exact=True)).to_be_visible()
+        page.get_by_role("link", name="Quantize").click()
+        curve, tested = (page.get_by_role("figure", name=name) for name in ("loss (smoothed)", "test accuracy, %"))
+        expect(page.get_by_text(re.compile("^training mi-fgsm W3A3: "))).to_be_visible(timeout=180_000)
+        expect(tested.locator(".main-svg").first).to_be_visible()
+        curve.scroll_into_view_if_needed()
+        expect(curve.locator(".main-svg").first).to_be_visible()
+        page.wait_for_timeout(3000)
+        messages.clear()
+        progress = page.get_by_role("progressbar")
+        done, known = progress.get_attribute("aria-label"), curve.evaluate(POINTS)
+        expect(progress).not_to_have_attribute("aria-label", done or "")
+        page.wait_for_function(
+            f"([name, known]) => ({POINTS})(document.querySelector(`.js-plotly-plot[aria-label='${{name}}']`)) > known",
+            arg=["loss (smoothed)", known],
+        )
+        assert {url.partition("?")[0].rpartition("/")[2] for url in messages} == {"follow"}
+
+        # which curve is shown is in the address, and a copied link shows it
+        page.get_by_role("radio", name="Agreement with the teacher").or_(page.get_by_text("Agreement with the teacher")).first.click()
+        agreement = page.get_by_role("figure", name="agreement with the teacher in training, % (smoothed)")
+        expect(agreement).to_be_visible()
+        expect(page).to_have_url(re.compile(r"[?&]training=agreement\b"))
+        page.goto(page.url)
+        expect(agreement).to_be_visible()
+
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_text("paused", exact=True)).to_be_visible()
+        taken = re.compile(r"W3A3: ([\d,]+) of 5,000 steps")
+        before = taken.search(progress.get_attribute("aria-label") or "")
+        assert before is not None
+        page.get_by_role("button", name="One step").click()
+        one_more = f"{int(before[1].replace(',', '')) + 1:,} of 5,000 steps"
+        expect(progress).to_have_attribute("aria-label", re.compile(one_more))
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.get_by_text("stopped", exact=True)).to_be_visible()
+        expect(agreement).to_be_visible()
+    assert problems == []
