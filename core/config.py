@@ -366,8 +366,8 @@ class GenerationConfig(Checked):
     )
     compile: bool = knob(
         False,
-        "On a GPU, have torch.compile translate the step first: takes about half a minute, which long runs get back. A network that "
-        "cannot be compiled goes on as without. On a CPU the machine's C compiler does it within a second, without being asked.",
+        "On a GPU, have torch.compile translate the step before it is recorded: takes about half a minute, which long runs may get back. "
+        "A network that cannot be compiled goes on as without. On a CPU the machine's C compiler does it within a second, unasked.",
         low="starts at once, each step takes longer.",
         high="short runs lose more to the translation than they get back.",
     )

@@ -18,7 +18,17 @@ LAYERS = (
     ("core.quantization",),
     ("core.generation",),
     ("core.models", "core.data"),
-    ("core.checkpoints", "core.config", "core.errors", "core.files", "core.layout", "core.memory", "core.reporting", "core.threads"),
+    (
+        "core.checkpoints",
+        "core.config",
+        "core.errors",
+        "core.files",
+        "core.gpu",
+        "core.layout",
+        "core.memory",
+        "core.reporting",
+        "core.threads",
+    ),
 )
 ENTRY = "core.__main__"  # imports anything of core, is imported by nobody
 

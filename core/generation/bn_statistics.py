@@ -1,5 +1,6 @@
 """Batch statistics of what enters each BatchNorm layer, differentiable with respect to the images and cheap."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,16 @@ class ChannelStatistics(torch.autograd.Function):
         return images_of(torch.addcmul(offset.repeat(repeat), rows, slope.repeat(repeat)), x.shape)
 
 
+@functools.lru_cache(maxsize=64)
+def _places(passes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of passes with a layer and a number of channels each: the layer of each, and the pass of each channel, all channels end to end.
+
+    Kept, as a GPU's recording may not wait for the processor to send them.
+    """
+    layers = torch.tensor([layer for layer, _ in passes], device=device)
+    return layers, torch.tensor([number for number, (_, channels) in enumerate(passes) for _ in range(channels)], device=device)
+
+
 @dataclass
 class BatchStatistics:
     """What one forward pass left behind: for each layer its name, and `(mean, variance)` of the batch and of training."""
@@ -91,8 +102,8 @@ class BatchStatistics:
         if not passes:
             return self.running[0][0].new_zeros(len(self.names))
         losses = passes[0][1].new_zeros(len(self.names))
-        layers = torch.tensor([index for index, _, _ in passes], device=losses.device)
-        place = torch.tensor([number for number, (_, mean, _) in enumerate(passes) for _ in range(len(mean))], device=losses.device)
+        places = _places.__wrapped__ if torch.compiler.is_compiling() else _places  # a compiler knows no cache, and says so
+        layers, place = places(tuple((index, len(mean)) for index, mean, _ in passes), losses.device)
         for kind in (0, 1):
             batch = torch.cat([own[kind] for _, *own in passes])
             running = torch.cat([self.running[index][kind] for index, _, _ in passes])

@@ -1,7 +1,7 @@
-"""One forward pass of the generation with everything that is asked of it, as it is or compiled."""
+"""One forward pass of the generation with everything that is asked of it, as it is, compiled, or recorded by a GPU."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,30 @@ from torch import Tensor, nn
 from core.errors import first_line
 from core.generation import kernels
 from core.generation.fusion import FusedNetwork, with_statistics
-from core.generation.losses import Pass, total_loss
+from core.generation.losses import OBJECTIVES, Pass, total_loss
+from core.gpu import Recording, recorded
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
 
 # L_total, its parts by name, L_BNS of each layer (L,), logits (N, classes), batch means and variances of all layers (2, C)
 Outcome = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
+
+_WEIGHTS = tuple(objective.weight for objective in OBJECTIVES if objective.weight is not None)
+
+
+class _Known(torch.autograd.Function):
+    """(images, their gradient, results, the first of which it is of) -> the results; the gradient is computed already."""
+
+    @staticmethod
+    def forward(ctx, images, gradient, *results):  # type: ignore[override]
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(*results[1:])
+        return results
+
+    @staticmethod
+    def backward(ctx, grad, *_others):  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, *[None] * (1 + len(_others) + 1)
 
 
 class ForwardPass:
@@ -30,15 +48,37 @@ class ForwardPass:
         self._shape: torch.Size | None = None
         self.compile_seconds: float | None = None
         self.compile_failure = ""
+        self._device = next(network.parameters()).device
+        own = recorded(self._with_gradient, self._device)
+        # hooks and what else a graph cannot say may read values of tensors
+        self._recording = own if isinstance(own, Recording) and isinstance(self._network, FusedNetwork) else None
 
     def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> Outcome:
         # a shift puts the pixels of a channel together: convolutions would turn them round again, and what is compiled knows one order
         images = images.contiguous(memory_format=torch.channels_last)
+        if self._recording is None:
+            return self._plain(images, labels, weights)
+        # as a tensor, or a slider that moves would want another recording
+        values = torch.tensor([weights[name] for name in _WEIGHTS], dtype=images.dtype).to(images.device)
+        gradient, *results = (own.clone() for own in self._recording(images.detach(), labels, values))
+        total, layers, logits, statistics, *parts = _Known.apply(images, gradient, *results)
+        return total, {objective.name: part for objective, part in zip(OBJECTIVES, parts)}, layers, logits, statistics
+
+    def _plain(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> Outcome:
         # a last batch of another size is not worth another translation
         if self._compiled is None or images.shape != self._shape:
             return self._compute(images, labels, weights)
         # numbers would be written into what is compiled, and a slider that moves would have it compiled again
-        return self._compiled(images, labels, {name: images.new_tensor(value) for name, value in weights.items()})
+        tensors = {name: value if isinstance(value, Tensor) else images.new_tensor(value) for name, value in weights.items()}
+        return self._compiled(images, labels, tensors)
+
+    def _with_gradient(self, images: Tensor, labels: Tensor, values: Tensor) -> Sequence[Tensor]:
+        """The gradient of L_total with respect to the images, and all that is in an Outcome; values: of _WEIGHTS, in their order."""
+        with torch.enable_grad():
+            own = images.detach().requires_grad_(True)
+            total, parts, layers, logits, statistics = self._plain(own, labels, dict(zip(_WEIGHTS, values)))
+            (gradient,) = torch.autograd.grad(total, own)
+        return [gradient, *(result.detach() for result in (total, layers, logits, statistics, *parts.values()))]
 
     def _compute(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> Outcome:
         output, statistics = self._network(images)
@@ -49,8 +89,12 @@ class ForwardPass:
 
     @property
     def kernels(self) -> str:
-        """What computes the statistics: "C", or "torch" and why."""
-        return kernels.description() if isinstance(self._network, FusedNetwork) else "torch: the network cannot be traced"
+        """What computes the statistics: "C", or "torch", a GPU's recording of it as well, and why."""
+        if not isinstance(self._network, FusedNetwork):
+            return "torch: the network cannot be traced"
+        if self._recording is None:
+            return kernels.description() if self._device.type == "cpu" else "torch"
+        return f"torch, not recorded: {self._recording.failure}" if self._recording.failure else "torch, recorded as a CUDA graph"
 
     def compile(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> None:
         """Translates the pass and its way back for images of this shape, by doing them once.
@@ -68,7 +112,7 @@ class ForwardPass:
         try:
             with torch.enable_grad():
                 own = images.detach().clone().requires_grad_(True)
-                self(own, labels, weights)[0].backward()
+                self._plain(own.contiguous(memory_format=torch.channels_last), labels, weights)[0].backward()
         except Exception as error:  # whatever the compiler of the machine, or the way to it, runs into
             self._compiled = None
             if is_out_of_memory(error):

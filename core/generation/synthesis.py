@@ -351,7 +351,7 @@ class Synthesis:
             "bns_loss_last": _mean(self._last),
             "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
             "layers": len(self.layer_names),
-            "kernels": self._pass.kernels if self.images.device.type == "cpu" else "torch",
+            "kernels": self._pass.kernels,
             **self._compilation(),
         }
 

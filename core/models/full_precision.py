@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError, shown
 from core.files import whole
+from core.gpu import repeat_to_the_bit
 from core.models.program import load_program
 from core.models.program_archive import read_spec
 from core.models.registry import INTERPOLATIONS, MODELS, ZOOS, ModelSpec, split_name
@@ -67,13 +68,18 @@ class FullPrecisionModel:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` as a torch device. Raises ModelError when this machine has no such device."""
+    """`auto`, `cpu`, `cuda` or `mps` as a torch device; a GPU gives the same bits again from then on (core/gpu.py).
+
+    Raises ModelError when this machine has no such device.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, present in available.items() if present)
     if not available.get(name, False):
         present = ", ".join(device for device, here in available.items() if here)
         raise ModelError(f"device {name!r} is not available on this machine: allowed are auto, {present}")
+    if name == "cuda":
+        repeat_to_the_bit()
     return torch.device(name)
 
 

@@ -14,6 +14,7 @@ from core.config import QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
 from core.generation.augment import crop_and_flip
+from core.gpu import recorded
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
 from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
@@ -107,6 +108,7 @@ class QuantizationTraining:
         self.quantized = self._calibrate()
         self.student = self.quantized.network
         self.optimizer = self._make_optimizer()
+        self._gradient = recorded(self._compute, model.device)
         self._average = [parameter.detach().clone() for parameter in self.student.parameters()]
 
     @property
@@ -191,7 +193,9 @@ class QuantizationTraining:
         if len(self._order) == 0:
             self._order = torch.randperm(len(self.images), generator=self._random)
         index, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
-        pixels = crop_and_flip(self.images.images[index], self.config.crop_padding, self.config.training_flip, self._random)
+        pixels = crop_and_flip(
+            self.images.images[index].to(self.model.device), self.config.crop_padding, self.config.training_flip, self._random
+        )
         return self.model.normalise(pixels).contiguous(memory_format=torch.channels_last), self.images.labels[index].to(self.model.device)
 
     def step(self) -> None:
@@ -203,14 +207,35 @@ class QuantizationTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.training_lr * learning_rate_factor(self.step_count, self.config.steps)
         images, labels = self._next_batch()
+        _set_training(self.student)
+        try:
+            loss, ce, kd, agreeing, *gradients = self._gradient(images, labels)
+        except CoreError as error:  # of a range that follows the weights
+            raise self._run_away("a range is not finite", images) from error
+        value = float(loss)
+        if not math.isfinite(value):
+            raise self._run_away(f"the training loss is {value}", images)
+        for parameter, gradient in zip(self.student.parameters(), gradients):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.student.eval()
+        self.step_count += 1
+        self._average_parameters()
+        self._check_parameters()
+        self.seconds += time.perf_counter() - began
+        self.reporter.record(
+            "training",
+            self.lane,
+            self.step_count,
+            {"total": value, "ce": float(ce), "kd": float(kd), "agreement": 100.0 * float(agreeing), "seconds": self.seconds},
+        )
+
+    def _compute(self, images: Tensor, labels: Tensor) -> Sequence[Any]:
+        """L_Q, L_CE, L_KD, the share of images that both networks see alike, and the gradient of L_Q for each parameter."""
         with torch.no_grad():
             teacher, teacher_features = self._forward(self.teacher, images)
-        _set_training(self.student)
         with torch.enable_grad():
-            try:
-                student, student_features = self._forward(self.student, images)
-            except CoreError as error:  # of a range that follows the weights
-                raise self._run_away("a range is not finite", images) from error
+            student, student_features = self._forward(self.student, images)
             ce = F.cross_entropy(student, labels)
             kd = distillation_loss(student, teacher, self.config.temperature)
             loss = self.config.alpha_ce * ce + self.config.alpha_kd * kd
@@ -218,22 +243,8 @@ class QuantizationTraining:
                 loss = loss + self.config.alpha_feature * feature_loss(student_features, teacher_features)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._run_away(f"the training loss is {value}", images)
-        self.optimizer.step()
-        self.student.eval()
-        self.step_count += 1
-        self._average_parameters()
-        self._check_parameters()
-        self.seconds += time.perf_counter() - began
-        agreement = 100.0 * float((student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean())
-        self.reporter.record(
-            "training",
-            self.lane,
-            self.step_count,
-            {"total": value, "ce": float(ce.detach()), "kd": float(kd.detach()), "agreement": agreement, "seconds": self.seconds},
-        )
+        agreeing = (student.detach().argmax(dim=1) == teacher.argmax(dim=1)).float().mean()
+        return [loss.detach(), ce.detach(), kd.detach(), agreeing, *(parameter.grad for parameter in self.student.parameters())]
 
     def _run_away(self, what: str, images: Tensor) -> CoreError:
         """What is wrong at the step that is being taken, and where it began."""
@@ -250,10 +261,10 @@ class QuantizationTraining:
             return
         # a short memory at first, so that a short training is not an average with its start
         decay = min(self.config.averaging, self.step_count / (self.step_count + 10))
-        for average, parameter in zip(self._average, self.student.parameters()):
-            average.lerp_(parameter, 1 - decay)
-            if self.finished:
-                parameter.copy_(average)
+        parameters: list[Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(self._average, parameters, 1 - decay)
+        if self.finished:
+            torch._foreach_copy_(parameters, self._average)
 
     def _check_parameters(self) -> None:
         """The loss says nothing of what its step made of the parameters, and a fixed range may hide it from later ones, too."""

@@ -60,10 +60,14 @@ class MinMax(RangeMethod):
 
     def observe(self, values: Tensor) -> None:
         ends = self._ends(values.detach())
-        if self._range is None or self.channels is not None:  # a weight has no batches to average over
+        if self._range is None:
             self._range = (ends[0].clone(), ends[1].clone())
-        else:
-            self._range = (self._range[0].lerp(ends[0], self.momentum), self._range[1].lerp(ends[1], self.momentum))
+            return
+        for own, end in zip(self._range, ends):  # in their place, where a GPU's recording finds them
+            if self.channels is None:
+                own.lerp_(end, self.momentum)
+            else:  # a weight has no batches to average over
+                own.copy_(end)
 
     def state(self) -> list[Tensor]:
         return list(self._range or ())
@@ -71,7 +75,7 @@ class MinMax(RangeMethod):
     def load_state(self, state: list[Tensor]) -> None:
         if state:
             device = self._range[0].device if self._range else state[0].device
-            self._range = (state[0].to(device), state[1].to(device))
+            self._range = (state[0].to(device, copy=True), state[1].to(device, copy=True))
 
     def range(self) -> tuple[Tensor, Tensor]:
         assert self._range is not None, "observe comes before range"

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from core.errors import ConfigError, CoreError, ModelError, UnknownNameError
+from core.models import full_precision
 from core.models.full_precision import (
     CLASSES,
     HEADER_BYTES,
@@ -205,14 +206,18 @@ def test_resolve_device(monkeypatch):
     present = {"cuda": False, "mps": False}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: present["cuda"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: present["mps"])
+    asked = []
+    monkeypatch.setattr(full_precision, "repeat_to_the_bit", lambda: asked.append(True))
     assert resolve_device("cpu") == resolve_device("auto") == torch.device("cpu")
     for name in ("cuda", "mps"):
         with pytest.raises(ModelError, match=f"device '{name}' is not available on this machine: allowed are auto, cpu$"):
             resolve_device(name)
     present["mps"] = True
     assert resolve_device("auto") == torch.device("mps")
+    assert asked == []
     present["cuda"] = True
     assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda")
+    assert asked == [True, True]
 
 
 @pytest.mark.parametrize("name", ["tpu", "", "cuda:99"])
