@@ -121,7 +121,7 @@ def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
 
 def stream_seconds(watcher: state.Watcher) -> float:
     """Between two times that a page is streamed to."""
-    return REFRESH_SECONDS * state.slowness(watcher, state.CORES_BESIDE_A_STREAM)
+    return REFRESH_SECONDS * state.slowness(watcher)
 
 
 def chart_seconds(watcher: state.Watcher) -> float:

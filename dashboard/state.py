@@ -29,8 +29,7 @@ VIEW_PARAMETER = "view"  # which of the Studio's charts
 _LANE_PARAMETER, _IMAGE_PARAMETER = "lane", "image"  # the image that it shows large
 _LAYER_PARAMETER = "layer"  # counted from 1
 _OF_ONE_RUN = (AT_PARAMETER, _LANE_PARAMETER, _IMAGE_PARAMETER)
-CORES_BESIDE_A_BROWSER = 6  # that a machine needs for jobs and a browser to go at full pace together: drawing takes it half a core
-CORES_BESIDE_A_STREAM = 4  # where the page is streamed to: a tenth of a core
+CORES_BESIDE_A_BROWSER = 6  # that a machine needs for jobs and a browser to go at full pace together: a job waits for its slowest thread
 PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
 _SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
 ARENAS = 2  # places that threads take memory from
@@ -89,11 +88,11 @@ def watcher() -> Watcher:
     return Watcher(st.session_state.setdefault("session", uuid.uuid4().hex), st.context.ip_address is None)
 
 
-def slowness(watcher: Watcher, cores_beside: int = CORES_BESIDE_A_BROWSER) -> int:
+def slowness(watcher: Watcher) -> int:
     """How many times slower than usual the page refreshes: 1 with enough cores, so that the job keeps its pace.
 
     With more than PAGES_PER_CORE pages for each core that follow a run, all are slower; the one that asks counts as following for
-    some seconds more. And a browser on this machine takes from the job what it needs to draw: `cores_beside` are enough for both.
+    some seconds more. And a browser on this machine takes from the job what it needs to draw.
     """
     now = time.monotonic()
     with _watching_lock:
@@ -102,7 +101,7 @@ def slowness(watcher: Watcher, cores_beside: int = CORES_BESIDE_A_BROWSER) -> in
             del _watching[other]
         pages = len(_watching)
     cores = os.cpu_count() or 1
-    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-cores_beside // cores) if watcher.is_here else 1)
+    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-CORES_BESIDE_A_BROWSER // cores) if watcher.is_here else 1)
 
 
 def store() -> RunStore:

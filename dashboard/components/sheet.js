@@ -115,8 +115,8 @@ function create(root) {
       if (!data.cells[current]) current = Math.max(data.cells.findIndex(Boolean), 0);
       cells.forEach((cell, place) => {
         const known = data.cells[place];
-        cell.className = known ? (known[2] ? "cell other" : "cell") : "";
-        cell.classList.toggle("chosen", !!known && known[0] === data.chosen);
+        const kind = known ? `cell${known[2] ? " other" : ""}${known[0] === data.chosen ? " chosen" : ""}` : "";
+        if (cell.className !== kind) cell.className = kind; // setting the same again has the browser look for styles again
         if (known) {
           cell.setAttribute("aria-label", known[1]);
           cell.setAttribute("aria-selected", known[0] === data.chosen);
