@@ -26,11 +26,6 @@ def repeat_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read before it is written
 
 
-def recorded(work: Work, device: torch.device) -> "Work | Recording":
-    """`work` as it is, or on a GPU as a Recording."""
-    return Recording(work) if device.type == "cuda" else work
-
-
 def is_recording(tensor: Tensor) -> bool:
     """Whether what is done with it now goes into a recording, and no value can be read."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -40,41 +35,49 @@ class Recording:
     """Work that a GPU does again from a recording of its operations (a CUDA graph), the same to the bit.
 
     The layers of small networks are done sooner than the processor has asked for them: an iteration of ResNet-20 is thousands of
-    operations, and a recording is asked for once. It is made for each shape of inputs after a few calls without.
+    operations, and a recording is asked for once. It is made for each shape of inputs after a few calls without. On a processor the work
+    is done as it is.
 
-    work: reads values of tensors nowhere, as it is not called again; what it writes into must stay where it is. What is returned holds
-    until the next call.
+    It is called with the work, the same each time, and its inputs. The work reads values of tensors nowhere, as it is not called again;
+    what it writes into must stay where it is. What is returned holds until the next call.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    # the work is not kept: it is mostly a method of the recording's owner, and both would stay in memory until the garbage collector comes
+    def __init__(self, device: torch.device) -> None:
+        self.possible = _can_record(device)
         self._calls: dict[Any, int] = {}
         self._made: dict[Any, tuple[Callable[[], None], Sequence[Tensor], Sequence[Any]]] = {}
         self.failure = ""  # why nothing is recorded
 
-    def __call__(self, *inputs: Tensor) -> Sequence[Any]:
+    def __call__(self, work: Work, *inputs: Tensor) -> Sequence[Any]:
+        if not self.possible:
+            return work(*inputs)
         shapes = tuple(own.shape for own in inputs)
         if shapes not in self._made and not self.failure:
             self._calls[shapes] = self._calls.get(shapes, 0) + 1
             if self._calls[shapes] <= _WARM_UPS:
-                return _aside(self._work, inputs)
-            self._record(shapes, inputs)
+                return _aside(work, inputs)
+            self._record(shapes, work, inputs)
         if shapes not in self._made:
-            return self._work(*inputs)
+            return work(*inputs)
         replay, places, outputs = self._made[shapes]
         for place, own in zip(places, inputs):
             place.copy_(own)
         replay()
         return outputs
 
-    def _record(self, shapes: Any, inputs: Sequence[Tensor]) -> None:
+    def _record(self, shapes: Any, work: Work, inputs: Sequence[Tensor]) -> None:
         places = [own.detach().clone(memory_format=torch.preserve_format) for own in inputs]
         try:
-            replay, outputs = _captured(self._work, places)
+            replay, outputs = _captured(work, places)
         except RuntimeError as error:  # of an operation that cannot be recorded; or there is no memory for what a recording keeps
             self.failure = "not enough memory for a recording" if is_out_of_memory(error) else first_line(error)
         else:
             self._made[shapes] = replay, places, outputs
+
+
+def _can_record(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _aside(work: Work, inputs: Sequence[Tensor]) -> Sequence[Any]:

@@ -11,7 +11,7 @@ from core.errors import first_line
 from core.generation import kernels
 from core.generation.fusion import FusedNetwork, with_statistics
 from core.generation.losses import OBJECTIVES, Pass, total_loss
-from core.gpu import Recording, recorded
+from core.gpu import Recording
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
 
@@ -49,18 +49,17 @@ class ForwardPass:
         self.compile_seconds: float | None = None
         self.compile_failure = ""
         self._device = next(network.parameters()).device
-        own = recorded(self._with_gradient, self._device)
-        # hooks and what else a graph cannot say may read values of tensors
-        self._recording = own if isinstance(own, Recording) and isinstance(self._network, FusedNetwork) else None
+        self._recording = Recording(self._device)
 
     def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> Outcome:
         # a shift puts the pixels of a channel together: convolutions would turn them round again, and what is compiled knows one order
         images = images.contiguous(memory_format=torch.channels_last)
-        if self._recording is None:
+        # hooks and what else a graph cannot say may read values of tensors
+        if not (self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
         # as a tensor, or a slider that moves would want another recording
         values = torch.tensor([weights[name] for name in _WEIGHTS], dtype=images.dtype).to(images.device)
-        gradient, *results = (own.clone() for own in self._recording(images.detach(), labels, values))
+        gradient, *results = (own.clone() for own in self._recording(self._with_gradient, images.detach(), labels, values))
         total, layers, logits, statistics, *parts = _Known.apply(images, gradient, *results)
         return total, {objective.name: part for objective, part in zip(OBJECTIVES, parts)}, layers, logits, statistics
 
@@ -92,7 +91,7 @@ class ForwardPass:
         """What computes the statistics: "C", or "torch", a GPU's recording of it as well, and why."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
-        if self._recording is None:
+        if not self._recording.possible:
             return kernels.description() if self._device.type == "cpu" else "torch"
         return f"torch, not recorded: {self._recording.failure}" if self._recording.failure else "torch, recorded as a CUDA graph"
 

@@ -14,7 +14,7 @@ from core.config import QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
 from core.generation.augment import crop_and_flip
-from core.gpu import recorded
+from core.gpu import Recording
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
 from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
@@ -108,7 +108,7 @@ class QuantizationTraining:
         self.quantized = self._calibrate()
         self.student = self.quantized.network
         self.optimizer = self._make_optimizer()
-        self._gradient = recorded(self._compute, model.device)
+        self._recording = Recording(model.device)
         self._average = [parameter.detach().clone() for parameter in self.student.parameters()]
 
     @property
@@ -209,7 +209,7 @@ class QuantizationTraining:
         images, labels = self._next_batch()
         _set_training(self.student)
         try:
-            loss, ce, kd, agreeing, *gradients = self._gradient(images, labels)
+            loss, ce, kd, agreeing, *gradients = self._recording(self._compute, images, labels)
         except CoreError as error:  # of a range that follows the weights
             raise self._run_away("a range is not finite", images) from error
         value = float(loss)

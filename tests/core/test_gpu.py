@@ -1,6 +1,9 @@
 """Recordings: what stands around them with a stand-in for the GPU's, and where there is a GPU the real ones."""
 
 import copy
+import gc
+import inspect
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,7 +16,6 @@ from core.generation import forward_pass
 from core.generation.synthesis import Synthesis
 from core.gpu import Recording
 from core.models.full_precision import FullPrecisionModel, resolve_device
-from core.quantization import qat
 from core.quantization.qat import QuantizationTraining
 
 GENERATION = GenerationConfig(images=40, iterations=8, batch_size=12, snapshots=2, burn_in=0.5, max_shift=1)
@@ -27,10 +29,11 @@ def stand_in(monkeypatch):
 
     def captured(work, places):
         outputs = work(*places)
+        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a GPU's recording does not keep it either
 
         def replay():
             with torch.no_grad():
-                for place, new in zip(outputs, work(*places)):
+                for place, new in zip(outputs, again()(*places)):
                     if place is not None:
                         place.copy_(new)
 
@@ -39,8 +42,7 @@ def stand_in(monkeypatch):
 
     monkeypatch.setattr(gpu, "_aside", lambda work, inputs: work(*inputs))
     monkeypatch.setattr(gpu, "_captured", captured)
-    for module in (forward_pass, qat):
-        monkeypatch.setattr(module, "recorded", lambda work, device: Recording(work))
+    monkeypatch.setattr(gpu, "_can_record", lambda device: True)
     return made
 
 
@@ -80,8 +82,7 @@ def same(one, other):
 
 
 def plain(monkeypatch):
-    for module in (forward_pass, qat):
-        monkeypatch.setattr(module, "recorded", lambda work, device: work)
+    monkeypatch.setattr(gpu, "_can_record", lambda device: False)
 
 
 def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
@@ -91,10 +92,10 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
         calls.append(x.shape)
         return [x + y, None]
 
-    recording = Recording(work)
+    recording = Recording(torch.device("cpu"))
     for count in (2, 2, 3, 2, 2, 2, 3):
         x = torch.randn(count)
-        total, nothing = recording(x, torch.ones(count))
+        total, nothing = recording(work, x, torch.ones(count))
         assert torch.equal(total, x + 1)
         assert nothing is None
     assert stand_in == [(2,)]  # three of the others are not reached
@@ -113,9 +114,9 @@ def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, 
         raise error
 
     monkeypatch.setattr(gpu, "_captured", captured)
-    recording = Recording(lambda x: [2 * x])
+    recording = Recording(torch.device("cpu"))
     for number in range(6):
-        assert recording(torch.tensor([number]))[0].item() == 2 * number
+        assert recording(lambda x: [2 * x], torch.tensor([number]))[0].item() == 2 * number
     assert recording.failure == failure
 
 
@@ -170,6 +171,26 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
     assert not all(torch.equal(one, other) for one, other in zip(before, after))
 
 
+@pytest.mark.parametrize(
+    "make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, QUANTIZATION)]
+)
+@pytest.mark.parametrize("records", [True, False])
+def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
+    """Networks and mapped files of images would wait for the garbage collector, which counts objects and not megabytes."""
+    if records:
+        request.getfixturevalue("stand_in")
+    own = make(small, small_images)
+    for _ in range(6):
+        own.step()
+    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._pass)
+    gc.disable()
+    try:
+        del own
+        assert dropped() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adam"}, {"half_resolution": 0.5, "max_shift": 0}])
 def test_a_gpu_records_and_repeats_a_generation(on_gpu, monkeypatch, changes):
     first, _, synthesis = generated(on_gpu, **changes)
@@ -190,8 +211,8 @@ def test_a_gpu_records_and_repeats_a_training(on_gpu, small_images, monkeypatch,
 
 
 def test_a_gpu_goes_on_after_what_cannot_be_recorded(on_gpu):
-    recording = Recording(lambda x: [x * float(x.sum())])  # reads a value
     x = torch.ones(3, device="cuda")
+    recording = Recording(x.device)
     for _ in range(6):
-        assert recording(x)[0].tolist() == [3.0, 3.0, 3.0]
+        assert recording(lambda x: [x * float(x.sum())], x)[0].tolist() == [3.0, 3.0, 3.0]  # reads a value
     assert recording.failure
