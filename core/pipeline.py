@@ -299,7 +299,7 @@ def quantize(
         calibrated = Accuracy(**state["calibrated"])
         test.step, test.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
     else:
-        hits = correct(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+        hits = correct(training.as_it_ends(), model, evaluation_set, checkpoint=live.checkpoint)
         calibrated = accuracy_of(hits, evaluation_set.description)
         test.announce(0, hits[test.indices])
     reporter.result(f"accuracy/{lane}/{config.width}", {"calibrated": calibrated.top1, "bits": config.weight_bits})
@@ -322,13 +322,12 @@ def quantize(
             while not training.finished:
                 _between_steps(live, checkpoints, part, current)
                 if test.step < training.step_count and training.step_count in config.evaluation_steps:
-                    with training.averaged() as student:
-                        test.measure(student, training.step_count)
+                    test.measure(training.as_it_ends(), training.step_count)
                 training.step()
         if checkpoints is not None:
             checkpoints.save(part, current())  # evaluating may take long, and may be stopped
         reporter.stage(f"evaluating {name}", 0)
-        hits = correct(training.student, model, evaluation_set, checkpoint=live.checkpoint)
+        hits = correct(training.as_it_ends(), model, evaluation_set, checkpoint=live.checkpoint)
         final = accuracy_of(hits, evaluation_set.description)
         test.announce(training.step_count, hits[test.indices])
     reporter.stage(f"looking into the layers of {name}", 0)

@@ -12,7 +12,6 @@ from core.config import NETWORK_FORMATS, OPTIMIZERS, QuantizationConfig, RunConf
 from core.data.image_sets import check_parents, parents_of
 from core.data.labelled import load_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
-from core.export.integers import integer_network
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
@@ -20,7 +19,9 @@ from core.files import whole
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
 from core.models.program import save_program
+from core.quantization.arithmetic import whole_number_network
 from core.quantization.checkpoint import load_quantized
+from core.quantization.integers import integer_network
 from core.quantization.placement import QuantizedNetwork
 from core.reporting import Live, Reporter, Silent, Untouched
 from core.threads import cpu_threads
@@ -107,13 +108,12 @@ def find_network(folder: Path, config: RunConfig, lane: str = "", bits: int = 0)
 
 def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: QuantizationConfig, path: Path) -> None:
     """Writes the network in one of NETWORK_FORMATS; `quantized` is left alone. Raises ModelError where it cannot be translated."""
-    network = integer_network(quantized)
     if kind == "onnx":
-        save_onnx(network, model.spec, path, config)
+        save_onnx(whole_number_network(quantized, model.spec), model.spec, path, config)
     elif kind == "pt2":
-        save_program(network, model.spec, path)
+        save_program(whole_number_network(quantized, model.spec), model.spec, path)
     else:
-        save_packed(network, model.spec, config, path)
+        save_packed(integer_network(quantized), model.spec, config, path)
 
 
 def _save_float32(kind: str, model: FullPrecisionModel, path: Path) -> None:

@@ -2,10 +2,11 @@
 
 Weights are stored as integers with one DequantizeLinear for each: INT4 up to 4 bits, INT8 above. Activations pass a QuantizeLinear and a
 DequantizeLinear of INT8; below 8 bits a Clip to the ends of the range comes first, so that only the integers of n bits occur. Operations
-that only pass values on, such as MaxPool, work on the integers. BatchNorm stays what it is.
+that only pass values on, such as MaxPool, work on the integers.
 
-QuantizeLinear rounds half to even, as our quantizer does, but before the zero point is added: a value exactly between two levels may go
-the other way where the zero point is odd, which behind a ReLU it never is.
+A DequantizeLinear has scale 1, and what the whole numbers stand for comes with a Mul and an Add behind each layer, BatchNorm included,
+or with a Mul in front of what is no layer: see core.quantization.arithmetic. Floats would be summed in another order by each program
+that reads the file, and values between two levels would go to one in one program and to the other in the next.
 """
 
 import json
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from core.config import QuantizationConfig
 from core.errors import ModelError, first_line
-from core.export.integers import FixedQuantizer, IntegerWeight, exchange
 from core.models.program import trace
 from core.models.registry import ModelSpec
+from core.quantization.arithmetic import Levels
+from core.quantization.integers import IntegerWeight, exchange
 
 OPSET = 21  # the first with INT4
 INPUT, OUTPUT = "images", "scores"
@@ -29,13 +31,13 @@ _PASSES_ON = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"
 
 
 def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: QuantizationConfig | None = None) -> None:
-    """Writes a network in evaluation mode: one made by `integer_network` with its `config`, or one of full precision without.
+    """Writes a network in evaluation mode: one made by `whole_number_network` with its `config`, or one of full precision without.
 
     Input: float32 `(N, 3, size, size)`, any N, normalised as the file's metadata says; output `(N, classes)`. `network` is changed.
     Raises ModelError when it cannot be translated.
     """
     exchange(network, IntegerWeight, _DequantizedWeight)
-    exchange(network, FixedQuantizer, _QuantizedActivation)
+    exchange(network, Levels, _QuantizedActivation)
     program = trace(network, spec)
     try:
         translated = torch.onnx.export(
@@ -90,32 +92,33 @@ class _DequantizedWeight(nn.Module):
         super().__init__()
         self.bits = weight.bits
         self.register_buffer("integers", weight.integers.contiguous())
-        self.register_buffer("scale", weight.scale)
+        self.register_buffer("scale", torch.ones_like(weight.scale))
         self.register_buffer("zero_point", weight.zero_point)
 
-    def forward(self) -> Tensor:
+    def levels(self) -> Tensor:
         return _node("DequantizeLinear", (self.integers, self.scale, self.zero_point), torch.float32, self.bits, {"axis": 0})
 
 
 class _QuantizedActivation(nn.Module):
-    """A FixedQuantizer as ONNX says it."""
+    """Levels as ONNX says them."""
 
     scale: Tensor
+    one: Tensor
     zero_point: Tensor
 
-    def __init__(self, quantizer: FixedQuantizer) -> None:
+    def __init__(self, levels: Levels) -> None:
         super().__init__()
-        self.bits = quantizer.bits
-        self.register_buffer("scale", quantizer.scale)
-        self.register_buffer("zero_point", quantizer.zero_point)
-        lowest, highest = ((level - quantizer.zero_point.float()) * quantizer.scale for level in (quantizer.lowest, quantizer.highest))
-        self.ends = (float(lowest), float(highest))
+        self.bits = levels.bits
+        self.register_buffer("scale", levels.scale)
+        self.register_buffer("one", torch.ones_like(levels.scale))
+        self.register_buffer("zero_point", levels.zero_point)
+        self.ends = (float(levels.lowest * levels.scale), float(levels.highest * levels.scale))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bits < 8:
             x = x.clamp(*self.ends)
         integers = _node("QuantizeLinear", (x, self.scale, self.zero_point), torch.int8, self.bits)
-        return _node("DequantizeLinear", (integers, self.scale, self.zero_point), torch.float32, self.bits)
+        return _node("DequantizeLinear", (integers, self.one, self.zero_point), torch.float32, self.bits)
 
 
 def _node(name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, bits: int, attributes: dict | None = None) -> Tensor:

@@ -3,7 +3,8 @@
 Each tensor `NAME.integer_weight.integers` is one little-endian stream, uint8: bit b of the i-th integer (in row-major order, as n-bit
 two's complement) is bit i n + b of the stream, and bit p of the stream is bit p mod 8 of byte p // 8. For 4 bits this is ONNX's INT4.
 A weight is (q - zero point) scale, with `NAME.integer_weight.scale` and `.zero_point` for each output channel; quantizers of activations
-have `.scale` and `.zero_point`. Everything else (biases, BatchNorm) is as in the network's own state.
+have `.scale` and `.zero_point`. Everything else (biases, BatchNorm) is as in the network's own state. What is loaded computes with
+them in whole numbers (core.quantization.arithmetic).
 
 The header says what network it is (`spec`), how it was quantized (`quantization`), and bits and shape of every stream (`layout`).
 """
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 
 from core.config import QuantizationConfig
 from core.errors import ModelError, first_line
-from core.export.integers import IntegerWeight, with_integers
 from core.models.full_precision import build_architecture, find_model
 from core.models.registry import ModelSpec
+from core.quantization.arithmetic import in_whole_numbers
+from core.quantization.integers import IntegerWeight, with_integers
 from core.quantization.placement import quantize_network
 
 
@@ -76,7 +78,7 @@ def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
         _load(result.to(memory_format=torch.channels_last), state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} holds no packed {spec.name} ({first_line(error)}): allowed is a file written by `export`") from error
-    return result
+    return in_whole_numbers(result, spec)
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:

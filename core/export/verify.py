@@ -17,6 +17,7 @@ from core.data.labelled import EvaluationSet
 from core.evaluation.accuracy import evaluate
 from core.export.packed import load_packed
 from core.models.full_precision import FullPrecisionModel
+from core.quantization.arithmetic import whole_number_network
 from core.quantization.placement import QuantizedNetwork
 from core.threads import cpu_threads
 
@@ -54,12 +55,13 @@ def verify(
 
     float32_path: the full-precision network in the same format (for packed: as safetensors). `quantized` and `model` are on the CPU.
     Accuracies in percent; max_output_difference is the largest difference of one score, last_scale the step of the last quantizer
-    of an activation, before the classifier, and within_last_scale the percentage of images whose scores lie no further apart: where a
-    sum differs in its last bit a value may land on the next level, and deep in the network that may come to more. Latencies are medians
-    of LATENCY_RUNS single images with one thread, taking turns.
+    of an activation, before the classifier, and within_last_scale the percentage of images whose scores lie no further apart. Layers give
+    the same bits (see core.quantization.arithmetic); where something between them, such as a sigmoid, differs in its last bit, a value may
+    land on the next level, and deep in the network that may come to more. Latencies are medians of LATENCY_RUNS single images with one
+    thread, taking turns.
     checkpoint: called between batches; may raise to end early.
     """
-    comparison = _Comparison(quantized.network, _open(kind, path, model.network, torch.get_num_threads()))
+    comparison = _Comparison(whole_number_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
     accuracy = evaluate(comparison, model, evaluation_set, checkpoint=checkpoint)
     correct = torch.cat(comparison.predictions) == evaluation_set.labels
     pixels, _ = evaluation_set[0]

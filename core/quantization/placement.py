@@ -252,13 +252,16 @@ def _is_last(node: fx.Node, traced: fx.GraphModule, modules: dict[Any, nn.Module
 
 def _producer(node: fx.Node, modules: dict[Any, nn.Module]) -> fx.Node:
     """The node whose values `node` only passes on."""
-    while True:
-        passes_on = (node.op == "call_module" and isinstance(modules[node.target], _VALUE_PRESERVING_MODULES)) or (
-            node.op in ("call_function", "call_method") and node.target in _VALUE_PRESERVING_CALLS
-        )
-        if not passes_on or not node.all_input_nodes:
-            return node
+    while passes_values_on(node, modules) and node.all_input_nodes:
         node = node.all_input_nodes[0]
+    return node
+
+
+def passes_values_on(node: fx.Node, modules: Mapping[Any, nn.Module]) -> bool:
+    """Whether what a node puts out are only values of its first input, and zeros; modules: by their names in the graph."""
+    if node.op == "call_module":
+        return isinstance(modules[node.target], _VALUE_PRESERVING_MODULES)
+    return node.op in ("call_function", "call_method") and node.target in _VALUE_PRESERVING_CALLS
 
 
 def _quantize_inputs(

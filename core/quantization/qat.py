@@ -16,6 +16,7 @@ from core.errors import CoreError, DataError
 from core.generation.augment import crop_and_flip
 from core.gpu import Recording
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
+from core.quantization.arithmetic import whole_number_network
 from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
 from core.reporting import Live, Reporter, Silent, Untouched
@@ -181,6 +182,11 @@ class QuantizationTraining:
             yield self.student
         finally:
             exchange()
+
+    def as_it_ends(self) -> nn.Module:
+        """The network with which the training would end now, in whole numbers, as it is evaluated and exported; a copy."""
+        with self.averaged():
+            return whole_number_network(self.quantized, self.model.spec)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         parameters = list(self.student.parameters())

@@ -12,7 +12,6 @@ from torch import nn
 from core.config import GenerationConfig, QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.errors import ModelError
-from core.export.integers import integer_network
 from core.export.onnx import save_onnx
 from core.export.verify import open_onnx
 from core.generation.fusion import FusedNetwork, HookedNetwork, with_statistics
@@ -58,6 +57,13 @@ ARCHITECTURES = (
     ("timm:skresnet18", 64),  # the choice of kernels, over a stacked dimension
     ("timm:levit_128s", 224),  # attention with BatchNorm of vectors, which has no statistics to match
 )
+
+# sigmoid, SiLU, Hardswish, Hardsigmoid and softmax, which each program approximates or rounds in its own way
+APPROXIMATING = {
+    "timm:resnext26ts", "timm:seresnext26ts", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100",
+    "timm:tf_mobilenetv3_small_100", "timm:efficientnet_b0", "timm:efficientnetv2_rw_t", "torchvision:regnet_y_400mf", "timm:ghostnet_050",
+    "timm:mixnet_s", "timm:resnest14d", "timm:ecaresnet26t", "timm:rexnet_100", "timm:skresnet18", "timm:levit_128s",
+}  # fmt: skip
 
 
 def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
@@ -182,25 +188,28 @@ def check_training(model: FullPrecisionModel) -> None:
     assert sum(moved) > 0.9 * len(training.quantized.layers)
 
 
-def check_export(model: FullPrecisionModel, folder: Path) -> None:
+def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) -> None:
     """onnxruntime does with the file what torch does with the network.
 
-    But for values that rounding moves to the next level, which of random weights are many, and for sums of 8-bit products, which
-    overflow in its kernels on processors without VNNI.
+    To the bit; but for a mean whose last bit moves a value to the next of the last quantizer's levels, and where functions between the
+    layers are approximated, for what that does to networks of random weights.
     """
     size = model.spec.image_size
     pixels = model.denormalise(noise(few(size), size, 2)).contiguous()
     images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
     config = QuantizationConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size), device="cpu")
-    quantized = QuantizationTraining(model, images, config).quantized
+    training = QuantizationTraining(model, images, config)
     inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
-    save_onnx(integer_network(quantized), model.spec, folder / "network.onnx", config)
+    save_onnx(training.as_it_ends(), model.spec, folder / "network.onnx", config)
     scores = open_onnx(folder / "network.onnx", 1)(inputs)
     with torch.no_grad():
-        expected = quantized.network(inputs)
-    apart, expected_apart = scores - scores.mean(dim=0), expected - expected.mean(dim=0)
-    assert (scores - expected).norm() < 0.15 * expected.norm()
-    assert (apart - expected_apart).norm() < 0.35 * expected_apart.norm()
+        expected = training.as_it_ends()(inputs)
+    difference = (scores - expected).abs().amax(dim=1)
+    if approximates:
+        assert (scores - expected).norm() < 0.1 * expected.norm()
+    else:
+        assert float(difference.max()) <= float(training.quantized.activations[-1].quantizer.scale)
+        assert float(difference.median()) == 0
 
 
 @pytest.mark.slow
@@ -211,7 +220,7 @@ def test_goes_through(name, size, tmp_path):
     check_generation(model)
     check_quantization(model)
     check_training(model)
-    check_export(model, tmp_path)
+    check_export(model, tmp_path, name in APPROXIMATING)
 
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:convnext_atto"])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from core.errors import ModelError
-from core.export.integers import integer_network
 from core.models.program import save_program
 from core.models.program_archive import SPEC_FILE
+from core.quantization.arithmetic import whole_number_network
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,21 +32,22 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("core", "dash
 def test_runs_by_torch_alone_to_the_same_bits(model, calibrated, images, tmp_path, name, bits):
     made = model(name)
     quantized, _ = calibrated(made, bits)
-    save_program(integer_network(quantized), made.spec, tmp_path / "network.pt2")
+    expected = whole_number_network(quantized, made.spec)
+    save_program(whole_number_network(quantized, made.spec), made.spec, tmp_path / "network.pt2")
     torch.save(images, tmp_path / "images.pt")
     done = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == ["a", "b", "c", "d"]
     whole, one, twice = torch.load(tmp_path / "outputs.pt", weights_only=True)
     with torch.no_grad():
-        assert torch.equal(whole, quantized.network(images))
-        assert torch.equal(one, quantized.network(images[:1]))
+        assert torch.equal(whole, expected(images))
+        assert torch.equal(one, expected(images[:1]))
     assert torch.equal(twice, torch.cat([whole, whole]))
 
 
 def test_nothing_of_this_machine_is_in_the_file(small, calibrated, tmp_path):
     quantized, _ = calibrated(small, 4)
-    save_program(integer_network(quantized), small.spec, tmp_path / "network.pt2")
+    save_program(whole_number_network(quantized, small.spec), small.spec, tmp_path / "network.pt2")
     with zipfile.ZipFile(tmp_path / "network.pt2") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     assert any(name.endswith(SPEC_FILE) for name in content)
@@ -57,7 +58,7 @@ def test_a_network_whose_way_depends_on_the_image_is_refused(model, calibrated, 
     made = model("Undecided")
     quantized, _ = calibrated(made, 4)
     with pytest.raises(ModelError) as caught:
-        save_program(integer_network(quantized), made.spec, tmp_path / "network.pt2")
+        save_program(whole_number_network(quantized, made.spec), made.spec, tmp_path / "network.pt2")
     message = str(caught.value)
     assert message.startswith("Undecided cannot be translated by torch.export (")
     assert "allowed is a network whose way does not depend on the images, or the format packed" in message

@@ -7,7 +7,7 @@ from torch import nn
 
 from core.config import BIT_WIDTHS, RANGE_METHODS, QuantizationConfig
 from core.errors import ModelError
-from core.export.integers import FixedQuantizer, IntegerWeight, integer_network
+from core.quantization.integers import FixedQuantizer, IntegerWeight, integer_network
 from core.quantization.placement import quantize_network
 
 

@@ -1,6 +1,7 @@
-"""A quantized network as it leaves the house: whole numbers in the place of float weights, and quantizers that only compute.
+"""A quantized network with whole numbers in the place of float weights, and quantizers that only compute.
 
-What the files of this package hold is made from it. Its outputs are those of the fake-quantized network to the bit.
+Its outputs are those of the fake-quantized network to the bit. What is evaluated and exported is made from it, see
+core.quantization.arithmetic.
 """
 
 import copy
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ModelError
-from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from core.quantization.placement import QuantizedNetwork
 from core.quantization.quantizer import Quantizer
 
@@ -35,8 +36,12 @@ class IntegerWeight(nn.Module):
         self.register_buffer("scale", scale.clone())
         self.register_buffer("zero_point", zero_point.to(torch.int8))
 
+    def levels(self) -> Tensor:
+        """q - zero point, whole numbers in float32."""
+        return self.integers.float() - _by_channel(self.zero_point.float(), self.integers)
+
     def forward(self) -> Tensor:
-        return (self.integers.float() - _by_channel(self.zero_point.float(), self.integers)) * _by_channel(self.scale, self.integers)
+        return self.levels() * _by_channel(self.scale, self.integers)
 
 
 def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
@@ -113,13 +118,17 @@ def integer_network(quantized: QuantizedNetwork) -> nn.Module:
 def with_integers(quantized: QuantizedNetwork) -> nn.Module:
     """`integer_network` of a network whose ranges are not those that count, as they are loaded afterwards."""
     network = copy.deepcopy(quantized.network)
+    for layer in network.modules():
+        if isinstance(layer, QuantizedLayer) and layer.weight_quantizer.calibrated:
+            with torch.no_grad():
+                layer.quantized_weight()  # a range that follows the weights may lag behind them
     exchange(network, ActivationQuantizer, lambda module: FixedQuantizer(module.quantizer))
     exchange(network, QuantizedConv2d, IntegerConv2d)
     exchange(network, QuantizedLinear, IntegerLinear)
     return network.eval().requires_grad_(False)
 
 
-def exchange(network: nn.Module, kind: type[nn.Module], make: Callable[..., nn.Module]) -> None:
+def exchange(network: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...], make: Callable[..., nn.Module]) -> None:
     """Puts `make(module)` in the place of every module of this kind, under every name that it has."""
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(network.modules()):

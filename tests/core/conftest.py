@@ -1,4 +1,4 @@
-"""What the tests of exported networks share: networks with what is hard to export, and quick calibration with noise."""
+"""What tests of quantized networks share: networks with what is hard to export, and quick calibration with noise."""
 
 import pytest
 import torch
