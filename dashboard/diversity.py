@@ -74,6 +74,8 @@ def similarity(run: Run) -> None:
 
 def _nothing(run: Run) -> str:
     if not run.config.encoder:
+        if not state.image_lanes(run):
+            return "This run did not measure diversity, and the images that it was given are no longer there: upload them below."
         return "This run did not measure diversity: open “Measure with another encoder” below."
     if run.state.is_finished():
         return "This run ended before its diversity was measured: resume it, or start another in the Studio."

@@ -47,6 +47,10 @@ class Offer:
     options: tuple[str, ...]
 
 
+def _images_of(lane: str) -> str:
+    return lane_name(lane) if lane == layout.GIVEN else f"images by {lane_name(lane)}"
+
+
 def offers(run: Run, folder: Path, lanes: Sequence[str]) -> list[Offer]:
     """All of a run. folder: the run's. lanes: those whose images are whole."""
     found = []
@@ -54,11 +58,11 @@ def offers(run: Run, folder: Path, lanes: Sequence[str]) -> list[Offer]:
         for bits in run.config.bits:
             width = run.config.quantization_for(bits).width
             if (folder / layout.QUANTIZED / lane / width / layout.NETWORK_FILE).is_file():
-                title = f"{width} network, trained on images by {lane_name(lane)}"
+                title = f"{width} network, trained on {_images_of(lane)}"
                 found.append(Offer(title, f"{lane}-{width}", NETWORK_FORMATS, ("--lane", lane, "--bits", str(bits))))
     if not run.config.images_from:
         for lane in sorted(lanes, key=results.place):
-            found.append(Offer(f"images by {lane_name(lane)}", f"{lane}-images", IMAGE_FORMATS, ("--lane", lane)))
+            found.append(Offer(_images_of(lane), f"{lane}-images", IMAGE_FORMATS, ("--lane", lane)))
     if found and (folder / layout.RESULT).is_file() and run.config.bits:
         found.append(Offer("model card", "model-card", ("card",), ()))
     return found

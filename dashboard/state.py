@@ -212,8 +212,11 @@ def kept(key: tuple, _make: Callable[[], Any]) -> Any:
 
 
 def image_lanes(run: Run) -> list[str]:
-    """Optimizers whose images of this run are there to be used."""
-    return layout.image_lanes(store().images_folder(run))
+    """Lanes whose images of this run, made or given, are there to be used."""
+    folder = store().images_folder(run)
+    if not run.config.images_from:
+        return layout.image_lanes(folder)
+    return list(layout.given_sets(folder, run.config.optimizers)) if folder.exists() else []
 
 
 def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:

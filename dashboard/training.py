@@ -247,7 +247,7 @@ def _bit_widths(run: Run, lane: str, width: str, found: Mapping[str, Any], by_er
             type="primary",
             icon=":material/play_arrow:",
             key=f"{key}/evaluate",
-            disabled=lane not in state.image_lanes(run) and not run.config.images_from,
+            disabled=lane not in state.image_lanes(run),
             help="Starts a run on the same images with these bits.",
         )
     st.caption(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import time
 import zipfile
 from dataclasses import asdict, replace
@@ -552,6 +553,29 @@ def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity")
     assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
     assert app.metric[0].value == "1.000"  # all black
+    # such images can be measured and used again as those that a run made
+    app.button(key="measure").click().run()
+    assert not app.exception
+    (again,) = [other for other in state.store().runs() if other.id != run.id]
+    assert again.config.images_from == run.config.images_from
+    state.manager().wait(again.id)
+    assert state.store().result(again.id, "diversity/given") == state.store().result(run.id, "diversity/given")
+    app = page("quantize", f"quantize/{again.id}/True")
+    app.multiselect(key="quick/bits").set_value([8])
+    app.number_input(key="quick/steps").set_value(0)
+    app.button(key="quantize").click().run()
+    assert not app.exception
+    newest = state.store().runs()[0]
+    state.manager().wait(newest.id)
+    assert "accuracy/given/W8A8" in state.store().results(newest.id)
+    # it measured no diversity, which the page offers while the images are there
+    app = page("diversity")
+    assert "open “Measure with another encoder” below" in texts(app)
+    assert app.button(key="measure").label == "Measure"
+    shutil.rmtree(run.config.images_from)
+    app = page("diversity")
+    assert "the images that it was given are no longer there" in texts(app)
+    assert "measure" not in {button.key for button in app.button}
 
 
 def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
