@@ -1,8 +1,9 @@
 """A quantized network that computes in whole numbers, as it is evaluated and as it leaves the house.
 
 Where the training multiplies floats, (q - z) s with (p - y) t, whose sums depend on the order in which they are added up, this network
-sums the whole numbers (q - z) (p - y) and multiplies once by s t: numbers below 2^24 are exact in float32 in any order. So its scores
-do not depend on how many threads compute them or how many images come at once, and another program that does the same, such as
+sums the whole numbers (q - z) (p - y) and multiplies once by s t: numbers below 2^24 are exact in float32 in any order, and sums of
+products of two 8-bit numbers only pass that in layers with hundreds of inputs, if nearly all of them were as large as can be. So its
+scores do not depend on how many threads compute them or how many images come at once, and another program that does the same, such as
 onnxruntime, puts the same values on the same levels. BatchNorm behind a layer is part of that multiplication; elsewhere it becomes a
 multiplication and an addition of its own.
 
@@ -32,7 +33,8 @@ from core.quantization.placement import QuantizedNetwork, passes_values_on
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
 FINEST, COARSEST = 14, 8  # k of the grid of images, 2^-k: beyond 14 nothing is gained, below 8 it would show
 _SPLITTING = {torch.chunk, torch.split, "chunk", "split"}  # whose result is not a tensor
-_ASKING = {"size", "dim", getattr}  # for the shape alone
+_ASKING = {"size", "dim"}  # for the shape alone, as reading an attribute of these names is
+_ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
 _Layer = IntegerConv2d | IntegerLinear
 
 
@@ -192,6 +194,11 @@ def _is_known(layer: nn.BatchNorm2d) -> bool:
     return computes_as(layer, BatchNormAct2d)
 
 
+def _only_asks(node: fx.Node) -> bool:
+    """Whether a node says something of its input that does not depend on its values."""
+    return node.args[1] in _ATTRIBUTES if node.target is getattr else node.target in _ASKING
+
+
 class _Lowering:
     """Rewrites the graph of a network, node by node."""
 
@@ -215,7 +222,7 @@ class _Lowering:
                 self._layer(node, module)
             elif self._passes_levels_on(node):
                 self.scales[node] = self.scales[node.all_input_nodes[0]]
-            elif node.target not in _ASKING:
+            elif not _only_asks(node):
                 for source in node.all_input_nodes:
                     if source in self.scales:
                         node.replace_input_with(source, self._value(source))

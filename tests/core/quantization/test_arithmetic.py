@@ -101,12 +101,12 @@ class Tangled(nn.Module):
 
     def forward(self, x):
         x = self.pool(F.relu(self.stem_norm(self.stem(x))))  # read by two layers, an addition and a BatchNorm
-        right = self.right(x)  # read by a BatchNorm and an addition
+        right = self.right(x.mT)  # read by a BatchNorm and an addition
         x = self.left(self.pad(x)) + self.alone(right) + right + x + self.plain(x)
         one, other = torch.chunk(F.relu(self.late(x)), 2, dim=1)
         # one layer behind two quantizers
         x = F.relu(torch.cat([self.shared(one), self.shared(F.relu(self.shared(other)) * 3)], dim=1))
-        return self.output(x.contiguous().view(x.size(0), -1))
+        return self.output(x.contiguous().view(x.shape[0], -1)) * (x.size(1) / 8)
 
 
 @pytest.mark.parametrize("name", ["small", "Mobile", "Untraceable", "Undecided", "Tangled"])
