@@ -16,6 +16,7 @@ from core.errors import DataError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
+from core.quantization.arithmetic import whole_number_network
 from core.quantization.checkpoint import load_quantized
 from core.quantization.qat import QuantizationTraining
 from core.reporting import Silent, Untouched
@@ -145,7 +146,8 @@ def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
     folder, result, _ = whole
     images = load_image_set(data)
     for lane in ("mi-fgsm", "adam"):
-        network = load_quantized(folder / "quantized" / lane / "W3A3" / "quantized.safetensors", embedded).network.eval()
+        quantized = load_quantized(folder / "quantized" / lane / "W3A3" / "quantized.safetensors", embedded)
+        network = whole_number_network(quantized, embedded.spec)
         with torch.no_grad():
             right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
         assert result["optimizers"][lane]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
