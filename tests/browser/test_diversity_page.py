@@ -35,11 +35,6 @@ def runs(tmp_path_factory):
     return folder, ids
 
 
-def complaints(problems):
-    """Streamlit asks below the page's path for its own addresses first, and then at the root."""
-    return [problem for problem in problems if "_stcore" not in problem and "Failed to load resource" not in problem]
-
-
 @pytest.mark.slow
 def test_what_is_chosen_is_in_the_address(runs, browser_page, chromium):
     page, problems = browser_page
@@ -69,4 +64,4 @@ def test_what_is_chosen_is_in_the_address(runs, browser_page, chromium):
         expect(copied.locator(".js-plotly-plot .bars").first).to_be_attached()
         assert copied.get_by_test_id("stException").count() == page.get_by_test_id("stException").count() == 0
         copied.close()
-    assert complaints(problems) == []
+    assert problems == []
