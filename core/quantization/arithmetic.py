@@ -148,7 +148,9 @@ def in_whole_numbers(network: nn.Module, spec: ModelSpec) -> nn.Module:
     """`whole_number_network` of what `integer_network` made, which is used up."""
     largest = max(max(mean, 1 - mean) / std for mean, std in zip(spec.mean, spec.std))
     with torch.no_grad():
-        if isinstance(network, fx.GraphModule):
+        # a graph that could not be traced further has its quantizers in the layers, as what is no graph has
+        inside = any(isinstance(module, _Layer) and isinstance(module.input_quantizer, FixedQuantizer) for module in network.modules())
+        if isinstance(network, fx.GraphModule) and not inside:
             _Lowering(network, largest).run()
         else:
             exchange(network, (IntegerConv2d, IntegerLinear), lambda layer: _Alone(layer, largest))

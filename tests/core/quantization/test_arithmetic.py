@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from core.config import BIT_WIDTHS, RANGE_METHODS, QuantizationConfig
 from core.data.labelled import embedded_images
@@ -143,6 +143,22 @@ def test_every_layer_sums_whole_numbers(model, calibrated, images):
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     # stem_norm is part of what makes values of the sums, as the others are read by more or come later
     assert sum(isinstance(module, Affine) and not module.overwrite for module in network.modules()) == 3
+
+
+def test_a_graph_that_cannot_be_traced_further(model, calibrated, images):
+    undecided = model("Undecided")
+
+    class Outer(fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return module is undecided.network
+
+    outer = nn.Sequential(undecided.network)
+    made = FullPrecisionModel(fx.GraphModule(outer, Outer().trace(outer)).eval(), undecided.spec)
+    quantized, _ = calibrated(made, 5)
+    assert not quantized.traced
+    assert isinstance(quantized.network, fx.GraphModule)
+    network = whole_number_network(quantized, made.spec)
+    assert torch.equal(outputs(network, images), outputs(whole_number_network(calibrated(undecided, 5)[0], made.spec), images))
 
 
 def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
