@@ -342,14 +342,19 @@ def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
     assert '"type":"bar"' in component(app, "figure")[0]["figure"].replace(" ", "")
 
 
-@pytest.mark.slow
-def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
-    app = page("quantize", f"quantize/{with_finished_run}/False")
+def quantized_at_8_bits(form):
+    """The run that the page starts from this form for images that are there, without training."""
+    app = page("quantize", form)
     app.multiselect(key="quick/bits").set_value([8])
     app.number_input(key="quick/steps").set_value(0)
     app.button(key="quantize").click().run()
     assert not app.exception
-    newest = state.store().runs()[0]
+    return state.store().runs()[0]
+
+
+@pytest.mark.slow
+def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
+    newest = quantized_at_8_bits(f"quantize/{with_finished_run}/False")
     assert newest.id != with_finished_run
     assert newest.config.images_from == str(state.store().run_folder(with_finished_run) / "images")
     state.manager().wait(newest.id)
@@ -560,12 +565,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     assert again.config.images_from == run.config.images_from
     state.manager().wait(again.id)
     assert state.store().result(again.id, "diversity/given") == state.store().result(run.id, "diversity/given")
-    app = page("quantize", f"quantize/{again.id}/True")
-    app.multiselect(key="quick/bits").set_value([8])
-    app.number_input(key="quick/steps").set_value(0)
-    app.button(key="quantize").click().run()
-    assert not app.exception
-    newest = state.store().runs()[0]
+    newest = quantized_at_8_bits(f"quantize/{again.id}/True")
     state.manager().wait(newest.id)
     assert "accuracy/given/W8A8" in state.store().results(newest.id)
     # it measured no diversity, which the page offers while the images are there
