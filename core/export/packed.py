@@ -74,11 +74,12 @@ def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
         if network is None:
             with torch.random.fork_rng(devices=[]):
                 network = build_architecture(spec.architecture, len(spec.classes))
-        result = with_integers(quantize_network(network, config, torch.zeros(1, 3, spec.image_size, spec.image_size)))
+        quantized = quantize_network(network, config, torch.zeros(1, 3, spec.image_size, spec.image_size))
+        result = with_integers(quantized)
         _load(result.to(memory_format=torch.channels_last), state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} holds no packed {spec.name} ({first_line(error)}): allowed is a file written by `export`") from error
-    return in_whole_numbers(result, spec)
+    return in_whole_numbers(result, quantized.traced, spec)
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:

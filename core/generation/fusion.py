@@ -25,8 +25,8 @@ from core.generation.bn_statistics import (
     collect_statistics,
     empty_statistics,
 )
-from core.models.full_precision import batch_norm_layers
-from core.models.tracing import LayerTracer, computes_as
+from core.models.full_precision import batch_norm_affine, batch_norm_layers
+from core.models.tracing import LayerTracer, computes_as, has_activation_inside
 
 _SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
 _RELU = (0.0, float("inf"))
@@ -150,18 +150,6 @@ class ObservedLayer(nn.Module):
         return self.layer(x), mean, variance
 
 
-@torch.no_grad()
-def batch_norm_affine(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """a and b, both `(C,)`, with which a BatchNorm layer in evaluation mode is a x + b."""
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    scale = torch.rsqrt(layer.running_var + layer.eps)
-    if layer.affine:
-        scale = scale * layer.weight.detach()
-        return scale, layer.bias.detach() - scale * layer.running_mean
-    return scale, -scale * layer.running_mean
-
-
 class HookedNetwork:
     """The network as it is, with hooks that say its statistics: for one that torch.fx cannot read."""
 
@@ -262,11 +250,7 @@ def _split_off_activations(traced: fx.GraphModule, numbers: dict[int, int]) -> N
     modules = dict(traced.named_modules(remove_duplicate=False))
     for position, node in enumerate(n for n in list(traced.graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
         layer = modules[node.target]
-        if computes_as(layer, nn.BatchNorm2d):
-            continue
-        from timm.layers import BatchNormAct2d  # takes seconds, which whoever built such a layer has spent already
-
-        if not computes_as(layer, BatchNormAct2d):
+        if not has_activation_inside(layer):
             continue
         plain = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine, device="meta").eval()
         plain.weight, plain.bias, plain.running_mean, plain.running_var = layer.weight, layer.bias, layer.running_mean, layer.running_var

@@ -90,6 +90,18 @@ def batch_norm_layers(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+@torch.no_grad()
+def batch_norm_affine(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """a and b, both `(C,)`, with which a BatchNorm layer in evaluation mode is a x + b."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    scale = torch.rsqrt(layer.running_var + layer.eps)
+    if layer.affine:
+        scale = scale * layer.weight.detach()
+        return scale, layer.bias.detach() - scale * layer.running_mean
+    return scale, -scale * layer.running_mean
+
+
 def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     """The network `name`, evaluation mode, parameters frozen.
 

@@ -24,3 +24,12 @@ def computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
     return isinstance(layer, base) and all(
         getattr(own, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward", "__call__")
     )
+
+
+def has_activation_inside(layer: nn.Module) -> bool:
+    """Whether it is timm's BatchNorm2d with an activation inside, `layer.act`."""
+    if not isinstance(layer, nn.BatchNorm2d) or computes_as(layer, nn.BatchNorm2d):
+        return False
+    from timm.layers import BatchNormAct2d  # takes seconds, which whoever built such a layer has spent already
+
+    return computes_as(layer, BatchNormAct2d)

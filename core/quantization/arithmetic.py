@@ -15,18 +15,18 @@ What is left to the last bit of the machine are operations between the layers th
 sigmoid; and a GPU may multiply with fewer bits than float32 has.
 """
 
+import copy
 import math
 import operator
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from core.models.full_precision import batch_norm_affine
 from core.models.registry import ModelSpec
-from core.models.tracing import computes_as
+from core.models.tracing import computes_as, has_activation_inside
 from core.quantization.integers import FixedQuantizer, IntegerConv2d, IntegerLinear, exchange, integer_network
 from core.quantization.placement import QuantizedNetwork, passes_values_on
 
@@ -141,59 +141,50 @@ def whole_number_network(quantized: QuantizedNetwork, spec: ModelSpec) -> nn.Mod
     spec: of the network, for how far its images reach. Normalised images `(N, 3, size, size)` -> scores `(N, classes)`, those of
     `quantized` but for values that its rounding errors put on another level. Raises ModelError where a range has not been found yet.
     """
-    return in_whole_numbers(integer_network(quantized), spec)
+    return in_whole_numbers(integer_network(quantized), quantized.traced, spec)
 
 
-def in_whole_numbers(network: nn.Module, spec: ModelSpec) -> nn.Module:
-    """`whole_number_network` of what `integer_network` made, which is used up."""
+def in_whole_numbers(network: nn.Module, traced: bool, spec: ModelSpec) -> nn.Module:
+    """`whole_number_network` of what `integer_network` made, which is used up; traced: as the QuantizedNetwork says."""
     largest = max(max(mean, 1 - mean) / std for mean, std in zip(spec.mean, spec.std))
     with torch.no_grad():
-        # a graph that could not be traced further has its quantizers in the layers, as what is no graph has
-        inside = any(isinstance(module, _Layer) and isinstance(module.input_quantizer, FixedQuantizer) for module in network.modules())
-        if isinstance(network, fx.GraphModule) and not inside:
+        if traced:
+            assert isinstance(network, fx.GraphModule)
             _Lowering(network, largest).run()
         else:
             exchange(network, (IntegerConv2d, IntegerLinear), lambda layer: _Alone(layer, largest))
-        exchange(network, nn.BatchNorm2d, _affine_of)
+        exchange(network, nn.BatchNorm2d, _alone)
     return network.eval().requires_grad_(False)
 
 
-def _rescaled(layer: _Layer, input_scale: Tensor, normalisation: nn.Module | None = None) -> Affine:
+def _rescaled(layer: _Layer, input_scale: Tensor, normalisation: nn.BatchNorm2d | None = None) -> Affine:
     """What makes the outputs of a layer, or of the BatchNorm behind it, of its sums."""
     scale = input_scale.double() * layer.integer_weight.scale.double()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
     if normalisation is not None:
-        factor, offset = _batch_norm(normalisation)
+        factor, offset = _affine_of(normalisation)
         scale, shift = scale * factor, shift * factor + offset
     return Affine(scale, shift, 4 if isinstance(layer, IntegerConv2d) else 2, overwrite=True)
 
 
-def _batch_norm(layer: Any) -> tuple[Tensor, Tensor]:
-    """a and b, float64 `(C,)`, with which a BatchNorm layer in evaluation mode is x a + b."""
-    scale = 1 / torch.sqrt(layer.running_var.double() + layer.eps)
-    if layer.weight is None:
-        return scale, -scale * layer.running_mean.double()
-    scale = scale * layer.weight.double()
-    return scale, layer.bias.double() - scale * layer.running_mean.double()
+def _is_affine(layer: nn.Module | None) -> bool:
+    """Whether it is a BatchNorm layer that is a multiplication and an addition, before an activation inside if it has one."""
+    known = isinstance(layer, nn.BatchNorm2d) and (computes_as(layer, nn.BatchNorm2d) or has_activation_inside(layer))
+    return known and layer.running_mean is not None  # type: ignore[union-attr]
 
 
-def _affine_of(layer: nn.BatchNorm2d) -> nn.Module:
-    """A BatchNorm layer on its own, as it is where it is of an unknown kind."""
-    if layer.running_mean is None or not _is_known(layer):
-        return layer
-    affine = Affine(*_batch_norm(layer), dimensions=4)
-    return affine if computes_as(layer, nn.BatchNorm2d) else nn.Sequential(affine, layer.act)  # type: ignore[arg-type]
+def _affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """a and b, float64 `(C,)`, with which it is a x + b."""
+    return batch_norm_affine(copy.deepcopy(layer).double())
 
 
-def _is_known(layer: nn.BatchNorm2d) -> bool:
-    """Whether it is a BatchNorm layer as torch has it, or one of timm's with an activation inside."""
-    if computes_as(layer, nn.BatchNorm2d):
-        return True
-    if not hasattr(layer, "act"):
-        return False
-    from timm.layers import BatchNormAct2d  # takes seconds, which whoever built such a layer has spent already
+def _activation_of(layer: Any) -> nn.Module:
+    return layer.act if has_activation_inside(layer) else nn.Identity()
 
-    return computes_as(layer, BatchNormAct2d)
+
+def _alone(layer: nn.BatchNorm2d) -> nn.Module:
+    """What takes the place of a BatchNorm layer that is no part of what stands before it; of an unknown kind it stays as it is."""
+    return nn.Sequential(Affine(*_affine_of(layer), dimensions=4), _activation_of(layer)) if _is_affine(layer) else layer
 
 
 def _only_asks(node: fx.Node) -> bool:
@@ -209,18 +200,15 @@ class _Lowering:
         self.modules: dict[Any, nn.Module] = dict(network.named_modules(remove_duplicate=False))
         self.scales: dict[fx.Node, Tensor] = {}  # nodes whose values are levels -> what a level stands for
         self.values: dict[fx.Node, fx.Node] = {}  # such a node -> the one of what they stand for
-        self.folded: set[fx.Node] = set()  # BatchNorm layers that are part of what stands before them
         self.added = 0
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
-            if node in self.folded:
-                continue
             module = self.modules.get(node.target) if node.op == "call_module" else None
             if isinstance(module, FixedQuantizer):
-                node.target = self._add(partial(Levels, module))
+                node.target = self._add(Levels(module))
                 self.scales[node] = module.scale
-            elif isinstance(module, (IntegerConv2d, IntegerLinear)):
+            elif isinstance(module, _Layer):
                 self._layer(node, module)
             elif self._passes_levels_on(node):
                 self.scales[node] = self.scales[node.all_input_nodes[0]]
@@ -232,11 +220,11 @@ class _Lowering:
         self.network.recompile()
         self.network.delete_all_unused_submodules()
 
-    def _add(self, make: Callable[[], nn.Module]) -> str:
+    def _add(self, module: nn.Module) -> str:
         name = f"whole_{self.added}"
         self.added += 1
-        self.modules[name] = make()
-        self.network.add_submodule(name, self.modules[name])
+        self.modules[name] = module
+        self.network.add_submodule(name, module)
         return name
 
     def _passes_levels_on(self, node: fx.Node) -> bool:
@@ -247,7 +235,7 @@ class _Lowering:
     def _value(self, source: fx.Node) -> fx.Node:
         if source not in self.values:
             with self.graph.inserting_after(source):
-                self.values[source] = self.graph.call_module(self._add(partial(Value, self.scales[source])), (source,))
+                self.values[source] = self.graph.call_module(self._add(Value(self.scales[source])), (source,))
         return self.values[source]
 
     def _layer(self, node: fx.Node, layer: _Layer) -> None:
@@ -256,23 +244,15 @@ class _Lowering:
         if source not in self.scales:
             image = ImageLevels(layer, self.largest)
             with self.graph.inserting_before(node):
-                levels = self.graph.call_module(self._add(lambda: image), (source,))
+                levels = self.graph.call_module(self._add(image), (source,))
             node.replace_input_with(source, levels)
             source, self.scales[levels] = levels, image.scale
         user = next(iter(node.users)) if len(node.users) == 1 else None
-        follower = self.modules.get(user.target) if user is not None and user.op == "call_module" else None
-        is_normalised = isinstance(follower, nn.BatchNorm2d) and follower.running_mean is not None and _is_known(follower)
-        normalisation = follower if is_normalised else None
+        follower: Any = self.modules.get(user.target) if user is not None and user.op == "call_module" else None
+        normalisation = follower if _is_affine(follower) else None
         with self.graph.inserting_after(node):
-            affine = _rescaled(layer, self.scales[source], normalisation)
-            rescaled = self.graph.call_module(self._add(lambda: affine), (node,))
-        node.target = self._add(partial(Sums, layer))
-        if normalisation is None or user is None:
-            node.replace_all_uses_with(rescaled, delete_user_cb=lambda other: other is not rescaled)
-        elif computes_as(normalisation, nn.BatchNorm2d):
-            user.replace_all_uses_with(rescaled)
-            self.graph.erase_node(user)
-            self.folded.add(user)
-        else:
-            user.target = self._add(lambda: normalisation.act)  # type: ignore[arg-type,return-value]
-            user.replace_input_with(node, rescaled)
+            rescaled = self.graph.call_module(self._add(_rescaled(layer, self.scales[source], normalisation)), (node,))
+        node.target = self._add(Sums(layer))
+        node.replace_all_uses_with(rescaled, delete_user_cb=lambda other: other is not rescaled)
+        if normalisation is not None and user is not None:
+            user.target = self._add(_activation_of(normalisation))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ModelError
-from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, convolution_arguments
 from core.quantization.placement import QuantizedNetwork
 from core.quantization.quantizer import Quantizer
 
@@ -70,18 +70,7 @@ class IntegerConv2d(nn.Conv2d):
     """A convolution whose weight is an IntegerWeight."""
 
     def __init__(self, source: QuantizedConv2d) -> None:
-        super().__init__(
-            source.in_channels,
-            source.out_channels,
-            source.kernel_size,  # type: ignore[arg-type]
-            source.stride,  # type: ignore[arg-type]
-            source.padding,  # type: ignore[arg-type]
-            source.dilation,  # type: ignore[arg-type]
-            source.groups,
-            bias=False,
-            padding_mode=source.padding_mode,
-            device="meta",
-        )
+        super().__init__(**convolution_arguments(source), bias=False)
         self.weight = None  # type: ignore[assignment]
         self.bias = source.bias
         self.integer_weight = IntegerWeight(source.weight_quantizer, source.weight)
@@ -119,9 +108,8 @@ def with_integers(quantized: QuantizedNetwork) -> nn.Module:
     """`integer_network` of a network whose ranges are not those that count, as they are loaded afterwards."""
     network = copy.deepcopy(quantized.network)
     for layer in network.modules():
-        if isinstance(layer, QuantizedLayer) and layer.weight_quantizer.calibrated:
-            with torch.no_grad():
-                layer.quantized_weight()  # a range that follows the weights may lag behind them
+        if isinstance(layer, QuantizedLayer):
+            layer.follow_weights()  # since they were last used
     exchange(network, ActivationQuantizer, lambda module: FixedQuantizer(module.quantizer))
     exchange(network, QuantizedConv2d, IntegerConv2d)
     exchange(network, QuantizedLinear, IntegerLinear)

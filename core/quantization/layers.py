@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,10 +65,19 @@ class _QuantizedWeights(nn.Module):
         """The weight after quantize-dequantize, same shape; float until calibrated, so that calibration sees the float network."""
         if not self.weight_quantizer.calibrated:
             return self.weight
-        if self.weight_range.follows:  # the weights' own ends, wherever training has moved them
-            self.weight_range.observe(self.weight)
-            self.weight_quantizer.set_range(*self.weight_range.range())
+        self.follow_weights()
         return self.weight_quantizer(self.weight)
+
+    def follow_weights(self) -> None:
+        """Sets a range that follows the weights to their own ends, wherever training has moved them."""
+        if self.weight_quantizer.calibrated and self.weight_range.follows:
+            self.finish_calibration()
+
+
+def convolution_arguments(source: nn.Conv2d) -> dict[str, Any]:
+    """What another Conv2d of the same form is made with, all but its bias; its tensors are empty, as it gets others."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {"device": "meta", **{name: getattr(source, name) for name in names}}
 
 
 class QuantizedConv2d(_QuantizedWeights, nn.Conv2d):
@@ -75,18 +86,7 @@ class QuantizedConv2d(_QuantizedWeights, nn.Conv2d):
     @classmethod
     def from_module(cls, source: nn.Conv2d, bits: int, method: str) -> QuantizedConv2d:
         """Takes over the parameters of `source`; they are shared, not copied."""
-        layer = cls(
-            source.in_channels,
-            source.out_channels,
-            source.kernel_size,  # type: ignore[arg-type]
-            source.stride,  # type: ignore[arg-type]
-            source.padding,  # type: ignore[arg-type]
-            source.dilation,  # type: ignore[arg-type]
-            source.groups,
-            source.bias is not None,
-            source.padding_mode,
-            device="meta",
-        )
+        layer = cls(**convolution_arguments(source), bias=source.bias is not None)
         layer._adopt(source, bits, method)
         return layer
 

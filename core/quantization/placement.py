@@ -19,7 +19,14 @@ from torch import Tensor, fx, nn
 from core.config import QuantizationConfig
 from core.errors import ModelError, UnknownNameError, shown
 from core.models.tracing import LayerTracer, computes_as
-from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, from_module
+from core.quantization.layers import (
+    ActivationQuantizer,
+    QuantizedConv2d,
+    QuantizedLayer,
+    QuantizedLinear,
+    convolution_arguments,
+    from_module,
+)
 
 # operations whose output holds only values of their first input: quantizing before them is quantizing after them
 _VALUE_PRESERVING_MODULES = (
@@ -158,17 +165,7 @@ def _fix_padding(network: nn.Module, example: Tensor) -> None:
         if len(set(sizes)) > 1:
             raise ModelError(f"layer {name!r} pads images of several sizes, {shown(sizes)}: allowed is one size for each layer")
         left, right, top, bottom = pad_same_arg(*map(list, (sizes[0], layer.kernel_size, layer.stride, layer.dilation)))
-        plain = nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
-            layer.stride,  # type: ignore[arg-type]
-            0,
-            layer.dilation,  # type: ignore[arg-type]
-            layer.groups,
-            layer.bias is not None,
-            device="meta",
-        )
+        plain = nn.Conv2d(**convolution_arguments(layer) | {"padding": 0, "padding_mode": "zeros"}, bias=layer.bias is not None)
         plain.weight, plain.bias = layer.weight, layer.bias
         _replace(network, name, nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain))
 

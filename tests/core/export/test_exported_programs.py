@@ -33,7 +33,7 @@ def test_runs_by_torch_alone_to_the_same_bits(model, calibrated, images, tmp_pat
     made = model(name)
     quantized, _ = calibrated(made, bits)
     expected = whole_number_network(quantized, made.spec)
-    save_program(whole_number_network(quantized, made.spec), made.spec, tmp_path / "network.pt2")
+    save_program(expected, made.spec, tmp_path / "network.pt2")
     torch.save(images, tmp_path / "images.pt")
     done = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
