@@ -28,9 +28,9 @@ from core.config import GenerationConfig, QuantizationConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import load_evaluation_set
 from core.evaluation.accuracy import evaluate
-from core.generation.synthesis import synthesise
+from core.generation.loop import synthesise
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.qat import QuantizationTraining
+from core.quantization.training import QuantizationTraining
 
 USED = 128  # images that calibrate
 BATCH = 128

@@ -5,7 +5,7 @@ ours alone with the network, then all of them:
 
     network      forward and gradient with respect to the images, nothing else
     mi-fgsm, adam    a step of ours with everything: shift, all losses, statistics of every layer, optimizer, clamp, records
-    by torch     the same, mi-fgsm, without what the machine's C compiler makes at the start (core/generation/kernels.c)
+    by torch     the same, mi-fgsm, without what the machine's C compiler makes at the start (core/generation/fused/kernels.c)
     DeepInversion, IntraQ, ZeroQ    their loops written anew (benchmarks/peers), with the gradients of the weights that theirs compute;
                  "frozen": without these, a kindness that theirs do not have
 
@@ -36,8 +36,8 @@ from benchmarks.peers.deepinversion import DeepInversion
 from benchmarks.peers.intraq import IntraQ
 from benchmarks.peers.zeroq import ZeroQ
 from core.config import GenerationConfig
-from core.generation import kernels
-from core.generation.synthesis import Synthesis
+from core.generation.fused import kernels
+from core.generation.loop import Synthesis
 from core.memory import keep_memory
 from core.models.full_precision import load_model
 

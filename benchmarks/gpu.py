@@ -28,9 +28,9 @@ from benchmarks.machine import against, in_turns, write
 from core.config import GenerationConfig, preset
 from core.data.image_sets import ImageSet
 from core.errors import CoreError
-from core.generation.synthesis import Synthesis
+from core.generation.loop import Synthesis
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.qat import QuantizationTraining
+from core.quantization.training import QuantizationTraining
 
 SMALL = GenerationConfig(images=256, iterations=20, batch_size=64, snapshots=2)
 

@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from core import layout
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.errors import RunError
+from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
-from core.runs.live import LiveControl
+from core.runs.execution import perform
 from core.runs.state import RunState
 from core.runs.store import DATABASE, RunStore
-from core.runs.worker import perform
 
 FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.safetensors")
 
@@ -139,7 +139,7 @@ def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> 
         run_id = store.create(config, "killed", out=str(out or ""))
 
     def finish() -> None:
-        from core.runs.copies import copy_out
+        from core.runs.output_folder import copy_out
 
         copy_out(store, store.run(run_id))
 

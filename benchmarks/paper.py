@@ -20,8 +20,8 @@ from benchmarks.machine import machine
 from core.errors import CoreError, RunError
 from core.export.commands import commands
 from core.files import write_json
+from core.runs.paper_table import MEASURED, measurements, read_kept
 from core.runs.store import RunStore
-from core.runs.table import MEASURED, measurements, read_kept
 
 
 def entries(store: RunStore, run_id: str) -> list[dict[str, Any]]:

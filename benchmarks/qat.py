@@ -36,7 +36,7 @@ from core.data.labelled import EvaluationSet, embedded_images
 from core.evaluation.accuracy import evaluate
 from core.memory import keep_memory
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.qat import QuantizationTraining
+from core.quantization.training import QuantizationTraining
 from core.threads import cpu_threads
 
 BATCH = 64

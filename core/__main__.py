@@ -350,7 +350,7 @@ def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfi
         given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
     from core.models.importing import import_checkpoint
-    from core.models.program_import import import_program
+    from core.models.programs.importing import import_program
     from core.runs.store import default_folder
 
     folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
@@ -378,10 +378,10 @@ def _lines(file: Path) -> list[str]:
 
 def _perform(store: RunStore, run_id: str, progress: _Progress, prepared: Prepared | None = None) -> dict[str, Any]:
     """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
-    from core.runs.copies import copy_out
+    from core.runs.control import LiveControl
     from core.runs.events import StoreReporter
-    from core.runs.live import LiveControl
-    from core.runs.worker import perform, runs_at_once
+    from core.runs.execution import perform, runs_at_once
+    from core.runs.output_folder import copy_out
 
     run = store.run(run_id)
     progress.control = LiveControl(past=store.changes(run_id))
@@ -513,7 +513,7 @@ def _run_config(options: argparse.Namespace) -> RunConfig:
 
 
 def _table(options: argparse.Namespace) -> dict[str, Any]:
-    from core.runs import table
+    from core.runs import paper_table
     from core.runs.store import RunStore
 
     run = {}
@@ -523,22 +523,22 @@ def _table(options: argparse.Namespace) -> dict[str, Any]:
                 raise ConfigError(f"--{name} is {shown(getattr(options, name))}: allowed only with --run, which names a row to measure")
     else:
         options.preset = options.preset or "quick"
-        config = table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
+        config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
         run = {"run": _start(options, config, "")["run"]}
     store = RunStore(options.runs)
     try:
-        rows = [(row, measured) for row, measured in table.table(store) if options.row in (None, row.name)]
+        rows = [(row, measured) for row, measured in paper_table.table(store) if options.row in (None, row.name)]
     finally:
         store.close()
     if not options.json:
-        return {"text": table.as_text(rows)}
-    return {"rows": [table.to_dict(*row) for row in rows], **run}
+        return {"text": paper_table.as_text(rows)}
+    return {"rows": [paper_table.to_dict(*row) for row in rows], **run}
 
 
 def _pretrain(options: argparse.Namespace) -> dict[str, Any]:
     config = _config(PretrainConfig, options)
     from core.data.labelled import open_training_set
-    from core.models.pretrain import check_new_checkpoint, pretrain
+    from core.recipes.pretrain import check_new_checkpoint, pretrain
 
     check_new_checkpoint(options.out)
     dataset, classes = open_training_set(config.data)
@@ -554,7 +554,7 @@ def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
 
     check_free(options.out)
     from core.data.labelled import open_training_set
-    from core.evaluation.encoder_training import train_encoder
+    from core.recipes.encoder import train_encoder
 
     dataset, classes = open_training_set(config.data)
     trained_on = (
@@ -570,7 +570,7 @@ def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
 
 def _list(options: argparse.Namespace) -> dict[str, Any]:
     from core.models.registry import MODELS, ZOOS
-    from core.models.zoos import offline_names
+    from core.models.zoos.zoo import offline_names
 
     return {
         "models": [*MODELS, *(f"{zoo}:NAME of any classifier of {zoo}" for zoo in ZOOS), "PATH.safetensors made by pretrain"],

@@ -25,14 +25,14 @@ from core.evaluation.diversity import DRAWN, measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
 from core.evaluation.references import NOISE, REAL, noise_images, real_images
 from core.files import remove, remove_partials, write_json
-from core.generation.synthesis import Synthesis, check_half_resolution
+from core.generation.loop import Synthesis, check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import split_name
 from core.quantization.analysis import ANALYSED_IMAGES, analyse
-from core.quantization.checkpoint import save_quantized
 from core.quantization.placement import check_layer_bits
-from core.quantization.qat import QuantizationTraining, check_images
+from core.quantization.saved_network import save_quantized
+from core.quantization.training import QuantizationTraining, check_images
 from core.reporting import TEST, Live, Reporter
 from core.threads import cpu_threads
 

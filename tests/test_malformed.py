@@ -40,14 +40,14 @@ from core.errors import ConfigError, CoreError, DataError, shown
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import load_model
 from core.models.registry import MODELS
-from core.quantization.checkpoint import load_quantized, save_quantized
 from core.quantization.placement import quantize_network
-from core.quantization.qat import check_images
-from core.runs.live import LiveControl
+from core.quantization.saved_network import load_quantized, save_quantized
+from core.quantization.training import check_images
+from core.runs.control import LiveControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
-from dashboard import state
-from dashboard.uploads import Uploads
+from dashboard import session
+from dashboard.server.uploads import Uploads
 
 ROOT = Path(__file__).parents[1]
 # how many malformed inputs each test makes at least; what hypothesis makes beyond that and turns out to be valid is not among them
@@ -424,9 +424,9 @@ def test_commands(place, capsys, monkeypatch):
 
 def test_paths(place, capsys, monkeypatch):
     """Files and folders that are not what they should be, in every place that takes one; up to the first step everything is real."""
-    monkeypatch.setattr("core.runs.worker.perform", _computed)
-    monkeypatch.setattr("core.models.pretrain._fit", _computed)
-    monkeypatch.setattr("core.evaluation.encoder_training.train_encoder", _computed)
+    monkeypatch.setattr("core.runs.execution.perform", _computed)
+    monkeypatch.setattr("core.recipes.pretrain._fit", _computed)
+    monkeypatch.setattr("core.recipes.encoder.train_encoder", _computed)
     wrong = st.sampled_from(
         [
             "file",
@@ -748,14 +748,14 @@ def test_uploads(tmp_path):
 def runs_folder(tmp_path, monkeypatch):
     """An empty store for the pages of this test; what they start is stopped at its end."""
     monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "runs"))
-    state.manager.clear()
+    session.manager.clear()
     yield tmp_path / "runs"
-    state.manager().close()
-    state.manager.clear()
+    session.manager().close()
+    session.manager.clear()
 
 
 SHORT = RunConfig(GenerationConfig(images=8, snapshots=2, iterations=4), bits=(), encoder="")
-PAGES = ["studio", "quantize", "diversity", "runs", "table"]
+PAGES = ["studio", "quantize", "diversity", "runs", "paper"]
 # a browser sends nothing that is no UTF-8
 typed = texts.filter(lambda text: len(text) < 10_000).map(lambda text: text.encode(errors="replace").decode())
 
@@ -777,7 +777,7 @@ def assert_no_traceback(app) -> None:
 
 def finished_run(name, **columns) -> str:
     """A run in the store that is over and has computed nothing; columns: what its row says instead of what is right."""
-    store = state.store()
+    store = session.store()
     run_id = store.create(SHORT, name)
     store.set_state(run_id, RunState.RUNNING)
     store.set_state(run_id, RunState.FAILED, columns.pop("error", "it was never begun"), columns.pop("traceback", ""))
@@ -824,7 +824,7 @@ def test_names_of_runs(runs_folder):
         run_id = finished_run(**{"name": "a run", column: value})
         for name in ("studio", "runs"):
             page(name, [("run", run_id)])
-        state.store().delete(run_id)
+        session.store().delete(run_id)
         return f"{column} {shown(value)}: allowed"
 
     refuses("names", st.tuples(columns, typed), attempt, examples=14)
@@ -848,15 +848,15 @@ def test_names_that_are_typed(runs_folder, monkeypatch):
             app.text_input(key=key).set_value(value)
         app.button(key="start").click().run()
         assert_no_traceback(app)
-        if not state.store().runs():
+        if not session.store().runs():
             (refusal,) = app.error
             return refusal.value
-        (run,) = state.store().runs()
-        state.manager().wait(run.id, 30)
-        run = state.store().run(run.id)
+        (run,) = session.store().runs()
+        session.manager().wait(run.id, 30)
+        run = session.store().run(run.id)
         assert run.state is RunState.FAILED
         page("studio", [("run", run.id)])
-        state.store().delete(run.id)
+        session.store().delete(run.id)
         return None if "Computed" in run.traceback else run.error
 
     keys = st.sampled_from(["quick/machine/model", "quick/quantization/data", "quick/encoder"])

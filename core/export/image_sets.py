@@ -23,7 +23,7 @@ from core.errors import ConfigError, DataError, RunError, UnknownNameError, firs
 from core.files import whole, write_json
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.qat import check_images
+from core.quantization.training import check_images
 
 
 def export_lane(folder: Path, config: RunConfig, format: str, out: Path, lane: str = "") -> dict[str, Any]:

@@ -18,11 +18,11 @@ from core.export.verify import verify
 from core.files import whole
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
-from core.models.program import save_program
-from core.quantization.arithmetic import whole_number_network
-from core.quantization.checkpoint import load_quantized
-from core.quantization.integers import integer_network
+from core.models.programs.translation import save_program
+from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.weights import integer_network
 from core.quantization.placement import QuantizedNetwork
+from core.quantization.saved_network import load_quantized
 from core.reporting import Live, Reporter, Silent, Untouched
 from core.threads import cpu_threads
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from core.config import QuantizationConfig
 from core.errors import ModelError, first_line
-from core.models.program import trace
+from core.models.programs.translation import trace
 from core.models.registry import ModelSpec
-from core.quantization.arithmetic import Levels
-from core.quantization.integers import IntegerWeight, exchange
+from core.quantization.integer.inference import Levels
+from core.quantization.integer.weights import IntegerWeight, exchange
 
 OPSET = 21  # the first with INT4
 INPUT, OUTPUT = "images", "scores"

@@ -25,8 +25,8 @@ from core.config import QuantizationConfig
 from core.errors import ModelError, first_line
 from core.models.full_precision import build_architecture, find_model
 from core.models.registry import ModelSpec
-from core.quantization.arithmetic import in_whole_numbers
-from core.quantization.integers import IntegerWeight, with_integers
+from core.quantization.integer.inference import in_whole_numbers
+from core.quantization.integer.weights import IntegerWeight, with_integers
 from core.quantization.placement import quantize_network
 
 

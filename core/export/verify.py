@@ -17,7 +17,7 @@ from core.data.labelled import EvaluationSet
 from core.evaluation.accuracy import evaluate
 from core.export.packed import load_packed
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.arithmetic import whole_number_network
+from core.quantization.integer.inference import whole_number_network
 from core.quantization.placement import QuantizedNetwork
 from core.threads import cpu_threads
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import first_line
-from core.generation import kernels
-from core.generation.fusion import FusedNetwork, with_statistics
+from core.generation.fused import kernels
+from core.generation.fused.network import FusedNetwork, with_statistics
 from core.generation.losses import OBJECTIVES, Pass, total_loss
 from core.gpu import Recording
 from core.memory import is_out_of_memory

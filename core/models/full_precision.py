@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from core.errors import ModelError, UnknownNameError, shown
 from core.files import whole
 from core.gpu import repeat_to_the_bit
-from core.models.program import load_program
-from core.models.program_archive import read_spec
+from core.models.programs.archive import read_spec
+from core.models.programs.translation import load_program
 from core.models.registry import INTERPOLATIONS, MODELS, ZOOS, ModelSpec, split_name
 from core.models.weights import HEADER_BYTES, NAME_LENGTH, check_layout, fill
-from core.models.zoos import build_architecture, find_pretrained, load_pretrained, shapes_only
+from core.models.zoos.zoo import build_architecture, find_pretrained, load_pretrained, shapes_only
 
 # what the header of a checkpoint may say; such a file can come from anybody
 CLASSES = 50_000  # twice those of ImageNet-21k
@@ -106,7 +106,7 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     """The network `name`, evaluation mode, parameters frozen.
 
     name: a key of MODELS, "ZOO:NAME", a path to a .safetensors checkpoint with a header written by `save_checkpoint`, or to a .pt2
-    program with the spec that `core.models.program.save_program` writes.
+    program with the spec that `core.models.programs.translation.save_program` writes.
     Raises UnknownNameError for a name that is none of them; ModelError for a file that does not fit or cannot be downloaded, or a
     network without BatchNorm.
     """

@@ -25,7 +25,7 @@ from core.models.full_precision import (
 )
 from core.models.registry import ModelSpec
 from core.models.weights import check_layout, fill, first_names, read_weights, without_prefixes
-from core.models.zoos import build_architecture, known_spec
+from core.models.zoos.zoo import build_architecture, known_spec
 
 NETWORK_BYTES = 500 << 20  # a ResNet-152 is 230 MB
 _LABEL = 60  # characters of a name in what a network is called on the pages

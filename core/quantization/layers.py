@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.quantization.quantizer import Quantizer
-from core.quantization.ranges import RangeMethod, range_method
+from core.quantization.ranges.base import RangeMethod, range_method
 
 
 class ActivationQuantizer(nn.Module):

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.config import RunConfig
 from core.errors import CoreError, RunError
+from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
-from core.runs.live import LiveControl
-from core.runs.process import RemoteControl, Worker, end
+from core.runs.execution import cause, perform, runs_at_once, wait_for_turn
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker import cause, perform, runs_at_once, wait_for_turn
+from core.runs.worker_process import RemoteControl, Worker, end
 
 SECONDS_BETWEEN_TRIES = 1.0
 _log = logging.getLogger(__name__)

@@ -2,14 +2,16 @@
 
 import streamlit as st
 
-from dashboard import comparison, figures, state, text
-from dashboard import comparison_charts as charts
-from dashboard.chart_style import json_of
+from dashboard import session, text
+from dashboard.charts import comparison as charts
+from dashboard.charts.style import json_of
+from dashboard.components import figures
+from dashboard.views import comparison
 
 st.title("Compare")
 st.caption("Several runs side by side: what was set differently, their curves on one axis, and what came out of them.")
 
-runs = state.store().runs()
+runs = session.store().runs()
 if not runs:
     st.info("No runs yet: start one in the Studio, then another with one setting changed.", icon=":material/lightbulb:")
     st.stop()

@@ -6,33 +6,37 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import diversity, elements, forms, live, state, text
+from dashboard import session, text
+from dashboard.components import elements
+from dashboard.forms import run as forms
+from dashboard.updates import live_view
+from dashboard.views import diversity
 
 st.title("Diversity")
 st.caption("Cosine similarity between the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse images.")
 
-run = state.choose_run(state.has_images, "Run", "diversity run")
+run = session.choose_run(session.has_images, "Run", "diversity run")
 if run is None:
     st.info(
         "Nothing to compare yet: start a run in the Studio, the similarity of its images appears here, or upload images of your own.",
         icon=":material/lightbulb:",
     )
 else:
-    live.follow(diversity.DIVERSITY, run)
+    live_view.follow(diversity.DIVERSITY, run)
 
-if run is not None and state.image_lanes(run):
+if run is not None and session.image_lanes(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
         encoder = forms.encoder_widget("embedded", "diversity/encoder")
         if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure"):
             try:
                 config = replace(
                     run.config,
-                    optimizers=tuple(state.image_lanes(run)),
+                    optimizers=tuple(session.image_lanes(run)),
                     bits=(),
                     encoder=encoder,
-                    images_from=str(state.store().images_folder(run)),
+                    images_from=str(session.store().images_folder(run)),
                 )
-                state.start(config)
+                session.start(config)
                 st.rerun()
             except CoreError as error:
                 st.error(text.error(error), icon=":material/error:")
@@ -51,8 +55,8 @@ def own_form():
             try:
                 config = replace(PRESETS["quick"], bits=(), encoder=own_encoder)
                 config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(network))
-                name = state.uploads().run_name(config, own_images.name if own_images else "")
-                state.start(config, name)
+                name = session.uploads().run_name(config, own_images.name if own_images else "")
+                session.start(config, name)
                 forms.forget_uploads()
                 st.rerun()
             except CoreError as error:

@@ -5,7 +5,10 @@ from functools import partial
 import streamlit as st
 
 from core.errors import CoreError
-from dashboard import exports, figures, live, report, state, text
+from dashboard import session, text
+from dashboard.components import figures
+from dashboard.downloads import artifacts, report
+from dashboard.updates import live_view
 
 st.title("Export")
 st.caption(
@@ -13,17 +16,17 @@ st.caption(
     "against the network it came from."
 )
 
-run = state.choose_run(state.has_images, "Run", "export run")
+run = session.choose_run(session.has_images, "Run", "export run")
 if run is None:
     st.info("Nothing to export yet: start a run in the Studio, its images and networks appear here.", icon=":material/lightbulb:")
     st.stop()
 
-live.follow(live.STATUS, run)
-store = state.store()
+live_view.follow(live_view.STATUS, run)
+store = session.store()
 st.download_button(
     "Report of the run (HTML)",
     # made when it is pressed, of the run as it is then
-    partial(report.report_now, store, run.id, live.classes),
+    partial(report.report_now, store, run.id, live_view.classes),
     file_name=report.file_name(run),
     mime="text/html",
     on_click="ignore",
@@ -33,7 +36,7 @@ st.download_button(
     "a network, and its charts can be taken along as here.",
 )
 folder = store.run_folder(run.id)
-offers = exports.offers(run, folder, state.image_lanes(run))
+offers = artifacts.offers(run, folder, session.image_lanes(run))
 if not offers:
     st.info("Images and networks of this run appear here when they are made.", icon=":material/hourglass:")
     st.stop()
@@ -42,15 +45,15 @@ left, right = st.columns(2)
 with left:
     offer = st.selectbox("What", offers, format_func=lambda offer: text.shown(offer.title), key=f"what {run.id}")
 with right:
-    kind = st.selectbox("Format", offer.formats, format_func=exports.FORMATS.__getitem__, key=f"format {offer.formats}")
+    kind = st.selectbox("Format", offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
 if st.button("Make the file", type="primary", icon=":material/file_export:", key="make"):
     try:
         with st.spinner("Writing and checking the file ...", show_time=True):
-            exports.make(state.store().folder, run.id, offer, kind, folder)
+            artifacts.make(session.store().folder, run.id, offer, kind, folder)
     except (CoreError, OSError) as error:
         st.error(text.error(error), icon=":material/error:")
 
-made = exports.made(folder)
+made = artifacts.made(folder)
 if not made:
     st.caption("Files that were made are kept with the run and listed here.")
     st.stop()
@@ -61,7 +64,7 @@ for path, of_file in made:
             path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
         )
         st.markdown(f"{text.plain(of_file['title'])} · {of_file['bytes'] / 1e6:.2f} MB")
-networks = [exports.network_row(path, of_file) for path, of_file in made if "torch_accuracy" in of_file]
+networks = [artifacts.network_row(path, of_file) for path, of_file in made if "torch_accuracy" in of_file]
 if networks:
     figures.table(networks, "networks")
     st.caption(

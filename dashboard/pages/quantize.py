@@ -6,7 +6,12 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from dashboard import elements, figures, forms, live, results, state, text, training
+from dashboard import session, text
+from dashboard.components import elements, figures
+from dashboard.forms import run as forms
+from dashboard.tables import results
+from dashboard.updates import live_view
+from dashboard.views import training
 
 st.title("Quantize")
 st.caption(
@@ -14,7 +19,7 @@ st.caption(
     "Accuracy is measured on real images that nothing was chosen on."
 )
 
-run = state.choose_run(state.has_images, "Run", "quantize run")
+run = session.choose_run(session.has_images, "Run", "quantize run")
 if run is None:
     st.info(
         "Nothing to quantize yet: start a run in the Studio, its images appear here when they are made, or upload images of your own.",
@@ -27,14 +32,14 @@ def start_run(start, preset, own_images):
     try:
         config, pressed, name = forms.quantization_form(start, f"own/{preset}" if own_images else preset, own_images)
         if pressed:
-            state.start(config, state.uploads().run_name(config, name))
+            session.start(config, session.uploads().run_name(config, name))
             forms.forget_uploads()
             st.rerun()
     except CoreError as error:
         st.error(text.error(error), icon=":material/error:")
 
 
-if run is not None and state.image_lanes(run):
+if run is not None and session.image_lanes(run):
     wanted = not run.config.bits and run.state.is_finished()
     # another expander when it is wanted: that of a run that has just ended opens
     with elements.folded("Quantize these images", f"quantize/{run.id}/{wanted}", wanted, ":material/add:") as opened:
@@ -44,8 +49,8 @@ if run is not None and state.image_lanes(run):
                 PRESETS[preset],
                 generation=run.config.generation,
                 quantization=replace(PRESETS[preset].quantization, model=run.config.quantization.model),
-                optimizers=tuple(state.image_lanes(run)),
-                images_from=str(state.store().images_folder(run)),
+                optimizers=tuple(session.image_lanes(run)),
+                images_from=str(session.store().images_folder(run)),
                 encoder="",
             )
             start_run(start, preset, own_images=False)
@@ -61,7 +66,7 @@ if run is None:
     st.stop()
 
 
-live.follow(training.TRAINING, run)
+live_view.follow(training.TRAINING, run)
 training.layers(run)
 
 paper_rows = results.paper_table(run.config.quantization.model)

@@ -2,14 +2,19 @@
 
 import streamlit as st
 
-from dashboard import comparison, figures, live, new_run, run_actions, run_list, state, text
-from dashboard.comparison_charts import MOST
+from dashboard import session, text
+from dashboard.charts.comparison import MOST
+from dashboard.components import figures
+from dashboard.forms import new_run
+from dashboard.tables import run_list
+from dashboard.updates import live_view
+from dashboard.views import comparison, run_actions
 
 st.title("Runs")
-st.caption(f"Everything that was started, kept in {text.plain(state.store().folder)}.")
+st.caption(f"Everything that was started, kept in {text.plain(session.store().folder)}.")
 
-state.store().mark_interrupted()  # those of servers and command lines that died since this one started
-runs = state.store().runs()
+session.store().mark_interrupted()  # those of servers and command lines that died since this one started
+runs = session.store().runs()
 run_actions.undo_line()
 if not runs:
     st.info("No runs yet: start one in the Studio.", icon=":material/lightbulb:")
@@ -33,12 +38,12 @@ elif not chosen:
     )
 elif len(chosen) == 1:
     run = chosen[0]
-    live.follow(live.STATUS, run)
+    live_view.follow(live_view.STATUS, run)
     with st.container(horizontal=True):
         for title, page in (("Studio", "studio"), ("Quantize", "quantize"), ("Diversity", "diversity")):
             if st.button(f"Open in {title}", key=f"open {page}", disabled=page == "studio" and bool(run.config.images_from)):
-                state.show_run(run.id)
-                st.switch_page(f"dashboard/pages/{page}.py", query_params={state.RUN_PARAMETER: run.id})
+                session.show_run(run.id)
+                st.switch_page(f"dashboard/pages/{page}.py", query_params={session.RUN_PARAMETER: run.id})
         if st.button("Start again with these settings", icon=":material/replay:", key="start again"):
             new_run.start_again(run)
         run_actions.pin_button(run)
@@ -46,9 +51,9 @@ elif len(chosen) == 1:
     left, right = st.columns(2)
     with left:
         run_actions.description_form(run, run_list.all_tags(runs))
-        st.caption(f"Files: {text.plain(state.store().run_folder(run.id))}")
+        st.caption(f"Files: {text.plain(session.store().run_folder(run.id))}")
         with st.expander("Live changes", expanded=True):
-            changes = state.store().changes(run.id)
+            changes = session.store().changes(run.id)
             if changes:
                 figures.table(changes, "changes")
             else:

@@ -2,9 +2,13 @@
 
 import streamlit as st
 
-from dashboard import elements, lanes, live, new_run, state
+from dashboard import session
+from dashboard.components import elements
+from dashboard.forms import new_run
+from dashboard.updates import live_view
+from dashboard.views import generation
 
-run = state.shown_run(lambda run: not run.config.images_from)
+run = session.shown_run(lambda run: not run.config.images_from)
 
 st.title("Studio")
 st.caption(
@@ -27,6 +31,6 @@ with elements.folded("New run", key, run is None, ":material/add:") as opened:
         new_run.form()
 
 if run is not None:
-    if lanes.generation_finished(run):
-        live.follow(live.STATUS, run)
-    live.follow(lanes.GENERATION, run)
+    if generation.generation_finished(run):
+        live_view.follow(live_view.STATUS, run)
+    live_view.follow(generation.GENERATION, run)

@@ -5,9 +5,9 @@ import pytest
 from benchmarks import paper
 from core.config import PRESETS, RunConfig
 from core.errors import RunError
+from core.runs.paper_table import read_kept
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.table import read_kept
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core.config import GenerationConfig, RunConfig
+from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
-from core.runs.live import LiveControl
+from core.runs.execution import perform
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker import perform
 
 CONFIG = RunConfig(
     generation=GenerationConfig(images=20, iterations=10, batch_size=20, snapshots=1, device="cpu", threads=1), bits=(), encoder=""

@@ -18,7 +18,9 @@ from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from dashboard import chart_files, report, results
+from dashboard.charts import files as chart_files
+from dashboard.downloads import report
+from dashboard.tables import results
 from dashboard.text import plotly
 
 pytestmark = pytest.mark.slow

@@ -14,12 +14,12 @@ from core.data.image_sets import ImageSet
 from core.errors import ModelError
 from core.export.onnx import save_onnx
 from core.export.verify import open_onnx
-from core.generation.fusion import FusedNetwork, HookedNetwork, with_statistics
-from core.generation.synthesis import Synthesis, initial_noise, synthesise
+from core.generation.fused.network import FusedNetwork, HookedNetwork, with_statistics
+from core.generation.loop import Synthesis, initial_noise, synthesise
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.registry import ModelSpec
 from core.quantization.layers import QuantizedLayer
-from core.quantization.qat import QuantizationTraining
+from core.quantization.training import QuantizationTraining
 from core.reporting import Silent
 
 CLASSES = tuple("abcdefghij")

@@ -13,10 +13,10 @@ from torch import nn
 from core import gpu
 from core.config import RANGE_METHODS, GenerationConfig, QuantizationConfig
 from core.generation import forward_pass
-from core.generation.synthesis import Synthesis
+from core.generation.loop import Synthesis
 from core.gpu import Recording
 from core.models.full_precision import FullPrecisionModel, resolve_device
-from core.quantization.qat import QuantizationTraining
+from core.quantization.training import QuantizationTraining
 
 GENERATION = GenerationConfig(images=40, iterations=8, batch_size=12, snapshots=2, burn_in=0.5, max_shift=1)
 QUANTIZATION = QuantizationConfig(weight_bits=4, activation_bits=4, steps=14, batch_size=24, training_lr=1e-3)

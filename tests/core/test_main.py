@@ -20,7 +20,7 @@ from core.data.image_sets import load_image_set
 from core.data.labelled import embedded_images
 from core.errors import shown
 from core.export.image_sets import export_images
-from core.generation.synthesis import Synthesis
+from core.generation.loop import Synthesis
 from core.models.full_precision import build_architecture, load_model, save_checkpoint
 from core.models.registry import CIFAR10_CLASSES, MODELS
 from core.runs.store import RUNS_VARIABLE, RunStore
@@ -342,7 +342,7 @@ def test_existing_folder_is_refused_and_kept(tmp_path, capsys, generated, pictur
 
 def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("1")
-    monkeypatch.setattr("core.generation.synthesis.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()
     assert call("generate", *TINY, "--out", tmp_path / "file" / "set") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -741,7 +741,7 @@ def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
 
 def test_table_of_what_was_not_measured(capsys, monkeypatch, tmp_path):
     (tmp_path / "measured.json").write_text("[]")
-    monkeypatch.setattr("core.runs.table.MEASURED", tmp_path / "measured.json")
+    monkeypatch.setattr("core.runs.paper_table.MEASURED", tmp_path / "measured.json")
     assert call("table", "--json") == 0
     rows = last_json(capsys)["rows"]
     assert [row["row"] for row in rows][:2] == ["cifar10/resnet20/3", "cifar10/resnet20/4"]
@@ -829,7 +829,7 @@ def test_as_a_command_bad_input_ends_with_two(tmp_path):
 
 def test_current_folder_is_no_place_for_the_result(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("core.generation.synthesis.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()
     assert call("generate", *TINY, "--out", ".") == 2
     (line,) = capsys.readouterr().err.splitlines()

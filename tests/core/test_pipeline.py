@@ -16,9 +16,9 @@ from core.errors import DataError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
-from core.quantization.arithmetic import whole_number_network
-from core.quantization.checkpoint import load_quantized
-from core.quantization.qat import QuantizationTraining
+from core.quantization.integer.inference import whole_number_network
+from core.quantization.saved_network import load_quantized
+from core.quantization.training import QuantizationTraining
 from core.reporting import Silent, Untouched
 
 GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4, threads=1, device="cpu")

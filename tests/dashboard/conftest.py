@@ -8,7 +8,7 @@ from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
-from dashboard import state
+from dashboard import session
 
 TINY = RunConfig(
     generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2, device="cpu"),
@@ -36,14 +36,14 @@ def runs_folder(tmp_path, monkeypatch):
     """An empty store for the pages of this test; what they start is stopped at its end."""
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
-    state.manager.clear()
+    session.manager.clear()
     yield folder
-    state.manager().close()
-    state.manager.clear()
+    session.manager().close()
+    session.manager.clear()
 
 
 @pytest.fixture
 def with_finished_run(runs_folder, finished_runs):
     """The same with the finished run in it; its id."""
     shutil.copytree(finished_runs, runs_folder, dirs_exist_ok=True)
-    return state.store().runs()[0].id
+    return session.store().runs()[0].id

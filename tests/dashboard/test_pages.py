@@ -19,12 +19,13 @@ from waiting import wait_until
 from core.config import PRESETS, GenerationConfig, RunConfig
 from core.models.full_precision import find_model
 from core.models.registry import MODELS
-from core.runs import table
+from core.runs import paper_table
 from core.runs.events import SECONDS_BETWEEN_FRAMES
+from core.runs.paper_table import row_config
 from core.runs.state import RunState
-from core.runs.table import row_config
-from dashboard import live, state
+from dashboard import session
 from dashboard.text import plain
+from dashboard.updates import live_view
 
 SHORT = RunConfig(generation=GenerationConfig(images=20, iterations=3, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
 LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
@@ -80,12 +81,12 @@ def studio(run_id, **address):
         ("runs", "Studio"),
         ("compare", "Studio"),
         ("export", "Studio"),
-        ("table", "press Measure"),
+        ("paper", "press Measure"),
     ],
 )
 def test_an_empty_page_says_what_to_do_first(runs_folder, name, first_step, tmp_path, monkeypatch):
     (tmp_path / "measured.json").write_text("[]")
-    monkeypatch.setattr(table, "MEASURED", tmp_path / "measured.json")
+    monkeypatch.setattr(paper_table, "MEASURED", tmp_path / "measured.json")
     app = page(name)
     assert any(first_step in info.value for info in app.info)
 
@@ -102,12 +103,12 @@ def test_studio_starts_a_run_with_the_values_of_its_sliders_and_form(runs_folder
     app.text_input(key="quick/encoder").set_value("")
     app.button(key="start").click().run()
     assert not app.exception
-    (run,) = state.store().runs()
+    (run,) = session.store().runs()
     config = run.config.generation
     assert run.config.lr_by_bits == PRESETS["quick"].lr_by_bits
     assert (config.epsilon, config.beta, config.images, config.iterations) == (0.2, 0.5, 64, 7)
     assert run.config.bits == ()
-    wait_until(lambda: state.store().run(run.id).state is RunState.COMPLETE)
+    wait_until(lambda: session.store().run(run.id).state is RunState.COMPLETE)
     app.run()
     assert app.query_params["run"] == run.id
     assert [name for name, _ in components(app) if name != "words"] == ["player", "sheet", "sheet", "figure"]
@@ -118,7 +119,7 @@ def test_studio_says_what_is_wrong_and_starts_nothing(runs_folder):
     app.number_input(key="quick/generation/images").set_value(51)
     app.button(key="start").click().run()
     assert [error.value for error in app.error] == [plain("images is 51: allowed is a multiple of snapshots (4)")]
-    assert state.store().runs() == []
+    assert session.store().runs() == []
 
 
 @pytest.mark.slow
@@ -137,7 +138,7 @@ def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_fini
 def test_a_link_opens_both_lanes_at_its_iteration(with_finished_run):
     newest, app = page("studio"), studio(with_finished_run, at=2)
     assert component(app, "player")[0]["at"] == 2
-    frames = [state.store().frame(with_finished_run, lane, 2) for lane in ("mi-fgsm", "adam")]
+    frames = [session.store().frame(with_finished_run, lane, 2) for lane in ("mi-fgsm", "adam")]
     for frame, sheet, last in zip(frames, component(app, "sheet"), component(newest, "sheet")):
         assert sheet["picture"] != last["picture"]
         assert f"{100 * frame.confidence[0]:.0f} %" in sheet["cells"][0][1]
@@ -199,14 +200,14 @@ def test_the_chosen_view_and_layer_are_in_the_address(with_finished_run):
 
 
 def test_a_run_of_an_earlier_version_is_shown_without_what_it_did_not_write_down(with_finished_run):
-    store = state.store()
+    store = session.store()
     for path in (store.run_folder(with_finished_run) / "frames").rglob("*.npz"):
         with np.load(path) as file:
             known = {name: file[name] for name in ("images", "labels", "step") if name in file}
         path.unlink()
         if known:
             np.savez(path, **known)
-    state.kept.clear()  # drawn for other tests from the same run
+    session.kept.clear()  # drawn for other tests from the same run
     app = studio(with_finished_run, view="layer", lane="adam", image=3)
     assert component(app, "sheet")[0]["cells"][0] == [0, "airplane", False]
     assert "was not written down" in texts(app)
@@ -216,8 +217,8 @@ def test_a_run_of_an_earlier_version_is_shown_without_what_it_did_not_write_down
 @pytest.mark.slow
 def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypatch):
     for limit in ("_SECONDS_FOR_A_STEP", "_SECONDS_FOR_PICTURES"):
-        monkeypatch.setattr(live, limit, 5)  # so that a busy machine makes no difference
-    manager, store = state.manager(), state.store()
+        monkeypatch.setattr(live_view, limit, 5)  # so that a busy machine makes no difference
+    manager, store = session.manager(), session.store()
     run_id = manager.start(LONG)
     wait_until(lambda: len(store.records(run_id, "generation")) > 2)
     app = page("studio")
@@ -253,10 +254,10 @@ def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypa
 
 
 def test_a_failed_run_says_why(runs_folder):
-    run_id = state.manager().start(replace(SHORT, encoder="nonsense"))
-    state.manager().wait(run_id)
+    run_id = session.manager().start(replace(SHORT, encoder="nonsense"))
+    session.manager().wait(run_id)
     app = page("studio")
-    assert state.store().run(run_id).state is RunState.FAILED
+    assert session.store().run(run_id).state is RunState.FAILED
     assert any("nonsense" in error.value and "embedded" in error.value for error in app.error)
     assert "UnknownNameError" in app.code[0].value
 
@@ -284,16 +285,16 @@ def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
     app = page("quantize")
     app.button(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/evaluate").click().run()
     assert not app.exception
-    newest = state.store().runs()[0]
+    newest = session.store().runs()[0]
     assert newest.id != with_finished_run
     assert (newest.config.optimizers, newest.config.bits, newest.config.quantization.steps) == (("mi-fgsm",), (4,), 0)
-    state.manager().control(newest.id).stop()
-    state.manager().wait(newest.id)
+    session.manager().control(newest.id).stop()
+    session.manager().wait(newest.id)
 
 
 def copied(run_id, seed, name, **quantization):
     """A finished run like this one, with other seeds and accuracies that are `seed` points lower."""
-    store = state.store()
+    store = session.store()
     config = store.config(run_id)
     config = replace(
         config,
@@ -312,13 +313,13 @@ def copied(run_id, seed, name, **quantization):
 
 def accuracy_lines(app):
     (table,) = [frame.value for frame in app.dataframe if "calibrated %" in frame.value]
-    return [row for _, row in table.iterrows()]
+    return [row for _, row in paper_table.iterrows()]
 
 
 def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
     seeds = [copied(with_finished_run, 1, "seed one"), copied(with_finished_run, 3, "seed three")]
     other = copied(with_finished_run, 5, "other range", range="minmax")
-    state.show_run(with_finished_run)
+    session.show_run(with_finished_run)
     app = AppTest.from_file("../../dashboard/pages/quantize.py", default_timeout=60)
     app.query_params["run"] = with_finished_run
     app.run()
@@ -349,16 +350,16 @@ def quantized_at_8_bits(form):
     app.number_input(key="quick/steps").set_value(0)
     app.button(key="quantize").click().run()
     assert not app.exception
-    return state.store().runs()[0]
+    return session.store().runs()[0]
 
 
 @pytest.mark.slow
 def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
     newest = quantized_at_8_bits(f"quantize/{with_finished_run}/False")
     assert newest.id != with_finished_run
-    assert newest.config.images_from == str(state.store().run_folder(with_finished_run) / "images")
-    state.manager().wait(newest.id)
-    results = state.store().results(newest.id)
+    assert newest.config.images_from == str(session.store().run_folder(with_finished_run) / "images")
+    session.manager().wait(newest.id)
+    results = session.store().results(newest.id)
     assert abs(results["accuracy/mi-fgsm/W8A8"]["quantized"] - results["full_precision"]["top1"]) < 1.0
 
 
@@ -372,7 +373,7 @@ def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
     # for each optimizer: pairs in rows of four, an image with its nearest, and some images
     nearest = [body for body in bodies if "nearest to it" in body]
     assert ["image 0 by MI-FGSM" in nearest[0], "image 0 by Adam" in nearest[1], len(nearest)] == [True, True, 2]
-    pairs = [state.store().result(with_finished_run, f"diversity/{lane}")["neighbours"]["pairs"] for lane in ("mi-fgsm", "adam")]
+    pairs = [session.store().result(with_finished_run, f"diversity/{lane}")["neighbours"]["pairs"] for lane in ("mi-fgsm", "adam")]
     rows = sum(max(1, len(own) // 4) for own in pairs)  # full ones
     assert len([body for body in bodies if "most alike" in body]) == rows
     assert len([body for body in bodies if "data:image/png" in body]) == rows + 4
@@ -385,7 +386,7 @@ def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
 
 
 def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finished_run):
-    store = state.store()
+    store = session.store()
     for lane in ("mi-fgsm", "adam"):
         known = store.result(with_finished_run, f"diversity/{lane}")
         old = ("encoder", "encoder_trained_on", "images", "mean_similarity", "within_class_similarity", "histogram", "matrix")
@@ -402,9 +403,9 @@ def test_diversity_with_an_unknown_encoder_fails_with_the_names_that_work(with_f
     app = page("diversity")
     app.text_input(key="diversity/encoder").set_value("nonsense")
     app.button(key="measure").click().run()
-    newest = state.store().runs()[0]
-    state.manager().wait(newest.id)
-    assert "allowed are embedded" in state.store().run(newest.id).error
+    newest = session.store().runs()[0]
+    session.manager().wait(newest.id)
+    assert "allowed are embedded" in session.store().run(newest.id).error
     app.run()
     assert any("nonsense" in error.value for error in app.error)
 
@@ -414,7 +415,7 @@ def test_runs_lists_what_was_done_before_the_server_started(with_finished_run):
     table = app.dataframe[0].value
     assert list(table["name"]) == ["a finished run"]
     assert list(table["state"]) == ["complete"]
-    assert table["W4A4 %"][0] == state.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")["quantized"]
+    assert table["W4A4 %"][0] == session.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")["quantized"]
 
 
 def checkpoint(folder, **changes):
@@ -445,12 +446,12 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
     app.button(key="start").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
-    (run,) = state.store().runs()
-    (path,) = state.uploads().networks()
+    (run,) = session.store().runs()
+    (path,) = session.uploads().networks()
     assert run.config.generation.model == run.config.quantization.model == path
     assert run.name == "mine (10 classes), mi-fgsm + adam"
-    state.manager().wait(run.id)
-    assert state.store().run(run.id).state is RunState.COMPLETE
+    session.manager().wait(run.id)
+    assert session.store().run(run.id).state is RunState.COMPLETE
     again = page("studio")
     assert "quick/machine/model" not in [box.key for box in again.selectbox]  # of the form, which is made when it is opened
     again.session_state[f"new run/{run.id}"] = True
@@ -482,12 +483,12 @@ def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(run
     app.button(key="start").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
-    (run,) = state.store().runs()
+    (run,) = session.store().runs()
     assert run.name == "others (10 classes), mi-fgsm + adam"
     spec = find_model(run.config.generation.model)[1]
     assert (spec.mean, spec.classes) == ((0.5, 0.5, 0.5), tuple("abcdefghij"))
-    state.manager().wait(run.id)
-    assert state.store().run(run.id).state is RunState.COMPLETE
+    session.manager().wait(run.id)
+    assert session.store().run(run.id).state is RunState.COMPLETE
 
 
 def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
@@ -499,8 +500,8 @@ def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
     assert [error.value for error in app.error] == [
         plain("'a_b.safetensors' has image_size 1000000000 in its header: allowed is a whole number above 0, at most 1024")
     ]
-    assert state.store().runs() == []
-    assert state.uploads().networks() == {}
+    assert session.store().runs() == []
+    assert session.uploads().networks() == {}
 
 
 @pytest.mark.slow
@@ -512,12 +513,12 @@ def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
     app.button(key="quantize own").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
-    (run,) = state.store().runs()
+    (run,) = session.store().runs()
     assert run.config.optimizers == ("given",)
     assert run.name == "resnet20_cifar10, own cats.zip, W8A8"
-    state.manager().wait(run.id)
-    assert state.store().run(run.id).state is RunState.COMPLETE, state.store().run(run.id).traceback
-    assert "accuracy/given/W8A8" in state.store().results(run.id)
+    session.manager().wait(run.id)
+    assert session.store().run(run.id).state is RunState.COMPLETE, session.store().run(run.id).traceback
+    assert "accuracy/given/W8A8" in session.store().results(run.id)
     # also when it has ended, and for somebody who comes later
     app = page("quantize")
     table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
@@ -545,7 +546,7 @@ def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, b
     (error,) = app.error
     assert plain(reason) in error.value
     assert "allowed is" in error.value
-    assert state.store().runs() == []
+    assert session.store().runs() == []
 
 
 @pytest.mark.slow
@@ -553,21 +554,21 @@ def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity", "diversity own/")
     app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip"))
     app.button(key="measure own").click().run()
-    (run,) = state.store().runs()
-    state.manager().wait(run.id)
+    (run,) = session.store().runs()
+    session.manager().wait(run.id)
     app = page("diversity")
     assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
     assert app.metric[0].value == "1.000"  # all black
     # such images can be measured and used again as those that a run made
     app.button(key="measure").click().run()
     assert not app.exception
-    (again,) = [other for other in state.store().runs() if other.id != run.id]
+    (again,) = [other for other in session.store().runs() if other.id != run.id]
     assert again.config.images_from == run.config.images_from
-    state.manager().wait(again.id)
-    assert state.store().result(again.id, "diversity/given") == state.store().result(run.id, "diversity/given")
+    session.manager().wait(again.id)
+    assert session.store().result(again.id, "diversity/given") == session.store().result(run.id, "diversity/given")
     newest = quantized_at_8_bits(f"quantize/{again.id}/True")
-    state.manager().wait(newest.id)
-    assert "accuracy/given/W8A8" in state.store().results(newest.id)
+    session.manager().wait(newest.id)
+    assert "accuracy/given/W8A8" in session.store().results(newest.id)
     # it measured no diversity, which the page offers while the images are there
     app = page("diversity")
     assert "open “Measure with another encoder” below" in texts(app)
@@ -579,14 +580,14 @@ def test_diversity_of_uploaded_images(runs_folder):
 
 
 def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
-    app = page("table")
+    app = page("paper")
     whole, measured = (frame.value for frame in app.dataframe)
     lines = whole.set_index("row")["measured here"]
     assert len(lines) == 12
     assert lines["imagenet/resnet50/5"] == "not measured"
     assert lines["cifar10/resnet20/4"] != "not measured"
     (line,) = [line for _, line in measured.iterrows() if line["run"] == with_finished_run]
-    known = state.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")
+    known = session.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")
     assert line["top-1 mi-fgsm"] == known["quantized"]
     assert line["drop mi-fgsm"] == pytest.approx(92.1 - known["quantized"])
     assert (
@@ -598,24 +599,24 @@ def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
 def test_table_measures_a_row(runs_folder, monkeypatch):
     went = []  # the page alone knows no other pages to go to
     monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append((page, query_params)))
-    app = page("table")
+    app = page("paper")
     app.selectbox(key="row").set_value("cifar10/resnet20/5").run()
     assert app.selectbox(key="cifar10/resnet20/5/model").value == "resnet20_cifar10"
     app.button(key="measure row").click().run()
     assert not app.exception
-    (run,) = state.store().runs()
-    state.manager().control(run.id).stop()
+    (run,) = session.store().runs()
+    session.manager().control(run.id).stop()
     assert went == [("dashboard/pages/studio.py", {"run": run.id})]
     assert run.config.to_dict() == row_config("cifar10/resnet20/5", PRESETS["quick"], "resnet20_cifar10").to_dict()
 
 
 def test_table_says_what_is_missing_and_starts_nothing(runs_folder):
-    app = page("table")
+    app = page("paper")
     app.selectbox(key="row").set_value("imagenet/resnet18/4").run()
     app.button(key="measure row").click().run()
     (error,) = app.error
     assert plain("row 'imagenet/resnet18/4' has no evaluation images: allowed is") in error.value
-    assert state.store().runs() == []
+    assert session.store().runs() == []
 
 
 @pytest.mark.slow
@@ -625,9 +626,9 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     (tmp_path / "made.safetensors").rename(path)
     model = {"model": str(path)}
     config = replace(SHORT, generation=replace(SHORT.generation, **model), quantization=replace(SHORT.quantization, **model))
-    run_id = state.manager().start(replace(config, encoder="embedded"))
-    state.manager().wait(run_id)
-    assert state.store().run(run_id).state is RunState.COMPLETE
+    run_id = session.manager().start(replace(config, encoder="embedded"))
+    session.manager().wait(run_id)
+    assert session.store().run(run_id).state is RunState.COMPLETE
     path.unlink()
     for name, number in (("quantize", 0), ("diversity", 3), ("runs", 0)):
         assert len(component(page(name), "figure")) == number
@@ -636,9 +637,9 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
 
 def test_a_link_pressed_before_the_page_is_there_keeps_the_run(runs_folder, monkeypatch):
     """As on a slow machine: the script of the first page ends as soon as there are links."""
-    asked, newer = (state.store().create(SHORT, name) for name in ("asked for", "newer"))
+    asked, newer = (session.store().create(SHORT, name) for name in ("asked for", "newer"))
     for run_id in (asked, newer):
-        state.store().set_state(run_id, RunState.COMPLETE)
+        session.store().set_state(run_id, RunState.COMPLETE)
     app = AppTest.from_file("../../streamlit_app.py", default_timeout=60)
     app.query_params["run"] = asked
     with monkeypatch.context() as slow:

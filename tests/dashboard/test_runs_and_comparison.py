@@ -9,12 +9,13 @@ from streamlit.testing.v1 import AppTest
 
 from core.config import GenerationConfig, RunConfig
 from core.runs.state import RunState
-from dashboard import run_list, state
+from dashboard import session
+from dashboard.tables import run_list
 from dashboard.text import plain
 
 
 def finished(name, seed=0, final=RunState.COMPLETE, records=3) -> str:
-    store = state.store()
+    store = session.store()
     run_id = store.create(RunConfig(generation=GenerationConfig(seed=seed), bits=(4,)), name)
     store.set_state(run_id, RunState.RUNNING)
     for step in range(1, records + 1):
@@ -67,7 +68,7 @@ def test_table_has_what_one_sorts_by(three):
 
 
 def test_list_can_be_narrowed_and_the_address_says_how(three):
-    store = state.store()
+    store = session.store()
     store.set_tags(three[0], ["good one", "seed"])
     store.set_tags(three[1], ["seed"])
     store.set_note(three[2], "The Odd one")
@@ -105,36 +106,36 @@ def test_run_is_described(three):
     app.text_area(key=f"note {three[0]}").set_value("a note")
     app.multiselect(key=f"tags {three[0]}").set_value([])
     app.button(key="save description").click().run()
-    run = state.store().run(three[0])
+    run = session.store().run(three[0])
     assert (run.name, run.note) == ("another name", "a note")
 
 
 def test_baseline_is_pinned_and_unpinned(three):
     app = select(page("runs"), 2)
     app.button(key="pin").click().run()
-    assert [run.id for run in state.store().runs() if run.pinned] == [three[2]]
+    assert [run.id for run in session.store().runs() if run.pinned] == [three[2]]
     assert list(table(app, "minutes")["baseline"]) == ["", "", run_list.BASELINE]
     assert app.button(key="pin").label == "Unpin as baseline"
     app.button(key="pin").click().run()
-    assert not any(run.pinned for run in state.store().runs())
+    assert not any(run.pinned for run in session.store().runs())
 
 
 def test_deletion_is_undone(three):
     app = select(page("runs"), 1)
     app.button(key="delete").click().run()
     assert not app.exception
-    assert [run.id for run in state.store().runs()] == [three[0], three[2]]
+    assert [run.id for run in session.store().runs()] == [three[0], three[2]]
     assert any("Deleted **\\*run\\* 1**" in markdown.value for markdown in app.markdown)
     app.button(key="undo").click().run()
     assert not app.exception
-    assert [run.id for run in state.store().runs()] == three
+    assert [run.id for run in session.store().runs()] == three
     assert not any("Deleted **" in markdown.value for markdown in app.markdown)
 
 
 def test_several_are_deleted_together_and_brought_back_from_the_trash(three):
     app = select(page("runs"), 0, 1, 2)
     app.button(key="delete").click().run()
-    assert state.store().runs() == []
+    assert session.store().runs() == []
     app = page("runs")  # a session that has deleted nothing
     assert any("No runs yet" in info.value for info in app.info)
     app.session_state["deleted runs"] = True
@@ -144,13 +145,13 @@ def test_several_are_deleted_together_and_brought_back_from_the_trash(three):
     assert app.button(key="restore").label == "Restore 2 runs"
     app.button(key="restore").click().run()
     assert not app.exception
-    assert len(state.store().runs()) == 2
-    (left,) = state.store().trashed()
+    assert len(session.store().runs()) == 2
+    (left,) = session.store().trashed()
     app = select(app, 0, table="deleted table")
     app.button(key="delete for good").click().run()
     assert not app.exception
-    assert state.store().trashed() == []
-    assert not state.store().run_folder(left.id).exists()
+    assert session.store().trashed() == []
+    assert not session.store().run_folder(left.id).exists()
 
 
 def test_run_that_is_going_on_is_not_deleted(runs_folder):
@@ -160,14 +161,14 @@ def test_run_that_is_going_on_is_not_deleted(runs_folder):
 
 
 def test_several_are_tagged_together(three):
-    state.store().set_tags(three[0], ["old", "both"])
-    state.store().set_tags(three[1], ["both"])
+    session.store().set_tags(three[0], ["old", "both"])
+    session.store().set_tags(three[1], ["both"])
     app = select(page("runs"), 0, 1)
     app.multiselect(key="tags to add").set_value(["old"])
     app.multiselect(key="tags to take away").set_value(["both"])
     app.button(key="save tags").click().run()
     assert not app.exception
-    assert [run.tags for run in state.store().runs()] == [("old",), ("old",), ()]
+    assert [run.tags for run in session.store().runs()] == [("old",), ("old",), ()]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_comparison_says_what_to_do_first(runs_folder):
 
 
 def test_comparison_of_the_runs_in_the_address(three):
-    state.store().pin(three[1])
+    session.store().pin(three[1])
     app = page("compare", runs=",".join(three[:2]), curve="total loss", x="seconds", smoothing="0.5", log="true")
     assert app.multiselect(key="runs to compare").value == three[:2]
     (differing,) = [frame.value for frame in app.dataframe if "setting" in frame.value and len(frame.value.columns) == 3]
@@ -216,7 +217,7 @@ def test_comparison_of_the_runs_in_the_address(three):
 
 
 def test_addresses_of_runs_that_are_not_there(three):
-    state.store().trash(three[2])
+    session.store().trash(three[2])
     app = page("compare", runs=f"{three[0]},<b>nobody,{three[2]},{three[1]},{three[0]}", curve="nothing", x="1", smoothing="7", log="maybe")
     assert app.multiselect(key="runs to compare").value == three[:2]
     assert len(app.warning) == 2
@@ -225,7 +226,7 @@ def test_addresses_of_runs_that_are_not_there(three):
 
 
 def test_comparison_with_settings_of_another_version(three):
-    with state.store()._write() as connection:
+    with session.store()._write() as connection:
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (three[0],))
     app = page("compare", runs=",".join(three))
     assert any("cannot be read by this version" in warning.value for warning in app.warning)
@@ -236,7 +237,7 @@ def test_comparison_follows_a_run_that_is_going_on(three):
     going_on = finished("going on", final=None)
     app = page("compare", runs=f"{three[0]},{going_on}")
     assert max(table(app, "best at iteration")["best at iteration"]) == 3
-    state.store().append(going_on, "generation", "adam", 4, {"total": 0.5, "seconds": 0.4})
+    session.store().append(going_on, "generation", "adam", 4, {"total": 0.5, "seconds": 0.4})
     app.run()
     assert max(table(app, "best at iteration")["best at iteration"]) == 4
 
@@ -244,15 +245,15 @@ def test_comparison_follows_a_run_that_is_going_on(three):
 def test_list_of_200_runs_reads_no_records(runs_folder, monkeypatch):
     """And is made within a time that nobody waits for."""
     first = finished("first", records=200)
-    with state.store()._write() as connection:
+    with session.store()._write() as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(run)")]
         others = ", ".join(columns[1:])
         for index in range(199):
             copy = f"copy{index:03d}"
             connection.execute(f"INSERT INTO run (id, {others}) SELECT ?, {others} FROM run WHERE id = ?", (copy, first))
             connection.execute("INSERT INTO result (run, name, data) SELECT ?, name, data FROM result WHERE run = ?", (copy, first))
-    monkeypatch.setattr(type(state.store()), "records", None)
-    monkeypatch.setattr(type(state.store()), "curves", None)
+    monkeypatch.setattr(type(session.store()), "records", None)
+    monkeypatch.setattr(type(session.store()), "curves", None)
     app = page("runs")
     began = time.monotonic()
     app.run()

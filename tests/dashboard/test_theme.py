@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dashboard import chart_style
+from dashboard.charts import style as chart_style
 
 THEME = tomllib.loads((Path(__file__).parents[2] / ".streamlit" / "config.toml").read_text())["theme"]
 DATA = {**chart_style.COLOURS, "full precision": chart_style.FULL_PRECISION, "paper": chart_style.PAPER}

@@ -3,7 +3,7 @@ import torch
 from core.config import GenerationConfig
 from core.data.labelled import EvaluationSet, embedded_images, load_evaluation_set
 from core.evaluation.references import REFERENCE_IMAGES, noise_images, real_images
-from core.generation.synthesis import Synthesis
+from core.generation.loop import Synthesis
 
 
 def test_noise_is_what_the_images_of_every_batch_begin_as(embedded):

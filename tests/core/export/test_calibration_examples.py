@@ -10,7 +10,7 @@ import pytest
 
 from core.config import GenerationConfig
 from core.export.image_sets import export_images
-from core.generation.synthesis import synthesise
+from core.generation.loop import synthesise
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,7 +17,7 @@ from core.models.full_precision import FullPrecisionModel
 from core.models.registry import CIFAR10_CLASSES
 from core.pipeline import execute
 from core.reporting import Silent
-from core.runs.live import Replay
+from core.runs.control import Replay
 
 HOSTILE = "<script>alert(1)</script> [a](http://b.c) ![i](x) `c` **d** | e\n# f\n--- &amp; www.g.h $x$ \u202eevil"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from core.errors import ModelError
-from core.models.program import save_program
-from core.models.program_archive import SPEC_FILE
-from core.quantization.arithmetic import whole_number_network
+from core.models.programs.archive import SPEC_FILE
+from core.models.programs.translation import save_program
+from core.quantization.integer.inference import whole_number_network
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,7 +15,7 @@ from core.errors import ConfigError, DataError, RunError, RunStopped, UnknownNam
 from core.export.network import check_new_file, export_network, find_network
 from core.layout import NETWORK_FILE
 from core.models.registry import CIFAR10_CLASSES
-from core.quantization.checkpoint import save_quantized
+from core.quantization.saved_network import save_quantized
 from core.reporting import Untouched
 from core.runs.store import RunStore
 

@@ -13,7 +13,7 @@ from torch import nn
 from core.config import BIT_WIDTHS
 from core.export.onnx import save_onnx
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.arithmetic import whole_number_network
+from core.quantization.integer.inference import whole_number_network
 from core.quantization.quantizer import integer_range
 
 ROOT = Path(__file__).parents[3]

@@ -10,9 +10,9 @@ from core.config import BIT_WIDTHS, QuantizationConfig
 from core.errors import CoreError, ModelError
 from core.export.packed import load_packed, pack, save_packed, unpack
 from core.models.full_precision import save_checkpoint
-from core.quantization.arithmetic import whole_number_network
-from core.quantization.checkpoint import save_quantized
-from core.quantization.integers import integer_network
+from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.weights import integer_network
+from core.quantization.saved_network import save_quantized
 
 
 def outputs(network, images):

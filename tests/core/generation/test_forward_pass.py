@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from core.generation import kernels
 from core.generation.bn_statistics import collect_statistics
 from core.generation.forward_pass import ForwardPass
+from core.generation.fused import kernels
 from core.generation.losses import Pass, total_loss
 
 WEIGHTS = {"alpha_tv": 0.3, "alpha_l2": 0.02, "beta": 2.0}

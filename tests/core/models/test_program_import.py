@@ -8,7 +8,7 @@ from torch import nn
 
 from core.errors import ConfigError, CoreError, ModelError
 from core.models.full_precision import load_model
-from core.models.program_import import import_program
+from core.models.programs.importing import import_program
 
 SAID = {"image_size": 8, "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3), "class_names": ("a", "b", "c", "d")}
 

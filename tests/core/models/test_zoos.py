@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from core.errors import ModelError, UnknownNameError
-from core.models import zoos
 from core.models.full_precision import find_model, layout_of, load_model
 from core.models.registry import CIFAR10_CLASSES, CIFAR100_CLASSES
-from core.models.zoos import build_architecture, known_spec, offline_names, shapes_only
+from core.models.zoos import zoo as zoos
+from core.models.zoos.zoo import build_architecture, known_spec, offline_names, shapes_only
 
 ROOT = Path(__file__).parents[3]
 SMALL = {"pytorchcv": "resnet20_cifar10", "torchvision": "shufflenet_v2_x0_5", "timm": "test_byobnet"}

@@ -13,7 +13,7 @@ from torch import nn
 from core.config import RANGE_METHODS, QuantizationConfig
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import ANALYSED_IMAGES, analyse, sqnr
-from core.quantization.qat import QuantizationTraining
+from core.quantization.training import QuantizationTraining
 
 
 def trained(model, images, **changes) -> QuantizationTraining:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from core.config import RANGE_METHODS
 from core.errors import UnknownNameError
-from core.quantization.ranges import LeastSquares, MinMax, range_method
+from core.quantization.ranges.base import LeastSquares, MinMax, range_method
 
 
 def squared_error(values: Tensor, lower: float, upper: float, bits: int) -> float:

@@ -26,9 +26,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import core.generation.synthesis
+import core.generation.loop
 import core.pipeline
-import core.quantization.checkpoint
+import core.quantization.saved_network
 import core.runs.store
 from core import layout
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
@@ -36,13 +36,13 @@ from core.data.labelled import EvaluationSet
 from core.errors import CoreError, RunError, RunStopped
 from core.pipeline import Prepared
 from core.reporting import Untouched
-from core.runs.copies import copy_out
+from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
-from core.runs.live import LiveControl
+from core.runs.execution import perform
 from core.runs.manager import RunManager
+from core.runs.output_folder import copy_out
 from core.runs.state import RunState
 from core.runs.store import DATABASE, RESERVE, RunStore
-from core.runs.worker import perform
 
 ROOT = Path(__file__).parents[3]
 CONFIG = RunConfig(
@@ -549,7 +549,7 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
         generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
         quantization=replace(CONFIG.quantization, batch_size=size),
     )
-    step = "core.generation.synthesis.Synthesis.step" if stage == "generation" else "core.quantization.qat.QuantizationTraining.step"
+    step = "core.generation.loop.Synthesis.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
 
     def too_much(self):
         raise error

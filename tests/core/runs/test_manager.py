@@ -17,12 +17,12 @@ from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.labelled import EvaluationSet
 from core.errors import ConfigError, RunError
 from core.pipeline import Prepared
+from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
-from core.runs.live import LiveControl
+from core.runs.execution import perform
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker import perform
 
 ROOT = Path(__file__).parents[3]
 TINY = RunConfig(
@@ -373,7 +373,7 @@ def test_bad_number_at_once_is_refused(tmp_path, monkeypatch):
 
 def test_line_goes_through_all_processes(manager, monkeypatch):
     """A run of this process waits while one of another computes, and begins when that process is killed."""
-    monkeypatch.setattr("core.runs.worker._SECONDS_BETWEEN_CENSUSES", 0.2)
+    monkeypatch.setattr("core.runs.execution._SECONDS_BETWEEN_CENSUSES", 0.2)
     other = process(manager.store.folder, "sys.stdin.read()")
     try:
         theirs = other.stdout.readline().strip()

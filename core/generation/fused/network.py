@@ -1,0 +1,336 @@
+"""The network as generation runs it: each convolution, its BatchNorm layer, the statistics between them and the activation behind in one.
+
+BatchNorm in evaluation mode is a scale a and a shift for each channel, which the convolution before it can do by itself:
+
+    y = a conv(x) + b,    a = gamma / sqrt(running var + eps),    b = beta - a running mean
+
+What entered the BatchNorm layer is (y - b) / a, so its statistics follow from those of y, and nothing but y is kept for the way back.
+There activation, statistics and BatchNorm are passed at once (kernels.py).
+"""
+
+import copy
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from core.errors import ModelError
+from core.generation.bn_statistics import (
+    BatchStatistics,
+    ChannelStatistics,
+    collect_statistics,
+    empty_statistics,
+)
+from core.generation.fused import kernels
+from core.models.full_precision import batch_norm_affine, batch_norm_layers
+from core.models.tracing import LayerTracer, computes_as, has_activation_inside
+
+_SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
+_RELU = (0.0, float("inf"))
+_ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_WRITING = {"iadd", "isub", "imul", "itruediv"}
+_ADDITIONS = {operator.add, operator.iadd, torch.add}
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """How a convolution goes over its input, and what its activation lets through; None: there is none."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    activation: kernels.Activation
+
+
+class _Fused(torch.autograd.Function):
+    """(x, residual or None, weight, bias) -> (z, mean, variance, z again): z = clamp(conv(x) + residual, low, high), statistics before it.
+
+    Differentiable in x and the residual. The way back can be gone once: it is computed in the place of what the convolution put out. Who
+    uses z twice takes both, as their gradients are then added up on the way and not before.
+    """
+
+    @staticmethod
+    def forward(ctx, x, residual, weight, bias, layer: kernels.BatchNormAffine, geometry: _Geometry):  # type: ignore[override]
+        g = geometry
+        y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups).contiguous(memory_format=torch.channels_last)
+        output, mean, variance = kernels.forward(y, residual, layer, g.activation)
+        ctx.geometry, ctx.shape, ctx.layer = g, x.shape, layer
+        ctx.set_materialize_grads(False)
+        # the sign of y tells what the activation let through, unless something was added to it
+        ctx.save_for_backward(y, mean, weight, output if residual is not None else None)
+        return output, mean, variance, output.detach()
+
+    @staticmethod
+    def backward(ctx, grad, grad_mean, grad_variance, grad_again):  # type: ignore[override]
+        y, mean, weight, output = ctx.saved_tensors
+        g = ctx.geometry
+        grads = [own for own in (grad, grad_again) if own is not None] or [torch.zeros_like(y)]
+        statistics = mean, *(torch.zeros_like(mean) if own is None else own for own in (grad_mean, grad_variance))
+        grad_y, passed = kernels.backward(y, grads, output, ctx.layer, statistics, g.activation)
+        # of the input of the convolution only the shape matters here
+        x = torch.empty(ctx.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+        grad_x = torch.ops.aten.convolution_backward(
+            grad_y, x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
+        )[0]
+        return grad_x, passed, None, None, None, None
+
+
+def _formulas(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, layer: kernels.BatchNormAffine, geometry: _Geometry
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `_Fused` computes, as torch.compile wants it, which fuses by itself: in plain operations."""
+    g = geometry
+    y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+    variance, mean = torch.var_mean(y, dim=(0, 2, 3))
+    z = y if residual is None else y + residual
+    if g.activation is not None:
+        z = F.relu(z) if g.activation == _RELU else torch.clamp(z, *kernels.clamp_ends(g.activation))
+    return z, (mean - layer.shift) / layer.scale, variance / layer.scale.square(), z
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with its BatchNorm layer in evaluation mode and what is behind; says the statistics of what is between the two."""
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, layer: nn.BatchNorm2d, activation: tuple[float, float] | None) -> None:
+        super().__init__()
+        scale, shift = batch_norm_affine(layer)
+        weight = convolution.weight.detach() * scale.view(-1, 1, 1, 1)
+        own = convolution.bias.detach() * scale if convolution.bias is not None else 0.0
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", shift + own)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        assert not isinstance(convolution.padding, str)
+        self.geometry = _Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups, activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The output, mean and unbiased variance `(C,)` of what enters the BatchNorm layer, and the output for a second user."""
+        layer = kernels.BatchNormAffine(self.scale, self.shift)
+        function = _formulas if torch.compiler.is_compiling() else _Fused.apply  # a compiler fuses by itself, given the formulas
+        return function(x, residual, self.weight, self.bias, layer, self.geometry)
+
+
+class AffineStatistics(nn.Module):
+    """A BatchNorm layer in evaluation mode that no convolution can do; says the statistics of its input."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale, shift = batch_norm_affine(layer)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and mean and unbiased variance `(C,)` of `x`."""
+        return torch.addcmul(self.shift, x, self.scale), *ChannelStatistics.apply(x)
+
+
+class ObservedLayer(nn.Module):
+    """A layer derived from BatchNorm that computes something of its own; says the statistics of its input."""
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and mean and unbiased variance `(C,)` of `x`."""
+        mean, variance = ChannelStatistics.apply(x)
+        return self.layer(x), mean, variance
+
+
+class HookedNetwork:
+    """The network as it is, with hooks that say its statistics: for one that torch.fx cannot read."""
+
+    def __init__(self, network: nn.Module) -> None:
+        empty_statistics(network)  # refuses one without BatchNorm at once
+        self.network = network
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
+        with collect_statistics(self.network) as statistics:
+            return self.network(images), statistics
+
+
+class FusedNetwork:
+    """A copy of the network made of the parts above. Raises ModelError when it has no BatchNorm layer, and what torch.fx raises."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._statistics = empty_statistics(network)
+        self.module, self._order = _fuse(network)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
+        """Logits `(N, classes)` of normalised images `(N, 3, H, W)`, and the batch statistics of that pass."""
+        logits, means, variances = self.module(images)
+        statistics = BatchStatistics(self._statistics.names, self._statistics.running)
+        statistics.clear()
+        for index, mean, variance in zip(self._order, means, variances):
+            statistics.batch[index].append((mean, variance))
+        return logits, statistics
+
+
+def with_statistics(network: nn.Module) -> FusedNetwork | HookedNetwork:
+    """The fastest form of `network` that says its batch statistics. Raises ModelError when it has no BatchNorm layer."""
+    try:
+        return FusedNetwork(network)
+    except ModelError:
+        raise
+    except Exception:  # torch.fx raises whatever the network's own code raises when it meets a proxy
+        return HookedNetwork(network)
+
+
+def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
+    """The graph of the network with its BatchNorm layers replaced, and the layer that each pair of statistics belongs to."""
+    network = copy.deepcopy(network)  # some remember what they have computed, and would keep what stands for it while they are traced
+    traced = fx.GraphModule(network, LayerTracer().trace(network))
+    numbers = {id(layer): index for index, layer in enumerate(batch_norm_layers(network).values())}
+    _leave_out_identities(traced)
+    _split_off_activations(traced, numbers)
+    modules: dict[Any, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
+    graph, order, means, variances = traced.graph, [], [], []
+    for position, node in enumerate(n for n in list(graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
+        layer = modules[node.target]
+        assert isinstance(layer, nn.BatchNorm2d)
+        before = node.args[0]
+        after, activation, residual = node, None, None
+        if not computes_as(layer, nn.BatchNorm2d):
+            new: nn.Module = ObservedLayer(layer)
+            arguments: tuple[Any, ...] = (before,)
+        elif _can_fold(before, layer, modules):
+            after, activation, residual = _behind(node, modules)
+            new = FusedConvolution(modules[before.target], layer, activation)  # type: ignore[arg-type]
+            arguments = (before.args[0],) if residual is None else (before.args[0], residual)
+        else:
+            new, arguments = AffineStatistics(layer), (before,)
+        name = f"fused_{position}"
+        traced.add_submodule(name, new)
+        with graph.inserting_before(after):
+            call = graph.call_module(name, arguments)
+            output, mean, variance = (graph.call_function(operator.getitem, (call, i)) for i in range(3))
+        after.replace_all_uses_with(output)
+        if isinstance(new, FusedConvolution) and len(output.users) > 1:
+            with graph.inserting_after(output):
+                again = graph.call_function(operator.getitem, (call, 3))
+            next(iter(output.users)).replace_input_with(output, again)
+            _keep_from_changes(graph, again, modules)
+        _keep_from_changes(graph, output, modules)
+        order.append(numbers[id(layer)])
+        means.append(mean)
+        variances.append(variance)
+    last = next(n for n in graph.nodes if n.op == "output")
+    last.args = ((last.args[0], means, variances),)
+    graph.eliminate_dead_code()
+    graph.lint()
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+    return traced, order
+
+
+def _leave_out_identities(traced: fx.GraphModule) -> None:
+    """Modules that do nothing in evaluation mode stand between what belongs together."""
+    modules = dict(traced.named_modules(remove_duplicate=False))
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and type(modules[node.target]) in _IDENTITIES:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            traced.graph.erase_node(node)
+
+
+def _split_off_activations(traced: fx.GraphModule, numbers: dict[int, int]) -> None:
+    """timm's BatchNorm layers with an activation inside become two nodes; `numbers` then knows the new layers, too."""
+    modules = dict(traced.named_modules(remove_duplicate=False))
+    for position, node in enumerate(n for n in list(traced.graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
+        layer = modules[node.target]
+        if not has_activation_inside(layer):
+            continue
+        plain = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine, device="meta").eval()
+        plain.weight, plain.bias, plain.running_mean, plain.running_var = layer.weight, layer.bias, layer.running_mean, layer.running_var
+        numbers[id(plain)] = numbers[id(layer)]
+        name = f"batch_norm_{position}"
+        traced.add_submodule(name, plain)
+        if type(layer.act) not in _IDENTITIES:
+            # under a name of its own: the layer, of which nothing is used any more, is the network's
+            traced.add_submodule(f"activation_{position}", layer.act)
+            with traced.graph.inserting_after(node):
+                activation = traced.graph.call_module(f"activation_{position}", (node,))
+            node.replace_all_uses_with(activation, delete_user_cb=lambda user, own=activation: user is not own)
+        node.target = name
+
+
+def _keep_from_changes(graph: fx.Graph, output: fx.Node, modules: dict[Any, nn.Module]) -> None:
+    """Who would write into the output gets a copy, as it is part of what the way back needs."""
+    for user in list(output.users):
+        module = modules.get(user.target) if user.op == "call_module" else None
+        method = user.target if user.op == "call_method" else ""
+        writes = (
+            getattr(module, "inplace", False)
+            or user.kwargs.get("inplace", False)
+            or str(method).endswith("_")
+            or (user.op == "call_function" and str(getattr(user.target, "__name__", "")).rstrip("_") in _WRITING)
+            or (user.op == "call_function" and True in user.args)
+        )
+        if writes:
+            with graph.inserting_before(user):
+                copy = graph.call_method("clone", (output,))
+            user.replace_input_with(output, copy)
+
+
+def _can_fold(before: Any, layer: nn.BatchNorm2d, modules: dict[Any, nn.Module]) -> bool:
+    """Whether `before` is a convolution for this layer alone, and no channel is scaled to nothing."""
+    if not (isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1):
+        return False
+    convolution = modules[before.target]
+    if not computes_as(convolution, nn.Conv2d) or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+        return False
+    scale, _ = batch_norm_affine(layer)
+    assert layer.running_var is not None
+    spread = scale.abs() * layer.running_var.sqrt()
+    level = layer.bias.detach().abs() if layer.affine else torch.zeros_like(spread)
+    return bool((spread > _SMALLEST_SCALE * level).all() and (scale != 0).all())
+
+
+def _behind(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tuple[float, float] | None, fx.Node | None]:
+    """What follows a BatchNorm layer: the last node that can be part of it, its activation, and what was added before that."""
+    activation_node = _only_user(node)
+    activation = _activation(activation_node, modules)
+    if activation is not None:
+        assert activation_node is not None
+        return activation_node, activation, None
+    addition = activation_node
+    if (
+        addition is None
+        or addition.op != "call_function"
+        or addition.target not in _ADDITIONS
+        or addition.kwargs
+        or len(addition.args) != 2
+    ):
+        return node, None, None
+    other = addition.args[1] if addition.args[0] is node else addition.args[0]
+    activation_node = _only_user(addition)
+    activation = _activation(activation_node, modules)
+    # of two BatchNorm layers that are added up the later one takes the addition, when the other is there
+    if activation is None or not isinstance(other, fx.Node) or other is node or node < other:
+        return node, None, None
+    assert activation_node is not None
+    return activation_node, activation, other
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _activation(node: fx.Node | None, modules: dict[Any, nn.Module]) -> tuple[float, float] | None:
+    """What the node lets through of its input, when it is an activation that clamps and nothing else."""
+    if node is None or node.op not in ("call_module", "call_function", "call_method"):
+        return None
+    key = type(modules[node.target]) if node.op == "call_module" else node.target
+    return _ACTIVATIONS.get(key)  # type: ignore[call-overload]

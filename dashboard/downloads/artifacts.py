@@ -1,0 +1,117 @@
+"""What a finished run gives to take along: which files there can be, and how they are made. No streamlit in here.
+
+A file is made by `python -m core export` in a process of its own, as computing is not for the server, and is kept in the run's folder
+with the figures that the command printed beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import layout
+from core.config import IMAGE_FORMATS, NETWORK_FORMATS
+from core.errors import RunError
+from core.files import whole, write_json
+from core.runs.store import Run
+from dashboard.charts.style import lane_name
+from dashboard.tables import results
+
+_ROOT = Path(__file__).parents[2]
+FORMATS = {
+    "onnx": "ONNX, for onnxruntime and other runtimes",
+    "packed": "packed safetensors, weights at their true bit width",
+    "pt2": "pt2, a torch.export program",
+    "png": "PNG files, one folder a class (zip)",
+    "safetensors": "safetensors, as this program reads it (zip)",
+    "npz": "NumPy archive, a calibration set",
+    "card": "Markdown with pictures (zip)",
+}
+_SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2", "npz": ".npz"}  # of those that are one file
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something to take along. name: of its file, without the ending. formats: that it can have. options: of the command."""
+
+    title: str
+    name: str
+    formats: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+def _images_of(lane: str) -> str:
+    return lane_name(lane) if lane == layout.GIVEN else f"images by {lane_name(lane)}"
+
+
+def offers(run: Run, folder: Path, lanes: Sequence[str]) -> list[Offer]:
+    """All of a run. folder: the run's. lanes: those whose images are whole."""
+    found = []
+    for lane in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=results.place):
+        for bits in run.config.bits:
+            width = run.config.quantization_for(bits).width
+            if (folder / layout.QUANTIZED / lane / width / layout.NETWORK_FILE).is_file():
+                title = f"{width} network, trained on {_images_of(lane)}"
+                found.append(Offer(title, f"{lane}-{width}", NETWORK_FORMATS, ("--lane", lane, "--bits", str(bits))))
+    if not run.config.images_from:
+        for lane in sorted(lanes, key=results.place):
+            found.append(Offer(_images_of(lane), f"{lane}-images", IMAGE_FORMATS, ("--lane", lane)))
+    if found and (folder / layout.RESULT).is_file() and run.config.bits:
+        found.append(Offer("model card", "model-card", ("card",), ()))
+    return found
+
+
+def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path:
+    """Makes the file and returns its path in `folder`, the run's. kind: one of the offer's formats. Takes seconds to minutes.
+
+    runs: where the run store is. Raises RunError with what the command says when it refuses.
+    """
+    target = folder / layout.EXPORTS
+    target.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
+        out = Path(temporary) / f"{offer.name}{_SUFFIXES.get(kind, '')}"
+        arguments = ["export", run_id, "--runs", str(runs), "--format", kind, *offer.options, "--out", str(out), "--json"]
+        process = subprocess.run([sys.executable, "-m", "core", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
+        if process.returncode:
+            said = [line for line in process.stderr.splitlines() if line.strip()]
+            raise RunError(said[-1].removeprefix("python -m core export: ") if said else f"the export ended with {process.returncode}")
+        figures = json.loads(process.stdout.splitlines()[-1])
+        made = Path(shutil.make_archive(f"{out}-{kind}", "zip", out)) if out.is_dir() else out
+        path = target / made.name
+        write_json(path.with_name(f"{path.name}.json"), {**figures, "out": path.name, "title": offer.title, "bytes": made.stat().st_size})
+        with whole(path) as partial:
+            made.replace(partial)
+    return path
+
+
+def made(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Files that were made of a run, and the figures of each, the newest first."""
+    found = []
+    for path in (folder / layout.EXPORTS).glob("*.json"):
+        file = path.with_suffix("")
+        if file.is_file():
+            found.append((file, json.loads(path.read_text())))
+    return sorted(found, key=lambda one: one[0].stat().st_mtime, reverse=True)
+
+
+def network_row(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a network's file for a person to read; sizes in kilobytes, latencies in milliseconds."""
+    return {
+        "file": path.name,
+        "torch %": figures["torch_accuracy"],
+        "file %": figures["file_accuracy"],
+        "largest difference of a score": figures["max_output_difference"],
+        "images within one step %": figures["within_last_scale"],
+        "kB": round(figures["bytes"] / 1000, 1),
+        "float32 kB": round(figures["float32_bytes"] / 1000, 1),
+        "ms": figures["latency_ms"],
+        "float32 ms": figures["float32_latency_ms"],
+        "measured in": figures["latency_measured_in"],
+    }

@@ -1,0 +1,79 @@
+"""Images and those most alike to them, as rows of pictures. Reads sets of images; no streamlit in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from dashboard.images.contact_sheet import data_uri
+from dashboard.text import shown
+
+LARGEST = 112  # pixels of a side on the page: larger images are sent smaller
+
+
+def read_images(path: Path, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images with these numbers of a set's file, uint8 `(N, 3, H, W)`, and their labels; None where the file has not all of them.
+
+    Only these are read: a whole set may be larger than memory.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            images, labels = file.get_slice("images"), file.get_slice("labels")
+            count = min(images.get_shape()[0], labels.get_shape()[0])
+            if not all(0 <= number < count for number in numbers):
+                return None
+            return (
+                np.concatenate([images[number : number + 1] for number in numbers]),
+                np.concatenate([labels[number : number + 1] for number in numbers]),
+            )
+    except (OSError, SafetensorError, ValueError):  # not made, deleted meanwhile, or no set
+        return None
+
+
+def strip(groups: Sequence[np.ndarray], between: int) -> np.ndarray:
+    """Groups of images, uint8 `(n, 3, H, W)` each, in one row: uint8 `(H, width, 4)`. Transparent: one pixel between images of a group,
+    and `between` pixels between groups.
+    """
+    height, width = groups[0].shape[2:]
+    widths = [len(group) * (width + 1) - 1 for group in groups]
+    row = np.zeros((height, sum(widths) + between * (len(groups) - 1), 4), dtype=np.uint8)
+    left = 0
+    for group in groups:
+        for image in group:
+            row[:, left : left + width, :3] = image.transpose(1, 2, 0)
+            row[:, left : left + width, 3] = 255
+            left += width + 1
+        left += between - 1
+    return row
+
+
+def row_html(groups: Sequence[np.ndarray], captions: Sequence[str], alt: str) -> str:
+    """HTML of one picture as wide as its column: groups of images, uint8 `(n, 3, H, W)` each, with a caption below each."""
+    groups = [_small(group) for group in groups]
+    between = max(2, groups[0].shape[3] // 6)
+    pixels = strip(groups, between)
+    widths = [len(group) * (groups[0].shape[3] + 1) - 1 for group in groups]
+    gap = f'<div style="flex:{between} 1 0"></div>'
+    below = gap.join(
+        f'<div title="{escape(shown(caption))}" style="flex:{width} 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;'
+        f'white-space:nowrap;text-align:center">{escape(shown(caption, 60))}</div>'
+        for width, caption in zip(widths, captions, strict=True)
+    )
+    return (
+        f'<img alt="{escape(shown(alt))}" src="{data_uri(pixels)}" style="width:100%;aspect-ratio:{pixels.shape[1]}/{pixels.shape[0]};'
+        f'image-rendering:pixelated;display:block"><div style="display:flex;font-size:0.75rem;opacity:0.85;line-height:1.8">{below}</div>'
+    )
+
+
+def _small(images: np.ndarray) -> np.ndarray:
+    height, width = images.shape[2:]
+    if max(height, width) <= LARGEST:
+        return images
+    size = (max(1, width * LARGEST // max(height, width)), max(1, height * LARGEST // max(height, width)))
+    smaller = [np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize(size, Image.Resampling.BOX)) for image in images]
+    return np.stack(smaller).transpose(0, 3, 1, 2)

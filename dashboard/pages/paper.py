@@ -1,0 +1,90 @@
+"""Paper: the paper's table with what was measured here, and a form that measures a row."""
+
+import streamlit as st
+
+from core.config import OPTIMIZERS, PRESETS
+from core.errors import CoreError
+from core.runs import paper_table
+from dashboard import session, text
+from dashboard.charts.style import lane_name
+from dashboard.components import figures
+from dashboard.forms import run as forms
+from dashboard.tables import results
+
+st.title("The paper's table")
+st.caption(
+    "Top-1 in percent of DFFG (BMVC 2023) and what it compares with, all layers at the same width, and what was measured here. "
+    "A figure that started from another checkpoint than the paper's is compared by its drop against full precision, not by its value."
+)
+
+rows = paper_table.table(session.store())
+figure = st.column_config.NumberColumn(format="%.2f", width=75)
+lanes = {
+    f"{what} {lane}": st.column_config.NumberColumn(f"{what} {lane_name(lane)}", format="%.2f", width=110)
+    for what in ("drop", "top-1", "±")
+    for lane in OPTIMIZERS
+}
+names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
+figures.table(
+    results.whole_table(rows),
+    height="content",
+    placeholder="–",
+    key="paper table",
+    column_config={
+        **names,
+        **lanes,
+        "drop DFFG": st.column_config.NumberColumn(format="%.2f", width=90),
+        **dict.fromkeys(paper_table.METHODS.values(), figure),
+    },
+)
+
+st.header("What was measured")
+measured = [one for _, of_row in rows for one in of_row]
+if measured:
+    selection = figures.table(
+        results.measured_table(measured),
+        on_select="rerun",
+        selection_mode="single-row",
+        placeholder="–",
+        key="measured table",
+        column_config={**names, **lanes},
+    )
+    chosen = selection.selection.rows
+    if chosen and measured[chosen[0]].run:
+        if st.button("Open in Quantize", icon=":material/open_in_new:", key="open measured"):
+            session.show_run(measured[chosen[0]].run)
+            st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: measured[chosen[0]].run})
+    else:
+        st.caption("± is one standard error of the top-1 before it. Select a line to open its run.")
+else:
+    st.info("No row was measured yet: choose one below and press Measure.", icon=":material/lightbulb:")
+
+with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
+    left, right = st.columns(2)
+    with left:
+        name = st.selectbox("Row", [row.name for row, _ in rows], key="row")
+        row = paper_table.paper_row(name)
+        # the checkpoint that is here comes first: the paper's has to be downloaded
+        model = st.selectbox(
+            "Network",
+            row.networks[::-1],
+            format_func=lambda model: f"{model}, {paper_table.checkpoint_of(model)}",
+            help="The paper's checkpoints are downloaded on first use.",
+            key=f"{name}/model",
+        )
+    with right:
+        preset = forms.preset_choice("table preset")
+        data = st.text_input(
+            "Evaluation images",
+            placeholder=PRESETS[preset].quantization.data
+            if row.dataset == paper_table.EMBEDDED_DATA
+            else f"a folder of {row.dataset}'s images",
+            help="A folder on the machine that computes. Only CIFAR-10 can do without.",
+            key=f"{name}/data",
+        ).strip()
+    if st.button("Measure", type="primary", icon=":material/play_arrow:", key="measure row"):
+        try:
+            session.start(paper_table.row_config(name, PRESETS[preset], model, data))
+            st.switch_page("dashboard/pages/studio.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})
+        except CoreError as error:
+            st.error(text.error(error), icon=":material/error:")

@@ -1,0 +1,230 @@
+"""Files that somebody uploads: networks and archives of images. Checked before they are kept, kept under the hash of their content.
+
+Below the run store's folder, `uploads/networks/HASH.safetensors` with `HASH.json` (what it is called on the page) beside it, and
+`uploads/images/HASH/given`, a set of images or one folder a class. The browser's name of a file is shown, never used as a path. What is
+there is whole: it was written under another name, synced and renamed. The same file twice is one upload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from core.config import RunConfig
+from core.data.archives import ARCHIVE_BYTES, RATIO, UNPACKED_BYTES, unpack_images
+from core.errors import CoreError, DataError, ModelError
+from core.files import remove, sync, write_json
+from core.layout import NETWORKS, UPLOADS, plain_rights
+from dashboard import text
+
+PROGRAM = ".pt2"
+GIVEN = "given"  # the lane of images that were not generated, as the pipeline names it
+MEGABYTE = 1 << 20
+# a ResNet-152 is 230 MB. Streamlit holds what is uploaded in memory, and lets in no more than `server.maxUploadSize`
+NETWORK_BYTES = 500 * MEGABYTE
+SPARE_BYTES = 512 * MEGABYTE  # of the disk, that no upload may take: runs are written there too
+_CHUNK = MEGABYTE
+_STALE_SECONDS = 24 * 3600  # a temporary file that old was left by a process that was killed
+# one at a time: two would take twice the memory, and could be the same file
+_lock = threading.Lock()
+
+
+class Uploads:
+    """The uploads of one run store."""
+
+    def __init__(self, store_folder: Path) -> None:
+        self.folder = store_folder / UPLOADS
+
+    def keep_network(self, file: IO[bytes], name: str) -> str:
+        """Keeps a checkpoint as `pretrain` writes it; returns its path, which is a model's name. name: what the browser calls it.
+
+        Raises DataError or ModelError, naming the file, when it is too large, of another type, or no network that can be used here.
+        """
+        name = text.shown(name, 100)
+        size = _size(file)
+        if size > NETWORK_BYTES:
+            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
+        start = file.read(9)
+        if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
+            raise DataError(
+                f"{name!r} begins with {start!r}: allowed is a .safetensors checkpoint as `pretrain` writes it, "
+                "or another one whose architecture is given"
+            )
+        with _lock:
+            try:
+                return str(self._keep_network(file, name, size))
+            except OSError as error:
+                raise _not_kept(name, error) from error
+
+    def _keep_network(self, file: IO[bytes], name: str, size: int) -> Path:
+        from core.models.checks import check_network  # imports torch, which takes seconds
+        from core.models.full_precision import load_model
+
+        folder = self._made(NETWORKS, size)
+        target = folder / f"{_hash(file)}.safetensors"
+        if target.exists():
+            return target
+        with _copied(file, folder) as temporary:
+            try:
+                model = load_model(str(temporary), "cpu")
+                check_network(model.network, model.spec, str(temporary))
+            except CoreError as error:
+                # what the person knows is the name of the file, not where it lay for a moment
+                raise ModelError(str(error).replace(str(temporary), repr(name))) from error
+            plain_rights(temporary)
+            sync(temporary)
+            # first what it is called, so that a network is never without
+            label = f"{text.shown(model.spec.name, 60)} ({len(model.spec.classes)} classes), uploaded as {text.shown(name, 60)}"
+            write_json(target.with_suffix(".json"), {"label": label})
+            temporary.replace(target)
+            sync(folder)
+        return target
+
+    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, **given: Any) -> str:
+        """Keeps a checkpoint of others, with what `import_checkpoint` is `given` about it; returns the path of the network made from it.
+
+        Raises ConfigError, DataError or ModelError, naming the file, for what cannot be used here.
+        """
+        name = text.shown(name, 100)
+        size = _size(file)
+        if size > NETWORK_BYTES:
+            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
+        with _lock:
+            try:
+                return str(self._keep_checkpoint(file, name, size, architecture, given))
+            except OSError as error:
+                raise _not_kept(name, error) from error
+
+    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: Mapping[str, Any]) -> Path:
+        from core.models.importing import import_checkpoint  # imports torch
+        from core.models.programs.importing import import_program
+
+        folder = self._made(NETWORKS, 2 * size)
+        with _copied(file, folder) as temporary:
+            if name.endswith(PROGRAM):
+                return import_program(temporary, out_folder=folder, name=name, **given)
+            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
+
+    def keep_images(self, file: IO[bytes], name: str) -> Path:
+        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, to be used as `images_from` with the lane GIVEN.
+
+        Raises DataError, naming the file, when it is not what core.data.archives allows.
+        """
+        name = text.shown(name, 100)
+        size = _size(file)
+        if size > ARCHIVE_BYTES:
+            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {ARCHIVE_BYTES:,}")
+        with _lock:
+            try:
+                return self._keep_images(file, name, size)
+            except OSError as error:
+                raise _not_kept(name, error) from error
+
+    def _keep_images(self, file: IO[bytes], name: str, size: int) -> Path:
+        # these import torch
+        from core.data.image_sets import ImageSet, save_image_set, whole_or_nothing
+        from core.data.numpy_archives import SUFFIX, read_numpy_archive
+
+        target = self._made("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
+        if target.is_dir():
+            return target
+        file.seek(0)
+        with whole_or_nothing(target) as folder:
+            (folder / GIVEN).mkdir()
+            if name.lower().endswith(SUFFIX):
+                copy = folder / f"upload{SUFFIX}"  # its reader wants a path
+                with copy.open("wb") as whole_file:
+                    shutil.copyfileobj(file, whole_file)
+                try:
+                    save_image_set(ImageSet(*read_numpy_archive(copy)), folder / GIVEN)
+                except DataError as error:
+                    raise DataError(str(error).replace(repr(str(copy)), repr(name))) from error
+                copy.unlink()
+            else:
+                unpack_images(file, folder / GIVEN, name)
+        sync(target.parent)
+        return target
+
+    def networks(self) -> dict[str, str]:
+        """Path -> what it is called on the page, the newest first."""
+        kept = [path for suffix in (".safetensors", PROGRAM) for path in (self.folder / NETWORKS).glob(f"[0-9a-f]*{suffix}")]
+        paths = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
+        return {str(path): _label(path) for path in paths}
+
+    def run_name(self, config: RunConfig, images: str = "") -> str:
+        """A name for a run with an uploaded network or uploaded images (what the browser calls them); empty where there is neither."""
+        network = self.networks().get(config.generation.model)
+        if network is None and not images:
+            return ""
+        widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
+        source = text.shown(images, 60) if images else " + ".join(config.optimizers)
+        parts = (
+            re.split(", uploaded as |, imported from ", network)[0] if network else config.generation.model.rsplit("/", 1)[-1],
+            source,
+            widths,
+        )
+        return ", ".join(part for part in parts if part)
+
+    def _made(self, kind: str, size: int) -> Path:
+        """The folder for a kind of upload. Raises OSError when it cannot be made, DataError when the disk has no room for `size` bytes."""
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    remove(path)
+        free = shutil.disk_usage(folder).free
+        if free < size + SPARE_BYTES:
+            raise DataError(
+                f"the disk has {free // MEGABYTE:,} MB left: allowed are uploads when there are {(size + SPARE_BYTES) // MEGABYTE:,}"
+            )
+        return folder
+
+
+@contextmanager
+def _copied(file: IO[bytes], folder: Path) -> Iterator[Path]:
+    """A copy on the disk, for the block."""
+    handle, path = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=folder)
+    temporary = Path(path)
+    try:
+        file.seek(0)
+        with os.fdopen(handle, "wb") as copy:
+            shutil.copyfileobj(file, copy, _CHUNK)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _size(file: IO[bytes]) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _hash(file: IO[bytes]) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _label(path: Path) -> str:
+    try:
+        return text.shown(json.loads(path.with_suffix(".json").read_text())["label"], 200)
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"an uploaded network ({path.stem[:8]})"
+
+
+def _not_kept(name: str, error: OSError) -> DataError:
+    return DataError(f"{name!r} could not be kept ({error.strerror or error}): allowed is a run store with room that can be written to")

@@ -1,0 +1,259 @@
+"""What the pages share: the one RunManager of the server, which run is shown (also in the address bar), and records read so far."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import streamlit as st
+from safetensors.numpy import load_file
+
+from core import layout, memory
+from core.config import RunConfig
+from core.runs.manager import RunManager
+from core.runs.store import Record, Run, RunStore
+from dashboard.server import access
+from dashboard.server.uploads import Uploads
+
+RUN_PARAMETER = "run"
+AT_PARAMETER = "at"  # the iteration that the Studio shows, absent for the newest
+VIEW_PARAMETER = "view"  # which of the Studio's charts
+_LANE_PARAMETER, _IMAGE_PARAMETER = "lane", "image"  # the image that it shows large
+_LAYER_PARAMETER = "layer"  # counted from 1
+_OF_ONE_RUN = (AT_PARAMETER, _LANE_PARAMETER, _IMAGE_PARAMETER)
+CORES_BESIDE_A_BROWSER = 6  # that a machine needs for jobs and a browser to go at full pace together: a job waits for its slowest thread
+PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
+_SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
+ARENAS = 2  # places that threads take memory from
+PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
+
+
+@st.cache_resource(show_spinner=False)
+def manager() -> RunManager:
+    """One for the whole server; runs go on whatever happens to a page."""
+    _collect_garbage_often()
+    return RunManager(RunStore(), isolated=True)
+
+
+def _collect_garbage_often() -> None:
+    """Puts all that was imported out of the garbage collector's sight.
+
+    Figures and messages of a refresh hold each other in circles. Python looks for such old circles only when as much as a quarter of all
+    that lives is new, and beside half a million objects of libraries that is tens of megabytes. Without those each look is short.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # counts what lives anew
+
+
+def share_memory() -> None:
+    """Has the threads of all sessions take memory from the same few places; to be called before there are any.
+
+    Each place grows to the largest that was drawn in it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with
+    two places from 201 to 210.
+    """
+    memory.share_memory(ARENAS)
+
+
+def give_way() -> None:
+    """Lets jobs on the same cores go before the thread that calls, which draws a page again that nobody waits for, however many are open.
+
+    A job with a thread on every core waits for the slowest of them: each moment that a page takes, it loses on all.
+    """
+    if sys.platform == "linux":  # elsewhere threads of one process have one priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PAGE_NICENESS)
+
+
+_watching: dict[str, float] = {}
+_watching_lock = threading.Lock()
+
+
+class Watcher(NamedTuple):
+    """A page that follows a run."""
+
+    session: str
+    is_here: bool  # its browser is on this machine
+
+
+def watcher() -> Watcher:
+    """The page whose script runs."""
+    return Watcher(st.session_state.setdefault("session", uuid.uuid4().hex), st.context.ip_address is None)
+
+
+def slowness(watcher: Watcher) -> int:
+    """How many times slower than usual the page refreshes: 1 with enough cores, so that the job keeps its pace.
+
+    With more than PAGES_PER_CORE pages for each core that follow a run, all are slower; the one that asks counts as following for
+    some seconds more. And a browser on this machine takes from the job what it needs to draw.
+    """
+    now = time.monotonic()
+    with _watching_lock:
+        _watching[watcher.session] = now
+        for other in [other for other, last in _watching.items() if now - last > _SECONDS_FOLLOWED]:
+            del _watching[other]
+        pages = len(_watching)
+    cores = os.cpu_count() or 1
+    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-CORES_BESIDE_A_BROWSER // cores) if watcher.is_here else 1)
+
+
+def store() -> RunStore:
+    """The store behind the manager."""
+    return manager().store
+
+
+def uploads() -> Uploads:
+    """What was uploaded, kept with the runs."""
+    return Uploads(store().folder)
+
+
+def has_images(run: Run) -> bool:
+    """Whether the run has images, made or given, to look at or to use again; or will have them."""
+    return bool(image_lanes(run)) or bool(run.config.images_from) or not run.state.is_finished()
+
+
+def show_run(run_id: str | None) -> None:
+    """Makes this the run that all pages show, and puts it into the address."""
+    st.session_state["shown run"] = run_id
+    if run_id != st.query_params.get(RUN_PARAMETER):
+        for name in _OF_ONE_RUN:
+            st.query_params.pop(name, None)
+    if run_id is None:
+        st.query_params.pop(RUN_PARAMETER, None)
+    else:
+        st.query_params[RUN_PARAMETER] = run_id
+
+
+def remember_run() -> None:
+    """Keeps which run the address names: the links to other pages do not take the address along.
+
+    To be called before there are links: one that is pressed ends the script of the page it is on, wherever that is.
+    """
+    wanted = st.query_params.get(RUN_PARAMETER)
+    if wanted and any(run.id == wanted for run in store().runs()):
+        st.session_state["shown run"] = wanted
+
+
+def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
+    """The run in the address or chosen before, if it fits the page; else one that is going on; else the newest that fits."""
+    runs = [run for run in store().runs() if fits(run)]
+    wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
+    chosen = next((run for run in runs if run.id == wanted), None)
+    return chosen or next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
+
+
+def put_into_address(name: str, value: object) -> None:
+    """A part of what is shown, into the address; None takes it away. Does nothing where it is there already."""
+    if value is None:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != str(value):
+        st.query_params[name] = str(value)
+
+
+def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
+    """Lane and index of the image that an address, its parameters, shows large, which need not exist; (None, 0) when there is none."""
+    lane, index = address.get(_LANE_PARAMETER), address.get(_IMAGE_PARAMETER, "")
+    if lane is None or not (index.isascii() and index.isdecimal()):
+        return None, 0
+    return lane, int(index[:9])
+
+
+def show_image(image: tuple[str, int] | None) -> None:
+    """Lane and index of the image to show large, into the address."""
+    put_into_address(_LANE_PARAMETER, image and image[0])
+    put_into_address(_IMAGE_PARAMETER, image and image[1])
+
+
+def layer_in_address(count: int, address: Mapping[str, str]) -> int:
+    """Index of the chosen one of `count` layers; the first where the address, the page's parameters, names none."""
+    number = address.get(_LAYER_PARAMETER, "")
+    return min(max(int(number[:9]) - 1, 0), count - 1) if number.isascii() and number.isdecimal() else 0
+
+
+def show_layer(index: int) -> None:
+    """The layer to look into, into the address."""
+    put_into_address(_LAYER_PARAMETER, index + 1)
+
+
+def start(config: RunConfig, name: str = "") -> None:
+    """Queues a run of whoever is logged in, and shows it."""
+    show_run(manager().start(config, name, user=access.user()))
+
+
+_records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()
+_records_lock = threading.Lock()
+_RECORDS_KEPT = 8  # stages of runs: all sessions look at the same, and each at a few
+
+
+def records(run: Run, stage: str) -> list[Record]:
+    """All records of a stage. The server reads from the store only what is new since somebody last asked."""
+    # a run that is resumed forgets what came after its checkpoint
+    key = (run.id, run.attempt, stage)
+    with _records_lock:
+        known = _records.setdefault(key, [])
+        _records.move_to_end(key)
+        known += store().records(run.id, stage, after=known[-1].id if known else 0)
+        while len(_records) > _RECORDS_KEPT:
+            _records.popitem(last=False)
+        return list(known)
+
+
+@st.cache_resource(show_spinner=False, max_entries=60)
+def kept(key: tuple, _make: Callable[[], Any]) -> Any:
+    """What `_make` returns, made once for all sessions; it must not be changed."""
+    return _make()
+
+
+def image_lanes(run: Run) -> list[str]:
+    """Lanes whose images of this run, made or given, are there to be used."""
+    folder = store().images_folder(run)
+    if not run.config.images_from:
+        return layout.image_lanes(folder)
+    return list(layout.given_sets(folder, run.config.optimizers)) if folder.exists() else []
+
+
+def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
+    """A box to choose one of the runs that fit the page, beginning with the shown one; None when there is none."""
+    runs = [run for run in store().runs() if fits(run)]
+    if not runs:
+        return None
+    shown = shown_run(fits)
+    ids = [run.id for run in runs]
+    # a key with the shown run in it: a run that was just started must not be hidden by what was chosen before
+    chosen = st.selectbox(
+        label,
+        ids,
+        index=ids.index(shown.id) if shown else 0,
+        format_func=lambda run_id: title(next(run for run in runs if run.id == run_id)),
+        key=f"{key}/{shown.id if shown else ''}",
+    )
+    if chosen != (shown.id if shown else None):
+        show_run(chosen)
+        st.rerun()
+    return next(run for run in runs if run.id == chosen)
+
+
+def title(run: Run) -> str:
+    """How a run is called where one of several is chosen."""
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {run.name} · {run.state}"
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _sheet(path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    tensors = load_file(path)
+    images, labels = tensors["images"], tensors["labels"]
+    chosen = np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)
+    return images[chosen], labels[chosen]
+
+
+def sheet(run: Run, lane: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Some images of a finished set, spread evenly over it: uint8 `(N, 3, H, W)` and labels; None when the set is not there."""
+    path = store().images_folder(run) / lane / layout.IMAGES_FILE
+    return _sheet(str(path), 200) if path.is_file() else None

@@ -1,0 +1,86 @@
+"""Runs as a table: a line for each, and which of them fit what was asked for. No streamlit in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from core.runs.store import Run
+from dashboard.tables import results
+
+BASELINE = "★"
+FIGURES = ("full_precision", "accuracy")  # kinds of results that `line` shows
+_OTHERS_LAST = "adam"
+
+
+def network(run: Run) -> str:
+    """The network's name, without the folder of its file."""
+    return run.config.generation.model.rsplit("/", 1)[-1]
+
+
+def fits(run: Run, words: str, states: Collection[str], tags: Collection[str]) -> bool:
+    """Whether all words are in its name, note, tags or network, its state is one of `states`, and it has all `tags`; empty asks nothing."""
+    everything = " ".join((run.name, run.note, *run.tags, run.config.generation.model)).casefold()
+    return (
+        all(word in everything for word in words.casefold().split())
+        and (not states or run.state in states)
+        and set(tags) <= set(run.tags)
+    )  # fmt: skip
+
+
+def all_tags(runs: Sequence[Run]) -> list[str]:
+    """Every tag of these runs once, in the order of the alphabet."""
+    return sorted({tag for run in runs for tag in run.tags})
+
+
+def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each run. figures: run -> its results of FIGURES.
+
+    Top-1 at a bit width is that after training on the images of MI-FGSM or on given ones; on Adam's where there are no others.
+    """
+    trained = {run.id: _trained(figures.get(run.id, {})) for run in runs}
+    widths = sorted({width for own in trained.values() for width in own})
+    return [
+        {
+            "baseline": BASELINE if run.pinned else "",
+            "name": run.name,
+            "tags": list(run.tags),
+            "state": str(run.state),
+            "network": network(run),
+            "images by": " + ".join(run.config.optimizers),
+            "by": run.user,
+            "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
+            "minutes": round(((run.ended or time.time()) - run.started) / 60, 1) if run.started else None,
+            "full precision %": figures.get(run.id, {}).get("full_precision", {}).get("top1"),
+            **{f"{width} %": trained[run.id].get(width) for width in widths},
+            "note": run.note,
+        }
+        for run in runs
+    ]
+
+
+def _trained(known: Mapping[str, Any]) -> dict[str, float]:
+    """Bit width, as W4A4 -> top-1 after training."""
+    rows = [row for row in results.accuracies(known) if row.get("quantized") is not None]
+    # of two lanes the last one holds
+    rows.sort(key=lambda row: row["lane"] != _OTHERS_LAST)
+    return {width_of(row): row["quantized"] for row in rows}
+
+
+def width_of(row: Mapping[str, Any]) -> str:
+    """W4A4 for a row of accuracies."""
+    return f"W{row.get('weight_bits', row['bits'])}A{row.get('activation_bits', row['bits'])}"
+
+
+def deleted_lines(runs: Sequence[Run], days: int) -> list[dict[str, Any]]:
+    """A line for each run in the trash."""
+    return [
+        {
+            "name": run.name,
+            "network": network(run),
+            "deleted": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.trashed)),
+            "gone for good after": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.trashed or 0) + days * 24 * 3600)),
+        }
+        for run in runs
+    ]

@@ -1,0 +1,149 @@
+"""Accuracies of one or more runs as series over the bit width; runs that differ only in their seeds are one. No streamlit in here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.config import OPTIMIZERS, RunConfig
+from dashboard.tables import results
+
+SEEDS = ("seed", "quantization_seed")
+MOST_WORDS = 3  # settings that a series is told apart by, before it is called after its run
+# knobs that are no choice of how to quantize, or are part of a series in another way
+_ASIDE = frozenset(
+    {
+        *SEEDS, "model", "optimizer", "data", "weight_bits", "activation_bits", "threads", "device", "compile", "evaluations",
+    }
+)  # fmt: skip
+_OF_OPTIMIZER = {"mi-fgsm": ("epsilon", "mu"), "adam": ("lr",)}
+_NO_WORD = "images_from"  # a path says less than the run's name
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run and what was measured of it. results: those named full_precision and accuracy/... turned: its live changes."""
+
+    name: str
+    config: RunConfig
+    results: Mapping[str, Any]
+    turned: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+
+def differ_only_in_seeds(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs are the same but for their seeds, and for what has no bearing on accuracy."""
+    lanes = one.optimizers
+    same = (one.optimizers, one.bits) == (other.optimizers, other.bits)
+    return same and _seeds(one) != _seeds(other) and all(_setting(one, (), lane) == _setting(other, (), lane) for lane in lanes)
+
+
+def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """One row for each optimizer, setting and bit width, in that order; all percent.
+
+    Runs that differ only in their seeds are averaged; of two with the same seeds, which give the same bits, the first counts. A row has
+    `lane`, `bits`, `label` (what tells the setting from the others of its optimizer; empty where it is alone), `range`, `runs` (how
+    many), `calibrated`, `quantized` (None before the training has ended), and the height of their bars, `calibrated_error` and
+    `standard_error`: the sample standard deviation over the seeds where there are several, else the standard error of the evaluation,
+    which a calibrated network has none of.
+    """
+    grouped: dict[tuple[str, tuple], dict[int, dict[tuple, Mapping[str, Any]]]] = {}
+    settings: dict[tuple[str, tuple], dict[str, Any]] = {}
+    names: dict[tuple[str, tuple], list[str]] = {}
+    for run in runs:
+        for row in results.accuracies(run.results):
+            setting = _setting(run.config, run.turned, row["lane"])
+            key = (row["lane"], tuple(setting.items()))
+            settings[key] = setting
+            if run.name not in names.setdefault(key, []):
+                names[key].append(run.name)
+            grouped.setdefault(key, {}).setdefault(row["bits"], {}).setdefault(_seeds(run.config), row)
+    labels = _labels(settings, names)
+    rows = [
+        {"lane": key[0], "bits": bits, "label": labels[key], "range": settings[key]["range"], **_averaged(list(by_seed.values()))}
+        for key, widths in grouped.items()
+        for bits, by_seed in widths.items()
+    ]
+    order = list(dict.fromkeys(labels.values()))
+    return sorted(rows, key=lambda row: (results.place(row["lane"]), row["lane"], order.index(row["label"]), row["bits"]))
+
+
+def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of one row from those of each seed. Those that are not trained yet do not hold up the others."""
+    calibrated = [row["calibrated"] for row in rows]
+    trained = [row for row in rows if row.get("quantized") is not None]
+    tops = [row["quantized"] for row in trained]
+    seconds = [row["seconds"] for row in trained if row.get("seconds") is not None]
+    return {
+        "runs": len(trained or rows),
+        "calibrated": statistics.fmean(calibrated),
+        "calibrated_error": statistics.stdev(calibrated) if len(calibrated) > 1 else None,
+        "quantized": statistics.fmean(tops) if tops else None,
+        "standard_error": statistics.stdev(tops) if len(tops) > 1 else trained[0].get("standard_error") if trained else None,
+        "steps": trained[0].get("steps") if trained else None,
+        "seconds": round(statistics.fmean(seconds), 3) if seconds else None,
+    }
+
+
+def _seeds(config: RunConfig) -> tuple[int, int]:
+    return config.generation.seed, config.quantization.quantization_seed
+
+
+def _setting(config: RunConfig, turned: Sequence[Mapping[str, Any]], lane: str) -> dict[str, Any]:
+    """Everything but the seeds that bears on the accuracies of a lane, by a name for a person; values can be compared and hashed."""
+    others = {knob for optimizer in OPTIMIZERS if optimizer != lane for knob in _OF_OPTIMIZER[optimizer]}
+    generation, quantization = config.generation.to_dict(), config.quantization.to_dict()
+    both = generation.keys() & quantization.keys()
+    setting = {
+        f"training {name}" if part is quantization and name in both else name: _hashable(value)
+        for part in (generation, quantization)
+        for name, value in part.items()
+        if name not in _ASIDE and not (part is generation and name in others)
+    }
+    return setting | {
+        "activation bits": config.activation_bits,
+        "steps at": _hashable(config.steps_by_bits),
+        "training lr at": _hashable(config.lr_by_bits),
+        "images_from": config.images_from,
+        "turned": tuple((change["step"], change["name"], change["value"]) for change in turned if change["lane"] == lane),
+    }
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(sorted(value.items()))
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _labels(
+    settings: Mapping[tuple[str, tuple], Mapping[str, Any]], names: Mapping[tuple[str, tuple], Sequence[str]]
+) -> dict[tuple[str, tuple], str]:
+    """What tells each setting from the others of its optimizer: their knobs, or the names of its runs where those are many or no word."""
+    labels: dict[tuple[str, tuple], str] = {}
+    for key, setting in settings.items():
+        rivals = [other for other_key, other in settings.items() if other_key[0] == key[0] and other_key != key]
+        differing = [knob for knob in setting if any(other.get(knob) != setting[knob] for other in rivals)]
+        if len(differing) > MOST_WORDS or _NO_WORD in differing:
+            labels[key] = names[key][0] + (f" and {len(names[key]) - 1} more" if len(names[key]) > 1 else "")
+        else:
+            labels[key] = ", ".join(words for knob in differing if (words := _in_words(knob, setting[knob])))
+    for key, label in labels.items():  # two runs may bear one name
+        namesakes = [other for other in labels if other[0] == key[0] and labels[other] == label]
+        for place, other in enumerate(namesakes[1:], 2):
+            labels[other] = f"{label} ({place})"
+    return labels
+
+
+def _in_words(knob: str, value: Any) -> str:
+    if knob == "turned":
+        return "knobs turned while it ran" if value else "as set"
+    if knob == "layer_bits" and not value:
+        return "all layers alike"
+    if knob == "activation bits":
+        return f"activations {value} bit" if value else "activations as weights"
+    if isinstance(value, bool):
+        return knob if value else f"no {knob}"
+    if isinstance(value, tuple):
+        return f"{knob} " + (", ".join(f"{first}: {second:g}" for first, second in value) if value else "no width")
+    return f"{knob} {value:g}" if isinstance(value, float) else f"{knob} {value}"

@@ -1,0 +1,130 @@
+"""Which runs are compared, also in the address, and what is known of them so far. Reads the store only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import streamlit as st
+
+from core.config import RunConfig
+from core.errors import ConfigError, RunError
+from core.runs.store import Run
+from dashboard import session, text
+from dashboard.charts.comparison import COLOURS, MOST, Compared
+from dashboard.tables.run_list import FIGURES
+from dashboard.updates import live_view
+
+RUNS_PARAMETER = "runs"
+_SECONDS_UNSAID = 0.5
+
+
+def compare(run_ids: Sequence[str]) -> None:
+    """Goes to the page that compares these runs."""
+    st.switch_page("dashboard/pages/compare.py", query_params={RUNS_PARAMETER: ",".join(run_ids)})
+
+
+def choose(runs: Sequence[Run]) -> list[Run]:
+    """A box with the runs to compare, beginning with those in the address, or with those that were compared last."""
+    known = {run.id: run for run in runs}
+    wanted = st.query_params.get(RUNS_PARAMETER)
+    asked = [part for part in wanted.split(",") if part] if wanted else st.session_state.get("compared", [])
+    asked = list(dict.fromkeys(asked))
+    for run_id in [run_id for run_id in asked if run_id not in known][:3]:
+        st.warning(f"Run {text.plain(text.shown(run_id, 60))} is not there, or was deleted: allowed are the ids listed under Runs.")
+    chosen = st.multiselect(
+        "Runs to compare",
+        list(known),
+        default=[run_id for run_id in asked if run_id in known][:MOST],
+        max_selections=MOST,
+        format_func=lambda run_id: session.title(known[run_id]),
+        placeholder="Choose two or more",
+        help=f"At most {MOST}. The baseline, pinned under Runs, is what the others are held against; without one it is the first.",
+        key="runs to compare",
+    )
+    st.session_state["compared"] = chosen
+    if chosen:
+        st.query_params[RUNS_PARAMETER] = ",".join(chosen)
+    else:
+        st.query_params.pop(RUNS_PARAMETER, None)
+    return [known[run_id] for run_id in chosen]
+
+
+def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
+    """Draws these runs, again and again until all are finished."""
+    going_on = [run.id for run in runs if not run.state.is_finished()]
+
+    def region() -> None:
+        try:
+            current = [session.store().run(run.id) for run in runs]
+        except RunError:
+            st.rerun(scope="app")  # deleted meanwhile
+        if [run.id for run in current if not run.state.is_finished()] != going_on:
+            st.rerun(scope="app")
+        draw(current)
+
+    # its tables cost a browser twice what the curves alone do
+    live_view.refreshed(2 * live_view.chart_seconds(session.watcher()) if going_on else None, region)
+
+
+def compared(runs: Sequence[Run]) -> list[Compared]:
+    """What is known of the runs but for their curves; colours and letters in their order."""
+    return [_compared(index, run) for index, run in enumerate(runs)]
+
+
+def _compared(index: int, run: Run) -> Compared:
+    store = session.store()
+    config: RunConfig | None
+    try:
+        config = store.config(run.id)
+    except ConfigError:  # of another version
+        config = None
+    known = store.results_of_all(FIGURES, run.id).get(run.id, {})
+    return Compared(run, chr(ord("A") + index), COLOURS[index], config, {}, known, store.changes(run.id))
+
+
+def with_curves(compared: Sequence[Compared], stage: str) -> list[Compared]:
+    """The same with the curves of one stage. Says how far it is once that takes a while: long runs that nobody has compared yet."""
+    result, place, began = [], st.empty(), time.monotonic()
+    for number, one in enumerate(compared):
+        if time.monotonic() - began > _SECONDS_UNSAID:
+            seconds = (time.monotonic() - began) / number * (len(compared) - number)
+            place.progress(number / len(compared), f"Reading the curves: run {number + 1} of {len(compared)}, about {seconds:.0f} s left")
+        result.append(replace(one, curves=_curves(one.run, stage)))
+    place.empty()
+    return result
+
+
+_Columns = Mapping[str, Mapping[str, np.ndarray]]
+_known: OrderedDict[tuple[str, int, str], tuple[int, _Columns]] = OrderedDict()
+_lock = threading.Lock()
+_KEPT = 4 * MOST  # stages of runs, each some hundred kilobytes at most
+
+
+def _curves(run: Run, stage: str) -> _Columns:
+    """All numbers of a stage. The server reads from the store only what is new since somebody last asked."""
+    key = (run.id, run.attempt, stage)
+    with _lock:
+        last, columns = _known.get(key, (0, {}))
+        last, new = session.store().curves(run.id, stage, after=last)
+        _known[key] = last, joined(columns, new)
+        _known.move_to_end(key)
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+        return _known[key][1]
+
+
+def joined(first: _Columns, second: _Columns) -> _Columns:
+    """The records of both, one after the other; NaN where a number is in one of them only."""
+    if not first or not second:
+        return first or second
+    result: dict[str, dict[str, np.ndarray]] = {}
+    for lane in dict.fromkeys([*first, *second]):
+        parts = [part[lane] for part in (first, second) if lane in part]
+        names = dict.fromkeys(name for part in parts for name in part)
+        result[lane] = {name: np.concatenate([part.get(name, np.full(len(part["step"]), np.nan)) for part in parts]) for name in names}
+    return result

@@ -1,0 +1,186 @@
+"""What can be done with runs in their list: choose, describe, pin, tag, delete, undo."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from core.errors import CoreError
+from core.runs.store import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
+from dashboard import session, text
+from dashboard.components import figures
+from dashboard.tables import run_list
+
+_JUST_DELETED = "just deleted"
+_SELECTED = "selected runs"
+
+
+def choose_in_table(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
+    """The table of the runs that fit, and those whose rows are selected."""
+    # Streamlit remembers places of rows: with other rows it is another table, which begins with the same runs selected
+    key = f"runs table {zlib.crc32(' '.join(run.id for run in fitting).encode())}"
+    before = st.session_state.get(_SELECTED, [])
+    selection = figures.table(
+        run_list.lines(fitting, session.store().results_of_all(run_list.FIGURES)),
+        on_select="rerun",
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": [index for index, run in enumerate(fitting) if run.id in before]}},
+        key=key,
+        alt="Runs",
+        placeholder="",
+        column_config={
+            **({} if any(run.user for run in runs) else {"by": None}),
+            "baseline": st.column_config.TextColumn(run_list.BASELINE, width=40, help="The run that others are compared with."),
+            "name": st.column_config.TextColumn(width="medium"),
+            "tags": st.column_config.ListColumn(),
+        },
+    )
+    chosen = [fitting[row] for row in selection.selection.rows if row < len(fitting)]
+    st.session_state[_SELECTED] = [run.id for run in chosen]
+    return chosen
+
+
+def description_form(run: Run, known_tags: Sequence[str]) -> None:
+    """Name, note and tags of a run."""
+    with st.form(f"description {run.id}"):
+        name = st.text_input("Name", run.name, max_chars=NAME_CHARACTERS, key=f"name {run.id}")
+        note = st.text_area("Note", run.note, max_chars=NOTE_CHARACTERS, key=f"note {run.id}", placeholder="What it was for, what was seen")
+        tags = st.multiselect(
+            "Tags",
+            list(dict.fromkeys([*run.tags, *known_tags])),
+            default=list(run.tags),
+            accept_new_options=True,
+            max_selections=TAGS,
+            key=f"tags {run.id}",
+            placeholder="Choose or type",
+        )
+        if st.form_submit_button("Save", icon=":material/save:", key="save description"):
+
+            def save() -> None:
+                store = session.store()
+                if name.strip():
+                    store.rename(run.id, name.strip())
+                store.set_note(run.id, note.strip())
+                store.set_tags(run.id, tags)
+
+            if _done(save):
+                st.rerun()
+
+
+def pin_button(run: Run) -> None:
+    """Makes the run the baseline, or not any more."""
+    label, icon, act = (
+        ("Unpin as baseline", ":material/keep_off:", session.store().unpin)
+        if run.pinned
+        else ("Pin as baseline", ":material/keep:", session.store().pin)
+    )
+    if st.button(label, icon=icon, key="pin", help="The one run that others are held against on the Compare page.") and _done(
+        lambda: act(run.id)
+    ):
+        st.rerun()
+
+
+def tag_together(runs: Sequence[Run], known_tags: Sequence[str]) -> None:
+    """Gives all of them tags, or takes tags from them."""
+    with st.popover("Tag", icon=":material/label:"), st.form("tag together", border=False):
+        added = st.multiselect("Add", known_tags, accept_new_options=True, key="tags to add", placeholder="Choose or type")
+        removed = st.multiselect("Take away", run_list.all_tags(runs), key="tags to take away")
+        if st.form_submit_button("Save", key="save tags"):
+
+            def save() -> None:
+                for run in runs:
+                    session.store().set_tags(run.id, [*(tag for tag in run.tags if tag not in removed), *added])
+
+            if _done(save):
+                st.rerun()
+
+
+def delete_button(runs: Sequence[Run]) -> None:
+    """Puts runs into the trash, which can be undone."""
+    going_on = [run for run in runs if not run.state.is_finished()]
+    if st.button(
+        "Delete",
+        icon=":material/delete:",
+        key="delete",
+        disabled=bool(going_on),
+        help="Runs that are going on cannot be deleted: stop them first."
+        if going_on
+        else f"Can be undone for {DAYS_IN_TRASH} days: see Deleted runs below.",
+    ):
+
+        def trash() -> None:
+            for run in runs:
+                session.store().trash(run.id)
+
+        if _done(trash):
+            st.session_state[_JUST_DELETED] = [run.id for run in runs]
+            if st.query_params.get(session.RUN_PARAMETER) in st.session_state[_JUST_DELETED]:
+                session.show_run(None)
+            st.rerun()
+
+
+def undo_line() -> None:
+    """What was deleted last, with a button that brings it back."""
+    deleted = [run for run in session.store().trashed() if run.id in st.session_state.get(_JUST_DELETED, [])]
+    if not deleted:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        what = f"**{text.plain(deleted[0].name)}**" if len(deleted) == 1 else f"**{len(deleted)} runs**"
+        st.markdown(f"Deleted {what}.", width="content")
+        if st.button("Undo", icon=":material/undo:", key="undo") and _done(lambda: _restore(deleted)):
+            st.session_state[_SELECTED] = [run.id for run in deleted]
+            st.session_state[_JUST_DELETED] = []
+            st.rerun()
+        if st.button("Close", key="close undo", type="tertiary"):
+            st.session_state[_JUST_DELETED] = []
+            st.rerun()
+
+
+def _restore(runs: Sequence[Run]) -> None:
+    for run in runs:
+        session.store().restore(run.id)
+
+
+def deleted_runs() -> None:
+    """The trash: what is in it, to be restored or deleted for good."""
+    trashed = session.store().trashed()
+    if not trashed:
+        return
+    with st.expander("Deleted runs", icon=":material/delete:", key="deleted runs", on_change="rerun") as expander:
+        if not expander.open:
+            return
+        st.caption(f"{len(trashed)} in all. Their files are kept for {DAYS_IN_TRASH} days, and removed at the first start after that.")
+        selection = figures.table(
+            run_list.deleted_lines(trashed, DAYS_IN_TRASH),
+            on_select="rerun",
+            selection_mode="multi-row",
+            key=f"deleted table {zlib.crc32(' '.join(run.id for run in trashed).encode())}",
+            alt="Deleted runs",
+        )
+        chosen = [trashed[row] for row in selection.selection.rows if row < len(trashed)]
+        what = "" if not chosen else " 1 run" if len(chosen) == 1 else f" {len(chosen)} runs"
+        with st.container(horizontal=True):
+            if st.button(f"Restore{what}", icon=":material/undo:", key="restore", disabled=not chosen) and _done(lambda: _restore(chosen)):
+                st.rerun()
+            with st.popover("Delete for good", disabled=not chosen):
+                st.write(f"Removes{what} with all images and networks. This cannot be undone.")
+                if st.button("Delete for good", type="primary", key="delete for good"):
+
+                    def delete() -> None:
+                        for run in chosen:
+                            session.store().delete(run.id)
+
+                    if _done(delete):
+                        st.rerun()
+
+
+def _done(act: Callable[[], None]) -> bool:
+    """Whether it was done; else the page says why not."""
+    try:
+        act()
+    except CoreError as error:
+        st.error(text.error(error), icon=":material/error:")
+        return False
+    return True

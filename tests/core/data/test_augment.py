@@ -1,0 +1,69 @@
+import numpy as np
+import torch
+
+from core.data.augment import crop_and_flip, jitter_batch
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count=6, size=8):
+    return torch.arange(count * 3 * size * size, dtype=torch.float32).view(count, 3, size, size)
+
+
+def test_jitter_is_a_roll_and_perhaps_a_flip():
+    images = pictures(1)
+    possible = {}
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            for flip in (False, True):
+                moved = np.roll(images.numpy(), (dy, dx), axis=(2, 3))
+                possible[(moved[..., ::-1] if flip else moved).tobytes()] = (dy, dx, flip)
+    generator = seeded()
+    seen = {possible[jitter_batch(images, 2, True, generator).contiguous().numpy().tobytes()] for _ in range(600)}
+    assert len(seen) == 50  # every shift, flipped and not
+
+
+def test_jitter_moves_the_whole_batch_alike_and_its_gradient_comes_back():
+    images = torch.cat([pictures(1)] * 3).requires_grad_(True)
+    jittered = jitter_batch(images, 2, True, seeded(3))
+    assert torch.equal(jittered[0], jittered[2])
+    (jittered * pictures(3)).sum().backward()
+    # the gradient at a pixel is the weight of the place where it went: sorted they are the weights
+    assert torch.equal(images.grad.flatten().sort().values, pictures(3).flatten())
+
+
+def test_jitter_turned_off_is_the_identity_and_draws_as_many_numbers():
+    images, one, other = pictures(), seeded(1), seeded(1)
+    assert torch.equal(jitter_batch(images, 0, False, one), images)
+    jitter_batch(images, 2, True, other)
+    assert torch.equal(torch.rand(4, generator=one), torch.rand(4, generator=other))
+
+
+def test_crop_takes_each_image_out_of_its_reflection():
+    images = pictures(40, 6)
+    cropped = crop_and_flip(images, 2, True, seeded())
+    offsets = set()
+    for image, result in zip(images.numpy(), cropped.numpy()):
+        padded = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="reflect")
+        found = [
+            (y, x, flip)
+            for y in range(5)
+            for x in range(5)
+            for flip in (False, True)
+            if np.array_equal(result, padded[:, y : y + 6, x : x + 6][..., :: -1 if flip else 1])
+        ]
+        assert found
+        offsets.add(found[0])
+    assert len(offsets) > 15  # each image has its own draw
+
+
+def test_crop_keeps_bytes_and_turned_off_is_the_identity():
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    assert crop_and_flip(images, 4, True, seeded()).dtype == torch.uint8
+    assert torch.equal(crop_and_flip(images, 0, False, seeded()), images)
+
+
+def test_crop_of_images_smaller_than_the_padding():
+    assert crop_and_flip(pictures(2, 3), 8, True, seeded()).shape == (2, 3, 3, 3)

@@ -1,0 +1,132 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from core.generation.fused import kernels
+
+RELU, RELU6 = (0.0, float("inf")), (0.0, 6.0)
+SHAPES = [(6, 5, 4, 3), (2, 16, 8, 8), (3, 48, 7, 5), (1, 600, 3, 3), (40, 16, 16, 16), (1, 70_000, 1, 2)]
+
+
+needs_compiler = pytest.mark.skipif(kernels.description() != "C", reason="needs a C compiler")
+
+
+@pytest.fixture(params=[pytest.param("C", marks=needs_compiler), "torch"])
+def way(request):
+    if request.param == "C":
+        yield request.param
+    else:
+        with kernels.by_torch():
+            yield request.param
+
+
+def random(shape, seed):
+    numbers = 4.0 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return numbers.contiguous(memory_format=torch.channels_last)
+
+
+def affine(channels):
+    scale, shift = torch.rand(2, channels, generator=torch.Generator().manual_seed(9))
+    return kernels.BatchNormAffine(scale + 0.5, shift)
+
+
+def formula(y, residual, layer, activation):
+    """In double precision: z, and mean and variance of what the layer made y of."""
+    y = y.double()
+    z = y if residual is None else y + residual.double()
+    if activation is not None:
+        z = z.clamp(*activation)
+    x = (y - layer.shift.double().view(-1, 1, 1)) / layer.scale.double().view(-1, 1, 1)
+    return z, x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3))
+
+
+CASES = [(None, False), (RELU, False), (RELU6, False), (RELU, True), (RELU6, True)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("activation", "added"), CASES)
+def test_forward_is_the_formula(shape, activation, added, way):
+    y, residual, layer = random(shape, 0), random(shape, 1) if added else None, affine(shape[1])
+    z, mean, variance = kernels.forward(y, residual, layer, activation)
+    expected, wanted, spread = formula(y, residual, layer, activation)
+    assert torch.allclose(z.double(), expected, rtol=1e-6)
+    assert z.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(mean.double(), wanted, rtol=1e-4, atol=1e-4)
+    # of two numbers, from the squares: the mean is much larger than what they differ by
+    assert torch.allclose(variance.double(), spread, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("users", [1, 2])
+@pytest.mark.parametrize(("activation", "added"), CASES)
+def test_backward_is_what_autograd_does_with_the_formula(shape, activation, added, users, way):
+    y, residual, layer = random(shape, 0), random(shape, 1) if added else None, affine(shape[1])
+    grads = [random(shape, 2 + user) for user in range(users)]
+    on_mean, on_variance = torch.randn(2, shape[1], generator=torch.Generator().manual_seed(4))
+    own, other = y.double().requires_grad_(True), residual.double().requires_grad_(True) if added else None
+    z, mean, variance = formula(own, other, layer, activation)
+    ((z * sum(grads).double()).sum() + mean @ on_mean.double() + variance @ on_variance.double()).backward()
+    output = kernels.forward(y, residual, layer, activation)[0] if added else None
+    before = y.clone()
+    out, passed = kernels.backward(y, grads, output, layer, (mean.detach().float(), on_mean, on_variance), activation)
+    assert torch.allclose(out.double(), own.grad, rtol=1e-4, atol=1e-4)
+    if added:
+        assert torch.allclose(passed.double(), other.grad, rtol=1e-6)
+    else:
+        assert passed is None
+    if activation is None:  # then y is what went out, and may be needed
+        assert torch.equal(y, before)
+
+
+def test_what_is_no_number_stays_none(way):
+    y = random((2, 16, 8, 8), 0)
+    y[1, 3, 2, 2] = float("nan")
+    z, mean, _ = kernels.forward(y, None, affine(16), RELU6)
+    assert z.isnan().sum() == 1
+    assert mean.isnan().sum() == 1
+
+
+def test_gradients_in_any_layout(way):
+    y, grad, layer, statistics = random((2, 16, 8, 8), 0), random((2, 16, 8, 8), 1), affine(16), torch.zeros(3, 16)
+    expected, _ = kernels.backward(y.clone(memory_format=torch.preserve_format), [grad], None, layer, statistics, RELU)
+    assert torch.equal(kernels.backward(y, [grad.contiguous()], None, layer, statistics, RELU)[0], expected)
+    broadcast = torch.ones(2, 16, 1, 1).expand(2, 16, 8, 8)
+    assert torch.equal(kernels.backward(y, [broadcast], None, layer, statistics, None)[0], torch.ones_like(y))
+
+
+@needs_compiler
+def test_the_number_of_threads_changes_no_bit():
+    y, residual, *grads = (random((40, 16, 32, 32), seed) for seed in range(4))
+    layer, gradients = affine(16), torch.randn(2, 16, generator=torch.Generator().manual_seed(5))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            z, mean, variance = kernels.forward(y, residual, layer, RELU)
+            own = y.clone(memory_format=torch.preserve_format)
+            found.append([z, mean, variance, *kernels.backward(own, grads, z, layer, (mean, *gradients), RELU)])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found[0] * 2, found[1] + found[2]):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PATH": ""}, "torch: no C compiler (cc, gcc, clang or the environment variable CC)"),
+        ({"CC": "false"}, "false failed: 1"),
+    ],
+)
+def test_a_machine_without_a_compiler_goes_on_by_torch(environment, reason):
+    code = (
+        "import torch; from core.generation import kernels; print(kernels.description()); "
+        "layer = kernels.BatchNormAffine(torch.ones(1), torch.ones(1)); y = torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2); "
+        "print(kernels.forward(y, None, layer, (0.0, float('inf')))[0].flatten().tolist())"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True)
+    first, second = answer.stdout.splitlines()
+    assert reason in first
+    assert second == "[0.0, 2.0]"

@@ -1,0 +1,453 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core.config import GenerationConfig
+from core.data.augment import jitter_batch
+from core.data.image_sets import load_image_set
+from core.errors import CoreError, ModelError, RunStopped
+from core.generation.forward_pass import ForwardPass
+from core.generation.loop import Snapshots, Synthesis, initial_noise, kept_steps, synthesise
+from core.models.full_precision import FullPrecisionModel
+from core.reporting import Silent, Untouched
+
+CONFIG = GenerationConfig(images=24, iterations=12, batch_size=12, snapshots=2, device="cpu")
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.records, self.frames, self.changes = [], [], []
+
+    def record(self, stage, lane, step, values):
+        self.records.append((stage, lane, step, dict(values)))
+
+    def images(self, lane, frame, keep):
+        self.frames.append((lane, frame, keep))
+
+    def change(self, lane, step, name, value):
+        self.changes.append((lane, step, name, value))
+
+
+def test_statistics_approach_those_of_the_network(small):
+    for optimizer in ("mi-fgsm", "adam"):
+        _, summary = synthesise(small, replace(CONFIG, optimizer=optimizer, iterations=40))
+        assert summary["bns_loss_last"] < 0.5 * summary["bns_loss_first"]
+
+
+def test_images_labels_and_summary(small):
+    images, summary = synthesise(small, CONFIG)
+    assert images.images.shape == (24, 3, 8, 8)
+    assert images.images.dtype == torch.uint8
+    assert images.labels.bincount().tolist() == [6, 6, 6, 6]
+    assert summary["images"] == 24
+    assert summary["image_iterations"] == 12 * 12  # 12 noise images, each saved twice
+    assert summary["layers"] == 2
+    assert images.manifest["config"] == CONFIG.to_dict()
+
+
+def test_teacher_agreement_is_that_of_the_saved_images(small):
+    images, summary = synthesise(small, CONFIG)
+    with torch.no_grad():
+        predicted = small.network((images.images.float() / 255 - 0.5) / 0.25).argmax(dim=1)
+    assert summary["teacher_agreement"] == pytest.approx(100 * (predicted == images.labels).float().mean().item(), abs=0.01)
+
+
+def test_same_seed_same_bits_and_another_seed_others(small):
+    torch.manual_seed(1)
+    first, _ = synthesise(small, CONFIG)
+    torch.manual_seed(2)
+    second, _ = synthesise(small, CONFIG)
+    other, _ = synthesise(small, replace(CONFIG, seed=1))
+    assert torch.equal(first.images, second.images)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_nothing_global_and_nothing_of_the_network_changes(small):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    before = {name: value.clone() for name, value in small.network.state_dict().items()}
+    synthesise(small, CONFIG)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(value, before[name]) for name, value in small.network.state_dict().items())
+    assert not any(p.grad is not None for p in small.network.parameters())
+
+
+def test_images_stay_in_the_valid_pixel_range(small):
+    synthesis = Synthesis(small, replace(CONFIG, epsilon=1.5))
+    for _ in range(5):
+        synthesis.step()
+    low, high = (0 - 0.5) / 0.25, (1 - 0.5) / 0.25
+    assert low <= synthesis.images.min().item()
+    assert synthesis.images.max().item() <= high
+    assert (synthesis.images == high).any()  # a step this large reaches the border
+
+
+def test_both_optimizers_start_from_the_same_noise_and_labels_in_every_batch(small):
+    config = replace(CONFIG, images=48, iterations=2)
+    lanes = [Synthesis(small, replace(config, optimizer=name)) for name in ("mi-fgsm", "adam")]
+    for _ in range(3):  # into the second batch
+        assert torch.equal(lanes[0].labels, lanes[1].labels)
+        if lanes[0].step_count % 2 == 0:
+            assert torch.equal(lanes[0].images, lanes[1].images)
+        for lane in lanes:
+            lane.step()
+
+
+def test_snapshots_are_the_states_at_their_iterations(small):
+    synthesis = Synthesis(small, CONFIG)
+    states = {}
+    while not synthesis.finished:
+        synthesis.step()
+        states[synthesis.step_count] = small.denormalise(synthesis.images.detach())
+    saved = synthesis.image_set().images
+    assert torch.equal(saved, torch.cat([states[step] for step in CONFIG.snapshot_iterations]))
+    assert CONFIG.snapshot_iterations[-1] == CONFIG.iterations
+
+
+def test_one_snapshot_saves_only_the_last_state(small):
+    images, summary = synthesise(small, replace(CONFIG, snapshots=1, images=12))
+    assert (len(images), summary["image_iterations"]) == (12, 144)
+
+
+def test_the_loop_announces_every_iteration_with_every_layer(small):
+    recorder = Recorder()
+    synthesise(small, CONFIG, recorder)
+    assert [(lane, step) for _, lane, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
+    for _, _, _, values in recorder.records:
+        assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
+        expected = values["bns"] + CONFIG.alpha_tv * values["tv"] + CONFIG.alpha_l2 * values["l2"] + CONFIG.beta * values["ce"]
+        assert values["total"] == pytest.approx(expected, rel=1e-5)
+    kept = [frame.step for _, frame, keep in recorder.frames if keep]
+    assert kept == list(range(1, 13))
+
+
+def test_a_frame_says_what_the_step_saw(small):
+    """Class, confidence and batch statistics are those of a forward pass over the images as they were before the step."""
+    recorder = Recorder()
+    config = replace(CONFIG, max_shift=0, flip=False)
+    synthesis = Synthesis(small, config, recorder)
+    entered = []
+    for _ in range(3):
+        entered.append(synthesis.images.detach().clone())
+        synthesis.step()
+    for before, (_, frame, _) in zip(entered, recorder.frames, strict=True):
+        inputs = []
+        handles = [
+            layer.register_forward_hook(lambda _module, arguments, _output, kept=inputs: kept.append(arguments[0]))
+            for layer in (small.network.bn1, small.network.bn2)
+        ]
+        with torch.no_grad():
+            probabilities = small.network(before).softmax(dim=1)
+        for handle in handles:
+            handle.remove()
+        assert frame.predicted.tolist() == probabilities.argmax(dim=1).tolist()
+        assert frame.confidence.tolist() == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-5)
+        assert frame.labels.tolist() == [0, 1, 2, 3] * 3
+        assert frame.means.tolist() == pytest.approx(torch.cat([x.mean(dim=(0, 2, 3)) for x in inputs]).tolist(), abs=1e-5)
+        assert frame.variances.tolist() == pytest.approx(torch.cat([x.var(dim=(0, 2, 3)) for x in inputs]).tolist(), rel=1e-3)
+        assert [frame.predicted.dtype, frame.labels.dtype] == ["int64", "int64"]
+        assert [frame.confidence.dtype, frame.means.dtype, frame.variances.dtype] == ["float32"] * 3
+    assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalise(synthesis.images.detach()))
+
+
+def test_running_statistics_of_a_frames_layers(small):
+    statistics = Synthesis(small, CONFIG).running_statistics()
+    assert statistics.channels == [8, 8]
+    assert statistics.means.tolist() == small.network.bn1.running_mean.tolist() + small.network.bn2.running_mean.tolist()
+    assert statistics.variances.tolist() == small.network.bn1.running_var.tolist() + small.network.bn2.running_var.tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "most", "always"),
+    [
+        # a few batches: every first iteration and snapshot, and moments between
+        (replace(CONFIG, images=96, iterations=120, snapshots=2), 60, [1, 72, 120, 121, 192, 240, 241, 480]),
+        # many: only those of some batches
+        (replace(CONFIG, images=12 * 300, iterations=3, snapshots=1, burn_in=0.0), 105, [1, 900]),
+        # one long batch
+        (replace(CONFIG, images=12, iterations=1001, snapshots=1), 52, [1, 1001]),
+    ],
+)
+def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_lanes(config, most, always):
+    steps = sorted(kept_steps(config))
+    assert steps == sorted(kept_steps(replace(config, optimizer="adam", epsilon=0.5, seed=3)))
+    total = len(config.batches) * config.iterations
+    assert set(always) <= set(steps) <= set(range(1, total + 1))
+    assert len(steps) <= most
+    assert max(after - before for before, after in zip([0, *steps], steps)) <= -(-total // 50)
+
+
+def test_few_large_images_are_shown(small):
+    large = FullPrecisionModel(small.network, replace(small.spec, image_size=512))
+    recorder = Recorder()
+    Synthesis(large, CONFIG, recorder).step()
+    ((_, frame, _),) = recorder.frames
+    assert frame.images.shape == (4, 3, 512, 512)
+    assert [len(each) for each in (frame.labels, frame.predicted, frame.confidence)] == [4, 4, 4]
+
+
+def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
+    class Turn(Untouched):
+        def values(self, lane, step):
+            return {"epsilon": 0.0} if step >= 3 else {}
+
+    recorder = Recorder()
+    config = replace(CONFIG, schedule="constant")
+    synthesis = Synthesis(small, config, recorder, Turn())
+    moved = []
+    for _ in range(5):
+        before = synthesis.images.detach().clone()
+        synthesis.step()
+        moved.append(bool((synthesis.images != before).any()))
+    assert moved == [True, True, True, False, False]
+    assert recorder.changes == [("mi-fgsm", 3, "epsilon", 0.0)]
+    assert synthesis.changes == [{"step": 3, "name": "epsilon", "value": 0.0}]
+
+
+def test_stops_between_two_iterations(small):
+    class StopAtFour(Untouched):
+        calls = 0
+
+        def checkpoint(self):
+            self.calls += 1
+            if self.calls == 5:
+                raise RunStopped("stopped")
+
+    recorder = Recorder()
+    with pytest.raises(RunStopped):
+        synthesise(small, CONFIG, recorder, StopAtFour())
+    assert len(recorder.records) == 4
+
+
+def test_a_loss_that_is_no_number_names_iteration_and_layer(small):
+    small.network.bn2.running_var[0] = float("nan")
+    with pytest.raises(CoreError, match="loss is nan at iteration 1 of the mi-fgsm lane, first in bn2"):
+        synthesise(small, CONFIG)
+
+
+def test_refuses_a_network_without_batch_norm(small):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 4))
+    with pytest.raises(ModelError, match="no BatchNorm layer"):
+        Synthesis(FullPrecisionModel(network, small.spec), CONFIG)
+
+
+@pytest.mark.slow
+def test_the_teacher_soon_agrees_on_images_of_the_embedded_network(embedded):
+    config = GenerationConfig(images=64, iterations=25, batch_size=64, snapshots=1, device="cpu")
+    _, summary = synthesise(embedded, config)
+    assert summary["teacher_agreement"] > 60
+    assert summary["bns_loss_last"] < 0.3 * summary["bns_loss_first"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("white", 32), ("pink", 32), ("pink", 20)])
+def test_noise_has_unit_variance_and_its_seed(kind, size):
+    first, second = (initial_noise(kind, 64, size, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert first.shape == (64, 3, size, size)
+    assert first.mean().item() == pytest.approx(0.0, abs=0.1)
+    assert first.std().item() == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(first, second)
+
+
+def test_power_of_pink_noise_falls_with_frequency_and_that_of_white_does_not():
+    shares = {}
+    for kind in ("white", "pink"):
+        noise = initial_noise(kind, 64, 32, torch.Generator().manual_seed(4))
+        power = torch.fft.fft2(noise).abs().square().mean(dim=(0, 1))
+        low, high = power[1:4, 1:4].mean(), power[12:16, 12:16].mean()
+        shares[kind] = (low / high).item()
+    assert shares["white"] == pytest.approx(1.0, abs=0.2)
+    assert shares["pink"] > 50
+
+
+# half the size first
+
+
+def by_hand(model, config, sizes):
+    """MI-FGSM as its formula says it; `sizes`: (side, first iteration, last iteration, largest shift), one after the other."""
+    random = torch.Generator().manual_seed(0)
+    low, high = model.pixel_range()
+    forward, weights = ForwardPass(model.network), {"alpha_tv": config.alpha_tv, "alpha_l2": config.alpha_l2, "beta": config.beta}
+    labels = torch.arange(12) % 4
+    images = initial_noise("pink", 12, sizes[0][0], random)
+    for side, first, last, shift in sizes:
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode="bilinear")
+        images, momentum = images.clamp(low, high).contiguous(memory_format=torch.channels_last), torch.zeros(12, 3, side, side)
+        for iteration in range(first, last):
+            images.requires_grad_(True)
+            loss = forward(jitter_batch(images, shift, config.flip, random), labels, weights)[0]
+            (gradient,) = torch.autograd.grad(loss, images)
+            momentum = (momentum * config.mu).addcdiv(gradient, gradient.abs().sum(dim=(1, 2, 3), keepdim=True))
+            step = config.epsilon * (1 - 0.98 * iteration / (config.iterations - 1))
+            images = images.detach().add(momentum.sign(), alpha=-step).clamp(low, high)
+    return model.denormalise(images)
+
+
+@pytest.mark.parametrize(
+    ("half", "sizes"),
+    [(0.0, [(8, 0, 12, 2)]), (0.25, [(4, 0, 3, 1), (8, 3, 12, 2)]), (0.5, [(4, 0, 6, 1), (8, 6, 12, 2)])],
+)
+def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
+    config = replace(CONFIG, snapshots=1, images=12, half_resolution=half)
+    images, _ = synthesise(small, config)
+    assert torch.equal(images.images, by_hand(small, config, sizes))
+
+
+def test_an_odd_size_is_halved_downwards_and_reached_again(small):
+    odd = FullPrecisionModel(small.network, replace(small.spec, image_size=9))
+    synthesis = Synthesis(odd, replace(CONFIG, half_resolution=0.25))
+    sides = []
+    while not synthesis.finished:
+        sides.append(synthesis.images.shape[-1])
+        synthesis.step()
+    assert sides == [4] * 3 + [9] * 9
+    assert synthesis.image_set().images.shape == (24, 3, 9, 9)
+
+
+def test_small_images_are_shown_at_full_size(small):
+    class Curious(Recorder):
+        def wants_images(self, lane):
+            return True
+
+    recorder = Curious()
+    synthesise(small, replace(CONFIG, half_resolution=0.25), recorder)
+    pictures = [torch.from_numpy(frame.images) for _, frame, _ in recorder.frames]
+    assert {tuple(images.shape) for images in pictures} == {(12, 3, 8, 8)}
+    blocks = [torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)) for images in pictures]
+    assert blocks == [True] * 3 + [False] * 9
+
+
+def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
+    """Its pooling is a window of 8 pixels, and 4 are left."""
+    config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution=0.5, device="cpu")
+    with pytest.raises(ModelError, match=r"^half_resolution is 0.5: allowed is 0 for this network, as .* cannot take 4 images of 16 x 16"):
+        Synthesis(embedded, config)
+
+
+@pytest.mark.parametrize("half", [0.0, 0.25])
+def test_only_the_full_size_is_compiled(small, monkeypatch, half):
+    compiled = []
+    monkeypatch.setattr(ForwardPass, "compile", lambda self, images, labels, weights: compiled.append(tuple(images.shape)))
+    config = replace(CONFIG, half_resolution=half)
+    images, _ = synthesise(small, replace(config, compile=True))
+    assert compiled == [(12, 3, 8, 8)]
+    assert torch.equal(images.images, synthesise(small, config)[0].images)
+
+
+# going on
+
+
+def batch(value, count=3):
+    return torch.full((count, 3, 4, 4), value, dtype=torch.uint8), torch.arange(count)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_snapshots_come_back_in_order(tmp_path, in_folder):
+    snapshots = Snapshots(tmp_path / "kept" if in_folder else None)
+    assert list(snapshots) == []
+    for value in (3, 1, 2):
+        snapshots.add(*batch(value))
+    assert len(snapshots) == 3
+    for (images, labels), value in zip(snapshots, (3, 1, 2)):
+        assert torch.equal(images, batch(value)[0])
+        assert torch.equal(labels, batch(value)[1])
+
+
+def test_snapshots_in_a_folder_outlive_the_object(tmp_path):
+    first = Snapshots(tmp_path)
+    for value in (1, 2, 3):
+        first.add(*batch(value))
+    second = Snapshots(tmp_path)
+    assert len(second) == 0  # what lies there belongs to nobody yet
+    second.go_on_after(2)
+    second.add(*batch(9))  # the third is made again
+    assert [int(images[0, 0, 0, 0]) for images, _ in second] == [1, 2, 9]
+
+
+def test_snapshots_that_are_missing_are_named(tmp_path):
+    first = Snapshots(tmp_path)
+    first.add(*batch(1))
+    second = Snapshots(tmp_path)
+    with pytest.raises(CoreError, match="000001.safetensors is missing: allowed is a checkpoint with all"):
+        second.go_on_after(2)
+
+
+def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
+    snapshots = Snapshots(tmp_path)
+    snapshots.add(*batch(1))
+
+    def half(_tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.generation.loop.save_file", half)
+        with pytest.raises(OSError, match="No space"):
+            snapshots.add(*batch(2))
+    assert len(snapshots) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
+
+
+@pytest.mark.parametrize("optimizer", ["mi-fgsm", "adam"])
+@pytest.mark.parametrize(
+    ("half", "at"), [*((0.0, at) for at in (0, 1, 7, 12, 13, 24)), *((0.25, at) for at in (0, 2, 3, 4, 12, 14, 15, 16, 24))]
+)
+def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, half, at):
+    """In the middle of a batch, between two, before the first and after the last, and around the change of size after 3 iterations;
+    by way of a file, as in a run."""
+    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True, half_resolution=half)
+
+    class Turn(Untouched):
+        def values(self, lane, step):
+            return {"beta": 2.0} if step >= 5 else {}
+
+    whole, recorder = Synthesis(small, config, live=Turn(), folder=tmp_path / "whole"), Recorder()
+    while not whole.finished:
+        whole.step()
+    first = Synthesis(small, config, live=Turn(), folder=tmp_path / "parts")
+    for _ in range(at):
+        first.step()
+    torch.save(first.state(), tmp_path / "state.pt")
+    if not first.finished:
+        first.step()  # which is lost
+    second = Synthesis(small, config, recorder, Turn(), tmp_path / "parts")
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.step_count == at
+    while not second.finished:
+        second.step()
+    assert [step for _, _, step, _ in recorder.records] == list(range(at + 1, 25))
+    one, other = whole.image_set(), second.image_set()
+    assert torch.equal(one.images, other.images)
+    for lane, folder in ((whole, tmp_path / "a"), (second, tmp_path / "b")):
+        folder.mkdir()
+        lane.save(folder)
+    assert torch.equal(load_image_set(tmp_path / "a").images, load_image_set(tmp_path / "b").images)
+    assert torch.equal(one.labels, other.labels)
+    assert one.manifest["changes"] == other.manifest["changes"] == [{"step": 5, "name": "beta", "value": 2.0}]
+    figures = [{key: value for key, value in summary.items() if key != "seconds"} for summary in (whole.summary(), second.summary())]
+    assert figures[0] == figures[1]
+
+
+def test_state_is_plain_values_and_tensors(small, tmp_path):
+    synthesis = Synthesis(small, CONFIG, folder=tmp_path / "kept")
+    for _ in range(7):
+        synthesis.step()
+    state = synthesis.state()
+    torch.save(state, tmp_path / "state.pt")
+    torch.load(tmp_path / "state.pt", weights_only=True)
+    # nothing that grows with what was made before
+    assert (tmp_path / "state.pt").stat().st_size < 10 * synthesis.images.numel() * 4
+
+
+def test_state_without_its_images_is_refused(small, tmp_path):
+    first = Synthesis(small, CONFIG, folder=tmp_path / "kept")
+    while not first.finished:
+        first.step()
+    state = first.state()
+    second = Synthesis(small, CONFIG, folder=tmp_path / "elsewhere")
+    with pytest.raises(CoreError, match="is missing: allowed"):
+        second.load_state(state)

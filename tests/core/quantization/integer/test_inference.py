@@ -1,0 +1,245 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from core.config import BIT_WIDTHS, RANGE_METHODS, QuantizationConfig
+from core.data.labelled import embedded_images
+from core.errors import ModelError
+from core.models.full_precision import FullPrecisionModel
+from core.models.registry import ModelSpec
+from core.quantization.integer.inference import Affine, ImageLevels, Levels, Sums, whole_number_network
+from core.quantization.placement import quantize_network
+from core.quantization.training import QuantizationTraining
+from core.threads import cpu_threads
+
+
+def outputs(network, images):
+    with torch.no_grad():
+        return network(images)
+
+
+def filled(network: nn.Module, images: torch.Tensor, size: int = 8) -> FullPrecisionModel:
+    """The network with weights of seed 0 and the BatchNorm statistics of some noise."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            if isinstance(module, nn.BatchNorm2d) and module.affine:
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+        network.train()
+        for _ in range(10):
+            network(images)
+    network.eval().requires_grad_(False)
+    return FullPrecisionModel(network, ModelSpec("n", "n", tuple("abcd"), size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "noise"))
+
+
+def by_hand(quantized, images: torch.Tensor) -> np.ndarray:
+    """The small network's scores: sums in int64, and everything between in float64."""
+
+    def levels(x, quantizer):
+        zero_point = float(quantizer.zero_point)
+        counted = np.round(x / float(quantizer.scale.detach()))
+        return np.clip(counted, quantizer.lowest - zero_point, quantizer.highest - zero_point).astype(np.int64)
+
+    def weights(layer):
+        quantizer = layer.weight_quantizer
+        shape = (-1, *[1] * (layer.weight.ndim - 1))
+        scale, zero_point = (value.detach().double().numpy().reshape(shape) for value in (quantizer.scale, quantizer.zero_point))
+        position = np.round(layer.weight.detach().double().numpy() / scale + zero_point)
+        return (np.clip(position, quantizer.lowest, quantizer.highest) - zero_point).astype(np.int64), scale.reshape(-1)
+
+    def convolved(x, layer, scale):
+        whole, own = weights(layer)
+        columns = F.unfold(torch.from_numpy(x).double(), 3, padding=1).long().numpy()  # (N, C 9, H W)
+        sums = np.einsum("oc,ncp->nop", whole.reshape(len(whole), -1), columns)
+        return sums.reshape(len(x), len(whole), *x.shape[2:]) * (own * scale).reshape(1, -1, 1, 1)
+
+    def normalised(x, layer):
+        mean, variance, weight, bias = (
+            value.detach().double().numpy().reshape(1, -1, 1, 1)
+            for value in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+        )
+        return (x - mean) / np.sqrt(variance + layer.eps) * weight + bias
+
+    network = quantized.network
+    first, last = (own.quantizer for own in quantized.activations)
+    heaviest = np.abs(weights(quantized.layers[0])[0]).reshape(8, -1).sum(axis=1).max()
+    steps = 2.0 ** min(14, np.floor(np.log2(2**24 / (2 * heaviest))))  # pixels reach from -2 to 2
+    x = np.round(images.double().numpy() * steps).astype(np.int64)
+    x = np.maximum(normalised(convolved(x, quantized.layers[0], 1 / steps), network.bn1), 0)
+    whole = levels(x, first)
+    x = normalised(convolved(whole, quantized.layers[1], float(first.scale)), network.bn2) + whole * float(first.scale)
+    pooled = np.maximum(x, 0).mean(axis=(2, 3))
+    weight, own = weights(quantized.layers[2])
+    return levels(pooled, last) @ weight.T * own * float(last.scale) + quantized.layers[2].bias.detach().double().numpy()
+
+
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
+def test_by_hand_in_whole_numbers(small, calibrated, images, bits):
+    quantized, _ = calibrated(small, bits)
+    expected = by_hand(quantized, images)
+    np.testing.assert_allclose(outputs(whole_number_network(quantized, small.spec), images).numpy(), expected, atol=1e-5)
+
+
+class Tangled(nn.Module):
+    """Layers whose outputs and inputs have several readers of several kinds, and BatchNorm in all places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.pool, self.pad = nn.MaxPool2d(2), nn.ZeroPad2d(1)
+        self.left, self.right, self.alone = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.shared, self.late = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(8)
+        self.plain = nn.BatchNorm2d(8, affine=False)
+        self.output = nn.Linear(8 * 16, 4)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.stem_norm(self.stem(x))))  # read by two layers, an addition and a BatchNorm
+        right = self.right(x.mT)  # read by a BatchNorm and an addition
+        x = self.left(self.pad(x)) + self.alone(right) + right + x + self.plain(x)
+        one, other = torch.chunk(F.relu(self.late(x)), 2, dim=1)
+        # one layer behind two quantizers
+        x = F.relu(torch.cat([self.shared(one), self.shared(F.relu(self.shared(other)) * 3)], dim=1))
+        return self.output(x.contiguous().view(x.shape[0], -1)) * (x.size(1) / 8)
+
+
+@pytest.mark.parametrize("name", ["small", "Mobile", "Untraceable", "Undecided", "Tangled"])
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
+def test_as_the_network_that_was_trained(model, calibrated, images, name, bits):
+    """But for what lies between two levels, which is why most scores are compared and not all."""
+    made = filled(Tangled(), images) if name == "Tangled" else model(name)
+    quantized, _ = calibrated(made, bits)
+    assert quantized.traced == (name not in ("Untraceable", "Undecided"))
+    before = copy.deepcopy(quantized.network.state_dict())
+    network = whole_number_network(quantized, made.spec)
+    # the rounding of the image is below a thousandth of these scores
+    difference = (outputs(network, images) - outputs(quantized.network, images)).abs().amax(dim=1)
+    assert float(difference.median()) < 2e-3
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in quantized.network.state_dict().items())
+
+
+def test_every_layer_sums_whole_numbers(model, calibrated, images):
+    made = filled(Tangled(), images)
+    quantized, _ = calibrated(made, 4)
+    network = whole_number_network(quantized, made.spec)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, Sums):
+            module.register_forward_hook(lambda module, args, output: seen.append((args[0].clone(), output.clone())))
+    outputs(network, images)
+    assert len(seen) == 7  # one of the six layers is called twice
+    for levels, sums in seen:
+        for values in (levels, sums):
+            assert torch.equal(values, values.round())
+            assert float(values.abs().max()) < 1 << 24
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    # stem_norm is part of what makes values of the sums, as the others are read by more or come later
+    assert sum(isinstance(module, Affine) and not module.overwrite for module in network.modules()) == 3
+
+
+def test_a_graph_that_cannot_be_traced_further(model, calibrated, images):
+    undecided = model("Undecided")
+
+    class Outer(fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return module is undecided.network
+
+    outer = nn.Sequential(undecided.network)
+    made = FullPrecisionModel(fx.GraphModule(outer, Outer().trace(outer)).eval(), undecided.spec)
+    quantized, _ = calibrated(made, 5)
+    assert not quantized.traced
+    assert isinstance(quantized.network, fx.GraphModule)
+    network = whole_number_network(quantized, made.spec)
+    assert torch.equal(outputs(network, images), outputs(whole_number_network(calibrated(undecided, 5)[0], made.spec), images))
+
+
+def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
+    from timm.layers import BatchNormAct2d
+
+    class Act(nn.Sequential):
+        def __init__(self):
+            super().__init__(
+                nn.Conv2d(3, 8, 3, padding=1, bias=False), BatchNormAct2d(8, act_layer=nn.ReLU6), nn.MaxPool2d(2),
+                BatchNormAct2d(8), nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(8, 4),
+            )  # fmt: skip
+
+    made = filled(Act(), images)
+    quantized, _ = calibrated(made, 5)
+    network = whole_number_network(quantized, made.spec)
+    difference = (outputs(network, images) - outputs(quantized.network, images)).abs().amax(dim=1)
+    assert float(difference.median()) < 2e-3
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_after_a_training(small, small_images, calibrated, method):
+    """Ranges that follow the weights are those of the weights that are left, whoever has computed with them last."""
+    config = QuantizationConfig(weight_bits=3, activation_bits=3, steps=4, batch_size=16, range=method, training_lr=1e-2, device="cpu")
+    training = QuantizationTraining(small, small_images, config)
+    while not training.finished:
+        training.step()
+    images = small.normalise(small_images.images)
+    network = training.as_it_ends()
+    difference = (outputs(network, images) - outputs(training.student, images)).abs().amax(dim=1)
+    assert float(difference.median()) < 2e-3
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_same_bits_in_any_order(embedded, calibrated, bits):
+    """However many images come at once and threads compute, and in each order of memory. The trained network's scores do differ."""
+    quantized, _ = calibrated(embedded, bits)
+    network = whole_number_network(quantized, embedded.spec)
+    images = embedded.normalise(embedded_images()[0][:48]).contiguous(memory_format=torch.channels_last)
+    with cpu_threads(2):
+        scores = outputs(network, images)
+    with cpu_threads(1):
+        assert torch.equal(torch.cat([outputs(network, part) for part in images.split(7)]), scores)
+        assert torch.equal(outputs(network, images.contiguous()), scores)
+
+
+def test_levels_are_clamped_and_rounded_half_to_even(small, calibrated):
+    quantized, _ = calibrated(small, 3)
+    fixed = whole_number_network(quantized, small.spec)
+    levels = next(module for module in fixed.modules() if isinstance(module, Levels))
+    scale = float(levels.scale)
+    # behind a ReLU the eight levels of three bits begin at zero
+    values = torch.tensor([-5.0, -0.4, 0.4, 0.6, 2.4, 6.6, 7.4, 100.0]) * scale
+    assert levels(values).tolist() == [0, 0, 0, 1, 2, 7, 7, 7]
+    levels.scale.fill_(1.0)
+    assert levels(torch.tensor([0.5, 1.5, 2.5])).tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize(("kernel", "bits"), [(1, 2), (3, 4), (7, 8), (11, 8)])
+def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
+    """For the worst image that there is: each pixel at the end that the sign of its weight makes worst."""
+    size = max(kernel, 8)
+    made = filled(
+        nn.Sequential(nn.Conv2d(3, 8, kernel), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+        F.interpolate(images, size=2 * size),
+        2 * size,
+    )
+    quantized, _ = calibrated(made, bits)
+    network = whole_number_network(quantized, made.spec)
+    grid = next(module for module in network.modules() if isinstance(module, ImageLevels))
+    sums = next(module for module in network.modules() if isinstance(module, Sums))
+    weight = sums.layer.integer_weight.levels()
+    worst = 2.0 * weight.sign()  # (0.5 - 0) / 0.25
+    levels = grid(worst)
+    assert torch.equal(levels, levels.round())
+    assert float((levels * weight).double().flatten(1).sum(1).max()) <= 1 << 24
+    assert 2.0**-14 <= float(grid.scale) <= 2.0**-8
+    assert float(np.log2(float(grid.scale))).is_integer()
+
+
+def test_a_network_without_ranges_is_refused(small, images):
+    quantized = quantize_network(small.network, QuantizationConfig(), images[:1])
+    with pytest.raises(ModelError, match="has no range: allowed is a network that has been calibrated"):
+        whole_number_network(quantized, small.spec)

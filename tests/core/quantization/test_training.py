@@ -1,0 +1,448 @@
+import copy
+import math
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from core.config import RANGE_METHODS, QuantizationConfig
+from core.data.image_sets import ImageSet
+from core.errors import CoreError, DataError
+from core.models.full_precision import FullPrecisionModel
+from core.quantization.training import (
+    QuantizationTraining,
+    check_images,
+    distillation_loss,
+    feature_loss,
+    first_not_finite,
+    learning_rate_factor,
+)
+from core.reporting import Silent
+
+
+class Notes(Silent):
+    """Keeps what is announced."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, str, int, dict]] = []
+
+    def record(self, stage, lane, step, values) -> None:
+        self.records.append((stage, lane, step, dict(values)))
+
+
+def config(**changes) -> QuantizationConfig:
+    """The paper's loss, and nothing averaged, unless a test says otherwise."""
+    values = {
+        "weight_bits": 4,
+        "activation_bits": 4,
+        "steps": 4,
+        "batch_size": 16,
+        "crop_padding": 1,
+        "device": "cpu",
+        "training_lr": 1e-3,
+        "alpha_ce": 1.0,
+        "alpha_feature": 0.0,
+        "averaging": 0.0,
+    }
+    return QuantizationConfig(**{**values, **changes})
+
+
+def run(model, images, **changes) -> QuantizationTraining:
+    training = QuantizationTraining(model, images, config(**changes))
+    while not training.finished:
+        training.step()
+    return training
+
+
+def test_distillation_loss_by_hand():
+    # teacher (1/2, 1/2), student (1/4, 3/4): KL = 1/2 ln(2) + 1/2 ln(2/3)
+    divergence = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    teacher, student = torch.zeros(1, 2), torch.tensor([[0.0, math.log(3)]])
+    torch.testing.assert_close(distillation_loss(student, teacher, 1.0), torch.tensor(divergence))
+    # doubled logits at T = 2 give the same distributions, times T^2
+    torch.testing.assert_close(distillation_loss(2 * student, teacher, 2.0), torch.tensor(4 * divergence))
+    # the mean over the batch; a pair that agrees adds nothing
+    pairs = torch.cat([student, student]), torch.cat([teacher, student])
+    torch.testing.assert_close(distillation_loss(*pairs, 1.0), torch.tensor(divergence / 2))
+
+
+def test_distillation_loss_pulls_the_student_to_the_teacher():
+    # d/d logits of T^2 KL is T (p_student - p_teacher), over the batch
+    student = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    distillation_loss(student, teacher, 4.0).backward()
+    expected = 4.0 * ((student / 4).softmax(1) - (teacher / 4).softmax(1)) / 3
+    torch.testing.assert_close(student.grad, expected.detach())
+
+
+def test_learning_rate_factor():
+    assert [learning_rate_factor(step, 100) for step in range(10)] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert learning_rate_factor(10, 100) == 1
+    assert learning_rate_factor(55, 100) == pytest.approx(0.5)
+    assert learning_rate_factor(99, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    assert [learning_rate_factor(step, 20) for step in (0, 1, 2)] == [0.5, 1, 1]
+    assert learning_rate_factor(0, 1) == 1
+    assert [learning_rate_factor(step, 4) for step in range(4)] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 9, 10, 25, 150])
+def test_learning_rate_factor_is_never_zero_nor_above_one(steps):
+    factors = [learning_rate_factor(step, steps) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert max(factors) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_training_moves_the_student_only(small, small_images, method, optimizer):
+    teacher_before = copy.deepcopy(small.network.state_dict())
+    training = QuantizationTraining(small, small_images, config(range=method, training_optimizer=optimizer))
+    before = {name: value.clone() for name, value in training.student.state_dict().items()}
+    while not training.finished:
+        training.step()
+    after = training.student.state_dict()
+    for name in before:
+        if "running_" in name or "num_batches" in name:
+            assert torch.equal(after[name], before[name]), name
+    for name in ("conv1.weight", "conv2.weight", "bn1.weight", "bn2.bias", "output.weight", "output.bias"):
+        assert not torch.equal(after[name], before[name]), name
+    assert all(torch.equal(value, teacher_before[name]) for name, value in small.network.state_dict().items())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert not small.network.training
+    assert not training.student.training
+
+
+def test_the_weight_scale_is_learned_by_lsq_only(small, small_images):
+    moved = {}
+    for method in ("mse", "lsq"):
+        training = QuantizationTraining(small, small_images, config(range=method))
+        scale = training.quantized.layers[0].weight_quantizer.scale.detach().clone()
+        training.step()
+        moved[method] = not torch.equal(training.quantized.layers[0].weight_quantizer.scale.detach(), scale)
+    assert moved == {"mse": False, "lsq": True}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_fused_optimizer_takes_the_steps_of_the_plain_one(small, small_images, optimizer):
+    """Which it does only where gradients lie in memory as the weights do."""
+    fused, plain = (QuantizationTraining(small, small_images, config(training_optimizer=optimizer)) for _ in range(2))
+    for group in plain.optimizer.param_groups:
+        assert group["fused"]
+        group["fused"] = False
+    before = [parameter.detach().clone() for parameter in plain.student.parameters()]
+    for training in (fused, plain):
+        training.step()
+    for one, other, start in zip(fused.student.parameters(), plain.student.parameters(), before):
+        moved = (other - start).detach()
+        assert float(moved.abs().max()) > 0
+        torch.testing.assert_close((one - start).detach(), moved, rtol=1e-3, atol=1e-3 * float(moved.abs().max()))
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_same_seed_same_bits(small, small_images, method):
+    first, second = (run(small, small_images, range=method).student.state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    other = run(small, small_images, range=method, quantization_seed=1).student.state_dict()
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_randomness_of_the_rest_is_left_alone(small, small_images):
+    state = torch.get_rng_state()
+    run(small, small_images)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_loss_falls(small, small_images, method):
+    notes = Notes()
+    knobs = config(weight_bits=3, activation_bits=3, range=method, steps=40, batch_size=64, crop_padding=0, training_flip=False)
+    training = QuantizationTraining(small, small_images, knobs, "mi-fgsm W3A3", notes)
+    while not training.finished:
+        training.step()
+    assert [record[:3] for record in notes.records] == [("training", "mi-fgsm W3A3", step) for step in range(1, 41)]
+    totals = [record[3]["total"] for record in notes.records]
+    assert totals[-1] < 0.97 * totals[0]
+    for *_, values in notes.records:
+        assert values["total"] == pytest.approx(values["ce"] + values["kd"], rel=1e-5)
+        assert 0 <= values["agreement"] <= 100
+
+
+def test_distillation_alone_restores_agreement(small, small_images):
+    notes = Notes()
+    knobs = config(weight_bits=2, activation_bits=4, alpha_ce=0.0, steps=60, batch_size=64, crop_padding=0, training_flip=False)
+    training = QuantizationTraining(small, small_images, knobs, reporter=notes)
+    while not training.finished:
+        training.step()
+    losses = [record[3]["kd"] for record in notes.records]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_training_at_8_bits_does_no_harm(small, small_images, method):
+    notes = Notes()
+    knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, batch_size=64, alpha_ce=0.0, crop_padding=0)
+    training = QuantizationTraining(small, small_images, knobs, reporter=notes)
+    images = small.normalise(small_images.images)
+    with torch.no_grad():
+        teacher = small.network(images)
+        before = float(distillation_loss(training.student(images), teacher, 4.0))
+        while not training.finished:
+            training.step()
+        after = float(distillation_loss(training.student(images), teacher, 4.0))
+    scales = torch.cat([layer.weight_quantizer.scale.detach() for layer in training.quantized.layers])
+    assert float(scales.min()) > 0
+    assert after < 2 * before + 1e-4
+
+
+def test_zero_steps_stops_after_calibration(small, small_images):
+    training = QuantizationTraining(small, small_images, config(steps=0, weight_bits=2))
+    assert training.finished
+    images = small.normalise(small_images.images)
+    with torch.no_grad():
+        assert not torch.equal(training.student(images), small.network(images))
+    assert all(len(channel.unique()) <= 4 for layer in training.quantized.layers for channel in layer.quantized_weight())
+    summary = training.summary()
+    assert (summary["steps"], summary["quantized_layers"], summary["quantized_activations"], summary["note"]) == (0, 3, 2, "")
+
+
+def test_every_image_comes_once_before_any_comes_again(small, small_images):
+    marked = ImageSet(torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 3, 8, 8).contiguous(), small_images.labels)
+    training = QuantizationTraining(small, marked, config(steps=8, batch_size=24, crop_padding=4))
+    batches = [training._next_batch()[0] for _ in range(6)]
+    assert [len(batch) for batch in batches] == [24, 24, 16] * 2
+    for order in (batches[:3], batches[3:]):
+        pixels = small.denormalise(torch.cat(order))[:, 0, 0, 0]
+        assert sorted(pixels.tolist()) == list(range(64))
+
+
+def test_few_images(small, small_images):
+    few = ImageSet(small_images.images[:3], small_images.labels[:3])
+    assert run(small, few, steps=3, batch_size=64).step_count == 3
+
+
+def test_images_of_another_size(small, small_images):
+    with pytest.raises(DataError, match="10 x 8 pixels: allowed is 8 x 8 for small"):
+        check_images(small, ImageSet(torch.zeros(4, 3, 10, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)))
+    with pytest.raises(DataError, match="8 x 16 pixels"):
+        QuantizationTraining(small, ImageSet(torch.zeros(4, 3, 8, 16, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)), config())
+
+
+@pytest.mark.parametrize("label", [4, -1])
+def test_label_outside_the_classes(small, small_images, label):
+    labels = small_images.labels.clone()
+    labels[5] = label
+    with pytest.raises(DataError, match=f"label is {label}: allowed are 0 to 3"):
+        check_images(small, ImageSet(small_images.images, labels))
+
+
+def test_no_images(small, small_images):
+    with pytest.raises(DataError, match="0|no images|empty"):
+        QuantizationTraining(small, ImageSet(small_images.images[:0], small_images.labels[:0]), config())
+
+
+def test_loss_that_is_not_a_number(small, small_images):
+    training = QuantizationTraining(small, small_images, config())
+    weight = training.student.conv1.weight.detach().clone()
+    with torch.no_grad():
+        training.student.output.bias.fill_(float("nan"))
+    with pytest.raises(CoreError, match="loss is nan at step 1 .*finite"):
+        training.step()
+    assert torch.equal(training.student.conv1.weight.detach(), weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_weights_that_have_run_away(small, small_images, method, value):
+    training = QuantizationTraining(small, small_images, config(range=method))
+    with torch.no_grad():
+        training.student.conv2.weight[0] = value
+    # a fixed range may clip them away, so that the step succeeds; where it fails it must fail as our own error
+    with suppress(CoreError):
+        training.step()
+
+
+def test_untraceable_network_trains(small, small_images):
+    class Undecided(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x) if x.mean() < 1e9 else self.network(-x)
+
+    small.network = Undecided(small.network)
+    training = run(small, small_images)
+    assert "cannot be traced" in training.summary()["note"]
+    assert training.summary()["quantized_layers"] == 3
+
+
+def test_training_ends_with_the_moving_average_of_its_parameters(small, small_images):
+    training = QuantizationTraining(small, small_images, config(steps=4, averaging=0.5))
+    name = "conv1.weight"
+    expected = training.student.state_dict()[name].clone()
+    while not training.finished:
+        plain = {}
+        original = training._average_parameters
+
+        def look(original=original, plain=plain):
+            plain[name] = training.student.state_dict()[name].clone()
+            original()
+
+        training._average_parameters = look
+        training.step()
+        training._average_parameters = original
+        decay = min(0.5, training.step_count / (training.step_count + 10))
+        expected = decay * expected + (1 - decay) * plain[name]
+    assert not torch.equal(training.student.state_dict()[name], plain[name])
+    torch.testing.assert_close(training.student.state_dict()[name], expected)
+
+
+def test_feature_loss_by_hand():
+    student = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
+    teacher = [torch.tensor([1.0, 1.0]), torch.tensor([[2.0]])]
+    # (0 + 1) / (1 + 1) and 1 / 4, their mean
+    assert feature_loss(student, teacher).item() == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_feature_loss_and_its_gradient_against_torch(layout):
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(3, 4, 5, 6), (3, 8, 2, 2), (2, 1, 1, 1)]
+    student, teacher = ([torch.randn(shape, generator=generator).to(memory_format=layout) for shape in shapes] for _ in range(2))
+    teacher[2].zero_()  # nothing to be relative to
+    results = []
+    for dtype, ours in ((torch.float32, True), (torch.float64, False)):
+        leaves = [s.detach().clone().to(dtype).requires_grad_() for s in student]
+        targets = [t.to(dtype) for t in teacher]
+        if ours:
+            loss = feature_loss(leaves, targets)
+        else:
+            loss = sum((s - t).square().mean() / t.square().mean().clamp_min(1e-12) for s, t in zip(leaves, targets)) / len(shapes)
+        (3 * loss).backward()
+        results.append([loss.detach().float(), *(leaf.grad.float() for leaf in leaves)])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
+    leaf = student[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(feature_loss([leaf], [teacher[0]]), leaf)
+    assert gradient.stride() == leaf.stride()  # in the order in which the layers before it work
+
+
+def test_feature_loss_takes_part_with_its_weight(small, small_images):
+    totals = {}
+    for weight in (0.0, 2.0, 4.0):
+        notes = Notes()
+        QuantizationTraining(small, small_images, config(alpha_feature=weight), reporter=notes).step()
+        totals[weight] = notes.records[0][3]["total"]
+    assert totals[2.0] > totals[0.0]
+    assert totals[4.0] - totals[0.0] == pytest.approx(2 * (totals[2.0] - totals[0.0]), rel=1e-3)
+    assert not any(module._forward_hooks for module in small.network.modules())
+
+
+# going on
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("method", RANGE_METHODS)
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, optimizer, averaging, at):
+    """By way of a file, as in a run; 24 of 64 images a batch, so that an order is used up on the way."""
+    knobs = config(range=method, training_optimizer=optimizer, averaging=averaging, steps=6, batch_size=24, alpha_feature=0.5)
+    whole = QuantizationTraining(small, small_images, knobs)
+    while not whole.finished:
+        whole.step()
+    first = QuantizationTraining(small, small_images, knobs)
+    for _ in range(at):
+        first.step()
+    torch.save(first.state(), tmp_path / "state.pt")
+    if not first.finished:
+        first.step()  # which is lost
+    notes = Notes()
+    second = QuantizationTraining(small, small_images, knobs, reporter=notes)
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.step_count == at
+    while not second.finished:
+        second.step()
+    assert [step for _, _, step, _ in notes.records] == list(range(at + 1, 7))
+    one, other = whole.student.state_dict(), second.student.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    images = small.normalise(small_images.images)
+    with torch.no_grad():
+        assert torch.equal(whole.student(images), second.student(images))
+
+
+# numbers that are none
+
+
+def test_first_module_that_is_not_finite(small, small_images):
+    images = small.normalise(small_images.images[:4])
+    assert first_not_finite(small.network, images) == ""
+    small.network.bn2.weight.data[0] = float("inf")
+    assert first_not_finite(small.network, images) == "bn2"
+    small.network.conv1.weight.data[0] = float("nan")
+    assert first_not_finite(small.network, images) == "conv1"
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.network.modules())
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_layer_and_step_of_what_runs_away(small, small_images, method):
+    """Also where it is the range that refuses, before there is a loss, or a fixed range that clips it away, so that the loss is fine."""
+    training = QuantizationTraining(small, small_images, config(range=method), "adam W4A4")
+    training.step()
+    with torch.no_grad():
+        # values beyond a fixed range are clipped, infinite ones too
+        training.student.bn1.bias[0] = float("inf" if method == "mse" else "nan")
+    where = r"^bn1.bias is not finite after step 2 of adam W4A4" if method == "mse" else r" at step 2 of adam W4A4, first in bn1: allowed"
+    with pytest.raises(CoreError, match=where):
+        training.step()
+
+
+def test_weights_whose_range_is_not_finite(small, small_images):
+    training = QuantizationTraining(small, small_images, config(range="minmax"), "adam W4A4")
+    with torch.no_grad():
+        training.student.conv2.weight[0] = float("nan")
+    with pytest.raises(CoreError, match=r"a range is not finite at step 1 of adam W4A4, first in conv2: allowed"):
+        training.step()
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_calibration_names_the_layer(small, small_images, method):
+    small.network.bn1.running_mean[0] = float("nan")
+    with pytest.raises(CoreError, match=r"a range is not finite in the calibration of adam W4A4, first in bn1: allowed"):
+        QuantizationTraining(small, small_images, config(range=method), "adam W4A4")
+
+
+def test_last_step_that_runs_away(small, small_images):
+    """The loss of the last step says nothing of what that step did."""
+    training = QuantizationTraining(small, small_images, config(steps=1), "adam W4A4")
+    step = training.optimizer.step
+
+    def too_far():
+        step()
+        with torch.no_grad():
+            training.student.conv2.weight[0] = float("inf")
+
+    training.optimizer.step = too_far
+    with pytest.raises(CoreError, match=r"conv2.weight is not finite after step 1 of adam W4A4: allowed"):
+        training.step()
+
+
+def test_what_drops_at_random_does_not_while_training(small, small_images):
+    """Where the network cannot be traced, its own modules run, and only the quantizers may be in training mode."""
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            seen.append(self.training)
+            return self.network(x if x.sum() > -1e9 else -x)
+
+    model = FullPrecisionModel(Watching(small.network).eval(), small.spec)
+    training = run(model, small_images, range="minmax", steps=2, alpha_feature=1.0)
+    assert not training.quantized.traced
+    assert len(seen) > 4
+    assert not any(seen)

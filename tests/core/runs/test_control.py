@@ -1,0 +1,335 @@
+"""Turning knobs while a run works, and turning them again in a replay."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from core.config import LIVE_KNOBS, GenerationConfig
+from core.errors import ConfigError, RunStopped, UnknownNameError
+from core.generation.loop import Synthesis, synthesise
+from core.reporting import Silent
+from core.runs.control import LiveControl, Replay
+
+
+def wait_until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.002)
+
+
+class Engine:
+    """A thread that counts its passes through the checkpoint."""
+
+    def __init__(self, live):
+        self.live, self.passed, self.error = live, 0, None
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self):
+        try:
+            while True:
+                self.live.checkpoint()
+                self.passed += 1
+                time.sleep(0.001)
+        except RunStopped as error:
+            self.error = error
+
+    def ended(self) -> bool:
+        self.thread.join(5)
+        return not self.thread.is_alive()
+
+
+@pytest.fixture
+def rests():
+    return []
+
+
+@pytest.fixture
+def live(rests):
+    control = LiveControl(on_pause=rests.append)
+    yield control
+    control.stop()
+
+
+# values
+
+
+def test_untouched_knobs_are_absent():
+    assert LiveControl().values("adam", 0) == {}
+
+
+def test_values_hold_for_their_lanes_only():
+    live = LiveControl()
+    live.set("epsilon", 0.5, ["mi-fgsm"])
+    live.set("beta", 2, ["mi-fgsm", "adam"])
+    live.set("epsilon", 0.25, ["mi-fgsm"])
+    assert live.values("mi-fgsm", 3) == {"epsilon": 0.25, "beta": 2}
+    assert live.values("adam", 3) == {"beta": 2}
+    live.values("adam", 3)["beta"] = 9
+    assert live.values("adam", 3) == {"beta": 2}
+
+
+@pytest.mark.parametrize("value", [-0.1, 2.1, float("nan"), float("inf"), True, "0.5", None])
+def test_value_outside_its_range_is_refused_and_changes_nothing(value):
+    live = LiveControl()
+    live.set("epsilon", 0.5, ["adam"])
+    with pytest.raises(ConfigError, match="^epsilon is .*allowed is"):
+        live.set("epsilon", value, ["adam"])
+    assert live.values("adam", 0) == {"epsilon": 0.5}
+
+
+@pytest.mark.parametrize("name", ["images", "seed", "model", "nonsense", ""])
+def test_other_knobs_are_refused(name):
+    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': allowed are epsilon, mu"):
+        LiveControl().set(name, 1, ["adam"])
+
+
+@pytest.mark.parametrize("name", LIVE_KNOBS)
+def test_every_live_knob_can_be_set(name):
+    live = LiveControl()
+    live.set(name, 0.125, ["adam"])
+    assert live.values("adam", 0) == {name: 0.125}
+
+
+# pause, step, resume, stop
+
+
+def test_runs_freely_at_first(live):
+    engine = Engine(live)
+    wait_until(lambda: engine.passed > 10)
+    assert not live.paused
+    assert not live.stopping
+
+
+def test_pause_rests_until_resume(live, rests):
+    engine = Engine(live)
+    live.pause()
+    wait_until(lambda: rests == [True])
+    at = engine.passed
+    time.sleep(0.05)
+    assert engine.passed == at
+    assert live.paused
+    live.resume()
+    wait_until(lambda: engine.passed > at + 10)
+    assert rests == [True, False]
+    assert not live.paused
+
+
+def test_rest_is_announced_only_when_it_is_real(live, rests):
+    live.pause()
+    assert rests == []  # nobody has come to a checkpoint
+    Engine(live)
+    wait_until(lambda: rests == [True])
+
+
+def test_step_passes_exactly_once(live, rests):
+    live.pause()
+    engine = Engine(live)
+    wait_until(lambda: rests == [True])
+    for count in (1, 2, 3):
+        live.step()
+        wait_until(lambda count=count: engine.passed == count)
+        time.sleep(0.02)
+        assert engine.passed == count
+    assert rests == [True]  # a step is taken within the pause
+    live.resume()
+    wait_until(lambda: rests == [True, False])
+
+
+def test_pause_while_going_on_waits_for_others(live):
+    """Going on may block, as others may be computing; whoever pauses or stops meanwhile is heard."""
+    heard, free = [], threading.Event()
+
+    def on_pause(paused):
+        heard.append(paused)
+        if not paused:
+            free.wait(10)
+
+    live = LiveControl(on_pause)
+    live.pause()
+    engine = Engine(live)
+    wait_until(lambda: heard == [True])
+    live.resume()
+    wait_until(lambda: heard == [True, False])
+    assert engine.passed == 0
+    live.pause()
+    free.set()
+    wait_until(lambda: heard == [True, False, True])
+    assert engine.passed == 0
+    live.stop()
+    wait_until(lambda: engine.error is not None)
+
+
+PAST = [
+    {"lane": "mi-fgsm", "step": 2, "name": "epsilon", "value": 0.3},
+    {"lane": "mi-fgsm", "step": 5, "name": "epsilon", "value": 0.4},
+    {"lane": "mi-fgsm", "step": 3, "name": "beta", "value": 2.0},
+    {"lane": "adam", "step": 1, "name": "lr", "value": 0.01},
+]
+
+
+@pytest.mark.parametrize(
+    ("lane", "step", "values"),
+    [
+        ("mi-fgsm", 1, {}),
+        ("mi-fgsm", 2, {"epsilon": 0.3}),
+        ("mi-fgsm", 4, {"epsilon": 0.3, "beta": 2.0}),
+        ("mi-fgsm", 9, {"epsilon": 0.4, "beta": 2.0}),
+        ("adam", 9, {"lr": 0.01}),
+    ],
+)
+def test_resumed_run_turns_again_what_was_turned(lane, step, values):
+    assert LiveControl(past=PAST).values(lane, step) == values
+
+
+def test_what_is_turned_anew_holds_over_what_was_turned_before():
+    live = LiveControl(past=PAST)
+    live.set("epsilon", 0.1, ["mi-fgsm"])
+    assert live.values("mi-fgsm", 1) == {"epsilon": 0.1}
+    assert live.values("mi-fgsm", 9) == {"epsilon": 0.1, "beta": 2.0}
+
+
+def test_steps_add_up(live, rests):
+    live.pause()
+    engine = Engine(live)
+    wait_until(lambda: rests == [True])
+    for _ in range(5):
+        live.step()
+    wait_until(lambda: engine.passed == 5)
+    time.sleep(0.02)
+    assert engine.passed == 5
+
+
+def test_step_of_a_free_run_brings_it_to_rest(live, rests):
+    engine = Engine(live)
+    wait_until(lambda: engine.passed > 3)
+    live.step()
+    wait_until(lambda: rests == [True])
+    at = engine.passed
+    time.sleep(0.02)
+    assert engine.passed == at
+
+
+def test_resume_forgets_steps(live, rests):
+    live.step()
+    live.step()
+    live.resume()
+    live.pause()
+    engine = Engine(live)
+    wait_until(lambda: rests == [True])
+    assert engine.passed == 0
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_stop_ends_at_the_next_checkpoint(live, rests, paused):
+    if paused:
+        live.pause()
+    engine = Engine(live)
+    wait_until(lambda: rests == [True] if paused else engine.passed > 3)
+    live.stop()
+    assert engine.ended()
+    assert isinstance(engine.error, RunStopped)
+    assert live.stopping
+    with pytest.raises(RunStopped):
+        live.checkpoint()
+    live.resume()
+    with pytest.raises(RunStopped):  # a stop is for good
+        live.checkpoint()
+
+
+def test_stop_before_the_first_checkpoint(live):
+    live.stop()
+    with pytest.raises(RunStopped):
+        live.checkpoint()
+
+
+# replay
+
+CONFIG = GenerationConfig(images=12, snapshots=2, iterations=6, batch_size=3, burn_in=0.0, max_shift=1, seed=5)
+
+
+class Turned(LiveControl):
+    """Someone turns knobs at known steps: {step: [(name, value)]}."""
+
+    def __init__(self, turns):
+        super().__init__()
+        self.turns = turns
+
+    def values(self, lane, step):
+        for name, value in self.turns.get(step, []):
+            self.set(name, value, [lane])
+        return super().values(lane, step)
+
+
+TURNS = {2: [("epsilon", 0.3)], 4: [("mu", 0.25), ("beta", 3)], 7: [("epsilon", 0.05), ("alpha_tv", 0.5)], 9: [("alpha_l2", 1)]}
+
+
+def test_replay_gives_the_same_bits(small):
+    turned, _ = synthesise(small, CONFIG, live=Turned(TURNS))
+    plain, _ = synthesise(small, CONFIG)
+    changes = turned.manifest["changes"]
+    assert [(c["step"], c["name"], c["value"]) for c in changes] == [(s, n, v) for s, turns in TURNS.items() for n, v in turns]
+    again, _ = synthesise(small, CONFIG, live=Replay(changes))
+    assert torch.equal(again.images, turned.images)
+    assert torch.equal(again.labels, turned.labels)
+    assert again.manifest["changes"] == changes
+    assert not torch.equal(plain.images, turned.images)
+
+
+def test_replay_of_adam(small):
+    config = GenerationConfig(**{**CONFIG.to_dict(), "optimizer": "adam"})
+    turned, _ = synthesise(small, config, live=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesise(small, config, live=Replay(turned.manifest["changes"]))
+    assert torch.equal(again.images, turned.images)
+    assert not torch.equal(again.images, synthesise(small, config)[0].images)
+
+
+def test_value_that_is_turned_back_is_recorded_and_replayed(small):
+    turns = {2: [("epsilon", 0.3)], 5: [("epsilon", CONFIG.epsilon)]}
+    turned, _ = synthesise(small, CONFIG, live=Turned(turns))
+    assert [change["value"] for change in turned.manifest["changes"]] == [0.3, CONFIG.epsilon]
+    again, _ = synthesise(small, CONFIG, live=Replay(turned.manifest["changes"]))
+    assert torch.equal(again.images, turned.images)
+
+
+def test_replay_says_what_held_at_each_step():
+    changes = [
+        {"step": 7, "name": "epsilon", "value": 0.1},
+        {"step": 2, "name": "epsilon", "value": 0.3},
+        {"step": 4, "name": "mu", "value": 0.5},
+    ]
+    replay = Replay(changes)
+    assert replay.values("any", 1) == {}
+    assert replay.values("any", 2) == replay.values("any", 3) == {"epsilon": 0.3}
+    assert replay.values("any", 4) == {"epsilon": 0.3, "mu": 0.5}
+    assert replay.values("any", 7) == {"epsilon": 0.1, "mu": 0.5}
+    replay.checkpoint()
+
+
+def test_change_takes_effect_at_the_very_next_iteration(small):
+    """With mu = 0 and without schedule every pixel that is not at its bound moves by exactly epsilon."""
+    config = GenerationConfig(
+        images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
+    )
+    live = LiveControl()
+    lane = Synthesis(small, config, Silent(), live)
+    for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
+        if step in (1, 3):
+            live.set("epsilon", epsilon, ["mi-fgsm"])
+        before = lane.images.detach().clone()
+        lane.step()
+        moved = (lane.images.detach() - before).abs()
+        inner = (before > -1.9) & (before < 1.9)
+        assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
+    assert lane.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
+
+
+def test_replay_of_a_runs_changes_keeps_the_lanes_apart():
+    changes = [{"lane": "mi-fgsm", "step": 2, "name": "beta", "value": 3.0}, {"lane": "adam", "step": 2, "name": "beta", "value": 0.5}]
+    replay = Replay(changes)
+    assert replay.values("mi-fgsm", 2) == {"beta": 3.0}
+    assert replay.values("adam", 2) == {"beta": 0.5}
+    assert replay.values("another", 2) == {}

@@ -1,0 +1,235 @@
+"""A run from its place in the line to its end, in the thread that calls."""
+
+import json
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
+import pytest
+
+import core.pipeline
+from core.config import GenerationConfig, RunConfig
+from core.errors import ConfigError, CoreError, RunError, RunStopped
+from core.reporting import Silent, Untouched
+from core.runs import execution
+from core.runs.execution import AT_ONCE_VARIABLE, cause, perform, runs_at_once, wait_for_turn
+from core.runs.state import RunState
+from core.runs.store import DATABASE, RunStore
+
+CONFIG = RunConfig(
+    generation=GenerationConfig(images=4, iterations=2, snapshots=1, batch_size=4, threads=1, device="cpu"),
+    optimizers=("mi-fgsm",),
+    bits=(),
+    encoder="",
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = RunStore(tmp_path / "runs")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Instead of computing: notes what it is asked for, and does what the test puts into `does`."""
+
+    class Computed(list):
+        does = staticmethod(lambda: {"done": True})
+
+    found = Computed()
+
+    def execute(config, folder, *rest):
+        found.append((config, folder))
+        return found.does()
+
+    monkeypatch.setattr(core.pipeline, "execute", execute)
+    return found
+
+
+def go(store, run_id, **options):
+    return perform(store, run_id, Silent(), Untouched(), **options)
+
+
+def test_run_is_computed_with_its_settings_and_complete(store, computed):
+    run_id, order = store.create(CONFIG, ""), []
+    computed.does = lambda: order.append(store.run(run_id).state) or {"done": True}
+    assert go(store, run_id, finish=lambda: order.append(store.run(run_id).state)) == {"done": True}
+    assert computed == [(CONFIG, store.run_folder(run_id))]
+    assert order == [RunState.RUNNING, RunState.RUNNING]  # what is done at the end is done before it counts as the end
+    assert store.run(run_id).state is RunState.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "text"),
+    [
+        (RunStopped("enough"), RunState.STOPPED, ""),
+        (CoreError("x is 3: allowed is 4"), RunState.FAILED, "x is 3: allowed is 4"),
+        (KeyboardInterrupt(), RunState.INTERRUPTED, "it was interrupted from the keyboard"),
+        (ZeroDivisionError("division by zero"), RunState.FAILED, "ZeroDivisionError: division by zero"),
+        (RuntimeError("\n\nfirst\nsecond\n"), RunState.FAILED, "RuntimeError: first"),
+        (KeyError(), RunState.FAILED, "KeyError"),
+        (SystemExit(3), RunState.FAILED, "SystemExit: 3"),
+        (RecursionError("maximum recursion depth exceeded"), RunState.FAILED, "RecursionError: maximum recursion depth exceeded"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("where", ["computing", "finishing"])
+def test_whatever_ends_a_run_is_written_down_and_raised(store, computed, error, state, text, where):
+    def fails():
+        raise error
+
+    run_id = store.create(CONFIG, "")
+    if where == "computing":
+        computed.does = fails
+    with pytest.raises(type(error)) as caught:
+        go(store, run_id, finish=fails)
+    assert caught.value is error
+    run = store.run(run_id)
+    assert (run.state, run.error) == (state, text)
+    assert ("Traceback" in run.traceback and "fails" in run.traceback) == (state is RunState.FAILED)
+    assert run.ended is not None
+
+
+def test_full_disk_is_named_and_how_to_go_on(store):
+    text = cause(OSError(28, "No space left on device"), store)
+    assert str(store.folder) in text
+    assert "resume" in text
+
+
+def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(store, computed):
+    odd, good = store.create(CONFIG, "odd"), store.create(CONFIG, "good")
+    store.set_state(odd, RunState.FAILED, "as it was")
+    store.set_state(good, RunState.COMPLETE)
+    unreadable = ["{", "null", "[1]", '{"generation": 3}', '{"bits": 3}', "[" * 100_000]
+    unreadable += [json.dumps({**CONFIG.to_dict(), **odd_part}) for odd_part in ({"of_tomorrow": 3}, {"generation": {"epsilon": "big"}})]
+    for text in unreadable:
+        with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
+            connection.execute("UPDATE run SET config = ? WHERE id = ?", (text, odd))
+        assert [run.id for run in store.runs()] == [good, odd]
+        shown = store.run(odd)
+        assert "cannot be read by this version" in shown.error
+        assert "\n" not in shown.error
+        with pytest.raises(ConfigError, match="allowed"):
+            store.config(odd)
+        store.resume(odd)
+        with pytest.raises(ConfigError):
+            go(store, odd)
+        assert computed == []
+        assert store.run(odd).state is RunState.FAILED
+
+
+def test_at_once(monkeypatch):
+    monkeypatch.delenv(AT_ONCE_VARIABLE, raising=False)
+    assert runs_at_once() == 1
+    for text, expected in (("", 1), ("1", 1), ("2", 2), ("1024", 1024)):
+        monkeypatch.setenv(AT_ONCE_VARIABLE, text)
+        assert runs_at_once() == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", " 2", "1025", "²", "9" * 5000])
+def test_bad_number_at_once(monkeypatch, text):
+    monkeypatch.setenv(AT_ONCE_VARIABLE, text)
+    with pytest.raises(ConfigError, match="RUNS_AT_ONCE is .*allowed is a whole number, 1 to 1024"):
+        runs_at_once()
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_waits_until_there_is_room(store, at_once):
+    before = [store.create(CONFIG, "") for _ in range(2)]
+    mine = store.create(CONFIG, "")
+    store.create(CONFIG, "behind")
+    waiting = threading.Thread(target=wait_for_turn, args=(store, mine, lambda: False, at_once), daemon=True)
+    waiting.start()
+    waiting.join(0.4)
+    assert waiting.is_alive()
+    for run_id in before[at_once - 1 :]:
+        store.set_state(run_id, RunState.STOPPED)
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_paused_run_lets_others_go_first(store):
+    first, second = store.create(CONFIG, ""), store.create(CONFIG, "")
+    store.set_state(first, RunState.PAUSED)
+    wait_for_turn(store, second, lambda: False, 1)
+    assert store.ahead(second) == []
+    store.requeue(first)
+    assert store.ahead(first) == [second]
+
+
+def test_stop_while_waiting(store, computed):
+    store.create(CONFIG, "before")
+    mine, stopping = store.create(CONFIG, ""), []
+    threading.Timer(0.3, lambda: stopping.append(True)).start()
+    with pytest.raises(RunStopped, match="before it began"):
+        go(store, mine, stopping=lambda: bool(stopping))
+    assert store.run(mine).state is RunState.STOPPED
+    assert store.run(mine).started is None
+    assert computed == []
+
+
+def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
+    monkeypatch.setattr(execution, "_SECONDS_BETWEEN_CENSUSES", 0.1)
+    dead = RunStore(store.folder)
+    theirs = dead.create(CONFIG, "")
+    dead.set_state(theirs, RunState.RUNNING)
+    mine = store.create(CONFIG, "")
+    done = threading.Thread(target=go, args=(store, mine), daemon=True)
+    done.start()
+    done.join(0.6)
+    assert done.is_alive()  # its process lives
+    dead._me._lock.release()  # as the system does when a process is killed
+    done.join(10)
+    assert not done.is_alive()
+    assert store.run(theirs).state is RunState.INTERRUPTED
+    assert store.run(mine).state is RunState.COMPLETE
+    dead.close()
+
+
+def test_run_that_is_another_process_is_not_computed_twice(store, computed):
+    """Both claim an interrupted run; the one that comes second is refused, in many rounds."""
+    others = [RunStore(store.folder) for _ in range(2)]
+    for _ in range(10):
+        run_id = store.create(CONFIG, "")
+        store.set_state(run_id, RunState.INTERRUPTED)
+        got, refused, barrier = [], [], threading.Barrier(2)
+
+        def claim(index, run_id=run_id, got=got, refused=refused, barrier=barrier):
+            barrier.wait()
+            try:
+                others[index].resume(run_id)
+                got.append(index)
+            except RunError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=claim, args=(index,)) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == len(refused) == 1
+        assert "is queued: allowed" in refused[0]
+        assert store.run(run_id).attempt == 2
+    for other in others:
+        other.close()
+
+
+def test_interrupt_from_the_keyboard_while_waiting(store):
+    store.create(CONFIG, "before")
+    mine = store.create(CONFIG, "")
+    main = threading.main_thread().ident
+    threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    # a shell that starts the tests in the background has them ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go(store, mine)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 5
+    assert store.run(mine).state is RunState.INTERRUPTED

@@ -1,0 +1,143 @@
+"""A run's results where the command line was asked to put them: whole or not at all."""
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from core.config import RunConfig
+from core.errors import DataError
+from core.files import partial_copy
+from core.runs import output_folder
+from core.runs.output_folder import copy_out
+from core.runs.store import RunStore
+
+CONTENT = {
+    "result.json": "{}",
+    "images/adam/manifest.json": "[1]",
+    "quantized/adam/W4A4/quantize.json": "[2]",
+    "frames/adam/latest.npz": "picture",
+    "checkpoint/done.json": "{}",
+    "images/frames/kept.txt": "a lane of that name is no picture",
+}
+RESULTS = {name: text for name, text in CONTENT.items() if not name.startswith(("frames/", "checkpoint/"))}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = RunStore(tmp_path / "runs")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "deep" / "out"
+
+
+def a_run(store, out, part=""):
+    run = store.run(store.create(RunConfig(), "", out=str(out), part=part))
+    for name, text in CONTENT.items():
+        path = store.run_folder(run.id) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return run
+
+
+def content(folder) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_and_nothing_else(store, out):
+    copy_out(store, a_run(store, out))
+    assert content(out) == RESULTS
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_part(store, out):
+    copy_out(store, a_run(store, out, "images/adam"))
+    assert content(out) == {"manifest.json": "[1]"}
+
+
+def test_nothing_was_asked_for(store, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    run = a_run(store, "")
+    copy_out(store, run)
+    assert {path for path in set(tmp_path.rglob("*")) - set(before) if store.run_folder(run.id) not in [path, *path.parents]} <= {
+        store.folder / name for name in os.listdir(store.folder)
+    }
+
+
+def test_empty_folder_is_filled(store, out):
+    out.mkdir(parents=True)
+    copy_out(store, a_run(store, out))
+    assert content(out) == RESULTS
+
+
+@pytest.mark.parametrize("name", ["other.txt", "result.json"])
+def test_folder_with_something_else_is_left_alone(store, out, name):
+    out.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(DataError, match="exists already"):
+        copy_out(store, a_run(store, out))
+    assert content(out) == {name: "mine"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_same_copy_is_accepted(store, out):
+    """The run was killed after the copy and before the word that it is complete."""
+    run = a_run(store, out)
+    copy_out(store, run)
+    before = (out / "result.json").stat().st_ino
+    copy_out(store, run)
+    assert (out / "result.json").stat().st_ino == before
+
+
+@pytest.mark.parametrize("change", ["missing", "more", "different"])
+def test_almost_the_same_copy_is_not(store, out, change):
+    run = a_run(store, out)
+    copy_out(store, run)
+    if change == "missing":
+        (out / "result.json").unlink()
+    else:
+        (out / ("more.txt" if change == "more" else "result.json")).write_text("[]")
+    with pytest.raises(DataError, match="exists already"):
+        copy_out(store, run)
+
+
+def test_half_a_copy_that_a_kill_left_is_replaced(store, out):
+    run = a_run(store, out)
+    left = partial_copy(out, run.id)
+    left.mkdir(parents=True)
+    (left / "stale.txt").write_text("half")
+    copy_out(store, run)
+    assert content(out) == RESULTS
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("operation", ["copytree", "copyfile", "fsync", "rename", "interrupt"])
+def test_copy_that_fails_leaves_nothing(store, out, monkeypatch, operation):
+    run = a_run(store, out)
+
+    def fails(*_, **__):
+        raise KeyboardInterrupt if operation == "interrupt" else OSError(errno.ENOSPC, "No space left on device")
+
+    if operation in ("copytree", "interrupt"):
+        monkeypatch.setattr(shutil, "copytree", fails)
+    elif operation == "copyfile":
+        monkeypatch.setattr(shutil, "copyfile", fails)
+    elif operation == "rename":
+        monkeypatch.setattr(output_folder.Path, "rename", fails)
+    else:
+        monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(KeyboardInterrupt if operation == "interrupt" else DataError) as caught:
+        copy_out(store, run)
+    if operation != "interrupt":
+        assert f"{str(out)!r} (" in str(caught.value)
+        assert "No space left on device" in str(caught.value)
+        assert "allowed is a folder with room" in str(caught.value)
+    assert not out.parent.exists()  # nor what was made for it
+    monkeypatch.undo()
+    copy_out(store, run)
+    assert content(out) == RESULTS

@@ -1,0 +1,179 @@
+"""Runs in processes of their own: the same that a thread does, and what only a process can come to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.config import GenerationConfig, RunConfig
+from core.errors import ConfigError, RunError
+from core.runs.manager import RunManager
+from core.runs.state import RunState
+from core.runs.store import RunStore
+from core.runs.worker_process import RemoteControl, Worker, end
+
+ROOT = Path(__file__).parents[3]
+TINY = RunConfig(
+    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4, threads=1, device="cpu"), bits=(), encoder=""
+)
+LONG = replace(TINY, generation=replace(TINY.generation, images=4, iterations=100_000))
+
+
+def wait_until(condition, seconds=60.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def manager(tmp_path):
+    manager = RunManager(RunStore(tmp_path / "runs"), isolated=True)
+    yield manager
+    manager.close()
+    manager.store.close()
+
+
+def records(manager, run_id) -> int:
+    return len(manager.store.records(run_id, "generation"))
+
+
+def state_of(manager, run_id) -> RunState:
+    return manager.store.run(run_id).state
+
+
+def images(manager, run_id) -> bytes:
+    return (manager.store.run_folder(run_id) / "images" / "adam" / "images.safetensors").read_bytes()
+
+
+def test_run_in_a_process_gives_the_bits_of_one_in_a_thread(manager, tmp_path):
+    run_id = manager.start(TINY)
+    threads = RunManager(RunStore(tmp_path / "threads"))
+    other = threads.start(TINY)
+    for one, its in ((manager, run_id), (threads, other)):
+        one.wait(its, 60)
+        assert state_of(one, its) is RunState.COMPLETE
+    assert images(manager, run_id) == images(threads, other)
+    threads.close()
+    threads.store.close()
+
+
+def test_controls_reach_the_process(manager):
+    run_id = manager.start(LONG)
+    control = manager.control(run_id)
+    control.pause()  # before there is a process
+    wait_until(lambda: state_of(manager, run_id) is RunState.PAUSED)
+    other = manager.start(TINY)
+    manager.wait(other, 60)
+    assert state_of(manager, other) is RunState.COMPLETE  # while the first rests
+    before = records(manager, run_id)
+    control.step()
+    wait_until(lambda: records(manager, run_id) == before + 2)  # one of each lane
+    control.set("epsilon", 0.25, ["mi-fgsm"])
+    with pytest.raises(ConfigError, match="epsilon"):
+        control.set("epsilon", -1.0, ["mi-fgsm"])
+    control.resume()
+    wait_until(lambda: state_of(manager, run_id) is RunState.RUNNING and records(manager, run_id) > before + 10)
+    assert [(c["lane"], c["name"], c["value"]) for c in manager.store.changes(run_id)] == [("mi-fgsm", "epsilon", 0.25)]
+    control.stop()
+    manager.wait(run_id, 60)
+    assert state_of(manager, run_id) is RunState.STOPPED
+    assert not manager.controls(run_id)
+
+
+@pytest.mark.slow
+def test_killed_process_leaves_the_server_and_the_line_alone(manager):
+    run_id = manager.start(LONG)
+    other = manager.start(TINY)
+    wait_until(lambda: records(manager, run_id) > 4)
+    owner = owner_process(manager.store.folder)
+    os.kill(owner, signal.SIGKILL)
+    manager.wait(run_id, 30)
+    run = manager.store.run(run_id)
+    assert run.state is RunState.INTERRUPTED
+    assert "killed" in run.error
+    manager.wait(other, 60)
+    assert state_of(manager, other) is RunState.COMPLETE
+    manager.resume(run_id)
+    wait_until(lambda: state_of(manager, run_id) is RunState.RUNNING)
+    manager.control(run_id).stop()
+    manager.wait(run_id, 60)
+
+
+def owner_process(folder) -> int:
+    """The process that computes for a store: the only one there is while one run is going on."""
+    found = [
+        int(path.name)
+        for path in Path("/proc").iterdir()
+        if path.name.isdecimal() and f"core.runs.computing\0{folder}\0" in read(path / "cmdline")
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def read(path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def test_processes_end_with_a_server_that_is_killed(tmp_path):
+    folder = tmp_path / "runs"
+    server = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from core.runs.manager import RunManager\n"
+        "from core.runs.store import RunStore\n"
+        "from tests_config import LONG\n"
+        "RunManager(RunStore(Path(sys.argv[1])), isolated=True).start(LONG)\n"
+        "time.sleep(600)\n"
+    )
+    (tmp_path / "tests_config.py").write_text(
+        f"from core.config import RunConfig\nimport json\nLONG = RunConfig.from_dict(json.loads({json.dumps(LONG.to_dict())!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    process = subprocess.Popen([sys.executable, "-c", server, str(folder)], env=environment)
+    store = RunStore(folder)
+    wait_until(lambda: store.runs() and len(store.records(store.runs()[0].id, "generation")) > 2)
+    computing = owner_process(folder)
+    process.kill()
+    process.wait()
+    (run,) = store.runs()
+    wait_until(lambda: run.id in store.mark_interrupted())
+    wait_until(lambda: not read(Path(f"/proc/{computing}/cmdline")))
+    store.close()
+
+
+def test_worker_refuses_a_run_that_is_not_handed_over(tmp_path):
+    store = RunStore(tmp_path)
+    run_id = store.create(TINY, "mine")
+    worker = Worker(tmp_path)
+    assert worker.compute(run_id, "somebody else", RemoteControl()) is None
+    assert store.run(run_id).state is RunState.QUEUED
+    worker.close()
+    assert not worker.alive()
+    store.close()
+
+
+def test_take_over_only_from_the_owner(tmp_path):
+    first, second = RunStore(tmp_path), RunStore(tmp_path)
+    run_id = first.create(TINY, "a run")
+    with pytest.raises(RunError, match="hands it over"):
+        second.take_over(run_id, "nobody")
+    second.take_over(run_id, first.owner)
+    first.close()
+    assert second.mark_interrupted() == []  # it is ours now
+    second.close()
+
+
+@pytest.mark.parametrize(("code", "words"), [(-9, "memory"), (-11, "signal 11"), (1, "code 1")])
+def test_how_a_process_ended_in_words(code, words):
+    assert words in end(code)
+    assert "resume" in end(code)

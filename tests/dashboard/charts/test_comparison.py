@@ -1,0 +1,182 @@
+"""Several runs side by side: what differs, where points lie, smoothing, last and best."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.runs.state import RunState
+from core.runs.store import Run
+from dashboard.charts import comparison as charts
+from dashboard.views.comparison import joined
+
+CONFIG = RunConfig(generation=GenerationConfig(images=40, snapshots=2, iterations=3, batch_size=8), bits=(4,))
+
+
+def compared(letter="A", config=CONFIG, curves=None, results=None, changes=(), pinned=False, name="a run") -> charts.Compared:
+    run = Run(
+        id=letter,
+        name=name, config=CONFIG, state=RunState.COMPLETE, created=0.0, started=None, ended=None, error="", traceback="",
+        stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", part="",
+        note="", tags=(), pinned=pinned, trashed=None,
+    )  # fmt: skip
+    return charts.Compared(run, letter, charts.COLOURS[ord(letter) - ord("A")], config, curves or {}, results or {}, changes)
+
+
+def curve(values, seconds=None):
+    steps = np.arange(1, len(values) + 1, dtype=float)
+    return {"step": steps, "total": np.array(values, float), "seconds": steps * 0.5 if seconds is None else np.array(seconds)}
+
+
+def test_settings_that_differ_come_first_and_all_are_there():
+    other = replace(CONFIG, generation=replace(CONFIG.generation, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
+    change = {"lane": "adam", "step": 7, "name": "beta", "value": 0.25}
+    different, equal = charts.settings_table([compared("A"), compared("B", other, changes=[change], pinned=True)])
+    assert different == [
+        {"setting": "generation: seed", "A · a run": "0", "B · a run ★": "5"},
+        {"setting": "bits", "A · a run": "4", "B · a run ★": "3, 4"},
+        {"setting": "lr_by_bits", "A · a run": "none", "B · a run ★": "3: 0.5"},
+        {"setting": "turned while it ran", "A · a run": "nothing", "B · a run ★": "beta = 0.25 at 7 (adam)"},
+    ]
+    whole = CONFIG.to_dict()
+    assert len(different) + len(equal) == len(whole["generation"]) + len(whole["quantization"]) + len(whole) - 2 + 1
+    assert {"setting": "generation: iterations", "value": "3"} in equal
+
+
+def test_settings_that_cannot_be_read_are_unknown_and_not_the_defaults():
+    different, equal = charts.settings_table([compared("A"), compared("B", None)])
+    assert equal == []
+    assert {row["B · a run"] for row in different} == {charts.UNKNOWN}
+
+
+def test_images_of_a_generation_are_counted_batch_by_batch():
+    # 20 noise images in batches of 8, 8 and 4, three iterations each
+    assert CONFIG.generation.batches == [8, 8, 4]
+    expected = np.cumsum([8] * 3 + [8] * 3 + [4] * 3)
+    assert charts.images_generated(CONFIG.generation, np.arange(1.0, 10.0)).tolist() == expected.tolist()
+
+
+def test_images_of_a_training_are_counted_with_short_last_batches():
+    config = replace(CONFIG, quantization=QuantizationConfig(batch_size=16))
+    # 40 images are 16, 16 and 8
+    expected = np.cumsum([16, 16, 8] * 3)
+    assert charts.images_trained_on(config, np.arange(1.0, 10.0)).tolist() == expected.tolist()
+    given = replace(config, images_from="/somewhere")
+    assert charts.images_trained_on(given, np.array([1.0, 3.0])).tolist() == [16, 48]
+
+
+def test_axes():
+    columns = curve([3, 2, 1])
+    assert charts.axis_values(CONFIG, "generation", columns, "iteration").tolist() == [1, 2, 3]
+    assert charts.axis_values(CONFIG, "generation", columns, "seconds").tolist() == [0.5, 1.0, 1.5]
+    assert charts.axis_values(CONFIG, "generation", columns, "images").tolist() == [8, 16, 24]
+    assert charts.axis_values(None, "generation", columns, "images").tolist() == [1, 2, 3]
+
+
+def test_smoothing_is_an_average_with_weights_that_fall():
+    """Against the definition: weights w^k, normalised."""
+    values = np.random.default_rng(0).normal(size=30)
+    weight = 0.8
+    expected = []
+    for index in range(30):
+        weights = weight ** np.arange(index, -1, -1)
+        expected.append((weights * values[: index + 1]).sum() / weights.sum())
+    np.testing.assert_allclose(charts.smoothed(values, weight), expected, rtol=1e-12)
+    assert charts.smoothed(values, 0.0) is values
+    np.testing.assert_allclose(charts.smoothed(np.full(5, 7.0), 0.99), 7.0)
+    with_gap = charts.smoothed(np.array([1.0, np.nan, 3.0]), 0.5)
+    np.testing.assert_allclose(with_gap, [1.0, np.nan, (0.5 * 1 + 3.0) / 1.5])
+
+
+def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_lane():
+    lanes = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
+    figure = charts.curves_figure([compared("A", curves=lanes), compared("B", curves=lanes, pinned=True)], "total loss", "seconds", True)
+    assert [(trace.name, trace.line.color, trace.line.dash) for trace in figure.data] == [
+        ("A · a run, MI-FGSM", charts.COLOURS[0], "solid"),
+        ("A · a run, Adam", charts.COLOURS[0], "dash"),
+        ("B · a run ★, MI-FGSM", charts.COLOURS[1], "solid"),
+        ("B · a run ★, Adam", charts.COLOURS[1], "dash"),
+    ]
+    assert figure.data[2].line.width > figure.data[0].line.width
+    assert figure.data[0].x.tolist() == [0.5, 1.0, 1.5]
+    assert figure.data[1].y.tolist() == [4, 3, 2]
+    assert figure.layout.yaxis.type == "log"
+    assert figure.layout.xaxis.title.text == "seconds of computing"
+
+
+def test_smoothed_curves_keep_the_values_as_faint_lines_and_lanes_can_be_left_out():
+    lanes = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
+    figure = charts.curves_figure([compared("A", curves=lanes)], "total loss", smoothing=0.5, lanes=["adam"])
+    faint, smooth = figure.data
+    assert faint.y.tolist() == [4, 3, 2]
+    assert (faint.showlegend, faint.opacity) == (False, 0.25)
+    np.testing.assert_allclose(smooth.y, [4, (0.5 * 4 + 3) / 1.5, (0.25 * 4 + 0.5 * 3 + 2) / 1.75], rtol=1e-6)
+    assert charts.curves_figure([compared("A", curves=lanes)], "training loss").layout.yaxis.type == "linear"
+
+
+def test_names_in_figures_only_show_themselves():
+    figure = charts.curves_figure([compared("A", curves={"adam": curve([1])}, name="<b>x</b> $y$")], "total loss")
+    assert "<b>" not in figure.data[0].name
+    assert "$" not in figure.data[0].name
+
+
+def test_last_and_best_and_their_distance_to_the_baseline():
+    first = compared("A", curves={"mi-fgsm": curve([3, 1, 2])})
+    second = compared("B", curves={"mi-fgsm": curve([5, np.nan]), "adam": curve([9, 4])}, pinned=True)
+    rows = charts.values_table([first, second], "total loss")
+    names = ("run", "lane", "last", "best", "best at iteration", "last − baseline", "best − baseline")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("A · a run", "MI-FGSM", 2.0, 1.0, 2, -3.0, -4.0),
+        ("B · a run ★", "MI-FGSM", 5.0, 5.0, 1, None, None),
+        ("B · a run ★", "Adam", 4.0, 4.0, 2, None, None),
+    ]
+    assert charts.values_table([first], "training L_KD") == []
+
+
+def test_best_agreement_is_the_highest():
+    columns = {"step": np.array([1.0, 2.0, 3.0]), "agreement": np.array([50.0, 90.0, 80.0])}
+    (row,) = charts.values_table([compared("A", curves={"adam W4A4": columns})], "training agreement")
+    assert (row["last"], row["best"], row["best at iteration"]) == (80.0, 90.0, 2)
+
+
+def accuracies(top1, calibrated=80.0):
+    row = {"bits": 4, "weight_bits": 4, "activation_bits": 4, "calibrated": calibrated, "standard_error": 0.5}
+    return {"full_precision": {"top1": 92.1}, "accuracy/mi-fgsm/W4A4": row | ({} if top1 is None else {"quantized": top1})}
+
+
+def test_accuracies_against_the_baseline():
+    both = [compared("A", results=accuracies(90.0)), compared("B", results=accuracies(None, 88.0)), compared("C")]
+    assert charts.accuracy_table(both) == [
+        {"run": "A · a run", "images by": "MI-FGSM", "full precision %": 92.1, "W4A4 %": 90.0, "W4A4 − baseline": None},
+        {"run": "B · a run", "images by": "MI-FGSM", "full precision %": 92.1, "W4A4 %": 88.0, "W4A4 − baseline": -2.0},
+    ]
+    figure = charts.accuracy_figure(both)
+    assert [trace.y for trace in figure.data] == [(90.0,), (88.0,)]
+    assert charts.accuracy_figure([compared("C")]) is None
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("background", ["#FFFFFF", "#11161D"])
+def test_colours_are_seen_on_both_backgrounds(background):
+    assert len(set(charts.COLOURS)) == charts.MOST
+    for colour in charts.COLOURS:
+        low, high = sorted((luminance(colour), luminance(background)))
+        assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_curves_read_in_parts_are_those_read_at_once():
+    first = {"adam": {"step": np.array([1.0]), "total": np.array([3.0])}}
+    second = {"adam": {"step": np.array([2.0]), "other": np.array([5.0])}, "mi-fgsm": {"step": np.array([1.0])}}
+    both = joined(first, second)
+    np.testing.assert_array_equal(both["adam"]["step"], [1, 2])
+    np.testing.assert_array_equal(both["adam"]["total"], [3, np.nan])
+    np.testing.assert_array_equal(both["adam"]["other"], [np.nan, 5])
+    assert both["mi-fgsm"]["step"].tolist() == [1]
+    assert joined({}, first) is first
+    assert joined(first, {}) is first

@@ -1,0 +1,229 @@
+import base64
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from core.reporting import Frame, RunningStatistics
+from core.runs.store import Record
+from dashboard.charts import accuracy as accuracy_charts
+from dashboard.charts import diversity as diversity_charts
+from dashboard.charts import generation as generation_charts
+from dashboard.charts import style as chart_style
+from dashboard.charts import training as training_charts
+
+
+def generation_records(lanes=("mi-fgsm", "adam"), steps=3):
+    return [
+        Record(
+            step * 10 + place,
+            "generation",
+            lane,
+            step,
+            {"total": 10.0 / step, "bns": 9.0, "tv": 1.0, "l2": 1.0, "ce": 2.0, "agreement": 50.0, "layers": [1.0, 0.01 * step]},
+        )
+        for step in range(1, steps + 1)
+        for place, lane in enumerate(lanes)
+    ]
+
+
+def plotted(figure):
+    """The figure as plotly takes it, which checks every property, and as it arrives in the browser."""
+    sent = json.loads(chart_style.json_of(figure))
+    return go.Figure({"data": sent["data"], "layout": sent["layout"]})
+
+
+CHANGES = [
+    {"lane": "mi-fgsm", "step": 2, "name": "beta", "value": 0.5},
+    {"lane": "adam", "step": 2, "name": "beta", "value": 0.5},
+    {"lane": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05},
+]
+
+
+def test_loss_has_a_part_each_with_a_curve_of_its_own_colour_for_each_optimizer():
+    figure = plotted(generation_charts.loss_figure(generation_records()))
+    assert len(figure.data) == 2 * len(generation_charts.PARTS)
+    assert [(trace.name, trace.line.color) for trace in figure.data[:2]] == [("MI-FGSM", "#0072B2"), ("Adam", "#D55E00")]
+    assert list(figure.data[0].x) == [1, 2, 3]
+    assert list(figure.data[0].y) == pytest.approx([10.0, 5.0, 10 / 3], rel=1e-3)
+    assert [note.text for note in figure.layout.annotations] == [f"<b>{title}</b>" for title in generation_charts.PARTS.values()]
+    assert [trace.showlegend for trace in figure.data].count(True) == 2  # an optimizer is in the legend once
+    assert figure.layout.yaxis.type == "log"
+    assert figure.layout.yaxis6.type == "linear"  # agreement may be zero
+
+
+def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_lanes_that_share_it():
+    for figure, parts in (
+        (generation_charts.loss_figure(generation_records(), CHANGES), len(generation_charts.PARTS)),
+        (generation_charts.layer_figure(generation_records(), ["first", "second"], CHANGES), 2),
+    ):
+        layout = plotted(figure).layout
+        assert [(shape.x0, shape.x1) for shape in layout.shapes] == [(2, 2), (3, 3)] * parts
+        assert len({shape.yref for shape in layout.shapes}) == parts
+        assert [note.text for note in layout.annotations][parts:] == ["β = 0.5", "ε = 0.05"] * parts
+        assert [shape.line.color for shape in layout.shapes][:2] == ["#8A8F98", "#0072B2"]
+
+
+def test_changes_of_one_step_share_a_mark():
+    changes = [*CHANGES, {"lane": "adam", "step": 3, "name": "lr", "value": 0.2}]
+    assert generation_charts.mark_texts(changes) == {
+        2: ("β = 0.5", ["mi-fgsm", "adam"]),
+        3: ("ε = 0.05, lr = 0.2", ["mi-fgsm", "adam"]),
+    }
+
+
+def test_heatmaps_show_marks_of_their_own_lane():
+    layout = plotted(generation_charts.layer_heatmaps(generation_records(), ["mi-fgsm", "adam"], ["first", "second"], CHANGES)).layout
+    assert [(shape.xref, shape.x0) for shape in layout.shapes] == [("x", 2), ("x", 3), ("x2", 2)]
+
+
+def test_heatmap_has_a_row_a_layer_and_logarithmic_colour():
+    figure = plotted(generation_charts.layer_heatmaps(generation_records(), ["mi-fgsm", "adam"], ["first", "second"]))
+    assert [list(row) for row in figure.data[1].z] == [
+        pytest.approx([0.0, 0.0, 0.0]),
+        pytest.approx([-2.0, -1.69897, -1.52288], abs=1e-3),
+    ]
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (pytest.approx(-2), pytest.approx(0))
+
+
+def test_heatmap_of_a_long_run_has_no_more_columns_than_a_screen():
+    assert len(generation_charts.layer_heatmaps(generation_records(steps=3000), ["adam"], ["a", "b"])["data"][0]["x"]) <= 201
+
+
+def test_layer_figure_shows_each_layer_on_one_scale():
+    figure = plotted(generation_charts.layer_figure(generation_records(("adam",)), ["first", "second"]))
+    assert list(figure.data[1].y) == pytest.approx([0.01, 0.02, 0.03])
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range == pytest.approx((-2.1, 0.1))
+
+
+@pytest.mark.parametrize("count", [1, 6, 21, 53])
+def test_parts_do_not_overlap_in_a_wide_and_in_a_narrow_window(count):
+    records = [Record(1, "generation", "adam", 1, {"layers": [1.0] * count})]
+    wide = generation_charts.layer_figure(records, [f"layer {index}" for index in range(count)])["layout"]
+    for layout in (wide, {**wide, **wide["meta"]["narrow"]}):
+        axes = range(1, count + 1)
+        boxes = [(layout[f"xaxis{n if n > 1 else ''}"]["domain"], layout[f"yaxis{n if n > 1 else ''}"]["domain"]) for n in axes]
+        assert all(0 <= low < high <= 1 for box in boxes for low, high in box)
+        for index, (x, y) in enumerate(boxes):
+            for other_x, other_y in boxes[:index]:
+                assert x[1] <= other_x[0] or other_x[1] <= x[0] or y[1] <= other_y[0] or other_y[1] <= y[0]
+    assert wide["meta"]["narrow"]["height"] >= wide["height"]
+
+
+def test_cursor_goes_through_every_part_that_is_over_iterations():
+    figure = generation_charts.layer_figure(generation_records(), ["first", "second"])
+    assert figure["layout"]["meta"]["cursor"] == [["x", "y"], ["x2", "y2"]]
+    assert len(generation_charts.loss_figure(generation_records())["layout"]["meta"]["cursor"]) == len(generation_charts.PARTS)
+    assert "cursor" not in generation_charts.layer_bars({"adam": generation_records()[1]}, ["first", "second"], 0)["layout"]["meta"]
+
+
+def test_bars_say_which_layer_was_pressed_and_which_is_chosen():
+    mi_fgsm, adam = generation_records()[:2]
+    figure = plotted(generation_charts.layer_bars({"mi-fgsm": mi_fgsm, "adam": adam}, ["first", "<b>second"], 1))
+    assert [list(bar.customdata) for bar in figure.data] == [[0, 1], [0, 1]]
+    assert list(figure.data[0].y) == pytest.approx([1.0, 0.01])
+    assert figure.data[0].text[1] == "&#60;b&#62;second"
+    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (1.5, 2.5)
+
+
+def channels(step=1, **arrays):
+    return Frame(step, np.zeros((1, 3, 2, 2), np.uint8), np.zeros(1, np.int64), **arrays)
+
+
+def test_channels_are_those_of_the_layer_batch_against_running():
+    running = RunningStatistics([1, 2], np.float32([9, 1, 2]), np.float32([9, 3, 4]))
+    frames = {"adam": channels(means=np.float32([8, 1.5, 2.5]), variances=np.float32([8, 3.5, 4.5]))}
+    figure = plotted(generation_charts.channel_figure(frames, running, 1))
+    points = [trace for trace in figure.data if trace.mode == "markers"]
+    assert [(list(trace.x), list(trace.y)) for trace in points] == [([1, 2], [1.5, 2.5]), ([3, 4], [3.5, 4.5])]
+    assert figure.layout.xaxis2.type == "log"
+
+
+def test_channels_without_statistics_have_no_figure_and_what_is_no_number_is_left_out():
+    running = RunningStatistics([2], np.float32([1, 2]), np.float32([3, 4]))
+    assert generation_charts.channel_figure({"adam": channels()}, running, 0) is None
+    figure = generation_charts.channel_figure(
+        {"adam": channels(means=np.float32([np.nan, 1]), variances=np.float32([np.nan, 1]))}, running, 0
+    )
+    points = [trace for trace in plotted(figure).data if trace.mode == "markers"]
+    assert list(points[0].y) == [None, 1]
+
+
+def test_numbers_keep_four_digits():
+    array = np.float32([0.12345678, 1234567, -3.3333e-9, 0, np.inf])
+    sent = json.loads(chart_style.json_of({"data": [{"y": array}], "layout": {"height": 100}}))
+    assert sent == {"data": [{"y": [0.1235, 1235000.0, -3.333e-9, 0, None]}], "layout": {"height": 100}}
+
+
+def test_a_figure_of_plotly_is_sent_packed_and_without_its_theme():
+    array = np.float32([0.12345678, np.inf])
+    sent = json.loads(chart_style.json_of(go.Figure(go.Scatter(y=array), {"height": 100, "template": "plotly_dark"})))
+    assert sent["layout"] == {"height": 100}
+    (trace,) = sent["data"]
+    assert trace["y"]["dtype"] == "f4"
+    assert base64.b64decode(trace["y"]["bdata"]) == array.tobytes()
+
+
+def test_training_curve_is_smoothed_without_bias_at_its_start():
+    records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 30)]
+    figure = training_charts.training_figure(records, "total")
+    assert list(figure.data[0].y) == pytest.approx([5.0] * 29)
+    assert figure.data[0].name == "Adam W4A4"
+
+
+def test_training_curve_of_a_long_run_has_no_more_points_than_a_screen_and_ends_where_the_run_is():
+    records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 40_001)]
+    curve = training_charts.training_figure(records, "agreement").data[0]
+    assert len(curve.x) == len(curve.y) <= 601
+    assert curve.x[-1] == 40_000
+
+
+def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
+    rows = [
+        {"lane": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
+        {"lane": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
+    ]
+    figure = accuracy_charts.accuracy_figure(rows, 92.1, {"DFFG": {3: 84.68}}, 93.89)
+    by_name = {trace.name: trace for trace in figure.data}
+    assert list(by_name["MI-FGSM, calibrated only"].y) == [80.0, 90.0]
+    assert list(by_name["MI-FGSM, trained"].x) == [4]
+    assert list(by_name["MI-FGSM, trained"].error_y.array) == [0.6]
+    assert list(by_name["DFFG, paper"].y) == [84.68]
+    assert [note.text for note in figure.layout.annotations] == ["full precision 92.1 %", "paper's full precision 93.9 %"]
+
+
+def test_settings_of_one_optimizer_share_its_colour_and_differ_in_mark():
+    rows = [
+        {"lane": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "quantized": 90.0,
+         "standard_error": 0.5}
+        for label, runs, error in (("range lsq", 3, 0.25), ("<b>", 1, None))
+    ]  # fmt: skip
+    figure = accuracy_charts.accuracy_figure(rows, None, {}, None)
+    assert {trace.line.color for trace in figure.data} == {"#D55E00"}
+    assert [trace.marker.symbol for trace in figure.data] == ["circle-open", "circle", "square-open", "square"]
+    assert figure.data[0].error_y.array == (0.25,)
+    assert figure.data[2].error_y.array is None
+    assert "mean of 3 seeds" in figure.data[1].customdata[0]
+    assert figure.data[2].name == "Adam, &#60;b&#62;, calibrated only"
+    bars = accuracy_charts.accuracy_figure(rows, 92.1, {"ZAQ": {4: 92.13}, "DSG": {4: 88.93}}, 93.89, bars=True)
+    assert [trace.type for trace in bars.data] == ["bar"] * 4 + ["scatter"] * 2
+    assert [trace.y[0] for trace in bars.data] == [80, 90, 80, 90, 92.13, 88.93]
+    assert len({trace.marker.symbol for trace in bars.data[4:]}) == 2
+    assert bars.layout.yaxis.rangemode == "tozero"
+
+
+def test_histogram_marks_the_mean_and_matrix_names_the_classes():
+    measured = {"mean_similarity": 0.4, "histogram": {"edges": [-1.0, 0.0, 1.0], "share": [0.25, 0.75]}}
+    figure = diversity_charts.histogram_figure({"adam": measured})
+    assert list(figure.data[0].x) == [-0.5, 0.5]
+    assert "mean 0.400" in figure.data[0].name
+    both = diversity_charts.histogram_figure({"adam": measured}, {"noise": measured, "real": measured})
+    assert [trace.line.dash for trace in both.data] == [None, "dot", "dot"]
+    assert [shape.x0 for shape in both.layout.shapes] == [0.4, 0.4, 0.4]
+    assert [note.text for note in both.layout.annotations] == ["noise", "real images"]
+    matrix = diversity_charts.matrix_figure(
+        "adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"]
+    )
+    assert list(matrix.layout.xaxis.ticktext) == ["cat", "frog"]
+    assert list(matrix.layout.xaxis.tickvals) == [0, 2]

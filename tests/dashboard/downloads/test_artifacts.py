@@ -1,0 +1,80 @@
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.__main__ import main
+from core.config import EXPORT_FORMATS
+from core.errors import RunError
+from core.runs.store import RunStore
+from dashboard.downloads import artifacts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with 8 images and no network, its folder, and the store's."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["generate", "--images", "8", "--iterations", "2", "--snapshots", "1", "--threads", "1", "--runs", str(runs)]) == 0
+    store = RunStore(runs)
+    (finished,) = store.runs()
+    yield finished, store.run_folder(finished.id), runs
+    store.close()
+
+
+@pytest.mark.slow
+def test_images_of_a_run_are_made_kept_and_listed(run):
+    finished, folder, runs = run
+    (offer,) = artifacts.offers(finished, folder, ["mi-fgsm"])
+    assert (offer.title, offer.formats) == ("images by MI-FGSM", ("png", "safetensors", "npz"))
+    npz = artifacts.make(runs, finished.id, offer, "npz", folder)
+    assert np.load(npz)["images"].shape == (8, 3, 32, 32)
+    png = artifacts.make(runs, finished.id, offer, "png", folder)
+    with zipfile.ZipFile(png) as archive:
+        assert sum(name.endswith(".png") for name in archive.namelist()) == 8
+    made = artifacts.made(folder)
+    assert [(path.name, figures["format"], figures["images"]) for path, figures in made] == [(png.name, "png", 8), (npz.name, "npz", 8)]
+    assert made[0][1]["bytes"] == png.stat().st_size
+    # again, in its own place
+    assert artifacts.make(runs, finished.id, offer, "npz", folder) == npz
+    assert len(artifacts.made(folder)) == 2
+    # nothing else, such as what lay there while it was made
+    assert len(list((folder / "exports").iterdir())) == 4
+
+
+def test_what_the_command_refuses_is_said_in_its_words(run):
+    finished, folder, runs = run
+    offer = artifacts.Offer("images", "images", ("npz",), ("--lane", "adam"))
+    with pytest.raises(RunError, match="^unknown lane 'adam': allowed are mi-fgsm$"):
+        artifacts.make(runs, finished.id, offer, "npz", folder)
+
+
+def test_networks_are_offered_with_their_width_the_papers_optimizer_first(run, tmp_path):
+    finished, _, _ = run
+    config = replace(finished.config, bits=(4,), optimizers=("adam", "mi-fgsm"))
+    for lane in ("adam", "mi-fgsm"):
+        (tmp_path / "quantized" / lane / "W4A4").mkdir(parents=True)
+        (tmp_path / "quantized" / lane / "W4A4" / "quantized.safetensors").write_bytes(b"")
+    (tmp_path / "result.json").write_text(json.dumps({}))
+    found = artifacts.offers(replace(finished, config=config), tmp_path, [])
+    assert [offer.title for offer in found] == [
+        "W4A4 network, trained on images by MI-FGSM",
+        "W4A4 network, trained on images by Adam",
+        "model card",
+    ]
+    assert found[1].options == ("--lane", "adam", "--bits", "4")
+
+
+def test_every_format_has_a_name_for_a_person():
+    assert set(artifacts.FORMATS) == set(EXPORT_FORMATS)
+
+
+def test_row_of_a_network():
+    figures = {
+        "torch_accuracy": 90.0, "file_accuracy": 90.1, "max_output_difference": 0.5, "within_last_scale": 99.0, "bytes": 1500,
+        "float32_bytes": 12000, "latency_ms": 2.0, "float32_latency_ms": 1.0, "latency_measured_in": "onnxruntime 1",
+    }  # fmt: skip
+    row = artifacts.network_row(Path("a.onnx"), figures)
+    assert (row["file"], row["kB"], row["float32 kB"]) == ("a.onnx", 1.5, 12.0)

@@ -1,0 +1,161 @@
+"""A run as one HTML file: what is in it, that it is whole in itself, and that names in it stay names. (In a browser: tests/browser.)"""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from core.config import PRESETS
+from core.runs.store import RunStore
+from dashboard.downloads import report
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"' $body $x"
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, the text outside of scripts, and the scripts."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.text, self.scripts = [], [], []
+        self._script = None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag == "script":
+            self._script = (dict(attributes).get("type"), [])
+            self.scripts.append(self._script)
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self._script = None
+
+    def handle_data(self, data):
+        (self._script[1] if self._script else self.text).append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def store(finished_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    shutil.copytree(finished_runs, folder, dirs_exist_ok=True)
+    store = RunStore(folder)
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def run(store):
+    store.add_change(store.runs()[0].id, "mi-fgsm", 2, "epsilon", 0.0625)
+    return store.runs()[0]
+
+
+@pytest.fixture(scope="module")
+def html(store, run):
+    return report.report(store, run, CLASSES)
+
+
+@pytest.mark.slow
+def test_everything_of_a_run_is_in_it(html, store, run):
+    found = Elements(html)
+    text = " ".join(" ".join(found.text).split())
+    known = store.results(run.id)
+    for needed in (
+        "a finished run", "complete", "Settings", "What differs from the preset quick:", "Live changes", "epsilon", "0.0625", "Images",
+        "Generation", "Training of the quantized networks", "Accuracy", "Diversity", "Where it comes from", "Making it again",
+        "2,000 CIFAR-10 test images", f"± {known['full_precision']['standard_error']:.2f}", "python -m core generate", "torch ", "Python ",
+        f"{known['accuracy/adam/W4A4']['quantized']:.2f} %", "seed of the images", run.id,
+    ):  # fmt: skip
+        assert needed in text, needed
+    assert [image["src"][:22] for image in found.of("img")] == ["data:image/png;base64,"] * 2
+    charts = [json.loads("".join(parts)) for kind, parts in found.scripts if kind == "application/json"]
+    assert len(charts) == len([1 for one in found.of("div") if one.get("class") == "chart"]) >= 8
+    titles = [chart["layout"]["title"]["text"] for chart in charts if "title" in chart["layout"]]
+    assert "Accuracy at each bit width" in titles
+    assert "Pairwise CLIP similarity" in titles
+    heatmaps = [trace for chart in charts for trace in chart["data"] if trace["type"] == "heatmap"]
+    assert len(heatmaps) == 4  # layers and similarities, of two optimizers
+
+
+def test_differences_come_first_and_are_right(html, run):
+    first = html[: html.index("All settings")]
+    knobs = re.findall(r"<tr><td>(\w+)</td><td>([^<]+)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", first)
+    assert ("generation", "images", "40", "2048") in knobs
+    assert ("run", "bits", "4", "3, 4, 5") in knobs
+    start = PRESETS["quick"].generation
+    same = {name for name in ("noise", "epsilon", "mu", "beta") if getattr(run.config.generation, name) == getattr(start, name)}
+    assert same
+    assert not same & {knob.split(" ")[0] for _, knob, _, _ in knobs}
+
+
+def test_it_asks_for_nothing_and_runs_only_its_own(html):
+    found = Elements(html)
+    assert not [1 for tag, attributes in found.elements if tag in ("link", "iframe", "object", "embed") or attributes.get("href")]
+    assert all("src" not in script for script in found.of("script"))
+    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
+    (policy,) = (meta["content"] for meta in found.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    allowed = re.findall(r"'sha256-([^']+)'", policy)
+    scripts = ["".join(parts) for kind, parts in found.scripts if kind is None]
+    assert [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts] == allowed
+    assert len(scripts) == 3
+
+
+def test_hostile_names_stay_names(store, run):
+    model = "/home/secret/" + HOSTILE.replace("/", "|")
+    generation, quantization = (replace(part, model=model) for part in (run.config.generation, run.config.quantization))
+    config = replace(run.config, generation=generation, quantization=quantization)
+    hostile = replace(run, name=HOSTILE, config=config, user=HOSTILE, error=HOSTILE)
+    html = report.report(store, hostile, [f"{index} {HOSTILE}" for index in range(10)])
+    plain = report.report(store, run, CLASSES)
+    tags = [tag for tag, _ in Elements(html).elements]
+    ordinary = [tag for tag, _ in Elements(plain).elements]
+    assert set(tags) == set(ordinary)
+    assert tags.count("script") == ordinary.count("script")
+    assert tags.count("img") == ordinary.count("img")
+    text = "".join(Elements(html).text)
+    assert text.count(HOSTILE) == 4  # title, heading, user, error
+    assert f"3 {HOSTILE}"[:50] in text  # a class
+    assert "secret" not in html
+
+
+@pytest.mark.parametrize("classes", [(), [f"class {index}" for index in range(1000)]])
+def test_classes_that_are_many_or_unknown(store, run, classes):
+    html = report.report(store, run, classes)
+    assert html.count("<img ") == 2
+    assert "40 of 40 images" in html
+    assert 'class="classes"' not in html
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    store = RunStore(tmp_path)
+    run = store.run(store.create(PRESETS["quick"], "just begun"))
+    text = " ".join(Elements(report.report(store, run, CLASSES)).text)
+    assert "just begun" in text
+    assert "Those of the preset quick, all of them." in text
+    assert "python -m core run" in text
+    for missing in ("Accuracy", "Diversity", "Live changes"):
+        assert missing not in text
+    store.close()
+
+
+def test_a_report_is_of_the_run_as_it_is_now(store, run):
+    store.rename(run.id, "renamed later")
+    try:
+        asked = []
+        html = report.report_now(store, run.id, lambda model, labels: asked.append(model) or CLASSES)
+    finally:
+        store.rename(run.id, run.name)
+    assert "<h1>renamed later</h1>" in html
+    assert asked == [run.config.generation.model]
+    assert report.file_name(run) == "a-finished-run-report.html"

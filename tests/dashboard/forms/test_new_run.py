@@ -1,0 +1,144 @@
+"""Start again: the form that begins with the settings of a run gives back those settings, to the last bit."""
+
+from dataclasses import replace
+
+import pytest
+import streamlit
+from streamlit.testing.v1 import AppTest
+
+from core.config import PRESETS, GenerationConfig, QuantizationConfig, RunConfig
+from core.runs.state import RunState
+from dashboard import session
+from dashboard.text import plain
+
+MODEL = "timm:a network.of_others"
+CONFIGS = {
+    "defaults": RunConfig(),
+    "quick": PRESETS["quick"],
+    "paper": PRESETS["paper"],
+    "everything else than the defaults": RunConfig(
+        generation=GenerationConfig(
+            model=MODEL, optimizer="adam", images=30, iterations=77, batch_size=7, snapshots=3, burn_in=0.123456789, half_resolution=0.1,
+            noise="white", epsilon=1.2345678e-3, mu=1.7, lr=0.6180339887, schedule="constant", alpha_tv=1.234567891e-5, alpha_l2=0.0,
+            beta=33.3333333, max_shift=0, flip=False, seed=2**31 - 1, compile=True, threads=3, device="cpu",
+        ),
+        quantization=QuantizationConfig(
+            model=MODEL, weight_bits=2, activation_bits=7, range="mse", first_last_8bit=True, steps=123_457, batch_size=5,
+            training_optimizer="sgd", training_lr=1.23456789e-7, alpha_ce=0.1234567, alpha_kd=0.0, alpha_feature=999.9, temperature=0.1,
+            averaging=0.9999, crop_padding=0, training_flip=False, calibration_images=1, data="/a folder/of images", quantization_seed=5,
+            threads=2, device="cuda", evaluations=7, layer_bits=(("a.layer", 6), ("b*", 2)),
+        ),
+        optimizers=("adam", "mi-fgsm"), bits=(8, 2), steps_by_bits={2: 11, 6: 12}, lr_by_bits={8: 1e-9}, activation_bits=5,
+        encoder="ViT-B-32:laion2b_s34b_b79k",
+    ),
+    "no quantization, no encoder": RunConfig(bits=(), encoder="", optimizers=("adam",)),
+    "given images": RunConfig(images_from="/of/another run", optimizers=("given", "a_lane of *others*"), bits=(4,), lr_by_bits={4: 1e-4}),
+}  # fmt: skip
+
+
+@pytest.fixture
+def started(runs_folder, monkeypatch):
+    """Configs that were started, and are not computed."""
+    configs = []
+    manager = session.manager()
+
+    def start(config, name="", user=""):
+        configs.append(config)
+        run_id = manager.store.create(config, name)
+        manager.store.set_state(run_id, RunState.STOPPED)
+        return run_id
+
+    monkeypatch.setattr(manager, "start", start)
+    return configs
+
+
+def finished(config, name="a *run*") -> str:
+    run_id = session.store().create(config, name)
+    session.store().set_state(run_id, RunState.COMPLETE)
+    return run_id
+
+
+def studio(**query):
+    app = AppTest.from_file("../../dashboard/pages/studio.py", default_timeout=60)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_settings_of_a_run_come_back_from_the_form(started, name, monkeypatch):
+    went = []  # the page alone knows no other pages to go to
+    monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append(page))
+    run_id = finished(CONFIGS[name])
+    app = studio(**{"from": run_id})
+    assert [option.split(":")[0] for option in app.selectbox(key=f"preset/{run_id}").options] == ["as a *run*", *PRESETS]
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    assert started == [session.store().config(run_id)]
+    assert "from" not in app.query_params
+    assert went == (["dashboard/pages/quantize.py"] if CONFIGS[name].images_from else [])
+
+
+def test_every_field_differs_somewhere_from_its_default():
+    """Else the test above would not see that it got lost."""
+    other, defaults = CONFIGS["everything else than the defaults"].to_dict(), RunConfig().to_dict()
+    other["images_from"] = CONFIGS["given images"].images_from
+    same = [name for part in ("generation", "quantization") for name in defaults[part] if other[part][name] == defaults[part][name]] + [
+        name for name in defaults if other[name] == defaults[name]
+    ]
+    assert same == []
+
+
+def test_what_is_changed_in_the_form_changes_and_nothing_else(started):
+    config = CONFIGS["everything else than the defaults"]
+    run_id = finished(config)
+    app = studio(**{"from": run_id})
+    app.select_slider(key=f"new/from/{run_id}/alpha_l2").set_value(0.03)
+    app.run()
+    app.number_input(key=f"from/{run_id}/generation/iterations").set_value(78)
+    app.number_input(key=f"from/{run_id}/steps").set_value(9)
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert started == [
+        replace(
+            config,
+            generation=replace(config.generation, alpha_l2=0.03, iterations=78),
+            quantization=replace(config.quantization, steps=9),
+            steps_by_bits={},
+        )
+    ]
+
+
+def test_another_preset_may_be_chosen_instead(started):
+    run_id = finished(CONFIGS["no quantization, no encoder"])
+    app = studio(**{"from": run_id})
+    app.selectbox(key=f"preset/{run_id}").set_value("paper").run()
+    assert not app.exception
+    assert "from" not in app.query_params
+    assert app.selectbox(key="preset").value == "paper"
+    app.button(key="start").click().run()
+    assert [config.to_dict() for config in started] == [PRESETS["paper"].to_dict()]
+
+
+def test_knobs_that_were_turned_are_named(started):
+    run_id = finished(RunConfig())
+    session.store().add_change(run_id, "adam", 3, "beta", 0.5)
+    session.store().add_change(run_id, "mi-fgsm", 3, "beta", 0.5)
+    assert any("these were turned, which does not happen again by itself: β labels." in c.value for c in studio(**{"from": run_id}).caption)
+    assert not any("these were turned" in caption.value for caption in studio().caption)
+
+
+def test_settings_that_are_not_to_be_had_are_said_and_the_form_is_there(started):
+    run_id = finished(RunConfig())
+    with session.store()._write() as connection:
+        connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (run_id,))
+    app = studio(**{"from": run_id})
+    assert "knob is 'new'" in app.error[0].value or "'new'" in app.error[0].value
+    assert app.selectbox(key="preset").value == "quick"
+    app = studio(**{"from": "<b>nobody"})
+    assert app.error[0].value == plain("run '<b>nobody' does not exist: allowed are the ids listed under Runs")
+    session.store().trash(run_id)
+    assert plain("was deleted: allowed is to restore it first") in studio(**{"from": run_id}).error[0].value

@@ -1,0 +1,104 @@
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from core.reporting import Frame
+from dashboard.images.contact_sheet import alone, by_class, contact_sheet, data_uri, sheet, sheet_html, strip_html
+
+
+def pictures(count, size=4):
+    return np.stack([np.full((3, size, size), 10 + i, dtype=np.uint8) for i in range(count)])
+
+
+def test_contact_sheet_puts_images_in_rows_with_gaps():
+    sheet = contact_sheet(pictures(5), columns=3)
+    assert sheet.shape == (2 * 5 - 1, 3 * 5 - 1, 4)
+    for index in range(5):
+        top, left = index // 3 * 5, index % 3 * 5
+        assert (sheet[top : top + 4, left : left + 4] == [10 + index] * 3 + [255]).all()
+    assert (sheet[4, :, 3] == 0).all()  # the gap between rows
+    assert (sheet[5:, 10:, 3] == 0).all()  # the place of the missing image
+
+
+def test_contact_sheet_keeps_channels_apart():
+    image = np.zeros((1, 3, 2, 2), dtype=np.uint8)
+    image[0, 0] = 255
+    assert (contact_sheet(image, 1)[..., :3] == [255, 0, 0]).all()
+
+
+def test_by_class_makes_a_column_of_each_class():
+    labels = np.array([1, 0, 1, 2, 0])
+    arranged = by_class(pictures(5), labels, classes=3, rows=2)
+    assert [int(image[0, 0, 0]) for image in arranged] == [11, 10, 13, 14, 12, 0]
+
+
+def test_data_uri_is_the_picture_without_loss():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    uri = data_uri(pixels)
+    assert uri.startswith("data:image/png;base64,")
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+    assert np.array_equal(decoded, pixels)
+
+
+def test_sheet_escapes_names_from_outside():
+    html = sheet_html(pictures(4), np.array([0, 1, 0, 1]), ["<script>alert(1)</script>", "b"], 'x" onerror="y')
+    assert "<script>" not in html
+    assert 'onerror="y' not in html
+
+
+def test_sheet_of_many_classes_has_no_names():
+    html = sheet_html(pictures(16), np.arange(16), [f"class {i}" for i in range(100)], "images")
+    assert "class 3" not in html
+    assert "<img" in html
+
+
+def decoded(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+
+
+def seen(count, step=1, **known):
+    return Frame(step, pictures(count), np.arange(count) % 3, **known)
+
+
+def test_transparent_picture_arrives_as_it_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 4), dtype=np.uint8)
+    assert np.array_equal(decoded(data_uri(pixels)), pixels)
+
+
+def test_sheet_has_all_images_by_class_with_what_is_known_of_them():
+    predicted = np.array([0, 1, 1, 0, 2])
+    made = sheet(seen(5, predicted=predicted, confidence=np.float32([0.5, 0.996, 0.25, 1, 0.1])), ["cat", "dog", "frog"])
+    assert (made.columns, made.header) == (3, ["cat", "dog", "frog"])
+    assert made.cells == [
+        [0, "cat\nteacher: cat, 50 %", False],
+        [1, "dog\nteacher: dog, 100 %", False],
+        [2, "frog\nteacher: dog, 25 %", True],
+        [3, "cat\nteacher: cat, 100 %", False],
+        [4, "dog\nteacher: frog, 10 %", True],
+        None,
+    ]
+    pixels = decoded(made.picture)
+    assert pixels.shape == (made.height, made.width, 4) == (9, 14, 4)
+    assert [int(pixels[top, left, 0]) for top in (0, 5) for left in (0, 5, 10)] == [10, 11, 12, 13, 14, 0]
+    assert pixels[5, 10, 3] == 0  # the place without an image
+
+
+def test_sheet_of_a_run_without_predictions_knows_the_classes():
+    assert sheet(seen(2), ["cat", "dog", "frog"]).cells == [[0, "cat", False], [1, "dog", False], None]
+
+
+def test_sheet_of_many_classes_is_in_the_order_of_the_images():
+    made = sheet(seen(9), [f"class {index}" for index in range(11)])
+    assert (made.columns, made.header) == (8, [])
+    assert [cell and cell[0] for cell in made.cells] == list(range(9))
+
+
+def test_strip_leads_to_its_moments_and_escapes_names():
+    html = strip_html([seen(1, 3), alone(seen(5, 7), 3)], ["3", "7"], ["<b>", "b", "c"], 7)
+    assert 'data-moment="3"' in html
+    assert 'data-moment="7"' in html
+    assert "<b>," not in html
+    assert data_uri(pictures(4)[3].transpose(1, 2, 0)) in html
+    assert html.count("border:2px solid currentColor") == 1

@@ -1,0 +1,292 @@
+"""Uploads: what is accepted is kept whole under its hash, what is refused leaves nothing behind."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save, save_file
+
+from core.config import IMAGE_FORMATS, PRESETS
+from core.data.image_sets import ImageSet, load_image_set
+from core.errors import CoreError, DataError, ModelError
+from core.export.image_sets import export_images
+from core.models.full_precision import find_model, load_model
+from core.models.registry import MODELS
+from dashboard.server import uploads
+from dashboard.server.uploads import Uploads
+
+PATH, SPEC = MODELS["resnet20_cifar10"]
+
+
+def checkpoint(tmp_path, tensors=None, metadata=None, **changes) -> bytes:
+    path = tmp_path / "made.safetensors"
+    save_file(
+        tensors or load_file(PATH), path, metadata=metadata or {"spec": json.dumps({**asdict(replace(SPEC, name="mine")), **changes})}
+    )
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def archive(value=0, name="cat/a.png") -> bytes:
+    picture, buffer = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (32, 32), (value,) * 3).save(picture, format="PNG")
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr(zipfile.ZipInfo(name), picture.getvalue())
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Uploads(tmp_path / "runs")
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_network_is_kept_under_its_hash_and_can_be_used(tmp_path, kept):
+    content = checkpoint(tmp_path)
+    path = kept.keep_network(io.BytesIO(content), "../../evil name.safetensors")
+    digest = hashlib.sha256(content).hexdigest()
+    assert files_in(tmp_path / "runs") == [f"uploads/networks/{digest}.json", f"uploads/networks/{digest}.safetensors"]
+    assert find_model(path)[1].name == "mine"
+    assert load_model(path, "cpu").spec.classes == SPEC.classes
+    assert kept.networks() == {path: "mine (10 classes), uploaded as ../../evil name.safetensors"}
+
+
+def test_same_network_twice_is_one(tmp_path, kept):
+    content = checkpoint(tmp_path)
+    paths = [kept.keep_network(io.BytesIO(content), name) for name in ("a.safetensors", "b.safetensors")]
+    other = kept.keep_network(io.BytesIO(checkpoint(tmp_path, name="other")), "c.safetensors")
+    assert paths[0] == paths[1] != other
+    assert len(kept.networks()) == 2
+    assert kept.networks()[paths[0]].endswith("uploaded as a.safetensors")
+
+
+def refused(keep, content, tmp_path, name="my file.bin") -> str:
+    with pytest.raises(CoreError) as caught:
+        keep(io.BytesIO(content), name)
+    assert files_in(tmp_path / "runs") == []
+    message = str(caught.value)
+    assert message.isprintable()
+    assert f"'{name}'" in message
+    assert "allowed" in message or "missing" in message
+    assert str(tmp_path) not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"PK\x03\x04" + bytes(100), (2**60).to_bytes(8, "little") + b"{", b"\x80\x02}q\x00." + bytes(50)]
+)
+def test_other_files_are_no_networks(tmp_path, kept, content):
+    assert "begins with" in refused(kept.keep_network, content, tmp_path)
+
+
+def test_pickle_is_no_network(tmp_path, kept):
+    buffer = io.BytesIO()
+    torch.save(load_file(PATH), buffer)
+    assert "begins with" in refused(kept.keep_network, buffer.getvalue(), tmp_path)
+
+
+def test_network_that_is_too_large(tmp_path, kept, monkeypatch):
+    content = checkpoint(tmp_path)
+    monkeypatch.setattr(uploads, "NETWORK_BYTES", 1000)
+    assert f"has {len(content):,} bytes: allowed is at most 1,000" in refused(kept.keep_network, content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "resnet2000"}, "unknown architecture"),
+        ({"architecture": "vgg16"}, "does not fit vgg16"),
+        ({"image_size": 10**9}, "image_size"),
+        ({"image_size": 1}, "1 x 1 pixels"),
+        ({"classes": []}, "classes"),
+        ({"mean": "abc"}, "mean"),
+    ],
+)
+def test_networks_that_cannot_be_used(tmp_path, kept, changes, words):
+    content = checkpoint(tmp_path, **changes)
+    if "unknown" in words:  # names the architecture, not the file
+        with pytest.raises(ModelError, match=words):
+            kept.keep_network(io.BytesIO(content), "a")
+        assert files_in(tmp_path / "runs") == []
+    else:
+        assert words in refused(kept.keep_network, content, tmp_path)
+
+
+def test_network_without_a_header_of_ours(tmp_path, kept):
+    assert "does not say" in refused(kept.keep_network, save(load_file(PATH)), tmp_path)
+    assert "does not say" in refused(kept.keep_network, checkpoint(tmp_path, metadata={"spec": "[" * 100_000}), tmp_path)
+
+
+def test_network_that_is_cut_off(tmp_path, kept):
+    refused(kept.keep_network, checkpoint(tmp_path)[:-100], tmp_path)
+
+
+def test_network_of_numbers_that_are_none(tmp_path, kept):
+    weights = load_file(PATH)
+    weights["output.bias"][0] = torch.nan
+    assert "one finite score" in refused(kept.keep_network, checkpoint(tmp_path, weights), tmp_path)
+
+
+def others(state=None) -> bytes:
+    """The embedded network as somebody else would have saved it."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in (state or load_file(PATH)).items()}}, buffer)
+    return buffer.getvalue()
+
+
+def test_checkpoint_of_others_is_kept_with_what_was_given(tmp_path, kept):
+    names = list("abcdefghij")
+    path = kept.keep_checkpoint(
+        io.BytesIO(others()), "../my net.pth", "pytorchcv:resnet20_cifar10", mean=[0.5, 0.5, 0.5], class_names=names
+    )
+    assert kept.networks() == {path: "my net (10 classes), imported from my net.pth"}
+    model = load_model(path, "cpu")
+    assert model.spec.classes == tuple(names)
+    assert model.spec.mean == (0.5, 0.5, 0.5)
+    assert torch.equal(model.network.state_dict()["output.bias"], load_file(PATH)["output.bias"])
+    config = PRESETS["quick"]
+    config = replace(config, generation=replace(config.generation, model=path), quantization=replace(config.quantization, model=path))
+    assert kept.run_name(config) == "my net (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
+    assert sorted(os.listdir(kept.folder / "networks")) == sorted(
+        os.path.basename(path).replace("safetensors", end) for end in ("json", "safetensors")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "words"),
+    [
+        (b"no weights", {}, "begins with"),
+        (others()[:-500], {}, "cannot be read"),
+        (others({"a": torch.zeros(1)}), {}, "does not fit"),
+        (others(), {"image_size": 1}, "1 x 1 pixels"),
+        (others(), {"class_names": ["a"]}, "output.bias is (10,), allowed is (1,)"),
+    ],
+)
+def test_checkpoint_of_others_that_cannot_be_used(tmp_path, kept, content, given, words):
+    with pytest.raises(ModelError, match=re.escape(words)) as caught:
+        kept.keep_checkpoint(io.BytesIO(content), "a.pth", "pytorchcv:resnet20_cifar10", **given)
+    assert str(caught.value).startswith("a.pth")
+    assert str(tmp_path) not in str(caught.value)
+    assert files_in(tmp_path / "runs") == []
+
+
+def test_checkpoint_of_others_that_is_too_large(tmp_path, kept, monkeypatch):
+    monkeypatch.setattr(uploads, "NETWORK_BYTES", 1000)
+    with pytest.raises(DataError, match="allowed is at most 1,000"):
+        kept.keep_checkpoint(io.BytesIO(others()), "a.pth", "pytorchcv:resnet20_cifar10")
+    assert not kept.folder.exists()
+
+
+def test_images_are_kept_under_their_hash(tmp_path, kept):
+    content = archive(7)
+    folder = kept.keep_images(io.BytesIO(content), "../cats.zip")
+    assert folder == tmp_path / "runs" / "uploads" / "images" / hashlib.sha256(content).hexdigest()
+    assert files_in(folder) == ["given/cat/000000.png"]
+    assert load_image_set(folder / uploads.GIVEN, SPEC).labels.tolist() == [3]
+    assert kept.keep_images(io.BytesIO(content), "again.zip") == folder
+    assert os.listdir(folder.parent) == [folder.name]
+
+
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
+def test_every_format_of_an_exported_set_comes_back(tmp_path, kept, embedded, kind):
+    labels = torch.tensor([3, 0, 3])
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    out = tmp_path / ("out.npz" if kind == "npz" else "out")
+    export_images(ImageSet(images, labels, {"optimizer": "adam"}), embedded, kind, out)
+    file = out if out.is_file() else Path(shutil.make_archive(str(tmp_path / "set"), "zip", out))
+    with file.open("rb") as content:
+        folder = kept.keep_images(content, f"set{file.suffix}")
+    back = load_image_set(folder / "given", embedded.spec)
+    assert torch.equal(back.images, images)
+    assert torch.equal(back.labels, labels)
+    assert [path.name for path in folder.iterdir()] == ["given"]
+
+
+def test_numpy_archive_that_is_none_is_called_by_its_name(tmp_path, kept):
+    with pytest.raises(DataError, match=r"'calibration\.npz'"):
+        kept.keep_images(io.BytesIO(b"PK\x03\x04 and nothing else"), "calibration.npz")
+    assert files_in(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", archive(name="../cat/a.png"), archive(name="a.png")])
+def test_archives_that_are_refused(tmp_path, kept, content):
+    refused(kept.keep_images, content, tmp_path)
+    assert os.listdir(tmp_path / "runs" / "uploads" / "images") == []
+
+
+def test_archive_that_is_too_large_is_not_even_looked_at(tmp_path, kept, monkeypatch):
+    monkeypatch.setattr(uploads, "ARCHIVE_BYTES", 100)
+    assert "allowed is at most 100" in refused(kept.keep_images, archive(), tmp_path)
+    assert not kept.folder.exists()
+
+
+def test_full_disk_is_said_before(tmp_path, kept, monkeypatch):
+    class Usage:
+        free = uploads.SPARE_BYTES
+
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage)
+    for keep, content in ((kept.keep_images, archive()), (kept.keep_network, checkpoint(tmp_path))):
+        with pytest.raises(DataError, match="the disk has 512 MB left: allowed are uploads when there are 51[0-9]"):
+            keep(io.BytesIO(content), "a")
+    assert files_in(tmp_path / "runs") == []
+
+
+def test_disk_that_fails_is_said_in_a_sentence(tmp_path, kept, monkeypatch):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dashboard.server.uploads.sync", fails)
+    assert "No space left" in refused(kept.keep_network, checkpoint(tmp_path), tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path, kept):
+    kept.keep_images(io.BytesIO(archive(1)), "a.zip")
+    folder = kept.folder / "images"
+    for name, age in ((".old", 2 * 24 * 3600), (".young", 60)):
+        (folder / name).mkdir()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    kept.keep_images(io.BytesIO(archive(2)), "b.zip")
+    assert [name for name in os.listdir(folder) if name.startswith(".")] == [".young"]
+
+
+def test_same_file_at_the_same_moment(kept):
+    content, folders = archive(), []
+    threads = [threading.Thread(target=lambda: folders.append(kept.keep_images(io.BytesIO(content), "a.zip"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(folders) == 4
+    assert len(set(folders)) == 1
+
+
+def test_names_of_runs(tmp_path, kept):
+    path = kept.keep_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
+    plain = PRESETS["quick"]
+    mine = replace(plain, generation=replace(plain.generation, model=path), quantization=replace(plain.quantization, model=path))
+    assert kept.run_name(plain) == ""
+    assert kept.run_name(mine) == "mine (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
+    assert kept.run_name(plain, "cats.zip") == "resnet20_cifar10, cats.zip, W3A3 W4A4 W5A5"
+
+
+def test_network_whose_label_is_gone_is_still_listed(tmp_path, kept):
+    path = kept.keep_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
+    for path_of_label in (kept.folder / "networks").glob("*.json"):
+        path_of_label.write_text("{")
+    assert list(kept.networks()) == [path]
+    assert "an uploaded network" in kept.networks()[path]

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from core.reporting import Frame
+from core.runs.store import Record
+from dashboard.tables import iterations
+
+
+def test_moments_that_every_lane_has_kept():
+    assert iterations.common([[1, 5, 9], [1, 9, 10]]) == [1, 9]
+    assert iterations.common([[1, 5], []]) == []
+    assert iterations.common([]) == []
+
+
+@pytest.mark.parametrize(("step", "shown"), [(None, None), (5, 5), (7, 5), (1, 5), (9, 5), (10, 10), (11, 10), (12, None), (99, None)])
+def test_nearest_moment_is_one_that_was_kept_and_the_newest_is_none(step, shown):
+    assert iterations.nearest(step, [5, 10, 12], 12) == shown
+
+
+def test_nothing_but_the_newest_where_nothing_was_kept():
+    assert iterations.nearest(3, [], 8) is None
+    assert iterations.nearest(3, [8], 8) is None
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "0", "1.5", "", "٣"])
+def test_what_is_no_iteration_in_the_address_is_named(text):
+    step, problem = iterations.from_address(text)
+    assert step is None
+    assert repr(text) in problem
+    assert "allowed is" in problem
+
+
+def test_iteration_in_the_address():
+    assert iterations.from_address("12") == (12, "")
+    assert iterations.from_address(None) == (None, "")
+    assert iterations.from_address("9" * 400)[0] == 999_999_999_999
+
+
+def test_history_stays_in_the_batch_as_others_show_other_images():
+    kept = [1, 4, 8, 9, 12, 16, 17]
+    assert iterations.history(12, kept, 8) == [9, 12, 16]
+    assert iterations.history(11, kept, 8) == [9, 11, 12, 16]
+
+
+@pytest.mark.parametrize("step", [1, 2, 50, 57, 99, 100])
+def test_history_of_many_moments_is_spread_evenly_with_the_shown_one(step):
+    chosen = iterations.history(step, range(1, 101), 100)
+    assert len(chosen) == iterations.STRIP
+    assert step in chosen
+    assert (chosen[0], chosen[-1]) == (1, 100)
+    assert max(after - before for before, after in zip(chosen, chosen[1:])) <= 18
+
+
+def test_values_of_each_lane_at_a_moment():
+    records = {"adam": Record(1, "generation", "adam", 3, {"total": 12.3456, "bns": 7.0})}
+    parts = {"total": "total loss", "bns": "L_BNS (batch-norm statistics)"}
+    assert iterations.values(records, parts, "iteration 3 of 9") == ["Adam, iteration 3 of 9: total loss 12.35, L_BNS 7"]
+
+
+def test_summary_says_what_was_written_down():
+    frame = Frame(1, np.zeros((2, 3, 1, 1), np.uint8), np.zeros(2), np.zeros(2), np.float32([0.5, 1]))
+    record = Record(1, "generation", "adam", 1, {"bns": 9.0, "agreement": 50.0})
+    assert iterations.summary(frame, record) == "L_BNS 9 · teacher agrees on 50 % · confidence 75 %"
+    assert iterations.summary(Frame(1, frame.images, frame.labels), None) == ""

@@ -1,0 +1,103 @@
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.runs.paper_table import Measurement, paper_rows
+from dashboard.tables import results
+
+TABLE = Path(__file__).parents[3] / "assets" / "paper" / "results.csv"
+
+
+def test_accuracies_are_rows_in_order():
+    known = {
+        "full_precision": {"top1": 92.1},
+        "accuracy/mi-fgsm/W4A4": {"bits": 4, "calibrated": 90.0},
+        "accuracy/mi-fgsm/W3A3": {"bits": 3, "calibrated": 80.0},
+        "accuracy/adam/W3A3": {"bits": 3, "calibrated": 79.0},
+    }
+    assert [(row["lane"], row["bits"]) for row in results.accuracies(known)] == [("mi-fgsm", 3), ("mi-fgsm", 4), ("adam", 3)]
+
+
+def test_drop_is_full_precision_less_trained():
+    rows = [
+        {"lane": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.25},
+        {"lane": "adam", "bits": 3, "calibrated": 80.0},
+    ]
+    assert [row["drop"] for row in results.accuracy_table(rows, 92.1)] == [0.85, None]
+
+
+def test_paper_rows_are_those_of_the_file():
+    with TABLE.open(newline="") as file:
+        expected = {
+            int(row["bits"]): float(row["dffg"])
+            for row in csv.DictReader(file)
+            if (row["dataset"], row["model"]) == ("cifar10", "resnet20")
+        }
+    assert results.paper_accuracies("resnet20_cifar10") == ({"DFFG": expected}, 93.89)
+    assert [row["bits"] for row in results.paper_table("resnet20_cifar10")] == [3, 4, 5]
+    assert results.paper_accuracies("some/network.safetensors") == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("network", "dataset", "model", "bits"),
+    [
+        ("pytorchcv:resnet20_cifar10", "cifar10", "resnet20", [3, 4, 5]),
+        ("pytorchcv:resnet20_cifar100", "cifar100", "resnet20", [3, 4, 5]),
+        ("pytorchcv:resnet18", "imagenet", "resnet18", [4, 5]),
+        ("pytorchcv:mobilenetv2_w1", "imagenet", "mobilenetv2", [4, 5]),
+        ("pytorchcv:resnet50", "imagenet", "resnet50", [4, 5]),
+        ("torchvision:resnet50", "", "", []),
+    ],
+)
+def test_paper_rows_of_its_own_checkpoints(network, dataset, model, bits):
+    assert [(row.dataset, row.network, row.bits) for row in paper_rows(network)] == [(dataset, model, width) for width in bits]
+
+
+def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_none():
+    first, second, *_ = paper_rows()
+    kept = Measurement(
+        first.name, "resnet20_cifar10", 92.1, {"mi-fgsm": 88.85}, {"mi-fgsm": 0.7}, "2,000 images", "quick", "2001-02-03", ""
+    )
+    older = replace(kept, top1={"mi-fgsm": 80.0}, when="2000-01-01", run="a run")
+    lines = results.whole_table([(first, [kept, older]), (second, [])])
+    assert [line["measured here"] for line in lines] == ["2001-02-03", "not measured"]
+    assert [line["drop mi-fgsm"] for line in lines] == [3.25, None]
+    assert [line["drop adam"] for line in lines] == [None, None]
+    assert [line["drop DFFG"] for line in lines] == [9.21, 2.26]
+    assert (lines[1]["DFFG"], lines[1]["ZeroQ"], lines[0]["ZAQ"]) == (91.63, 89.66, None)
+    measured = results.measured_table([kept, older])
+    assert [(line["top-1 mi-fgsm"], line["drop mi-fgsm"], line["± mi-fgsm"], line["run"]) for line in measured] == [
+        (88.85, 3.25, 0.7, "kept with the program"),
+        (80.0, 12.1, 0.7, "a run"),
+    ]
+    assert measured[0]["started from"] == "resnet20_cifar10, this project's checkpoint, not the paper's"
+
+
+def test_diversities_by_lane():
+    assert results.diversities({"diversity/adam": {"images": 2}, "full_precision": {}}) == {"adam": {"images": 2}}
+
+
+def test_references_are_no_lanes_and_lanes_no_references():
+    figures = {"images": 2, "mean_similarity": 0.5}
+    known = {"diversity/adam": figures, "reference/noise": figures, "reference/real": {"left_out": "none fits"}}
+    assert results.diversities(known).keys() == {"adam"}
+    assert results.references(known) == {"noise": figures}
+    assert results.references({"diversity/adam": figures}) == {}
+    # images that were given under such a name keep it
+    assert results.references({**known, "diversity/noise": figures}) == {}
+
+
+def test_diversity_table_has_all_sets_and_nothing_where_a_run_did_not_measure_it():
+    old = {"images": 8, "mean_similarity": 0.4, "within_class_similarity": None}
+    new = {**old, "snapshot_similarity": 0.9, "nearest_similarity": 0.8, "close_share": 0.25}
+    first, second = results.diversity_table({"mi-fgsm": old}, {"real": new})
+    assert (first["set"], first["images"], first["all pairs"], first["nearest"], first["nearly the same %"]) == (
+        "MI-FGSM",
+        8,
+        0.4,
+        None,
+        None,
+    )
+    assert (second["set"], second["snapshots"], second["nearest"], second["nearly the same %"]) == ("real images", 0.9, 0.8, 25)

@@ -1,0 +1,138 @@
+"""Means and deviations against numpy's, and which runs are one series."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from core.config import RunConfig
+from dashboard.tables.results import accuracy_table, paper_accuracies, paper_methods
+from dashboard.tables.series import Evaluated, accuracy_series, differ_only_in_seeds
+
+START = RunConfig(bits=(3, 4))
+
+
+def with_seed(seed, config=START):
+    return replace(
+        config,
+        generation=replace(config.generation, seed=seed),
+        quantization=replace(config.quantization, quantization_seed=seed),
+    )
+
+
+def figures(calibrated, quantized=None, error=0.7, **more):
+    trained = {} if quantized is None else {"quantized": quantized, "standard_error": error, "steps": 30, "seconds": 10.0}
+    return {"calibrated": calibrated, "bits": 4, **trained, **more}
+
+
+def evaluated(config, name="a run", turned=(), **by_lane):
+    """by_lane: figures at 4 bits."""
+    return Evaluated(name, config, {f"accuracy/{lane.replace('_', '-')}/W4A4": value for lane, value in by_lane.items()}, turned)
+
+
+def test_runs_that_differ_only_in_seeds_are_a_mean_with_their_deviation():
+    tops, before = [88.85, 89.4, 87.25], [80.0, 81.5, 79.0]
+    runs = [evaluated(with_seed(seed), mi_fgsm=figures(before[seed], tops[seed], seconds=10.0 + seed)) for seed in range(3)]
+    (row,) = accuracy_series(runs)
+    assert (row["lane"], row["bits"], row["label"], row["range"], row["runs"]) == ("mi-fgsm", 4, "", "lsq", 3)
+    assert row["quantized"] == pytest.approx(np.mean(tops))
+    assert row["standard_error"] == pytest.approx(np.std(tops, ddof=1))
+    assert row["calibrated"] == pytest.approx(np.mean(before))
+    assert row["calibrated_error"] == pytest.approx(np.std(before, ddof=1))
+    assert row["seconds"] == pytest.approx(11.0)
+    (line,) = accuracy_table([row], 92.1)
+    assert (line["trained %"], line["±"], line["± is"]) == (88.5, 1.12, "deviation over 3 seeds")
+    assert line["drop"] == pytest.approx(92.1 - 88.5)
+
+
+def test_one_run_has_the_standard_error_of_its_evaluation():
+    (row,) = accuracy_series([evaluated(START, mi_fgsm=figures(80.0, 88.0, error=0.72))])
+    assert (row["runs"], row["standard_error"], row["calibrated_error"]) == (1, 0.72, None)
+    (line,) = accuracy_table([row], 92.1)
+    assert (line["± is"], "setting" in line) == ("standard error", False)
+
+
+def test_the_same_seeds_twice_are_no_second_measurement():
+    runs = [evaluated(with_seed(1), adam=figures(80.0, 88.0)), evaluated(with_seed(1), adam=figures(80.0, 88.0))]
+    (row,) = accuracy_series(runs)
+    assert (row["runs"], row["standard_error"]) == (1, 0.7)
+
+
+def test_a_run_that_still_trains_does_not_hold_up_the_others():
+    runs = [evaluated(with_seed(seed), adam=figures(80.0 + seed, None if seed == 2 else 88.0 + seed)) for seed in range(3)]
+    (row,) = accuracy_series(runs)
+    assert (row["runs"], row["quantized"], row["calibrated"]) == (2, 88.5, 81.0)
+    (row,) = accuracy_series(runs[2:])
+    assert (row["runs"], row["quantized"], row["standard_error"]) == (1, None, None)
+
+
+def test_other_settings_are_series_of_their_own_called_by_what_differs():
+    white = replace(START, generation=replace(START.generation, noise="white"), quantization=replace(START.quantization, range="minmax"))
+    runs = [evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, white, with_seed(1, white))]
+    rows = accuracy_series(runs)
+    assert [(row["lane"], row["label"], row["range"], row["runs"]) for row in rows] == [
+        ("mi-fgsm", "noise pink, range lsq", "lsq", 1),
+        ("mi-fgsm", "noise white, range minmax", "minmax", 2),
+        ("adam", "noise pink, range lsq", "lsq", 1),
+        ("adam", "noise white, range minmax", "minmax", 2),
+    ]
+
+
+def test_a_knob_of_one_optimizer_does_not_part_the_other():
+    other = replace(with_seed(1), generation=replace(START.generation, seed=1, epsilon=0.2))
+    rows = accuracy_series([evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, other)])
+    assert [(row["lane"], row["label"], row["runs"]) for row in rows] == [
+        ("mi-fgsm", "epsilon 0.1", 1),
+        ("mi-fgsm", "epsilon 0.2", 1),
+        ("adam", "", 2),
+    ]
+
+
+def test_what_has_no_bearing_on_accuracy_parts_nothing():
+    other = replace(with_seed(1), encoder="", generation=replace(START.generation, seed=1, threads=2, device="cpu", compile=True))
+    (row,) = accuracy_series([evaluated(START, adam=figures(80.0, 88.0)), evaluated(other, adam=figures(80.0, 88.0))])
+    assert row["runs"] == 2
+
+
+def test_a_run_that_somebody_turned_is_no_second_seed():
+    turned = [{"lane": "adam", "step": 3, "name": "lr", "value": 0.2}]
+    runs = [
+        evaluated(START, adam=figures(80.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
+        evaluated(with_seed(1), "turned", turned, adam=figures(81.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
+    ]
+    rows = [(row["lane"], row["label"], row["runs"]) for row in accuracy_series(runs)]
+    # what was turned for adam is not turned for mi-fgsm
+    assert rows == [("mi-fgsm", "", 2), ("adam", "as set", 1), ("adam", "knobs turned while it ran", 1)]
+
+
+def test_runs_that_differ_in_much_or_in_their_images_are_called_by_their_names():
+    much = replace(START.quantization, range="mse", batch_size=32, temperature=2.0, averaging=0.5)
+    runs = [
+        evaluated(START, "plain", adam=figures(80.0, 88.0)),
+        evaluated(with_seed(1), "again", adam=figures(80.0, 88.0)),
+        evaluated(replace(START, quantization=much), "other", adam=figures(82.0, 88.0)),
+        evaluated(replace(START, images_from="somewhere"), "other", adam=figures(83.0, 88.0)),
+    ]
+    rows = [(row["label"], row["runs"], row["calibrated"]) for row in accuracy_series(runs)]
+    assert rows == [("plain and 1 more", 2, 80.0), ("other", 1, 82.0), ("other (2)", 1, 83.0)]
+
+
+def test_widths_are_in_order_whatever_order_they_came_in():
+    known = {"accuracy/adam/W8A8": figures(92.0, bits=8), "accuracy/adam/W2A2": figures(40.0, bits=2), "accuracy/adam/W4A4": figures(90.0)}
+    assert [row["bits"] for row in accuracy_series([Evaluated("a", replace(START, bits=(8, 2, 4)), known)])] == [2, 4, 8]
+
+
+def test_which_runs_differ_only_in_seeds():
+    assert differ_only_in_seeds(START, with_seed(1))
+    assert not differ_only_in_seeds(START, START)
+    assert not differ_only_in_seeds(START, with_seed(1, replace(START, bits=(3,))))
+    assert not differ_only_in_seeds(START, with_seed(1, replace(START, steps_by_bits={3: 7})))
+    assert not differ_only_in_seeds(START, with_seed(1, replace(START, generation=replace(START.generation, noise="white"))))
+
+
+def test_methods_of_the_paper():
+    assert paper_methods("resnet20_cifar10")[0] == "dffg"
+    assert set(paper_methods("resnet20_cifar10")) == {"dffg", "real_data", "zeroq", "dsg", "zaq", "qimera", "gdfq", "intraq"}
+    assert "real_data" not in paper_methods("pytorchcv:resnet50") or paper_accuracies("pytorchcv:resnet50", ["real_data"])[0]
+    assert paper_methods("mine.safetensors") == []
+    assert paper_accuracies("resnet20_cifar10", ["qimera", "nonsense"])[0] == {"Qimera": {4: 91.26, 5: 93.46}}
