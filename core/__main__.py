@@ -316,7 +316,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _start(options: argparse.Namespace, config: RunConfig, part: str) -> dict[str, Any]:
     """A new run in the store, and here to its end. part: what of it the command is about; empty: everything."""
-    from core.data.image_sets import check_free
+    from core.files import check_free
 
     if options.out is not None:
         check_free(options.out)
@@ -550,7 +550,7 @@ def _pretrain(options: argparse.Namespace) -> dict[str, Any]:
 
 def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
     config = _config(EncoderTrainingConfig, options)
-    from core.data.image_sets import check_free, whole_or_nothing
+    from core.files import check_free, whole_or_nothing
 
     check_free(options.out)
     from core.data.labelled import open_training_set

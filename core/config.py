@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from core.errors import ConfigError, UnknownNameError, shown
+from core.layout import NAME_BYTES, PATH_BYTES
 
 OPTIMIZERS = ("mi-fgsm", "adam")
 RANGE_METHODS = ("minmax", "mse", "lsq")
@@ -27,9 +28,6 @@ EXPORT_FORMATS = (*NETWORK_FORMATS, *IMAGE_FORMATS, "card")
 LIVE_KNOBS = ("epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta")
 # evaluation images that have a name; all others are folders
 EVALUATION_SETS = ("embedded", "cifar10", "cifar100")
-# of a name or path: no file system takes longer ones
-PATH_BYTES = 4000
-NAME_BYTES = 255
 # flags that are shorter than the knob's name, where the command leaves no doubt
 _FLAGS = {"quantization_seed": "seed", "training_lr": "lr"}
 MOST_EVALUATIONS = 100

@@ -4,6 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+# no file system takes longer paths and names
+PATH_BYTES = 4000
+NAME_BYTES = 255
 IMAGES = "images"  # images/LANE: a set of images each
 QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
 GIVEN = "given"  # the lane of images that were not generated in this run

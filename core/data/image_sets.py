@@ -7,10 +7,8 @@ folders of real images, and archives.
 import json
 import math
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +19,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import v2
 
-from core.config import NAME_BYTES, PATH_BYTES
 from core.data.archives import is_archive, unpack_images
 from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labelled import class_mapping, open_image_folder
 from core.data.numpy_archives import SUFFIX, read_numpy_archive
-from core.errors import DataError, shown
-from core.files import sync_tree, whole, write_json
-from core.layout import IMAGES_FILE, MANIFEST, plain_rights
+from core.errors import DataError
+from core.files import whole, write_json
+from core.layout import IMAGES_FILE, MANIFEST
 from core.models.registry import ModelSpec
-
-OUT_BYTES = 200  # until it is whole, what is written has a longer name
 
 
 @dataclass
@@ -132,71 +127,3 @@ def _from_image_folder(folder: Path, spec: ModelSpec | None) -> ImageSet:
         raise DataError(f"{folder} has images of {len(sizes)} sizes, such as {sorted(sizes)[:2]}: allowed is one size for all")
     labels = torch.tensor([mapping[label] for label in dataset.targets])
     return ImageSet(torch.stack(images), labels, {"source": str(folder), "images": len(images)})
-
-
-@contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name when the block ends well, and disappears when it does not.
-
-    Raises DataError when `out` exists and is not an empty folder: nothing that is there is overwritten.
-    """
-    check_free(out)
-    out = Path(os.path.realpath(out))
-    with parents_of(out):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            yield temporary
-            plain_rights(temporary)
-            sync_tree(temporary)
-            if out.is_dir():
-                out.rmdir()
-            temporary.rename(out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-@contextmanager
-def parents_of(out: Path) -> Iterator[None]:
-    """Makes the folders above `out` for the block; those that were missing are removed again when it does not end well."""
-    missing = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for parent in missing:
-            # someone else may have put something there
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def check_free(out: Path) -> None:
-    """Raises DataError unless `out` is a new name that can be made, or an empty folder other than the current one."""
-    # the functions of os.path, unlike those of Path, take what cannot be looked at for what is not there
-    if os.path.lexists(out) and not _is_empty_folder(out):
-        raise DataError(f"{str(out)!r} exists already: allowed is a new or an empty folder")
-    if os.path.realpath(out) == os.path.realpath("."):
-        raise DataError(f"{str(out)!r} is the current folder: allowed is a new folder, or another empty one")
-    check_parents(out)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    try:
-        return not any(path.iterdir())
-    except OSError:  # no folder, or none that may be looked into
-        return False
-
-
-def check_parents(out: Path) -> None:
-    """Raises DataError unless `out` lies, however deep, in a folder that can be written to."""
-    path = out.absolute()
-    if len(os.fsencode(path.name)) > OUT_BYTES or any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
-        raise DataError(
-            f"{shown(str(out))} is too long: allowed is a name of at most {OUT_BYTES} bytes, in folders of at most {NAME_BYTES}"
-        )
-    if len(os.fsencode(path)) > PATH_BYTES:
-        raise DataError(f"{shown(str(out))} is too long: allowed is a path of at most {PATH_BYTES:,} bytes")
-    parent = next(parent for parent in path.parents if os.path.lexists(parent))
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
-        raise DataError(f"{str(out)!r} cannot be made in {str(parent)!r}: allowed is a name in a folder that can be written to")

@@ -20,9 +20,10 @@ from torchvision.utils import make_grid
 
 from core import layout
 from core.config import GenerationConfig, QuantizationConfig, RunConfig, knobs
-from core.data.image_sets import ImageSet, load_image_set, whole_or_nothing
+from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line
 from core.export.commands import bare_name, commands
+from core.files import whole_or_nothing
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, load_model
 from core.models.registry import CIFAR10_CLASSES
 

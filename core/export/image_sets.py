@@ -17,10 +17,10 @@ from torch import nn
 from core import layout
 from core.config import IMAGE_FORMATS, OPTIMIZERS, RunConfig
 from core.data.class_folders import FOLDERS, write_class_folders
-from core.data.image_sets import ImageSet, check_free, check_parents, load_image_set, parents_of, save_image_set, whole_or_nothing
+from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.numpy_archives import SUFFIX, write_numpy_archive
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
-from core.files import whole, write_json
+from core.files import check_free, check_parents, parents_of, whole, whole_or_nothing, write_json
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import check_images

@@ -9,13 +9,12 @@ from typing import Any
 
 from core import layout
 from core.config import NETWORK_FORMATS, OPTIMIZERS, QuantizationConfig, RunConfig
-from core.data.image_sets import check_parents, parents_of
 from core.data.labelled import load_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
-from core.files import whole
+from core.files import check_parents, parents_of, whole
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
 from core.models.programs.translation import save_program

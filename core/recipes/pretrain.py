@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from core.config import PretrainConfig
-from core.data.image_sets import check_parents, parents_of
 from core.data.labelled import LabelledImages
 from core.errors import ConfigError, DataError, ModelError
+from core.files import check_parents, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
 from core.threads import cpu_threads

@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 from core import layout
-from core.data.image_sets import check_free, parents_of
 from core.errors import DataError, first_line
-from core.files import partial_copy, remove, sync_tree
+from core.files import check_free, parents_of, partial_copy, remove, sync_tree
 from core.runs.store import Run, RunStore
 
 # for the pages and for going on, not for a person who wants the results

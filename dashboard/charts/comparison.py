@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 
 from core.config import GenerationConfig, RunConfig
 from core.runs.store import Run
-from dashboard.charts.style import POINTS, laid_out, lane_name, numbers, thinned
+from dashboard.charts.style import POINTS, laid_out, numbers, thinned
+from dashboard.names import lane_name
 from dashboard.tables import results
 from dashboard.tables.run_list import BASELINE, width_of
 from dashboard.text import plotly, shown

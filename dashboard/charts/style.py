@@ -19,6 +19,7 @@ import pandas  # noqa: F401
 import plotly.graph_objects as go
 
 from core.runs.store import Record
+from dashboard.names import lane_name
 from dashboard.text import plotly
 
 COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73", "real": "#86672B", "noise": "#9A5BE0"}
@@ -27,7 +28,6 @@ PAPER = "#CC79A7"
 NEUTRAL = "#808080"  # lines and areas that belong to no lane: cursors, marks of changes in all lanes, spreads
 SCALE = "Cividis"  # of heatmaps: the same order for everybody, also printed grey
 POINTS = 600  # of a curve
-NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
 Figure = dict[str, Any]  # plain, as plotly.js takes it
 _T = TypeVar("_T")
 
@@ -35,12 +35,6 @@ _T = TypeVar("_T")
 def colour(lane: str) -> str:
     """The colour of an optimizer; `lane` may go on with a bit width, as in "adam W4A4"."""
     return COLOURS.get(lane.split(" ")[0], NEUTRAL)
-
-
-def lane_name(lane: str) -> str:
-    """How a lane is called on the page, as it is: text from outside, where a run was given its images."""
-    first, _, rest = lane.partition(" ")
-    return f"{NAMES.get(first, first)} {rest}".strip()
 
 
 def title_of(lane: str) -> str:

@@ -21,7 +21,7 @@ from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import whole, write_json
 from core.runs.store import Run
-from dashboard.charts.style import lane_name
+from dashboard.names import lane_name
 from dashboard.tables import results
 
 _ROOT = Path(__file__).parents[2]

@@ -34,8 +34,8 @@ from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import files as chart_files
 from dashboard.charts import generation as generation_charts
 from dashboard.charts import training as training_charts
-from dashboard.charts.style import lane_name
 from dashboard.images import contact_sheet
+from dashboard.names import lane_name
 from dashboard.tables import results
 from dashboard.text import shown
 

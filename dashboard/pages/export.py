@@ -8,6 +8,7 @@ from core.errors import CoreError
 from dashboard import session, text
 from dashboard.components import figures
 from dashboard.downloads import artifacts, report
+from dashboard.names import class_names
 from dashboard.updates import live_view
 
 st.title("Export")
@@ -26,7 +27,7 @@ store = session.store()
 st.download_button(
     "Report of the run (HTML)",
     # made when it is pressed, of the run as it is then
-    partial(report.report_now, store, run.id, live_view.classes),
+    partial(report.report_now, store, run.id, class_names),
     file_name=report.file_name(run),
     mime="text/html",
     on_click="ignore",

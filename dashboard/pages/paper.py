@@ -6,9 +6,9 @@ from core.config import OPTIMIZERS, PRESETS
 from core.errors import CoreError
 from core.runs import paper_table
 from dashboard import session, text
-from dashboard.charts.style import lane_name
 from dashboard.components import figures
 from dashboard.forms import run as forms
+from dashboard.names import lane_name
 from dashboard.tables import results
 
 st.title("The paper's table")

@@ -132,8 +132,9 @@ class Uploads:
 
     def _keep_images(self, file: IO[bytes], name: str, size: int) -> Path:
         # these import torch
-        from core.data.image_sets import ImageSet, save_image_set, whole_or_nothing
+        from core.data.image_sets import ImageSet, save_image_set
         from core.data.numpy_archives import SUFFIX, read_numpy_archive
+        from core.files import whole_or_nothing
 
         target = self._made("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
         if target.is_dir():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from core.reporting import Frame
 from core.runs.store import Record, Run
-from dashboard.charts.style import lane_name
+from dashboard.names import lane_name
 
 STRIP = 12  # moments of one image beside each other
 

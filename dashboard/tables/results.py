@@ -7,7 +7,7 @@ from typing import Any
 
 from core.config import OPTIMIZERS
 from core.runs.paper_table import KEPT, METHODS, NOT_MEASURED, Measurement, PaperRow, checkpoint_of, paper_rows
-from dashboard.charts.style import lane_name
+from dashboard.names import lane_name
 
 
 def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:

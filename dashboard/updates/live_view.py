@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -272,23 +271,3 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
 def _pictures(run: Run) -> list[int]:
     """What changes with the newest pictures of each lane."""
     return [session.store().frame_version(run.id, lane) for lane in run.config.optimizers]
-
-
-def classes(model: str, labels: Iterable[int]) -> Sequence[str]:
-    """Class names of a network, enough for these labels; numbers where its file is gone."""
-    names = _classes(model)
-    return [*names, *(f"class {index}" for index in range(len(names), max(map(int, labels), default=-1) + 1))]
-
-
-@cache
-def _classes(model: str) -> Sequence[str]:
-    from core.models.registry import MODELS
-
-    if model in MODELS:
-        return MODELS[model][1].classes
-    from core.models.full_precision import find_model
-
-    try:
-        return find_model(model)[1].classes
-    except CoreError:
-        return ()

@@ -12,9 +12,10 @@ from core import layout
 from core.runs.store import Run
 from dashboard import session, text
 from dashboard.charts import diversity as diversity_charts
-from dashboard.charts.style import json_of, lane_name
+from dashboard.charts.style import json_of
 from dashboard.components import figures
 from dashboard.images import contact_sheet, rows
+from dashboard.names import class_names, lane_name
 from dashboard.tables import results
 from dashboard.updates import live_view
 
@@ -67,7 +68,7 @@ def similarity(run: Run) -> None:
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
     for place, (lane, of_set) in zip(st.columns(len(measured)), measured.items()):
-        classes = live_view.classes(run.config.generation.model, of_set["matrix"]["labels"])
+        classes = class_names(run.config.generation.model, of_set["matrix"]["labels"])
         with place:
             matrix = diversity_charts.matrix_figure(lane, of_set["matrix"], classes, low)
             figures.show(json_of(matrix), f"matrix {lane}", f"{run.name} similarity matrix {lane}")
@@ -111,7 +112,7 @@ def pictures(run: Run) -> None:
     st.header("Images", divider=False)
     for place, lane in zip(st.columns(len(measured)), measured):
         if lane in sheets:
-            classes = live_view.classes(run.config.generation.model, sheets[lane][1])
+            classes = class_names(run.config.generation.model, sheets[lane][1])
             place.markdown(f"**{text.plain(lane_name(lane))}**")
             place.html(contact_sheet.sheet_html(*sheets[lane], classes, f"images by {lane_name(lane)}", rows=8))
 
@@ -188,7 +189,7 @@ def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, la
     if read is None:
         return
     pixels, labels = read
-    classes = live_view.classes(run.config.generation.model, labels)
+    classes = class_names(run.config.generation.model, labels)
     captions = [classes[labels[0]], *(f"{cosine:.3f} {classes[label]}" for cosine, label in zip(near["cosine"][place], labels[1:]))]
     alt = f"image {number} by {lane_name(lane)}, and the images nearest to it"
     st.html(rows.row_html([pixels[start : start + 1] for start in range(len(pixels))], captions, alt))

@@ -17,10 +17,11 @@ from core.runs.state import RunState
 from core.runs.store import Record, Run
 from dashboard import session, text
 from dashboard.charts import generation as generation_charts
-from dashboard.charts.style import json_of, lane_name
+from dashboard.charts.style import json_of
 from dashboard.components import elements, figures
 from dashboard.forms import run as forms
 from dashboard.images import contact_sheet
+from dashboard.names import class_names, lane_name
 from dashboard.tables import iterations
 from dashboard.updates import live_view
 
@@ -323,7 +324,7 @@ def _one_image(run_id: str, attempt: int, lane: str, step: int, index: int) -> F
 def _names(model: str, *frames: Frame) -> Sequence[str]:
     """Class names for all that frames show and the teacher takes it for."""
     labels = [label for frame in frames for of in (frame.labels, frame.predicted) if of is not None for label in of]
-    return live_view.classes(model, labels)
+    return class_names(model, labels)
 
 
 def _view(address: Mapping[str, str]) -> str:

@@ -17,8 +17,9 @@ from core.runs.state import RunState
 from core.runs.store import Run
 from dashboard import session, text
 from dashboard.charts import training as training_charts
-from dashboard.charts.style import json_of, lane_name
+from dashboard.charts.style import json_of
 from dashboard.components import figures
+from dashboard.names import lane_name
 from dashboard.tables import results
 from dashboard.updates import live_view
 from dashboard.views import accuracy

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from core.data.image_sets import ImageSet, check_free, load_image_set, save_image_set, whole_or_nothing, write_image_set
+from core.data.image_sets import ImageSet, load_image_set, save_image_set, write_image_set
 from core.errors import DataError
+from core.files import check_free, whole_or_nothing
 from core.models.registry import ModelSpec
 
 

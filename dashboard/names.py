@@ -1,0 +1,36 @@
+"""What methods and classes are called on the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from core.errors import CoreError
+
+NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
+
+
+def lane_name(lane: str) -> str:
+    """How a lane is called on the page, as it is: text from outside, where a run was given its images."""
+    first, _, rest = lane.partition(" ")
+    return f"{NAMES.get(first, first)} {rest}".strip()
+
+
+def class_names(model: str, labels: Iterable[int]) -> Sequence[str]:
+    """Class names of a network, enough for these labels; numbers where its file is gone."""
+    known = _known_classes(model)
+    return [*known, *(f"class {index}" for index in range(len(known), max(map(int, labels), default=-1) + 1))]
+
+
+@cache
+def _known_classes(model: str) -> Sequence[str]:
+    from core.models.registry import MODELS
+
+    if model in MODELS:
+        return MODELS[model][1].classes
+    from core.models.full_precision import find_model
+
+    try:
+        return find_model(model)[1].classes
+    except CoreError:
+        return ()
