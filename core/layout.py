@@ -9,7 +9,7 @@ PATH_BYTES = 4000
 NAME_BYTES = 255
 IMAGES = "images"  # images/LANE: a set of images each
 QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
-GIVEN = "given"  # the lane of images that were not generated in this run
+GIVEN = "given"  # the method of images that were not generated in this run
 FRAMES = "frames"  # frames/LANE: what was on the screen
 RUNNING_STATISTICS = "running_statistics.npz"  # in it
 CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
@@ -22,19 +22,19 @@ IMAGES_FILE = "images.safetensors"
 MANIFEST = "manifest.json"  # written last into a set of images: where it is, the set is whole
 
 
-def image_lanes(folder: Path) -> list[str]:
+def image_methods(folder: Path) -> list[str]:
     """Lanes below a folder of image sets, only those that are whole."""
     return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
 
 
-def given_sets(root: Path, lanes: Sequence[str]) -> dict[str, Path]:
-    """Lane -> folder or file of the images that a run was given.
+def given_sets(root: Path, methods: Sequence[str]) -> dict[str, Path]:
+    """MethodImages -> folder or file of the images that a run was given.
 
-    One set is one lane; a folder that holds sets, as a run leaves them, is one lane for each of `lanes` that it has.
+    One set is one method; a folder that holds sets, as a run leaves them, is one method for each of `methods` that it has.
     """
     if os.path.isfile(root / MANIFEST):
         return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
-    return {name: root / name for name in lanes if (root / name).is_dir()} or {GIVEN: root}
+    return {name: root / name for name in methods if (root / name).is_dir()} or {GIVEN: root}
 
 
 def plain_rights(path: Path) -> None:

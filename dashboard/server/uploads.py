@@ -28,7 +28,7 @@ from core.layout import NETWORKS, UPLOADS, plain_rights
 from dashboard import text
 
 PROGRAM = ".pt2"
-GIVEN = "given"  # the lane of images that were not generated, as the pipeline names it
+GIVEN = "given"  # the method of images that were not generated, as the pipeline names it
 MEGABYTE = 1 << 20
 # a ResNet-152 is 230 MB. Streamlit holds what is uploaded in memory, and lets in no more than `server.maxUploadSize`
 NETWORK_BYTES = 500 * MEGABYTE
@@ -116,7 +116,7 @@ class Uploads:
             return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
-        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, to be used as `images_from` with the lane GIVEN.
+        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, to be used as `images_from` with the method GIVEN.
 
         Raises DataError, naming the file, when it is not what core.data.archives allows.
         """
