@@ -27,7 +27,7 @@ QUICK = PRESETS["quick"]
 CONFIG = replace(
     QUICK,
     generation=replace(QUICK.generation, images=320),
-    quantization=replace(QUICK.quantization, steps=30),
+    training=replace(QUICK.training, steps=30),
     bits=(3, 4),
     steps_by_bits={},
 )
