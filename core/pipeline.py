@@ -25,7 +25,9 @@ from core.evaluation.diversity import DRAWN, measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
 from core.evaluation.references import NOISE, REAL, noise_images, real_images
 from core.files import remove, remove_partials, write_json
-from core.generation.loop import Synthesis, check_half_resolution
+from core.generation.loop import GenerationLoop
+from core.generation.methods import METHODS
+from core.generation.sources.pixels import check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import split_name
@@ -233,17 +235,19 @@ def generate(
     live: Live,
     checkpoints: Checkpoints | None = None,
     folder: Path | None = None,
-) -> list[Synthesis]:
+) -> list[GenerationLoop]:
     """All methods in step: each in turn does one iteration, so that whoever watches sees them at the same one.
 
     checkpoints, folder: where the state is saved and found, and where the images are kept until all are made.
     """
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [
-            Synthesis(model, config.generation, method, config.machine, reporter, live, folder and folder / method)
+            GenerationLoop(model, config.generation, method, config.machine, reporter, live, folder and folder / method)
             for method in config.methods
         ]
         reporter.result("layers", loops[0].layer_names)
+        reporter.result("terms", loops[0].terms())
+        reporter.result("methods", [{"name": method, "title": METHODS[method].title} for method in config.methods])
         reporter.running_statistics(loops[0].running_statistics())
         state = checkpoints and checkpoints.state("generation")
         for loop in loops:
