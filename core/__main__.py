@@ -34,7 +34,8 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, one_line, shown
+from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, one_line, quoted
+from core.layout import USER_IMAGES
 from core.memory import keep_memory
 from core.reporting import TEST, Both, Frame, Live, RunningStatistics, Untouched
 
@@ -237,7 +238,7 @@ def _add_layer_bits(command: argparse.ArgumentParser, default: tuple | None = No
 def _layer_width(text: str) -> tuple[str, int]:
     name, equals, bits = text.rpartition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no layer with its width: allowed are pairs such as output=8")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no layer with its width: allowed are pairs such as output=8")
     return name, _whole(bits)
 
 
@@ -245,26 +246,26 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number: allowed are numbers such as 4") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number: allowed are numbers such as 4") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no number: allowed are numbers such as 0.1") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no number: allowed are numbers such as 0.1") from None
 
 
 def _path(text: str) -> Path:
     # it is kept with the run, as text
     if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no path: allowed are names in UTF-8 without NUL")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no path: allowed are names in UTF-8 without NUL")
     return Path(text)
 
 
 def _run_id(text: str) -> str:
     if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no id of a run: allowed are those that `runs` lists")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no id of a run: allowed are those that `runs` lists")
     return text
 
 
@@ -301,13 +302,13 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
     config = RunConfig(
         generation=GenerationConfig(model=quantization.model, threads=quantization.threads, device=quantization.device),
         quantization=quantization,
-        optimizers=("given",),
+        optimizers=(USER_IMAGES,),
         bits=(quantization.weight_bits,),
         activation_bits=quantization.activation_bits,
         encoder="",
         images_from=options.images,
     )
-    return _start(options, config, f"quantized/given/{quantization.width}")
+    return _start(options, config, f"quantized/{USER_IMAGES}/{quantization.width}")
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
@@ -344,7 +345,7 @@ def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfi
         if given:
             name, value = next(iter(given.items()))
             value = str(value) if isinstance(value, Path) else value
-            raise ConfigError(f"{name} is {shown(value)} without a checkpoint: allowed is together with --checkpoint FILE")
+            raise ConfigError(f"{name} is {quoted(value)} without a checkpoint: allowed is together with --checkpoint FILE")
         return config
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])
@@ -455,7 +456,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         raise UnknownNameError("format", kind, EXPORT_FORMATS)
     for name, value in (("bits", options.bits), ("lane", options.lane or None)):
         if value is not None and (kind == "card" or (name == "bits" and kind in IMAGE_FORMATS)):
-            raise ConfigError(f"{name} is {shown(value)} with format {kind!r}, which has all: allowed is without --{name}")
+            raise ConfigError(f"{name} is {quoted(value)} with format {kind!r}, which has all: allowed is without --{name}")
     from core.runs.store import RunStore
 
     store = RunStore(options.runs)
@@ -520,7 +521,7 @@ def _table(options: argparse.Namespace) -> dict[str, Any]:
     if options.row is None:
         for name in ("preset", "model", "data", "seed", "threads", "device"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name} is {shown(getattr(options, name))}: allowed only with --run, which names a row to measure")
+                raise ConfigError(f"--{name} is {quoted(getattr(options, name))}: allowed only with --run, which names a row to measure")
     else:
         options.preset = options.preset or "quick"
         config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
@@ -550,7 +551,7 @@ def _pretrain(options: argparse.Namespace) -> dict[str, Any]:
 
 def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
     config = _config(EncoderTrainingConfig, options)
-    from core.files import check_free, whole_or_nothing
+    from core.files import atomic_folder, check_free
 
     check_free(options.out)
     from core.data.labelled import open_training_set
@@ -562,7 +563,7 @@ def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
         if config.data == "cifar10"
         else f"{len(dataset):,} images of {config.data}, with captions"
     )
-    with _Progress() as progress, whole_or_nothing(options.out) as folder:
+    with _Progress() as progress, atomic_folder(options.out) as folder:
         progress.stage("pretraining the encoder", 0)
         train_encoder(dataset, classes, config, folder, trained_on, progress.count)
     return {"out": str(options.out), "trained_on": trained_on}

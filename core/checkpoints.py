@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import RunError, first_line
-from core.files import remove, remove_partials, whole, write_json
+from core.files import atomic_write, remove, remove_partials, write_json
 
 DONE = "done.json"
 STATE = "state.pt"
@@ -88,7 +88,7 @@ class Checkpoints:
         began = time.monotonic()
         self._before()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(self.folder / STATE) as partial, partial.open("wb") as file:
+        with atomic_write(self.folder / STATE) as partial, partial.open("wb") as file:
             try:
                 torch.save({"part": part, "seconds": self.seconds, "state": dict(state)}, file)
             except RuntimeError as error:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
-from core.errors import ConfigError, UnknownNameError, shown
+from core.errors import ConfigError, UnknownNameError, quoted
 from core.layout import NAME_BYTES, PATH_BYTES
 
 OPTIMIZERS = ("mi-fgsm", "adam")
@@ -126,7 +126,7 @@ def _check_text(name: str, value: str) -> None:
         encoded = b"\0"
     if b"\0" in encoded or len(encoded) > PATH_BYTES or max(map(len, encoded.split(b"/"))) > NAME_BYTES:
         raise ConfigError(
-            f"{name} is {shown(value)}: allowed is a text in UTF-8 without NUL, of at most {PATH_BYTES:,} bytes, "
+            f"{name} is {quoted(value)}: allowed is a text in UTF-8 without NUL, of at most {PATH_BYTES:,} bytes, "
             f"{NAME_BYTES} between two slashes"
         )
 
@@ -152,20 +152,20 @@ class Checked:
     def _check(name: str, value: Any, knob_field) -> None:
         meta, kind = knob_field.metadata, type(knob_field.default)
         if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError(f"{name} is {shown(value)}: allowed is a whole number, {allowed(meta)}")
+            raise ConfigError(f"{name} is {quoted(value)}: allowed is a whole number, {allowed(meta)}")
         if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value)):
-            raise ConfigError(f"{name} is {shown(value)}: allowed is a finite number, {allowed(meta)}")
+            raise ConfigError(f"{name} is {quoted(value)}: allowed is a finite number, {allowed(meta)}")
         if kind in (str, bool) and not isinstance(value, kind):
-            raise ConfigError(f"{name} is {shown(value)}: allowed is {'true or false' if kind is bool else 'a text'}")
+            raise ConfigError(f"{name} is {quoted(value)}: allowed is {'true or false' if kind is bool else 'a text'}")
         if kind is str:
             _check_text(name, value)
         if kind is tuple:
             _layer_bits(value)
         if meta["choices"] is not None and value not in meta["choices"]:
-            raise ConfigError(f"{name} is {shown(value)}: allowed are {allowed(meta)}")
+            raise ConfigError(f"{name} is {quoted(value)}: allowed are {allowed(meta)}")
         low, high = meta["minimum"], meta["maximum"]
         if (low is not None and value < low) or (high is not None and value > high):
-            raise ConfigError(f"{name} is {shown(value)}: allowed is {allowed(meta)}")
+            raise ConfigError(f"{name} is {quoted(value)}: allowed is {allowed(meta)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON."""
@@ -175,7 +175,7 @@ class Checked:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The reverse of `to_dict`. Raises ConfigError for a key that is no knob."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} is {shown(values)}: allowed is a mapping of knobs to values")
+            raise ConfigError(f"{cls.__name__} is {quoted(values)}: allowed is a mapping of knobs to values")
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:
@@ -630,16 +630,16 @@ def _layer_bits(given: Any) -> tuple[tuple[str, int], ...]:
     """`layer_bits` from a mapping or pairs, in the order of the names. Raises ConfigError."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise ConfigError(f"layer_bits is {shown(given)}: allowed is a mapping of layer names to bit widths")
+        raise ConfigError(f"layer_bits is {quoted(given)}: allowed is a mapping of layer names to bit widths")
     seen: set[str] = set()
     for name, bits in pairs:
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"layer_bits is for {shown(name)}: allowed are names of layers")
+            raise ConfigError(f"layer_bits is for {quoted(name)}: allowed are names of layers")
         _check_text("layer_bits", name)
         if type(bits) is not int or bits not in BIT_WIDTHS:
-            raise ConfigError(f"layer_bits is {shown(bits)} for {shown(name)}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
+            raise ConfigError(f"layer_bits is {quoted(bits)} for {quoted(name)}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
         if name in seen:
-            raise ConfigError(f"layer_bits is given for {shown(name)} twice: allowed is each layer once")
+            raise ConfigError(f"layer_bits is given for {quoted(name)} twice: allowed is each layer once")
         seen.add(name)
     return tuple(sorted((name, bits) for name, bits in pairs))
 
@@ -688,7 +688,7 @@ class RunConfig(Checked):
                 QuantizationConfig.check_value(knob_name, value)
         if self.generation.model != self.quantization.model:
             raise ConfigError(
-                f"model is {shown(self.generation.model)} for generation and {shown(self.quantization.model)} for quantization: "
+                f"model is {quoted(self.generation.model)} for generation and {quoted(self.quantization.model)} for quantization: "
                 "allowed is one network for both"
             )
 
@@ -705,10 +705,10 @@ class RunConfig(Checked):
         )
         for name, kind, words in kinds:
             if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{name} is {shown(getattr(self, name))}: allowed is {words}")
+                raise ConfigError(f"{name} is {quoted(getattr(self, name))}: allowed is {words}")
         for name in self.optimizers:
             if not isinstance(name, str):
-                raise ConfigError(f"optimizers has {shown(name)} in it: allowed are {', '.join(OPTIMIZERS)}")
+                raise ConfigError(f"optimizers has {quoted(name)} in it: allowed are {', '.join(OPTIMIZERS)}")
             # with given images any name, but it becomes one of a folder
             _check_text("optimizers", name)
             if name in ("", ".", "..") or "/" in name or "\\" in name:

@@ -25,7 +25,7 @@ class _Shortened(reprlib.Repr):
             return f"a number of {value.bit_length():,} bits"
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A value in a message, as Python writes it and no longer than it takes to recognise it, whatever it is and holds."""
     text = _Shortened().repr(value)
     return text if len(text) <= _VALUE + 2 else f"{text[: _VALUE - 30]} ... {text[-25:]}"
@@ -58,7 +58,7 @@ class UnknownNameError(ConfigError):
     """A name (model, optimizer, encoder, preset, range method) that does not exist; the message lists those that do."""
 
     def __init__(self, kind: str, value: object, allowed) -> None:
-        super().__init__(f"unknown {kind} {shown(value)}: allowed are {', '.join(str(name) for name in allowed)}")
+        super().__init__(f"unknown {kind} {quoted(value)}: allowed are {', '.join(str(name) for name in allowed)}")
 
 
 class DataError(CoreError):

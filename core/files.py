@@ -1,6 +1,6 @@
 """Files that are there whole or not at all: written under a temporary name, synced, renamed.
 
-What a run leaves on disk goes through `whole`, so that a process that is killed, or a disk that is full, leaves the earlier file or
+What a run leaves on disk goes through `atomic_write`, so that a process that is killed, or a disk that is full, leaves the earlier file or
 none under a name, and at worst a `.NAME.partial` that `remove_partials` finds.
 """
 
@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from core.errors import DataError, shown
+from core.errors import DataError, quoted
 from core.layout import NAME_BYTES, PATH_BYTES, plain_rights
 
 PARTIAL = ".partial"
 
 
 @contextmanager
-def whole(path: Path, durable: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` for the block to write a file to; it takes the name `path` when the block ends well.
 
     durable: synced, so that it outlives a power cut; without, it outlives only the process. Raises OSError when the disk does.
@@ -44,7 +44,7 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """A JSON file, whole."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
@@ -65,7 +65,7 @@ def sync_tree(folder: Path) -> None:
         sync(path)
 
 
-def partial_copy(out: Path, run_id: str) -> Path:
+def temporary_copy_path(out: Path, run_id: str) -> Path:
     """What a run's copy to `out` is called until it is whole: the run's own name, so that it is found after a kill."""
     return out.with_name(f".{out.name}.{run_id}{PARTIAL}")
 
@@ -107,7 +107,7 @@ OUT_BYTES = 200  # until it is whole, what is written has a longer name
 
 
 @contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name when the block ends well, and disappears when it does not.
 
     Raises DataError when `out` exists and is not an empty folder: nothing that is there is overwritten.
@@ -165,10 +165,10 @@ def check_parents(out: Path) -> None:
     path = out.absolute()
     if len(os.fsencode(path.name)) > OUT_BYTES or any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
         raise DataError(
-            f"{shown(str(out))} is too long: allowed is a name of at most {OUT_BYTES} bytes, in folders of at most {NAME_BYTES}"
+            f"{quoted(str(out))} is too long: allowed is a name of at most {OUT_BYTES} bytes, in folders of at most {NAME_BYTES}"
         )
     if len(os.fsencode(path)) > PATH_BYTES:
-        raise DataError(f"{shown(str(out))} is too long: allowed is a path of at most {PATH_BYTES:,} bytes")
+        raise DataError(f"{quoted(str(out))} is too long: allowed is a path of at most {PATH_BYTES:,} bytes")
     parent = next(parent for parent in path.parents if os.path.lexists(parent))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise DataError(f"{str(out)!r} cannot be made in {str(parent)!r}: allowed is a name in a folder that can be written to")

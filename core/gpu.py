@@ -26,12 +26,12 @@ def repeat_to_the_bit() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read before it is written
 
 
-def is_recording(tensor: Tensor) -> bool:
+def is_capturing(tensor: Tensor) -> bool:
     """Whether what is done with it now goes into a recording, and no value can be read."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-class Recording:
+class CudaGraph:
     """Work that a GPU does again from a recording of its operations (a CUDA graph), the same to the bit.
 
     The layers of small networks are done sooner than the processor has asked for them: an iteration of ResNet-20 is thousands of

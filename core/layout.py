@@ -9,7 +9,7 @@ PATH_BYTES = 4000
 NAME_BYTES = 255
 IMAGES = "images"  # images/LANE: a set of images each
 QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
-GIVEN = "given"  # the lane of images that were not generated in this run
+USER_IMAGES = "given"  # the lane of images that were not generated in this run
 FRAMES = "frames"  # frames/LANE: what was on the screen
 RUNNING_STATISTICS = "running_statistics.npz"  # in it
 CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
@@ -27,14 +27,14 @@ def image_lanes(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
 
 
-def given_sets(root: Path, lanes: Sequence[str]) -> dict[str, Path]:
+def user_image_sets(root: Path, lanes: Sequence[str]) -> dict[str, Path]:
     """Lane -> folder or file of the images that a run was given.
 
     One set is one lane; a folder that holds sets, as a run leaves them, is one lane for each of `lanes` that it has.
     """
     if os.path.isfile(root / MANIFEST):
-        return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
-    return {name: root / name for name in lanes if (root / name).is_dir()} or {GIVEN: root}
+        return {USER_IMAGES: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
+    return {name: root / name for name in lanes if (root / name).is_dir()} or {USER_IMAGES: root}
 
 
 def plain_rights(path: Path) -> None:

@@ -202,8 +202,8 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
-    """Lane -> folder of the images that the run starts from, as `layout.given_sets` finds them; empty when it generates its own."""
-    return layout.given_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
+    """Lane -> folder of the images that the run starts from, as `layout.user_image_sets` finds them; empty when it generates its own."""
+    return layout.user_image_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
 
 
 def measure_full_precision(model: FullPrecisionModel, evaluation_set: EvaluationSet, reporter: Reporter, live: Live) -> Accuracy:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import PRESETS, GenerationConfig, QuantizationConfig, RunConfig, flag, knobs
-from core.layout import given_sets
+from core.layout import user_image_sets
 
 
 def commands(config: RunConfig) -> list[str]:
@@ -30,7 +30,7 @@ def _sets(config: RunConfig) -> dict[str, str]:
     if not config.images_from:
         return {lane: f"images/{lane}" for lane in config.optimizers}
     root = Path(config.images_from)
-    return {lane: str(path.relative_to(root.parent)) for lane, path in given_sets(root, config.optimizers).items()}
+    return {lane: str(path.relative_to(root.parent)) for lane, path in user_image_sets(root, config.optimizers).items()}
 
 
 def _portable(config: RunConfig) -> RunConfig:

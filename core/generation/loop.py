@@ -20,7 +20,7 @@ from core.config import LIVE_KNOBS, GenerationConfig
 from core.data.augment import jitter_batch
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError, ModelError
-from core.files import whole
+from core.files import atomic_write
 from core.generation.forward_pass import ForwardPass
 from core.generation.optimizers import make_optimizer, step_size_factor
 from core.models.checks import check_scores
@@ -73,7 +73,7 @@ class Snapshots:
             self._kept.append((pixels, labels))
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with whole(self._path(self._count)) as partial:
+            with atomic_write(self._path(self._count)) as partial:
                 save_file({"images": pixels, "labels": labels}, partial)
         self._count += 1
 

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.errors import ModelError, UnknownNameError, shown
-from core.files import whole
+from core.errors import ModelError, UnknownNameError, quoted
+from core.files import atomic_write
 from core.gpu import repeat_to_the_bit
 from core.models.programs.archive import read_spec
 from core.models.programs.translation import load_program
@@ -168,7 +168,7 @@ def scores_of(output: Any, count: int) -> Tensor:
     """What a network puts out for `count` images. Raises ModelError unless it is one tensor of scores `(count, classes)`."""
     if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
         return output
-    what = f"a tensor {shown(tuple(output.shape))}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    what = f"a tensor {quoted(tuple(output.shape))}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise ModelError(f"the network puts out {what} for {count} images: allowed is one tensor of scores (images, classes)")
 
 
@@ -252,7 +252,7 @@ def check_spec(values: Mapping[str, Any], name: str, where: str = "") -> None:
     )
     for key, fits, allowed in rules:
         if not fits:
-            raise ModelError(f"{name} has {key} {shown(values[key])}{where}: allowed is {allowed}")
+            raise ModelError(f"{name} has {key} {quoted(values[key])}{where}: allowed is {allowed}")
 
 
 def _short(value: Any, length: int) -> bool:
@@ -267,5 +267,5 @@ def _three_numbers(values: Any) -> bool:
 def save_checkpoint(network: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Writes the weights and, in the header, the spec, so that the file can be used as a model's name; the whole file or none."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(state, partial, metadata={"spec": json.dumps(asdict(spec))})

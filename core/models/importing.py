@@ -23,11 +23,10 @@ from core.models.full_precision import (
     save_checkpoint,
     spec_values,
 )
-from core.models.registry import ModelSpec
+from core.models.registry import NETWORK_BYTES, ModelSpec
 from core.models.weights import check_layout, fill, first_names, read_weights, without_prefixes
 from core.models.zoos.zoo import build_architecture, known_spec
 
-NETWORK_BYTES = 500 << 20  # a ResNet-152 is 230 MB
 _LABEL = 60  # characters of a name in what a network is called on the pages
 _COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
 

@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 ASSETS = Path(__file__).parents[2] / "assets"
 ZOOS = ("pytorchcv", "torchvision", "timm")
+# Limit on an imported network; a ResNet-152 is 230 MB. Streamlit holds an upload in memory, up to `server.maxUploadSize`.
+NETWORK_BYTES = 500 << 20
 INTERPOLATIONS = ("bilinear", "bicubic")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # in the order of its labels

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import ModelError, first_line, one_line, shown
+from core.errors import ModelError, first_line, one_line, quoted
 
 HEADER_BYTES = 16 << 20  # the largest networks of pytorchcv need 1 MB, and names of classes as much again
 NAME_LENGTH = 200  # of a tensor or a class in a message
@@ -95,10 +95,10 @@ def _tensors(value: Any, name: str) -> dict[str, Tensor]:
             break
         value = inner
     if not isinstance(value, Mapping) or not value:
-        raise ModelError(f"{name} holds {shown(value) if isinstance(value, Mapping) else type(value).__name__}: allowed is {ALLOWED}")
+        raise ModelError(f"{name} holds {quoted(value) if isinstance(value, Mapping) else type(value).__name__}: allowed is {ALLOWED}")
     for key, tensor in value.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ModelError(f"{name} holds {shown(tensor)} under {shown(key)}: allowed are plain tensors under names only")
+            raise ModelError(f"{name} holds {quoted(tensor)} under {quoted(key)}: allowed are plain tensors under names only")
     return dict(value)
 
 
@@ -123,7 +123,7 @@ def check_layout(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, tup
         )
     different = [key for key in sorted(expected) if tuple(shapes[key]) != expected[key]]
     if different:
-        listed = "; ".join(f"{key} is {shown(tuple(shapes[key]))}, allowed is {expected[key]}" for key in different[:3])
+        listed = "; ".join(f"{key} is {quoted(tuple(shapes[key]))}, allowed is {expected[key]}" for key in different[:3])
         raise ModelError(f"{name} does not fit {architecture}: {listed}{' ...' if len(different) > 3 else ''}")
 
 

@@ -21,12 +21,11 @@ from core.config import (
     knobs,
 )
 from core.data.archives import ALLOWED, ARCHIVE_BYTES
-from core.errors import ConfigError, DataError, shown
+from core.errors import ConfigError, DataError, quoted
 from core.models.registry import MODELS
 from dashboard import session
 from dashboard.server import uploads
-from dashboard.text import plain
-from dashboard.text import shown as shown_text
+from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
 
@@ -112,7 +111,7 @@ def preset_choice(key: str) -> str:
 
 def preset_instead(name: str, key: str) -> str | None:
     """Which preset a form begins with instead of the settings of the run of that name; None as long as it begins with those."""
-    names = {AS_RUN: f"as {shown_text(name)}"}
+    names = {AS_RUN: f"as {one_line_text(name)}"}
     chosen = st.selectbox("Preset", [AS_RUN, *PRESETS], format_func=lambda preset: names.get(preset) or _preset_name(preset), key=key)
     return None if chosen == AS_RUN else chosen
 
@@ -256,7 +255,7 @@ def _three_numbers(name: str, typed: str) -> list[float] | None:
     except ValueError:
         numbers = [0.0]
     if len(numbers) not in (0, 3):
-        raise ConfigError(f"{name} is {shown(typed)}: allowed are three numbers, such as 0.485 0.456 0.406")
+        raise ConfigError(f"{name} is {quoted(typed)}: allowed are three numbers, such as 0.485 0.456 0.406")
     return numbers or None
 
 
@@ -384,7 +383,7 @@ def with_own_images(start: RunConfig, images_from: str, model: str) -> RunConfig
         start,
         generation=replace(start.generation, model=model),
         quantization=replace(start.quantization, model=model),
-        optimizers=(uploads.GIVEN,),
+        optimizers=(uploads.USER_IMAGES,),
         images_from=images_from,
     )
 

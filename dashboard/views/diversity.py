@@ -166,7 +166,7 @@ def _set_file(run: Run, lane: str) -> Path:
     """The file with the images of a lane, made by the run or given to it."""
     folder = session.store().images_folder(run)
     if run.config.images_from:
-        return layout.given_sets(folder, run.config.optimizers).get(lane, folder / lane) / layout.IMAGES_FILE
+        return layout.user_image_sets(folder, run.config.optimizers).get(lane, folder / lane) / layout.IMAGES_FILE
     return folder / lane / layout.IMAGES_FILE
 
 

@@ -18,7 +18,7 @@ from core.__main__ import main
 from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import load_image_set
 from core.data.labelled import embedded_images
-from core.errors import shown
+from core.errors import quoted
 from core.export.image_sets import export_images
 from core.generation.loop import Synthesis
 from core.models.full_precision import build_architecture, load_model, save_checkpoint
@@ -441,7 +441,7 @@ def test_delete(capsys, runs):
 def test_unknown_run_is_refused(command, run_id, capsys, runs):
     assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert shown(run_id) in line  # of a long one, its ends
+    assert quoted(run_id) in line  # of a long one, its ends
     assert "allowed" in line
 
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from core.errors import ModelError, shown
+from core.errors import ModelError, quoted
 
 MEGABYTE = 1 << 20
 SPEC_FILE = "spec.json"  # the extra file that says what the network is, as core.models.program.save_program writes it
@@ -70,7 +70,7 @@ def read_archive(path: Path) -> ProgramArchive:
         program = members.json(models[0])
         version = program["schema_version"]["major"]
         if version != SCHEMA:
-            refuse(path, f"is written in version {shown(version)} of torch's format", f"version {SCHEMA}")
+            refuse(path, f"is written in version {quoted(version)} of torch's format", f"version {SCHEMA}")
         tensors: dict[str, Tensor] = {}
         parameters: set[str] = set()
         storages: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ def read_archive(path: Path) -> ProgramArchive:
         for folder, kind in (("data/weights", "weights"), ("data/constants", "constants")):
             for name, meta in members.json(f"{folder}/{model}_{kind}_config.json")["config"].items():
                 if name in tensors or not is_name(name):
-                    refuse(path, f"has a tensor {shown(name)}", "names of attributes, each once")
+                    refuse(path, f"has a tensor {quoted(name)}", "names of attributes, each once")
                 if meta["use_pickle"] is not False or meta["tensor_meta"] is None:
                     refuse(path, f"has {name} as a pickle, which could run a program of its own", "plain tensors")
                 member = f"{folder}/{meta['path_name']}"
@@ -120,7 +120,7 @@ def _opened(path: Path) -> Iterator["_Members"]:
         zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
         RecursionError, NotImplementedError, MemoryError,
     ) as error:  # fmt: skip
-        reason = shown(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        reason = quoted(next(iter(str(error).splitlines()), "") or type(error).__name__)
         raise ModelError(f"{path} cannot be read as a program ({reason}): allowed is {_ALLOWED}") from error
 
 
@@ -146,9 +146,9 @@ class _Members:
         for info in archive.infolist():
             _, _, name = info.filename.partition("/")
             if name in self.names:
-                refuse(path, f"has {shown(name)} twice", "each name once")
+                refuse(path, f"has {quoted(name)} twice", "each name once")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 0x1:
-                refuse(path, f"has {shown(name)} packed or encrypted", "what torch.export.save writes, which is neither")
+                refuse(path, f"has {quoted(name)} packed or encrypted", "what torch.export.save writes, which is neither")
             total += info.file_size
             if total > self.size:
                 refuse(path, f"says that it unpacks to {total:,} bytes and more", f"its own {self.size:,}")
@@ -156,10 +156,10 @@ class _Members:
 
     def read(self, name: str, limit: int) -> bytearray:
         if name not in self.names:
-            refuse(self._path, f"has no {shown(name)}", _ALLOWED)
+            refuse(self._path, f"has no {quoted(name)}", _ALLOWED)
         info = self.names[name]
         if info.file_size > limit:
-            refuse(self._path, f"has {shown(name)} of {info.file_size:,} bytes", f"at most {limit:,}")
+            refuse(self._path, f"has {quoted(name)} of {info.file_size:,} bytes", f"at most {limit:,}")
         content = bytearray()
         with self._archive.open(info) as file:
             while chunk := file.read(MEGABYTE):
@@ -182,7 +182,7 @@ def _tensor(storage: Tensor, meta: Mapping[str, Any], name: str, path: Path) -> 
     shape, stride = ([_size(one, name, path) for one in meta[key]] for key in ("sizes", "strides"))
     start = _size(meta["storage_offset"], name, path)
     if math.prod(shape) * dtype.itemsize > len(storage):
-        refuse(path, f"has {len(storage):,} bytes for {name}, which is {shown(tuple(shape))}", "all of its numbers")
+        refuse(path, f"has {len(storage):,} bytes for {name}, which is {quoted(tuple(shape))}", "all of its numbers")
     if len(storage) == 0:
         return torch.zeros(shape, dtype=dtype)
     # as_strided raises for what lies outside
@@ -192,5 +192,5 @@ def _tensor(storage: Tensor, meta: Mapping[str, Any], name: str, path: Path) -> 
 def _size(value: Mapping[str, Any], name: str, path: Path) -> int:
     size = value["as_int"]
     if type(size) is not int or not 0 <= size < 1 << 40:
-        refuse(path, f"has {name} with a size of {shown(size)}", "whole numbers, 0 or more")
+        refuse(path, f"has {name} with a size of {quoted(size)}", "whole numbers, 0 or more")
     return size

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from core.errors import ConfigError, ModelError, one_line, shown
+from core.errors import ConfigError, ModelError, one_line, quoted
 from core.models.checks import check_network
 from core.models.full_precision import check_spec, spec_values
 from core.models.importing import check_size, keep, label, not_kept
@@ -64,7 +64,7 @@ def import_program(
 def _image_size(program: Program, given: int | None, called: str) -> int:
     sides = {side for side in program.image_size if side is not None}
     if given is None and len(sides) != 1:
-        raise ConfigError(f"{called} does not say the size of its images ({shown(program.image_size)}): allowed is image_size in pixels")
+        raise ConfigError(f"{called} does not say the size of its images ({quoted(program.image_size)}): allowed is image_size in pixels")
     size = given or sides.pop()
     if sides - {size}:
         raise ModelError(f"{called} takes images of {' x '.join(map(str, program.image_size))} pixels: allowed is that as image size")

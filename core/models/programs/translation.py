@@ -24,8 +24,8 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 
-from core.errors import ModelError, first_line, shown
-from core.files import whole
+from core.errors import ModelError, first_line, quoted
+from core.files import atomic_write
 from core.models.programs.archive import HOW_TO_EXPORT, SPEC_FILE, ProgramArchive, read_archive, refuse
 from core.models.registry import ModelSpec
 
@@ -111,7 +111,7 @@ def read_program(path: Path) -> Program:
         _check_sizes(network, (_EXAMPLES, 3, height or _SIDE, width or _SIDE), path)
         network.load_state_dict(translation.state, assign=True)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError, SyntaxError) as error:
-        refuse(path, f"has a graph that cannot be read ({shown(first_line(error))})", "what torch.export.save writes")
+        refuse(path, f"has a graph that cannot be read ({quoted(first_line(error))})", "what torch.export.save writes")
     return Program(network.eval().requires_grad_(False), sides)
 
 
@@ -127,7 +127,7 @@ def trace(network: nn.Module, spec: ModelSpec) -> ExportedProgram:
             program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
     except Exception as error:  # torch.export raises whatever the network's own code raises, and errors of its own of many kinds
         raise ModelError(
-            f"{spec.name} cannot be translated by torch.export ({shown(first_line(error))}): "
+            f"{spec.name} cannot be translated by torch.export ({quoted(first_line(error))}): "
             "allowed is a network whose way does not depend on the images, or the format packed"
         ) from error
     program.example_inputs = None
@@ -140,7 +140,7 @@ def trace(network: nn.Module, spec: ModelSpec) -> ExportedProgram:
 def save_program(network: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Writes a network as a program with its spec; the whole file or none. Raises ModelError as `trace` does."""
     program = trace(network, spec)
-    with whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         torch.export.save(program, file, extra_files={SPEC_FILE: json.dumps(asdict(spec))})
 
 
@@ -182,7 +182,7 @@ class _Translation:
         if kinds != ["user_output"] or len(outputs) != 1 or "as_tensor" not in outputs[0]:
             refuse(
                 self.path,
-                f"gives {len(outputs)} results or changes its own tensors ({shown(', '.join(kinds[:3]))})",
+                f"gives {len(outputs)} results or changes its own tensors ({quoted(', '.join(kinds[:3]))})",
                 "one tensor of logits, from a network in evaluation mode",
             )
         self.graph.output(self._tensor(outputs[0]["as_tensor"]["name"]))
@@ -201,10 +201,10 @@ class _Translation:
                 continue
             keys = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
             if kind not in keys:
-                refuse(self.path, f"takes {shown(kind)}", "parameters, buffers, constants and images")
+                refuse(self.path, f"takes {quoted(kind)}", "parameters, buffers, constants and images")
             name = what[keys[kind]]
             if name not in self.archive.tensors:
-                refuse(self.path, f"has no tensor {shown(name)}", "all that its graph names")
+                refuse(self.path, f"has no tensor {quoted(name)}", "all that its graph names")
             self.values[what["arg"]["name"]] = _Held(name)
         if images is None:
             refuse(self.path, "takes no images", "images only")
@@ -212,9 +212,9 @@ class _Translation:
         meta = self.given["tensor_values"][images]
         sizes = [one.get("as_int") for one in meta["sizes"]]
         if meta["dtype"] != 7 or len(sizes) != 4 or sizes[1] not in (3, None):
-            refuse(self.path, f"takes a tensor of {shown(sizes)}", "float32 images of N x 3 x height x width")
+            refuse(self.path, f"takes a tensor of {quoted(sizes)}", "float32 images of N x 3 x height x width")
         if sizes[0] is not None:
-            refuse(self.path, f"takes {shown(sizes[0])} images and no other number", f"any number, as by {HOW_TO_EXPORT}")
+            refuse(self.path, f"takes {quoted(sizes[0])} images and no other number", f"any number, as by {HOW_TO_EXPORT}")
         return sizes[2], sizes[3]
 
     def _assembled(self) -> fx.GraphModule:
@@ -227,10 +227,10 @@ class _Translation:
             if layer is not None and layer not in added:
                 added.add(layer)
                 if not network.add_submodule(layer, self.modules[layer]):
-                    refuse(self.path, f"has a layer {shown(layer)}", "names that a module can have")
+                    refuse(self.path, f"has a layer {quoted(layer)}", "names that a module can have")
             if name in self.loose:
                 if parent and not _has_module(network, parent) and not network.add_submodule(parent, nn.Module()):
-                    refuse(self.path, f"has a tensor {shown(name)}", "names that a module can have")
+                    refuse(self.path, f"has a tensor {quoted(name)}", "names that a module can have")
                 holder = network.get_submodule(parent)
                 if leaf in holder._parameters or leaf in holder._buffers:
                     continue  # a layer has it, too
@@ -374,7 +374,7 @@ class _Translation:
             for attribute, name in names.items():
                 if name is not None and self._float(name).shape != getattr(layer, attribute).shape:
                     shapes = tuple(self._float(name).shape), tuple(getattr(layer, attribute).shape)
-                    refuse(self.path, f"has {name} of {shown(shapes[0])}", f"{shapes[1]}")
+                    refuse(self.path, f"has {name} of {quoted(shapes[0])}", f"{shapes[1]}")
             first = next(name for name in names.values() if name is not None)
             place = first.rpartition(".")[0]
             if place in self.modules or any(name not in (None, f"{place}.{attribute}") for attribute, name in names.items()) or not place:
@@ -417,7 +417,7 @@ class _Translation:
             return _FORMATS[value]
         if kind == "as_string" and _WORD.fullmatch(value):
             return value
-        raise ValueError(f"an argument {shown(kind)}: {shown(value)}")
+        raise ValueError(f"an argument {quoted(kind)}: {quoted(value)}")
 
     def _number(self, value: Mapping[str, Any]) -> Any:
         ((kind, number),) = value.items()
@@ -425,7 +425,7 @@ class _Translation:
 
     def _lookup(self, name: str) -> Any:
         if name not in self.values:
-            raise KeyError(f"{shown(name)} is read before it is computed")
+            raise KeyError(f"{quoted(name)} is read before it is computed")
         return self.values[name]
 
     def _tensor(self, name: str) -> fx.Node:
@@ -464,7 +464,7 @@ class _Translation:
         ((_, name),) = output.items()
         name = name.get("name", name.get("as_name"))
         if not isinstance(name, str) or name in self.values:
-            raise ValueError(f"the result {shown(name)} has no name of its own")
+            raise ValueError(f"the result {quoted(name)} has no name of its own")
         self.values[name] = value
 
     def _bind_all(self, outputs: Sequence[Mapping[str, Any]], value: fx.Node, first_only: bool) -> None:
@@ -499,7 +499,7 @@ class _Translation:
             )
 
     def _other_operation(self, target: object) -> ModelError:
-        return ModelError(f"{self.path} has the operation {shown(target)}: allowed are those of classifiers that compute tensors only")
+        return ModelError(f"{self.path} has the operation {quoted(target)}: allowed are those of classifiers that compute tensors only")
 
     def _refuse_training(self) -> NoReturn:
         refuse(self.path, "was exported in training mode", "a network in evaluation mode, as `network.eval()` gives")
@@ -526,9 +526,9 @@ def _check_sizes(network: fx.GraphModule, shape: tuple[int, ...], path: Path) ->
         with torch.no_grad():
             logits = _Measuring(network).run(torch.empty(shape, device="meta"))
     except Exception as error:  # torch raises whatever it hits on in what the file asks for
-        refuse(path, f"cannot be run on {shape[0]} images of {shape[2]} x {shape[3]} pixels ({shown(first_line(error))})", "a classifier")
+        refuse(path, f"cannot be run on {shape[0]} images of {shape[2]} x {shape[3]} pixels ({quoted(first_line(error))})", "a classifier")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != shape[0]:
-        refuse(path, f"gives {shown(tuple(getattr(logits, 'shape', ())))} for {shape[0]} images", "logits, one row an image")
+        refuse(path, f"gives {quoted(tuple(getattr(logits, 'shape', ())))} for {shape[0]} images", "logits, one row an image")
 
 
 def _names_in(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -564,5 +564,5 @@ def _plain_number(value: Any) -> int | float | bool:
     if value in ("Infinity", "-Infinity", "NaN"):
         return float(value)
     if type(value) not in (int, float, bool) or abs(value) >= 1 << 63:
-        raise ValueError(f"a number {shown(value)}")
+        raise ValueError(f"a number {quoted(value)}")
     return value
