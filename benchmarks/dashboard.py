@@ -52,8 +52,8 @@ def usable(page: Page, address: str) -> float:
     """Seconds from asking for the Studio until both pictures and a slider are there."""
     began = time.monotonic()
     page.goto(address, wait_until="commit")
-    for lane in ("MI-FGSM", "Adam"):
-        page.get_by_alt_text(f"synthetic images by {lane}").first.wait_for()
+    for method in ("MI-FGSM", "Adam"):
+        page.get_by_alt_text(f"synthetic images by {method}").first.wait_for()
     page.get_by_role("slider").first.wait_for()
     return time.monotonic() - began
 
@@ -142,7 +142,7 @@ def in_turns(
 
 
 def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
-    """Milliseconds from a key on the slider of epsilon until the job has it, and what of them is beyond the iteration of both lanes that
+    """Milliseconds from a key on the slider of epsilon until the job has it, and what of them is beyond the iteration of both methods that
     was going on, which a change waits for."""
     run = store.runs()[0]
     slider = page.get_by_role("slider", name="ε").first
@@ -158,8 +158,8 @@ def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
                 raise SystemExit("a slider was moved and the job did not take its value within ten seconds")
         delays.append(time.monotonic() - began)
         steps.append(store.changes(run.id)[-1]["step"])  # that were taken before the change
-    seconds = {(record.lane, record.step): record.data["seconds"] for record in store.records(run.id, "generation")}
-    iterations = [sum(seconds[lane, step] - seconds.get((lane, step - 1), 0.0) for lane in run.config.optimizers) for step in steps]
+    seconds = {(record.series, record.step): record.data["seconds"] for record in store.records(run.id, "generation")}
+    iterations = [sum(seconds[method, step] - seconds.get((method, step - 1), 0.0) for method in run.config.optimizers) for step in steps]
     beyond = sorted(1000 * (delay - iteration) for delay, iteration in zip(delays, iterations))
     return {
         "iteration_milliseconds": round(1000 * statistics.median(iterations)),

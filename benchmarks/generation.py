@@ -52,11 +52,11 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     """Milliseconds and ratios of one iteration of each."""
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
-    lanes = {"mi-fgsm": Synthesis(model, CONFIG), "adam": Synthesis(model, replace(CONFIG, optimizer="adam"))}
+    methods = {"mi-fgsm": Synthesis(model, CONFIG), "adam": Synthesis(model, replace(CONFIG, optimizer="adam"))}
     by_torch = Synthesis(model, CONFIG)
     images, labels = (
-        lanes["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
-        lanes["mi-fgsm"].labels,
+        methods["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
+        methods["mi-fgsm"].labels,
     )
 
     def network() -> None:
@@ -69,7 +69,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     peers = {peer.__name__: peer(model, labels, images) for peer in PEERS}
     frozen = {f"{peer.__name__}, frozen": peer(model, labels, images, freeze=True) for peer in PEERS}
     # in two groups: whoever comes after a loop that leaves hundreds of megabytes behind pays for it
-    alone = {"network": network, **{name: lane.step for name, lane in lanes.items()}, "by torch": plain}
+    alone = {"network": network, **{name: method.step for name, method in methods.items()}, "by torch": plain}
     beside = {**alone, **{name: peer.step for name, peer in {**peers, **frozen}.items()}}
     own, table = against(in_turns(alone, 2 * rounds), "network"), against(in_turns(beside, rounds), "network")
     return {
@@ -90,13 +90,13 @@ def toolkit(python: str, threads: int) -> dict[str, Any]:
     """What peers/mct.py measures, run by an interpreter that has the toolkit, in turns with as many seconds of ours."""
     command = [python, str(ROOT / "benchmarks/peers/mct.py"), "--threads", str(threads), "--batch", str(BATCH), "--iterations", "13"]
     torch.set_num_threads(threads)
-    lane = Synthesis(load_model("resnet20_cifar10", "cpu"), CONFIG)
+    method = Synthesis(load_model("resnet20_cifar10", "cpu"), CONFIG)
     theirs, ours, versions = [], [], {}
     for _ in range(TURNS):
         answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         theirs.append(answer["seconds_per_iteration"])
         versions = answer["versions"]
-        ours.append(statistics.median(in_turns({"ours": lane.step}, 25)["ours"]))
+        ours.append(statistics.median(in_turns({"ours": method.step}, 25)["ours"]))
     ratios = [their / our for their, our in zip(theirs, ours)]
     return {
         "milliseconds": [round(1e3 * seconds, 1) for seconds in theirs],

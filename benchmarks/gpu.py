@@ -57,7 +57,7 @@ def generation(model: FullPrecisionModel, batch: int, rounds: int) -> dict[str, 
     def network() -> None:
         torch.autograd.grad(F.cross_entropy(model.network(images), labels), images)
 
-    work = {"network": network, **{name: lane.step for name, lane in plain.items()}, "mi-fgsm, compiled": compiled.step}
+    work = {"network": network, **{name: method.step for name, method in plain.items()}, "mi-fgsm, compiled": compiled.step}
     taken = in_turns({name: _finished(do) for name, do in work.items()}, rounds, warm_up=5)
     summary = compiled.summary()
     return {"batch": batch, **against(taken, "network"), **{name: summary[name] for name in ("compile_seconds", "compile_failure")}}

@@ -80,8 +80,8 @@ def write_data(folder: Path) -> None:
 class Telling(StoreReporter):
     """Also says into a pipe that a step was taken, so that whoever kills can aim at the steps."""
 
-    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        super().record(stage, lane, step, values)
+    def record(self, stage: str, method: str, step: int, values: Mapping[str, Any]) -> None:
+        super().record(stage, method, step, values)
         tell()
 
 
@@ -161,7 +161,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def saved_steps(run_folder: Path) -> dict[tuple[str, str], int]:
-    """(stage, lane) -> steps that the checkpoint holds."""
+    """(stage, method) -> steps that the checkpoint holds."""
     import torch
 
     path = run_folder / layout.CHECKPOINT / "state.pt"
@@ -169,9 +169,9 @@ def saved_steps(run_folder: Path) -> dict[tuple[str, str], int]:
         return {}
     saved = torch.load(path, weights_only=True)
     if saved["part"] == "generation":
-        return {("generation", lane): state["step_count"] for lane, state in saved["state"].items()}
-    _, lane, width = saved["part"].split("/")
-    return {("training", f"{lane} {width}"): saved["state"]["training"]["step_count"]}
+        return {("generation", method): state["step_count"] for method, state in saved["state"].items()}
+    _, method, width = saved["part"].split("/")
+    return {("training", f"{method} {width}"): saved["state"]["training"]["step_count"]}
 
 
 def look(folder: Path, expected: int) -> Counter[str]:
@@ -189,8 +189,8 @@ def look(folder: Path, expected: int) -> Counter[str]:
     wrong["runs lost"] += max(0, expected - len(runs))
     wrong["runs that seem to live"] += sum(not run.state.is_finished() for run in runs)
     for run in runs:
-        for (stage, lane), saved in saved_steps(store.run_folder(run.id)).items():
-            steps = [record.step for record in store.records(run.id, stage) if record.lane == lane]
+        for (stage, method), saved in saved_steps(store.run_folder(run.id)).items():
+            steps = [record.step for record in store.records(run.id, stage) if record.series == method]
             wrong["records lost before the checkpoint"] += set(range(1, saved + 1)) - set(steps) != set()
             wrong["steps lost beyond one iteration"] += max(steps, default=0) > saved + 1
     store.close()

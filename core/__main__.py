@@ -155,7 +155,7 @@ def _build_parser() -> argparse.ArgumentParser:
         f"A quantized network as {', '.join(NETWORK_FORMATS)}; the images as {', '.join(IMAGE_FORMATS)}; card: a model card with pictures."
     )
     export.add_argument("--format", required=True, help=formats)
-    export.add_argument("--lane", default="", help=f"Whose images, or trained on whose. Default: {OPTIMIZERS[0]}, or the only one.")
+    export.add_argument("--method", default="", help=f"Whose images, or trained on whose. Default: {OPTIMIZERS[0]}, or the only one.")
     export.add_argument("--bits", type=_whole, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
     _add_out(export, "New file, whose name ends as the format wants it; a new folder for png, safetensors and card.")
 
@@ -405,11 +405,11 @@ def _perform(store: RunStore, run_id: str, progress: _Progress, prepared: Prepar
     finally:
         store.close()
     kind, _, rest = run.part.partition("/")
-    lane, _, _ = rest.partition("/")
+    method, _, _ = rest.partition("/")
     if kind == "images":
-        result = result["optimizers"][lane]["generation"]
+        result = result["optimizers"][method]["generation"]
     elif kind == "quantized":
-        result = next(iter(result["optimizers"][lane]["accuracy"].values()))
+        result = next(iter(result["optimizers"][method]["accuracy"].values()))
     return {**result, "run": run_id}
 
 
@@ -454,7 +454,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     kind = options.format
     if kind not in EXPORT_FORMATS:
         raise UnknownNameError("format", kind, EXPORT_FORMATS)
-    for name, value in (("bits", options.bits), ("lane", options.lane or None)):
+    for name, value in (("bits", options.bits), ("method", options.method or None)):
         if value is not None and (kind == "card" or (name == "bits" and kind in IMAGE_FORMATS)):
             raise ConfigError(f"{name} is {quoted(value)} with format {kind!r}, which has all: allowed is without --{name}")
     from core.runs.store import RunStore
@@ -468,11 +468,11 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         if kind in NETWORK_FORMATS:
             from core.export.network import export_network
 
-            return export_network(folder, config, kind, options.out, options.lane, options.bits or 0, progress, progress)
+            return export_network(folder, config, kind, options.out, options.method, options.bits or 0, progress, progress)
         if kind in IMAGE_FORMATS:
-            from core.export.image_sets import export_lane
+            from core.export.image_sets import export_method
 
-            return export_lane(folder, config, kind, options.out, options.lane)
+            return export_method(folder, config, kind, options.out, options.method)
         from core.export.card import write_card
 
         return {"out": str(write_card(folder, config, run.name, options.out)), "format": kind}
@@ -632,9 +632,9 @@ class _Progress(Untouched):
             self._drawn().update(0)
         self.control.checkpoint()
 
-    def values(self, lane: str, step: int) -> Mapping[str, float]:
+    def values(self, method: str, step: int) -> Mapping[str, float]:
         """What was turned before."""
-        return self.control.values(lane, step)
+        return self.control.values(method, step)
 
     def count(self, step: int, steps: int, loss: float) -> None:
         """One step of a recipe."""
@@ -644,29 +644,29 @@ class _Progress(Untouched):
         bar.update(step - bar.n)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
-    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
+    def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
         """One step, or the accuracy after one."""
         if stage == TEST:
             return
         self._drawn().update(1)
-        self._drawn().set_postfix({lane: f"{values['total']:.1f}"}, refresh=False)
+        self._drawn().set_postfix({series: f"{values['total']:.1f}"}, refresh=False)
 
-    def images(self, lane: str, frame: Frame, keep: bool) -> None:
+    def images(self, method: str, frame: Frame, keep: bool) -> None:
         """Nobody looks."""
 
-    def wants_images(self, lane: str) -> bool:
+    def wants_images(self, method: str) -> bool:
         return False
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """Nobody looks."""
 
-    def change(self, lane: str, step: int, name: str, value: float) -> None:
+    def change(self, method: str, step: int, name: str, value: float) -> None:
         """Nobody turns."""
 
     def result(self, name: str, value: Any) -> None:
         """Printed at the end."""
 
-    def rewind(self, stage: str, lane: str, step: int) -> None:
+    def rewind(self, stage: str, series: str, step: int) -> None:
         """The bar begins there."""
 
     def flush(self) -> None:

@@ -57,7 +57,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     if split_name(config.generation.model):
         reporter.stage(f"loading {config.generation.model}", 0)
     model = load_model(config.generation.model, config.generation.device)
-    sets = {lane: load_image_set(path, model.spec) for lane, path in given_images(config).items()}
+    sets = {method: load_image_set(path, model.spec) for method, path in given_images(config).items()}
     for image_set in sets.values():
         check_images(model, image_set)
     if not sets:
@@ -104,8 +104,8 @@ class _Execution:
 
     def result(self) -> dict[str, Any]:
         config, model = self.config, self.prepared.model
-        lanes = list(self.prepared.sets or config.optimizers)
-        result: dict[str, Any] = {"optimizers": {lane: {} for lane in lanes}}
+        methods = list(self.prepared.sets or config.optimizers)
+        result: dict[str, Any] = {"optimizers": {method: {} for method in methods}}
         full_precision = None
         if self.prepared.evaluation_set is not None:
             full_precision = Accuracy(**self._part("full_precision", self._full_precision))
@@ -115,24 +115,24 @@ class _Execution:
             self._part("generation", self._generate)
             # only now: a state that was saved before needs them
             remove(self.checkpoints.folder / SNAPSHOTS)
-            sets = {lane: load_image_set(self.folder / layout.IMAGES / lane, model.spec) for lane in lanes}
-        for lane, image_set in sets.items():
+            sets = {method: load_image_set(self.folder / layout.IMAGES / method, model.spec) for method in methods}
+        for method, image_set in sets.items():
             if "summary" in image_set.manifest:
-                result["optimizers"][lane]["generation"] = image_set.manifest["summary"]
-                self.reporter.result(f"generation/{lane}", image_set.manifest["summary"])
+                result["optimizers"][method]["generation"] = image_set.manifest["summary"]
+                self.reporter.result(f"generation/{method}", image_set.manifest["summary"])
         if self.prepared.encoder is not None:
-            for lane, image_set in sets.items():
-                measured = self._part(f"diversity/{lane}", partial(self._diversity, lane, image_set))
-                result["optimizers"][lane]["diversity"] = _figures(measured)
+            for method, image_set in sets.items():
+                measured = self._part(f"diversity/{method}", partial(self._diversity, method, image_set))
+                result["optimizers"][method]["diversity"] = _figures(measured)
             result["references"] = {}
             for name in REFERENCES:
                 measured = self._part(f"reference/{name}", partial(self._reference, name))
                 result["references"][name] = _figures(measured)
         if full_precision is not None:
-            for lane, image_set in sets.items():
-                accuracy = result["optimizers"][lane]["accuracy"] = {}
+            for method, image_set in sets.items():
+                accuracy = result["optimizers"][method]["accuracy"] = {}
                 for bits in config.bits:
-                    accuracy[str(bits)] = self._quantized(lane, image_set, bits, full_precision)
+                    accuracy[str(bits)] = self._quantized(method, image_set, bits, full_precision)
         result["seconds"] = round(self.checkpoints.seconds, 3)
         return result
 
@@ -150,16 +150,16 @@ class _Execution:
     def _generate(self) -> list[str]:
         configs = [self.config.generation_for(name) for name in self.config.optimizers]
         snapshots = self.checkpoints.folder / SNAPSHOTS
-        lanes = generate(self.prepared.model, configs, self.reporter, self.live, self.checkpoints, snapshots)
-        for lane in lanes:
-            target = self.folder / layout.IMAGES / lane.lane
+        loops = generate(self.prepared.model, configs, self.reporter, self.live, self.checkpoints, snapshots)
+        for loop in loops:
+            target = self.folder / layout.IMAGES / loop.method
             target.mkdir(parents=True, exist_ok=True)
-            lane.save(target)
-        return [lane.lane for lane in lanes]
+            loop.save(target)
+        return [loop.method for loop in loops]
 
-    def _diversity(self, lane: str, image_set: ImageSet) -> dict[str, Any]:
+    def _diversity(self, method: str, image_set: ImageSet) -> dict[str, Any]:
         assert self.prepared.encoder is not None
-        return diversity({lane: image_set}, self.prepared.encoder, self.reporter, self.live)[lane]
+        return diversity({method: image_set}, self.prepared.encoder, self.reporter, self.live)[method]
 
     def _reference(self, name: str) -> dict[str, Any]:
         """The diversity of what synthetic images are compared with, or {"left_out": why}."""
@@ -183,15 +183,15 @@ class _Execution:
         data = self.config.quantization.data
         return load_evaluation_set("embedded" if data in EVALUATION_SETS else data, self.prepared.model.spec)
 
-    def _quantized(self, lane: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
+    def _quantized(self, method: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
         model, evaluation_set = self.prepared.model, self.prepared.evaluation_set
         assert evaluation_set is not None
         config = self.config.quantization_for(bits)
-        target = self.folder / layout.QUANTIZED / lane / config.width
+        target = self.folder / layout.QUANTIZED / method / config.width
         return self._part(
-            f"quantize/{lane}/{config.width}",
+            f"quantize/{method}/{config.width}",
             lambda: quantize(
-                model, image_set, config, evaluation_set, full_precision, lane, target, self.reporter, self.live, self.checkpoints
+                model, image_set, config, evaluation_set, full_precision, method, target, self.reporter, self.live, self.checkpoints
             ),
         )
 
@@ -202,7 +202,7 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
-    """Lane -> folder of the images that the run starts from, as `layout.user_image_sets` finds them; empty when it generates its own."""
+    """MethodImages -> folder of the images that the run starts from, as `layout.user_image_sets` finds them; empty when it generates its own."""
     return layout.user_image_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
 
 
@@ -224,26 +224,26 @@ def generate(
     checkpoints: Checkpoints | None = None,
     folder: Path | None = None,
 ) -> list[Synthesis]:
-    """All lanes in step: each in turn does one iteration, so that whoever watches sees them at the same one.
+    """All methods in step: each in turn does one iteration, so that whoever watches sees them at the same one.
 
     checkpoints, folder: where the state is saved and found, and where the images are kept until all are made.
     """
     with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs), least=2):
-        lanes = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
-        reporter.result("layers", lanes[0].layer_names)
-        reporter.running_statistics(lanes[0].running_statistics())
+        loops = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
+        reporter.result("layers", loops[0].layer_names)
+        reporter.running_statistics(loops[0].running_statistics())
         state = checkpoints and checkpoints.state("generation")
-        for lane in lanes:
+        for loop in loops:
             if state:
-                lane.load_state(state[lane.lane])
-            reporter.rewind("generation", lane.lane, lane.step_count)
-        reporter.stage("generation", sum(lane.steps for lane in lanes), sum(lane.step_count for lane in lanes))
-        while any(not lane.finished for lane in lanes):
-            _between_steps(live, checkpoints, "generation", lambda: {lane.lane: lane.state() for lane in lanes})
-            for lane in lanes:
-                if not lane.finished:
-                    lane.step()
-        return lanes
+                loop.load_state(state[loop.method])
+            reporter.rewind("generation", loop.method, loop.step_count)
+        reporter.stage("generation", sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
+        while any(not loop.finished for loop in loops):
+            _between_steps(live, checkpoints, "generation", lambda: {loop.method: loop.state() for loop in loops})
+            for loop in loops:
+                if not loop.finished:
+                    loop.step()
+        return loops
 
 
 def _between_steps(live: Live, checkpoints: Checkpoints | None, part: str, state: Callable[[], Mapping[str, Any]]) -> None:
@@ -274,7 +274,7 @@ def quantize(
     config: QuantizationConfig,
     evaluation_set: EvaluationSet,
     full_precision: Accuracy,
-    lane: str,
+    method: str,
     folder: Path,
     reporter: Reporter,
     live: Live,
@@ -285,7 +285,7 @@ def quantize(
     On the way the accuracy is announced as records of TEST: after calibration, after `config.evaluation_steps` and after the last step, all
     on the same part of the evaluation set, and of the weights with which the training would end there.
     """
-    name, part = f"{lane} {config.width}", f"quantize/{lane}/{config.width}"
+    name, part = f"{method} {config.width}", f"quantize/{method}/{config.width}"
     state = checkpoints and checkpoints.state(part)
     began = time.perf_counter() - (state["seconds"] if state else 0.0)
     reporter.stage(f"calibrating {name}", 0)
@@ -302,7 +302,7 @@ def quantize(
         hits = correct(training.as_it_ends(), model, evaluation_set, checkpoint=live.checkpoint)
         calibrated = accuracy_of(hits, evaluation_set.description)
         test.announce(0, hits[test.indices])
-    reporter.result(f"accuracy/{lane}/{config.width}", {"calibrated": calibrated.top1, "bits": config.weight_bits})
+    reporter.result(f"accuracy/{method}/{config.width}", {"calibrated": calibrated.top1, "bits": config.weight_bits})
 
     def current() -> dict[str, Any]:
         return {
@@ -333,7 +333,7 @@ def quantize(
     reporter.stage(f"looking into the layers of {name}", 0)
     live.checkpoint()
     seen = images.images[training.calibrated_on[:ANALYSED_IMAGES]]
-    reporter.result(f"layers/{lane}/{config.width}", analyse(model, training.quantized, seen))
+    reporter.result(f"layers/{method}/{config.width}", analyse(model, training.quantized, seen))
     folder.mkdir(parents=True, exist_ok=True)
     save_quantized(training.quantized, config, folder)
     summary = training.summary()
@@ -349,15 +349,15 @@ def quantize(
         "seconds": round(time.perf_counter() - began, 3),
     }
     write_json(folder / "quantize.json", outcome)
-    reporter.result(f"accuracy/{lane}/{config.width}", {**outcome, "bits": config.weight_bits})
+    reporter.result(f"accuracy/{method}/{config.width}", {**outcome, "bits": config.weight_bits})
     return outcome
 
 
 class _Test:
     """Accuracy while a training goes on, on the same images each time: TEST_IMAGES of the evaluation set, spread evenly over it."""
 
-    def __init__(self, model: FullPrecisionModel, evaluation_set: EvaluationSet, lane: str, reporter: Reporter) -> None:
-        self.model, self.lane, self.reporter = model, lane, reporter
+    def __init__(self, model: FullPrecisionModel, evaluation_set: EvaluationSet, series: str, reporter: Reporter) -> None:
+        self.model, self.series, self.reporter = model, series, reporter
         count = len(evaluation_set)
         self.indices = torch.linspace(0, count - 1, min(TEST_IMAGES, count)).round().long()
         self.images = Subset(evaluation_set, self.indices.tolist())
@@ -377,7 +377,7 @@ class _Test:
         accuracy = accuracy_of(hits, "")
         self.reporter.record(
             TEST,
-            self.lane,
+            self.series,
             step,
             {"top1": accuracy.top1, "standard_error": accuracy.standard_error, "images": accuracy.images, "seconds": self.seconds},
         )

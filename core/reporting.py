@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One moment of a lane, as a watcher sees it: the first N images of the current batch after `step`, and what that step knew.
+    """One moment of a method, as a watcher sees it: the first N images of the current batch after `step`, and what that step knew.
 
     Everything but `images` is of the forward pass that the step computed anyway, so it belongs to the images as they entered the step:
     shifted and mirrored at random, and not yet moved. Fields that are None were not written down, as in runs of earlier versions.
@@ -51,29 +51,29 @@ class Reporter(Protocol):
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """A stage begins; it will have `total` steps, of which `done` were taken before the run was interrupted."""
 
-    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
-        """Figures of one step. lane: which curve of the stage, such as the optimizer; values: numbers or lists of numbers.
+    def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
+        """Figures of one step. series: which curve of the stage, such as the method; values: numbers or lists of numbers.
 
         Each counts as a step of the stage that was announced last, but for those of TEST.
         """
 
-    def images(self, lane: str, frame: Frame, keep: bool) -> None:
+    def images(self, method: str, frame: Frame, keep: bool) -> None:
         """Current synthetic images; keep: a moment worth keeping, otherwise only the latest counts."""
 
-    def wants_images(self, lane: str) -> bool:
+    def wants_images(self, method: str) -> bool:
         """Whether `images` would be looked at now; saves the engine the conversion."""
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """What the batch statistics of the frames are to come to; once a run."""
 
-    def change(self, lane: str, step: int, name: str, value: float) -> None:
+    def change(self, method: str, step: int, name: str, value: float) -> None:
         """A live value took effect at this step."""
 
     def result(self, name: str, value: Any) -> None:
         """A final figure, or a dictionary of them, fit for JSON."""
 
-    def rewind(self, stage: str, lane: str, step: int) -> None:
-        """The lane goes on after `step`: what was announced of it later is forgotten, as it comes again."""
+    def rewind(self, stage: str, series: str, step: int) -> None:
+        """The series goes on after `step`: what was announced of it later is forgotten, as it comes again."""
 
     def flush(self) -> None:
         """Everything announced so far must outlive a power cut when this returns."""
@@ -85,7 +85,7 @@ class Live(Protocol):
     def checkpoint(self) -> None:
         """Called between two steps: blocks while paused, raises RunStopped when stopped."""
 
-    def values(self, lane: str, step: int) -> Mapping[str, float]:
+    def values(self, method: str, step: int) -> Mapping[str, float]:
         """The live values that hold from this step on; a knob that nobody touched is absent."""
 
 
@@ -95,25 +95,25 @@ class Silent:
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Nobody listens."""
 
-    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
+    def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
         """Nobody listens."""
 
-    def images(self, lane: str, frame: Frame, keep: bool) -> None:
+    def images(self, method: str, frame: Frame, keep: bool) -> None:
         """Nobody looks."""
 
-    def wants_images(self, lane: str) -> bool:
+    def wants_images(self, method: str) -> bool:
         return False
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """Nobody looks."""
 
-    def change(self, lane: str, step: int, name: str, value: float) -> None:
+    def change(self, method: str, step: int, name: str, value: float) -> None:
         """Nobody listens."""
 
     def result(self, name: str, value: Any) -> None:
         """Nobody listens."""
 
-    def rewind(self, stage: str, lane: str, step: int) -> None:
+    def rewind(self, stage: str, series: str, step: int) -> None:
         """Nothing to forget."""
 
     def flush(self) -> None:
@@ -126,7 +126,7 @@ class Untouched:
     def checkpoint(self) -> None:
         """Never paused, never stopped."""
 
-    def values(self, lane: str, step: int) -> Mapping[str, float]:
+    def values(self, method: str, step: int) -> Mapping[str, float]:
         return {}
 
 
@@ -141,38 +141,38 @@ class Both:
         for one in self._both:
             one.stage(name, total, done)
 
-    def record(self, stage: str, lane: str, step: int, values: Mapping[str, Any]) -> None:
+    def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
         """To both."""
         for one in self._both:
-            one.record(stage, lane, step, values)
+            one.record(stage, series, step, values)
 
-    def images(self, lane: str, frame: Frame, keep: bool) -> None:
+    def images(self, method: str, frame: Frame, keep: bool) -> None:
         """To both."""
         for one in self._both:
-            one.images(lane, frame, keep)
+            one.images(method, frame, keep)
 
-    def wants_images(self, lane: str) -> bool:
-        return any(one.wants_images(lane) for one in self._both)
+    def wants_images(self, method: str) -> bool:
+        return any(one.wants_images(method) for one in self._both)
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """To both."""
         for one in self._both:
             one.running_statistics(statistics)
 
-    def change(self, lane: str, step: int, name: str, value: float) -> None:
+    def change(self, method: str, step: int, name: str, value: float) -> None:
         """To both."""
         for one in self._both:
-            one.change(lane, step, name, value)
+            one.change(method, step, name, value)
 
     def result(self, name: str, value: Any) -> None:
         """To both."""
         for one in self._both:
             one.result(name, value)
 
-    def rewind(self, stage: str, lane: str, step: int) -> None:
+    def rewind(self, stage: str, series: str, step: int) -> None:
         """To both."""
         for one in self._both:
-            one.rewind(stage, lane, step)
+            one.rewind(stage, series, step)
 
     def flush(self) -> None:
         """Both."""

@@ -10,9 +10,9 @@ from core.errors import CoreError
 NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
 
 
-def lane_name(lane: str) -> str:
-    """How a lane is called on the page, as it is: text from outside, where a run was given its images."""
-    first, _, rest = lane.partition(" ")
+def method_name(method: str) -> str:
+    """How a method is called on the page, as it is: text from outside, where a run was given its images."""
+    first, _, rest = method.partition(" ")
     return f"{NAMES.get(first, first)} {rest}".strip()
 
 

@@ -26,9 +26,9 @@ from dashboard.server.uploads import Uploads
 RUN_PARAMETER = "run"
 AT_PARAMETER = "at"  # the iteration that the Studio shows, absent for the newest
 VIEW_PARAMETER = "view"  # which of the Studio's charts
-_LANE_PARAMETER, _IMAGE_PARAMETER = "lane", "image"  # the image that it shows large
+_METHOD_PARAMETER, _IMAGE_PARAMETER = "method", "image"  # the image that it shows large
 _LAYER_PARAMETER = "layer"  # counted from 1
-_OF_ONE_RUN = (AT_PARAMETER, _LANE_PARAMETER, _IMAGE_PARAMETER)
+_OF_ONE_RUN = (AT_PARAMETER, _METHOD_PARAMETER, _IMAGE_PARAMETER)
 CORES_BESIDE_A_BROWSER = 6  # that a machine needs for jobs and a browser to go at full pace together: a job waits for its slowest thread
 PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
 _SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
@@ -116,7 +116,7 @@ def uploads() -> Uploads:
 
 def has_images(run: Run) -> bool:
     """Whether the run has images, made or given, to look at or to use again; or will have them."""
-    return bool(image_lanes(run)) or bool(run.config.images_from) or not run.state.is_finished()
+    return bool(image_methods(run)) or bool(run.config.images_from) or not run.state.is_finished()
 
 
 def show_run(run_id: str | None) -> None:
@@ -158,16 +158,16 @@ def put_into_address(name: str, value: object) -> None:
 
 
 def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
-    """Lane and index of the image that an address, its parameters, shows large, which need not exist; (None, 0) when there is none."""
-    lane, index = address.get(_LANE_PARAMETER), address.get(_IMAGE_PARAMETER, "")
-    if lane is None or not (index.isascii() and index.isdecimal()):
+    """Method and index of the image that an address shows large, which need not exist; (None, 0) when there is none."""
+    method, index = address.get(_METHOD_PARAMETER), address.get(_IMAGE_PARAMETER, "")
+    if method is None or not (index.isascii() and index.isdecimal()):
         return None, 0
-    return lane, int(index[:9])
+    return method, int(index[:9])
 
 
 def show_image(image: tuple[str, int] | None) -> None:
-    """Lane and index of the image to show large, into the address."""
-    put_into_address(_LANE_PARAMETER, image and image[0])
+    """MethodImages and index of the image to show large, into the address."""
+    put_into_address(_METHOD_PARAMETER, image and image[0])
     put_into_address(_IMAGE_PARAMETER, image and image[1])
 
 
@@ -211,11 +211,11 @@ def kept(key: tuple, _make: Callable[[], Any]) -> Any:
     return _make()
 
 
-def image_lanes(run: Run) -> list[str]:
+def image_methods(run: Run) -> list[str]:
     """Lanes whose images of this run, made or given, are there to be used."""
     folder = store().images_folder(run)
     if not run.config.images_from:
-        return layout.image_lanes(folder)
+        return layout.image_methods(folder)
     return list(layout.user_image_sets(folder, run.config.optimizers)) if folder.exists() else []
 
 
@@ -253,7 +253,7 @@ def _sheet(path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], labels[chosen]
 
 
-def sheet(run: Run, lane: str) -> tuple[np.ndarray, np.ndarray] | None:
+def sheet(run: Run, method: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Some images of a finished set, spread evenly over it: uint8 `(N, 3, H, W)` and labels; None when the set is not there."""
-    path = store().images_folder(run) / lane / layout.IMAGES_FILE
+    path = store().images_folder(run) / method / layout.IMAGES_FILE
     return _sheet(str(path), 200) if path.is_file() else None

@@ -163,7 +163,7 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
         ("core.models.registry", "from ..generation import synthesis", "stands above"),
         ("core.runs.store", "from dashboard import session", "stands above"),
         ("core.models.registry", "from core.data.labelled import LabelledImages", "stands above"),
-        ("dashboard.tables.results", "from dashboard.charts.style import lane_name", "stands above"),
+        ("dashboard.tables.results", "from dashboard.charts.style import method_name", "stands above"),
         ("core.runs.store", "if True:\n    import streamlit as st", "imports streamlit"),
         ("core.__main__", "from dashboard.charts import style", "is a page"),
         ("core.__main__", "import streamlit", "imports streamlit"),

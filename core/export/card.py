@@ -33,7 +33,7 @@ COLUMNS, ROWS = 10, 6  # of a contact sheet: classes, and images of each
 SMALLEST = 64  # pixels: smaller images are enlarged by a whole number, so that one can see them
 NAMES_SHOWN = 20  # of classes: ImageNet has a thousand
 CHANGES_SHOWN = 50
-LANES = {"mi-fgsm": "MI-FGSM", "adam": "Adam"}
+METHOD_TITLES = {"mi-fgsm": "MI-FGSM", "adam": "Adam"}
 # told in words elsewhere in the card, or no choice of how to generate or quantize
 _TOLD = frozenset(
     {"model", "optimizer", "images", "weight_bits", "activation_bits", "steps", "training_lr", "data", "device", "threads"}
@@ -45,7 +45,7 @@ _PLAIN = str.maketrans({**_ESCAPED, **_ENTITIES})
 
 
 @dataclass(frozen=True)
-class Lane:
+class MethodImages:
     """The images of one optimizer, or those that were given, and what came of them."""
 
     name: str
@@ -68,15 +68,15 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
     images = folder / layout.IMAGES
     places = layout.user_image_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
     with atomic_folder(out) as temporary:
-        lanes = []
-        for number, (lane, figures) in enumerate(result["optimizers"].items(), 1):
-            image_set = load_image_set(places.get(lane, images / lane), model.spec)
-            # a lane of given images is called whatever its folder is
-            picture = f"{lane}.png" if lane in LANES else f"images-{number}.png"
+        methods = []
+        for number, (method, figures) in enumerate(result["optimizers"].items(), 1):
+            image_set = load_image_set(places.get(method, images / method), model.spec)
+            # a method of given images is called whatever its folder is
+            picture = f"{method}.png" if method in METHOD_TITLES else f"images-{number}.png"
             pictured = _columns(image_set.labels)
             contact_sheet(image_set, pictured).save(temporary / picture, format="PNG")
-            lanes.append(Lane(lane, image_set.manifest, len(image_set), figures, picture, tuple(pictured)))
-        (temporary / CARD).write_text(model_card(model, config, name, result["full_precision"], lanes), encoding="utf-8")
+            methods.append(MethodImages(method, image_set.manifest, len(image_set), figures, picture, tuple(pictured)))
+        (temporary / CARD).write_text(model_card(model, config, name, result["full_precision"], methods), encoding="utf-8")
     return out / CARD
 
 
@@ -111,7 +111,7 @@ def _columns(labels: Tensor) -> list[int]:
     return present[torch.linspace(0, len(present) - 1, min(COLUMNS, len(present))).round().long()].tolist()
 
 
-def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_precision: float, lanes: Sequence[Lane]) -> str:
+def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_precision: float, methods: Sequence[MethodImages]) -> str:
     """The card as Markdown with a front matter. name: the run's. full_precision: top-1 in percent."""
     spec = model.spec
     widths = [config.quantization_for(bits).width for bits in config.bits]
@@ -122,11 +122,11 @@ def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_pre
         "The method is that of DFFG (Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023). "
         f'This card was written from the run "{plain(name)}".',
         "## The network\n\n" + _network(model, full_precision),
-        "## Results\n\n" + _results(config, full_precision, lanes),
-        "## The images\n\n" + _images(model, config, lanes),
+        "## Results\n\n" + _results(config, full_precision, methods),
+        "## The images\n\n" + _images(model, config, methods),
         "## Quantization and training\n\n" + _quantization(config),
-        "## Limits\n\n" + _limits(model, config, lanes),
-        "## Making it again\n\n" + _again(config, lanes),
+        "## Limits\n\n" + _limits(model, config, methods),
+        "## Making it again\n\n" + _again(config, methods),
         "## Licence\n\nLicence: of the original network, not stated here.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -155,8 +155,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join('' if cell is None else str(cell) for cell in row)} |" for row in cells)
 
 
-def _lane(name: str) -> str:
-    return plain(LANES.get(name, f"{name} images"))
+def _method(name: str) -> str:
+    return plain(METHOD_TITLES.get(name, f"{name} images"))
 
 
 def _source(config: RunConfig) -> str:
@@ -183,22 +183,22 @@ def _network(model: FullPrecisionModel, full_precision: float) -> str:
     return _table(("", plain(spec.name)), rows)
 
 
-def _outcomes(config: RunConfig, lanes: Sequence[Lane]) -> list[tuple[Lane, int, Mapping[str, Any]]]:
-    return [(lane, bits, lane.figures["accuracy"][str(bits)]) for lane in lanes for bits in config.bits]
+def _outcomes(config: RunConfig, methods: Sequence[MethodImages]) -> list[tuple[MethodImages, int, Mapping[str, Any]]]:
+    return [(method, bits, method.figures["accuracy"][str(bits)]) for method in methods for bits in config.bits]
 
 
-def _results(config: RunConfig, full_precision: float, lanes: Sequence[Lane]) -> str:
-    outcomes = _outcomes(config, lanes)
+def _results(config: RunConfig, full_precision: float, methods: Sequence[MethodImages]) -> str:
+    outcomes = _outcomes(config, methods)
     rows = [
         (
-            _lane(lane.name),
+            _method(method.name),
             config.quantization_for(bits).width,
             f"{outcome['calibrated']:.2f}",
             f"{outcome['quantized']:.2f}" if outcome["steps"] else None,
             f"{outcome['standard_error']:.2f}",
             f"{full_precision - outcome['quantized']:.2f}",
         )
-        for lane, bits, outcome in outcomes
+        for method, bits, outcome in outcomes
     ]
     notes = dict.fromkeys(plain(outcome["note"]) for _, _, outcome in outcomes if outcome["note"])
     return "\n\n".join(
@@ -216,9 +216,9 @@ def _evaluated_on(config: RunConfig, description: str) -> str:
     return plain(description.replace(data, bare_name(data)))
 
 
-def _images(model: FullPrecisionModel, config: RunConfig, lanes: Sequence[Lane]) -> str:
+def _images(model: FullPrecisionModel, config: RunConfig, methods: Sequence[MethodImages]) -> str:
     parts = []
-    made = [(lane, lane.manifest["summary"]) for lane in lanes if "summary" in lane.manifest]
+    made = [(method, method.manifest["summary"]) for method in methods if "summary" in method.manifest]
     if made:
         parts.append(
             "Noise was moved by each optimizer until its statistics matched those in the BatchNorm layers (L_BNS), with labels, "
@@ -227,32 +227,31 @@ def _images(model: FullPrecisionModel, config: RunConfig, lanes: Sequence[Lane])
         )
         rows = [
             (
-                _lane(lane.name),
+                _method(method.name),
                 f"{summary['images']:,}",
-                f"{lane.manifest['config']['iterations']:,}",
+                f"{method.manifest['config']['iterations']:,}",
                 f"{summary['bns_loss_first']:.1f} to {summary['bns_loss_last']:.1f}",
                 f"{summary['teacher_agreement']:.1f} %",
                 f"{summary['seconds']:.0f}",
             )
-            for lane, summary in made
+            for method, summary in made
         ]
         parts.append(_table(("optimizer", "images", "iterations", "L_BNS, first to last iteration", "agreement", "seconds"), rows))
     else:
-        parts.append(f"{sum(lane.images for lane in lanes):,} images were given to the run, which did not make them.")
+        parts.append(f"{sum(method.images for method in methods):,} images were given to the run, which did not make them.")
     if not config.images_from:
         parts.append("The knobs of the generation:\n\n" + _knobs(config.generation))
-    parts += [_changes(lane) for lane in lanes if lane.manifest.get("changes")]
-    for lane in lanes:
-        names = ", ".join(plain(model.spec.classes[label]) for label in lane.pictured)
-        parts.append(
-            f"Some images, {_lane(lane.name)}, one class a column ({names}):\n\n![Some images, {_lane(lane.name)}]({lane.picture})"
-        )
-    measured = [(lane, lane.figures["diversity"]) for lane in lanes if "diversity" in lane.figures]
+    parts += [_changes(method) for method in methods if method.manifest.get("changes")]
+    for method in methods:
+        names = ", ".join(plain(model.spec.classes[label]) for label in method.pictured)
+        title = f"Some images, {_method(method.name)}"
+        parts.append(f"{title}, one class a column ({names}):\n\n![{title}]({method.picture})")
+    measured = [(method, method.figures["diversity"]) for method in methods if "diversity" in method.figures]
     if measured:
         encoder = measured[0][1]
         alike = [
-            (_lane(lane.name), f"{figures['mean_similarity']:.3f}", _or_none(figures["within_class_similarity"]))
-            for lane, figures in measured
+            (_method(method.name), f"{figures['mean_similarity']:.3f}", _or_none(figures["within_class_similarity"]))
+            for method, figures in measured
         ]
         parts.append(
             "Diversity is the cosine similarity of two images in a CLIP encoder, over all pairs; lower is more diverse. "
@@ -266,11 +265,11 @@ def _or_none(figure: float | None) -> str:
     return "no class has two" if figure is None else f"{figure:.3f}"
 
 
-def _changes(lane: Lane) -> str:
-    changes = lane.manifest["changes"]
+def _changes(method: MethodImages) -> str:
+    changes = method.manifest["changes"]
     more = f"\n\nand {len(changes) - CHANGES_SHOWN} more." if len(changes) > CHANGES_SHOWN else ""
     rows = [(change["step"], plain(change["name"]), f"{change['value']:g}") for change in changes[:CHANGES_SHOWN]]
-    return f"Knobs that a person turned while {_lane(lane.name)} was at work:\n\n" + _table(("step", "knob", "value"), rows) + more
+    return f"Knobs that a person turned while {_method(method.name)} was at work:\n\n" + _table(("step", "knob", "value"), rows) + more
 
 
 def _knobs(config: GenerationConfig | QuantizationConfig) -> str:
@@ -301,8 +300,8 @@ def _quantization(config: RunConfig) -> str:
     )
 
 
-def _limits(model: FullPrecisionModel, config: RunConfig, lanes: Sequence[Lane]) -> str:
-    evaluated_on = _evaluated_on(config, _outcomes(config, lanes)[0][2]["evaluated_on"])
+def _limits(model: FullPrecisionModel, config: RunConfig, methods: Sequence[MethodImages]) -> str:
+    evaluated_on = _evaluated_on(config, _outcomes(config, methods)[0][2]["evaluated_on"])
     limits = [
         f"Accuracy is known for {evaluated_on} and for nothing else: not for other images, cameras, crops or classes.",
         "Robustness, calibration of the scores and fairness were not measured.",
@@ -325,12 +324,12 @@ def _limits(model: FullPrecisionModel, config: RunConfig, lanes: Sequence[Lane])
     return "\n".join(f"- {limit}" for limit in limits)
 
 
-def _again(config: RunConfig, lanes: Sequence[Lane]) -> str:
+def _again(config: RunConfig, methods: Sequence[MethodImages]) -> str:
     lines = [one_line(line) for line in commands(config)]
     fence = "```"
     while any(fence in line for line in lines):
         fence += "`"
-    turned = any(lane.manifest.get("changes") for lane in lanes)
+    turned = any(method.manifest.get("changes") for method in methods)
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return "\n\n".join(
         [

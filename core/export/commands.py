@@ -26,11 +26,11 @@ def bare_name(name: str) -> str:
 
 
 def _sets(config: RunConfig) -> dict[str, str]:
-    """Lane -> folder of its images on the machine where the commands run."""
+    """MethodImages -> folder of its images on the machine where the commands run."""
     if not config.images_from:
-        return {lane: f"images/{lane}" for lane in config.optimizers}
+        return {method: f"images/{method}" for method in config.optimizers}
     root = Path(config.images_from)
-    return {lane: str(path.relative_to(root.parent)) for lane, path in user_image_sets(root, config.optimizers).items()}
+    return {method: str(path.relative_to(root.parent)) for method, path in user_image_sets(root, config.optimizers).items()}
 
 
 def _portable(config: RunConfig) -> RunConfig:
@@ -88,13 +88,13 @@ def _step_by_step(config: RunConfig, sets: Mapping[str, str]) -> list[str]:
     """Each stage by its own command. sets: as `_sets` returns them."""
     lines: list[str] = []
     if not config.images_from:
-        lines += [_line("generate", {**_changed(config.generation_for(lane)), "out": folder}) for lane, folder in sets.items()]
+        lines += [_line("generate", {**_changed(config.generation_for(method)), "out": folder}) for method, folder in sets.items()]
     if config.encoder:
         lines.append(_line("diversity", {"": list(sets.values()), "encoder": config.encoder}))
-    for lane, folder in sets.items():
+    for method, folder in sets.items():
         for bits in config.bits:
             quantization = config.quantization_for(bits)
-            out = f"quantized/{lane}/{quantization.width}"
+            out = f"quantized/{method}/{quantization.width}"
             lines.append(_line("quantize", {"images": folder, **_changed(quantization), "out": out}))
     return lines
 

@@ -26,25 +26,25 @@ from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import check_images
 
 
-def export_lane(folder: Path, config: RunConfig, format: str, out: Path, lane: str = "") -> dict[str, Any]:
-    """`export_images` for the images of a run. folder: the run's. lane: whose; empty: the paper's optimizer's, or the only ones.
+def export_method(folder: Path, config: RunConfig, format: str, out: Path, method: str = "") -> dict[str, Any]:
+    """`export_images` for the images of a run. folder: the run's. method: whose; empty: the paper's optimizer's, or the only ones.
 
-    Raises UnknownNameError for a lane that the run does not have, RunError for a run without images, and what `export_images` raises.
+    Raises UnknownNameError for a method that the run does not have, RunError for a run without images, and what `export_images` raises.
     """
     check_image_target(format, out)
     images = folder / layout.IMAGES
-    sets = {name: images / name for name in layout.image_lanes(images)}
+    sets = {name: images / name for name in layout.image_methods(images)}
     if config.images_from:
         sets = layout.user_image_sets(Path(config.images_from), config.optimizers)
     if not sets:
         raise RunError(f"run {folder.name!r} has no images yet: allowed are runs whose images are made")
-    lane = lane or (OPTIMIZERS[0] if OPTIMIZERS[0] in sets else next(iter(sets)))
-    if lane not in sets:
-        raise UnknownNameError("lane", lane, sets)
+    method = method or (OPTIMIZERS[0] if OPTIMIZERS[0] in sets else next(iter(sets)))
+    if method not in sets:
+        raise UnknownNameError("method", method, sets)
     model = load_model(config.generation.model, "cpu")
     result = json.loads((folder / layout.RESULT).read_text()) if (folder / layout.RESULT).is_file() else {"optimizers": {}}
-    diversity = result["optimizers"].get(lane, {}).get("diversity")
-    return {**export_images(load_image_set(sets[lane], model.spec), model, format, out, diversity), "lane": lane}
+    diversity = result["optimizers"].get(method, {}).get("diversity")
+    return {**export_images(load_image_set(sets[method], model.spec), model, format, out, diversity), "method": method}
 
 
 def export_images(

@@ -33,34 +33,34 @@ def export_network(
     config: RunConfig,
     kind: str,
     out: Path,
-    lane: str = "",
+    method: str = "",
     bits: int = 0,
     reporter: Reporter | None = None,
     live: Live | None = None,
 ) -> dict[str, Any]:
     """Writes a quantized network of the run in `folder` to `out`, whole or not at all, and returns the figures of `verify`.
 
-    kind: one of NETWORK_FORMATS. lane, bits: which network; empty and 0 where the run leaves no choice, or for the paper's optimizer.
+    kind: one of NETWORK_FORMATS. method, bits: which network; empty and 0 where the run leaves no choice, or for the paper's optimizer.
     Everything is computed on the CPU. Raises CoreError where there is no such network, `out` cannot be written or the network has
     operations that the format does not know; RunStopped when `live` says so.
     """
     reporter, live = reporter or Silent(), live or Untouched()
     check_new_file(kind, out)
-    path, lane, quantization = find_network(folder, config, lane, bits)
+    path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.generation.threads):
         model = load_model(config.generation.model, "cpu")
         evaluation_set = load_evaluation_set(quantization.data, model.spec)
         quantized = load_quantized(path, model)
         with tempfile.TemporaryDirectory() as temporary:
             written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
-            reporter.stage(f"exporting {lane} {quantization.width} as {kind}", 0)
+            reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
             live.checkpoint()
             save_network(kind, quantized, model, quantization, written)
             _save_float32(kind, model, float32)
             reporter.stage("evaluating the file and the network", 0)
             figures = verify(kind, written, float32, quantized, model, evaluation_set, live.checkpoint)
             _put(written, out)
-    return {"out": str(out), "format": kind, "lane": lane, "width": quantization.width, **figures}
+    return {"out": str(out), "format": kind, "method": method, "width": quantization.width, **figures}
 
 
 def _put(written: Path, out: Path) -> None:
@@ -84,25 +84,25 @@ def check_new_file(kind: str, out: Path) -> None:
     check_parents(out)
 
 
-def find_network(folder: Path, config: RunConfig, lane: str = "", bits: int = 0) -> tuple[Path, str, QuantizationConfig]:
-    """File, lane and config of the quantized network that was chosen, or of the only one. Raises ConfigError or RunError."""
-    lanes: dict[str, dict[int, Path]] = {}
+def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 0) -> tuple[Path, str, QuantizationConfig]:
+    """File, method and config of the quantized network that was chosen, or of the only one. Raises ConfigError or RunError."""
+    methods: dict[str, dict[int, Path]] = {}
     for width in config.bits:
         for path in sorted((folder / layout.QUANTIZED).glob(f"*/{config.quantization_for(width).width}/{NETWORK_FILE}")):
-            lanes.setdefault(path.parts[-3], {})[width] = path
-    if not lanes:
+            methods.setdefault(path.parts[-3], {})[width] = path
+    if not methods:
         raise RunError(f"run {folder.name!r} has no quantized network: allowed are runs that have come to the end of one")
-    if not lane:
-        lane = OPTIMIZERS[0] if OPTIMIZERS[0] in lanes or len(lanes) > 1 else next(iter(lanes))
-    if lane not in lanes:
-        raise UnknownNameError("lane", lane, lanes)
-    widths = lanes[lane]
+    if not method:
+        method = OPTIMIZERS[0] if OPTIMIZERS[0] in methods or len(methods) > 1 else next(iter(methods))
+    if method not in methods:
+        raise UnknownNameError("method", method, methods)
+    widths = methods[method]
     if not bits and len(widths) > 1:
-        raise ConfigError(f"bits is not given, and {lane} has several: allowed are {', '.join(map(str, widths))}")
+        raise ConfigError(f"bits is not given, and {method} has several: allowed are {', '.join(map(str, widths))}")
     bits = bits or next(iter(widths))
     if bits not in widths:
-        raise ConfigError(f"bits is {bits}: allowed for {lane} are {', '.join(map(str, widths))}")
-    return widths[bits], lane, config.quantization_for(bits)
+        raise ConfigError(f"bits is {bits}: allowed for {method} are {', '.join(map(str, widths))}")
+    return widths[bits], method, config.quantization_for(bits)
 
 
 def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: QuantizationConfig, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Step 1 of the paper: images from a network's BatchNorm statistics, one iteration at a time.
 
-`Synthesis` is one lane: an optimizer that works through all batches of one config. Whoever drives it calls `step()`; two lanes
+`Synthesis` is one method: an optimizer that works through all batches of one config. Whoever drives it calls `step()`; two methods
 stepped in turn stay at the same iteration and start from the same noise and labels.
 """
 
@@ -29,7 +29,9 @@ from core.reporting import Frame, Live, Reporter, RunningStatistics, Silent, Unt
 
 PREVIEW_IMAGES = 64  # how many of the current batch a watcher sees at most
 PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
-KEPT_MOMENTS = 50  # spread evenly over a run, and at most about as many of first iterations and snapshots: 26 MB of 200 steps in two lanes
+KEPT_MOMENTS = (
+    50  # spread evenly over a run, and at most about as many of first iterations and snapshots: 26 MB of 200 steps in two methods
+)
 
 
 def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -51,7 +53,7 @@ def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) 
 
 def starting_noise(model: FullPrecisionModel, config: GenerationConfig, batch: int) -> tuple[Tensor, torch.Generator]:
     """What batch number `batch` starts from, in normalised space between black and white, on the network's device; and the generator
-    that drew it, which goes on to draw shifts and flips. The same in every lane, whatever happened before it.
+    that drew it, which goes on to draw shifts and flips. The same in every method, whatever happened before it.
     """
     side = half_size(model) if config.half_iterations else model.spec.image_size
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + batch)
@@ -104,7 +106,7 @@ def kept_steps(config: GenerationConfig) -> frozenset[int]:
     """The steps, counted from 1 over all batches, to whose images one may come back later.
 
     Evenly spread; the first iteration and the snapshots of every batch or, where there are many, of every n-th; and the last. A matter
-    of the config without its optimizer, so that all lanes and a resumed run agree.
+    of the config without its optimizer, so that all methods and a resumed run agree.
     """
     batches, iterations = len(config.batches), config.iterations
     steps = batches * iterations
@@ -183,11 +185,11 @@ class Synthesis:
         return self.step_count >= self.steps
 
     @property
-    def lane(self) -> str:
+    def method(self) -> str:
         return self.config.optimizer
 
     def _start_batch(self, index: int) -> None:
-        """Noise in normalised space, seeded by batch: batch b is the same in every lane whatever happened before it."""
+        """Noise in normalised space, seeded by batch: batch b is the same in every method whatever happened before it."""
         sizes = self.config.batches
         noise, self._noise = starting_noise(self.model, self.config, index)
         start = sum(sizes[:index])
@@ -268,10 +270,10 @@ class Synthesis:
             self._save_snapshot()
         self.seconds += time.perf_counter() - began
 
-        self.reporter.record("generation", self.lane, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
+        self.reporter.record("generation", self.method, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
         keep = self.step_count in self._kept
-        if keep or self.reporter.wants_images(self.lane):
-            self.reporter.images(self.lane, self._frame(logits.detach(), statistics), keep)
+        if keep or self.reporter.wants_images(self.method):
+            self.reporter.images(self.method, self._frame(logits.detach(), statistics), keep)
         done = self.step_count % self.config.iterations
         if done == 0 and not self.finished:
             self._start_batch(self.step_count // self.config.iterations)
@@ -304,11 +306,11 @@ class Synthesis:
         return RunningStatistics([len(mean) for mean in means], np.concatenate(means), np.concatenate(variances))
 
     def _apply_live_values(self, iteration: int) -> None:
-        for name, value in self.live.values(self.lane, self.step_count).items():
+        for name, value in self.live.values(self.method, self.step_count).items():
             if name in self._values and value != self._values[name]:
                 self._values[name] = GenerationConfig.check_value(name, value)
                 self.changes.append({"step": self.step_count, "name": name, "value": value})
-                self.reporter.change(self.lane, self.step_count, name, value)
+                self.reporter.change(self.method, self.step_count, name, value)
         factor = step_size_factor(self.config.schedule, iteration, self.config.iterations)
         for group in self.optimizer.param_groups:
             if self.config.optimizer == "mi-fgsm":
@@ -323,7 +325,7 @@ class Synthesis:
             return
         where = next((name for name, value in zip(self.layer_names, layers) if value - value != 0), "the network's output")
         raise CoreError(
-            f"the loss is {total} at iteration {iteration + 1} of the {self.lane} lane, first in {where}: allowed is a finite loss, "
+            f"the loss is {total} at iteration {iteration + 1} of the {self.method} method, first in {where}: allowed is a finite loss, "
             "try a smaller epsilon, lr or beta"
         )
 
@@ -331,7 +333,7 @@ class Synthesis:
     def _save_snapshot(self) -> None:
         if not bool(torch.isfinite(self.images).all()):
             raise CoreError(
-                f"an image of the {self.lane} lane is not finite after {self.step_count} steps: allowed are finite images, "
+                f"an image of the {self.method} method is not finite after {self.step_count} steps: allowed are finite images, "
                 "try a smaller epsilon, lr or beta"
             )
         pixels = self.model.denormalise(self.images.detach())
@@ -394,7 +396,7 @@ def synthesise(
     reporter: Reporter | None = None,
     live: Live | None = None,
 ) -> tuple[ImageSet, Mapping[str, Any]]:
-    """Runs one lane to its end: the images with their labels, and the summary. Raises RunStopped when `live` says so."""
+    """Runs one method to its end: the images with their labels, and the summary. Raises RunStopped when `live` says so."""
     synthesis = Synthesis(model, config, reporter, live)
     synthesis.reporter.stage("generation", synthesis.steps)
     while not synthesis.finished:

@@ -83,7 +83,7 @@ class QuantizationTraining:
     """One bit width on its way: calibrated when built, then trained one `step()` at a time.
 
     model: the full-precision network, which is the teacher. images: what to train on.
-    lane: the name under which steps are announced, such as "mi-fgsm W4A4".
+    series: the name under which steps are announced, such as "mi-fgsm W4A4".
     Raises DataError when the images do not fit the network, ModelError when it puts out anything but one tensor of scores.
     """
 
@@ -92,13 +92,13 @@ class QuantizationTraining:
         model: FullPrecisionModel,
         images: ImageSet,
         config: QuantizationConfig,
-        lane: str = "",
+        series: str = "",
         reporter: Reporter | None = None,
         live: Live | None = None,
     ) -> None:
         check_images(model, images)
         self.model, self.images, self.config = model, images, config
-        self.lane = lane or config.width
+        self.series = series or config.width
         self.reporter: Reporter = reporter or Silent()
         self.live: Live = live or Untouched()
         self.teacher = model.network
@@ -135,7 +135,7 @@ class QuantizationTraining:
         except CoreError as error:
             where = next(filter(None, (first_not_finite(self.teacher, batch) for batch in batches)), "the weights")
             raise CoreError(
-                f"a range is not finite in the calibration of {self.lane}, first in {where}: allowed are finite weights and activations"
+                f"a range is not finite in the calibration of {self.series}, first in {where}: allowed are finite weights and activations"
             ) from error
         self.seconds += time.perf_counter() - began
         return quantized
@@ -231,7 +231,7 @@ class QuantizationTraining:
         self.seconds += time.perf_counter() - began
         self.reporter.record(
             "training",
-            self.lane,
+            self.series,
             self.step_count,
             {"total": value, "ce": float(ce), "kd": float(kd), "agreement": 100.0 * float(agreeing), "seconds": self.seconds},
         )
@@ -255,7 +255,7 @@ class QuantizationTraining:
     def _run_away(self, what: str, images: Tensor) -> CoreError:
         """What is wrong at the step that is being taken, and where it began."""
         return CoreError(
-            f"{what} at step {self.step_count + 1} of {self.lane}, "
+            f"{what} at step {self.step_count + 1} of {self.series}, "
             f"first in {first_not_finite(self.student, images) or 'the loss itself'}: "
             "allowed is a finite loss, try a smaller training_lr"
         )
@@ -280,7 +280,7 @@ class QuantizationTraining:
         for name, parameter in self.student.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise CoreError(
-                    f"{name} is not finite after step {self.step_count} of {self.lane}: "
+                    f"{name} is not finite after step {self.step_count} of {self.series}: "
                     "allowed are finite weights, try a smaller training_lr"
                 )
 

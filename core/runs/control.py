@@ -26,14 +26,14 @@ class LiveControl:
         self._steps = 0
         self._values: dict[str, dict[str, float]] = {}
 
-    def set(self, name: str, value: float, lanes: Sequence[str]) -> None:
-        """A new value from the next iteration on, for these lanes. Raises ConfigError for a value outside the knob's range."""
+    def set(self, name: str, value: float, methods: Sequence[str]) -> None:
+        """A new value from the next iteration on, for these methods. Raises ConfigError for a value outside the knob's range."""
         if name not in LIVE_KNOBS:
             raise UnknownNameError("live knob", name, LIVE_KNOBS)
         GenerationConfig.check_value(name, value)
         with self._condition:
-            for lane in lanes:
-                self._values.setdefault(lane, {})[name] = value
+            for method in methods:
+                self._values.setdefault(method, {})[name] = value
 
     def pause(self) -> None:
         """Comes to rest before the next iteration."""
@@ -47,7 +47,7 @@ class LiveControl:
             self._condition.notify_all()
 
     def step(self) -> None:
-        """One iteration (of every lane), then rest again."""
+        """One iteration (of every method), then rest again."""
         with self._condition:
             self._paused = True
             self._steps += 1
@@ -87,16 +87,16 @@ class LiveControl:
             # without the lock: going on may have to wait for other runs, and one may pause or stop meanwhile
             self._on_pause(rest)
 
-    def values(self, lane: str, step: int) -> Mapping[str, float]:
-        """Current values of `lane`, only those that were touched."""
+    def values(self, method: str, step: int) -> Mapping[str, float]:
+        """Current values of `method`, only those that were touched."""
         with self._condition:
-            return {**self._past.values(lane, step), **self._values.get(lane, {})}
+            return {**self._past.values(method, step), **self._values.get(method, {})}
 
 
 class Replay:
     """A Live that turns again what was turned, at the same iterations.
 
-    changes: those of an image set's manifest, which hold for every lane, or those of a run, which say for which lane they hold.
+    changes: those of an image set's manifest, which hold for every method, or those of a run, which say for which method they hold.
     """
 
     def __init__(self, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -105,6 +105,8 @@ class Replay:
     def checkpoint(self) -> None:
         """Never paused, never stopped."""
 
-    def values(self, lane: str, step: int) -> Mapping[str, float]:
+    def values(self, method: str, step: int) -> Mapping[str, float]:
         """The values that held at `step`."""
-        return {change["name"]: change["value"] for change in self._changes if change["step"] <= step and change.get("lane", lane) == lane}
+        return {
+            change["name"]: change["value"] for change in self._changes if change["step"] <= step and change.get("method", method) == method
+        }

@@ -99,7 +99,7 @@ class Measurement:
     @property
     def drop(self) -> dict[str, float]:
         """Optimizer -> what is lost against full precision, in points."""
-        return {lane: round(self.full_precision - top1, 2) for lane, top1 in self.top1.items()}
+        return {method: round(self.full_precision - top1, 2) for method, top1 in self.top1.items()}
 
 
 def paper_rows(model: str = "") -> list[PaperRow]:
@@ -168,19 +168,19 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
     for row in paper_rows(config.generation.model):
         if row.bits not in config.bits or config.activation_bits not in (0, row.bits):
             continue
-        figures = {lane: store.result(run.id, f"accuracy/{lane}/W{row.bits}A{row.bits}") for lane in config.optimizers}
-        done = {lane: figure for lane, figure in figures.items() if figure is not None and "quantized" in figure}
+        figures = {method: store.result(run.id, f"accuracy/{method}/W{row.bits}A{row.bits}") for method in config.optimizers}
+        done = {method: figure for method, figure in figures.items() if figure is not None and "quantized" in figure}
         if not done:
             continue
         turned = sorted({change["name"] for change in store.changes(run.id)})
-        any_lane = next(iter(done.values()))
+        any_method = next(iter(done.values()))
         yield Measurement(
             row.name,
             config.generation.model,
-            any_lane["full_precision"],
-            {lane: figure["quantized"] for lane, figure in done.items()},
-            {lane: figure["standard_error"] for lane, figure in done.items()},
-            any_lane["evaluated_on"],
+            any_method["full_precision"],
+            {method: figure["quantized"] for method, figure in done.items()},
+            {method: figure["standard_error"] for method, figure in done.items()},
+            any_method["evaluated_on"],
             setting(config, row.bits) + (f"; turned while it ran: {', '.join(turned)}" if turned else ""),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.ended)),
             run.id,
@@ -266,7 +266,7 @@ def as_text(rows: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> str:
 
 def _in_words(one: Measurement) -> str:
     figures = ", ".join(
-        f"{lane} {top1:.2f} ± {one.standard_error[lane]:.2f} (drop {one.drop[lane]:.2f})" for lane, top1 in one.top1.items()
+        f"{method} {top1:.2f} ± {one.standard_error[method]:.2f} (drop {one.drop[method]:.2f})" for method, top1 in one.top1.items()
     )
     where = f"run {one.run}" if one.run else KEPT
     return one_line(

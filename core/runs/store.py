@@ -94,6 +94,10 @@ _VERSIONS = (
     ALTER TABLE run ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE run ADD COLUMN trashed REAL
     """,
+    """
+    ALTER TABLE record RENAME COLUMN lane TO series;
+    ALTER TABLE change RENAME COLUMN lane TO method
+    """,
 )
 # its value in an INSERT or UPDATE: the end of the line
 _NEXT_PLACE = "(SELECT COALESCE(MAX(place), 0) + 1 FROM run)"
@@ -137,7 +141,7 @@ class Record:
 
     id: int
     stage: str
-    lane: str
+    series: str  # the method that made the images; of a training, also the bit width, as in "adam W4A4"
     step: int
     data: dict[str, Any]
 
@@ -530,20 +534,21 @@ class RunStore:
         if not found:
             raise _unknown(run_id)
 
-    def append(self, run_id: str, stage: str, lane: str, step: int, data: Mapping[str, Any], counted: bool = True) -> None:
+    def append(self, run_id: str, stage: str, series: str, step: int, data: Mapping[str, Any], counted: bool = True) -> None:
         """Appends a record and counts a step of the current stage, unless it is not `counted`."""
         with self._write(durable=False) as connection:
             connection.execute(
-                "INSERT INTO record (run, stage, lane, step, data) VALUES (?, ?, ?, ?, ?)", (run_id, stage, lane, step, json.dumps(data))
+                "INSERT INTO record (run, stage, series, step, data) VALUES (?, ?, ?, ?, ?)",
+                (run_id, stage, series, step, json.dumps(data)),
             )
             if counted:
                 connection.execute("UPDATE run SET step = step + 1 WHERE id = ?", (run_id,))
 
-    def rewind(self, run_id: str, stage: str, lane: str, step: int) -> None:
-        """Forgets the records of a lane after `step`, and its pictures."""
+    def rewind(self, run_id: str, stage: str, series: str, step: int) -> None:
+        """Forgets the records of a series after `step`, and its pictures."""
         with self._write(durable=False) as connection:
-            connection.execute("DELETE FROM record WHERE run = ? AND stage = ? AND lane = ? AND step > ?", (run_id, stage, lane, step))
-        for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"):
+            connection.execute("DELETE FROM record WHERE run = ? AND stage = ? AND series = ? AND step > ?", (run_id, stage, series, step))
+        for path in (self.run_folder(run_id) / layout.FRAMES / series).glob("[0-9]*.npz"):
             if int(path.stem) > step:
                 path.unlink()
 
@@ -551,53 +556,54 @@ class RunStore:
         """Records of one stage with an id above `after`, oldest first."""
         with self._read() as connection:
             rows = connection.execute(
-                "SELECT id, stage, lane, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id", (run_id, stage, after)
+                "SELECT id, stage, series, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id",
+                (run_id, stage, after),
             ).fetchall()
-        return [Record(row["id"], row["stage"], row["lane"], row["step"], json.loads(row["data"])) for row in rows]
+        return [Record(row["id"], row["stage"], row["series"], row["step"], json.loads(row["data"])) for row in rows]
 
-    def add_change(self, run_id: str, lane: str, step: int, name: str, value: float) -> None:
+    def add_change(self, run_id: str, method: str, step: int, name: str, value: float) -> None:
         """A live value took effect at `step`.
 
         A resumed run comes by its earlier changes again, which leaves them as they are; a different one ends what was to follow.
         """
         with self._write(durable=False) as connection:
             known = connection.execute(
-                "SELECT value FROM change WHERE run = ? AND lane = ? AND step = ? AND name = ?", (run_id, lane, step, name)
+                "SELECT value FROM change WHERE run = ? AND method = ? AND step = ? AND name = ?", (run_id, method, step, name)
             ).fetchone()
             if known is not None and known["value"] == value:
                 return
-            connection.execute("DELETE FROM change WHERE run = ? AND lane = ? AND name = ? AND step >= ?", (run_id, lane, name, step))
+            connection.execute("DELETE FROM change WHERE run = ? AND method = ? AND name = ? AND step >= ?", (run_id, method, name, step))
             connection.execute(
-                "INSERT INTO change (run, lane, step, name, value) VALUES (?, ?, ?, ?, ?)", (run_id, lane, step, name, value)
+                "INSERT INTO change (run, method, step, name, value) VALUES (?, ?, ?, ?, ?)", (run_id, method, step, name, value)
             )
 
     def changes(self, run_id: str) -> list[dict[str, Any]]:
-        """Live changes, oldest first: {"lane", "step", "name", "value"}."""
+        """Live changes, oldest first: {"method", "step", "name", "value"}."""
         with self._read() as connection:
-            rows = connection.execute("SELECT lane, step, name, value FROM change WHERE run = ? ORDER BY id", (run_id,)).fetchall()
+            rows = connection.execute("SELECT method, step, name, value FROM change WHERE run = ? ORDER BY id", (run_id,)).fetchall()
         return [dict(row) for row in rows]
 
     def curves(self, run_id: str, stage: str, after: int = 0) -> tuple[int, dict[str, dict[str, np.ndarray]]]:
         """What the records of one stage hold as single numbers, without the objects around them.
 
-        Returns the id of the last record (`after` where there is none), and lane -> name -> float64 `(records,)` in the order of writing,
+        Returns the id of the last record (`after` where there is none), and series -> name -> float64 `(records,)` in the order of writing,
         "step" among the names; NaN where a record does not have that number. Only records with an id above `after`.
         """
         columns: dict[str, list[dict[str, float]]] = {}
         last = after
         with self._read() as connection:
             for row in connection.execute(
-                "SELECT id, lane, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id", (run_id, stage, after)
+                "SELECT id, series, step, data FROM record WHERE run = ? AND stage = ? AND id > ? ORDER BY id", (run_id, stage, after)
             ):
                 values = json.loads(row["data"])
                 numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
-                columns.setdefault(row["lane"], []).append({**numbers, "step": row["step"]})
+                columns.setdefault(row["series"], []).append({**numbers, "step": row["step"]})
                 last = row["id"]
         return last, {
-            lane: {
+            series: {
                 name: np.array([one.get(name, np.nan) for one in own], np.float64) for name in dict.fromkeys(n for one in own for n in one)
             }
-            for lane, own in columns.items()
+            for series, own in columns.items()
         }
 
     def set_result(self, run_id: str, name: str, value: Any) -> None:
@@ -637,28 +643,28 @@ class RunStore:
                     found.setdefault(row["run"], {})[row["name"]] = json.loads(row["data"])
         return found
 
-    def save_frame(self, run_id: str, lane: str, frame: Frame, keep: bool) -> None:
-        """One moment: always as the latest of the lane, and for good when `keep`."""
+    def save_frame(self, run_id: str, method: str, frame: Frame, keep: bool) -> None:
+        """One moment: always as the latest of the method, and for good when `keep`."""
         for step in (None, frame.step) if keep else (None,):
-            _write_arrays(self._frame_path(run_id, lane, step), vars(frame))
+            _write_arrays(self._frame_path(run_id, method, step), vars(frame))
 
-    def frame_version(self, run_id: str, lane: str, step: int | None = None) -> int:
+    def frame_version(self, run_id: str, method: str, step: int | None = None) -> int:
         """Changes whenever `frame` would return something else; 0 when there is none."""
         try:
-            return self._frame_path(run_id, lane, step).stat().st_mtime_ns
+            return self._frame_path(run_id, method, step).stat().st_mtime_ns
         except OSError:
             return 0
 
-    def _frame_path(self, run_id: str, lane: str, step: int | None) -> Path:
-        return self.run_folder(run_id) / layout.FRAMES / lane / ("latest.npz" if step is None else f"{step:08d}.npz")
+    def _frame_path(self, run_id: str, method: str, step: int | None) -> Path:
+        return self.run_folder(run_id) / layout.FRAMES / method / ("latest.npz" if step is None else f"{step:08d}.npz")
 
-    def frame_steps(self, run_id: str, lane: str) -> list[int]:
+    def frame_steps(self, run_id: str, method: str) -> list[int]:
         """Steps of which the images were kept."""
-        return sorted(int(path.stem) for path in (self.run_folder(run_id) / layout.FRAMES / lane).glob("[0-9]*.npz"))
+        return sorted(int(path.stem) for path in (self.run_folder(run_id) / layout.FRAMES / method).glob("[0-9]*.npz"))
 
-    def frame(self, run_id: str, lane: str, step: int | None = None) -> Frame | None:
+    def frame(self, run_id: str, method: str, step: int | None = None) -> Frame | None:
         """The latest moment, or a kept one; None when there is none."""
-        arrays = _read_arrays(self._frame_path(run_id, lane, step))
+        arrays = _read_arrays(self._frame_path(run_id, method, step))
         if not arrays.keys() >= {"step", "images", "labels"}:
             return None
         return Frame(
@@ -669,7 +675,7 @@ class RunStore:
         )
 
     def save_running_statistics(self, run_id: str, statistics: RunningStatistics) -> None:
-        """Those of the run's network, which are the same for all lanes."""
+        """Those of the run's network, which are the same for all methods."""
         _write_arrays(self._running_statistics_path(run_id), vars(statistics))
 
     def running_statistics(self, run_id: str) -> RunningStatistics | None:

@@ -3,7 +3,7 @@
 A server that draws pages for twenty people keeps its interpreter busy, and a network that is computed in the same one waits for it
 after each operation: measured, the job fell to a tenth of its speed. A job that is killed because memory ran out would take the server
 with it. So the server starts `python -m core.runs.computing FOLDER` and talks to it in lines of JSON: down go {"run": id, "owner": name},
-{"set": [knob, value, lanes]} and {"do": "pause" | "resume" | "step" | "stop"}, up comes {"ended": id}. Everything else goes through
+{"set": [knob, value, methods]} and {"do": "pause" | "resume" | "step" | "stop"}, up comes {"ended": id}. Everything else goes through
 the store, as it does between any two processes. A process whose server has died ends at once, as its standard input does.
 """
 
@@ -50,9 +50,9 @@ class RemoteControl(LiveControl):
             else:
                 self._send(message)
 
-    def set(self, name: str, value: float, lanes: Sequence[str]) -> None:
-        super().set(name, value, lanes)
-        self._tell({"set": [name, value, list(lanes)]})
+    def set(self, name: str, value: float, methods: Sequence[str]) -> None:
+        super().set(name, value, methods)
+        self._tell({"set": [name, value, list(methods)]})
 
     def pause(self) -> None:
         super().pause()

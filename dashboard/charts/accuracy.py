@@ -31,15 +31,15 @@ def accuracy_figure(
     """
     figure = go.Figure()
     drawn = _bars if bars else _lines
-    places: dict[str, int] = {}  # lane -> settings of it so far
-    for lane, label in dict.fromkeys((row["lane"], row.get("label", "")) for row in accuracies):
-        own = sorted((row for row in accuracies if (row["lane"], row.get("label", "")) == (lane, label)), key=lambda row: row["bits"])
-        place = places[lane] = places.get(lane, -1) + 1
-        name = title_of(lane) + (f", {plotly(label)}" if label else "")
-        drawn(figure, own, lane, f"{name}, calibrated only", "calibrated", "calibrated_error", place)
+    places: dict[str, int] = {}  # method -> settings of it so far
+    for method, label in dict.fromkeys((row["method"], row.get("label", "")) for row in accuracies):
+        own = sorted((row for row in accuracies if (row["method"], row.get("label", "")) == (method, label)), key=lambda row: row["bits"])
+        place = places[method] = places.get(method, -1) + 1
+        name = title_of(method) + (f", {plotly(label)}" if label else "")
+        drawn(figure, own, method, f"{name}, calibrated only", "calibrated", "calibrated_error", place)
         trained = [row for row in own if row.get("quantized") is not None]
         if trained:
-            drawn(figure, trained, lane, f"{name}, trained", "quantized", "standard_error", place)
+            drawn(figure, trained, method, f"{name}, trained", "quantized", "standard_error", place)
     for symbol, (method, by_bits) in zip(cycle(_PAPER_SYMBOLS), paper.items()):
         figure.add_scatter(
             x=list(by_bits), y=list(by_bits.values()), name=f"{plotly(method)}, paper", mode="markers",
@@ -65,22 +65,22 @@ def accuracy_figure(
     return figure.update_layout(legend={"yref": "container", "y": 0, "yanchor": "bottom"})
 
 
-def _lines(figure: go.Figure, rows: Sequence[Mapping[str, Any]], lane: str, name: str, value: str, error: str, place: int) -> None:
+def _lines(figure: go.Figure, rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str, error: str, place: int) -> None:
     symbol = _SYMBOLS[place % len(_SYMBOLS)]
     trained = value == "quantized"
     figure.add_scatter(
         x=[row["bits"] for row in rows], y=[row[value] for row in rows], name=name, mode="lines+markers",
-        line={"color": colour(lane), "dash": None if trained else "dot"},
+        line={"color": colour(method), "dash": None if trained else "dot"},
         marker={"symbol": symbol if trained else f"{symbol}-open", "size": 9},
         error_y=_error(rows, error), customdata=_runs(rows), hovertemplate="%{y:.2f} % at %{x} bits%{customdata}",
     )  # fmt: skip
 
 
-def _bars(figure: go.Figure, rows: Sequence[Mapping[str, Any]], lane: str, name: str, value: str, error: str, place: int) -> None:
+def _bars(figure: go.Figure, rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str, error: str, place: int) -> None:
     pattern = _PATTERNS[place % len(_PATTERNS)]
     figure.add_bar(
         x=[row["bits"] for row in rows], y=[row[value] for row in rows], name=name,
-        marker={"color": colour(lane), "opacity": 1.0 if value == "quantized" else 0.45, "pattern": {"shape": pattern}},
+        marker={"color": colour(method), "opacity": 1.0 if value == "quantized" else 0.45, "pattern": {"shape": pattern}},
         error_y=_error(rows, error), customdata=_runs(rows), hovertemplate="%{y:.2f} % at %{x} bits%{customdata}",
     )  # fmt: skip
 

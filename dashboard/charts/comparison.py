@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from core.config import GenerationConfig, RunConfig
 from core.runs.store import Run
 from dashboard.charts.style import POINTS, laid_out, numbers, thinned
-from dashboard.names import lane_name
+from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.tables.run_list import BASELINE, width_of
 from dashboard.text import one_line_text, plotly
@@ -55,7 +55,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the compared runs. config: None where this version cannot read it. curves: lane -> name -> `(records,)`."""
+    """One of the compared runs. config: None where this version cannot read it. curves: method -> name -> `(records,)`."""
 
     run: Run
     letter: str
@@ -97,7 +97,7 @@ def _settings(one: Compared) -> dict[str, str]:
     for name, value in one.config.to_dict().items():
         for rest, part in value.items() if name in ("generation", "quantization") else [("", value)]:
             settings[f"{name}: {rest}" if rest else name] = _words(part)
-    turned = [f"{change['name']} = {change['value']:g} at {change['step']} ({change['lane']})" for change in one.changes]
+    turned = [f"{change['name']} = {change['value']:g} at {change['step']} ({change['method']})" for change in one.changes]
     return {**settings, "turned while it ran": ", ".join(turned) or "nothing"}
 
 
@@ -109,38 +109,45 @@ def _words(value: Any) -> str:
     return str(value) if value != "" else "none"
 
 
-def lanes_of(compared: Sequence[Compared]) -> list[str]:
-    """Every lane of their curves once."""
-    return sorted({lane for one in compared for lane in one.curves}, key=lambda lane: (results.place(lane.split(" ")[0]), lane))
+def series_of(compared: Sequence[Compared]) -> list[str]:
+    """Every method of their curves once."""
+    return sorted({method for one in compared for method in one.curves}, key=lambda method: (results.place(method.split(" ")[0]), method))
 
 
 def curves_figure(
-    compared: Sequence[Compared], label: str, axis: str = "iteration", log: bool = False, smoothing: float = 0.0, lanes: Sequence[str] = ()
+    compared: Sequence[Compared],
+    label: str,
+    axis: str = "iteration",
+    log: bool = False,
+    smoothing: float = 0.0,
+    methods: Sequence[str] = (),
 ) -> go.Figure:
-    """One curve of CURVES for each run and lane: colour is the run, dash the lane, and the baseline has the thicker line.
+    """One curve of CURVES for each run and method: colour is the run, dash the method, and the baseline has the thicker line.
 
     axis: one of AXES. smoothing: weight of the past in [0, 1), as TensorBoard has it; the values themselves stay as faint lines.
-    lanes: only these; empty: all.
+    methods: only these; empty: all.
     """
     figure = go.Figure()
-    curve, all_lanes = CURVES[label], lanes_of(compared)
+    curve, all_methods = CURVES[label], series_of(compared)
     for one in compared:
-        for lane, columns in one.curves.items():
-            if curve.name not in columns or (lanes and lane not in lanes):
+        for method, columns in one.curves.items():
+            if curve.name not in columns or (methods and method not in methods):
                 continue
             x, y = axis_values(one.config, curve.stage, columns, axis), columns[curve.name]
             line = {
                 "color": one.colour,
                 "width": 3.5 if one.run.pinned else 1.8,
-                "dash": _DASHES[all_lanes.index(lane) % len(_DASHES)],
+                "dash": _DASHES[all_methods.index(method) % len(_DASHES)],
             }
             if smoothing:
                 figure.add_scatter(
                     **_points(x, y), mode="lines", line={**line, "width": 1, "dash": "solid"}, opacity=_FAINT, showlegend=False,
-                    hoverinfo="skip", legendgroup=f"{one.letter} {lane}",
+                    hoverinfo="skip", legendgroup=f"{one.letter} {method}",
                 )  # fmt: skip
-            name = f"{plotly(one.title)}, {plotly(lane_name(lane))}"
-            figure.add_scatter(**_points(x, smoothed(y, smoothing)), mode="lines", line=line, name=name, legendgroup=f"{one.letter} {lane}")
+            name = f"{plotly(one.title)}, {plotly(method_name(method))}"
+            figure.add_scatter(
+                **_points(x, smoothed(y, smoothing)), mode="lines", line=line, name=name, legendgroup=f"{one.letter} {method}"
+            )
     figure.update_xaxes(title={"iteration": "iteration", "seconds": "seconds of computing", "images": "images seen"}[axis])
     figure.update_yaxes(type="log" if log else "linear", title=curve.unit or None)
     title = label + (f", smoothed by {smoothing:g}" if smoothing else "")
@@ -166,7 +173,7 @@ def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
 
 
 def axis_values(config: RunConfig | None, stage: str, columns: Mapping[str, np.ndarray], axis: str) -> np.ndarray:
-    """Where the records of a lane lie on the axis; iterations where the other is not known."""
+    """Where the records of a method lie on the axis; iterations where the other is not known."""
     steps = columns["step"]
     if axis == "seconds" and "seconds" in columns:
         return columns["seconds"]
@@ -193,17 +200,17 @@ def images_trained_on(config: RunConfig, steps: np.ndarray) -> np.ndarray:
 
 
 def values_table(compared: Sequence[Compared], label: str) -> list[dict[str, Any]]:
-    """Last and best value of each run and lane, and how far they are from those of the baseline in the same lane."""
+    """Last and best value of each run and method, and how far they are from those of the baseline in the same method."""
     curve, base = CURVES[label], baseline_of(compared)
-    known = {(one.letter, lane): _last_and_best(curve, columns) for one in compared for lane, columns in one.curves.items()}
+    known = {(one.letter, method): _last_and_best(curve, columns) for one in compared for method, columns in one.curves.items()}
     rows = []
     for one in compared:
-        for lane in lanes_of([one]):
-            own, others = known[one.letter, lane], known.get((base.letter, lane))
+        for method in series_of([one]):
+            own, others = known[one.letter, method], known.get((base.letter, method))
             if own is None:
                 continue
             last, best, at = own
-            row: dict[str, Any] = {"run": one.title, "lane": lane_name(lane), "last": last, "best": best, "best at iteration": at}
+            row: dict[str, Any] = {"run": one.title, "method": method_name(method), "last": last, "best": best, "best at iteration": at}
             against = others if others is not None and one is not base else None
             row["last − baseline"] = last - against[0] if against else None
             row["best − baseline"] = best - against[1] if against else None
@@ -221,14 +228,14 @@ def _last_and_best(curve: Curve, columns: Mapping[str, np.ndarray]) -> tuple[flo
 
 
 def accuracy_table(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Top-1 of each run and lane at each bit width, after training or, where there was none, after calibration; and to the baseline."""
+    """Top-1 of each run and method at each bit width, after training or, where there was none, after calibration; and to the baseline."""
     rows, base = [], _accuracies(baseline_of(compared))
     known = {one.letter: _accuracies(one) for one in compared}
-    widths = sorted({width for lanes in known.values() for own in lanes.values() for width in own})
+    widths = sorted({width for methods in known.values() for own in methods.values() for width in own})
     for one in compared:
-        for lane, own in known[one.letter].items():
-            against = base.get(lane, {}) if one is not baseline_of(compared) else {}
-            row: dict[str, Any] = {"run": one.title, "images by": lane_name(lane)}
+        for method, own in known[one.letter].items():
+            against = base.get(method, {}) if one is not baseline_of(compared) else {}
+            row: dict[str, Any] = {"run": one.title, "images by": method_name(method)}
             row["full precision %"] = one.results.get("full_precision", {}).get("top1")
             row |= {f"{width} %": own.get(width) for width in widths}
             row |= {f"{width} − baseline": round(own[width] - against[width], 2) if width in own and width in against else None
@@ -238,29 +245,29 @@ def accuracy_table(compared: Sequence[Compared]) -> list[dict[str, Any]]:
 
 
 def _accuracies(one: Compared) -> dict[str, dict[str, float]]:
-    """Lane -> bit width -> top-1."""
-    lanes: dict[str, dict[str, float]] = {}
+    """MethodImages -> bit width -> top-1."""
+    methods: dict[str, dict[str, float]] = {}
     for row in results.accuracies(one.results):
         top1 = row["calibrated"] if row.get("quantized") is None else row["quantized"]
-        lanes.setdefault(row["lane"], {})[width_of(row)] = top1
-    return lanes
+        methods.setdefault(row["method"], {})[width_of(row)] = top1
+    return methods
 
 
 def accuracy_figure(compared: Sequence[Compared]) -> go.Figure | None:
     """Top-1 over bit widths; colour is the run, dash the optimizer of the images. None where nothing was measured."""
     known = {one.letter: _accuracies(one) for one in compared}
-    widths = sorted({width for lanes in known.values() for own in lanes.values() for width in own})
-    lanes = sorted({lane for own in known.values() for lane in own}, key=lambda lane: (results.place(lane), lane))
+    widths = sorted({width for methods in known.values() for own in methods.values() for width in own})
+    methods = sorted({method for own in known.values() for method in own}, key=lambda method: (results.place(method), method))
     if not widths:
         return None
     figure = go.Figure()
     for one in compared:
-        for lane, own in known[one.letter].items():
+        for method, own in known[one.letter].items():
             figure.add_scatter(
                 x=[width for width in widths if width in own], y=[own[width] for width in widths if width in own],
-                name=f"{plotly(one.title)}, {plotly(lane_name(lane))}", mode="lines+markers", marker={"size": 9},
+                name=f"{plotly(one.title)}, {plotly(method_name(method))}", mode="lines+markers", marker={"size": 9},
                 line={
-                    "color": one.colour, "width": 3.5 if one.run.pinned else 1.8, "dash": _DASHES[lanes.index(lane) % len(_DASHES)]
+                    "color": one.colour, "width": 3.5 if one.run.pinned else 1.8, "dash": _DASHES[methods.index(method) % len(_DASHES)]
                 },
             )  # fmt: skip
     figure.update_xaxes(title="bit width of weights and activations", categoryorder="array", categoryarray=widths, type="category")

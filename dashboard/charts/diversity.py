@@ -38,7 +38,7 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: M
     return laid_out(figure, "Pairwise CLIP similarity", 360)
 
 
-def matrix_figure(lane: str, matrix: Mapping[str, Any], classes: Sequence[str], low: float = -1.0) -> go.Figure:
+def matrix_figure(method: str, matrix: Mapping[str, Any], classes: Sequence[str], low: float = -1.0) -> go.Figure:
     """Cosine similarity between images ordered by class; bright blocks on the diagonal are classes that look alike.
 
     low: the cosine of the darkest colour, so that two sets share a scale.
@@ -54,4 +54,4 @@ def matrix_figure(lane: str, matrix: Mapping[str, Any], classes: Sequence[str], 
     axis = {"tickvals": starts, "ticktext": names, "showgrid": False}
     figure.update_xaxes(**axis, tickangle=45)
     figure.update_yaxes(**axis, autorange="reversed")
-    return laid_out(figure, f"Similarity matrix, {title_of(lane)}", 430)
+    return laid_out(figure, f"Similarity matrix, {title_of(method)}", 430)

@@ -17,7 +17,7 @@ import numpy as np
 
 from core.reporting import Frame, RunningStatistics
 from core.runs.store import Record
-from dashboard.charts.style import FULL_PRECISION, Figure, by_lane, colour, numbers, steps_of, thinned, title_of
+from dashboard.charts.style import FULL_PRECISION, Figure, by_series, colour, numbers, steps_of, thinned, title_of
 from dashboard.text import plotly as plotly_text
 
 PARTS = {
@@ -33,38 +33,38 @@ _POINTS = 300  # of a curve of the loss: three parts share the width of the page
 _POINTS_SMALL = 100  # of a layer's curve
 _COLUMNS = 200  # of a heatmap
 _TITLE, _TICKS, _LEGEND = 26, 24, 34  # pixels above and below each part, and below all of them
-_SHARED = "#8A8F98"  # a mark that belongs to several lanes
+_SHARED = "#8A8F98"  # a mark that belongs to several methods
 
 
 def mark_texts(changes: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, list[str]]]:
-    """Step -> what was changed there, such as "ε = 0.05, β = 2", and the lanes that it was changed for."""
+    """Step -> what was changed there, such as "ε = 0.05, β = 2", and the methods that it was changed for."""
     marks: dict[int, tuple[list[str], list[str]]] = {}
     for change in changes:
-        texts, lanes = marks.setdefault(change["step"], ([], []))
+        texts, methods = marks.setdefault(change["step"], ([], []))
         text = f"{SYMBOLS.get(change['name'], change['name'])} = {change['value']:g}"
         if text not in texts:
             texts.append(text)
-        if change["lane"] not in lanes:
-            lanes.append(change["lane"])
-    return {step: (", ".join(texts), lanes) for step, (texts, lanes) in sorted(marks.items())}
+        if change["method"] not in methods:
+            methods.append(change["method"])
+    return {step: (", ".join(texts), methods) for step, (texts, methods) in sorted(marks.items())}
 
 
 def loss_figure(records: Sequence[Record], changes: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """The loss and each of its parts over iterations, a curve for each optimizer; live changes as vertical marks with their value."""
-    lanes = by_lane(records, _POINTS)
-    curves = [{lane: numbers(r.data[part] for r in own) for lane, own in lanes.items()} for part in PARTS]
-    steps = {lane: steps_of(own) for lane, own in lanes.items()}
+    methods = by_series(records, _POINTS)
+    curves = [{method: numbers(r.data[part] for r in own) for method, own in methods.items()} for part in PARTS]
+    steps = {method: steps_of(own) for method, own in methods.items()}
     logarithmic = [part != "agreement" for part in PARTS]
     return _small_multiples("loss", steps, curves, list(PARTS.values()), logarithmic, mark_texts(changes), (3, 1), 150)
 
 
 def layer_figure(records: Sequence[Record], layers: Sequence[str], changes: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """L_BNS of every layer over iterations, a small chart each, on one scale; live changes as in `loss_figure`."""
-    lanes = by_lane(records, _POINTS_SMALL)
-    values = {lane: np.array([r.data["layers"] for r in own], np.float32).reshape(len(own), -1) for lane, own in lanes.items()}
-    curves = [{lane: own[:, index] for lane, own in values.items()} for index in range(len(layers))]
+    methods = by_series(records, _POINTS_SMALL)
+    values = {method: np.array([r.data["layers"] for r in own], np.float32).reshape(len(own), -1) for method, own in methods.items()}
+    curves = [{method: own[:, index] for method, own in values.items()} for index in range(len(layers))]
     titles = [f"{index + 1}: {plotly_text(_short(name))}" for index, name in enumerate(layers)]
-    steps = {lane: steps_of(own) for lane, own in lanes.items()}
+    steps = {method: steps_of(own) for method, own in methods.items()}
     figure = _small_multiples("L_BNS by layer", steps, curves, titles, [True] * len(layers), mark_texts(changes), (6, 2), 92)
     low, high = heatmap_ends(records)
     scale = [math.log10(max(low, 1e-6)) - 0.1, math.log10(max(high, 1e-6)) + 0.1]
@@ -92,25 +92,25 @@ def _small_multiples(
     columns: tuple[int, int],
     height: int,
 ) -> Figure:
-    """A part for each of `curves` (lane -> values at its steps). columns: in a wide and a narrow window; height: of a part, in pixels.
+    """A part for each of `curves` (method -> values at its steps). columns: in a wide and a narrow window; height: of a part, in pixels.
 
     Made of plain dictionaries: plotly takes a fifth of a second to add 40 curves to 20 parts one by one.
     """
     traces = [
         {
-            "type": "scatter", "mode": "lines", "x": steps[lane], "y": values, "name": title_of(lane), "legendgroup": lane,
+            "type": "scatter", "mode": "lines", "x": steps[method], "y": values, "name": title_of(method), "legendgroup": method,
             "showlegend": index == 0, "xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}",
-            "line": {"color": colour(lane), "width": 2 if height > 100 else 1.5}, "hovertemplate": "%{y:.4g}",
+            "line": {"color": colour(method), "width": 2 if height > 100 else 1.5}, "hovertemplate": "%{y:.4g}",
         }
         for index, own in enumerate(curves)
-        for lane, values in own.items()
+        for method, values in own.items()
     ]  # fmt: skip
     end = max((int(own[-1]) for own in steps.values() if len(own)), default=1)
     shapes, notes = [], []
     for index in range(len(curves)):
         axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
-        for position, (step, (text, lanes)) in enumerate(marks.items()):
-            line = colour(lanes[0]) if len(lanes) == 1 else _SHARED
+        for position, (step, (text, methods)) in enumerate(marks.items()):
+            line = colour(methods[0]) if len(methods) == 1 else _SHARED
             shapes.append(
                 {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": {"color": line, "width": 1, "dash": "dot"}, **axes}
             )
@@ -163,14 +163,14 @@ def _grid(titles: Sequence[str], columns: int, height: int, logarithmic: Sequenc
 
 
 def layer_heatmaps(
-    records: Sequence[Record], lanes: Sequence[str], layers: Sequence[str], changes: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Record], methods: Sequence[str], layers: Sequence[str], changes: Sequence[Mapping[str, Any]] = ()
 ) -> Figure:
     """L_BNS of every layer over iterations for each optimizer side by side, on one logarithmic scale of colours; changes as marks."""
     low, high = (math.log10(max(end, 1e-6)) for end in heatmap_ends(records))
     ticks = [t for t in range(-6, 7) if low - 0.5 <= t <= high + 0.5]
     traces: list[dict[str, Any]] = []
-    for index, lane in enumerate(lanes):
-        own = thinned([r for r in records if r.lane == lane], _COLUMNS)
+    for index, method in enumerate(methods):
+        own = thinned([r for r in records if r.series == method], _COLUMNS)
         values = np.maximum(np.array([r.data["layers"] for r in own], np.float32), 1e-6).reshape(len(own), -1).T
         traces.append({
             "type": "heatmap", "x": steps_of(own), "y": np.arange(1, len(layers) + 1, dtype=np.int32), "z": np.log10(values),
@@ -179,9 +179,9 @@ def layer_heatmaps(
         })  # fmt: skip
     marks = mark_texts(changes)
     shapes, notes = [], []
-    for index, lane in enumerate(lanes):
+    for index, method in enumerate(methods):
         axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
-        own_marks = {step: text for step, (text, of) in marks.items() if lane in of}
+        own_marks = {step: text for step, (text, of) in marks.items() if method in of}
         for position, (step, text) in enumerate(own_marks.items()):
             line = {"color": "#FFFFFF", "width": 1.5, "dash": "dot"}
             shapes.append({"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": line, **axes})
@@ -190,11 +190,11 @@ def layer_heatmaps(
                 "xanchor": "left", "font": {"size": 11, "color": "#FFFFFF"}, "bgcolor": "rgba(0,0,0,0.55)", **axes,
             })  # fmt: skip
     height = max(260, 15 * len(layers))
-    titles = [title_of(lane) for lane in lanes]
-    wide, narrow = (_grid(titles, columns, height, [False] * len(lanes), notes) for columns in (len(lanes), 1))
+    titles = [title_of(method) for method in methods]
+    wide, narrow = (_grid(titles, columns, height, [False] * len(methods), notes) for columns in (len(methods), 1))
     for layout in (wide, narrow):
         layout["margin"]["r"] = 60
-        for index in range(len(lanes)):
+        for index in range(len(methods)):
             layout[f"yaxis{_number(index)}"] |= {"autorange": "reversed", "nticks": 12}
             layout[f"xaxis{_number(index)}"] |= {"title": {"text": "iteration"}}
         layout[f"yaxis{_number(0)}"] |= {"title": {"text": "layer"}}
@@ -202,29 +202,35 @@ def layer_heatmaps(
         "colorscale": "Cividis", "cmin": low, "cmax": high,
         "colorbar": {"title": {"text": "L_BNS"}, "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks], "thickness": 10},
     }  # fmt: skip
-    cursor = [[f"x{_number(index)}", f"y{_number(index)}"] for index in range(len(lanes))]
+    cursor = [[f"x{_number(index)}", f"y{_number(index)}"] for index in range(len(methods))]
     meta = {"name": "L_BNS by layer and iteration", "cursor": cursor, "narrow": narrow}
     return {"data": traces, "layout": {**wide, "shapes": shapes, "coloraxis": scale, "uirevision": "heatmap", "meta": meta}}
 
 
 def heatmap_ends(records: Sequence[Record]) -> tuple[float, float]:
-    """Lowest and highest L_BNS of a layer in all lanes, of a long run about."""
+    """Lowest and highest L_BNS of a layer in all methods, of a long run about."""
     values = [value for r in thinned(list(records), 400) for value in r.data["layers"] if value > 0]
     return (min(values), max(values)) if values else (1e-3, 1.0)
 
 
 def layer_bars(records: Mapping[str, Record], layers: Sequence[str], chosen: int) -> Figure:
-    """L_BNS of every layer at one moment (lane -> its record), a bar for each optimizer; the chosen layer stands out.
+    """L_BNS of every layer at one moment (method -> its record), a bar for each optimizer; the chosen layer stands out.
 
     customdata of each bar is the layer's index.
     """
     traces = [
         {
-            "type": "bar", "x": np.arange(1, len(layers) + 1, dtype=np.int32), "y": numbers(record.data["layers"]), "name": title_of(lane),
-            "customdata": list(range(len(layers))), "marker": {"color": colour(lane)}, "text": [plotly_text(name) for name in layers],
-            "textposition": "none", "hovertemplate": "layer %{x}: %{text}<br>L_BNS %{y:.4g}<br>press to look into it",
+            "type": "bar",
+            "x": np.arange(1, len(layers) + 1, dtype=np.int32),
+            "y": numbers(record.data["layers"]),
+            "name": title_of(method),
+            "customdata": list(range(len(layers))),
+            "marker": {"color": colour(method)},
+            "text": [plotly_text(name) for name in layers],
+            "textposition": "none",
+            "hovertemplate": "layer %{x}: %{text}<br>L_BNS %{y:.4g}<br>press to look into it",
         }
-        for lane, record in records.items()
+        for method, record in records.items()
     ]  # fmt: skip
     layout = {
         "height": 250, "margin": {"l": 40, "r": 8, "t": 8, "b": 62}, "bargap": 0.25, "uirevision": "bars",
@@ -242,7 +248,7 @@ def layer_bars(records: Mapping[str, Record], layers: Sequence[str], chosen: int
 def channel_figure(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> Figure | None:
     """Means and variances of a layer's channels, those of the batch against those of training, which lie on the diagonal if they match.
 
-    frames: lane -> the moment. None where the frames have no statistics, as in runs of an earlier version.
+    frames: method -> the moment. None where the frames have no statistics, as in runs of an earlier version.
     """
     start = sum(running.channels[:layer])
     own = slice(start, start + running.channels[layer])
@@ -252,7 +258,7 @@ def channel_figure(frames: Mapping[str, Frame], running: RunningStatistics, laye
     titles = ["means of the channels", "variances of the channels"]
     for part, kind in enumerate(("means", "variances")):
         known = getattr(running, kind)[own]
-        batches = {lane: getattr(frame, kind)[own] for lane, frame in frames.items() if getattr(frame, kind) is not None}
+        batches = {method: getattr(frame, kind)[own] for method, frame in frames.items() if getattr(frame, kind) is not None}
         if not batches:
             return None
         everything = np.concatenate([known, *batches.values()])
@@ -264,10 +270,10 @@ def channel_figure(frames: Mapping[str, Frame], running: RunningStatistics, laye
             "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "batch = running", "hoverinfo": "skip",
             "showlegend": part == 0, "legendgroup": "match", "line": {"color": FULL_PRECISION, "width": 1, "dash": "dash"}, **axes,
         })  # fmt: skip
-        for lane, values in batches.items():
+        for method, values in batches.items():
             traces.append({
-                "type": "scatter", "mode": "markers", "x": known, "y": values, "customdata": channels, "name": title_of(lane),
-                "showlegend": part == 0, "legendgroup": lane, "marker": {"color": colour(lane), "size": 7, "opacity": 0.75},
+                "type": "scatter", "mode": "markers", "x": known, "y": values, "customdata": channels, "name": title_of(method),
+                "showlegend": part == 0, "legendgroup": method, "marker": {"color": colour(method), "size": 7, "opacity": 0.75},
                 "hovertemplate": "channel %{customdata}<br>running %{x:.4g}<br>batch %{y:.4g}", **axes,
             })  # fmt: skip
         for axis, of in ((axes["xaxis"], "running"), (axes["yaxis"], "batch")):

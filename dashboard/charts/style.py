@@ -19,27 +19,27 @@ import pandas  # noqa: F401
 import plotly.graph_objects as go
 
 from core.runs.store import Record
-from dashboard.names import lane_name
+from dashboard.names import method_name
 from dashboard.text import plotly
 
 COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73", "real": "#86672B", "noise": "#9A5BE0"}
 FULL_PRECISION = "#6E6E6E"
 PAPER = "#CC79A7"
-NEUTRAL = "#808080"  # lines and areas that belong to no lane: cursors, marks of changes in all lanes, spreads
+NEUTRAL = "#808080"  # lines and areas that belong to no method: cursors, marks of changes in all methods, spreads
 SCALE = "Cividis"  # of heatmaps: the same order for everybody, also printed grey
 POINTS = 600  # of a curve
 Figure = dict[str, Any]  # plain, as plotly.js takes it
 _T = TypeVar("_T")
 
 
-def colour(lane: str) -> str:
-    """The colour of an optimizer; `lane` may go on with a bit width, as in "adam W4A4"."""
-    return COLOURS.get(lane.split(" ")[0], NEUTRAL)
+def colour(method: str) -> str:
+    """The colour of an optimizer; `method` may go on with a bit width, as in "adam W4A4"."""
+    return COLOURS.get(method.split(" ")[0], NEUTRAL)
 
 
-def title_of(lane: str) -> str:
-    """`lane_name` in a figure."""
-    return plotly(lane_name(lane))
+def title_of(method: str) -> str:
+    """`method_name` in a figure."""
+    return plotly(method_name(method))
 
 
 def laid_out(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
@@ -56,12 +56,12 @@ def laid_out(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Fi
     return figure
 
 
-def by_lane(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
-    """Lane -> its records; thinned to about `most` where that is given."""
-    lanes: dict[str, list[Record]] = {}
+def by_series(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
+    """MethodImages -> its records; thinned to about `most` where that is given."""
+    methods: dict[str, list[Record]] = {}
     for record in records:
-        lanes.setdefault(record.lane, []).append(record)
-    return {lane: thinned(own, most) if most else own for lane, own in lanes.items()}
+        methods.setdefault(record.series, []).append(record)
+    return {method: thinned(own, most) if most else own for method, own in methods.items()}
 
 
 def thinned(records: list[_T], most: int) -> list[_T]:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from core.runs.store import Record
-from dashboard.charts.style import FULL_PRECISION, POINTS, by_lane, colour, laid_out, numbers, steps_of, thinned, title_of
+from dashboard.charts.style import FULL_PRECISION, POINTS, by_series, colour, laid_out, numbers, steps_of, thinned, title_of
 from dashboard.text import plotly
 
 PARTS = {"total": "Loss", "agreement": "Agreement with the teacher"}
@@ -21,15 +21,15 @@ _LINES = 64  # of a grid, at most: more of them are a grey area
 def training_figure(records: Sequence[Record], part: str) -> go.Figure:
     """Loss or agreement with the teacher over training steps: colour is the optimizer of the images, dash the bit width."""
     figure = go.Figure()
-    lanes = by_lane(records)
-    for lane, own in lanes.items():
+    methods = by_series(records)
+    for method, own in methods.items():
         points = thinned(list(zip(own, smoothed([r.data[part] for r in own]))), POINTS)
         figure.add_scatter(
             x=steps_of([record for record, _ in points]),
             y=numbers(value for _, value in points),
-            name=title_of(lane),
+            name=title_of(method),
             mode="lines",
-            line=_line(lane, lanes),
+            line=_line(method, methods),
         )
     figure.update_xaxes(title="training step")
     if part == "total":
@@ -40,15 +40,15 @@ def training_figure(records: Sequence[Record], part: str) -> go.Figure:
 def accuracy_on_the_way(records: Sequence[Record], full_precision: float | None) -> go.Figure:
     """Test accuracy over training steps with its standard error; records of TEST. full_precision: top-1 in percent on all images."""
     figure = go.Figure()
-    lanes = by_lane(records)
-    for lane, own in lanes.items():
+    methods = by_series(records)
+    for method, own in methods.items():
         figure.add_scatter(
             x=steps_of(own),
             y=numbers(r.data["top1"] for r in own),
             customdata=numbers(r.data["standard_error"] for r in own),
-            name=title_of(lane),
+            name=title_of(method),
             mode="lines+markers",
-            line=_line(lane, lanes),
+            line=_line(method, methods),
             marker={"size": 7},
             error_y={"type": "data", "array": numbers(r.data["standard_error"] for r in own), "thickness": 1, "width": 0},
             hovertemplate="step %{x}: %{y:.1f} ± %{customdata:.1f} %<extra>%{fullData.name}</extra>",
@@ -63,9 +63,9 @@ def accuracy_on_the_way(records: Sequence[Record], full_precision: float | None)
     return laid_out(figure, "test accuracy, %", 340)
 
 
-def _line(lane: str, lanes: Mapping[str, Any]) -> dict[str, Any]:
-    widths = sorted({name.rpartition(" ")[2] for name in lanes})
-    return {"color": colour(lane), "width": 2, "dash": _DASHES[widths.index(lane.rpartition(" ")[2]) % len(_DASHES)]}
+def _line(method: str, methods: Mapping[str, Any]) -> dict[str, Any]:
+    widths = sorted({name.rpartition(" ")[2] for name in methods})
+    return {"color": colour(method), "width": 2, "dash": _DASHES[widths.index(method.rpartition(" ")[2]) % len(_DASHES)]}
 
 
 def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
@@ -77,7 +77,7 @@ def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return smoothed
 
 
-def error_figure(layers: Sequence[Mapping[str, Any]], lane: str, chosen: str) -> go.Figure:
+def error_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen: str) -> go.Figure:
     """A bar for each layer in the order of the network, as long as its signal-to-quantization-noise ratio in dB; the chosen one is solid.
 
     Beside it how much of that its own rounding does, of the weights and of what it reads. layers: as core.quantization.analysis says.
@@ -91,7 +91,7 @@ def error_figure(layers: Sequence[Mapping[str, Any]], lane: str, chosen: str) ->
         text=[f"{name}, {layer['bits']} bits" for name, layer in zip(names, layers)],
         textposition="none",
         name="output against full precision",
-        marker={"color": colour(lane), "opacity": [1.0 if layer["name"] == chosen else 0.45 for layer in layers]},
+        marker={"color": colour(method), "opacity": [1.0 if layer["name"] == chosen else 0.45 for layer in layers]},
         hovertemplate="layer %{x}: %{text}<br>%{y:.1f} dB<extra></extra>",
     )
     for name, symbol, values in (
@@ -112,7 +112,7 @@ def error_figure(layers: Sequence[Mapping[str, Any]], lane: str, chosen: str) ->
     return figure.update_layout(legend_y=-0.3)  # below the title of the axis also where the window is narrow
 
 
-def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, lane: str, logarithmic: bool = False) -> go.Figure:
+def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, method: str, logarithmic: bool = False) -> go.Figure:
     """Values on their grid: a line for each level, dashed where values begin to be clipped. grid: "weight" or "input" of a layer."""
     histogram = grid["histogram"]
     counts = np.array(histogram["counts"], np.float64)
@@ -124,7 +124,7 @@ def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, lane: str, 
         x=middle.astype(np.float32),
         y=share.astype(np.float32),
         width=width,
-        marker={"color": colour(lane), "line": {"width": 0}},
+        marker={"color": colour(method), "line": {"width": 0}},
         opacity=0.75,
         hovertemplate="at %{x:.2f}: %{y:.3g} % of the values<extra></extra>",
         showlegend=False,

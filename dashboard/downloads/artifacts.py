@@ -21,7 +21,7 @@ from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import atomic_write, write_json
 from core.runs.store import Run
-from dashboard.names import lane_name
+from dashboard.names import method_name
 from dashboard.tables import results
 
 _ROOT = Path(__file__).parents[2]
@@ -47,22 +47,22 @@ class Offer:
     options: tuple[str, ...]
 
 
-def _images_of(lane: str) -> str:
-    return lane_name(lane) if lane == layout.USER_IMAGES else f"images by {lane_name(lane)}"
+def _images_of(method: str) -> str:
+    return method_name(method) if method == layout.USER_IMAGES else f"images by {method_name(method)}"
 
 
-def offers(run: Run, folder: Path, lanes: Sequence[str]) -> list[Offer]:
-    """All of a run. folder: the run's. lanes: those whose images are whole."""
+def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
+    """All of a run. folder: the run's. methods: those whose images are whole."""
     found = []
-    for lane in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=results.place):
+    for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=results.place):
         for bits in run.config.bits:
             width = run.config.quantization_for(bits).width
-            if (folder / layout.QUANTIZED / lane / width / layout.NETWORK_FILE).is_file():
-                title = f"{width} network, trained on {_images_of(lane)}"
-                found.append(Offer(title, f"{lane}-{width}", NETWORK_FORMATS, ("--lane", lane, "--bits", str(bits))))
+            if (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
+                title = f"{width} network, trained on {_images_of(method)}"
+                found.append(Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits))))
     if not run.config.images_from:
-        for lane in sorted(lanes, key=results.place):
-            found.append(Offer(_images_of(lane), f"{lane}-images", IMAGE_FORMATS, ("--lane", lane)))
+        for method in sorted(methods, key=results.place):
+            found.append(Offer(_images_of(method), f"{method}-images", IMAGE_FORMATS, ("--method", method)))
     if found and (folder / layout.RESULT).is_file() and run.config.bits:
         found.append(Offer("model card", "model-card", ("card",), ()))
     return found

@@ -35,7 +35,7 @@ from dashboard.charts import files as chart_files
 from dashboard.charts import generation as generation_charts
 from dashboard.charts import training as training_charts
 from dashboard.images import contact_sheet
-from dashboard.names import lane_name
+from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.text import one_line_text
 
@@ -149,7 +149,7 @@ def _head(run: Run, known: Mapping[str, Any]) -> str:
         figures.append(("full precision", f"{full_precision['top1']:.2f} %", f"± {full_precision['standard_error']:.2f}"))
     for row in results.accuracies(known):
         if row.get("quantized") is not None:
-            title = f"W{row['weight_bits']}A{row['activation_bits']}, {lane_name(row['lane'])}"
+            title = f"W{row['weight_bits']}A{row['activation_bits']}, {method_name(row['method'])}"
             figures.append((title, f"{row['quantized']:.2f} %", f"± {row['standard_error']:.2f}"))
     boxes = "".join(
         f"<div><span>{_text(title)}</span><b>{_text(value)}</b><span>{_text(more)}</span></div>" for title, value, more in figures
@@ -224,17 +224,19 @@ def _settings(config: RunConfig) -> str:
 def _changes(changes: Sequence[Mapping[str, Any]]) -> str:
     if not changes:
         return ""
-    rows = [{"step": c["step"], "images by": lane_name(c["lane"]), "knob": c["name"], "value": c["value"]} for c in changes]
+    rows = [{"step": c["step"], "images by": method_name(c["method"]), "knob": c["name"], "value": c["value"]} for c in changes]
     return f"<h2>Live changes</h2><p>What a person turned while the images were made.</p>{_table(rows)}"
 
 
 def _pictures(store: RunStore, run: Run, classes: Sequence[str]) -> str:
     """Some images of each set that is whole."""
     folder = store.images_folder(run)
-    lanes = sorted(layout.image_lanes(folder), key=results.place)
-    if not lanes:
+    methods = sorted(layout.image_methods(folder), key=results.place)
+    if not methods:
         return ""
-    sheets = "".join(f"<div><h3>{_text(lane_name(lane))}</h3>{_sheet(folder / lane / layout.IMAGES_FILE, classes)}</div>" for lane in lanes)
+    sheets = "".join(
+        f"<div><h3>{_text(method_name(method))}</h3>{_sheet(folder / method / layout.IMAGES_FILE, classes)}</div>" for method in methods
+    )
     return f'<h2>Images</h2><div class="side">{sheets}</div>'
 
 
@@ -273,8 +275,8 @@ def _generation(records: list[Record], config: RunConfig, layers: Sequence[str],
     drawn = [_chart(go.Figure(generation_charts.loss_figure(records, changes)), "loss")]
     count = len(records[0].data["layers"])
     names = layers if len(layers) == count else [f"layer {index + 1}" for index in range(count)]
-    lanes = [lane for lane in config.optimizers if any(record.lane == lane for record in records)]
-    drawn.append(_chart(go.Figure(generation_charts.layer_heatmaps(records, lanes, names, changes)), "L_BNS by layer"))
+    methods = [method for method in config.optimizers if any(record.series == method for record in records)]
+    drawn.append(_chart(go.Figure(generation_charts.layer_heatmaps(records, methods, names, changes)), "L_BNS by layer"))
     return (
         "<h2>Generation</h2><p>Loss over the iterations of all batches: each tooth is a batch that starts from new noise. L_BNS is the "
         "distance of a batch's statistics to those in the network's BatchNorm layers.</p>" + "".join(drawn)
@@ -315,20 +317,20 @@ def _diversity(known: Mapping[str, Any], classes: Sequence[str]) -> str:
         return ""
     rows = [
         {
-            "images by": lane_name(lane),
+            "images by": method_name(method),
             "mean similarity of all pairs": figures["mean_similarity"],
             "within a class": figures["within_class_similarity"],
             "images": figures.get("images"),
         }
-        for lane, figures in measured.items()
+        for method, figures in measured.items()
     ]
     first = next(iter(measured.values()))
     low = min(value for figures in measured.values() for row in figures["matrix"]["cosine"] for value in row)
     most = max(max(figures["matrix"]["labels"], default=-1) for figures in measured.values())
     names = [*classes, *(f"class {index}" for index in range(len(classes), most + 1))]
     matrices = [
-        _chart(diversity_charts.matrix_figure(lane, figures["matrix"], names, low), f"similarity matrix {lane}")
-        for lane, figures in measured.items()
+        _chart(diversity_charts.matrix_figure(method, figures["matrix"], names, low), f"similarity matrix {method}")
+        for method, figures in measured.items()
     ]
     return (
         "<h2>Diversity</h2><p>Cosine similarity of two images in a CLIP encoder, over all pairs; lower is more diverse. The encoder is "

@@ -131,11 +131,11 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     Whatever has no widget stays as it is in `start`. live: values of the knobs that have sliders. Raises ConfigError when the knobs do not
     fit together, DataError or ModelError for an uploaded network that cannot be used.
     """
-    given = bool(start.images_from)  # then nothing is generated, and the lanes are the folders of the images
+    given = bool(start.images_from)  # then nothing is generated, and the methods are the folders of the images
     with st.form(f"run form {key}", border=False):
         if given:
             st.caption(f"Uses the images in {plain(start.images_from)}, so nothing is generated.")
-        optimizers, bits = _choose_lanes(start, key)
+        optimizers, bits = _choose_methods(start, key)
         with st.expander("All settings"):
             *generation_tabs, quantization_tab, machine_tab = st.tabs(
                 [*([] if given else ["Generation"]), "Quantization", "Network and machine"]
@@ -276,7 +276,7 @@ def _uploads_done() -> int:
     return st.session_state.get("uploads done", 0)
 
 
-def _choose_lanes(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
+def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
     """Optimizers and bit widths, which most people touch first."""
     if start.images_from:
         return list(start.optimizers), bits_widget(start.bits, f"{key}/bits")

@@ -72,10 +72,10 @@ def curves(compared):
     if not any(curve.name in columns for one in compared for columns in one.curves.values()):
         st.caption(f"None of these runs has a curve of {label}.")
         return
-    lanes = st.multiselect(
-        "Lanes", charts.lanes_of(compared), format_func=charts.lane_name, placeholder="all", key="lanes", bind="query-params"
+    methods = st.multiselect(
+        "Lanes", charts.series_of(compared), format_func=charts.method_name, placeholder="all", key="methods", bind="query-params"
     )
-    figures.show(json_of(charts.curves_figure(compared, label, axis, log, smoothing, lanes)), "curves", f"comparison {label}")
+    figures.show(json_of(charts.curves_figure(compared, label, axis, log, smoothing, methods)), "curves", f"comparison {label}")
     st.caption(
         "Colour is the run, dash the optimizer or bit width"
         + (", the thick line the baseline." if base.run.pinned else ".")

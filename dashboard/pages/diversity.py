@@ -24,14 +24,14 @@ if run is None:
 else:
     live_view.follow(diversity.DIVERSITY, run)
 
-if run is not None and session.image_lanes(run):
+if run is not None and session.image_methods(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
         encoder = forms.encoder_widget("embedded", "diversity/encoder")
         if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure"):
             try:
                 config = replace(
                     run.config,
-                    optimizers=tuple(session.image_lanes(run)),
+                    optimizers=tuple(session.image_methods(run)),
                     bits=(),
                     encoder=encoder,
                     images_from=str(session.store().images_folder(run)),

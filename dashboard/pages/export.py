@@ -37,7 +37,7 @@ st.download_button(
     "a network, and its charts can be taken along as here.",
 )
 folder = store.run_folder(run.id)
-offers = artifacts.offers(run, folder, session.image_lanes(run))
+offers = artifacts.offers(run, folder, session.image_methods(run))
 if not offers:
     st.info("Images and networks of this run appear here when they are made.", icon=":material/hourglass:")
     st.stop()

@@ -8,7 +8,7 @@ from core.runs import paper_table
 from dashboard import session, text
 from dashboard.components import figures
 from dashboard.forms import run as forms
-from dashboard.names import lane_name
+from dashboard.names import method_name
 from dashboard.tables import results
 
 st.title("The paper's table")
@@ -19,10 +19,10 @@ st.caption(
 
 rows = paper_table.table(session.store())
 figure = st.column_config.NumberColumn(format="%.2f", width=75)
-lanes = {
-    f"{what} {lane}": st.column_config.NumberColumn(f"{what} {lane_name(lane)}", format="%.2f", width=110)
+methods = {
+    f"{what} {method}": st.column_config.NumberColumn(f"{what} {method_name(method)}", format="%.2f", width=110)
     for what in ("drop", "top-1", "±")
-    for lane in OPTIMIZERS
+    for method in OPTIMIZERS
 }
 names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
 figures.table(
@@ -32,7 +32,7 @@ figures.table(
     key="paper table",
     column_config={
         **names,
-        **lanes,
+        **methods,
         "drop DFFG": st.column_config.NumberColumn(format="%.2f", width=90),
         **dict.fromkeys(paper_table.METHODS.values(), figure),
     },
@@ -47,7 +47,7 @@ if measured:
         selection_mode="single-row",
         placeholder="–",
         key="measured table",
-        column_config={**names, **lanes},
+        column_config={**names, **methods},
     )
     chosen = selection.selection.rows
     if chosen and measured[chosen[0]].run:

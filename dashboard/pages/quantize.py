@@ -39,7 +39,7 @@ def start_run(start, preset, own_images):
         st.error(text.error(error), icon=":material/error:")
 
 
-if run is not None and session.image_lanes(run):
+if run is not None and session.image_methods(run):
     wanted = not run.config.bits and run.state.is_finished()
     # another expander when it is wanted: that of a run that has just ended opens
     with elements.folded("Quantize these images", f"quantize/{run.id}/{wanted}", wanted, ":material/add:") as opened:
@@ -49,7 +49,7 @@ if run is not None and session.image_lanes(run):
                 PRESETS[preset],
                 generation=run.config.generation,
                 quantization=replace(PRESETS[preset].quantization, model=run.config.quantization.model),
-                optimizers=tuple(session.image_lanes(run)),
+                optimizers=tuple(session.image_methods(run)),
                 images_from=str(session.store().images_folder(run)),
                 encoder="",
             )

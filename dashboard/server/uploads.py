@@ -115,7 +115,7 @@ class Uploads:
             return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
-        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, for `images_from` with the lane USER_IMAGES.
+        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, for `images_from` with the method USER_IMAGES.
 
         Raises DataError, naming the file, when it is not what core.data.archives allows.
         """

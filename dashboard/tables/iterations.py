@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from core.reporting import Frame
 from core.runs.store import Record, Run
-from dashboard.names import lane_name
+from dashboard.names import method_name
 
 STRIP = 12  # moments of one image beside each other
 
 
 def common(kept: Sequence[Sequence[int]]) -> list[int]:
-    """Steps that every lane has kept, in order."""
+    """Steps that every method has kept, in order."""
     return sorted(set.intersection(*map(set, kept))) if kept else []
 
 
@@ -53,13 +53,13 @@ def history(step: int, moments: Sequence[int], per_batch: int, most: int = STRIP
     return sorted(chosen)
 
 
-def record_at(records: Sequence[Record], lane: str, step: int) -> Record | None:
-    """The record of a lane at a step."""
-    return next((record for record in reversed(records) if record.lane == lane and record.step == step), None)
+def record_at(records: Sequence[Record], method: str, step: int) -> Record | None:
+    """The record of a method at a step."""
+    return next((record for record in reversed(records) if record.series == method and record.step == step), None)
 
 
 def summary(frame: Frame, record: Record | None) -> str:
-    """What a lane's picture is captioned with."""
+    """What a method's picture is captioned with."""
     parts = []
     if record is not None:
         parts += [f"L_BNS {record.data['bns']:.4g}", f"teacher agrees on {record.data['agreement']:.0f} %"]
@@ -69,8 +69,8 @@ def summary(frame: Frame, record: Record | None) -> str:
 
 
 def values(records: Mapping[str, Record], parts: Mapping[str, str], where: str) -> list[str]:
-    """A line for each lane with the value of every part of the loss. parts: name in the record -> how it is called, with a remark."""
+    """A line for each method with the value of every part of the loss. parts: name in the record -> how it is called, with a remark."""
     return [
-        f"{lane_name(lane)}, {where}: " + ", ".join(f"{title.split(' (')[0]} {record.data[part]:.4g}" for part, title in parts.items())
-        for lane, record in records.items()
+        f"{method_name(method)}, {where}: " + ", ".join(f"{title.split(' (')[0]} {record.data[part]:.4g}" for part, title in parts.items())
+        for method, record in records.items()
     ]

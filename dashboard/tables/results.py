@@ -7,7 +7,7 @@ from typing import Any
 
 from core.config import OPTIMIZERS
 from core.runs.paper_table import KEPT, METHODS, NOT_MEASURED, Measurement, PaperRow, checkpoint_of, paper_rows
-from dashboard.names import lane_name
+from dashboard.names import method_name
 
 
 def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -16,12 +16,12 @@ def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, value in results.items():
         kind, _, rest = name.partition("/")
         if kind == "accuracy":
-            rows.append({**value, "lane": rest.partition("/")[0]})
-    return sorted(rows, key=lambda row: (place(row["lane"]), row["bits"]))
+            rows.append({**value, "method": rest.partition("/")[0]})
+    return sorted(rows, key=lambda row: (place(row["method"]), row["bits"]))
 
 
 def diversities(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Lane -> diversity of a run's results."""
+    """MethodImages -> diversity of a run's results."""
     known = {name.partition("/")[2]: value for name, value in results.items() if name.startswith("diversity/")}
     return dict(sorted(known.items(), key=lambda item: place(item[0])))
 
@@ -56,13 +56,13 @@ def diversity_table(measured: Mapping[str, Mapping[str, Any]], references: Mappi
             figures.get("nearest_similarity"),
             None if close is None else 100 * close,
         )
-        rows.append({"set": lane_name(name), "images": figures["images"], **dict(zip(DIVERSITY_COLUMNS, values, strict=True))})
+        rows.append({"set": method_name(name), "images": figures["images"], **dict(zip(DIVERSITY_COLUMNS, values, strict=True))})
     return rows
 
 
-def place(lane: str) -> int:
+def place(method: str) -> int:
     """The paper's optimizer first, then the other, then anything else."""
-    return OPTIMIZERS.index(lane) if lane in OPTIMIZERS else len(OPTIMIZERS)
+    return OPTIMIZERS.index(method) if method in OPTIMIZERS else len(OPTIMIZERS)
 
 
 def paper_table(model: str) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list
             {
                 "row": row.name,
                 "measured here": newest.when if newest else NOT_MEASURED,
-                **{f"drop {lane}": newest.drop.get(lane) if newest else None for lane in OPTIMIZERS},
+                **{f"drop {method}": newest.drop.get(method) if newest else None for method in OPTIMIZERS},
                 "drop DFFG": row.drop,
                 "DFFG": row.methods["dffg"],  # before the others, as one scrolls to those
                 **_paper_columns(row),
@@ -116,8 +116,8 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
             "row": one.row,
             "when": one.when,
             **{
-                f"{what} {lane}": figures.get(lane)
-                for lane in OPTIMIZERS
+                f"{what} {method}": figures.get(method)
+                for method in OPTIMIZERS
                 for what, figures in (("top-1", one.top1), ("drop", one.drop), ("±", one.standard_error))
             },
             "full precision": one.full_precision,
@@ -137,7 +137,7 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | No
         trained, runs = row.get("quantized"), row.get("runs", 1)
         table.append(
             {
-                "images by": row["lane"],
+                "images by": row["method"],
                 "setting": row.get("label", ""),
                 "bits": row["bits"],
                 "range": row.get("range"),

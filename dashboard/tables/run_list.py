@@ -63,8 +63,8 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
 def _trained(known: Mapping[str, Any]) -> dict[str, float]:
     """Bit width, as W4A4 -> top-1 after training."""
     rows = [row for row in results.accuracies(known) if row.get("quantized") is not None]
-    # of two lanes the last one holds
-    rows.sort(key=lambda row: row["lane"] != _OTHERS_LAST)
+    # of two methods the last one holds
+    rows.sort(key=lambda row: row["method"] != _OTHERS_LAST)
     return {width_of(row): row["quantized"] for row in rows}
 
 

@@ -34,16 +34,16 @@ class Evaluated:
 
 def differ_only_in_seeds(one: RunConfig, other: RunConfig) -> bool:
     """Whether two runs are the same but for their seeds, and for what has no bearing on accuracy."""
-    lanes = one.optimizers
+    methods = one.optimizers
     same = (one.optimizers, one.bits) == (other.optimizers, other.bits)
-    return same and _seeds(one) != _seeds(other) and all(_setting(one, (), lane) == _setting(other, (), lane) for lane in lanes)
+    return same and _seeds(one) != _seeds(other) and all(_setting(one, (), method) == _setting(other, (), method) for method in methods)
 
 
 def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
     """One row for each optimizer, setting and bit width, in that order; all percent.
 
     Runs that differ only in their seeds are averaged; of two with the same seeds, which give the same bits, the first counts. A row has
-    `lane`, `bits`, `label` (what tells the setting from the others of its optimizer; empty where it is alone), `range`, `runs` (how
+    `method`, `bits`, `label` (what tells the setting from the others of its optimizer; empty where it is alone), `range`, `runs` (how
     many), `calibrated`, `quantized` (None before the training has ended), and the height of their bars, `calibrated_error` and
     `standard_error`: the sample standard deviation over the seeds where there are several, else the standard error of the evaluation,
     which a calibrated network has none of.
@@ -53,20 +53,20 @@ def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
     names: dict[tuple[str, tuple], list[str]] = {}
     for run in runs:
         for row in results.accuracies(run.results):
-            setting = _setting(run.config, run.turned, row["lane"])
-            key = (row["lane"], tuple(setting.items()))
+            setting = _setting(run.config, run.turned, row["method"])
+            key = (row["method"], tuple(setting.items()))
             settings[key] = setting
             if run.name not in names.setdefault(key, []):
                 names[key].append(run.name)
             grouped.setdefault(key, {}).setdefault(row["bits"], {}).setdefault(_seeds(run.config), row)
     labels = _labels(settings, names)
     rows = [
-        {"lane": key[0], "bits": bits, "label": labels[key], "range": settings[key]["range"], **_averaged(list(by_seed.values()))}
+        {"method": key[0], "bits": bits, "label": labels[key], "range": settings[key]["range"], **_averaged(list(by_seed.values()))}
         for key, widths in grouped.items()
         for bits, by_seed in widths.items()
     ]
     order = list(dict.fromkeys(labels.values()))
-    return sorted(rows, key=lambda row: (results.place(row["lane"]), row["lane"], order.index(row["label"]), row["bits"]))
+    return sorted(rows, key=lambda row: (results.place(row["method"]), row["method"], order.index(row["label"]), row["bits"]))
 
 
 def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def _seeds(config: RunConfig) -> tuple[int, int]:
     return config.generation.seed, config.quantization.quantization_seed
 
 
-def _setting(config: RunConfig, turned: Sequence[Mapping[str, Any]], lane: str) -> dict[str, Any]:
-    """Everything but the seeds that bears on the accuracies of a lane, by a name for a person; values can be compared and hashed."""
-    others = {knob for optimizer in OPTIMIZERS if optimizer != lane for knob in _OF_OPTIMIZER[optimizer]}
+def _setting(config: RunConfig, turned: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
+    """Everything but the seeds that bears on the accuracies of a method, by a name for a person; values can be compared and hashed."""
+    others = {knob for optimizer in OPTIMIZERS if optimizer != method for knob in _OF_OPTIMIZER[optimizer]}
     generation, quantization = config.generation.to_dict(), config.quantization.to_dict()
     both = generation.keys() & quantization.keys()
     setting = {
@@ -106,7 +106,7 @@ def _setting(config: RunConfig, turned: Sequence[Mapping[str, Any]], lane: str) 
         "steps at": _hashable(config.steps_by_bits),
         "training lr at": _hashable(config.lr_by_bits),
         "images_from": config.images_from,
-        "turned": tuple((change["step"], change["name"], change["value"]) for change in turned if change["lane"] == lane),
+        "turned": tuple((change["step"], change["name"], change["value"]) for change in turned if change["method"] == method),
     }
 
 

@@ -242,7 +242,7 @@ def _buttons(run: Run) -> None:
             icon=":material/skip_next:",
             key="step",
             on_click=one_step,
-            help="One iteration of every lane, or one training step; then rest.",
+            help="One iteration of every method, or one training step; then rest.",
         )
         st.button(
             "Stop", icon=":material/stop:", key="stop", on_click=control.stop, help="Ends the run; what it has made so far stays visible."
@@ -250,13 +250,13 @@ def _buttons(run: Run) -> None:
 
 
 def _wait_for_step(run: Run, step: int, pictures: list[int]) -> None:
-    """Returns when every lane has taken its step, so that the page shows it at once; or after a while, as a step may take long.
+    """Returns when every method has taken its step, so that the page shows it at once; or after a while, as a step may take long.
 
     step, pictures: as they were before.
     """
     generates = run.stage == "generation"
-    lanes = len(run.config.optimizers) if generates else 1
-    _wait(lambda: session.store().run(run.id).step >= step + lanes, _SECONDS_FOR_A_STEP)
+    methods = len(run.config.optimizers) if generates else 1
+    _wait(lambda: session.store().run(run.id).step >= step + methods, _SECONDS_FOR_A_STEP)
     if generates:
         # written after the figures, and not at all if the last ones are very new
         _wait(lambda: all(new != old for new, old in zip(_pictures(run), pictures)), _SECONDS_FOR_PICTURES)
@@ -269,5 +269,5 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def _pictures(run: Run) -> list[int]:
-    """What changes with the newest pictures of each lane."""
-    return [session.store().frame_version(run.id, lane) for lane in run.config.optimizers]
+    """What changes with the newest pictures of each method."""
+    return [session.store().frame_version(run.id, method) for method in run.config.optimizers]

@@ -77,8 +77,8 @@ def _said(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool) -> str
 def _evaluated(run: Run) -> series.Evaluated:
     """The few results of a run that are accuracies, without the large ones."""
     names = ["full_precision"]
-    for lane in (*run.config.optimizers, layout.USER_IMAGES):
-        names += [f"accuracy/{lane}/{run.config.quantization_for(bits).width}" for bits in run.config.bits]
+    for method in (*run.config.optimizers, layout.USER_IMAGES):
+        names += [f"accuracy/{method}/{run.config.quantization_for(bits).width}" for bits in run.config.bits]
     store = session.store()
     known = {name: value for name in names if (value := store.result(run.id, name)) is not None}
     return series.Evaluated(run.name, run.config, known, store.changes(run.id))

@@ -123,8 +123,8 @@ def joined(first: _Columns, second: _Columns) -> _Columns:
     if not first or not second:
         return first or second
     result: dict[str, dict[str, np.ndarray]] = {}
-    for lane in dict.fromkeys([*first, *second]):
-        parts = [part[lane] for part in (first, second) if lane in part]
+    for method in dict.fromkeys([*first, *second]):
+        parts = [part[method] for part in (first, second) if method in part]
         names = dict.fromkeys(name for part in parts for name in part)
-        result[lane] = {name: np.concatenate([part.get(name, np.full(len(part["step"]), np.nan)) for part in parts]) for name in names}
+        result[method] = {name: np.concatenate([part.get(name, np.full(len(part["step"]), np.nan)) for part in parts]) for name in names}
     return result

@@ -15,7 +15,7 @@ from dashboard.charts import diversity as diversity_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures
 from dashboard.images import contact_sheet, rows
-from dashboard.names import class_names, lane_name
+from dashboard.names import class_names, method_name
 from dashboard.tables import results
 from dashboard.updates import live_view
 
@@ -52,7 +52,7 @@ def similarity(run: Run) -> None:
     sets = {**measured, **references}
     with st.container(horizontal=True):
         for name, of_set in sets.items():
-            st.metric(text.plain(lane_name(name)), f"{of_set['mean_similarity']:.3f}", border=True)
+            st.metric(text.plain(method_name(name)), f"{of_set['mean_similarity']:.3f}", border=True)
     st.caption(
         "Mean cosine similarity over all pairs of images, from -1 to 1: lower is more diverse." + _references_said(known, references)
     )
@@ -67,11 +67,11 @@ def similarity(run: Run) -> None:
         },
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
-    for place, (lane, of_set) in zip(st.columns(len(measured)), measured.items()):
+    for place, (method, of_set) in zip(st.columns(len(measured)), measured.items()):
         classes = class_names(run.config.generation.model, of_set["matrix"]["labels"])
         with place:
-            matrix = diversity_charts.matrix_figure(lane, of_set["matrix"], classes, low)
-            figures.show(json_of(matrix), f"matrix {lane}", f"{run.name} similarity matrix {lane}")
+            matrix = diversity_charts.matrix_figure(method, of_set["matrix"], classes, low)
+            figures.show(json_of(matrix), f"matrix {method}", f"{run.name} similarity matrix {method}")
     st.caption(
         "Images ordered by class, in the same colours for all: bright blocks on the diagonal are classes whose images look alike, "
         "and darker is more diverse."
@@ -80,7 +80,7 @@ def similarity(run: Run) -> None:
 
 def _nothing(run: Run) -> str:
     if not run.config.encoder:
-        if not session.image_lanes(run):
+        if not session.image_methods(run):
             return "This run did not measure diversity, and the images that it was given are no longer there: upload them below."
         return "This run did not measure diversity: open “Measure with another encoder” below."
     if run.state.is_finished():
@@ -90,7 +90,7 @@ def _nothing(run: Run) -> str:
 
 def _references_said(known: Mapping[str, Any], references: Mapping[str, Any]) -> str:
     """What the references are, or why there are none."""
-    said = "".join(f" {lane_name(name).capitalize()}: {text.plain(of_set['description'])}." for name, of_set in references.items())
+    said = "".join(f" {method_name(name).capitalize()}: {text.plain(of_set['description'])}." for name, of_set in references.items())
     reasons = [value["left_out"] for name, value in known.items() if name.startswith("reference/") and "left_out" in value]
     said += "".join(f" No real images beside them: {text.plain(reason)}." for reason in reasons)
     if not said:
@@ -103,47 +103,47 @@ def pictures(run: Run) -> None:
     measured = results.diversities(session.store().results(run.id))
     if not measured:
         return
-    found = {lane: of_set["neighbours"] for lane, of_set in measured.items() if of_set.get("neighbours")}
+    found = {method: of_set["neighbours"] for method, of_set in measured.items() if of_set.get("neighbours")}
     if found:
         _neighbours(run, found, measured)
-    sheets = {lane: sheet for lane in measured if (sheet := session.sheet(run, lane)) is not None}
+    sheets = {method: sheet for method in measured if (sheet := session.sheet(run, method)) is not None}
     if not sheets:
         return
     st.header("Images", divider=False)
-    for place, lane in zip(st.columns(len(measured)), measured):
-        if lane in sheets:
-            classes = class_names(run.config.generation.model, sheets[lane][1])
-            place.markdown(f"**{text.plain(lane_name(lane))}**")
-            place.html(contact_sheet.sheet_html(*sheets[lane], classes, f"images by {lane_name(lane)}", rows=8))
+    for place, method in zip(st.columns(len(measured)), measured):
+        if method in sheets:
+            classes = class_names(run.config.generation.model, sheets[method][1])
+            place.markdown(f"**{text.plain(method_name(method))}**")
+            place.html(contact_sheet.sheet_html(*sheets[method], classes, f"images by {method_name(method)}", rows=8))
 
 
 def _neighbours(run: Run, found: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     st.header("Nearest neighbours", divider=False)
-    apart = any(measured[lane]["snapshot_similarity"] is not None for lane in found)
+    apart = any(measured[method]["snapshot_similarity"] is not None for method in found)
     st.caption(
         "Of the images of one optimizer, those most alike in this encoder: a diverse set has no two that show nearly the same."
         + (" Snapshots of one noise image, which are always alike, count as one image." if apart else "")
     )
-    files = {lane: _set_file(run, lane) for lane in found}
-    missing = [lane for lane, file in files.items() if not file.is_file()]
+    files = {method: _set_file(run, method) for method in found}
+    missing = [method for method, file in files.items() if not file.is_file()]
     if missing:
         st.caption(
-            f"No pictures of {text.plain(', '.join(map(lane_name, missing)))}: they were given as files of another kind than this "
+            f"No pictures of {text.plain(', '.join(map(method_name, missing)))}: they were given as files of another kind than this "
             "program's own, or are gone."
         )
     st.markdown("**Most alike**")
-    for place, (lane, near) in zip(st.columns(len(found)), found.items()):
+    for place, (method, near) in zip(st.columns(len(found)), found.items()):
         with place:
-            st.markdown(text.plain(lane_name(lane)))
+            st.markdown(text.plain(method_name(method)))
             for row in _rows(near["pairs"], 4):
-                _draw_pairs(files[lane], row, lane)
+                _draw_pairs(files[method], row, method)
     st.markdown("**One image and the five nearest**")
     number = _chosen_image(run, next(iter(found.values()))["images"])
-    for place, (lane, near) in zip(st.columns(len(found)), found.items()):
+    for place, (method, near) in zip(st.columns(len(found)), found.items()):
         if number in near["images"]:
             with place:
-                st.markdown(text.plain(lane_name(lane)))
-                _draw_nearest(run, files[lane], near, number, lane)
+                st.markdown(text.plain(method_name(method)))
+                _draw_nearest(run, files[method], near, number, method)
 
 
 def _chosen_image(run: Run, numbers: list[int]) -> int:
@@ -162,12 +162,12 @@ def _chosen_image(run: Run, numbers: list[int]) -> int:
     return number
 
 
-def _set_file(run: Run, lane: str) -> Path:
-    """The file with the images of a lane, made by the run or given to it."""
+def _set_file(run: Run, method: str) -> Path:
+    """The file with the images of a method, made by the run or given to it."""
     folder = session.store().images_folder(run)
     if run.config.images_from:
-        return layout.user_image_sets(folder, run.config.optimizers).get(lane, folder / lane) / layout.IMAGES_FILE
-    return folder / lane / layout.IMAGES_FILE
+        return layout.user_image_sets(folder, run.config.optimizers).get(method, folder / method) / layout.IMAGES_FILE
+    return folder / method / layout.IMAGES_FILE
 
 
 def _rows(items: list, length: int) -> list[list]:
@@ -175,15 +175,15 @@ def _rows(items: list, length: int) -> list[list]:
     return [items[start : start + length] for start in range(0, max(1, len(items) - length + 1), length)] if items else []
 
 
-def _draw_pairs(file: Path, pairs: list, lane: str) -> None:
+def _draw_pairs(file: Path, pairs: list, method: str) -> None:
     read = rows.read_images(file, [int(number) for one, other, _ in pairs for number in (one, other)])
     if read is not None:
         groups = [read[0][start : start + 2] for start in range(0, len(read[0]), 2)]
         captions = [f"{cosine:.3f}" for *_, cosine in pairs]
-        st.html(rows.row_html(groups, captions, f"pairs of images by {lane_name(lane)} that are most alike"))
+        st.html(rows.row_html(groups, captions, f"pairs of images by {method_name(method)} that are most alike"))
 
 
-def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, lane: str) -> None:
+def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, method: str) -> None:
     place = near["images"].index(number)
     read = rows.read_images(file, [number, *near["nearest"][place]])
     if read is None:
@@ -191,5 +191,5 @@ def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, la
     pixels, labels = read
     classes = class_names(run.config.generation.model, labels)
     captions = [classes[labels[0]], *(f"{cosine:.3f} {classes[label]}" for cosine, label in zip(near["cosine"][place], labels[1:]))]
-    alt = f"image {number} by {lane_name(lane)}, and the images nearest to it"
+    alt = f"image {number} by {method_name(method)}, and the images nearest to it"
     st.html(rows.row_html([pixels[start : start + 1] for start in range(len(pixels))], captions, alt))

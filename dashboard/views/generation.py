@@ -1,4 +1,4 @@
-"""The generation of a run on the page: knobs, iteration player, both lanes with their images, curves and layers. Reads the store only."""
+"""The generation of a run on the page: knobs, iteration player, both methods with their images, curves and layers. Reads the store only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dashboard.charts.style import json_of
 from dashboard.components import elements, figures
 from dashboard.forms import run as forms
 from dashboard.images import contact_sheet
-from dashboard.names import class_names, lane_name
+from dashboard.names import class_names, method_name
 from dashboard.tables import iterations
 from dashboard.updates import live_view
 
@@ -36,40 +36,40 @@ def generation_finished(run: Run) -> bool:
     )
 
 
-def live_values(run: Run, lane: str) -> dict[str, float]:
-    """The knobs of a lane as they stand: those of the config, with what was changed since."""
+def live_values(run: Run, method: str) -> dict[str, float]:
+    """The knobs of a method as they stand: those of the config, with what was changed since."""
     values = {name: getattr(run.config.generation, name) for name in LIVE_KNOBS}
     for change in session.store().changes(run.id):
-        if change["lane"] == lane:
+        if change["method"] == method:
             values[change["name"]] = change["value"]
     return values
 
 
 def knobs(run: Run) -> None:
-    """Sliders that act on the next iteration of one lane or of all, as long as this server works on the run."""
+    """Sliders that act on the next iteration of one method or of all, as long as this server works on the run."""
     if generation_finished(run) or not session.manager().controls(run.id):
         return
-    lanes = list(run.config.optimizers)
-    chosen = lanes
-    if len(lanes) > 1:
-        names = {"both": "both", **{lane: lane_name(lane) for lane in lanes}}
+    methods = list(run.config.optimizers)
+    chosen = methods
+    if len(methods) > 1:
+        names = {"both": "both", **{method: method_name(method) for method in methods}}
         act_on = st.segmented_control(
             "Knobs of",
             list(names),
             default="both",
             required=True,
-            format_func=lambda lane: names[lane],
+            format_func=lambda method: names[method],
             key="knobs of",
             help="The sliders act on the next iteration of the running job. Every change is marked on the curves, with its value.",
         )
-        chosen = lanes if act_on == "both" else [act_on]
+        chosen = methods if act_on == "both" else [act_on]
     # of a knob that only one optimizer has, that one's value
     values = {name: live_values(run, _OWNERS.get(name, chosen[0]))[name] for name in LIVE_KNOBS}
     forms.live_sliders(
         values,
-        f"live/{run.id}" if chosen == lanes else f"live/{run.id}/{chosen[0]}",
+        f"live/{run.id}" if chosen == methods else f"live/{run.id}/{chosen[0]}",
         lambda name, key: _turned(run, name, key, chosen),
-        {"mu": f"of {lane_name('mi-fgsm')}"} if len(lanes) > 1 else None,  # the other two that one lane has name it anyway
+        {"mu": f"of {method_name('mi-fgsm')}"} if len(methods) > 1 else None,  # the other two that one method has name it anyway
         {name for name, owner in _OWNERS.items() if owner not in chosen},
     )
 
@@ -86,8 +86,8 @@ class Past(NamedTuple):
     """What is there to be shown of the generation so far."""
 
     records: list[Record]
-    kept: list[int]  # steps whose images every lane has kept
-    newest: dict[str, Frame]  # lane -> its images, all of one step
+    kept: list[int]  # steps whose images every method has kept
+    newest: dict[str, Frame]  # method -> its images, all of one step
     changes: Sequence[Mapping[str, Any]]
 
     @property
@@ -100,16 +100,16 @@ class Past(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """All lanes at one step."""
+    """All methods at one step."""
 
     past: Past
     frames: dict[str, Frame]
-    records: dict[str, Record]  # lane -> its figures of that step
+    records: dict[str, Record]  # method -> its figures of that step
     where: str  # the step in words
 
 
 def _kept_moments(run: Run) -> list[int]:
-    return iterations.common([session.store().frame_steps(run.id, lane) for lane in run.config.optimizers])
+    return iterations.common([session.store().frame_steps(run.id, method) for method in run.config.optimizers])
 
 
 def _past(run: Run) -> Past | None:
@@ -121,13 +121,13 @@ def _past(run: Run) -> Past | None:
 
 
 def _moment(run: Run, past: Past, at: int | None) -> Moment:
-    frames = past.newest if at is None else {lane: _frame(run, lane, at) or newest for lane, newest in past.newest.items()}
-    records = {lane: record for lane, frame in frames.items() if (record := iterations.record_at(past.records, lane, frame.step))}
+    frames = past.newest if at is None else {method: _frame(run, method, at) or newest for method, newest in past.newest.items()}
+    records = {method: record for method, frame in frames.items() if (record := iterations.record_at(past.records, method, frame.step))}
     return Moment(past, frames, records, iterations.place(next(iter(frames.values())).step, run))
 
 
 def _draw(run: Run, made: str) -> None:
-    """Status and knobs while there are images to come; the player, both lanes where it stands, and the chosen view of the numbers."""
+    """Status and knobs while there are images to come; the player, both methods where it stands, and the chosen view of the numbers."""
     if not generation_finished(run):
         live_view.status(run, made)
         knobs(run)
@@ -142,9 +142,9 @@ def _draw(run: Run, made: str) -> None:
     _numbers(run, moment, made)
 
 
-def _is_between_lanes(run: Run) -> bool:
-    """Whether one lane has come further than another, and so what is shown of them is older."""
-    frames = [_frame(run, lane, None) for lane in run.config.optimizers]
+def _is_between_methods(run: Run) -> bool:
+    """Whether one method has come further than another, and so what is shown of them is older."""
+    frames = [_frame(run, method, None) for method in run.config.optimizers]
     return len({frame.step for frame in frames if frame is not None}) > 1
 
 
@@ -162,9 +162,9 @@ def pieces(run: Run, address: Mapping[str, str], watcher: session.Watcher) -> di
     at = iterations.nearest(start, past.kept, past.latest)
     moment = _moment(run, past, at)
     known[_player_key(run)] = elements.player_data(past.kept, past.latest, at, past.marks)
-    for lane in moment.frames:
-        known[_heading_key(run, lane)] = elements.words_data(*_heading(moment, lane))
-        known[_sheet_key(run, lane)] = vars(_sheet(run, moment, lane))
+    for method in moment.frames:
+        known[_heading_key(run, method)] = elements.words_data(*_heading(moment, method))
+        known[_sheet_key(run, method)] = vars(_sheet(run, moment, method))
     view = _view(address)
     known[_lines_key(run)] = elements.words_data(_lines(run, moment, view))
     for name, drawn in _figures(run, moment, view, address, watcher).items():
@@ -180,7 +180,7 @@ GENERATION = live_view.Part(
     until=generation_finished,
     # what a press on an image opens has too many elements to be streamed to
     is_redrawn=lambda address: session.image_in(address)[0] is not None,
-    is_behind=_is_between_lanes,
+    is_behind=_is_between_methods,
 )
 
 
@@ -212,12 +212,12 @@ _PAIRS_KEPT = 8
 
 
 def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
-    """The newest moment of each lane, all at the same iteration: while one lane is ahead, an earlier one. Empty before the first."""
-    lanes, key = run.config.optimizers, (run.id, run.attempt)
-    read = {lane: _frame(run, lane, None) for lane in lanes}
-    frames = {lane: frame for lane, frame in read.items() if frame is not None}
+    """The newest moment of each method, all at the same iteration: while one method is ahead, an earlier one. Empty before the first."""
+    methods, key = run.config.optimizers, (run.id, run.attempt)
+    read = {method: _frame(run, method, None) for method in methods}
+    frames = {method: frame for method, frame in read.items() if frame is not None}
     with _pairs_lock:
-        if len(frames) == len(lanes) and len({frame.step for frame in frames.values()}) == 1:
+        if len(frames) == len(methods) and len({frame.step for frame in frames.values()}) == 1:
             _pairs[key] = frames
             _pairs.move_to_end(key)
             while len(_pairs) > _PAIRS_KEPT:
@@ -225,69 +225,69 @@ def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
             return frames
         if key in _pairs:
             return _pairs[key]
-    # nobody has looked yet, or the run was stopped between two lanes
-    together = {lane: frame for lane in lanes if kept and (frame := _frame(run, lane, kept[-1])) is not None}
-    return together if len(together) == len(lanes) else {}
+    # nobody has looked yet, or the run was stopped between two methods
+    together = {method: frame for method in methods if kept and (frame := _frame(run, method, kept[-1])) is not None}
+    return together if len(together) == len(methods) else {}
 
 
-def _frame(run: Run, lane: str, step: int | None) -> Frame | None:
+def _frame(run: Run, method: str, step: int | None) -> Frame | None:
     """A kept moment, or the newest for None; read once for all who look at it."""
-    version = session.store().frame_version(run.id, lane, step)
-    return session.kept(("frame", run.id, lane, step, version), lambda: session.store().frame(run.id, lane, step))
+    version = session.store().frame_version(run.id, method, step)
+    return session.kept(("frame", run.id, method, step, version), lambda: session.store().frame(run.id, method, step))
 
 
 def _sheets(run: Run, moment: Moment, made: str) -> None:
-    lane, index = session.image_in(st.query_params.to_dict())
+    method, index = session.image_in(st.query_params.to_dict())
     for place, own in zip(st.columns(len(moment.frames)), moment.frames):
         with place:
             elements.words(_heading_key(run, own), *_heading(moment, own), clipped=True, made=made)
             elements.sheet(
                 _sheet(run, moment, own),
-                f"synthetic images by {lane_name(own)}",
-                index if own == lane else None,
+                f"synthetic images by {method_name(own)}",
+                index if own == method else None,
                 _sheet_key(run, own),
                 partial(_picked, own),
                 made,
             )
 
 
-def _heading_key(run: Run, lane: str) -> str:
-    return f"heading/{run.id}/{lane}"
+def _heading_key(run: Run, method: str) -> str:
+    return f"heading/{run.id}/{method}"
 
 
-def _heading(moment: Moment, lane: str) -> tuple[list[str], str]:
-    summary = iterations.summary(moment.frames[lane], moment.records.get(lane))
-    return [f"{moment.where} · {summary}".rstrip(" ·")], lane_name(lane)
+def _heading(moment: Moment, method: str) -> tuple[list[str], str]:
+    summary = iterations.summary(moment.frames[method], moment.records.get(method))
+    return [f"{moment.where} · {summary}".rstrip(" ·")], method_name(method)
 
 
-def _sheet_key(run: Run, lane: str) -> str:
-    return f"sheet/{run.id}/{lane}"
+def _sheet_key(run: Run, method: str) -> str:
+    return f"sheet/{run.id}/{method}"
 
 
-def _sheet(run: Run, moment: Moment, lane: str) -> contact_sheet.Sheet:
-    frame = moment.frames[lane]
-    key = ("sheet", run.id, run.attempt, lane, frame.step)
+def _sheet(run: Run, moment: Moment, method: str) -> contact_sheet.Sheet:
+    frame = moment.frames[method]
+    key = ("sheet", run.id, run.attempt, method, frame.step)
     return session.kept(key, lambda: contact_sheet.sheet(frame, _names(run.config.generation.model, frame)))
 
 
-def _picked(lane: str, index: int) -> None:
+def _picked(method: str, index: int) -> None:
     """An image was pressed: its large view, or none if it was there already."""
-    session.show_image(None if session.image_in(st.query_params.to_dict()) == (lane, index) else (lane, index))
+    session.show_image(None if session.image_in(st.query_params.to_dict()) == (method, index) else (method, index))
 
 
 def _large(run: Run, frames: Mapping[str, Frame], kept: Sequence[int]) -> None:
-    """The image in the address, large, with its history in every lane: all began from the same noise."""
-    lane, index = session.image_in(st.query_params.to_dict())
-    if lane is None:
+    """The image in the address, large, with its history in every method: all began from the same noise."""
+    method, index = session.image_in(st.query_params.to_dict())
+    if method is None:
         st.caption(
             "Point at an image for its class and what the teacher takes it for (a white corner: for another class); press it to see more."
         )
         return
-    if lane not in frames or not 0 <= index < len(frames[lane].labels):
+    if method not in frames or not 0 <= index < len(frames[method].labels):
         allowed = f"allowed are {', '.join(frames)} and 0 to {len(next(iter(frames.values())).labels) - 1}"
-        st.warning(text.plain(f"image {index} of lane {lane} in the address is not there: {allowed}"))
+        st.warning(text.plain(f"image {index} of method {method} in the address is not there: {allowed}"))
         return
-    frame = frames[lane]
+    frame = frames[method]
     per_batch = run.config.generation.iterations
     model = run.config.generation.model
     names = _names(model, frame)
@@ -295,29 +295,31 @@ def _large(run: Run, frames: Mapping[str, Frame], kept: Sequence[int]) -> None:
     with st.container(border=True, key="large view"):
         left, right = st.columns([1, 4])
         with left:
-            st.html(contact_sheet.large_html(frame, index, f"image {index} by {lane_name(lane)}"))
+            st.html(contact_sheet.large_html(frame, index, f"image {index} by {method_name(method)}"))
             lines = contact_sheet.known_of(frame, index, names).split("\n")
-            st.markdown(f"**{text.plain(lane_name(lane))}, image {index}: {text.plain(lines[0])}**")
+            st.markdown(f"**{text.plain(method_name(method))}, image {index}: {text.plain(lines[0])}**")
             st.caption(text.plain(lines[1] if len(lines) > 1 else "What the teacher sees was not written down by this run."))
             st.button("Close", icon=":material/close:", key="close image", on_click=session.show_image, args=(None,))
         with right:
             for own in frames:
-                st.markdown(f"{text.plain(lane_name(own))} :small[:gray[iteration, and the teacher's confidence]]")
+                st.markdown(f"{text.plain(method_name(own))} :small[:gray[iteration, and the teacher's confidence]]")
                 key = ("strip", run.id, run.attempt, own, index, tuple(steps), frame.step)
                 st.html(session.kept(key, partial(_strip, run, own, index, steps, frames[own], model)))
 
 
-def _strip(run: Run, lane: str, index: int, steps: Sequence[int], now: Frame, model: str) -> str:
+def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, model: str) -> str:
     per_batch = run.config.generation.iterations
-    known = [contact_sheet.alone(now, index) if step == now.step else _one_image(run.id, run.attempt, lane, step, index) for step in steps]
+    known = [
+        contact_sheet.alone(now, index) if step == now.step else _one_image(run.id, run.attempt, method, step, index) for step in steps
+    ]
     frames = [frame for frame in known if frame is not None]
     titles = [str((frame.step - 1) % per_batch + 1) for frame in frames]
     return contact_sheet.strip_html(frames, titles, _names(model, *frames), now.step)
 
 
 @lru_cache(maxsize=500)  # of 3 kB each: a strip is drawn again with each iteration, and only one image of it is new
-def _one_image(run_id: str, attempt: int, lane: str, step: int, index: int) -> Frame | None:
-    frame = session.store().frame(run_id, lane, step)
+def _one_image(run_id: str, attempt: int, method: str, step: int, index: int) -> Frame | None:
+    frame = session.store().frame(run_id, method, step)
     return contact_sheet.alone(frame, index) if frame is not None and index < len(frame.labels) else None
 
 
@@ -374,12 +376,12 @@ def _layer_names(run: Run, moment: Moment) -> Sequence[str]:
 
 
 def _extremes(records: Mapping[str, Record], names: Sequence[str]) -> str:
-    """Which layer is furthest from its statistics, for each lane."""
+    """Which layer is furthest from its statistics, for each method."""
     said = []
-    for lane, record in records.items():
+    for method, record in records.items():
         values = record.data["layers"]
         worst = max(range(len(values)), key=lambda index: values[index])
-        said.append(f"{lane_name(lane)} highest in layer {worst + 1} ({names[worst]}) with {values[worst]:.3g}")
+        said.append(f"{method_name(method)} highest in layer {worst + 1} ({names[worst]}) with {values[worst]:.3g}")
     return ", ".join(said)
 
 

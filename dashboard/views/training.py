@@ -19,7 +19,7 @@ from dashboard import session, text
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures
-from dashboard.names import lane_name
+from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.updates import live_view
 from dashboard.views import accuracy
@@ -108,9 +108,9 @@ def pieces(run: Run, address: Mapping[str, str], watcher: session.Watcher) -> di
 
 
 def analysed(run: Run) -> list[tuple[str, str]]:
-    """(lane, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
+    """(method, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
     names = [name.split("/") for name in session.store().result_names(run.id) if name.startswith("layers/")]
-    return sorted(((lane, width) for _, lane, width in names), key=lambda pair: (results.place(pair[0]), pair))
+    return sorted(((method, width) for _, method, width in names), key=lambda pair: (results.place(pair[0]), pair))
 
 
 def _phase(run: Run, address: Mapping[str, str]) -> Any:
@@ -131,17 +131,17 @@ def layers(run: Run) -> None:
     st.header("Layers")
     left, right = st.columns(2)
     with left:
-        lane, width = st.selectbox(
+        method, width = st.selectbox(
             "Network",
             known,
-            format_func=lambda pair: f"{lane_name(pair[0])} {pair[1]}",
+            format_func=lambda pair: f"{method_name(pair[0])} {pair[1]}",
             key=f"layers/{run.id}/network",
             help="Images by whom, and bits of weights (W) and activations (A).",
         )
-    found = session.kept(("layers", run.id, run.attempt, lane, width), lambda: session.store().result(run.id, f"layers/{lane}/{width}"))
+    found = session.kept(("layers", run.id, run.attempt, method, width), lambda: session.store().result(run.id, f"layers/{method}/{width}"))
     own: list[dict[str, Any]] = found["layers"]
     by_error = sorted(own, key=lambda layer: float("inf") if layer["sqnr"] is None else layer["sqnr"])
-    key = f"layers/{run.id}/{lane}/{width}"
+    key = f"layers/{run.id}/{method}/{width}"
     with right:
         chosen = st.selectbox(
             "Layer",
@@ -153,12 +153,12 @@ def layers(run: Run) -> None:
         )
     error, change = st.tabs(["Error and values", "Change bit widths"])
     with error:
-        _errors(run, lane, width, found, by_error[0], chosen, key)
+        _errors(run, method, width, found, by_error[0], chosen, key)
     with change:
-        _bit_widths(run, lane, width, found, by_error, key)
+        _bit_widths(run, method, width, found, by_error, key)
 
 
-def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Mapping[str, Any], chosen: str, key: str) -> None:
+def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: Mapping[str, Any], chosen: str, key: str) -> None:
     """Bars of all layers, histograms of one."""
     own = found["layers"]
     layer = next(layer for layer in own if layer["name"] == chosen)
@@ -166,9 +166,9 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
     def choose(number: int) -> None:
         st.session_state[f"{key}/layer"] = own[number]["name"]
 
-    what = (run.id, run.attempt, lane, width)
-    bars = session.kept(("figure", *what, "errors", chosen), lambda: json_of(training_charts.error_figure(own, lane, chosen)))
-    figures.show(bars, f"{key}/bars", f"{run.name} error by layer {lane} {width}", on_pick=choose)
+    what = (run.id, run.attempt, method, width)
+    bars = session.kept(("figure", *what, "errors", chosen), lambda: json_of(training_charts.error_figure(own, method, chosen)))
+    figures.show(bars, f"{key}/bars", f"{run.name} error by layer {method} {width}", on_pick=choose)
     st.caption(
         f"Loses most: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. The ratio of signal to quantization noise, "
         f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images: 20 dB is an error of a "
@@ -179,9 +179,9 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
         title = f"weights of {chosen}"
         figure = session.kept(
             ("figure", *what, "weights", chosen),
-            lambda: json_of(training_charts.histogram_figure(layer["weight"], layer["bits"], title, lane)),
+            lambda: json_of(training_charts.histogram_figure(layer["weight"], layer["bits"], title, method)),
         )
-        figures.show(figure, f"{key}/weights", f"{run.name} {lane} {width} {title}")
+        figures.show(figure, f"{key}/weights", f"{run.name} {method} {width} {title}")
         st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % beyond the grid.")
     with right:
         read = layer["input"]
@@ -191,9 +191,9 @@ def _errors(run: Run, lane: str, width: str, found: Mapping[str, Any], worst: Ma
             title = f"input of {chosen}"
             figure = session.kept(
                 ("figure", *what, "input", chosen),
-                lambda: json_of(training_charts.histogram_figure(read, read["bits"], title, lane, True)),
+                lambda: json_of(training_charts.histogram_figure(read, read["bits"], title, method, True)),
             )
-            figures.show(figure, f"{key}/input", f"{run.name} {lane} {width} {title}")
+            figures.show(figure, f"{key}/input", f"{run.name} {method} {width} {title}")
             st.caption(
                 f"{_step(read)[0].upper()}{_step(read)[1:]}; {read['clipped']:g} % beyond the grid; {_decibels(read['sqnr'])}. Logarithmic."
             )
@@ -208,7 +208,7 @@ def _decibels(value: float | None) -> str:
     return "no error" if value is None else f"{value:.1f} dB"
 
 
-def _bit_widths(run: Run, lane: str, width: str, found: Mapping[str, Any], by_error: Sequence[Mapping[str, Any]], key: str) -> None:
+def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_error: Sequence[Mapping[str, Any]], key: str) -> None:
     """A table of the layers whose bits can be edited, a button that evaluates them, and what came of it so far."""
     total = sum(layer["weights"] for layer in found["layers"])
     table = pd.DataFrame(
@@ -253,7 +253,7 @@ def _bit_widths(run: Run, lane: str, width: str, found: Mapping[str, Any], by_er
             type="primary",
             icon=":material/play_arrow:",
             key=f"{key}/evaluate",
-            disabled=lane not in session.image_lanes(run),
+            disabled=method not in session.image_methods(run),
             help="Starts a run on the same images with these bits.",
         )
     st.caption(
@@ -262,17 +262,17 @@ def _bit_widths(run: Run, lane: str, width: str, found: Mapping[str, Any], by_er
     )
     if pressed:
         try:
-            session.start(again(run, lane, bits, found["layers"], chosen, wanted))
+            session.start(again(run, method, bits, found["layers"], chosen, wanted))
             st.rerun(scope="app")
         except CoreError as error:
             st.error(text.error(error), icon=":material/error:")
-    rows = compared(run, lane, width)
+    rows = compared(run, method, width)
     if len(rows) > 1:
         st.markdown("**The same images at this width**")
         figures.table(rows, f"{key}/compared")
 
 
-def again(run: Run, lane: str, bits: int, layers: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], steps: int) -> RunConfig:
+def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], steps: int) -> RunConfig:
     """The config of a run on the same images at one bit width, in which these layers have the chosen bits.
 
     layers: of the network that was looked into, in its order. chosen: name -> bits of every layer.
@@ -283,7 +283,7 @@ def again(run: Run, lane: str, bits: int, layers: Sequence[Mapping[str, Any]], c
     return replace(
         run.config,
         quantization=replace(quantization, layer_bits=own, steps=steps),
-        optimizers=(lane,),
+        optimizers=(method,),
         bits=(bits,),
         steps_by_bits={},
         lr_by_bits={},
@@ -292,14 +292,14 @@ def again(run: Run, lane: str, bits: int, layers: Sequence[Mapping[str, Any]], c
     )
 
 
-def compared(run: Run, lane: str, width: str) -> list[dict[str, Any]]:
+def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
     """A line for each network of any run that was made of the same images at this width, the oldest first."""
     folder = session.store().images_folder(run)
     rows = []
     for other in reversed(session.store().runs()):
         if session.store().images_folder(other) != folder or other.config.generation.model != run.config.generation.model:
             continue
-        known = session.store().result(other.id, f"accuracy/{lane}/{width}")
+        known = session.store().result(other.id, f"accuracy/{method}/{width}")
         if known is None or "quantized" not in known:
             continue
         own = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())

@@ -30,9 +30,9 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     widths.press("Escape")
     page.get_by_role("button", name="Start", exact=True).click()
 
-    # both lanes, each with its picture, at work
-    for lane in ("MI-FGSM", "Adam"):
-        expect(page.get_by_alt_text(f"synthetic images by {lane}")).to_be_visible(timeout=120_000)
+    # both methods, each with its picture, at work
+    for method in ("MI-FGSM", "Adam"):
+        expect(page.get_by_alt_text(f"synthetic images by {method}")).to_be_visible(timeout=120_000)
     picture = page.get_by_alt_text("synthetic images by MI-FGSM")
     first = picture.get_attribute("src")
     assert picture.evaluate("image => image.complete && image.naturalWidth > 100")

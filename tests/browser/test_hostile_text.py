@@ -174,7 +174,7 @@ def test_list_of_runs(server, runs, page):
         "run=' OR 1=1 --",
         "run=%ff%fe",
         "run=&other=" + quote(NAME),
-        "runs=" + quote(f"{NAME},x,,") + "&curve=%00&x=7&smoothing=nan&lanes=" + quote(NAME),
+        "runs=" + quote(f"{NAME},x,,") + "&curve=%00&x=7&smoothing=nan&methods=" + quote(NAME),
         "from=" + quote(NAME),
         "run",
     ],

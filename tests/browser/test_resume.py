@@ -43,7 +43,7 @@ def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
         assert problems == []
     store = RunStore(tmp_path / "runs")
     assert store.run(run_id).state is RunState.COMPLETE
-    assert [r.step for r in store.records(run_id, "generation") if r.lane == "adam"] == list(range(1, 61))
+    assert [r.step for r in store.records(run_id, "generation") if r.series == "adam"] == list(range(1, 61))
     store.close()
 
 

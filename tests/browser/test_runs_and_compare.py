@@ -25,8 +25,8 @@ def made_by_hand(store: RunStore, name: str, config: RunConfig, scale: float) ->
     run_id = store.create(config, name)
     store.set_state(run_id, RunState.RUNNING)
     for step in range(1, 20):
-        for lane in config.optimizers:
-            store.append(run_id, "generation", lane, step, {"total": scale / step, "layers": [1.0] * 21, "seconds": 0.1 * step})
+        for method in config.optimizers:
+            store.append(run_id, "generation", method, step, {"total": scale / step, "layers": [1.0] * 21, "seconds": 0.1 * step})
     store.set_state(run_id, RunState.COMPLETE)
     return run_id
 

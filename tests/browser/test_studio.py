@@ -24,15 +24,15 @@ def run_id(tmp_path):
     """A finished run whose step size was changed at its fourth iteration."""
     store = RunStore(tmp_path / "runs")
     run_id = store.create(CONFIG, "to be looked at")
-    past = [{"lane": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05}]
+    past = [{"method": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05}]
     perform(store, run_id, StoreReporter(store, run_id), LiveControl(past=past))
     assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
     store.close()
     return run_id
 
 
-def picture(page: Page, lane: str) -> str:
-    return page.get_by_alt_text(f"synthetic images by {lane}").get_attribute("src") or ""
+def picture(page: Page, method: str) -> str:
+    return page.get_by_alt_text(f"synthetic images by {method}").get_attribute("src") or ""
 
 
 def expect_cursors(page: Page, step: int | None) -> None:
@@ -50,7 +50,7 @@ def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, brow
     expect(page.locator(".js-plotly-plot")).to_be_visible()
     expect(page.get_by_text("ε = 0.05").first).to_be_visible()
     expect_cursors(page, None)
-    newest = {lane: picture(page, lane) for lane in ("MI-FGSM", "Adam")}
+    newest = {method: picture(page, method) for method in ("MI-FGSM", "Adam")}
 
     # the arrow keys, wherever one is on the page
     page.keyboard.press("ArrowLeft")
@@ -60,8 +60,8 @@ def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, brow
     expect(page).to_have_url(re.compile(r"[?&]at=7\b"))
     expect(page.get_by_text(re.compile("^MI-FGSM, iteration 7 of 10: total loss"))).to_be_visible()
     expect_cursors(page, 7)
-    for lane, before in newest.items():
-        expect(page.get_by_alt_text(f"synthetic images by {lane}")).not_to_have_attribute("src", before)
+    for method, before in newest.items():
+        expect(page.get_by_alt_text(f"synthetic images by {method}")).not_to_have_attribute("src", before)
     assert page.evaluate("history.length") <= 3  # one does not go back through every moment
 
     # an image, by the mouse and by keys that do not move the player
@@ -74,7 +74,7 @@ def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, brow
     cell.press("ArrowRight")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Adam, image 1: automobile")).to_be_visible()
-    expect(page).to_have_url(re.compile(r"at=7&lane=adam&image=1$"))
+    expect(page).to_have_url(re.compile(r"at=7&method=adam&image=1$"))
     seen = picture(page, "Adam")
 
     copy = chromium.new_page()
@@ -147,21 +147,21 @@ def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, b
         field.fill(value)
         field.press("Tab")
     page.get_by_role("button", name="Start", exact=True).click()
-    for lane in ("MI-FGSM", "Adam"):
-        expect(page.get_by_alt_text(f"synthetic images by {lane}")).to_be_visible()
+    for method in ("MI-FGSM", "Adam"):
+        expect(page.get_by_alt_text(f"synthetic images by {method}")).to_be_visible()
     chart = page.locator(".js-plotly-plot")
     chart.scroll_into_view_if_needed()
     expect(chart.locator(".main-svg").first).to_be_visible()
     settled = len(messages)
     page.wait_for_timeout(3000)
     messages.clear()
-    before = {lane: picture(page, lane) for lane in ("MI-FGSM", "Adam")}
+    before = {method: picture(page, method) for method in ("MI-FGSM", "Adam")}
     progress = page.get_by_role("progressbar")
     done = progress.get_attribute("aria-label")
     points = "chart => chart.data[0].x.length"
     known = chart.evaluate(points)
-    for lane, src in before.items():
-        expect(page.get_by_alt_text(f"synthetic images by {lane}")).not_to_have_attribute("src", src)
+    for method, src in before.items():
+        expect(page.get_by_alt_text(f"synthetic images by {method}")).not_to_have_attribute("src", src)
     expect(progress).not_to_have_attribute("aria-label", done or "")
     page.wait_for_function(f"known => ({points})(document.querySelector('.js-plotly-plot')) > known", arg=known)
     assert settled > 0
@@ -174,7 +174,7 @@ def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, b
     shown = at.get_attribute("aria-valuetext")
     page.get_by_role("button", name="One step").click()
     expect(at).not_to_have_attribute("aria-valuetext", shown or "")
-    # both lanes still at one iteration
+    # both methods still at one iteration
     headings = page.get_by_text(re.compile(r"^iteration \d+ of 5000, batch 1 of \d+ · L_BNS"))
     expect(headings).to_have_count(2)
     assert len({text.partition(" · ")[0] for text in headings.all_inner_texts()}) == 1

@@ -166,7 +166,7 @@ def test_charts_tables_and_the_report_of_a_page(browser_page, runs, tmp_path, ch
         name, file = content(page, chart.get_by_role("button", name="(CSV)").click)
         assert name.endswith("-accuracy.csv")
         store = RunStore(folder / "runs")
-        known = [row for row in results.accuracies(store.results(hostile)) if row["lane"] == "mi-fgsm"]
+        known = [row for row in results.accuracies(store.results(hostile)) if row["method"] == "mi-fgsm"]
         back = pd.read_csv(io.BytesIO(file))
         trained = back[back.curve == "MI-FGSM, trained"]
         assert trained.y.tolist() == [row["quantized"] for row in known]

@@ -131,7 +131,7 @@ def check_generation(model: FullPrecisionModel) -> None:
     records: list[dict] = []
 
     class Notes(Silent):
-        def record(self, stage, lane, step, values) -> None:
+        def record(self, stage, method, step, values) -> None:
             records.append(values)
 
     images, summary = synthesise(model, config, Notes())
@@ -274,7 +274,7 @@ def test_an_image_net_network_on_a_cpu(lite0):
     records: list[dict] = []
 
     class Notes(Silent):
-        def record(self, stage, lane, step, values) -> None:
+        def record(self, stage, method, step, values) -> None:
             records.append(values)
 
     config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution=0.5, device="cpu")

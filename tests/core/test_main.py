@@ -360,7 +360,7 @@ def test_interrupted_before_anything_is_computed_leaves_nothing(tmp_path, capsys
 
 
 def interrupt_after(monkeypatch, steps):
-    """Ctrl-C after so many iterations of each lane."""
+    """Ctrl-C after so many iterations of each method."""
     real = Synthesis.step
 
     def step(self):

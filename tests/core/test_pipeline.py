@@ -34,11 +34,11 @@ class Recorder(Silent):
     def stage(self, name, total, done=0):
         self.stages.append((name, total))
 
-    def record(self, stage, lane, step, values):
-        self.records.append((stage, lane, step, dict(values)))
+    def record(self, stage, method, step, values):
+        self.records.append((stage, method, step, dict(values)))
 
-    def images(self, lane, frame, keep):
-        self.pictures.append((lane, frame, keep))
+    def images(self, method, frame, keep):
+        self.pictures.append((method, frame, keep))
 
     def running_statistics(self, statistics):
         self.statistics = statistics
@@ -84,31 +84,31 @@ def whole(config, tmp_path_factory):
     return folder, pipeline.execute(config, folder, recorder, Untouched()), recorder
 
 
-def lanes_of(recorder, stage):
-    return [(lane, step) for name, lane, step, _ in recorder.records if name == stage]
+def series_of(recorder, stage):
+    return [(method, step) for name, method, step, _ in recorder.records if name == stage]
 
 
 def test_files_of_a_run(whole):
     folder, _, _ = whole
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     expected = ["result.json"]
-    for lane in ("adam", "mi-fgsm"):
-        expected += [f"images/{lane}/images.safetensors", f"images/{lane}/manifest.json"]
+    for method in ("adam", "mi-fgsm"):
+        expected += [f"images/{method}/images.safetensors", f"images/{method}/manifest.json"]
         for width in ("W3A3", "W8A8"):
-            expected += [f"quantized/{lane}/{width}/quantized.safetensors", f"quantized/{lane}/{width}/quantize.json"]
+            expected += [f"quantized/{method}/{width}/quantized.safetensors", f"quantized/{method}/{width}/quantize.json"]
     assert files == sorted(expected)
 
 
 def test_result_is_what_lies_in_the_folder(whole):
     folder, result, _ = whole
     assert json.loads((folder / "result.json").read_text()) == result
-    for lane in ("adam", "mi-fgsm"):
+    for method in ("adam", "mi-fgsm"):
         for bits in (3, 8):
-            written = json.loads((folder / "quantized" / lane / f"W{bits}A{bits}" / "quantize.json").read_text())
-            assert written == result["optimizers"][lane]["accuracy"][str(bits)]
-        manifest = json.loads((folder / "images" / lane / "manifest.json").read_text())
-        assert manifest["summary"] == result["optimizers"][lane]["generation"]
-        assert manifest["config"]["optimizer"] == lane
+            written = json.loads((folder / "quantized" / method / f"W{bits}A{bits}" / "quantize.json").read_text())
+            assert written == result["optimizers"][method]["accuracy"][str(bits)]
+        manifest = json.loads((folder / "images" / method / "manifest.json").read_text())
+        assert manifest["summary"] == result["optimizers"][method]["generation"]
+        assert manifest["config"]["optimizer"] == method
 
 
 def test_result_says_what_was_asked(whole):
@@ -145,42 +145,42 @@ def test_full_precision_is_that_of_the_network(whole, embedded, data):
 def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
     folder, result, _ = whole
     images = load_image_set(data)
-    for lane in ("mi-fgsm", "adam"):
-        quantized = load_quantized(folder / "quantized" / lane / "W3A3" / "quantized.safetensors", embedded)
+    for method in ("mi-fgsm", "adam"):
+        quantized = load_quantized(folder / "quantized" / method / "W3A3" / "quantized.safetensors", embedded)
         network = whole_number_network(quantized, embedded.spec)
         with torch.no_grad():
             right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
-        assert result["optimizers"][lane]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
+        assert result["optimizers"][method]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
 
 
-def test_lanes_stay_at_the_same_step(whole):
+def test_methods_stay_at_the_same_step(whole):
     _, _, recorder = whole
-    assert lanes_of(recorder, "generation") == [(lane, step) for step in (1, 2, 3) for lane in ("mi-fgsm", "adam")]
+    assert series_of(recorder, "generation") == [(method, step) for step in (1, 2, 3) for method in ("mi-fgsm", "adam")]
 
 
-def test_lanes_start_from_the_same_noise(whole):
+def test_methods_start_from_the_same_noise(whole):
     _, _, recorder = whole
     first = [values for stage, _, step, values in recorder.records if stage == "generation" and step == 1]
     for key in ("bns", "tv", "l2", "ce"):
         assert first[0][key] == first[1][key]
-    labels = [load_image_set(whole[0] / "images" / lane).labels for lane in ("mi-fgsm", "adam")]
+    labels = [load_image_set(whole[0] / "images" / method).labels for method in ("mi-fgsm", "adam")]
     assert torch.equal(*labels)
     assert labels[0].tolist() == [0, 1, 2, 3] * 2
 
 
 def test_training_is_announced_step_by_step(whole):
     _, _, recorder = whole
-    assert lanes_of(recorder, "training") == [(f"{lane} W3A3", step) for lane in ("mi-fgsm", "adam") for step in (1, 2)]
+    assert series_of(recorder, "training") == [(f"{method} W3A3", step) for method in ("mi-fgsm", "adam") for step in (1, 2)]
 
 
 def test_accuracy_is_announced_on_the_way(whole):
     """After calibration, in between, and after the last step; without steps only the first."""
     _, result, recorder = whole
-    for lane in ("mi-fgsm", "adam"):
-        assert [step for name, step in lanes_of(recorder, "test") if name == f"{lane} W3A3"] == [0, 1, 2]
-        assert [step for name, step in lanes_of(recorder, "test") if name == f"{lane} W8A8"] == [0]
-        figures = result["optimizers"][lane]["accuracy"]["3"]
-        top1 = [values["top1"] for stage, name, _, values in recorder.records if (stage, name) == ("test", f"{lane} W3A3")]
+    for method in ("mi-fgsm", "adam"):
+        assert [step for name, step in series_of(recorder, "test") if name == f"{method} W3A3"] == [0, 1, 2]
+        assert [step for name, step in series_of(recorder, "test") if name == f"{method} W8A8"] == [0]
+        figures = result["optimizers"][method]["accuracy"]["3"]
+        top1 = [values["top1"] for stage, name, _, values in recorder.records if (stage, name) == ("test", f"{method} W3A3")]
         # all 20 images are fewer than the 500 of a measurement, so both ends are the reported figures
         assert (top1[0], top1[-1]) == (figures["calibrated"], figures["quantized"])
         assert 0 < figures["test_seconds"] < figures["seconds"]
@@ -189,9 +189,9 @@ def test_accuracy_is_announced_on_the_way(whole):
 
 def test_layers_are_looked_into(whole):
     folder, _, recorder = whole
-    for lane in ("mi-fgsm", "adam"):
+    for method in ("mi-fgsm", "adam"):
         for width, bits in (("W3A3", 3), ("W8A8", 8)):
-            found = recorder.results[f"layers/{lane}/{width}"]
+            found = recorder.results[f"layers/{method}/{width}"]
             assert found["images"] == 8
             assert len(found["layers"]) == 22
             assert {layer["bits"] for layer in found["layers"]} == {bits}
@@ -209,8 +209,8 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
         (tmp_path / str(evaluations)).mkdir()
         recorders[evaluations] = Recorder()
         pipeline.execute(own, tmp_path / str(evaluations), recorders[evaluations], Untouched())
-    assert [step for _, step in lanes_of(recorders[0], "test")] == [0, 5]
-    assert [step for _, step in lanes_of(recorders[4], "test")] == [0, 1, 2, 3, 4, 5]
+    assert [step for _, step in series_of(recorders[0], "test")] == [0, 5]
+    assert [step for _, step in series_of(recorders[4], "test")] == [0, 1, 2, 3, 4, 5]
     name = "quantized/adam/W3A3/quantized.safetensors"
     assert_same_tensors(tmp_path / "0" / name, tmp_path / "4" / name)
 
@@ -240,12 +240,12 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
         stopping = True
 
         def checkpoint(self):
-            steps = [step for _, step in lanes_of(self, "training")]
+            steps = [step for _, step in series_of(self, "training")]
             if self.stopping and len(steps) >= stop_at:
                 raise RunStopped("enough")
 
-        def rewind(self, stage, lane, step):
-            self.records = [one for one in self.records if one[:2] != (stage, lane) or one[2] <= step]
+        def rewind(self, stage, method, step):
+            self.records = [one for one in self.records if one[:2] != (stage, method) or one[2] <= step]
 
     given = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,), optimizers=("adam",), steps_by_bits={})
     given = replace(given, quantization=replace(given.quantization, range="lsq", averaging=0.9, steps=6, evaluations=1))
@@ -257,8 +257,8 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
         pipeline.execute(given, tmp_path / "parts", recorder, recorder)
     recorder.stopping = False
     pipeline.execute(given, tmp_path / "parts", recorder, recorder)
-    assert [step for _, step in lanes_of(recorder, "training")] == [1, 2, 3, 4, 5, 6]
-    assert [step for _, step in lanes_of(recorder, "test")] == [0, 3, 6]
+    assert [step for _, step in series_of(recorder, "training")] == [1, 2, 3, 4, 5, 6]
+    assert [step for _, step in series_of(recorder, "test")] == [0, 3, 6]
     name = "quantized/adam/W3A3/quantized.safetensors"
     assert_same_tensors(tmp_path / "whole" / name, tmp_path / "parts" / name)
 
@@ -282,11 +282,11 @@ def test_stages_in_order(whole):
 
 def test_results_are_announced(whole):
     _, result, recorder = whole
-    lanes, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
-    expected = {"full_precision", "layers"} | {f"{kind}/{lane}" for kind in ("generation", "diversity") for lane in lanes}
+    methods, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
+    expected = {"full_precision", "layers"} | {f"{kind}/{method}" for kind in ("generation", "diversity") for method in methods}
     kinds = ("accuracy", "layers")
     expected |= {"reference/noise", "reference/real"}
-    assert recorder.results.keys() == expected | {f"{kind}/{lane}/{width}" for kind in kinds for lane in lanes for width in widths}
+    assert recorder.results.keys() == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
     assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["optimizers"]["adam"]["accuracy"]["3"]["quantized"]
     assert recorder.results["full_precision"]["top1"] == result["full_precision"]
     assert {"histogram", "matrix", "neighbours"} <= recorder.results["diversity/adam"].keys()
@@ -341,10 +341,10 @@ def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
 
 def test_snapshots_are_shown_and_kept(whole):
     _, _, recorder = whole
-    kept = {(lane, frame.step) for lane, frame, keep in recorder.pictures if keep}
-    assert kept == {(lane, step) for lane in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
+    kept = {(method, frame.step) for method, frame, keep in recorder.pictures if keep}
+    assert kept == {(method, step) for method in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
     saved = load_image_set(whole[0] / "images" / "adam").images
-    shown = {frame.step: torch.from_numpy(frame.images) for lane, frame, _ in recorder.pictures if lane == "adam"}
+    shown = {frame.step: torch.from_numpy(frame.images) for method, frame, _ in recorder.pictures if method == "adam"}
     assert torch.equal(torch.cat([shown[2], shown[3]]), saved)
 
 
@@ -359,12 +359,12 @@ def test_running_statistics_are_those_of_the_network(whole, embedded):
 def test_same_config_gives_the_same_bits(tmp_path, config, whole):
     folder, result, _ = whole
     again = pipeline.execute(replace(config, encoder="", bits=(3,)), tmp_path, Silent(), Untouched())
-    for lane in ("mi-fgsm", "adam"):
-        for name in (f"images/{lane}/images.safetensors", f"quantized/{lane}/W3A3/quantized.safetensors"):
+    for method in ("mi-fgsm", "adam"):
+        for name in (f"images/{method}/images.safetensors", f"quantized/{method}/W3A3/quantized.safetensors"):
             # tensors, as the header may be in another order
             assert_same_tensors(folder / name, tmp_path / name)
         for key in ("calibrated", "quantized"):
-            assert again["optimizers"][lane]["accuracy"]["3"][key] == result["optimizers"][lane]["accuracy"]["3"][key]
+            assert again["optimizers"][method]["accuracy"]["3"][key] == result["optimizers"][method]["accuracy"]["3"][key]
 
 
 def assert_same_tensors(one, other):
@@ -393,10 +393,10 @@ def test_images_from_a_run(tmp_path, whole, config):
     result = pipeline.execute(replace(config, images_from=str(images), encoder="", bits=(3,)), tmp_path, recorder, Untouched())
     assert "generation" not in dict(recorder.stages)
     assert not (tmp_path / "images").exists()
-    for lane in ("mi-fgsm", "adam"):
-        assert result["optimizers"][lane]["accuracy"]["3"]["quantized"] == whole[1]["optimizers"][lane]["accuracy"]["3"]["quantized"]
-        assert result["optimizers"][lane]["generation"] == whole[1]["optimizers"][lane]["generation"]
-        name = f"quantized/{lane}/W3A3/quantized.safetensors"
+    for method in ("mi-fgsm", "adam"):
+        assert result["optimizers"][method]["accuracy"]["3"]["quantized"] == whole[1]["optimizers"][method]["accuracy"]["3"]["quantized"]
+        assert result["optimizers"][method]["generation"] == whole[1]["optimizers"][method]["generation"]
+        name = f"quantized/{method}/W3A3/quantized.safetensors"
         assert_same_tensors(whole[0] / name, tmp_path / name)
 
 
@@ -438,21 +438,21 @@ def test_stop_ends_a_generation_at_the_next_iteration(tmp_path, count):
     recorder = Recorder()
     with pytest.raises(RunStopped, match="enough"):
         pipeline.execute(RunConfig(GENERATION, bits=(), encoder=""), tmp_path, recorder, StopsAt(count))
-    assert lanes_of(recorder, "generation") == [(lane, step) for step in range(1, count + 1) for lane in ("mi-fgsm", "adam")]
+    assert series_of(recorder, "generation") == [(method, step) for step in range(1, count + 1) for method in ("mi-fgsm", "adam")]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_stop_ends_a_training_at_the_next_step(tmp_path, whole, config):
     class Training(Recorder, Untouched):
         def checkpoint(self):
-            if lanes_of(self, "training"):
+            if series_of(self, "training"):
                 raise RunStopped("enough")
 
     recorder = Training()
     config = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,))
     with pytest.raises(RunStopped):
         pipeline.execute(config, tmp_path, recorder, recorder)
-    assert lanes_of(recorder, "training") == [("mi-fgsm W3A3", 1)]
+    assert series_of(recorder, "training") == [("mi-fgsm W3A3", 1)]
     assert not (tmp_path / "result.json").exists()
 
 

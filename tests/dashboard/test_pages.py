@@ -135,14 +135,14 @@ def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_fini
     assert "teacher: " in sheets[0]["cells"][0][1]
 
 
-def test_a_link_opens_both_lanes_at_its_iteration(with_finished_run):
+def test_a_link_opens_both_methods_at_its_iteration(with_finished_run):
     newest, app = page("studio"), studio(with_finished_run, at=2)
     assert component(app, "player")[0]["at"] == 2
-    frames = [session.store().frame(with_finished_run, lane, 2) for lane in ("mi-fgsm", "adam")]
+    frames = [session.store().frame(with_finished_run, method, 2) for method in ("mi-fgsm", "adam")]
     for frame, sheet, last in zip(frames, component(app, "sheet"), component(newest, "sheet")):
         assert sheet["picture"] != last["picture"]
         assert f"{100 * frame.confidence[0]:.0f} %" in sheet["cells"][0][1]
-    assert texts(app).count("iteration 2 of 4") >= 4  # above both sheets, and with the values of each lane
+    assert texts(app).count("iteration 2 of 4") >= 4  # above both sheets, and with the values of each method
 
 
 @pytest.mark.parametrize(("at", "problem"), [("x", "at is 'x' in the address"), ("99", ""), ("-3", "allowed is the number")])
@@ -152,8 +152,8 @@ def test_a_link_to_no_iteration_shows_the_newest(with_finished_run, at, problem)
     assert [plain(problem) in warning.value for warning in app.warning] == ([True] if problem else [])
 
 
-def test_a_link_opens_an_image_with_its_history_in_both_lanes(with_finished_run):
-    app = studio(with_finished_run, lane="adam", image=3, at=2)
+def test_a_link_opens_an_image_with_its_history_in_both_methods(with_finished_run):
+    app = studio(with_finished_run, method="adam", image=3, at=2)
     assert [sheet["chosen"] for sheet in component(app, "sheet")] == [None, 3]
     (large,) = [html for html in htmls(app) if 'alt="image 3 by Adam"' in html]
     strips = [html for html in htmls(app) if "data-moment" in html]
@@ -164,14 +164,14 @@ def test_a_link_opens_an_image_with_its_history_in_both_lanes(with_finished_run)
     assert "Adam, image 3: cat" in texts(app)
     app.button(key="close image").click().run()
     assert "image" not in app.query_params
-    assert "lane" not in app.query_params
+    assert "method" not in app.query_params
     assert not any("data-moment" in html or html == large for html in htmls(app))
 
 
-@pytest.mark.parametrize("address", [{"lane": "sgd", "image": 1}, {"lane": "adam", "image": 64}])
+@pytest.mark.parametrize("address", [{"method": "sgd", "image": 1}, {"method": "adam", "image": 64}])
 def test_a_link_to_no_image_says_which_there_are(with_finished_run, address):
     (warning,) = studio(with_finished_run, **address).warning
-    assert f"image {address['image']} of lane {address['lane']}" in warning.value.replace("\\", "")
+    assert f"image {address['image']} of method {address['method']}" in warning.value.replace("\\", "")
     assert "allowed are mi-fgsm, adam and 0 to 19" in warning.value.replace("\\", "")
 
 
@@ -208,7 +208,7 @@ def test_a_run_of_an_earlier_version_is_shown_without_what_it_did_not_write_down
         if known:
             np.savez(path, **known)
     session.kept.clear()  # drawn for other tests from the same run
-    app = studio(with_finished_run, view="layer", lane="adam", image=3)
+    app = studio(with_finished_run, view="layer", method="adam", image=3)
     assert component(app, "sheet")[0]["cells"][0] == [0, "airplane", False]
     assert "was not written down" in texts(app)
     assert "did not write down the statistics" in texts(app)
@@ -229,8 +229,8 @@ def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypa
     app.select_slider(key=f"live/{run_id}/alpha_tv").set_value(0.01).run()
     time.sleep(SECONDS_BETWEEN_FRAMES)  # pictures that follow each other faster are not written down
     app.button(key="step").click().run()
-    wait_until(lambda: len(store.records(run_id, "generation")) == steps + 2)  # one iteration of each of two lanes
-    changed = {(change["lane"], change["name"], change["value"], change["step"]) for change in store.changes(run_id)}
+    wait_until(lambda: len(store.records(run_id, "generation")) == steps + 2)  # one iteration of each of two methods
+    changed = {(change["method"], change["name"], change["value"], change["step"]) for change in store.changes(run_id)}
     assert changed == {
         ("mi-fgsm", "epsilon", 0.03, steps // 2),
         ("mi-fgsm", "alpha_tv", 0.01, steps // 2),
@@ -247,7 +247,7 @@ def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypa
     app.button(key="step").click().run()
     wait_until(lambda: len(store.records(run_id, "generation")) == steps + 4)
     (last,) = [change for change in store.changes(run_id) if change["name"] == "beta"]
-    assert (last["lane"], last["value"], last["step"]) == ("adam", 5.0, steps // 2 + 1)
+    assert (last["method"], last["value"], last["step"]) == ("adam", 5.0, steps // 2 + 1)
     app.button(key="stop").click().run()
     wait_until(lambda: store.run(run_id).state is RunState.STOPPED)
     assert len(store.records(run_id, "generation")) == steps + 4
@@ -373,7 +373,7 @@ def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
     # for each optimizer: pairs in rows of four, an image with its nearest, and some images
     nearest = [body for body in bodies if "nearest to it" in body]
     assert ["image 0 by MI-FGSM" in nearest[0], "image 0 by Adam" in nearest[1], len(nearest)] == [True, True, 2]
-    pairs = [session.store().result(with_finished_run, f"diversity/{lane}")["neighbours"]["pairs"] for lane in ("mi-fgsm", "adam")]
+    pairs = [session.store().result(with_finished_run, f"diversity/{method}")["neighbours"]["pairs"] for method in ("mi-fgsm", "adam")]
     rows = sum(max(1, len(own) // 4) for own in pairs)  # full ones
     assert len([body for body in bodies if "most alike" in body]) == rows
     assert len([body for body in bodies if "data:image/png" in body]) == rows + 4
@@ -387,10 +387,10 @@ def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
 
 def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finished_run):
     store = session.store()
-    for lane in ("mi-fgsm", "adam"):
-        known = store.result(with_finished_run, f"diversity/{lane}")
+    for method in ("mi-fgsm", "adam"):
+        known = store.result(with_finished_run, f"diversity/{method}")
         old = ("encoder", "encoder_trained_on", "images", "mean_similarity", "within_class_similarity", "histogram", "matrix")
-        store.set_result(with_finished_run, f"diversity/{lane}", {name: known[name] for name in old})
+        store.set_result(with_finished_run, f"diversity/{method}", {name: known[name] for name in old})
     for name in ("noise", "real"):
         store.set_result(with_finished_run, f"reference/{name}", {"left_out": "no image fits"})
     app = page("diversity")

@@ -19,12 +19,12 @@ def finished(name, seed=0, final=RunState.COMPLETE, records=3) -> str:
     run_id = store.create(RunConfig(generation=GenerationConfig(seed=seed), bits=(4,)), name)
     store.set_state(run_id, RunState.RUNNING)
     for step in range(1, records + 1):
-        for lane in ("mi-fgsm", "adam"):
-            store.append(run_id, "generation", lane, step, {"total": 10.0 / step + seed, "layers": [1.0] * 20, "seconds": 0.1 * step})
+        for method in ("mi-fgsm", "adam"):
+            store.append(run_id, "generation", method, step, {"total": 10.0 / step + seed, "layers": [1.0] * 20, "seconds": 0.1 * step})
     store.set_result(run_id, "full_precision", {"top1": 92.1})
-    for lane, top1 in (("mi-fgsm", 90.0), ("adam", 80.0)):
+    for method, top1 in (("mi-fgsm", 90.0), ("adam", 80.0)):
         row = {"bits": 4, "weight_bits": 4, "activation_bits": 4, "calibrated": 50.0, "quantized": top1 + seed, "standard_error": 0.5}
-        store.set_result(run_id, f"accuracy/{lane}/W4A4", row)
+        store.set_result(run_id, f"accuracy/{method}/W4A4", row)
     if final is not None:
         store.set_state(run_id, final)
     return run_id

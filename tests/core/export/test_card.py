@@ -12,7 +12,7 @@ from core.config import GenerationConfig, QuantizationConfig, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.data.labelled import embedded_images
 from core.errors import DataError, ModelError
-from core.export.card import CARD, Lane, contact_sheet, model_card, plain, write_card
+from core.export.card import CARD, MethodImages, contact_sheet, model_card, plain, write_card
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import CIFAR10_CLASSES
 from core.pipeline import execute
@@ -43,7 +43,7 @@ def config(tmp_path_factory):
 def finished(config, tmp_path_factory):
     """The folder of a real run of both optimizers, with a knob turned in one of them."""
     folder = tmp_path_factory.mktemp("finished")
-    execute(config, folder, Silent(), Replay([{"lane": "adam", "step": 2, "name": "beta", "value": 0.25}]))
+    execute(config, folder, Silent(), Replay([{"method": "adam", "step": 2, "name": "beta", "value": 0.25}]))
     return folder
 
 
@@ -105,9 +105,9 @@ def test_figures_are_those_of_the_run(finished, written):
     text = (written / CARD).read_text()
     result = json.loads((finished / "result.json").read_text())
     expected = []
-    for lane, title in (("mi-fgsm", "MI-FGSM"), ("adam", "Adam")):
+    for method, title in (("mi-fgsm", "MI-FGSM"), ("adam", "Adam")):
         for bits in (4, 5):
-            outcome = result["optimizers"][lane]["accuracy"][str(bits)]
+            outcome = result["optimizers"][method]["accuracy"][str(bits)]
             figures = [
                 outcome["calibrated"],
                 outcome["quantized"],
@@ -116,8 +116,8 @@ def test_figures_are_those_of_the_run(finished, written):
             ]
             expected.append([title, f"W{bits}A{bits}", *(f"{figure:.2f}" for figure in figures)])
     assert rows(text, "images by") == [[plain(cell).replace("\\.", ".") for cell in row] for row in expected]
-    for (_, images, iterations, loss, agreement, _seconds), lane in zip(rows(text, "optimizer"), ("mi-fgsm", "adam")):
-        made = result["optimizers"][lane]["generation"]
+    for (_, images, iterations, loss, agreement, _seconds), method in zip(rows(text, "optimizer"), ("mi-fgsm", "adam")):
+        made = result["optimizers"][method]["generation"]
         assert (images, iterations) == ("40", "4")
         assert loss == f"{made['bns_loss_first']:.1f} to {made['bns_loss_last']:.1f}"
         assert agreement == f"{made['teacher_agreement']:.1f} %"
@@ -176,8 +176,10 @@ def test_text_from_outside_only_shows_itself(embedded, finished, config):
     manifest = load_image_set(finished / "images" / "adam").manifest
     model = {"model": "/x/`````.safetensors"}
     config = replace(config, generation=replace(config.generation, **model), quantization=replace(config.quantization, **model))
-    lane = Lane(HOSTILE, {**manifest, "changes": [{"step": 1, "name": HOSTILE, "value": 1.0}]}, 40, figures, "images-1.png", (0, 1))
-    front_matter, rest = parts(model_card(FullPrecisionModel(embedded.network, spec), config, HOSTILE, 92.1, [lane]))
+    method = MethodImages(
+        HOSTILE, {**manifest, "changes": [{"step": 1, "name": HOSTILE, "value": 1.0}]}, 40, figures, "images-1.png", (0, 1)
+    )
+    front_matter, rest = parts(model_card(FullPrecisionModel(embedded.network, spec), config, HOSTILE, 92.1, [method]))
     assert front_matter["model_name"].startswith("<script>alert(1)</script> [a](http://b.c)")
     assert front_matter["tags"][-1].isprintable()
     page = Page(rest)
@@ -222,7 +224,7 @@ def test_calibration_alone_is_not_called_trained(finished, config, embedded):
     result = json.loads((finished / "result.json").read_text())
     for outcome in result["optimizers"]["adam"]["accuracy"].values():
         outcome["steps"] = 0
-    text = model_card(embedded, config, "a run", 92.1, [Lane("adam", {}, 40, result["optimizers"]["adam"])])
+    text = model_card(embedded, config, "a run", 92.1, [MethodImages("adam", {}, 40, result["optimizers"]["adam"])])
     assert [row[3] for row in rows(text, "images by")] == ["", ""]
 
 

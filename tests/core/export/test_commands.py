@@ -61,11 +61,11 @@ def test_other_settings_are_a_command_for_each_stage():
     )
     options = [parsed(line) for line in commands(config)]
     assert [one.command for one in options] == ["generate", "generate", "diversity", *["quantize"] * 4]
-    assert [_config(GenerationConfig, one) for one in options[:2]] == [config.generation_for(lane) for lane in config.optimizers]
+    assert [_config(GenerationConfig, one) for one in options[:2]] == [config.generation_for(method) for method in config.optimizers]
     assert (options[2].sets, options[2].encoder) == ([one.out.as_posix() for one in options[:2]], "embedded")
-    for one, (lane, bits) in zip(options[3:], [(lane, bits) for lane in config.optimizers for bits in config.bits]):
+    for one, (method, bits) in zip(options[3:], [(method, bits) for method in config.optimizers for bits in config.bits]):
         assert _config(QuantizationConfig, one) == config.quantization_for(bits)
-        assert one.images == f"images/{lane}"
+        assert one.images == f"images/{method}"
 
 
 def test_nothing_of_the_machine_is_told(tmp_path):
@@ -88,12 +88,12 @@ def test_nothing_of_the_machine_is_told(tmp_path):
     assert (options.images, options.model, options.data) == ("mine", "net.safetensors", "photographs")
 
 
-@pytest.mark.parametrize("lanes", [("mi-fgsm",), ("mi-fgsm", "adam")])
-def test_sets_in_one_folder_are_named_one_by_one(tmp_path, lanes):
-    for lane in lanes:
-        (tmp_path / "images" / lane).mkdir(parents=True)
-    config = replace(QUICK, images_from=str(tmp_path / "images"), optimizers=lanes, bits=(4,), encoder="")
-    assert [parsed(line).images for line in commands(config)] == [f"images/{lane}" for lane in lanes]
+@pytest.mark.parametrize("methods", [("mi-fgsm",), ("mi-fgsm", "adam")])
+def test_sets_in_one_folder_are_named_one_by_one(tmp_path, methods):
+    for method in methods:
+        (tmp_path / "images" / method).mkdir(parents=True)
+    config = replace(QUICK, images_from=str(tmp_path / "images"), optimizers=methods, bits=(4,), encoder="")
+    assert [parsed(line).images for line in commands(config)] == [f"images/{method}" for method in methods]
 
 
 def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch):

@@ -202,7 +202,7 @@ def test_weights_hash_is_of_every_bit(small, embedded):
 
 @pytest.mark.parametrize("format", ["png", "npz"])
 def test_the_run_takes_it_as_one_set(tmp_path, small, generated, format):
-    """Even where a class, and so a folder, is called as a lane of a run."""
+    """Even where a class, and so a folder, is called as a method of a run."""
     small.spec = replace(small.spec, classes=(USER_IMAGES, "adam", "c", "d"))
     out = target(tmp_path, format)
     export_images(generated, small, format, out)

@@ -52,9 +52,9 @@ def networks(folder, *names):
 
 def test_the_only_network_needs_no_choice(tmp_path, config):
     folder = networks(tmp_path / "run", "given/W4A4", "given/W8A8")  # the latter is none of this run's
-    path, lane, quantization = find_network(folder, config)
+    path, method, quantization = find_network(folder, config)
     assert path == folder / "quantized" / "given" / "W4A4" / NETWORK_FILE
-    assert (lane, quantization.width) == ("given", "W4A4")
+    assert (method, quantization.width) == ("given", "W4A4")
 
 
 def test_choices(tmp_path, config):
@@ -65,9 +65,9 @@ def test_choices(tmp_path, config):
         find_network(folder, config)
     with pytest.raises(ConfigError, match="bits is 4: allowed for adam are 3"):
         find_network(folder, config, "adam", 4)
-    for lane in ("nobody", "../quantized/adam"):
+    for method in ("nobody", "../quantized/adam"):
         with pytest.raises(UnknownNameError, match="allowed are adam, mi-fgsm"):
-            find_network(folder, config, lane, 3)
+            find_network(folder, config, method, 3)
     with pytest.raises(RunError, match="run 'empty' has no quantized network"):
         find_network(tmp_path / "empty", config)
 
@@ -89,8 +89,8 @@ def test_the_new_file_is_checked(tmp_path):
 def test_export(run, config, tmp_path):
     out = tmp_path / "new folder" / "packed.safetensors"
     figures = export_network(run, config, "packed", out)
-    assert {key: figures[key] for key in ("out", "format", "lane", "width")} == {
-        "out": str(out), "format": "packed", "lane": "mi-fgsm", "width": "W4A4",
+    assert {key: figures[key] for key in ("out", "format", "method", "width")} == {
+        "out": str(out), "format": "packed", "method": "mi-fgsm", "width": "W4A4",
     }  # fmt: skip
     assert figures["torch_accuracy"] == figures["file_accuracy"]
     assert figures["max_output_difference"] == 0
@@ -138,7 +138,7 @@ def test_command(run, config, tmp_path, capsys):
     run.rename(tmp_path / "runs" / run_id)
     out = tmp_path / "packed.safetensors"
     arguments = ["export", run_id, "--runs", str(tmp_path / "runs"), "--format", "packed", "--out", str(out)]
-    assert main([*arguments, "--bits", "4", "--lane", "mi-fgsm", "--json"]) == 0
+    assert main([*arguments, "--bits", "4", "--method", "mi-fgsm", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["width"] == "W4A4"
     assert figures["bytes"] == out.stat().st_size
@@ -146,7 +146,7 @@ def test_command(run, config, tmp_path, capsys):
     for changed, says in (
         ([], "exists already"),
         (["--format", "tflite"], "unknown format 'tflite': allowed are onnx, packed, pt2"),
-        (["--out", str(tmp_path / "new.safetensors"), "--lane", "adam"], "unknown lane 'adam': allowed are mi-fgsm"),
+        (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': allowed are mi-fgsm"),
         (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits is 3: allowed for mi-fgsm are 4"),
     ):
         assert main([*arguments, *changed]) == 2

@@ -21,14 +21,14 @@ class Recorder(Silent):
     def __init__(self):
         self.records, self.frames, self.changes = [], [], []
 
-    def record(self, stage, lane, step, values):
-        self.records.append((stage, lane, step, dict(values)))
+    def record(self, stage, method, step, values):
+        self.records.append((stage, method, step, dict(values)))
 
-    def images(self, lane, frame, keep):
-        self.frames.append((lane, frame, keep))
+    def images(self, method, frame, keep):
+        self.frames.append((method, frame, keep))
 
-    def change(self, lane, step, name, value):
-        self.changes.append((lane, step, name, value))
+    def change(self, method, step, name, value):
+        self.changes.append((method, step, name, value))
 
 
 def test_statistics_approach_those_of_the_network(small):
@@ -88,13 +88,13 @@ def test_images_stay_in_the_valid_pixel_range(small):
 
 def test_both_optimizers_start_from_the_same_noise_and_labels_in_every_batch(small):
     config = replace(CONFIG, images=48, iterations=2)
-    lanes = [Synthesis(small, replace(config, optimizer=name)) for name in ("mi-fgsm", "adam")]
+    methods = [Synthesis(small, replace(config, optimizer=name)) for name in ("mi-fgsm", "adam")]
     for _ in range(3):  # into the second batch
-        assert torch.equal(lanes[0].labels, lanes[1].labels)
-        if lanes[0].step_count % 2 == 0:
-            assert torch.equal(lanes[0].images, lanes[1].images)
-        for lane in lanes:
-            lane.step()
+        assert torch.equal(methods[0].labels, methods[1].labels)
+        if methods[0].step_count % 2 == 0:
+            assert torch.equal(methods[0].images, methods[1].images)
+        for method in methods:
+            method.step()
 
 
 def test_snapshots_are_the_states_at_their_iterations(small):
@@ -116,7 +116,7 @@ def test_one_snapshot_saves_only_the_last_state(small):
 def test_the_loop_announces_every_iteration_with_every_layer(small):
     recorder = Recorder()
     synthesise(small, CONFIG, recorder)
-    assert [(lane, step) for _, lane, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
+    assert [(method, step) for _, method, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
     for _, _, _, values in recorder.records:
         assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
         expected = values["bns"] + CONFIG.alpha_tv * values["tv"] + CONFIG.alpha_l2 * values["l2"] + CONFIG.beta * values["ce"]
@@ -172,7 +172,7 @@ def test_running_statistics_of_a_frames_layers(small):
         (replace(CONFIG, images=12, iterations=1001, snapshots=1), 52, [1, 1001]),
     ],
 )
-def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_lanes(config, most, always):
+def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_methods(config, most, always):
     steps = sorted(kept_steps(config))
     assert steps == sorted(kept_steps(replace(config, optimizer="adam", epsilon=0.5, seed=3)))
     total = len(config.batches) * config.iterations
@@ -192,7 +192,7 @@ def test_few_large_images_are_shown(small):
 
 def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
     class Turn(Untouched):
-        def values(self, lane, step):
+        def values(self, method, step):
             return {"epsilon": 0.0} if step >= 3 else {}
 
     recorder = Recorder()
@@ -225,7 +225,7 @@ def test_stops_between_two_iterations(small):
 
 def test_a_loss_that_is_no_number_names_iteration_and_layer(small):
     small.network.bn2.running_var[0] = float("nan")
-    with pytest.raises(CoreError, match="loss is nan at iteration 1 of the mi-fgsm lane, first in bn2"):
+    with pytest.raises(CoreError, match="loss is nan at iteration 1 of the mi-fgsm method, first in bn2"):
         synthesise(small, CONFIG)
 
 
@@ -310,7 +310,7 @@ def test_an_odd_size_is_halved_downwards_and_reached_again(small):
 
 def test_small_images_are_shown_at_full_size(small):
     class Curious(Recorder):
-        def wants_images(self, lane):
+        def wants_images(self, method):
             return True
 
     recorder = Curious()
@@ -402,7 +402,7 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, half, at):
     config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True, half_resolution=half)
 
     class Turn(Untouched):
-        def values(self, lane, step):
+        def values(self, method, step):
             return {"beta": 2.0} if step >= 5 else {}
 
     whole, recorder = Synthesis(small, config, live=Turn(), folder=tmp_path / "whole"), Recorder()
@@ -422,9 +422,9 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, half, at):
     assert [step for _, _, step, _ in recorder.records] == list(range(at + 1, 25))
     one, other = whole.image_set(), second.image_set()
     assert torch.equal(one.images, other.images)
-    for lane, folder in ((whole, tmp_path / "a"), (second, tmp_path / "b")):
+    for method, folder in ((whole, tmp_path / "a"), (second, tmp_path / "b")):
         folder.mkdir()
-        lane.save(folder)
+        method.save(folder)
     assert torch.equal(load_image_set(tmp_path / "a").images, load_image_set(tmp_path / "b").images)
     assert torch.equal(one.labels, other.labels)
     assert one.manifest["changes"] == other.manifest["changes"] == [{"step": 5, "name": "beta", "value": 2.0}]

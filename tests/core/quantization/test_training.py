@@ -27,8 +27,8 @@ class Notes(Silent):
     def __init__(self) -> None:
         self.records: list[tuple[str, str, int, dict]] = []
 
-    def record(self, stage, lane, step, values) -> None:
-        self.records.append((stage, lane, step, dict(values)))
+    def record(self, stage, method, step, values) -> None:
+        self.records.append((stage, method, step, dict(values)))
 
 
 def config(**changes) -> QuantizationConfig:

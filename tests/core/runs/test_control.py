@@ -61,7 +61,7 @@ def test_untouched_knobs_are_absent():
     assert LiveControl().values("adam", 0) == {}
 
 
-def test_values_hold_for_their_lanes_only():
+def test_values_hold_for_their_methods_only():
     live = LiveControl()
     live.set("epsilon", 0.5, ["mi-fgsm"])
     live.set("beta", 2, ["mi-fgsm", "adam"])
@@ -164,15 +164,15 @@ def test_pause_while_going_on_waits_for_others(live):
 
 
 PAST = [
-    {"lane": "mi-fgsm", "step": 2, "name": "epsilon", "value": 0.3},
-    {"lane": "mi-fgsm", "step": 5, "name": "epsilon", "value": 0.4},
-    {"lane": "mi-fgsm", "step": 3, "name": "beta", "value": 2.0},
-    {"lane": "adam", "step": 1, "name": "lr", "value": 0.01},
+    {"method": "mi-fgsm", "step": 2, "name": "epsilon", "value": 0.3},
+    {"method": "mi-fgsm", "step": 5, "name": "epsilon", "value": 0.4},
+    {"method": "mi-fgsm", "step": 3, "name": "beta", "value": 2.0},
+    {"method": "adam", "step": 1, "name": "lr", "value": 0.01},
 ]
 
 
 @pytest.mark.parametrize(
-    ("lane", "step", "values"),
+    ("method", "step", "values"),
     [
         ("mi-fgsm", 1, {}),
         ("mi-fgsm", 2, {"epsilon": 0.3}),
@@ -181,8 +181,8 @@ PAST = [
         ("adam", 9, {"lr": 0.01}),
     ],
 )
-def test_resumed_run_turns_again_what_was_turned(lane, step, values):
-    assert LiveControl(past=PAST).values(lane, step) == values
+def test_resumed_run_turns_again_what_was_turned(method, step, values):
+    assert LiveControl(past=PAST).values(method, step) == values
 
 
 def test_what_is_turned_anew_holds_over_what_was_turned_before():
@@ -258,10 +258,10 @@ class Turned(LiveControl):
         super().__init__()
         self.turns = turns
 
-    def values(self, lane, step):
+    def values(self, method, step):
         for name, value in self.turns.get(step, []):
-            self.set(name, value, [lane])
-        return super().values(lane, step)
+            self.set(name, value, [method])
+        return super().values(method, step)
 
 
 TURNS = {2: [("epsilon", 0.3)], 4: [("mu", 0.25), ("beta", 3)], 7: [("epsilon", 0.05), ("alpha_tv", 0.5)], 9: [("alpha_l2", 1)]}
@@ -315,20 +315,20 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
     live = LiveControl()
-    lane = Synthesis(small, config, Silent(), live)
+    method = Synthesis(small, config, Silent(), live)
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             live.set("epsilon", epsilon, ["mi-fgsm"])
-        before = lane.images.detach().clone()
-        lane.step()
-        moved = (lane.images.detach() - before).abs()
+        before = method.images.detach().clone()
+        method.step()
+        moved = (method.images.detach() - before).abs()
         inner = (before > -1.9) & (before < 1.9)
         assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
-    assert lane.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
+    assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
 
 
-def test_replay_of_a_runs_changes_keeps_the_lanes_apart():
-    changes = [{"lane": "mi-fgsm", "step": 2, "name": "beta", "value": 3.0}, {"lane": "adam", "step": 2, "name": "beta", "value": 0.5}]
+def test_replay_of_a_runs_changes_keeps_the_methods_apart():
+    changes = [{"method": "mi-fgsm", "step": 2, "name": "beta", "value": 3.0}, {"method": "adam", "step": 2, "name": "beta", "value": 0.5}]
     replay = Replay(changes)
     assert replay.values("mi-fgsm", 2) == {"beta": 3.0}
     assert replay.values("adam", 2) == {"beta": 0.5}

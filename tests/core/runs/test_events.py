@@ -1,4 +1,4 @@
-"""What the engine announces arrives in the store; pictures at most two a second and lane, besides those to keep."""
+"""What the engine announces arrives in the store; pictures at most two a second and method, besides those to keep."""
 
 import numpy as np
 import pytest
@@ -52,8 +52,8 @@ def test_figures_arrive(store, run_id, reporter):
     run = store.run(run_id)
     assert (run.stage, run.step, run.total) == ("generation", 1, 6)
     (record,) = store.records(run_id, "generation")
-    assert (record.lane, record.step, record.data) == ("adam", 1, {"total": 2.5, "layers": [1.0, 1.5]})
-    assert store.changes(run_id) == [{"lane": "adam", "step": 1, "name": "lr", "value": 0.25}]
+    assert (record.series, record.step, record.data) == ("adam", 1, {"total": 2.5, "layers": [1.0, 1.5]})
+    assert store.changes(run_id) == [{"method": "adam", "step": 1, "name": "lr", "value": 0.25}]
     assert store.results(run_id) == {"full_precision": {"top1": 92.5}}
 
 
@@ -70,7 +70,7 @@ def test_pictures_arrive(store, run_id, reporter):
     assert store.running_statistics(run_id).variances.tolist() == [4, 5, 6]
 
 
-def test_at_most_two_pictures_a_second_and_lane(reporter, clock):
+def test_at_most_two_pictures_a_second_and_method(reporter, clock):
     assert SECONDS_BETWEEN_FRAMES == 0.5
     assert reporter.wants_images("adam")
     reporter.images("adam", pictures(1), False)
@@ -82,15 +82,15 @@ def test_at_most_two_pictures_a_second_and_lane(reporter, clock):
     assert reporter.wants_images("adam")
 
 
-def test_lanes_are_seen_at_the_same_steps(reporter, clock):
+def test_methods_are_seen_at_the_same_steps(reporter, clock):
     seen = {"mi-fgsm": [], "adam": []}
     for step in range(1, 20):
-        for lane, seconds in (("mi-fgsm", 0.05), ("adam", 0.12)):
+        for method, seconds in (("mi-fgsm", 0.05), ("adam", 0.12)):
             clock.now += seconds
-            reporter.record("generation", lane, step, {})
-            if reporter.wants_images(lane):
-                seen[lane].append(step)
-                reporter.images(lane, pictures(step), False)
+            reporter.record("generation", method, step, {})
+            if reporter.wants_images(method):
+                seen[method].append(step)
+                reporter.images(method, pictures(step), False)
     assert seen["mi-fgsm"] == seen["adam"] == [1, 4, 7, 10, 13, 16, 19]
 
 

@@ -239,10 +239,10 @@ def check_store(store, run_id) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert [run.id for run in store.runs()] == [run_id]
     for stage in ("generation", "training"):
-        lanes: dict[str, list[int]] = {}
+        methods: dict[str, list[int]] = {}
         for record in store.records(run_id, stage):
-            lanes.setdefault(record.lane, []).append(record.step)
-        for steps in lanes.values():
+            methods.setdefault(record.series, []).append(record.step)
+        for steps in methods.values():
             assert steps == list(range(1, len(steps) + 1))
     store.changes(run_id)
     store.results(run_id)
@@ -269,7 +269,7 @@ def undisturbed(in_memory, prepared, faults):
     run_id = store.create(CONFIG, "")
     compute(store, run_id, prepared)
     faults.rest()
-    records = [(record.stage, record.lane, record.step) for stage in STAGES for record in store.records(run_id, stage)]
+    records = [(record.stage, record.series, record.step) for stage in STAGES for record in store.records(run_id, stage)]
     found = faults.counted.copy(), fingerprint(store.run_folder(run_id)), records
     store.close()
     return found
@@ -320,7 +320,7 @@ def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str
         assert again.run(run_id).error == ""
     operations, wanted, records = undisturbed
     assert fingerprint(again.run_folder(run_id)) == wanted, about
-    assert [(record.stage, record.lane, record.step) for stage in STAGES for record in again.records(run_id, stage)] == records, about
+    assert [(record.stage, record.series, record.step) for stage in STAGES for record in again.records(run_id, stage)] == records, about
     assert list(folder.rglob("*.partial")) == [], about
     assert not (again.run_folder(run_id) / "checkpoint").exists(), about
     again.close()
@@ -462,8 +462,8 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
     run_id = store.create(CONFIG, "")
 
     class Filling(StoreReporter):
-        def record(self, stage, lane, step, values):
-            super().record(stage, lane, step, {**values, "more": "x" * 20_000})
+        def record(self, stage, method, step, values):
+            super().record(stage, method, step, {**values, "more": "x" * 20_000})
             if (stage, step) == ("generation", 1):
                 fill(folder, leave)
             if stage == "training":
@@ -616,7 +616,7 @@ def failed_with(tmp_path, prepared, config) -> str:
 def test_poisoned_weight_in_the_middle(tmp_path, small, value):
     small.network.conv2.weight.data[3, 2, 1, 1] = value
     error = failed_with(tmp_path, prepared_with(small), CONFIG)
-    assert re.search(r"loss is (nan|inf) at iteration 1 of the mi-fgsm lane, first in bn2", error)
+    assert re.search(r"loss is (nan|inf) at iteration 1 of the mi-fgsm method, first in bn2", error)
 
 
 @pytest.mark.parametrize("method", ["minmax", "mse", "lsq"])

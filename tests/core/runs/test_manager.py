@@ -54,7 +54,7 @@ def is_in(manager, run_id, state):
 def steps(manager, run_id) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"mi-fgsm": [], "adam": []}
     for record in manager.store.records(run_id, "generation"):
-        found[record.lane].append(record.step)
+        found[record.series].append(record.step)
     return found
 
 
@@ -83,13 +83,13 @@ def test_run_to_its_end(manager):
     run = ended(manager, run_id)
     assert (run.state, run.name, run.error, run.traceback) == (RunState.COMPLETE, "tiny", "", "")
     assert run.created <= run.started <= run.ended
-    assert (run.stage, run.step, run.total) == ("generation", 12, 12)  # 2 lanes x 2 batches x 3 iterations
+    assert (run.stage, run.step, run.total) == ("generation", 12, 12)  # 2 methods x 2 batches x 3 iterations
     assert steps(manager, run_id) == {"mi-fgsm": [1, 2, 3, 4, 5, 6], "adam": [1, 2, 3, 4, 5, 6]}
     assert set(manager.store.results(run_id)) == {"layers", "generation/mi-fgsm", "generation/adam"}
     folder = manager.store.run_folder(run_id)
-    for lane in ("mi-fgsm", "adam"):
-        assert (folder / "images" / lane / "manifest.json").is_file()
-        frame = manager.store.frame(run_id, lane)
+    for method in ("mi-fgsm", "adam"):
+        assert (folder / "images" / method / "manifest.json").is_file()
+        frame = manager.store.frame(run_id, method)
         assert (frame.step, frame.images.shape, frame.labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
         assert frame.means.shape == (sum(manager.store.running_statistics(run_id).channels),)
     assert json.loads((folder / "result.json").read_text())["optimizers"].keys() == {"mi-fgsm", "adam"}
@@ -114,7 +114,7 @@ def test_pause_really_rests_and_resume_goes_on(manager):
     assert is_in(manager, run_id, RunState.RUNNING)()
 
 
-def test_step_is_one_iteration_of_every_lane(manager):
+def test_step_is_one_iteration_of_every_method(manager):
     run_id = paused(manager)
     at = len(steps(manager, run_id)["adam"])
     assert len(steps(manager, run_id)["mi-fgsm"]) == at
@@ -122,7 +122,7 @@ def test_step_is_one_iteration_of_every_lane(manager):
         manager.control(run_id).step()
         wait_until(lambda count=count: len(steps(manager, run_id)["adam"]) >= at + count and is_in(manager, run_id, RunState.PAUSED)())
         time.sleep(0.1)
-        assert {lane: len(done) for lane, done in steps(manager, run_id).items()} == {"mi-fgsm": at + count, "adam": at + count}
+        assert {method: len(done) for method, done in steps(manager, run_id).items()} == {"mi-fgsm": at + count, "adam": at + count}
 
 
 def test_stop_within_one_iteration(manager):
@@ -202,16 +202,16 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
     control.step()
     wait_until(lambda: len(steps(manager, run_id)["adam"]) == at + 1 and is_in(manager, run_id, RunState.PAUSED)())
     assert manager.store.changes(run_id) == [
-        {"lane": "mi-fgsm", "step": at, "name": "epsilon", "value": 0.0},
-        {"lane": "adam", "step": at, "name": "lr", "value": 0.0},
+        {"method": "mi-fgsm", "step": at, "name": "epsilon", "value": 0.0},
+        {"method": "adam", "step": at, "name": "lr", "value": 0.0},
     ]
     # with steps of size 0 the images stay as they are, and so do their l2 norms
     for count in (2, 3):
         control.step()
         wait_until(lambda count=count: len(steps(manager, run_id)["adam"]) == at + count)
     wait_until(is_in(manager, run_id, RunState.PAUSED))
-    for lane in ("mi-fgsm", "adam"):
-        norms = [record.data["l2"] for record in manager.store.records(run_id, "generation") if record.lane == lane]
+    for method in ("mi-fgsm", "adam"):
+        norms = [record.data["l2"] for record in manager.store.records(run_id, "generation") if record.series == method]
         assert norms[at + 1] == pytest.approx(norms[at + 2], rel=1e-5)
         assert norms[0] != pytest.approx(norms[at], rel=1e-5)
     assert len(manager.store.changes(run_id)) == 2
@@ -441,15 +441,15 @@ def small_run(method, optimizer) -> RunConfig:
 
 
 class Script:
-    """What a person does at known steps: {(stage, lane, step): action of the control}. Each once."""
+    """What a person does at known steps: {(stage, method, step): action of the control}. Each once."""
 
     def __init__(self, manager, monkeypatch):
         self.manager, self.actions = manager, {}
         record = StoreReporter.record
 
-        def then_act(reporter, stage, lane, step, values):
-            record(reporter, stage, lane, step, values)
-            action = self.actions.pop((stage, lane, step), None)
+        def then_act(reporter, stage, method, step, values):
+            record(reporter, stage, method, step, values)
+            action = self.actions.pop((stage, method, step), None)
             if action:
                 action(self.manager.control(reporter._run_id))
 
@@ -464,7 +464,7 @@ def tensors(manager, run_id):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("method", ["lsq", "minmax"])
 def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method, optimizer):
-    """Stopped in the generation, after a live change, and in the training of either lane, and each time resumed."""
+    """Stopped in the generation, after a live change, and in the training of either method, and each time resumed."""
     images = torch.randint(0, 256, (8, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     evaluation_set = EvaluationSet(images, [0, 1, 2, 3] * 2, "8 images", 8)
     monkeypatch.setattr(core.pipeline, "prepare", lambda config, reporter: Prepared(config, small, {}, evaluation_set, None))
@@ -485,7 +485,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
         return run_id
 
     whole = run([])
-    # in the second batch, the first and the second lane of a step, and the training of both
+    # in the second batch, the first and the second method of a step, and the training of both
     stops = [("generation", "mi-fgsm", 3), ("generation", "adam", 6), ("training", "mi-fgsm W4A4", 4), ("training", "adam W4A4", 1)]
     parts = run(stops)
     wanted, found = tensors(manager, whole), tensors(manager, parts)
@@ -496,7 +496,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
         assert all(torch.equal(value, found[name][key]) for key, value in values.items()), name
     for stage in ("generation", "training", "test"):
         one, other = (
-            [(record.lane, record.step, {**record.data, "seconds": 0}) for record in manager.store.records(run_id, stage)]
+            [(record.series, record.step, {**record.data, "seconds": 0}) for record in manager.store.records(run_id, stage)]
             for run_id in (whole, parts)
         )
         assert one == other

@@ -19,7 +19,7 @@ CONTENT = {
     "quantized/adam/W4A4/quantize.json": "[2]",
     "frames/adam/latest.npz": "picture",
     "checkpoint/done.json": "{}",
-    "images/frames/kept.txt": "a lane of that name is no picture",
+    "images/frames/kept.txt": "a method of that name is no picture",
 }
 RESULTS = {name: text for name, text in CONTENT.items() if not name.startswith(("frames/", "checkpoint/"))}
 

@@ -106,13 +106,13 @@ def test_nothing_is_kept_of_a_run_that_does_not_exist(store):
 
 def test_records_come_back_in_the_order_of_writing(store):
     run_id, other = created(store), created(store)
-    written = [(lane, step) for step in (3, 1, 2, 2) for lane in ("mi-fgsm", "adam")]
-    for lane, step in written:
-        store.append(run_id, "generation", lane, step, {"total": step / 3, "layers": [1.5, 2.5]})
+    written = [(method, step) for step in (3, 1, 2, 2) for method in ("mi-fgsm", "adam")]
+    for method, step in written:
+        store.append(run_id, "generation", method, step, {"total": step / 3, "layers": [1.5, 2.5]})
     store.append(run_id, "training", "adam W4A4", 1, {"ce": 0.5})
     store.append(other, "generation", "adam", 99, {})
     records = store.records(run_id, "generation")
-    assert [(record.lane, record.step) for record in records] == written
+    assert [(record.series, record.step) for record in records] == written
     assert [record.id for record in records] == sorted({record.id for record in records})
     assert records[0].data == {"total": 1.0, "layers": [1.5, 2.5]}
     assert records[2].data["total"] == 1 / 3  # to the last bit
@@ -160,8 +160,8 @@ def test_changes_in_order(store):
     store.add_change(run_id, "adam", 3, "lr", 0.25)
     store.add_change(other, "adam", 1, "lr", 0.5)
     assert store.changes(run_id) == [
-        {"lane": "mi-fgsm", "step": 7, "name": "mu", "value": 0.1},
-        {"lane": "adam", "step": 3, "name": "lr", "value": 0.25},
+        {"method": "mi-fgsm", "step": 7, "name": "mu", "value": 0.1},
+        {"method": "adam", "step": 3, "name": "lr", "value": 0.25},
     ]
 
 
@@ -360,8 +360,8 @@ def test_process_that_dies_while_it_empties_the_trash_leaves_the_rest_to_the_nex
 def test_curves_are_the_numbers_of_the_records(store):
     run_id = created(store)
     for step in range(1, 4):
-        for lane in ("mi-fgsm", "adam"):
-            store.append(run_id, "generation", lane, step, {"total": step / 3, "layers": [1.0, 2.0], "seconds": step * 0.1})
+        for method in ("mi-fgsm", "adam"):
+            store.append(run_id, "generation", method, step, {"total": step / 3, "layers": [1.0, 2.0], "seconds": step * 0.1})
     store.append(run_id, "generation", "adam", 4, {"total": float("nan"), "other": 5})
     last, curves = store.curves(run_id, "generation")
     records = store.records(run_id, "generation")
@@ -549,7 +549,7 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(RunError, match="has version 99: allowed is at most 3"):
+    with pytest.raises(RunError, match="has version 99: allowed is at most 4"):
         RunStore(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
@@ -588,11 +588,11 @@ def in_threads(count, function) -> None:
 
 def test_one_store_in_many_threads(store):
     run_id = created(store)
-    in_threads(6, lambda index: [store.append(run_id, "generation", f"lane {index}", step, {"i": index}) for step in range(25)])
+    in_threads(6, lambda index: [store.append(run_id, "generation", f"method {index}", step, {"i": index}) for step in range(25)])
     records = store.records(run_id, "generation")
     assert len(records) == store.run(run_id).step == 150
     for index in range(6):
-        assert [record.step for record in records if record.lane == f"lane {index}"] == list(range(25))
+        assert [record.step for record in records if record.series == f"method {index}"] == list(range(25))
 
 
 def test_many_stores_open_one_new_folder_at_once(tmp_path):
@@ -788,12 +788,12 @@ CREATE TABLE run (
 );
 CREATE TABLE record (
     id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
-    stage TEXT NOT NULL, lane TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
+    stage TEXT NOT NULL, method TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
 );
 CREATE INDEX record_by_run ON record (run, stage, id);
 CREATE TABLE change (
     id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
-    lane TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
+    method TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
 );
 CREATE TABLE result (
     run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, name TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (run, name)
@@ -814,10 +814,10 @@ def version_1(tmp_path):
             )
             for step in (1, 2):
                 connection.execute(
-                    "INSERT INTO record (run, stage, lane, step, data) VALUES (?, 'generation', 'adam', ?, ?)",
+                    "INSERT INTO record (run, stage, method, step, data) VALUES (?, 'generation', 'adam', ?, ?)",
                     (run_id, step, json.dumps({"total": step / 3})),
                 )
-            connection.execute("INSERT INTO change (run, lane, step, name, value) VALUES (?, 'adam', 1, 'lr', 0.25)", (run_id,))
+            connection.execute("INSERT INTO change (run, method, step, name, value) VALUES (?, 'adam', 1, 'lr', 0.25)", (run_id,))
             connection.execute("INSERT INTO result (run, name, data) VALUES (?, 'full_precision', '{\"top1\": 92.5}')", (run_id,))
             (tmp_path / run_id).mkdir()
     return tmp_path
@@ -842,7 +842,7 @@ def test_database_of_version_1_is_brought_forward(version_1):
             (1, {"total": 1 / 3}),
             (2, {"total": 2 / 3}),
         ]
-        assert store.changes(run.id) == [{"lane": "adam", "step": 1, "name": "lr", "value": 0.25}]
+        assert store.changes(run.id) == [{"method": "adam", "step": 1, "name": "lr", "value": 0.25}]
         assert store.results(run.id) == {"full_precision": {"top1": 92.5}}
     store.close()
 
@@ -931,7 +931,7 @@ def test_database_of_version_2_is_brought_forward(version_2):
     for run in (one, two):
         assert (run.note, run.tags, run.pinned, run.trashed) == ("", (), False, None)
         assert [record.data for record in store.records(run.id, "generation")] == [{"total": 1 / 3}, {"total": 2 / 3}]
-        assert store.changes(run.id) == [{"lane": "adam", "step": 1, "name": "lr", "value": 0.25}]
+        assert store.changes(run.id) == [{"method": "adam", "step": 1, "name": "lr", "value": 0.25}]
         assert store.results(run.id) == {"full_precision": {"top1": 92.5}}
     assert store.mark_interrupted() == ["two"]
     assert not (version_2 / "three").exists()

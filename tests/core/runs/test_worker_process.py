@@ -74,13 +74,13 @@ def test_controls_reach_the_process(manager):
     assert state_of(manager, other) is RunState.COMPLETE  # while the first rests
     before = records(manager, run_id)
     control.step()
-    wait_until(lambda: records(manager, run_id) == before + 2)  # one of each lane
+    wait_until(lambda: records(manager, run_id) == before + 2)  # one of each method
     control.set("epsilon", 0.25, ["mi-fgsm"])
     with pytest.raises(ConfigError, match="epsilon"):
         control.set("epsilon", -1.0, ["mi-fgsm"])
     control.resume()
     wait_until(lambda: state_of(manager, run_id) is RunState.RUNNING and records(manager, run_id) > before + 10)
-    assert [(c["lane"], c["name"], c["value"]) for c in manager.store.changes(run_id)] == [("mi-fgsm", "epsilon", 0.25)]
+    assert [(c["method"], c["name"], c["value"]) for c in manager.store.changes(run_id)] == [("mi-fgsm", "epsilon", 0.25)]
     control.stop()
     manager.wait(run_id, 60)
     assert state_of(manager, run_id) is RunState.STOPPED

@@ -31,7 +31,7 @@ def curve(values, seconds=None):
 
 def test_settings_that_differ_come_first_and_all_are_there():
     other = replace(CONFIG, generation=replace(CONFIG.generation, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
-    change = {"lane": "adam", "step": 7, "name": "beta", "value": 0.25}
+    change = {"method": "adam", "step": 7, "name": "beta", "value": 0.25}
     different, equal = charts.settings_table([compared("A"), compared("B", other, changes=[change], pinned=True)])
     assert different == [
         {"setting": "generation: seed", "A · a run": "0", "B · a run ★": "5"},
@@ -89,9 +89,11 @@ def test_smoothing_is_an_average_with_weights_that_fall():
     np.testing.assert_allclose(with_gap, [1.0, np.nan, (0.5 * 1 + 3.0) / 1.5])
 
 
-def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_lane():
-    lanes = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
-    figure = charts.curves_figure([compared("A", curves=lanes), compared("B", curves=lanes, pinned=True)], "total loss", "seconds", True)
+def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_method():
+    methods = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
+    figure = charts.curves_figure(
+        [compared("A", curves=methods), compared("B", curves=methods, pinned=True)], "total loss", "seconds", True
+    )
     assert [(trace.name, trace.line.color, trace.line.dash) for trace in figure.data] == [
         ("A · a run, MI-FGSM", charts.COLOURS[0], "solid"),
         ("A · a run, Adam", charts.COLOURS[0], "dash"),
@@ -105,14 +107,14 @@ def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_lane():
     assert figure.layout.xaxis.title.text == "seconds of computing"
 
 
-def test_smoothed_curves_keep_the_values_as_faint_lines_and_lanes_can_be_left_out():
-    lanes = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
-    figure = charts.curves_figure([compared("A", curves=lanes)], "total loss", smoothing=0.5, lanes=["adam"])
+def test_smoothed_curves_keep_the_values_as_faint_lines_and_methods_can_be_left_out():
+    methods = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
+    figure = charts.curves_figure([compared("A", curves=methods)], "total loss", smoothing=0.5, methods=["adam"])
     faint, smooth = figure.data
     assert faint.y.tolist() == [4, 3, 2]
     assert (faint.showlegend, faint.opacity) == (False, 0.25)
     np.testing.assert_allclose(smooth.y, [4, (0.5 * 4 + 3) / 1.5, (0.25 * 4 + 0.5 * 3 + 2) / 1.75], rtol=1e-6)
-    assert charts.curves_figure([compared("A", curves=lanes)], "training loss").layout.yaxis.type == "linear"
+    assert charts.curves_figure([compared("A", curves=methods)], "training loss").layout.yaxis.type == "linear"
 
 
 def test_names_in_figures_only_show_themselves():
@@ -125,7 +127,7 @@ def test_last_and_best_and_their_distance_to_the_baseline():
     first = compared("A", curves={"mi-fgsm": curve([3, 1, 2])})
     second = compared("B", curves={"mi-fgsm": curve([5, np.nan]), "adam": curve([9, 4])}, pinned=True)
     rows = charts.values_table([first, second], "total loss")
-    names = ("run", "lane", "last", "best", "best at iteration", "last − baseline", "best − baseline")
+    names = ("run", "method", "last", "best", "best at iteration", "last − baseline", "best − baseline")
     assert [tuple(row[name] for name in names) for row in rows] == [
         ("A · a run", "MI-FGSM", 2.0, 1.0, 2, -3.0, -4.0),
         ("B · a run ★", "MI-FGSM", 5.0, 5.0, 1, None, None),

@@ -14,17 +14,17 @@ from dashboard.charts import style as chart_style
 from dashboard.charts import training as training_charts
 
 
-def generation_records(lanes=("mi-fgsm", "adam"), steps=3):
+def generation_records(methods=("mi-fgsm", "adam"), steps=3):
     return [
         Record(
             step * 10 + place,
             "generation",
-            lane,
+            method,
             step,
             {"total": 10.0 / step, "bns": 9.0, "tv": 1.0, "l2": 1.0, "ce": 2.0, "agreement": 50.0, "layers": [1.0, 0.01 * step]},
         )
         for step in range(1, steps + 1)
-        for place, lane in enumerate(lanes)
+        for place, method in enumerate(methods)
     ]
 
 
@@ -35,9 +35,9 @@ def plotted(figure):
 
 
 CHANGES = [
-    {"lane": "mi-fgsm", "step": 2, "name": "beta", "value": 0.5},
-    {"lane": "adam", "step": 2, "name": "beta", "value": 0.5},
-    {"lane": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05},
+    {"method": "mi-fgsm", "step": 2, "name": "beta", "value": 0.5},
+    {"method": "adam", "step": 2, "name": "beta", "value": 0.5},
+    {"method": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05},
 ]
 
 
@@ -53,7 +53,7 @@ def test_loss_has_a_part_each_with_a_curve_of_its_own_colour_for_each_optimizer(
     assert figure.layout.yaxis6.type == "linear"  # agreement may be zero
 
 
-def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_lanes_that_share_it():
+def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_methods_that_share_it():
     for figure, parts in (
         (generation_charts.loss_figure(generation_records(), CHANGES), len(generation_charts.PARTS)),
         (generation_charts.layer_figure(generation_records(), ["first", "second"], CHANGES), 2),
@@ -66,14 +66,14 @@ def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_
 
 
 def test_changes_of_one_step_share_a_mark():
-    changes = [*CHANGES, {"lane": "adam", "step": 3, "name": "lr", "value": 0.2}]
+    changes = [*CHANGES, {"method": "adam", "step": 3, "name": "lr", "value": 0.2}]
     assert generation_charts.mark_texts(changes) == {
         2: ("β = 0.5", ["mi-fgsm", "adam"]),
         3: ("ε = 0.05, lr = 0.2", ["mi-fgsm", "adam"]),
     }
 
 
-def test_heatmaps_show_marks_of_their_own_lane():
+def test_heatmaps_show_marks_of_their_own_method():
     layout = plotted(generation_charts.layer_heatmaps(generation_records(), ["mi-fgsm", "adam"], ["first", "second"], CHANGES)).layout
     assert [(shape.xref, shape.x0) for shape in layout.shapes] == [("x", 2), ("x", 3), ("x2", 2)]
 
@@ -181,8 +181,8 @@ def test_training_curve_of_a_long_run_has_no_more_points_than_a_screen_and_ends_
 
 def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
     rows = [
-        {"lane": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
-        {"lane": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
+        {"method": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
+        {"method": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
     ]
     figure = accuracy_charts.accuracy_figure(rows, 92.1, {"DFFG": {3: 84.68}}, 93.89)
     by_name = {trace.name: trace for trace in figure.data}
@@ -195,7 +195,7 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
 
 def test_settings_of_one_optimizer_share_its_colour_and_differ_in_mark():
     rows = [
-        {"lane": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "quantized": 90.0,
+        {"method": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "quantized": 90.0,
          "standard_error": 0.5}
         for label, runs, error in (("range lsq", 3, 0.25), ("<b>", 1, None))
     ]  # fmt: skip

@@ -46,17 +46,17 @@ def test_images_of_a_run_are_made_kept_and_listed(run):
 
 def test_what_the_command_refuses_is_said_in_its_words(run):
     finished, folder, runs = run
-    offer = artifacts.Offer("images", "images", ("npz",), ("--lane", "adam"))
-    with pytest.raises(RunError, match="^unknown lane 'adam': allowed are mi-fgsm$"):
+    offer = artifacts.Offer("images", "images", ("npz",), ("--method", "adam"))
+    with pytest.raises(RunError, match="^unknown method 'adam': allowed are mi-fgsm$"):
         artifacts.make(runs, finished.id, offer, "npz", folder)
 
 
 def test_networks_are_offered_with_their_width_the_papers_optimizer_first(run, tmp_path):
     finished, _, _ = run
     config = replace(finished.config, bits=(4,), optimizers=("adam", "mi-fgsm"))
-    for lane in ("adam", "mi-fgsm"):
-        (tmp_path / "quantized" / lane / "W4A4").mkdir(parents=True)
-        (tmp_path / "quantized" / lane / "W4A4" / "quantized.safetensors").write_bytes(b"")
+    for method in ("adam", "mi-fgsm"):
+        (tmp_path / "quantized" / method / "W4A4").mkdir(parents=True)
+        (tmp_path / "quantized" / method / "W4A4" / "quantized.safetensors").write_bytes(b"")
     (tmp_path / "result.json").write_text(json.dumps({}))
     found = artifacts.offers(replace(finished, config=config), tmp_path, [])
     assert [offer.title for offer in found] == [
@@ -64,7 +64,7 @@ def test_networks_are_offered_with_their_width_the_papers_optimizer_first(run, t
         "W4A4 network, trained on images by Adam",
         "model card",
     ]
-    assert found[1].options == ("--lane", "adam", "--bits", "4")
+    assert found[1].options == ("--method", "adam", "--bits", "4")
 
 
 def test_every_format_has_a_name_for_a_person():

@@ -32,7 +32,7 @@ CONFIGS = {
         encoder="ViT-B-32:laion2b_s34b_b79k",
     ),
     "no quantization, no encoder": RunConfig(bits=(), encoder="", optimizers=("adam",)),
-    "given images": RunConfig(images_from="/of/another run", optimizers=("given", "a_lane of *others*"), bits=(4,), lr_by_bits={4: 1e-4}),
+    "given images": RunConfig(images_from="/of/another run", optimizers=("given", "a_method of *others*"), bits=(4,), lr_by_bits={4: 1e-4}),
 }  # fmt: skip
 
 

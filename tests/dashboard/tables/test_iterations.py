@@ -6,7 +6,7 @@ from core.runs.store import Record
 from dashboard.tables import iterations
 
 
-def test_moments_that_every_lane_has_kept():
+def test_moments_that_every_method_has_kept():
     assert iterations.common([[1, 5, 9], [1, 9, 10]]) == [1, 9]
     assert iterations.common([[1, 5], []]) == []
     assert iterations.common([]) == []
@@ -51,7 +51,7 @@ def test_history_of_many_moments_is_spread_evenly_with_the_shown_one(step):
     assert max(after - before for before, after in zip(chosen, chosen[1:])) <= 18
 
 
-def test_values_of_each_lane_at_a_moment():
+def test_values_of_each_method_at_a_moment():
     records = {"adam": Record(1, "generation", "adam", 3, {"total": 12.3456, "bns": 7.0})}
     parts = {"total": "total loss", "bns": "L_BNS (batch-norm statistics)"}
     assert iterations.values(records, parts, "iteration 3 of 9") == ["Adam, iteration 3 of 9: total loss 12.35, L_BNS 7"]

@@ -17,13 +17,13 @@ def test_accuracies_are_rows_in_order():
         "accuracy/mi-fgsm/W3A3": {"bits": 3, "calibrated": 80.0},
         "accuracy/adam/W3A3": {"bits": 3, "calibrated": 79.0},
     }
-    assert [(row["lane"], row["bits"]) for row in results.accuracies(known)] == [("mi-fgsm", 3), ("mi-fgsm", 4), ("adam", 3)]
+    assert [(row["method"], row["bits"]) for row in results.accuracies(known)] == [("mi-fgsm", 3), ("mi-fgsm", 4), ("adam", 3)]
 
 
 def test_drop_is_full_precision_less_trained():
     rows = [
-        {"lane": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.25},
-        {"lane": "adam", "bits": 3, "calibrated": 80.0},
+        {"method": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.25},
+        {"method": "adam", "bits": 3, "calibrated": 80.0},
     ]
     assert [row["drop"] for row in results.accuracy_table(rows, 92.1)] == [0.85, None]
 
@@ -75,11 +75,11 @@ def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_n
     assert measured[0]["started from"] == "resnet20_cifar10, this project's checkpoint, not the paper's"
 
 
-def test_diversities_by_lane():
+def test_diversities_by_method():
     assert results.diversities({"diversity/adam": {"images": 2}, "full_precision": {}}) == {"adam": {"images": 2}}
 
 
-def test_references_are_no_lanes_and_lanes_no_references():
+def test_references_are_no_methods_and_methods_no_references():
     figures = {"images": 2, "mean_similarity": 0.5}
     known = {"diversity/adam": figures, "reference/noise": figures, "reference/real": {"left_out": "none fits"}}
     assert results.diversities(known).keys() == {"adam"}

@@ -25,16 +25,16 @@ def figures(calibrated, quantized=None, error=0.7, **more):
     return {"calibrated": calibrated, "bits": 4, **trained, **more}
 
 
-def evaluated(config, name="a run", turned=(), **by_lane):
-    """by_lane: figures at 4 bits."""
-    return Evaluated(name, config, {f"accuracy/{lane.replace('_', '-')}/W4A4": value for lane, value in by_lane.items()}, turned)
+def evaluated(config, name="a run", turned=(), **by_series):
+    """by_series: figures at 4 bits."""
+    return Evaluated(name, config, {f"accuracy/{method.replace('_', '-')}/W4A4": value for method, value in by_series.items()}, turned)
 
 
 def test_runs_that_differ_only_in_seeds_are_a_mean_with_their_deviation():
     tops, before = [88.85, 89.4, 87.25], [80.0, 81.5, 79.0]
     runs = [evaluated(with_seed(seed), mi_fgsm=figures(before[seed], tops[seed], seconds=10.0 + seed)) for seed in range(3)]
     (row,) = accuracy_series(runs)
-    assert (row["lane"], row["bits"], row["label"], row["range"], row["runs"]) == ("mi-fgsm", 4, "", "lsq", 3)
+    assert (row["method"], row["bits"], row["label"], row["range"], row["runs"]) == ("mi-fgsm", 4, "", "lsq", 3)
     assert row["quantized"] == pytest.approx(np.mean(tops))
     assert row["standard_error"] == pytest.approx(np.std(tops, ddof=1))
     assert row["calibrated"] == pytest.approx(np.mean(before))
@@ -70,7 +70,7 @@ def test_other_settings_are_series_of_their_own_called_by_what_differs():
     white = replace(START, generation=replace(START.generation, noise="white"), quantization=replace(START.quantization, range="minmax"))
     runs = [evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, white, with_seed(1, white))]
     rows = accuracy_series(runs)
-    assert [(row["lane"], row["label"], row["range"], row["runs"]) for row in rows] == [
+    assert [(row["method"], row["label"], row["range"], row["runs"]) for row in rows] == [
         ("mi-fgsm", "noise pink, range lsq", "lsq", 1),
         ("mi-fgsm", "noise white, range minmax", "minmax", 2),
         ("adam", "noise pink, range lsq", "lsq", 1),
@@ -81,7 +81,7 @@ def test_other_settings_are_series_of_their_own_called_by_what_differs():
 def test_a_knob_of_one_optimizer_does_not_part_the_other():
     other = replace(with_seed(1), generation=replace(START.generation, seed=1, epsilon=0.2))
     rows = accuracy_series([evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, other)])
-    assert [(row["lane"], row["label"], row["runs"]) for row in rows] == [
+    assert [(row["method"], row["label"], row["runs"]) for row in rows] == [
         ("mi-fgsm", "epsilon 0.1", 1),
         ("mi-fgsm", "epsilon 0.2", 1),
         ("adam", "", 2),
@@ -95,12 +95,12 @@ def test_what_has_no_bearing_on_accuracy_parts_nothing():
 
 
 def test_a_run_that_somebody_turned_is_no_second_seed():
-    turned = [{"lane": "adam", "step": 3, "name": "lr", "value": 0.2}]
+    turned = [{"method": "adam", "step": 3, "name": "lr", "value": 0.2}]
     runs = [
         evaluated(START, adam=figures(80.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
         evaluated(with_seed(1), "turned", turned, adam=figures(81.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
     ]
-    rows = [(row["lane"], row["label"], row["runs"]) for row in accuracy_series(runs)]
+    rows = [(row["method"], row["label"], row["runs"]) for row in accuracy_series(runs)]
     # what was turned for adam is not turned for mi-fgsm
     assert rows == [("mi-fgsm", "", 2), ("adam", "as set", 1), ("adam", "knobs turned while it ran", 1)]
 

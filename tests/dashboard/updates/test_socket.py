@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs
     assert not app.exception, app.exception
     (drawn,) = [json.loads(one.proto.json) for one in app.get("bidi_component") if one.proto.component_name == "dashboard.live"]
     assert (drawn["phase"], drawn["redraw"]) == (after["phase"], False)
-    app.query_params.update({"lane": "adam", "image": "3"})
+    app.query_params.update({"method": "adam", "image": "3"})
     app.run()
     (drawn,) = [json.loads(one.proto.json) for one in app.get("bidi_component") if one.proto.component_name == "dashboard.live"]
     assert drawn["redraw"]  # the large view has more elements than are streamed to
@@ -176,7 +176,7 @@ def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs
     assert news() == {"phase": "deleted", "again": 1000, "pieces": {}}
 
 
-def test_a_page_that_comes_between_two_lanes_comes_again_soon(runs_folder, monkeypatch):
+def test_a_page_that_comes_between_two_methods_comes_again_soon(runs_folder, monkeypatch):
     """Or it would show older images for as long as its pace and that of the iterations go together."""
     monkeypatch.setattr(session, "_watching", {})
     store = session.store()
@@ -184,15 +184,15 @@ def test_a_page_that_comes_between_two_lanes_comes_again_soon(runs_folder, monke
     store.set_state(run_id, RunState.RUNNING)
     images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
 
-    def again_after(lane, step):
+    def again_after(method, step):
         store.append(
             run_id,
             "generation",
-            lane,
+            method,
             step,
             {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(generation_charts.PARTS, 1.0)},
         )
-        store.save_frame(run_id, lane, Frame(step, images, labels), keep=True)
+        store.save_frame(run_id, method, Frame(step, images, labels), keep=True)
         return live_view.news(generation.GENERATION, run_id, ME, "")["again"]
 
     assert again_after("mi-fgsm", 1) == 1000

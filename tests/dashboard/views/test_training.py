@@ -13,8 +13,8 @@ from dashboard.charts.training import accuracy_on_the_way, error_figure, histogr
 from dashboard.views import training
 
 
-def record(lane, step, top1):
-    return Record(step, "test", lane, step, {"top1": top1, "standard_error": 2.0, "images": 500, "seconds": 0.5})
+def record(method, step, top1):
+    return Record(step, "test", method, step, {"top1": top1, "standard_error": 2.0, "images": 500, "seconds": 0.5})
 
 
 def layer(name, bits, weights, sqnr, read=True):
