@@ -570,8 +570,8 @@ def _pretrain_encoder(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(options: argparse.Namespace) -> dict[str, Any]:
-    from core.models.registry import MODELS, ZOOS
-    from core.models.zoos.zoo import offline_names
+    from core.models.registry import MODELS
+    from core.models.zoos.lookup import ZOOS, offline_names
 
     return {
         "models": [*MODELS, *(f"{zoo}:NAME of any classifier of {zoo}" for zoo in ZOOS), "PATH.safetensors made by pretrain"],

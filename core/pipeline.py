@@ -28,7 +28,7 @@ from core.files import remove, remove_partials, write_json
 from core.generation.loop import Synthesis, check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.models.registry import split_name
+from core.models.zoos.lookup import is_zoo_name
 from core.quantization.analysis import ANALYSED_IMAGES, analyse
 from core.quantization.placement import check_layer_bits
 from core.quantization.saved_network import save_quantized
@@ -54,7 +54,7 @@ class Prepared:
 
 def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     """Loads and checks all that can be refused, before the first image is computed. Raises CoreError for bad input."""
-    if split_name(config.generation.model):
+    if is_zoo_name(config.generation.model):
         reporter.stage(f"loading {config.generation.model}", 0)
     model = load_model(config.generation.model, config.generation.device)
     sets = {method: load_image_set(path, model.spec) for method, path in given_images(config).items()}
@@ -202,7 +202,7 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
-    """MethodImages -> folder of the images that the run starts from, as `layout.user_image_sets` finds them; empty when it generates its own."""
+    """Method -> folder of the images that the run starts from (`layout.user_image_sets`); empty when it generates its own."""
     return layout.user_image_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
 
 

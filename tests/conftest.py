@@ -12,7 +12,7 @@ from core.models.full_precision import FullPrecisionModel, layout_of, load_model
 from core.models.importing import import_checkpoint
 from core.models.registry import ModelSpec
 from core.models.weights import read_weights
-from core.models.zoos.zoo import known_spec
+from core.models.zoos.lookup import known_spec
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,10 @@ from core.files import atomic_write
 from core.gpu import repeat_to_the_bit
 from core.models.programs.archive import read_spec
 from core.models.programs.translation import load_program
-from core.models.registry import INTERPOLATIONS, MODELS, ZOOS, ModelSpec, split_name
+from core.models.registry import INTERPOLATIONS, MODELS, ModelSpec
 from core.models.weights import HEADER_BYTES, NAME_LENGTH, check_layout, fill
-from core.models.zoos.zoo import build_architecture, find_pretrained, load_pretrained, shapes_only
+from core.models.zoos.lookup import ZOOS, build_architecture, find_pretrained, is_zoo_name, load_pretrained
+from core.models.zoos.zoo import shapes_only
 
 # what the header of a checkpoint may say; such a file can come from anybody
 CLASSES = 50_000  # twice those of ImageNet-21k
@@ -110,7 +111,7 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     Raises UnknownNameError for a name that is none of them; ModelError for a file that does not fit or cannot be downloaded, or a
     network without BatchNorm.
     """
-    network, spec = load_pretrained(name) if split_name(name) else _load_file(name)
+    network, spec = load_pretrained(name) if is_zoo_name(name) else _load_file(name)
     if not batch_norm_layers(network):
         raise ModelError(
             f"{name!r} has no BatchNorm layer with running statistics: allowed are networks with at least one, as images are made from them"
@@ -179,7 +180,7 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     """
     if name in MODELS:
         return MODELS[name]
-    if split_name(name):
+    if is_zoo_name(name):
         return find_pretrained(name)
     path = Path(name)
     if path.suffix == ".pt2":

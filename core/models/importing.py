@@ -25,7 +25,7 @@ from core.models.full_precision import (
 )
 from core.models.registry import NETWORK_BYTES, ModelSpec
 from core.models.weights import check_layout, fill, first_names, read_weights, without_prefixes
-from core.models.zoos.zoo import build_architecture, known_spec
+from core.models.zoos.lookup import build_architecture, known_spec
 
 _LABEL = 60  # characters of a name in what a network is called on the pages
 _COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode

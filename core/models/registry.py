@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 ASSETS = Path(__file__).parents[2] / "assets"
-ZOOS = ("pytorchcv", "torchvision", "timm")
 # Limit on an imported network; a ResNet-152 is 230 MB. Streamlit holds an upload in memory, up to `server.maxUploadSize`.
 NETWORK_BYTES = 500 << 20
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -59,9 +58,3 @@ MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
         )
     }
 )
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """The zoo and the name there of "ZOO:NAME"; None for anything else, such as a path."""
-    zoo, colon, rest = name.partition(":")
-    return (zoo, rest) if colon and zoo in ZOOS else None

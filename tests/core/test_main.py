@@ -484,7 +484,7 @@ def test_quantize_single_layers(generated, pictures, capsys):
         (["output=x"], "'x' is no whole number"),
         (["output=9"], "layer_bits is 9 for 'output': allowed are 2, 3, 4, 5, 6, 7, 8"),
         (["output=8", "output=7"], "layer_bits is given for 'output' twice"),
-        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, "),
+        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, "),
     ],
 )
 def test_layers_that_are_refused(generated, pictures, given, message, capsys):

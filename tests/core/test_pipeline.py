@@ -266,7 +266,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
 def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
     recorder = Recorder()
     wrong = replace(config, quantization=replace(config.quantization, layer_bits={"nowhere": 8}))
-    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, .*output"):
+    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, .*output"):
         pipeline.execute(wrong, tmp_path, recorder, Untouched())
     assert recorder.records == []
 

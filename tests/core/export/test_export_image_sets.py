@@ -158,7 +158,7 @@ def test_nothing_is_left_of_a_write_that_ends_early(tmp_path, small, generated, 
 @pytest.mark.parametrize(
     ("format", "name", "error", "words"),
     [
-        ("zip", "set", UnknownNameError, "unknown format of images 'zip': allowed are png, safetensors, npz"),
+        ("zip", "set", UnknownNameError, "unknown format of images 'zip': must be one of png, safetensors, npz"),
         ("npz", "set", ConfigError, "allowed is a name that ends in .npz"),
         ("npz", "set.npy", ConfigError, "allowed is a name that ends in .npz"),
         ("npz", "file/set.npz", DataError, "file' *: allowed is a name in a folder"),

@@ -339,7 +339,7 @@ def test_network_larger_than_its_file_is_refused_before_it_is_built(tmp_path, we
 
 @pytest.mark.parametrize("architecture", ["voca", "visemenet20", "simplepose_resnet18_coco", "raft_things"])
 def test_what_is_no_classifier_is_refused(architecture):
-    with pytest.raises(UnknownNameError, match=f"unknown architecture '{architecture}': allowed are any classifier"):
+    with pytest.raises(UnknownNameError, match=f"unknown architecture '{architecture}': must be any classifier"):
         build_architecture(architecture, 10)
 
 

@@ -15,7 +15,7 @@ from core.errors import CoreError, DataError, ModelError
 from core.models import importing
 from core.models.full_precision import batch_norm_layers, find_model, load_model
 from core.models.importing import import_checkpoint
-from core.models.zoos.zoo import known_spec
+from core.models.zoos.lookup import known_spec
 
 NAMES = {"pytorchcv": "pytorchcv:resnet20_cifar10", "torchvision": "torchvision:shufflenet_v2_x0_5", "timm": "timm:test_byobnet"}
 
