@@ -352,13 +352,15 @@ def _with_checkpoint(config: RunConfig, options: argparse.Namespace) -> RunConfi
     from core.layout import NETWORKS, UPLOADS
     from core.models.importing import import_checkpoint
     from core.models.programs.importing import import_program
+    from core.models.registry import GivenSpec
     from core.runs.store import default_folder
 
     folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
+    spec = GivenSpec(**given)
     if options.checkpoint.suffix == ".pt2":
-        model = str(import_program(options.checkpoint, out_folder=folder, **given))
+        model = str(import_program(options.checkpoint, out_folder=folder, given=spec))
     else:
-        model = str(import_checkpoint(options.checkpoint, config.generation.model, out_folder=folder, **given))
+        model = str(import_checkpoint(options.checkpoint, config.generation.model, out_folder=folder, given=spec))
     return replace(config, generation=replace(config.generation, model=model), quantization=replace(config.quantization, model=model))
 
 

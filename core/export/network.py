@@ -17,7 +17,7 @@ from core.export.verify import verify
 from core.files import atomic_write, check_parents, parents_of
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
-from core.models.programs.translation import save_program
+from core.models.programs.export import save_program
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.integer.weights import integer_network
 from core.quantization.placement import QuantizedNetwork

@@ -22,7 +22,7 @@ from core.config import (
 )
 from core.data.archives import ALLOWED, ARCHIVE_BYTES
 from core.errors import ConfigError, DataError, quoted
-from core.models.registry import MODELS
+from core.models.registry import MODELS, GivenSpec
 from dashboard import session
 from dashboard.server import uploads
 from dashboard.text import one_line_text, plain
@@ -241,10 +241,12 @@ def kept_network(chosen: ChosenNetwork) -> str:
             chosen.file,
             chosen.file.name,
             chosen.architecture,
-            image_size=chosen.image_size,
-            mean=_three_numbers("mean", chosen.mean),
-            std=_three_numbers("standard deviation", chosen.std),
-            class_names=names or None,
+            GivenSpec(
+                image_size=chosen.image_size,
+                mean=_three_numbers("mean", chosen.mean),
+                std=_three_numbers("standard deviation", chosen.std),
+                class_names=names or None,
+            ),
         )
 
 

@@ -15,17 +15,17 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from core.config import RunConfig
 from core.data.archives import ARCHIVE_BYTES, RATIO, UNPACKED_BYTES, unpack_images
 from core.errors import CoreError, DataError, ModelError
 from core.files import remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
-from core.models.registry import NETWORK_BYTES
+from core.models.registry import NETWORK_BYTES, GivenSpec
 from dashboard import text
 
 PROGRAM = ".pt2"
@@ -89,8 +89,8 @@ class Uploads:
             sync(folder)
         return target
 
-    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, **given: Any) -> str:
-        """Keeps a checkpoint of others, with what `import_checkpoint` is `given` about it; returns the path of the network made from it.
+    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, given: GivenSpec | None = None) -> str:
+        """Imports a checkpoint or program trained elsewhere, with the values that the user gave; returns the path of the stored network.
 
         Raises ConfigError, DataError or ModelError, naming the file, for what cannot be used here.
         """
@@ -100,19 +100,19 @@ class Uploads:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
         with _lock:
             try:
-                return str(self._keep_checkpoint(file, name, size, architecture, given))
+                return str(self._keep_checkpoint(file, name, size, architecture, given or GivenSpec()))
             except OSError as error:
                 raise _not_kept(name, error) from error
 
-    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: Mapping[str, Any]) -> Path:
+    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: GivenSpec) -> Path:
         from core.models.importing import import_checkpoint  # imports torch
         from core.models.programs.importing import import_program
 
         folder = self._made(NETWORKS, 2 * size)
         with _copied(file, folder) as temporary:
             if name.endswith(PROGRAM):
-                return import_program(temporary, out_folder=folder, name=name, **given)
-            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
+                return import_program(temporary, out_folder=folder, name=name, given=given)
+            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, given=given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
         """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, for `images_from` with the method USER_IMAGES.

@@ -159,7 +159,7 @@ def test_network_without_batch_norm(caches):
     path = caches / "torch" / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
     path.parent.mkdir(parents=True)
     torch.save(network.state_dict(), path)
-    with pytest.raises(ModelError, match="'torchvision:squeezenet1_1' has no BatchNorm layer"):
+    with pytest.raises(ModelError, match="'torchvision:squeezenet1_1' must have at least one BatchNorm layer"):
         load_model("torchvision:squeezenet1_1", "cpu")
 
 
