@@ -60,7 +60,7 @@ def share_memory() -> None:
     Each place grows to the largest that was drawn in it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with
     two places from 201 to 210.
     """
-    memory.share_memory(ARENAS)
+    memory.limit_arenas(ARENAS)
 
 
 def give_way() -> None:
