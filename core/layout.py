@@ -1,8 +1,9 @@
 """Names of the files and folders of a run, shared by the code that writes them and the code that reads them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # longest path and longest name that file systems accept, in bytes
 PATH_BYTES = 4000
@@ -36,6 +37,11 @@ def user_image_sets(root: Path, methods: Sequence[str]) -> dict[str, Path]:
     if os.path.isfile(root / MANIFEST):
         return {USER_IMAGES: root}  # a single set, even if one of its class folders has the name of a method
     return {name: root / name for name in methods if (root / name).is_dir()} or {USER_IMAGES: root}
+
+
+def methods_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Method -> figures, of a run's result; version 1 called them optimizers."""
+    return dict(result.get("methods") or result.get("optimizers") or {})
 
 
 def plain_rights(path: Path) -> None:

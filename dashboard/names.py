@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from core.config import every_knob, label
 from core.errors import CoreError
+from core.generation.methods import METHODS
 
-NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
+NAMES = {"given": "given images", "real": "real images"}  # of what no method made
 
 
 def method_name(method: str) -> str:
     """How a method is called on the page, as it is: text from outside, where a run was given its images."""
     first, _, rest = method.partition(" ")
-    return f"{NAMES.get(first, first)} {rest}".strip()
+    title = METHODS[first].title if first in METHODS else NAMES.get(first, first)
+    return f"{title} {rest}".strip()
 
 
 def class_names(model: str, labels: Iterable[int]) -> Sequence[str]:
@@ -34,3 +37,9 @@ def _known_classes(model: str) -> Sequence[str]:
         return find_model(model)[1].classes
     except CoreError:
         return ()
+
+
+def knob_title(name: str) -> str:
+    """What a knob is called on the pages; its name where no config has it, as in a run of another version."""
+    known = every_knob()
+    return label(known[name]) if name in known else name

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.config import LIVE_KNOBS, GenerationConfig
+from core.config import GenerationConfig, MachineConfig, live_knobs
 from core.data.augment import jitter_batch
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError, ModelError
 from core.files import atomic_write
 from core.generation.forward_pass import ForwardPass
+from core.generation.methods import DEFAULT_METHODS
 from core.generation.optimizers import make_optimizer, step_size_factor
 from core.models.checks import check_scores
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
@@ -51,12 +52,12 @@ def initial_noise(kind: str, count: int, size: int, generator: torch.Generator) 
     return total / total.std()
 
 
-def starting_noise(model: FullPrecisionModel, config: GenerationConfig, batch: int) -> tuple[Tensor, torch.Generator]:
+def starting_noise(model: FullPrecisionModel, config: GenerationConfig, batch: int, seed: int = 0) -> tuple[Tensor, torch.Generator]:
     """What batch number `batch` starts from, in normalised space between black and white, on the network's device; and the generator
     that drew it, which goes on to draw shifts and flips. The same in every method, whatever happened before it.
     """
     side = half_size(model) if config.half_iterations else model.spec.image_size
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + batch)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
     noise = initial_noise(config.noise, config.batches[batch], side, generator).to(model.device)
     return noise.clamp(*model.pixel_range()), generator
 
@@ -123,7 +124,7 @@ def check_half_resolution(model: FullPrecisionModel, config: GenerationConfig) -
     try:
         check_scores(model.network, model.spec, model.spec.name, half_size(model))
     except ModelError as error:
-        raise ModelError(f"half_resolution is {config.half_resolution}: allowed is 0 for this network, as {error}") from error
+        raise ModelError(f"half_resolution_fraction must be 0 for this network, got {config.half_resolution_fraction}: {error}") from error
 
 
 def half_size(model: FullPrecisionModel) -> int:
@@ -134,8 +135,8 @@ def half_size(model: FullPrecisionModel) -> int:
 class Synthesis:
     """One optimizer on its way through all batches.
 
-    With `config.half_resolution`, each batch begins at half the image size, as in DeepInversion (Yin et al., CVPR 2020), and goes on,
-    enlarged, at the full size with an optimizer that knows nothing of before; the step size falls over both. Shifts are half as far
+    With `config.half_resolution_fraction`, each batch begins at half the image size, as in DeepInversion (Yin et al., CVPR 2020), and
+    continues, enlarged, at full size with an optimizer that knows nothing of before; the step size falls over both. Shifts are half as far
     there, and whoever watches sees the small images with each pixel four times.
 
     model: the full-precision network; its parameters stay as they are.
@@ -148,12 +149,16 @@ class Synthesis:
         self,
         model: FullPrecisionModel,
         config: GenerationConfig,
+        method: str = DEFAULT_METHODS[0],
+        machine: MachineConfig | None = None,
         reporter: Reporter | None = None,
         live: Live | None = None,
         folder: Path | None = None,
     ) -> None:
         self.model = model
         self.config = config
+        self.method = method
+        self.machine = machine or MachineConfig()
         self.reporter: Reporter = reporter or Silent()
         self.live: Live = live or Untouched()
         self.network = model.network
@@ -166,7 +171,7 @@ class Synthesis:
         self.seconds = 0.0
         self.changes: list[dict[str, Any]] = []
         self._kept = kept_steps(config)
-        self._values = {name: getattr(config, name) for name in LIVE_KNOBS}
+        self._values = {name: getattr(config, name) for name in live_knobs(GenerationConfig)}
         self._saved = Snapshots(folder)
         self._saved_images = 0
         self._agreeing = 0
@@ -175,8 +180,8 @@ class Synthesis:
         self._pass = ForwardPass(self.network)
         check_half_resolution(model, config)
         self._start_batch(0)
-        if config.compile:
-            self.reporter.stage(f"compiling the generation by {config.optimizer}", 0)
+        if self.machine.compile:
+            self.reporter.stage(f"compiling the generation by {method}", 0)
             # only for the full size, which takes most of the time
             self._pass.compile(self._enlarged(), self.labels, self._values)
 
@@ -184,14 +189,10 @@ class Synthesis:
     def finished(self) -> bool:
         return self.step_count >= self.steps
 
-    @property
-    def method(self) -> str:
-        return self.config.optimizer
-
     def _start_batch(self, index: int) -> None:
         """Noise in normalised space, seeded by batch: batch b is the same in every method whatever happened before it."""
         sizes = self.config.batches
-        noise, self._noise = starting_noise(self.model, self.config, index)
+        noise, self._noise = starting_noise(self.model, self.config, index, self.machine.seed)
         start = sum(sizes[:index])
         self.labels = self.all_labels[start : start + sizes[index]].to(self.model.device)
         self._optimise(noise)
@@ -199,7 +200,7 @@ class Synthesis:
     def _optimise(self, images: Tensor) -> None:
         """Begins to move these images, with an optimizer that knows nothing of before."""
         self.images = images.to(self.model.device).clone(memory_format=torch.channels_last).requires_grad_(True)
-        self.optimizer = make_optimizer(self.config, self.images)
+        self.optimizer = make_optimizer(self.method, self.config, self.images)
 
     @torch.no_grad()
     def _enlarged(self) -> Tensor:
@@ -313,7 +314,7 @@ class Synthesis:
                 self.reporter.change(self.method, self.step_count, name, value)
         factor = step_size_factor(self.config.schedule, iteration, self.config.iterations)
         for group in self.optimizer.param_groups:
-            if self.config.optimizer == "mi-fgsm":
+            if self.method == "mi-fgsm":
                 group["lr"] = self._values["epsilon"] * factor
                 group["mu"] = self._values["mu"]
             else:
@@ -359,7 +360,7 @@ class Synthesis:
 
     def _compilation(self) -> dict[str, Any]:
         """What came of it, where it was asked for."""
-        if not self.config.compile:
+        if not self.machine.compile:
             return {}
         return {"compile_seconds": self._pass.compile_seconds, "compile_failure": self._pass.compile_failure}
 
@@ -380,6 +381,8 @@ class Synthesis:
             "made_by": "data-free generation from BatchNorm statistics",
             "model": self.model.spec.name,
             "classes": list(self.model.spec.classes),
+            "method": self.method,
+            "seed": self.machine.seed,
             "config": self.config.to_dict(),
             "changes": self.changes,
             "summary": self.summary(),
@@ -393,11 +396,13 @@ def _mean(values: list[float]) -> float | None:
 def synthesise(
     model: FullPrecisionModel,
     config: GenerationConfig,
+    method: str = DEFAULT_METHODS[0],
+    machine: MachineConfig | None = None,
     reporter: Reporter | None = None,
     live: Live | None = None,
 ) -> tuple[ImageSet, Mapping[str, Any]]:
     """Runs one method to its end: the images with their labels, and the summary. Raises RunStopped when `live` says so."""
-    synthesis = Synthesis(model, config, reporter, live)
+    synthesis = Synthesis(model, config, method, machine, reporter, live)
     synthesis.reporter.stage("generation", synthesis.steps)
     while not synthesis.finished:
         synthesis.live.checkpoint()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from core.config import OPTIMIZERS, GenerationConfig
+from core.config import GenerationConfig
 from core.errors import ConfigError, UnknownNameError
 
 
@@ -53,13 +53,13 @@ class MIFGSM(Optimizer):
         return loss
 
 
-def make_optimizer(config: GenerationConfig, images: Tensor) -> Optimizer:
-    """The optimizer that `config` names, over one batch of images `(N, C, H, W)`."""
-    if config.optimizer == "mi-fgsm":
+def make_optimizer(method: str, config: GenerationConfig, images: Tensor) -> Optimizer:
+    """The optimizer that moves the pixels by `method`, over one batch of images `(N, C, H, W)`."""
+    if method == "mi-fgsm":
         return MIFGSM([images], config.epsilon, config.mu)
-    if config.optimizer == "adam":
+    if method == "adam":
         return torch.optim.Adam([images], lr=config.lr)
-    raise UnknownNameError("optimizer", config.optimizer, OPTIMIZERS)
+    raise UnknownNameError("method", method, ("mi-fgsm", "adam"))
 
 
 def step_size_factor(schedule: str, iteration: int, iterations: int) -> float:

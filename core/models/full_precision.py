@@ -201,11 +201,11 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
 def _program_spec(path: Path) -> ModelSpec:
     text = read_spec(path)
     if text is None:
-        raise ModelError(f"{path} must contain its classes, image size, mean and standard deviation; import it with --checkpoint first")
+        raise ModelError(f"{path} must contain its classes, image size, mean and standard deviation; import it with --weights first")
     try:
         return _spec_from(text, str(path))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} must contain a valid description of its network; import it with --checkpoint first") from error
+        raise ModelError(f"{path} must contain a valid description of its network; import it with --weights first") from error
 
 
 def _spec_from(text: str, name: str) -> ModelSpec:

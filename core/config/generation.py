@@ -1,0 +1,237 @@
+"""Knobs of the data generation, the paper's step 1."""
+
+import math
+from dataclasses import dataclass
+
+from core.config.choices import NOISES, SCHEDULES
+from core.config.knobs import Checked, knob
+from core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GenerationConfig(Checked):
+    """Knobs of the data generation. A knob that only some methods have names them in `of`."""
+
+    images: int = knob(
+        512,
+        "Images saved. With k snapshots, images / k noise images are optimized.",
+        minimum=1,
+        maximum=1_000_000,
+        paper="5,120 for ImageNet",
+        low="training sees the same few images again and again, and overfits to them.",
+        high="takes proportionally longer and more memory; each doubling helps less.",
+    )
+    iterations: int = knob(
+        50,
+        "Optimizer steps for each batch.",
+        minimum=1,
+        maximum=100_000,
+        low="images stay noise, their statistics far from the network's.",
+        high="takes proportionally longer and makes the images more alike.",
+    )
+    batch_size: int = knob(
+        128,
+        "Noise images optimized together. The statistics of the batch are matched, not those of each image.",
+        minimum=2,
+        maximum=4096,
+        low="below about 32, batch statistics are too noisy to match.",
+        high="takes proportionally more memory and time per iteration.",
+    )
+    snapshots: int = knob(
+        4,
+        "How often each batch is saved, evenly spaced after the burn-in.",
+        minimum=1,
+        maximum=100,
+        symbol="k",
+        paper="saves intermediate iterates, number not stated",
+        low="1 saves only the final images, the slowest way to make a given number.",
+        high="fewer noise images for as many saved ones: faster, but with more early states and more versions of each image.",
+    )
+    burn_in: float = knob(
+        0.2,
+        "Fraction of the iterations before the first snapshot.",
+        minimum=0.0,
+        maximum=0.95,
+        step=0.05,
+        low="the first snapshot is nearly noise.",
+        high="snapshots are close together and almost the same image.",
+    )
+    half_resolution_fraction: float = knob(
+        0.0,
+        "Fraction of the iterations that run first, at half the image size and about a third of the cost; then images are upsampled and "
+        "continue with fresh momentum. For networks of 224 pixels and more that accept both sizes. 0 turns it off.",
+        minimum=0.0,
+        maximum=0.9,
+        step=0.05,
+        label="Half-resolution phase (fraction)",
+        low="0 is the plain method: nothing is saved.",
+        high="leaves little time for fine structure and delays the first snapshot.",
+        old_names=("half_resolution",),
+    )
+    noise: str = knob(
+        "pink",
+        "Initial noise: white (independent pixels) or pink (equal power per octave, as in photographs).",
+        choices=NOISES,
+        paper="Gaussian, which is white",
+    )
+    schedule: str = knob(
+        "linear",
+        "Step size over the iterations: linear decays to 2 %, so that images settle; constant leaves them coarse.",
+        choices=SCHEDULES,
+    )
+    epsilon: float = knob(
+        0.1,
+        "Step size of MI-FGSM in normalized units: every pixel moves by this much.",
+        minimum=0.0,
+        maximum=2.0,
+        label="ε step of MI-FGSM",
+        symbol="ε",
+        step=0.005,
+        live=True,
+        slider=(0.0, 0.5),
+        of=("mi-fgsm",),
+        low="images barely change in the given iterations.",
+        high="coarse, grainy images whose statistics oscillate instead of settling.",
+    )
+    mu: float = knob(
+        0.9,
+        "Momentum of MI-FGSM: the fraction of the accumulated gradient that is kept.",
+        minimum=0.0,
+        maximum=2.0,
+        label="μ momentum of MI-FGSM",
+        symbol="μ",
+        step=0.05,
+        live=True,
+        slider=(0.0, 1.5),
+        of=("mi-fgsm",),
+        low="0 is plain FGSM: each step follows the current gradient, which oscillates.",
+        high="from 1 on, old gradients dominate and images overshoot.",
+    )
+    lr: float = knob(
+        0.1,
+        "Step size of Adam in normalized units.",
+        minimum=0.0,
+        maximum=2.0,
+        label="step size of Adam",
+        symbol="lr",
+        step=0.005,
+        live=True,
+        slider=(0.0, 0.5),
+        of=("adam",),
+        low="images barely change in the given iterations.",
+        high="images overshoot and L_BNS oscillates.",
+    )
+    alpha_tv: float = knob(
+        3e-4,
+        "Weight of total variation: smooths the images.",
+        minimum=0.0,
+        maximum=100.0,
+        label="α_TV smoothness",
+        symbol="α_TV",
+        step=1e-4,
+        live=True,
+        slider=(1e-5, 3.0),
+        log=True,
+        low="0 leaves high frequencies that photographs do not have.",
+        high="blurs the images and makes them alike.",
+    )
+    alpha_l2: float = knob(
+        3e-7,
+        "Weight of the l2 norm of the pixels: pulls the images toward the mean color.",
+        minimum=0.0,
+        maximum=100.0,
+        label="α_l2 size",
+        symbol="α_l2",
+        step=1e-7,
+        live=True,
+        slider=(3e-8, 3.0),
+        log=True,
+        low="0 leaves contrast to the other losses.",
+        high="pulls all pixels to the mean color: gray images whose statistics no longer match.",
+    )
+    beta: float = knob(
+        1.0,
+        "Weight of the cross entropy to the assigned label.",
+        minimum=0.0,
+        maximum=100.0,
+        label="β labels",
+        symbol="β",
+        step=0.05,
+        live=True,
+        slider=(0.03, 100.0),
+        log=True,
+        low="0 ignores labels: the teacher recognizes the assigned class in few images.",
+        high="clear but uniform classes, and statistics that match less.",
+    )
+    max_shift: int = knob(
+        2,
+        "Largest random shift, in pixels, before each forward pass. 0 turns it off.",
+        minimum=0,
+        maximum=64,
+        label="Random shift (pixels)",
+        low="0 lets patterns form that fit one pixel position only.",
+        high="images are rolled so far that their seams run through the middle.",
+    )
+    flip: bool = knob(
+        True,
+        "Mirror the batch at random before each forward pass.",
+        label="Random flip",
+        low="images are optimized for one orientation only.",
+        high="mirror images count as well, which suits classes without left and right, not letters.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images % self.snapshots:
+            raise ConfigError(f"images must be a multiple of snapshots ({self.snapshots}), got {self.images}")
+        if self.images // self.snapshots < 2:
+            raise ConfigError(
+                f"images must be at least {2 * self.snapshots}, got {self.images}: statistics need two noise images, "
+                f"and each is saved {self.snapshots} times"
+            )
+        available = self.iterations - math.floor(self.burn_in * self.iterations)
+        if self.snapshots > available:
+            raise ConfigError(f"snapshots must be at most {available}, the iterations left after the burn-in, got {self.snapshots}")
+        if self.half_iterations >= self.snapshot_iterations[0]:
+            raise ConfigError(
+                f"half_resolution_fraction must end before the first snapshot, at iteration {self.snapshot_iterations[0]} with burn_in "
+                f"{self.burn_in}, got {self.half_resolution_fraction}, which is {self.half_iterations} of {self.iterations} iterations"
+            )
+
+    @property
+    def noise_images(self) -> int:
+        """How many noise images are optimized."""
+        return self.images // self.snapshots
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the batches; never one image alone, because a batch of one has no variance to match."""
+        sizes = [self.batch_size] * (self.noise_images // self.batch_size)
+        rest = self.noise_images % self.batch_size
+        if rest == 1 and sizes:
+            sizes[-1] += 1
+        elif rest:
+            sizes.append(rest)
+        return sizes
+
+    @property
+    def starts(self) -> list[int]:
+        """For each saved image, in order, the index of the noise image it started from: batch by batch, snapshot by snapshot."""
+        starts: list[int] = []
+        first = 0
+        for size in self.batches:
+            starts += self.snapshots * list(range(first, first + size))
+            first += size
+        return starts
+
+    @property
+    def half_iterations(self) -> int:
+        """How many iterations of a batch run first, at half the image size."""
+        return math.floor(self.half_resolution_fraction * self.iterations)
+
+    @property
+    def snapshot_iterations(self) -> tuple[int, ...]:
+        """The iterations, counted from 1, after which a batch is saved: evenly spaced after the burn-in, including the last."""
+        start = math.floor(self.burn_in * self.iterations)
+        span = self.iterations - start
+        return tuple(start + math.ceil(span * (i + 1) / self.snapshots) for i in range(self.snapshots))
