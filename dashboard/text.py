@@ -26,7 +26,7 @@ REPLACEMENT = "\ufffd"
 _JOINERS_OF_SCRIPTS = "\u200c\u200d"  # of Persian, Hindi and emoji
 
 
-def shown(text: object, length: int = 2000) -> str:
+def one_line_text(text: object, length: int = 2000) -> str:
     """Text in one line that only shows itself: no control characters, such as those that turn the direction of writing.
 
     length: of what is longer, only so many characters are kept.
@@ -37,14 +37,14 @@ def shown(text: object, length: int = 2000) -> str:
 
 
 def plain(text: object) -> str:
-    """`shown`, with what Markdown and Streamlit's additions to it would read as markup, links or symbols made harmless."""
-    parted = _REPLACED.sub(_JOINER, shown(text))
+    """`one_line_text`, with what Markdown and Streamlit's additions to it would read as markup, links or symbols made harmless."""
+    parted = _REPLACED.sub(_JOINER, one_line_text(text))
     return "".join(f"\\{c}" if c in _MARKDOWN else c for c in parted)
 
 
 def plotly(text: object) -> str:
-    """`shown`, with what plotly would read as a tag or as LaTeX made harmless."""
-    return "".join(_ENTITIES.get(c, c) for c in shown(text))
+    """`one_line_text`, with what plotly would read as a tag or as LaTeX made harmless."""
+    return "".join(_ENTITIES.get(c, c) for c in one_line_text(text))
 
 
 def cell(value: object) -> object:

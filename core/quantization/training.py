@@ -14,7 +14,7 @@ from core.config import TrainingConfig
 from core.data.augment import crop_and_flip
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
-from core.gpu import Recording
+from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.layers import ActivationQuantizer, finish_calibration
@@ -110,7 +110,7 @@ class QuantizationTraining:
         self.quantized = self._calibrate()
         self.student = self.quantized.network
         self.optimizer = self._make_optimizer()
-        self._recording = Recording(model.device)
+        self._recording = CudaGraph(model.device)
         self._average = [parameter.detach().clone() for parameter in self.student.parameters()]
 
     @property

@@ -17,7 +17,7 @@ from dashboard.charts.style import POINTS, laid_out, numbers, thinned
 from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.tables.run_list import BASELINE, width_of
-from dashboard.text import plotly, shown
+from dashboard.text import one_line_text, plotly
 
 MOST = 8  # runs in one comparison: more colours cannot be told apart
 # One colour a run. None of them stands for an optimizer, all have a contrast of 3 to white and to the dark background, and any two are
@@ -68,7 +68,7 @@ class Compared:
     @property
     def title(self) -> str:
         """Letter, name and the star of the baseline: runs may have one name."""
-        return f"{self.letter} · {shown(self.run.name, 40)}{' ' + BASELINE if self.run.pinned else ''}"
+        return f"{self.letter} · {one_line_text(self.run.name, 40)}{' ' + BASELINE if self.run.pinned else ''}"
 
 
 def baseline_of(compared: Sequence[Compared]) -> Compared:

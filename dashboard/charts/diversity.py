@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard.charts.style import colour, laid_out, title_of
-from dashboard.text import plotly, shown
+from dashboard.text import one_line_text, plotly
 
 
 def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: Mapping[str, Mapping[str, Any]] | None = None) -> go.Figure:
@@ -45,7 +45,7 @@ def matrix_figure(method: str, matrix: Mapping[str, Any], classes: Sequence[str]
     """
     labels = matrix["labels"]
     starts = [i for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
-    names = [plotly(shown(classes[labels[i]], 40)) for i in starts]
+    names = [plotly(one_line_text(classes[labels[i]], 40)) for i in starts]
     figure = go.Figure(
         go.Heatmap(
             z=matrix["cosine"], zmin=low, zmax=1, colorscale="Cividis", colorbar={"thickness": 10}, hovertemplate="%{z:.2f}<extra></extra>"

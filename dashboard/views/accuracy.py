@@ -77,7 +77,7 @@ def _said(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool) -> str
 def _evaluated(run: Run) -> series.Evaluated:
     """The few results of a run that are accuracies, without the large ones."""
     names = ["full_precision"]
-    for method in (*run.config.methods, layout.GIVEN):
+    for method in (*run.config.methods, layout.USER_IMAGES):
         names += [f"accuracy/{method}/{run.config.training_for(bits).width}" for bits in run.config.bits]
     store = session.store()
     known = {name: value for name in names if (value := store.result(run.id, name)) is not None}
@@ -102,7 +102,7 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         list(fitting),
         WITH,
         key,
-        format_func=lambda run_id: text.shown(fitting[run_id].name, 80) if run_id in fitting else run_id,
+        format_func=lambda run_id: text.one_line_text(fitting[run_id].name, 80) if run_id in fitting else run_id,
         placeholder="other runs of this network",
         max_selections=MOST_RUNS,
         help="Runs of the same network, evaluated on the same images. Those that differ only in their seeds are averaged.",

@@ -35,7 +35,7 @@ def choose(runs: Sequence[Run]) -> list[Run]:
     asked = [part for part in wanted.split(",") if part] if wanted else st.session_state.get("compared", [])
     asked = list(dict.fromkeys(asked))
     for run_id in [run_id for run_id in asked if run_id not in known][:3]:
-        st.warning(f"Run {text.plain(text.shown(run_id, 60))} is not there, or was deleted: allowed are the ids listed under Runs.")
+        st.warning(f"Run {text.plain(text.one_line_text(run_id, 60))} is not there, or was deleted: allowed are the ids listed under Runs.")
     chosen = st.multiselect(
         "Runs to compare",
         list(known),

@@ -213,7 +213,7 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     total = sum(layer["weights"] for layer in found["layers"])
     table = pd.DataFrame(
         {
-            "layer": [text.shown(layer["name"]) for layer in by_error],
+            "layer": [text.one_line_text(layer["name"]) for layer in by_error],
             "bits": [layer["bits"] for layer in by_error],
             "output dB": [layer["sqnr"] for layer in by_error],
             "weights dB": [layer["weight_sqnr"] for layer in by_error],
@@ -300,11 +300,11 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
         known = session.store().result(other.id, f"accuracy/{method}/{width}")
         if known is None or "quantized" not in known:
             continue
-        own = ", ".join(f"{text.shown(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
+        own = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
         size = known.get("weight_size")
         rows.append(
             {
-                "run": text.shown(other.name) + (" (shown)" if other.id == run.id else ""),
+                "run": text.one_line_text(other.name) + (" (shown)" if other.id == run.id else ""),
                 "layers with bits of their own": own or "none",
                 "weights, kB": size and float(_kilobytes(size).replace(",", "")),
                 "steps": known["steps"],

@@ -304,7 +304,7 @@ def test_run_config_refuses_bad_values_of_its_parts():
         ({"bits": (4, 4)}, "^bits is 4, 4: allowed is each value once"),
         ({"bits": (4.0,)}, "is 4.0: allowed is a whole number"),
         ({"optimizers": ()}, "^optimizers is empty: allowed are mi-fgsm, adam"),
-        ({"optimizers": ("sgd",)}, "^unknown optimizer 'sgd': allowed are mi-fgsm, adam"),
+        ({"optimizers": ("sgd",)}, "^unknown optimizer 'sgd': must be one of mi-fgsm, adam"),
         ({"optimizers": ("adam", "adam")}, "^optimizers is adam, adam: allowed is each value once"),
         ({"steps_by_bits": {9: 10}}, "is 9: allowed are 2"),
         ({"steps_by_bits": {4: -1}}, "^steps is -1"),
@@ -344,7 +344,7 @@ def test_presets():
         assert set(config.methods) == {"mi-fgsm", "adam"}
     assert preset("paper").training.range == "minmax"
     assert preset("quick").evaluation.data == "embedded"
-    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, imagenet, paper"):
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper"):
         preset("slow")
     with pytest.raises(TypeError):
         module.PRESETS["quick"] = None

@@ -78,7 +78,7 @@ def config(data):
 
 
 @pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
+def atomic_write(config, tmp_path_factory):
     """One run of everything: folder, what it returned, what it announced."""
     folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
     return folder, pipeline.execute(config, folder, recorder, Untouched()), recorder
@@ -268,7 +268,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
 def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
     recorder = Recorder()
     wrong = replace(config, training=replace(config.training, layer_bits={"nowhere": 8}))
-    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, .*output"):
+    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, .*output"):
         pipeline.execute(wrong, tmp_path, recorder, Untouched())
     assert recorder.records == []
 
