@@ -43,7 +43,7 @@ def cookies(monkeypatch):
 
 
 def app(secrets=None):
-    test = AppTest.from_file("../../streamlit_app.py", default_timeout=60)
+    test = AppTest.from_file("../../../streamlit_app.py", default_timeout=60)
     if secrets:
         test.secrets["auth"] = secrets
     return test.run()
@@ -74,7 +74,7 @@ def test_loopback_needs_no_login(runs_folder):
 @pytest.mark.parametrize("address", ["0.0.0.0", "", None])
 def test_an_open_address_without_login_is_refused(address, monkeypatch):
     config.set_option("server.address", address)
-    assert "0.0.0.0 is open to others and there is no login" in access.objection()
+    assert "0.0.0.0 is open to other machines and there is no login" in access.objection()
     with pytest.raises(SystemExit) as refusal:
         access.refuse_to_start()
     assert refusal.value.code == access.objection()  # a text as exit code: printed to stderr, and the process returns 1
