@@ -45,7 +45,8 @@ def test_an_open_address_without_login_does_not_start(tmp_path, variables):
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     sentence = ended.stderr.strip().splitlines()[-1]
-    assert sentence.startswith("DASHBOARD_TOKEN must have at least 16 characters, got 5" if variables else "The address 0.0.0.0 is open to other machines and there is no login")
+    short = "DASHBOARD_TOKEN must have at least 16 characters, got 5"
+    assert sentence.startswith(short if variables else "The address 0.0.0.0 is open to other machines and there is no login")
 
 
 def test_it_starts_unprotected_when_told_so(tmp_path, page):
