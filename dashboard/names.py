@@ -1,23 +1,30 @@
-"""What methods and classes are called on the pages."""
+"""Names of methods, knobs and classes as the pages show them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from core.config import GenerationConfig, knobs
 from core.errors import CoreError
 
 NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
 
 
 def method_name(method: str) -> str:
-    """How a method is called on the page, as it is: text from outside, where a run was given its images."""
+    """Title of a method, or of a series such as "adam W4A4". Not escaped: names of given images come from outside."""
     first, _, rest = method.partition(" ")
     return f"{NAMES.get(first, first)} {rest}".strip()
 
 
+def knob_symbol(name: str) -> str:
+    """The paper's symbol of a knob, such as ε; its name if it has none."""
+    knob_field = knobs(GenerationConfig).get(name)
+    return (knob_field.metadata["symbol"] if knob_field else "") or name
+
+
 def class_names(model: str, labels: Iterable[int]) -> Sequence[str]:
-    """Class names of a network, enough for these labels; numbers where its file is gone."""
+    """Class names of a network, enough for these labels; "class 3" and the like if its file is gone."""
     known = _known_classes(model)
     return [*known, *(f"class {index}" for index in range(len(known), max(map(int, labels), default=-1) + 1))]
 
