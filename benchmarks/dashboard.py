@@ -159,7 +159,7 @@ def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
         delays.append(time.monotonic() - began)
         steps.append(store.changes(run.id)[-1]["step"])  # that were taken before the change
     seconds = {(record.series, record.step): record.data["seconds"] for record in store.records(run.id, "generation")}
-    iterations = [sum(seconds[method, step] - seconds.get((method, step - 1), 0.0) for method in run.config.optimizers) for step in steps]
+    iterations = [sum(seconds[method, step] - seconds.get((method, step - 1), 0.0) for method in run.config.methods) for step in steps]
     beyond = sorted(1000 * (delay - iteration) for delay, iteration in zip(delays, iterations))
     return {
         "iteration_milliseconds": round(1000 * statistics.median(iterations)),

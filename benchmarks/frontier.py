@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.machine import write
 from benchmarks.peers.zeroq import ZeroQ, initial_images
-from core.config import GenerationConfig, QuantizationConfig
+from core.config import GenerationConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import load_evaluation_set
 from core.evaluation.accuracy import evaluate
@@ -41,15 +41,7 @@ def ours(model: FullPrecisionModel, optimizer: str, seed: int) -> Iterator[tuple
     """For each number of iterations: seconds for an image, and the images."""
     for iterations in ITERATIONS[optimizer]:
         snapshots = min(4, iterations - 1)
-        config = GenerationConfig(
-            images=snapshots * BATCH,
-            iterations=iterations,
-            snapshots=snapshots,
-            batch_size=BATCH,
-            optimizer=optimizer,
-            seed=seed,
-            device="cpu",
-        )
+        config = GenerationConfig(images=snapshots * BATCH, iterations=iterations, snapshots=snapshots, batch_size=BATCH)
         began = _now()
         images, _ = synthesise(model, config)
         seconds = _now() - began
@@ -82,7 +74,7 @@ def measure(seeds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
     evaluation_set = load_evaluation_set("embedded", model.spec)
-    config = QuantizationConfig(weight_bits=4, activation_bits=4, range="mse", steps=0, calibration_images=USED, device="cpu")
+    config = TrainingConfig(weight_bits=4, activation_bits=4, range="mse", steps=0, calibration_images=USED)
     found: dict[str, dict[int, list[tuple[float, float]]]] = {name: {} for name in ITERATIONS}
     for seed in range(seeds):
         for name in ITERATIONS:

@@ -43,7 +43,7 @@ from core.models.full_precision import load_model
 
 ROOT = Path(__file__).parents[1]
 BATCH = 128
-CONFIG = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4, device="cpu")
+CONFIG = GenerationConfig(images=4 * BATCH, iterations=10000, batch_size=BATCH, snapshots=4)
 TURNS = 7  # with the toolkit
 PEERS = (DeepInversion, IntraQ, ZeroQ)
 

@@ -67,7 +67,7 @@ def training(model: FullPrecisionModel, images: ImageSet, rounds: int) -> dict[s
     """Milliseconds of a training step with the settings of each preset."""
     work = {}
     for name in ("quick", "paper"):
-        config = replace(preset(name).quantization, weight_bits=4, activation_bits=4, steps=100_000, data="embedded")
+        config = replace(preset(name).training, weight_bits=4, activation_bits=4, steps=100_000, data="embedded")
         work[f"{name}, batches of {config.batch_size}"] = QuantizationTraining(model, images, config).step
     taken = in_turns({name: _finished(do) for name, do in work.items()}, rounds, warm_up=5)
     return {name: row["milliseconds"] for name, row in against(taken, next(iter(work))).items()}
@@ -83,7 +83,7 @@ def generated(model: FullPrecisionModel, optimizer: str) -> ImageSet:
 
 def trained(model: FullPrecisionModel, images: ImageSet) -> dict[str, torch.Tensor]:
     """The state of the network that 20 steps of QAT leave."""
-    config = replace(preset("quick").quantization, weight_bits=4, activation_bits=4, steps=20)
+    config = replace(preset("quick").training, weight_bits=4, activation_bits=4, steps=20)
     training = QuantizationTraining(model, images, config)
     while not training.finished:
         training.step()

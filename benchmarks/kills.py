@@ -33,7 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core import layout
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
 from core.errors import RunError
 from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
@@ -46,13 +46,13 @@ FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.s
 
 def configs(data: Path) -> dict[str, RunConfig]:
     """Small runs that go through every kind of state."""
-    generation = GenerationConfig(images=32, snapshots=2, batch_size=8, iterations=8, threads=1, device="cpu", seed=3)
-    training = QuantizationConfig(steps=12, batch_size=8, calibration_images=16, data=str(data), device="cpu")
-    whole = RunConfig(generation=generation, quantization=training, bits=(4,), encoder="")
-    minmax = replace(training, range="minmax", training_optimizer="sgd", alpha_feature=0.0, averaging=0.0, training_lr=1e-3)
+    generation = GenerationConfig(images=32, snapshots=2, batch_size=8, iterations=8)
+    training = TrainingConfig(steps=12, training_batch_size=8, calibration_images=16)
+    whole = RunConfig(generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
+    minmax = replace(training, range="minmax", training_optimizer="sgd", alpha_feature=0.0, ema_decay=0.0, training_lr=1e-3)
     return {
         "learned": whole,
-        "minmax": replace(whole, quantization=minmax, bits=(3, 8), optimizers=("mi-fgsm",)),
+        "minmax": replace(whole, quantization=minmax, bits=(3, 8), methods=("mi-fgsm",)),
     }
 
 

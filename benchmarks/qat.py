@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import write
-from core.config import QuantizationConfig, preset
+from core.config import TrainingConfig, preset
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet, embedded_images
 from core.evaluation.accuracy import evaluate
@@ -51,7 +51,7 @@ def measure(threads: int = 1, seconds: float = 60.0) -> dict[str, Any]:
         image_set = ImageSet(images, torch.tensor(labels))
         settings = {
             name: replace(
-                preset(name).quantization, weight_bits=4, activation_bits=4, batch_size=BATCH, steps=100_000, data="embedded", device="cpu"
+                preset(name).training, weight_bits=4, activation_bits=4, batch_size=BATCH, steps=100_000, data="embedded", device="cpu"
             )
             for name in ("quick", "paper")
         }
@@ -62,7 +62,7 @@ def measure(threads: int = 1, seconds: float = 60.0) -> dict[str, Any]:
     return result
 
 
-def _steps(model: FullPrecisionModel, images: ImageSet, config: QuantizationConfig, seconds: float) -> dict[str, float]:
+def _steps(model: FullPrecisionModel, images: ImageSet, config: TrainingConfig, seconds: float) -> dict[str, float]:
     training = QuantizationTraining(model, images, config)
     batch, labels = training._next_batch()
     float_step = _float_step(model, batch, labels, config)
@@ -80,7 +80,7 @@ def _steps(model: FullPrecisionModel, images: ImageSet, config: QuantizationConf
     }
 
 
-def _float_step(model: FullPrecisionModel, batch: Tensor, labels: Tensor, config: QuantizationConfig) -> Callable[[], None]:
+def _float_step(model: FullPrecisionModel, batch: Tensor, labels: Tensor, config: TrainingConfig) -> Callable[[], None]:
     """A training step in full precision on a batch that is ready."""
     network = copy.deepcopy(model.network).eval().requires_grad_(True)
     optimizer: torch.optim.Optimizer
@@ -99,7 +99,7 @@ def _float_step(model: FullPrecisionModel, batch: Tensor, labels: Tensor, config
     return step
 
 
-def _evaluation(model: FullPrecisionModel, images: ImageSet, config: QuantizationConfig, seconds: float) -> dict[str, float]:
+def _evaluation(model: FullPrecisionModel, images: ImageSet, config: TrainingConfig, seconds: float) -> dict[str, float]:
     quantized = QuantizationTraining(model, images, config).as_it_ends()
     evaluation_set = EvaluationSet(images.images, images.labels.tolist(), "embedded", model.spec.image_size)
 

@@ -29,7 +29,7 @@ import websockets
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, RunConfig
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 
@@ -189,7 +189,7 @@ async def measure(sessions: int, jobs: int, minutes: float, folder: Path) -> dic
     store = RunStore(folder)
     # interrupted runs, which the server resumes: nobody has to press a button
     config = RunConfig(
-        generation=GenerationConfig(images=100_000, iterations=1000, snapshots=4), quantization=QuantizationConfig(), bits=(), encoder=""
+        generation=GenerationConfig(images=100000, iterations=1000, snapshots=4), bits=(), evaluation=EvaluationConfig(encoder="")
     )
     runs = [store.create(config, f"job {index + 1}") for index in range(jobs)]
     starter = (

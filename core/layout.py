@@ -1,8 +1,9 @@
 """What lies where in a run's folder, for those who write it and those who read it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # no file system takes longer paths and names
 PATH_BYTES = 4000
@@ -35,6 +36,11 @@ def given_sets(root: Path, methods: Sequence[str]) -> dict[str, Path]:
     if os.path.isfile(root / MANIFEST):
         return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
     return {name: root / name for name in methods if (root / name).is_dir()} or {GIVEN: root}
+
+
+def methods_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Method -> figures, of a run's result; version 1 called them optimizers."""
+    return dict(result.get("methods") or result.get("optimizers") or {})
 
 
 def plain_rights(path: Path) -> None:

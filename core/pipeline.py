@@ -4,7 +4,7 @@ Both the command line and the dashboard's worker threads come through here; who 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
-from core.config import EVALUATION_SETS, GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EVALUATION_SETS, EvaluationConfig, RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
 from core.errors import DataError, RunStopped
@@ -25,7 +25,9 @@ from core.evaluation.diversity import DRAWN, measure_diversity
 from core.evaluation.encoder import Encoder, load_encoder
 from core.evaluation.references import NOISE, REAL, noise_images, real_images
 from core.files import remove, remove_partials, write_json
-from core.generation.loop import Synthesis, check_half_resolution
+from core.generation.loop import GenerationLoop
+from core.generation.methods import METHODS
+from core.generation.sources.pixels import check_half_resolution
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import split_name
@@ -54,9 +56,9 @@ class Prepared:
 
 def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     """Loads and checks all that can be refused, before the first image is computed. Raises CoreError for bad input."""
-    if split_name(config.generation.model):
-        reporter.stage(f"loading {config.generation.model}", 0)
-    model = load_model(config.generation.model, config.generation.device)
+    if split_name(config.model):
+        reporter.stage(f"loading {config.model}", 0)
+    model = load_model(config.model, config.machine.device)
     sets = {method: load_image_set(path, model.spec) for method, path in given_images(config).items()}
     for image_set in sets.values():
         check_images(model, image_set)
@@ -64,12 +66,12 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
         check_half_resolution(model, config.generation)
     if config.bits:
         size = model.spec.image_size
-        check_layer_bits(model.network, config.quantization, torch.zeros(1, 3, size, size, device=model.device))
-    evaluation_set = load_evaluation_set(config.quantization.data, model.spec) if config.bits else None
+        check_layer_bits(model.network, config.training, torch.zeros(1, 3, size, size, device=model.device))
+    evaluation_set = load_evaluation_set(config.evaluation.data, model.spec) if config.bits else None
     encoder = None
-    if config.encoder:
-        reporter.stage(f"loading encoder {config.encoder}", 0)
-        encoder = load_encoder(config.encoder, config.generation.device)
+    if config.evaluation.encoder:
+        reporter.stage(f"loading encoder {config.evaluation.encoder}", 0)
+        encoder = load_encoder(config.evaluation.encoder, config.machine.device)
     return Prepared(config, model, sets, evaluation_set, encoder)
 
 
@@ -85,7 +87,7 @@ def execute(
     Raises RunStopped when `live` says so, CoreError for bad input.
     """
     # one setting of threads and device for the whole run, as RunConfig says
-    with cpu_threads(config.generation.threads):
+    with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
         remove_partials(folder)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
@@ -104,8 +106,8 @@ class _Execution:
 
     def result(self) -> dict[str, Any]:
         config, model = self.config, self.prepared.model
-        methods = list(self.prepared.sets or config.optimizers)
-        result: dict[str, Any] = {"optimizers": {method: {} for method in methods}}
+        methods = list(self.prepared.sets or config.methods)
+        result: dict[str, Any] = {"methods": {method: {} for method in methods}}
         full_precision = None
         if self.prepared.evaluation_set is not None:
             full_precision = Accuracy(**self._part("full_precision", self._full_precision))
@@ -118,19 +120,19 @@ class _Execution:
             sets = {method: load_image_set(self.folder / layout.IMAGES / method, model.spec) for method in methods}
         for method, image_set in sets.items():
             if "summary" in image_set.manifest:
-                result["optimizers"][method]["generation"] = image_set.manifest["summary"]
+                result["methods"][method]["generation"] = image_set.manifest["summary"]
                 self.reporter.result(f"generation/{method}", image_set.manifest["summary"])
         if self.prepared.encoder is not None:
             for method, image_set in sets.items():
                 measured = self._part(f"diversity/{method}", partial(self._diversity, method, image_set))
-                result["optimizers"][method]["diversity"] = _figures(measured)
+                result["methods"][method]["diversity"] = _figures(measured)
             result["references"] = {}
             for name in REFERENCES:
                 measured = self._part(f"reference/{name}", partial(self._reference, name))
                 result["references"][name] = _figures(measured)
         if full_precision is not None:
             for method, image_set in sets.items():
-                accuracy = result["optimizers"][method]["accuracy"] = {}
+                accuracy = result["methods"][method]["accuracy"] = {}
                 for bits in config.bits:
                     accuracy[str(bits)] = self._quantized(method, image_set, bits, full_precision)
         result["seconds"] = round(self.checkpoints.seconds, 3)
@@ -148,9 +150,8 @@ class _Execution:
         return asdict(measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.reporter, self.live))
 
     def _generate(self) -> list[str]:
-        configs = [self.config.generation_for(name) for name in self.config.optimizers]
         snapshots = self.checkpoints.folder / SNAPSHOTS
-        loops = generate(self.prepared.model, configs, self.reporter, self.live, self.checkpoints, snapshots)
+        loops = generate(self.prepared.model, self.config, self.reporter, self.live, self.checkpoints, snapshots)
         for loop in loops:
             target = self.folder / layout.IMAGES / loop.method
             target.mkdir(parents=True, exist_ok=True)
@@ -168,7 +169,7 @@ class _Execution:
         self.reporter.stage(f"diversity of {REFERENCES[name]}", 0)
         try:
             if name == NOISE:
-                images = noise_images(prepared.model, self.config.generation)
+                images = noise_images(prepared.model, self.config.generation, self.config.machine.seed)
             else:
                 images = real_images(prepared.evaluation_set or self._real_set())
             measured = measure_diversity(images, prepared.encoder, checkpoint=self.live.checkpoint, pictured=False)
@@ -180,18 +181,29 @@ class _Execution:
 
     def _real_set(self) -> EvaluationSet:
         """Real images for a run that is not evaluated. Raises DataError where there are none, rather than download any."""
-        data = self.config.quantization.data
+        data = self.config.evaluation.data
         return load_evaluation_set("embedded" if data in EVALUATION_SETS else data, self.prepared.model.spec)
 
     def _quantized(self, method: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
         model, evaluation_set = self.prepared.model, self.prepared.evaluation_set
         assert evaluation_set is not None
-        config = self.config.quantization_for(bits)
+        config = self.config.training_for(bits)
         target = self.folder / layout.QUANTIZED / method / config.width
         return self._part(
             f"quantize/{method}/{config.width}",
             lambda: quantize(
-                model, image_set, config, evaluation_set, full_precision, method, target, self.reporter, self.live, self.checkpoints
+                model,
+                image_set,
+                config,
+                self.config.evaluation,
+                self.config.seed_of_training,
+                evaluation_set,
+                full_precision,
+                method,
+                target,
+                self.reporter,
+                self.live,
+                self.checkpoints,
             ),
         )
 
@@ -203,7 +215,7 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 def given_images(config: RunConfig) -> dict[str, Path]:
     """MethodImages -> folder of the images that the run starts from, as `layout.given_sets` finds them; empty when it generates its own."""
-    return layout.given_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
+    return layout.given_sets(Path(config.images_from), config.methods) if config.images_from else {}
 
 
 def measure_full_precision(model: FullPrecisionModel, evaluation_set: EvaluationSet, reporter: Reporter, live: Live) -> Accuracy:
@@ -218,19 +230,24 @@ def measure_full_precision(model: FullPrecisionModel, evaluation_set: Evaluation
 
 def generate(
     model: FullPrecisionModel,
-    configs: Sequence[GenerationConfig],
+    config: RunConfig,
     reporter: Reporter,
     live: Live,
     checkpoints: Checkpoints | None = None,
     folder: Path | None = None,
-) -> list[Synthesis]:
+) -> list[GenerationLoop]:
     """All methods in step: each in turn does one iteration, so that whoever watches sees them at the same one.
 
     checkpoints, folder: where the state is saved and found, and where the images are kept until all are made.
     """
-    with memory_advice("the generation", "batch_size", max(config.batch_size for config in configs), least=2):
-        loops = [Synthesis(model, config, reporter, live, folder and folder / config.optimizer) for config in configs]
+    with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
+        loops = [
+            GenerationLoop(model, config.generation, method, config.machine, reporter, live, folder and folder / method)
+            for method in config.methods
+        ]
         reporter.result("layers", loops[0].layer_names)
+        reporter.result("terms", loops[0].terms())
+        reporter.result("methods", [{"name": method, "title": METHODS[method].title} for method in config.methods])
         reporter.running_statistics(loops[0].running_statistics())
         state = checkpoints and checkpoints.state("generation")
         for loop in loops:
@@ -271,7 +288,9 @@ def diversity(sets: Mapping[str, ImageSet], encoder: Encoder, reporter: Reporter
 def quantize(
     model: FullPrecisionModel,
     images: ImageSet,
-    config: QuantizationConfig,
+    config: TrainingConfig,
+    evaluation: EvaluationConfig,
+    seed: int,
     evaluation_set: EvaluationSet,
     full_precision: Accuracy,
     method: str,
@@ -282,7 +301,7 @@ def quantize(
 ) -> dict[str, Any]:
     """One bit width: calibrate, evaluate, train, evaluate, look into it, and the network as a file in `folder`. Accuracies in percent.
 
-    On the way the accuracy is announced as records of TEST: after calibration, after `config.evaluation_steps` and after the last step, all
+    On the way the accuracy is announced as records of TEST: after calibration, after `evaluation.check_steps` and after the last step, all
     on the same part of the evaluation set, and of the weights with which the training would end there.
     """
     name, part = f"{method} {config.width}", f"quantize/{method}/{config.width}"
@@ -290,7 +309,7 @@ def quantize(
     began = time.perf_counter() - (state["seconds"] if state else 0.0)
     reporter.stage(f"calibrating {name}", 0)
     with memory_advice(f"the calibration of {name}", "calibration_images", config.calibration_images):
-        training = QuantizationTraining(model, images, config, name, reporter, live)
+        training = QuantizationTraining(model, images, config, seed, name, reporter, live)
     test = _Test(model, evaluation_set, name, reporter)
     reporter.rewind("training", name, state["training"]["step_count"] if state else 0)
     reporter.rewind(TEST, name, state.get("tested", 0) if state else -1)
@@ -316,12 +335,13 @@ def quantize(
     if checkpoints is not None and not state:
         checkpoints.save(part, current())  # so that nobody has to wait for the calibration again
     final = calibrated
+    checked = evaluation.check_steps(config.steps)
     if config.steps:
         reporter.stage(f"training {name}", config.steps, training.step_count)
-        with memory_advice(f"the training of {name}", "batch_size", config.batch_size):
+        with memory_advice(f"the training of {name}", "training_batch_size", config.training_batch_size):
             while not training.finished:
                 _between_steps(live, checkpoints, part, current)
-                if test.step < training.step_count and training.step_count in config.evaluation_steps:
+                if test.step < training.step_count and training.step_count in checked:
                     test.measure(training.as_it_ends(), training.step_count)
                 training.step()
         if checkpoints is not None:

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from core.config import GenerationConfig, knobs
+from core.config import every_knob, label
 from core.errors import CoreError
+from core.generation.methods import METHODS
 
-NAMES = {"mi-fgsm": "MI-FGSM", "adam": "Adam", "given": "given images", "real": "real images"}
+NAMES = {"given": "given images", "real": "real images"}  # of what no method made
 
 
 def method_name(method: str) -> str:
     """Title of a method, or of a series such as "adam W4A4". Not escaped: names of given images come from outside."""
     first, _, rest = method.partition(" ")
-    return f"{NAMES.get(first, first)} {rest}".strip()
+    title = METHODS[first].title if first in METHODS else NAMES.get(first, first)
+    return f"{title} {rest}".strip()
 
 
 def knob_symbol(name: str) -> str:
     """The paper's symbol of a knob, such as ε; its name if it has none."""
-    knob_field = knobs(GenerationConfig).get(name)
-    return (knob_field.metadata["symbol"] if knob_field else "") or name
+    known = every_knob()
+    return (known[name].metadata["symbol"] if name in known else "") or name
+
+
+def knob_title(name: str) -> str:
+    """Label of a knob; its name if no config has it, as in a run of another version."""
+    known = every_knob()
+    return label(known[name]) if name in known else name
 
 
 def class_names(model: str, labels: Iterable[int]) -> Sequence[str]:

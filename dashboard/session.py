@@ -216,7 +216,7 @@ def image_methods(run: Run) -> list[str]:
     folder = store().images_folder(run)
     if not run.config.images_from:
         return layout.image_methods(folder)
-    return list(layout.given_sets(folder, run.config.optimizers)) if folder.exists() else []
+    return list(layout.given_sets(folder, run.config.methods)) if folder.exists() else []
 
 
 def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:

@@ -27,10 +27,11 @@ from core.__main__ import main
 from core.config import (
     LIVE_KNOBS,
     EncoderTrainingConfig,
+    EvaluationConfig,
     GenerationConfig,
     PretrainConfig,
-    QuantizationConfig,
     RunConfig,
+    TrainingConfig,
     knobs,
 )
 from core.config import flag as flag_of
@@ -221,7 +222,7 @@ junk = st.one_of(
 
 # configs
 
-CONFIGS = (GenerationConfig, QuantizationConfig, RunConfig, PretrainConfig, EncoderTrainingConfig)
+CONFIGS = (GenerationConfig, TrainingConfig, RunConfig, PretrainConfig, EncoderTrainingConfig)
 
 
 @st.composite
@@ -322,7 +323,7 @@ def _computed(*arguments, **keywords):
 
 COMMANDS = {
     "generate": GenerationConfig,
-    "quantize": QuantizationConfig,
+    "quantize": TrainingConfig,
     "pretrain": PretrainConfig,
     "pretrain-encoder": EncoderTrainingConfig,
 }
@@ -643,7 +644,7 @@ def test_pictures_in_a_folder(tmp_path):
 
 
 def test_quantized_networks(tmp_path, small):
-    config = QuantizationConfig()
+    config = TrainingConfig()
     quantized = quantize_network(small.network, config, torch.zeros(1, 3, 8, 8))
     path = save_quantized(quantized, config, tmp_path)
     content = path.read_bytes()
@@ -754,7 +755,7 @@ def runs_folder(tmp_path, monkeypatch):
     session.manager.clear()
 
 
-SHORT = RunConfig(GenerationConfig(images=8, snapshots=2, iterations=4), bits=(), encoder="")
+SHORT = RunConfig(generation=GenerationConfig(images=8, snapshots=2, iterations=4), bits=(), evaluation=EvaluationConfig(encoder=""))
 PAGES = ["studio", "quantize", "diversity", "runs", "paper"]
 # a browser sends nothing that is no UTF-8
 typed = texts.filter(lambda text: len(text) < 10_000).map(lambda text: text.encode(errors="replace").decode())

@@ -22,6 +22,7 @@ LAYERS = (
     ("dashboard.session",),
     ("dashboard.server",),
     ("dashboard.names", "dashboard.text"),
+    ("core.cli",),
     ("core.runs",),
     ("core.pipeline",),
     ("core.export",),
@@ -44,11 +45,15 @@ LAYERS = (
     ),
 )
 LOWEST_PAGE_LAYER = 12
+# its rows are what a config may name, so it lies below core.config; it imports no torch
+TABLE = "core.generation.methods"
 ENTRY = "core.__main__"  # imports anything of core, is imported by nobody
 
 
 def layer(module: str) -> int | None:
     """Place in LAYERS, 0 at the top; None for what is not ours or is only a package."""
+    if module == TABLE or module.startswith(TABLE + "."):
+        return len(LAYERS)
     for place, members in enumerate(LAYERS):
         if any(module == member or module.startswith(member + ".") for member in members):
             return place

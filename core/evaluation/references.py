@@ -6,20 +6,20 @@ from core.config import GenerationConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet
 from core.evaluation.diversity import spread
-from core.generation.loop import starting_noise
+from core.generation.noise import starting_noise
 from core.models.full_precision import FullPrecisionModel
 
 NOISE, REAL = "noise", "real"
 REFERENCE_IMAGES = 512  # of each: their mean cosine is then known to the second decimal, in seconds
 
 
-def noise_images(model: FullPrecisionModel, config: GenerationConfig) -> ImageSet:
+def noise_images(model: FullPrecisionModel, config: GenerationConfig, seed: int = 0) -> ImageSet:
     """The first REFERENCE_IMAGES noise images that a generation with this config starts from, as pixels, each a class of its own."""
     batches: list[torch.Tensor] = []
     for index in range(len(config.batches)):
         if sum(map(len, batches)) >= REFERENCE_IMAGES:
             break
-        batches.append(model.denormalise(starting_noise(model, config, index)[0]).cpu())
+        batches.append(model.denormalise(starting_noise(model, config, index, seed)[0]).cpu())
     images = torch.cat(batches)[:REFERENCE_IMAGES]
     description = f"{len(images):,} images of the {config.noise} noise that generation starts from"
     return ImageSet(images, torch.arange(len(images)), {"description": description})

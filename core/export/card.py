@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from core import layout
-from core.config import GenerationConfig, QuantizationConfig, RunConfig, knobs
+from core.config import GenerationConfig, RunConfig, TrainingConfig, knobs
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line
 from core.export.commands import bare_name, commands
@@ -34,11 +34,8 @@ SMALLEST = 64  # pixels: smaller images are enlarged by a whole number, so that 
 NAMES_SHOWN = 20  # of classes: ImageNet has a thousand
 CHANGES_SHOWN = 50
 METHOD_TITLES = {"mi-fgsm": "MI-FGSM", "adam": "Adam"}
-# told in words elsewhere in the card, or no choice of how to generate or quantize
-_TOLD = frozenset(
-    {"model", "optimizer", "images", "weight_bits", "activation_bits", "steps", "training_lr", "data", "device", "threads"}
-    | {"layer_bits", "evaluations"}
-)
+# stated in sentences elsewhere in the card
+_TOLD = frozenset({"images", "weight_bits", "activation_bits", "steps", "training_lr", "layer_bits"})
 _ESCAPED = {character: f"\\{character}" for character in string.punctuation if character not in "-,'\""}
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _PLAIN = str.maketrans({**_ESCAPED, **_ENTITIES})
@@ -64,12 +61,12 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
     full-precision network is not there any more.
     """
     result = _result(folder)
-    model = load_model(config.generation.model, "cpu")
+    model = load_model(config.model, "cpu")
     images = folder / layout.IMAGES
-    places = layout.given_sets(Path(config.images_from), config.optimizers) if config.images_from else {}
+    places = layout.given_sets(Path(config.images_from), config.methods) if config.images_from else {}
     with whole_or_nothing(out) as temporary:
         methods = []
-        for number, (method, figures) in enumerate(result["optimizers"].items(), 1):
+        for number, (method, figures) in enumerate(layout.methods_of(result).items(), 1):
             image_set = load_image_set(places.get(method, images / method), model.spec)
             # a method of given images is called whatever its folder is
             picture = f"{method}.png" if method in METHOD_TITLES else f"images-{number}.png"
@@ -114,7 +111,7 @@ def _columns(labels: Tensor) -> list[int]:
 def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_precision: float, methods: Sequence[MethodImages]) -> str:
     """The card as Markdown with a front matter. name: the run's. full_precision: top-1 in percent."""
     spec = model.spec
-    widths = [config.quantization_for(bits).width for bits in config.bits]
+    widths = [config.training_for(bits).width for bits in config.bits]
     sections = [
         _front_matter(f"{spec.name} {' '.join(widths)}", spec.architecture),
         f"# {plain(spec.name)}, quantized without its training data",
@@ -192,7 +189,7 @@ def _results(config: RunConfig, full_precision: float, methods: Sequence[MethodI
     rows = [
         (
             _method(method.name),
-            config.quantization_for(bits).width,
+            config.training_for(bits).width,
             f"{outcome['calibrated']:.2f}",
             f"{outcome['quantized']:.2f}" if outcome["steps"] else None,
             f"{outcome['standard_error']:.2f}",
@@ -212,7 +209,7 @@ def _results(config: RunConfig, full_precision: float, methods: Sequence[MethodI
 
 
 def _evaluated_on(config: RunConfig, description: str) -> str:
-    data = config.quantization.data
+    data = config.evaluation.data
     return plain(description.replace(data, bare_name(data)))
 
 
@@ -272,7 +269,7 @@ def _changes(method: MethodImages) -> str:
     return f"Knobs that a person turned while {_method(method.name)} was at work:\n\n" + _table(("step", "knob", "value"), rows) + more
 
 
-def _knobs(config: GenerationConfig | QuantizationConfig) -> str:
+def _knobs(config: GenerationConfig | TrainingConfig) -> str:
     rows = []
     for name, knob in knobs(type(config)).items():
         value = getattr(config, name)
@@ -284,10 +281,10 @@ def _knobs(config: GenerationConfig | QuantizationConfig) -> str:
 
 
 def _quantization(config: RunConfig) -> str:
-    widths = [config.quantization_for(bits) for bits in config.bits]
+    widths = [config.training_for(bits) for bits in config.bits]
     steps = _table(("width", "steps", "step size"), [(one.width, f"{one.steps:,}", f"{one.training_lr:g}") for one in widths])
-    own = ", ".join(f"{plain(name)} {bits}" for name, bits in config.quantization.layer_bits)
-    ends = "The first and the last layer have 8 bits." if config.quantization.first_last_8bit else ""
+    own = ", ".join(f"{plain(name)} {bits}" for name, bits in config.training.layer_bits)
+    ends = "The first and the last layer have 8 bits." if config.training.first_last_8bit else ""
     ends += f" Layers with bits of their own: {own}." if own else ""
     ends = ends.strip() or "All layers have the same width."
     return "\n\n".join(
@@ -295,7 +292,7 @@ def _quantization(config: RunConfig) -> str:
             "Ranges are found by calibration. In training weights and activations are rounded in the forward pass, and gradients pass "
             f"straight through; the teacher is the full-precision network. {ends}",
             steps,
-            "The knobs of the training, the weights of its losses among them (α):\n\n" + _knobs(config.quantization),
+            "The knobs of the training, the weights of its losses among them (α):\n\n" + _knobs(config.training),
         ]
     )
 
@@ -336,7 +333,7 @@ def _again(config: RunConfig, methods: Sequence[MethodImages]) -> str:
             f"{fence}\n" + "\n".join(lines) + f"\n{fence}",
             "Files and folders are named without where they lay."
             + (" The knobs that were turned live are not part of the commands; with them alone the images differ." if turned else ""),
-            f"Seeds: {config.generation.seed} for the images, {config.quantization.quantization_seed} for the training. The same bits come "
+            f"Seeds: {config.machine.seed} for the images, {config.seed_of_training} for the training. The same bits come "
             "of the same seeds on the same machine with the same number of threads.",
             f"Versions when this card was written: Python {platform.python_version()}, {versions}.",
         ]

@@ -2,12 +2,12 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.config import PRESETS, GenerationConfig, QuantizationConfig, RunConfig, flag, knobs
+from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, every_knob, flag, knobs
 from core.layout import given_sets
 
 
@@ -28,82 +28,63 @@ def bare_name(name: str) -> str:
 def _sets(config: RunConfig) -> dict[str, str]:
     """MethodImages -> folder of its images on the machine where the commands run."""
     if not config.images_from:
-        return {method: f"images/{method}" for method in config.optimizers}
+        return {method: f"images/{method}" for method in config.methods}
     root = Path(config.images_from)
-    return {method: str(path.relative_to(root.parent)) for method, path in given_sets(root, config.optimizers).items()}
+    return {method: str(path.relative_to(root.parent)) for method, path in given_sets(root, config.methods).items()}
 
 
 def _portable(config: RunConfig) -> RunConfig:
-    # a GPU is asked for by nobody who has none; `auto` takes it where there is one
-    device = config.generation.device if config.generation.device == "cpu" else "auto"
-    shared: dict[str, Any] = {"model": bare_name(config.generation.model), "device": device, "threads": config.generation.threads}
-    return replace(
-        config,
-        generation=replace(config.generation, **shared),
-        quantization=replace(config.quantization, **shared, data=bare_name(config.quantization.data)),
-    )
+    # a GPU must not be asked for on a machine that has none; `auto` uses one where there is one
+    device = config.machine.device if config.machine.device == "cpu" else "auto"
+    return config.with_knobs({"model": bare_name(config.model), "device": device, "data": bare_name(config.evaluation.data)})
 
 
 def _as_preset(config: RunConfig) -> list[str]:
-    """Empty where no preset and the flags of `run` make this config."""
-    generation, quantization = config.generation, config.quantization
-    if config.images_from or not config.bits or generation.seed != quantization.quantization_seed:
+    """One `run` that starts from the nearest preset; empty where `run` cannot make this config."""
+    if config.images_from or not config.bits or config.training_seed is not None:
         return []
-    shared: dict[str, Any] = {"model": generation.model, "device": generation.device, "threads": generation.threads}
+    found: list[dict[str, Any]] = []
     for name, start in PRESETS.items():
-        same = replace(
-            start,
-            generation=replace(start.generation, **shared, seed=generation.seed),
-            quantization=replace(
-                start.quantization,
-                **shared,
-                quantization_seed=generation.seed,
-                data=quantization.data,
-                layer_bits=quantization.layer_bits,
-            ),
-            bits=config.bits,
-            optimizers=config.optimizers,
-            encoder=config.encoder,
-        )
-        if same.to_dict() == config.to_dict():
-            given: dict[str, Any] = {"preset": name}
-            for flag_name, value, preset_value in (
-                ("model", generation.model, start.generation.model),
-                ("bits", config.bits, start.bits),
-                ("layer_bits", quantization.layer_bits, start.quantization.layer_bits),
-                ("optimizers", config.optimizers, start.optimizers),
-                ("encoder", config.encoder, start.encoder),
-                ("data", quantization.data, start.quantization.data),
-                ("seed", generation.seed, start.generation.seed),
-                ("threads", generation.threads, start.generation.threads),
-                ("device", generation.device, start.generation.device),
-            ):
-                if value != preset_value:
-                    given[flag_name] = value
-            return [_line("run", given)]
-    return []
+        changed: dict[str, Any] = {"preset": name}
+        if (config.steps_by_bits, config.lr_by_bits) != (start.steps_by_bits, start.lr_by_bits):
+            if config.steps_by_bits or config.lr_by_bits:
+                continue
+            changed |= {"steps": config.training.steps, "training_lr": config.training.training_lr}
+        changed |= {key: getattr(config, key) for key in ("methods", "bits") if getattr(config, key) != getattr(start, key)}
+        names = [key for key in every_knob() if key != "weight_bits"]
+        changed |= {key: config.value(key) for key in names if config.value(key) != start.value(key)}
+        found.append(changed)
+    if not found:
+        return []
+    nearest = min(found, key=len)
+    return [_line("run", {"--" + name.replace("_", "-"): value for name, value in nearest.items()})]
 
 
 def _step_by_step(config: RunConfig, sets: Mapping[str, str]) -> list[str]:
     """Each stage by its own command. sets: as `_sets` returns them."""
     lines: list[str] = []
     if not config.images_from:
-        lines += [_line("generate", {**_changed(config.generation_for(method)), "out": folder}) for method, folder in sets.items()]
-    if config.encoder:
-        lines.append(_line("diversity", {"": list(sets.values()), "encoder": config.encoder}))
+        changed = _changed(config, (RunConfig, MachineConfig, GenerationConfig))
+        lines += [_line("generate", {"--method": method, **changed, "--out": folder}) for method, folder in sets.items()]
+    if config.evaluation.encoder:
+        lines.append(_line("diversity", {"": list(sets.values()), "--encoder": config.evaluation.encoder}))
     for method, folder in sets.items():
         for bits in config.bits:
-            quantization = config.quantization_for(bits)
-            out = f"quantized/{method}/{quantization.width}"
-            lines.append(_line("quantize", {"images": folder, **_changed(quantization), "out": out}))
+            at_width = replace(config, training=config.training_for(bits), machine=replace(config.machine, seed=config.seed_of_training))
+            changed = _changed(at_width, (RunConfig, MachineConfig, TrainingConfig, EvaluationConfig))
+            out = f"quantized/{method}/{at_width.training.width}"
+            lines.append(_line("quantize", {"--images": folder, **changed, "--out": out}))
     return lines
 
 
-def _changed(config: GenerationConfig | QuantizationConfig) -> dict[str, Any]:
-    """Knob -> value of those that are not at their default, and of those that say what it is about."""
-    always = ("optimizer", "weight_bits", "activation_bits")
+def _changed(config: RunConfig, sections: Sequence[type]) -> dict[str, Any]:
+    """Flag -> value of the knobs that are not at their default, and of the bit widths. Those of no stage are left out."""
+    always, never = ("weight_bits", "activation_bits"), ("encoder", "compile")
     return {
-        name: getattr(config, name) for name, knob in knobs(type(config)).items() if getattr(config, name) != knob.default or name in always
+        flag(knob): config.value(name)
+        for section in sections
+        for name, knob in knobs(section).items()
+        if (config.value(name) != knob.default or name in always) and name not in never
     }
 
 
@@ -111,10 +92,10 @@ def _line(command: str, given: Mapping[str, Any]) -> str:
     words = ["python", "-m", "core", command]
     for name, value in given.items():
         if isinstance(value, bool):
-            words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
+            words.append(name if value else f"--no-{name[2:]}")
             continue
-        words += [flag(name)] if name else []
-        if name == "layer_bits":
+        words += [name] if name else []
+        if name == "--layer-bits":
             words += [f"{layer}={bits}" for layer, bits in value]
             continue
         words += [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from core import layout
-from core.config import IMAGE_FORMATS, OPTIMIZERS, RunConfig
+from core.config import IMAGE_FORMATS, RunConfig
 from core.data.class_folders import FOLDERS, write_class_folders
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.numpy_archives import SUFFIX, write_numpy_archive
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.files import check_free, check_parents, parents_of, whole, whole_or_nothing, write_json
+from core.generation.methods import in_order
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import check_images
@@ -35,15 +36,15 @@ def export_method(folder: Path, config: RunConfig, format: str, out: Path, metho
     images = folder / layout.IMAGES
     sets = {name: images / name for name in layout.image_methods(images)}
     if config.images_from:
-        sets = layout.given_sets(Path(config.images_from), config.optimizers)
+        sets = layout.given_sets(Path(config.images_from), config.methods)
     if not sets:
         raise RunError(f"run {folder.name!r} has no images yet: allowed are runs whose images are made")
-    method = method or (OPTIMIZERS[0] if OPTIMIZERS[0] in sets else next(iter(sets)))
+    method = method or in_order(sets)[0]
     if method not in sets:
         raise UnknownNameError("method", method, sets)
-    model = load_model(config.generation.model, "cpu")
-    result = json.loads((folder / layout.RESULT).read_text()) if (folder / layout.RESULT).is_file() else {"optimizers": {}}
-    diversity = result["optimizers"].get(method, {}).get("diversity")
+    model = load_model(config.model, "cpu")
+    result = json.loads((folder / layout.RESULT).read_text()) if (folder / layout.RESULT).is_file() else {}
+    diversity = layout.methods_of(result).get(method, {}).get("diversity")
     return {**export_images(load_image_set(sets[method], model.spec), model, format, out, diversity), "method": method}
 
 

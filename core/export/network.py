@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from core import layout
-from core.config import NETWORK_FORMATS, OPTIMIZERS, QuantizationConfig, RunConfig
+from core.config import NETWORK_FORMATS, RunConfig, TrainingConfig
 from core.data.labelled import load_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
 from core.files import check_parents, parents_of, whole
+from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
 from core.models.programs.translation import save_program
@@ -47,9 +48,9 @@ def export_network(
     reporter, live = reporter or Silent(), live or Untouched()
     check_new_file(kind, out)
     path, method, quantization = find_network(folder, config, method, bits)
-    with cpu_threads(config.generation.threads):
-        model = load_model(config.generation.model, "cpu")
-        evaluation_set = load_evaluation_set(quantization.data, model.spec)
+    with cpu_threads(config.machine.threads):
+        model = load_model(config.model, "cpu")
+        evaluation_set = load_evaluation_set(config.evaluation.data, model.spec)
         quantized = load_quantized(path, model)
         with tempfile.TemporaryDirectory() as temporary:
             written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
@@ -84,16 +85,16 @@ def check_new_file(kind: str, out: Path) -> None:
     check_parents(out)
 
 
-def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 0) -> tuple[Path, str, QuantizationConfig]:
+def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 0) -> tuple[Path, str, TrainingConfig]:
     """File, method and config of the quantized network that was chosen, or of the only one. Raises ConfigError or RunError."""
     methods: dict[str, dict[int, Path]] = {}
     for width in config.bits:
-        for path in sorted((folder / layout.QUANTIZED).glob(f"*/{config.quantization_for(width).width}/{NETWORK_FILE}")):
+        for path in sorted((folder / layout.QUANTIZED).glob(f"*/{config.training_for(width).width}/{NETWORK_FILE}")):
             methods.setdefault(path.parts[-3], {})[width] = path
     if not methods:
         raise RunError(f"run {folder.name!r} has no quantized network: allowed are runs that have come to the end of one")
     if not method:
-        method = OPTIMIZERS[0] if OPTIMIZERS[0] in methods or len(methods) > 1 else next(iter(methods))
+        method = in_order(methods)[0]
     if method not in methods:
         raise UnknownNameError("method", method, methods)
     widths = methods[method]
@@ -102,10 +103,10 @@ def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 
     bits = bits or next(iter(widths))
     if bits not in widths:
         raise ConfigError(f"bits is {bits}: allowed for {method} are {', '.join(map(str, widths))}")
-    return widths[bits], method, config.quantization_for(bits)
+    return widths[bits], method, config.training_for(bits)
 
 
-def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: QuantizationConfig, path: Path) -> None:
+def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: TrainingConfig, path: Path) -> None:
     """Writes the network in one of NETWORK_FORMATS; `quantized` is left alone. Raises ModelError where it cannot be translated."""
     if kind == "onnx":
         save_onnx(whole_number_network(quantized, model.spec), model.spec, path, config)

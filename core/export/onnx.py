@@ -16,7 +16,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.errors import ModelError, first_line
 from core.models.programs.translation import trace
 from core.models.registry import ModelSpec
@@ -30,7 +30,7 @@ _BITS = "bits"  # of a node's metadata: the bit width of the integers that pass
 _PASSES_ON = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
-def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: QuantizationConfig | None = None) -> None:
+def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingConfig | None = None) -> None:
     """Writes a network in evaluation mode: one made by `whole_number_network` with its `config`, or one of full precision without.
 
     Input: float32 `(N, 3, size, size)`, any N, normalised as the file's metadata says; output `(N, classes)`. `network` is changed.
@@ -62,7 +62,7 @@ def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: Quantizat
     translated.save(path, external_data=False)
 
 
-def _metadata(spec: ModelSpec, config: QuantizationConfig | None) -> dict[str, str]:
+def _metadata(spec: ModelSpec, config: TrainingConfig | None) -> dict[str, str]:
     metadata = {
         "network": spec.name,
         "input": "RGB, (value in [0, 1] - mean) / std for each channel, float32 (N, 3, image_size, image_size)",
@@ -75,7 +75,7 @@ def _metadata(spec: ModelSpec, config: QuantizationConfig | None) -> dict[str, s
     if config is not None:
         metadata |= {
             "weight_bits": str(config.weight_bits),
-            "activation_bits": str(config.activation_bits),
+            "activation_bits": str(config.input_bits),
             "layer_bits": json.dumps(dict(config.layer_bits)),
         }
     return metadata

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig, upgrade_training
 from core.errors import ModelError, first_line
 from core.models.full_precision import build_architecture, find_model
 from core.models.registry import ModelSpec
@@ -48,7 +48,7 @@ def unpack(stream: Tensor, bits: int, shape: torch.Size) -> Tensor:
     return torch.from_numpy((places * weights).sum(axis=1).astype(np.int8)).view(shape)
 
 
-def save_packed(network: nn.Module, spec: ModelSpec, config: QuantizationConfig, path: Path) -> None:
+def save_packed(network: nn.Module, spec: ModelSpec, config: TrainingConfig, path: Path) -> None:
     """Writes a network made by `integer_network`."""
     weights = _integer_weights(network)
     layout = {key: {"bits": weight.bits, "shape": list(weight.integers.shape)} for key, weight in weights.items()}
@@ -69,7 +69,7 @@ def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            config = QuantizationConfig.from_dict(json.loads(header["quantization"]))
+            config = TrainingConfig.from_dict(upgrade_training(json.loads(header["quantization"])))
             state = {key: file.get_tensor(key) for key in list(file.keys())}
         if network is None:
             with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.errors import ModelError, UnknownNameError, shown
 from core.models.tracing import LayerTracer, computes_as
 from core.quantization.layers import (
@@ -71,7 +71,7 @@ class QuantizedNetwork:
         return sum(layer.weight.numel() * layer.weight_quantizer.bits for layer in self.layers)
 
 
-def quantize_network(network: nn.Module, config: QuantizationConfig, example: Tensor) -> QuantizedNetwork:
+def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor) -> QuantizedNetwork:
     """A copy of `network` with quantizers for the widths and range method of `config`; `network` itself is left alone.
 
     example: normalised images `(N, C, H, W)`, used to find the order of the layers.
@@ -115,7 +115,7 @@ def quantize_network(network: nn.Module, config: QuantizationConfig, example: Te
     return QuantizedNetwork(result.eval(), is_traced, "; ".join(notes), activations, list(layers.values()), list(layers), inputs)
 
 
-def check_layer_bits(network: nn.Module, config: QuantizationConfig, example: Tensor) -> None:
+def check_layer_bits(network: nn.Module, config: TrainingConfig, example: Tensor) -> None:
     """Raises UnknownNameError where `config.layer_bits` names a layer that the network does not have, as `quantize_network` does."""
     if config.layer_bits:
         network = copy.deepcopy(network).eval()
@@ -123,7 +123,7 @@ def check_layer_bits(network: nn.Module, config: QuantizationConfig, example: Te
         _check_names(config, _layers_in_order(network, example))
 
 
-def _check_names(config: QuantizationConfig, names: Sequence[str]) -> None:
+def _check_names(config: TrainingConfig, names: Sequence[str]) -> None:
     for name, _ in config.layer_bits:
         if name not in names:
             raise UnknownNameError("layer in layer_bits", name, names)
@@ -209,7 +209,7 @@ def _inputs_of(network: nn.Module, names: Sequence[str], example: Tensor, look: 
 
 
 def _quantize_producers(
-    traced: fx.GraphModule, ends: set[str], config: QuantizationConfig
+    traced: fx.GraphModule, ends: set[str], config: TrainingConfig
 ) -> tuple[list[ActivationQuantizer], dict[str, ActivationQuantizer]]:
     """Inserts one quantizer behind every node that produces what a layer reads. Returns them all, and layer -> that of its first input."""
     modules: dict[Any, nn.Module] = dict(traced.named_modules())
@@ -222,7 +222,7 @@ def _quantize_producers(
             if producer.op in ("placeholder", "get_attr"):
                 continue
             # where several layers read one tensor it is quantized once, at the widest width that one of them asks for
-            usual = 8 if node.target in ends and _is_last(node, traced, modules) else config.activation_bits
+            usual = 8 if node.target in ends and _is_last(node, traced, modules) else config.input_bits
             wanted[producer] = max(own.get(node.target, usual), wanted.get(producer, 0))
             readers.setdefault(node.target, producer)
     quantizers: dict[fx.Node, ActivationQuantizer] = {}
@@ -262,14 +262,14 @@ def passes_values_on(node: fx.Node, modules: Mapping[Any, nn.Module]) -> bool:
 
 
 def _quantize_inputs(
-    network: nn.Module, names: list[str], own: Mapping[str, int], config: QuantizationConfig, example: Tensor
+    network: nn.Module, names: list[str], own: Mapping[str, int], config: TrainingConfig, example: Tensor
 ) -> dict[str, ActivationQuantizer]:
     """Without a graph: for every layer but those that read the image itself, the quantizer of its input."""
     # a view of the image, such as it flattened, is still the image
     image = example.untyped_storage().data_ptr()
     reads_image = _inputs_of(network, names, example, lambda x: x.untyped_storage().data_ptr() == image)
     inside = [name for name in names if not all(reads_image[name])]
-    return {name: ActivationQuantizer(own.get(name, config.activation_bits), config.range) for name in inside}
+    return {name: ActivationQuantizer(own.get(name, config.input_bits), config.range) for name in inside}
 
 
 def _replace(network: nn.Module, name: str, new: nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig, upgrade_training
 from core.errors import ModelError
 from core.files import whole
 from core.layout import NETWORK_FILE
@@ -15,7 +15,7 @@ from core.models.full_precision import FullPrecisionModel
 from core.quantization.placement import QuantizedNetwork, quantize_network
 
 
-def save_quantized(quantized: QuantizedNetwork, config: QuantizationConfig, folder: Path) -> Path:
+def save_quantized(quantized: QuantizedNetwork, config: TrainingConfig, folder: Path) -> Path:
     """Writes NETWORK_FILE into `folder` and returns its path."""
     path = folder / NETWORK_FILE
     state = {name: value.detach().cpu().contiguous() for name, value in quantized.network.state_dict().items()}
@@ -28,7 +28,7 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
     """The network that `save_quantized` wrote, built again from the full-precision one. Raises ModelError when it does not fit."""
     try:
         with safe_open(path, framework="pt") as file:
-            config = QuantizationConfig.from_dict(json.loads((file.metadata() or {})["quantization"]))
+            config = TrainingConfig.from_dict(upgrade_training(json.loads((file.metadata() or {})["quantization"])))
             state = {key: file.get_tensor(key) for key in list(file.keys())}
         size = model.spec.image_size
         quantized = quantize_network(model.network, config, torch.zeros(1, 3, size, size, device=model.device))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.data.augment import crop_and_flip
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
@@ -91,7 +91,8 @@ class QuantizationTraining:
         self,
         model: FullPrecisionModel,
         images: ImageSet,
-        config: QuantizationConfig,
+        config: TrainingConfig,
+        seed: int = 0,
         series: str = "",
         reporter: Reporter | None = None,
         live: Live | None = None,
@@ -102,7 +103,7 @@ class QuantizationTraining:
         self.reporter: Reporter = reporter or Silent()
         self.live: Live = live or Untouched()
         self.teacher = model.network
-        self._random = torch.Generator().manual_seed(config.quantization_seed)
+        self._random = torch.Generator().manual_seed(seed)
         self._order: Tensor = torch.empty(0, dtype=torch.long)
         self.step_count = 0
         self.seconds = 0.0
@@ -173,7 +174,7 @@ class QuantizationTraining:
         """
 
         def exchange() -> None:
-            if self.config.averaging and not self.finished:
+            if self.config.ema_decay and not self.finished:
                 for index, parameter in enumerate(self.student.parameters()):
                     parameter.data, self._average[index] = self._average[index], parameter.data
 
@@ -198,7 +199,7 @@ class QuantizationTraining:
         """The next images of a random order without replacement, begun again when it is used up; the last of an order may be short."""
         if len(self._order) == 0:
             self._order = torch.randperm(len(self.images), generator=self._random)
-        index, self._order = self._order[: self.config.batch_size], self._order[self.config.batch_size :]
+        index, self._order = self._order[: self.config.training_batch_size], self._order[self.config.training_batch_size :]
         pixels = crop_and_flip(
             self.images.images[index].to(self.model.device), self.config.crop_padding, self.config.training_flip, self._random
         )
@@ -263,10 +264,10 @@ class QuantizationTraining:
     @torch.no_grad()
     def _average_parameters(self) -> None:
         """Follows the parameters with their moving average, which takes their place after the last step."""
-        if not self.config.averaging:
+        if not self.config.ema_decay:
             return
         # a short memory at first, so that a short training is not an average with its start
-        decay = min(self.config.averaging, self.step_count / (self.step_count + 10))
+        decay = min(self.config.ema_decay, self.step_count / (self.step_count + 10))
         parameters: list[Tensor] = list(self.student.parameters())
         torch._foreach_lerp_(self._average, parameters, 1 - decay)
         if self.finished:
@@ -295,7 +296,7 @@ class QuantizationTraining:
         """What was placed where and how long it took, fit for JSON."""
         return {
             "weight_bits": self.config.weight_bits,
-            "activation_bits": self.config.activation_bits,
+            "activation_bits": self.config.input_bits,
             "range": self.config.range,
             "steps": self.step_count,
             "seconds": round(self.seconds, 3),

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from core.config import LIVE_KNOBS, GenerationConfig
+from core.config import GenerationConfig, live_knobs
 from core.errors import RunStopped, UnknownNameError
 
 
@@ -28,8 +28,8 @@ class LiveControl:
 
     def set(self, name: str, value: float, methods: Sequence[str]) -> None:
         """A new value from the next iteration on, for these methods. Raises ConfigError for a value outside the knob's range."""
-        if name not in LIVE_KNOBS:
-            raise UnknownNameError("live knob", name, LIVE_KNOBS)
+        if name not in live_knobs(GenerationConfig):
+            raise UnknownNameError("live knob", name, live_knobs(GenerationConfig))
         GenerationConfig.check_value(name, value)
         with self._condition:
             for method in methods:

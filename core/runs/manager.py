@@ -198,7 +198,7 @@ def _import_engine() -> None:
 def default_name(config: RunConfig) -> str:
     """What a run is called that nobody named."""
     widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
-    source = "given images" if config.images_from else " + ".join(config.optimizers)
-    own = len(config.quantization.layer_bits)
+    source = "given images" if config.images_from else " + ".join(config.methods)
+    own = len(config.training.layer_bits)
     widths += f", {own} layer{'s' if own > 1 else ''} changed" if widths and own else ""
-    return f"{config.generation.model.rsplit('/', 1)[-1]}, {source}" + (f", {widths}" if widths else "")
+    return f"{config.model.rsplit('/', 1)[-1]}, {source}" + (f", {widths}" if widths else "")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.config import OPTIMIZERS, PRESETS, RunConfig
+from core.config import RunConfig, nearest_preset
 from core.errors import ConfigError, DataError, UnknownNameError, one_line
 from core.models.registry import ASSETS
 from core.runs.state import RunState
@@ -48,11 +48,6 @@ NETWORKS: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
 )
 EMBEDDED_DATA = "cifar10"  # the only data set of the paper of which images are embedded
 WIDTH = 140  # characters in a line of `as_text`
-# no choice of how to quantize: what is measured, on what, and on which machine
-_ELSEWHERE = frozenset(
-    {"model", "optimizer", "data", "weight_bits", "activation_bits", "first_last_8bit", "threads", "device", "compile"}
-    | {"layer_bits", "evaluations"}
-)
 
 
 @dataclass(frozen=True)
@@ -163,12 +158,12 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
         config = store.config(run.id)
     except ConfigError:  # of another version: what it says cannot be told
         return
-    if config.images_from or config.quantization.first_last_8bit or config.quantization.layer_bits:
+    if config.images_from or config.training.first_last_8bit or config.training.layer_bits:
         return
-    for row in paper_rows(config.generation.model):
-        if row.bits not in config.bits or config.activation_bits not in (0, row.bits):
+    for row in paper_rows(config.model):
+        if row.bits not in config.bits or config.training.activation_bits not in (0, row.bits):
             continue
-        figures = {method: store.result(run.id, f"accuracy/{method}/W{row.bits}A{row.bits}") for method in config.optimizers}
+        figures = {method: store.result(run.id, f"accuracy/{method}/W{row.bits}A{row.bits}") for method in config.methods}
         done = {method: figure for method, figure in figures.items() if figure is not None and "quantized" in figure}
         if not done:
             continue
@@ -176,7 +171,7 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
         any_method = next(iter(done.values()))
         yield Measurement(
             row.name,
-            config.generation.model,
+            config.model,
             any_method["full_precision"],
             {method: figure["quantized"] for method, figure in done.items()},
             {method: figure["standard_error"] for method, figure in done.items()},
@@ -188,27 +183,10 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
 
 
 def setting(config: RunConfig, bits: int) -> str:
-    """The nearest preset, and what is different from it at this width. Network, evaluation images and machine are no part of it."""
-    own = _settings(config, bits)
-    different = {
-        name: {knob: value for knob, value in own.items() if value != theirs[knob]}
-        for name, theirs in ((name, _settings(start, bits)) for name, start in PRESETS.items())
-    }
-    nearest = min(different, key=lambda name: len(different[name]))
-    words = ", ".join(f"{knob} {value:g}" if type(value) is float else f"{knob} {value}" for knob, value in different[nearest].items())
+    """The nearest preset, and how the run differs from it at this width. Network, evaluation images and machine are not part of it."""
+    nearest, different = nearest_preset(config, bits)
+    words = ", ".join(f"{knob} {value:g}" if type(value) is float else f"{knob} {value}" for knob, value in different.items())
     return f"{nearest} with {words}" if words else nearest
-
-
-def _settings(config: RunConfig, bits: int) -> dict[str, Any]:
-    """Every knob that bears on the result, by a name for a person."""
-    generation, quantization = config.generation.to_dict(), config.quantization_for(bits).to_dict()
-    both = generation.keys() & quantization.keys()
-    return {
-        f"training {name}" if part is quantization and name in both else name: value
-        for part in (generation, quantization)
-        for name, value in part.items()
-        if name not in _ELSEWHERE
-    }
 
 
 def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> RunConfig:
@@ -225,13 +203,17 @@ def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> 
         raise DataError(f"row {name!r} has no evaluation images: allowed is a folder of {row.dataset}'s as --data")
     return replace(
         start,
-        generation=replace(start.generation, model=model),
-        quantization=replace(start.quantization, model=model, first_last_8bit=False, layer_bits=(), data=data or start.quantization.data),
-        optimizers=OPTIMIZERS,
         bits=(row.bits,),
-        activation_bits=0,
-        encoder="",  # the table has no column for diversity
         images_from="",
+    ).with_knobs(
+        {
+            "model": model,
+            "first_last_8bit": False,
+            "layer_bits": (),
+            "activation_bits": 0,
+            "data": data or start.evaluation.data,
+            "encoder": "",  # the table has no column for diversity
+        }
     )
 
 

@@ -711,16 +711,11 @@ def _anchored(config: RunConfig) -> RunConfig:
     def anchored(name: str) -> str:
         return str(Path(name).absolute()) if name and os.path.exists(name) else name
 
-    model = config.generation.model
-    model = anchored(model) if model.endswith(".safetensors") else model
+    data = config.evaluation.data
     return replace(
         config,
-        generation=replace(config.generation, model=model),
-        quantization=replace(
-            config.quantization,
-            model=model,
-            data=config.quantization.data if config.quantization.data in EVALUATION_SETS else anchored(config.quantization.data),
-        ),
+        model=anchored(config.model) if config.model.endswith(".safetensors") else config.model,
+        evaluation=replace(config.evaluation, data=data if data in EVALUATION_SETS else anchored(data)),
         images_from=anchored(config.images_from),
     )
 

@@ -192,7 +192,7 @@ def images_generated(config: GenerationConfig, steps: np.ndarray) -> np.ndarray:
 
 def images_trained_on(config: RunConfig, steps: np.ndarray) -> np.ndarray:
     """Images up to each training step; the last batch of an epoch may be short. Of given images the number is not known: all are full."""
-    size, images = config.quantization.batch_size, config.generation.images
+    size, images = config.training.training_batch_size, config.generation.images
     if config.images_from:
         return steps * size
     epoch = math.ceil(images / size)

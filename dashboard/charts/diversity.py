@@ -25,7 +25,8 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: M
         traces.append({
             "type": "scatter", "mode": "lines", "x": [(a + b) / 2 for a, b in zip(edges, edges[1:])], "y": share,
             "name": f"{title_of(name)}, mean {measured['mean_similarity']:.3f}", "opacity": 0.7 if filled else 1.0,
-            "line": {"color": color(name), "shape": "hvh", "dash": dash(name) if of_run else "dot"}, "fill": "tozeroy" if filled else "none",
+            "line": {"color": color(name), "shape": "hvh", "dash": dash(name) if of_run else "dot"},
+            "fill": "tozeroy" if filled else "none",
         })  # fmt: skip
         shapes.append(vertical(measured["mean_similarity"], color(name), "dash" if of_run else "dot"))
         starts.append(next((edge for edge, part in zip(edges, share) if part > 1e-4), -1.0))

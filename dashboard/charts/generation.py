@@ -105,7 +105,10 @@ def _small_multiples(
     columns: tuple[int, int],
     height: int,
 ) -> Figure:
-    """A panel for each of `curves` (method -> values at its steps). columns: in a wide and a narrow window; height: of a panel, in pixels."""
+    """A panel for each of `curves` (method -> values at its steps).
+
+    columns: in a wide and in a narrow window. height: of a panel, in pixels.
+    """
     traces = [
         {
             "type": "scatter", "mode": "lines", "x": steps[method], "y": values, "name": title_of(method), "legendgroup": method,

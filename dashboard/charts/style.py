@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from core.config import OPTIMIZERS
+from core.generation.methods import METHODS, method_order
 from core.runs.store import Record
 from dashboard.names import method_name
 from dashboard.text import plotly
@@ -50,13 +50,13 @@ def color(method: str) -> str:
 def dash(method: str) -> str:
     """The dash of a method's curve where nothing else is told by it: solid unless an earlier method has the same color."""
     name = method.split(" ")[0]
-    return "solid" if name in COLORS or name not in OPTIMIZERS else DASHES[_number(name) // len(METHOD_COLORS) % len(DASHES)]
+    return "solid" if name in COLORS or name not in METHODS else DASHES[_number(name) // len(METHOD_COLORS) % len(DASHES)]
 
 
 def _number(name: str) -> int:
     """Position of a method in the table; of any other name a number that skips the default methods."""
-    if name in OPTIMIZERS:
-        return OPTIMIZERS.index(name)
+    if name in METHODS:
+        return method_order(name)
     return 2 + zlib.crc32(name.encode()) % (len(METHOD_COLORS) - 2)
 
 

@@ -56,7 +56,7 @@ def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
     found = []
     for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=results.place):
         for bits in run.config.bits:
-            width = run.config.quantization_for(bits).width
+            width = run.config.training_for(bits).width
             if (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
                 title = f"{width} network, trained on {_images_of(method)}"
                 found.append(Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits))))

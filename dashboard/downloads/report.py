@@ -26,7 +26,7 @@ from plotly.offline import get_plotlyjs
 from safetensors import safe_open
 
 from core import layout
-from core.config import PRESETS, GenerationConfig, QuantizationConfig, RunConfig, knobs
+from core.config import PRESETS, SECTIONS, RunConfig, every_knob
 from core.export.commands import bare_name, commands
 from core.runs.store import Record, Run, RunStore
 from dashboard.charts import accuracy as accuracy_charts
@@ -75,7 +75,7 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
 def report_now(store: RunStore, run_id: str, classes: Callable[[str, Iterable[int]], Sequence[str]]) -> str:
     """`report` of the run as it is when this is called. classes: from a network's name and no labels to the names of its classes."""
     run = store.run(run_id)
-    return report(store, run, classes(run.config.generation.model, ()))
+    return report(store, run, classes(run.config.model, ()))
 
 
 def file_name(run: Run) -> str:
@@ -164,26 +164,17 @@ def _head(run: Run, known: Mapping[str, Any]) -> str:
 
 
 def _evaluated_on(config: RunConfig, known: Mapping[str, Any]) -> str:
-    data = config.quantization.data
+    data = config.evaluation.data
     return _text(str(known["full_precision"]["evaluated_on"]).replace(data, bare_name(data)))
 
 
 def _values(config: RunConfig) -> dict[tuple[str, str], Any]:
-    """(part, knob) -> value of all settings of a run; of a path only its last part."""
+    """(section, knob) -> value of all settings of a run; of a path only its last part."""
     values: dict[tuple[str, str], Any] = {}
-    for part, name_of_class, own in (
-        ("generation", GenerationConfig, config.generation),
-        ("quantization", QuantizationConfig, config.quantization),
-    ):
-        for name in knobs(name_of_class):
-            values[part, name] = getattr(own, name)
-    # said for the whole run, or once for both parts
-    for name in ("optimizer",):
-        del values["generation", name]
-    for name in ("model", "threads", "device", "weight_bits", "activation_bits"):
-        del values["quantization", name]
     for name, value in config.to_dict().items():
-        if name not in ("generation", "quantization"):
+        if name in SECTIONS:
+            values |= {(name, key): own for key, own in value.items() if key not in ("weight_bits", "layer_bits" if not own else "")}
+        else:
             values["run", name] = value
     return {key: _plain(value) for key, value in values.items()}
 
@@ -199,8 +190,7 @@ def _plain(value: Any) -> Any:
 
 
 def _title(part: str, name: str) -> str:
-    config_class = {"generation": GenerationConfig, "quantization": QuantizationConfig}.get(part)
-    symbol = knobs(config_class)[name].metadata["symbol"] if config_class else ""
+    symbol = every_knob()[name].metadata["symbol"] if name in every_knob() else ""
     return f"{name} ({symbol})" if symbol not in ("", name) else name
 
 
@@ -275,7 +265,7 @@ def _generation(records: list[Record], config: RunConfig, layers: Sequence[str],
     drawn = [_chart(go.Figure(generation_charts.loss_figure(records, changes)), "loss")]
     count = len(records[0].data["layers"])
     names = layers if len(layers) == count else [f"layer {index + 1}" for index in range(count)]
-    methods = [method for method in config.optimizers if any(record.series == method for record in records)]
+    methods = [method for method in config.methods if any(record.series == method for record in records)]
     drawn.append(_chart(go.Figure(generation_charts.layer_heatmaps(records, methods, names, changes)), "L_BNS by layer"))
     return (
         "<h2>Generation</h2><p>Loss over the iterations of all batches: each tooth is a batch that starts from new noise. L_BNS is the "
@@ -299,7 +289,7 @@ def _accuracy(known: Mapping[str, Any], config: RunConfig) -> str:
     if not rows:
         return ""
     full_precision = known.get("full_precision", {}).get("top1")
-    paper, paper_full_precision = results.paper_accuracies(config.quantization.model)
+    paper, paper_full_precision = results.paper_accuracies(config.model)
     figure = accuracy_charts.accuracy_figure(rows, full_precision, paper, paper_full_precision)
     notes = "".join(f"<p>{_text(note)}</p>" for note in dict.fromkeys(row["note"] for row in rows if row.get("note")))
     on = f"Top-1 in percent on {_evaluated_on(config, known)}. " if "full_precision" in known else ""
@@ -359,18 +349,18 @@ def _facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     config = run.config
     facts: list[tuple[str, Any]] = [
         ("run", run.id),
-        ("network", bare_name(config.generation.model)),
-        ("seed of the images", config.generation.seed),
-        ("seed of the training", config.quantization.quantization_seed),
-        ("threads", config.generation.threads or "as torch chooses"),
-        ("device", config.generation.device),
+        ("network", bare_name(config.model)),
+        ("seed of the images", config.machine.seed),
+        ("seed of the training", config.seed_of_training),
+        ("threads", config.machine.threads or "as torch chooses"),
+        ("device", config.machine.device),
     ]
     full_precision = known.get("full_precision")
     if full_precision:
         facts += [
             (
                 "evaluation images",
-                str(full_precision["evaluated_on"]).replace(config.quantization.data, bare_name(config.quantization.data)),
+                str(full_precision["evaluated_on"]).replace(config.evaluation.data, bare_name(config.evaluation.data)),
             ),
             ("standard error of full precision", f"{full_precision['standard_error']:.2f} points"),
         ]

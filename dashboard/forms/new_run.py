@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.config import LIVE_KNOBS, PRESETS, RunConfig
+from core.config import PRESETS, GenerationConfig, RunConfig, live_knobs
 from core.errors import CoreError
 from core.runs.store import Run
 from dashboard import session, text
 from dashboard.forms import run as forms
+from dashboard.forms import sources
+from dashboard.forms.knobs import live_sliders
+from dashboard.names import knob_title
 
 FROM_PARAMETER = "from"
 
@@ -46,13 +49,13 @@ def form() -> None:
         _say_what_was_turned(run)
     values = {}
     if not start.images_from:
-        values = forms.live_sliders({name: getattr(start.generation, name) for name in LIVE_KNOBS}, f"new/{key}")
+        values = live_sliders({name: getattr(start.generation, name) for name in live_knobs(GenerationConfig)}, f"new/{key}")
     try:
         config = forms.run_form(start, key, values)
         if config is not None:
             st.query_params.pop(FROM_PARAMETER, None)
             session.start(config, session.uploads().run_name(config))
-            forms.forget_uploads()
+            sources.forget_uploads()
             if config.images_from:  # which the Studio does not show
                 st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})
             st.rerun()
@@ -68,6 +71,6 @@ def _like() -> tuple[Run, RunConfig] | None:
 
 def _say_what_was_turned(run: Run) -> None:
     """Knobs that were turned while it ran are no settings: whoever starts again should know that there were some."""
-    turned = list(dict.fromkeys(forms.label(change["name"]) for change in session.store().changes(run.id)))
+    turned = list(dict.fromkeys(knob_title(change["name"]) for change in session.store().changes(run.id)))
     if turned:
         st.caption(f"While that run was going on, these were turned, which does not happen again by itself: {', '.join(turned)}.")

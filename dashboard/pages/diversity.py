@@ -9,6 +9,7 @@ from core.errors import CoreError
 from dashboard import session, text
 from dashboard.components import elements
 from dashboard.forms import run as forms
+from dashboard.forms import sources
 from dashboard.updates import live_view
 from dashboard.views import diversity
 
@@ -26,14 +27,14 @@ else:
 
 if run is not None and session.image_methods(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
-        encoder = forms.encoder_widget("embedded", "diversity/encoder")
+        encoder = forms.encoder_widget(PRESETS["quick"], "diversity")
         if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure"):
             try:
                 config = replace(
                     run.config,
-                    optimizers=tuple(session.image_methods(run)),
+                    methods=tuple(session.image_methods(run)),
                     bits=(),
-                    encoder=encoder,
+                    evaluation=replace(run.config.evaluation, encoder=encoder),
                     images_from=str(session.store().images_folder(run)),
                 )
                 session.start(config)
@@ -47,17 +48,17 @@ def own_form():
     with st.form("own diversity form", border=False):
         left, right = st.columns(2)
         with left:
-            own_images = forms.images_widget("own diversity")
-            own_encoder = forms.encoder_widget("embedded", "own diversity/encoder")
+            own_images = sources.images_widget("own diversity")
+            own_encoder = forms.encoder_widget(PRESETS["quick"], "own diversity")
         with right:
-            network = forms.network_widgets(PRESETS["quick"].generation.model, "own diversity")
+            network = sources.network_widgets(PRESETS["quick"].model, "own diversity")
         if st.form_submit_button("Measure these", type="primary", icon=":material/play_arrow:", key="measure own"):
             try:
-                config = replace(PRESETS["quick"], bits=(), encoder=own_encoder)
-                config = forms.with_own_images(config, forms.kept_images(own_images), forms.kept_network(network))
+                config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
+                config = forms.with_own_images(config, sources.kept_images(own_images), sources.kept_network(network))
                 name = session.uploads().run_name(config, own_images.name if own_images else "")
                 session.start(config, name)
-                forms.forget_uploads()
+                sources.forget_uploads()
                 st.rerun()
             except CoreError as error:
                 st.error(text.error(error), icon=":material/error:")

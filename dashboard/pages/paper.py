@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from core.config import OPTIMIZERS, PRESETS
+from core.config import PRESETS
 from core.errors import CoreError
+from core.generation.methods import DEFAULT_METHODS
 from core.runs import paper_table
 from dashboard import session, text
 from dashboard.components import figures
@@ -22,7 +23,7 @@ figure = st.column_config.NumberColumn(format="%.2f", width=75)
 methods = {
     f"{what} {method}": st.column_config.NumberColumn(f"{what} {method_name(method)}", format="%.2f", width=110)
     for what in ("drop", "top-1", "±")
-    for method in OPTIMIZERS
+    for method in DEFAULT_METHODS
 }
 names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
 figures.table(
@@ -76,7 +77,7 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
         preset = forms.preset_choice("table preset")
         data = st.text_input(
             "Evaluation images",
-            placeholder=PRESETS[preset].quantization.data
+            placeholder=PRESETS[preset].evaluation.data
             if row.dataset == paper_table.EMBEDDED_DATA
             else f"a folder of {row.dataset}'s images",
             help="A folder on the machine that computes. Only CIFAR-10 can do without.",

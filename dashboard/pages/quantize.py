@@ -9,6 +9,7 @@ from core.errors import CoreError
 from dashboard import session, text
 from dashboard.components import elements, figures
 from dashboard.forms import run as forms
+from dashboard.forms import sources
 from dashboard.tables import results
 from dashboard.updates import live_view
 from dashboard.views import training
@@ -33,7 +34,7 @@ def start_run(start, preset, own_images):
         config, pressed, name = forms.quantization_form(start, f"own/{preset}" if own_images else preset, own_images)
         if pressed:
             session.start(config, session.uploads().run_name(config, name))
-            forms.forget_uploads()
+            sources.forget_uploads()
             st.rerun()
     except CoreError as error:
         st.error(text.error(error), icon=":material/error:")
@@ -47,11 +48,11 @@ if run is not None and session.image_methods(run):
             preset = forms.preset_choice("quantize preset")
             start = replace(
                 PRESETS[preset],
+                model=run.config.model,
                 generation=run.config.generation,
-                quantization=replace(PRESETS[preset].quantization, model=run.config.quantization.model),
-                optimizers=tuple(session.image_methods(run)),
+                evaluation=replace(PRESETS[preset].evaluation, encoder=""),
+                methods=tuple(session.image_methods(run)),
                 images_from=str(session.store().images_folder(run)),
-                encoder="",
             )
             start_run(start, preset, own_images=False)
 
@@ -60,7 +61,7 @@ with elements.folded("Quantize with your own images", key, False, ":material/upl
     if opened:
         st.caption("For comparison: real images, or synthetic ones made elsewhere. They are kept with the runs and used for nothing else.")
         preset = forms.preset_choice("own preset")
-        start_run(replace(PRESETS[preset], encoder=""), preset, own_images=True)
+        start_run(PRESETS[preset].with_knobs({"encoder": ""}), preset, own_images=True)
 
 if run is None:
     st.stop()
@@ -69,7 +70,7 @@ if run is None:
 live_view.follow(training.TRAINING, run)
 training.layers(run)
 
-paper_rows = results.paper_table(run.config.quantization.model)
+paper_rows = results.paper_table(run.config.model)
 if paper_rows:
     with st.expander("The paper's table for this network"):
         figures.table(paper_rows, "paper rows")

@@ -164,13 +164,13 @@ class Uploads:
 
     def run_name(self, config: RunConfig, images: str = "") -> str:
         """A name for a run with an uploaded network or uploaded images (what the browser calls them); empty where there is neither."""
-        network = self.networks().get(config.generation.model)
+        network = self.networks().get(config.model)
         if network is None and not images:
             return ""
         widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
-        source = text.shown(images, 60) if images else " + ".join(config.optimizers)
+        source = text.shown(images, 60) if images else " + ".join(config.methods)
         parts = (
-            re.split(", uploaded as |, imported from ", network)[0] if network else config.generation.model.rsplit("/", 1)[-1],
+            re.split(", uploaded as |, imported from ", network)[0] if network else config.model.rsplit("/", 1)[-1],
             source,
             widths,
         )

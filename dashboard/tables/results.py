@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.config import OPTIMIZERS
+from core.generation.methods import DEFAULT_METHODS, method_order
 from core.runs.paper_table import KEPT, METHODS, NOT_MEASURED, Measurement, PaperRow, checkpoint_of, paper_rows
 from dashboard.names import method_name
 
@@ -62,7 +62,7 @@ def diversity_table(measured: Mapping[str, Mapping[str, Any]], references: Mappi
 
 def place(method: str) -> int:
     """The paper's optimizer first, then the other, then anything else."""
-    return OPTIMIZERS.index(method) if method in OPTIMIZERS else len(OPTIMIZERS)
+    return method_order(method)
 
 
 def paper_table(model: str) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list
             {
                 "row": row.name,
                 "measured here": newest.when if newest else NOT_MEASURED,
-                **{f"drop {method}": newest.drop.get(method) if newest else None for method in OPTIMIZERS},
+                **{f"drop {method}": newest.drop.get(method) if newest else None for method in DEFAULT_METHODS},
                 "drop DFFG": row.drop,
                 "DFFG": row.methods["dffg"],  # before the others, as one scrolls to those
                 **_paper_columns(row),
@@ -117,7 +117,7 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
             "when": one.when,
             **{
                 f"{what} {method}": figures.get(method)
-                for method in OPTIMIZERS
+                for method in DEFAULT_METHODS
                 for what, figures in (("top-1", one.top1), ("drop", one.drop), ("±", one.standard_error))
             },
             "full precision": one.full_precision,

@@ -16,12 +16,12 @@ _OTHERS_LAST = "adam"
 
 def network(run: Run) -> str:
     """The network's name, without the folder of its file."""
-    return run.config.generation.model.rsplit("/", 1)[-1]
+    return run.config.model.rsplit("/", 1)[-1]
 
 
 def fits(run: Run, words: str, states: Collection[str], tags: Collection[str]) -> bool:
     """Whether all words are in its name, note, tags or network, its state is one of `states`, and it has all `tags`; empty asks nothing."""
-    everything = " ".join((run.name, run.note, *run.tags, run.config.generation.model)).casefold()
+    everything = " ".join((run.name, run.note, *run.tags, run.config.model)).casefold()
     return (
         all(word in everything for word in words.casefold().split())
         and (not states or run.state in states)
@@ -48,7 +48,7 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
             "tags": list(run.tags),
             "state": str(run.state),
             "network": network(run),
-            "images by": " + ".join(run.config.optimizers),
+            "images by": " + ".join(run.config.methods),
             "by": run.user,
             "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
             "minutes": round(((run.ended or time.time()) - run.started) / 60, 1) if run.started else None,

@@ -7,18 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.config import OPTIMIZERS, RunConfig
+from core.config import RunConfig, settings
 from dashboard.tables import results
 
-SEEDS = ("seed", "quantization_seed")
+SEEDS = ("seed",)
 MOST_WORDS = 3  # settings that a series is told apart by, before it is called after its run
-# knobs that are no choice of how to quantize, or are part of a series in another way
-_ASIDE = frozenset(
-    {
-        *SEEDS, "model", "optimizer", "data", "weight_bits", "activation_bits", "threads", "device", "compile", "evaluations",
-    }
-)  # fmt: skip
-_OF_OPTIMIZER = {"mi-fgsm": ("epsilon", "mu"), "adam": ("lr",)}
 _NO_WORD = "images_from"  # a path says less than the run's name
 
 
@@ -34,8 +27,8 @@ class Evaluated:
 
 def differ_only_in_seeds(one: RunConfig, other: RunConfig) -> bool:
     """Whether two runs are the same but for their seeds, and for what has no bearing on accuracy."""
-    methods = one.optimizers
-    same = (one.optimizers, one.bits) == (other.optimizers, other.bits)
+    methods = one.methods
+    same = (one.methods, one.bits) == (other.methods, other.bits)
     return same and _seeds(one) != _seeds(other) and all(_setting(one, (), method) == _setting(other, (), method) for method in methods)
 
 
@@ -87,26 +80,15 @@ def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _seeds(config: RunConfig) -> tuple[int, int]:
-    return config.generation.seed, config.quantization.quantization_seed
+    return config.machine.seed, config.seed_of_training
 
 
-def _setting(config: RunConfig, turned: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
-    """Everything but the seeds that bears on the accuracies of a method, by a name for a person; values can be compared and hashed."""
-    others = {knob for optimizer in OPTIMIZERS if optimizer != method for knob in _OF_OPTIMIZER[optimizer]}
-    generation, quantization = config.generation.to_dict(), config.quantization.to_dict()
-    both = generation.keys() & quantization.keys()
-    setting = {
-        f"training {name}" if part is quantization and name in both else name: _hashable(value)
-        for part in (generation, quantization)
-        for name, value in part.items()
-        if name not in _ASIDE and not (part is generation and name in others)
-    }
-    return setting | {
-        "activation bits": config.activation_bits,
-        "steps at": _hashable(config.steps_by_bits),
-        "training lr at": _hashable(config.lr_by_bits),
+def _setting(config: RunConfig, changes: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
+    """Everything but the seeds that bears on the accuracies of a method, by knob; values can be compared and hashed."""
+    own = {name: _hashable(value) for name, value in settings(config, method).items() if name not in SEEDS}
+    return own | {
         "images_from": config.images_from,
-        "turned": tuple((change["step"], change["name"], change["value"]) for change in turned if change["method"] == method),
+        "turned": tuple((change["step"], change["name"], change["value"]) for change in changes if change["method"] == method),
     }
 
 
@@ -140,7 +122,7 @@ def _in_words(knob: str, value: Any) -> str:
         return "knobs turned while it ran" if value else "as set"
     if knob == "layer_bits" and not value:
         return "all layers alike"
-    if knob == "activation bits":
+    if knob == "activation_bits":
         return f"activations {value} bit" if value else "activations as weights"
     if isinstance(value, bool):
         return knob if value else f"no {knob}"

@@ -255,7 +255,7 @@ def _wait_for_step(run: Run, step: int, pictures: list[int]) -> None:
     step, pictures: as they were before.
     """
     generates = run.stage == "generation"
-    methods = len(run.config.optimizers) if generates else 1
+    methods = len(run.config.methods) if generates else 1
     _wait(lambda: session.store().run(run.id).step >= step + methods, _SECONDS_FOR_A_STEP)
     if generates:
         # written after the figures, and not at all if the last ones are very new
@@ -270,4 +270,4 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
 
 def _pictures(run: Run) -> list[int]:
     """What changes with the newest pictures of each method."""
-    return [session.store().frame_version(run.id, method) for method in run.config.optimizers]
+    return [session.store().frame_version(run.id, method) for method in run.config.methods]

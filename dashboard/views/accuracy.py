@@ -36,7 +36,7 @@ def accuracy(run: Run) -> None:
         bars = _one_of("Drawn as", ("lines", "bars"), DRAWN_AS, f"accuracy as/{run.id}") == "bars"
     full_precision = own.results.get("full_precision", {})
     rows = series.accuracy_series([own, *others])
-    paper, paper_full_precision = results.paper_accuracies(run.config.quantization.model, methods)
+    paper, paper_full_precision = results.paper_accuracies(run.config.model, methods)
     figure = accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision, bars)
     figures.show(json_of(figure), "accuracy", f"{run.name} accuracy")
     st.caption(_said(rows, full_precision.get("evaluated_on", ""), bool(paper)))
@@ -77,8 +77,8 @@ def _said(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool) -> str
 def _evaluated(run: Run) -> series.Evaluated:
     """The few results of a run that are accuracies, without the large ones."""
     names = ["full_precision"]
-    for method in (*run.config.optimizers, layout.GIVEN):
-        names += [f"accuracy/{method}/{run.config.quantization_for(bits).width}" for bits in run.config.bits]
+    for method in (*run.config.methods, layout.GIVEN):
+        names += [f"accuracy/{method}/{run.config.training_for(bits).width}" for bits in run.config.bits]
     store = session.store()
     known = {name: value for name in names if (value := store.result(run.id, name)) is not None}
     return series.Evaluated(run.name, run.config, known, store.changes(run.id))
@@ -91,8 +91,7 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         for other in session.store().runs()
         if other.id != run.id
         and other.config.bits
-        and (other.config.quantization.model, other.config.quantization.data)
-        == (run.config.quantization.model, run.config.quantization.data)
+        and (other.config.model, other.config.evaluation.data) == (run.config.model, run.config.evaluation.data)
     }
     if not fitting:
         st.caption("There is no other run of this network, evaluated on these images, to show beside this one.")
@@ -136,7 +135,7 @@ def _choose(key: str, values: list[str]) -> None:
 
 def _methods(run: Run, place: Any) -> list[str]:
     """The paper's methods that are shown as marks; none where the paper does not have the network."""
-    known = results.paper_methods(run.config.quantization.model)
+    known = results.paper_methods(run.config.model)
     if not known:
         return []
     with place:

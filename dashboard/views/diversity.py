@@ -68,7 +68,7 @@ def similarity(run: Run) -> None:
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
     for place, (method, of_set) in zip(st.columns(len(measured)), measured.items()):
-        classes = class_names(run.config.generation.model, of_set["matrix"]["labels"])
+        classes = class_names(run.config.model, of_set["matrix"]["labels"])
         with place:
             matrix = diversity_charts.matrix_figure(method, of_set["matrix"], classes, low)
             figures.show(json_of(matrix), f"matrix {method}", f"{run.name} similarity matrix {method}")
@@ -79,7 +79,7 @@ def similarity(run: Run) -> None:
 
 
 def _nothing(run: Run) -> str:
-    if not run.config.encoder:
+    if not run.config.evaluation.encoder:
         if not session.image_methods(run):
             return "This run did not measure diversity, and the images that it was given are no longer there: upload them below."
         return "This run did not measure diversity: open “Measure with another encoder” below."
@@ -112,7 +112,7 @@ def pictures(run: Run) -> None:
     st.header("Images", divider=False)
     for place, method in zip(st.columns(len(measured)), measured):
         if method in sheets:
-            classes = class_names(run.config.generation.model, sheets[method][1])
+            classes = class_names(run.config.model, sheets[method][1])
             place.markdown(f"**{text.plain(method_name(method))}**")
             place.html(contact_sheet.sheet_html(*sheets[method], classes, f"images by {method_name(method)}", rows=8))
 
@@ -166,7 +166,7 @@ def _set_file(run: Run, method: str) -> Path:
     """The file with the images of a method, made by the run or given to it."""
     folder = session.store().images_folder(run)
     if run.config.images_from:
-        return layout.given_sets(folder, run.config.optimizers).get(method, folder / method) / layout.IMAGES_FILE
+        return layout.given_sets(folder, run.config.methods).get(method, folder / method) / layout.IMAGES_FILE
     return folder / method / layout.IMAGES_FILE
 
 
@@ -189,7 +189,7 @@ def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, me
     if read is None:
         return
     pixels, labels = read
-    classes = class_names(run.config.generation.model, labels)
+    classes = class_names(run.config.model, labels)
     captions = [classes[labels[0]], *(f"{cosine:.3f} {classes[label]}" for cosine, label in zip(near["cosine"][place], labels[1:]))]
     alt = f"image {number} by {method_name(method)}, and the images nearest to it"
     st.html(rows.row_html([pixels[start : start + 1] for start in range(len(pixels))], captions, alt))

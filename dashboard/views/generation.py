@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import Field
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import streamlit as st
 
-from core.config import LIVE_KNOBS
+from core.config import GenerationConfig, live_knobs
 from core.errors import CoreError
 from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
@@ -19,26 +20,25 @@ from dashboard import session, text
 from dashboard.charts import generation as generation_charts
 from dashboard.charts.style import json_of
 from dashboard.components import elements, figures
-from dashboard.forms import run as forms
+from dashboard.forms.knobs import live_sliders
 from dashboard.images import contact_sheet
 from dashboard.names import class_names, method_name
 from dashboard.tables import iterations
 from dashboard.updates import live_view
 
 VIEWS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
-_OWNERS = {"epsilon": "mi-fgsm", "mu": "mi-fgsm", "lr": "adam"}  # of the knobs that only one optimizer has
 
 
 def generation_finished(run: Run) -> bool:
     """Whether all images are made, so that pictures and curves of the generation stay as they are."""
     return run.state.is_finished() or (
-        run.stage != "generation" and session.store().result(run.id, f"generation/{run.config.optimizers[-1]}") is not None
+        run.stage != "generation" and session.store().result(run.id, f"generation/{run.config.methods[-1]}") is not None
     )
 
 
 def live_values(run: Run, method: str) -> dict[str, float]:
     """The knobs of a method as they stand: those of the config, with what was changed since."""
-    values = {name: getattr(run.config.generation, name) for name in LIVE_KNOBS}
+    values = {name: getattr(run.config.generation, name) for name in live_knobs(GenerationConfig)}
     for change in session.store().changes(run.id):
         if change["method"] == method:
             values[change["name"]] = change["value"]
@@ -49,7 +49,7 @@ def knobs(run: Run) -> None:
     """Sliders that act on the next iteration of one method or of all, as long as this server works on the run."""
     if generation_finished(run) or not session.manager().controls(run.id):
         return
-    methods = list(run.config.optimizers)
+    methods = list(run.config.methods)
     chosen = methods
     if len(methods) > 1:
         names = {"both": "both", **{method: method_name(method) for method in methods}}
@@ -63,21 +63,25 @@ def knobs(run: Run) -> None:
             help="The sliders act on the next iteration of the running job. Every change is marked on the curves, with its value.",
         )
         chosen = methods if act_on == "both" else [act_on]
-    # of a knob that only one optimizer has, that one's value
-    values = {name: live_values(run, _OWNERS.get(name, chosen[0]))[name] for name in LIVE_KNOBS}
-    forms.live_sliders(
+    # of a knob that only one method has, that one's value
+    owners = {name: next((method for method in chosen if method in knob.metadata["of"]), chosen[0]) for name, knob in _live().items()}
+    values = {name: live_values(run, owner)[name] for name, owner in owners.items()}
+    live_sliders(
         values,
         f"live/{run.id}" if chosen == methods else f"live/{run.id}/{chosen[0]}",
         lambda name, key: _turned(run, name, key, chosen),
-        {"mu": f"of {method_name('mi-fgsm')}"} if len(methods) > 1 else None,  # the other two that one method has name it anyway
-        {name for name, owner in _OWNERS.items() if owner not in chosen},
+        chosen,
     )
 
 
+def _live() -> dict[str, Field]:
+    return live_knobs(GenerationConfig)
+
+
 def _turned(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
-    owner = _OWNERS.get(name)
+    of = _live()[name].metadata["of"]
     try:
-        session.manager().control(run.id).set(name, st.session_state[key], [owner] if owner else list(chosen))
+        session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if not of or method in of])
     except CoreError as error:
         st.toast(text.error(error), icon=":material/error:")
 
@@ -109,7 +113,7 @@ class Moment(NamedTuple):
 
 
 def _kept_moments(run: Run) -> list[int]:
-    return iterations.common([session.store().frame_steps(run.id, method) for method in run.config.optimizers])
+    return iterations.common([session.store().frame_steps(run.id, method) for method in run.config.methods])
 
 
 def _past(run: Run) -> Past | None:
@@ -144,7 +148,7 @@ def _draw(run: Run, made: str) -> None:
 
 def _is_between_methods(run: Run) -> bool:
     """Whether one method has come further than another, and so what is shown of them is older."""
-    frames = [_frame(run, method, None) for method in run.config.optimizers]
+    frames = [_frame(run, method, None) for method in run.config.methods]
     return len({frame.step for frame in frames if frame is not None}) > 1
 
 
@@ -213,7 +217,7 @@ _PAIRS_KEPT = 8
 
 def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
     """The newest moment of each method, all at the same iteration: while one method is ahead, an earlier one. Empty before the first."""
-    methods, key = run.config.optimizers, (run.id, run.attempt)
+    methods, key = run.config.methods, (run.id, run.attempt)
     read = {method: _frame(run, method, None) for method in methods}
     frames = {method: frame for method, frame in read.items() if frame is not None}
     with _pairs_lock:
@@ -267,7 +271,7 @@ def _sheet_key(run: Run, method: str) -> str:
 def _sheet(run: Run, moment: Moment, method: str) -> contact_sheet.Sheet:
     frame = moment.frames[method]
     key = ("sheet", run.id, run.attempt, method, frame.step)
-    return session.kept(key, lambda: contact_sheet.sheet(frame, _names(run.config.generation.model, frame)))
+    return session.kept(key, lambda: contact_sheet.sheet(frame, _names(run.config.model, frame)))
 
 
 def _picked(method: str, index: int) -> None:
@@ -289,7 +293,7 @@ def _large(run: Run, frames: Mapping[str, Frame], kept: Sequence[int]) -> None:
         return
     frame = frames[method]
     per_batch = run.config.generation.iterations
-    model = run.config.generation.model
+    model = run.config.model
     names = _names(model, frame)
     steps = iterations.history(frame.step, kept, per_batch)
     with st.container(border=True, key="large view"):
@@ -397,7 +401,7 @@ def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], wa
     makers = {
         "loss": lambda: generation_charts.loss_figure(past.records, past.changes),
         "layers": lambda: generation_charts.layer_figure(past.records, names, past.changes),
-        "heatmaps": lambda: generation_charts.layer_heatmaps(past.records, list(run.config.optimizers), names, past.changes),
+        "heatmaps": lambda: generation_charts.layer_heatmaps(past.records, list(run.config.methods), names, past.changes),
     }
     still = generation_finished(run) or run.state is RunState.PAUSED
     key = ("json", run.id, run.attempt, view, live_view.moment(still, len(past.records), watcher), len(past.changes))
@@ -448,7 +452,7 @@ def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: in
 def layer_names(run: Run, count: int) -> Sequence[str]:
     """Names of the `count` BatchNorm layers of the run's network; numbers where they are not known."""
     # torch takes seconds to import, and the server does without it: only a run of an earlier version does not say what its layers are
-    names = session.store().result(run.id, "layers") or _names_of_layers(run.config.generation.model)
+    names = session.store().result(run.id, "layers") or _names_of_layers(run.config.model)
     return names if len(names) == count else [f"layer {index + 1}" for index in range(count)]
 
 

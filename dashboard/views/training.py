@@ -65,7 +65,7 @@ def _curves(run: Run, made: str) -> None:
     with right:
         if _TESTED in drawn:
             figures.show(drawn[_TESTED], _TESTED, f"{run.name} training test", made=made)
-            weights = "the moving average of the weights, which" if run.config.quantization.averaging else "the weights that"
+            weights = "the moving average of the weights, which" if run.config.training.ema_decay else "the weights that"
             st.caption(
                 f"On {tested[-1].data['images']:,} of the evaluation images, the same each time, with {weights} the training would end "
                 "with there; bars are one standard error. Nothing is chosen on it: reported is the last step, on all images."
@@ -240,12 +240,10 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     chosen = {layer["name"]: int(bits) for layer, bits in zip(by_error, edited["bits"])}
     before, after = found["weight_size"], sum(layer["weights"] * chosen[layer["name"]] for layer in found["layers"])
     changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
-    bits = next(bits for bits in run.config.bits if run.config.quantization_for(bits).width == width)
+    bits = next(bits for bits in run.config.bits if run.config.training_for(bits).width == width)
     steps = {0: "0: calibrate only"}
-    steps.setdefault(run.config.quantization_for(bits).steps, f"{run.config.quantization_for(bits).steps:,}: as in this run")
-    steps.setdefault(
-        PRESETS["quick"].quantization_for(bits).steps, f"{PRESETS['quick'].quantization_for(bits).steps:,}: as the preset quick"
-    )
+    steps.setdefault(run.config.training_for(bits).steps, f"{run.config.training_for(bits).steps:,}: as in this run")
+    steps.setdefault(PRESETS["quick"].training_for(bits).steps, f"{PRESETS['quick'].training_for(bits).steps:,}: as the preset quick")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = st.selectbox("Training steps", list(steps), format_func=lambda count: steps[count], key=f"{key}/steps", width=260)
         pressed = st.button(
@@ -277,17 +275,17 @@ def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]],
 
     layers: of the network that was looked into, in its order. chosen: name -> bits of every layer.
     """
-    quantization = run.config.quantization_for(bits)
+    quantization = run.config.training_for(bits)
     ends = {layers[0]["name"], layers[-1]["name"]} if quantization.first_last_8bit else set()
     own = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
     return replace(
         run.config,
-        quantization=replace(quantization, layer_bits=own, steps=steps),
-        optimizers=(method,),
+        training=replace(quantization, activation_bits=run.config.training.activation_bits, layer_bits=own, steps=steps),
+        methods=(method,),
         bits=(bits,),
         steps_by_bits={},
         lr_by_bits={},
-        encoder="",
+        evaluation=replace(run.config.evaluation, encoder=""),
         images_from=str(session.store().images_folder(run)),
     )
 
@@ -297,7 +295,7 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
     folder = session.store().images_folder(run)
     rows = []
     for other in reversed(session.store().runs()):
-        if session.store().images_folder(other) != folder or other.config.generation.model != run.config.generation.model:
+        if session.store().images_folder(other) != folder or other.config.model != run.config.model:
             continue
         known = session.store().result(other.id, f"accuracy/{method}/{width}")
         if known is None or "quantized" not in known:

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from real_server import ROOT
 from torchvision.utils import save_image
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import embedded_images
 from core.runs.manager import RunManager
 from core.runs.state import RunState
@@ -17,8 +17,9 @@ from core.runs.store import RunStore
 
 # complete, and over in seconds: all that is shown is there, evaluated on a handful of images
 CONFIG = RunConfig(
-    generation=GenerationConfig(images=80, iterations=8, batch_size=40, snapshots=2, device="cpu"),
-    quantization=QuantizationConfig(steps=4, batch_size=40, device="cpu"),
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=80, iterations=8, batch_size=40, snapshots=2),
+    training=TrainingConfig(steps=4, training_batch_size=40),
     bits=(3, 4),
 )
 
@@ -53,7 +54,7 @@ def make_runs(folder: Path) -> None:
         failed, RunState.FAILED, "images is 51: allowed is a multiple of snapshots (4)", "Traceback (most recent call last):\n" * 3
     )
     manager = RunManager(store)
-    config = replace(CONFIG, quantization=replace(CONFIG.quantization, data=str(folder / "data")))
+    config = replace(CONFIG, training=replace(CONFIG.training, data=str(folder / "data")))
     complete = manager.start(config, "a run with a name that is rather long, as people like to write into it what was special about it")
     manager.wait(complete)
     manager.close()

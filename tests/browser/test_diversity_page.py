@@ -6,14 +6,15 @@ import pytest
 from playwright.sync_api import expect
 from real_server import free_port, serving
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
 CONFIG = RunConfig(
-    generation=GenerationConfig(images=40, iterations=3, batch_size=20, snapshots=2, device="cpu"),
-    quantization=QuantizationConfig(steps=2, batch_size=20, device="cpu"),
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=40, iterations=3, batch_size=20, snapshots=2),
+    training=TrainingConfig(steps=2, training_batch_size=20),
     bits=(8,),
 )
 
@@ -26,7 +27,7 @@ def runs(tmp_path_factory):
     manager = RunManager(store)
     ids = []
     for seed in range(2):
-        generation, quantization = replace(CONFIG.generation, seed=seed), replace(CONFIG.quantization, quantization_seed=seed)
+        generation, quantization = replace(CONFIG.generation, seed=seed), replace(CONFIG.training, quantization_seed=seed)
         ids.append(manager.start(replace(CONFIG, generation=generation, quantization=quantization), f"seed {seed}"))
         manager.wait(ids[-1])
         assert store.run(ids[-1]).state is RunState.COMPLETE, store.run(ids[-1]).traceback

@@ -11,7 +11,7 @@ from real_server import free_port, serving
 from safetensors.torch import load_file, save_file
 from torchvision.utils import save_image
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import embedded_images
 from core.models.registry import MODELS
 from core.runs.manager import RunManager
@@ -51,12 +51,15 @@ def runs(tmp_path_factory):
     manager = RunManager(store)
     model = str(network)
     config = RunConfig(
-        generation=GenerationConfig(model=model, images=40, iterations=2, batch_size=20, snapshots=1, device="cpu"),
-        quantization=QuantizationConfig(model=model, steps=2, batch_size=20, device="cpu", data=str(data)),
+        model=model,
+        machine=MachineConfig(device="cpu"),
+        generation=GenerationConfig(images=40, iterations=2, batch_size=20, snapshots=1),
+        training=TrainingConfig(steps=2, training_batch_size=20),
         bits=(4,),
+        evaluation=EvaluationConfig(data=str(data)),
     )
     complete = manager.start(config, NAME)
-    failed = manager.start(replace(config, encoder=NAME), NAME)
+    failed = manager.start(config.with_knobs({"encoder": NAME}), NAME)
     manager.wait(complete)
     manager.wait(failed)
     assert store.run(complete).state is RunState.COMPLETE, store.run(complete).traceback

@@ -1,6 +1,7 @@
-"""README's pictures, made of real runs in a real browser: `PICTURES=assets python -m pytest tests/browser/test_pictures.py` makes them.
+"""The pictures in README.md and docs/dashboard.md, taken of real runs in a real browser.
 
-Without PICTURES they are made all the same, to see that they can be, and left with the test's other files.
+`PICTURES=assets python -m pytest tests/browser/test_pictures.py` replaces them. Without PICTURES, they are taken as well and stored in
+the test's temporary folder.
 """
 
 import io
@@ -27,7 +28,7 @@ QUICK = PRESETS["quick"]
 CONFIG = replace(
     QUICK,
     generation=replace(QUICK.generation, images=320),
-    quantization=replace(QUICK.quantization, steps=30),
+    training=replace(QUICK.training, steps=30),
     bits=(3, 4),
     steps_by_bits={},
 )
@@ -42,7 +43,7 @@ PICTURES = {  # name -> where it is, and to what it is scrolled
 
 
 @pytest.mark.slow
-def test_pictures_of_the_readme(serve, tmp_path, open_page):
+def test_pictures_of_the_documents(serve, tmp_path, open_page):
     store = RunStore(tmp_path / "runs")
     manager = RunManager(store)
     ids = {"run": manager.start(CONFIG, "quick, 320 images"), "other": manager.start(OTHER, "without momentum: μ = 0")}
@@ -70,8 +71,9 @@ def test_pictures_of_the_readme(serve, tmp_path, open_page):
         assert problems == []
 
 
-def test_readme_shows_these_pictures():
-    shown = re.findall(r"\]\(assets/([a-z]+)\.webp\)", (ROOT / "README.md").read_text())
+def test_documents_show_these_pictures():
+    readme, dashboard = ((ROOT / name).read_text() for name in ("README.md", "docs/dashboard.md"))
+    shown = re.findall(r"\]\(assets/([a-z]+)\.webp\)", readme) + re.findall(r"\]\(\.\./assets/([a-z]+)\.webp\)", dashboard)
     assert shown == list(PICTURES)
     for name in shown:
         file = ROOT / "assets" / f"{name}.webp"

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import embedded_images
 from core.models.registry import CIFAR10_CLASSES
 from core.runs.manager import RunManager
@@ -23,11 +23,12 @@ def run_id(tmp_path):
     store = RunStore(tmp_path / "runs")
     manager = RunManager(store)
     config = RunConfig(
-        GenerationConfig(images=16, iterations=3, batch_size=16, snapshots=1, device="cpu"),
-        QuantizationConfig(steps=2, batch_size=8, data=str(tmp_path / "data"), device="cpu"),
-        optimizers=("adam",),
+        machine=MachineConfig(device="cpu"),
+        generation=GenerationConfig(images=16, iterations=3, batch_size=16, snapshots=1),
+        training=TrainingConfig(steps=2, training_batch_size=8),
+        methods=("adam",),
         bits=(4,),
-        encoder="",
+        evaluation=EvaluationConfig(encoder="", data=str(tmp_path / "data")),
     )
     run_id = manager.start(config, "before")
     manager.wait(run_id)
@@ -76,7 +77,7 @@ def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, r
     newest = store.runs()[0]
     before, after = (store.result(one, "accuracy/adam/W4A4") for one in (run_id, newest.id))
     store.close()
-    ((name, bits),) = newest.config.quantization.layer_bits
+    ((name, bits),) = newest.config.training.layer_bits
     assert (bits, after["layer_bits"], after["steps"]) == (8, {name: 8}, 0)
     assert after["weight_size"] > before["weight_size"]
     assert problems == []

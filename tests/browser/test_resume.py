@@ -6,12 +6,17 @@ import signal
 import pytest
 from playwright.sync_api import expect
 
-from core.config import GenerationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
 # long enough to be killed in, short enough to be waited for
-CONFIG = RunConfig(generation=GenerationConfig(images=64, iterations=60, batch_size=64, snapshots=1, device="cpu"), bits=(), encoder="")
+CONFIG = RunConfig(
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=64, iterations=60, batch_size=64, snapshots=1),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
+)
 
 
 @pytest.mark.slow

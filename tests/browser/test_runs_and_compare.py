@@ -7,25 +7,39 @@ import pytest
 from playwright.sync_api import Page, expect
 from real_server import free_port, serving
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
-ODD = RunConfig(  # numbers that no step of a widget leads to
+ODD = RunConfig(
+    machine=MachineConfig(seed=2147483647, device="cpu", threads=1),
     generation=GenerationConfig(
-        images=24, iterations=9, batch_size=12, snapshots=2, burn_in=0.1234567, epsilon=0.0123456789, mu=0.8765432, lr=0.0314159265,
-        alpha_tv=1.23456789e-5, alpha_l2=9.87654321e-6, beta=0.7071067811, seed=2_147_483_647, device="cpu", threads=1,
+        images=24,
+        iterations=9,
+        batch_size=12,
+        snapshots=2,
+        burn_in=0.1234567,
+        epsilon=0.0123456789,
+        mu=0.8765432,
+        lr=0.0314159265,
+        alpha_tv=1.23456789e-05,
+        alpha_l2=9.87654321e-06,
+        beta=0.7071067811,
     ),
-    quantization=QuantizationConfig(training_lr=1.23456789e-5, temperature=2.718281828, averaging=0.98765, device="cpu"),
-    optimizers=("adam", "mi-fgsm"), bits=(), steps_by_bits={3: 11}, lr_by_bits={8: 1.1e-9}, activation_bits=7, encoder="",
-)  # fmt: skip
+    training=TrainingConfig(training_lr=1.23456789e-05, temperature=2.718281828, ema_decay=0.98765, activation_bits=7),
+    methods=("adam", "mi-fgsm"),
+    bits=(),
+    steps_by_bits={3: 11},
+    lr_by_bits={8: 1.1e-09},
+    evaluation=EvaluationConfig(encoder=""),
+)
 
 
 def made_by_hand(store: RunStore, name: str, config: RunConfig, scale: float) -> str:
     run_id = store.create(config, name)
     store.set_state(run_id, RunState.RUNNING)
     for step in range(1, 20):
-        for method in config.optimizers:
+        for method in config.methods:
             store.append(run_id, "generation", method, step, {"total": scale / step, "layers": [1.0] * 21, "seconds": 0.1 * step})
     store.set_state(run_id, RunState.COMPLETE)
     return run_id

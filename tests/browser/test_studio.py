@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from core.config import GenerationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.runs.control import LiveControl
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
@@ -13,7 +13,10 @@ from core.runs.state import RunState
 from core.runs.store import RunStore
 
 CONFIG = RunConfig(
-    generation=GenerationConfig(images=20, iterations=10, batch_size=20, snapshots=1, device="cpu", threads=1), bits=(), encoder=""
+    machine=MachineConfig(device="cpu", threads=1),
+    generation=GenerationConfig(images=20, iterations=10, batch_size=20, snapshots=1),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
 )
 CURSORS = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(
     chart => chart.layout.shapes.filter(shape => shape.name === 'cursor').map(shape => shape.x0))"""

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from real_server import free_port, serving
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
@@ -123,12 +123,13 @@ def runs(tmp_path_factory):
     store = RunStore(folder / "runs")
     manager = RunManager(store)
     config = RunConfig(
-        generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2, device="cpu"),
-        quantization=QuantizationConfig(steps=3, batch_size=20, device="cpu"),
+        machine=MachineConfig(device="cpu"),
+        generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2),
+        training=TrainingConfig(steps=3, training_batch_size=20),
         bits=(4,),
     )
     hostile = manager.start(config, HOSTILE)
-    formula = manager.start(RunConfig(config.generation, bits=(), encoder=""), FORMULA)
+    formula = manager.start(RunConfig(generation=config.generation, bits=(), evaluation=EvaluationConfig(encoder="")), FORMULA)
     for run_id in (hostile, formula):
         manager.wait(run_id)
         assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
 from core.quantization.layers import finish_calibration
@@ -76,8 +76,8 @@ def model(small, images):
 def calibrated(images):
     """A function: a quantized network with ranges, and its config."""
 
-    def made(model: FullPrecisionModel, bits: int, **changes) -> tuple[QuantizedNetwork, QuantizationConfig]:
-        config = QuantizationConfig(**{"weight_bits": bits, "activation_bits": bits, "range": "mse", "device": "cpu", **changes})
+    def made(model: FullPrecisionModel, bits: int, **changes) -> tuple[QuantizedNetwork, TrainingConfig]:
+        config = TrainingConfig(**{"weight_bits": bits, "activation_bits": bits, "range": "mse", "device": "cpu", **changes})
         size = model.spec.image_size
         seen = images if size == 8 else F.interpolate(images, size=size)
         quantized = quantize_network(model.network, config, seen[:1])

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from core.config import GenerationConfig, QuantizationConfig
+from core.config import GenerationConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.errors import ModelError
 from core.export.onnx import save_onnx
@@ -127,7 +127,7 @@ def gradient_and_layers(form: FusedNetwork | HookedNetwork, images: torch.Tensor
 
 def check_generation(model: FullPrecisionModel) -> None:
     before = copy.deepcopy(model.network.state_dict())
-    config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=2, device="cpu")
+    config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=2)
     records: list[dict] = []
 
     class Notes(Silent):
@@ -166,7 +166,7 @@ def check_quantization(model: FullPrecisionModel) -> None:
     inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         float_scores = model.network(inputs)
-    config = QuantizationConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size), device="cpu")
+    config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
     training = QuantizationTraining(model, images, config)
     with torch.no_grad():
         scores = training.student(inputs)
@@ -180,8 +180,8 @@ def check_quantization(model: FullPrecisionModel) -> None:
 def check_training(model: FullPrecisionModel) -> None:
     size = model.spec.image_size
     images = ImageSet(model.denormalise(noise(4, size, 3)).contiguous(), torch.arange(4))
-    config = QuantizationConfig(
-        weight_bits=4, activation_bits=4, range="minmax", steps=2, batch_size=4, calibration_images=4, crop_padding=2, device="cpu"
+    config = TrainingConfig(
+        weight_bits=4, activation_bits=4, range="minmax", steps=2, training_batch_size=4, calibration_images=4, crop_padding=2
     )
     training = QuantizationTraining(model, images, config)
     before = [parameter.detach().clone() for parameter in training.student.parameters()]
@@ -201,7 +201,7 @@ def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) ->
     size = model.spec.image_size
     pixels = model.denormalise(noise(few(size), size, 2)).contiguous()
     images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
-    config = QuantizationConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size), device="cpu")
+    config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
     training = QuantizationTraining(model, images, config)
     inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
     save_onnx(training.as_it_ends(), model.spec, folder / "network.onnx", config)
@@ -231,7 +231,7 @@ def test_goes_through(name, size, tmp_path):
 def test_networks_without_batch_norm_are_refused(name):
     model = FullPrecisionModel(build(name).eval(), ModelSpec(name, name, CLASSES, 64, (0.5,) * 3, (0.25,) * 3, "nothing"))
     with pytest.raises(ModelError, match="has no BatchNorm layer with running statistics"):
-        Synthesis(model, GenerationConfig(images=2, snapshots=1, device="cpu"))
+        Synthesis(model, GenerationConfig(images=2, snapshots=1))
 
 
 class Pair(nn.Module):
@@ -249,9 +249,9 @@ class Pair(nn.Module):
 def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
     with pytest.raises(ModelError, match=r"^the network puts out a .* for 4 images: allowed is one tensor of scores"):
-        synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, device="cpu", burn_in=0.0))
+        synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
     with pytest.raises(ModelError, match=r"^the network puts out a .* for 1 images: allowed is one tensor of scores"):
-        QuantizationTraining(model, small_images, QuantizationConfig(device="cpu"))
+        QuantizationTraining(model, small_images, TrainingConfig())
 
 
 # a network of ImageNet's size
@@ -277,7 +277,7 @@ def test_an_image_net_network_on_a_cpu(lite0):
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 
-    config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution=0.5, device="cpu")
+    config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution_fraction=0.5)
     images, _ = synthesise(lite0, config, Notes())
     assert images.images.shape == (4, 3, 224, 224)
     for at_one_size in (records[:3], records[3:]):
@@ -286,13 +286,13 @@ def test_an_image_net_network_on_a_cpu(lite0):
     inputs = lite0.normalise(images.images).contiguous(memory_format=torch.channels_last)
     settings = {"range": "minmax", "calibration_images": 4, "batch_size": 4, "device": "cpu"}
     with torch.no_grad():
-        eight = QuantizationTraining(lite0, images, QuantizationConfig(weight_bits=8, activation_bits=8, steps=0, **settings))
+        eight = QuantizationTraining(lite0, images, TrainingConfig(weight_bits=8, activation_bits=8, steps=0, **settings))
         agreeing = eight.student(inputs).argmax(dim=1) == lite0.network(inputs).argmax(dim=1)
     assert agreeing.float().mean() >= 0.75
 
     # all images in each step and none changed, so that the losses are of the same
-    four = QuantizationConfig(
-        weight_bits=4, activation_bits=4, steps=4, training_lr=1e-3, crop_padding=0, training_flip=False, averaging=0.0, **settings
+    four = TrainingConfig(
+        weight_bits=4, activation_bits=4, steps=4, training_lr=1e-3, crop_padding=0, training_flip=False, ema_decay=0.0, **settings
     )
     training = QuantizationTraining(lite0, images, four, reporter=Notes())
     records.clear()

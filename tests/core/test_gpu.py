@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from core import gpu
-from core.config import RANGE_METHODS, GenerationConfig, QuantizationConfig
+from core.config import RANGE_METHODS, GenerationConfig, TrainingConfig
 from core.generation import forward_pass
 from core.generation.loop import Synthesis
 from core.gpu import Recording
@@ -19,7 +19,7 @@ from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
 
 GENERATION = GenerationConfig(images=40, iterations=8, batch_size=12, snapshots=2, burn_in=0.5, max_shift=1)
-QUANTIZATION = QuantizationConfig(weight_bits=4, activation_bits=4, steps=14, batch_size=24, training_lr=1e-3)
+QUANTIZATION = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import core.config
 from core.__main__ import main
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import GenerationConfig, RunConfig, TrainingConfig
 from core.data.image_sets import load_image_set
 from core.data.labelled import embedded_images
 from core.errors import shown
@@ -104,9 +104,9 @@ def without_batch_norm(tmp_path_factory):
 
 @pytest.fixture
 def tiny_preset(monkeypatch, pictures):
-    generation = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4, threads=1, device="cpu")
-    quantization = QuantizationConfig(range="minmax", steps=1, batch_size=4, calibration_images=8, device="cpu", data=str(pictures))
-    monkeypatch.setattr(core.config, "PRESETS", {"quick": RunConfig(generation, quantization, bits=(3, 4))})
+    generation = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4)
+    quantization = TrainingConfig(range="minmax", steps=1, training_batch_size=4, calibration_images=8)
+    monkeypatch.setattr(core.config, "PRESETS", {"quick": RunConfig(generation=generation, training=quantization, bits=(3, 4))})
 
 
 # a checkpoint of one's own
@@ -128,7 +128,7 @@ def test_generate_and_quantize_with_a_checkpoint_of_others(tmp_path, capsys, of_
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     (network,) = (tmp_path / "runs" / "uploads" / "networks").glob("*.safetensors")
     store = RunStore(tmp_path / "runs")
-    assert store.run(result["run"]).config.generation.model == str(network)
+    assert store.run(result["run"]).config.model == str(network)
     store.close()
     assert load_model(str(network), "cpu").spec.mean == (0.4914, 0.4822, 0.4465)
     assert call("quantize", *QUANTIZE, "--images", tmp_path / "set", "--data", pictures, *given, *runs, "--out", tmp_path / "w4a4") == 0
@@ -643,10 +643,10 @@ def test_run_takes_what_is_given_in_place_of_the_preset(tiny_preset, tmp_path, m
     flags = ["--bits", 2, "--optimizers", "adam", "--encoder", "embedded", "--data", "cifar10", "--seed", 9, "--threads", 2]
     assert call("run", *flags, "--device", "auto", "--out", tmp_path / "run") == 0
     (config,) = seen
-    assert (config.bits, config.optimizers, config.encoder) == ((2,), ("adam",), "embedded")
-    assert (config.generation.seed, config.quantization.quantization_seed) == (9, 9)
-    assert (config.generation.threads, config.quantization.threads) == (2, 2)
-    assert (config.generation.device, config.quantization.device, config.quantization.data) == ("auto", "auto", "cifar10")
+    assert (config.bits, config.methods, config.evaluation.encoder) == ((2,), ("adam",), "embedded")
+    assert (config.machine.seed, config.seed_of_training) == (9, 9)
+    assert (config.machine.threads, config.machine.threads) == (2, 2)
+    assert (config.machine.device, config.machine.device, config.evaluation.data) == ("auto", "auto", "cifar10")
     assert config.generation.images == 8  # the preset's
 
 

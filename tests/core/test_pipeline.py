@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from core import pipeline
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labelled import embedded_images
 from core.errors import DataError, RunStopped, UnknownNameError
@@ -21,8 +21,8 @@ from core.quantization.saved_network import load_quantized
 from core.quantization.training import QuantizationTraining
 from core.reporting import Silent, Untouched
 
-GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4, threads=1, device="cpu")
-QUANTIZATION = QuantizationConfig(range="minmax", steps=2, batch_size=4, calibration_images=8, threads=1, device="cpu")
+GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4)
+QUANTIZATION = TrainingConfig(range="minmax", steps=2, training_batch_size=4, calibration_images=8)
 
 
 class Recorder(Silent):
@@ -74,7 +74,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(data):
-    return RunConfig(GENERATION, replace(QUANTIZATION, data=data), bits=(3, 8), steps_by_bits={8: 0})
+    return RunConfig(generation=GENERATION, training=replace(QUANTIZATION, data=data), bits=(3, 8), steps_by_bits={8: 0})
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +201,11 @@ def test_layers_are_looked_into(whole):
 
 def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
     """With moving averages and learned ranges, whose places are taken while it is measured; the same bits without."""
-    given = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,), optimizers=("adam",))
-    given = replace(given, quantization=replace(given.quantization, range="lsq", averaging=0.9, steps=5), steps_by_bits={})
+    given = replace(config, images_from=str(whole[0] / "images"), bits=(3,), methods=("adam",)).with_knobs({"encoder": ""})
+    given = replace(given, training=replace(given.training, range="lsq", ema_decay=0.9, steps=5), steps_by_bits={})
     recorders = {}
     for evaluations in (0, 4):
-        own = replace(given, quantization=replace(given.quantization, evaluations=evaluations))
+        own = replace(given, training=replace(given.training, evaluations=evaluations))
         (tmp_path / str(evaluations)).mkdir()
         recorders[evaluations] = Recorder()
         pipeline.execute(own, tmp_path / str(evaluations), recorders[evaluations], Untouched())
@@ -219,7 +219,7 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
 def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
     """It is what a training that ended there would come to."""
     images = load_image_set(data, embedded.spec)
-    config = replace(QUANTIZATION, weight_bits=3, activation_bits=3, range="lsq", averaging=0.5, steps=3, batch_size=20)
+    config = replace(QUANTIZATION, weight_bits=3, activation_bits=3, range="lsq", ema_decay=0.5, steps=3, batch_size=20)
     training = QuantizationTraining(embedded, images, config)
     training.step()
     training.step()
@@ -247,8 +247,10 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
         def rewind(self, stage, method, step):
             self.records = [one for one in self.records if one[:2] != (stage, method) or one[2] <= step]
 
-    given = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,), optimizers=("adam",), steps_by_bits={})
-    given = replace(given, quantization=replace(given.quantization, range="lsq", averaging=0.9, steps=6, evaluations=1))
+    given = replace(config, images_from=str(whole[0] / "images"), bits=(3,), methods=("adam",), steps_by_bits={}).with_knobs(
+        {"encoder": ""}
+    )
+    given = replace(given, training=replace(given.training, range="lsq", ema_decay=0.9, steps=6, evaluations=1))
     recorder = Stopping()
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
@@ -265,7 +267,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
 
 def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
     recorder = Recorder()
-    wrong = replace(config, quantization=replace(config.quantization, layer_bits={"nowhere": 8}))
+    wrong = replace(config, training=replace(config.training, layer_bits={"nowhere": 8}))
     with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, .*output"):
         pipeline.execute(wrong, tmp_path, recorder, Untouched())
     assert recorder.records == []
@@ -310,11 +312,11 @@ def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(
 def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embedded):
     """Embedded images where they fit the network, and none where they do not: such a run downloads nothing and fails for nothing."""
     images = whole[0] / "images"
-    config = replace(config, images_from=str(images), bits=(), quantization=replace(config.quantization, data="cifar10"))
+    config = replace(config, images_from=str(images), bits=(), training=replace(config.training, data="cifar10"))
     result = pipeline.execute(config, tmp_path, Silent(), Untouched())
     assert "512 of the first 2,000 CIFAR-10 test images" in result["references"]["real"]["description"]
     other = replace(embedded, spec=replace(embedded.spec, classes=("a", "b")))
-    prepared = replace(pipeline.prepare(config, Silent()), model=other)
+    prepared = pipeline.prepare(config, Silent()).with_knobs({"model": other})
     recorder = Recorder()
     result = pipeline.execute(config, tmp_path, recorder, Untouched(), prepared)
     assert result["references"]["real"].keys() == {"left_out"}
@@ -358,7 +360,7 @@ def test_running_statistics_are_those_of_the_network(whole, embedded):
 
 def test_same_config_gives_the_same_bits(tmp_path, config, whole):
     folder, result, _ = whole
-    again = pipeline.execute(replace(config, encoder="", bits=(3,)), tmp_path, Silent(), Untouched())
+    again = pipeline.execute(replace(config, bits=(3,)).with_knobs({"encoder": ""}), tmp_path, Silent(), Untouched())
     for method in ("mi-fgsm", "adam"):
         for name in (f"images/{method}/images.safetensors", f"quantized/{method}/W3A3/quantized.safetensors"):
             # tensors, as the header may be in another order
@@ -377,7 +379,7 @@ def assert_same_tensors(one, other):
 
 def test_generation_alone(tmp_path):
     recorder = Recorder()
-    config = RunConfig(GENERATION, bits=(), encoder="", optimizers=("adam",))
+    config = RunConfig(generation=GENERATION, bits=(), methods=("adam",), evaluation=EvaluationConfig(encoder=""))
     result = pipeline.execute(config, tmp_path, recorder, Untouched())
     assert result.keys() == {"optimizers", "seconds"}
     assert result["optimizers"].keys() == {"adam"}
@@ -390,7 +392,9 @@ def test_images_from_a_run(tmp_path, whole, config):
     """The same images give the same network, without generating them again."""
     recorder = Recorder()
     images = whole[0] / "images"
-    result = pipeline.execute(replace(config, images_from=str(images), encoder="", bits=(3,)), tmp_path, recorder, Untouched())
+    result = pipeline.execute(
+        replace(config, images_from=str(images), bits=(3,)).with_knobs({"encoder": ""}), tmp_path, recorder, Untouched()
+    )
     assert "generation" not in dict(recorder.stages)
     assert not (tmp_path / "images").exists()
     for method in ("mi-fgsm", "adam"):
@@ -401,13 +405,13 @@ def test_images_from_a_run(tmp_path, whole, config):
 
 
 def test_images_from_a_run_for_one_optimizer(tmp_path, whole, config):
-    config = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(), optimizers=("adam",))
+    config = replace(config, images_from=str(whole[0] / "images"), bits=(), methods=("adam",)).with_knobs({"encoder": ""})
     assert pipeline.given_images(config) == {"adam": whole[0] / "images" / "adam"}
     assert pipeline.execute(config, tmp_path, Silent(), Untouched())["optimizers"].keys() == {"adam"}
 
 
 def test_images_from_a_single_set(tmp_path, whole, config):
-    config = replace(config, images_from=str(whole[0] / "images" / "adam"), encoder="", bits=(8,))
+    config = replace(config, images_from=str(whole[0] / "images" / "adam"), bits=(8,)).with_knobs({"encoder": ""})
     result = pipeline.execute(config, tmp_path, Silent(), Untouched())
     assert result["optimizers"].keys() == {"given"}
     assert (tmp_path / "quantized" / "given" / "W8A8" / "quantized.safetensors").is_file()
@@ -429,7 +433,9 @@ def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
 
     monkeypatch.setattr(pipeline, "quantize", quantize)
     (tmp_path / "run").mkdir()
-    pipeline.execute(replace(config, images_from=str(tmp_path / "pets"), encoder="", bits=(8,)), tmp_path / "run", Silent(), Untouched())
+    pipeline.execute(
+        replace(config, images_from=str(tmp_path / "pets"), bits=(8,)).with_knobs({"encoder": ""}), tmp_path / "run", Silent(), Untouched()
+    )
     assert trained_on == [[3, 3, 5, 5]]
 
 
@@ -437,7 +443,9 @@ def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
 def test_stop_ends_a_generation_at_the_next_iteration(tmp_path, count):
     recorder = Recorder()
     with pytest.raises(RunStopped, match="enough"):
-        pipeline.execute(RunConfig(GENERATION, bits=(), encoder=""), tmp_path, recorder, StopsAt(count))
+        pipeline.execute(
+            RunConfig(generation=GENERATION, bits=(), evaluation=EvaluationConfig(encoder="")), tmp_path, recorder, StopsAt(count)
+        )
     assert series_of(recorder, "generation") == [(method, step) for step in range(1, count + 1) for method in ("mi-fgsm", "adam")]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
@@ -449,7 +457,7 @@ def test_stop_ends_a_training_at_the_next_step(tmp_path, whole, config):
                 raise RunStopped("enough")
 
     recorder = Training()
-    config = replace(config, images_from=str(whole[0] / "images"), encoder="", bits=(3,))
+    config = replace(config, images_from=str(whole[0] / "images"), bits=(3,)).with_knobs({"encoder": ""})
     with pytest.raises(RunStopped):
         pipeline.execute(config, tmp_path, recorder, recorder)
     assert series_of(recorder, "training") == [("mi-fgsm W3A3", 1)]
@@ -479,13 +487,10 @@ def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, messa
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda c: replace(c, encoder="nonsense"), UnknownNameError),
-        (lambda c: replace(c, quantization=replace(c.quantization, data="/nowhere")), DataError),
+        (lambda c: c.with_knobs({"encoder": "nonsense"}), UnknownNameError),
+        (lambda c: replace(c, training=replace(c.training, data="/nowhere")), DataError),
         (lambda c: replace(c, images_from="/nowhere"), DataError),
-        (
-            lambda c: replace(c, generation=replace(c.generation, model="x"), quantization=replace(c.quantization, model="x")),
-            UnknownNameError,
-        ),
+        (lambda c: replace(c, generation=replace(c.generation, model="x"), training=replace(c.training, model="x")), UnknownNameError),
     ],
     ids=["encoder", "data", "images", "model"],
 )
@@ -504,7 +509,7 @@ def test_threads_are_those_of_the_config_and_put_back(tmp_path):
         def record(self, *_):
             seen.append(torch.get_num_threads())
 
-    config = RunConfig(replace(GENERATION, threads=before + 1), bits=(), encoder="")
+    config = RunConfig(generation=replace(GENERATION, threads=before + 1), bits=(), evaluation=EvaluationConfig(encoder=""))
     pipeline.execute(config, tmp_path, Watcher(), Untouched())
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before

@@ -4,15 +4,16 @@ import shutil
 
 import pytest
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
 
 TINY = RunConfig(
-    generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2, device="cpu"),
-    quantization=QuantizationConfig(steps=3, batch_size=20, device="cpu"),
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2),
+    training=TrainingConfig(steps=3, training_batch_size=20),
     bits=(4,),
 )
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 from waiting import wait_until
 
-from core.config import PRESETS, GenerationConfig, RunConfig
+from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.models.full_precision import find_model
 from core.models.registry import MODELS
 from core.runs import paper_table
@@ -27,8 +27,18 @@ from dashboard import session
 from dashboard.text import plain
 from dashboard.updates import live_view
 
-SHORT = RunConfig(generation=GenerationConfig(images=20, iterations=3, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
-LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
+SHORT = RunConfig(
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=20, iterations=3, batch_size=20, snapshots=1),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
+)
+LONG = RunConfig(
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
+)
 
 
 def page(name, *opened):
@@ -254,7 +264,7 @@ def test_studio_turns_pauses_steps_and_stops_a_running_job(runs_folder, monkeypa
 
 
 def test_a_failed_run_says_why(runs_folder):
-    run_id = session.manager().start(replace(SHORT, encoder="nonsense"))
+    run_id = session.manager().start(SHORT.with_knobs({"encoder": "nonsense"}))
     session.manager().wait(run_id)
     app = page("studio")
     assert session.store().run(run_id).state is RunState.FAILED
@@ -287,7 +297,7 @@ def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
     assert not app.exception
     newest = session.store().runs()[0]
     assert newest.id != with_finished_run
-    assert (newest.config.optimizers, newest.config.bits, newest.config.quantization.steps) == (("mi-fgsm",), (4,), 0)
+    assert (newest.config.methods, newest.config.bits, newest.config.training.steps) == (("mi-fgsm",), (4,), 0)
     session.manager().control(newest.id).stop()
     session.manager().wait(newest.id)
 
@@ -299,7 +309,7 @@ def copied(run_id, seed, name, **quantization):
     config = replace(
         config,
         generation=replace(config.generation, seed=seed),
-        quantization=replace(config.quantization, quantization_seed=seed, **quantization),
+        training=replace(config.training, quantization_seed=seed, **quantization),
     )
     copy = store.create(config, name)
     for key, value in store.results(run_id).items():
@@ -448,7 +458,7 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
     assert [error.value for error in app.error] == []
     (run,) = session.store().runs()
     (path,) = session.uploads().networks()
-    assert run.config.generation.model == run.config.quantization.model == path
+    assert run.config.model == run.config.model == path
     assert run.name == "mine (10 classes), mi-fgsm + adam"
     session.manager().wait(run.id)
     assert session.store().run(run.id).state is RunState.COMPLETE
@@ -485,7 +495,7 @@ def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(run
     assert [error.value for error in app.error] == []
     (run,) = session.store().runs()
     assert run.name == "others (10 classes), mi-fgsm + adam"
-    spec = find_model(run.config.generation.model)[1]
+    spec = find_model(run.config.model)[1]
     assert (spec.mean, spec.classes) == ((0.5, 0.5, 0.5), tuple("abcdefghij"))
     session.manager().wait(run.id)
     assert session.store().run(run.id).state is RunState.COMPLETE
@@ -514,7 +524,7 @@ def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
     assert not app.exception
     assert [error.value for error in app.error] == []
     (run,) = session.store().runs()
-    assert run.config.optimizers == ("given",)
+    assert run.config.methods == ("given",)
     assert run.name == "resnet20_cifar10, own cats.zip, W8A8"
     session.manager().wait(run.id)
     assert session.store().run(run.id).state is RunState.COMPLETE, session.store().run(run.id).traceback
@@ -625,8 +635,8 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     checkpoint(tmp_path)
     (tmp_path / "made.safetensors").rename(path)
     model = {"model": str(path)}
-    config = replace(SHORT, generation=replace(SHORT.generation, **model), quantization=replace(SHORT.quantization, **model))
-    run_id = session.manager().start(replace(config, encoder="embedded"))
+    config = replace(SHORT, generation=replace(SHORT.generation, **model), training=replace(SHORT.training, **model))
+    run_id = session.manager().start(config.with_knobs({"encoder": "embedded"}))
     session.manager().wait(run_id)
     assert session.store().run(run_id).state is RunState.COMPLETE
     path.unlink()

@@ -7,7 +7,7 @@ import pytest
 import streamlit
 from streamlit.testing.v1 import AppTest
 
-from core.config import GenerationConfig, RunConfig
+from core.config import MachineConfig, RunConfig
 from core.runs.state import RunState
 from dashboard import session
 from dashboard.tables import run_list
@@ -16,7 +16,7 @@ from dashboard.text import plain
 
 def finished(name, seed=0, final=RunState.COMPLETE, records=3) -> str:
     store = session.store()
-    run_id = store.create(RunConfig(generation=GenerationConfig(seed=seed), bits=(4,)), name)
+    run_id = store.create(RunConfig(machine=MachineConfig(seed=seed), bits=(4,)), name)
     store.set_state(run_id, RunState.RUNNING)
     for step in range(1, records + 1):
         for method in ("mi-fgsm", "adam"):

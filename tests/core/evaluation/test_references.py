@@ -7,7 +7,7 @@ from core.generation.loop import Synthesis
 
 
 def test_noise_is_what_the_images_of_every_batch_begin_as(embedded):
-    config = GenerationConfig(images=20, snapshots=2, batch_size=4, iterations=4, noise="white", seed=5, device="cpu")
+    config = GenerationConfig(images=20, snapshots=2, batch_size=4, iterations=4, noise="white")
     noise = noise_images(embedded, config)
     synthesis = Synthesis(embedded, config)
     begun = []
@@ -21,7 +21,7 @@ def test_noise_is_what_the_images_of_every_batch_begin_as(embedded):
 
 
 def test_noise_of_a_large_generation_is_cut_off(embedded):
-    noise = noise_images(embedded, GenerationConfig(images=4000, snapshots=4, batch_size=300, iterations=4, device="cpu"))
+    noise = noise_images(embedded, GenerationConfig(images=4000, snapshots=4, batch_size=300, iterations=4))
     assert len(noise) == REFERENCE_IMAGES
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory, embedded) -> Path:
     """128 images, made quickly."""
-    config = GenerationConfig(images=128, iterations=20, snapshots=4, threads=1)
+    config = GenerationConfig(images=128, iterations=20, snapshots=4)
     out = tmp_path_factory.mktemp("sets") / "set.npz"
     export_images(synthesise(embedded, config)[0], embedded, "npz", out)
     return out

@@ -8,7 +8,7 @@ import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.data.labelled import embedded_images
 from core.errors import DataError, ModelError
@@ -33,9 +33,11 @@ def config(tmp_path_factory):
         for index in [i for i, other in enumerate(labels) if other == label][:2]:
             Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(data / name / f"{index}.png")
     return RunConfig(
-        generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2, threads=1, device="cpu"),
-        quantization=QuantizationConfig(range="minmax", steps=2, batch_size=8, calibration_images=8, device="cpu", data=str(data)),
+        machine=MachineConfig(device="cpu", threads=1),
+        generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2),
+        training=TrainingConfig(range="minmax", steps=2, training_batch_size=8, calibration_images=8),
         bits=(4, 5),
+        evaluation=EvaluationConfig(data=str(data)),
     )
 
 
@@ -175,7 +177,7 @@ def test_text_from_outside_only_shows_itself(embedded, finished, config):
         outcome |= {"note": HOSTILE, "evaluated_on": f"9 images of {HOSTILE}"}
     manifest = load_image_set(finished / "images" / "adam").manifest
     model = {"model": "/x/`````.safetensors"}
-    config = replace(config, generation=replace(config.generation, **model), quantization=replace(config.quantization, **model))
+    config = replace(config, generation=replace(config.generation, **model), training=replace(config.training, **model))
     method = MethodImages(
         HOSTILE, {**manifest, "changes": [{"step": 1, "name": HOSTILE, "value": 1.0}]}, 40, figures, "images-1.png", (0, 1)
     )
@@ -202,13 +204,13 @@ def test_plain_text_survives_rendering(text):
 
 def test_paths_of_the_machine_are_not_told(written, config):
     text = (written / CARD).read_text()
-    assert config.quantization.data not in text
+    assert config.evaluation.data not in text
     assert str(written) not in text
     assert "--data photographs" in text
 
 
 def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
-    config = replace(config, images_from=str(finished / "images"), bits=(5,), encoder="", optimizers=("adam",))
+    config = replace(config, images_from=str(finished / "images"), bits=(5,), methods=("adam",)).with_knobs({"encoder": ""})
     folder = tmp_path / "run"
     folder.mkdir()
     execute(config, folder, Silent(), Replay([]))
@@ -255,7 +257,7 @@ def test_a_run_without_a_quantized_network_is_refused(config, tmp_path):
 
 def test_a_network_that_is_gone_is_refused(finished, config, tmp_path):
     model = {"model": str(tmp_path / "gone.safetensors")}
-    config = replace(config, generation=replace(config.generation, **model), quantization=replace(config.quantization, **model))
+    config = replace(config, generation=replace(config.generation, **model), training=replace(config.training, **model))
     refused(ModelError, "gone.safetensors", finished, config, tmp_path / "card")
 
 

@@ -206,7 +206,7 @@ def test_the_run_takes_it_as_one_set(tmp_path, small, generated, format):
     small.spec = replace(small.spec, classes=(GIVEN, "adam", "c", "d"))
     out = target(tmp_path, format)
     export_images(generated, small, format, out)
-    assert given_images(RunConfig(images_from=str(out), optimizers=(GIVEN, "adam"))) == {GIVEN: out}
+    assert given_images(RunConfig(images_from=str(out), methods=(GIVEN, "adam"))) == {GIVEN: out}
 
 
 def test_embedded_network_is_the_file_that_is_embedded(embedded):

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 import core.export.network
 from core.__main__ import main
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import embedded_images
 from core.errors import ConfigError, DataError, RunError, RunStopped, UnknownNameError
 from core.export.network import check_new_file, export_network, find_network
@@ -29,7 +29,10 @@ def config(tmp_path):
         for index in [i for i, other in enumerate(labels) if other == label][:2]:
             Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(folder / name / f"{index}.png")
     return RunConfig(
-        GenerationConfig(device="cpu", threads=1), QuantizationConfig(device="cpu", range="mse", data=str(folder)), bits=(3, 4)
+        machine=MachineConfig(device="cpu", threads=1),
+        training=TrainingConfig(range="mse"),
+        bits=(3, 4),
+        evaluation=EvaluationConfig(data=str(folder)),
     )
 
 
@@ -39,7 +42,7 @@ def run(tmp_path, embedded, calibrated, config):
     quantized, _ = calibrated(embedded, 4)
     folder = tmp_path / "runs" / "run" / "quantized" / "mi-fgsm" / "W4A4"
     folder.mkdir(parents=True)
-    save_quantized(quantized, config.quantization_for(4), folder)
+    save_quantized(quantized, config.training_for(4), folder)
     return tmp_path / "runs" / "run"
 
 
@@ -99,7 +102,7 @@ def test_export(run, config, tmp_path):
     assert figures["evaluated_on"].startswith("20 images of ")
     assert os.listdir(out.parent) == [out.name]
     with safe_open(out, framework="pt") as file:
-        assert json.loads(file.metadata()["quantization"]) == config.quantization_for(4).to_dict()
+        assert json.loads(file.metadata()["quantization"]) == config.training_for(4).to_dict()
 
 
 class Stopped(Untouched):

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from core.config import BIT_WIDTHS, QuantizationConfig
+from core.config import BIT_WIDTHS, TrainingConfig
 from core.errors import CoreError, ModelError
 from core.export.packed import load_packed, pack, save_packed, unpack
 from core.models.full_precision import save_checkpoint
@@ -91,7 +91,7 @@ def test_weights_read_without_this_package(small, calibrated, tmp_path, bits):
     save_packed(integer_network(quantized), small.spec, config, path)
     header, tensors = header_of(path), load_file(path)
     assert header["spec"]["classes"] == ["a", "b", "c", "d"]
-    assert QuantizationConfig.from_dict(header["quantization"]) == config
+    assert TrainingConfig.from_dict(header["quantization"]) == config
     assert list(header["layout"]) == [f"{name}.integer_weight.integers" for name in ("conv1", "conv2", "output")]
     for (key, entry), layer in zip(header["layout"].items(), quantized.layers):
         assert entry == {"bits": bits, "shape": list(layer.weight.shape)}

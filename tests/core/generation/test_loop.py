@@ -14,7 +14,7 @@ from core.generation.loop import Snapshots, Synthesis, initial_noise, kept_steps
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import Silent, Untouched
 
-CONFIG = GenerationConfig(images=24, iterations=12, batch_size=12, snapshots=2, device="cpu")
+CONFIG = GenerationConfig(images=24, iterations=12, batch_size=12, snapshots=2)
 
 
 class Recorder(Silent):
@@ -237,7 +237,7 @@ def test_refuses_a_network_without_batch_norm(small):
 
 @pytest.mark.slow
 def test_the_teacher_soon_agrees_on_images_of_the_embedded_network(embedded):
-    config = GenerationConfig(images=64, iterations=25, batch_size=64, snapshots=1, device="cpu")
+    config = GenerationConfig(images=64, iterations=25, batch_size=64, snapshots=1)
     _, summary = synthesise(embedded, config)
     assert summary["teacher_agreement"] > 60
     assert summary["bns_loss_last"] < 0.3 * summary["bns_loss_first"]
@@ -292,14 +292,14 @@ def by_hand(model, config, sizes):
     [(0.0, [(8, 0, 12, 2)]), (0.25, [(4, 0, 3, 1), (8, 3, 12, 2)]), (0.5, [(4, 0, 6, 1), (8, 6, 12, 2)])],
 )
 def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
-    config = replace(CONFIG, snapshots=1, images=12, half_resolution=half)
+    config = replace(CONFIG, snapshots=1, images=12, half_resolution_fraction=half)
     images, _ = synthesise(small, config)
     assert torch.equal(images.images, by_hand(small, config, sizes))
 
 
 def test_an_odd_size_is_halved_downwards_and_reached_again(small):
     odd = FullPrecisionModel(small.network, replace(small.spec, image_size=9))
-    synthesis = Synthesis(odd, replace(CONFIG, half_resolution=0.25))
+    synthesis = Synthesis(odd, replace(CONFIG, half_resolution_fraction=0.25))
     sides = []
     while not synthesis.finished:
         sides.append(synthesis.images.shape[-1])
@@ -314,7 +314,7 @@ def test_small_images_are_shown_at_full_size(small):
             return True
 
     recorder = Curious()
-    synthesise(small, replace(CONFIG, half_resolution=0.25), recorder)
+    synthesise(small, replace(CONFIG, half_resolution_fraction=0.25), recorder)
     pictures = [torch.from_numpy(frame.images) for _, frame, _ in recorder.frames]
     assert {tuple(images.shape) for images in pictures} == {(12, 3, 8, 8)}
     blocks = [torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)) for images in pictures]
@@ -323,7 +323,7 @@ def test_small_images_are_shown_at_full_size(small):
 
 def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
     """Its pooling is a window of 8 pixels, and 4 are left."""
-    config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution=0.5, device="cpu")
+    config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution_fraction=0.5)
     with pytest.raises(ModelError, match=r"^half_resolution is 0.5: allowed is 0 for this network, as .* cannot take 4 images of 16 x 16"):
         Synthesis(embedded, config)
 
@@ -332,7 +332,7 @@ def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
 def test_only_the_full_size_is_compiled(small, monkeypatch, half):
     compiled = []
     monkeypatch.setattr(ForwardPass, "compile", lambda self, images, labels, weights: compiled.append(tuple(images.shape)))
-    config = replace(CONFIG, half_resolution=half)
+    config = replace(CONFIG, half_resolution_fraction=half)
     images, _ = synthesise(small, replace(config, compile=True))
     assert compiled == [(12, 3, 8, 8)]
     assert torch.equal(images.images, synthesise(small, config)[0].images)
@@ -399,7 +399,7 @@ def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
 def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, half, at):
     """In the middle of a batch, between two, before the first and after the last, and around the change of size after 3 iterations;
     by way of a file, as in a run."""
-    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True, half_resolution=half)
+    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True, half_resolution_fraction=half)
 
     class Turn(Untouched):
         def values(self, method, step):

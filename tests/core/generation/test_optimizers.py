@@ -83,7 +83,7 @@ def test_make_optimizer_takes_its_knobs_from_the_config():
     mi_fgsm = make_optimizer(GenerationConfig(epsilon=0.3, mu=0.7), images)
     assert isinstance(mi_fgsm, MIFGSM)
     assert (mi_fgsm.defaults["lr"], mi_fgsm.defaults["mu"]) == (0.3, 0.7)
-    adam = make_optimizer(GenerationConfig(optimizer="adam", lr=0.2), images)
+    adam = make_optimizer(GenerationConfig(lr=0.2), images)
     assert isinstance(adam, torch.optim.Adam)
     assert adam.defaults["lr"] == 0.2
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.config import RANGE_METHODS, QuantizationConfig
+from core.config import RANGE_METHODS, TrainingConfig
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import ANALYSED_IMAGES, analyse, sqnr
 from core.quantization.training import QuantizationTraining
 
 
 def trained(model, images, **changes) -> QuantizationTraining:
-    config = QuantizationConfig(**{"weight_bits": 3, "activation_bits": 4, "steps": 2, "crop_padding": 1, "device": "cpu", **changes})
+    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 4, "steps": 2, "crop_padding": 1, "device": "cpu", **changes})
     training = QuantizationTraining(model, images, config)
     while not training.finished:
         training.step()

@@ -7,12 +7,12 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
 from torch import nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.errors import ModelError, UnknownNameError
 from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, finish_calibration
 from core.quantization.placement import QuantizedNetwork, check_layer_bits, quantize_network
 
-CONFIG = QuantizationConfig(weight_bits=4, activation_bits=3, range="mse")
+CONFIG = TrainingConfig(weight_bits=4, activation_bits=3, range="mse")
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def images(size: int = 8, count: int = 16) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
-def place(network: nn.Module, config: QuantizationConfig = CONFIG) -> QuantizedNetwork:
+def place(network: nn.Module, config: TrainingConfig = CONFIG) -> QuantizedNetwork:
     return quantize_network(network.eval(), config, images()[:1])
 
 
@@ -59,7 +59,7 @@ def test_float_until_calibrated(small):
 
 
 def test_small_network_by_hand(small):
-    quantized = place(small.network, QuantizationConfig(weight_bits=2, activation_bits=2, range="mse"))
+    quantized = place(small.network, TrainingConfig(weight_bits=2, activation_bits=2, range="mse"))
     assert quantized.traced
     assert quantized.note == ""
     assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
@@ -221,17 +221,17 @@ def test_a_layer_used_twice():
 
 
 def test_first_and_last_layer_at_8_bits(small):
-    config = QuantizationConfig(weight_bits=3, activation_bits=2, first_last_8bit=True)
+    config = TrainingConfig(weight_bits=3, activation_bits=2, first_last_8bit=True)
     quantized = place(small.network, config)
     assert [layer.weight_quantizer.bits for layer in quantized.layers] == [8, 3, 8]
     assert [quantizer.quantizer.bits for quantizer in quantized.activations] == [2, 8]
-    plain = place(small.network, QuantizationConfig(weight_bits=3, activation_bits=2))
+    plain = place(small.network, TrainingConfig(weight_bits=3, activation_bits=2))
     assert [layer.weight_quantizer.bits for layer in plain.layers] == [3, 3, 3]
     assert [quantizer.quantizer.bits for quantizer in plain.activations] == [2, 2]
 
 
 def test_single_layers_with_bits_of_their_own(small):
-    config = QuantizationConfig(weight_bits=3, activation_bits=2, first_last_8bit=True, layer_bits={"conv2": 5, "output": 4})
+    config = TrainingConfig(weight_bits=3, activation_bits=2, first_last_8bit=True, layer_bits={"conv2": 5, "output": 4})
     quantized = place(small.network, config)
     assert quantized.names == ["conv1", "conv2", "output"]
     assert [layer.weight_quantizer.bits for layer in quantized.layers] == [8, 5, 4]
@@ -257,21 +257,21 @@ def test_activation_that_several_layers_read_has_their_largest_width():
             return self.left(x) + self.right(x)
 
     for layer_bits, bits in (({"left": 6}, 6), ({"left": 2}, 4), ({"left": 2, "right": 3}, 3)):
-        quantized = place(Fork(), QuantizationConfig(layer_bits=layer_bits))
+        quantized = place(Fork(), TrainingConfig(layer_bits=layer_bits))
         assert [quantizer.quantizer.bits for quantizer in quantized.activations] == [bits]
         assert quantized.inputs["left"] is quantized.inputs["right"]
 
 
 def test_layer_that_is_not_there(small):
     with pytest.raises(UnknownNameError, match="unknown layer in layer_bits 'conv9': allowed are conv1, conv2, output"):
-        place(small.network, QuantizationConfig(layer_bits={"conv9": 4}))
+        place(small.network, TrainingConfig(layer_bits={"conv9": 4}))
     with pytest.raises(UnknownNameError, match="conv9"):
-        check_layer_bits(small.network, QuantizationConfig(layer_bits={"conv1": 4, "conv9": 4}), images()[:1])
-    check_layer_bits(small.network, QuantizationConfig(layer_bits={"conv1": 4}), images()[:1])
+        check_layer_bits(small.network, TrainingConfig(layer_bits={"conv1": 4, "conv9": 4}), images()[:1])
+    check_layer_bits(small.network, TrainingConfig(layer_bits={"conv1": 4}), images()[:1])
 
 
 def test_layer_of_an_untraceable_network_with_bits_of_its_own():
-    quantized = place(Undecided(), QuantizationConfig(layer_bits={"middle": 7, "stem": 2}))
+    quantized = place(Undecided(), TrainingConfig(layer_bits={"middle": 7, "stem": 2}))
     assert [layer.weight_quantizer.bits for layer in quantized.layers] == [2, 4, 7, 4]
     assert {name: quantizer.quantizer.bits for name, quantizer in quantized.inputs.items()} == {"middle": 7, "output": 4}
 
@@ -310,7 +310,7 @@ def test_what_a_network_remembers_while_it_cannot_be_traced_is_forgotten():
 @pytest.mark.parametrize("first_last", [False, True])
 def test_untraceable_network_is_quantized_at_inputs(first_last):
     network = Undecided()
-    config = QuantizationConfig(weight_bits=4, activation_bits=3, range="mse", first_last_8bit=first_last)
+    config = TrainingConfig(weight_bits=4, activation_bits=3, range="mse", first_last_8bit=first_last)
     before = network(images())
     quantized = place(network, config)
     assert not quantized.traced

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.errors import ConfigError
 from core.quantization.quantizer import FakeQuantize, Quantizer, affine_parameters, dequantize, integer_range, quantize
 
@@ -112,7 +112,7 @@ def test_unknown_bit_width(bits):
         with pytest.raises(ConfigError, match=rf"\b{bits}\b.*allowed are 2, 3, 4, 5, 6, 7, 8"):
             build(bits)
     with pytest.raises(ConfigError, match=rf"weight_bits is {bits}: allowed are 2, 3, 4, 5, 6, 7, 8"):
-        QuantizationConfig(weight_bits=bits)
+        TrainingConfig(weight_bits=bits)
 
 
 @pytest.mark.parametrize("channels", [None, 3])

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from core.config import RANGE_METHODS, QuantizationConfig
+from core.config import RANGE_METHODS, TrainingConfig
 from core.errors import ModelError
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model
@@ -14,7 +14,7 @@ from core.quantization.training import QuantizationTraining
 
 
 def trained(model, images, **changes) -> QuantizationTraining:
-    config = QuantizationConfig(**{"weight_bits": 3, "activation_bits": 3, "steps": 3, "crop_padding": 1, "device": "cpu", **changes})
+    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 3, "steps": 3, "crop_padding": 1, "device": "cpu", **changes})
     training = QuantizationTraining(model, images, config)
     while not training.finished:
         training.step()
@@ -125,7 +125,7 @@ def test_file_of_another_kind(small, tmp_path):
         {"quantization": "[]"},
         {"quantization": json.dumps({"weight_bits": 17})},
         {"quantization": json.dumps({"bogus": 1})},
-        {"quantization": json.dumps(QuantizationConfig().to_dict())},
+        {"quantization": json.dumps(TrainingConfig().to_dict())},
     ],
 )
 def test_file_without_a_usable_config_or_weights(small, tmp_path, metadata):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import RANGE_METHODS, QuantizationConfig
+from core.config import RANGE_METHODS, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
 from core.models.full_precision import FullPrecisionModel
@@ -31,7 +31,7 @@ class Notes(Silent):
         self.records.append((stage, method, step, dict(values)))
 
 
-def config(**changes) -> QuantizationConfig:
+def config(**changes) -> TrainingConfig:
     """The paper's loss, and nothing averaged, unless a test says otherwise."""
     values = {
         "weight_bits": 4,
@@ -45,7 +45,7 @@ def config(**changes) -> QuantizationConfig:
         "alpha_feature": 0.0,
         "averaging": 0.0,
     }
-    return QuantizationConfig(**{**values, **changes})
+    return TrainingConfig(**{**values, **changes})
 
 
 def run(model, images, **changes) -> QuantizationTraining:
@@ -278,7 +278,7 @@ def test_untraceable_network_trains(small, small_images):
 
 
 def test_training_ends_with_the_moving_average_of_its_parameters(small, small_images):
-    training = QuantizationTraining(small, small_images, config(steps=4, averaging=0.5))
+    training = QuantizationTraining(small, small_images, config(steps=4, ema_decay=0.5))
     name = "conv1.weight"
     expected = training.student.state_dict()[name].clone()
     while not training.finished:
@@ -347,7 +347,7 @@ def test_feature_loss_takes_part_with_its_weight(small, small_images):
 @pytest.mark.parametrize("at", [0, 3, 6])
 def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, optimizer, averaging, at):
     """By way of a file, as in a run; 24 of 64 images a batch, so that an order is used up on the way."""
-    knobs = config(range=method, training_optimizer=optimizer, averaging=averaging, steps=6, batch_size=24, alpha_feature=0.5)
+    knobs = config(range=method, training_optimizer=optimizer, ema_decay=averaging, steps=6, batch_size=24, alpha_feature=0.5)
     whole = QuantizationTraining(small, small_images, knobs)
     while not whole.finished:
         whole.step()

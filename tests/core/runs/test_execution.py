@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 import core.pipeline
-from core.config import GenerationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, CoreError, RunError, RunStopped
 from core.reporting import Silent, Untouched
 from core.runs import execution
@@ -19,10 +19,11 @@ from core.runs.state import RunState
 from core.runs.store import DATABASE, RunStore
 
 CONFIG = RunConfig(
-    generation=GenerationConfig(images=4, iterations=2, snapshots=1, batch_size=4, threads=1, device="cpu"),
-    optimizers=("mi-fgsm",),
+    machine=MachineConfig(device="cpu", threads=1),
+    generation=GenerationConfig(images=4, iterations=2, snapshots=1, batch_size=4),
+    methods=("mi-fgsm",),
     bits=(),
-    encoder="",
+    evaluation=EvaluationConfig(encoder=""),
 )
 
 

@@ -31,7 +31,7 @@ import core.pipeline
 import core.quantization.saved_network
 import core.runs.store
 from core import layout
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import EvaluationSet
 from core.errors import CoreError, RunError, RunStopped
 from core.pipeline import Prepared
@@ -46,14 +46,12 @@ from core.runs.store import DATABASE, RESERVE, RunStore
 
 ROOT = Path(__file__).parents[3]
 CONFIG = RunConfig(
-    # two batches, so that there is something made before the checkpoint; ranges that take no search
-    generation=GenerationConfig(images=4, iterations=1, snapshots=1, batch_size=2, threads=1, device="cpu"),
-    quantization=QuantizationConfig(
-        steps=2, batch_size=2, calibration_images=4, crop_padding=1, range="minmax", training_optimizer="sgd", threads=1, device="cpu"
-    ),
-    optimizers=("mi-fgsm",),
+    machine=MachineConfig(device="cpu", threads=1),
+    generation=GenerationConfig(images=4, iterations=1, snapshots=1, batch_size=2),
+    training=TrainingConfig(steps=2, training_batch_size=2, calibration_images=4, crop_padding=1, range="minmax", training_optimizer="sgd"),
+    methods=("mi-fgsm",),
     bits=(4,),
-    encoder="",
+    evaluation=EvaluationConfig(encoder=""),
 )
 STAGES = ("generation", "training", "test")  # that leave records
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -547,7 +545,7 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
     config = replace(
         CONFIG,
         generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
-        quantization=replace(CONFIG.quantization, batch_size=size),
+        training=replace(CONFIG.training, batch_size=size),
     )
     step = "core.generation.loop.Synthesis.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
 
@@ -584,7 +582,7 @@ generation = GenerationConfig(images=4096, batch_size=4096, snapshots=1, iterati
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), resource.RLIM_INFINITY))
 manager = RunManager(RunStore(Path({str(tmp_path)!r})))
-run_id = manager.start(RunConfig(generation=generation, optimizers=("mi-fgsm",), bits=(), encoder=""))
+run_id = manager.start(RunConfig(generation=generation, methods=("mi-fgsm",), bits=(), encoder=""))
 manager.wait(run_id)
 run = manager.store.run(run_id)
 print(run.state, run.error, sep="\\n")
@@ -621,7 +619,7 @@ def test_poisoned_weight_in_the_middle(tmp_path, small, value):
 
 @pytest.mark.parametrize("method", ["minmax", "mse", "lsq"])
 def test_poisoned_weight_and_given_images(tmp_path, small, small_images, method):
-    config = replace(CONFIG, quantization=replace(CONFIG.quantization, range=method))
+    config = replace(CONFIG, training=replace(CONFIG.training, range=method))
     small.network.conv2.weight.data[3, 2, 1, 1] = float("nan")
     given = replace(prepared_with(small, config), sets={"given": small_images})
     error = failed_with(tmp_path, given, config)
@@ -631,7 +629,7 @@ def test_poisoned_weight_and_given_images(tmp_path, small, small_images, method)
 @pytest.mark.parametrize(("method", "optimizer"), [("minmax", "sgd"), ("minmax", "adam"), ("lsq", "sgd"), ("lsq", "adam"), ("mse", "sgd")])
 def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer):
     """A step so long that the next has no numbers any more."""
-    config = replace(CONFIG, quantization=replace(CONFIG.quantization, range=method, training_optimizer=optimizer, steps=6))
+    config = replace(CONFIG, training=replace(CONFIG.training, range=method, training_optimizer=optimizer, steps=6))
     training = core.pipeline.QuantizationTraining
     original = training.step
 
@@ -651,7 +649,7 @@ def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer)
 
 def test_learning_rate_that_explodes(tmp_path, embedded):
     """The largest step that may be asked for, on the embedded network."""
-    config = replace(CONFIG, quantization=replace(CONFIG.quantization, steps=8, batch_size=4, training_lr=1.0, alpha_feature=100.0))
+    config = replace(CONFIG, training=replace(CONFIG.training, steps=8, batch_size=4, training_lr=1.0, alpha_feature=100.0))
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     prepared = Prepared(config, embedded, {}, EvaluationSet(images, [0, 1, 2, 3], "4 images", 32), None)
     store = RunStore(tmp_path)

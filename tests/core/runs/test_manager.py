@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import core.pipeline
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import EvaluationSet
 from core.errors import ConfigError, RunError
 from core.pipeline import Prepared
@@ -26,7 +26,10 @@ from core.runs.store import RunStore
 
 ROOT = Path(__file__).parents[3]
 TINY = RunConfig(
-    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4, threads=1, device="cpu"), bits=(), encoder=""
+    machine=MachineConfig(device="cpu", threads=1),
+    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
 )
 # far more iterations than any test waits for
 LONG = replace(TINY, generation=replace(TINY.generation, images=4, iterations=100_000))
@@ -97,7 +100,7 @@ def test_run_to_its_end(manager):
 
 
 def test_name_by_default_says_what_it_is(manager):
-    run_id = manager.start(replace(TINY, bits=(4,), optimizers=("adam",), images_from="/none"))
+    run_id = manager.start(replace(TINY, bits=(4,), methods=("adam",), images_from="/none"))
     assert manager.store.run(run_id).name == "resnet20_cifar10, given images, W4A4"
     other = manager.start(TINY)
     assert manager.store.run(other).name == "resnet20_cifar10, mi-fgsm + adam"
@@ -434,10 +437,10 @@ def test_only_what_can_be_resumed_is(manager, state):
 
 
 def small_run(method, optimizer) -> RunConfig:
-    generation = GenerationConfig(images=16, iterations=4, snapshots=2, batch_size=4, threads=1, device="cpu", seed=3)
-    training = QuantizationConfig(range=method, training_optimizer=optimizer, steps=6, batch_size=6, calibration_images=8, device="cpu")
+    generation = GenerationConfig(images=16, iterations=4, snapshots=2, batch_size=4)
+    training = TrainingConfig(range=method, training_optimizer=optimizer, steps=6, training_batch_size=6, calibration_images=8)
     training = replace(training, crop_padding=1, training_lr=1e-3)
-    return RunConfig(generation=generation, quantization=training, bits=(4,), encoder="")
+    return RunConfig(generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
 
 
 class Script:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.config import PRESETS, GenerationConfig, QuantizationConfig, RunConfig
+from core.config import PRESETS, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.errors import DataError, UnknownNameError
 from core.models.registry import ASSETS
 from core.runs import paper_table
@@ -46,7 +46,7 @@ def measured(store, row=ROW):
 
 
 def with_model(config, model):
-    return replace(config, generation=replace(config.generation, model=model), quantization=replace(config.quantization, model=model))
+    return replace(config, generation=replace(config.generation, model=model), training=replace(config.training, model=model))
 
 
 def test_rows_are_those_of_the_file(store):
@@ -97,9 +97,9 @@ def test_networks_of_a_row(store, model):
     "config",
     [
         replace(QUICK, images_from="/somewhere"),
-        replace(QUICK, activation_bits=8),
+        QUICK.with_knobs({"activation_bits": 8}),
         replace(QUICK, bits=(5,)),
-        replace(QUICK, quantization=replace(QUICK.quantization, first_last_8bit=True)),
+        replace(QUICK, training=replace(QUICK.training, first_last_8bit=True)),
         with_model(QUICK, "pytorchcv:resnet20_cifar100"),
         with_model(QUICK, "/a/network.safetensors"),
     ],
@@ -110,7 +110,7 @@ def test_a_run_about_something_else_measures_nothing(store, config):
 
 
 def test_activations_may_be_named_where_they_are_as_wide(store):
-    finished(store, replace(QUICK, bits=(4,), activation_bits=4))
+    finished(store, replace(QUICK, bits=(4,)).with_knobs({"activation_bits": 4}))
     assert len(measured(store)) == 1
 
 
@@ -165,7 +165,7 @@ def test_figures_kept_with_the_program_stand_beside_those_of_runs(store, nothing
 def test_what_is_committed_are_figures_of_rows_with_the_config_that_makes_them():
     for entry in paper_table.read_kept(ASSETS / "paper" / "measured.json"):
         row, config = paper_table.paper_row(entry["row"]), RunConfig.from_dict(entry["config"])
-        assert entry["model"] == config.generation.model
+        assert entry["model"] == config.model
         assert entry["model"] in row.networks
         assert row.bits in config.bits
         assert entry["top1"].keys() == entry["standard_error"].keys()
@@ -179,15 +179,15 @@ def test_what_is_committed_are_figures_of_rows_with_the_config_that_makes_them()
     [
         (QUICK, "quick"),
         (PRESETS["paper"], "paper"),
-        (replace(QUICK, bits=(4,), optimizers=("adam",), encoder="", lr_by_bits={**QUICK.lr_by_bits, 3: 0.5}), "quick"),
+        (replace(QUICK, bits=(4,), methods=("adam",), lr_by_bits={**QUICK.lr_by_bits, 3: 0.5}).with_knobs({"encoder": ""}), "quick"),
         (replace(QUICK, generation=replace(QUICK.generation, threads=1, device="cpu", compile=True)), "quick"),
-        (replace(QUICK, quantization=replace(QUICK.quantization, data="cifar10")), "quick"),
+        (replace(QUICK, training=replace(QUICK.training, data="cifar10")), "quick"),
         (
             replace(QUICK, generation=replace(QUICK.generation, images=512, batch_size=64), steps_by_bits={4: 10}),
             "quick with images 512, batch_size 64, steps 10",
         ),
         (
-            replace(QUICK, quantization=replace(QUICK.quantization, batch_size=32, alpha_ce=1.0)),
+            replace(QUICK, training=replace(QUICK.training, batch_size=32, alpha_ce=1.0)),
             "quick with training batch_size 32, alpha_ce 1",
         ),
     ],
@@ -198,8 +198,9 @@ def test_setting_is_the_nearest_preset_and_what_differs(config, words):
 
 def test_text_fits_the_terminal_and_says_what_was_not_measured(store):
     config = RunConfig(
-        generation=GenerationConfig(images=36, iterations=77, batch_size=64, snapshots=3, mu=0.3, epsilon=0.2, alpha_tv=0.1, seed=4),
-        quantization=QuantizationConfig(range="mse", batch_size=3, alpha_ce=1.0, alpha_kd=0.5, temperature=3.0, quantization_seed=4),
+        machine=MachineConfig(seed=4),
+        generation=GenerationConfig(images=36, iterations=77, batch_size=64, snapshots=3, mu=0.3, epsilon=0.2, alpha_tv=0.1),
+        training=TrainingConfig(range="mse", training_batch_size=3, alpha_ce=1.0, alpha_kd=0.5, temperature=3.0),
     )
     run_id = finished(store, config, {"accuracy/mi-fgsm/W4A4": {**FIGURES, "evaluated_on": f"9 images of /a\x1b[31m/{'deep/' * 40}"}})
     text = paper_table.as_text(paper_table.table(store))
@@ -228,12 +229,12 @@ def test_plain_values_of_a_row(store):
 
 def test_config_of_a_row_takes_the_paper_s_checkpoint_and_the_preset_s_settings():
     config = paper_table.row_config(ROW, QUICK)
-    assert (config.generation.model, config.quantization.model) == ("pytorchcv:resnet20_cifar10",) * 2
-    assert (config.bits, config.optimizers, config.encoder) == ((4,), ("mi-fgsm", "adam"), "")
+    assert (config.model, config.model) == ("pytorchcv:resnet20_cifar10",) * 2
+    assert (config.bits, config.methods, config.evaluation.encoder) == ((4,), ("mi-fgsm", "adam"), "")
     assert paper_table.setting(config, 4) == "quick"
     assert paper_table.row_config(ROW, QUICK, "resnet20_cifar10").generation.model == "resnet20_cifar10"
     config = paper_table.row_config("imagenet/resnet50/5", PRESETS["paper"], data="/images")
-    assert (config.generation.model, config.quantization.data, config.bits) == ("pytorchcv:resnet50", "/images", (5,))
+    assert (config.model, config.evaluation.data, config.bits) == ("pytorchcv:resnet50", "/images", (5,))
 
 
 def test_config_of_a_row_measures_that_row(store):

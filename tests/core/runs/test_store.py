@@ -15,14 +15,19 @@ import numpy as np
 import pytest
 
 import core.runs.store
-from core.config import GenerationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, RunConfig
 from core.errors import RunError
 from core.reporting import Frame, RunningStatistics
 from core.runs.state import RunState
 from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore, default_folder
 
 ROOT = Path(__file__).parents[3]
-CONFIG = RunConfig(generation=GenerationConfig(images=8, snapshots=2, iterations=5), bits=(2,), steps_by_bits={2: 7}, encoder="")
+CONFIG = RunConfig(
+    generation=GenerationConfig(images=8, snapshots=2, iterations=5),
+    bits=(2,),
+    steps_by_bits={2: 7},
+    evaluation=EvaluationConfig(encoder=""),
+)
 FINISHED = [state for state in RunState if state.is_finished()]
 UNFINISHED = [state for state in RunState if not state.is_finished()]
 

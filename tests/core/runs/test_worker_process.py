@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import GenerationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, RunError
 from core.runs.manager import RunManager
 from core.runs.state import RunState
@@ -20,7 +20,10 @@ from core.runs.worker_process import RemoteControl, Worker, end
 
 ROOT = Path(__file__).parents[3]
 TINY = RunConfig(
-    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4, threads=1, device="cpu"), bits=(), encoder=""
+    machine=MachineConfig(device="cpu", threads=1),
+    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
 )
 LONG = replace(TINY, generation=replace(TINY.generation, images=4, iterations=100_000))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.config import GenerationConfig, QuantizationConfig, RunConfig
+from core.config import GenerationConfig, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from core.runs.store import Run
 from dashboard.charts import comparison as charts
@@ -58,7 +58,7 @@ def test_images_of_a_generation_are_counted_batch_by_batch():
 
 
 def test_images_of_a_training_are_counted_with_short_last_batches():
-    config = replace(CONFIG, quantization=QuantizationConfig(batch_size=16))
+    config = replace(CONFIG, training=TrainingConfig(training_batch_size=16))
     # 40 images are 16, 16 and 8
     expected = np.cumsum([16, 16, 8] * 3)
     assert charts.images_trained_on(config, np.arange(1.0, 10.0)).tolist() == expected.tolist()

@@ -53,7 +53,7 @@ def test_what_the_command_refuses_is_said_in_its_words(run):
 
 def test_networks_are_offered_with_their_width_the_papers_optimizer_first(run, tmp_path):
     finished, _, _ = run
-    config = replace(finished.config, bits=(4,), optimizers=("adam", "mi-fgsm"))
+    config = replace(finished.config, bits=(4,), methods=("adam", "mi-fgsm"))
     for method in ("adam", "mi-fgsm"):
         (tmp_path / "quantized" / method / "W4A4").mkdir(parents=True)
         (tmp_path / "quantized" / method / "W4A4" / "quantized.safetensors").write_bytes(b"")

@@ -113,7 +113,7 @@ def test_it_asks_for_nothing_and_runs_only_its_own(html):
 
 def test_hostile_names_stay_names(store, run):
     model = "/home/secret/" + HOSTILE.replace("/", "|")
-    generation, quantization = (replace(part, model=model) for part in (run.config.generation, run.config.quantization))
+    generation, quantization = (replace(part, model=model) for part in (run.config.generation, run.config.training))
     config = replace(run.config, generation=generation, quantization=quantization)
     hostile = replace(run, name=HOSTILE, config=config, user=HOSTILE, error=HOSTILE)
     html = report.report(store, hostile, [f"{index} {HOSTILE}" for index in range(10)])
@@ -157,5 +157,5 @@ def test_a_report_is_of_the_run_as_it_is_now(store, run):
     finally:
         store.rename(run.id, run.name)
     assert "<h1>renamed later</h1>" in html
-    assert asked == [run.config.generation.model]
+    assert asked == [run.config.model]
     assert report.file_name(run) == "a-finished-run-report.html"

@@ -6,7 +6,7 @@ import pytest
 import streamlit
 from streamlit.testing.v1 import AppTest
 
-from core.config import PRESETS, GenerationConfig, QuantizationConfig, RunConfig
+from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from dashboard import session
 from dashboard.text import plain
@@ -17,23 +17,55 @@ CONFIGS = {
     "quick": PRESETS["quick"],
     "paper": PRESETS["paper"],
     "everything else than the defaults": RunConfig(
+        model=MODEL,
+        machine=MachineConfig(seed=2**31 - 1, device="cpu", threads=3, compile=True),
+        training_seed=5,
         generation=GenerationConfig(
-            model=MODEL, optimizer="adam", images=30, iterations=77, batch_size=7, snapshots=3, burn_in=0.123456789, half_resolution=0.1,
-            noise="white", epsilon=1.2345678e-3, mu=1.7, lr=0.6180339887, schedule="constant", alpha_tv=1.234567891e-5, alpha_l2=0.0,
-            beta=33.3333333, max_shift=0, flip=False, seed=2**31 - 1, compile=True, threads=3, device="cpu",
+            images=30,
+            iterations=77,
+            batch_size=7,
+            snapshots=3,
+            burn_in=0.123456789,
+            half_resolution_fraction=0.1,
+            noise="white",
+            epsilon=0.0012345678,
+            mu=1.7,
+            lr=0.6180339887,
+            schedule="constant",
+            alpha_tv=1.234567891e-05,
+            alpha_l2=0.0,
+            beta=33.3333333,
+            max_shift=0,
+            flip=False,
         ),
-        quantization=QuantizationConfig(
-            model=MODEL, weight_bits=2, activation_bits=7, range="mse", first_last_8bit=True, steps=123_457, batch_size=5,
-            training_optimizer="sgd", training_lr=1.23456789e-7, alpha_ce=0.1234567, alpha_kd=0.0, alpha_feature=999.9, temperature=0.1,
-            averaging=0.9999, crop_padding=0, training_flip=False, calibration_images=1, data="/a folder/of images", quantization_seed=5,
-            threads=2, device="cuda", evaluations=7, layer_bits=(("a.layer", 6), ("b*", 2)),
+        training=TrainingConfig(
+            weight_bits=2,
+            activation_bits=7,
+            range="mse",
+            first_last_8bit=True,
+            steps=123457,
+            training_batch_size=5,
+            training_optimizer="sgd",
+            training_lr=1.23456789e-07,
+            alpha_ce=0.1234567,
+            alpha_kd=0.0,
+            alpha_feature=999.9,
+            temperature=0.1,
+            ema_decay=0.9999,
+            crop_padding=0,
+            training_flip=False,
+            calibration_images=1,
+            layer_bits=(("a.layer", 6), ("b*", 2)),
         ),
-        optimizers=("adam", "mi-fgsm"), bits=(8, 2), steps_by_bits={2: 11, 6: 12}, lr_by_bits={8: 1e-9}, activation_bits=5,
-        encoder="ViT-B-32:laion2b_s34b_b79k",
+        methods=("adam", "mi-fgsm"),
+        bits=(8, 2),
+        steps_by_bits={2: 11, 6: 12},
+        lr_by_bits={8: 1e-09},
+        evaluation=EvaluationConfig(encoder="ViT-B-32:laion2b_s34b_b79k", data="/a folder/of images", accuracy_checks=7),
     ),
-    "no quantization, no encoder": RunConfig(bits=(), encoder="", optimizers=("adam",)),
-    "given images": RunConfig(images_from="/of/another run", optimizers=("given", "a_method of *others*"), bits=(4,), lr_by_bits={4: 1e-4}),
-}  # fmt: skip
+    "no quantization, no encoder": RunConfig(bits=(), methods=("adam",), evaluation=EvaluationConfig(encoder="")),
+    "given images": RunConfig(images_from="/of/another run", methods=("given", "a_method of *others*"), bits=(4,), lr_by_bits={4: 0.0001}),
+}
 
 
 @pytest.fixture
@@ -106,7 +138,7 @@ def test_what_is_changed_in_the_form_changes_and_nothing_else(started):
         replace(
             config,
             generation=replace(config.generation, alpha_l2=0.03, iterations=78),
-            quantization=replace(config.quantization, steps=9),
+            training=replace(config.training, steps=9),
             steps_by_bits={},
         )
     ]

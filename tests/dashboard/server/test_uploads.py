@@ -160,7 +160,7 @@ def test_checkpoint_of_others_is_kept_with_what_was_given(tmp_path, kept):
     assert model.spec.mean == (0.5, 0.5, 0.5)
     assert torch.equal(model.network.state_dict()["output.bias"], load_file(PATH)["output.bias"])
     config = PRESETS["quick"]
-    config = replace(config, generation=replace(config.generation, model=path), quantization=replace(config.quantization, model=path))
+    config = replace(config, generation=replace(config.generation, model=path), training=replace(config.training, model=path))
     assert kept.run_name(config) == "my net (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
     assert sorted(os.listdir(kept.folder / "networks")) == sorted(
         os.path.basename(path).replace("safetensors", end) for end in ("json", "safetensors")
@@ -278,7 +278,7 @@ def test_same_file_at_the_same_moment(kept):
 def test_names_of_runs(tmp_path, kept):
     path = kept.keep_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
     plain = PRESETS["quick"]
-    mine = replace(plain, generation=replace(plain.generation, model=path), quantization=replace(plain.quantization, model=path))
+    mine = replace(plain, generation=replace(plain.generation, model=path), training=replace(plain.training, model=path))
     assert kept.run_name(plain) == ""
     assert kept.run_name(mine) == "mine (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
     assert kept.run_name(plain, "cats.zip") == "resnet20_cifar10, cats.zip, W3A3 W4A4 W5A5"

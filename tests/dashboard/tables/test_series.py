@@ -16,7 +16,7 @@ def with_seed(seed, config=START):
     return replace(
         config,
         generation=replace(config.generation, seed=seed),
-        quantization=replace(config.quantization, quantization_seed=seed),
+        training=replace(config.training, quantization_seed=seed),
     )
 
 
@@ -67,7 +67,7 @@ def test_a_run_that_still_trains_does_not_hold_up_the_others():
 
 
 def test_other_settings_are_series_of_their_own_called_by_what_differs():
-    white = replace(START, generation=replace(START.generation, noise="white"), quantization=replace(START.quantization, range="minmax"))
+    white = replace(START, generation=replace(START.generation, noise="white"), training=replace(START.training, range="minmax"))
     runs = [evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, white, with_seed(1, white))]
     rows = accuracy_series(runs)
     assert [(row["method"], row["label"], row["range"], row["runs"]) for row in rows] == [
@@ -89,7 +89,9 @@ def test_a_knob_of_one_optimizer_does_not_part_the_other():
 
 
 def test_what_has_no_bearing_on_accuracy_parts_nothing():
-    other = replace(with_seed(1), encoder="", generation=replace(START.generation, seed=1, threads=2, device="cpu", compile=True))
+    other = replace(with_seed(1), generation=replace(START.generation, seed=1, threads=2, device="cpu", compile=True)).with_knobs(
+        {"encoder": ""}
+    )
     (row,) = accuracy_series([evaluated(START, adam=figures(80.0, 88.0)), evaluated(other, adam=figures(80.0, 88.0))])
     assert row["runs"] == 2
 
@@ -106,7 +108,7 @@ def test_a_run_that_somebody_turned_is_no_second_seed():
 
 
 def test_runs_that_differ_in_much_or_in_their_images_are_called_by_their_names():
-    much = replace(START.quantization, range="mse", batch_size=32, temperature=2.0, averaging=0.5)
+    much = replace(START.training, range="mse", batch_size=32, temperature=2.0, ema_decay=0.5)
     runs = [
         evaluated(START, "plain", adam=figures(80.0, 88.0)),
         evaluated(with_seed(1), "again", adam=figures(80.0, 88.0)),

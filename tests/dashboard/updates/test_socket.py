@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from streamlit.testing.v1 import AppTest
 from waiting import wait_until
 
-from core.config import GenerationConfig, RunConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.reporting import TEST, Frame
 from core.runs.state import RunState
 from dashboard import session
@@ -26,7 +26,12 @@ from dashboard.updates import socket as stream
 from dashboard.views import diversity, generation, training
 
 ME = session.Watcher("a session", False)
-LONG = RunConfig(generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1, device="cpu"), bits=(), encoder="")
+LONG = RunConfig(
+    machine=MachineConfig(device="cpu"),
+    generation=GenerationConfig(images=20, iterations=5000, batch_size=20, snapshots=1),
+    bits=(),
+    evaluation=EvaluationConfig(encoder=""),
+)
 
 
 @pytest.fixture
@@ -264,7 +269,7 @@ def test_a_page_of_a_training_is_drawn_again_for_each_accuracy_and_streamed_to_b
 def test_a_page_with_nothing_that_moves_is_told_of_its_progress(runs_folder, monkeypatch, part):
     monkeypatch.setattr(session, "_watching", {})
     store = session.store()
-    run_id = store.create(replace(LONG, encoder="embedded"), "by hand")
+    run_id = store.create(LONG.with_knobs({"encoder": "embedded"}), "by hand")
     store.set_state(run_id, RunState.RUNNING)
     assert live_view.news(part, run_id, ME, "")["pieces"] == {}
     store.set_stage(run_id, "diversity of adam", 10)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.config import PRESETS, QuantizationConfig, RunConfig
+from core.config import PRESETS, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from core.runs.store import Record
 from dashboard import session
@@ -78,17 +78,17 @@ def run(with_finished_run):
 def test_a_run_again_differs_in_the_bits_that_were_chosen_only(run):
     layers = [{"name": name} for name in ("stem", "middle", "output")]
     config = training.again(run, "adam", 4, layers, {"stem": 4, "middle": 8, "output": 2}, 0)
-    assert config.quantization.layer_bits == (("middle", 8), ("output", 2))
-    assert (config.optimizers, config.bits, config.encoder) == (("adam",), (4,), "")
+    assert config.training.layer_bits == (("middle", 8), ("output", 2))
+    assert (config.methods, config.bits, config.evaluation.encoder) == (("adam",), (4,), "")
     assert config.images_from == str(session.store().run_folder(run.id) / "images")
-    before, after = run.config.quantization_for(4), config.quantization_for(4)
-    assert after == replace(before, layer_bits=config.quantization.layer_bits, steps=0)
-    assert training.again(run, "adam", 4, layers, {"stem": 4, "middle": 4, "output": 4}, 7).quantization_for(4) == replace(before, steps=7)
+    before, after = run.config.training_for(4), config.training_for(4)
+    assert after == replace(before, layer_bits=config.training.layer_bits, steps=0)
+    assert training.again(run, "adam", 4, layers, {"stem": 4, "middle": 4, "output": 4}, 7).training_for(4) == replace(before, steps=7)
 
 
 def test_ends_at_8_bits_are_chosen_already(run):
     layers = [{"name": name} for name in ("stem", "middle", "output")]
-    quantization = QuantizationConfig(first_last_8bit=True, layer_bits={"middle": 5})
+    quantization = TrainingConfig(first_last_8bit=True, layer_bits={"middle": 5})
     run = replace(run, config=replace(run.config, quantization=quantization))
     assert training.again(run, "adam", 4, layers, {"stem": 8, "middle": 5, "output": 8}, 0).quantization.layer_bits == (("middle", 5),)
     assert training.again(run, "adam", 4, layers, {"stem": 4, "middle": 4, "output": 8}, 0).quantization.layer_bits == (("stem", 4),)
@@ -102,9 +102,7 @@ def test_networks_of_the_same_images_are_compared(run):
         "other bits": config,
         "other images": replace(config, images_from="elsewhere"),
         "not measured": config,
-        "other network": RunConfig(
-            PRESETS["quick"].generation.__class__(model="x"), QuantizationConfig(model="x"), images_from=config.images_from
-        ),
+        "other network": RunConfig(model="x", generation=PRESETS["quick"].generation.__class__(model="x"), images_from=config.images_from),
     }
     for name, other in others.items():
         run_id = store.create(other, name)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from core.config import QuantizationConfig
+from core.config import TrainingConfig
 from core.errors import ModelError
 from core.generation.fused.network import FusedConvolution, FusedNetwork, with_statistics
 from core.models.full_precision import batch_norm_layers, batch_norm_names_of, find_model, load_model
@@ -140,7 +140,7 @@ def test_same_network_as_the_one_exported(tmp_path, name, decomposed):
     assert set(back.state_dict()) == set(network.state_dict())
     layers = [{n: type(m) for n, m in one.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))} for one in (network, back)]
     assert layers[0].keys() == layers[1].keys()
-    ours, eager = (quantize_network(one, QuantizationConfig(), images[:1]) for one in (back, network))
+    ours, eager = (quantize_network(one, TrainingConfig(), images[:1]) for one in (back, network))
     assert ours.traced
     assert eager.traced
     assert (len(ours.activations), len(ours.layers)) == (len(eager.activations), len(eager.layers))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from core.config import BIT_WIDTHS, RANGE_METHODS, QuantizationConfig
+from core.config import BIT_WIDTHS, RANGE_METHODS, TrainingConfig
 from core.data.labelled import embedded_images
 from core.errors import ModelError
 from core.models.full_precision import FullPrecisionModel
@@ -182,7 +182,7 @@ def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_after_a_training(small, small_images, calibrated, method):
     """Ranges that follow the weights are those of the weights that are left, whoever has computed with them last."""
-    config = QuantizationConfig(weight_bits=3, activation_bits=3, steps=4, batch_size=16, range=method, training_lr=1e-2, device="cpu")
+    config = TrainingConfig(weight_bits=3, activation_bits=3, steps=4, training_batch_size=16, range=method, training_lr=0.01)
     training = QuantizationTraining(small, small_images, config)
     while not training.finished:
         training.step()
@@ -240,6 +240,6 @@ def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
 
 
 def test_a_network_without_ranges_is_refused(small, images):
-    quantized = quantize_network(small.network, QuantizationConfig(), images[:1])
+    quantized = quantize_network(small.network, TrainingConfig(), images[:1])
     with pytest.raises(ModelError, match="has no range: allowed is a network that has been calibrated"):
         whole_number_network(quantized, small.spec)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.config import BIT_WIDTHS, RANGE_METHODS, QuantizationConfig
+from core.config import BIT_WIDTHS, RANGE_METHODS, TrainingConfig
 from core.errors import ModelError
 from core.quantization.integer.weights import FixedQuantizer, IntegerWeight, integer_network
 from core.quantization.placement import quantize_network
@@ -66,7 +66,7 @@ def test_a_layer_of_two_names_is_one_layer(images):
         def forward(self, x):
             return self.other(F.relu(self.shared(F.relu(self.stem(x)))))
 
-    quantized = quantize_network(Twice().eval(), QuantizationConfig(range="mse"), images[:1])
+    quantized = quantize_network(Twice().eval(), TrainingConfig(range="mse"), images[:1])
     for quantizer in quantized.activations:
         quantizer.observing = True
     outputs(quantized.network, images)
@@ -79,6 +79,6 @@ def test_a_layer_of_two_names_is_one_layer(images):
 
 
 def test_a_network_without_ranges_is_refused(small, images):
-    quantized = quantize_network(small.network, QuantizationConfig(), images[:1])
+    quantized = quantize_network(small.network, TrainingConfig(), images[:1])
     with pytest.raises(ModelError, match="has no range: allowed is a network that has been calibrated"):
         integer_network(quantized)

@@ -1,0 +1,337 @@
+"""What each command of `python -m core` does: from its options to a result, a dictionary fit for JSON."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.cli.progress import Progress
+from core.config import (
+    BIT_WIDTHS,
+    EVALUATION_SETS,
+    EXPORT_FORMATS,
+    IMAGE_FORMATS,
+    NETWORK_FORMATS,
+    PRESETS,
+    RANGE_METHODS,
+    EncoderTrainingConfig,
+    MachineConfig,
+    PretrainConfig,
+    RunConfig,
+    every_knob,
+    knobs,
+    preset,
+)
+from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, shown
+from core.generation.methods import METHODS
+from core.reporting import Both
+
+if TYPE_CHECKING:
+    from core.pipeline import Prepared
+    from core.runs.store import RunStore
+
+_CLASS_NAMES_BYTES = 10_000_000  # more than any list of class names
+_ABOUT_WEIGHTS = ("classes", "class_names", "image_size", "mean", "std")
+
+
+def _config(config_class: type, options: Namespace) -> Any:
+    return config_class(**{name: getattr(options, name) for name in knobs(config_class)})
+
+
+def _given(names: Iterable[str], options: Namespace) -> dict[str, Any]:
+    """Those of the options that were given or have a default."""
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+class Interrupted(Exception):
+    """Ctrl-C during a run; its text is the id."""
+
+
+def generate(options: Namespace) -> dict[str, Any]:
+    """Images by one method."""
+    config = RunConfig(methods=(options.method,), bits=()).with_knobs({**_given(every_knob(), options), "encoder": ""})
+    return _start(options, config, f"images/{options.method}")
+
+
+def quantize(options: Namespace) -> dict[str, Any]:
+    """One bit width, on a folder of images."""
+    from core.layout import GIVEN
+
+    # one set of images under one name, whatever folders it has in it
+    config = RunConfig(methods=(GIVEN,), bits=(options.weight_bits,), images_from=options.images_from)
+    config = config.with_knobs({**_given(every_knob(), options), "encoder": ""})
+    return _start(options, config, f"quantized/{GIVEN}/{config.training_for(options.weight_bits).width}")
+
+
+def run(options: Namespace) -> dict[str, Any]:
+    return _start(options, _run_config(options), "")
+
+
+def _start(options: Namespace, config: RunConfig, part: str) -> dict[str, Any]:
+    """A new run in the store, and here to its end. part: what of it the command is about; empty: everything."""
+    from core.files import check_free
+
+    if options.out is not None:
+        check_free(options.out)
+    if "weights" in options:
+        config = _with_weights(config, options)
+    from core.pipeline import prepare
+    from core.runs.manager import default_name
+    from core.runs.store import RunStore
+    from core.threads import cpu_threads
+
+    with Progress() as progress:
+        # what is refused leaves no run behind
+        with cpu_threads(config.machine.threads):
+            prepared = prepare(config, progress)
+        store = RunStore(options.runs)
+        out = "" if options.out is None else os.path.realpath(options.out)
+        return _perform(store, store.create(config, default_name(config), out=out, part=part), progress, prepared)
+
+
+def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
+    """The config for the weights file of the user, which is copied to where uploads are kept; without one, the config as it is."""
+    given = _given(_ABOUT_WEIGHTS, options)
+    if options.weights is None:
+        if given:
+            name, value = next(iter(given.items()))
+            value = str(value) if isinstance(value, Path) else value
+            raise ConfigError(f"{name} must come with --weights FILE, got {shown(value)} alone")
+        return config
+    if "class_names" in given:
+        given["class_names"] = _lines(given["class_names"])
+    from core.layout import NETWORKS, UPLOADS
+    from core.models.importing import import_checkpoint
+    from core.models.programs.importing import import_program
+    from core.runs.store import default_folder
+
+    folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
+    if options.weights.suffix == ".pt2":
+        return replace(config, model=str(import_program(options.weights, out_folder=folder, **given)))
+    return replace(config, model=str(import_checkpoint(options.weights, config.model, out_folder=folder, **given)))
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of a text file that are not empty. Raises DataError for one that is no such file."""
+    try:
+        if file.stat().st_size > _CLASS_NAMES_BYTES:
+            raise DataError(f"{file} has {file.stat().st_size:,} bytes: allowed for class names are at most {_CLASS_NAMES_BYTES:,}")
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"{file} cannot be read ({reason}): allowed is a text file in UTF-8, a class name a line") from error
+    names = [line for line in lines if line]
+    if not names:
+        raise DataError(f"{file} is empty: allowed is a text file in UTF-8, a class name a line")
+    return names
+
+
+def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
+    """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
+    from core.runs.control import LiveControl
+    from core.runs.events import StoreReporter
+    from core.runs.execution import perform, runs_at_once
+    from core.runs.output_folder import copy_out
+
+    run = store.run(run_id)
+    progress.control = LiveControl(past=store.changes(run_id))
+    before = len(store.ahead(run_id))
+    if before:
+        progress.wait(before)
+    try:
+        store.mark_interrupted()
+        result = perform(
+            store,
+            run_id,
+            Both(progress, StoreReporter(store, run_id)),
+            progress,
+            at_once=runs_at_once(),
+            finish=lambda: copy_out(store, run),
+            prepared=prepared,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(run_id) from None
+    finally:
+        store.close()
+    kind, _, rest = run.part.partition("/")
+    method, _, _ = rest.partition("/")
+    if kind == "images":
+        result = result["methods"][method]["generation"]
+    elif kind == "quantized":
+        result = next(iter(result["methods"][method]["accuracy"].values()))
+    elif "methods" in result:
+        result["optimizers"] = result["methods"]  # their name in version 1
+    return {**result, "run": run_id}
+
+
+def runs(options: Namespace) -> dict[str, Any]:
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    store.mark_interrupted()
+    keys = ("id", "state", "name", "created", "started", "ended", "stage", "step", "total", "attempt", "user", "error")
+    runs = [{key: getattr(run, key) for key in keys} | {"resumable": run.state.can_resume()} for run in store.runs()]
+    store.close()
+    return {"folder": str(store.folder), "runs": runs}
+
+
+def resume(options: Namespace) -> dict[str, Any]:
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        store.mark_interrupted()
+        store.resume(options.run)
+    except CoreError:
+        store.close()
+        raise
+    with Progress() as progress:
+        return _perform(store, options.run, progress)
+
+
+def delete(options: Namespace) -> dict[str, Any]:
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        store.mark_interrupted()
+        store.delete(options.run)
+    finally:
+        store.close()
+    return {"deleted": options.run}
+
+
+def export(options: Namespace) -> dict[str, Any]:
+    kind = options.format
+    if kind not in EXPORT_FORMATS:
+        raise UnknownNameError("format", kind, EXPORT_FORMATS)
+    for name, value in (("bits", options.bits), ("method", options.method or None)):
+        if value is not None and (kind == "card" or (name == "bits" and kind in IMAGE_FORMATS)):
+            raise ConfigError(f"{name} must not be given with format {kind!r}, which has all of them, got {shown(value)}")
+    from core.runs.store import RunStore
+
+    store = RunStore(options.runs)
+    try:
+        run, config, folder = store.run(options.run), store.config(options.run), store.run_folder(options.run)
+    finally:
+        store.close()
+    with Progress() as progress:
+        if kind in NETWORK_FORMATS:
+            from core.export.network import export_network
+
+            return export_network(folder, config, kind, options.out, options.method, options.bits or 0, progress, progress)
+        if kind in IMAGE_FORMATS:
+            from core.export.image_sets import export_method
+
+            return export_method(folder, config, kind, options.out, options.method)
+        from core.export.card import write_card
+
+        return {"out": str(write_card(folder, config, run.name, options.out)), "format": kind}
+
+
+def diversity(options: Namespace) -> dict[str, Any]:
+    for name in ("device", "threads"):
+        MachineConfig.check_value(name, getattr(options, name))
+    from core import pipeline
+    from core.data.image_sets import load_image_set
+    from core.evaluation.encoder import load_encoder
+    from core.threads import cpu_threads
+
+    sets = {path: load_image_set(path) for path in options.sets}
+    with cpu_threads(options.threads), Progress() as progress:
+        encoder = load_encoder(options.encoder, options.device)
+        measured = pipeline.diversity(sets, encoder, progress, progress)
+    keys = ("images", "mean_similarity", "within_class_similarity")
+    return {
+        "encoder": encoder.name,
+        "encoder_trained_on": encoder.trained_on,
+        "sets": [{"path": path, **{key: figures[key] for key in keys}} for path, figures in measured.items()],
+    }
+
+
+def _run_config(options: Namespace) -> RunConfig:
+    """The preset with what was given on the command line in its place."""
+    start = preset(options.preset)
+    given = _given(every_knob(), options)
+    # a number of steps or a step size holds at every bit width
+    by_bits: dict[str, Any] = {
+        name: {} for name, knob_name in (("steps_by_bits", "steps"), ("lr_by_bits", "training_lr")) if knob_name in given
+    }
+    return replace(start, **_given(("bits", "methods"), options), **by_bits).with_knobs(given)
+
+
+def table(options: Namespace) -> dict[str, Any]:
+    from core.runs import paper_table
+    from core.runs.store import RunStore
+
+    run = {}
+    if options.row is None:
+        for name in ("preset", "model", "data", "seed", "threads", "device"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name} is {shown(getattr(options, name))}: allowed only with --run, which names a row to measure")
+    else:
+        options.preset = options.preset or "quick"
+        config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
+        run = {"run": _start(options, config, "")["run"]}
+    store = RunStore(options.runs)
+    try:
+        rows = [(row, measured) for row, measured in paper_table.table(store) if options.row in (None, row.name)]
+    finally:
+        store.close()
+    if not options.json:
+        return {"text": paper_table.as_text(rows)}
+    return {"rows": [paper_table.to_dict(*row) for row in rows], **run}
+
+
+def pretrain(options: Namespace) -> dict[str, Any]:
+    config = _config(PretrainConfig, options)
+    from core.data.labelled import open_training_set
+    from core.recipes.pretrain import check_new_checkpoint, pretrain
+
+    check_new_checkpoint(options.out)
+    dataset, classes = open_training_set(config.data)
+    with Progress() as progress:
+        progress.stage(f"pretraining {config.architecture}", 0)
+        spec = pretrain(dataset, classes, config, options.out, progress.count)
+    return {"out": str(options.out), "architecture": spec.architecture, "classes": list(spec.classes), "trained_on": spec.trained_on}
+
+
+def pretrain_encoder(options: Namespace) -> dict[str, Any]:
+    config = _config(EncoderTrainingConfig, options)
+    from core.files import check_free, whole_or_nothing
+
+    check_free(options.out)
+    from core.data.labelled import open_training_set
+    from core.recipes.encoder import train_encoder
+
+    dataset, classes = open_training_set(config.data)
+    trained_on = (
+        "the 50,000 CIFAR-10 training images, with captions"
+        if config.data == "cifar10"
+        else f"{len(dataset):,} images of {config.data}, with captions"
+    )
+    with Progress() as progress, whole_or_nothing(options.out) as folder:
+        progress.stage("pretraining the encoder", 0)
+        train_encoder(dataset, classes, config, folder, trained_on, progress.count)
+    return {"out": str(options.out), "trained_on": trained_on}
+
+
+def list_names(options: Namespace) -> dict[str, Any]:
+    from core.models.registry import MODELS, ZOOS
+    from core.models.zoos.zoo import offline_names
+
+    return {
+        "models": [*MODELS, *(f"{zoo}:NAME of any classifier of {zoo}" for zoo in ZOOS), "PATH.safetensors made by pretrain"],
+        "offline": offline_names(),
+        "methods": list(METHODS),
+        "optimizers": list(METHODS),  # their name in version 1
+        "ranges": list(RANGE_METHODS),
+        "bits": list(BIT_WIDTHS),
+        "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use"],
+        "data": [*EVALUATION_SETS, "PATH of a folder with one folder a class", "PATH of ImageNet or CIFAR as torchvision keeps them"],
+        "presets": list(PRESETS),
+    }

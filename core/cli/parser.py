@@ -1,0 +1,301 @@
+"""The commands of `python -m core` and their flags. Progress goes to stderr; `--json` prints one JSON object last on stdout.
+
+Bad input ends in one line that names the value and what is allowed, with exit code 2. torch is imported only by commands that compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from core.cli import commands
+from core.cli.output import as_table, in_words, printable
+from core.config import (
+    IMAGE_FORMATS,
+    NETWORK_FORMATS,
+    PRESETS,
+    SECTIONS,
+    EncoderTrainingConfig,
+    EvaluationConfig,
+    GenerationConfig,
+    MachineConfig,
+    PretrainConfig,
+    RunConfig,
+    TrainingConfig,
+    every_knob,
+    flag,
+    help_text,
+    knobs,
+)
+from core.errors import CoreError, one_line, shown
+from core.generation.methods import DEFAULT_METHODS, METHODS
+
+_IN_THE_RUN = " Default: the files stay in the run's folder."
+_IMAGES = "Images written by generate or export, or a folder with one folder of images per class."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints one line on stderr instead of the usage; exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(one_line(f"{self.prog}: {message}"), file=sys.stderr)
+        raise SystemExit(2)
+
+
+class _LineByLine(argparse.HelpFormatter):
+    """Keeps the line breaks of a help text."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [part for line in text.splitlines() for part in super(_LineByLine, self)._split_lines(line, width)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        result = options.function(options)
+    except CoreError as error:
+        print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {options.command}: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    except commands.Interrupted as interrupted:
+        print(f"{parser.prog} {options.command}: interrupted; resume with {parser.prog} resume {interrupted}", file=sys.stderr)
+        return 130
+    if options.json:
+        text = json.dumps(result)
+    elif options.command == "runs":
+        text = printable(as_table(result["runs"]) or f"no runs in {result['folder']}")
+    elif options.command == "table":
+        text = printable(result["text"])
+    else:
+        text = printable(in_words(result))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # the reader, such as `head`, has enough; without this, Python would complain about the rest at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command. Methods and knobs that were registered before are in it."""
+    parser = _Parser(
+        prog="python -m core",
+        description="Data-free quantization: images from a network's BatchNorm statistics, then a 2- to 8-bit network.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_stages(subparsers)
+    _add_run(subparsers)
+    _add_table(subparsers)
+    _add_stored_runs(subparsers)
+    _add_recipes(subparsers)
+    _command(subparsers, "list", "Names that the other commands take.", commands.list_names)
+    return parser
+
+
+def _add_stages(subparsers: Any) -> None:
+    """generate, quantize and diversity: one stage each."""
+    generate = _command(subparsers, "generate", "Synthesize images from a network.", commands.generate)
+    generate.add_argument(
+        "--method",
+        "--optimizer",
+        dest="method",
+        default=DEFAULT_METHODS[0],
+        metavar="NAME",
+        help=f"Who makes the images: {', '.join(METHODS)}. Default: {DEFAULT_METHODS[0]}.",
+    )
+    _add_knobs(generate, {**knobs(RunConfig), **knobs(MachineConfig), **knobs(GenerationConfig)}.values(), short=True)
+    _add_weights(generate)
+    _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
+
+    quantize = _command(subparsers, "quantize", "Quantize a network with a folder of images.", commands.quantize)
+    quantize.add_argument("--images", dest="images_from", required=True, metavar="PATH", help=_IMAGES)
+    used = {**knobs(RunConfig), **knobs(MachineConfig), **knobs(TrainingConfig), **knobs(EvaluationConfig)}
+    _add_knobs(quantize, [used[name] for name in used if name not in ("compile", "encoder")], short=True)
+    _add_weights(quantize)
+    _add_out(quantize, "New folder for quantized.safetensors and quantize.json.", _IN_THE_RUN)
+
+    diversity = _command(subparsers, "diversity", "CLIP similarity within sets of images.", commands.diversity)
+    diversity.add_argument("sets", nargs="+", metavar="PATH", help=_IMAGES)
+    _add_knobs(diversity, [knobs(EvaluationConfig)["encoder"], *(knobs(MachineConfig)[name] for name in ("device", "threads"))])
+
+
+def _add_run(subparsers: Any) -> None:
+    """run: everything, from a preset and with any knob."""
+    run = _command(subparsers, "run", "Everything: generate, compare, quantize.", commands.run)
+    run.add_argument("--preset", default="quick", help=f"Settings to start from: {', '.join(PRESETS)}.")
+    run.add_argument(
+        "--methods",
+        "--optimizers",
+        dest="methods",
+        nargs="+",
+        metavar="NAME",
+        help=f"Any of {', '.join(METHODS)}. Default: those of the preset.",
+    )
+    run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
+    _add_knobs(run, [knob_field for name, knob_field in every_knob().items() if name != "weight_bits"], of_preset=True)
+    _add_weights(run)
+    _add_out(run, "New folder for images, quantized networks and result.json.", _IN_THE_RUN)
+
+
+def _add_table(subparsers: Any) -> None:
+    table = _command(subparsers, "table", "The paper's table next to what was measured here.", commands.table)
+    table.add_argument("--run", dest="row", metavar="ROW", help="Measure a row first, such as cifar10/resnet20/4; kept as a run.")
+    table.add_argument("--preset", help=f"With --run: settings, {', '.join(PRESETS)}. Default: quick.")
+    table.add_argument("--model", help="With --run: resnet20_cifar10 uses the embedded weights. Default: the paper's, downloaded.")
+    table.add_argument("--data", help="With --run: folder of evaluation images; needed for all but CIFAR-10.")
+    table.add_argument("--seed", type=_whole, help="With --run: seed of generation and training.")
+    table.add_argument("--threads", type=_whole, help="With --run: CPU threads; 0 lets torch choose.")
+    table.add_argument("--device", help="With --run: auto, cpu, cuda or mps.")
+    table.set_defaults(out=None)
+
+
+def _add_stored_runs(subparsers: Any) -> None:
+    """runs, resume, delete and export: what works on runs that are stored."""
+    _command(subparsers, "runs", "Runs with their state, newest first.", commands.runs)
+    for name, help, function in (
+        ("resume", "Resume a run that was stopped, was interrupted or has failed.", commands.resume),
+        ("delete", "Remove a finished run with its images and networks.", commands.delete),
+    ):
+        command = _command(subparsers, name, help, function)
+        command.add_argument("run", type=_run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
+
+    export = _command(subparsers, "export", "Write a result of a run as a file that runs elsewhere, and check it.", commands.export)
+    export.add_argument("run", type=_run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
+    formats = f"A quantized network: {', '.join(NETWORK_FORMATS)}. Images: {', '.join(IMAGE_FORMATS)}. card: a model card with pictures."
+    export.add_argument("--format", required=True, help=formats)
+    export.add_argument(
+        "--method",
+        "--lane",
+        dest="method",
+        default="",
+        metavar="NAME",
+        help="Whose images, or the network trained on them. Default: the run's first method.",
+    )
+    export.add_argument("--bits", type=_whole, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
+    _add_out(export, "New file, named as the format requires; a new folder for png, safetensors and card.")
+
+
+def _add_recipes(subparsers: Any) -> None:
+    pretrain = _command(subparsers, "pretrain", "Train a full-precision network to start from.", commands.pretrain)
+    _add_knobs(pretrain, knobs(PretrainConfig).values())
+    _add_out(pretrain, "New .safetensors file, to be used as --model.")
+
+    encoder = _command(subparsers, "pretrain-encoder", "Train a small CLIP encoder, as the embedded one was.", commands.pretrain_encoder)
+    _add_knobs(encoder, knobs(EncoderTrainingConfig).values())
+    _add_out(encoder, "New folder in open_clip's format.")
+
+
+def _command(subparsers: Any, name: str, help: str, function: Callable[[argparse.Namespace], Mapping[str, Any]]) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(name, help=help, description=help, formatter_class=_LineByLine)
+    command.set_defaults(function=function)
+    command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
+    command.add_argument("--runs", type=_path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
+    return command
+
+
+def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
+    command.add_argument("--out", required=not without, type=_path, help=help + without)
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    """Flags for a weights file of the user's; what is not given comes from the architecture's zoo."""
+    add = command.add_argument
+    add(
+        "--weights",
+        "--checkpoint",
+        dest="weights",
+        type=_path,
+        metavar="FILE",
+        help="Your weights for the architecture --model: safetensors, or a state dict saved by torch.save; or a .pt2 program.",
+    )
+    add("--classes", type=_whole, metavar="N", help="Number of classes. Default: the width of the last layer.")
+    add(
+        "--class-names",
+        type=_path,
+        metavar="FILE",
+        help="Names of the classes, one per line in the order of the network's scores. Default: those of its zoo.",
+    )
+    add("--image-size", type=_whole, metavar="N", help="Side of the images in pixels. Default: that of its zoo.")
+    add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="Mean of the images in [0, 1]. Default: that of its zoo.")
+    add("--std", type=_number, nargs=3, metavar=("R", "G", "B"), help="Standard deviation in [0, 1]. Default: that of its zoo.")
+
+
+def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short: bool = False, of_preset: bool = False) -> None:
+    """A flag for every knob; the config checks ranges, so that the message is the same everywhere.
+
+    short: flags may be shorter than the names. of_preset: no default, because it is the preset's.
+    """
+    for knob_field in fields:
+        name, kind = knob_field.name, type(knob_field.default)
+        default = None if of_preset else knob_field.default
+        help = help_text_of(knob_field)
+        if of_preset:
+            help = f"{knob_field.metadata['help']} Default: that of the preset."
+        flags = [flag(knob_field) if short else "--" + name.replace("_", "-")]
+        flags += [f"--{old.replace('_', '-')}" for old in knob_field.metadata["old_names"]]
+        options: dict[str, Any] = {"dest": name, "default": default, "help": help.replace("%", "%%")}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif name == "layer_bits":
+            options |= {"nargs": "+", "type": _layer_width, "metavar": "NAME=BITS"}
+        else:
+            parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
+            options |= {"type": parse, "metavar": name.upper()}
+        command.add_argument(*flags, **options)
+
+
+def help_text_of(knob_field: Field) -> str:
+    """`help_text` for a field whose class is found by its name."""
+    classes: list[type] = [RunConfig, *SECTIONS.values(), PretrainConfig, EncoderTrainingConfig]
+    for config_class in classes:
+        if knobs(config_class).get(knob_field.name) is knob_field:
+            return help_text(config_class, knob_field.name)
+    raise AssertionError(f"{knob_field.name} is no knob of a config")
+
+
+def _layer_width(text: str) -> tuple[str, int]:
+    name, equals, bits = text.rpartition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=BITS, such as output=8, got {shown(text)}")
+    return name, _whole(bits)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, such as 4, got {shown(text)}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {shown(text)}") from None
+
+
+def _path(text: str) -> Path:
+    # it is kept with the run, as text
+    if not _is_text(text):
+        raise argparse.ArgumentTypeError(f"must be a path in UTF-8 without NUL, got {shown(text)}")
+    return Path(text)
+
+
+def _run_id(text: str) -> str:
+    if not _is_text(text):
+        raise argparse.ArgumentTypeError(f"must be the ID of a run, as `runs` lists them, got {shown(text)}")
+    return text
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and text == text.encode(errors="ignore").decode()

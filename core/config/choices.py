@@ -1,0 +1,28 @@
+"""What knobs with names can be set to. Containers that may grow at run time are dictionaries: a knob reads its choices when it checks."""
+
+from typing import NamedTuple
+
+BIT_WIDTHS = range(2, 9)
+NOISES = ("white", "pink")
+SCHEDULES = ("linear", "constant")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# evaluation images that have a name; all others are folders
+EVALUATION_SETS = ("embedded", "cifar10", "cifar100")
+# what `export` writes: a quantized network, a set of images, a model card
+NETWORK_FORMATS = ("onnx", "packed", "pt2")
+IMAGE_FORMATS = ("png", "safetensors", "npz")
+EXPORT_FORMATS = (*NETWORK_FORMATS, *IMAGE_FORMATS, "card")
+
+
+class RangeChoice(NamedTuple):
+    """A range method: the class that implements it, as "module:Class" so that torch is not imported here, and one line of help."""
+
+    source: str
+    help: str
+
+
+RANGE_METHODS: dict[str, RangeChoice] = {
+    "minmax": RangeChoice("core.quantization.ranges.minmax:MinMax", "smallest and largest value, a running average over batches"),
+    "mse": RangeChoice("core.quantization.ranges.mse:LeastSquares", "least squared error"),
+    "lsq": RangeChoice("core.quantization.ranges.lsq:LearnedRange", "learned step size, initialized by mse"),
+}

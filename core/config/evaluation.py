@@ -1,0 +1,45 @@
+"""What the networks and images of a run are measured on."""
+
+from dataclasses import dataclass
+
+from core.config.knobs import Checked, knob
+
+MOST_ACCURACY_CHECKS = 100
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Checked):
+    """Evaluation images, accuracy checks during training, and the CLIP encoder for diversity."""
+
+    data: str = knob(
+        "embedded",
+        "Evaluation images: embedded (2,000 of the CIFAR-10 test set), cifar10 or cifar100 (downloaded by torchvision), or a folder with "
+        "one folder per class (named after the class, its number or its WordNet ID), or ImageNet or CIFAR as torchvision stores them.",
+        label="Evaluation images",
+        paper="CIFAR-10, CIFAR-100 and ImageNet",
+        affects_result=False,
+    )
+    accuracy_checks: int = knob(
+        4,  # of 500 images each: 3 % of the time of the trainings of `quick`, 5 % of that of the shortest
+        "How often accuracy is measured during training, evenly spaced, on at most 500 evaluation images. Nothing is chosen on it: the "
+        "reported accuracy is that of the last step on all of them.",
+        minimum=0,
+        maximum=MOST_ACCURACY_CHECKS,
+        label="Accuracy checks during training",
+        low="0 measures only at the end: no curve.",
+        high="training waits for each check.",
+        affects_result=False,
+        old_names=("evaluations",),
+    )
+    encoder: str = knob(
+        "embedded",
+        "CLIP encoder for diversity: embedded, which needs no network; or ARCH:PRETRAINED as open_clip lists them, such as "
+        "ViT-B-32:laion2b_s34b_b79k, downloaded on first use. Empty: diversity is not measured.",
+        label="CLIP encoder for diversity",
+        affects_result=False,
+    )
+
+    def check_steps(self, steps: int) -> tuple[int, ...]:
+        """The steps of a training, counted from 1, after which accuracy is checked: evenly spaced, without the last, which always is."""
+        intervals = self.accuracy_checks + 1
+        return tuple(sorted({round(steps * i / intervals) for i in range(1, intervals)} - {0, steps}))

@@ -1,0 +1,217 @@
+"""Knobs of quantization and quantization-aware training, the paper's step 2."""
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass
+from typing import Any
+
+from core.config.choices import BIT_WIDTHS, RANGE_METHODS
+from core.config.knobs import Checked, check_text, knob
+from core.errors import ConfigError, shown
+
+_LOW_BITS = "at 2 and 3 bits, {} has 4 and 8 values: accuracy drops sharply and more training is needed."
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Checked):
+    """Knobs of quantization and training. In a run with several bit widths, `RunConfig.training_for` sets `weight_bits`."""
+
+    weight_bits: int = knob(
+        4,
+        "Bit width of the weights.",
+        choices=BIT_WIDTHS,
+        paper="3, 4, 5",
+        low=_LOW_BITS.format("a kernel"),
+        high="at 7 and 8 bits, little is lost even without training, and little memory is saved.",
+        in_form=False,
+    )
+    activation_bits: int = knob(
+        0,
+        "Bit width of the activations. 0: that of the weights.",
+        choices=(0, *BIT_WIDTHS),
+        paper="that of the weights",
+        low=_LOW_BITS.format("an activation"),
+        high="at 7 and 8 bits, little is lost even without training, and little is saved.",
+        in_form=False,
+    )
+    range: str = knob(
+        "lsq",
+        "How ranges are found: " + "; ".join(f"{name}, {choice.help}" for name, choice in RANGE_METHODS.items()) + ". "
+        "At 3 bits, minmax loses most, because single large values stretch it.",
+        choices=RANGE_METHODS,
+        paper="minmax",
+    )
+    first_last_8bit: bool = knob(
+        False,
+        "Keep the first and last layer at 8 bits.",
+        label="First and last layer at 8 bits",
+        paper="off: all layers at n bits",
+        low="all layers have the same width, as in the paper's table.",
+        high="more accurate at low bit widths, but not comparable with the paper's table.",
+    )
+    steps: int = knob(
+        150,
+        "Training steps. 0 stops after calibration.",
+        minimum=0,
+        maximum=1_000_000,
+        label="Training steps",
+        low="0 is calibration alone; with few steps, low bit widths stay far below full precision.",
+        high="takes proportionally longer, with diminishing gains.",
+        in_form=False,
+    )
+    training_batch_size: int = knob(
+        64,
+        "Images in a training step.",
+        minimum=1,
+        maximum=4096,
+        label="Batch size",
+        flag="batch-size",
+        low="noisy gradients.",
+        high="takes more memory and time per step.",
+    )
+    training_optimizer: str = knob(
+        "adam", "Optimizer of the training: adam, or sgd with Nesterov momentum 0.9.", choices=("adam", "sgd"), paper="sgd"
+    )
+    training_lr: float = knob(
+        5e-4,  # between what 3 and 5 bits want, see PRESETS
+        "Peak step size of the training: 10 warm-up steps, then cosine decay to zero. Fewer bits tolerate more: 1e-3 at 3, 1e-4 at 5.",
+        minimum=0.0,
+        maximum=1.0,
+        label="Training step size",
+        flag="lr",
+        paper="1e-4",
+        step=1e-4,
+        low="weights barely move from the calibrated network.",
+        high="at high bit widths it destroys what the network knew; the loss may diverge.",
+        in_form=False,
+    )
+    alpha_ce: float = knob(
+        0.0,
+        "Weight of the cross entropy to the labels.",
+        minimum=0.0,
+        maximum=100.0,
+        label="α_CE labels",
+        symbol="α_CE",
+        paper="1",
+        step=0.1,
+        low="0 relies on the teacher alone.",
+        high="trusts labels that the teacher does not recognize in some images, which costs accuracy at low bit widths.",
+    )
+    alpha_kd: float = knob(
+        1.0,
+        "Weight of T² KL(teacher || student): distillation from the full-precision network's logits.",
+        minimum=0.0,
+        maximum=100.0,
+        label="α_KD teacher",
+        symbol="α_KD",
+        step=0.1,
+        low="0 turns distillation off: only labels and features are left.",
+        high="outweighs labels and features, and with sgd acts like a larger step size.",
+    )
+    alpha_feature: float = knob(
+        10.0,
+        "Weight of the relative distance between the BatchNorm outputs of student and teacher: keeps each layer near its original.",
+        minimum=0.0,
+        maximum=1000.0,
+        label="α_F features",
+        symbol="α_F",
+        paper="0: not part of it",
+        step=0.5,
+        low="0 matches the logits alone; layers may drift from their originals.",
+        high="holds layers to their originals even where low bit widths need other ones.",
+    )
+    temperature: float = knob(
+        4.0,
+        "Temperature T of teacher and student in the KL term.",
+        minimum=0.1,
+        maximum=100.0,
+        symbol="T",
+        step=0.5,
+        low="only the teacher's top class counts.",
+        high="all classes count nearly alike, and the teacher's confidence is lost.",
+    )
+    ema_decay: float = knob(
+        0.98,
+        "Decay of the exponential moving average (EMA) of weights and scales, which the training ends with. 0 turns it off.",
+        minimum=0.0,
+        maximum=0.9999,
+        label="EMA decay",
+        paper="0: not part of it",
+        step=0.01,
+        low="0 ends with the last step's weights, which are noisy at low bit widths.",
+        high="the average includes early steps of a short training, and lags behind.",
+        old_names=("averaging",),
+    )
+    crop_padding: int = knob(
+        4,
+        "Reflect padding of the random crop, in pixels; 0 turns it off.",
+        minimum=0,
+        maximum=64,
+        label="Random crop (pixels)",
+        low="0 shows each image in one position only, so that the network overfits to it.",
+        high="much of each image is reflected border.",
+    )
+    training_flip: bool = knob(
+        True,
+        "Mirror images at random.",
+        label="Random flip",
+        low="half as many different images.",
+        high="suits classes without left and right, not letters.",
+    )
+    calibration_images: int = knob(
+        256,
+        "Images used to calibrate the activation ranges.",
+        minimum=1,
+        maximum=100_000,
+        low="ranges miss values of other images, which are then clipped.",
+        high="takes longer and more memory, while ranges barely change.",
+    )
+    layer_bits: tuple[tuple[str, int], ...] = knob(
+        (),
+        "Bit widths of single layers, NAME=BITS, for their weights and input activations; all others keep the run's. An activation that "
+        "several layers read gets the largest of their widths.",
+        paper="none: all layers at n bits",
+        in_form=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layer_bits", _layer_bits(self.layer_bits))
+
+    @classmethod
+    def _check(cls, name: str, value: Any, knob_field: Field) -> None:
+        if name == "layer_bits":
+            _layer_bits(value)
+        else:
+            super()._check(name, value, knob_field)
+
+    @property
+    def input_bits(self) -> int:
+        """Bit width of the activations, 2 to 8."""
+        return self.activation_bits or self.weight_bits
+
+    @property
+    def width(self) -> str:
+        """W4A4 for 4-bit weights and activations, whatever single layers have."""
+        return f"W{self.weight_bits}A{self.input_bits}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, fit for JSON."""
+        return {**super().to_dict(), "layer_bits": dict(self.layer_bits)}
+
+
+def _layer_bits(given: Any) -> tuple[tuple[str, int], ...]:
+    """`layer_bits` from a mapping or pairs, sorted by name. Raises ConfigError."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise ConfigError(f"layer_bits must be a mapping of layer names to bit widths, got {shown(given)}")
+    seen: set[str] = set()
+    for name, bits in pairs:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"layer_bits must name layers, got {shown(name)}")
+        check_text("layer_bits", name)
+        if type(bits) is not int or bits not in BIT_WIDTHS:
+            raise ConfigError(f"layer_bits must be one of {', '.join(map(str, BIT_WIDTHS))} for {shown(name)}, got {shown(bits)}")
+        if name in seen:
+            raise ConfigError(f"layer_bits must name each layer once, got {shown(name)} twice")
+        seen.add(name)
+    return tuple(sorted((name, bits) for name, bits in pairs))

@@ -1,0 +1,68 @@
+"""The methods that make images: one row each. Imports no torch, so that a config, a form or a help text can read it.
+
+To add a method: one file in core/generation/sources/ with its ImageSource, a row here, and its own knobs in core/config/generation.py,
+each with `of=("its-name",)`.
+"""
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make images from a network alone.
+
+    name: in configs, files and on the command line. title: on the pages. paper, year: where it was published.
+    kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it; "joint" trains a generator
+    first and then together with the student. source: its ImageSource, as "module:Class" so that torch is not imported here, or the class.
+    """
+
+    name: str
+    title: str
+    source: Any
+    kind: str = "pixels"
+    paper: str = ""
+    year: int = 0
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the images of a training depend on the student."""
+        return self.kind == "joint"
+
+
+KINDS = ("pixels", "generator", "joint")
+_DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("mi-fgsm", "MI-FGSM", "core.generation.sources.pixels:SignedMomentumImages", paper=_DFFG, year=2023),
+        Method("adam", "Adam", "core.generation.sources.pixels:AdamImages", paper=f"{_DFFG} (baseline)", year=2023),
+    )
+}
+DEFAULT_METHODS = ("mi-fgsm", "adam")
+
+
+def method_order(name: str) -> int:
+    """Position of a method in lists: that of its row, and after all rows for any other name."""
+    return list(METHODS).index(name) if name in METHODS else len(METHODS)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names sorted by `method_order`, then alphabetically."""
+    return sorted(names, key=lambda name: (method_order(name), name))
+
+
+def load_source(name: str) -> Any:
+    """The ImageSource class of a method. Raises UnknownNameError."""
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS)
+    source = METHODS[name].source
+    if isinstance(source, str):
+        module, _, class_name = source.partition(":")
+        return getattr(importlib.import_module(module), class_name)
+    return source

@@ -1,0 +1,309 @@
+"""Runs stored by an earlier version open, resume, export and are shown. (How they were made: tests/data/make_runs.py.)
+
+Only what is stored and what a user calls is named here: the command line, the pages, the store. Bits are not compared, as another
+processor rounds differently; counts, labels and states are, and pixels within a tolerance.
+"""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from streamlit.testing.v1 import AppTest
+
+from core.__main__ import main
+from core.config import PRESETS, RunConfig
+from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore
+from dashboard import session
+from dashboard.downloads import report
+
+DATA = Path(__file__).parent / "data" / "runs_of_version_1"
+PAGES = Path(__file__).parents[1] / "dashboard" / "pages"
+PLACEHOLDER = "@RUNS@"  # in the stored files for the folder of the runs
+EXPECTED = json.loads((DATA / "expected.json").read_text())
+STATES = {
+    "killed in generation": "interrupted",
+    "complete": "complete",
+    "stopped in training": "stopped",
+    "live changes": "complete",
+    "layer widths": "complete",
+    "embedded network": "complete",
+    "given images of both": "complete",
+    "given images": "complete",
+}
+RUNS = list(STATES)
+FLAGS = json.loads((DATA / "flags.json").read_text())
+# the last step of each stage that is in the checkpoint, and must not be computed again
+CHECKPOINTS = {"killed in generation": {"generation": 6}, "stopped in training": {"generation": 4, "training": 2}}
+CONFIGS = sorted((DATA / "configs").glob("*.json"))
+
+
+def copy_to(folder: Path) -> Path:
+    """The stored runs in `folder`, with paths in their settings that point there."""
+    shutil.copytree(DATA / "runs", folder)
+    connection = sqlite3.connect(folder / DATABASE)
+    for table, column in (("run", "config"), ("run", "name"), ("result", "data"), ("record", "data")):
+        connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (PLACEHOLDER, str(folder)))
+    connection.commit()
+    connection.close()
+    for path in folder.rglob("*.json"):
+        path.write_text(path.read_text().replace(PLACEHOLDER, str(folder)))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the stored runs for this test alone."""
+    return copy_to(tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A copy for the tests that only read; its folder and the id of each run by its name."""
+    folder = copy_to(tmp_path_factory.mktemp("stored") / "runs")
+    store = RunStore(folder)
+    ids = {run.name: run.id for run in store.runs()}
+    store.close()
+    return folder, ids
+
+
+@pytest.fixture(scope="module")
+def server(shared):
+    """The pages show the shared copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(RUNS_VARIABLE, str(shared[0]))
+        session.manager.clear()
+        yield shared[1]
+        session.manager().close()
+        session.manager.clear()
+
+
+def command(capsys, *arguments) -> dict:
+    """What a command printed with --json."""
+    code = main([*map(str, arguments), "--json"])
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    return json.loads(output.out.strip().splitlines()[-1])
+
+
+def leaves(values: dict) -> dict[str, list]:
+    """Every name in nested settings with the values that it has, in whichever section."""
+    found: dict[str, list] = {}
+    for name, value in values.items():
+        inner = leaves(value) if isinstance(value, dict) and not name.endswith(("_bits", "by_bits")) else {name: [value]}
+        for key, more in inner.items():
+            found.setdefault(key, []).extend(more)
+    return found
+
+
+def test_every_stored_run_is_listed_with_its_state_and_what_was_written_about_it(folder):
+    store = RunStore(folder)
+    runs = {run.name: run for run in store.runs()}
+    assert {name: str(run.state) for name, run in runs.items()} == STATES
+    assert [name for name, run in runs.items() if run.error and STATES[name] == "complete"] == []
+    complete = runs["complete"]
+    assert (complete.note, complete.tags, complete.pinned) == ("A note of two lines,\nwith *stars*.", ("first", "small network"), True)
+    for run in runs.values():
+        assert store.config(run.id) == run.config
+    assert {run.config.images_from != "" for name, run in runs.items() if name.startswith("given images")} == {True}
+    store.close()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_stored_settings_are_read_with_their_values(path):
+    stored = json.loads(path.read_text())
+    config = RunConfig.from_dict(stored)
+    written = json.loads(json.dumps(config.to_dict()))
+    assert RunConfig.from_dict(written) == config
+    before, now = leaves(stored), leaves(written)
+    same = [name for name in now if name in before]
+    assert {name: now[name] for name in same if not all(value in before[name] for value in now[name])} == {}
+    assert len(same) >= 35  # of 47 names: most knobs keep their names
+
+
+@pytest.mark.parametrize("name", ["quick", "imagenet", "paper"])
+def test_stored_presets_are_still_the_presets(name):
+    assert RunConfig.from_dict(json.loads((DATA / "configs" / f"preset_{name}.json").read_text())) == PRESETS[name]
+
+
+@pytest.mark.parametrize("name", sorted(FLAGS.keys() - {"runs", "list"}))  # these two refuse nothing
+def test_a_command_takes_all_its_earlier_flags(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # an unknown flag would end in SystemExit; this is refused later, as its paths do not exist
+    assert main([name, *FLAGS[name]]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(EXPECTED))
+def test_an_unfinished_run_is_resumed_to_its_end(folder, capsys, name):
+    listed = command(capsys, "runs", "--runs", folder)["runs"]
+    (run_id,) = [run["id"] for run in listed if run["name"] == name and run["resumable"]]
+    store = RunStore(folder)
+    before = {record.id for stage, last in CHECKPOINTS[name].items() for record in store.records(run_id, stage) if record.step <= last}
+    store.close()
+    result = command(capsys, "resume", run_id, "--runs", folder)
+    store, expected = RunStore(folder), EXPECTED[name]
+    run = store.run(run_id)
+    assert (str(run.state), run.error, run.attempt) == ("complete", "", 2)
+    kept = {record.id for stage in CHECKPOINTS[name] for record in store.records(run_id, stage)}
+    assert before <= kept
+    assert before
+    for stage, steps in expected["steps"].items():
+        assert sorted(record.step for record in store.records(run_id, stage)) == sorted(step for _, step in steps)
+    home = store.run_folder(run_id)
+    store.close()
+    made = {path.parent.name: load_file(path) for path in home.rglob("images.safetensors")}
+    assert made.keys() == expected["labels"].keys()
+    pixels = load_file(DATA / "expected.safetensors")
+    for method, tensors in made.items():
+        assert tensors["labels"].tolist() == expected["labels"][method]
+        assert tensors["images"].shape == pixels[f"{name}/{method}"].shape
+        difference = (tensors["images"].int() - pixels[f"{name}/{method}"].int()).abs()
+        assert (difference > 2).float().mean() <= 0.01
+    networks = [str(path) for path in expected["sha256"] if path.endswith("quantized.safetensors")]
+    assert len(list(home.rglob("quantized.safetensors"))) == len(networks)
+    assert json.loads((home / "result.json").read_text()).keys() == expected["result"].keys() == result.keys() - {"run"}
+    for method, figures in expected["result"]["optimizers"].items():
+        assert result["optimizers"][method].keys() == figures.keys()
+        for bits, accuracy in figures.get("accuracy", {}).items():
+            again = result["optimizers"][method]["accuracy"][bits]
+            assert again["steps"] == accuracy["steps"]
+            assert again["full_precision"] == pytest.approx(accuracy["full_precision"], abs=0.5)
+            assert again["quantized"] == pytest.approx(accuracy["quantized"], abs=2.0)
+        if "diversity" in figures:
+            again = result["optimizers"][method]["diversity"]["mean_similarity"]
+            assert again == pytest.approx(figures["diversity"]["mean_similarity"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("complete", ("--format", "packed", "--method", "adam", "--bits", "3")),
+        ("layer widths", ("--format", "packed")),
+        ("given images", ("--format", "packed")),
+    ],
+)
+def test_a_stored_network_is_exported_and_gives_the_same_scores(shared, capsys, tmp_path, name, options):
+    folder, ids = shared
+    out = tmp_path / "network.safetensors"
+    figures = command(capsys, "export", ids[name], *options, "--out", out, "--runs", folder)
+    assert figures["max_output_difference"] < 1e-4
+    assert abs(figures["file_accuracy"] - figures["torch_accuracy"]) <= 0.1
+    assert out.stat().st_size == figures["bytes"]
+
+
+@pytest.mark.parametrize("name", ["complete", "live changes", "layer widths", "given images", "embedded network"])
+def test_a_model_card_is_written_of_a_stored_run(shared, capsys, tmp_path, name):
+    folder, ids = shared
+    command(capsys, "export", ids[name], "--format", "card", "--out", tmp_path / "card", "--runs", folder)
+    (card,) = (tmp_path / "card").glob("*.md")
+    assert name in card.read_text()
+
+
+def test_stored_images_are_exported_as_png(shared, capsys, tmp_path):
+    folder, ids = shared
+    command(capsys, "export", ids["complete"], "--format", "png", "--method", "adam", "--out", tmp_path / "images", "--runs", folder)
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 8
+
+
+def test_stored_images_and_a_stored_network_are_used_by_a_new_run(folder, capsys):
+    store = RunStore(folder)
+    run = next(run for run in store.runs() if run.name == "live changes")
+    images = store.run_folder(run.id) / "images" / "adam"
+    store.close()
+    (network,) = (folder / "uploads" / "networks").glob("*.pt2")
+    options = ("--images", images, "--model", network, "--steps", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu")
+    result = command(capsys, "quantize", *options, "--evaluations", 0, "--runs", folder)
+    assert result["steps"] == 1
+    assert result["quantized_layers"] == 4
+
+
+def test_a_stored_run_is_in_the_table_of_the_paper(shared, capsys):
+    folder, ids = shared
+    rows = command(capsys, "table", "--runs", folder)["rows"]
+    assert ids["embedded network"] in json.dumps(rows)
+
+
+def test_a_stored_quantized_resnet20_is_loaded(shared, capsys, tmp_path):
+    """Its file names layers and quantizers; loading fails for a name that is missing or unexpected."""
+    folder, ids = shared
+    result = json.loads((folder / ids["embedded network"] / "result.json").read_text())
+    out = tmp_path / "network.safetensors"
+    figures = command(capsys, "export", ids["embedded network"], "--format", "packed", "--out", out, "--runs", folder)
+    assert figures["torch_accuracy"] == pytest.approx(result["optimizers"]["adam"]["accuracy"]["4"]["quantized"], abs=5.0)
+
+
+def shown(name: str, **address: str) -> AppTest:
+    """A page at an address."""
+    app = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=60)
+    for parameter, value in address.items():
+        app.query_params[parameter] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("page", ["studio", "quantize", "diversity", "export"])
+def test_each_page_shows_each_stored_run(server, page, name):
+    app = shown(page, run=server[name])
+    said = {"its process ended while the run was going on"} if name == "killed in generation" else set()
+    assert {error.value for error in app.error} <= said
+
+
+def test_the_studio_shows_a_stored_moment(server):
+    app = shown("studio", run=server["live changes"], at="2")
+    players = [element.proto for element in app.get("bidi_component") if element.proto.component_name.endswith("player")]
+    (player,) = [json.loads(proto.json) for proto in players]
+    assert player["at"] == 2
+    assert player["moments"] == [1, 2, 3]
+
+
+def test_the_export_page_offers_a_file_that_was_made_before(server):
+    app = shown("export", run=server["complete"])
+    assert "mi-fgsm-W3A3.safetensors" in [element.proto.label for element in app.get("download_button")]
+
+
+def test_stored_runs_are_compared(server):
+    app = shown("compare", runs=",".join(server[name] for name in ("complete", "layer widths", "live changes", "given images of both")))
+    assert [header.value for header in app.header] == ["Settings that differ", "Curves", "Accuracy"]
+    assert app.warning.len == 0
+
+
+def test_the_list_of_runs_shows_the_stored_ones(server):
+    app = shown("runs")
+    assert app.info.len == 0
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_report_is_made_of_each_stored_run(shared, name):
+    folder, ids = shared
+    store = RunStore(folder)
+    html = report.report(store, store.run(ids[name]), ())
+    store.close()
+    assert name in html
+    assert html.rstrip().endswith("</html>")
+
+
+def test_the_report_tells_what_was_changed_while_the_stored_run_was_computed(shared):
+    folder, ids = shared
+    store = RunStore(folder)
+    assert [(change["step"], change["name"], change["value"]) for change in store.changes(ids["live changes"])] == [
+        (2, "epsilon", 0.05),
+        (3, "beta", 0.5),
+        (3, "beta", 0.5),
+    ]
+    html = report.report(store, store.run(ids["live changes"]), ())
+    store.close()
+    assert "0.05" in html
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
