@@ -24,7 +24,7 @@ from dashboard.charts import files as chart_files
 from dashboard.images.contact_sheet import Sheet
 from dashboard.server import access
 from dashboard.tables.iterations import nearest
-from dashboard.text import shown
+from dashboard.text import one_line_text
 
 _FOLDER = Path(__file__).parent
 _STREAMED = (_FOLDER / "streamed.js").read_text()
@@ -176,7 +176,7 @@ def words(key: str, lines: Sequence[str], title: str = "", part: float | None = 
 
 def words_data(lines: Sequence[str], title: str = "", part: float | None = None) -> dict[str, Any]:
     """What of `words` changes as the run goes on."""
-    return {"title": shown(title), "lines": [shown(line) for line in lines], "part": part}
+    return {"title": one_line_text(title), "lines": [one_line_text(line) for line in lines], "part": part}
 
 
 def live(key: str, address: str, phase: str, milliseconds: int, redraw: bool) -> None:

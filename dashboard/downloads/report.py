@@ -37,7 +37,7 @@ from dashboard.charts import training as training_charts
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.tables import results
-from dashboard.text import shown
+from dashboard.text import one_line_text
 
 _HERE = Path(__file__).parent
 _PACKAGES = ("torch", "torchvision", "pytorchcv", "open-clip-torch", "numpy", "plotly")
@@ -89,7 +89,7 @@ def _plotly() -> str:
 
 
 def _text(value: object) -> str:
-    return escape(shown(value))
+    return escape(one_line_text(value))
 
 
 def _chart(figure: go.Figure, name: str) -> str:
@@ -246,7 +246,7 @@ def _sheet(path: Path, classes: Sequence[str]) -> str:
     if in_columns:
         rows = max(1, min(_ROWS, len(chosen) // len(classes)))
         sheet = contact_sheet.contact_sheet(contact_sheet.by_class(some, labels[chosen], len(classes), rows), len(classes))
-        titles = f'<div class="classes">{"".join(f"<div>{escape(shown(name, 60))}</div>" for name in classes)}</div>'
+        titles = f'<div class="classes">{"".join(f"<div>{escape(one_line_text(name, 60))}</div>" for name in classes)}</div>'
     else:
         sheet = contact_sheet.contact_sheet(some, 8)
     caption = f"{len(chosen):,} of {len(labels):,} images, spread evenly over the set"
@@ -334,7 +334,7 @@ def _diversity(known: Mapping[str, Any], classes: Sequence[str]) -> str:
 def _provenance(run: Run, known: Mapping[str, Any], turned: bool) -> str:
     config = run.config
     rows = [{"": title, "value": str(value)} for title, value in _facts(run, known)]
-    lines = "\n".join(shown(line) for line in commands(config))
+    lines = "\n".join(one_line_text(line) for line in commands(config))
     live = " The knobs that were turned live are not part of them: with the commands alone the images differ." if turned else ""
     return (
         f"<h2>Where it comes from</h2>{_table(rows)}<h3>Making it again</h3>"

@@ -24,8 +24,7 @@ from core.layout import GIVEN
 from dashboard.forms.knobs import help_of, knob_grid
 from dashboard.forms.sources import images_widget, kept_images, kept_network, network_widgets
 from dashboard.names import method_name
-from dashboard.text import plain
-from dashboard.text import shown as shown_text
+from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
 
@@ -42,7 +41,7 @@ def preset_choice(key: str) -> str:
 
 def preset_instead(name: str, key: str) -> str | None:
     """Which preset a form begins with instead of the settings of the run of that name; None as long as it begins with those."""
-    names = {AS_RUN: f"as {shown_text(name)}"}
+    names = {AS_RUN: f"as {one_line_text(name)}"}
     chosen = st.selectbox("Preset", [AS_RUN, *PRESETS], format_func=lambda preset: names.get(preset) or _preset_name(preset), key=key)
     return None if chosen == AS_RUN else chosen
 

@@ -15,7 +15,7 @@ from html import escape
 import numpy as np
 
 from core.reporting import Frame
-from dashboard.text import shown
+from dashboard.text import one_line_text
 
 _GAP = 1  # pixels between images
 
@@ -64,7 +64,7 @@ def sheet_html(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], a
         rows = min(rows, max(1, len(images) // len(classes)))
         pixels = contact_sheet(by_class(images, labels, len(classes), rows), len(classes))
         names = "".join(
-            f'<div style="flex:1;min-width:0;text-align:center;overflow:hidden;text-overflow:ellipsis">{escape(shown(name, 60))}</div>'
+            f'<div style="flex:1;min-width:0;text-align:center;overflow:hidden;text-overflow:ellipsis">{escape(one_line_text(name, 60))}</div>'
             for name in classes
         )
         header = f'<div style="display:flex;font-size:0.68rem;opacity:0.75;line-height:1.6">{names}</div>'
@@ -72,7 +72,7 @@ def sheet_html(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], a
         pixels, header = contact_sheet(images, 8), ""
     height, width = pixels.shape[:2]
     return (
-        f'{header}<img alt="{escape(shown(alt))}" src="{data_uri(pixels)}" '
+        f'{header}<img alt="{escape(one_line_text(alt))}" src="{data_uri(pixels)}" '
         f'style="width:100%;aspect-ratio:{width}/{height};image-rendering:pixelated;display:block;border-radius:4px">'
     )
 
@@ -93,7 +93,7 @@ def sheet(frame: Frame, classes: Sequence[str]) -> Sheet:
     """All images of a frame: one class a column where there are at most ten, else 8 in a row."""
     count = len(frame.labels)
     if len(classes) <= 10:
-        columns, header = len(classes), [shown(name, 60) for name in classes]
+        columns, header = len(classes), [one_line_text(name, 60) for name in classes]
         of_class = [np.flatnonzero(frame.labels == label) for label in range(columns)]
         rows = max(map(len, of_class))
         places = [int(own[row]) if row < len(own) else -1 for row in range(rows) for own in of_class]
@@ -117,9 +117,9 @@ def _with_gaps(images: np.ndarray, places: Sequence[int], columns: int) -> np.nd
 
 def known_of(frame: Frame, index: int, classes: Sequence[str]) -> str:
     """What is known of one image, a line each: its class; what the teacher takes it for, and how confidently."""
-    lines = [shown(classes[int(frame.labels[index])], 60)]
+    lines = [one_line_text(classes[int(frame.labels[index])], 60)]
     if frame.predicted is not None and frame.confidence is not None:
-        lines.append(f"teacher: {shown(classes[int(frame.predicted[index])], 60)}, {100 * float(frame.confidence[index]):.0f} %")
+        lines.append(f"teacher: {one_line_text(classes[int(frame.predicted[index])], 60)}, {100 * float(frame.confidence[index]):.0f} %")
     return "\n".join(lines)
 
 
@@ -131,7 +131,7 @@ def sees_another(frame: Frame, index: int) -> bool:
 def large_html(frame: Frame, index: int, alt: str) -> str:
     """One image as large as its place."""
     return (
-        f'<img alt="{escape(shown(alt))}" src="{data_uri(frame.images[index].transpose(1, 2, 0))}" '
+        f'<img alt="{escape(one_line_text(alt))}" src="{data_uri(frame.images[index].transpose(1, 2, 0))}" '
         'style="width:100%;max-width:256px;aspect-ratio:1;image-rendering:pixelated;display:block;border-radius:4px">'
     )
 
@@ -162,7 +162,7 @@ def _strip_cell(frame: Frame, title: str, classes: Sequence[str], is_shown: bool
     return (
         f'<button type="button" data-moment="{frame.step}" title="{escape(known)}" '
         'style="all:unset;cursor:pointer;width:68px;text-align:center;font-size:0.75rem;line-height:1.4;font-variant-numeric:tabular-nums" '
-        f'aria-label="{escape(shown(f"show iteration {title}: {known}"))}">'
+        f'aria-label="{escape(one_line_text(f"show iteration {title}: {known}"))}">'
         f'<img alt="" src="{data_uri(frame.images[0].transpose(1, 2, 0))}" style="width:64px;height:64px;image-rendering:pixelated;'
         f'display:block;margin:auto;border:2px solid {border};border-radius:4px">'
         f'<b style="font-weight:600">{escape(title)}</b><br>{confidence}{other}</button>'

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from dashboard.images.contact_sheet import data_uri
-from dashboard.text import shown
+from dashboard.text import one_line_text
 
 LARGEST = 112  # pixels of a side on the page: larger images are sent smaller
 
@@ -60,12 +60,12 @@ def row_html(groups: Sequence[np.ndarray], captions: Sequence[str], alt: str) ->
     widths = [len(group) * (groups[0].shape[3] + 1) - 1 for group in groups]
     gap = f'<div style="flex:{between} 1 0"></div>'
     below = gap.join(
-        f'<div title="{escape(shown(caption))}" style="flex:{width} 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;'
-        f'white-space:nowrap;text-align:center">{escape(shown(caption, 60))}</div>'
+        f'<div title="{escape(one_line_text(caption))}" style="flex:{width} 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;'
+        f'white-space:nowrap;text-align:center">{escape(one_line_text(caption, 60))}</div>'
         for width, caption in zip(widths, captions, strict=True)
     )
     return (
-        f'<img alt="{escape(shown(alt))}" src="{data_uri(pixels)}" style="width:100%;aspect-ratio:{pixels.shape[1]}/{pixels.shape[0]};'
+        f'<img alt="{escape(one_line_text(alt))}" src="{data_uri(pixels)}" style="width:100%;aspect-ratio:{pixels.shape[1]}/{pixels.shape[0]};'
         f'image-rendering:pixelated;display:block"><div style="display:flex;font-size:0.75rem;opacity:0.85;line-height:1.8">{below}</div>'
     )
 

@@ -50,7 +50,7 @@ class Uploads:
 
         Raises DataError or ModelError, naming the file, when it is too large, of another type, or no network that can be used here.
         """
-        name = text.shown(name, 100)
+        name = text.one_line_text(name, 100)
         size = _size(file)
         if size > NETWORK_BYTES:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
@@ -84,7 +84,9 @@ class Uploads:
             plain_rights(temporary)
             sync(temporary)
             # first what it is called, so that a network is never without
-            label = f"{text.shown(model.spec.name, 60)} ({len(model.spec.classes)} classes), uploaded as {text.shown(name, 60)}"
+            label = (
+                f"{text.one_line_text(model.spec.name, 60)} ({len(model.spec.classes)} classes), uploaded as {text.one_line_text(name, 60)}"
+            )
             write_json(target.with_suffix(".json"), {"label": label})
             temporary.replace(target)
             sync(folder)
@@ -95,7 +97,7 @@ class Uploads:
 
         Raises ConfigError, DataError or ModelError, naming the file, for what cannot be used here.
         """
-        name = text.shown(name, 100)
+        name = text.one_line_text(name, 100)
         size = _size(file)
         if size > NETWORK_BYTES:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
@@ -120,7 +122,7 @@ class Uploads:
 
         Raises DataError, naming the file, when it is not what core.data.archives allows.
         """
-        name = text.shown(name, 100)
+        name = text.one_line_text(name, 100)
         size = _size(file)
         if size > ARCHIVE_BYTES:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {ARCHIVE_BYTES:,}")
@@ -168,7 +170,7 @@ class Uploads:
         if network is None and not images:
             return ""
         widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
-        source = text.shown(images, 60) if images else " + ".join(config.methods)
+        source = text.one_line_text(images, 60) if images else " + ".join(config.methods)
         parts = (
             re.split(", uploaded as |, imported from ", network)[0] if network else config.model.rsplit("/", 1)[-1],
             source,
@@ -222,7 +224,7 @@ def _hash(file: IO[bytes]) -> str:
 
 def _label(path: Path) -> str:
     try:
-        return text.shown(json.loads(path.with_suffix(".json").read_text())["label"], 200)
+        return text.one_line_text(json.loads(path.with_suffix(".json").read_text())["label"], 200)
     except (OSError, ValueError, KeyError, TypeError):
         return f"an uploaded network ({path.stem[:8]})"
 

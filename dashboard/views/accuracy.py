@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core import layout
-from core.runs.paper_table import METHODS
+from core.runs.paper_table import PAPER_METHODS
 from core.runs.store import Run
 from dashboard import session, text
 from dashboard.charts import accuracy as accuracy_charts
@@ -102,7 +102,7 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         list(fitting),
         WITH,
         key,
-        format_func=lambda run_id: text.shown(fitting[run_id].name, 80) if run_id in fitting else run_id,
+        format_func=lambda run_id: text.one_line_text(fitting[run_id].name, 80) if run_id in fitting else run_id,
         placeholder="other runs of this network",
         max_selections=MOST_RUNS,
         help="Runs of the same network, evaluated on the same images. Those that differ only in their seeds are averaged.",
@@ -145,7 +145,7 @@ def _methods(run: Run, place: Any) -> list[str]:
             PAPER,
             f"accuracy paper/{run.id}",
             default=known[:1],
-            format_func=METHODS.__getitem__,
+            format_func=PAPER_METHODS.__getitem__,
             help="As the paper reports them (DFFG, BMVC 2023) for this architecture and these bit widths.",
         )
 

@@ -12,6 +12,7 @@ import streamlit as st
 
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError
+from core.generation.methods import method_order
 from core.reporting import TEST
 from core.runs.state import RunState
 from core.runs.store import Run
@@ -20,7 +21,6 @@ from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures
 from dashboard.names import method_name
-from dashboard.tables import results
 from dashboard.updates import live_view
 from dashboard.views import accuracy
 
@@ -96,7 +96,7 @@ def _figures(run: Run, address: Mapping[str, str], watcher: session.Watcher) -> 
         # few, and each is worth seeing at once
         known[_TESTED] = session.kept(
             ("figure", run.id, run.attempt, len(tested), TEST, full_precision),
-            lambda: json_of(training_charts.accuracy_on_the_way(tested, full_precision)),
+            lambda: json_of(training_charts.accuracy_during_training(tested, full_precision)),
         )
     return known
 
@@ -110,7 +110,7 @@ def pieces(run: Run, address: Mapping[str, str], watcher: session.Watcher) -> di
 def analysed(run: Run) -> list[tuple[str, str]]:
     """(method, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
     names = [name.split("/") for name in session.store().result_names(run.id) if name.startswith("layers/")]
-    return sorted(((method, width) for _, method, width in names), key=lambda pair: (results.place(pair[0]), pair))
+    return sorted(((method, width) for _, method, width in names), key=lambda pair: (method_order(pair[0]), pair))
 
 
 def _phase(run: Run, address: Mapping[str, str]) -> Any:
@@ -213,7 +213,7 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     total = sum(layer["weights"] for layer in found["layers"])
     table = pd.DataFrame(
         {
-            "layer": [text.shown(layer["name"]) for layer in by_error],
+            "layer": [text.one_line_text(layer["name"]) for layer in by_error],
             "bits": [layer["bits"] for layer in by_error],
             "output dB": [layer["sqnr"] for layer in by_error],
             "weights dB": [layer["weight_sqnr"] for layer in by_error],
@@ -300,11 +300,11 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
         known = session.store().result(other.id, f"accuracy/{method}/{width}")
         if known is None or "quantized" not in known:
             continue
-        own = ", ".join(f"{text.shown(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
+        own = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
         size = known.get("weight_size")
         rows.append(
             {
-                "run": text.shown(other.name) + (" (shown)" if other.id == run.id else ""),
+                "run": text.one_line_text(other.name) + (" (shown)" if other.id == run.id else ""),
                 "layers with bits of their own": own or "none",
                 "weights, kB": size and float(_kilobytes(size).replace(",", "")),
                 "steps": known["steps"],
