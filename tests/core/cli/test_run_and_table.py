@@ -71,7 +71,7 @@ def run_config(*flags) -> RunConfig:
 
 
 def other_value(name, field):
-    """A value that the knob may have and no preset has, and the words that give it on the command line."""
+    """A value that the knob may have and the preset `quick` has not, and the words that give it on the command line."""
     flag = "--" + name.replace("_", "-")
     if name == "layer_bits":
         return (("a=b", 3), ("output", 8)), [flag, "output=8", "a=b=3"]
@@ -81,11 +81,11 @@ def other_value(name, field):
     if name in special:
         value = special[name]
     elif field.metadata["choices"] is not None:
-        value = next(choice for choice in field.metadata["choices"] if choice not in {start.value(name) for start in PRESETS.values()})
+        value = next(choice for choice in field.metadata["choices"] if choice != field.default)
     elif isinstance(field.default, str):
         value = "something else"
     else:
-        value = field.default + 1 if isinstance(field.default, int) else field.default * 0.75
+        value = field.default + 1 if isinstance(field.default, int) else (field.default or 1.0) * 0.75
     return value, [flag, str(value)]
 
 

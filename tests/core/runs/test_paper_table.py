@@ -225,10 +225,10 @@ def test_plain_values_of_a_row(store):
 
 def test_config_of_a_row_takes_the_paper_s_checkpoint_and_the_preset_s_settings():
     config = paper_table.row_config(ROW, QUICK)
-    assert (config.model, config.model) == ("pytorchcv:resnet20_cifar10",) * 2
+    assert config.model == "pytorchcv:resnet20_cifar10"
     assert (config.bits, config.methods, config.evaluation.encoder) == ((4,), ("mi-fgsm", "adam"), "")
     assert paper_table.setting(config, 4) == "quick"
-    assert paper_table.row_config(ROW, QUICK, "resnet20_cifar10").generation.model == "resnet20_cifar10"
+    assert paper_table.row_config(ROW, QUICK, "resnet20_cifar10").model == "resnet20_cifar10"
     config = paper_table.row_config("imagenet/resnet50/5", PRESETS["paper"], data="/images")
     assert (config.model, config.evaluation.data, config.bits) == ("pytorchcv:resnet50", "/images", (5,))
 
