@@ -19,7 +19,7 @@ from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
 
 GENERATION = GenerationConfig(images=40, iterations=8, batch_size=12, snapshots=2, burn_in=0.5, max_shift=1)
-QUANTIZATION = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
+TRAINING = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def on_gpu(small):
     torch.use_deterministic_algorithms(before)
 
 
-def generated(model, **changes):
-    synthesis = Synthesis(model, replace(GENERATION, **changes))
+def generated(model, method="mi-fgsm", **changes):
+    synthesis = Synthesis(model, replace(GENERATION, **changes), method)
     records = []
     synthesis.reporter = type("Notes", (type(synthesis.reporter),), {"record": lambda self, *values: records.append(values)})()
     while not synthesis.finished:
@@ -67,7 +67,7 @@ def generated(model, **changes):
 
 
 def trained(model, images, **changes):
-    training = QuantizationTraining(model, images, replace(QUANTIZATION, **changes))
+    training = QuantizationTraining(model, images, replace(TRAINING, **changes))
     while not training.finished:
         training.step()
     return {name: value.cpu() for name, value in training.student.state_dict().items()}
@@ -120,7 +120,9 @@ def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, 
     assert recording.failure == failure
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam"}, {"half_resolution": 0.5, "max_shift": 0}, {"alpha_tv": 0.0, "beta": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "adam"}, {"half_resolution_fraction": 0.5, "max_shift": 0}, {"alpha_tv": 0.0, "beta": 0.0}]
+)
 def test_a_recorded_generation_is_the_same(small, stand_in, monkeypatch, changes):
     images, records, synthesis = generated(small, **changes)
     assert len(stand_in) >= 1
@@ -149,7 +151,7 @@ def test_a_network_that_cannot_be_traced_is_not_recorded(stand_in):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-@pytest.mark.parametrize("changes", [{}, {"training_optimizer": "sgd", "alpha_feature": 0.0, "alpha_ce": 1.0, "averaging": 0.0}])
+@pytest.mark.parametrize("changes", [{}, {"training_optimizer": "sgd", "alpha_feature": 0.0, "alpha_ce": 1.0, "ema_decay": 0.0}])
 def test_a_recorded_training_is_the_same(small, small_images, stand_in, monkeypatch, method, changes):
     state = trained(copy.deepcopy(small), small_images, range=method, **changes)
     assert stand_in == [(24, 3, 8, 8), (16, 3, 8, 8)]  # the last of an epoch is shorter
@@ -162,7 +164,7 @@ def test_a_recorded_training_is_the_same(small, small_images, stand_in, monkeypa
 
 
 def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
-    training = QuantizationTraining(small, small_images, replace(QUANTIZATION, range="minmax"))
+    training = QuantizationTraining(small, small_images, replace(TRAINING, range="minmax"))
     places = [end.data_ptr() for own in training.quantized.activations for end in own.range_method.state()]
     before = [end.clone() for own in training.quantized.activations for end in own.range_method.state()]
     training.step()
@@ -171,9 +173,7 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
     assert not all(torch.equal(one, other) for one, other in zip(before, after))
 
 
-@pytest.mark.parametrize(
-    "make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, QUANTIZATION)]
-)
+@pytest.mark.parametrize("make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)])
 @pytest.mark.parametrize("records", [True, False])
 def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
     """Networks and mapped files of images would wait for the garbage collector, which counts objects and not megabytes."""
@@ -191,7 +191,7 @@ def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, requ
         gc.enable()
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam"}, {"half_resolution": 0.5, "max_shift": 0}])
+@pytest.mark.parametrize("changes", [{}, {"method": "adam"}, {"half_resolution_fraction": 0.5, "max_shift": 0}])
 def test_a_gpu_records_and_repeats_a_generation(on_gpu, monkeypatch, changes):
     first, _, synthesis = generated(on_gpu, **changes)
     assert synthesis.summary()["kernels"] == "torch, recorded as a CUDA graph"
