@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import EVALUATION_SETS, EvaluationConfig, RunConfig, TrainingConfig
-from core.data.image_sets import ImageSet, load_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
 from core.errors import DataError, RunStopped
 from core.evaluation.accuracy import Accuracy, accuracy_of, correct, evaluate
@@ -32,7 +32,7 @@ from core.models.zoos.lookup import is_zoo_name
 from core.quantization.analysis import ANALYSED_IMAGES, analyse
 from core.quantization.placement import check_layer_bits
 from core.quantization.saved_network import save_quantized
-from core.quantization.training import QuantizationTraining, check_images
+from core.quantization.training import QuantizationTraining
 from core.reporting import TEST, Live, Reporter
 from core.threads import cpu_threads
 

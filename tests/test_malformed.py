@@ -36,14 +36,13 @@ from core.config import (
 )
 from core.config import flag as flag_of
 from core.data.archives import unpack_images
-from core.data.image_sets import ImageSet, load_image_set, save_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
 from core.errors import ConfigError, CoreError, DataError, quoted
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import load_model
 from core.models.registry import MODELS
 from core.quantization.placement import quantize_network
 from core.quantization.saved_network import load_quantized, save_quantized
-from core.quantization.training import check_images
 from core.runs.control import LiveControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore

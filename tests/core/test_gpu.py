@@ -42,7 +42,7 @@ def stand_in(monkeypatch):
 
     monkeypatch.setattr(gpu, "_aside", lambda work, inputs: work(*inputs))
     monkeypatch.setattr(gpu, "_captured", captured)
-    monkeypatch.setattr(gpu, "_can_record", lambda device: True)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: True)
     return made
 
 
@@ -82,7 +82,7 @@ def same(one, other):
 
 
 def plain(monkeypatch):
-    monkeypatch.setattr(gpu, "_can_record", lambda device: False)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: False)
 
 
 def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
@@ -106,7 +106,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
     ("error", "failure"),
     [
         (RuntimeError("operation not permitted when stream is capturing\nmore"), "operation not permitted when stream is capturing"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a recording"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a CUDA graph"),
     ],
 )
 def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, failure):

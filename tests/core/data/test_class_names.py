@@ -28,7 +28,7 @@ def refused(folders, spec, source="somewhere") -> str:
         class_mapping(folders, spec, str(source))
     message = str(error.value)
     assert "\n" not in message
-    assert "allowed" in message
+    assert "must" in message
     return message
 
 

@@ -20,7 +20,7 @@ def refused(call) -> str:
         call()
     message = str(error.value)
     assert "\n" not in message
-    assert "allowed" in message
+    assert "must" in message
     return message
 
 

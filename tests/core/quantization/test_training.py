@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
-from core.data.image_sets import ImageSet
+from core.data.image_sets import ImageSet, check_images
 from core.errors import CoreError, DataError
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.training import (
     QuantizationTraining,
-    check_images,
     distillation_loss,
     feature_loss,
     first_not_finite,
