@@ -20,6 +20,7 @@ RESULT = "result.json"
 UPLOADS = "uploads"  # uploaded networks and images, beside the run folders
 NETWORKS = "networks"  # uploads/networks/HASH.safetensors, with its display name in HASH.json
 IMAGES_FILE = "images.safetensors"
+SOURCE_FILE = "source.pt"  # in IMAGES/METHOD, of a joint method: the state of its source
 MANIFEST = "manifest.json"  # written last into an image set, so its presence marks the set as complete
 
 

@@ -166,10 +166,10 @@ def find_knob(name: str) -> tuple[str, Field]:
 
 
 def settings(config: RunConfig, method: str = "", bits: int = 0) -> dict[str, Any]:
-    """Every knob that bears on images and networks, by name: what tells two runs apart besides their seed, network and bit widths.
+    """Every knob that affects images and accuracies, by name, the seed included: how two runs of one network and bit width differ.
 
     method: leaves out the knobs that only other methods have; default: those that none of the run's methods has. bits: with the steps,
-    step size and activations of this width; default: with `steps_by_bits` and `lr_by_bits`. The seed is included.
+    step size and activations of this width; default: with `steps_by_bits` and `lr_by_bits`.
     """
     methods = (method,) if method else config.methods
     own = config if not bits else replace(config, training=config.training_for(bits))

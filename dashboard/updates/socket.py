@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,7 +33,7 @@ _SECRET = secrets.token_hex(32)
 def address(run_id: str, part: str) -> str:
     """Where the page whose script runs, which was let in, hears of a part of a run (see live.Part); as long as a login holds."""
     watcher = json.dumps([part, run_id, *session.watcher()])
-    return access.path(_PATH) + "?" + urlencode({"watcher": access.sign(watcher, _SECRET, time.time() + access.LOGIN_SECONDS)})
+    return access.path(_PATH) + "?" + urlencode({"watcher": access.sign(watcher, _SECRET)})
 
 
 def routes(news: Callable[[str, str, session.Watcher, str], dict[str, Any]]) -> list[BaseRoute]:

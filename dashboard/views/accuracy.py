@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core import layout
-from core.runs.paper_table import METHODS
+from core.runs.paper_table import PAPER_METHODS
 from core.runs.store import Run
 from dashboard import session, text
 from dashboard.charts import accuracy as accuracy_charts
@@ -145,7 +145,7 @@ def _methods(run: Run, place: Any) -> list[str]:
             PAPER,
             f"accuracy paper/{run.id}",
             default=known[:1],
-            format_func=METHODS.__getitem__,
+            format_func=PAPER_METHODS.__getitem__,
             help="As the paper reports them (DFFG, BMVC 2023) for this architecture and these bit widths.",
         )
 

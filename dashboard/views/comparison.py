@@ -15,7 +15,8 @@ from core.config import RunConfig
 from core.errors import ConfigError, RunError
 from core.runs.store import Run
 from dashboard import session, text
-from dashboard.charts.comparison import COLOURS, MOST, Compared
+from dashboard.charts.comparison import COLORS, MOST, Compared
+from dashboard.tables import terms
 from dashboard.tables.run_list import FIGURES
 from dashboard.updates import live_view
 
@@ -83,8 +84,8 @@ def _compared(index: int, run: Run) -> Compared:
         config = store.config(run.id)
     except ConfigError:  # of another version
         config = None
-    known = store.results_of_all(FIGURES, run.id).get(run.id, {})
-    return Compared(run, chr(ord("A") + index), COLOURS[index], config, {}, known, store.changes(run.id))
+    known = store.results_of_all((*FIGURES, terms.RESULT), run.id).get(run.id, {})
+    return Compared(run, chr(ord("A") + index), COLORS[index], config, {}, known, store.changes(run.id))
 
 
 def with_curves(compared: Sequence[Compared], stage: str) -> list[Compared]:

@@ -24,6 +24,8 @@ from dashboard.forms.knobs import live_sliders
 from dashboard.images import contact_sheet
 from dashboard.names import class_names, method_name
 from dashboard.tables import iterations
+from dashboard.tables.terms import RESULT as TERMS
+from dashboard.tables.terms import Term, loss_terms
 from dashboard.updates import live_view
 
 VIEWS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
@@ -93,6 +95,7 @@ class Past(NamedTuple):
     kept: list[int]  # steps whose images every method has kept
     newest: dict[str, Frame]  # method -> its images, all of one step
     changes: Sequence[Mapping[str, Any]]
+    terms: Sequence[Term]
 
     @property
     def latest(self) -> int:
@@ -100,7 +103,7 @@ class Past(NamedTuple):
 
     @property
     def marks(self) -> list[tuple[int, str]]:
-        return [(step, what) for step, (what, _) in generation_charts.mark_texts(self.changes).items()]
+        return [(mark.step, mark.text) for mark in generation_charts.change_marks(self.changes)]
 
 
 class Moment(NamedTuple):
@@ -121,13 +124,14 @@ def _past(run: Run) -> Past | None:
     records = session.records(run, "generation")
     kept = _kept_moments(run)
     newest = _newest(run, kept)
-    return Past(records, kept, newest, session.store().changes(run.id)) if newest and records else None
+    terms = loss_terms({TERMS: session.store().result(run.id, TERMS)})
+    return Past(records, kept, newest, session.store().changes(run.id), terms) if newest and records else None
 
 
 def _moment(run: Run, past: Past, at: int | None) -> Moment:
     frames = past.newest if at is None else {method: _frame(run, method, at) or newest for method, newest in past.newest.items()}
     records = {method: record for method, frame in frames.items() if (record := iterations.record_at(past.records, method, frame.step))}
-    return Moment(past, frames, records, iterations.place(next(iter(frames.values())).step, run))
+    return Moment(past, frames, records, iterations.iteration_label(next(iter(frames.values())).step, run))
 
 
 def _draw(run: Run, made: str) -> None:
@@ -368,7 +372,7 @@ def _lines_key(run: Run) -> str:
 def _lines(run: Run, moment: Moment, view: str) -> list[str]:
     """What is said above the figures of a view."""
     if view == "loss":
-        return iterations.values(moment.records, generation_charts.PARTS, moment.where)
+        return iterations.values(moment.records, moment.where, moment.past.terms)
     if view == "layer":
         return [f"L_BNS of every layer at {moment.where}. Press a bar to look into its layer."]
     what = "L_BNS of each BatchNorm layer, on one scale." if view == "layers" else "L_BNS of each BatchNorm layer."
@@ -399,7 +403,7 @@ def _figures(run: Run, moment: Moment, view: str, address: Mapping[str, str], wa
     if view == "layer":
         return _layer_figures(run, moment, names, session.layer_in_address(len(names), address))
     makers = {
-        "loss": lambda: generation_charts.loss_figure(past.records, past.changes),
+        "loss": lambda: generation_charts.loss_figure(past.records, past.changes, past.terms),
         "layers": lambda: generation_charts.layer_figure(past.records, names, past.changes),
         "heatmaps": lambda: generation_charts.layer_heatmaps(past.records, list(run.config.methods), names, past.changes),
     }

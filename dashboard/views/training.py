@@ -12,6 +12,7 @@ import streamlit as st
 
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError
+from core.generation.methods import method_order
 from core.reporting import TEST
 from core.runs.state import RunState
 from core.runs.store import Run
@@ -20,7 +21,6 @@ from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures
 from dashboard.names import method_name
-from dashboard.tables import results
 from dashboard.updates import live_view
 from dashboard.views import accuracy
 
@@ -96,7 +96,7 @@ def _figures(run: Run, address: Mapping[str, str], watcher: session.Watcher) -> 
         # few, and each is worth seeing at once
         known[_TESTED] = session.kept(
             ("figure", run.id, run.attempt, len(tested), TEST, full_precision),
-            lambda: json_of(training_charts.accuracy_on_the_way(tested, full_precision)),
+            lambda: json_of(training_charts.accuracy_during_training(tested, full_precision)),
         )
     return known
 
@@ -110,7 +110,7 @@ def pieces(run: Run, address: Mapping[str, str], watcher: session.Watcher) -> di
 def analysed(run: Run) -> list[tuple[str, str]]:
     """(method, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
     names = [name.split("/") for name in session.store().result_names(run.id) if name.startswith("layers/")]
-    return sorted(((method, width) for _, method, width in names), key=lambda pair: (results.place(pair[0]), pair))
+    return sorted(((method, width) for _, method, width in names), key=lambda pair: (method_order(pair[0]), pair))
 
 
 def _phase(run: Run, address: Mapping[str, str]) -> Any:

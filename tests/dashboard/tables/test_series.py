@@ -41,7 +41,7 @@ def test_runs_that_differ_only_in_seeds_are_a_mean_with_their_deviation():
     assert row["calibrated_error"] == pytest.approx(np.std(before, ddof=1))
     assert row["seconds"] == pytest.approx(11.0)
     (line,) = accuracy_table([row], 92.1)
-    assert (line["trained %"], line["±"], line["± is"]) == (88.5, 1.12, "deviation over 3 seeds")
+    assert (line["trained %"], line["±"], line["error bar"]) == (88.5, 1.12, "deviation over 3 seeds")
     assert line["drop"] == pytest.approx(92.1 - 88.5)
 
 
@@ -49,7 +49,7 @@ def test_one_run_has_the_standard_error_of_its_evaluation():
     (row,) = accuracy_series([evaluated(START, mi_fgsm=figures(80.0, 88.0, error=0.72))])
     assert (row["runs"], row["standard_error"], row["calibrated_error"]) == (1, 0.72, None)
     (line,) = accuracy_table([row], 92.1)
-    assert (line["± is"], "setting" in line) == ("standard error", False)
+    assert (line["error bar"], "setting" in line) == ("standard error", False)
 
 
 def test_the_same_seeds_twice_are_no_second_measurement():
