@@ -121,11 +121,14 @@ def refuses(kind, strategy, attempt, examples=None) -> None:
     assert refused >= MALFORMED[kind], f"only {refused} of the examples were malformed"
 
 
+HELPFUL = ("must", "allowed", " use ")  # one of these in each message: it says what to do instead
+
+
 def assert_clear(message: str) -> None:
     assert message, "an empty message"
     assert message.isprintable(), f"more than a line, or what acts: {message!r}"
     assert len(message) <= LONGEST, f"{len(message)} characters: {message[:200]!r}"
-    assert "allowed" in message, message
+    assert any(word in message for word in HELPFUL), message
 
 
 def message_of(error_class, function, *arguments) -> str | None:
@@ -379,7 +382,7 @@ def command_line(place, capsys):
         # what argparse says of missing and unknown words is in its own
         own = ("required", "unrecognized", "expected", "invalid choice", "ambiguous", "ignored explicit", "not allowed")
         assert line.startswith("python -m core")
-        assert "allowed" in line or any(word in line for word in own), line
+        assert any(word in line for word in (*HELPFUL, *own)), line
         assert line.isprintable()
         # the words of the command line itself may be in it
         return f"{line[:500]} ... allowed" if len(line) < 8200 else line
