@@ -235,7 +235,7 @@ def weights_source(model: str) -> str:
 
 
 def as_text(rows: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> str:
-    """The table for a terminal of WIDTH columns: a line with the paper's figures for each row, followed by its measurements, newest first."""
+    """The table for a terminal of WIDTH columns: a line with each row, followed by its measurements, newest first."""
     titles = ["full", *PAPER_METHODS.values(), "DFFG drop"]
     lines = ["".join([f"{'row':<24}", *(f"{title:>10}" for title in titles)])]
     for row, measured in rows:

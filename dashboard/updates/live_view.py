@@ -34,8 +34,8 @@ Values = dict[str, Any]
 class View(NamedTuple):
     """What a page shows of a run.
 
-    name: unique. values(run, address): key of an element -> its data that changes as the run goes on, for the parameters of the page's address;
-    and the reserved keys above. It reads the store only, and must be fast: it runs for every update of every page.
+    name: unique. values(run, address): key of an element -> its data that changes as the run goes on, and the reserved keys above; address:
+    the parameters of the page's address. It reads the store only, and must be fast: it runs for every update of every page.
     draw(run, values): puts the elements on the page, with the data in `values`.
     """
 

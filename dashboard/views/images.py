@@ -81,7 +81,7 @@ def draw_large(run: Run, shown: ShownIteration) -> None:
         left, right = st.columns([1, 4])
         with left:
             st.html(contact_sheet.large_html(frame, index, f"image {index} by {method_name(method)}"))
-            lines = contact_sheet.known_of(frame, index, names).split("\n")
+            lines = contact_sheet.describe_image(frame, index, names).split("\n")
             st.markdown(f"**{text.plain(method_name(method))}, image {index}: {text.plain(lines[0])}**")
             st.caption(text.plain(lines[1] if len(lines) > 1 else "This run did not record the teacher's predictions."))
             st.button("Close", icon=":material/close:", key="close image", on_click=session.show_image, args=(None,))
@@ -94,9 +94,9 @@ def draw_large(run: Run, shown: ShownIteration) -> None:
 
 def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, model: str) -> str:
     per_batch = run.config.generation.iterations
-    known = [
-        contact_sheet.alone(now, index) if step == now.step else _one_image(run.id, run.attempt, method, step, index) for step in steps
-    ]
+    known = []
+    for step in steps:
+        known.append(contact_sheet.single_image(now, index) if step == now.step else _one_image(run.id, run.attempt, method, step, index))
     frames = [frame for frame in known if frame is not None]
     titles = [str((frame.step - 1) % per_batch + 1) for frame in frames]
     return contact_sheet.strip_html(frames, titles, names_for(model, *frames), now.step)
@@ -105,7 +105,7 @@ def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, 
 @lru_cache(maxsize=500)  # of 3 kB each: a strip is drawn again with each iteration, and only one image of it is new
 def _one_image(run_id: str, attempt: int, method: str, step: int, index: int) -> Frame | None:
     frame = session.store().frame(run_id, method, step)
-    return contact_sheet.alone(frame, index) if frame is not None and index < len(frame.labels) else None
+    return contact_sheet.single_image(frame, index) if frame is not None and index < len(frame.labels) else None
 
 
 def is_enlarged(address: Mapping[str, str]) -> bool:
