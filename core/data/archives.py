@@ -102,7 +102,7 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
             shapes = {key: (file.get_slice(key).get_dtype(), tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
         _check_manifest((folder / MANIFEST).read_bytes())
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{name!r} must be a set written by `generate`, and cannot be read as one ({reason_of(error)})") from error
+        raise DataError(f"{name!r} must be a set written by `generate`, but cannot be read as one ({reason_of(error)})") from error
     kind, shape = shapes.get("images", ("", ()))
     fits = kind == "U8" and len(shape) == 4 and shape[1] == 3 and all(shape) and shapes.get("labels") == ("I64", shape[:1])
     if not fits or len(shapes) != 2:
@@ -125,7 +125,7 @@ def _unpack_exported(files: list[Member], folders: list[PurePosixPath], folder: 
     try:
         _check_manifest(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name!r} must be a set written by `export`, and cannot be read as one ({reason_of(error)})") from error
+        raise DataError(f"{name!r} must be a set written by `export`, but cannot be read as one ({reason_of(error)})") from error
     count = _unpack_classes(images, folders, folder, name, keep_numbers=True)
     (folder / MANIFEST).write_bytes(content)
     return count
@@ -193,7 +193,7 @@ def _check_image(content: bytes, path: PurePosixPath, name: str) -> tuple[str, t
             if size[0] * size[1] <= PIXELS:
                 image.load()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
-        raise DataError(f"{name!r}: {quoted_name(path)} must be an image ({', '.join(formats)}), and cannot be read as one") from error
+        raise DataError(f"{name!r}: {quoted_name(path)} must be an image ({', '.join(formats)}), but cannot be read as one") from error
     if size[0] * size[1] > PIXELS:
         refuse(name, f"images must have at most {PIXELS // MEGABYTE} million pixels, {quoted_name(path)} has {size[0]} x {size[1]}")
     return kind, size

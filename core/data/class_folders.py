@@ -108,7 +108,7 @@ def _numbered(folder: Path, folders: Mapping[str, int]) -> dict[int, tuple[Path,
                     _refuse(folder, f"files must be PNG files with unique numbers, got {quoted(f'{name}/{entry}')}")
                 found[int(match[1])] = (folder / name / entry, label)
     except OSError as error:
-        raise DataError(f"{folder} must be {ALLOWED}, and cannot be read as one ({error.strerror})") from error
+        raise DataError(f"{folder} must be {ALLOWED}, but cannot be read as one ({error.strerror})") from error
     return found
 
 
@@ -118,7 +118,7 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path, formats=["PNG"]) as image:
             return image.size
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
-        raise DataError(f"{path} must be a PNG image, and cannot be read as one") from error
+        raise DataError(f"{path} must be a PNG image, but cannot be read as one") from error
 
 
 def _decoded(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -128,7 +128,7 @@ def _decoded(path: Path, size: tuple[int, int]) -> np.ndarray:
             found, mode = image.size, image.mode
             pixels = np.array(image) if (found, mode) == (size, "RGB") else None
     except Exception as error:  # as above
-        raise DataError(f"{path} must be a PNG image, and cannot be read as one") from error
+        raise DataError(f"{path} must be a PNG image, but cannot be read as one") from error
     if pixels is None:
         _refuse(path, f"must be {size[0]} x {size[1]} pixels and RGB, as the first image of its set, got {found[0]} x {found[1]}, {mode}")
     return pixels

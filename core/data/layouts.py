@@ -117,7 +117,7 @@ def open_image_list(path: Path, labels: Path) -> ImageFiles:
                 if name in images and label_of.setdefault(name, words[1].strip()) != words[1].strip():
                     raise DataError(f"{labels} must have one class per image, got two for {quoted(name)}")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{labels} must be a text file in UTF-8 with lines 'FILE CLASS', and cannot be read ({error})") from error
+        raise DataError(f"{labels} must be a text file in UTF-8 with lines 'FILE CLASS', but cannot be read ({error})") from error
     missing = next((name for name in images if name not in label_of), None)
     if missing is not None:
         raise DataError(f"{labels} must have a class for every image of {path}, got none for {quoted(missing)}")
@@ -181,4 +181,4 @@ def _load_rgb(path: str) -> Image.Image:
 
 
 def _unreadable(path: str) -> DataError:
-    return DataError(f"{path} must be an image in a format that Pillow supports, and cannot be read as one")
+    return DataError(f"{path} must be an image in a format that Pillow supports, but cannot be read as one")

@@ -150,11 +150,11 @@ def test_written_list_may_give_two_folders_one_class(tmp_path):
         ('{"a": "wolf", "b": 0}', "got 'wolf'"),
         ('{"a": [1], "b": 0}', "got [1]"),
         ('{"a": 1}', "must be in its list of classes, 'b' is missing"),
-        ("[0, 1]", "and cannot be read (got [0, 1])"),
+        ("[0, 1]", "but cannot be read (got [0, 1])"),
         ("{", "classes.json must be a JSON object"),
         ("[" * 100_000, "classes.json must be a JSON object"),
         (b"\xff\xfe", "classes.json must be a JSON object"),
-        (" " * (17 << 20), "and cannot be read (17,825,792 bytes)"),
+        (" " * (17 << 20), "but cannot be read (17,825,792 bytes)"),
     ],
     ids=lambda value: str(value)[:30],
 )
