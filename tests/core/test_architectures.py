@@ -248,9 +248,9 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("wrap", [Pair, lambda network: nn.Sequential(network, nn.Unflatten(1, (2, 2)))], ids=["a pair", "a square"])
 def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 4 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 4 images must be one tensor of scores"):
         synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 1 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 1 images must be one tensor of scores"):
         QuantizationTraining(model, small_images, TrainingConfig())
 
 

@@ -1,4 +1,4 @@
-"""Recordings: what stands around them with a stand-in for the GPU's, and where there is a GPU the real ones."""
+"""CUDA graphs: the logic around them with a stand-in for a GPU, and real ones if there is a GPU."""
 
 import copy
 import gc
@@ -13,7 +13,7 @@ from torch import nn
 from core import gpu
 from core.config import RANGE_METHODS, GenerationConfig, TrainingConfig
 from core.generation import forward_pass
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
@@ -24,12 +24,12 @@ TRAINING = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_b
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Recordings without a GPU: what is recorded is done again where its inputs lie, and its results are put where they were before."""
+    """CUDA graphs without a GPU: a replay calls the function again with its buffers, and copies the results to the earlier outputs."""
     made = []
 
     def captured(work, places):
         outputs = work(*places)
-        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a GPU's recording does not keep it either
+        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a CUDA graph does not keep it either
 
         def replay():
             with torch.no_grad():
@@ -40,9 +40,9 @@ def stand_in(monkeypatch):
         made.append(tuple(places[0].shape))
         return replay, outputs
 
-    monkeypatch.setattr(gpu, "_aside", lambda work, inputs: work(*inputs))
+    monkeypatch.setattr(gpu, "_call_on_side_stream", lambda work, inputs: work(*inputs))
     monkeypatch.setattr(gpu, "_captured", captured)
-    monkeypatch.setattr(gpu, "_can_record", lambda device: True)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: True)
     return made
 
 
@@ -82,7 +82,7 @@ def same(one, other):
 
 
 def plain(monkeypatch):
-    monkeypatch.setattr(gpu, "_can_record", lambda device: False)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: False)
 
 
 def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
@@ -106,7 +106,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
     ("error", "failure"),
     [
         (RuntimeError("operation not permitted when stream is capturing\nmore"), "operation not permitted when stream is capturing"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a recording"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a CUDA graph"),
     ],
 )
 def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, failure):
@@ -182,7 +182,7 @@ def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, requ
     own = make(small, small_images)
     for _ in range(6):
         own.step()
-    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._pass)
+    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._forward)
     gc.disable()
     try:
         del own

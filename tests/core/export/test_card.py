@@ -264,7 +264,7 @@ def test_a_network_that_is_gone_is_refused(finished, config, tmp_path):
 def test_a_folder_with_something_in_it_is_refused(finished, config, tmp_path):
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "mine").write_text("1")
-    refused(DataError, "exists already", finished, config, tmp_path / "card")
+    refused(DataError, "already exists", finished, config, tmp_path / "card")
 
 
 def test_what_fails_on_the_way_leaves_nothing(finished, config, tmp_path, monkeypatch):
