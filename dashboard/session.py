@@ -60,7 +60,7 @@ def share_memory() -> None:
     Each place grows to the largest that was drawn in it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with
     two places from 201 to 210.
     """
-    memory.share_memory(ARENAS)
+    memory.limit_arenas(ARENAS)
 
 
 def give_way() -> None:
@@ -216,7 +216,7 @@ def image_methods(run: Run) -> list[str]:
     folder = store().images_folder(run)
     if not run.config.images_from:
         return layout.image_methods(folder)
-    return list(layout.given_sets(folder, run.config.methods)) if folder.exists() else []
+    return list(layout.user_image_sets(folder, run.config.methods)) if folder.exists() else []
 
 
 def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:

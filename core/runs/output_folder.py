@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core import layout
 from core.errors import DataError, first_line
-from core.files import check_free, parents_of, partial_copy, remove, sync_tree
+from core.files import check_free, parents_of, remove, sync_tree, temporary_copy_path
 from core.runs.store import Run, RunStore
 
 # for the pages and for going on, not for a person who wants the results
@@ -24,7 +24,7 @@ def copy_out(store: RunStore, run: Run) -> None:
     out = Path(run.out)
     source = store.run_folder(run.id) / run.part
     with parents_of(out):
-        temporary = partial_copy(out, run.id)
+        temporary = temporary_copy_path(out, run.id)
         remove(temporary)
         if out.is_dir() and _same(source, out):
             return  # the run was killed between this and the word that it is complete

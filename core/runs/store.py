@@ -37,8 +37,8 @@ import numpy as np
 
 from core import layout
 from core.config import EVALUATION_SETS, RunConfig
-from core.errors import ConfigError, RunError, first_line, shown
-from core.files import is_full, partial_copy, remove, remove_partials, whole
+from core.errors import ConfigError, RunError, first_line, quoted
+from core.files import atomic_write, is_full, remove, remove_partials, temporary_copy_path
 from core.reporting import Frame, RunningStatistics
 from core.runs.owner import Owner
 from core.runs.state import RunState
@@ -365,7 +365,7 @@ class RunStore:
             if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
                 return
             try:
-                with whole(reserve) as partial:
+                with atomic_write(reserve) as partial:
                     partial.write_bytes(bytes(RESERVE_BYTES))
             except OSError as error:
                 if not is_full(error):
@@ -413,7 +413,7 @@ class RunStore:
         try:
             remove_partials(self.run_folder(row["id"]))
             if row["out"]:
-                remove(partial_copy(Path(row["out"]), row["id"]))
+                remove(temporary_copy_path(Path(row["out"]), row["id"]))
         except OSError as error:  # of another person, or on a disk that is gone; whoever resumes the run tries again
             _log.warning("what run %s left half written could not be removed yet: %s", row["id"], error)
         return True
@@ -692,7 +692,7 @@ class RunStore:
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """An .npz file of those that are not None, whole for every reader, but not on the disk yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path, durable=False) as partial, partial.open("wb") as file:
+    with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
 
 
@@ -721,7 +721,7 @@ def _anchored(config: RunConfig) -> RunConfig:
 
 
 def _unknown(run_id: str) -> RunError:
-    return RunError(f"run {shown(run_id)} does not exist: allowed are the ids listed under Runs")
+    return RunError(f"run {quoted(run_id)} does not exist: allowed are the ids listed under Runs")
 
 
 def _in_list(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
@@ -735,7 +735,7 @@ def _in_list(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
 
 def _check_length(what: str, value: str, most: int) -> None:
     if len(value) > most:
-        raise RunError(f"{what} {shown(value)} has {len(value):,} characters: allowed are at most {most:,}")
+        raise RunError(f"{what} {quoted(value)} has {len(value):,} characters: allowed are at most {most:,}")
 
 
 @functools.lru_cache(maxsize=1000)  # checking every field takes longer than all the rest of reading a run, and pages list all of them

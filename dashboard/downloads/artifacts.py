@@ -19,7 +19,7 @@ from typing import Any
 from core import layout
 from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
-from core.files import whole, write_json
+from core.files import atomic_write, write_json
 from core.runs.store import Run
 from dashboard.names import method_name
 from dashboard.tables import results
@@ -48,7 +48,7 @@ class Offer:
 
 
 def _images_of(method: str) -> str:
-    return method_name(method) if method == layout.GIVEN else f"images by {method_name(method)}"
+    return method_name(method) if method == layout.USER_IMAGES else f"images by {method_name(method)}"
 
 
 def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
@@ -86,7 +86,7 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
         made = Path(shutil.make_archive(f"{out}-{kind}", "zip", out)) if out.is_dir() else out
         path = target / made.name
         write_json(path.with_name(f"{path.name}.json"), {**figures, "out": path.name, "title": offer.title, "bytes": made.stat().st_size})
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             made.replace(partial)
     return path
 

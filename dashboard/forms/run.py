@@ -20,7 +20,7 @@ from core.config import (
     label,
 )
 from core.generation.methods import METHODS
-from core.layout import GIVEN
+from core.layout import USER_IMAGES
 from dashboard.forms.knobs import help_of, knob_grid
 from dashboard.forms.sources import images_widget, kept_images, kept_network, network_widgets
 from dashboard.names import method_name
@@ -177,4 +177,4 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
 
 def with_own_images(start: RunConfig, images_from: str, model: str) -> RunConfig:
     """The config for uploaded images and a network, which may differ from that of `start`."""
-    return replace(start, model=model, methods=(GIVEN,), images_from=images_from)
+    return replace(start, model=model, methods=(USER_IMAGES,), images_from=images_from)

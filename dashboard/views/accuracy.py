@@ -77,7 +77,7 @@ def _said(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool) -> str
 def _evaluated(run: Run) -> series.Evaluated:
     """The few results of a run that are accuracies, without the large ones."""
     names = ["full_precision"]
-    for method in (*run.config.methods, layout.GIVEN):
+    for method in (*run.config.methods, layout.USER_IMAGES):
         names += [f"accuracy/{method}/{run.config.training_for(bits).width}" for bits in run.config.bits]
     store = session.store()
     known = {name: value for name in names if (value := store.result(run.id, name)) is not None}

@@ -166,7 +166,7 @@ def _set_file(run: Run, method: str) -> Path:
     """The file with the images of a method, made by the run or given to it."""
     folder = session.store().images_folder(run)
     if run.config.images_from:
-        return layout.given_sets(folder, run.config.methods).get(method, folder / method) / layout.IMAGES_FILE
+        return layout.user_image_sets(folder, run.config.methods).get(method, folder / method) / layout.IMAGES_FILE
     return folder / method / layout.IMAGES_FILE
 
 
