@@ -25,7 +25,7 @@ from core.errors import DataError, one_line
 from core.export import provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
-from core.files import whole_or_nothing
+from core.files import atomic_folder
 from core.generation.methods import METHODS
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, load_model
 from core.models.registry import CIFAR10_CLASSES
@@ -70,8 +70,8 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
     result = _result(folder)
     model = load_model(config.model, "cpu")
     images = folder / layout.IMAGES
-    given = layout.given_sets(Path(config.images_from), config.methods) if config.images_from else {}
-    with whole_or_nothing(out) as temporary:
+    given = layout.user_image_sets(Path(config.images_from), config.methods) if config.images_from else {}
+    with atomic_folder(out) as temporary:
         methods = []
         for number, (method, figures) in enumerate(layout.methods_of(result).items(), 1):
             image_set = load_image_set(given.get(method, images / method), model.spec)
@@ -150,6 +150,8 @@ def _template() -> Any:
         finalize=lambda value: value if isinstance(value, Markup) else Markup(plain("" if value is None else value)),
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     # a JSON text is a YAML text once it has no invisible characters

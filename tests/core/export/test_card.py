@@ -143,7 +143,8 @@ def test_a_live_change_is_listed_and_said_to_be_missing_from_the_commands(writte
     assert rows(text, "step") == [["2", "beta", "0.25"]]
     assert "changed by a person while Adam was running" in text
     assert "The commands do not include the settings changed by a person" in text
-    assert "python -m core generate --optimizer adam --images 40 --iterations 4" in text
+    assert "python -m core run --preset quick" in text
+    assert "--images 40 --iterations 4" in text
 
 
 def test_pictures_lie_beside_the_card(finished, written):
@@ -179,7 +180,7 @@ def test_text_from_outside_only_shows_itself(embedded, finished, config):
         outcome |= {"note": HOSTILE, "evaluated_on": f"9 images of {HOSTILE}"}
     manifest = load_image_set(finished / "images" / "adam").manifest
     model = {"model": "/x/`````.safetensors"}
-    config = replace(config, generation=replace(config.generation, **model), training=replace(config.training, **model))
+    config = config.with_knobs(model)
     method = MethodImages(
         HOSTILE, {**manifest, "changes": [{"step": 1, "name": HOSTILE, "value": 1.0}]}, 40, figures, "images-1.png", (0, 1)
     )
@@ -219,7 +220,7 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
     write_card(folder, config, "again", tmp_path / "card")
     text = (tmp_path / "card" / CARD).read_text()
     assert "images that were given to the run, whose origin is unknown to it" in text
-    assert "No real image was seen" not in text
+    assert "No real image was used" not in text
     assert (tmp_path / "card" / "adam.png").is_file()
     assert "--images images/adam" in text
 
@@ -259,14 +260,14 @@ def test_a_run_without_a_quantized_network_is_refused(config, tmp_path):
 
 def test_a_network_that_is_gone_is_refused(finished, config, tmp_path):
     model = {"model": str(tmp_path / "gone.safetensors")}
-    config = replace(config, generation=replace(config.generation, **model), training=replace(config.training, **model))
+    config = config.with_knobs(model)
     refused(ModelError, "gone.safetensors", finished, config, tmp_path / "card")
 
 
 def test_a_folder_with_something_in_it_is_refused(finished, config, tmp_path):
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "mine").write_text("1")
-    refused(DataError, "exists already", finished, config, tmp_path / "card")
+    refused(DataError, "already exists", finished, config, tmp_path / "card")
 
 
 def test_what_fails_on_the_way_leaves_nothing(finished, config, tmp_path, monkeypatch):
