@@ -45,8 +45,8 @@ def accuracy(run: Run) -> None:
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
 
 
-def known(run: Run, address: Mapping[str, str]) -> Any:
-    """Another value when there is more to be drawn of this run, or of those that an address, its parameters, shows beside it."""
+def version(run: Run, address: Mapping[str, str]) -> int:
+    """Changes when there is more to draw of this run, or of those that an address shows beside it."""
     others = {other.id: other for other in session.store().runs()} if address.get(WITH) else {}
     shown = [run, *(others[run_id] for run_id in address.get(WITH, "").split(",") if run_id in others)]
     # a few kilobytes of numbers, told to a page with every answer
