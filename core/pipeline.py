@@ -1,6 +1,6 @@
 """The order of the stages: full precision, generation, diversity, quantization. Nothing else.
 
-Both the command line and the dashboard's worker threads come through here; who watches and who turns is in `reporter` and `live`.
+Used by both the command line and the worker processes. `reporter` receives progress; `control` pauses, stops and changes live values.
 """
 
 import time
@@ -35,7 +35,7 @@ from core.quantization.analysis import ANALYSED_IMAGES, analyse
 from core.quantization.placement import check_layer_bits
 from core.quantization.saved_network import save_quantized
 from core.quantization.training import QuantizationTraining, check_images
-from core.reporting import TEST, Live, Reporter
+from core.reporting import TEST, Control, Reporter
 from core.threads import cpu_threads
 
 SNAPSHOTS = "snapshots"
@@ -76,22 +76,22 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
 
 
 def execute(
-    config: RunConfig, folder: Path, reporter: Reporter, live: Live, prepared: Prepared | None = None, every: float = SECONDS_BETWEEN
+    config: RunConfig, folder: Path, reporter: Reporter, control: Control, prepared: Prepared | None = None, every: float = SECONDS_BETWEEN
 ) -> dict[str, Any]:
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
     Where an earlier call with the same config and folder ended before its time, however it did, this one goes on from its last
-    checkpoint and ends with the same bits. `live` must turn what was turned then, at the same iterations.
+    checkpoint and ends with the same bits. `control` must turn what was turned then, at the same iterations.
 
     prepared: what `prepare` returned for this config, where it was called before. every: seconds between two checkpoints.
-    Raises RunStopped when `live` says so, CoreError for bad input.
+    Raises RunStopped when `control` says so, CoreError for bad input.
     """
     # one setting of threads and device for the whole run, as RunConfig says
     with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
         remove_partials(folder)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
-        result = _Execution(prepared, folder, reporter, live, checkpoints).result()
+        result = _Execution(prepared, folder, reporter, control, checkpoints).result()
     write_json(folder / layout.RESULT, result)
     checkpoints.clear()
     return result
@@ -100,9 +100,9 @@ def execute(
 class _Execution:
     """The parts of one run in their order, each computed once or taken from the checkpoints."""
 
-    def __init__(self, prepared: Prepared, folder: Path, reporter: Reporter, live: Live, checkpoints: Checkpoints) -> None:
+    def __init__(self, prepared: Prepared, folder: Path, reporter: Reporter, control: Control, checkpoints: Checkpoints) -> None:
         self.prepared, self.config, self.folder = prepared, prepared.config, folder
-        self.reporter, self.live, self.checkpoints = reporter, live, checkpoints
+        self.reporter, self.control, self.checkpoints = reporter, control, checkpoints
 
     def result(self) -> dict[str, Any]:
         config, model = self.config, self.prepared.model
@@ -147,11 +147,11 @@ class _Execution:
 
     def _full_precision(self) -> dict[str, Any]:
         assert self.prepared.evaluation_set is not None
-        return asdict(measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.reporter, self.live))
+        return asdict(measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.reporter, self.control))
 
     def _generate(self) -> list[str]:
         snapshots = self.checkpoints.folder / SNAPSHOTS
-        loops = generate(self.prepared.model, self.config, self.reporter, self.live, self.checkpoints, snapshots)
+        loops = generate(self.prepared.model, self.config, self.reporter, self.control, self.checkpoints, snapshots)
         for loop in loops:
             target = self.folder / layout.IMAGES / loop.method
             target.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ class _Execution:
 
     def _diversity(self, method: str, image_set: ImageSet) -> dict[str, Any]:
         assert self.prepared.encoder is not None
-        return diversity({method: image_set}, self.prepared.encoder, self.reporter, self.live)[method]
+        return diversity({method: image_set}, self.prepared.encoder, self.reporter, self.control)[method]
 
     def _reference(self, name: str) -> dict[str, Any]:
         """The diversity of what synthetic images are compared with, or {"left_out": why}."""
@@ -172,7 +172,7 @@ class _Execution:
                 images = noise_images(prepared.model, self.config.generation, self.config.machine.seed)
             else:
                 images = real_images(prepared.evaluation_set or self._real_set())
-            measured = measure_diversity(images, prepared.encoder, checkpoint=self.live.checkpoint, pictured=False)
+            measured = measure_diversity(images, prepared.encoder, pause_point=self.control.pause_point, pictured=False)
             measured["description"] = images.manifest["description"]
         except DataError as error:  # nothing of the run depends on it
             measured = {"left_out": str(error)}
@@ -202,7 +202,7 @@ class _Execution:
                 method,
                 target,
                 self.reporter,
-                self.live,
+                self.control,
                 self.checkpoints,
             ),
         )
@@ -218,10 +218,10 @@ def given_images(config: RunConfig) -> dict[str, Path]:
     return layout.given_sets(Path(config.images_from), config.methods) if config.images_from else {}
 
 
-def measure_full_precision(model: FullPrecisionModel, evaluation_set: EvaluationSet, reporter: Reporter, live: Live) -> Accuracy:
+def measure_full_precision(model: FullPrecisionModel, evaluation_set: EvaluationSet, reporter: Reporter, control: Control) -> Accuracy:
     """Top-1 of the full-precision network."""
     reporter.stage("evaluating full precision", 0)
-    accuracy = evaluate(model.network, model, evaluation_set, checkpoint=live.checkpoint)
+    accuracy = evaluate(model.network, model, evaluation_set, pause_point=control.pause_point)
     reporter.result(
         "full_precision", {"top1": accuracy.top1, "standard_error": accuracy.standard_error, "evaluated_on": accuracy.evaluated_on}
     )
@@ -232,7 +232,7 @@ def generate(
     model: FullPrecisionModel,
     config: RunConfig,
     reporter: Reporter,
-    live: Live,
+    control: Control,
     checkpoints: Checkpoints | None = None,
     folder: Path | None = None,
 ) -> list[GenerationLoop]:
@@ -242,7 +242,7 @@ def generate(
     """
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [
-            GenerationLoop(model, config.generation, method, config.machine, reporter, live, folder and folder / method)
+            GenerationLoop(model, config.generation, method, config.machine, reporter, control, folder and folder / method)
             for method in config.methods
         ]
         reporter.result("layers", loops[0].layer_names)
@@ -256,31 +256,31 @@ def generate(
             reporter.rewind("generation", loop.method, loop.step_count)
         reporter.stage("generation", sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
         while any(not loop.finished for loop in loops):
-            _between_steps(live, checkpoints, "generation", lambda: {loop.method: loop.state() for loop in loops})
+            _between_steps(control, checkpoints, "generation", lambda: {loop.method: loop.state() for loop in loops})
             for loop in loops:
                 if not loop.finished:
                     loop.step()
         return loops
 
 
-def _between_steps(live: Live, checkpoints: Checkpoints | None, part: str, state: Callable[[], Mapping[str, Any]]) -> None:
+def _between_steps(control: Control, checkpoints: Checkpoints | None, part: str, state: Callable[[], Mapping[str, Any]]) -> None:
     """Saves when it is time to; when the run is stopped here, it can go on from here."""
     if checkpoints is not None and checkpoints.due():
         checkpoints.save(part, state())
     try:
-        live.checkpoint()
+        control.pause_point()
     except RunStopped:
         if checkpoints is not None:
             checkpoints.save(part, state())
         raise
 
 
-def diversity(sets: Mapping[str, ImageSet], encoder: Encoder, reporter: Reporter, live: Live) -> dict[str, dict[str, Any]]:
+def diversity(sets: Mapping[str, ImageSet], encoder: Encoder, reporter: Reporter, control: Control) -> dict[str, dict[str, Any]]:
     """CLIP similarity of each set. Name -> figures."""
     measured = {}
     for name, image_set in sets.items():
         reporter.stage(f"diversity of {name}", 0)
-        measured[name] = measure_diversity(image_set, encoder, checkpoint=live.checkpoint)
+        measured[name] = measure_diversity(image_set, encoder, pause_point=control.pause_point)
         reporter.result(f"diversity/{name}", measured[name])
     return measured
 
@@ -296,7 +296,7 @@ def quantize(
     method: str,
     folder: Path,
     reporter: Reporter,
-    live: Live,
+    control: Control,
     checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
     """One bit width: calibrate, evaluate, train, evaluate, look into it, and the network as a file in `folder`. Accuracies in percent.
@@ -309,7 +309,7 @@ def quantize(
     began = time.perf_counter() - (state["seconds"] if state else 0.0)
     reporter.stage(f"calibrating {name}", 0)
     with memory_advice(f"the calibration of {name}", "calibration_images", config.calibration_images):
-        training = QuantizationTraining(model, images, config, seed, name, reporter, live)
+        training = QuantizationTraining(model, images, config, seed, name, reporter, control)
     test = _Test(model, evaluation_set, name, reporter)
     reporter.rewind("training", name, state["training"]["step_count"] if state else 0)
     reporter.rewind(TEST, name, state.get("tested", 0) if state else -1)
@@ -318,7 +318,7 @@ def quantize(
         calibrated = Accuracy(**state["calibrated"])
         test.step, test.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
     else:
-        hits = correct(training.as_it_ends(), model, evaluation_set, checkpoint=live.checkpoint)
+        hits = correct(training.as_it_ends(), model, evaluation_set, pause_point=control.pause_point)
         calibrated = accuracy_of(hits, evaluation_set.description)
         test.announce(0, hits[test.indices])
     reporter.result(f"accuracy/{method}/{config.width}", {"calibrated": calibrated.top1, "bits": config.weight_bits})
@@ -340,18 +340,18 @@ def quantize(
         reporter.stage(f"training {name}", config.steps, training.step_count)
         with memory_advice(f"the training of {name}", "training_batch_size", config.training_batch_size):
             while not training.finished:
-                _between_steps(live, checkpoints, part, current)
+                _between_steps(control, checkpoints, part, current)
                 if test.step < training.step_count and training.step_count in checked:
                     test.measure(training.as_it_ends(), training.step_count)
                 training.step()
         if checkpoints is not None:
             checkpoints.save(part, current())  # evaluating may take long, and may be stopped
         reporter.stage(f"evaluating {name}", 0)
-        hits = correct(training.as_it_ends(), model, evaluation_set, checkpoint=live.checkpoint)
+        hits = correct(training.as_it_ends(), model, evaluation_set, pause_point=control.pause_point)
         final = accuracy_of(hits, evaluation_set.description)
         test.announce(training.step_count, hits[test.indices])
     reporter.stage(f"looking into the layers of {name}", 0)
-    live.checkpoint()
+    control.pause_point()
     seen = images.images[training.calibrated_on[:ANALYSED_IMAGES]]
     reporter.result(f"layers/{method}/{config.width}", analyse(model, training.quantized, seen))
     folder.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ from core.models.registry import MODELS
 from core.quantization.placement import quantize_network
 from core.quantization.saved_network import load_quantized, save_quantized
 from core.quantization.training import check_images
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
@@ -302,7 +302,7 @@ def test_values_of_knobs():
 
 def test_live_values():
     def attempt(example):
-        control = LiveControl()
+        control = LocalControl()
         message = message_of(ConfigError, control.set, *example, ["adam"])
         assert message is None or control.values("adam", 1) == {}
         return message

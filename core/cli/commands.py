@@ -28,7 +28,7 @@ from core.config import (
 )
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, shown
 from core.generation.methods import METHODS
-from core.reporting import Both
+from core.reporting import TeeReporter
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -132,13 +132,13 @@ def _lines(file: Path) -> list[str]:
 
 def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
     """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
-    from core.runs.control import LiveControl
+    from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
     from core.runs.execution import perform, runs_at_once
     from core.runs.output_folder import copy_out
 
     run = store.run(run_id)
-    progress.control = LiveControl(past=store.changes(run_id))
+    progress.control = LocalControl(past=store.changes(run_id))
     before = len(store.ahead(run_id))
     if before:
         progress.wait(before)
@@ -147,7 +147,7 @@ def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepare
         result = perform(
             store,
             run_id,
-            Both(progress, StoreReporter(store, run_id)),
+            TeeReporter(progress, StoreReporter(store, run_id)),
             progress,
             at_once=runs_at_once(),
             finish=lambda: copy_out(store, run),

@@ -19,7 +19,7 @@ from core.models.full_precision import FullPrecisionModel, batch_norm_layers, sc
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Control, NoControl, NullReporter, Reporter
 
 WARM_UP_STEPS = 10
 
@@ -95,13 +95,13 @@ class QuantizationTraining:
         seed: int = 0,
         series: str = "",
         reporter: Reporter | None = None,
-        live: Live | None = None,
+        control: Control | None = None,
     ) -> None:
         check_images(model, images)
         self.model, self.images, self.config = model, images, config
         self.series = series or config.width
-        self.reporter: Reporter = reporter or Silent()
-        self.live: Live = live or Untouched()
+        self.reporter: Reporter = reporter or NullReporter()
+        self.control: Control = control or NoControl()
         self.teacher = model.network
         self._random = torch.Generator().manual_seed(seed)
         self._order: Tensor = torch.empty(0, dtype=torch.long)

@@ -8,8 +8,8 @@ from core.config import GenerationConfig, live_knobs
 from core.errors import RunStopped, UnknownNameError
 
 
-class LiveControl:
-    """A Live for one run. The engine calls `checkpoint` and `values`; everyone else the other methods.
+class LocalControl:
+    """A Control for one run. The engine calls `pause_point` and `values`; everyone else the other methods.
 
     on_pause: called with True when the engine has really come to rest, with False before it goes on (not for one step); may block.
     past: changes of a run that is resumed, as the store lists them. They are turned again at their iterations; a knob that is turned
@@ -17,7 +17,7 @@ class LiveControl:
     """
 
     def __init__(self, on_pause: Callable[[bool], None] | None = None, past: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._past = Replay(past)
+        self._past = ReplayControl(past)
         self._condition = threading.Condition()
         self._on_pause = on_pause or (lambda paused: None)
         self._paused = False
@@ -69,7 +69,7 @@ class LiveControl:
         """Whether a stop has been asked for."""
         return self._stopped
 
-    def checkpoint(self) -> None:
+    def pause_point(self) -> None:
         """Between two iterations: blocks while paused. Raises RunStopped when stopped."""
         while True:
             with self._condition:
@@ -93,8 +93,8 @@ class LiveControl:
             return {**self._past.values(method, step), **self._values.get(method, {})}
 
 
-class Replay:
-    """A Live that turns again what was turned, at the same iterations.
+class ReplayControl:
+    """A Control that turns again what was turned, at the same iterations.
 
     changes: those of an image set's manifest, which hold for every method, or those of a run, which say for which method they hold.
     """
@@ -102,7 +102,7 @@ class Replay:
     def __init__(self, changes: Sequence[Mapping[str, Any]]) -> None:
         self._changes = sorted(changes, key=lambda change: change["step"])
 
-    def checkpoint(self) -> None:
+    def pause_point(self) -> None:
         """Never paused, never stopped."""
 
     def values(self, method: str, step: int) -> Mapping[str, float]:

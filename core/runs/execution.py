@@ -10,7 +10,7 @@ from typing import Any
 from core.checkpoints import SECONDS_BETWEEN
 from core.errors import ConfigError, CoreError, RunStopped, first_line, shown
 from core.files import is_full
-from core.reporting import Live, Reporter
+from core.reporting import Control, Reporter
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
@@ -45,7 +45,7 @@ def perform(
     store: RunStore,
     run_id: str,
     reporter: Reporter,
-    live: Live,
+    control: Control,
     stopping: Callable[[], bool] = lambda: False,
     at_once: int = 1,
     finish: Callable[[], None] = lambda: None,
@@ -66,7 +66,7 @@ def perform(
 
         store.set_state(run_id, RunState.RUNNING)
         store.run_folder(run_id).mkdir(exist_ok=True)
-        result = execute(store.config(run_id), store.run_folder(run_id), reporter, live, prepared, every)
+        result = execute(store.config(run_id), store.run_folder(run_id), reporter, control, prepared, every)
         finish()
         store.set_state(run_id, RunState.COMPLETE)
         return result

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.config import RunConfig
 from core.errors import CoreError, RunError
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import cause, perform, runs_at_once, wait_for_turn
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker_process import RemoteControl, Worker, end
+from core.runs.worker_process import ProcessControl, Worker, end
 
 SECONDS_BETWEEN_TRIES = 1.0
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class RunManager:
         self._isolated = isolated
         self._idle: list[Worker] = []
         self.at_once = runs_at_once()
-        self._controls: dict[str, LiveControl] = {}
+        self._controls: dict[str, LocalControl] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._closed = False
         self._lock = threading.Lock()  # so that no run is started behind the end
@@ -62,10 +62,10 @@ class RunManager:
             self.store.take_over(run_id, owner)
             self._begin(run_id, self._control(run_id))
 
-    def _control(self, run_id: str) -> LiveControl:
+    def _control(self, run_id: str) -> LocalControl:
         if self._isolated:
-            return RemoteControl()
-        return LiveControl(on_pause=lambda paused: self._paused(run_id, paused), past=self.store.changes(run_id))
+            return ProcessControl()
+        return LocalControl(on_pause=lambda paused: self._paused(run_id, paused), past=self.store.changes(run_id))
 
     def resume(self, run_id: str) -> None:
         """Queues a run again that was stopped, interrupted or has failed; it goes on from its last checkpoint.
@@ -79,7 +79,7 @@ class RunManager:
             self.store.resume(run_id)
             self._begin(run_id, control)
 
-    def _begin(self, run_id: str, control: LiveControl) -> None:
+    def _begin(self, run_id: str, control: LocalControl) -> None:
         self._controls[run_id] = control
         # a daemon, so that Ctrl-C ends the server; what it leaves behind is found at the next start
         thread = self._threads[run_id] = threading.Thread(target=self._work, args=(run_id, control), name=run_id, daemon=True)
@@ -91,7 +91,7 @@ class RunManager:
             self.store.set_state(run_id, RunState.FAILED, cause(error, self.store), traceback.format_exc())
             raise RunError(f"run {run_id!r} found no thread ({error}): allowed is to resume it when others have ended") from error
 
-    def control(self, run_id: str) -> LiveControl:
+    def control(self, run_id: str) -> LocalControl:
         """The control of a run that this process has queued or running. Raises RunError when there is none."""
         control = self._controls.get(run_id)
         if control is None:
@@ -136,9 +136,9 @@ class RunManager:
             if not control.stopping:
                 self.store.set_state(run_id, RunState.RUNNING)
 
-    def _work(self, run_id: str, control: LiveControl) -> None:
+    def _work(self, run_id: str, control: LocalControl) -> None:
         try:
-            if isinstance(control, RemoteControl):
+            if isinstance(control, ProcessControl):
                 self._relay(run_id, control)
             else:
                 perform(self.store, run_id, StoreReporter(self.store, run_id), control, lambda: control.stopping, self.at_once)
@@ -156,7 +156,7 @@ class RunManager:
     def _new_worker(self) -> Worker:
         return self._starter.submit(Worker, self.store.folder).result()
 
-    def _relay(self, run_id: str, control: RemoteControl) -> None:
+    def _relay(self, run_id: str, control: ProcessControl) -> None:
         """Has the run computed by a process, when it is its turn."""
         wait_for_turn(self.store, run_id, lambda: control.stopping, self.at_once)
         if control.stopping:

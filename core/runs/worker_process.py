@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 
 _ROOT = Path(__file__).parents[2]
 # How often a thread of OpenMP looks for the others before it sleeps, instead of some milliseconds long: when something else has taken the
@@ -27,7 +27,7 @@ _ROOT = Path(__file__).parents[2]
 _SPINS = "20000"
 
 
-class RemoteControl(LiveControl):
+class ProcessControl(LocalControl):
     """The control of a run that another process computes. What is turned before that process has begun, it is told when it does."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Worker:
         """Whether it can be given a run."""
         return self._process.poll() is None
 
-    def compute(self, run_id: str, owner: str, control: RemoteControl) -> int | None:
+    def compute(self, run_id: str, owner: str, control: ProcessControl) -> int | None:
         """Blocks until the run has ended and returns None, or until the process has died and returns its exit code."""
         assert self._process.stdout is not None
         self._send({"run": run_id, "owner": owner})

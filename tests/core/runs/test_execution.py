@@ -12,7 +12,7 @@ import pytest
 import core.pipeline
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, CoreError, RunError, RunStopped
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 from core.runs import execution
 from core.runs.execution import AT_ONCE_VARIABLE, cause, perform, runs_at_once, wait_for_turn
 from core.runs.state import RunState
@@ -52,7 +52,7 @@ def computed(monkeypatch):
 
 
 def go(store, run_id, **options):
-    return perform(store, run_id, Silent(), Untouched(), **options)
+    return perform(store, run_id, NullReporter(), NoControl(), **options)
 
 
 def test_run_is_computed_with_its_settings_and_complete(store, computed):

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import core.generation.loop
+import core.generation.snapshots
 import core.pipeline
 import core.quantization.saved_network
 import core.runs.store
@@ -35,8 +35,8 @@ from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunCo
 from core.data.labelled import EvaluationSet
 from core.errors import CoreError, RunError, RunStopped
 from core.pipeline import Prepared
-from core.reporting import Untouched
-from core.runs.control import LiveControl
+from core.reporting import NoControl
+from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
@@ -116,7 +116,7 @@ class Faults:
         monkeypatch.setattr(os, "fsync", self._sync)
         monkeypatch.setattr(os, "open", wrapped("open", os.open))
         monkeypatch.setattr(io, "open", self._open(io.open))
-        for module in (core.generation.synthesis, core.quantization.checkpoint):
+        for module in (core.generation.snapshots, core.quantization.saved_network):
             monkeypatch.setattr(module, "save_file", self._save_file(module.save_file))
         monkeypatch.setattr(core.runs.store.sqlite3, "connect", self._connect(sqlite3.connect))
 
@@ -201,8 +201,8 @@ def prepared_with(model, config=CONFIG) -> Prepared:
 
 
 def compute(store, run_id, prepared, **options):
-    live = LiveControl(past=store.changes(run_id))
-    return perform(store, run_id, StoreReporter(store, run_id), live, prepared=prepared, every=0.0, **options)
+    control = LocalControl(past=store.changes(run_id))
+    return perform(store, run_id, StoreReporter(store, run_id), control, prepared=prepared, every=0.0, **options)
 
 
 def fingerprint(folder: Path) -> str:
@@ -468,7 +468,7 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
                 fill(folder, 0)
 
     with pytest.raises((CoreError, OSError, sqlite3.Error, SafetensorError)):
-        perform(store, run_id, Filling(store, run_id), Untouched(), prepared=prepared, every=0.0)
+        perform(store, run_id, Filling(store, run_id), NoControl(), prepared=prepared, every=0.0)
     run = store.run(run_id)
     assert run.state is RunState.FAILED
     assert str(store.folder) in run.error
@@ -547,7 +547,7 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
         generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
         training=replace(CONFIG.training, batch_size=size),
     )
-    step = "core.generation.loop.Synthesis.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
+    step = "core.generation.loop.GenerationLoop.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
 
     def too_much(self):
         raise error
@@ -673,8 +673,8 @@ def test_learning_rate_that_explodes(tmp_path, embedded):
 def test_stop_that_cannot_be_saved(tmp_path, prepared, faults):
     """A run that is stopped on a full disk says that it could not keep its state, and is resumed from the one before."""
 
-    class Stops(Untouched):
-        def checkpoint(self):
+    class Stops(NoControl):
+        def pause_point(self):
             faults.watch(tmp_path, 1, FULL)
             raise RunStopped("enough")
 

@@ -17,7 +17,7 @@ from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunCo
 from core.data.labelled import EvaluationSet
 from core.errors import ConfigError, RunError
 from core.pipeline import Prepared
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
@@ -478,7 +478,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
         control.set("lr", 0.02, ["adam"])
 
     def run(stops) -> str:
-        script.actions = {("generation", "mi-fgsm", 2): turn, **dict.fromkeys(stops, LiveControl.stop)}
+        script.actions = {("generation", "mi-fgsm", 2): turn, **dict.fromkeys(stops, LocalControl.stop)}
         run_id = manager.start(small_run(method, optimizer))
         for _ in stops:
             assert ended(manager, run_id).state is RunState.STOPPED

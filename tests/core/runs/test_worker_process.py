@@ -16,7 +16,7 @@ from core.errors import ConfigError, RunError
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker_process import RemoteControl, Worker, end
+from core.runs.worker_process import ProcessControl, Worker, end
 
 ROOT = Path(__file__).parents[3]
 TINY = RunConfig(
@@ -158,7 +158,7 @@ def test_worker_refuses_a_run_that_is_not_handed_over(tmp_path):
     store = RunStore(tmp_path)
     run_id = store.create(TINY, "mine")
     worker = Worker(tmp_path)
-    assert worker.compute(run_id, "somebody else", RemoteControl()) is None
+    assert worker.compute(run_id, "somebody else", ProcessControl()) is None
     assert store.run(run_id).state is RunState.QUEUED
     worker.close()
     assert not worker.alive()
