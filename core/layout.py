@@ -20,6 +20,7 @@ RESULT = "result.json"
 UPLOADS = "uploads"  # beside the folders of the runs: what somebody brought
 NETWORKS = "networks"  # uploads/networks/HASH.safetensors, and HASH.json: what it is called on the pages
 IMAGES_FILE = "images.safetensors"
+SOURCE_FILE = "source.pt"  # beside the images of a joint method: the state of its source
 MANIFEST = "manifest.json"  # written last into a set of images: where it is, the set is whole
 
 

@@ -236,15 +236,16 @@ def export(options: Namespace) -> dict[str, Any]:
 def diversity(options: Namespace) -> dict[str, Any]:
     for name in ("device", "threads"):
         MachineConfig.check_value(name, getattr(options, name))
-    from core import pipeline
     from core.data.image_sets import load_image_set
     from core.evaluation.encoder import load_encoder
+    from core.stages.context import Context
+    from core.stages.diversity import diversity as measure
     from core.threads import cpu_threads
 
     sets = {path: load_image_set(path) for path in options.sets}
     with cpu_threads(options.threads), Progress() as progress:
         encoder = load_encoder(options.encoder, options.device)
-        measured = pipeline.diversity(sets, encoder, progress, progress)
+        measured = measure(sets, encoder, Context(progress, progress))
     keys = ("images", "mean_similarity", "within_class_similarity")
     return {
         "encoder": encoder.name,
