@@ -36,10 +36,11 @@ from core import layout
 from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
 from core.errors import RunError
 from core.runs.control import LocalControl
+from core.runs.database import DATABASE
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RunStore
+from core.runs.store import RunStore
 
 FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.safetensors")
 
@@ -139,9 +140,9 @@ def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> 
         run_id = store.create(config, "killed", out=str(out or ""))
 
     def finish() -> None:
-        from core.runs.output_folder import copy_out
+        from core.runs.output_folder import export_results
 
-        copy_out(store, store.run(run_id))
+        export_results(store, store.run(run_id))
 
     past = store.changes(run_id)
     control = LocalControl(past=past)

@@ -19,7 +19,9 @@ from safetensors.numpy import load_file
 from core import layout, memory
 from core.config import RunConfig
 from core.runs.manager import RunManager
-from core.runs.store import Record, Run, RunStore
+from core.runs.records import Record
+from core.runs.run import Run
+from core.runs.store import RunStore
 from dashboard.server import access
 from dashboard.server.uploads import Uploads
 
@@ -40,7 +42,7 @@ PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
     _collect_garbage_often()
-    return RunManager(RunStore(), isolated=True)
+    return RunManager(RunStore(), executor="processes")
 
 
 def _collect_garbage_often() -> None:

@@ -782,7 +782,7 @@ def finished_run(name, **columns) -> str:
     run_id = store.create(SHORT, name)
     store.set_state(run_id, RunState.RUNNING)
     store.set_state(run_id, RunState.FAILED, columns.pop("error", "it was never begun"), columns.pop("traceback", ""))
-    with store._write() as connection:
+    with store.database.write() as connection:
         for column, value in columns.items():
             connection.execute(f"UPDATE run SET {column} = ? WHERE id = ?", (value, run_id))
     return run_id

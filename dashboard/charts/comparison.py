@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from core.config import GenerationConfig, RunConfig
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.charts.style import POINTS, laid_out, numbers, thinned
 from dashboard.names import method_name
 from dashboard.tables import results

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from core.reporting import Frame, RunningStatistics
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.charts.style import FULL_PRECISION, Figure, by_series, colour, numbers, steps_of, thinned, title_of
 from dashboard.text import plotly as plotly_text
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas  # noqa: F401
 import plotly.graph_objects as go
 
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.names import method_name
 from dashboard.text import plotly
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.charts.style import FULL_PRECISION, POINTS, by_series, colour, laid_out, numbers, steps_of, thinned, title_of
 from dashboard.text import plotly
 

@@ -20,7 +20,7 @@ from core import layout
 from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import whole, write_json
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import method_name
 from dashboard.tables import results
 

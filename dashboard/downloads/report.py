@@ -28,7 +28,9 @@ from safetensors import safe_open
 from core import layout
 from core.config import PRESETS, SECTIONS, RunConfig, every_knob
 from core.export.commands import bare_name, commands
-from core.runs.store import Record, Run, RunStore
+from core.runs.records import Record
+from core.runs.run import Run
+from core.runs.store import RunStore
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import files as chart_files

@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl
 import streamlit as st
 
 from core.errors import CoreError, RunError
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard import session, text
 from dashboard.components import elements
 from dashboard.updates import socket
@@ -270,4 +270,4 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
 
 def _pictures(run: Run) -> list[int]:
     """What changes with the newest pictures of each method."""
-    return [session.store().frame_version(run.id, method) for method in run.config.methods]
+    return [session.store().frames.version(run.id, method) for method in run.config.methods]

@@ -14,8 +14,9 @@ import streamlit as st
 from core.config import GenerationConfig, live_knobs
 from core.errors import CoreError
 from core.reporting import Frame, RunningStatistics
+from core.runs.records import Record
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Record, Run
 from dashboard import session, text
 from dashboard.charts import generation as generation_charts
 from dashboard.charts.style import json_of
@@ -113,7 +114,7 @@ class Moment(NamedTuple):
 
 
 def _kept_moments(run: Run) -> list[int]:
-    return iterations.common([session.store().frame_steps(run.id, method) for method in run.config.methods])
+    return iterations.common([session.store().frames.steps(run.id, method) for method in run.config.methods])
 
 
 def _past(run: Run) -> Past | None:
@@ -236,8 +237,8 @@ def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
 
 def _frame(run: Run, method: str, step: int | None) -> Frame | None:
     """A kept moment, or the newest for None; read once for all who look at it."""
-    version = session.store().frame_version(run.id, method, step)
-    return session.kept(("frame", run.id, method, step, version), lambda: session.store().frame(run.id, method, step))
+    version = session.store().frames.version(run.id, method, step)
+    return session.kept(("frame", run.id, method, step, version), lambda: session.store().frames.read(run.id, method, step))
 
 
 def _sheets(run: Run, moment: Moment, made: str) -> None:
@@ -323,7 +324,7 @@ def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, 
 
 @lru_cache(maxsize=500)  # of 3 kB each: a strip is drawn again with each iteration, and only one image of it is new
 def _one_image(run_id: str, attempt: int, method: str, step: int, index: int) -> Frame | None:
-    frame = session.store().frame(run_id, method, step)
+    frame = session.store().frames.read(run_id, method, step)
     return contact_sheet.alone(frame, index) if frame is not None and index < len(frame.labels) else None
 
 
@@ -414,7 +415,7 @@ def _layer_figures(run: Run, moment: Moment, names: Sequence[str], layer: int) -
     bars = session.kept(
         ("bars", run.id, run.attempt, step, layer), lambda: json_of(generation_charts.layer_bars(moment.records, names, layer))
     )
-    running = session.kept(("running", run.id, run.attempt), lambda: session.store().running_statistics(run.id))
+    running = session.kept(("running", run.id, run.attempt), lambda: session.store().frames.running_statistics(run.id))
     channels = running and session.kept(("channels", run.id, run.attempt, step, layer), lambda: _channels(moment.frames, running, layer))
     return {_BARS: bars, **({_CHANNELS: channels} if channels else {})}
 

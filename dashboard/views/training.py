@@ -13,8 +13,8 @@ import streamlit as st
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError
 from core.reporting import TEST
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard import session, text
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 import core.generation.snapshots
 import core.pipeline
 import core.quantization.saved_network
-import core.runs.store
+import core.runs.database
 from core import layout
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import EvaluationSet
@@ -37,12 +37,13 @@ from core.errors import CoreError, RunError, RunStopped
 from core.pipeline import Prepared
 from core.reporting import NoControl
 from core.runs.control import LocalControl
+from core.runs.database import DATABASE, RESERVE
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
-from core.runs.output_folder import copy_out
+from core.runs.output_folder import export_results
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RESERVE, RunStore
+from core.runs.store import RunStore
 
 ROOT = Path(__file__).parents[3]
 CONFIG = RunConfig(
@@ -118,7 +119,7 @@ class Faults:
         monkeypatch.setattr(io, "open", self._open(io.open))
         for module in (core.generation.snapshots, core.quantization.saved_network):
             monkeypatch.setattr(module, "save_file", self._save_file(module.save_file))
-        monkeypatch.setattr(core.runs.store.sqlite3, "connect", self._connect(sqlite3.connect))
+        monkeypatch.setattr(core.runs.database.sqlite3, "connect", self._connect(sqlite3.connect))
 
     def _sync(self, _handle) -> None:
         self.happens("sync")  # and takes no time
@@ -350,7 +351,7 @@ def test_single_operations_that_fail(in_memory, prepared, faults, undisturbed, c
 
 def test_end_is_written_when_there_is_room_again(tmp_path, monkeypatch, prepared, faults):
     """Not even the reserve helps: the manager tries until it can, and the run is FAILED with cause and traceback."""
-    monkeypatch.setattr("core.runs.manager.SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     monkeypatch.setattr(core.pipeline, "prepare", lambda config, reporter: prepared)
     manager = RunManager(RunStore(tmp_path))
     happens = faults.happens
@@ -517,7 +518,7 @@ def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
     out = folder / "out"
     run_id = store.create(CONFIG, "", out=str(out))
     with pytest.raises(CoreError):
-        compute(store, run_id, prepared, finish=lambda: copy_out(store, store.run(run_id)))
+        compute(store, run_id, prepared, finish=lambda: export_results(store, store.run(run_id)))
     run = store.run(run_id)
     assert run.state is RunState.FAILED
     assert is_sentence(run.error)
@@ -526,7 +527,7 @@ def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
     assert [path.name for path in folder.iterdir()] == ["someone-else.bin"]
     enlarge()
     store.resume(run_id)
-    compute(store, run_id, prepared, finish=lambda: copy_out(store, store.run(run_id)))
+    compute(store, run_id, prepared, finish=lambda: export_results(store, store.run(run_id)))
     assert fingerprint(out) == fingerprint(store.run_folder(run_id))
     store.close()
 
@@ -697,7 +698,7 @@ def test_thread_that_cannot_start(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("threading.Thread.start", start)
-        with pytest.raises(RunError, match="found no thread .*allowed"):
+        with pytest.raises(RunError, match="cannot start without a thread .*resume it"):
             manager.start(CONFIG)
     (run,) = manager.store.runs()
     assert run.state is RunState.FAILED

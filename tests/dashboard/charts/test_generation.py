@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 
 from core.reporting import Frame, RunningStatistics
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import generation as generation_charts
