@@ -42,7 +42,7 @@ from core.models.full_precision import load_model
 from core.models.registry import MODELS
 from core.quantization.placement import quantize_network
 from core.quantization.saved_network import load_quantized, save_quantized
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
@@ -303,7 +303,7 @@ def test_values_of_knobs():
 
 def test_live_values():
     def attempt(example):
-        control = LiveControl()
+        control = LocalControl()
         message = message_of(ConfigError, control.set, *example, ["adam"])
         assert message is None or control.values("adam", 1) == {}
         return message
@@ -772,7 +772,7 @@ def finished_run(name, **columns) -> str:
     run_id = store.create(SHORT, name)
     store.set_state(run_id, RunState.RUNNING)
     store.set_state(run_id, RunState.FAILED, columns.pop("error", "it was never begun"), columns.pop("traceback", ""))
-    with store._write() as connection:
+    with store.database.write() as connection:
         for column, value in columns.items():
             connection.execute(f"UPDATE run SET {column} = ? WHERE id = ?", (value, run_id))
     return run_id

@@ -19,7 +19,7 @@ from core.models.full_precision import FullPrecisionModel, batch_norm_layers, sc
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Control, NoControl, NullReporter, Reporter
 
 WARM_UP_STEPS = 10
 
@@ -118,7 +118,7 @@ class QuantizationTraining:
         seed: int = 0,
         series: str = "",
         reporter: Reporter | None = None,
-        live: Live | None = None,
+        control: Control | None = None,
     ) -> None:
         self.model, self.config = model, config
         # one of the two: a finished set, or a source whose images may depend on the student
@@ -127,8 +127,8 @@ class QuantizationTraining:
         if self._set is not None:
             check_images(model, self._set)
         self.series = series or config.width
-        self.reporter: Reporter = reporter or Silent()
-        self.live: Live = live or Untouched()
+        self.reporter: Reporter = reporter or NullReporter()
+        self.control: Control = control or NoControl()
         self.teacher = model.network
         self._random = torch.Generator().manual_seed(seed)
         self._order: Tensor = torch.empty(0, dtype=torch.long)

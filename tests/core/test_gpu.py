@@ -58,7 +58,7 @@ def on_gpu(small):
 
 
 def generated(model, method="mi-fgsm", **changes):
-    synthesis = Synthesis(model, replace(GENERATION, **changes), method)
+    synthesis = GenerationLoop(model, replace(GENERATION, **changes), method)
     records = []
     synthesis.reporter = type("Notes", (type(synthesis.reporter),), {"record": lambda self, *values: records.append(values)})()
     while not synthesis.finished:
@@ -173,7 +173,9 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
     assert not all(torch.equal(one, other) for one, other in zip(before, after))
 
 
-@pytest.mark.parametrize("make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)])
+@pytest.mark.parametrize(
+    "make", [lambda model, images: GenerationLoop(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)]
+)
 @pytest.mark.parametrize("records", [True, False])
 def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
     """Networks and mapped files of images would wait for the garbage collector, which counts objects and not megabytes."""

@@ -148,7 +148,7 @@ def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_fini
 def test_a_link_opens_both_methods_at_its_iteration(with_finished_run):
     newest, app = page("studio"), studio(with_finished_run, at=2)
     assert component(app, "player")[0]["at"] == 2
-    frames = [session.store().frame(with_finished_run, method, 2) for method in ("mi-fgsm", "adam")]
+    frames = [session.store().frames.read(with_finished_run, method, 2) for method in ("mi-fgsm", "adam")]
     for frame, sheet, last in zip(frames, component(app, "sheet"), component(newest, "sheet")):
         assert sheet["picture"] != last["picture"]
         assert f"{100 * frame.confidence[0]:.0f} %" in sheet["cells"][0][1]

@@ -17,10 +17,10 @@ from core.quantization.training import (
     first_not_finite,
     learning_rate_factor,
 )
-from core.reporting import Silent
+from core.reporting import NullReporter
 
 
-class Notes(Silent):
+class Notes(NullReporter):
     """Keeps what is announced."""
 
     def __init__(self) -> None:
