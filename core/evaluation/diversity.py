@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import GenerationConfig
+from core.config import GenerationConfig, upgrade_generation
 from core.data.image_sets import ImageSet
 from core.errors import ConfigError, DataError
 from core.evaluation.encoder import Encoder
@@ -75,8 +75,8 @@ def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
 def families_of(images: ImageSet) -> Tensor | None:
     """The numbers of the images that began as the same noise image, a row for each, `(F, k)`; None where that is not known."""
     try:
-        starts = torch.tensor(GenerationConfig.from_dict(images.manifest["config"]).starts)
-    except (KeyError, TypeError, ConfigError):  # not generated, or by another version
+        starts = torch.tensor(GenerationConfig.from_dict(upgrade_generation(images.manifest["config"])).starts)
+    except (KeyError, TypeError, AttributeError, ConfigError):  # not generated, or by another version
         return None
     if len(starts) != len(images):
         return None
@@ -165,7 +165,7 @@ def _neighbours(embeddings: Tensor, families: Tensor | None) -> dict[str, Any]:
 
 
 def measure_diversity(
-    images: ImageSet, encoder: Encoder, checkpoint: Callable[[], None] | None = None, pictured: bool = True
+    images: ImageSet, encoder: Encoder, pause_point: Callable[[], None] | None = None, pictured: bool = True
 ) -> dict[str, Any]:
     """Everything above for one set, fit for JSON, with the encoder's name and what it was trained on.
 
@@ -176,7 +176,7 @@ def measure_diversity(
     """
     if len(images) < 2:
         raise DataError(f"the set has {len(images)} images: allowed is at least 2, as similarity is between pairs")
-    embeddings = encoder.embed_images(images.images, checkpoint=checkpoint)
+    embeddings = encoder.embed_images(images.images, pause_point=pause_point)
     within = within_class_similarity(embeddings, images.labels)
     families = families_of(images)
     snapshots = None if families is None else family_similarity(embeddings, families)

@@ -9,7 +9,7 @@ def replace_modules(network: nn.Module, replacements: Mapping[nn.Module, nn.Modu
     """Replaces each key by its value, under every name that it has inside `network`."""
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):  # named_children omits further names of a module
-            if child in replacements:
+            if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from core.config import TrainingConfig
-from core.data.image_sets import ImageSet
-from core.errors import CoreError, DataError
+from core.data.image_sets import ImageSet, check_images
+from core.errors import CoreError
 from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.average import ParameterAverage
@@ -21,7 +21,7 @@ from core.quantization.integer.inference import integer_inference_network
 from core.quantization.layers import ActivationQuantizer
 from core.quantization.losses import training_loss
 from core.quantization.sources import ImageSetSource, TrainingSource
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import NullReporter, Reporter
 from core.schedules import cosine_after_warm_up
 
 WARM_UP_STEPS = 10
@@ -44,13 +44,11 @@ class QuantizationTraining:
         seed: int = 0,
         series: str = "",
         reporter: Reporter | None = None,
-        live: Live | None = None,
     ) -> None:
         began = time.perf_counter()
         self.model, self.config = model, config
         self.series = series or config.width
-        self.reporter: Reporter = reporter or Silent()
-        self.live: Live = live or Untouched()
+        self.reporter: Reporter = reporter or NullReporter()
         self.teacher = model.network
         if isinstance(images, ImageSet):
             check_images(model, images)
@@ -207,17 +205,3 @@ def _set_training(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, ActivationQuantizer):
             module.train()
-
-
-def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
-    """Raises DataError unless the images have the network's size and labels within its classes."""
-    size, classes = model.spec.image_size, len(model.spec.classes)
-    if tuple(images.images.shape[2:]) != (size, size):
-        raise DataError(
-            f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}"
-        )
-    if not len(images):
-        raise DataError("the set has no images: allowed is at least one")
-    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
-    if len(wrong):
-        raise DataError(f"a label is {int(wrong[0])}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")

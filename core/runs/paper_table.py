@@ -16,8 +16,9 @@ from typing import Any
 from core.config import RunConfig, nearest_preset
 from core.errors import ConfigError, DataError, UnknownNameError, one_line
 from core.models.registry import ASSETS
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run, RunStore
+from core.runs.store import RunStore
 
 PAPER = ASSETS / "paper" / "results.csv"
 MEASURED = ASSETS / "paper" / "measured.json"
@@ -235,7 +236,7 @@ def weights_source(model: str) -> str:
 
 
 def as_text(rows: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> str:
-    """The table for a terminal of WIDTH columns: a line with the paper's figures for each row, followed by its measurements, newest first."""
+    """The table for a terminal of WIDTH columns: a line with each row, followed by its measurements, newest first."""
     titles = ["full", *PAPER_METHODS.values(), "DFFG drop"]
     lines = ["".join([f"{'row':<24}", *(f"{title:>10}" for title in titles)])]
     for row, measured in rows:

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.config import SECTIONS, GenerationConfig, RunConfig
 from core.generation.methods import in_order, method_order
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.charts.style import DASHES, POINTS, Figure, figure, numbers, thinned
 from dashboard.names import method_name
 from dashboard.tables import results
@@ -204,7 +204,7 @@ def images_generated(config: GenerationConfig, steps: np.ndarray) -> np.ndarray:
 
 
 def images_trained_on(config: RunConfig, steps: np.ndarray) -> np.ndarray:
-    """Images up to each training step. The last batch of an epoch may be short; with given images, whose number is unknown, all count as full."""
+    """Images up to each training step. The last batch of an epoch may be short, but counts as full for given images."""
     size, images = config.training.training_batch_size, config.generation.images
     if config.images_from:
         return steps * size

@@ -20,9 +20,9 @@ from core import layout
 from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import atomic_write, write_json
-from core.runs.store import Run
+from core.generation.methods import method_order
+from core.runs.run import Run
 from dashboard.names import method_name
-from dashboard.tables import results
 
 _ROOT = Path(__file__).parents[2]
 FORMATS = {
@@ -54,14 +54,14 @@ def _images_of(method: str) -> str:
 def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
     """All of a run. folder: the run's. methods: those whose images are whole."""
     found = []
-    for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=results.place):
+    for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=method_order):
         for bits in run.config.bits:
             width = run.config.training_for(bits).width
             if (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
                 title = f"{width} network, trained on {_images_of(method)}"
                 found.append(Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits))))
     if not run.config.images_from:
-        for method in sorted(methods, key=results.place):
+        for method in sorted(methods, key=method_order):
             found.append(Offer(_images_of(method), f"{method}-images", IMAGE_FORMATS, ("--method", method)))
     if found and (folder / layout.RESULT).is_file() and run.config.bits:
         found.append(Offer("model card", "model-card", ("card",), ()))

@@ -10,6 +10,7 @@ from dashboard.components import figures
 from dashboard.downloads import artifacts, report
 from dashboard.names import class_names
 from dashboard.updates import live_view
+from dashboard.views import status
 
 st.title("Export")
 st.caption(
@@ -22,7 +23,7 @@ if run is None:
     st.info("Nothing to export yet: start a run in the Studio, its images and networks appear here.", icon=":material/lightbulb:")
     st.stop()
 
-live_view.follow(live_view.STATUS, run)
+live_view.follow(status.STATUS, run)
 store = session.store()
 st.download_button(
     "Report of the run (HTML)",

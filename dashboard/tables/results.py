@@ -36,11 +36,11 @@ def references(results: Mapping[str, Any]) -> dict[str, Any]:
 # column of `diversity_table` -> what it means, and which direction is better
 DIVERSITY_COLUMNS: Mapping[str, str] = {
     "all pairs": "Mean cosine similarity over all pairs of images. Lower is more diverse.",
-    "within a class": "Mean over pairs of the same class. Lower is more diverse; far above that of all pairs, classes are easy to distinguish.",
+    "within a class": "Mean over pairs of the same class. Lower is more diverse; far above all pairs, classes are easy to distinguish.",
     "snapshots": "Mean over snapshots of the same noise image. Lower: several snapshots of an image are more than copies.",
     "nearest": "Mean cosine similarity to the most similar image, without snapshots of the same noise image. Lower is more diverse. "
     "Increases with the number of images.",
-    "nearly the same %": "Images whose most similar image has a cosine above 0.95. Lower is more diverse. Increases with the number of images.",
+    "nearly the same %": "Images with another one at a cosine above 0.95. Lower is more diverse. Increases with the number of images.",
 }
 
 
@@ -72,7 +72,7 @@ def paper_methods(model: str) -> list[str]:
 
 
 def paper_accuracies(model: str, methods: Sequence[str] = ("dffg",)) -> tuple[dict[str, dict[int, float]], float | None]:
-    """Title of a method -> bits -> top-1 in the paper; and the paper's full-precision top-1, None if the paper does not have the network."""
+    """Title of a method -> bits -> top-1 in the paper; and full-precision top-1, None if the paper does not have the network."""
     rows = paper_rows(model)
     figures = {
         PAPER_METHODS[column]: {row.bits: top1 for row in rows if (top1 := row.methods[column]) is not None}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import method_name
 from dashboard.tables import results
 
@@ -20,7 +20,7 @@ def network(run: Run) -> str:
 
 
 def fits(run: Run, words: str, states: Collection[str], tags: Collection[str]) -> bool:
-    """Whether all words occur in its name, note, tags or network, its state is in `states`, and it has all `tags`; empty matches any run."""
+    """Whether all words occur in its name, note, tags or network, its state is in `states`, and it has all `tags`; empty matches all."""
     everything = " ".join((run.name, run.note, *run.tags, run.config.model)).casefold()
     return (
         all(word in everything for word in words.casefold().split())

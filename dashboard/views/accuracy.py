@@ -11,7 +11,7 @@ import streamlit as st
 
 from core import layout
 from core.runs.paper_table import PAPER_METHODS
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts.style import json_of
@@ -45,8 +45,8 @@ def accuracy(run: Run) -> None:
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
 
 
-def known(run: Run, address: Mapping[str, str]) -> Any:
-    """Another value when there is more to be drawn of this run, or of those that an address, its parameters, shows beside it."""
+def version(run: Run, address: Mapping[str, str]) -> int:
+    """Changes when there is more to draw of this run, or of those that an address shows beside it."""
     others = {other.id: other for other in session.store().runs()} if address.get(WITH) else {}
     shown = [run, *(others[run_id] for run_id in address.get(WITH, "").split(",") if run_id in others)]
     # a few kilobytes of numbers, told to a page with every answer

@@ -13,12 +13,12 @@ import streamlit as st
 
 from core.config import RunConfig
 from core.errors import ConfigError, RunError
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts.comparison import COLORS, MOST, Compared
 from dashboard.tables import terms
 from dashboard.tables.run_list import FIGURES
-from dashboard.updates import live_view
+from dashboard.updates import live_view, pace
 
 RUNS_PARAMETER = "runs"
 _SECONDS_UNSAID = 0.5
@@ -69,7 +69,7 @@ def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
         draw(current)
 
     # its tables cost a browser twice what the curves alone do
-    live_view.refreshed(2 * live_view.chart_seconds(session.watcher()) if going_on else None, region)
+    live_view.refreshed(2 * pace.chart_seconds() if going_on else None, region)
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:

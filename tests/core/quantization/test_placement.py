@@ -417,9 +417,7 @@ def test_padding_for_several_sizes():
         def forward(self, x):
             return self.shared(self.shared(x))
 
-    with pytest.raises(
-        ModelError, match=r"^input of layer 'shared' must have one size, because .*, got \[\(8, 8\), \(4, 4\)\]$"
-    ):
+    with pytest.raises(ModelError, match=r"^input of layer 'shared' must have one size, because .*, got \[\(8, 8\), \(4, 4\)\]$"):
         place(Twice())
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from core.config import GenerationConfig, RunConfig, TrainingConfig
+from core.config import SECTIONS, GenerationConfig, RunConfig, TrainingConfig
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard.charts import comparison as charts
 from dashboard.views.comparison import joined
 
@@ -19,7 +19,7 @@ def compared(letter="A", config=CONFIG, curves=None, results=None, changes=(), p
     run = Run(
         id=letter,
         name=name, config=CONFIG, state=RunState.COMPLETE, created=0.0, started=None, ended=None, error="", traceback="",
-        stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", part="",
+        stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", output_subset="",
         note="", tags=(), pinned=pinned, trashed=None,
     )  # fmt: skip
     return charts.Compared(run, letter, charts.COLORS[ord(letter) - ord("A")], config, curves or {}, results or {}, changes)
@@ -31,17 +31,17 @@ def curve(values, seconds=None):
 
 
 def test_settings_that_differ_come_first_and_all_are_there():
-    other = replace(CONFIG, generation=replace(CONFIG.generation, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
+    other = replace(CONFIG, machine=replace(CONFIG.machine, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
     change = {"method": "adam", "step": 7, "name": "beta", "value": 0.25}
     different, equal = charts.settings_table([compared("A"), compared("B", other, changes=[change], pinned=True)])
     assert different == [
-        {"setting": "generation: seed", "A · a run": "0", "B · a run ★": "5"},
+        {"setting": "machine: seed", "A · a run": "0", "B · a run ★": "5"},
         {"setting": "bits", "A · a run": "4", "B · a run ★": "3, 4"},
         {"setting": "lr_by_bits", "A · a run": "none", "B · a run ★": "3: 0.5"},
         {"setting": "live changes", "A · a run": "none", "B · a run ★": "beta = 0.25 at 7 (adam)"},
     ]
     whole = CONFIG.to_dict()
-    assert len(different) + len(equal) == len(whole["generation"]) + len(whole["quantization"]) + len(whole) - 2 + 1
+    assert len(different) + len(equal) == sum(len(whole[name]) for name in SECTIONS) + len(whole) - len(SECTIONS) + 1
     assert {"setting": "generation: iterations", "value": "3"} in equal
 
 
