@@ -220,6 +220,26 @@ def test_a_layer_used_twice():
     assert not [type(m) for m in quantized.network.modules() if type(m) is nn.Conv2d]
 
 
+def test_layer_with_two_names_in_an_untraceable_network():
+    """The second name leads to the quantized layer, too."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shared = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.alias = self.shared
+
+        def forward(self, x):
+            x = F.relu(self.stem(x if x.mean() < 1e9 else -x))
+            return self.alias(F.relu(self.shared(x)))
+
+    quantized = place(Twice())
+    assert not quantized.traced
+    assert quantized.network.alias is quantized.network.shared is quantized.layers[1]
+    calibrate(quantized, images())
+    assert len(readings(quantized)) == 2  # both uses of the layer quantize their input
+
+
 def test_first_and_last_layer_at_8_bits(small):
     config = TrainingConfig(weight_bits=3, activation_bits=2, first_last_8bit=True)
     quantized = place(small.network, config)
