@@ -19,7 +19,7 @@ from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
 
 GENERATION = GenerationConfig(images=40, iterations=8, batch_size=12, snapshots=2, burn_in=0.5, max_shift=1)
-QUANTIZATION = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
+TRAINING = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def on_gpu(small):
 
 
 def generated(model, method="mi-fgsm", **changes):
-    synthesis = GenerationLoop(model, replace(GENERATION, **changes), method)
+    synthesis = Synthesis(model, replace(GENERATION, **changes), method)
     records = []
     synthesis.reporter = type("Notes", (type(synthesis.reporter),), {"record": lambda self, *values: records.append(values)})()
     while not synthesis.finished:
@@ -67,7 +67,7 @@ def generated(model, method="mi-fgsm", **changes):
 
 
 def trained(model, images, **changes):
-    training = QuantizationTraining(model, images, replace(QUANTIZATION, **changes))
+    training = QuantizationTraining(model, images, replace(TRAINING, **changes))
     while not training.finished:
         training.step()
     return {name: value.cpu() for name, value in training.student.state_dict().items()}
@@ -164,7 +164,7 @@ def test_a_recorded_training_is_the_same(small, small_images, stand_in, monkeypa
 
 
 def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
-    training = QuantizationTraining(small, small_images, replace(QUANTIZATION, range="minmax"))
+    training = QuantizationTraining(small, small_images, replace(TRAINING, range="minmax"))
     places = [end.data_ptr() for own in training.quantized.activations for end in own.range_method.state()]
     before = [end.clone() for own in training.quantized.activations for end in own.range_method.state()]
     training.step()
@@ -173,9 +173,7 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
     assert not all(torch.equal(one, other) for one, other in zip(before, after))
 
 
-@pytest.mark.parametrize(
-    "make", [lambda model, images: GenerationLoop(model, GENERATION), lambda *both: QuantizationTraining(*both, QUANTIZATION)]
-)
+@pytest.mark.parametrize("make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)])
 @pytest.mark.parametrize("records", [True, False])
 def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
     """Networks and mapped files of images would wait for the garbage collector, which counts objects and not megabytes."""

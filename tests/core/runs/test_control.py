@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from core.config import LIVE_KNOBS, GenerationConfig
+from core.config import GenerationConfig, live_knobs
 from core.errors import ConfigError, RunStopped, UnknownNameError
 from core.generation.loop import Synthesis, synthesise
 from core.reporting import Silent
@@ -87,7 +87,7 @@ def test_other_knobs_are_refused(name):
         LiveControl().set(name, 1, ["adam"])
 
 
-@pytest.mark.parametrize("name", LIVE_KNOBS)
+@pytest.mark.parametrize("name", live_knobs(GenerationConfig))
 def test_every_live_knob_can_be_set(name):
     live = LiveControl()
     live.set(name, 0.125, ["adam"])
@@ -280,11 +280,10 @@ def test_replay_gives_the_same_bits(small):
 
 
 def test_replay_of_adam(small):
-    config = GenerationConfig(**{**CONFIG.to_dict(), "optimizer": "adam"})
-    turned, _ = synthesise(small, config, live=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
-    again, _ = synthesise(small, config, live=Replay(turned.manifest["changes"]))
+    turned, _ = synthesise(small, CONFIG, "adam", live=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesise(small, CONFIG, "adam", live=Replay(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
-    assert not torch.equal(again.images, synthesise(small, config)[0].images)
+    assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
 
 def test_value_that_is_turned_back_is_recorded_and_replayed(small):
@@ -315,7 +314,7 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
     live = LiveControl()
-    method = Synthesis(small, config, Silent(), live)
+    method = Synthesis(small, config, reporter=Silent(), live=live)
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             live.set("epsilon", epsilon, ["mi-fgsm"])
