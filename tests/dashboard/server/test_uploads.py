@@ -129,9 +129,8 @@ def test_networks_that_cannot_be_used(tmp_path, kept, changes, words):
 
 def test_network_without_a_header_of_ours(tmp_path, kept):
     assert "must be a checkpoint written by `pretrain`" in refused(kept.keep_network, save(load_file(PATH)), tmp_path)
-    assert "must be a checkpoint written by `pretrain`" in refused(
-        kept.keep_network, checkpoint(tmp_path, metadata={"spec": "[" * 100_000}), tmp_path
-    )
+    nested = checkpoint(tmp_path, metadata={"spec": "[" * 100_000})
+    assert "must be a checkpoint written by `pretrain`" in refused(kept.keep_network, nested, tmp_path)
 
 
 def test_network_that_is_cut_off(tmp_path, kept):
