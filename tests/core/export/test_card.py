@@ -43,7 +43,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
-    """The folder of a real run of both optimizers, with a knob turned in one of them."""
+    """The folder of a real run of both methods, with a knob turned in one of them."""
     folder = tmp_path_factory.mktemp("finished")
     execute(config, folder, Silent(), Replay([{"method": "adam", "step": 2, "name": "beta", "value": 0.25}]))
     return folder
@@ -109,7 +109,7 @@ def test_figures_are_those_of_the_run(finished, written):
     expected = []
     for method, title in (("mi-fgsm", "MI-FGSM"), ("adam", "Adam")):
         for bits in (4, 5):
-            outcome = result["optimizers"][method]["accuracy"][str(bits)]
+            outcome = result["methods"][method]["accuracy"][str(bits)]
             figures = [
                 outcome["calibrated"],
                 outcome["quantized"],
@@ -119,7 +119,7 @@ def test_figures_are_those_of_the_run(finished, written):
             expected.append([title, f"W{bits}A{bits}", *(f"{figure:.2f}" for figure in figures)])
     assert rows(text, "images by") == [[plain(cell).replace("\\.", ".") for cell in row] for row in expected]
     for (_, images, iterations, loss, agreement, _seconds), method in zip(rows(text, "optimizer"), ("mi-fgsm", "adam")):
-        made = result["optimizers"][method]["generation"]
+        made = result["methods"][method]["generation"]
         assert (images, iterations) == ("40", "4")
         assert loss == f"{made['bns_loss_first']:.1f} to {made['bns_loss_last']:.1f}"
         assert agreement == f"{made['teacher_agreement']:.1f} %"
@@ -132,7 +132,7 @@ def test_figures_are_those_of_the_run(finished, written):
         "Licence: of the original network, not stated here.",
     ):
         assert words in shown, words
-    assert f"{result['optimizers']['adam']['diversity']['mean_similarity']:.3f}" in text
+    assert f"{result['methods']['adam']['diversity']['mean_similarity']:.3f}" in text
     assert "trained on the 50,000 CIFAR-10 training images, with captions" in shown
 
 
@@ -171,13 +171,12 @@ def test_text_from_outside_only_shows_itself(embedded, finished, config):
     """Names of networks, classes, runs, folders, encoders, and notes."""
     spec = replace(embedded.spec, name=HOSTILE, architecture=HOSTILE, trained_on=HOSTILE, classes=tuple(f"{HOSTILE}{i}" for i in range(10)))
     result = json.loads((finished / "result.json").read_text())
-    figures = result["optimizers"]["adam"]
+    figures = result["methods"]["adam"]
     figures["diversity"] |= {"encoder": HOSTILE, "encoder_trained_on": HOSTILE}
     for outcome in figures["accuracy"].values():
         outcome |= {"note": HOSTILE, "evaluated_on": f"9 images of {HOSTILE}"}
     manifest = load_image_set(finished / "images" / "adam").manifest
-    model = {"model": "/x/`````.safetensors"}
-    config = replace(config, generation=replace(config.generation, **model), training=replace(config.training, **model))
+    config = config.with_knobs({"model": "/x/`````.safetensors"})
     method = MethodImages(
         HOSTILE, {**manifest, "changes": [{"step": 1, "name": HOSTILE, "value": 1.0}]}, 40, figures, "images-1.png", (0, 1)
     )
@@ -224,9 +223,9 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
 
 def test_calibration_alone_is_not_called_trained(finished, config, embedded):
     result = json.loads((finished / "result.json").read_text())
-    for outcome in result["optimizers"]["adam"]["accuracy"].values():
+    for outcome in result["methods"]["adam"]["accuracy"].values():
         outcome["steps"] = 0
-    text = model_card(embedded, config, "a run", 92.1, [MethodImages("adam", {}, 40, result["optimizers"]["adam"])])
+    text = model_card(embedded, config, "a run", 92.1, [MethodImages("adam", {}, 40, result["methods"]["adam"])])
     assert [row[3] for row in rows(text, "images by")] == ["", ""]
 
 
@@ -251,13 +250,12 @@ def test_a_result_that_is_none_is_refused(config, tmp_path):
 
 def test_a_run_without_a_quantized_network_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "result.json").write_text('{"optimizers": {"adam": {}}, "seconds": 1.0}')
+    (tmp_path / "run" / "result.json").write_text('{"methods": {"adam": {}}, "seconds": 1.0}')
     refused(DataError, "no quantized network", tmp_path / "run", replace(config, bits=()), tmp_path / "card")
 
 
 def test_a_network_that_is_gone_is_refused(finished, config, tmp_path):
-    model = {"model": str(tmp_path / "gone.safetensors")}
-    config = replace(config, generation=replace(config.generation, **model), training=replace(config.training, **model))
+    config = config.with_knobs({"model": str(tmp_path / "gone.safetensors")})
     refused(ModelError, "gone.safetensors", finished, config, tmp_path / "card")
 
 
