@@ -35,11 +35,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from core import layout
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.errors import RunError
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
+from core.runs.database import DATABASE
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RunStore
+from core.runs.store import RunStore
 
 FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.safetensors")
 
@@ -145,15 +146,15 @@ def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> 
         run_id = store.create(config, "killed", out=str(out or ""))
 
     def finish() -> None:
-        from core.runs.output_folder import copy_out
+        from core.runs.output_folder import export_results
 
-        copy_out(store, store.run(run_id))
+        export_results(store, store.run(run_id))
 
     past = store.changes(run_id)
-    live = LiveControl(past=past)
+    control = LocalControl(past=past)
     if not past:
-        live.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must turn again
-    perform(store, run_id, Telling(store, run_id), live, finish=finish, every=0.0)
+        control.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must turn again
+    perform(store, run_id, Telling(store, run_id), control, finish=finish, every=0.0)
     store.close()
 
 

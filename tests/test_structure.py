@@ -25,6 +25,7 @@ LAYERS = (
     ("core.cli",),
     ("core.runs",),
     ("core.pipeline",),
+    ("core.stages",),
     ("core.export",),
     ("core.recipes",),
     ("core.evaluation",),
@@ -33,6 +34,7 @@ LAYERS = (
     ("core.data",),
     ("core.models",),
     ("core.config",),
+    ("core.generation.methods",),  # what a config may name; imports no torch
     (
         "core.checkpoints",
         "core.errors",
@@ -45,19 +47,18 @@ LAYERS = (
     ),
 )
 LOWEST_PAGE_LAYER = 12
-# its rows are what a config may name, so it lies below core.config; it imports no torch
-TABLE = "core.generation.methods"
 ENTRY = "core.__main__"  # imports anything of core, is imported by nobody
 
 
 def layer(module: str) -> int | None:
     """Place in LAYERS, 0 at the top; None for what is not ours or is only a package."""
-    if module == TABLE or module.startswith(TABLE + "."):
-        return len(LAYERS)
-    for place, members in enumerate(LAYERS):
-        if any(module == member or module.startswith(member + ".") for member in members):
-            return place
-    return None
+    found = [
+        (len(member), place)
+        for place, members in enumerate(LAYERS)
+        for member in members
+        if module == member or module.startswith(member + ".")
+    ]
+    return max(found)[1] if found else None  # the longest name counts: core.generation.methods has a place of its own
 
 
 def module_name(path: Path, root: Path) -> str:

@@ -27,9 +27,9 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, shown
+from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
 from core.generation.methods import METHODS
-from core.reporting import Both
+from core.reporting import TeeReporter
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -60,21 +60,21 @@ def generate(options: Namespace) -> dict[str, Any]:
 
 def quantize(options: Namespace) -> dict[str, Any]:
     """One bit width, on a folder of images."""
-    from core.layout import GIVEN
+    from core.layout import USER_IMAGES
 
     TrainingConfig.check_value("weight_bits", options.weight_bits)
     # one set of images under one name, whatever folders it has in it
-    config = RunConfig(methods=(GIVEN,), bits=(options.weight_bits,), images_from=options.images_from)
+    config = RunConfig(methods=(USER_IMAGES,), bits=(options.weight_bits,), images_from=options.images_from)
     config = config.with_knobs({**_given(every_knob(), options), "encoder": ""})
-    return _start(options, config, f"quantized/{GIVEN}/{config.training_for(options.weight_bits).width}")
+    return _start(options, config, f"quantized/{USER_IMAGES}/{config.training_for(options.weight_bits).width}")
 
 
 def run(options: Namespace) -> dict[str, Any]:
     return _start(options, _run_config(options), "")
 
 
-def _start(options: Namespace, config: RunConfig, part: str) -> dict[str, Any]:
-    """A new run in the store, and here to its end. part: what of it the command is about; empty: everything."""
+def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[str, Any]:
+    """A new run in the store, and here to its end. output_subset: see Run."""
     from core.files import check_free
 
     if options.out is not None:
@@ -92,7 +92,7 @@ def _start(options: Namespace, config: RunConfig, part: str) -> dict[str, Any]:
             prepared = prepare(config, progress)
         store = RunStore(options.runs)
         out = "" if options.out is None else os.path.realpath(options.out)
-        return _perform(store, store.create(config, default_name(config), out=out, part=part), progress, prepared)
+        return _perform(store, store.create(config, default_name(config), out=out, output_subset=output_subset), progress, prepared)
 
 
 def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
@@ -102,19 +102,21 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
         if given:
             name, value = next(iter(given.items()))
             value = str(value) if isinstance(value, Path) else value
-            raise ConfigError(f"{name} must come with --weights FILE, got {shown(value)} alone")
+            raise ConfigError(f"{name} must come with --weights FILE, got {quoted(value)} alone")
         return config
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
     from core.models.importing import import_checkpoint
     from core.models.programs.importing import import_program
+    from core.models.registry import GivenSpec
     from core.runs.store import default_folder
 
     folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
+    spec = GivenSpec(**given)
     if options.weights.suffix == ".pt2":
-        return replace(config, model=str(import_program(options.weights, out_folder=folder, **given)))
-    return replace(config, model=str(import_checkpoint(options.weights, config.model, out_folder=folder, **given)))
+        return replace(config, model=str(import_program(options.weights, out_folder=folder, given=spec)))
+    return replace(config, model=str(import_checkpoint(options.weights, config.model, out_folder=folder, given=spec)))
 
 
 def _lines(file: Path) -> list[str]:
@@ -134,13 +136,13 @@ def _lines(file: Path) -> list[str]:
 
 def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
     """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
-    from core.runs.control import LiveControl
+    from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
     from core.runs.execution import perform, runs_at_once
-    from core.runs.output_folder import copy_out
+    from core.runs.output_folder import export_results
 
     run = store.run(run_id)
-    progress.control = LiveControl(past=store.changes(run_id))
+    progress.control = LocalControl(past=store.changes(run_id))
     before = len(store.ahead(run_id))
     if before:
         progress.wait(before)
@@ -149,17 +151,17 @@ def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepare
         result = perform(
             store,
             run_id,
-            Both(progress, StoreReporter(store, run_id)),
+            TeeReporter(progress, StoreReporter(store, run_id)),
             progress,
             at_once=runs_at_once(),
-            finish=lambda: copy_out(store, run),
+            finish=lambda: export_results(store, run),
             prepared=prepared,
         )
     except KeyboardInterrupt:
         raise Interrupted(run_id) from None
     finally:
         store.close()
-    kind, _, rest = run.part.partition("/")
+    kind, _, rest = run.output_subset.partition("/")
     method, _, _ = rest.partition("/")
     if kind == "images":
         result = result["methods"][method]["generation"]
@@ -213,7 +215,7 @@ def export(options: Namespace) -> dict[str, Any]:
         raise UnknownNameError("format", kind, EXPORT_FORMATS)
     for name, value in (("bits", options.bits), ("method", options.method or None)):
         if value is not None and (kind == "card" or (name == "bits" and kind in IMAGE_FORMATS)):
-            raise ConfigError(f"{name} must not be given with format {kind!r}, which has all of them, got {shown(value)}")
+            raise ConfigError(f"{name} must not be given with format {kind!r}, which has all of them, got {quoted(value)}")
     from core.runs.store import RunStore
 
     store = RunStore(options.runs)
@@ -238,15 +240,16 @@ def export(options: Namespace) -> dict[str, Any]:
 def diversity(options: Namespace) -> dict[str, Any]:
     for name in ("device", "threads"):
         MachineConfig.check_value(name, getattr(options, name))
-    from core import pipeline
     from core.data.image_sets import load_image_set
     from core.evaluation.encoder import load_encoder
+    from core.stages.context import Context
+    from core.stages.diversity import diversity as measure
     from core.threads import cpu_threads
 
     sets = {path: load_image_set(path) for path in options.sets}
     with cpu_threads(options.threads), Progress() as progress:
         encoder = load_encoder(options.encoder, options.device)
-        measured = pipeline.diversity(sets, encoder, progress, progress)
+        measured = measure(sets, encoder, Context(progress, progress))
     keys = ("images", "mean_similarity", "within_class_similarity")
     return {
         "encoder": encoder.name,
@@ -274,7 +277,7 @@ def table(options: Namespace) -> dict[str, Any]:
     if options.row is None:
         for name in ("preset", "model", "data", "seed", "threads", "device"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name} is {shown(getattr(options, name))}: allowed only with --run, which names a row to measure")
+                raise ConfigError(f"--{name} is {quoted(getattr(options, name))}: allowed only with --run, which names a row to measure")
     else:
         options.preset = options.preset or "quick"
         config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
@@ -304,7 +307,7 @@ def pretrain(options: Namespace) -> dict[str, Any]:
 
 def pretrain_encoder(options: Namespace) -> dict[str, Any]:
     config = _config(EncoderTrainingConfig, options)
-    from core.files import check_free, whole_or_nothing
+    from core.files import atomic_folder, check_free
 
     check_free(options.out)
     from core.data.labelled import open_training_set
@@ -316,15 +319,15 @@ def pretrain_encoder(options: Namespace) -> dict[str, Any]:
         if config.data == "cifar10"
         else f"{len(dataset):,} images of {config.data}, with captions"
     )
-    with Progress() as progress, whole_or_nothing(options.out) as folder:
+    with Progress() as progress, atomic_folder(options.out) as folder:
         progress.stage("pretraining the encoder", 0)
         train_encoder(dataset, classes, config, folder, trained_on, progress.count)
     return {"out": str(options.out), "trained_on": trained_on}
 
 
 def list_names(options: Namespace) -> dict[str, Any]:
-    from core.models.registry import MODELS, ZOOS
-    from core.models.zoos.zoo import offline_names
+    from core.models.registry import MODELS
+    from core.models.zoos.lookup import ZOOS, offline_names
 
     return {
         "models": [*MODELS, *(f"{zoo}:NAME of any classifier of {zoo}" for zoo in ZOOS), "PATH.safetensors made by pretrain"],

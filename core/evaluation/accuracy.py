@@ -27,13 +27,13 @@ def evaluate(
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet,
     batch_size: int = 0,
-    checkpoint: Callable[[], None] | None = None,
+    pause_point: Callable[[], None] | None = None,
 ) -> Accuracy:
     """Top-1 accuracy of `network` on `evaluation_set`, normalised as `model` wants it; the network is put back as it was.
 
     Arguments and errors as those of `correct`.
     """
-    return accuracy_of(correct(network, model, evaluation_set, batch_size, checkpoint), evaluation_set.description)
+    return accuracy_of(correct(network, model, evaluation_set, batch_size, pause_point), evaluation_set.description)
 
 
 def accuracy_of(hits: Tensor, evaluated_on: str) -> Accuracy:
@@ -53,11 +53,11 @@ def correct(
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet | Subset,
     batch_size: int = 0,
-    checkpoint: Callable[[], None] | None = None,
+    pause_point: Callable[[], None] | None = None,
 ) -> Tensor:
     """Which images of the set `network` gives its highest score for their own class: bool `(N,)`, on the CPU.
 
-    batch_size: 0 takes what suits the network's device. checkpoint: called between batches; may raise to end early.
+    batch_size: 0 takes what suits the network's device. pause_point: called between batches; may raise to end early.
     Raises DataError for an empty set.
     """
     if not len(evaluation_set):
@@ -72,8 +72,8 @@ def correct(
     try:
         with torch.no_grad():
             for pixels, labels in DataLoader(evaluation_set, batch_size=batch_size):
-                if checkpoint is not None:
-                    checkpoint()
+                if pause_point is not None:
+                    pause_point()
                 images = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
                 hits.append(network(images).argmax(dim=1).cpu() == labels)
     finally:

@@ -165,7 +165,7 @@ def _neighbours(embeddings: Tensor, families: Tensor | None) -> dict[str, Any]:
 
 
 def measure_diversity(
-    images: ImageSet, encoder: Encoder, checkpoint: Callable[[], None] | None = None, pictured: bool = True
+    images: ImageSet, encoder: Encoder, pause_point: Callable[[], None] | None = None, pictured: bool = True
 ) -> dict[str, Any]:
     """Everything above for one set, fit for JSON, with the encoder's name and what it was trained on.
 
@@ -176,7 +176,7 @@ def measure_diversity(
     """
     if len(images) < 2:
         raise DataError(f"the set has {len(images)} images: allowed is at least 2, as similarity is between pairs")
-    embeddings = encoder.embed_images(images.images, checkpoint=checkpoint)
+    embeddings = encoder.embed_images(images.images, pause_point=pause_point)
     within = within_class_similarity(embeddings, images.labels)
     families = families_of(images)
     snapshots = None if families is None else family_similarity(embeddings, families)

@@ -34,15 +34,15 @@ class Encoder:
     device: torch.device
 
     @torch.no_grad()
-    def embed_images(self, images: Tensor, batch_size: int = 128, checkpoint: Callable[[], None] | None = None) -> Tensor:
+    def embed_images(self, images: Tensor, batch_size: int = 128, pause_point: Callable[[], None] | None = None) -> Tensor:
         """uint8 `(N, 3, H, W)` -> L2-normalised embeddings `(N, D)` on the CPU, by open_clip's own preprocessing.
 
-        checkpoint: called between batches; may raise to end early.
+        pause_point: called between batches; may raise to end early.
         """
         features = []
         for batch in images.split(batch_size):
-            if checkpoint is not None:
-                checkpoint()
+            if pause_point is not None:
+                pause_point()
             pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in batch]).to(self.device)
             features.append(F.normalize(self.model.encode_image(pixels), dim=-1).cpu())
         return torch.cat(features)

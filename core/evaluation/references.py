@@ -6,7 +6,7 @@ from core.config import GenerationConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet
 from core.evaluation.diversity import spread
-from core.generation.loop import starting_noise
+from core.generation.noise import starting_noise
 from core.models.full_precision import FullPrecisionModel
 
 NOISE, REAL = "noise", "real"

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from core.errors import first_line
 from core.generation.fused import kernels
 from core.generation.fused.network import FusedNetwork, with_statistics
-from core.generation.losses import OBJECTIVES, Pass, total_loss
-from core.gpu import Recording
+from core.generation.losses import TERMS, ForwardOutputs, total_loss
+from core.gpu import CudaGraph
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
 
-# L_total, its parts by name, L_BNS of each layer (L,), logits (N, classes), batch means and variances of all layers (2, C)
-Outcome = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
-
-_WEIGHTS = tuple(objective.weight for objective in OBJECTIVES if objective.weight is not None)
+# L_total, its terms by name, L_BNS of each layer (L,), logits (N, classes), batch means and variances of all layers (2, C)
+LossOutputs = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
 
 
-class _Known(torch.autograd.Function):
+def term_weights() -> list[str]:
+    """The knobs that weigh a loss term."""
+    return [term.weight for term in TERMS.values() if term.weight is not None]
+
+
+class _PrecomputedGradient(torch.autograd.Function):
     """(images, their gradient, results, the first of which it is of) -> the results; the gradient is computed already."""
 
     @staticmethod
@@ -37,33 +40,34 @@ class _Known(torch.autograd.Function):
 
 
 class ForwardPass:
-    """Images `(N, 3, H, W)`, labels `(N,)` and the weights of the parts -> `Outcome`, differentiable in the images.
+    """Images `(N, 3, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
 
     Raises ModelError when the network has no BatchNorm layer, or, when called, puts out anything but one tensor of scores.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = with_statistics(network)
+        self._weights = term_weights()
         self._compiled: Any = None
         self._shape: torch.Size | None = None
         self.compile_seconds: float | None = None
         self.compile_failure = ""
         self._device = next(network.parameters()).device
-        self._recording = Recording(self._device)
+        self._recording = CudaGraph(self._device)
 
-    def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> Outcome:
+    def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> LossOutputs:
         # a shift puts the pixels of a channel together: convolutions would turn them round again, and what is compiled knows one order
         images = images.contiguous(memory_format=torch.channels_last)
         # hooks and what else a graph cannot say may read values of tensors
         if not (self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
         # as a tensor, or a slider that moves would want another recording
-        values = torch.tensor([weights[name] for name in _WEIGHTS], dtype=images.dtype).to(images.device)
+        values = torch.tensor([weights[name] for name in self._weights], dtype=images.dtype).to(images.device)
         gradient, *results = (own.clone() for own in self._recording(self._with_gradient, images.detach(), labels, values))
-        total, layers, logits, statistics, *parts = _Known.apply(images, gradient, *results)
-        return total, {objective.name: part for objective, part in zip(OBJECTIVES, parts)}, layers, logits, statistics
+        total, layers, logits, statistics, *terms = _PrecomputedGradient.apply(images, gradient, *results)
+        return total, dict(zip(TERMS, terms)), layers, logits, statistics
 
-    def _plain(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> Outcome:
+    def _plain(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
         # a last batch of another size is not worth another translation
         if self._compiled is None or images.shape != self._shape:
             return self._compute(images, labels, weights)
@@ -72,19 +76,19 @@ class ForwardPass:
         return self._compiled(images, labels, tensors)
 
     def _with_gradient(self, images: Tensor, labels: Tensor, values: Tensor) -> Sequence[Tensor]:
-        """The gradient of L_total with respect to the images, and all that is in an Outcome; values: of _WEIGHTS, in their order."""
+        """The gradient of L_total with respect to the images, and all that is in an LossOutputs; values: of the weights, in their order."""
         with torch.enable_grad():
             own = images.detach().requires_grad_(True)
-            total, parts, layers, logits, statistics = self._plain(own, labels, dict(zip(_WEIGHTS, values)))
+            total, terms, layers, logits, statistics = self._plain(own, labels, dict(zip(self._weights, values)))
             (gradient,) = torch.autograd.grad(total, own)
-        return [gradient, *(result.detach() for result in (total, layers, logits, statistics, *parts.values()))]
+        return [gradient, *(result.detach() for result in (total, layers, logits, statistics, *terms.values()))]
 
-    def _compute(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> Outcome:
+    def _compute(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
         output, statistics = self._network(images)
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
-        total, parts = total_loss(Pass(images, labels, logits, layers), weights)
-        return total, parts, layers, logits, statistics.end_to_end()
+        total, terms = total_loss(ForwardOutputs(images, labels, logits, layers), weights)
+        return total, terms, layers, logits, statistics.end_to_end()
 
     @property
     def kernels(self) -> str:

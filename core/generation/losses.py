@@ -1,7 +1,7 @@
-"""The parts of L_total = L_BNS + alpha_tv R_TV + alpha_l2 R_l2 + beta L_CE: small functions, and how they add up.
+"""The terms of L_total = L_BNS + alpha_tv R_TV + alpha_l2 R_l2 + beta L_CE, and their sum.
 
-Each part is taken per image and averaged over the batch, so that a weight means the same at every batch size; L_BNS is a property
-of the batch. The names are those of the paper.
+Each term is computed per image and averaged over the batch, so that a weight means the same at every batch size; L_BNS is a property
+of the batch. Names are the paper's.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What one forward pass offers to the objectives."""
+class ForwardOutputs:
+    """What one forward pass offers to the loss terms."""
 
     images: Tensor  # (N, C, H, W), normalised
     labels: Tensor  # (N,)
@@ -23,14 +23,19 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A part of the loss: what it is, which knob weighs it (None: weight 1), and the function from a pass to a scalar."""
+class Term:
+    """A term of the loss.
+
+    name: in records. symbol: the paper's. title: on the pages. weight: the knob of GenerationConfig that weighs it; None: weight 1.
+    function: from the outputs of a forward pass to a scalar. log: whether its curve has a logarithmic axis.
+    """
 
     name: str
     symbol: str
+    title: str
     weight: str | None
-    function: Callable[[Pass], Tensor]
-    description: str
+    function: Callable[[ForwardOutputs], Tensor]
+    log: bool = True
 
 
 class _TotalVariation(torch.autograd.Function):
@@ -90,33 +95,31 @@ def image_norms(images: Tensor) -> Tensor:
     return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
 
 
-OBJECTIVES = (
-    Objective(
-        "bns",
-        "L_BNS",
-        None,
-        lambda p: p.layer_losses.sum(),
-        "distance of the batch statistics to the running ones, summed over layers",
-    ),
-    Objective("tv", "R_TV", "alpha_tv", lambda p: total_variation(p.images), "total variation of the images"),
-    Objective("l2", "R_l2", "alpha_l2", lambda p: l2_norm(p.images), "l2 norm of the images"),
-    Objective("ce", "L_CE", "beta", lambda p: F.cross_entropy(p.logits, p.labels), "cross entropy to the assigned labels"),
-)
+# To add a term: its function, a row here, and its weight as a knob in core/config/generation.py.
+TERMS: dict[str, Term] = {
+    term.name: term
+    for term in (
+        Term("bns", "L_BNS", "batch-norm statistics", None, lambda outputs: outputs.layer_losses.sum()),
+        Term("tv", "R_TV", "total variation", "alpha_tv", lambda outputs: total_variation(outputs.images)),
+        Term("l2", "R_l2", "l2 norm", "alpha_l2", lambda outputs: l2_norm(outputs.images)),
+        Term("ce", "L_CE", "cross entropy", "beta", lambda outputs: F.cross_entropy(outputs.logits, outputs.labels)),
+    )
+}
 
 
-def total_loss(forward_pass: Pass, weights: Mapping[str, float | Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_total and its unweighted parts by name.
+def total_loss(outputs: ForwardOutputs, weights: Mapping[str, float | Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_total and its unweighted terms by name.
 
-    weights: the values of alpha_tv, alpha_l2 and beta. A part whose weight is 0 is still reported, but costs no gradient; a tensor is
-    always taken for a weight that counts, as a compiled function must not depend on its value.
+    weights: the value of every knob that weighs a term. A term whose weight is 0 is still reported, but costs no gradient; a tensor always
+    counts as nonzero, because a compiled function must not depend on its value.
     """
-    total = forward_pass.images.new_zeros(())
-    parts: dict[str, Tensor] = {}
-    for objective in OBJECTIVES:
-        weight = 1.0 if objective.weight is None else weights[objective.weight]
+    total = outputs.images.new_zeros(())
+    terms: dict[str, Tensor] = {}
+    for term in TERMS.values():
+        weight = 1.0 if term.weight is None else weights[term.weight]
         counts = isinstance(weight, Tensor) or weight != 0
         with torch.set_grad_enabled(counts):
-            parts[objective.name] = objective.function(forward_pass)
+            terms[term.name] = term.function(outputs)
         if counts:
-            total = total + weight * parts[objective.name]
-    return total, {name: part.detach() for name, part in parts.items()}
+            total = total + weight * terms[term.name]
+    return total, {name: term.detach() for name, term in terms.items()}

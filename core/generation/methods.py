@@ -4,8 +4,12 @@ To add a method: one file in core/generation/sources/ with its ImageSource, a ro
 each with `of=("its-name",)`.
 """
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from core.errors import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -14,12 +18,12 @@ class Method:
 
     name: in configs, files and on the command line. title: on the pages. paper, year: where it was published.
     kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it; "joint" trains a generator
-    first and then together with the student. source: its ImageSource as "module:Class".
+    first and then together with the student. source: its ImageSource, as "module:Class" so that torch is not imported here, or the class.
     """
 
     name: str
     title: str
-    source: str
+    source: Any
     kind: str = "pixels"
     paper: str = ""
     year: int = 0
@@ -51,3 +55,14 @@ def method_order(name: str) -> int:
 def in_order(names: Iterable[str]) -> list[str]:
     """The names sorted by `method_order`, then alphabetically."""
     return sorted(names, key=lambda name: (method_order(name), name))
+
+
+def load_source(name: str) -> Any:
+    """The ImageSource class of a method. Raises UnknownNameError."""
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS)
+    source = METHODS[name].source
+    if isinstance(source, str):
+        module, _, class_name = source.partition(":")
+        return getattr(importlib.import_module(module), class_name)
+    return source

@@ -1,4 +1,4 @@
-"""What moves the pixels: MI-FGSM as a torch optimizer, and Adam."""
+"""MI-FGSM as a torch optimizer, and the schedule of step sizes."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from core.config import GenerationConfig
-from core.errors import ConfigError, UnknownNameError
+from core.errors import ConfigError
 
 
 class MIFGSM(Optimizer):
@@ -51,15 +50,6 @@ class MIFGSM(Optimizer):
                 momentum = state["momentum"].mul_(group["mu"]).addcdiv_(gradient, norm)
                 images.add_(momentum.sign(), alpha=-group["lr"])
         return loss
-
-
-def make_optimizer(method: str, config: GenerationConfig, images: Tensor) -> Optimizer:
-    """The optimizer that moves the pixels by `method`, over one batch of images `(N, C, H, W)`."""
-    if method == "mi-fgsm":
-        return MIFGSM([images], config.epsilon, config.mu)
-    if method == "adam":
-        return torch.optim.Adam([images], lr=config.lr)
-    raise UnknownNameError("method", method, ("mi-fgsm", "adam"))
 
 
 def step_size_factor(schedule: str, iteration: int, iterations: int) -> float:

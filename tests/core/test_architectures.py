@@ -20,7 +20,7 @@ from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.registry import ModelSpec
 from core.quantization.layers import QuantizedLayer
 from core.quantization.training import QuantizationTraining
-from core.reporting import Silent
+from core.reporting import NullReporter
 
 CLASSES = tuple("abcdefghij")
 
@@ -130,7 +130,7 @@ def check_generation(model: FullPrecisionModel) -> None:
     config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=2)
     records: list[dict] = []
 
-    class Notes(Silent):
+    class Notes(NullReporter):
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 
@@ -248,9 +248,9 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("wrap", [Pair, lambda network: nn.Sequential(network, nn.Unflatten(1, (2, 2)))], ids=["a pair", "a square"])
 def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 4 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 4 images must be one tensor of scores"):
         synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 1 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 1 images must be one tensor of scores"):
         QuantizationTraining(model, small_images, TrainingConfig())
 
 
@@ -273,7 +273,7 @@ def test_an_image_net_network_on_a_cpu(lite0):
     """Half the size first, then 224 pixels; 8 bits change nothing that counts; 4 bits are trained."""
     records: list[dict] = []
 
-    class Notes(Silent):
+    class Notes(NullReporter):
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 

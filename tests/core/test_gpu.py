@@ -1,4 +1,4 @@
-"""Recordings: what stands around them with a stand-in for the GPU's, and where there is a GPU the real ones."""
+"""CUDA graphs: the logic around them with a stand-in for a GPU, and real ones if there is a GPU."""
 
 import copy
 import gc
@@ -13,8 +13,8 @@ from torch import nn
 from core import gpu
 from core.config import RANGE_METHODS, GenerationConfig, TrainingConfig
 from core.generation import forward_pass
-from core.generation.loop import Synthesis
-from core.gpu import Recording
+from core.generation.loop import GenerationLoop
+from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
 
@@ -24,12 +24,12 @@ TRAINING = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_b
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Recordings without a GPU: what is recorded is done again where its inputs lie, and its results are put where they were before."""
+    """CUDA graphs without a GPU: a replay calls the function again with its buffers, and copies the results to the earlier outputs."""
     made = []
 
     def captured(work, places):
         outputs = work(*places)
-        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a GPU's recording does not keep it either
+        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a CUDA graph does not keep it either
 
         def replay():
             with torch.no_grad():
@@ -40,9 +40,9 @@ def stand_in(monkeypatch):
         made.append(tuple(places[0].shape))
         return replay, outputs
 
-    monkeypatch.setattr(gpu, "_aside", lambda work, inputs: work(*inputs))
+    monkeypatch.setattr(gpu, "_call_on_side_stream", lambda work, inputs: work(*inputs))
     monkeypatch.setattr(gpu, "_captured", captured)
-    monkeypatch.setattr(gpu, "_can_record", lambda device: True)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: True)
     return made
 
 
@@ -58,7 +58,7 @@ def on_gpu(small):
 
 
 def generated(model, method="mi-fgsm", **changes):
-    synthesis = Synthesis(model, replace(GENERATION, **changes), method)
+    synthesis = GenerationLoop(model, replace(GENERATION, **changes), method)
     records = []
     synthesis.reporter = type("Notes", (type(synthesis.reporter),), {"record": lambda self, *values: records.append(values)})()
     while not synthesis.finished:
@@ -82,7 +82,7 @@ def same(one, other):
 
 
 def plain(monkeypatch):
-    monkeypatch.setattr(gpu, "_can_record", lambda device: False)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: False)
 
 
 def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
@@ -92,7 +92,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
         calls.append(x.shape)
         return [x + y, None]
 
-    recording = Recording(torch.device("cpu"))
+    recording = CudaGraph(torch.device("cpu"))
     for count in (2, 2, 3, 2, 2, 2, 3):
         x = torch.randn(count)
         total, nothing = recording(work, x, torch.ones(count))
@@ -106,7 +106,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
     ("error", "failure"),
     [
         (RuntimeError("operation not permitted when stream is capturing\nmore"), "operation not permitted when stream is capturing"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a recording"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a CUDA graph"),
     ],
 )
 def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, failure):
@@ -114,7 +114,7 @@ def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, 
         raise error
 
     monkeypatch.setattr(gpu, "_captured", captured)
-    recording = Recording(torch.device("cpu"))
+    recording = CudaGraph(torch.device("cpu"))
     for number in range(6):
         assert recording(lambda x: [2 * x], torch.tensor([number]))[0].item() == 2 * number
     assert recording.failure == failure
@@ -173,7 +173,9 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
     assert not all(torch.equal(one, other) for one, other in zip(before, after))
 
 
-@pytest.mark.parametrize("make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)])
+@pytest.mark.parametrize(
+    "make", [lambda model, images: GenerationLoop(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)]
+)
 @pytest.mark.parametrize("records", [True, False])
 def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
     """Networks and mapped files of images would wait for the garbage collector, which counts objects and not megabytes."""
@@ -182,7 +184,7 @@ def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, requ
     own = make(small, small_images)
     for _ in range(6):
         own.step()
-    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._pass)
+    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._forward)
     gc.disable()
     try:
         del own
@@ -212,7 +214,7 @@ def test_a_gpu_records_and_repeats_a_training(on_gpu, small_images, monkeypatch,
 
 def test_a_gpu_goes_on_after_what_cannot_be_recorded(on_gpu):
     x = torch.ones(3, device="cuda")
-    recording = Recording(x.device)
+    recording = CudaGraph(x.device)
     for _ in range(6):
         assert recording(lambda x: [x * float(x.sum())], x)[0].tolist() == [3.0, 3.0, 3.0]  # reads a value
     assert recording.failure

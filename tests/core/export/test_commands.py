@@ -12,7 +12,7 @@ from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConf
 from core.evaluation.accuracy import Accuracy
 from core.export.commands import commands
 from core.pipeline import execute
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 
 QUICK = PRESETS["quick"]
 
@@ -132,7 +132,7 @@ def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch, training_seed)
         training_seed=training_seed,
     )
     (tmp_path / "whole").mkdir()
-    execute(config, tmp_path / "whole", Silent(), Untouched())
+    execute(config, tmp_path / "whole", NullReporter(), NoControl())
     (tmp_path / "steps").mkdir()
     lines = commands(config)
     assert len(lines) == (1 if training_seed is None else 2)

@@ -12,12 +12,12 @@ from core.errors import CoreError, ModelError, RunStopped
 from core.generation.forward_pass import ForwardPass
 from core.generation.loop import Snapshots, Synthesis, initial_noise, kept_steps, synthesise
 from core.models.full_precision import FullPrecisionModel
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 
 CONFIG = GenerationConfig(images=24, iterations=12, batch_size=12, snapshots=2)
 
 
-class Recorder(Silent):
+class Recorder(NullReporter):
     def __init__(self):
         self.records, self.frames, self.changes = [], [], []
 
@@ -192,7 +192,7 @@ def test_few_large_images_are_shown(small):
 
 
 def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
-    class Turn(Untouched):
+    class Turn(NoControl):
         def values(self, method, step):
             return {"epsilon": 0.0} if step >= 3 else {}
 
@@ -210,10 +210,10 @@ def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
 
 
 def test_stops_between_two_iterations(small):
-    class StopAtFour(Untouched):
+    class StopAtFour(NoControl):
         calls = 0
 
-        def checkpoint(self):
+        def pause_point(self):
             self.calls += 1
             if self.calls == 5:
                 raise RunStopped("stopped")
@@ -403,7 +403,7 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
     by way of a file, as in a run."""
     config = replace(CONFIG, images=48, max_shift=2, flip=True, half_resolution_fraction=half)
 
-    class Turn(Untouched):
+    class Turn(NoControl):
         def values(self, method, step):
             return {"beta": 2.0} if step >= 5 else {}
 

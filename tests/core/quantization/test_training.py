@@ -7,21 +7,20 @@ import torch
 from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
-from core.data.image_sets import ImageSet
+from core.data.image_sets import ImageSet, check_images
 from core.errors import CoreError, DataError
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.training import (
     QuantizationTraining,
-    check_images,
     distillation_loss,
     feature_loss,
     first_not_finite,
     learning_rate_factor,
 )
-from core.reporting import Silent
+from core.reporting import NullReporter
 
 
-class Notes(Silent):
+class Notes(NullReporter):
     """Keeps what is announced."""
 
     def __init__(self) -> None:
@@ -221,9 +220,9 @@ def test_few_images(small, small_images):
 
 
 def test_images_of_another_size(small, small_images):
-    with pytest.raises(DataError, match="10 x 8 pixels: allowed is 8 x 8 for small"):
+    with pytest.raises(DataError, match="images must be 8 x 8 pixels for small, got 10 x 8"):
         check_images(small, ImageSet(torch.zeros(4, 3, 10, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)))
-    with pytest.raises(DataError, match="8 x 16 pixels"):
+    with pytest.raises(DataError, match="got 8 x 16"):
         QuantizationTraining(small, ImageSet(torch.zeros(4, 3, 8, 16, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)), config())
 
 
@@ -231,7 +230,7 @@ def test_images_of_another_size(small, small_images):
 def test_label_outside_the_classes(small, small_images, label):
     labels = small_images.labels.clone()
     labels[5] = label
-    with pytest.raises(DataError, match=f"label is {label}: allowed are 0 to 3"):
+    with pytest.raises(DataError, match=f"labels must be 0 to 3, .*got {label}"):
         check_images(small, ImageSet(small_images.images, labels))
 
 

@@ -123,14 +123,14 @@ def test_calibration_that_was_never_followed_by_a_result_measures_nothing(store)
 
 def test_a_run_of_another_version_measures_nothing(store):
     run_id = finished(store)
-    with store._write() as connection:
+    with store.database.write() as connection:
         connection.execute("UPDATE run SET config = ? WHERE id = ?", (json.dumps({"knob": 1}), run_id))
     assert measured(store) == []
 
 
 def test_the_newest_comes_first_and_turned_knobs_are_told(store):
     first, second = finished(store), finished(store)
-    with store._write() as connection:
+    with store.database.write() as connection:
         connection.execute("UPDATE run SET ended = ended - 86400 WHERE id = ?", (first,))
     for name in ("mu", "beta", "mu"):
         store.add_change(second, "adam", 3, name, 0.5)
@@ -243,7 +243,7 @@ def test_config_of_a_row_measures_that_row(store):
     ("arguments", "error", "words"),
     [
         (("cifar10/resnet20/8", QUICK), UnknownNameError, "cifar10/resnet20/8"),
-        ((ROW, QUICK, "pytorchcv:resnet18"), UnknownNameError, "allowed are pytorchcv:resnet20_cifar10, resnet20_cifar10"),
+        ((ROW, QUICK, "pytorchcv:resnet18"), UnknownNameError, "must be one of pytorchcv:resnet20_cifar10, resnet20_cifar10"),
         (("imagenet/resnet18/4", QUICK), DataError, "imagenet/resnet18/4"),
         (("cifar100/resnet20/4", QUICK), DataError, "--data"),
     ],

@@ -86,7 +86,7 @@ def changed(address, change):
         lambda text: text[:-1],
         lambda text: "00" + text,
         lambda text: text.partition(".")[0],
-        lambda text: access.sign(json.dumps(["status", "of a run", *ME]), "another secret", time.time() + 100),
+        lambda text: access.sign(json.dumps(["status", "of a run", *ME]), "another secret"),
     ],
 )
 def test_an_address_that_this_server_did_not_make_is_refused(client, change):
@@ -197,7 +197,7 @@ def test_a_page_that_comes_between_two_methods_comes_again_soon(runs_folder, mon
             step,
             {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(generation_charts.PARTS, 1.0)},
         )
-        store.save_frame(run_id, method, Frame(step, images, labels), keep=True)
+        store.frames.save(run_id, method, Frame(step, images, labels), keep=True)
         return live_view.news(generation.GENERATION, run_id, ME, "")["again"]
 
     assert again_after("mi-fgsm", 1) == 1000

@@ -1,0 +1,102 @@
+"""What a method is to the loop: a source of images with parameters to optimize."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.config import GenerationConfig, MachineConfig
+from core.models.full_precision import FullPrecisionModel
+
+
+class ImageSource(ABC):
+    """A method at work on one network: it offers images, and changes them when it is told their gradient.
+
+    The loop (core/generation/loop.py) runs `steps` iterations in batches. Each iteration it asks for `images(iteration)`, runs the network
+    on them, computes the loss terms and their gradient for `parameters()`, and calls `advance`. It saves what `to_save` yields. The loop
+    alone knows of live values, records, snapshots and checkpoints; a source knows of none of these.
+
+    Adding a method
+        1. A subclass in a file of this folder; `PixelImages` and `GeneratedImages` do most of the work.
+        2. A row in core/generation/methods.py.
+        3. Its own knobs in core/config/generation.py, each with `of=("its-name",)`. Live ones arrive in `values`.
+
+    Rules
+        Everything random comes from a torch.Generator seeded with `machine.seed` and is in `state()`: the same config and seed give the
+        same bits, also after a resume at any step. Images are normalized, `(N, 3, H, W)`; labels are int64 `(N,)`.
+
+    model: the full-precision network, which stays as it is. Raises ModelError for a network that the method cannot work on.
+    """
+
+    labels: Tensor
+
+    def __init__(self, model: FullPrecisionModel, config: GenerationConfig, machine: MachineConfig) -> None:
+        self.model, self.config, self.machine = model, config, machine
+        # labels balanced over classes: any n images hold each class n / classes times, give or take one
+        self.all_labels = balanced_labels(config.noise_images, len(model.spec.classes))
+
+    @abstractmethod
+    def start_batch(self, index: int) -> None:
+        """Begins batch number `index`: sets `labels`, and what the batch needs."""
+
+    @abstractmethod
+    def parameters(self) -> Sequence[Tensor]:
+        """What the loss is differentiated for."""
+
+    @abstractmethod
+    def images(self, iteration: int) -> Tensor:
+        """The images that the network sees in this iteration of the batch (from 0), with augmentation; differentiable."""
+
+    @abstractmethod
+    def advance(self, iteration: int, values: Mapping[str, float], step_size: float) -> None:
+        """Changes the parameters along their gradients. values: the live knobs; step_size: the schedule's factor, 0 to 1."""
+
+    @abstractmethod
+    def current(self) -> Tensor:
+        """The images as they are now, without augmentation and without gradient."""
+
+    def full_size(self) -> Tensor:
+        """`current` at the network's image size."""
+        return self.current()
+
+    def end_iteration(self, iteration: int) -> None:  # noqa: B027, because most methods have nothing to do here
+        """Called last in each iteration (from 0), after its images were saved and shown."""
+
+    @abstractmethod
+    def to_save(self, iteration: int, is_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels to be saved after this iteration (from 0); is_last: of the whole generation."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what follows in this batch, between two steps: tensors and plain values."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues where `state` was taken, to the same bits; `start_batch` was called before."""
+
+
+class JointSource(ImageSource):
+    """A source that goes on learning while a network is quantized on its images: what a training draws from instead of a set of images.
+
+    A training calls `batch`, takes one step of the student, then calls `update`, in that order and once each per step.
+    """
+
+    @abstractmethod
+    def calibration_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """`count` images and labels for the calibration of ranges."""
+
+    @abstractmethod
+    def batch(self, step: int, teacher: nn.Module, student: nn.Module) -> tuple[Tensor, Tensor]:
+        """Images, without gradient, and labels for this step of the student (from 0)."""
+
+    @abstractmethod
+    def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
+        """One step of the source's own training against both networks, whose parameters and gradients stay as they are; figures for the
+        records of the training."""
+
+
+def balanced_labels(count: int, classes: int) -> Tensor:
+    """Labels 0, 1, ..., classes - 1, 0, 1, ...: int64 `(count,)`."""
+    return torch.arange(count) % classes
