@@ -76,7 +76,7 @@ def test_values_hold_for_their_methods_only():
 def test_value_outside_its_range_is_refused_and_changes_nothing(value):
     control = LocalControl()
     control.set("epsilon", 0.5, ["adam"])
-    with pytest.raises(ConfigError, match="^epsilon is .*allowed is"):
+    with pytest.raises(ConfigError, match="^epsilon must be .*0 to 2, got "):
         control.set("epsilon", value, ["adam"])
     assert control.values("adam", 0) == {"epsilon": 0.5}
 

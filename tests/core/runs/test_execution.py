@@ -115,7 +115,7 @@ def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(sto
         shown = store.run(odd)
         assert "cannot be read by this version" in shown.error
         assert "\n" not in shown.error
-        with pytest.raises(ConfigError, match="allowed"):
+        with pytest.raises(ConfigError, match="must be a mapping of knobs to values, got None"):
             store.config(odd)
         store.resume(odd)
         with pytest.raises(ConfigError):

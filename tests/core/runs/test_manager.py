@@ -218,7 +218,7 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
         assert norms[at + 1] == pytest.approx(norms[at + 2], rel=1e-5)
         assert norms[0] != pytest.approx(norms[at], rel=1e-5)
     assert len(manager.store.changes(run_id)) == 2
-    with pytest.raises(ConfigError, match="^epsilon is 5"):
+    with pytest.raises(ConfigError, match="^epsilon must be 0 to 2, got 5"):
         control.set("epsilon", 5, ["mi-fgsm"])
 
 
