@@ -62,7 +62,7 @@ def verify(
     checkpoint: called between batches; may raise to end early.
     """
     comparison = _Comparison(whole_number_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
-    accuracy = evaluate(comparison, model, evaluation_set, checkpoint=checkpoint)
+    accuracy = evaluate(comparison, model, evaluation_set, pause_point=checkpoint)
     correct = torch.cat(comparison.predictions) == evaluation_set.labels
     pixels, _ = evaluation_set[0]
     image = model.normalise(pixels[None]).contiguous(memory_format=torch.channels_last)

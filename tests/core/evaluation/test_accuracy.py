@@ -87,7 +87,7 @@ def test_stopping_between_batches(small):
 
     network = small.network.train()
     with pytest.raises(RunStopped):
-        evaluate(network, small, eight_images([0] * 8), batch_size=2, checkpoint=stop)
+        evaluate(network, small, eight_images([0] * 8), batch_size=2, pause_point=stop)
     assert len(calls) == 3
     assert network.training
 

@@ -51,7 +51,7 @@ def test_stopping_between_batches(encoder):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        encoder.embed_images(images[:4], checkpoint=stop)
+        encoder.embed_images(images[:4], pause_point=stop)
 
 
 def test_embedded_encoder_is_small():
