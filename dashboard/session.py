@@ -15,7 +15,9 @@ from safetensors.numpy import load_file
 from core import layout
 from core.config import RunConfig
 from core.runs.manager import RunManager
-from core.runs.store import Record, Run, RunStore
+from core.runs.records import Record
+from core.runs.run import Run
+from core.runs.store import RunStore
 from dashboard.pages import PAGES
 from dashboard.server import access, resources
 from dashboard.server.uploads import Uploads
@@ -32,7 +34,7 @@ _LAYER_PARAMETER = "layer"  # counted from 1
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
     resources.collect_garbage_often()
-    return RunManager(RunStore(), isolated=True)
+    return RunManager(RunStore(), executor="processes")
 
 
 def store() -> RunStore:

@@ -16,7 +16,8 @@ from streamlit.testing.v1 import AppTest
 
 from core.__main__ import main
 from core.config import PRESETS, RunConfig
-from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore
+from core.runs.database import DATABASE
+from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
 from dashboard.downloads import report
 
@@ -250,7 +251,7 @@ def shown(name: str, **address: str) -> AppTest:
 @pytest.mark.parametrize("page", ["studio", "quantize", "diversity", "export"])
 def test_each_page_shows_each_stored_run(server, page, name):
     app = shown(page, run=server[name])
-    said = {"its process ended while the run was going on"} if name == "killed in generation" else set()
+    said = {"its process ended before the run did"} if name == "killed in generation" else set()
     assert {error.value for error in app.error} <= said
 
 

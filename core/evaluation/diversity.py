@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import GenerationConfig
+from core.config import GenerationConfig, upgrade_generation
 from core.data.image_sets import ImageSet
 from core.errors import ConfigError, DataError
 from core.evaluation.encoder import Encoder
@@ -75,8 +75,8 @@ def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
 def snapshot_groups(images: ImageSet) -> Tensor | None:
     """The images that are snapshots of the same noise image, one row each: indices `(G, k)`; None if that is unknown."""
     try:
-        starts = torch.tensor(GenerationConfig.from_dict(images.manifest["config"]).starts)
-    except (KeyError, TypeError, ConfigError):  # not generated, or by a version that cannot be read
+        starts = torch.tensor(GenerationConfig.from_dict(upgrade_generation(images.manifest["config"])).starts)
+    except (KeyError, TypeError, AttributeError, ConfigError):  # not generated, or by a version that cannot be read
         return None
     if len(starts) != len(images):
         return None

@@ -23,7 +23,7 @@ from core.quantization.integer.inference import whole_number_network
 from core.quantization.integer.weights import integer_network
 from core.quantization.placement import QuantizedNetwork
 from core.quantization.saved_network import load_quantized
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Control, NoControl, NullReporter, Reporter
 from core.threads import cpu_threads
 
 SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2"}
@@ -37,15 +37,15 @@ def export_network(
     method: str = "",
     bits: int = 0,
     reporter: Reporter | None = None,
-    live: Live | None = None,
+    control: Control | None = None,
 ) -> dict[str, Any]:
     """Writes a quantized network of the run in `folder` to `out`, whole or not at all, and returns the figures of `verify`.
 
     kind: one of NETWORK_FORMATS. method, bits: which network; empty and 0 where the run leaves no choice, or for the paper's optimizer.
     Everything is computed on the CPU. Raises CoreError where there is no such network, `out` cannot be written or the network has
-    operations that the format does not know; RunStopped when `live` says so.
+    operations that the format does not know; RunStopped when `control` says so.
     """
-    reporter, live = reporter or Silent(), live or Untouched()
+    reporter, control = reporter or NullReporter(), control or NoControl()
     check_new_file(kind, out)
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
@@ -55,11 +55,11 @@ def export_network(
         with tempfile.TemporaryDirectory() as temporary:
             written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
             reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
-            live.checkpoint()
+            control.pause_point()
             save_network(kind, quantized, model, quantization, written)
             _save_float32(kind, model, float32)
             reporter.stage("evaluating the file and the network", 0)
-            figures = verify(kind, written, float32, quantized, model, evaluation_set, live.checkpoint)
+            figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point)
             _put(written, out)
     return {"out": str(out), "format": kind, "method": method, "width": quantization.width, **figures}
 

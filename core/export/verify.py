@@ -49,7 +49,7 @@ def verify(
     quantized: QuantizedNetwork,
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet,
-    checkpoint: Callable[[], None] | None = None,
+    pause_point: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Figures of the quantized network in the file `path` of one of NETWORK_FORMATS; what does not apply to it is None.
 
@@ -59,10 +59,10 @@ def verify(
     the same bits (see core.quantization.arithmetic); where something between them, such as a sigmoid, differs in its last bit, a value may
     land on the next level, and deep in the network that may come to more. Latencies are medians of LATENCY_RUNS single images with one
     thread, taking turns.
-    checkpoint: called between batches; may raise to end early.
+    pause_point: called between batches; may raise to end early.
     """
     comparison = _Comparison(whole_number_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
-    accuracy = evaluate(comparison, model, evaluation_set, pause_point=checkpoint)
+    accuracy = evaluate(comparison, model, evaluation_set, pause_point=pause_point)
     correct = torch.cat(comparison.predictions) == evaluation_set.labels
     pixels, _ = evaluation_set[0]
     image = model.normalise(pixels[None]).contiguous(memory_format=torch.channels_last)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from core.config import TrainingConfig
 from core.data.augment import crop_and_flip
-from core.data.image_sets import ImageSet
-from core.errors import CoreError, DataError
+from core.data.image_sets import ImageSet, check_images
+from core.errors import CoreError
 from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.layers import ActivationQuantizer, finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Control, NoControl, NullReporter, Reporter
 
 WARM_UP_STEPS = 10
 
@@ -118,7 +118,7 @@ class QuantizationTraining:
         seed: int = 0,
         series: str = "",
         reporter: Reporter | None = None,
-        live: Live | None = None,
+        control: Control | None = None,
     ) -> None:
         self.model, self.config = model, config
         # one of the two: a finished set, or a source whose images may depend on the student
@@ -127,8 +127,8 @@ class QuantizationTraining:
         if self._set is not None:
             check_images(model, self._set)
         self.series = series or config.width
-        self.reporter: Reporter = reporter or Silent()
-        self.live: Live = live or Untouched()
+        self.reporter: Reporter = reporter or NullReporter()
+        self.control: Control = control or NoControl()
         self.teacher = model.network
         self._random = torch.Generator().manual_seed(seed)
         self._order: Tensor = torch.empty(0, dtype=torch.long)
@@ -349,20 +349,6 @@ class QuantizationTraining:
             "quantized_activations": len(self.quantized.activations),
             "note": self.quantized.note,
         }
-
-
-def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
-    """Raises DataError unless the images have the network's size and labels within its classes."""
-    size, classes = model.spec.image_size, len(model.spec.classes)
-    if tuple(images.images.shape[2:]) != (size, size):
-        raise DataError(
-            f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}"
-        )
-    if not len(images):
-        raise DataError("the set has no images: allowed is at least one")
-    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
-    if len(wrong):
-        raise DataError(f"a label is {int(wrong[0])}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
 
 
 @torch.no_grad()

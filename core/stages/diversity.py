@@ -21,7 +21,7 @@ def diversity(sets: Mapping[str, ImageSet], encoder: Encoder, context: Context) 
     measured = {}
     for name, image_set in sets.items():
         context.reporter.stage(f"diversity of {name}", 0)
-        measured[name] = measure_diversity(image_set, encoder, pause_point=context.live.checkpoint)
+        measured[name] = measure_diversity(image_set, encoder, pause_point=context.control.pause_point)
         context.reporter.result(f"diversity/{name}", measured[name])
     return measured
 
@@ -36,7 +36,7 @@ def reference_diversity(
             images = noise_images(model, config.generation, config.machine.seed)
         else:
             images = real_images(evaluation_set or _real_set(model, config))
-        measured = measure_diversity(images, encoder, pause_point=context.live.checkpoint, keep_matrices=False)
+        measured = measure_diversity(images, encoder, pause_point=context.control.pause_point, keep_matrices=False)
         measured["description"] = images.manifest["description"]
     except DataError as error:  # nothing else in the run depends on it
         measured = {"left_out": str(error)}

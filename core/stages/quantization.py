@@ -84,7 +84,7 @@ class _Quantization:
         reporter.stage(f"calibrating {self.series}", 0)
         with memory_advice(f"the calibration of {self.series}", "calibration_images", self.config.calibration_images):
             images: Any = given.source or given.images
-            self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter, self.context.live)
+            self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter, self.context.control)
         reporter.rewind("training", self.series, state["training"]["step_count"] if state else 0)
         reporter.rewind(TEST, self.series, state.get("tested", 0) if state else -1)
         if state:
@@ -100,7 +100,7 @@ class _Quantization:
     def _measure(self, step: int) -> Accuracy:
         """Accuracy on the whole evaluation set, and its part for the checks as a record."""
         given = self.given
-        hits = top1_hits(self.training.as_it_ends(), given.model, given.evaluation_set, pause_point=self.context.live.checkpoint)
+        hits = top1_hits(self.training.as_it_ends(), given.model, given.evaluation_set, pause_point=self.context.control.pause_point)
         self.check.report(step, hits[self.check.indices])
         return accuracy_of(hits, given.evaluation_set.description)
 
@@ -131,7 +131,7 @@ class _Quantization:
     def _analyze(self) -> None:
         """What quantization does to each layer, as a result of the run."""
         self.context.reporter.stage(f"analyzing the layers of {self.series}", 0)
-        self.context.live.checkpoint()
+        self.context.control.pause_point()
         images = self.given.images.images
         seen = images[:ANALYSED_IMAGES] if self.given.source else images[self.training.calibrated_on[:ANALYSED_IMAGES]]
         name = f"layers/{self.given.method}/{self.config.width}"

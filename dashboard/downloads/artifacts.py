@@ -21,7 +21,7 @@ from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import atomic_write, write_json
 from core.generation.methods import method_order
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import method_name
 
 _ROOT = Path(__file__).parents[2]

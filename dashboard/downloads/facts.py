@@ -12,7 +12,7 @@ from typing import Any
 from core.config import SECTIONS, RunConfig
 from core.export import provenance
 from core.export.commands import bare_name
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import knob_symbol
 
 _PACKAGES = ("torch", "torchvision", "pytorchcv", "open-clip-torch", "numpy", "plotly")

@@ -25,7 +25,9 @@ from core.export import provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
 from core.generation.methods import in_order
-from core.runs.store import Record, Run, RunStore
+from core.runs.records import Record
+from core.runs.run import Run
+from core.runs.store import RunStore
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import files as chart_files

@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.config import PRESETS, GenerationConfig, RunConfig, live_knobs
 from core.errors import CoreError
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.forms import run as forms
 from dashboard.forms import sources

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 import streamlit as st
 
 from core.errors import RunError
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard import session
 from dashboard.components import elements
 from dashboard.pages import PAGES

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core import layout
 from core.runs.paper_table import PAPER_METHODS
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts.style import json_of

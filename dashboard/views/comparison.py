@@ -13,7 +13,7 @@ import streamlit as st
 
 from core.config import RunConfig
 from core.errors import ConfigError, RunError
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts.comparison import COLORS, MOST, Compared
 from dashboard.tables import terms

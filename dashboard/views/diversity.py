@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from core import layout
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts.style import json_of

@@ -7,8 +7,9 @@ from typing import Any
 
 import streamlit as st
 
+from core.runs.records import Record
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Record, Run
 from dashboard import session, text
 from dashboard.charts import generation as generation_charts
 from dashboard.charts.style import json_of

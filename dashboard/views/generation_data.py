@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from core.errors import CoreError
 from core.reporting import Frame
-from core.runs.store import Record, Run
+from core.runs.records import Record
+from core.runs.run import Run
 from dashboard import session
 from dashboard.charts import generation as generation_charts
 from dashboard.names import class_names
@@ -63,7 +64,7 @@ class ShownIteration(NamedTuple):
 def history_of(run: Run) -> GenerationHistory | None:
     """None before the first images."""
     records = session.records(run, "generation")
-    kept = iterations.common([session.store().frame_steps(run.id, method) for method in run.config.methods])
+    kept = iterations.common([session.store().frames.steps(run.id, method) for method in run.config.methods])
     newest = _newest(run, kept)
     if not newest or not records:
         return None
@@ -112,8 +113,8 @@ def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
 
 def frame_at(run: Run, method: str, step: int | None) -> Frame | None:
     """The images at a kept step, or the newest for None; read once for all viewers."""
-    version = session.store().frame_version(run.id, method, step)
-    return session.shared_cache(("frame", run.id, method, step, version), lambda: session.store().frame(run.id, method, step))
+    version = session.store().frames.version(run.id, method, step)
+    return session.shared_cache(("frame", run.id, method, step, version), lambda: session.store().frames.read(run.id, method, step))
 
 
 def names_for(model: str, *frames: Frame) -> Sequence[str]:

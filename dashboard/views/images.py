@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import streamlit as st
 
 from core.reporting import Frame
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.components import elements
 from dashboard.images import contact_sheet
@@ -104,7 +104,7 @@ def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, 
 
 @lru_cache(maxsize=500)  # of 3 kB each: a strip is drawn again with each iteration, and only one image of it is new
 def _one_image(run_id: str, attempt: int, method: str, step: int, index: int) -> Frame | None:
-    frame = session.store().frame(run_id, method, step)
+    frame = session.store().frames.read(run_id, method, step)
     return contact_sheet.single_image(frame, index) if frame is not None and index < len(frame.labels) else None
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError
 from core.generation.methods import method_order
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from core.reporting import Frame, RunningStatistics
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard import session
 from dashboard.charts import generation as generation_charts
 from dashboard.charts.style import json_of
@@ -25,7 +25,7 @@ def layer_values(run: Run, shown: ShownIteration, address: Mapping[str, str]) ->
     bars = session.shared_cache(
         ("bars", run.id, run.attempt, step, layer), lambda: json_of(generation_charts.layer_bars(shown.records, names, layer))
     )
-    running = session.shared_cache(("running", run.id, run.attempt), lambda: session.store().running_statistics(run.id))
+    running = session.shared_cache(("running", run.id, run.attempt), lambda: session.store().frames.running_statistics(run.id))
     channels = running and session.shared_cache(
         ("channels", run.id, run.attempt, step, layer), lambda: _channels(shown.frames, running, layer)
     )

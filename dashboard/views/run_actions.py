@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from core.errors import CoreError
-from core.runs.store import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
+from core.runs.run import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
 from dashboard import session, text
 from dashboard.components import figures
 from dashboard.tables import run_list
@@ -112,7 +112,7 @@ def delete_button(runs: Sequence[Run]) -> None:
 
         def trash() -> None:
             for run in runs:
-                session.store().trash(run.id)
+                session.store().trash.put(run.id)
 
         if _done(trash):
             st.session_state[_JUST_DELETED] = [run.id for run in runs]
@@ -123,7 +123,7 @@ def delete_button(runs: Sequence[Run]) -> None:
 
 def undo_line() -> None:
     """What was deleted last, with a button that brings it back."""
-    deleted = [run for run in session.store().trashed() if run.id in st.session_state.get(_JUST_DELETED, [])]
+    deleted = [run for run in session.store().trash.runs() if run.id in st.session_state.get(_JUST_DELETED, [])]
     if not deleted:
         return
     with st.container(horizontal=True, vertical_alignment="center", border=True):
@@ -140,12 +140,12 @@ def undo_line() -> None:
 
 def _restore(runs: Sequence[Run]) -> None:
     for run in runs:
-        session.store().restore(run.id)
+        session.store().trash.restore(run.id)
 
 
 def deleted_runs() -> None:
     """The trash: what is in it, to be restored or deleted for good."""
-    trashed = session.store().trashed()
+    trashed = session.store().trash.runs()
     if not trashed:
         return
     with st.expander("Deleted runs", icon=":material/delete:", key="deleted runs", on_change="rerun") as expander:

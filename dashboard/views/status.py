@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from core.errors import CoreError
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard import session, text
 from dashboard.components import elements
 from dashboard.updates.live_view import Values, View
@@ -155,4 +155,4 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
 
 def _pictures(run: Run) -> list[int]:
     """Versions of the newest pictures of each method."""
-    return [session.store().frame_version(run.id, method) for method in run.config.methods]
+    return [session.store().frames.version(run.id, method) for method in run.config.methods]

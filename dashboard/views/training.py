@@ -8,8 +8,8 @@ from functools import partial
 import streamlit as st
 
 from core.reporting import TEST
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard import session
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of

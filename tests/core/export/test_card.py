@@ -18,8 +18,8 @@ from core.export.card import CARD, MethodImages, model_card, plain, sheet, write
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import CIFAR10_CLASSES
 from core.pipeline import execute
-from core.reporting import Silent
-from core.runs.control import Replay
+from core.reporting import NullReporter
+from core.runs.control import ReplayControl
 
 HOSTILE = "<script>alert(1)</script> [a](http://b.c) ![i](x) `c` **d** | e\n# f\n--- &amp; www.g.h $x$ \u202eevil"
 
@@ -47,7 +47,7 @@ def config(tmp_path_factory):
 def finished(config, tmp_path_factory):
     """The folder of a real run of two methods, with a live change in one of them."""
     folder = tmp_path_factory.mktemp("finished")
-    execute(config, folder, Silent(), Replay([{"method": "adam", "step": 2, "name": "beta", "value": 0.25}]))
+    execute(config, folder, NullReporter(), ReplayControl([{"method": "adam", "step": 2, "name": "beta", "value": 0.25}]))
     return folder
 
 
@@ -216,7 +216,7 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
     config = replace(config, images_from=str(finished / "images"), bits=(5,), methods=("adam",)).with_knobs({"encoder": ""})
     folder = tmp_path / "run"
     folder.mkdir()
-    execute(config, folder, Silent(), Replay([]))
+    execute(config, folder, NullReporter(), ReplayControl([]))
     write_card(folder, config, "again", tmp_path / "card")
     text = (tmp_path / "card" / CARD).read_text()
     assert "images that were given to the run, whose origin is unknown to it" in text

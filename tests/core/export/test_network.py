@@ -16,7 +16,7 @@ from core.export.network import check_new_file, export_network, find_network
 from core.layout import NETWORK_FILE
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.saved_network import save_quantized
-from core.reporting import Untouched
+from core.reporting import NoControl
 from core.runs.store import RunStore
 
 
@@ -85,7 +85,7 @@ def test_the_new_file_is_checked(tmp_path):
         (tmp_path / f"there{suffix}").write_bytes(b"kept")
         with pytest.raises(DataError, match="exists already: allowed is a new file"):
             check_new_file(kind, tmp_path / f"there{suffix}")
-        with pytest.raises(DataError, match="cannot be made in"):
+        with pytest.raises(DataError, match="cannot be created in"):
             check_new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
 
 
@@ -105,8 +105,8 @@ def test_export(run, config, tmp_path):
         assert json.loads(file.metadata()["quantization"]) == config.training_for(4).to_dict()
 
 
-class Stopped(Untouched):
-    def checkpoint(self):
+class Stopped(NoControl):
+    def pause_point(self):
         raise RunStopped("stopped by the person who watches")
 
 
@@ -114,7 +114,7 @@ def test_what_fails_leaves_nothing(run, config, tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     out = tmp_path / "new" / "packed.safetensors"
     with pytest.raises(RunStopped):
-        export_network(run, config, "packed", out, live=Stopped())
+        export_network(run, config, "packed", out, control=Stopped())
 
     def broken(*_):
         raise RuntimeError("the file does not run")

@@ -12,11 +12,12 @@ import pytest
 import core.pipeline
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, CoreError, RunError, RunStopped
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 from core.runs import execution
-from core.runs.execution import AT_ONCE_VARIABLE, cause, perform, runs_at_once, wait_for_turn
+from core.runs.database import DATABASE
+from core.runs.execution import AT_ONCE_VARIABLE, describe_error, perform, runs_at_once, wait_for_turn
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RunStore
+from core.runs.store import RunStore
 
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu", threads=1),
@@ -52,7 +53,7 @@ def computed(monkeypatch):
 
 
 def go(store, run_id, **options):
-    return perform(store, run_id, Silent(), Untouched(), **options)
+    return perform(store, run_id, NullReporter(), NoControl(), **options)
 
 
 def test_run_is_computed_with_its_settings_and_complete(store, computed):
@@ -96,7 +97,7 @@ def test_whatever_ends_a_run_is_written_down_and_raised(store, computed, error, 
 
 
 def test_full_disk_is_named_and_how_to_go_on(store):
-    text = cause(OSError(28, "No space left on device"), store)
+    text = describe_error(OSError(28, "No space left on device"), store)
     assert str(store.folder) in text
     assert "resume" in text
 
@@ -134,7 +135,7 @@ def test_at_once(monkeypatch):
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", " 2", "1025", "²", "9" * 5000])
 def test_bad_number_at_once(monkeypatch, text):
     monkeypatch.setenv(AT_ONCE_VARIABLE, text)
-    with pytest.raises(ConfigError, match="RUNS_AT_ONCE is .*allowed is a whole number, 1 to 1024"):
+    with pytest.raises(ConfigError, match="RUNS_AT_ONCE must be a whole number, 1 to 1024, got "):
         runs_at_once()
 
 
@@ -183,7 +184,7 @@ def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
     done.start()
     done.join(0.6)
     assert done.is_alive()  # its process lives
-    dead._me._lock.release()  # as the system does when a process is killed
+    dead.database.process._lock.release()  # as the system does when a process is killed
     done.join(10)
     assert not done.is_alive()
     assert store.run(theirs).state is RunState.INTERRUPTED
@@ -213,7 +214,7 @@ def test_run_that_is_another_process_is_not_computed_twice(store, computed):
         for thread in threads:
             thread.join()
         assert len(got) == len(refused) == 1
-        assert "is queued: allowed" in refused[0]
+        assert "to be resumed, but is queued" in refused[0]
         assert store.run(run_id).attempt == 2
     for other in others:
         other.close()

@@ -26,27 +26,29 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import core.generation.loop
+import core.generation.snapshots
 import core.pipeline
 import core.quantization.saved_network
-import core.runs.store
+import core.runs.database
 from core import layout
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labelled import EvaluationSet
 from core.errors import CoreError, RunError, RunStopped
 from core.pipeline import Prepared
-from core.reporting import Untouched
-from core.runs.control import LiveControl
+from core.reporting import NoControl
+from core.runs.control import LocalControl
+from core.runs.database import DATABASE, RESERVE
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
-from core.runs.output_folder import copy_out
+from core.runs.output_folder import export_results
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RESERVE, RunStore
+from core.runs.store import RunStore
 
 ROOT = Path(__file__).parents[3]
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu", threads=1),
+    # two batches, so that there is something made before the checkpoint; ranges that take no search
     generation=GenerationConfig(images=4, iterations=1, snapshots=1, batch_size=2),
     training=TrainingConfig(steps=2, training_batch_size=2, calibration_images=4, crop_padding=1, range="minmax", training_optimizer="sgd"),
     methods=("mi-fgsm",),
@@ -116,9 +118,9 @@ class Faults:
         monkeypatch.setattr(os, "fsync", self._sync)
         monkeypatch.setattr(os, "open", wrapped("open", os.open))
         monkeypatch.setattr(io, "open", self._open(io.open))
-        for module in (core.generation.synthesis, core.quantization.checkpoint):
+        for module in (core.generation.snapshots, core.quantization.saved_network):
             monkeypatch.setattr(module, "save_file", self._save_file(module.save_file))
-        monkeypatch.setattr(core.runs.store.sqlite3, "connect", self._connect(sqlite3.connect))
+        monkeypatch.setattr(core.runs.database.sqlite3, "connect", self._connect(sqlite3.connect))
 
     def _sync(self, _handle) -> None:
         self.happens("sync")  # and takes no time
@@ -201,8 +203,8 @@ def prepared_with(model, config=CONFIG) -> Prepared:
 
 
 def compute(store, run_id, prepared, **options):
-    live = LiveControl(past=store.changes(run_id))
-    return perform(store, run_id, StoreReporter(store, run_id), live, prepared=prepared, every=0.0, **options)
+    control = LocalControl(past=store.changes(run_id))
+    return perform(store, run_id, StoreReporter(store, run_id), control, prepared=prepared, every=0.0, **options)
 
 
 def fingerprint(folder: Path) -> str:
@@ -350,7 +352,7 @@ def test_single_operations_that_fail(in_memory, prepared, faults, undisturbed, c
 
 def test_end_is_written_when_there_is_room_again(tmp_path, monkeypatch, prepared, faults):
     """Not even the reserve helps: the manager tries until it can, and the run is FAILED with cause and traceback."""
-    monkeypatch.setattr("core.runs.manager.SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     monkeypatch.setattr(core.pipeline, "prepare", lambda config, reporter: prepared)
     manager = RunManager(RunStore(tmp_path))
     happens = faults.happens
@@ -468,7 +470,7 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
                 fill(folder, 0)
 
     with pytest.raises((CoreError, OSError, sqlite3.Error, SafetensorError)):
-        perform(store, run_id, Filling(store, run_id), Untouched(), prepared=prepared, every=0.0)
+        perform(store, run_id, Filling(store, run_id), NoControl(), prepared=prepared, every=0.0)
     run = store.run(run_id)
     assert run.state is RunState.FAILED
     assert str(store.folder) in run.error
@@ -517,7 +519,7 @@ def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
     out = folder / "out"
     run_id = store.create(CONFIG, "", out=str(out))
     with pytest.raises(CoreError):
-        compute(store, run_id, prepared, finish=lambda: copy_out(store, store.run(run_id)))
+        compute(store, run_id, prepared, finish=lambda: export_results(store, store.run(run_id)))
     run = store.run(run_id)
     assert run.state is RunState.FAILED
     assert is_sentence(run.error)
@@ -526,7 +528,7 @@ def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
     assert [path.name for path in folder.iterdir()] == ["someone-else.bin"]
     enlarge()
     store.resume(run_id)
-    compute(store, run_id, prepared, finish=lambda: copy_out(store, store.run(run_id)))
+    compute(store, run_id, prepared, finish=lambda: export_results(store, store.run(run_id)))
     assert fingerprint(out) == fingerprint(store.run_folder(run_id))
     store.close()
 
@@ -545,9 +547,9 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
     config = replace(
         CONFIG,
         generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
-        training=replace(CONFIG.training, batch_size=size),
+        training=replace(CONFIG.training, training_batch_size=size),
     )
-    step = "core.generation.loop.Synthesis.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
+    step = "core.generation.loop.GenerationLoop.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
 
     def too_much(self):
         raise error
@@ -561,7 +563,8 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
     assert run.state is RunState.FAILED
     assert is_sentence(run.error)
     assert f"memory ran out during the {stage}" in run.error
-    assert f"batch_size {size}: allowed is what fits" in run.error
+    knob = "batch_size" if stage == "generation" else "training_batch_size"
+    assert f" with {knob} {size}: allowed is what fits" in run.error
     assert (f"try {advice}" in run.error) if advice else ("try" not in run.error)
     assert type(error).__name__ in run.traceback
     store.close()
@@ -575,14 +578,16 @@ def test_real_memory_that_runs_out(tmp_path):
 import resource
 from pathlib import Path
 import core.pipeline
-from core.config import GenerationConfig, RunConfig
+from core.config import GenerationConfig, MachineConfig, RunConfig
 from core.runs.manager import RunManager
 from core.runs.store import RunStore
-generation = GenerationConfig(images=4096, batch_size=4096, snapshots=1, iterations=2, threads=1, device="cpu")
+generation = GenerationConfig(images=4096, batch_size=4096, snapshots=1, iterations=2)
+machine = MachineConfig(threads=1, device="cpu")
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), resource.RLIM_INFINITY))
 manager = RunManager(RunStore(Path({str(tmp_path)!r})))
-run_id = manager.start(RunConfig(generation=generation, methods=("mi-fgsm",), bits=(), encoder=""))
+config = RunConfig(machine=machine, generation=generation, methods=("mi-fgsm",), bits=())
+run_id = manager.start(config.with_knobs({{"encoder": ""}}))
 manager.wait(run_id)
 run = manager.store.run(run_id)
 print(run.state, run.error, sep="\\n")
@@ -649,7 +654,7 @@ def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer)
 
 def test_learning_rate_that_explodes(tmp_path, embedded):
     """The largest step that may be asked for, on the embedded network."""
-    config = replace(CONFIG, training=replace(CONFIG.training, steps=8, batch_size=4, training_lr=1.0, alpha_feature=100.0))
+    config = replace(CONFIG, training=replace(CONFIG.training, steps=8, training_batch_size=4, training_lr=1.0, alpha_feature=100.0))
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     prepared = Prepared(config, embedded, {}, EvaluationSet(images, [0, 1, 2, 3], "4 images", 32), None)
     store = RunStore(tmp_path)
@@ -673,8 +678,8 @@ def test_learning_rate_that_explodes(tmp_path, embedded):
 def test_stop_that_cannot_be_saved(tmp_path, prepared, faults):
     """A run that is stopped on a full disk says that it could not keep its state, and is resumed from the one before."""
 
-    class Stops(Untouched):
-        def checkpoint(self):
+    class Stops(NoControl):
+        def pause_point(self):
             faults.watch(tmp_path, 1, FULL)
             raise RunStopped("enough")
 
@@ -697,7 +702,7 @@ def test_thread_that_cannot_start(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("threading.Thread.start", start)
-        with pytest.raises(RunError, match="found no thread .*allowed"):
+        with pytest.raises(RunError, match="cannot start without a thread .*resume it"):
             manager.start(CONFIG)
     (run,) = manager.store.runs()
     assert run.state is RunState.FAILED

@@ -17,7 +17,7 @@ from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunCo
 from core.data.labelled import EvaluationSet
 from core.errors import ConfigError, RunError
 from core.pipeline import Prepared
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
@@ -92,9 +92,9 @@ def test_run_to_its_end(manager):
     folder = manager.store.run_folder(run_id)
     for method in ("mi-fgsm", "adam"):
         assert (folder / "images" / method / "manifest.json").is_file()
-        frame = manager.store.frame(run_id, method)
+        frame = manager.store.frames.read(run_id, method)
         assert (frame.step, frame.images.shape, frame.labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
-        assert frame.means.shape == (sum(manager.store.running_statistics(run_id).channels),)
+        assert frame.means.shape == (sum(manager.store.frames.running_statistics(run_id).channels),)
     assert json.loads((folder / "result.json").read_text())["optimizers"].keys() == {"mi-fgsm", "adam"}
     wait_until(lambda: not manager.controls(run_id))
 
@@ -226,7 +226,7 @@ def test_control_of_a_run_that_is_over(manager):
     run_id = manager.start(TINY)
     ended(manager, run_id)
     wait_until(lambda: not manager.controls(run_id))
-    with pytest.raises(RunError, match=f"run '{run_id}' is complete: allowed is a run that this server is working on"):
+    with pytest.raises(RunError, match=f"run '{run_id}' must be queued or running on this server, but is complete"):
         manager.control(run_id)
 
 
@@ -271,14 +271,14 @@ def test_manager_marks_what_a_dead_one_left(tmp_path):
 def test_no_run_starts_after_close(tmp_path):
     manager = RunManager(RunStore(tmp_path))
     manager.close()
-    with pytest.raises(RunError, match="'late' comes too late.*allowed"):
+    with pytest.raises(RunError, match="'late' cannot start because the server is closing"):
         manager.start(TINY, "late")
     assert manager.store.runs() == []
     manager.store.close()
 
 
 def test_end_of_a_run_is_written_as_soon_as_it_can_be(manager, monkeypatch):
-    monkeypatch.setattr("core.runs.manager.SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     tries = []
     set_state = manager.store.set_state
 
@@ -353,7 +353,7 @@ def test_stopping_one_leaves_the_others_alone(manager):
 def test_two_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_AT_ONCE", "2")
     # in processes, as in the server: torch.fx, which traces the network of one, would trip up another in the same process
-    manager = RunManager(RunStore(tmp_path), isolated=True)
+    manager = RunManager(RunStore(tmp_path), executor="processes")
     first, second, third = running(manager), running(manager), manager.start(LONG)
     at = [len(steps(manager, run_id)["adam"]) for run_id in (first, second)]
     for run_id, before in zip((first, second), at):
@@ -369,7 +369,7 @@ def test_two_at_once(tmp_path, monkeypatch):
 def test_bad_number_at_once_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_AT_ONCE", "many")
     store = RunStore(tmp_path)
-    with pytest.raises(ConfigError, match="^RUNS_AT_ONCE is 'many': allowed is"):
+    with pytest.raises(ConfigError, match="^RUNS_AT_ONCE must be a whole number, 1 to 1024, got 'many'"):
         RunManager(store)
     store.close()
 
@@ -409,7 +409,7 @@ def test_run_that_was_resumed_at_once_is_in_hand(manager, monkeypatch):
             if first:
                 free.wait(10)
 
-    monkeypatch.setattr("core.runs.manager.perform", lingers)
+    monkeypatch.setattr("core.runs.executors.perform", lingers)
     run_id = running(manager)
     before = manager._threads[run_id]
     manager.control(run_id).stop()
@@ -431,7 +431,7 @@ def test_only_what_can_be_resumed_is(manager, state):
         run_id = manager.start(TINY)
     else:
         ended(manager, run_id)
-    with pytest.raises(RunError, match=f"is {state}: allowed is to resume"):
+    with pytest.raises(RunError, match=f"must be stopped, failed or interrupted to be resumed, but is {state}"):
         manager.resume(run_id)
     assert manager.store.run(run_id).attempt == 1
 
@@ -440,7 +440,8 @@ def small_run(method, optimizer) -> RunConfig:
     generation = GenerationConfig(images=16, iterations=4, snapshots=2, batch_size=4)
     training = TrainingConfig(range=method, training_optimizer=optimizer, steps=6, training_batch_size=6, calibration_images=8)
     training = replace(training, crop_padding=1, training_lr=1e-3)
-    return RunConfig(generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
+    machine = MachineConfig(seed=3, device="cpu", threads=1)
+    return RunConfig(machine=machine, generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
 
 
 class Script:
@@ -478,7 +479,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
         control.set("lr", 0.02, ["adam"])
 
     def run(stops) -> str:
-        script.actions = {("generation", "mi-fgsm", 2): turn, **dict.fromkeys(stops, LiveControl.stop)}
+        script.actions = {("generation", "mi-fgsm", 2): turn, **dict.fromkeys(stops, LocalControl.stop)}
         run_id = manager.start(small_run(method, optimizer))
         for _ in stops:
             assert ended(manager, run_id).state is RunState.STOPPED

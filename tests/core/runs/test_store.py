@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import core.runs.store
 from core.config import EvaluationConfig, GenerationConfig, RunConfig
 from core.errors import RunError
 from core.reporting import Frame, RunningStatistics
+from core.runs.database import DATABASE, Database
+from core.runs.run import DAYS_IN_TRASH
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore, default_folder
+from core.runs.store import RUNS_VARIABLE, RunStore, default_folder
+from core.runs.trash import Trash
 
 ROOT = Path(__file__).parents[3]
 CONFIG = RunConfig(
@@ -87,7 +89,7 @@ def test_finished_state_does_not_change(store, state):
     store.set_state(run_id, state, "an error", "a traceback")
     before = store.run(run_id)
     for other in RunState:
-        with pytest.raises(RunError, match=f"{run_id}' is {state}: allowed"):
+        with pytest.raises(RunError, match=f"{run_id}' must be unfinished to change its state, but is {state}"):
             store.set_state(run_id, other, "another")
     assert store.run(run_id) == before
     assert (before.error, before.traceback) == ("an error", "a traceback")
@@ -100,7 +102,7 @@ def test_unknown_run(store):
     assert store.records("nobody", "generation") == []
     assert store.changes("nobody") == []
     assert store.results("nobody") == {}
-    assert store.frame("nobody", "adam") is None
+    assert store.frames.read("nobody", "adam") is None
 
 
 def test_nothing_is_kept_of_a_run_that_does_not_exist(store):
@@ -206,11 +208,11 @@ def test_note_and_tags(store):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda store, run: store.set_tags(run, ["good", " \n "]), "a tag is empty: allowed is"),
-        (lambda store, run: store.set_tags(run, ["x" * 41]), "tag 'x+ ... x+' has 41 characters: allowed are at most 40|tag 'x+' has 41"),
-        (lambda store, run: store.set_tags(run, map(str, range(21))), "21 tags were given: allowed are at most 20"),
-        (lambda store, run: store.set_note(run, "x" * 4001), "has 4,001 characters: allowed are at most 4,000"),
-        (lambda store, run: store.rename(run, "x" * 201), "has 201 characters: allowed are at most 200"),
+        (lambda store, run: store.set_tags(run, ["good", " \n "]), "a tag must have a visible character, got an empty tag"),
+        (lambda store, run: store.set_tags(run, ["x" * 41]), "tag must have at most 40 characters, got 41 in 'x+'"),
+        (lambda store, run: store.set_tags(run, map(str, range(21))), "a run must have at most 20 tags, got 21"),
+        (lambda store, run: store.set_note(run, "x" * 4001), "note must have at most 4,000 characters, got 4,001"),
+        (lambda store, run: store.rename(run, "x" * 201), "name must have at most 200 characters, got 201"),
     ],
 )
 def test_what_is_written_about_a_run_has_a_measure(store, write, message):
@@ -245,7 +247,7 @@ def in_trash(store) -> str:
     store.set_note(run_id, "a note")
     store.pin(run_id)
     (store.run_folder(run_id) / "file").write_text("content")
-    store.trash(run_id)
+    store.trash.put(run_id)
     return run_id
 
 
@@ -257,15 +259,15 @@ def test_run_in_the_trash_is_in_no_list_and_comes_back_as_it_was(store):
     store.set_tags(run_id, ["a tag"])
     before = store.run(run_id)
     moment = time.time()
-    store.trash(run_id)
+    store.trash.put(run_id)
     assert [run.id for run in store.runs()] == [other]
-    (trashed,) = store.trashed()
+    (trashed,) = store.trash.runs()
     assert moment <= trashed.trashed <= time.time()
     assert (trashed.id, trashed.name, trashed.tags) == (run_id, "a name", ("a tag",))
     for call in (
         store.run,
         store.config,
-        store.trash,
+        store.trash.put,
         store.resume,
         store.pin,
         lambda name: store.rename(name, "other"),
@@ -273,11 +275,11 @@ def test_run_in_the_trash_is_in_no_list_and_comes_back_as_it_was(store):
         lambda name: store.set_tags(name, []),
         lambda name: store.set_state(name, RunState.RUNNING),
     ):
-        with pytest.raises(RunError, match=f"run '{run_id}' was deleted: allowed is to restore it first, under Runs, within 7 days"):
+        with pytest.raises(RunError, match=f"run '{run_id}' was deleted: restore it first, under Runs, within 7 days"):
             call(run_id)
-    store.restore(run_id)
+    store.trash.restore(run_id)
     assert store.run(run_id) == before
-    assert store.trashed() == []
+    assert store.trash.runs() == []
     assert (store.run_folder(run_id) / "file").read_text() == "content"
     assert [record.data for record in store.records(run_id, "generation")] == [{"total": 1.0}]
 
@@ -285,26 +287,26 @@ def test_run_in_the_trash_is_in_no_list_and_comes_back_as_it_was(store):
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_unfinished_run_does_not_go_into_the_trash(store, state):
     run_id = created(store, state)
-    with pytest.raises(RunError, match=f"is {state}: allowed is to delete a finished run"):
-        store.trash(run_id)
+    with pytest.raises(RunError, match=f"must be finished to be deleted, but is {state}"):
+        store.trash.put(run_id)
     assert store.run(run_id).trashed is None
 
 
 def test_only_what_is_in_the_trash_can_be_restored(store):
     run_id = created(store, RunState.COMPLETE)
     for name in (run_id, "nobody"):
-        with pytest.raises(RunError, match=f"run '{name}' is not among the deleted ones: allowed are those deleted within 7 days"):
-            store.restore(name)
+        with pytest.raises(RunError, match=f"run to restore must have been deleted within the last 7 days, got '{name}'"):
+            store.trash.restore(name)
 
 
 def test_baseline_that_was_in_the_trash_meanwhile_gives_way(store):
     first = in_trash(store)
-    store.restore(first)
+    store.trash.restore(first)
     assert store.run(first).pinned
-    store.trash(first)
+    store.trash.put(first)
     second = created(store)
     store.pin(second)
-    store.restore(first)
+    store.trash.restore(first)
     assert [run.id for run in store.runs() if run.pinned] == [second]
 
 
@@ -312,28 +314,28 @@ def test_run_in_the_trash_can_be_deleted_for_good(store):
     run_id, kept = in_trash(store), in_trash(store)
     store.delete(run_id)
     assert not store.run_folder(run_id).exists()
-    assert [run.id for run in store.trashed()] == [kept]
-    with pytest.raises(RunError, match="is not among the deleted ones"):
-        store.restore(run_id)
+    assert [run.id for run in store.trash.runs()] == [kept]
+    with pytest.raises(RunError, match="must have been deleted within the last 7 days"):
+        store.trash.restore(run_id)
     assert store.records(run_id, "generation") == []
 
 
 def test_trash_is_emptied_of_what_was_long_in_it(store, monkeypatch):
     old, new, restored = in_trash(store), in_trash(store), in_trash(store)
-    week = core.runs.store.DAYS_IN_TRASH * 24 * 3600
+    week = DAYS_IN_TRASH * 24 * 3600
     with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
         connection.execute("UPDATE run SET trashed = ? WHERE id IN (?, ?)", (time.time() - week - 60, old, restored))
         connection.execute("UPDATE run SET trashed = ? WHERE id = ?", (time.time() - week + 60, new))
-    give_up = RunStore._give_up
+    expire = Trash._expire
 
     def restored_meanwhile(run_id, long_ago, connection):
         if run_id == restored:
             connection.execute("UPDATE run SET trashed = NULL WHERE id = ?", (run_id,))
-        return give_up(run_id, long_ago, connection)
+        return expire(run_id, long_ago, connection)
 
-    monkeypatch.setattr(store, "_give_up", restored_meanwhile)
+    monkeypatch.setattr(store.trash, "_expire", restored_meanwhile)
     store.mark_interrupted()
-    assert [run.id for run in store.trashed()] == [new]
+    assert [run.id for run in store.trash.runs()] == [new]
     assert [run.id for run in store.runs()] == [restored]
     assert not store.run_folder(old).exists()
     assert (store.run_folder(new) / "file").exists()
@@ -349,12 +351,12 @@ def test_process_that_dies_while_it_empties_the_trash_leaves_the_rest_to_the_nex
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(core.runs.store, "remove", died)
+        patch.setattr("core.runs.trash.remove", died)
         with pytest.raises(KeyboardInterrupt):
             store.mark_interrupted()
-    assert store.trashed() == store.runs() == []  # nobody restores half of a run
-    with pytest.raises(RunError, match="is not among the deleted ones"):
-        store.restore(run_id)
+    assert store.trash.runs() == store.runs() == []  # nobody restores half of a run
+    with pytest.raises(RunError, match="must have been deleted within the last 7 days"):
+        store.trash.restore(run_id)
     store.mark_interrupted()
     assert not store.run_folder(run_id).exists()
 
@@ -418,23 +420,23 @@ def same(first, second) -> bool:
 
 def test_frames_latest_and_kept(store):
     run_id = created(store)
-    assert store.frame(run_id, "adam") is None
+    assert store.frames.read(run_id, "adam") is None
     for step, keep in ((1, True), (2, False), (10, True), (11, False)):
-        store.save_frame(run_id, "adam", frame(step), keep)
-    store.save_frame(run_id, "mi-fgsm", frame(5), False)
-    assert store.frame_steps(run_id, "adam") == [1, 10]
-    assert store.frame_steps(run_id, "mi-fgsm") == []
-    assert same(store.frame(run_id, "adam"), frame(11))
-    assert same(store.frame(run_id, "adam", 10), frame(10))
-    assert store.frame(run_id, "adam", 2) is None
-    assert store.frame(run_id, "mi-fgsm").step == 5
+        store.frames.save(run_id, "adam", frame(step), keep)
+    store.frames.save(run_id, "mi-fgsm", frame(5), False)
+    assert store.frames.steps(run_id, "adam") == [1, 10]
+    assert store.frames.steps(run_id, "mi-fgsm") == []
+    assert same(store.frames.read(run_id, "adam"), frame(11))
+    assert same(store.frames.read(run_id, "adam", 10), frame(10))
+    assert store.frames.read(run_id, "adam", 2) is None
+    assert store.frames.read(run_id, "mi-fgsm").step == 5
 
 
 def test_a_frame_comes_back_as_it_was(store):
     run_id = created(store)
-    store.save_frame(run_id, "adam", full_frame(3), True)
+    store.frames.save(run_id, "adam", full_frame(3), True)
     for step in (None, 3):
-        assert same(store.frame(run_id, "adam", step), full_frame(3))
+        assert same(store.frames.read(run_id, "adam", step), full_frame(3))
 
 
 def test_a_frame_of_an_earlier_version_has_only_images_and_labels(store):
@@ -443,30 +445,30 @@ def test_a_frame_of_an_earlier_version_has_only_images_and_labels(store):
     folder.mkdir(parents=True)
     old = frame(4)
     np.savez(folder / "00000004.npz", images=old.images, labels=old.labels, step=4)
-    read = store.frame(run_id, "adam", 4)
+    read = store.frames.read(run_id, "adam", 4)
     assert same(read, old)
     assert (read.predicted, read.confidence, read.means, read.variances) == (None, None, None, None)
 
 
 def test_running_statistics(store):
     run_id = created(store)
-    assert store.running_statistics(run_id) is None
-    store.save_running_statistics(run_id, RunningStatistics([2, 1], np.float32([1, 2, 3]), np.float32([0.5, 0.25, 4])))
-    read = store.running_statistics(run_id)
+    assert store.frames.running_statistics(run_id) is None
+    store.frames.save_running_statistics(run_id, RunningStatistics([2, 1], np.float32([1, 2, 3]), np.float32([0.5, 0.25, 4])))
+    read = store.frames.running_statistics(run_id)
     assert read.channels == [2, 1]
     assert read.means.tolist() == [1, 2, 3]
     assert read.variances.tolist() == [0.5, 0.25, 4]
     assert read.means.dtype == read.variances.dtype == np.float32
-    store.save_frame(run_id, "adam", frame(1), True)
+    store.frames.save(run_id, "adam", frame(1), True)
     store.rewind(run_id, "generation", "adam", 0)  # a resumed run has the same network
-    assert store.running_statistics(run_id) is not None
+    assert store.frames.running_statistics(run_id) is not None
 
 
 @pytest.mark.parametrize("left", ["the beginning", "zeros at the end", "zeros in the middle"])
 def test_what_a_power_cut_leaves_of_a_frame_is_missing(store, left):
     """Neither an exception nor half a picture, wherever the file ends."""
     run_id = created(store)
-    store.save_frame(run_id, "adam", full_frame(1), True)
+    store.frames.save(run_id, "adam", full_frame(1), True)
     path = store.run_folder(run_id) / "frames" / "adam" / "00000001.npz"
     whole = path.read_bytes()
     for position in range(0, len(whole), 13):
@@ -476,26 +478,26 @@ def test_what_a_power_cut_leaves_of_a_frame_is_missing(store, left):
             path.write_bytes(whole[:position].ljust(len(whole), b"\0"))
         else:
             path.write_bytes(whole[:position] + bytes(64) + whole[position + 64 :])
-        read = store.frame(run_id, "adam", 1)
+        read = store.frames.read(run_id, "adam", 1)
         assert read is None or same(read, full_frame(1)), position
-    assert store.frame_steps(run_id, "adam") == [1]
+    assert store.frames.steps(run_id, "adam") == [1]
 
 
 def test_frame_that_is_read_while_it_is_written_is_whole(store):
     run_id = created(store)
-    store.save_frame(run_id, "adam", frame(0, 64), False)
+    store.frames.save(run_id, "adam", frame(0, 64), False)
     stop, torn = threading.Event(), []
 
     def read():
         while not stop.is_set():
-            read = store.frame(run_id, "adam")
+            read = store.frames.read(run_id, "adam")
             if not (read.images == read.step).all():
                 torn.append(read.step)
 
     reader = threading.Thread(target=read)
     reader.start()
     for step in range(100):
-        store.save_frame(run_id, "adam", frame(step, 64), False)
+        store.frames.save(run_id, "adam", frame(step, 64), False)
     stop.set()
     reader.join()
     assert torn == []
@@ -504,7 +506,7 @@ def test_frame_that_is_read_while_it_is_written_is_whole(store):
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_unfinished_run_is_not_deleted(store, state):
     run_id = created(store, state)
-    with pytest.raises(RunError, match=f"is {state}: allowed is to delete a finished run"):
+    with pytest.raises(RunError, match=f"must be finished to be deleted, but is {state}"):
         store.delete(run_id)
     assert store.run(run_id).state is state
     assert store.run_folder(run_id).is_dir()
@@ -516,7 +518,7 @@ def test_deleting_removes_everything_of_one_run(store):
         store.append(target, "generation", "adam", 1, {})
         store.add_change(target, "adam", 1, "lr", 0.5)
         store.set_result(target, "a", 1)
-        store.save_frame(target, "adam", frame(1), True)
+        store.frames.save(target, "adam", frame(1), True)
         store.set_state(target, RunState.COMPLETE)
     store.delete(run_id)
     assert [run.id for run in store.runs()] == [other]
@@ -526,7 +528,7 @@ def test_deleting_removes_everything_of_one_run(store):
     with sqlite3.connect(store.folder / DATABASE) as connection:
         for table, column in (("run", "id"), ("record", "run"), ("change", "run"), ("result", "run")):
             assert connection.execute(f"SELECT {column} FROM {table}").fetchall() == [(other,)], table
-    assert store.frame(other, "adam").step == 1
+    assert store.frames.read(other, "adam").step == 1
 
 
 def test_images_are_those_made_or_those_given(store, tmp_path):
@@ -554,7 +556,7 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(RunError, match="has version 99: allowed is at most 4"):
+    with pytest.raises(RunError, match="must have schema version 0 to 4, got 99"):
         RunStore(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
@@ -775,7 +777,7 @@ def test_run_that_another_process_takes_over_meanwhile_is_none_of_ours(tmp_path,
         third.resume(run_id)
         return False
 
-    monkeypatch.setattr(second._me, "lives", taken_over_by_another)
+    monkeypatch.setattr(second.database.process, "is_alive", taken_over_by_another)
     assert second.mark_interrupted() == []
     assert second.run(run_id).state is RunState.QUEUED
     second.close()
@@ -793,12 +795,12 @@ CREATE TABLE run (
 );
 CREATE TABLE record (
     id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
-    stage TEXT NOT NULL, method TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
+    stage TEXT NOT NULL, lane TEXT NOT NULL, step INTEGER NOT NULL, data TEXT NOT NULL
 );
 CREATE INDEX record_by_run ON record (run, stage, id);
 CREATE TABLE change (
     id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
-    method TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
+    lane TEXT NOT NULL, step INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL
 );
 CREATE TABLE result (
     run TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, name TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (run, name)
@@ -819,10 +821,10 @@ def version_1(tmp_path):
             )
             for step in (1, 2):
                 connection.execute(
-                    "INSERT INTO record (run, stage, method, step, data) VALUES (?, 'generation', 'adam', ?, ?)",
+                    "INSERT INTO record (run, stage, lane, step, data) VALUES (?, 'generation', 'adam', ?, ?)",
                     (run_id, step, json.dumps({"total": step / 3})),
                 )
-            connection.execute("INSERT INTO change (run, method, step, name, value) VALUES (?, 'adam', 1, 'lr', 0.25)", (run_id,))
+            connection.execute("INSERT INTO change (run, lane, step, name, value) VALUES (?, 'adam', 1, 'lr', 0.25)", (run_id,))
             connection.execute("INSERT INTO result (run, name, data) VALUES (?, 'full_precision', '{\"top1\": 92.5}')", (run_id,))
             (tmp_path / run_id).mkdir()
     return tmp_path
@@ -831,7 +833,7 @@ def version_1(tmp_path):
 def test_database_of_version_1_is_brought_forward(version_1):
     store = RunStore(version_1)
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert [(run.id, run.name, run.state, run.created) for run in store.runs()] == [
@@ -842,7 +844,7 @@ def test_database_of_version_1_is_brought_forward(version_1):
     for run in store.runs():
         assert run.config == CONFIG
         assert (run.started, run.stage, run.step, run.total) == (105.0, "generation", 2, 10)
-        assert (run.attempt, run.user, run.out, run.part) == (1, "", "", "")
+        assert (run.attempt, run.user, run.out, run.output_subset) == (1, "", "", "")
         assert [(record.step, record.data) for record in store.records(run.id, "generation")] == [
             (1, {"total": 1 / 3}),
             (2, {"total": 2 / 3}),
@@ -860,7 +862,7 @@ def test_runs_of_version_1_can_be_resumed_deleted_and_stand_in_the_line(version_
     store.resume("three")
     assert store.ahead("three") == [new, "two"]
     assert store.run("two").attempt == 2
-    with pytest.raises(RunError, match="is complete: allowed"):
+    with pytest.raises(RunError, match="resumed, but is complete"):
         store.resume("one")
     store.delete("one")
     assert not (version_1 / "one").exists()
@@ -869,7 +871,7 @@ def test_runs_of_version_1_can_be_resumed_deleted_and_stand_in_the_line(version_
 
 
 def test_migration_that_fails_halfway_has_not_happened(version_1, monkeypatch):
-    execute = RunStore._migrate
+    execute = Database._migrate
 
     class Breaking:
         def __init__(self, connection):
@@ -882,8 +884,8 @@ def test_migration_that_fails_halfway_has_not_happened(version_1, monkeypatch):
             return self.connection.execute(statement)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
-        with pytest.raises(RunError, match="is full: allowed"):
+        patch.setattr(Database, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
+        with pytest.raises(RunError, match="is full: free"):
             RunStore(version_1)
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
@@ -921,7 +923,7 @@ def version_2(version_1):
 def test_database_of_version_2_is_brought_forward(version_2):
     store = RunStore(version_2)
     with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     two, one = store.runs()
     assert (one.id, one.name, one.config, one.state, one.created, one.started) == (
@@ -932,7 +934,7 @@ def test_database_of_version_2_is_brought_forward(version_2):
         100.0,
         105.0,
     )
-    assert (one.attempt, one.user, one.out, one.part, one.stage_done) == (2, "u", "/o", "p", 1)
+    assert (one.attempt, one.user, one.out, one.output_subset, one.stage_done) == (2, "u", "/o", "p", 1)
     for run in (one, two):
         assert (run.note, run.tags, run.pinned, run.trashed) == ("", (), False, None)
         assert [record.data for record in store.records(run.id, "generation")] == [{"total": 1 / 3}, {"total": 2 / 3}]
@@ -941,10 +943,10 @@ def test_database_of_version_2_is_brought_forward(version_2):
     assert store.mark_interrupted() == ["two"]
     assert not (version_2 / "three").exists()
     store.set_note("one", "kept")
-    store.trash("one")
+    store.trash.put("one")
     store.close()
     store = RunStore(version_2)
-    store.restore("one")
+    store.trash.restore("one")
     assert store.run("one").note == "kept"
     store.close()
 
@@ -952,7 +954,7 @@ def test_database_of_version_2_is_brought_forward(version_2):
 @pytest.mark.parametrize("statements", range(5))
 def test_migration_from_version_2_that_fails_halfway_has_not_happened(version_2, monkeypatch, statements):
     """At each of its statements."""
-    execute = RunStore._migrate
+    execute = Database._migrate
 
     class Breaking:
         def __init__(self, connection):
@@ -967,8 +969,8 @@ def test_migration_from_version_2_that_fails_halfway_has_not_happened(version_2,
     with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
         before = list(connection.iterdump())
     with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
-        with pytest.raises(RunError, match="is full: allowed"):
+        patch.setattr(Database, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
+        with pytest.raises(RunError, match="is full: free"):
             RunStore(version_2)
     with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
@@ -984,8 +986,7 @@ def test_file_that_is_no_database(tmp_path, content):
     with pytest.raises(RunError) as caught:
         RunStore(tmp_path)
     message = str(caught.value)
-    assert f"{tmp_path / DATABASE} cannot be read (" in message
-    assert "allowed is a database made by this program, or none" in message
+    assert f"{tmp_path / DATABASE} must be a database of this program or absent, but cannot be read (" in message
     assert "\n" not in message
     assert (tmp_path / DATABASE).read_bytes() == content
     assert os.listdir(tmp_path / "owners") == []
@@ -993,10 +994,10 @@ def test_file_that_is_no_database(tmp_path, content):
 
 def test_folder_that_cannot_keep_runs(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="cannot keep runs .*allowed is a folder that can be written to"):
+    with pytest.raises(RunError, match="the runs folder must be a writable folder, got"):
         RunStore(tmp_path / "file")
     (tmp_path / "runs" / DATABASE).mkdir(parents=True)
-    with pytest.raises(RunError, match="cannot be read .*allowed"):
+    with pytest.raises(RunError, match="must be a database of this program .* cannot be read"):
         RunStore(tmp_path / "runs")
 
 
@@ -1016,9 +1017,9 @@ def test_run_whose_folder_cannot_be_made_holds_up_nobody(store, monkeypatch):
 
 
 def test_reserve_is_given_up_once_and_filled_again(store, monkeypatch):
-    from core.runs.store import RESERVE, RESERVE_BYTES
+    from core.runs.database import RESERVE, RESERVE_BYTES
 
-    reserve, write, refused = store.folder / RESERVE, store._write, []
+    reserve, write, refused = store.folder / RESERVE, store.database.write, []
     assert reserve.stat().st_size == RESERVE_BYTES
 
     @contextmanager
@@ -1030,7 +1031,7 @@ def test_reserve_is_given_up_once_and_filled_again(store, monkeypatch):
             yield connection
 
     run_id = created(store)
-    monkeypatch.setattr(store, "_write", full)
+    monkeypatch.setattr(store.database, "write", full)
     store.set_state(run_id, RunState.FAILED, "full")
     assert refused == [True]
     assert not reserve.exists()
@@ -1040,7 +1041,7 @@ def test_reserve_is_given_up_once_and_filled_again(store, monkeypatch):
 
 
 def test_connection_that_is_stuck_is_not_used_again(store):
-    with store._read() as stuck:
+    with store.database.read() as stuck:
         stuck.execute("BEGIN IMMEDIATE")
     created(store)
     assert len(store.runs()) == 1
@@ -1081,7 +1082,7 @@ def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
         partial.touch()
         return False
 
-    monkeypatch.setattr(second._me, "lives", taken_over)
+    monkeypatch.setattr(second.database.process, "is_alive", taken_over)
     assert second.mark_interrupted() == []
     assert partial.exists()
     second.close()
@@ -1106,7 +1107,7 @@ for round in range(30):
         try:
             store.delete(other.id)
         except RunError as error:
-            assert "does not exist" in str(error) or "is running" in str(error) or "is queued" in str(error), error
+            assert "does not exist" in str(error) or "but is running" in str(error) or "but is queued" in str(error), error
 store.set_state(run_id, RunState.COMPLETE)
 """
 
@@ -1140,7 +1141,7 @@ def test_clock_and_signals_bury_nobody_who_lives(store, monkeypatch, years):
         os.kill(living.pid, signal.SIGSTOP)
         assert store.mark_interrupted() == []
         assert store.run(run_id).state is RunState.RUNNING
-        with pytest.raises(RunError, match="is running: allowed"):
+        with pytest.raises(RunError, match="resumed, but is running"):
             store.resume(run_id)
         os.kill(living.pid, signal.SIGKILL)
         living.wait(10)
@@ -1180,7 +1181,7 @@ def test_two_processes_claim_one_interrupted_run(store):
             one.stdin.flush()
         said = [one.stdout.readline().strip() for one in claimants]
         assert said.count("mine") == 1
-        assert all("is queued: allowed is to resume one that" in text for text in said if text != "mine")
+        assert all("resumed, but is queued" in text for text in said if text != "mine")
         assert store.run(run_id).attempt == 2
     finally:
         for one in claimants:

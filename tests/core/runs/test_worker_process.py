@@ -16,7 +16,7 @@ from core.errors import ConfigError, RunError
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker_process import RemoteControl, Worker, end
+from core.runs.worker_process import ProcessControl, Worker, describe_exit
 
 ROOT = Path(__file__).parents[3]
 TINY = RunConfig(
@@ -37,7 +37,7 @@ def wait_until(condition, seconds=60.0):
 
 @pytest.fixture
 def manager(tmp_path):
-    manager = RunManager(RunStore(tmp_path / "runs"), isolated=True)
+    manager = RunManager(RunStore(tmp_path / "runs"), executor="processes")
     yield manager
     manager.close()
     manager.store.close()
@@ -114,7 +114,7 @@ def owner_process(folder) -> int:
     found = [
         int(path.name)
         for path in Path("/proc").iterdir()
-        if path.name.isdecimal() and f"core.runs.computing\0{folder}\0" in read(path / "cmdline")
+        if path.name.isdecimal() and f"core.runs.worker_process\0{folder}\0" in read(path / "cmdline")
     ]
     assert len(found) == 1
     return found[0]
@@ -135,7 +135,7 @@ def test_processes_end_with_a_server_that_is_killed(tmp_path):
         "from core.runs.manager import RunManager\n"
         "from core.runs.store import RunStore\n"
         "from tests_config import LONG\n"
-        "RunManager(RunStore(Path(sys.argv[1])), isolated=True).start(LONG)\n"
+        "RunManager(RunStore(Path(sys.argv[1])), executor='processes').start(LONG)\n"
         "time.sleep(600)\n"
     )
     (tmp_path / "tests_config.py").write_text(
@@ -158,10 +158,10 @@ def test_worker_refuses_a_run_that_is_not_handed_over(tmp_path):
     store = RunStore(tmp_path)
     run_id = store.create(TINY, "mine")
     worker = Worker(tmp_path)
-    assert worker.compute(run_id, "somebody else", RemoteControl()) is None
+    assert worker.compute(run_id, "somebody else", ProcessControl()) is None
     assert store.run(run_id).state is RunState.QUEUED
     worker.close()
-    assert not worker.alive()
+    assert not worker.is_alive()
     store.close()
 
 
@@ -169,8 +169,8 @@ def test_take_over_only_from_the_owner(tmp_path):
     first, second = RunStore(tmp_path), RunStore(tmp_path)
     run_id = first.create(TINY, "a run")
     with pytest.raises(RunError, match="hands it over"):
-        second.take_over(run_id, "nobody")
-    second.take_over(run_id, first.owner)
+        second.adopt(run_id, "nobody")
+    second.adopt(run_id, first.owner)
     first.close()
     assert second.mark_interrupted() == []  # it is ours now
     second.close()
@@ -178,5 +178,5 @@ def test_take_over_only_from_the_owner(tmp_path):
 
 @pytest.mark.parametrize(("code", "words"), [(-9, "memory"), (-11, "signal 11"), (1, "code 1")])
 def test_how_a_process_ended_in_words(code, words):
-    assert words in end(code)
-    assert "resume" in end(code)
+    assert words in describe_exit(code)
+    assert "resume" in describe_exit(code)

@@ -165,12 +165,12 @@ def test_knobs_that_were_turned_are_named(started):
 
 def test_settings_that_are_not_to_be_had_are_said_and_the_form_is_there(started):
     run_id = finished(RunConfig())
-    with session.store()._write() as connection:
+    with session.store().database.write() as connection:
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (run_id,))
     app = studio(**{"from": run_id})
     assert "knob is 'new'" in app.error[0].value or "'new'" in app.error[0].value
     assert app.selectbox(key="preset").value == "quick"
     app = studio(**{"from": "<b>nobody"})
-    assert app.error[0].value == plain("run '<b>nobody' does not exist: allowed are the ids listed under Runs")
-    session.store().trash(run_id)
-    assert plain("was deleted: allowed is to restore it first") in studio(**{"from": run_id}).error[0].value
+    assert app.error[0].value == plain("run '<b>nobody' does not exist: choose an id listed under Runs")
+    session.store().trash.put(run_id)
+    assert plain("was deleted: restore it first") in studio(**{"from": run_id}).error[0].value

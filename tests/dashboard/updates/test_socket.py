@@ -197,7 +197,7 @@ def test_a_page_that_comes_between_two_methods_comes_again_soon(runs_folder, mon
             step,
             {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(generation_charts.PARTS, 1.0)},
         )
-        store.save_frame(run_id, method, Frame(step, images, labels), keep=True)
+        store.frames.save(run_id, method, Frame(step, images, labels), keep=True)
         return live_view.news(generation.GENERATION, run_id, ME, "")["again"]
 
     assert again_after("mi-fgsm", 1) == 1000

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from core.config import PRESETS, RunConfig, TrainingConfig
+from core.runs.records import Record
 from core.runs.state import RunState
-from core.runs.store import Record
 from dashboard import session
 from dashboard.charts.training import accuracy_on_the_way, error_figure, histogram_figure
 from dashboard.views import training
