@@ -22,7 +22,7 @@ _ENTRIES = 1 << 23  # entries of the similarity matrix in memory at once: 32 MB 
 
 
 def mean_similarity(embeddings: Tensor) -> float:
-    """Mean cosine over all pairs of different images; embeddings `(N, D)`, L2-normalised, N at least 2.
+    """Mean cosine over all pairs of different images; embeddings `(N, D)`, L2-normalized, N at least 2.
 
     sum over i != j of e_i . e_j = ||sum of e||^2 - sum of ||e||^2, so that no matrix is needed.
     """
@@ -145,7 +145,7 @@ def most_similar_pairs(queries: Tensor, cosines: Tensor, numbers: Tensor, groups
     return pairs
 
 
-def _neighbours(embeddings: Tensor, groups: Tensor | None) -> dict[str, Any]:
+def _nearest_neighbors(embeddings: Tensor, groups: Tensor | None) -> dict[str, Any]:
     """Similarity to the nearest neighbors, and for some images which they are."""
     queries = evenly_spaced(len(embeddings), QUERIES)
     cosines, numbers = nearest_images(embeddings, queries, 1, groups)
@@ -188,6 +188,6 @@ def measure_diversity(
         "snapshot_similarity": None if snapshots is None else round(snapshots, 5),
         "histogram": similarity_histogram(embeddings),
         "matrix": similarity_matrix(embeddings, images.labels),
-        **_neighbours(embeddings, groups),
+        **_nearest_neighbors(embeddings, groups),
     }
     return measured if keep_matrices else {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}

@@ -24,13 +24,12 @@ EMBEDDED_FOLDER = ASSETS / "encoder"
 
 @dataclass
 class Encoder:
-    """A CLIP model with its preprocessing and tokenizer. `trained_on` is shown beside every figure that was measured with it."""
+    """A CLIP model with its preprocessing. `trained_on` is shown beside every figure that was measured with it."""
 
     name: str
     trained_on: str
-    model: Any  # open_clip's CLIP, or another of its classes with encode_image and encode_text
+    model: Any  # open_clip's CLIP, or another of its classes with encode_image
     preprocess: Callable[[Any], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
     device: torch.device
 
     @torch.no_grad()
@@ -46,11 +45,6 @@ class Encoder:
             pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in batch]).to(self.device)
             features.append(F.normalize(self.model.encode_image(pixels), dim=-1).cpu())
         return torch.cat(features)
-
-    @torch.no_grad()
-    def embed_texts(self, texts: list[str]) -> Tensor:
-        """L2-normalised embeddings `(len(texts), D)` on the CPU."""
-        return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)), dim=-1).cpu()
 
 
 def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
@@ -76,11 +70,10 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
     try:
         with _quiet_log():
             model, preprocess = open_clip.create_model_from_pretrained(source, device=target, **arguments)
-            tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # a download can raise many types of error, depending on the hub
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise EncoderError(f"encoder {name!r} could not be loaded ({reason}): without network access it must be {EMBEDDED}") from error
-    return Encoder(name, trained_on, model.eval(), preprocess, tokenizer, target)
+    return Encoder(name, trained_on, model.eval(), preprocess, target)
 
 
 def describe_folder(folder: Path) -> str:

@@ -107,7 +107,7 @@ def colour_encoder() -> Encoder:
     def preprocess(image):
         return torch.tensor(np.array(image)).permute(2, 0, 1).float() / 255
 
-    return Encoder("colour", "nothing", MeanColour(), preprocess, lambda texts: texts, torch.device("cpu"))
+    return Encoder("colour", "nothing", MeanColour(), preprocess, torch.device("cpu"))
 
 
 def test_measure_diversity():
