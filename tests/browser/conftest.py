@@ -1,5 +1,6 @@
 """A real server on a store of its own, and a page of a real browser."""
 
+import re
 import shutil
 
 import pytest
@@ -35,12 +36,25 @@ def chromium():
         browser.close()
 
 
+# Streamlit's page first looks for its server below its own address, /quantize/_stcore/health, and falls back to /_stcore/health
+_PROBE = re.compile(r"https?://[^/]+/[^/]+/_stcore/(health|host-config)")
+
+
 def problems_of(page) -> list[str]:
-    """A list that grows with every error in the page's console, in its scripts and of its requests."""
+    """A list that grows with every error in the page's console, in its scripts and of its requests, except Streamlit's own probes."""
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+
+    def heard(message) -> None:
+        if message.type == "error" and not _PROBE.match(message.location.get("url", "")):
+            problems.append(message.text)
+
+    def answered(response) -> None:
+        if response.status >= 400 and not _PROBE.match(response.url):
+            problems.append(f"{response.status} {response.url}")
+
+    page.on("console", heard)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("response", lambda response: problems.append(f"{response.status} {response.url}") if response.status >= 400 else None)
+    page.on("response", answered)
     return problems
 
 
