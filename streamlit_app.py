@@ -1,4 +1,4 @@
-"""The router: `streamlit run` finds this file by its name."""
+"""The router over PAGES: `streamlit run` finds this file by its name."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,18 @@ import streamlit as st
 from core.errors import CoreError
 from dashboard import session, text
 from dashboard.components import elements, figures
-from dashboard.server import access, deep_links
+from dashboard.pages import PAGES, Page
+from dashboard.server import access, deep_links, resources
 from dashboard.updates import socket
 
-if __name__ == "__main__":  # as a script, once for each session and whenever something was pressed
+
+def as_streamlit_page(page: Page) -> Any:
+    """The page for `st.navigation`; the first of PAGES is the start page."""
+    script = page.script or page.path
+    return st.Page(script, title=page.title, icon=page.icon, url_path=page.name if page.script else None, default=page is PAGES[0])
+
+
+if __name__ == "__main__":  # as a script, once for each session and after each interaction
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
     st.html(Path(__file__).parent / "dashboard" / "page.css")
 
@@ -23,28 +31,15 @@ if __name__ == "__main__":  # as a script, once for each session and whenever so
     except CoreError as error:  # such as a database of a newer version
         st.error(text.error(error), icon=":material/error:")
         st.stop()
-    st.navigation(
-        [
-            st.Page("dashboard/pages/studio.py", title="Studio", icon=":material/blur_on:", default=True),
-            st.Page("dashboard/pages/quantize.py", title="Quantize", icon=":material/compress:"),
-            st.Page("dashboard/pages/diversity.py", title="Diversity", icon=":material/scatter_plot:"),
-            st.Page("dashboard/pages/paper.py", title="Paper", icon=":material/table_chart:"),
-            st.Page("dashboard/pages/export.py", title="Export", icon=":material/file_export:"),
-            st.Page("dashboard/pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
-            st.Page("dashboard/pages/runs.py", title="Runs", icon=":material/list_alt:"),
-        ],
-        position="top",
-    ).run()
+    st.navigation([as_streamlit_page(page) for page in PAGES], position="top").run()
 else:  # imported by the server, once, before it serves anything
     access.refuse_to_start()
-    session.share_memory()
+    resources.share_memory()
 
-    def news(part: str, run_id: str, watcher: session.Watcher, query: str) -> dict[str, Any]:
-        # and plotly with them: a server that starts has better things to do
-        from dashboard.updates import live_view
-        from dashboard.views import diversity, generation, training
+    def collect(view: str, run_id: str, query: str) -> dict[str, Any]:
+        # imports the views, and plotly with them, which the start of the server need not wait for
+        from dashboard.updates.live_view import collect_updates, find_view
 
-        parts = {known.name: known for known in (live_view.STATUS, generation.GENERATION, training.TRAINING, diversity.DIVERSITY)}
-        return live_view.news(parts[part], run_id, watcher, query)
+        return collect_updates(find_view(view), run_id, query)
 
-    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes(), *socket.routes(news)])
+    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes(), *socket.routes(collect)])

@@ -1,17 +1,18 @@
-"""One tree of exceptions: everything the engine raises on purpose, so that a caller can tell it from a bug.
+"""The exceptions that the engine raises on purpose, all derived from CoreError, so that callers can tell them from bugs.
 
-Every message is one sentence that names the value that was wrong and what is allowed instead; the command line prints it as it
-is and exits with 2, the dashboard shows it beside the form.
+Every message is one sentence that names the wrong value and what is allowed. The command line prints it and exits with code 2; the
+dashboard shows it next to the form.
 """
 
 import reprlib
+from collections.abc import Iterable
 
-_MESSAGE = 8000  # characters, more than any that is meant to be read
+_MESSAGE = 8000  # characters; no message meant for a reader is longer
 _VALUE = 200
 
 
 class _Shortened(reprlib.Repr):
-    """repr for values from outside: never long, and never an error of its own."""
+    """repr() for untrusted values: always short, and never raises."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,44 +22,45 @@ class _Shortened(reprlib.Repr):
     def repr_int(self, value: int, level: int) -> str:
         try:
             return super().repr_int(value, level)  # type: ignore[misc]
-        except ValueError:  # Python writes no number of more than 4,300 digits
+        except ValueError:  # Python refuses to print integers of more than 4,300 digits
             return f"a number of {value.bit_length():,} bits"
 
 
-def shown(value: object) -> str:
-    """A value in a message, as Python writes it and no longer than it takes to recognise it, whatever it is and holds."""
+def quoted(value: object) -> str:
+    """The repr() of any value for an error message, shortened to about 200 characters."""
     text = _Shortened().repr(value)
     return text if len(text) <= _VALUE + 2 else f"{text[: _VALUE - 30]} ... {text[-25:]}"
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks and other characters that act instead of showing, its middle left out where it is very long."""
+    """The text with line breaks and other non-printable characters escaped; the middle of a very long text is left out."""
     if len(text) > _MESSAGE:
         text = f"{text[: _MESSAGE - 500]} ... {text[-490:]}"
     return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line: some go on for a page, some say nothing."""
+    """First non-empty line of an error message, or the type of the error if there is none; messages of libraries can fill a page."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class CoreError(Exception):
-    """Base of everything that core raises on purpose. Its message is one line, whatever names from outside are in it."""
+    """Base class of all exceptions that core raises on purpose. The message is a single line, even if it quotes untrusted names."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class ConfigError(CoreError, ValueError):
-    """A knob has a value outside its range; the message names the field, the value and what is allowed."""
+    """A knob has an invalid value; the message names the field, the value and the allowed values."""
 
 
 class UnknownNameError(ConfigError):
-    """A name (model, optimizer, encoder, preset, range method) that does not exist; the message lists those that do."""
+    """A model, method, encoder, preset or other name does not exist; the message lists the allowed names."""
 
-    def __init__(self, kind: str, value: object, allowed) -> None:
-        super().__init__(f"unknown {kind} {shown(value)}: allowed are {', '.join(str(name) for name in allowed)}")
+    def __init__(self, kind: str, value: object, allowed: Iterable[object]) -> None:
+        names = [str(name) for name in allowed]
+        super().__init__(f"unknown {kind} {quoted(value)}: must be {'one of ' if len(names) > 1 else ''}{', '.join(names)}")
 
 
 class DataError(CoreError):
@@ -66,16 +68,16 @@ class DataError(CoreError):
 
 
 class ModelError(CoreError):
-    """The network cannot be used: it has no BatchNorm, or its weights are missing or do not fit."""
+    """A network cannot be used, for example because it has no BatchNorm layer, or its weights are missing or do not fit."""
 
 
 class EncoderError(CoreError):
-    """A CLIP encoder cannot be loaded, for example because it would have to be downloaded and there is no network."""
+    """A CLIP encoder cannot be loaded, for example because it is not downloaded and there is no network connection."""
 
 
 class RunError(CoreError):
-    """A run cannot do what was asked of it, such as resuming a run that has ended."""
+    """A run cannot do what was requested, such as resuming a run that has ended."""
 
 
 class RunStopped(CoreError):
-    """The person who watches asked the run to stop; raised between two iterations, never inside one."""
+    """The user stopped the run; raised only between two iterations."""

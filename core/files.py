@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all: written under a temporary name, synced, renamed.
+"""Atomic writes (temporary name, sync, rename), and checks of output paths.
 
-What a run leaves on disk goes through `whole`, so that a process that is killed, or a disk that is full, leaves the earlier file or
-none under a name, and at worst a `.NAME.partial` that `remove_partials` finds.
+Runs write all their files with `atomic_write`. If the process is killed or the disk is full, the earlier file or none exists under the
+name, and at worst a `.NAME.partial` is left over, which `remove_partials` removes.
 """
 
 import errno
@@ -15,17 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from core.errors import DataError, shown
+from core.errors import DataError, quoted
 from core.layout import NAME_BYTES, PATH_BYTES, plain_rights
 
 PARTIAL = ".partial"
 
 
 @contextmanager
-def whole(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path` for the block to write a file to; it takes the name `path` when the block ends well.
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yields a temporary path beside `path` for the block to write to; renames it to `path` if the block succeeds.
 
-    durable: synced, so that it outlives a power cut; without, it outlives only the process. Raises OSError when the disk does.
+    durable: sync the file, so that it survives a power failure and not only the end of the process. Raises OSError if writing fails.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
@@ -43,15 +43,15 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A JSON file, whole."""
-    with whole(path) as partial:
+    """Writes a JSON file atomically."""
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the directory entries of a folder, are on disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder, and writes names down by itself
+        return  # Windows cannot open folders, and writes their entries by itself
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -60,18 +60,18 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """`sync` for everything below a folder, and the folder."""
+    """`sync` for a folder and everything in it."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
-def partial_copy(out: Path, run_id: str) -> Path:
-    """What a run's copy to `out` is called until it is whole: the run's own name, so that it is found after a kill."""
+def temporary_copy_path(out: Path, run_id: str) -> Path:
+    """Temporary path of a run's copy to `out`. It contains the run's id, so that it can be found after the process was killed."""
     return out.with_name(f".{out.name}.{run_id}{PARTIAL}")
 
 
 def remove_partials(folder: Path) -> list[Path]:
-    """Removes what writers that were killed left below `folder`; returns what it removed."""
+    """Removes temporary files that killed processes left below `folder`; returns their paths."""
     found = list(folder.rglob(f".*{PARTIAL}"))
     for path in found:
         remove(path)
@@ -79,7 +79,7 @@ def remove_partials(folder: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder. What is gone already, as when two processes remove it together, is no error."""
+    """Removes a file or folder. It is not an error if it is already gone, for example because two processes remove it together."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
     while path.is_dir() and not path.is_symlink():
@@ -88,7 +88,7 @@ def remove(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or one that it hides, says that the disk, or what one may use of it, is full."""
+    """Whether an error, or one of its causes, reports a full disk or an exceeded quota."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     link: BaseException | None = error
     while link is not None:
@@ -96,21 +96,21 @@ def is_full(error: BaseException) -> bool:
             return True
         if isinstance(link, sqlite3.Error) and "is full" in str(link):
             return True
-        # safetensors says it in the words of Rust, with no error of Python's behind them
+        # safetensors raises an error of its own, with Rust's message and without a Python cause
         if any(f"(os error {code})" in str(link) for code in codes):
             return True
         link = link.__cause__ or link.__context__
     return False
 
 
-OUT_BYTES = 200  # until it is whole, what is written has a longer name
+OUT_BYTES = 200  # of an output name; its temporary name is longer, and file systems accept 255
 
 
 @contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name when the block ends well, and disappears when it does not.
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `out`; renames it to `out` if the block succeeds, and removes it otherwise.
 
-    Raises DataError when `out` exists and is not an empty folder: nothing that is there is overwritten.
+    Raises DataError if `out` exists and is not an empty folder: nothing is overwritten.
     """
     check_free(out)
     out = Path(os.path.realpath(out))
@@ -130,45 +130,45 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def parents_of(out: Path) -> Iterator[None]:
-    """Makes the folders above `out` for the block; those that were missing are removed again when it does not end well."""
+    """Creates the parent folders of `out` for the block; removes those that were missing if the block fails."""
     missing = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for parent in missing:
-            # someone else may have put something there
+            # another process may have written to the folder
             with suppress(OSError):
                 parent.rmdir()
         raise
 
 
 def check_free(out: Path) -> None:
-    """Raises DataError unless `out` is a new name that can be made, or an empty folder other than the current one."""
-    # the functions of os.path, unlike those of Path, take what cannot be looked at for what is not there
+    """Raises DataError unless `out` can be created, or is an empty folder other than the current one."""
+    # the functions of os.path, unlike those of Path, treat inaccessible paths as missing
     if os.path.lexists(out) and not _is_empty_folder(out):
-        raise DataError(f"{str(out)!r} exists already: allowed is a new or an empty folder")
+        raise DataError(f"output path must be new or an empty folder, {str(out)!r} already exists")
     if os.path.realpath(out) == os.path.realpath("."):
-        raise DataError(f"{str(out)!r} is the current folder: allowed is a new folder, or another empty one")
+        raise DataError(f"output path must be new or an empty folder, {str(out)!r} is the current folder")
     check_parents(out)
 
 
 def _is_empty_folder(path: Path) -> bool:
     try:
         return not any(path.iterdir())
-    except OSError:  # no folder, or none that may be looked into
+    except OSError:  # not a folder, or not readable
         return False
 
 
 def check_parents(out: Path) -> None:
-    """Raises DataError unless `out` lies, however deep, in a folder that can be written to."""
+    """Raises DataError unless the closest existing parent folder of `out` is writable, and the names are not too long."""
     path = out.absolute()
     if len(os.fsencode(path.name)) > OUT_BYTES or any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
         raise DataError(
-            f"{shown(str(out))} is too long: allowed is a name of at most {OUT_BYTES} bytes, in folders of at most {NAME_BYTES}"
+            f"output name must have at most {OUT_BYTES} bytes and its folders {NAME_BYTES} each, {quoted(str(out))} is too long"
         )
     if len(os.fsencode(path)) > PATH_BYTES:
-        raise DataError(f"{shown(str(out))} is too long: allowed is a path of at most {PATH_BYTES:,} bytes")
+        raise DataError(f"output path must have at most {PATH_BYTES:,} bytes, {quoted(str(out))} is too long")
     parent = next(parent for parent in path.parents if os.path.lexists(parent))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
-        raise DataError(f"{str(out)!r} cannot be made in {str(parent)!r}: allowed is a name in a folder that can be written to")
+        raise DataError(f"output path must be in a writable folder, {str(out)!r} cannot be created in {str(parent)!r}")

@@ -1,4 +1,4 @@
-"""What a GPU needs to give the same numbers again, and not to wait for the processor."""
+"""Deterministic results and CUDA graphs."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,89 +10,91 @@ from torch import Tensor
 from core.errors import first_line
 from core.memory import is_out_of_memory
 
-Work = Callable[..., Sequence[Any]]  # of tensors on one device to such tensors, or None
+Function = Callable[..., Sequence[Any]]  # tensors on one device -> tensors on the same device, or None
 
-_WARM_UPS = 3  # calls before a recording: libraries choose their algorithms and take their memory at the first ones
+_WARM_UPS = 3  # calls before the capture, in which libraries choose their algorithms and allocate their memory
 
 
 def repeat_to_the_bit() -> None:
-    """Has the GPU give the same bits for the same work, until this process ends.
+    """Makes the GPU compute bit-identical results for identical input, until this process ends.
 
-    torch takes the fastest algorithm otherwise, and some add up in whatever order their threads come. An operation that has no other is
-    done nevertheless, with a warning of torch that names it.
+    By default torch uses the fastest algorithms, some of which add up values in an order that depends on the timing of threads. An
+    operation without a deterministic algorithm still runs, with a warning by torch that names it.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the library is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS on first use
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing is read before it is written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no uninitialized memory is ever read
 
 
-def is_recording(tensor: Tensor) -> bool:
-    """Whether what is done with it now goes into a recording, and no value can be read."""
+def is_capturing(tensor: Tensor) -> bool:
+    """Whether operations on this tensor are being captured in a CUDA graph, so that its values cannot be read."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-class Recording:
-    """Work that a GPU does again from a recording of its operations (a CUDA graph), the same to the bit.
+class CudaGraph:
+    """Replays a function on a GPU as a CUDA graph, with bit-identical results.
 
-    The layers of small networks are done sooner than the processor has asked for them: an iteration of ResNet-20 is thousands of
-    operations, and a recording is asked for once. It is made for each shape of inputs after a few calls without. On a processor the work
-    is done as it is.
+    Launching the small kernels of a network from Python takes longer than running them: an iteration of ResNet-20 has thousands of
+    operations, whereas a graph is launched once. A graph is captured for each shape of inputs after a few ordinary calls. On a CPU the
+    function is simply called.
 
-    It is called with the work, the same each time, and its inputs. The work reads values of tensors nowhere, as it is not called again;
-    what it writes into must stay where it is. What is returned holds until the next call.
+    Call the object with the function, which must be the same each time, and its inputs. The function must not read tensor values on the
+    CPU, and must write to the same tensors each time, because only the captured kernels are replayed. The returned tensors are valid
+    until the next call. `failure` is the reason why nothing is captured, or empty.
     """
 
-    # the work is not kept: it is mostly a method of the recording's owner, and both would stay in memory until the garbage collector comes
+    # The function is not stored: it is usually a method of the object that owns this one, and such a cycle would stay in memory until
+    # the garbage collector runs.
     def __init__(self, device: torch.device) -> None:
-        self.possible = _can_record(device)
+        self.possible = _can_capture(device)
         self._calls: dict[Any, int] = {}
-        self._made: dict[Any, tuple[Callable[[], None], Sequence[Tensor], Sequence[Any]]] = {}
-        self.failure = ""  # why nothing is recorded
+        self._graphs: dict[Any, tuple[Callable[[], None], Sequence[Tensor], Sequence[Any]]] = {}
+        self.failure = ""
 
-    def __call__(self, work: Work, *inputs: Tensor) -> Sequence[Any]:
+    def __call__(self, function: Function, *inputs: Tensor) -> Sequence[Any]:
         if not self.possible:
-            return work(*inputs)
-        shapes = tuple(own.shape for own in inputs)
-        if shapes not in self._made and not self.failure:
+            return function(*inputs)
+        shapes = tuple(value.shape for value in inputs)
+        if shapes not in self._graphs and not self.failure:
             self._calls[shapes] = self._calls.get(shapes, 0) + 1
             if self._calls[shapes] <= _WARM_UPS:
-                return _aside(work, inputs)
-            self._record(shapes, work, inputs)
-        if shapes not in self._made:
-            return work(*inputs)
-        replay, places, outputs = self._made[shapes]
-        for place, own in zip(places, inputs):
-            place.copy_(own)
+                return _call_on_side_stream(function, inputs)
+            self._capture(shapes, function, inputs)
+        if shapes not in self._graphs:
+            return function(*inputs)
+        replay, buffers, outputs = self._graphs[shapes]
+        for buffer, value in zip(buffers, inputs):
+            buffer.copy_(value)
         replay()
         return outputs
 
-    def _record(self, shapes: Any, work: Work, inputs: Sequence[Tensor]) -> None:
-        places = [own.detach().clone(memory_format=torch.preserve_format) for own in inputs]
+    def _capture(self, shapes: Any, function: Function, inputs: Sequence[Tensor]) -> None:
+        buffers = [value.detach().clone(memory_format=torch.preserve_format) for value in inputs]
         try:
-            replay, outputs = _captured(work, places)
-        except RuntimeError as error:  # of an operation that cannot be recorded; or there is no memory for what a recording keeps
-            self.failure = "not enough memory for a recording" if is_out_of_memory(error) else first_line(error)
+            replay, outputs = _captured(function, buffers)
+        except RuntimeError as error:  # an operation cannot be captured, or memory ran out
+            self.failure = "not enough memory for a CUDA graph" if is_out_of_memory(error) else first_line(error)
         else:
-            self._made[shapes] = replay, places, outputs
+            self._graphs[shapes] = replay, buffers, outputs
 
 
-def _can_record(device: torch.device) -> bool:
+def _can_capture(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _aside(work: Work, inputs: Sequence[Tensor]) -> Sequence[Any]:
-    """The work on a stream of its own, as torch wants it before a recording."""
+def _call_on_side_stream(function: Function, inputs: Sequence[Tensor]) -> Sequence[Any]:
+    """Calls the function on a separate stream, as torch requires for the warm-up before a capture."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        outputs = work(*inputs)
+        outputs = function(*inputs)
     torch.cuda.current_stream().wait_stream(stream)
     return outputs
 
 
-def _captured(work: Work, places: Sequence[Tensor]) -> tuple[Callable[[], None], Sequence[Any]]:
-    """What does the recorded work again, and the tensors where it leaves its results."""
+def _captured(function: Function, buffers: Sequence[Tensor]) -> tuple[Callable[[], None], Sequence[Any]]:
+    """The replay of the captured function, and the tensors to which it writes its results."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = work(*places)
+        outputs = function(*buffers)
     return graph.replay, outputs

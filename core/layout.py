@@ -1,42 +1,43 @@
-"""What lies where in a run's folder, for those who write it and those who read it."""
+"""Names of the files and folders of a run, shared by the code that writes them and the code that reads them."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# no file system takes longer paths and names
+# longest path and longest name that file systems accept, in bytes
 PATH_BYTES = 4000
 NAME_BYTES = 255
-IMAGES = "images"  # images/LANE: a set of images each
-QUANTIZED = "quantized"  # quantized/LANE/W4A4: a quantized network each
-GIVEN = "given"  # the method of images that were not generated in this run
-FRAMES = "frames"  # frames/LANE: what was on the screen
-RUNNING_STATISTICS = "running_statistics.npz"  # in it
-CHECKPOINT = "checkpoint"  # what an unfinished run needs to go on
-NETWORK_FILE = "quantized.safetensors"  # in it
-EXPORTS = "exports"  # files that were made of the run to take along, NAME, and NAME.json: the figures of each
+IMAGES = "images"  # images/METHOD: one image set each
+QUANTIZED = "quantized"  # quantized/METHOD/W4A4: one quantized network each
+USER_IMAGES = "given"  # method name of images supplied by the user; stored in runs, so the value must not change
+FRAMES = "frames"  # frames/METHOD: the image snapshots that the dashboard displays
+RUNNING_STATISTICS = "running_statistics.npz"  # in FRAMES/METHOD
+CHECKPOINT = "checkpoint"  # state from which an unfinished run resumes
+NETWORK_FILE = "quantized.safetensors"  # in QUANTIZED/METHOD/W4A4
+EXPORTS = "exports"  # exported files NAME, each with its figures in NAME.json
 RESULT = "result.json"
-UPLOADS = "uploads"  # beside the folders of the runs: what somebody brought
-NETWORKS = "networks"  # uploads/networks/HASH.safetensors, and HASH.json: what it is called on the pages
+UPLOADS = "uploads"  # uploaded networks and images, beside the run folders
+NETWORKS = "networks"  # uploads/networks/HASH.safetensors, with its display name in HASH.json
 IMAGES_FILE = "images.safetensors"
-SOURCE_FILE = "source.pt"  # beside the images of a joint method: the state of its source
-MANIFEST = "manifest.json"  # written last into a set of images: where it is, the set is whole
+SOURCE_FILE = "source.pt"  # in IMAGES/METHOD, of a joint method: the state of its source
+MANIFEST = "manifest.json"  # written last into an image set, so its presence marks the set as complete
 
 
 def image_methods(folder: Path) -> list[str]:
-    """Lanes below a folder of image sets, only those that are whole."""
+    """Names of the methods with a complete image set below `folder`, sorted."""
     return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
 
 
-def given_sets(root: Path, methods: Sequence[str]) -> dict[str, Path]:
-    """MethodImages -> folder or file of the images that a run was given.
+def user_image_sets(root: Path, methods: Sequence[str]) -> dict[str, Path]:
+    """Method -> folder or file with the images supplied by the user at `root`.
 
-    One set is one method; a folder that holds sets, as a run leaves them, is one method for each of `methods` that it has.
+    A single image set has the method USER_IMAGES. A folder of sets, such as the images folder of a run, yields one entry for each of
+    `methods` that it contains.
     """
     if os.path.isfile(root / MANIFEST):
-        return {GIVEN: root}  # one set, even where a folder in it, which is one of a class, has an optimizer's name
-    return {name: root / name for name in methods if (root / name).is_dir()} or {GIVEN: root}
+        return {USER_IMAGES: root}  # a single set, even if one of its class folders has the name of a method
+    return {name: root / name for name in methods if (root / name).is_dir()} or {USER_IMAGES: root}
 
 
 def methods_of(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def methods_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_rights(path: Path) -> None:
-    """Gives a file or folder the rights that a plain open or mkdir would have: safetensors and tempfile make theirs private."""
-    umask = os.umask(0)  # the only way to read it is to set it
+    """Sets the permissions that open() and mkdir() would give, because safetensors and tempfile create private files."""
+    umask = os.umask(0)  # the umask can only be read by setting it
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

@@ -21,7 +21,7 @@ from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
 from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.models.registry import split_name
+from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
 from core.quantization.training import check_images
 from core.reporting import Control, Reporter
@@ -48,7 +48,7 @@ class Prepared:
 
 def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     """Loads and checks everything that can be refused, before the first image is computed. Raises CoreError for bad input."""
-    if split_name(config.model):
+    if is_zoo_name(config.model):
         reporter.stage(f"loading {config.model}", 0)
     model = load_model(config.model, config.machine.device)
     sets = {method: load_image_set(path, model.spec) for method, path in given_images(config).items()}
@@ -68,8 +68,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
-    """Method -> folder of the images that the run was given, as `layout.given_sets` finds them; empty when it generates its own."""
-    return layout.given_sets(Path(config.images_from), config.methods) if config.images_from else {}
+    """Method -> folder of the images that the run was given, as `layout.user_image_sets` finds them; empty when it generates its own."""
+    return layout.user_image_sets(Path(config.images_from), config.methods) if config.images_from else {}
 
 
 def execute(

@@ -1,4 +1,4 @@
-"""How many CPU threads torch uses, for the length of a block."""
+"""The number of CPU threads that torch uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Runs the block with `count` threads, 0 for torch's own choice, and puts the setting back."""
+    """Runs the block with `count` threads, 0 for torch's default, and restores the setting afterwards."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""What methods and classes are called on the pages."""
+"""Names of methods, knobs and classes as the pages show them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ NAMES = {"given": "given images", "real": "real images"}  # of what no method ma
 
 
 def method_name(method: str) -> str:
-    """How a method is called on the page, as it is: text from outside, where a run was given its images."""
+    """Title of a method, or of a series such as "adam W4A4". Not escaped: names of given images come from outside."""
     first, _, rest = method.partition(" ")
     title = METHODS[first].title if first in METHODS else NAMES.get(first, first)
     return f"{title} {rest}".strip()
 
 
+def knob_symbol(name: str) -> str:
+    """The paper's symbol of a knob, such as ε; its name if it has none."""
+    known = every_knob()
+    return (known[name].metadata["symbol"] if name in known else "") or name
+
+
+def knob_title(name: str) -> str:
+    """Label of a knob; its name if no config has it, as in a run of another version."""
+    known = every_knob()
+    return label(known[name]) if name in known else name
+
+
 def class_names(model: str, labels: Iterable[int]) -> Sequence[str]:
-    """Class names of a network, enough for these labels; numbers where its file is gone."""
+    """Class names of a network, enough for these labels; "class 3" and the like if its file is gone."""
     known = _known_classes(model)
     return [*known, *(f"class {index}" for index in range(len(known), max(map(int, labels), default=-1) + 1))]
 
@@ -37,9 +49,3 @@ def _known_classes(model: str) -> Sequence[str]:
         return find_model(model)[1].classes
     except CoreError:
         return ()
-
-
-def knob_title(name: str) -> str:
-    """What a knob is called on the pages; its name where no config has it, as in a run of another version."""
-    known = every_knob()
-    return label(known[name]) if name in known else name

@@ -2,108 +2,39 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from safetensors.numpy import load_file
 
-from core import layout, memory
+from core import layout
 from core.config import RunConfig
 from core.runs.manager import RunManager
 from core.runs.records import Record
 from core.runs.run import Run
 from core.runs.store import RunStore
-from dashboard.server import access
+from dashboard.pages import PAGES
+from dashboard.server import access, resources
 from dashboard.server.uploads import Uploads
 
 RUN_PARAMETER = "run"
 AT_PARAMETER = "at"  # the iteration that the Studio shows, absent for the newest
 VIEW_PARAMETER = "view"  # which of the Studio's charts
 _METHOD_PARAMETER, _IMAGE_PARAMETER = "method", "image"  # the image that it shows large
+_OLD_METHOD_PARAMETER = "lane"  # in links of version 1
 _LAYER_PARAMETER = "layer"  # counted from 1
-_OF_ONE_RUN = (AT_PARAMETER, _METHOD_PARAMETER, _IMAGE_PARAMETER)
-CORES_BESIDE_A_BROWSER = 6  # that a machine needs for jobs and a browser to go at full pace together: a job waits for its slowest thread
-PAGES_PER_CORE = 4  # that are refreshed at full pace: each takes two hundredths of a core from the jobs
-_SECONDS_FOLLOWED = 30.0  # longer than any page takes to come again
-ARENAS = 2  # places that threads take memory from
-PAGE_NICENESS = 10  # a tenth of a core's time beside a job that wants all of it
 
 
 @st.cache_resource(show_spinner=False)
 def manager() -> RunManager:
     """One for the whole server; runs go on whatever happens to a page."""
-    _collect_garbage_often()
+    resources.collect_garbage_often()
     return RunManager(RunStore(), executor="processes")
-
-
-def _collect_garbage_often() -> None:
-    """Puts all that was imported out of the garbage collector's sight.
-
-    Figures and messages of a refresh hold each other in circles. Python looks for such old circles only when as much as a quarter of all
-    that lives is new, and beside half a million objects of libraries that is tens of megabytes. Without those each look is short.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.collect()  # counts what lives anew
-
-
-def share_memory() -> None:
-    """Has the threads of all sessions take memory from the same few places; to be called before there are any.
-
-    Each place grows to the largest that was drawn in it: with twenty sessions the server grew from 208 to 270 MB in seven minutes, and with
-    two places from 201 to 210.
-    """
-    memory.share_memory(ARENAS)
-
-
-def give_way() -> None:
-    """Lets jobs on the same cores go before the thread that calls, which draws a page again that nobody waits for, however many are open.
-
-    A job with a thread on every core waits for the slowest of them: each moment that a page takes, it loses on all.
-    """
-    if sys.platform == "linux":  # elsewhere threads of one process have one priority
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PAGE_NICENESS)
-
-
-_watching: dict[str, float] = {}
-_watching_lock = threading.Lock()
-
-
-class Watcher(NamedTuple):
-    """A page that follows a run."""
-
-    session: str
-    is_here: bool  # its browser is on this machine
-
-
-def watcher() -> Watcher:
-    """The page whose script runs."""
-    return Watcher(st.session_state.setdefault("session", uuid.uuid4().hex), st.context.ip_address is None)
-
-
-def slowness(watcher: Watcher) -> int:
-    """How many times slower than usual the page refreshes: 1 with enough cores, so that the job keeps its pace.
-
-    With more than PAGES_PER_CORE pages for each core that follow a run, all are slower; the one that asks counts as following for
-    some seconds more. And a browser on this machine takes from the job what it needs to draw.
-    """
-    now = time.monotonic()
-    with _watching_lock:
-        _watching[watcher.session] = now
-        for other in [other for other, last in _watching.items() if now - last > _SECONDS_FOLLOWED]:
-            del _watching[other]
-        pages = len(_watching)
-    cores = os.cpu_count() or 1
-    return max(-(-pages // (PAGES_PER_CORE * cores)), -(-CORES_BESIDE_A_BROWSER // cores) if watcher.is_here else 1)
 
 
 def store() -> RunStore:
@@ -125,7 +56,7 @@ def show_run(run_id: str | None) -> None:
     """Makes this the run that all pages show, and puts it into the address."""
     st.session_state["shown run"] = run_id
     if run_id != st.query_params.get(RUN_PARAMETER):
-        for name in _OF_ONE_RUN:
+        for name in (name for page in PAGES for name in page.run_parameters):
             st.query_params.pop(name, None)
     if run_id is None:
         st.query_params.pop(RUN_PARAMETER, None)
@@ -161,7 +92,8 @@ def put_into_address(name: str, value: object) -> None:
 
 def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
     """Method and index of the image that an address shows large, which need not exist; (None, 0) when there is none."""
-    method, index = address.get(_METHOD_PARAMETER), address.get(_IMAGE_PARAMETER, "")
+    method = address.get(_METHOD_PARAMETER) or address.get(_OLD_METHOD_PARAMETER)
+    index = address.get(_IMAGE_PARAMETER, "")
     if method is None or not (index.isascii() and index.isdecimal()):
         return None, 0
     return method, int(index[:9])
@@ -169,6 +101,7 @@ def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
 
 def show_image(image: tuple[str, int] | None) -> None:
     """MethodImages and index of the image to show large, into the address."""
+    put_into_address(_OLD_METHOD_PARAMETER, None)
     put_into_address(_METHOD_PARAMETER, image and image[0])
     put_into_address(_IMAGE_PARAMETER, image and image[1])
 
@@ -208,8 +141,8 @@ def records(run: Run, stage: str) -> list[Record]:
 
 
 @st.cache_resource(show_spinner=False, max_entries=60)
-def kept(key: tuple, _make: Callable[[], Any]) -> Any:
-    """What `_make` returns, made once for all sessions; it must not be changed."""
+def shared_cache(key: tuple, _make: Callable[[], Any]) -> Any:
+    """What `_make` returns, computed once for all sessions; it must not be changed."""
     return _make()
 
 
@@ -218,7 +151,7 @@ def image_methods(run: Run) -> list[str]:
     folder = store().images_folder(run)
     if not run.config.images_from:
         return layout.image_methods(folder)
-    return list(layout.given_sets(folder, run.config.methods)) if folder.exists() else []
+    return list(layout.user_image_sets(folder, run.config.methods)) if folder.exists() else []
 
 
 def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:

@@ -10,9 +10,9 @@ from torch import nn
 from core.data.image_sets import ImageSet
 from core.models.full_precision import FullPrecisionModel, layout_of, load_model
 from core.models.importing import import_checkpoint
-from core.models.registry import ModelSpec
+from core.models.registry import GivenSpec, ModelSpec
 from core.models.weights import read_weights
-from core.models.zoos.zoo import known_spec
+from core.models.zoos.lookup import known_spec
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +33,9 @@ def efficientnet_lite0(tmp_path_factory) -> Callable[[int], FullPrecisionModel]:
     torch.save(dict(zip(names, weights.values())), folder / "efficientnet_lite0.pth")
 
     def load(image_size: int) -> FullPrecisionModel:
-        half = (0.5, 0.5, 0.5)
+        given = GivenSpec(image_size=image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         file = folder / "efficientnet_lite0.pth"
-        path = import_checkpoint(file, "timm:efficientnet_lite0", image_size=image_size, mean=half, std=half, out_folder=folder)
+        path = import_checkpoint(file, "timm:efficientnet_lite0", given=given, out_folder=folder)
         return load_model(str(path), "cpu")
 
     return load

@@ -37,7 +37,7 @@ from core.config import (
 from core.config import flag as flag_of
 from core.data.archives import unpack_images
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
-from core.errors import ConfigError, CoreError, DataError, shown
+from core.errors import ConfigError, CoreError, DataError, quoted
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import load_model
 from core.models.registry import MODELS
@@ -92,7 +92,7 @@ class Example:
         self.value = value
 
     def __repr__(self) -> str:
-        return shown(self.value)
+        return quoted(self.value)
 
 
 def refuses(kind, strategy, attempt, examples=None) -> None:
@@ -800,7 +800,7 @@ def test_addresses(runs_folder):
         app = page(name, parameters)
         if name == "studio":
             assert any("a run" in element.value for element in app.markdown)
-        return f"{name} with {shown(parameters)}: allowed, and ignored"
+        return f"{name} with {quoted(parameters)}: allowed, and ignored"
 
     examples = st.tuples(
         st.sampled_from(PAGES), st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items()))
@@ -826,7 +826,7 @@ def test_names_of_runs(runs_folder):
         for name in ("studio", "runs"):
             page(name, [("run", run_id)])
         session.store().delete(run_id)
-        return f"{column} {shown(value)}: allowed"
+        return f"{column} {quoted(value)}: allowed"
 
     refuses("names", st.tuples(columns, typed), attempt, examples=14)
 

@@ -26,7 +26,7 @@ from core.config import (
     knobs,
     preset,
 )
-from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, shown
+from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
 from core.generation.methods import METHODS
 from core.reporting import TeeReporter
 
@@ -59,12 +59,12 @@ def generate(options: Namespace) -> dict[str, Any]:
 
 def quantize(options: Namespace) -> dict[str, Any]:
     """One bit width, on a folder of images."""
-    from core.layout import GIVEN
+    from core.layout import USER_IMAGES
 
     # one set of images under one name, whatever folders it has in it
-    config = RunConfig(methods=(GIVEN,), bits=(options.weight_bits,), images_from=options.images_from)
+    config = RunConfig(methods=(USER_IMAGES,), bits=(options.weight_bits,), images_from=options.images_from)
     config = config.with_knobs({**_given(every_knob(), options), "encoder": ""})
-    return _start(options, config, f"quantized/{GIVEN}/{config.training_for(options.weight_bits).width}")
+    return _start(options, config, f"quantized/{USER_IMAGES}/{config.training_for(options.weight_bits).width}")
 
 
 def run(options: Namespace) -> dict[str, Any]:
@@ -100,19 +100,21 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
         if given:
             name, value = next(iter(given.items()))
             value = str(value) if isinstance(value, Path) else value
-            raise ConfigError(f"{name} must come with --weights FILE, got {shown(value)} alone")
+            raise ConfigError(f"{name} must come with --weights FILE, got {quoted(value)} alone")
         return config
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
     from core.models.importing import import_checkpoint
     from core.models.programs.importing import import_program
+    from core.models.registry import GivenSpec
     from core.runs.store import default_folder
 
     folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
+    spec = GivenSpec(**given)
     if options.weights.suffix == ".pt2":
-        return replace(config, model=str(import_program(options.weights, out_folder=folder, **given)))
-    return replace(config, model=str(import_checkpoint(options.weights, config.model, out_folder=folder, **given)))
+        return replace(config, model=str(import_program(options.weights, out_folder=folder, given=spec)))
+    return replace(config, model=str(import_checkpoint(options.weights, config.model, out_folder=folder, given=spec)))
 
 
 def _lines(file: Path) -> list[str]:
@@ -211,7 +213,7 @@ def export(options: Namespace) -> dict[str, Any]:
         raise UnknownNameError("format", kind, EXPORT_FORMATS)
     for name, value in (("bits", options.bits), ("method", options.method or None)):
         if value is not None and (kind == "card" or (name == "bits" and kind in IMAGE_FORMATS)):
-            raise ConfigError(f"{name} must not be given with format {kind!r}, which has all of them, got {shown(value)}")
+            raise ConfigError(f"{name} must not be given with format {kind!r}, which has all of them, got {quoted(value)}")
     from core.runs.store import RunStore
 
     store = RunStore(options.runs)
@@ -273,7 +275,7 @@ def table(options: Namespace) -> dict[str, Any]:
     if options.row is None:
         for name in ("preset", "model", "data", "seed", "threads", "device"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name} is {shown(getattr(options, name))}: allowed only with --run, which names a row to measure")
+                raise ConfigError(f"--{name} is {quoted(getattr(options, name))}: allowed only with --run, which names a row to measure")
     else:
         options.preset = options.preset or "quick"
         config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
@@ -303,7 +305,7 @@ def pretrain(options: Namespace) -> dict[str, Any]:
 
 def pretrain_encoder(options: Namespace) -> dict[str, Any]:
     config = _config(EncoderTrainingConfig, options)
-    from core.files import check_free, whole_or_nothing
+    from core.files import atomic_folder, check_free
 
     check_free(options.out)
     from core.data.labelled import open_training_set
@@ -315,15 +317,15 @@ def pretrain_encoder(options: Namespace) -> dict[str, Any]:
         if config.data == "cifar10"
         else f"{len(dataset):,} images of {config.data}, with captions"
     )
-    with Progress() as progress, whole_or_nothing(options.out) as folder:
+    with Progress() as progress, atomic_folder(options.out) as folder:
         progress.stage("pretraining the encoder", 0)
         train_encoder(dataset, classes, config, folder, trained_on, progress.count)
     return {"out": str(options.out), "trained_on": trained_on}
 
 
 def list_names(options: Namespace) -> dict[str, Any]:
-    from core.models.registry import MODELS, ZOOS
-    from core.models.zoos.zoo import offline_names
+    from core.models.registry import MODELS
+    from core.models.zoos.lookup import ZOOS, offline_names
 
     return {
         "models": [*MODELS, *(f"{zoo}:NAME of any classifier of {zoo}" for zoo in ZOOS), "PATH.safetensors made by pretrain"],

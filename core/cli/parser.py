@@ -33,7 +33,7 @@ from core.config import (
     help_text,
     knobs,
 )
-from core.errors import CoreError, one_line, shown
+from core.errors import CoreError, one_line, quoted
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
 _IN_THE_RUN = " Default: the files stay in the run's folder."
@@ -266,7 +266,7 @@ def help_text_of(knob_field: Field) -> str:
 def _layer_width(text: str) -> tuple[str, int]:
     name, equals, bits = text.rpartition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"must be NAME=BITS, such as output=8, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"must be NAME=BITS, such as output=8, got {quoted(text)}")
     return name, _whole(bits)
 
 
@@ -274,26 +274,26 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, such as 4, got {shown(text)}") from None
+        raise argparse.ArgumentTypeError(f"must be a whole number, such as 4, got {quoted(text)}") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {shown(text)}") from None
+        raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {quoted(text)}") from None
 
 
 def _path(text: str) -> Path:
     # it is kept with the run, as text
     if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"must be a path in UTF-8 without NUL, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"must be a path in UTF-8 without NUL, got {quoted(text)}")
     return Path(text)
 
 
 def _run_id(text: str) -> str:
     if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"must be the ID of a run, as `runs` lists them, got {shown(text)}")
+        raise argparse.ArgumentTypeError(f"must be the ID of a run, as `runs` lists them, got {quoted(text)}")
     return text
 
 

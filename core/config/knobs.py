@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Self
 
-from core.errors import ConfigError, UnknownNameError, shown
+from core.errors import ConfigError, UnknownNameError, quoted
 from core.layout import NAME_BYTES, PATH_BYTES
 
 
@@ -173,7 +173,7 @@ def check_text(name: str, value: str) -> None:
         encoded = b"\0"
     if b"\0" in encoded or len(encoded) > PATH_BYTES or max(map(len, encoded.split(b"/"))) > NAME_BYTES:
         raise ConfigError(
-            f"{name} must be UTF-8 text without NUL, at most {PATH_BYTES:,} bytes and {NAME_BYTES} between two slashes, got {shown(value)}"
+            f"{name} must be UTF-8 text without NUL, at most {PATH_BYTES:,} bytes and {NAME_BYTES} between two slashes, got {quoted(value)}"
         )
 
 
@@ -203,14 +203,14 @@ class Checked:
         right = numeric and _finite(value) if kind in (int, float) else kind not in (str, bool) or isinstance(value, kind)
         if not right:
             range_ = f", {allowed(meta)}" if kind in (int, float) else ""
-            raise ConfigError(f"{name} must be {_KINDS[kind]}{range_}, got {shown(value)}")
+            raise ConfigError(f"{name} must be {_KINDS[kind]}{range_}, got {quoted(value)}")
         if kind is str:
             check_text(name, value)
         low, high = meta["minimum"], meta["maximum"]
         if meta["choices"] is not None and value not in meta["choices"]:
-            raise ConfigError(f"{name} must be one of {allowed(meta)}, got {shown(value)}")
+            raise ConfigError(f"{name} must be one of {allowed(meta)}, got {quoted(value)}")
         if (low is not None and value < low) or (high is not None and value > high):
-            raise ConfigError(f"{name} must be {allowed(meta)}, got {shown(value)}")
+            raise ConfigError(f"{name} must be {allowed(meta)}, got {quoted(value)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON."""
@@ -220,7 +220,7 @@ class Checked:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The reverse of `to_dict`. Raises ConfigError for a key that is not a knob."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} must be a mapping of knobs to values, got {shown(values)}")
+            raise ConfigError(f"{cls.__name__} must be a mapping of knobs to values, got {quoted(values)}")
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:

@@ -12,7 +12,7 @@ from core.config.knobs import Checked, check_text, knob, knobs
 from core.config.machine import MachineConfig
 from core.config.training import TrainingConfig
 from core.config.upgrade import upgrade
-from core.errors import ConfigError, UnknownNameError, shown
+from core.errors import ConfigError, UnknownNameError, quoted
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
 SECTIONS: Mapping[str, type[Checked]] = MappingProxyType(
@@ -64,7 +64,7 @@ class RunConfig(Checked):
                 raise UnknownNameError("method", name, METHODS)
         for bits in self.bits:
             if type(bits) is not int or bits not in BIT_WIDTHS:
-                raise ConfigError(f"bits must be one of {', '.join(map(str, BIT_WIDTHS))}, got {shown(bits)}")
+                raise ConfigError(f"bits must be one of {', '.join(map(str, BIT_WIDTHS))}, got {quoted(bits)}")
         for name in ("methods", "bits"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ConfigError(f"{name} must have each value once, got {', '.join(map(str, getattr(self, name)))}")
@@ -84,10 +84,10 @@ class RunConfig(Checked):
         )
         for name, kind, words in kinds:
             if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{name} must be {words}, got {shown(getattr(self, name))}")
+                raise ConfigError(f"{name} must be {words}, got {quoted(getattr(self, name))}")
         for name in self.methods:
             if not isinstance(name, str):
-                raise ConfigError(f"methods must be names such as {', '.join(METHODS)}, got {shown(name)}")
+                raise ConfigError(f"methods must be names such as {', '.join(METHODS)}, got {quoted(name)}")
             # with given images any name is a method's, and it becomes the name of a folder
             check_text("methods", name)
             if name in ("", ".", "..") or "/" in name or "\\" in name:
@@ -166,10 +166,10 @@ def find_knob(name: str) -> tuple[str, Field]:
 
 
 def settings(config: RunConfig, method: str = "", bits: int = 0) -> dict[str, Any]:
-    """Every knob that bears on images and networks, by name: what tells two runs apart besides their seed, network and bit widths.
+    """Every knob that affects images and accuracies, by name, the seed included: how two runs of one network and bit width differ.
 
     method: leaves out the knobs that only other methods have; default: those that none of the run's methods has. bits: with the steps,
-    step size and activations of this width; default: with `steps_by_bits` and `lr_by_bits`. The seed is included.
+    step size and activations of this width; default: with `steps_by_bits` and `lr_by_bits`.
     """
     methods = (method,) if method else config.methods
     own = config if not bits else replace(config, training=config.training_for(bits))

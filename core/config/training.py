@@ -6,7 +6,7 @@ from typing import Any
 
 from core.config.choices import BIT_WIDTHS, RANGE_METHODS
 from core.config.knobs import Checked, check_text, knob
-from core.errors import ConfigError, shown
+from core.errors import ConfigError, quoted
 
 _LOW_BITS = "at 2 and 3 bits, {} has 4 and 8 values: accuracy drops sharply and more training is needed."
 
@@ -203,15 +203,15 @@ def _layer_bits(given: Any) -> tuple[tuple[str, int], ...]:
     """`layer_bits` from a mapping or pairs, sorted by name. Raises ConfigError."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise ConfigError(f"layer_bits must be a mapping of layer names to bit widths, got {shown(given)}")
+        raise ConfigError(f"layer_bits must be a mapping of layer names to bit widths, got {quoted(given)}")
     seen: set[str] = set()
     for name, bits in pairs:
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"layer_bits must name layers, got {shown(name)}")
+            raise ConfigError(f"layer_bits must name layers, got {quoted(name)}")
         check_text("layer_bits", name)
         if type(bits) is not int or bits not in BIT_WIDTHS:
-            raise ConfigError(f"layer_bits must be one of {', '.join(map(str, BIT_WIDTHS))} for {shown(name)}, got {shown(bits)}")
+            raise ConfigError(f"layer_bits must be one of {', '.join(map(str, BIT_WIDTHS))} for {quoted(name)}, got {quoted(bits)}")
         if name in seen:
-            raise ConfigError(f"layer_bits must name each layer once, got {shown(name)} twice")
+            raise ConfigError(f"layer_bits must name each layer once, got {quoted(name)} twice")
         seen.add(name)
     return tuple(sorted((name, bits) for name, bits in pairs))

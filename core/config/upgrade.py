@@ -7,7 +7,7 @@ from core.config.generation import GenerationConfig
 from core.config.knobs import knobs
 from core.config.machine import MachineConfig
 from core.config.training import TrainingConfig
-from core.errors import ConfigError, shown
+from core.errors import ConfigError, quoted
 
 # knobs that were in both sections of version 1 under one name
 _ONCE_SHARED = {"batch_size": "training_batch_size"}
@@ -33,7 +33,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     generation, old = _renamed(GenerationConfig, generation), dict(old or {})
     model, other = generation.pop("model", None), old.get("model")
     if None not in (model, other) and model != other:
-        raise ConfigError(f"model must be one network for the whole run, got {shown(model)} and {shown(other)}")
+        raise ConfigError(f"model must be one network for the whole run, got {quoted(model)} and {quoted(other)}")
     generation.pop("optimizer", None)
     machine = {name: generation.pop(name) for name in knobs(MachineConfig) if name in generation}
     upgraded = {"model": model or other} if model or other else {}

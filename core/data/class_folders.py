@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.archives import MEGABYTE, PIXELS, UNPACKED_BYTES
-from core.errors import DataError, shown
+from core.errors import DataError, quoted
 
 FOLDERS = "folders"  # key of the manifest: name of a folder -> class index
 IMAGES = "images"  # key of the manifest: how many there are
@@ -69,12 +69,12 @@ def read_class_folders(folder: Path, manifest: Mapping[str, Any]) -> tuple[Tenso
     """
     folders, count = manifest.get(FOLDERS), manifest.get(IMAGES)
     if not isinstance(folders, Mapping) or not all(_is_plain(name) for name in folders):
-        _refuse(folder, f"has folders {shown(folders)} in its manifest", "plain names of folders beside it")
+        _refuse(folder, f"has folders {quoted(folders)} in its manifest", "plain names of folders beside it")
     if not all(type(label) is int and 0 <= label < 1 << 31 for label in folders.values()):
-        _refuse(folder, f"has folders {shown(folders)} in its manifest", "the number of a class for each")
+        _refuse(folder, f"has folders {quoted(folders)} in its manifest", "the number of a class for each")
     found = _numbered(folder, folders)
     if type(count) is not int or len(found) != count or not count or max(found) != count - 1:
-        _refuse(folder, f"has {len(found):,} numbered images, and {shown(count)} in its manifest", "the same, numbered from 0 on")
+        _refuse(folder, f"has {len(found):,} numbered images, and {quoted(count)} in its manifest", "the same, numbered from 0 on")
     size = _size(found[0][0])
     if size[0] * size[1] > PIXELS or 3 * size[0] * size[1] * count > UNPACKED_BYTES:
         _refuse(
@@ -96,14 +96,14 @@ def _numbered(folder: Path, folders: Mapping[str, int]) -> dict[int, tuple[Path,
         # some file systems write accents their own way
         others = {unicodedata.normalize("NFC", name) for name in there} - {unicodedata.normalize("NFC", name) for name in folders}
         if others:
-            _refuse(folder, f"has a folder {shown(min(others))}, which is not in its manifest", f"one of {shown(list(folders))}")
+            _refuse(folder, f"has a folder {quoted(min(others))}, which is not in its manifest", f"one of {quoted(list(folders))}")
         for name, label in folders.items():
             for entry in sorted(os.listdir(folder / name)):
                 if entry.startswith("."):
                     continue
                 match = _FILE.fullmatch(entry)
                 if match is None or int(match[1]) in found or not os.path.isfile(folder / name / entry):
-                    _refuse(folder, f"has {shown(f'{name}/{entry}')}", "PNG files, each with a number of its own")
+                    _refuse(folder, f"has {quoted(f'{name}/{entry}')}", "PNG files, each with a number of its own")
                 found[int(match[1])] = (folder / name / entry, label)
     except OSError as error:
         raise DataError(f"{folder} cannot be read as a set of images ({error.strerror}): allowed is {ALLOWED}") from error

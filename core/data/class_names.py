@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import DataError, shown
+from core.errors import DataError, quoted
 from core.models.registry import ModelSpec
 
 MAPPING_FILES = ("classes.json", "class_to_idx.json")
@@ -50,7 +50,7 @@ def class_mapping(folders: Sequence[str], spec: ModelSpec, source: str, kind: st
             return list(range(count))
     unknown = next(folder for folder, index in zip(folders, named) if index is None)
     raise DataError(
-        f"{source} has {len(folders)} {kind}, among them {shown(unknown)}: allowed are {kind} named as the classes of {spec.name} "
+        f"{source} has {len(folders)} {kind}, among them {quoted(unknown)}: allowed are {kind} named as the classes of {spec.name} "
         f"({', '.join(spec.classes[:10])}) or their numbers, or exactly {count} with other names, in order"
     )
 
@@ -110,7 +110,9 @@ def _named_classes(names: Sequence[str], spec: ModelSpec, source: str) -> list[i
         indices = next((classes[key] for spelling, classes in spellings if (key := spelling(name)) in classes), [])
         if len(indices) > 1:
             both = " and ".join(f"{index} ({spec.classes[index]})" for index in indices[:2])
-            raise DataError(f"{source} has {shown(name)}, which is the name of the classes {both}: allowed is one that fits a single class")
+            raise DataError(
+                f"{source} has {quoted(name)}, which is the name of the classes {both}: allowed is one that fits a single class"
+            )
         found.append(indices[0] if indices else None)
     return found
 
@@ -119,7 +121,7 @@ def _each_once(folders: Sequence[str], indices: list[int], source: str) -> list[
     first: dict[int, str] = {}
     for folder, index in zip(folders, indices):
         if (other := first.setdefault(index, folder)) != folder:
-            raise DataError(f"{source} has {shown(other)} and {shown(folder)}, which are both class {index}: allowed is one of them")
+            raise DataError(f"{source} has {quoted(other)} and {quoted(folder)}, which are both class {index}: allowed is one of them")
     return indices
 
 
@@ -143,7 +145,7 @@ def _read_mapping(folder: Path) -> dict[str, Any] | None:
             raise ValueError(f"{size:,} bytes")
         mapping = json.loads(present[0].read_text(encoding="utf-8"))
         if not isinstance(mapping, dict):
-            raise ValueError(f"it is {shown(mapping)}")
+            raise ValueError(f"it is {quoted(mapping)}")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{present[0]} cannot be read ({error}): allowed is a JSON object {{folder: class index or class name}}") from error
     return mapping
@@ -151,7 +153,7 @@ def _read_mapping(folder: Path) -> dict[str, Any] | None:
 
 def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, source: str) -> int:
     if folder not in mapping:
-        raise DataError(f"{source} has a folder {shown(folder)} that its list of classes lacks: allowed are folders in the list")
+        raise DataError(f"{source} has a folder {quoted(folder)} that its list of classes lacks: allowed are folders in the list")
     value = mapping[folder]
     count = len(spec.classes)
     if type(value) is int and 0 <= value < count:
@@ -159,7 +161,7 @@ def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, sourc
     named = _named_classes([value], spec, source)[0] if isinstance(value, str) else None
     if named is None:
         raise DataError(
-            f"{source} has class {shown(value)} for folder {shown(folder)} in its list: allowed is 0 to {count - 1}, "
+            f"{source} has class {quoted(value)} for folder {quoted(folder)} in its list: allowed is 0 to {count - 1}, "
             f"or the name of a class of {spec.name}"
         )
     return named

@@ -24,7 +24,7 @@ from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labelled import class_mapping, open_image_folder
 from core.data.numpy_archives import SUFFIX, read_numpy_archive
 from core.errors import DataError
-from core.files import whole, write_json
+from core.files import atomic_write, write_json
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.registry import ModelSpec
 
@@ -64,7 +64,7 @@ def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: I
         separators=(",", ":"),
     ).encode()
     header += b" " * (-len(header) % 8)
-    with whole(folder / IMAGES_FILE) as partial, partial.open("wb") as file:
+    with atomic_write(folder / IMAGES_FILE) as partial, partial.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.write(labels.numpy().astype("<i8").tobytes())
         for part in parts:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from core.errors import DataError, shown
+from core.errors import DataError, quoted
 
 LABELS = "val.txt"  # Caffe's name for the list of ImageNet's validation images
 PARTS = frozenset(("train", "val", "test"))
@@ -112,15 +112,15 @@ def open_image_list(path: Path, labels: Path) -> ImageFiles:
             for number, line in enumerate(file, 1):
                 words = line.split(maxsplit=1)
                 if len(words) == 1:
-                    raise DataError(f"{labels} has {shown(line.strip())} in line {number}: allowed is a file's name, space, and its class")
+                    raise DataError(f"{labels} has {quoted(line.strip())} in line {number}: allowed is a file's name, space, and its class")
                 name = words[0].rpartition("/")[2] if words else ""
                 if name in images and label_of.setdefault(name, words[1].strip()) != words[1].strip():
-                    raise DataError(f"{labels} has two classes for {shown(name)}: allowed is one")
+                    raise DataError(f"{labels} has two classes for {quoted(name)}: allowed is one")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{labels} cannot be read ({error}): allowed is a text in UTF-8 with lines 'FILE CLASS'") from error
     missing = next((name for name in images if name not in label_of), None)
     if missing is not None:
-        raise DataError(f"{labels} has no line for {shown(missing)}: allowed is a class for every image of {path}")
+        raise DataError(f"{labels} has no line for {quoted(missing)}: allowed is a class for every image of {path}")
     classes = sorted(set(label_of.values()))
     index = {name: number for number, name in enumerate(classes)}
     return ImageFiles(classes, list(images.values()), [index[label_of[name]] for name in images])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from core.data.archives import MEGABYTE, UNPACKED_BYTES, Member, open_zip
-from core.errors import DataError, shown
+from core.errors import DataError, quoted
 
 SUFFIX = ".npz"
 ALLOWED = "a .npz file written by `export`"
@@ -77,7 +77,9 @@ def read_numpy_archive(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
         mean, std = _normalisation(manifest, path)
         with _entry(members, "images", "<f4", path) as (shape, file):
             if len(shape) != 4 or shape[1] != 3 or not math.prod(shape) or math.prod(shape) > UNPACKED_BYTES:
-                _refuse(path, f"has images of shape {shown(shape)}", f"(N, 3, H, W) with at least one pixel and at most {UNPACKED_BYTES:,}")
+                _refuse(
+                    path, f"has images of shape {quoted(shape)}", f"(N, 3, H, W) with at least one pixel and at most {UNPACKED_BYTES:,}"
+                )
             pixels = torch.empty(shape, dtype=torch.uint8)
             for part in pixels.split(_images_at_once(shape)):
                 values = _to_pixels(np.frombuffer(_exactly(file, 4 * part.numel()), dtype="<f4").reshape(part.shape), mean, std)
@@ -86,7 +88,7 @@ def read_numpy_archive(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
                 part.copy_(torch.from_numpy(values))
         with _entry(members, "labels", "<i8", path) as (lengths, file):
             if lengths != shape[:1]:
-                _refuse(path, f"has labels of shape {shown(lengths)}", f"{shape[:1]}, one for each image")
+                _refuse(path, f"has labels of shape {quoted(lengths)}", f"{shape[:1]}, one for each image")
             labels = torch.from_numpy(np.frombuffer(_exactly(file, 8 * shape[0]), dtype="<i8").astype(np.int64))
     return pixels, labels, manifest
 
@@ -112,7 +114,7 @@ def _normalisation(manifest: Mapping[str, Any], path: Path) -> tuple[np.ndarray,
     for values in both:
         # the bound is for NaN and infinity
         if not isinstance(values, list) or len(values) != 3 or not all(type(one) in (int, float) and abs(one) < 1e6 for one in values):
-            _refuse(path, f"has normalisation {shown(constants)} in its manifest", "mean and std, three finite numbers each")
+            _refuse(path, f"has normalisation {quoted(constants)} in its manifest", "mean and std, three finite numbers each")
     mean, std = (np.array(values, dtype=np.float64).reshape(3, 1, 1) for values in both)
     return mean, std
 
@@ -125,7 +127,7 @@ def _read_manifest(members: Mapping[str, Member], path: Path) -> dict[str, Any]:
     with _entry(members, "manifest", "<U", path) as (shape, file):
         size = members["manifest.npy"].size
         if shape or size > MANIFEST_BYTES:
-            _refuse(path, f"has a manifest of shape {shown(shape)} and {size:,} bytes", f"one text of at most {MANIFEST_BYTES:,} bytes")
+            _refuse(path, f"has a manifest of shape {quoted(shape)} and {size:,} bytes", f"one text of at most {MANIFEST_BYTES:,} bytes")
         text = _exactly(file, size - file.tell()).decode("utf-32-le").rstrip("\0")
     try:
         manifest = json.loads(text)
@@ -162,10 +164,10 @@ def _entry(members: Mapping[str, Member], name: str, kind: str, path: Path) -> I
         found, shape = header[1].decode("ascii", "replace"), tuple(int(one) for one in header[3].replace(b" ", b"").split(b",") if one)
         fits = re.fullmatch(kind + "[0-9]{1,9}", found) if kind == "<U" else found == kind
         if not fits or header[2] == b"True":
-            _refuse(path, f"has an array {name!r} of type {shown(found)}{', by columns' * (header[2] == b'True')}", f"{kind}, by rows")
+            _refuse(path, f"has an array {name!r} of type {quoted(found)}{', by columns' * (header[2] == b'True')}", f"{kind}, by rows")
         width = 4 * int(found[2:]) if kind == "<U" else int(found[2:])
         if len(start) + len(header[0]) + width * math.prod(shape) != member.size:
-            _refuse(path, f"has an array {name!r} of shape {shown(shape)} in {member.size:,} bytes", "as many bytes as the shape needs")
+            _refuse(path, f"has an array {name!r} of shape {quoted(shape)} in {member.size:,} bytes", "as many bytes as the shape needs")
         yield shape, file
         if file.read(1):
             raise EOFError(f"{name} does not end where it should")

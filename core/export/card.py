@@ -23,7 +23,7 @@ from core.config import GenerationConfig, RunConfig, TrainingConfig, knobs
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line
 from core.export.commands import bare_name, commands
-from core.files import whole_or_nothing
+from core.files import atomic_folder
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, load_model
 from core.models.registry import CIFAR10_CLASSES
 
@@ -63,8 +63,8 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
     result = _result(folder)
     model = load_model(config.model, "cpu")
     images = folder / layout.IMAGES
-    places = layout.given_sets(Path(config.images_from), config.methods) if config.images_from else {}
-    with whole_or_nothing(out) as temporary:
+    places = layout.user_image_sets(Path(config.images_from), config.methods) if config.images_from else {}
+    with atomic_folder(out) as temporary:
         methods = []
         for number, (method, figures) in enumerate(layout.methods_of(result).items(), 1):
             image_set = load_image_set(places.get(method, images / method), model.spec)

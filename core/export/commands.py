@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, every_knob, flag, knobs
-from core.layout import given_sets
+from core.layout import user_image_sets
 
 
 def commands(config: RunConfig) -> list[str]:
@@ -30,7 +30,7 @@ def _sets(config: RunConfig) -> dict[str, str]:
     if not config.images_from:
         return {method: f"images/{method}" for method in config.methods}
     root = Path(config.images_from)
-    return {method: str(path.relative_to(root.parent)) for method, path in given_sets(root, config.methods).items()}
+    return {method: str(path.relative_to(root.parent)) for method, path in user_image_sets(root, config.methods).items()}
 
 
 def _portable(config: RunConfig) -> RunConfig:

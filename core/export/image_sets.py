@@ -20,7 +20,7 @@ from core.data.class_folders import FOLDERS, write_class_folders
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.numpy_archives import SUFFIX, write_numpy_archive
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
-from core.files import check_free, check_parents, parents_of, whole, whole_or_nothing, write_json
+from core.files import atomic_folder, atomic_write, check_free, check_parents, parents_of, write_json
 from core.generation.methods import in_order
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
@@ -36,7 +36,7 @@ def export_method(folder: Path, config: RunConfig, format: str, out: Path, metho
     images = folder / layout.IMAGES
     sets = {name: images / name for name in layout.image_methods(images)}
     if config.images_from:
-        sets = layout.given_sets(Path(config.images_from), config.methods)
+        sets = layout.user_image_sets(Path(config.images_from), config.methods)
     if not sets:
         raise RunError(f"run {folder.name!r} has no images yet: allowed are runs whose images are made")
     method = method or in_order(sets)[0]
@@ -65,10 +65,10 @@ def export_images(
     manifest = _manifest(image_set, model, format, diversity)
     try:
         if format == "npz":
-            with parents_of(out), whole(out) as partial:
+            with parents_of(out), atomic_write(out) as partial:
                 write_numpy_archive(partial, image_set.images, image_set.labels, model.spec.classes, manifest, model.normalise)
         else:
-            with whole_or_nothing(out) as folder:
+            with atomic_folder(out) as folder:
                 if format == "png":
                     manifest |= write_class_folders(folder, image_set.images, image_set.labels, model.spec.classes)
                     write_json(folder / MANIFEST, manifest)

@@ -14,11 +14,11 @@ from core.errors import ConfigError, DataError, RunError, UnknownNameError, firs
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
-from core.files import check_parents, parents_of, whole
+from core.files import atomic_write, check_parents, parents_of
 from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
-from core.models.programs.translation import save_program
+from core.models.programs.export import save_program
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.integer.weights import integer_network
 from core.quantization.placement import QuantizedNetwork
@@ -66,7 +66,7 @@ def export_network(
 
 def _put(written: Path, out: Path) -> None:
     try:
-        with parents_of(out), whole(out) as partial:
+        with parents_of(out), atomic_write(out) as partial:
             shutil.copyfile(written, partial)
     except OSError as error:
         raise DataError(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from core.config import TrainingConfig
 from core.errors import ModelError, first_line
-from core.models.programs.translation import trace
+from core.models.programs.export import trace
 from core.models.registry import ModelSpec
 from core.quantization.integer.inference import Levels
 from core.quantization.integer.weights import IntegerWeight, exchange

@@ -11,7 +11,7 @@ from core.errors import first_line
 from core.generation.fused import kernels
 from core.generation.fused.network import FusedNetwork, with_statistics
 from core.generation.losses import TERMS, ForwardOutputs, total_loss
-from core.gpu import Recording
+from core.gpu import CudaGraph
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
 
@@ -53,7 +53,7 @@ class ForwardPass:
         self.compile_seconds: float | None = None
         self.compile_failure = ""
         self._device = next(network.parameters()).device
-        self._recording = Recording(self._device)
+        self._recording = CudaGraph(self._device)
 
     def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> LossOutputs:
         # a shift puts the pixels of a channel together: convolutions would turn them round again, and what is compiled knows one order

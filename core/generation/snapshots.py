@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.config import GenerationConfig
 from core.errors import CoreError
-from core.files import whole
+from core.files import atomic_write
 
 KEPT_ITERATIONS = 50  # evenly spaced over a run, plus about as many first iterations and snapshots: 26 MB for 200 steps of two methods
 
@@ -28,7 +28,7 @@ class Snapshots:
             self._kept.append((pixels, labels))
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with whole(self._path(self._count)) as partial:
+            with atomic_write(self._path(self._count)) as partial:
                 save_file({"images": pixels, "labels": labels}, partial)
         self._count += 1
 

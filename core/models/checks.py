@@ -1,10 +1,10 @@
-"""What a network has to be before images are made from it: checks of one that somebody else trained, each with the reason in words."""
+"""Checks that images can be generated from a network that was trained elsewhere."""
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import ModelError, first_line
-from core.models.full_precision import batch_norm_layers
+from core.models.full_precision import NEEDED_LAYER, batch_norm_layers
 from core.models.registry import ModelSpec
 
 _IMAGES = 4
@@ -12,12 +12,12 @@ _SEED = 0
 
 
 def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None:
-    """Raises ModelError unless images can be made from the statistics of this network and classified by it.
+    """Raises ModelError unless images can be generated from the statistics of this network and classified by it.
 
-    network: evaluation mode, normalised images `(N, 3, spec.image_size, spec.image_size)` -> logits `(N, classes)`. It has a BatchNorm
-    layer, its statistics are finite, of positive variance and not those that a layer starts with, and it gives a finite score for each
-    class on noise, for one image as for several. The network's mode and the global random numbers are left alone. called: what it is
-    called in messages; empty: spec.name.
+    network: in evaluation mode; normalized images `(N, 3, spec.image_size, spec.image_size)` -> logits `(N, classes)`. It must have a
+    BatchNorm layer; its statistics must be finite, with non-negative variance, and not the initial ones of every layer; and its scores
+    for noise must be finite for every class, for one image and for several. The mode of the network and the global random number
+    generator are not changed. called: its name in error messages, by default spec.name.
     """
     _check_statistics(network, called or spec.name)
     check_scores(network, spec, called or spec.name)
@@ -26,28 +26,25 @@ def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None
 def _check_statistics(network: nn.Module, called: str) -> None:
     layers = batch_norm_layers(network)
     if not layers:
-        raise ModelError(
-            f"{called} has no BatchNorm layer with running statistics: allowed are networks with at least one, as images are made from them"
-        )
+        raise ModelError(f"{called} must have at least one {NEEDED_LAYER}")
     untouched = []
     for name, layer in layers.items():
         mean, variance = layer.running_mean, layer.running_var
         assert isinstance(mean, Tensor)
         assert isinstance(variance, Tensor)
         if not (mean.isfinite().all() and variance.isfinite().all() and (variance >= 0).all()):
-            raise ModelError(f"{called} has statistics in {name} that none can be: allowed are finite means and variances from 0 up")
+            raise ModelError(f"running statistics of {name} in {called} must be finite means and non-negative finite variances")
         if (mean == 0).all() and (variance == 1).all():
             untouched.append(name)
     if len(untouched) == len(layers):
         raise ModelError(
-            f"{called} has the BatchNorm statistics that every network starts with, mean 0 and variance 1: "
-            "allowed are those of a trained network"
+            f"running statistics of {called} must be those of a trained network, got the initial ones (mean 0 and variance 1 everywhere)"
         )
 
 
 @torch.no_grad()
 def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: int | None = None) -> None:
-    """Raises ModelError unless the network gives a finite score for each class on noise of its own size, or of `size` pixels."""
+    """Raises ModelError unless the network's scores for noise are finite. size: of the noise in pixels, by default spec.image_size."""
     size, classes = size or spec.image_size, len(spec.classes)
     device = next(network.parameters()).device
     pixels = torch.rand(_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(_SEED))
@@ -58,11 +55,11 @@ def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: int | N
             scores = network(images)
         except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
             raise ModelError(
-                f"{called} cannot take {len(images)} images of {size} x {size} pixels ({first_line(error)}): "
-                "allowed is an image size that the network was made for"
+                f"image size of {called} must be one that the network supports, {size} x {size} pixels with {len(images)} images fails "
+                f"({first_line(error)})"
             ) from error
         if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(images), classes):
             shape = tuple(getattr(scores, "shape", ()))
-            raise ModelError(f"{called} gives scores of {shape} for {len(images)} images: allowed is one for each of {classes} classes")
+            raise ModelError(f"scores of {called} for {len(images)} images must be of shape ({len(images)}, {classes}), got {shape}")
         if not scores.isfinite().all():
-            raise ModelError(f"{called} gives scores on noise that are not finite: allowed is one finite score for each class")
+            raise ModelError(f"scores of {called} for noise must be finite for every class, got infinity or NaN")

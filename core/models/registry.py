@@ -1,18 +1,16 @@
-"""The embedded networks: where their weights lie, how their input is normalised, which classes they tell apart. Imports no torch.
+"""Specs of networks, and the embedded networks with their weights. Imports no torch."""
 
-And how the networks of others are called: ZOO:NAME, for example torchvision:resnet18.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 ASSETS = Path(__file__).parents[2] / "assets"
-ZOOS = ("pytorchcv", "torchvision", "timm")
+# Limit on an imported network; a ResNet-152 is 230 MB. Streamlit holds an upload in memory, up to `server.maxUploadSize`.
+NETWORK_BYTES = 500 << 20
 INTERPOLATIONS = ("bilinear", "bicubic")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# in the order of its labels
+# in the order of the labels
 CIFAR100_CLASSES = tuple(
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle caterpillar cattle
@@ -27,18 +25,33 @@ CIFAR100_CLASSES = tuple(
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What has to be known of a network besides its weights."""
+    """Description of a network apart from its weights."""
 
     name: str
-    architecture: str  # ZOO:NAME; without a zoo it is pytorchcv's
+    architecture: str  # ZOO:NAME, or "program"; a name without a zoo is pytorchcv's
     classes: tuple[str, ...]
-    image_size: int  # pixels, height and width
-    mean: tuple[float, float, float]  # of RGB in [0, 1]
+    image_size: int  # height and width in pixels
+    mean: tuple[float, float, float]  # of RGB values in [0, 1]
     std: tuple[float, float, float]
     trained_on: str
-    # how evaluation images become image_size: short side in pixels before the centre is cut out; None: as core.data.labelled says
+    # length in pixels to which the short side of evaluation images is resized before the center crop; None: see core.data.labelled
     resize: int | None = None
     interpolation: str = "bilinear"  # one of INTERPOLATIONS
+
+
+@dataclass(frozen=True)
+class GivenSpec:
+    """What the user states about a network to be imported; None for what its source or the file determines.
+
+    classes: number of classes. image_size: in pixels. mean, std: three values each, of RGB values in [0, 1], as used in training.
+    class_names: one for each class.
+    """
+
+    classes: int | None = None
+    image_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    class_names: Sequence[str] | None = None
 
 
 MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
@@ -57,9 +70,3 @@ MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
         )
     }
 )
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """The zoo and the name there of "ZOO:NAME"; None for anything else, such as a path."""
-    zoo, colon, rest = name.partition(":")
-    return (zoo, rest) if colon and zoo in ZOOS else None

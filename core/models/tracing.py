@@ -1,4 +1,4 @@
-"""How torch.fx reads a network here, and which of its layers compute something of their own."""
+"""Tracing of networks with torch.fx, and recognition of layers derived from torch's own."""
 
 from torch import fx, nn
 
@@ -6,10 +6,10 @@ _CONTAINERS = ("torch.nn.modules.module", "torch.nn.modules.container")
 
 
 class LayerTracer(fx.Tracer):
-    """Keeps layers of classes derived from torch's own whole, where torch.fx keeps only torch's own.
+    """Does not trace into layers derived from torch's own, whereas torch.fx stops only at torch's own layers.
 
-    What they add, such as timm's padding that depends on the size of the image, often cannot be traced, and whoever looks for
-    convolutions and BatchNorm layers in the graph would not find them.
+    Derived layers often cannot be traced, for example timm's padding that depends on the image size, and tracing into them would hide
+    convolutions and BatchNorm layers from the passes that look for them in the graph.
     """
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
@@ -19,7 +19,7 @@ class LayerTracer(fx.Tracer):
 
 
 def computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
-    """Whether a layer derived from `base`, one of torch's, computes what `base` does."""
+    """Whether `layer` is an instance of `base`, a layer class of torch, and computes the same function."""
     own = type(layer)
     return isinstance(layer, base) and all(
         getattr(own, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward", "__call__")
@@ -27,9 +27,9 @@ def computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
 
 
 def has_activation_inside(layer: nn.Module) -> bool:
-    """Whether it is timm's BatchNorm2d with an activation inside, `layer.act`."""
+    """Whether `layer` is timm's BatchNorm2d with a built-in activation, `layer.act`."""
     if not isinstance(layer, nn.BatchNorm2d) or computes_as(layer, nn.BatchNorm2d):
         return False
-    from timm.layers import BatchNormAct2d  # takes seconds, which whoever built such a layer has spent already
+    from timm.layers import BatchNormAct2d  # slow to import, but already imported if the network has such a layer
 
     return computes_as(layer, BatchNormAct2d)

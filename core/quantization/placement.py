@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.config import TrainingConfig
-from core.errors import ModelError, UnknownNameError, shown
+from core.errors import ModelError, UnknownNameError, quoted
 from core.models.tracing import LayerTracer, computes_as
 from core.quantization.layers import (
     ActivationQuantizer,
@@ -163,7 +163,7 @@ def _fix_padding(network: nn.Module, example: Tensor) -> None:
     for name, sizes in _inputs_of(network, list(flexible), example, lambda x: tuple(x.shape[-2:])).items():
         layer = flexible[name]
         if len(set(sizes)) > 1:
-            raise ModelError(f"layer {name!r} pads images of several sizes, {shown(sizes)}: allowed is one size for each layer")
+            raise ModelError(f"layer {name!r} pads images of several sizes, {quoted(sizes)}: allowed is one size for each layer")
         left, right, top, bottom = pad_same_arg(*map(list, (sizes[0], layer.kernel_size, layer.stride, layer.dilation)))
         plain = nn.Conv2d(**convolution_arguments(layer) | {"padding": 0, "padding_mode": "zeros"}, bias=layer.bias is not None)
         plain.weight, plain.bias = layer.weight, layer.bias

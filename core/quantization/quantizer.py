@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.config import BIT_WIDTHS
 from core.errors import ConfigError, CoreError
-from core.gpu import is_recording
+from core.gpu import is_capturing
 
 
 def integer_range(bits: int) -> tuple[int, int]:
@@ -129,7 +129,7 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def set_range(self, lower: Tensor, upper: Tensor) -> None:
         """Sets the range to [lower, upper], `(channels,)` or `()`, widened to contain zero. Raises CoreError when they are not finite."""
-        if not is_recording(lower) and not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
+        if not is_capturing(lower) and not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
             raise CoreError("a range is not finite: allowed are finite weights and activations, try a smaller training_lr")
         scaling, offset = affine_parameters(lower, upper, self.bits)
         if self.learned:

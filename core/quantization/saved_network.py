@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from core.config import TrainingConfig, upgrade_training
 from core.errors import ModelError
-from core.files import whole
+from core.files import atomic_write
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.placement import QuantizedNetwork, quantize_network
@@ -19,7 +19,7 @@ def save_quantized(quantized: QuantizedNetwork, config: TrainingConfig, folder: 
     """Writes NETWORK_FILE into `folder` and returns its path."""
     path = folder / NETWORK_FILE
     state = {name: value.detach().cpu().contiguous() for name, value in quantized.network.state_dict().items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(state, partial, metadata={"quantization": json.dumps(config.to_dict())})
     return path
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from core.config import TrainingConfig
 from core.data.augment import crop_and_flip
 from core.data.image_sets import ImageSet
 from core.errors import CoreError, DataError
-from core.gpu import Recording
+from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
 from core.quantization.integer.inference import whole_number_network
 from core.quantization.layers import ActivationQuantizer, finish_calibration
@@ -79,10 +79,33 @@ def batch_norm_outputs(network: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
+class TrainingSource(Protocol):
+    """What a training can draw from instead of a set of images: a source that goes on learning with the student (core/generation/sources).
+
+    Each step the training calls `batch`, takes a step of the student, then calls `update`. Images are normalized `(N, 3, H, W)`, labels
+    `(N,)`, both on the network's device. `update` leaves the parameters and gradients of both networks as they are.
+    """
+
+    def calibration_images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images and labels for the calibration of ranges."""
+
+    def batch(self, step: int, teacher: nn.Module, student: nn.Module) -> tuple[Tensor, Tensor]:
+        """Images, without gradient, and labels for this step (from 0)."""
+
+    def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
+        """One step of the source's own training; figures for the records."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what follows, between two steps."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues where `state` was taken, to the same bits."""
+
+
 class QuantizationTraining:
     """One bit width on its way: calibrated when built, then trained one `step()` at a time.
 
-    model: the full-precision network, which is the teacher. images: what to train on.
+    model: the full-precision network, which is the teacher. images: what to train on, a set or a source.
     series: the name under which steps are announced, such as "mi-fgsm W4A4".
     Raises DataError when the images do not fit the network, ModelError when it puts out anything but one tensor of scores.
     """
@@ -90,15 +113,19 @@ class QuantizationTraining:
     def __init__(
         self,
         model: FullPrecisionModel,
-        images: ImageSet,
+        images: ImageSet | TrainingSource,
         config: TrainingConfig,
         seed: int = 0,
         series: str = "",
         reporter: Reporter | None = None,
         control: Control | None = None,
     ) -> None:
-        check_images(model, images)
-        self.model, self.images, self.config = model, images, config
+        self.model, self.config = model, config
+        # one of the two: a finished set, or a source whose images may depend on the student
+        self._set = images if isinstance(images, ImageSet) else None
+        self._source = None if isinstance(images, ImageSet) else images
+        if self._set is not None:
+            check_images(model, self._set)
         self.series = series or config.width
         self.reporter: Reporter = reporter or NullReporter()
         self.control: Control = control or NoControl()
@@ -110,7 +137,7 @@ class QuantizationTraining:
         self.quantized = self._calibrate()
         self.student = self.quantized.network
         self.optimizer = self._make_optimizer()
-        self._recording = Recording(model.device)
+        self._recording = CudaGraph(model.device)
         self._average = [parameter.detach().clone() for parameter in self.student.parameters()]
 
     @property
@@ -120,9 +147,7 @@ class QuantizationTraining:
     def _calibrate(self) -> QuantizedNetwork:
         """Finds all ranges from calibration images, drawn without replacement: the float network runs, then every range is set."""
         began = time.perf_counter()
-        chosen = torch.randperm(len(self.images), generator=self._random)[: self.config.calibration_images]
-        self.calibrated_on = chosen  # indices in `images`
-        batches = [self.model.normalise(self.images.images[part]) for part in chosen.split(128)]
+        batches = self._calibration_batches()
         scores_of(self.teacher(batches[0][:1]), 1)
         quantized = quantize_network(self.teacher, self.config, batches[0][:1])
         quantized.network.to(self.model.device).to(memory_format=torch.channels_last)
@@ -141,9 +166,20 @@ class QuantizationTraining:
         self.seconds += time.perf_counter() - began
         return quantized
 
+    def _calibration_batches(self) -> list[Tensor]:
+        if self._source is not None:
+            images, _ = self._source.calibration_images(self.config.calibration_images)
+            return list(images.detach().split(128))
+        assert self._set is not None
+        # indices in the set
+        self.calibrated_on = torch.randperm(len(self._set), generator=self._random)[: self.config.calibration_images]
+        return [self.model.normalise(self._set.images[part]) for part in self.calibrated_on.split(128)]
+
     def state(self) -> dict[str, Any]:
         """Everything that decides what follows, between two steps: tensors and plain values, for `load_state`."""
+        source = {} if self._source is None else {"source": self._source.state()}
         return {
+            **source,
             "step_count": self.step_count,
             "student": self.student.state_dict(),
             "ranges": [quantizer.range_method.state() for quantizer in self.quantized.activations],
@@ -165,6 +201,8 @@ class QuantizationTraining:
             average.copy_(value)
         self._order = state["order"]
         self._random.set_state(state["random"])
+        if self._source is not None:
+            self._source.load_state(state["source"])
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -197,13 +235,17 @@ class QuantizationTraining:
 
     def _next_batch(self) -> tuple[Tensor, Tensor]:
         """The next images of a random order without replacement, begun again when it is used up; the last of an order may be short."""
+        if self._source is not None:
+            images, labels = self._source.batch(self.step_count, self.teacher, self.student)
+            return images.detach().contiguous(memory_format=torch.channels_last), labels
+        assert self._set is not None
         if len(self._order) == 0:
-            self._order = torch.randperm(len(self.images), generator=self._random)
+            self._order = torch.randperm(len(self._set), generator=self._random)
         index, self._order = self._order[: self.config.training_batch_size], self._order[self.config.training_batch_size :]
         pixels = crop_and_flip(
-            self.images.images[index].to(self.model.device), self.config.crop_padding, self.config.training_flip, self._random
+            self._set.images[index].to(self.model.device), self.config.crop_padding, self.config.training_flip, self._random
         )
-        return self.model.normalise(pixels).contiguous(memory_format=torch.channels_last), self.images.labels[index].to(self.model.device)
+        return self.model.normalise(pixels).contiguous(memory_format=torch.channels_last), self._set.labels[index].to(self.model.device)
 
     def step(self) -> None:
         """One training step: L_Q = alpha_ce L_CE + alpha_kd L_KD + alpha_feature L_F, straight through the quantizers.
@@ -229,12 +271,13 @@ class QuantizationTraining:
         self.step_count += 1
         self._average_parameters()
         self._check_parameters()
+        figures = {} if self._source is None else self._source.update(self.step_count - 1, self.teacher, self.student)
         self.seconds += time.perf_counter() - began
         self.reporter.record(
             "training",
             self.series,
             self.step_count,
-            {"total": value, "ce": float(ce), "kd": float(kd), "agreement": 100.0 * float(agreeing), "seconds": self.seconds},
+            {"total": value, "ce": float(ce), "kd": float(kd), "agreement": 100.0 * float(agreeing), "seconds": self.seconds, **figures},
         )
 
     def _compute(self, images: Tensor, labels: Tensor) -> Sequence[Any]:

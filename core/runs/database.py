@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from core.config import RunConfig
 from core.errors import RunError
-from core.files import is_full, whole
+from core.files import atomic_write, is_full
 from core.runs.owner import Owner
 from core.runs.run import Run, config_of_row, require_listed, run_of_row
 
@@ -173,7 +173,7 @@ class Database:
             if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
                 return
             try:
-                with whole(reserve) as partial:
+                with atomic_write(reserve) as partial:
                     partial.write_bytes(bytes(RESERVE_BYTES))
             except OSError as error:
                 if not is_full(error):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.checkpoints import SECONDS_BETWEEN
-from core.errors import ConfigError, CoreError, RunStopped, first_line, shown
+from core.errors import ConfigError, CoreError, RunStopped, first_line, quoted
 from core.files import is_full
 from core.reporting import Control, Reporter
 from core.runs.control import LocalControl
@@ -30,7 +30,7 @@ def runs_at_once() -> int:
     """
     text = os.environ.get(AT_ONCE_VARIABLE) or "1"
     if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= 1024:
-        raise ConfigError(f"{AT_ONCE_VARIABLE} must be a whole number, 1 to 1024, got {shown(text)}")
+        raise ConfigError(f"{AT_ONCE_VARIABLE} must be a whole number, 1 to 1024, got {quoted(text)}")
     return int(text)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core import layout
-from core.files import whole
+from core.files import atomic_write
 from core.reporting import Frame, RunningStatistics
 
 
@@ -86,7 +86,7 @@ class Frames:
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes an .npz file of the arrays that are not None: atomically for readers, but without waiting for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path, durable=False) as partial, partial.open("wb") as file:
+    with atomic_write(path, durable=False) as partial, partial.open("wb") as file:
         np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core import layout
 from core.errors import DataError, first_line
-from core.files import check_free, parents_of, partial_copy, remove, sync_tree
+from core.files import check_free, parents_of, remove, sync_tree, temporary_copy_path
 from core.runs.run import Run
 from core.runs.store import RunStore
 
@@ -25,7 +25,7 @@ def export_results(store: RunStore, run: Run) -> None:
     out = Path(run.out)
     source = store.run_folder(run.id) / run.output_subset
     with parents_of(out):
-        temporary = partial_copy(out, run.id)
+        temporary = temporary_copy_path(out, run.id)
         remove(temporary)
         if out.is_dir() and _same(source, out):
             return  # an earlier attempt was killed after the copy, before the run was marked complete

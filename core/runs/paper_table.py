@@ -1,6 +1,6 @@
-"""The paper's table with what this project measured beside it: finished runs of the store, and figures kept with the program.
+"""The paper's table with our measurements: finished runs of the store, and figures kept with the program.
 
-A run measures a row when its network is the row's, all layers have the row's width, and it made its images itself. Imports no torch.
+A run measures a row if its network is the row's, all layers have the row's width, and it generated its images. Imports no torch.
 """
 
 import csv
@@ -23,9 +23,9 @@ from core.runs.store import RunStore
 PAPER = ASSETS / "paper" / "results.csv"
 MEASURED = ASSETS / "paper" / "measured.json"
 NOT_MEASURED = "not measured"
-KEPT = "kept with the program"  # where a figure is from that no run of the store has
-# column -> what its authors call it
-METHODS: Mapping[str, str] = MappingProxyType(
+KEPT = "kept with the program"  # source of a figure that is not from a run of the store
+# column -> title of the method
+PAPER_METHODS: Mapping[str, str] = MappingProxyType(
     {
         "real_data": "real data",
         "zeroq": "ZeroQ",
@@ -37,7 +37,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "dffg": "DFFG",
     }
 )
-# (data set, network) of a row -> the networks that measure it: the paper's checkpoint first, then ours of the same architecture
+# (data set, network) of a row -> the networks that measure it: the paper's weights first, then ours of the same architecture
 NETWORKS: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("cifar10", "resnet20"): ("pytorchcv:resnet20_cifar10", "resnet20_cifar10"),
@@ -47,13 +47,13 @@ NETWORKS: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
         ("imagenet", "resnet50"): ("pytorchcv:resnet50",),
     }
 )
-EMBEDDED_DATA = "cifar10"  # the only data set of the paper of which images are embedded
+EMBEDDED_DATA = "cifar10"  # the only data set of the paper with embedded images
 WIDTH = 140  # characters in a line of `as_text`
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row as the paper has it: top-1 in percent, None where a method is not reported."""
+    """One row of the paper: top-1 in percent, None if a method is not reported."""
 
     dataset: str
     network: str
@@ -63,43 +63,43 @@ class PaperRow:
 
     @property
     def name(self) -> str:
-        """What the row is called here, such as cifar10/resnet20/4."""
+        """Name of the row, such as cifar10/resnet20/4."""
         return f"{self.dataset}/{self.network}/{self.bits}"
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Names for `load_model` that measure this row, the paper's checkpoint first."""
+        """Names for `load_model` that measure this row, the paper's weights first."""
         return NETWORKS[self.dataset, self.network]
 
     @property
     def drop(self) -> float | None:
-        """What the paper's method loses against full precision, in points."""
+        """Drop of the paper's method from full precision, in points."""
         dffg = self.methods["dffg"]
         return None if dffg is None else round(self.full_precision - dffg, 2)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row as it was measured once. Optimizer -> top-1 in percent, and its standard error in points."""
+    """One measurement of a row. top1: method -> percent; standard_error: method -> points."""
 
     row: str
-    model: str  # the checkpoint that it started from
+    model: str  # the full-precision network
     full_precision: float
     top1: Mapping[str, float]
     standard_error: Mapping[str, float]
     evaluated_on: str
     setting: str
-    when: str  # 2026-11-25, with the time where a run says it
+    when: str  # such as 2026-11-25, with the time if it is from a run
     run: str  # its id; empty for a figure kept with the program
 
     @property
     def drop(self) -> dict[str, float]:
-        """Optimizer -> what is lost against full precision, in points."""
+        """Method -> drop from full precision, in points."""
         return {method: round(self.full_precision - top1, 2) for method, top1 in self.top1.items()}
 
 
 def paper_rows(model: str = "") -> list[PaperRow]:
-    """The paper's rows in its order; those of one network (a name for `load_model`), none where the paper does not have it."""
+    """The paper's rows in its order. model: only those of this network (a name for `load_model`); none if the paper does not have it."""
     with PAPER.open(newline="") as file:
         rows = [
             PaperRow(
@@ -107,7 +107,7 @@ def paper_rows(model: str = "") -> list[PaperRow]:
                 line["model"],
                 int(line["bits"]),
                 float(line["full_precision"]),
-                {column: float(line[column]) if line[column] else None for column in METHODS},
+                {column: float(line[column]) if line[column] else None for column in PAPER_METHODS},
             )
             for line in csv.DictReader(file)
         ]
@@ -123,14 +123,14 @@ def paper_row(name: str) -> PaperRow:
 
 
 def table(store: RunStore) -> list[tuple[PaperRow, list[Measurement]]]:
-    """Every row of the paper with all that was measured of it, the newest first; an empty list where nothing was."""
+    """Every row of the paper with all its measurements, the newest first."""
     measured = [*_kept(), *(one for run in store.runs() for one in measurements(store, run))]
     measured.sort(key=lambda one: one.when, reverse=True)
     return [(row, [one for one in measured if one.row == row.name]) for row in paper_rows()]
 
 
 def read_kept(path: Path) -> list[dict[str, Any]]:
-    """The figures kept with the program, as benchmarks/paper.py writes them: each with the commands and config that make it again."""
+    """The figures kept with the program, as benchmarks/paper.py writes them, each with the commands and config that reproduce it."""
     return json.loads(path.read_text())
 
 
@@ -152,12 +152,12 @@ def _kept() -> list[Measurement]:
 
 
 def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
-    """The rows that a run measured; none of a run that is not complete, or that is about something else."""
+    """The measurements of a run; none if it is not complete or does not measure a row."""
     if run.state is not RunState.COMPLETE:
         return
     try:
         config = store.config(run.id)
-    except ConfigError:  # of another version: what it says cannot be told
+    except ConfigError:  # of a version that cannot be read
         return
     if config.images_from or config.training.first_last_8bit or config.training.layer_bits:
         return
@@ -168,7 +168,7 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
         done = {method: figure for method, figure in figures.items() if figure is not None and "quantized" in figure}
         if not done:
             continue
-        turned = sorted({change["name"] for change in store.changes(run.id)})
+        changed = sorted({change["name"] for change in store.changes(run.id)})
         any_method = next(iter(done.values()))
         yield Measurement(
             row.name,
@@ -177,7 +177,7 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
             {method: figure["quantized"] for method, figure in done.items()},
             {method: figure["standard_error"] for method, figure in done.items()},
             any_method["evaluated_on"],
-            setting(config, row.bits) + (f"; turned while it ran: {', '.join(turned)}" if turned else ""),
+            setting(config, row.bits) + (f"; changed live: {', '.join(changed)}" if changed else ""),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.ended)),
             run.id,
         )
@@ -191,17 +191,17 @@ def setting(config: RunConfig, bits: int) -> str:
 
 
 def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> RunConfig:
-    """The config that measures a row with the settings of `start`.
+    """The config that measures a row with the settings and methods of `start`.
 
-    model: one of the row's networks; empty: the paper's checkpoint. data: evaluation images; empty: those of `start`, which are only of
-    CIFAR-10. Raises UnknownNameError for a row or network that is none, DataError where the evaluation images have to be named.
+    model: one of the row's networks; empty: that with the paper's weights. data: evaluation images; empty: those of `start`, which must
+    then be CIFAR-10's. Raises UnknownNameError for an unknown row or network, DataError if `data` is needed and empty.
     """
     row = paper_row(name)
     model = model or row.networks[0]
     if model not in row.networks:
         raise UnknownNameError(f"network of row {name}", model, row.networks)
     if not data and row.dataset != EMBEDDED_DATA:
-        raise DataError(f"row {name!r} has no evaluation images: allowed is a folder of {row.dataset}'s as --data")
+        raise DataError(f"data must be a folder of {row.dataset} images for row {name!r}, got none: only those of CIFAR-10 are embedded")
     return replace(
         start,
         bits=(row.bits,),
@@ -219,7 +219,7 @@ def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> 
 
 
 def to_dict(row: PaperRow, measured: Sequence[Measurement]) -> dict[str, Any]:
-    """A row of `table` as plain values, fit for JSON."""
+    """A row of `table` as JSON values."""
     return {
         "row": row.name,
         "dataset": row.dataset,
@@ -230,29 +230,29 @@ def to_dict(row: PaperRow, measured: Sequence[Measurement]) -> dict[str, Any]:
     }
 
 
-def checkpoint_of(model: str) -> str:
-    """Whose checkpoint a network is, for a person: figures from another one than the paper's are compared by their drop."""
-    return "the paper's checkpoint" if ":" in model else "this project's checkpoint, not the paper's"
+def weights_source(model: str) -> str:
+    """Whose weights a network has. Figures that start from other weights than the paper's are compared by their drop."""
+    return "the paper's weights" if ":" in model else "this project's weights, not the paper's"
 
 
 def as_text(rows: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> str:
-    """The table for a terminal of WIDTH columns: the paper's figures in a line each, below it everything measured, newest first."""
-    titles = ["full", *METHODS.values(), "DFFG drop"]
+    """The table for a terminal of WIDTH columns: a line with each row, followed by its measurements, newest first."""
+    titles = ["full", *PAPER_METHODS.values(), "DFFG drop"]
     lines = ["".join([f"{'row':<24}", *(f"{title:>10}" for title in titles)])]
     for row, measured in rows:
         figures = [row.full_precision, *row.methods.values(), row.drop]
         lines.append("".join([f"{row.name:<24}", *(f"{'-' if figure is None else format(figure, '.2f'):>10}" for figure in figures)]))
-        for text in [_in_words(one) for one in measured] or [NOT_MEASURED]:
+        for text in [_measurement_text(one) for one in measured] or [NOT_MEASURED]:
             lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
     return "\n".join(lines)
 
 
-def _in_words(one: Measurement) -> str:
+def _measurement_text(one: Measurement) -> str:
     figures = ", ".join(
         f"{method} {top1:.2f} ± {one.standard_error[method]:.2f} (drop {one.drop[method]:.2f})" for method, top1 in one.top1.items()
     )
     where = f"run {one.run}" if one.run else KEPT
     return one_line(
-        f"{figures}, from {one.full_precision:.2f} of {one.model} ({checkpoint_of(one.model)}); {one.setting}; "
+        f"{figures}, from {one.full_precision:.2f} of {one.model} ({weights_source(one.model)}); {one.setting}; "
         f"on {one.evaluated_on}; {one.when}, {where}"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import EVALUATION_SETS, RunConfig
-from core.errors import ConfigError, RunError, first_line, shown
+from core.errors import ConfigError, RunError, first_line, quoted
 from core.runs.state import RunState
 
 DAYS_IN_TRASH = 7
@@ -111,13 +111,13 @@ def require_listed(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
 
 def unknown_run(run_id: str) -> RunError:
     """The error for an id that does not exist."""
-    return RunError(f"run {shown(run_id)} does not exist: choose an id listed under Runs")
+    return RunError(f"run {quoted(run_id)} does not exist: choose an id listed under Runs")
 
 
 def check_length(what: str, value: str, most: int) -> None:
     """Raises RunError when `value` has more than `most` characters."""
     if len(value) > most:
-        raise RunError(f"{what} must have at most {most:,} characters, got {len(value):,} in {shown(value)}")
+        raise RunError(f"{what} must have at most {most:,} characters, got {len(value):,} in {quoted(value)}")
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

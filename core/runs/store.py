@@ -31,7 +31,7 @@ import numpy as np
 from core import layout
 from core.config import RunConfig
 from core.errors import RunError
-from core.files import partial_copy, remove, remove_partials
+from core.files import remove, remove_partials, temporary_copy_path
 from core.runs.database import Database
 from core.runs.frames import Frames
 from core.runs.records import Record, Records
@@ -220,7 +220,7 @@ class RunStore:
         try:
             remove_partials(self.run_folder(row["id"]))
             if row["out"]:
-                remove(partial_copy(Path(row["out"]), row["id"]))
+                remove(temporary_copy_path(Path(row["out"]), row["id"]))
         except OSError as error:  # another user's folder, or a disk that is not mounted; removed when the run is resumed
             _log.warning("could not remove the partial files of run %s yet: %s", row["id"], error)
         return True

@@ -7,7 +7,7 @@ import torch
 
 from core import layout
 from core.config import RunConfig
-from core.files import whole
+from core.files import atomic_write
 from core.generation.loop import GenerationLoop
 from core.generation.methods import METHODS, load_source
 from core.generation.sources.base import JointSource
@@ -49,7 +49,7 @@ def save_images(loop: GenerationLoop, folder: Path) -> None:
     target = folder / layout.IMAGES / loop.method
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(loop.source, JointSource):
-        with whole(target / layout.SOURCE_FILE) as partial:
+        with atomic_write(target / layout.SOURCE_FILE) as partial:
             torch.save(loop.source.state(), partial)
     loop.save(target)
 

@@ -9,29 +9,29 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from core.config import GenerationConfig, RunConfig
+from core.config import SECTIONS, GenerationConfig, RunConfig
+from core.generation.methods import in_order, method_order
 from core.runs.run import Run
-from dashboard.charts.style import POINTS, laid_out, numbers, thinned
+from dashboard.charts.style import DASHES, POINTS, Figure, figure, numbers, thinned
 from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.tables.run_list import BASELINE, width_of
-from dashboard.text import plotly, shown
+from dashboard.tables.terms import DEFAULT_TERMS, Term, loss_terms
+from dashboard.text import one_line_text, plotly
 
-MOST = 8  # runs in one comparison: more colours cannot be told apart
-# One colour a run. None of them stands for an optimizer, all have a contrast of 3 to white and to the dark background, and any two are
-# 20 apart in CIELAB, also as people with protanopia, deuteranopia and tritanopia see them (simulated after Machado et al., 2009).
-COLOURS = ("#6938FA", "#7B9C16", "#E963A6", "#107058", "#B48C64", "#1F8CF9", "#B219B2", "#776222")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_FAINT = 0.25  # of the line below the smoothed one
+MOST = 8  # runs in one comparison: more colors cannot be told apart
+# One color per run. None of them is that of a method, all have a contrast of 3 to 1 against the white and the dark background, and any two
+# are 20 apart in CIELAB, also as people with protanopia, deuteranopia and tritanopia see them (simulated after Machado et al., 2009).
+COLORS = ("#6938FA", "#7B9C16", "#E963A6", "#107058", "#B48C64", "#1F8CF9", "#B219B2", "#776222")
+_FAINT = 0.25  # opacity of the line below the smoothed one
 AXES = ("iteration", "seconds", "images")
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What can be drawn: a number of the records of one stage."""
+    """A number that can be drawn, of the records of one stage. name: its key in them."""
 
     stage: str
     name: str
@@ -39,13 +39,7 @@ class Curve:
     unit: str = ""
 
 
-CURVES = {
-    "total loss": Curve("generation", "total"),
-    "L_BNS": Curve("generation", "bns"),
-    "L_CE": Curve("generation", "ce"),
-    "R_TV": Curve("generation", "tv"),
-    "R_l2": Curve("generation", "l2"),
-    "teacher agreement": Curve("generation", "agreement", True, "%"),
+_TRAINING_CURVES = {
     "training loss": Curve("training", "total"),
     "training L_KD": Curve("training", "kd"),
     "training L_CE": Curve("training", "ce"),
@@ -53,13 +47,27 @@ CURVES = {
 }
 
 
+def curves_of_terms(terms: Sequence[Term]) -> dict[str, Curve]:
+    """Label -> curve: those of a generation with these loss terms, then those of a training."""
+    return {
+        "total loss": Curve("generation", "total"),
+        **{term.short: Curve("generation", term.name) for term in terms},
+        "teacher agreement": Curve("generation", "agreement", True, "%"),
+        **_TRAINING_CURVES,
+    }
+
+
 @dataclass(frozen=True)
 class Compared:
-    """One of the compared runs. config: None where this version cannot read it. curves: method -> name -> `(records,)`."""
+    """One of the compared runs.
+
+    config: None if this version cannot read it. curves: series -> name of a number -> `(records,)`. results: full_precision, accuracy/...
+    and terms.
+    """
 
     run: Run
     letter: str
-    colour: str
+    color: str
     config: RunConfig | None
     curves: Mapping[str, Mapping[str, np.ndarray]]
     results: Mapping[str, Any]
@@ -67,17 +75,23 @@ class Compared:
 
     @property
     def title(self) -> str:
-        """Letter, name and the star of the baseline: runs may have one name."""
-        return f"{self.letter} · {shown(self.run.name, 40)}{' ' + BASELINE if self.run.pinned else ''}"
+        """Letter, name and the star of the baseline. The letter distinguishes runs of the same name."""
+        return f"{self.letter} · {one_line_text(self.run.name, 40)}{' ' + BASELINE if self.run.pinned else ''}"
 
 
 def baseline_of(compared: Sequence[Compared]) -> Compared:
-    """The run that the others are held against: the pinned one, else the first."""
+    """The run that the others are compared with: the pinned one, else the first."""
     return next((one for one in compared if one.run.pinned), compared[0])
 
 
+def curves_of(compared: Sequence[Compared]) -> dict[str, Curve]:
+    """Label -> curve: those that at least one of the runs can have, by the loss terms that it recorded."""
+    terms = {term.name: term for one in compared for term in loss_terms(one.results)}
+    return curves_of_terms(list(terms.values()) or DEFAULT_TERMS)
+
+
 def settings_table(compared: Sequence[Compared]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Settings that differ, a column for each run, and those that are the same in all. What was turned while it ran counts."""
+    """Settings that differ, with a column for each run, and those that are equal in all. Live changes count as a setting."""
     own = [_settings(one) for one in compared]
     names = list(dict.fromkeys(name for settings in own for name in settings))
     different, equal = [], []
@@ -95,10 +109,10 @@ def _settings(one: Compared) -> dict[str, str]:
         return {}
     settings: dict[str, str] = {}
     for name, value in one.config.to_dict().items():
-        for rest, part in value.items() if name in ("generation", "quantization") else [("", value)]:
-            settings[f"{name}: {rest}" if rest else name] = _words(part)
-    turned = [f"{change['name']} = {change['value']:g} at {change['step']} ({change['method']})" for change in one.changes]
-    return {**settings, "turned while it ran": ", ".join(turned) or "nothing"}
+        for knob, part in value.items() if name in SECTIONS else [("", value)]:
+            settings[f"{name}: {knob}" if knob else name] = _words(part)
+    changes = [f"{change['name']} = {change['value']:g} at {change['step']} ({change['method']})" for change in one.changes]
+    return {**settings, "live changes": ", ".join(changes) or "none"}
 
 
 def _words(value: Any) -> str:
@@ -110,8 +124,8 @@ def _words(value: Any) -> str:
 
 
 def series_of(compared: Sequence[Compared]) -> list[str]:
-    """Every method of their curves once."""
-    return sorted({method for one in compared for method in one.curves}, key=lambda method: (results.place(method.split(" ")[0]), method))
+    """Every series of their curves once, in the order of the method table."""
+    return sorted({series for one in compared for series in one.curves}, key=lambda series: (method_order(series.split(" ")[0]), series))
 
 
 def curves_figure(
@@ -120,50 +134,49 @@ def curves_figure(
     axis: str = "iteration",
     log: bool = False,
     smoothing: float = 0.0,
-    methods: Sequence[str] = (),
-) -> go.Figure:
-    """One curve of CURVES for each run and method: colour is the run, dash the method, and the baseline has the thicker line.
+    series: Sequence[str] = (),
+) -> Figure:
+    """A curve of `curves_of` for each run and series: color is the run, dash the series; the baseline has the thicker line.
 
-    axis: one of AXES. smoothing: weight of the past in [0, 1), as TensorBoard has it; the values themselves stay as faint lines.
-    methods: only these; empty: all.
+    axis: one of AXES. smoothing: weight of the past in [0, 1), as in TensorBoard; the values themselves remain as faint lines. series:
+    only these; empty: all.
     """
-    figure = go.Figure()
-    curve, all_methods = CURVES[label], series_of(compared)
+    curve, order = curves_of(compared)[label], series_of(compared)
+    traces: list[dict[str, Any]] = []
     for one in compared:
-        for method, columns in one.curves.items():
-            if curve.name not in columns or (methods and method not in methods):
+        for name, columns in one.curves.items():
+            if curve.name not in columns or (series and name not in series):
                 continue
             x, y = axis_values(one.config, curve.stage, columns, axis), columns[curve.name]
-            line = {
-                "color": one.colour,
-                "width": 3.5 if one.run.pinned else 1.8,
-                "dash": _DASHES[all_methods.index(method) % len(_DASHES)],
-            }
+            line = _line(one, order.index(name))
+            shared = {"type": "scatter", "mode": "lines", "legendgroup": f"{one.letter} {name}"}
             if smoothing:
-                figure.add_scatter(
-                    **_points(x, y), mode="lines", line={**line, "width": 1, "dash": "solid"}, opacity=_FAINT, showlegend=False,
-                    hoverinfo="skip", legendgroup=f"{one.letter} {method}",
-                )  # fmt: skip
-            name = f"{plotly(one.title)}, {plotly(method_name(method))}"
-            figure.add_scatter(
-                **_points(x, smoothed(y, smoothing)), mode="lines", line=line, name=name, legendgroup=f"{one.letter} {method}"
-            )
-    figure.update_xaxes(title={"iteration": "iteration", "seconds": "seconds of computing", "images": "images seen"}[axis])
-    figure.update_yaxes(type="log" if log else "linear", title=curve.unit or None)
-    title = label + (f", smoothed by {smoothing:g}" if smoothing else "")
-    laid_out(figure, title, 460)
-    # another axis is another view: what was zoomed into is not there
-    figure.update_layout(uirevision=f"{label} {axis} {log}", hovermode="closest")
-    return figure
+                faint = {"line": {**line, "width": 1, "dash": "solid"}, "opacity": _FAINT, "showlegend": False, "hoverinfo": "skip"}
+                traces.append(shared | _points(x, y) | faint)
+            title = f"{plotly(one.title)}, {plotly(method_name(name))}"
+            traces.append(shared | _points(x, smoothed(y, smoothing)) | {"line": line, "name": title})
+    return figure(
+        traces, label + (f", smoothed by {smoothing:g}" if smoothing else ""), 460, hovermode="closest",
+        xaxis={"title": {"text": {"iteration": "iteration", "seconds": "computing time (s)", "images": "images processed"}[axis]}},
+        yaxis={"type": "log" if log else "linear", "title": {"text": curve.unit}},
+        # with another axis, the zoom of this one does not apply
+        uirevision=f"{label} {axis} {log}",
+    )  # fmt: skip
+
+
+def _line(one: Compared, index: int) -> dict[str, Any]:
+    """index: of the method or series."""
+    return {"color": one.color, "width": 3.5 if one.run.pinned else 1.8, "dash": DASHES[index % len(DASHES)]}
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     chosen = thinned(list(range(len(x))), POINTS)
-    return {"x": x[chosen], "y": numbers(y[chosen])}
+    whole = bool(np.equal(np.mod(x, 1), 0).all())  # steps and numbers of images keep all of their digits
+    return {"x": x[chosen].astype(np.int64) if whole else x[chosen], "y": numbers(y[chosen])}
 
 
 def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
-    """Exponential moving average, corrected for its start, as TensorBoard's; what is not finite is left out and stays as it is."""
+    """Exponential moving average with TensorBoard's bias correction. Values that are not finite are skipped and kept as they are."""
     if not weight:
         return values
     result, finite = values.copy(), np.isfinite(values)
@@ -173,7 +186,7 @@ def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
 
 
 def axis_values(config: RunConfig | None, stage: str, columns: Mapping[str, np.ndarray], axis: str) -> np.ndarray:
-    """Where the records of a method lie on the axis; iterations where the other is not known."""
+    """Positions of the records of one series on the axis, `(records,)`; iterations if the other quantity is unknown."""
     steps = columns["step"]
     if axis == "seconds" and "seconds" in columns:
         return columns["seconds"]
@@ -183,7 +196,7 @@ def axis_values(config: RunConfig | None, stage: str, columns: Mapping[str, np.n
 
 
 def images_generated(config: GenerationConfig, steps: np.ndarray) -> np.ndarray:
-    """Images that went through the network up to each iteration, counted from 1: those of a batch once an iteration."""
+    """Images that passed through the network up to each iteration, counted from 1; each image of a batch counts once per iteration."""
     sizes = np.array(config.batches)
     batch = np.clip((steps.astype(int) - 1) // config.iterations, 0, len(sizes) - 1)
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]]) * config.iterations
@@ -191,7 +204,7 @@ def images_generated(config: GenerationConfig, steps: np.ndarray) -> np.ndarray:
 
 
 def images_trained_on(config: RunConfig, steps: np.ndarray) -> np.ndarray:
-    """Images up to each training step; the last batch of an epoch may be short. Of given images the number is not known: all are full."""
+    """Images up to each training step. The last batch of an epoch may be short, but counts as full for given images."""
     size, images = config.training.training_batch_size, config.generation.images
     if config.images_from:
         return steps * size
@@ -200,18 +213,18 @@ def images_trained_on(config: RunConfig, steps: np.ndarray) -> np.ndarray:
 
 
 def values_table(compared: Sequence[Compared], label: str) -> list[dict[str, Any]]:
-    """Last and best value of each run and method, and how far they are from those of the baseline in the same method."""
-    curve, base = CURVES[label], baseline_of(compared)
-    known = {(one.letter, method): _last_and_best(curve, columns) for one in compared for method, columns in one.curves.items()}
+    """Last and best value of each run and series, and their differences to those of the baseline in the same series."""
+    curve, base = curves_of(compared)[label], baseline_of(compared)
+    known = {(one.letter, series): _last_and_best(curve, columns) for one in compared for series, columns in one.curves.items()}
     rows = []
     for one in compared:
-        for method in series_of([one]):
-            own, others = known[one.letter, method], known.get((base.letter, method))
+        for series in series_of([one]):
+            own, of_base = known[one.letter, series], known.get((base.letter, series))
             if own is None:
                 continue
-            last, best, at = own
-            row: dict[str, Any] = {"run": one.title, "method": method_name(method), "last": last, "best": best, "best at iteration": at}
-            against = others if others is not None and one is not base else None
+            last, best, step = own
+            row: dict[str, Any] = {"run": one.title, "method": method_name(series), "last": last, "best": best, "best at iteration": step}
+            against = of_base if one is not base else None
             row["last − baseline"] = last - against[0] if against else None
             row["best − baseline"] = best - against[1] if against else None
             rows.append(row)
@@ -228,7 +241,7 @@ def _last_and_best(curve: Curve, columns: Mapping[str, np.ndarray]) -> tuple[flo
 
 
 def accuracy_table(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Top-1 of each run and method at each bit width, after training or, where there was none, after calibration; and to the baseline."""
+    """Top-1 of each run and method at each bit width, after training if there was one, else after calibration; and minus the baseline's."""
     rows, base = [], _accuracies(baseline_of(compared))
     known = {one.letter: _accuracies(one) for one in compared}
     widths = sorted({width for methods in known.values() for own in methods.values() for width in own})
@@ -245,7 +258,7 @@ def accuracy_table(compared: Sequence[Compared]) -> list[dict[str, Any]]:
 
 
 def _accuracies(one: Compared) -> dict[str, dict[str, float]]:
-    """MethodImages -> bit width -> top-1."""
+    """Method -> bit width -> top-1."""
     methods: dict[str, dict[str, float]] = {}
     for row in results.accuracies(one.results):
         top1 = row["calibrated"] if row.get("quantized") is None else row["quantized"]
@@ -253,23 +266,24 @@ def _accuracies(one: Compared) -> dict[str, dict[str, float]]:
     return methods
 
 
-def accuracy_figure(compared: Sequence[Compared]) -> go.Figure | None:
-    """Top-1 over bit widths; colour is the run, dash the optimizer of the images. None where nothing was measured."""
+def accuracy_figure(compared: Sequence[Compared]) -> Figure | None:
+    """Top-1 over bit widths; color is the run, dash the method of the images. None if nothing was measured."""
     known = {one.letter: _accuracies(one) for one in compared}
     widths = sorted({width for methods in known.values() for own in methods.values() for width in own})
-    methods = sorted({method for own in known.values() for method in own}, key=lambda method: (results.place(method), method))
+    methods = in_order({method for own in known.values() for method in own})
     if not widths:
         return None
-    figure = go.Figure()
-    for one in compared:
-        for method, own in known[one.letter].items():
-            figure.add_scatter(
-                x=[width for width in widths if width in own], y=[own[width] for width in widths if width in own],
-                name=f"{plotly(one.title)}, {plotly(method_name(method))}", mode="lines+markers", marker={"size": 9},
-                line={
-                    "color": one.colour, "width": 3.5 if one.run.pinned else 1.8, "dash": _DASHES[methods.index(method) % len(_DASHES)]
-                },
-            )  # fmt: skip
-    figure.update_xaxes(title="bit width of weights and activations", categoryorder="array", categoryarray=widths, type="category")
-    figure.update_yaxes(title="top-1 accuracy, %")
-    return laid_out(figure, "Accuracy at each bit width", 400)
+    traces = [
+        {
+            "type": "scatter", "mode": "lines+markers", "name": f"{plotly(one.title)}, {plotly(method_name(method))}",
+            "x": [width for width in widths if width in own], "y": [own[width] for width in widths if width in own],
+            "marker": {"size": 9}, "line": _line(one, methods.index(method)),
+        }
+        for one in compared
+        for method, own in known[one.letter].items()
+    ]  # fmt: skip
+    title = {"text": "bit width of weights and activations"}
+    return figure(
+        traces, "Accuracy at each bit width", 400, yaxis={"title": {"text": "top-1 accuracy, %"}},
+        xaxis={"title": title, "categoryorder": "array", "categoryarray": widths, "type": "category"},
+    )  # fmt: skip

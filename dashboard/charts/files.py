@@ -26,7 +26,7 @@ def file_name(name: str) -> str:
 
     Of a long one the middle is left out: a run's name stands first and what is shown of it last.
     """
-    whole = re.sub(r"[\W_]+", "-", text.shown(name)).strip("-").lower() or "chart"
+    whole = re.sub(r"[\W_]+", "-", text.one_line_text(name)).strip("-").lower() or "chart"
     return whole if len(whole) <= 80 else f"{whole[:40].strip('-')}-{whole[-39:].strip('-')}"
 
 

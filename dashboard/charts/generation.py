@@ -1,71 +1,84 @@
-"""Records and frames of a generation to plotly figures. Pure: no streamlit in here.
+"""Records and frames of a generation to figures. Pure: no streamlit in here.
 
-A figure over iterations lists in `layout.meta["cursor"]` the axes of its parts, where the iteration player draws its cursor. One of many
-parts has in `layout.meta["narrow"]` what is different in a narrow window.
-
-Figures are plain dictionaries as plotly.js takes them (`go.Figure(figure)` where one is needed): they are made every few seconds while a
-job wants the same cores, and go.Figure takes 60 ms to check 40 curves one value at a time.
+A figure over iterations lists in `layout.meta["cursor"]` the axes of its panels, where the iteration player draws its cursor. One of
+several panels has in `layout.meta["narrow"]` what differs in a narrow window.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from core.reporting import Frame, RunningStatistics
 from core.runs.records import Record
-from dashboard.charts.style import FULL_PRECISION, Figure, by_series, colour, numbers, steps_of, thinned, title_of
+from dashboard.charts.style import (
+    FULL_PRECISION,
+    Figure,
+    by_series,
+    color,
+    dash,
+    legend_rows,
+    numbers,
+    steps_of,
+    thinned,
+    title_of,
+)
+from dashboard.names import knob_symbol
+from dashboard.tables.terms import DEFAULT_TERMS, Term, recorded_parts
 from dashboard.text import plotly as plotly_text
 
-PARTS = {
-    "total": "total loss",
-    "bns": "L_BNS (batch-norm statistics)",
-    "ce": "L_CE (cross entropy)",
-    "tv": "R_TV (total variation)",
-    "l2": "R_l2 (l2 norm)",
-    "agreement": "teacher agreement (%)",
-}
-SYMBOLS = {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
-_POINTS = 300  # of a curve of the loss: three parts share the width of the page
+_POINTS = 300  # of a curve of the loss: three panels share the width of the page
 _POINTS_SMALL = 100  # of a layer's curve
-_COLUMNS = 200  # of a heatmap
-_TITLE, _TICKS, _LEGEND = 26, 24, 34  # pixels above and below each part, and below all of them
+_HEATMAP_COLUMNS = 200
+_TITLE, _TICKS, _LEGEND = 26, 24, 34  # pixels above and below each panel, and below all of them for one row of the legend
+_WIDE, _NARROW = 900, 340  # pixels of the two windows that legends are laid out for
 _SHARED = "#8A8F98"  # a mark that belongs to several methods
 
 
-def mark_texts(changes: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, list[str]]]:
-    """Step -> what was changed there, such as "ε = 0.05, β = 2", and the methods that it was changed for."""
-    marks: dict[int, tuple[list[str], list[str]]] = {}
+@dataclass(frozen=True)
+class ChangeMark:
+    """The live changes at one step: such as "ε = 0.05, β = 2", and the methods that they were made for."""
+
+    step: int
+    text: str
+    methods: tuple[str, ...]
+
+
+def change_marks(changes: Sequence[Mapping[str, Any]]) -> list[ChangeMark]:
+    """One mark for each step that has live changes, in order. changes: with "step", "method", "name" and "value"."""
+    marks: dict[int, tuple[dict[str, None], dict[str, None]]] = {}
     for change in changes:
-        texts, methods = marks.setdefault(change["step"], ([], []))
-        text = f"{SYMBOLS.get(change['name'], change['name'])} = {change['value']:g}"
-        if text not in texts:
-            texts.append(text)
-        if change["method"] not in methods:
-            methods.append(change["method"])
-    return {step: (", ".join(texts), methods) for step, (texts, methods) in sorted(marks.items())}
+        texts, methods = marks.setdefault(change["step"], ({}, {}))
+        texts[f"{knob_symbol(change['name'])} = {change['value']:g}"] = None
+        methods[change["method"]] = None
+    return [ChangeMark(step, ", ".join(texts), tuple(methods)) for step, (texts, methods) in sorted(marks.items())]
 
 
-def loss_figure(records: Sequence[Record], changes: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """The loss and each of its parts over iterations, a curve for each optimizer; live changes as vertical marks with their value."""
-    methods = by_series(records, _POINTS)
-    curves = [{method: numbers(r.data[part] for r in own) for method, own in methods.items()} for part in PARTS]
-    steps = {method: steps_of(own) for method, own in methods.items()}
-    logarithmic = [part != "agreement" for part in PARTS]
-    return _small_multiples("loss", steps, curves, list(PARTS.values()), logarithmic, mark_texts(changes), (3, 1), 150)
+def loss_figure(records: Sequence[Record], changes: Sequence[Mapping[str, Any]] = (), terms: Sequence[Term] = DEFAULT_TERMS) -> Figure:
+    """The total loss, its terms and the teacher agreement over iterations, a curve for each method; live changes as vertical marks.
+
+    terms: those that the run recorded, see `terms.loss_terms`.
+    """
+    series = by_series(records, _POINTS)
+    parts = recorded_parts([own[-1] for own in series.values()], terms)
+    curves = [{name: numbers(r.data.get(part.name, math.nan) for r in own) for name, own in series.items()} for part in parts]
+    steps = {name: steps_of(own) for name, own in series.items()}
+    headings = [plotly_text(part.heading) for part in parts]
+    return _small_multiples("loss", steps, curves, headings, [part.log for part in parts], change_marks(changes), (3, 1), 150)
 
 
 def layer_figure(records: Sequence[Record], layers: Sequence[str], changes: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """L_BNS of every layer over iterations, a small chart each, on one scale; live changes as in `loss_figure`."""
+    """L_BNS of every layer over iterations, a small panel each, on one scale; live changes as in `loss_figure`."""
     methods = by_series(records, _POINTS_SMALL)
     values = {method: np.array([r.data["layers"] for r in own], np.float32).reshape(len(own), -1) for method, own in methods.items()}
     curves = [{method: own[:, index] for method, own in values.items()} for index in range(len(layers))]
     titles = [f"{index + 1}: {plotly_text(_short(name))}" for index, name in enumerate(layers)]
     steps = {method: steps_of(own) for method, own in methods.items()}
-    figure = _small_multiples("L_BNS by layer", steps, curves, titles, [True] * len(layers), mark_texts(changes), (6, 2), 92)
+    figure = _small_multiples("L_BNS by layer", steps, curves, titles, [True] * len(layers), change_marks(changes), (6, 2), 92)
     low, high = heatmap_ends(records)
     scale = [math.log10(max(low, 1e-6)) - 0.1, math.log10(max(high, 1e-6)) + 0.1]
     for layout in (figure["layout"], figure["layout"]["meta"]["narrow"]):
@@ -78,7 +91,7 @@ def layer_figure(records: Sequence[Record], layers: Sequence[str], changes: Sequ
 
 
 def _short(name: str, length: int = 24) -> str:
-    """The end of a layer's name, which tells it from others."""
+    """The end of a layer's name, which distinguishes it from others."""
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
@@ -88,19 +101,19 @@ def _small_multiples(
     curves: Sequence[Mapping[str, np.ndarray]],
     titles: Sequence[str],
     logarithmic: Sequence[bool],
-    marks: Mapping[int, tuple[str, list[str]]],
+    marks: Sequence[ChangeMark],
     columns: tuple[int, int],
     height: int,
 ) -> Figure:
-    """A part for each of `curves` (method -> values at its steps). columns: in a wide and a narrow window; height: of a part, in pixels.
+    """A panel for each of `curves` (method -> values at its steps).
 
-    Made of plain dictionaries: plotly takes a fifth of a second to add 40 curves to 20 parts one by one.
+    columns: in a wide and in a narrow window. height: of a panel, in pixels.
     """
     traces = [
         {
             "type": "scatter", "mode": "lines", "x": steps[method], "y": values, "name": title_of(method), "legendgroup": method,
             "showlegend": index == 0, "xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}",
-            "line": {"color": colour(method), "width": 2 if height > 100 else 1.5}, "hovertemplate": "%{y:.4g}",
+            "line": {"color": color(method), "dash": dash(method), "width": 2 if height > 100 else 1.5}, "hovertemplate": "%{y:.4g}",
         }
         for index, own in enumerate(curves)
         for method, values in own.items()
@@ -109,24 +122,23 @@ def _small_multiples(
     shapes, notes = [], []
     for index in range(len(curves)):
         axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
-        for position, (step, (text, methods)) in enumerate(marks.items()):
-            line = colour(methods[0]) if len(methods) == 1 else _SHARED
-            shapes.append(
-                {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": {"color": line, "width": 1, "dash": "dot"}, **axes}
-            )
-            # neighbouring labels on different heights, so that they do not cover each other; on the side that has room
+        for position, mark in enumerate(marks):
+            shade = color(mark.methods[0]) if len(mark.methods) == 1 else _SHARED
+            line = {"color": shade, "width": 1, "dash": "dot"}
+            shapes.append({"type": "line", "x0": mark.step, "x1": mark.step, "y0": 0, "y1": 1, "line": line, **axes})
+            # labels of neighbors at different heights, so that they do not cover each other; on the side that has room
             notes.append({
-                "x": step, "y": 1 - 0.16 * (position % 4), "text": plotly_text(text), "showarrow": False, "yanchor": "top",
-                "xanchor": "left" if step < 0.7 * end else "right", "font": {"size": 11 if height > 100 else 9}, **axes,
+                "x": mark.step, "y": 1 - 0.16 * (position % 4), "text": plotly_text(mark.text), "showarrow": False, "yanchor": "top",
+                "xanchor": "left" if mark.step < 0.7 * end else "right", "font": {"size": 11 if height > 100 else 9}, **axes,
             })  # fmt: skip
     layout: dict[str, Any] = {
         "shapes": shapes,
         "hovermode": "x unified",
         "uirevision": name,
         "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        **_grid(titles, columns[0], height, logarithmic, notes),
+        **_grid(titles, columns[0], height, logarithmic, notes, legend_rows(map(title_of, steps), _WIDE)),
     }
-    narrow = _grid(titles, columns[1], height, logarithmic, notes)
+    narrow = _grid(titles, columns[1], height, logarithmic, notes, legend_rows(map(title_of, steps), _NARROW))
     cursor = [[f"x{_number(index)}", f"y{_number(index)}"] for index in range(len(curves))]
     layout["meta"] = {"name": name, "cursor": cursor, "narrow": narrow}
     return {"data": traces, "layout": layout}
@@ -136,14 +148,20 @@ def _number(index: int) -> str:
     return "" if index == 0 else str(index + 1)
 
 
-def _grid(titles: Sequence[str], columns: int, height: int, logarithmic: Sequence[bool], notes: Sequence[dict]) -> dict[str, Any]:
-    """The part of a layout that depends on the number of columns: height, axes in their places, titles above them, and the notes."""
+def _grid(
+    titles: Sequence[str], columns: int, height: int, logarithmic: Sequence[bool], notes: Sequence[dict], legend: int = 1
+) -> dict[str, Any]:
+    """The part of a layout that depends on the number of columns: height, axes of the panels, titles above them, and the notes.
+
+    legend: rows of it.
+    """
+    below = _LEGEND + 20 * (legend - 1)
     rows = -(-len(titles) // columns)
     row = _TITLE + height + _TICKS
     total = rows * row
     gap = 0.05 if columns < 4 else 0.03
     width = (1 - (columns - 1) * gap) / columns if columns > 1 else 1.0
-    layout: dict[str, Any] = {"height": total + _LEGEND, "margin": {"l": 40, "r": 8, "t": 0, "b": _LEGEND}}
+    layout: dict[str, Any] = {"height": total + below, "margin": {"l": 40, "r": 8, "t": 0, "b": below}}
     headings = []
     for index, title in enumerate(titles):
         left = index % columns * (width + gap)
@@ -162,42 +180,30 @@ def _grid(titles: Sequence[str], columns: int, height: int, logarithmic: Sequenc
     return layout
 
 
+def heatmap_columns(count: int) -> int:
+    """Heatmaps beside each other in a wide window: all of up to 3, else two rows or more of at most 4."""
+    return count if count <= 3 else min(4, -(-count // 2))
+
+
 def layer_heatmaps(
     records: Sequence[Record], methods: Sequence[str], layers: Sequence[str], changes: Sequence[Mapping[str, Any]] = ()
 ) -> Figure:
-    """L_BNS of every layer over iterations for each optimizer side by side, on one logarithmic scale of colours; changes as marks."""
+    """L_BNS of every layer over iterations, a heatmap for each method on one logarithmic color scale; live changes as marks."""
     low, high = (math.log10(max(end, 1e-6)) for end in heatmap_ends(records))
     ticks = [t for t in range(-6, 7) if low - 0.5 <= t <= high + 0.5]
     traces: list[dict[str, Any]] = []
     for index, method in enumerate(methods):
-        own = thinned([r for r in records if r.series == method], _COLUMNS)
+        own = thinned([r for r in records if r.series == method], _HEATMAP_COLUMNS)
         values = np.maximum(np.array([r.data["layers"] for r in own], np.float32), 1e-6).reshape(len(own), -1).T
         traces.append({
             "type": "heatmap", "x": steps_of(own), "y": np.arange(1, len(layers) + 1, dtype=np.int32), "z": np.log10(values),
             "customdata": values, "coloraxis": "coloraxis", "xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}",
             "hovertemplate": "layer %{y}<br>iteration %{x}<br>L_BNS %{customdata:.3g}<extra></extra>",
         })  # fmt: skip
-    marks = mark_texts(changes)
-    shapes, notes = [], []
-    for index, method in enumerate(methods):
-        axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
-        own_marks = {step: text for step, (text, of) in marks.items() if method in of}
-        for position, (step, text) in enumerate(own_marks.items()):
-            line = {"color": "#FFFFFF", "width": 1.5, "dash": "dot"}
-            shapes.append({"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": line, **axes})
-            notes.append({
-                "x": step, "y": 1 - 0.08 * (position % 4), "text": plotly_text(text), "showarrow": False, "yanchor": "top",
-                "xanchor": "left", "font": {"size": 11, "color": "#FFFFFF"}, "bgcolor": "rgba(0,0,0,0.55)", **axes,
-            })  # fmt: skip
+    shapes, notes = _heatmap_marks(methods, change_marks(changes))
     height = max(260, 15 * len(layers))
     titles = [title_of(method) for method in methods]
-    wide, narrow = (_grid(titles, columns, height, [False] * len(methods), notes) for columns in (len(methods), 1))
-    for layout in (wide, narrow):
-        layout["margin"]["r"] = 60
-        for index in range(len(methods)):
-            layout[f"yaxis{_number(index)}"] |= {"autorange": "reversed", "nticks": 12}
-            layout[f"xaxis{_number(index)}"] |= {"title": {"text": "iteration"}}
-        layout[f"yaxis{_number(0)}"] |= {"title": {"text": "layer"}}
+    wide, narrow = (_heatmap_grid(titles, columns, height, notes) for columns in (heatmap_columns(len(methods)), 1))
     scale = {
         "colorscale": "Cividis", "cmin": low, "cmax": high,
         "colorbar": {"title": {"text": "L_BNS"}, "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks], "thickness": 10},
@@ -207,14 +213,40 @@ def layer_heatmaps(
     return {"data": traces, "layout": {**wide, "shapes": shapes, "coloraxis": scale, "uirevision": "heatmap", "meta": meta}}
 
 
+def _heatmap_marks(methods: Sequence[str], marks: Sequence[ChangeMark]) -> tuple[list[dict], list[dict]]:
+    """Lines at the changes of each method, and their labels."""
+    shapes, notes = [], []
+    line = {"color": "#FFFFFF", "width": 1.5, "dash": "dot"}
+    for index, method in enumerate(methods):
+        axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
+        for position, mark in enumerate(mark for mark in marks if method in mark.methods):
+            shapes.append({"type": "line", "x0": mark.step, "x1": mark.step, "y0": 0, "y1": 1, "line": line, **axes})
+            notes.append({
+                "x": mark.step, "y": 1 - 0.08 * (position % 4), "text": plotly_text(mark.text), "showarrow": False, "yanchor": "top",
+                "xanchor": "left", "font": {"size": 11, "color": "#FFFFFF"}, "bgcolor": "rgba(0,0,0,0.55)", **axes,
+            })  # fmt: skip
+    return shapes, notes
+
+
+def _heatmap_grid(titles: Sequence[str], columns: int, height: int, notes: Sequence[dict]) -> dict[str, Any]:
+    layout = _grid(titles, columns, height, [False] * len(titles), notes)
+    layout["margin"]["r"] = 60
+    for index in range(len(titles)):
+        layout[f"yaxis{_number(index)}"] |= {"autorange": "reversed", "nticks": 12}
+        if index + columns >= len(titles):  # no panel below it
+            layout[f"xaxis{_number(index)}"] |= {"title": {"text": "iteration"}}
+    layout[f"yaxis{_number(0)}"] |= {"title": {"text": "layer"}}
+    return layout
+
+
 def heatmap_ends(records: Sequence[Record]) -> tuple[float, float]:
-    """Lowest and highest L_BNS of a layer in all methods, of a long run about."""
+    """Lowest and highest L_BNS of a layer in all methods; approximate for a long run."""
     values = [value for r in thinned(list(records), 400) for value in r.data["layers"] if value > 0]
     return (min(values), max(values)) if values else (1e-3, 1.0)
 
 
 def layer_bars(records: Mapping[str, Record], layers: Sequence[str], chosen: int) -> Figure:
-    """L_BNS of every layer at one moment (method -> its record), a bar for each optimizer; the chosen layer stands out.
+    """L_BNS of every layer at one iteration (method -> its record), a bar for each method; the chosen layer is highlighted.
 
     customdata of each bar is the layer's index.
     """
@@ -225,10 +257,10 @@ def layer_bars(records: Mapping[str, Record], layers: Sequence[str], chosen: int
             "y": numbers(record.data["layers"]),
             "name": title_of(method),
             "customdata": list(range(len(layers))),
-            "marker": {"color": colour(method)},
+            "marker": {"color": color(method)},
             "text": [plotly_text(name) for name in layers],
             "textposition": "none",
-            "hovertemplate": "layer %{x}: %{text}<br>L_BNS %{y:.4g}<br>press to look into it",
+            "hovertemplate": "layer %{x}: %{text}<br>L_BNS %{y:.4g}<br>click for its channels",
         }
         for method, record in records.items()
     ]  # fmt: skip
@@ -246,45 +278,55 @@ def layer_bars(records: Mapping[str, Record], layers: Sequence[str], chosen: int
 
 
 def channel_figure(frames: Mapping[str, Frame], running: RunningStatistics, layer: int) -> Figure | None:
-    """Means and variances of a layer's channels, those of the batch against those of training, which lie on the diagonal if they match.
+    """Means and variances of a layer's channels: batch statistics over running statistics, on the diagonal where they match.
 
-    frames: method -> the moment. None where the frames have no statistics, as in runs of an earlier version.
+    frames: method -> its frame. None if the frames have no statistics, as in runs of earlier versions.
     """
     start = sum(running.channels[:layer])
     own = slice(start, start + running.channels[layer])
-    channels = np.arange(1, running.channels[layer] + 1, dtype=np.int32)
     traces: list[dict[str, Any]] = []
-    layout: dict[str, Any] = {}
+    axes: dict[str, Any] = {}
     titles = ["means of the channels", "variances of the channels"]
-    for part, kind in enumerate(("means", "variances")):
-        known = getattr(running, kind)[own]
+    for index, kind in enumerate(("means", "variances")):
         batches = {method: getattr(frame, kind)[own] for method, frame in frames.items() if getattr(frame, kind) is not None}
         if not batches:
             return None
-        everything = np.concatenate([known, *batches.values()])
-        everything = everything[np.isfinite(everything)]
-        logarithmic = kind == "variances" and bool(len(everything)) and everything.min() > 0
-        low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0.0, 1.0)
-        axes = {"xaxis": f"x{_number(part)}", "yaxis": f"y{_number(part)}"}
-        traces.append({
-            "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "batch = running", "hoverinfo": "skip",
-            "showlegend": part == 0, "legendgroup": "match", "line": {"color": FULL_PRECISION, "width": 1, "dash": "dash"}, **axes,
-        })  # fmt: skip
-        for method, values in batches.items():
-            traces.append({
-                "type": "scatter", "mode": "markers", "x": known, "y": values, "customdata": channels, "name": title_of(method),
-                "showlegend": part == 0, "legendgroup": method, "marker": {"color": colour(method), "size": 7, "opacity": 0.75},
-                "hovertemplate": "channel %{customdata}<br>running %{x:.4g}<br>batch %{y:.4g}", **axes,
-            })  # fmt: skip
-        for axis, of in ((axes["xaxis"], "running"), (axes["yaxis"], "batch")):
-            name = f"{axis[0]}axis{axis[1:]}"
-            layout[name] = {"title": {"text": of}, "type": "log" if logarithmic else "linear"}
-    wide, narrow = (_grid(titles, columns, 260, [False, False], []) for columns in (2, 1))
-    for grid in (wide, narrow):
-        grid["margin"] |= {"l": 56, "b": 60}
+        panel, logarithmic = _channel_panel(getattr(running, kind)[own], batches, index)
+        traces += panel
+        for axis, title in (("x", "running"), ("y", "batch")):
+            axes[f"{axis}axis{_number(index)}"] = {
+                "title": {"text": title},
+                "type": "log" if logarithmic and kind == "variances" else "linear",
+            }
+    names = ["batch = running", *map(title_of, frames)]
+    grids = []
+    for columns, window in ((2, _WIDE), (1, _NARROW)):
+        grid = _grid(titles, columns, 260, [False, False], [], legend_rows(names, window))
+        grid["margin"] |= {"l": 56, "b": grid["margin"]["b"] + 26}
         grid["height"] += 26
-        for name, axis in layout.items():
+        for name, axis in axes.items():
             grid[name] |= axis
-    meta = {"name": f"channels of layer {layer + 1}, batch against running statistics", "narrow": narrow}
+        grids.append(grid)
+    meta = {"name": f"channels of layer {layer + 1}, batch against running statistics", "narrow": grids[1]}
     legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-    return {"data": traces, "layout": {**wide, "legend": legend, "uirevision": f"channels {layer}", "meta": meta}}
+    return {"data": traces, "layout": {**grids[0], "legend": legend, "uirevision": f"channels {layer}", "meta": meta}}
+
+
+def _channel_panel(known: np.ndarray, batches: Mapping[str, np.ndarray], index: int) -> tuple[list[dict[str, Any]], bool]:
+    """The diagonal and the points of each method, and whether all values are positive. known, and each of batches: `(channels,)`."""
+    everything = np.concatenate([known, *batches.values()])
+    everything = everything[np.isfinite(everything)]
+    low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0.0, 1.0)
+    axes = {"xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}"}
+    traces: list[dict[str, Any]] = [{
+        "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "batch = running", "hoverinfo": "skip",
+        "showlegend": index == 0, "legendgroup": "match", "line": {"color": FULL_PRECISION, "width": 1, "dash": "dash"}, **axes,
+    }]  # fmt: skip
+    channels = np.arange(1, len(known) + 1, dtype=np.int32)
+    for method, values in batches.items():
+        traces.append({
+            "type": "scatter", "mode": "markers", "x": known, "y": values, "customdata": channels, "name": title_of(method),
+            "showlegend": index == 0, "legendgroup": method, "marker": {"color": color(method), "size": 7, "opacity": 0.75},
+            "hovertemplate": "channel %{customdata}<br>running %{x:.4g}<br>batch %{y:.4g}", **axes,
+        })  # fmt: skip
+    return traces, bool(len(everything)) and low > 0

@@ -1,40 +1,63 @@
-"""What all figures share: one colour for one thing on every page, names, layout, thinned curves. Pure.
+"""What all figures share: one color per method on every page, layout, thinned curves. Pure: no streamlit in here.
 
-A figure is drawn once for all who look at it, whichever theme they have. So every colour of data here stands out from the white and from
-the dark background alike, by 3 to 1 or more (WCAG 2.2, 1.4.11), and any two differ for people with each kind of colour blindness: Okabe
-and Ito's colours where they are neither too light nor too dark, others where they are. Nothing can be read as small text on both
-backgrounds, which takes 4.5 to 1: text gets no colour here, and then has the one of the viewer's theme.
+Figures are plain dictionaries as plotly.js takes them: building a go.Figure checks one value at a time, 60 ms for 40 curves.
 
-pandas is imported because plotly uses it where it finds it in sys.modules, also half imported by another thread.
+A figure is drawn once for all viewers, whatever their theme. So every color of data has a contrast of at least 3 to 1 against the white
+and the dark background (WCAG 2.2, 1.4.11), and any two are at least 13 apart in CIELAB (2.3 is just visible), also as people with
+protanopia, deuteranopia and tritanopia see them. No color is readable as small text on both backgrounds, which takes 4.5 to 1: text gets
+no color here and takes that of the viewer's theme.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas  # noqa: F401
-import plotly.graph_objects as go
 
+from core.generation.methods import METHODS, method_order
 from core.runs.records import Record
 from dashboard.names import method_name
 from dashboard.text import plotly
 
-COLOURS = {"mi-fgsm": "#0072B2", "adam": "#D55E00", "given": "#009E73", "real": "#86672B", "noise": "#9A5BE0"}
+# of methods, in the order of their rows in the method table
+METHOD_COLORS = ("#0072B2", "#D55E00", "#C818B0", "#70A030", "#7038F8", "#407048", "#985088", "#909858")
+COLORS = {"given": "#009E73", "real": "#86672B", "noise": "#9A5BE0"}
 FULL_PRECISION = "#6E6E6E"
 PAPER = "#CC79A7"
-NEUTRAL = "#808080"  # lines and areas that belong to no method: cursors, marks of changes in all methods, spreads
-SCALE = "Cividis"  # of heatmaps: the same order for everybody, also printed grey
+NEUTRAL = "#808080"  # lines and areas that belong to no method: cursors, changes of several methods, spreads
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # of plotly
 POINTS = 600  # of a curve
+_LEGEND_ROW = 20  # pixels
+_LEGEND_WIDTH = 700  # pixels of a window that legends are laid out for
 Figure = dict[str, Any]  # plain, as plotly.js takes it
 _T = TypeVar("_T")
 
 
-def colour(method: str) -> str:
-    """The colour of an optimizer; `method` may go on with a bit width, as in "adam W4A4"."""
-    return COLOURS.get(method.split(" ")[0], NEUTRAL)
+def color(method: str) -> str:
+    """The color of a method, of given or real images, or of noise; `method` may include a bit width, as in "adam W4A4".
+
+    Rows of the method table take METHOD_COLORS in order. Any other name, such as that of a given set, has one of them by its hash, so
+    that it is the same on every page and in every process.
+    """
+    name = method.split(" ")[0]
+    return COLORS.get(name) or METHOD_COLORS[_number(name) % len(METHOD_COLORS)]
+
+
+def dash(method: str) -> str:
+    """The dash of a method's curve where nothing else is told by it: solid unless an earlier method has the same color."""
+    name = method.split(" ")[0]
+    return "solid" if name in COLORS or name not in METHODS else DASHES[_number(name) // len(METHOD_COLORS) % len(DASHES)]
+
+
+def _number(name: str) -> int:
+    """Position of a method in the table; of any other name a number that skips the default methods."""
+    if name in METHODS:
+        return method_order(name)
+    return 2 + zlib.crc32(name.encode()) % (len(METHOD_COLORS) - 2)
 
 
 def title_of(method: str) -> str:
@@ -42,26 +65,47 @@ def title_of(method: str) -> str:
     return plotly(method_name(method))
 
 
-def laid_out(figure: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
-    figure.update_layout(
-        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98, "yanchor": "top"},
-        height=height,
-        margin={"l": 10, "r": 10, "t": 36, "b": 10},
+def figure(traces: Sequence[Mapping[str, Any]], title: str, height: int, **layout: Any) -> Figure:
+    """A figure with its title above and its legend below. layout: of plotly.js, on top of what all figures share.
+
+    The height grows with the rows of the legend, so that these do not take the space of the curves.
+    """
+    names = [str(trace.get("name", "")) for trace in traces if trace.get("showlegend", True)]
+    shared = {
+        "title": {"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98, "yanchor": "top"},
+        "height": height + _LEGEND_ROW * (legend_rows(names) - 1),
+        "margin": {"l": 10, "r": 10, "t": 36, "b": 10},
         # below the title of the axis, however many lines it takes in a narrow window
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         # keeps zoom and hidden curves over refreshes
-        uirevision=title,
-        **layout,
-    )
-    return figure
+        "uirevision": title,
+    }
+    return {"data": [dict(trace) for trace in traces], "layout": {**shared, **layout}}
+
+
+def legend_rows(names: Iterable[str], width: int = _LEGEND_WIDTH) -> int:
+    """Rows that a horizontal legend of these names takes in a window of `width` pixels, at least 1. plotly.js gives entries one width."""
+    entries = list(names)
+    longest = max((40 + 7 * len(name) for name in entries), default=0)
+    return max(1, math.ceil(len(entries) / max(1, width // longest))) if entries else 1
+
+
+def vertical(x: float, color: str, dash: str, **line: Any) -> dict[str, Any]:
+    """A line over the whole height of a figure with one pair of axes."""
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "y domain", "line": {"color": color, "dash": dash, **line}}
+
+
+def horizontal(y: float, color: str, dash: str) -> dict[str, Any]:
+    """A line over the whole width of a figure with one pair of axes."""
+    return {"type": "line", "x0": 0, "x1": 1, "xref": "x domain", "y0": y, "y1": y, "line": {"color": color, "dash": dash}}
 
 
 def by_series(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
-    """MethodImages -> its records; thinned to about `most` where that is given."""
-    methods: dict[str, list[Record]] = {}
+    """Series -> its records; with `most`, thinned to about that many."""
+    series: dict[str, list[Record]] = {}
     for record in records:
-        methods.setdefault(record.series, []).append(record)
-    return {method: thinned(own, most) if most else own for method, own in methods.items()}
+        series.setdefault(record.series, []).append(record)
+    return {name: thinned(own, most) if most else own for name, own in series.items()}
 
 
 def thinned(records: list[_T], most: int) -> list[_T]:
@@ -73,7 +117,7 @@ def thinned(records: list[_T], most: int) -> list[_T]:
 
 
 def steps_of(records: Sequence[Record]) -> np.ndarray:
-    """Their steps. Arrays, here and below, as plotly sends them packed, and as a server keeps many figures of many numbers."""
+    """Their steps, int32. Arrays, here and below, because a server keeps many figures of many numbers."""
     return np.array([record.step for record in records], np.int32)
 
 
@@ -81,12 +125,12 @@ def numbers(values: Iterable[float]) -> np.ndarray:
     return np.fromiter(values, np.float32)
 
 
-def json_of(figure: go.Figure | Figure) -> str:
-    """A figure as JSON. Arrays of a plain one have four digits, as a curve of a thousand pixels does not show more; others come packed."""
-    plain = figure.to_plotly_json() if isinstance(figure, go.Figure) else figure
-    # the browser's theme is the template, which components/figure.js knows
-    layout = {name: value for name, value in plain["layout"].items() if name != "template"}
-    return json.dumps({"data": plain["data"], "layout": layout}, default=_listed)
+def json_of(figure: Figure, **more: Any) -> str:
+    """A figure as JSON. Floats in arrays have four digits: a curve of a thousand pixels shows no more. more: keys beside data and layout.
+
+    The layout has no template: the browser adds that of the viewer's theme (components/figure.js).
+    """
+    return json.dumps({"data": figure["data"], "layout": figure["layout"], **more}, default=_listed)
 
 
 def _listed(array: np.ndarray) -> list:
@@ -98,7 +142,7 @@ def _listed(array: np.ndarray) -> list:
     rounded = np.round(values * scale) / scale
     if np.isfinite(values).all():
         return rounded.tolist()
-    # what is no number, as of a layer that did not run, is nothing in JSON
+    # JSON has no NaN and no infinity, which a layer that did not run has
     listed = rounded.astype(object)
     listed[~np.isfinite(values)] = None
     return listed.tolist()

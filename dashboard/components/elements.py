@@ -1,15 +1,14 @@
-"""Elements of the pages that Streamlit does not have: the iteration player, the contact sheet, a figure that is changed in place.
+"""Elements that Streamlit does not have: the iteration player, the contact sheet, a figure that is changed in place, a block of text.
 
-Each is a component with its HTML, CSS and JavaScript in `components/`. What comes from outside goes there as data, never into the HTML.
-
-With `made`, any text that is another with each drawing, an element can be streamed to (see stream.py) under the name that is its key: what
-comes so goes over what it was drawn with, and is newer.
+Each is a component with its HTML, CSS and JavaScript in this folder. What comes from outside goes there as data, never into the HTML. An
+element that is drawn in a `rendering` is updated through the socket (updates/live_view.py) under its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from starlette.routing import BaseRoute, Route
 
 from dashboard import session
 from dashboard.charts import files as chart_files
-from dashboard.images.contact_sheet import Sheet
 from dashboard.server import access
-from dashboard.tables.iterations import nearest
-from dashboard.text import shown
+from dashboard.tables.iterations import from_address, nearest
+from dashboard.text import one_line_text
 
 _FOLDER = Path(__file__).parent
-_STREAMED = (_FOLDER / "streamed.js").read_text()
+_APPLY_UPDATE = (_FOLDER / "apply_update.js").read_text()
 _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 # the version in its name: a browser may keep it for ever
 _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
@@ -35,14 +33,14 @@ _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
 
 def _component(name: str, isolate_styles: bool = True) -> Any:
     texts = {path.suffix[1:]: path.read_text() for path in _FOLDER.glob(f"{name}.*")}
-    texts["js"] = _STREAMED + texts["js"]
+    texts["js"] = _APPLY_UPDATE + texts["js"]
     return st.components.v2.component(f"dashboard.{name}", isolate_styles=isolate_styles, **texts)
 
 
 _player = _component("player")
 _sheet = _component("sheet")
-_words = _component("words")
-_live = _component("live")
+_text_block = _component("text_block")
+_update_socket = _component("update_socket")
 # plotly puts its own styles into the head of the page
 _figure = _component("figure", isolate_styles=False)
 
@@ -72,80 +70,82 @@ def folded(label: str, key: str, expanded: bool, icon: str) -> Iterator[bool]:
         yield st.session_state[opened]
 
 
-def player(
-    run_id: str,
-    moments: Sequence[int],
-    latest: int,
-    start: int | None,
-    following: str,
-    iterations: int,
-    batches: int,
-    marks: Sequence[tuple[int, str]],
-    key: str,
-    made: str = "",
-) -> int | None:
-    """The slider over the kept moments of a run, with play button and arrow keys; returns the step to show, None for the newest.
+def chosen_step(run_id: str, address: Mapping[str, str], kept: Sequence[int], latest: int) -> tuple[int | None, str]:
+    """The step that the player of a run shows, None for the newest, and what is wrong with the one in the address, or ""."""
+    wanted, problem = from_address(address.get(session.AT_PARAMETER))
+    return nearest(wanted, kept, latest), problem
 
-    What it stands at is in the address. moments: kept steps, in order. latest: the newest step. start: what a page that is just opened
-    shows. following: how often newer ones come, "" if there will be none. iterations: of a batch. marks: step and text of live changes.
+
+def player(run_id: str, values: Mapping[str, Any], following: str, iterations: int, batches: int, key: str) -> None:
+    """The slider over the kept iterations of a run, with play button and arrow keys. What it shows is in the address.
+
+    values: of `player_data`. following: how often newer images come, "" if there will be none. iterations: of a batch.
     """
-    chosen = nearest(st.session_state.get(_moment_key(run_id), start), moments, latest)
 
     def move() -> None:
-        at = st.session_state[key]["at"]
-        st.session_state[_moment_key(run_id)] = at
-        session.put_into_address(session.AT_PARAMETER, at)
+        session.put_into_address(session.AT_PARAMETER, st.session_state[key]["at"])
 
     _player(
         key=key,
         data={
-            **player_data(moments, latest, chosen, marks),
+            **values,
             "run": run_id,
             "turn": st.session_state.get(_turn_key(run_id), 0),
             "following": following,
             "iterations": iterations,
             "batches": batches,
-            **_streamed(key, made),
+            **_updated(key),
         },
         on_at_change=move,
     )
-    return chosen
 
 
-def player_data(moments: Sequence[int], latest: int, at: int | None, marks: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """What of a player changes as the run goes on."""
-    return {"moments": [step for step in moments if step < latest], "latest": latest, "at": at, "marks": [list(mark) for mark in marks]}
+def player_data(kept: Sequence[int], latest: int, at: int | None, marks: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """The data of a player that changes as the run goes on. kept: steps, in order. marks: step and text of live changes."""
+    return {"moments": [step for step in kept if step < latest], "latest": latest, "at": at, "marks": [list(mark) for mark in marks]}
 
 
-def _streamed(key: str, made: str) -> dict[str, str]:
-    return {"piece": key, "made": made} if made else {}
+_rendering: ContextVar[str] = ContextVar("rendering", default="")
+
+
+@contextmanager
+def rendering(token: str) -> Iterator[None]:
+    """Elements drawn in the block are updated through the socket. token: identifies this rendering; updates override what it drew, but
+    not what a later one draws; "" for elements that nothing updates.
+    """
+    before = _rendering.set(token)
+    try:
+        yield
+    finally:
+        _rendering.reset(before)
+
+
+def _updated(key: str) -> dict[str, str]:
+    token = _rendering.get()
+    return {"key": key, "rendering": token} if token else {}
 
 
 def follow_newest(run_id: str) -> None:
     """Moves the player of a run to its right end, wherever a person has left it."""
-    st.session_state[_moment_key(run_id)] = None
     st.session_state[_turn_key(run_id)] = st.session_state.get(_turn_key(run_id), 0) + 1
     session.put_into_address(session.AT_PARAMETER, None)
-
-
-def _moment_key(run_id: str) -> str:
-    return f"moment/{run_id}"
 
 
 def _turn_key(run_id: str) -> str:
     return f"turn of the player/{run_id}"
 
 
-def sheet(sheet: Sheet, alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None], made: str = "") -> None:
-    """A contact sheet whose images can be pointed at and pressed. on_pick: called with the index of an image that was pressed."""
+def sheet(values: Mapping[str, Any], alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None]) -> None:
+    """A contact sheet whose images can be hovered over and clicked. values: the fields of a Sheet. on_pick: called with the index of an
+    image that was clicked."""
     _sheet(
         key=key,
-        data={**vars(sheet), "chosen": chosen, "alt": alt, **_streamed(key, made)},
+        data={**values, "chosen": chosen, "alt": alt, **_updated(key)},
         on_picked_change=lambda: on_pick(_picked(key)),
     )
 
 
-def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None, made: str = "") -> None:
+def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None) -> None:
     """A figure, changed in place when it comes again under the same key.
 
     figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. name: of its files. on_pick: called
@@ -159,7 +159,7 @@ def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any]
             "library": _library_address(),
             "pressable": on_pick is not None,
             "config": chart_files.config(name),
-            **_streamed(key, made),
+            **_updated(key),
         },
         on_picked_change=(lambda: on_pick(_picked(key))) if on_pick else lambda: None,
     )
@@ -169,24 +169,20 @@ def _picked(key: str) -> Any:
     return st.session_state[key]["picked"]
 
 
-def words(key: str, lines: Sequence[str], title: str = "", part: float | None = None, clipped: bool = False, made: str = "") -> None:
-    """Lines of text, small, and a title over them. part: how full a bar under them is, 0 to 1. clipped: each line stays one line."""
-    _words(key=key, data={**words_data(lines, title, part), "clipped": clipped, **_streamed(key, made)})
+def text_block(key: str, values: Mapping[str, Any], clipped: bool = False) -> None:
+    """Lines of small text, with a title and a bar where they have one. values: of `text_block_data`. clipped: each line stays one line."""
+    _text_block(key=key, data={**values, "clipped": clipped, **_updated(key)})
 
 
-def words_data(lines: Sequence[str], title: str = "", part: float | None = None) -> dict[str, Any]:
-    """What of `words` changes as the run goes on."""
-    return {"title": shown(title), "lines": [shown(line) for line in lines], "part": part}
+def text_block_data(lines: Sequence[str], title: str = "", part: float | None = None) -> dict[str, Any]:
+    """The data of a text block that changes as the run goes on. part: how full the bar below the lines is, 0 to 1; None: no bar."""
+    return {"title": one_line_text(title), "lines": [one_line_text(line) for line in lines], "part": part}
 
 
-def live(key: str, address: str, phase: str, milliseconds: int, redraw: bool) -> None:
-    """Has the elements of the page streamed to by the socket at `address`, which is asked again after so many milliseconds.
+def update_socket(key: str, address: str, layout: str, milliseconds: int) -> None:
+    """Has the elements of the page updated through the socket at `address`, which is asked again after so many milliseconds.
 
-    The page is drawn anew when the run is in another phase than `phase`. redraw: each time, with nothing streamed.
+    Streamlit draws the view again when its layout is another than `layout`.
     """
-    with st.container(key="live"):  # takes no place: see page.css
-        _live(
-            key=key,
-            data={"address": address, "phase": phase, "milliseconds": milliseconds, "redraw": redraw},
-            on_changed_change=lambda: None,
-        )
+    with st.container(key="updates"):  # takes no space: see page.css
+        _update_socket(key=key, data={"address": address, "layout": layout, "milliseconds": milliseconds}, on_changed_change=lambda: None)

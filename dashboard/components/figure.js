@@ -2,7 +2,7 @@
 //
 // data: figure (JSON text with data and layout), config (plotly's), library (address of plotly.js), title (for screen readers). layout.meta may hold cursor
 // ([x axis, y axis] of each part that is over iterations) and narrow (changes of the layout for a narrow window). And what an element has
-// that is streamed to (see live.js).
+// that is streamed to (see update_socket.js).
 
 const NARROW = 560; // pixels
 

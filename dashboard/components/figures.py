@@ -25,13 +25,13 @@ def offer_files() -> None:
         )
 
 
-def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None, made: str = "") -> None:
+def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None) -> None:
     """A figure on the page; its files are called `name`, or as its key. One that comes again under the same key is changed in place.
 
     figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. on_pick: called with the customdata of
-    a point that was pressed, or its number in its trace. made: see elements.
+    a point that was pressed, or its number in its trace.
     """
-    elements.figure(figure, title, key, name or key, on_pick, made)
+    elements.figure(figure, title, key, name or key, on_pick)
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> Any:

@@ -2,7 +2,7 @@
 //
 // data: run, moments (steps that were kept, oldest first, without the newest), latest (the newest step), at (a step of moments, or null
 // for the newest), turn (changes when the page is to take over `at`), following (how often newer ones come, empty if there will be
-// none), iterations (of a batch), batches, marks ([step, text] of live changes), and what an element has that is streamed to (see live.js).
+// none), iterations (of a batch), batches, marks ([step, text] of live changes), and what an updated element has (see update_socket.js).
 
 const GRACE = 3000; // milliseconds after which an answer of the server is no longer waited for
 const PACE = 350; // milliseconds that a moment is seen at least while playing

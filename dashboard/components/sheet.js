@@ -2,7 +2,7 @@
 //
 // data: picture (data URI), width and height (of the picture in pixels), columns, header (names above the columns, or empty), cells
 // (for each place of the grid null or [index, text, whether it is marked]), chosen (an index or null), alt, and what an element has that is
-// streamed to (see live.js).
+// streamed to (see update_socket.js).
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let sheet = parentElement.sheet;

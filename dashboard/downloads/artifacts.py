@@ -19,10 +19,10 @@ from typing import Any
 from core import layout
 from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
-from core.files import whole, write_json
+from core.files import atomic_write, write_json
+from core.generation.methods import method_order
 from core.runs.run import Run
 from dashboard.names import method_name
-from dashboard.tables import results
 
 _ROOT = Path(__file__).parents[2]
 FORMATS = {
@@ -48,20 +48,20 @@ class Offer:
 
 
 def _images_of(method: str) -> str:
-    return method_name(method) if method == layout.GIVEN else f"images by {method_name(method)}"
+    return method_name(method) if method == layout.USER_IMAGES else f"images by {method_name(method)}"
 
 
 def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
     """All of a run. folder: the run's. methods: those whose images are whole."""
     found = []
-    for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=results.place):
+    for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=method_order):
         for bits in run.config.bits:
             width = run.config.training_for(bits).width
             if (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
                 title = f"{width} network, trained on {_images_of(method)}"
                 found.append(Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits))))
     if not run.config.images_from:
-        for method in sorted(methods, key=results.place):
+        for method in sorted(methods, key=method_order):
             found.append(Offer(_images_of(method), f"{method}-images", IMAGE_FORMATS, ("--method", method)))
     if found and (folder / layout.RESULT).is_file() and run.config.bits:
         found.append(Offer("model card", "model-card", ("card",), ()))
@@ -86,7 +86,7 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
         made = Path(shutil.make_archive(f"{out}-{kind}", "zip", out)) if out.is_dir() else out
         path = target / made.name
         write_json(path.with_name(f"{path.name}.json"), {**figures, "out": path.name, "title": offer.title, "bytes": made.stat().st_size})
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             made.replace(partial)
     return path
 

@@ -20,12 +20,11 @@ from core.config import (
     label,
 )
 from core.generation.methods import METHODS
-from core.layout import GIVEN
+from core.layout import USER_IMAGES
 from dashboard.forms.knobs import help_of, knob_grid
 from dashboard.forms.sources import images_widget, kept_images, kept_network, network_widgets
 from dashboard.names import method_name
-from dashboard.text import plain
-from dashboard.text import shown as shown_text
+from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
 
@@ -42,7 +41,7 @@ def preset_choice(key: str) -> str:
 
 def preset_instead(name: str, key: str) -> str | None:
     """Which preset a form begins with instead of the settings of the run of that name; None as long as it begins with those."""
-    names = {AS_RUN: f"as {shown_text(name)}"}
+    names = {AS_RUN: f"as {one_line_text(name)}"}
     chosen = st.selectbox("Preset", [AS_RUN, *PRESETS], format_func=lambda preset: names.get(preset) or _preset_name(preset), key=key)
     return None if chosen == AS_RUN else chosen
 
@@ -178,4 +177,4 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
 
 def with_own_images(start: RunConfig, images_from: str, model: str) -> RunConfig:
     """The config for uploaded images and a network, which may differ from that of `start`."""
-    return replace(start, model=model, methods=(GIVEN,), images_from=images_from)
+    return replace(start, model=model, methods=(USER_IMAGES,), images_from=images_from)

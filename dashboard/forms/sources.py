@@ -9,8 +9,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.config import RunConfig, help_text, knobs, label
 from core.data.archives import ALLOWED, ARCHIVE_BYTES
-from core.errors import ConfigError, DataError, shown
-from core.models.registry import MODELS
+from core.errors import ConfigError, DataError, quoted
+from core.models.registry import MODELS, GivenSpec
 from dashboard import session
 from dashboard.server import uploads
 
@@ -89,10 +89,12 @@ def kept_network(chosen: ChosenNetwork) -> str:
             chosen.file,
             chosen.file.name,
             chosen.architecture,
-            image_size=chosen.image_size,
-            mean=_three_numbers("mean", chosen.mean),
-            std=_three_numbers("standard deviation", chosen.std),
-            class_names=names or None,
+            GivenSpec(
+                image_size=chosen.image_size,
+                mean=_three_numbers("mean", chosen.mean),
+                std=_three_numbers("standard deviation", chosen.std),
+                class_names=names or None,
+            ),
         )
 
 
@@ -103,7 +105,7 @@ def _three_numbers(name: str, typed: str) -> list[float] | None:
     except ValueError:
         numbers = [0.0]
     if len(numbers) not in (0, 3):
-        raise ConfigError(f"{name} is {shown(typed)}: allowed are three numbers, such as 0.485 0.456 0.406")
+        raise ConfigError(f"{name} is {quoted(typed)}: allowed are three numbers, such as 0.485 0.456 0.406")
     return numbers or None
 
 

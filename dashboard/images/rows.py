@@ -1,4 +1,4 @@
-"""Images and those most alike to them, as rows of pictures. Reads sets of images; no streamlit in here."""
+"""Images and their most similar images, as rows of pictures. Reads image sets; no streamlit in here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from dashboard.images.contact_sheet import data_uri
-from dashboard.text import shown
+from dashboard.text import one_line_text
 
-LARGEST = 112  # pixels of a side on the page: larger images are sent smaller
+LARGEST = 112  # pixels of a side on the page: larger images are downscaled before they are sent
 
 
 def read_images(path: Path, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images with these numbers of a set's file, uint8 `(N, 3, H, W)`, and their labels; None where the file has not all of them.
+    """Images with these numbers of a set's file, uint8 `(N, 3, H, W)`, and their labels `(N,)`; None if the file lacks one of them.
 
-    Only these are read: a whole set may be larger than memory.
+    Reads only these, because a whole set may be larger than memory.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -31,13 +31,14 @@ def read_images(path: Path, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndar
                 np.concatenate([images[number : number + 1] for number in numbers]),
                 np.concatenate([labels[number : number + 1] for number in numbers]),
             )
-    except (OSError, SafetensorError, ValueError):  # not made, deleted meanwhile, or no set
+    except (OSError, SafetensorError, ValueError):  # not yet written, deleted meanwhile, or not an image set
         return None
 
 
 def strip(groups: Sequence[np.ndarray], between: int) -> np.ndarray:
-    """Groups of images, uint8 `(n, 3, H, W)` each, in one row: uint8 `(H, width, 4)`. Transparent: one pixel between images of a group,
-    and `between` pixels between groups.
+    """Groups of images, uint8 `(n, 3, H, W)` each, in one row: uint8 RGBA `(H, width, 4)`.
+
+    Transparent gaps: one pixel between images of a group, `between` pixels between groups.
     """
     height, width = groups[0].shape[2:]
     widths = [len(group) * (width + 1) - 1 for group in groups]
@@ -53,20 +54,21 @@ def strip(groups: Sequence[np.ndarray], between: int) -> np.ndarray:
 
 
 def row_html(groups: Sequence[np.ndarray], captions: Sequence[str], alt: str) -> str:
-    """HTML of one picture as wide as its column: groups of images, uint8 `(n, 3, H, W)` each, with a caption below each."""
+    """HTML of one picture as wide as its column: groups of images, uint8 `(n, 3, H, W)` each, with a caption below each group."""
     groups = [_small(group) for group in groups]
     between = max(2, groups[0].shape[3] // 6)
     pixels = strip(groups, between)
     widths = [len(group) * (groups[0].shape[3] + 1) - 1 for group in groups]
     gap = f'<div style="flex:{between} 1 0"></div>'
     below = gap.join(
-        f'<div title="{escape(shown(caption))}" style="flex:{width} 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;'
-        f'white-space:nowrap;text-align:center">{escape(shown(caption, 60))}</div>'
+        f'<div title="{escape(one_line_text(caption))}" style="flex:{width} 1 0;min-width:0;overflow:hidden;text-overflow:ellipsis;'
+        f'white-space:nowrap;text-align:center">{escape(one_line_text(caption, 60))}</div>'
         for width, caption in zip(widths, captions, strict=True)
     )
+    style = f"width:100%;aspect-ratio:{pixels.shape[1]}/{pixels.shape[0]};image-rendering:pixelated;display:block"
     return (
-        f'<img alt="{escape(shown(alt))}" src="{data_uri(pixels)}" style="width:100%;aspect-ratio:{pixels.shape[1]}/{pixels.shape[0]};'
-        f'image-rendering:pixelated;display:block"><div style="display:flex;font-size:0.75rem;opacity:0.85;line-height:1.8">{below}</div>'
+        f'<img alt="{escape(one_line_text(alt))}" src="{data_uri(pixels)}" style="{style}">'
+        f'<div style="display:flex;font-size:0.75rem;opacity:0.85;line-height:1.8">{below}</div>'
     )
 
 

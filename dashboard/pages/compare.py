@@ -52,7 +52,7 @@ def curves(compared):
     """What to draw and how, the figure, and last and best values."""
     st.header("Curves")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = st.selectbox("Curve", list(charts.CURVES), key="curve", bind="query-params", width=220)
+        label = st.selectbox("Curve", list(charts.curves_of(compared)), key="curve", bind="query-params", width=220)
         axis = st.segmented_control("Horizontal axis", charts.AXES, default=charts.AXES[0], required=True, key="x", bind="query-params")
         smoothing = st.slider(
             "Smoothing",
@@ -67,7 +67,7 @@ def curves(compared):
             "over about ten; near 1 the curve lags behind. The table below always has the values themselves.",
         )
         log = st.toggle("Logarithmic", key="log", bind="query-params", help="Values of 0 and below have no place on a logarithmic axis.")
-    curve, base = charts.CURVES[label], charts.baseline_of(compared)
+    curve, base = charts.curves_of(compared)[label], charts.baseline_of(compared)
     compared = comparison.with_curves(compared, curve.stage)
     if not any(curve.name in columns for one in compared for columns in one.curves.values()):
         st.caption(f"None of these runs has a curve of {label}.")

@@ -10,6 +10,7 @@ from dashboard.components import figures
 from dashboard.downloads import artifacts, report
 from dashboard.names import class_names
 from dashboard.updates import live_view
+from dashboard.views import status
 
 st.title("Export")
 st.caption(
@@ -22,7 +23,7 @@ if run is None:
     st.info("Nothing to export yet: start a run in the Studio, its images and networks appear here.", icon=":material/lightbulb:")
     st.stop()
 
-live_view.follow(live_view.STATUS, run)
+live_view.follow(status.STATUS, run)
 store = session.store()
 st.download_button(
     "Report of the run (HTML)",
@@ -44,7 +45,7 @@ if not offers:
 
 left, right = st.columns(2)
 with left:
-    offer = st.selectbox("What", offers, format_func=lambda offer: text.shown(offer.title), key=f"what {run.id}")
+    offer = st.selectbox("What", offers, format_func=lambda offer: text.one_line_text(offer.title), key=f"what {run.id}")
 with right:
     kind = st.selectbox("Format", offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
 if st.button("Make the file", type="primary", icon=":material/file_export:", key="make"):

@@ -4,7 +4,7 @@ import streamlit as st
 
 from core.config import PRESETS
 from core.errors import CoreError
-from core.generation.methods import DEFAULT_METHODS
+from core.generation.methods import METHODS
 from core.runs import paper_table
 from dashboard import session, text
 from dashboard.components import figures
@@ -23,7 +23,7 @@ figure = st.column_config.NumberColumn(format="%.2f", width=75)
 methods = {
     f"{what} {method}": st.column_config.NumberColumn(f"{what} {method_name(method)}", format="%.2f", width=110)
     for what in ("drop", "top-1", "±")
-    for method in DEFAULT_METHODS
+    for method in METHODS
 }
 names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
 figures.table(
@@ -35,7 +35,7 @@ figures.table(
         **names,
         **methods,
         "drop DFFG": st.column_config.NumberColumn(format="%.2f", width=90),
-        **dict.fromkeys(paper_table.METHODS.values(), figure),
+        **dict.fromkeys(paper_table.PAPER_METHODS.values(), figure),
     },
 )
 
@@ -69,7 +69,7 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
         model = st.selectbox(
             "Network",
             row.networks[::-1],
-            format_func=lambda model: f"{model}, {paper_table.checkpoint_of(model)}",
+            format_func=lambda model: f"{model}, {paper_table.weights_source(model)}",
             help="The paper's checkpoints are downloaded on first use.",
             key=f"{name}/model",
         )

@@ -12,7 +12,7 @@ from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.tables import results
 from dashboard.updates import live_view
-from dashboard.views import training
+from dashboard.views import layers, training
 
 st.title("Quantize")
 st.caption(
@@ -68,7 +68,7 @@ if run is None:
 
 
 live_view.follow(training.TRAINING, run)
-training.layers(run)
+layers.layers(run)
 
 paper_rows = results.paper_table(run.config.model)
 if paper_rows:

@@ -6,9 +6,10 @@ from dashboard import session, text
 from dashboard.charts.comparison import MOST
 from dashboard.components import figures
 from dashboard.forms import new_run
+from dashboard.pages import PAGES
 from dashboard.tables import run_list
 from dashboard.updates import live_view
-from dashboard.views import comparison, run_actions
+from dashboard.views import comparison, run_actions, status
 
 st.title("Runs")
 st.caption(f"Everything that was started, kept in {text.plain(session.store().folder)}.")
@@ -38,12 +39,13 @@ elif not chosen:
     )
 elif len(chosen) == 1:
     run = chosen[0]
-    live_view.follow(live_view.STATUS, run)
+    live_view.follow(status.STATUS, run)
     with st.container(horizontal=True):
-        for title, page in (("Studio", "studio"), ("Quantize", "quantize"), ("Diversity", "diversity")):
-            if st.button(f"Open in {title}", key=f"open {page}", disabled=page == "studio" and bool(run.config.images_from)):
+        for page in (page for page in PAGES if page.opens_runs):
+            unfit = page.needs_generation and bool(run.config.images_from)
+            if st.button(f"Open in {page.title}", key=f"open {page.name}", disabled=unfit):
                 session.show_run(run.id)
-                st.switch_page(f"dashboard/pages/{page}.py", query_params={session.RUN_PARAMETER: run.id})
+                st.switch_page(page.path, query_params={session.RUN_PARAMETER: run.id})
         if st.button("Start again with these settings", icon=":material/replay:", key="start again"):
             new_run.start_again(run)
         run_actions.pin_button(run)

@@ -1,4 +1,4 @@
-"""Studio: start a run, watch both optimizers make images side by side, turn the knobs while they work."""
+"""Studio: start a run, watch the methods make images side by side, change their knobs while they work."""
 
 import streamlit as st
 
@@ -6,7 +6,9 @@ from dashboard import session
 from dashboard.components import elements
 from dashboard.forms import new_run
 from dashboard.updates import live_view
-from dashboard.views import generation
+from dashboard.views import status
+from dashboard.views.generation import GENERATION
+from dashboard.views.generation_data import generation_finished
 
 run = session.shown_run(lambda run: not run.config.images_from)
 
@@ -31,6 +33,6 @@ with elements.folded("New run", key, run is None, ":material/add:") as opened:
         new_run.form()
 
 if run is not None:
-    if generation.generation_finished(run):
-        live_view.follow(live_view.STATUS, run)
-    live_view.follow(generation.GENERATION, run)
+    if generation_finished(run):
+        live_view.follow(status.STATUS, run)
+    live_view.follow(GENERATION, run)

@@ -15,17 +15,18 @@ from starlette.responses import HTMLResponse
 from starlette.routing import BaseRoute, Route
 from streamlit.file_util import get_static_dir
 
+from dashboard.pages import PAGES
 from dashboard.server import access
 
 
 def routes() -> list[BaseRoute]:
-    """Each page's own address. A page is a file in dashboard/pages, whose name Streamlit makes its address."""
+    """The address of each page."""
     document = told((Path(get_static_dir()) / "index.html").read_text(encoding="utf-8"), access.path())
 
     async def page(_: Request) -> HTMLResponse:
         return HTMLResponse(document, headers={"Cache-Control": "no-cache"})
 
-    return [Route(access.path(path.stem), page) for path in sorted((Path(__file__).parents[1] / "pages").glob("*.py"))]
+    return [Route(access.path(each.name), page) for each in PAGES]
 
 
 def told(document: str, root: str) -> str:

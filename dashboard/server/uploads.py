@@ -15,23 +15,21 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from core.config import RunConfig
 from core.data.archives import ARCHIVE_BYTES, RATIO, UNPACKED_BYTES, unpack_images
 from core.errors import CoreError, DataError, ModelError
 from core.files import remove, sync, write_json
-from core.layout import NETWORKS, UPLOADS, plain_rights
+from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
+from core.models.registry import NETWORK_BYTES, GivenSpec
 from dashboard import text
 
 PROGRAM = ".pt2"
-GIVEN = "given"  # the method of images that were not generated, as the pipeline names it
 MEGABYTE = 1 << 20
-# a ResNet-152 is 230 MB. Streamlit holds what is uploaded in memory, and lets in no more than `server.maxUploadSize`
-NETWORK_BYTES = 500 * MEGABYTE
 SPARE_BYTES = 512 * MEGABYTE  # of the disk, that no upload may take: runs are written there too
 _CHUNK = MEGABYTE
 _STALE_SECONDS = 24 * 3600  # a temporary file that old was left by a process that was killed
@@ -50,7 +48,7 @@ class Uploads:
 
         Raises DataError or ModelError, naming the file, when it is too large, of another type, or no network that can be used here.
         """
-        name = text.shown(name, 100)
+        name = text.one_line_text(name, 100)
         size = _size(file)
         if size > NETWORK_BYTES:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
@@ -84,43 +82,44 @@ class Uploads:
             plain_rights(temporary)
             sync(temporary)
             # first what it is called, so that a network is never without
-            label = f"{text.shown(model.spec.name, 60)} ({len(model.spec.classes)} classes), uploaded as {text.shown(name, 60)}"
+            title = text.one_line_text(model.spec.name, 60)
+            label = f"{title} ({len(model.spec.classes)} classes), uploaded as {text.one_line_text(name, 60)}"
             write_json(target.with_suffix(".json"), {"label": label})
             temporary.replace(target)
             sync(folder)
         return target
 
-    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, **given: Any) -> str:
-        """Keeps a checkpoint of others, with what `import_checkpoint` is `given` about it; returns the path of the network made from it.
+    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, given: GivenSpec | None = None) -> str:
+        """Imports a checkpoint or program trained elsewhere, with the values that the user gave; returns the path of the stored network.
 
         Raises ConfigError, DataError or ModelError, naming the file, for what cannot be used here.
         """
-        name = text.shown(name, 100)
+        name = text.one_line_text(name, 100)
         size = _size(file)
         if size > NETWORK_BYTES:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
         with _lock:
             try:
-                return str(self._keep_checkpoint(file, name, size, architecture, given))
+                return str(self._keep_checkpoint(file, name, size, architecture, given or GivenSpec()))
             except OSError as error:
                 raise _not_kept(name, error) from error
 
-    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: Mapping[str, Any]) -> Path:
+    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: GivenSpec) -> Path:
         from core.models.importing import import_checkpoint  # imports torch
         from core.models.programs.importing import import_program
 
         folder = self._made(NETWORKS, 2 * size)
         with _copied(file, folder) as temporary:
             if name.endswith(PROGRAM):
-                return import_program(temporary, out_folder=folder, name=name, **given)
-            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, **given)
+                return import_program(temporary, out_folder=folder, name=name, given=given)
+            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, given=given)
 
     def keep_images(self, file: IO[bytes], name: str) -> Path:
-        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, to be used as `images_from` with the method GIVEN.
+        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, for `images_from` with the method USER_IMAGES.
 
         Raises DataError, naming the file, when it is not what core.data.archives allows.
         """
-        name = text.shown(name, 100)
+        name = text.one_line_text(name, 100)
         size = _size(file)
         if size > ARCHIVE_BYTES:
             raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {ARCHIVE_BYTES:,}")
@@ -134,25 +133,25 @@ class Uploads:
         # these import torch
         from core.data.image_sets import ImageSet, save_image_set
         from core.data.numpy_archives import SUFFIX, read_numpy_archive
-        from core.files import whole_or_nothing
+        from core.files import atomic_folder
 
         target = self._made("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
         if target.is_dir():
             return target
         file.seek(0)
-        with whole_or_nothing(target) as folder:
-            (folder / GIVEN).mkdir()
+        with atomic_folder(target) as folder:
+            (folder / USER_IMAGES).mkdir()
             if name.lower().endswith(SUFFIX):
                 copy = folder / f"upload{SUFFIX}"  # its reader wants a path
                 with copy.open("wb") as whole_file:
                     shutil.copyfileobj(file, whole_file)
                 try:
-                    save_image_set(ImageSet(*read_numpy_archive(copy)), folder / GIVEN)
+                    save_image_set(ImageSet(*read_numpy_archive(copy)), folder / USER_IMAGES)
                 except DataError as error:
                     raise DataError(str(error).replace(repr(str(copy)), repr(name))) from error
                 copy.unlink()
             else:
-                unpack_images(file, folder / GIVEN, name)
+                unpack_images(file, folder / USER_IMAGES, name)
         sync(target.parent)
         return target
 
@@ -168,7 +167,7 @@ class Uploads:
         if network is None and not images:
             return ""
         widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
-        source = text.shown(images, 60) if images else " + ".join(config.methods)
+        source = text.one_line_text(images, 60) if images else " + ".join(config.methods)
         parts = (
             re.split(", uploaded as |, imported from ", network)[0] if network else config.model.rsplit("/", 1)[-1],
             source,
@@ -222,7 +221,7 @@ def _hash(file: IO[bytes]) -> str:
 
 def _label(path: Path) -> str:
     try:
-        return text.shown(json.loads(path.with_suffix(".json").read_text())["label"], 200)
+        return text.one_line_text(json.loads(path.with_suffix(".json").read_text())["label"], 200)
     except (OSError, ValueError, KeyError, TypeError):
         return f"an uploaded network ({path.stem[:8]})"
 

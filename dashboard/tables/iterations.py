@@ -1,4 +1,4 @@
-"""Which moments of a run can be shown, and what is said of one. Pure: no streamlit in here."""
+"""Which iterations of a run can be shown, and the text about one. Pure: no streamlit in here."""
 
 from __future__ import annotations
 
@@ -8,48 +8,49 @@ from core.reporting import Frame
 from core.runs.records import Record
 from core.runs.run import Run
 from dashboard.names import method_name
+from dashboard.tables.terms import DEFAULT_TERMS, Term, recorded_parts
 
-STRIP = 12  # moments of one image beside each other
+STRIP = 12  # iterations of one image beside each other
 
 
 def common(kept: Sequence[Sequence[int]]) -> list[int]:
-    """Steps that every method has kept, in order."""
+    """Steps whose images every method has kept, in order."""
     return sorted(set.intersection(*map(set, kept))) if kept else []
 
 
 def from_address(text: str | None) -> tuple[int | None, str]:
-    """The step in an address, None for the newest, and what is wrong with it, or ""."""
+    """The step in an address, None for the newest, and an error message, or ""."""
     if text is None:
         return None, ""
     if text.isascii() and text.isdecimal() and int(text[:12]) > 0:
         return int(text[:12]), ""
-    return None, f"at is {text!r} in the address: allowed is the number of an iteration, 1 or more; the newest is shown"
+    return None, f"at in the address must be the number of an iteration, 1 or more, got {text!r}; showing the newest iteration"
 
 
-def nearest(step: int | None, moments: Sequence[int], latest: int) -> int | None:
-    """The last of `moments` that is not after `step`, or the first; None for the newest moment, which is `latest`."""
+def nearest(step: int | None, kept: Sequence[int], latest: int) -> int | None:
+    """The last step of `kept` that is not after `step`, else the first; None for the newest iteration, which is `latest`."""
     if step is None or step >= latest:
         return None
-    found = next((moment for moment in reversed(moments) if moment <= step), moments[0] if moments else latest)
+    found = next((one for one in reversed(kept) if one <= step), kept[0] if kept else latest)
     return found if found < latest else None
 
 
-def place(step: int, run: Run) -> str:
-    """Where a step, counted over all batches, lies in its batch."""
+def iteration_label(step: int, run: Run) -> str:
+    """The iteration within its batch of a step, which is counted over all batches: "iteration 3 of 50, batch 2 of 4"."""
     per_batch, batches = run.config.generation.iterations, len(run.config.generation.batches)
     iteration = f"iteration {(step - 1) % per_batch + 1} of {per_batch}"
     return f"{iteration}, batch {(step - 1) // per_batch + 1} of {batches}" if batches > 1 else iteration
 
 
-def history(step: int, moments: Sequence[int], per_batch: int, most: int = STRIP) -> list[int]:
-    """At most so many moments, spread evenly, of the batch that `step` belongs to: others show other images."""
+def history(step: int, kept: Sequence[int], per_batch: int, most: int = STRIP) -> list[int]:
+    """At most `most` steps, evenly spaced, of the batch that `step` belongs to, because other batches have other images."""
     batch = (step - 1) // per_batch
-    own = sorted({step, *(moment for moment in moments if (moment - 1) // per_batch == batch)})
+    own = sorted({step, *(one for one in kept if (one - 1) // per_batch == batch)})
     if len(own) <= most:
         return own
     chosen = {own[round(index * (len(own) - 1) / (most - 1))] for index in range(most)}
-    if step not in chosen:  # in the place of its neighbour
-        chosen.discard(min(chosen - {own[0], own[-1]}, key=lambda moment: abs(moment - step)))
+    if step not in chosen:  # replaces its neighbor
+        chosen.discard(min(chosen - {own[0], own[-1]}, key=lambda one: abs(one - step)))
         chosen.add(step)
     return sorted(chosen)
 
@@ -60,18 +61,20 @@ def record_at(records: Sequence[Record], method: str, step: int) -> Record | Non
 
 
 def summary(frame: Frame, record: Record | None) -> str:
-    """What a method's picture is captioned with."""
+    """Caption of a method's images at one iteration."""
     parts = []
     if record is not None:
-        parts += [f"L_BNS {record.data['bns']:.4g}", f"teacher agrees on {record.data['agreement']:.0f} %"]
+        parts += [f"L_BNS {record.data['bns']:.4g}"] if "bns" in record.data else []
+        parts += [f"teacher agrees on {record.data['agreement']:.0f} %"] if "agreement" in record.data else []
     if frame.confidence is not None and len(frame.confidence):
         parts.append(f"confidence {100 * float(frame.confidence.mean()):.0f} %")
     return " · ".join(parts)
 
 
-def values(records: Mapping[str, Record], parts: Mapping[str, str], where: str) -> list[str]:
-    """A line for each method with the value of every part of the loss. parts: name in the record -> how it is called, with a remark."""
+def values(records: Mapping[str, Record], where: str, terms: Sequence[Term] = DEFAULT_TERMS) -> list[str]:
+    """A line for each method with its loss, each term of it and the agreement. terms: those that the run recorded."""
     return [
-        f"{method_name(method)}, {where}: " + ", ".join(f"{title.split(' (')[0]} {record.data[part]:.4g}" for part, title in parts.items())
+        f"{method_name(method)}, {where}: "
+        + ", ".join(f"{part.short.split(' (')[0]} {record.data[part.name]:.4g}" for part in recorded_parts([record], terms))
         for method, record in records.items()
     ]

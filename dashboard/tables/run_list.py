@@ -1,4 +1,4 @@
-"""Runs as a table: a line for each, and which of them fit what was asked for. No streamlit in here."""
+"""Runs as a table: a line for each, and which of them match a search. No streamlit in here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from core.runs.run import Run
+from dashboard.names import method_name
 from dashboard.tables import results
 
 BASELINE = "★"
-FIGURES = ("full_precision", "accuracy")  # kinds of results that `line` shows
-_OTHERS_LAST = "adam"
+FIGURES = ("full_precision", "accuracy")  # kinds of results that `lines` shows
 
 
 def network(run: Run) -> str:
@@ -20,7 +20,7 @@ def network(run: Run) -> str:
 
 
 def fits(run: Run, words: str, states: Collection[str], tags: Collection[str]) -> bool:
-    """Whether all words are in its name, note, tags or network, its state is one of `states`, and it has all `tags`; empty asks nothing."""
+    """Whether all words occur in its name, note, tags or network, its state is in `states`, and it has all `tags`; empty matches all."""
     everything = " ".join((run.name, run.note, *run.tags, run.config.model)).casefold()
     return (
         all(word in everything for word in words.casefold().split())
@@ -30,14 +30,14 @@ def fits(run: Run, words: str, states: Collection[str], tags: Collection[str]) -
 
 
 def all_tags(runs: Sequence[Run]) -> list[str]:
-    """Every tag of these runs once, in the order of the alphabet."""
+    """Every tag of these runs once, in alphabetical order."""
     return sorted({tag for run in runs for tag in run.tags})
 
 
 def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line for each run. figures: run -> its results of FIGURES.
 
-    Top-1 at a bit width is that after training on the images of MI-FGSM or on given ones; on Adam's where there are no others.
+    Top-1 at a bit width is that after training on the images of the run's first method, in the order of the method table, that has one.
     """
     trained = {run.id: _trained(figures.get(run.id, {})) for run in runs}
     widths = sorted({width for own in trained.values() for width in own})
@@ -48,7 +48,7 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
             "tags": list(run.tags),
             "state": str(run.state),
             "network": network(run),
-            "images by": " + ".join(run.config.methods),
+            "images by": " + ".join(map(method_name, run.config.methods)),
             "by": run.user,
             "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
             "minutes": round(((run.ended or time.time()) - run.started) / 60, 1) if run.started else None,
@@ -61,11 +61,12 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
 
 
 def _trained(known: Mapping[str, Any]) -> dict[str, float]:
-    """Bit width, as W4A4 -> top-1 after training."""
-    rows = [row for row in results.accuracies(known) if row.get("quantized") is not None]
-    # of two methods the last one holds
-    rows.sort(key=lambda row: row["method"] != _OTHERS_LAST)
-    return {width_of(row): row["quantized"] for row in rows}
+    """Bit width, such as W4A4 -> top-1 after training."""
+    trained: dict[str, float] = {}
+    for row in results.accuracies(known):
+        if row.get("quantized") is not None:
+            trained.setdefault(width_of(row), row["quantized"])
+    return trained
 
 
 def width_of(row: Mapping[str, Any]) -> str:
@@ -80,7 +81,7 @@ def deleted_lines(runs: Sequence[Run], days: int) -> list[dict[str, Any]]:
             "name": run.name,
             "network": network(run),
             "deleted": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.trashed)),
-            "gone for good after": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.trashed or 0) + days * 24 * 3600)),
+            "permanently deleted on": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.trashed or 0) + days * 24 * 3600)),
         }
         for run in runs
     ]

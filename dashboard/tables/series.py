@@ -1,4 +1,4 @@
-"""Accuracies of one or more runs as series over the bit width; runs that differ only in their seeds are one. No streamlit in here."""
+"""Accuracies of one or more runs as series over the bit width; runs that differ only in their seeds are averaged. No streamlit in here."""
 
 from __future__ import annotations
 
@@ -8,45 +8,46 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.config import RunConfig, settings
+from core.generation.methods import method_order
 from dashboard.tables import results
 
 SEEDS = ("seed",)
-MOST_WORDS = 3  # settings that a series is told apart by, before it is called after its run
-_NO_WORD = "images_from"  # a path says less than the run's name
+MOST_WORDS = 3  # settings in the label of a series; with more, the label is the run's name
+_PATH = "images_from"  # a label with the run's name says more than one with this path
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run and what was measured of it. results: those named full_precision and accuracy/... turned: its live changes."""
+    """A run and its measurements. results: those named full_precision and accuracy/... live_changes: as in the store."""
 
     name: str
     config: RunConfig
     results: Mapping[str, Any]
-    turned: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    live_changes: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
 def differ_only_in_seeds(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two runs are the same but for their seeds, and for what has no bearing on accuracy."""
+    """Whether two runs differ in their seeds, and otherwise only in knobs that do not affect accuracy."""
     methods = one.methods
     same = (one.methods, one.bits) == (other.methods, other.bits)
     return same and _seeds(one) != _seeds(other) and all(_setting(one, (), method) == _setting(other, (), method) for method in methods)
 
 
 def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """One row for each optimizer, setting and bit width, in that order; all percent.
+    """One row for each method, setting and bit width, in that order; accuracies in percent.
 
-    Runs that differ only in their seeds are averaged; of two with the same seeds, which give the same bits, the first counts. A row has
-    `method`, `bits`, `label` (what tells the setting from the others of its optimizer; empty where it is alone), `range`, `runs` (how
-    many), `calibrated`, `quantized` (None before the training has ended), and the height of their bars, `calibrated_error` and
-    `standard_error`: the sample standard deviation over the seeds where there are several, else the standard error of the evaluation,
-    which a calibrated network has none of.
+    Runs that differ only in their seeds are averaged; of two with the same seeds, which have the same bits, the first counts. A row has
+    `method`, `bits`, `label` (how the setting differs from the others of its method; empty if it is the only one), `range`, `runs` (how
+    many), `calibrated`, `quantized` (None until the training has ended), and their error bars `calibrated_error` and `standard_error`: the
+    sample standard deviation over the seeds if there are several, else the standard error of the evaluation, which is not measured for
+    calibrated networks.
     """
     grouped: dict[tuple[str, tuple], dict[int, dict[tuple, Mapping[str, Any]]]] = {}
     settings: dict[tuple[str, tuple], dict[str, Any]] = {}
     names: dict[tuple[str, tuple], list[str]] = {}
     for run in runs:
         for row in results.accuracies(run.results):
-            setting = _setting(run.config, run.turned, row["method"])
+            setting = _setting(run.config, run.live_changes, row["method"])
             key = (row["method"], tuple(setting.items()))
             settings[key] = setting
             if run.name not in names.setdefault(key, []):
@@ -59,11 +60,11 @@ def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
         for bits, by_seed in widths.items()
     ]
     order = list(dict.fromkeys(labels.values()))
-    return sorted(rows, key=lambda row: (results.place(row["method"]), row["method"], order.index(row["label"]), row["bits"]))
+    return sorted(rows, key=lambda row: (method_order(row["method"]), row["method"], order.index(row["label"]), row["bits"]))
 
 
 def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of one row from those of each seed. Those that are not trained yet do not hold up the others."""
+    """The figures of one row from those of each seed. Seeds that are not trained yet are left out of the trained figures."""
     calibrated = [row["calibrated"] for row in rows]
     trained = [row for row in rows if row.get("quantized") is not None]
     tops = [row["quantized"] for row in trained]
@@ -88,7 +89,7 @@ def _setting(config: RunConfig, changes: Sequence[Mapping[str, Any]], method: st
     own = {name: _hashable(value) for name, value in settings(config, method).items() if name not in SEEDS}
     return own | {
         "images_from": config.images_from,
-        "turned": tuple((change["step"], change["name"], change["value"]) for change in changes if change["method"] == method),
+        "live changes": tuple((change["step"], change["name"], change["value"]) for change in changes if change["method"] == method),
     }
 
 
@@ -101,29 +102,29 @@ def _hashable(value: Any) -> Any:
 def _labels(
     settings: Mapping[tuple[str, tuple], Mapping[str, Any]], names: Mapping[tuple[str, tuple], Sequence[str]]
 ) -> dict[tuple[str, tuple], str]:
-    """What tells each setting from the others of its optimizer: their knobs, or the names of its runs where those are many or no word."""
+    """How each setting differs from the others of its method: in its knobs, or by the names of its runs if too many knobs differ."""
     labels: dict[tuple[str, tuple], str] = {}
     for key, setting in settings.items():
         rivals = [other for other_key, other in settings.items() if other_key[0] == key[0] and other_key != key]
         differing = [knob for knob in setting if any(other.get(knob) != setting[knob] for other in rivals)]
-        if len(differing) > MOST_WORDS or _NO_WORD in differing:
+        if len(differing) > MOST_WORDS or _PATH in differing:
             labels[key] = names[key][0] + (f" and {len(names[key]) - 1} more" if len(names[key]) > 1 else "")
         else:
-            labels[key] = ", ".join(words for knob in differing if (words := _in_words(knob, setting[knob])))
-    for key, label in labels.items():  # two runs may bear one name
+            labels[key] = ", ".join(words for knob in differing if (words := _knob_text(knob, setting[knob])))
+    for key, label in labels.items():  # two runs may have one name
         namesakes = [other for other in labels if other[0] == key[0] and labels[other] == label]
-        for place, other in enumerate(namesakes[1:], 2):
-            labels[other] = f"{label} ({place})"
+        for number, other in enumerate(namesakes[1:], 2):
+            labels[other] = f"{label} ({number})"
     return labels
 
 
-def _in_words(knob: str, value: Any) -> str:
-    if knob == "turned":
-        return "knobs turned while it ran" if value else "as set"
+def _knob_text(knob: str, value: Any) -> str:
+    if knob == "live changes":
+        return "live changes" if value else "no live changes"
     if knob == "layer_bits" and not value:
-        return "all layers alike"
+        return "one width for all layers"
     if knob == "activation_bits":
-        return f"activations {value} bit" if value else "activations as weights"
+        return f"{value}-bit activations" if value else "activations as weights"
     if isinstance(value, bool):
         return knob if value else f"no {knob}"
     if isinstance(value, tuple):

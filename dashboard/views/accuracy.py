@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core import layout
-from core.runs.paper_table import METHODS
+from core.runs.paper_table import PAPER_METHODS
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import accuracy as accuracy_charts
@@ -45,8 +45,8 @@ def accuracy(run: Run) -> None:
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
 
 
-def known(run: Run, address: Mapping[str, str]) -> Any:
-    """Another value when there is more to be drawn of this run, or of those that an address, its parameters, shows beside it."""
+def version(run: Run, address: Mapping[str, str]) -> int:
+    """Changes when there is more to draw of this run, or of those that an address shows beside it."""
     others = {other.id: other for other in session.store().runs()} if address.get(WITH) else {}
     shown = [run, *(others[run_id] for run_id in address.get(WITH, "").split(",") if run_id in others)]
     # a few kilobytes of numbers, told to a page with every answer
@@ -77,7 +77,7 @@ def _said(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool) -> str
 def _evaluated(run: Run) -> series.Evaluated:
     """The few results of a run that are accuracies, without the large ones."""
     names = ["full_precision"]
-    for method in (*run.config.methods, layout.GIVEN):
+    for method in (*run.config.methods, layout.USER_IMAGES):
         names += [f"accuracy/{method}/{run.config.training_for(bits).width}" for bits in run.config.bits]
     store = session.store()
     known = {name: value for name in names if (value := store.result(run.id, name)) is not None}
@@ -102,7 +102,7 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         list(fitting),
         WITH,
         key,
-        format_func=lambda run_id: text.shown(fitting[run_id].name, 80) if run_id in fitting else run_id,
+        format_func=lambda run_id: text.one_line_text(fitting[run_id].name, 80) if run_id in fitting else run_id,
         placeholder="other runs of this network",
         max_selections=MOST_RUNS,
         help="Runs of the same network, evaluated on the same images. Those that differ only in their seeds are averaged.",
@@ -145,7 +145,7 @@ def _methods(run: Run, place: Any) -> list[str]:
             PAPER,
             f"accuracy paper/{run.id}",
             default=known[:1],
-            format_func=METHODS.__getitem__,
+            format_func=PAPER_METHODS.__getitem__,
             help="As the paper reports them (DFFG, BMVC 2023) for this architecture and these bit widths.",
         )
 

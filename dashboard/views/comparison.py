@@ -15,9 +15,10 @@ from core.config import RunConfig
 from core.errors import ConfigError, RunError
 from core.runs.run import Run
 from dashboard import session, text
-from dashboard.charts.comparison import COLOURS, MOST, Compared
+from dashboard.charts.comparison import COLORS, MOST, Compared
+from dashboard.tables import terms
 from dashboard.tables.run_list import FIGURES
-from dashboard.updates import live_view
+from dashboard.updates import live_view, pace
 
 RUNS_PARAMETER = "runs"
 _SECONDS_UNSAID = 0.5
@@ -35,7 +36,7 @@ def choose(runs: Sequence[Run]) -> list[Run]:
     asked = [part for part in wanted.split(",") if part] if wanted else st.session_state.get("compared", [])
     asked = list(dict.fromkeys(asked))
     for run_id in [run_id for run_id in asked if run_id not in known][:3]:
-        st.warning(f"Run {text.plain(text.shown(run_id, 60))} is not there, or was deleted: allowed are the ids listed under Runs.")
+        st.warning(f"Run {text.plain(text.one_line_text(run_id, 60))} is not there, or was deleted: allowed are the ids listed under Runs.")
     chosen = st.multiselect(
         "Runs to compare",
         list(known),
@@ -68,7 +69,7 @@ def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
         draw(current)
 
     # its tables cost a browser twice what the curves alone do
-    live_view.refreshed(2 * live_view.chart_seconds(session.watcher()) if going_on else None, region)
+    live_view.refreshed(2 * pace.chart_seconds() if going_on else None, region)
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:
@@ -83,8 +84,8 @@ def _compared(index: int, run: Run) -> Compared:
         config = store.config(run.id)
     except ConfigError:  # of another version
         config = None
-    known = store.results_of_all(FIGURES, run.id).get(run.id, {})
-    return Compared(run, chr(ord("A") + index), COLOURS[index], config, {}, known, store.changes(run.id))
+    known = store.results_of_all((*FIGURES, terms.RESULT), run.id).get(run.id, {})
+    return Compared(run, chr(ord("A") + index), COLORS[index], config, {}, known, store.changes(run.id))
 
 
 def with_curves(compared: Sequence[Compared], stage: str) -> list[Compared]:

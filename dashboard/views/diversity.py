@@ -17,24 +17,27 @@ from dashboard.components import figures
 from dashboard.images import contact_sheet, rows
 from dashboard.names import class_names, method_name
 from dashboard.tables import results
-from dashboard.updates import live_view
+from dashboard.updates.live_view import LAYOUT, Values, View
+from dashboard.views import status
 
-IMAGE_PARAMETER = "image"
+IMAGE_PARAMETER = "neighbors"  # the image whose nearest neighbors are shown
 _KINDS = ("diversity/", "reference/")  # of results
 
 
-def _draw(run: Run, made: str) -> None:
-    """Status, what is known so far, and pictures."""
-    live_view.status(run, made)
+def values(run: Run, address: Mapping[str, str]) -> Values:
+    """Progress; everything else is drawn again when a result is new."""
+    measured = [name for name in session.store().result_names(run.id) if name.startswith(_KINDS)]
+    return {LAYOUT: measured, **status.values(run, address)}
+
+
+def draw(run: Run, values: Values) -> None:
+    """Status, figures and pictures."""
+    status.draw(run, values)
     similarity(run)
     pictures(run)
 
 
-def _phase(run: Run, address: Mapping[str, str]) -> Any:
-    return [name for name in session.store().result_names(run.id) if name.startswith(_KINDS)]
-
-
-DIVERSITY = live_view.Part("diversity", _draw, live_view.status_pieces, _phase)
+DIVERSITY = View("diversity", values, draw)
 
 
 def similarity(run: Run) -> None:
@@ -166,7 +169,7 @@ def _set_file(run: Run, method: str) -> Path:
     """The file with the images of a method, made by the run or given to it."""
     folder = session.store().images_folder(run)
     if run.config.images_from:
-        return layout.given_sets(folder, run.config.methods).get(method, folder / method) / layout.IMAGES_FILE
+        return layout.user_image_sets(folder, run.config.methods).get(method, folder / method) / layout.IMAGES_FILE
     return folder / method / layout.IMAGES_FILE
 
 

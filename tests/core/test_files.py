@@ -10,7 +10,7 @@ import stat
 import pytest
 
 from core import files
-from core.files import PARTIAL, is_full, partial_copy, remove, remove_partials, sync_tree, whole, write_json
+from core.files import PARTIAL, atomic_write, is_full, remove, remove_partials, sync_tree, temporary_copy_path, write_json
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def synced(monkeypatch):
 @pytest.mark.parametrize("durable", [True, False])
 def test_whole_file_appears_when_it_is_done(tmp_path, synced, durable):
     path = tmp_path / "a.txt"
-    with whole(path, durable) as partial:
+    with atomic_write(path, durable) as partial:
         partial.write_text("new")
         assert not path.exists()
         assert partial.parent == tmp_path
@@ -37,7 +37,7 @@ def test_whole_file_appears_when_it_is_done(tmp_path, synced, durable):
 def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     path, seen = tmp_path / "a.txt", []
     monkeypatch.setattr(files, "sync", lambda what: seen.append((what.name, path.exists())))
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
     assert seen == [(partial.name, False), (tmp_path.name, True)]
 
@@ -50,7 +50,7 @@ def test_block_that_fails_leaves_what_was_there(tmp_path, error, before):
         path.write_text(before)
 
     def write():
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("half")
             raise error
 
@@ -79,7 +79,7 @@ def test_operation_that_fails_leaves_what_was_there(tmp_path, monkeypatch, opera
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
 def test_whole_file_has_the_rights_of_any_other(tmp_path):
     (tmp_path / "plain").touch()
-    with whole(tmp_path / "whole") as partial:
+    with atomic_write(tmp_path / "whole") as partial:
         partial.touch(mode=0o600)
     assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
@@ -99,7 +99,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_copies_of_runs_have_names_of_their_own(tmp_path):
-    one, other = (partial_copy(tmp_path / "out", name) for name in ("a", "b"))
+    one, other = (temporary_copy_path(tmp_path / "out", name) for name in ("a", "b"))
     assert one != other
     assert one.parent == tmp_path  # on the same disk, so that it can be renamed
     one.mkdir()

@@ -14,7 +14,7 @@ from core import gpu
 from core.config import RANGE_METHODS, GenerationConfig, TrainingConfig
 from core.generation import forward_pass
 from core.generation.loop import Synthesis
-from core.gpu import Recording
+from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
 
@@ -92,7 +92,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
         calls.append(x.shape)
         return [x + y, None]
 
-    recording = Recording(torch.device("cpu"))
+    recording = CudaGraph(torch.device("cpu"))
     for count in (2, 2, 3, 2, 2, 2, 3):
         x = torch.randn(count)
         total, nothing = recording(work, x, torch.ones(count))
@@ -114,7 +114,7 @@ def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, 
         raise error
 
     monkeypatch.setattr(gpu, "_captured", captured)
-    recording = Recording(torch.device("cpu"))
+    recording = CudaGraph(torch.device("cpu"))
     for number in range(6):
         assert recording(lambda x: [2 * x], torch.tensor([number]))[0].item() == 2 * number
     assert recording.failure == failure
@@ -212,7 +212,7 @@ def test_a_gpu_records_and_repeats_a_training(on_gpu, small_images, monkeypatch,
 
 def test_a_gpu_goes_on_after_what_cannot_be_recorded(on_gpu):
     x = torch.ones(3, device="cuda")
-    recording = Recording(x.device)
+    recording = CudaGraph(x.device)
     for _ in range(6):
         assert recording(lambda x: [x * float(x.sum())], x)[0].tolist() == [3.0, 3.0, 3.0]  # reads a value
     assert recording.failure

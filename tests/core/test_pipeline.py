@@ -22,7 +22,7 @@ from core.quantization.training import QuantizationTraining
 from core.reporting import NoControl, NullReporter
 
 GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4)
-QUANTIZATION = TrainingConfig(range="minmax", steps=2, training_batch_size=4, calibration_images=8)
+TRAINING = TrainingConfig(range="minmax", steps=2, training_batch_size=4, calibration_images=8)
 
 
 class Recorder(NullReporter):
@@ -74,11 +74,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(data):
-    return RunConfig(generation=GENERATION, training=replace(QUANTIZATION, data=data), bits=(3, 8), steps_by_bits={8: 0})
+    return RunConfig(generation=GENERATION, training=TRAINING, evaluation=EvaluationConfig(data=data), bits=(3, 8), steps_by_bits={8: 0})
 
 
 @pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
+def atomic_write(config, tmp_path_factory):
     """One run of everything: folder, what it returned, what it announced."""
     folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
     return folder, pipeline.execute(config, folder, recorder, NoControl()), recorder
@@ -105,17 +105,17 @@ def test_result_is_what_lies_in_the_folder(whole):
     for method in ("adam", "mi-fgsm"):
         for bits in (3, 8):
             written = json.loads((folder / "quantized" / method / f"W{bits}A{bits}" / "quantize.json").read_text())
-            assert written == result["optimizers"][method]["accuracy"][str(bits)]
+            assert written == result["methods"][method]["accuracy"][str(bits)]
         manifest = json.loads((folder / "images" / method / "manifest.json").read_text())
-        assert manifest["summary"] == result["optimizers"][method]["generation"]
-        assert manifest["config"]["optimizer"] == method
+        assert manifest["summary"] == result["methods"][method]["generation"]
+        assert manifest["method"] == method
 
 
 def test_result_says_what_was_asked(whole):
     _, result, _ = whole
-    assert result.keys() == {"full_precision", "optimizers", "references", "seconds"}
-    assert list(result["optimizers"]) == ["mi-fgsm", "adam"]
-    for figures in result["optimizers"].values():
+    assert result.keys() == {"full_precision", "methods", "references", "seconds"}
+    assert list(result["methods"]) == ["mi-fgsm", "adam"]
+    for figures in result["methods"].values():
         assert figures.keys() == {"generation", "diversity", "accuracy"}
         assert figures["generation"]["images"] == 8
         assert figures["generation"]["image_iterations"] == 4 * 3
@@ -150,7 +150,7 @@ def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
         network = whole_number_network(quantized, embedded.spec)
         with torch.no_grad():
             right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
-        assert result["optimizers"][method]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
+        assert result["methods"][method]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
 
 
 def test_methods_stay_at_the_same_step(whole):
@@ -179,7 +179,7 @@ def test_accuracy_is_announced_on_the_way(whole):
     for method in ("mi-fgsm", "adam"):
         assert [step for name, step in series_of(recorder, "test") if name == f"{method} W3A3"] == [0, 1, 2]
         assert [step for name, step in series_of(recorder, "test") if name == f"{method} W8A8"] == [0]
-        figures = result["optimizers"][method]["accuracy"]["3"]
+        figures = result["methods"][method]["accuracy"]["3"]
         top1 = [values["top1"] for stage, name, _, values in recorder.records if (stage, name) == ("test", f"{method} W3A3")]
         # all 20 images are fewer than the 500 of a measurement, so both ends are the reported figures
         assert (top1[0], top1[-1]) == (figures["calibrated"], figures["quantized"])
@@ -204,11 +204,11 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
     given = replace(config, images_from=str(whole[0] / "images"), bits=(3,), methods=("adam",)).with_knobs({"encoder": ""})
     given = replace(given, training=replace(given.training, range="lsq", ema_decay=0.9, steps=5), steps_by_bits={})
     recorders = {}
-    for evaluations in (0, 4):
-        own = replace(given, training=replace(given.training, evaluations=evaluations))
-        (tmp_path / str(evaluations)).mkdir()
-        recorders[evaluations] = Recorder()
-        pipeline.execute(own, tmp_path / str(evaluations), recorders[evaluations], NoControl())
+    for checks in (0, 4):
+        own = given.with_knobs({"accuracy_checks": checks})
+        (tmp_path / str(checks)).mkdir()
+        recorders[checks] = Recorder()
+        pipeline.execute(own, tmp_path / str(checks), recorders[checks], NoControl())
     assert [step for _, step in series_of(recorders[0], "test")] == [0, 5]
     assert [step for _, step in series_of(recorders[4], "test")] == [0, 1, 2, 3, 4, 5]
     name = "quantized/adam/W3A3/quantized.safetensors"
@@ -219,7 +219,7 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
 def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
     """It is what a training that ended there would come to."""
     images = load_image_set(data, embedded.spec)
-    config = replace(QUANTIZATION, weight_bits=3, activation_bits=3, range="lsq", ema_decay=0.5, steps=3, batch_size=20)
+    config = replace(TRAINING, weight_bits=3, activation_bits=3, range="lsq", ema_decay=0.5, steps=3, training_batch_size=20)
     training = QuantizationTraining(embedded, images, config)
     training.step()
     training.step()
@@ -250,7 +250,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
     given = replace(config, images_from=str(whole[0] / "images"), bits=(3,), methods=("adam",), steps_by_bits={}).with_knobs(
         {"encoder": ""}
     )
-    given = replace(given, training=replace(given.training, range="lsq", ema_decay=0.9, steps=6, evaluations=1))
+    given = given.with_knobs({"range": "lsq", "ema_decay": 0.9, "steps": 6, "accuracy_checks": 1})
     recorder = Stopping()
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
@@ -268,7 +268,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
 def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
     recorder = Recorder()
     wrong = replace(config, training=replace(config.training, layer_bits={"nowhere": 8}))
-    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, .*output"):
+    with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, .*output"):
         pipeline.execute(wrong, tmp_path, recorder, NoControl())
     assert recorder.records == []
 
@@ -289,7 +289,7 @@ def test_results_are_announced(whole):
     kinds = ("accuracy", "layers")
     expected |= {"reference/noise", "reference/real"}
     assert recorder.results.keys() == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
-    assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["optimizers"]["adam"]["accuracy"]["3"]["quantized"]
+    assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["methods"]["adam"]["accuracy"]["3"]["quantized"]
     assert recorder.results["full_precision"]["top1"] == result["full_precision"]
     assert {"histogram", "matrix", "neighbours"} <= recorder.results["diversity/adam"].keys()
 
@@ -304,7 +304,7 @@ def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(
     assert (noise["images"], real["images"]) == (4, 20)  # 8 images are 4 noise images, each saved twice
     assert noise["within_class_similarity"] is None
     for name, figures in result["references"].items():
-        assert figures["encoder"] == result["optimizers"]["adam"]["diversity"]["encoder"]
+        assert figures["encoder"] == result["methods"]["adam"]["diversity"]["encoder"]
         announced = recorder.results[f"reference/{name}"]
         assert announced == {**figures, "histogram": announced["histogram"]}
 
@@ -312,11 +312,11 @@ def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(
 def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embedded):
     """Embedded images where they fit the network, and none where they do not: such a run downloads nothing and fails for nothing."""
     images = whole[0] / "images"
-    config = replace(config, images_from=str(images), bits=(), training=replace(config.training, data="cifar10"))
+    config = replace(config, images_from=str(images), bits=()).with_knobs({"data": "cifar10"})
     result = pipeline.execute(config, tmp_path, NullReporter(), NoControl())
     assert "512 of the first 2,000 CIFAR-10 test images" in result["references"]["real"]["description"]
     other = replace(embedded, spec=replace(embedded.spec, classes=("a", "b")))
-    prepared = pipeline.prepare(config, NullReporter()).with_knobs({"model": other})
+    prepared = replace(pipeline.prepare(config, NullReporter()), model=other)
     recorder = Recorder()
     result = pipeline.execute(config, tmp_path, recorder, NoControl(), prepared)
     assert result["references"]["real"].keys() == {"left_out"}
@@ -366,7 +366,7 @@ def test_same_config_gives_the_same_bits(tmp_path, config, whole):
             # tensors, as the header may be in another order
             assert_same_tensors(folder / name, tmp_path / name)
         for key in ("calibrated", "quantized"):
-            assert again["optimizers"][method]["accuracy"]["3"][key] == result["optimizers"][method]["accuracy"]["3"][key]
+            assert again["methods"][method]["accuracy"]["3"][key] == result["methods"][method]["accuracy"]["3"][key]
 
 
 def assert_same_tensors(one, other):
@@ -381,9 +381,9 @@ def test_generation_alone(tmp_path):
     recorder = Recorder()
     config = RunConfig(generation=GENERATION, bits=(), methods=("adam",), evaluation=EvaluationConfig(encoder=""))
     result = pipeline.execute(config, tmp_path, recorder, NoControl())
-    assert result.keys() == {"optimizers", "seconds"}
-    assert result["optimizers"].keys() == {"adam"}
-    assert result["optimizers"]["adam"].keys() == {"generation"}
+    assert result.keys() == {"methods", "seconds"}
+    assert result["methods"].keys() == {"adam"}
+    assert result["methods"]["adam"].keys() == {"generation"}
     assert {name for name, _ in recorder.stages} == {"generation"}
     assert not (tmp_path / "quantized").exists()
 
@@ -398,8 +398,8 @@ def test_images_from_a_run(tmp_path, whole, config):
     assert "generation" not in dict(recorder.stages)
     assert not (tmp_path / "images").exists()
     for method in ("mi-fgsm", "adam"):
-        assert result["optimizers"][method]["accuracy"]["3"]["quantized"] == whole[1]["optimizers"][method]["accuracy"]["3"]["quantized"]
-        assert result["optimizers"][method]["generation"] == whole[1]["optimizers"][method]["generation"]
+        assert result["methods"][method]["accuracy"]["3"]["quantized"] == whole[1]["methods"][method]["accuracy"]["3"]["quantized"]
+        assert result["methods"][method]["generation"] == whole[1]["methods"][method]["generation"]
         name = f"quantized/{method}/W3A3/quantized.safetensors"
         assert_same_tensors(whole[0] / name, tmp_path / name)
 
@@ -407,15 +407,15 @@ def test_images_from_a_run(tmp_path, whole, config):
 def test_images_from_a_run_for_one_optimizer(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images"), bits=(), methods=("adam",)).with_knobs({"encoder": ""})
     assert pipeline.given_images(config) == {"adam": whole[0] / "images" / "adam"}
-    assert pipeline.execute(config, tmp_path, NullReporter(), NoControl())["optimizers"].keys() == {"adam"}
+    assert pipeline.execute(config, tmp_path, NullReporter(), NoControl())["methods"].keys() == {"adam"}
 
 
 def test_images_from_a_single_set(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images" / "adam"), bits=(8,)).with_knobs({"encoder": ""})
     result = pipeline.execute(config, tmp_path, NullReporter(), NoControl())
-    assert result["optimizers"].keys() == {"given"}
+    assert result["methods"].keys() == {"given"}
     assert (tmp_path / "quantized" / "given" / "W8A8" / "quantized.safetensors").is_file()
-    assert result["optimizers"]["given"]["accuracy"]["8"]["calibrated"] == whole[1]["optimizers"]["adam"]["accuracy"]["8"]["calibrated"]
+    assert result["methods"]["given"]["accuracy"]["8"]["calibrated"] == whole[1]["methods"]["adam"]["accuracy"]["8"]["calibrated"]
 
 
 def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
@@ -491,9 +491,9 @@ def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, messa
     ("change", "error"),
     [
         (lambda c: c.with_knobs({"encoder": "nonsense"}), UnknownNameError),
-        (lambda c: replace(c, training=replace(c.training, data="/nowhere")), DataError),
+        (lambda c: c.with_knobs({"data": "/nowhere"}), DataError),
         (lambda c: replace(c, images_from="/nowhere"), DataError),
-        (lambda c: replace(c, generation=replace(c.generation, model="x"), training=replace(c.training, model="x")), UnknownNameError),
+        (lambda c: c.with_knobs({"model": "x"}), UnknownNameError),
     ],
     ids=["encoder", "data", "images", "model"],
 )
@@ -512,7 +512,7 @@ def test_threads_are_those_of_the_config_and_put_back(tmp_path):
         def record(self, *_):
             seen.append(torch.get_num_threads())
 
-    config = RunConfig(generation=replace(GENERATION, threads=before + 1), bits=(), evaluation=EvaluationConfig(encoder=""))
+    config = RunConfig(generation=GENERATION, bits=()).with_knobs({"threads": before + 1, "encoder": ""})
     pipeline.execute(config, tmp_path, Watcher(), NoControl())
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before

@@ -2,13 +2,13 @@
 
 import pytest
 
-from dashboard.text import error, plain, plotly, shown
+from dashboard.text import error, one_line_text, plain, plotly
 
 
 def test_ordinary_names_stay_as_they_are():
-    for kind in (shown, plain, plotly):
+    for kind in (one_line_text, plain, plotly):
         assert kind("ein Name für 12 Läufe, 50 %") == "ein Name für 12 Läufe, 50 %"
-    assert shown("a_b *c* <d> $e$") == "a_b *c* <d> $e$"
+    assert one_line_text("a_b *c* <d> $e$") == "a_b *c* <d> $e$"
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ def test_ordinary_names_stay_as_they_are():
     ],
 )
 def test_one_line_without_control_characters(text, expected):
-    assert shown(text) == expected
+    assert one_line_text(text) == expected
 
 
 def test_long_text_is_cut():
-    assert shown("x" * 5000) == "x" * 1996 + " ..."
-    assert len(shown("ab", length=5)) == 2
+    assert one_line_text("x" * 5000) == "x" * 1996 + " ..."
+    assert len(one_line_text("ab", length=5)) == 2
 
 
 @pytest.mark.parametrize("character", list("\\`*_{}[]()#+-.!|<>$:~"))

@@ -1,4 +1,4 @@
-"""Both themes and the colours of data: contrasts by the formulas of WCAG 2.2, and seen with each kind of colour blindness."""
+"""Both themes and the colors of data: contrasts by the formulas of WCAG 2.2, and seen with each kind of color blindness."""
 
 import itertools
 import tomllib
@@ -10,7 +10,8 @@ import pytest
 from dashboard.charts import style as chart_style
 
 THEME = tomllib.loads((Path(__file__).parents[2] / ".streamlit" / "config.toml").read_text())["theme"]
-DATA = {**chart_style.COLOURS, "full precision": chart_style.FULL_PRECISION, "paper": chart_style.PAPER}
+METHODS = {f"method {number}": color for number, color in enumerate(chart_style.METHOD_COLORS)}
+DATA = {**METHODS, **chart_style.COLORS, "full precision": chart_style.FULL_PRECISION, "paper": chart_style.PAPER}
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
 SIGHT = {
@@ -22,8 +23,8 @@ SIGHT = {
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
 
 
-def rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+def rgb(color: str) -> np.ndarray:
+    return np.array([int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)])
 
 
 def linear(srgb: np.ndarray) -> np.ndarray:
@@ -31,8 +32,8 @@ def linear(srgb: np.ndarray) -> np.ndarray:
 
 
 def contrast(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two colours, sRGB in [0, 1]: 1 to 21."""
-    darker, lighter = sorted(float(linear(colour) @ TO_XYZ[1]) for colour in (one, other))
+    """Of two colors, sRGB in [0, 1]: 1 to 21."""
+    darker, lighter = sorted(float(linear(color) @ TO_XYZ[1]) for color in (one, other))
     return (lighter + 0.05) / (darker + 0.05)
 
 
@@ -57,20 +58,20 @@ def test_text_can_be_read(name):
         assert contrast(theme["primaryColor"], background) >= 4.5
     caption = 0.6 * text + 0.4 * page  # Streamlit's captions
     assert contrast(caption, page) >= 4.5
-    # text on the primary colour: dashboard/page.css makes it black where the text around is light, and else white
+    # text on the primary color: dashboard/page.css makes it black where the text around is light, and else white
     on_primary = np.zeros(3) if linear(text) @ TO_XYZ[1] > 0.18 else np.ones(3)
     assert contrast(on_primary, theme["primaryColor"]) >= 4.5
 
 
 @pytest.mark.parametrize("background", ["light", "dark"])
-@pytest.mark.parametrize("colour", [*DATA.values(), chart_style.NEUTRAL])
-def test_data_stands_out_from_both_backgrounds(colour, background):
-    assert contrast(rgb(colour), rgb(THEME[background]["backgroundColor"])) >= 3
+@pytest.mark.parametrize("color", [*DATA.values(), chart_style.NEUTRAL])
+def test_data_stands_out_from_both_backgrounds(color, background):
+    assert contrast(rgb(color), rgb(THEME[background]["backgroundColor"])) >= 3
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-def test_colours_of_data_differ_for_everybody(sight):
-    # 2.3 is a difference that can just be seen
-    seen = {name: lab(SIGHT[sight] @ linear(rgb(colour))) for name, colour in DATA.items()}
+def test_colors_of_data_differ_for_everybody(sight):
+    # 2.3 is just visible
+    seen = {name: lab(SIGHT[sight] @ linear(rgb(color))) for name, color in DATA.items()}
     distances = {pair: float(np.linalg.norm(seen[pair[0]] - seen[pair[1]])) for pair in itertools.combinations(seen, 2)}
     assert min(distances.values()) > 13, min(distances.items(), key=lambda item: item[1])

@@ -1,9 +1,9 @@
-"""The archive of a `torch.export` program, read without running anything that is in it.
+"""Reads the archive of a `torch.export` program without executing anything in it.
 
-`torch.export.load` is for one's own files only: it unpickles example inputs, constants and weights, evaluates texts of the file as
-Python (sizes, by sympy, and guards), loads compiled libraries, and takes any name below `torch` for an operation. Nothing of that is
-needed: a program's graph is JSON, and its tensors are raw bytes. Only these are read here, with a limit on each; the pickled
-members, which every program has, are never opened. What the graph asks for is checked by core.models.program.
+`torch.export.load` is only safe for trusted files: it unpickles example inputs, constants and weights, evaluates strings as Python
+(sizes, through sympy, and guards), loads compiled libraries, and accepts any name in `torch` as an operation. None of this is needed,
+because a program's graph is JSON and its tensors are raw bytes. Only these are read, with a limit on each; the pickled members, which
+every program has, are never opened. The operations of the graph are checked by core.models.programs.translation.
 """
 
 import io
@@ -21,22 +21,22 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from core.errors import ModelError, shown
+from core.errors import ModelError, quoted
 
 MEGABYTE = 1 << 20
-SPEC_FILE = "spec.json"  # the extra file that says what the network is, as core.models.program.save_program writes it
+SPEC_FILE = "spec.json"  # the extra file with the ModelSpec, written by core.models.programs.export.save_program
 GRAPH_BYTES = 64 * MEGABYTE  # of JSON; a ResNet-50 needs 1 MB
-SPEC_BYTES = 16 * MEGABYTE  # as the header of a checkpoint
-INDEX_BYTES = 4 * MEGABYTE  # of the zip's directory, which is read at once
+SPEC_BYTES = 16 * MEGABYTE  # same limit as for the header of a checkpoint
+INDEX_BYTES = 4 * MEGABYTE  # of the zip directory, which is read in one piece
 NAME_LENGTH = 500
-SCHEMA = 8  # major version of torch's format
-SHARED = 2  # times that the tensors may be as large as the file: two names of one weight
+SCHEMA = 8  # major version of torch's file format
+SHARED = 2  # limit on tensor bytes as a multiple of the file size, because a weight may have two names
 HOW_TO_EXPORT = (
     "torch.export.save(torch.export.export(network.eval(), (torch.zeros(2, 3, 32, 32),), "
-    "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), 'network.pt2') with the network's own image size"
+    "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), 'network.pt2') and the network's own image size"
 )
-_ALLOWED = f"a program as torch 2.15 writes it by {HOW_TO_EXPORT}"
-# names become attributes and parts of generated code
+_ALLOWED = f"a program written by torch 2.15 with {HOW_TO_EXPORT}"
+# names become attributes and appear in generated code
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _STRIDED = 7
 _DTYPES = {
@@ -47,9 +47,9 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class ProgramArchive:
-    """What a program's archive holds.
+    """Content of a program's archive.
 
-    graph: its JSON, which nobody has checked. tensors: by the name that the module gave them, in its order. parameters: which of them
+    graph: its JSON, not yet checked. tensors: by their name in the exported module, in its order. parameters: names of the tensors that
     are parameters.
     """
 
@@ -59,18 +59,18 @@ class ProgramArchive:
 
 
 def read_archive(path: Path) -> ProgramArchive:
-    """Graph and tensors of a .pt2 file. Raises ModelError, naming the file, for anything but a program with plain tensors."""
+    """Graph and tensors of a .pt2 file. Raises ModelError, naming the file, unless it is a program with plain tensors."""
     with _opened(path) as members:
         models = [name for name in members.names if name.startswith("models/") and name.endswith(".json")]
         if len(models) != 1:
-            refuse(path, f"holds {len(models)} programs", "one")
+            refuse(path, f"number of programs must be 1, got {len(models)}")
         model = models[0].removeprefix("models/").removesuffix(".json")
         if members.read("byteorder", 16).strip() != b"little":
-            refuse(path, "has numbers in another byte order", "little endian")
+            refuse(path, "byte order must be little-endian")
         program = members.json(models[0])
         version = program["schema_version"]["major"]
         if version != SCHEMA:
-            refuse(path, f"is written in version {shown(version)} of torch's format", f"version {SCHEMA}")
+            refuse(path, f"version of torch's file format must be {SCHEMA}, got {quoted(version)}")
         tensors: dict[str, Tensor] = {}
         parameters: set[str] = set()
         storages: dict[str, Tensor] = {}
@@ -78,41 +78,42 @@ def read_archive(path: Path) -> ProgramArchive:
         for folder, kind in (("data/weights", "weights"), ("data/constants", "constants")):
             for name, meta in members.json(f"{folder}/{model}_{kind}_config.json")["config"].items():
                 if name in tensors or not is_name(name):
-                    refuse(path, f"has a tensor {shown(name)}", "names of attributes, each once")
+                    refuse(path, f"tensor names must be unique names of attributes, got {quoted(name)}")
                 if meta["use_pickle"] is not False or meta["tensor_meta"] is None:
-                    refuse(path, f"has {name} as a pickle, which could run a program of its own", "plain tensors")
+                    refuse(path, f"{name} must be a plain tensor, got a pickle, which could execute code")
                 member = f"{folder}/{meta['path_name']}"
                 if member not in storages:
                     storages[member] = members.storage(member)
                 tensors[name] = _tensor(storages[member], meta["tensor_meta"], name, path)
                 total += tensors[name].nbytes
                 if total > SHARED * members.size:
-                    refuse(path, f"has tensors of {total:,} bytes and more", f"{SHARED} times as many as the file has")
+                    refuse(path, f"tensors must have at most {SHARED} times as many bytes as the file, got at least {total:,}")
                 if meta["is_param"] is True:
                     parameters.add(name)
         return ProgramArchive(program, tensors, frozenset(parameters))
 
 
 def read_spec(path: Path) -> str | None:
-    """The text of SPEC_FILE in a .pt2 file, None where there is none. Raises ModelError for what is no such file."""
+    """Text of SPEC_FILE in a .pt2 file, None if it is missing. Raises ModelError if the file is not a program."""
     with _opened(path) as members:
         name = f"extra/{SPEC_FILE}"
         return members.read(name, SPEC_BYTES).decode() if name in members.names else None
 
 
 def is_name(value: object) -> bool:
-    """Whether a name from the file is one of an attribute, as `layer1.0.weight`."""
+    """Whether a name from the file is that of an attribute, such as `layer1.0.weight`."""
     return isinstance(value, str) and len(value) <= NAME_LENGTH and _NAME.fullmatch(value) is not None
 
 
-def refuse(path: Path, what: str, allowed: str) -> NoReturn:
-    raise ModelError(f"{path} {what}: allowed is {allowed}")
+def refuse(path: Path, problem: str) -> NoReturn:
+    """Raises ModelError for a file. problem: "X must be Y, got Z"."""
+    raise ModelError(f"{path}: {problem}")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator["_Members"]:
     if not os.path.isfile(path):
-        refuse(path, "does not exist", "a .pt2 program")
+        refuse(path, "does not exist; the path must be that of a .pt2 program")
     try:
         with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
             yield _Members(archive, path)
@@ -120,15 +121,15 @@ def _opened(path: Path) -> Iterator["_Members"]:
         zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
         RecursionError, NotImplementedError, MemoryError,
     ) as error:  # fmt: skip
-        reason = shown(next(iter(str(error).splitlines()), "") or type(error).__name__)
-        raise ModelError(f"{path} cannot be read as a program ({reason}): allowed is {_ALLOWED}") from error
+        reason = quoted(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        raise ModelError(f"{path}: cannot be read as a program ({reason}); it must be {_ALLOWED}") from error
 
 
 class _Bounded(io.FileIO):
-    """A file of which no more than INDEX_BYTES are read at once, as zipfile reads the directory in one piece."""
+    """A file that refuses to read more than INDEX_BYTES at once, because zipfile reads the directory in one piece."""
 
     def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
-        if size is None or size < 0:  # the rest of it
+        if size is None or size < 0:  # the rest of the file
             size = max(0, os.fstat(self.fileno()).st_size - self.tell())
         if size > INDEX_BYTES:
             raise zipfile.BadZipFile(f"a directory of more than {INDEX_BYTES:,} bytes")
@@ -136,7 +137,7 @@ class _Bounded(io.FileIO):
 
 
 class _Members:
-    """The members of the archive by their names below its one folder. They are stored as they are, so that none is larger than the file."""
+    """Members of the archive by their names below its top folder. They must be uncompressed, so none is larger than the file."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive, self._path = archive, path
@@ -146,20 +147,20 @@ class _Members:
         for info in archive.infolist():
             _, _, name = info.filename.partition("/")
             if name in self.names:
-                refuse(path, f"has {shown(name)} twice", "each name once")
+                refuse(path, f"member names must be unique, got {quoted(name)} twice")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 0x1:
-                refuse(path, f"has {shown(name)} packed or encrypted", "what torch.export.save writes, which is neither")
+                refuse(path, f"members must be neither compressed nor encrypted, got {quoted(name)}; torch.export.save does neither")
             total += info.file_size
             if total > self.size:
-                refuse(path, f"says that it unpacks to {total:,} bytes and more", f"its own {self.size:,}")
+                refuse(path, f"size of all members must be at most {self.size:,} bytes, that of the file, got at least {total:,}")
             self.names[name] = info
 
     def read(self, name: str, limit: int) -> bytearray:
         if name not in self.names:
-            refuse(self._path, f"has no {shown(name)}", _ALLOWED)
+            refuse(self._path, f"{quoted(name)} is missing; the file must be {_ALLOWED}")
         info = self.names[name]
         if info.file_size > limit:
-            refuse(self._path, f"has {shown(name)} of {info.file_size:,} bytes", f"at most {limit:,}")
+            refuse(self._path, f"size of {quoted(name)} must be at most {limit:,} bytes, got {info.file_size:,}")
         content = bytearray()
         with self._archive.open(info) as file:
             while chunk := file.read(MEGABYTE):
@@ -175,22 +176,22 @@ class _Members:
 
 
 def _tensor(storage: Tensor, meta: Mapping[str, Any], name: str, path: Path) -> Tensor:
-    """A tensor that looks into the bytes that the file has for it. Raises ModelError when it would be larger than they are."""
+    """A tensor as a view of its bytes in the file. Raises ModelError if it needs more bytes than there are."""
     if meta["dtype"] not in _DTYPES or meta["layout"] != _STRIDED:
-        refuse(path, f"has {name} of another type", f"tensors of {', '.join(str(one).removeprefix('torch.') for one in _DTYPES.values())}")
+        refuse(path, f"type of {name} must be one of {', '.join(str(one).removeprefix('torch.') for one in _DTYPES.values())}")
     dtype = _DTYPES[meta["dtype"]]
     shape, stride = ([_size(one, name, path) for one in meta[key]] for key in ("sizes", "strides"))
     start = _size(meta["storage_offset"], name, path)
     if math.prod(shape) * dtype.itemsize > len(storage):
-        refuse(path, f"has {len(storage):,} bytes for {name}, which is {shown(tuple(shape))}", "all of its numbers")
+        refuse(path, f"{name} of shape {quoted(tuple(shape))} must fit in its {len(storage):,} bytes of data")
     if len(storage) == 0:
         return torch.zeros(shape, dtype=dtype)
-    # as_strided raises for what lies outside
+    # as_strided raises an error if the tensor extends beyond the storage
     return storage[: len(storage) // dtype.itemsize * dtype.itemsize].view(dtype).as_strided(shape, stride, start)
 
 
 def _size(value: Mapping[str, Any], name: str, path: Path) -> int:
     size = value["as_int"]
     if type(size) is not int or not 0 <= size < 1 << 40:
-        refuse(path, f"has {name} with a size of {shown(size)}", "whole numbers, 0 or more")
+        refuse(path, f"sizes of {name} must be non-negative integers, got {quoted(size)}")
     return size

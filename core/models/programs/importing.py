@@ -1,71 +1,60 @@
-"""A program by somebody else becomes a network of this project: checked, and kept with what has to be known of it."""
+"""Imports a `torch.export` program: checks it and stores it together with its spec."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from core.errors import ConfigError, ModelError, one_line, shown
+from core.errors import ConfigError, ModelError, one_line, quoted
 from core.models.checks import check_network
 from core.models.full_precision import check_spec, spec_values
-from core.models.importing import check_size, keep, label, not_kept
-from core.models.programs.translation import ARCHITECTURE, Program, read_program, save_program
-from core.models.registry import ModelSpec
+from core.models.importing import LABEL_LENGTH, check_size, label, not_stored, store
+from core.models.programs.export import save_program
+from core.models.programs.translation import Program, read_program
+from core.models.registry import GivenSpec, ModelSpec
 
-_LABEL = 60  # characters of a network's name
+ARCHITECTURE = "program"  # `ModelSpec.architecture` of a network that can only be built from its file
 
 
-def import_program(
-    file: Path,
-    *,
-    out_folder: Path,
-    classes: int | None = None,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    class_names: Sequence[str] | None = None,
-    name: str = "",
-) -> Path:
-    """Reads a .pt2 program, checks it and writes it again with its spec below `out_folder`, named by its hash; returns its path.
+def import_program(file: Path, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
+    """Reads and checks a .pt2 program, and writes it with its spec below `out_folder`, named by its hash; returns the new path.
 
-    mean, std: of RGB in [0, 1], as the program's images are normalised, which it does not say; they have to be given. image_size: in
-    pixels; None: the program's own. classes, class_names: None: as many as it has logits, called "class 0" and so on. name: what the
-    file is called in messages; its path, where it is empty. What is written is made from the layers that were read: nothing else of the
-    given file gets into it.
-    Raises ConfigError for what has to be given and is not, ModelError when the program cannot be read, cannot be used here, or does not
-    fit what is said of it; DataError when it cannot be kept.
+    given: mean and std are required, because a program does not contain its normalization; image_size only if the program accepts any
+    size. classes and class_names default to as many as the program has logits, named "class 0" and so on. name: used instead of the path
+    in error messages. The stored program is written from the translated layers, so nothing else of the given file gets into it.
+    Raises ConfigError for a missing value, ModelError if the program cannot be read or used or contradicts a given value, DataError
+    if it cannot be stored.
     """
-    called = name or str(file)
-    check_size(file, called)
+    source = name or str(file)
+    check_size(file, source)
     try:
         program = read_program(file)
     except ModelError as error:
-        raise ModelError(str(error).replace(str(file), called)) from error
-    size = _image_size(program, image_size, called)
-    for what, value in (("mean", mean), ("std", std)):
+        raise ModelError(str(error).replace(str(file), source)) from error
+    size = _image_size(program, given.image_size, source)
+    for key, value in (("mean", given.mean), ("std", given.std)):
         if value is None:
-            raise ConfigError(f"{called} does not say the {what} of its images: allowed is {what}, three numbers, as in training")
-    assert mean is not None
-    assert std is not None
+            raise ConfigError(f"{key} must be given for {source}: three numbers, as used in training")
+    assert given.mean is not None
+    assert given.std is not None
     with torch.no_grad():
         width = program.network(torch.zeros(2, 3, size, size)).shape[1]
-    names = class_names or [f"class {index}" for index in range(classes or width)]
-    title = one_line(Path(called).stem)[:_LABEL] or "program"
-    trained_on = f"not known: imported from {one_line(Path(called).name)[:200]}"
-    spec = ModelSpec(title, ARCHITECTURE, tuple(names), size, tuple(mean), tuple(std), trained_on)  # type: ignore[arg-type]
-    check_spec(spec_values(spec), called)
-    check_network(program.network, spec, called)
+    names = given.class_names or [f"class {index}" for index in range(given.classes or width)]
+    title = one_line(Path(source).stem)[:LABEL_LENGTH] or "program"
+    trained_on = f"unknown: imported from {one_line(Path(source).name)[:200]}"
+    spec = ModelSpec(title, ARCHITECTURE, tuple(names), size, tuple(given.mean), tuple(given.std), trained_on)  # type: ignore[arg-type]
+    check_spec(spec_values(spec), source)
+    check_network(program.network, spec, source)
     try:
-        return keep(lambda path: save_program(program.network, spec, path), ".pt2", out_folder, label(spec, called))
+        return store(lambda path: save_program(program.network, spec, path), ".pt2", out_folder, label(spec, source))
     except OSError as error:
-        raise not_kept(called, out_folder, error) from error
+        raise not_stored(source, out_folder, error) from error
 
 
-def _image_size(program: Program, given: int | None, called: str) -> int:
+def _image_size(program: Program, given: int | None, source: str) -> int:
     sides = {side for side in program.image_size if side is not None}
     if given is None and len(sides) != 1:
-        raise ConfigError(f"{called} does not say the size of its images ({shown(program.image_size)}): allowed is image_size in pixels")
+        raise ConfigError(f"image_size must be given for {source}, whose program accepts several ({quoted(program.image_size)})")
     size = given or sides.pop()
     if sides - {size}:
-        raise ModelError(f"{called} takes images of {' x '.join(map(str, program.image_size))} pixels: allowed is that as image size")
+        raise ModelError(f"image size of {source} must be {' x '.join(map(str, program.image_size))} pixels, got {size}")
     return size

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from core.data.image_sets import ImageSet, load_image_set, save_image_set, write_image_set
 from core.errors import DataError
-from core.files import check_free, whole_or_nothing
+from core.files import atomic_folder, check_free
 from core.models.registry import ModelSpec
 
 
@@ -126,7 +126,7 @@ def test_folder_with_a_file_that_is_no_image(tmp_path):
 
 def test_whole_set_takes_its_name_at_the_end(tmp_path):
     out = tmp_path / "deeper" / "set"
-    with whole_or_nothing(out) as folder:
+    with atomic_folder(out) as folder:
         assert folder.parent == out.parent
         assert not out.exists()
         save_image_set(some_images(), folder)
@@ -135,7 +135,7 @@ def test_whole_set_takes_its_name_at_the_end(tmp_path):
 
 
 def test_result_has_the_rights_of_a_plain_folder(tmp_path):
-    with whole_or_nothing(tmp_path / "set"):
+    with atomic_folder(tmp_path / "set"):
         pass
     (tmp_path / "plain").mkdir()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("set", "plain")]
@@ -144,7 +144,7 @@ def test_result_has_the_rights_of_a_plain_folder(tmp_path):
 
 def test_empty_folder_may_be_taken(tmp_path):
     (tmp_path / "set").mkdir()
-    with whole_or_nothing(tmp_path / "set") as folder:
+    with atomic_folder(tmp_path / "set") as folder:
         (folder / "a").write_text("1")
     assert os.listdir(tmp_path / "set") == ["a"]
 
@@ -152,7 +152,7 @@ def test_empty_folder_may_be_taken(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_after_an_exception(tmp_path, error):
     def fails_half_way():
-        with whole_or_nothing(tmp_path / "set") as folder:
+        with atomic_folder(tmp_path / "set") as folder:
             (folder / "half").write_text("1")
             raise error
 
@@ -162,7 +162,7 @@ def test_nothing_is_left_after_an_exception(tmp_path, error):
 
 
 def test_no_parent_folder_is_left_after_an_exception(tmp_path):
-    with pytest.raises(ValueError), whole_or_nothing(tmp_path / "deeper" / "still" / "set"):
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "deeper" / "still" / "set"):
         raise ValueError
     assert os.listdir(tmp_path) == []
 
@@ -174,7 +174,7 @@ def test_what_is_there_is_never_overwritten(tmp_path):
     for name in ("full", "file"):
         with pytest.raises(DataError, match=f"{name}.*exists already: allowed is a new or an empty folder"):
             check_free(tmp_path / name)
-        with pytest.raises(DataError, match="exists already"), whole_or_nothing(tmp_path / name):
+        with pytest.raises(DataError, match="exists already"), atomic_folder(tmp_path / name):
             pytest.fail("the block must not begin")
     assert (tmp_path / "full" / "mine").read_text() == "1"
     assert sorted(os.listdir(tmp_path)) == ["file", "full"]
@@ -221,7 +221,7 @@ def test_current_folder_is_refused(tmp_path, monkeypatch):
 
 def test_parents_that_were_there_stay(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError), whole_or_nothing(tmp_path / "mine" / "new" / "set"):
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "mine" / "new" / "set"):
         raise ValueError
     assert os.listdir(tmp_path) == ["mine"]
     assert os.listdir(tmp_path / "mine") == []

@@ -79,7 +79,7 @@ def test_zero_shot_accuracy_of_the_embedded_encoder():
 
 @pytest.mark.parametrize("name", ["clip", "ViT-B-32", "", "NoSuchNet:openai", ":openai"])
 def test_unknown_name_lists_what_there_is(name):
-    with pytest.raises(UnknownNameError, match="unknown encoder .*allowed are embedded, ARCH:PRETRAINED .*ViT-B-32:laion2b_s34b_b79k"):
+    with pytest.raises(UnknownNameError, match="unknown encoder .*must be one of embedded, ARCH:PRETRAINED .*ViT-B-32:laion2b_s34b_b79k"):
         load_encoder(name, "cpu")
 
 

@@ -16,7 +16,7 @@ from core.config import IMAGE_FORMATS, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import ConfigError, DataError, UnknownNameError
 from core.export.image_sets import check_image_target, export_images, weights_hash
-from core.layout import GIVEN
+from core.layout import USER_IMAGES
 from core.models.registry import MODELS
 from core.pipeline import given_images
 
@@ -158,7 +158,7 @@ def test_nothing_is_left_of_a_write_that_ends_early(tmp_path, small, generated, 
 @pytest.mark.parametrize(
     ("format", "name", "error", "words"),
     [
-        ("zip", "set", UnknownNameError, "unknown format of images 'zip': allowed are png, safetensors, npz"),
+        ("zip", "set", UnknownNameError, "unknown format of images 'zip': must be one of png, safetensors, npz"),
         ("npz", "set", ConfigError, "allowed is a name that ends in .npz"),
         ("npz", "set.npy", ConfigError, "allowed is a name that ends in .npz"),
         ("npz", "file/set.npz", DataError, "file' *: allowed is a name in a folder"),
@@ -203,10 +203,10 @@ def test_weights_hash_is_of_every_bit(small, embedded):
 @pytest.mark.parametrize("format", ["png", "npz"])
 def test_the_run_takes_it_as_one_set(tmp_path, small, generated, format):
     """Even where a class, and so a folder, is called as a method of a run."""
-    small.spec = replace(small.spec, classes=(GIVEN, "adam", "c", "d"))
+    small.spec = replace(small.spec, classes=(USER_IMAGES, "adam", "c", "d"))
     out = target(tmp_path, format)
     export_images(generated, small, format, out)
-    assert given_images(RunConfig(images_from=str(out), methods=(GIVEN, "adam"))) == {GIVEN: out}
+    assert given_images(RunConfig(images_from=str(out), methods=(USER_IMAGES, "adam"))) == {USER_IMAGES: out}
 
 
 def test_embedded_network_is_the_file_that_is_embedded(embedded):

@@ -9,7 +9,7 @@ import torch
 
 from core.errors import ModelError
 from core.models.programs.archive import SPEC_FILE
-from core.models.programs.translation import save_program
+from core.models.programs.export import save_program
 from core.quantization.integer.inference import whole_number_network
 
 ROOT = Path(__file__).parents[3]

@@ -69,14 +69,14 @@ def test_choices(tmp_path, config):
     with pytest.raises(ConfigError, match="bits is 4: allowed for adam are 3"):
         find_network(folder, config, "adam", 4)
     for method in ("nobody", "../quantized/adam"):
-        with pytest.raises(UnknownNameError, match="allowed are adam, mi-fgsm"):
+        with pytest.raises(UnknownNameError, match="must be one of adam, mi-fgsm"):
             find_network(folder, config, method, 3)
     with pytest.raises(RunError, match="run 'empty' has no quantized network"):
         find_network(tmp_path / "empty", config)
 
 
 def test_the_new_file_is_checked(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown format 'tflite': allowed are onnx, packed, pt2"):
+    with pytest.raises(UnknownNameError, match="unknown format 'tflite': must be one of onnx, packed, pt2"):
         check_new_file("tflite", tmp_path / "a.tflite")
     for kind, suffix in (("onnx", ".onnx"), ("packed", ".safetensors"), ("pt2", ".pt2")):
         check_new_file(kind, tmp_path / f"new{suffix}")
@@ -148,8 +148,8 @@ def test_command(run, config, tmp_path, capsys):
     assert figures["onnxruntime_accuracy"] is None
     for changed, says in (
         ([], "exists already"),
-        (["--format", "tflite"], "unknown format 'tflite': allowed are onnx, packed, pt2"),
-        (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': allowed are mi-fgsm"),
+        (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, packed, pt2"),
+        (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': must be mi-fgsm"),
         (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits is 3: allowed for mi-fgsm are 4"),
     ):
         assert main([*arguments, *changed]) == 2

@@ -15,7 +15,8 @@ from core.errors import CoreError, DataError, ModelError
 from core.models import importing
 from core.models.full_precision import batch_norm_layers, find_model, load_model
 from core.models.importing import import_checkpoint
-from core.models.zoos.zoo import known_spec
+from core.models.registry import GivenSpec
+from core.models.zoos.lookup import known_spec
 
 NAMES = {"pytorchcv": "pytorchcv:resnet20_cifar10", "torchvision": "torchvision:shufflenet_v2_x0_5", "timm": "timm:test_byobnet"}
 
@@ -54,7 +55,7 @@ def write(state, path):
 @pytest.mark.parametrize(("zoo", "size"), [("pytorchcv", 32), ("torchvision", 64), ("timm", 64)])
 def test_network_is_kept_with_what_the_source_knows(tmp_path, networks, zoo, size):
     file = write({"state_dict": {f"module.{key}": value for key, value in networks[zoo].state_dict().items()}}, tmp_path / "my net.pth")
-    path = import_checkpoint(file, NAMES[zoo], image_size=size, out_folder=tmp_path / "kept")
+    path = import_checkpoint(file, NAMES[zoo], given=GivenSpec(image_size=size), out_folder=tmp_path / "kept")
     assert path.name == f"{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
     assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.stem}.json", path.name]
     classes = {"pytorchcv": 10, "torchvision": 5, "timm": 7}[zoo]
@@ -73,15 +74,11 @@ def test_what_is_given_takes_the_place_of_what_the_source_knows(tmp_path, networ
         file,
         NAMES["torchvision"],
         out_folder=tmp_path,
-        image_size=96,
-        mean=[0.1, 0.2, 0.3],
-        std=(1, 1, 0.5),
-        class_names=list("abcde"),
-        classes=5,
+        given=GivenSpec(5, 96, mean=[0.1, 0.2, 0.3], std=(1, 1, 0.5), class_names=list("abcde")),
     )
     spec = find_model(str(path))[1]
     assert (spec.image_size, spec.mean, spec.std, spec.classes, spec.resize) == (96, (0.1, 0.2, 0.3), (1, 1, 0.5), tuple("abcde"), None)
-    assert spec.trained_on == "not known: imported from a.pt"
+    assert spec.trained_on == "unknown: imported from a.pt"
 
 
 def test_same_network_twice_is_one_file(tmp_path, networks, resnet):
@@ -109,46 +106,48 @@ def refused(file, architecture=NAMES["pytorchcv"], error=ModelError, **given) ->
     """The message; nothing is left in the folder."""
     kept = file.parent / "kept"
     with pytest.raises(error) as caught:
-        import_checkpoint(file, architecture, out_folder=kept, **given)
+        import_checkpoint(file, architecture, out_folder=kept, given=GivenSpec(**given))
     assert not kept.exists() or list(kept.iterdir()) == []
     message = str(caught.value)
     assert message.isprintable()
-    assert "allowed" in message
+    assert "must" in message or "unknown architecture" in message
     return message
 
 
 def test_scores_that_are_not_finite(tmp_path, resnet):
     resnet["output.bias"][3] = math.nan
-    assert "one finite score for each class" in refused(write(resnet, tmp_path / "a.pt"))
+    assert "must be finite for every class" in refused(write(resnet, tmp_path / "a.pt"))
 
 
 def test_scores_that_are_finite_for_black_only(tmp_path, resnet):
     """Black times anything is nothing; only the noise makes these weights overflow."""
     resnet["features.init_block.conv.weight"].fill_(3e38)
-    assert "one finite score for each class" in refused(write(resnet, tmp_path / "a.pt"))
+    assert "must be finite for every class" in refused(write(resnet, tmp_path / "a.pt"))
 
 
 def test_statistics_that_are_untouched(tmp_path):
     file = write(get_model("resnet20_cifar10").state_dict(), tmp_path / "a.pt")
-    assert "that every network starts with, mean 0 and variance 1" in refused(file)
+    assert "must be those of a trained network, got the initial ones" in refused(file)
 
 
 def test_network_without_batch_norm(tmp_path):
-    assert "no BatchNorm layer" in refused(write(models.squeezenet1_1().state_dict(), tmp_path / "a.pt"), "torchvision:squeezenet1_1")
+    assert "must have at least one BatchNorm layer" in refused(
+        write(models.squeezenet1_1().state_dict(), tmp_path / "a.pt"), "torchvision:squeezenet1_1"
+    )
 
 
 def test_names_that_do_not_fit_are_listed(tmp_path, resnet):
     message = refused(write({**resnet, "extra": torch.zeros(1)}, tmp_path / "a.pt"))
-    assert "does not fit pytorchcv:resnet20_cifar10" in message
-    assert "missing nothing, unexpected extra" in message
+    assert "must be those of pytorchcv:resnet20_cifar10" in message
+    assert "missing: none; unexpected: extra" in message
     del resnet["output.weight"]
-    assert "missing output.weight, unexpected nothing" in refused(write(resnet, tmp_path / "a.pt"))
+    assert "missing: output.weight; unexpected: none" in refused(write(resnet, tmp_path / "a.pt"))
 
 
 def test_shapes_that_do_not_fit_are_listed(tmp_path, resnet):
     file = write(resnet, tmp_path / "a.pt")
     message = refused(file, classes=12)
-    assert "output.bias is (10,), allowed is (12,); output.weight is (10, 64), allowed is (12, 64)" in message
+    assert "output.bias must be (12,), got (10,); output.weight must be (12, 64), got (10, 64)" in message
 
 
 def test_whole_numbers_in_place_of_weights(tmp_path, resnet):
@@ -159,17 +158,17 @@ def test_whole_numbers_in_place_of_weights(tmp_path, resnet):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"image_size": 0}, "image_size 0"),
-        ({"image_size": 5000}, "image_size 5000"),
+        ({"image_size": 0}, "must be an integer from 1 to 1024, got 0"),
+        ({"image_size": 5000}, "must be an integer from 1 to 1024, got 5000"),
         ({"image_size": 1}, "1 x 1 pixels"),
-        ({"mean": [0.5, 0.5]}, "mean [0.5, 0.5]"),
-        ({"mean": [math.nan] * 3}, "mean [nan, nan, nan]"),
-        ({"std": [0.0, 1.0, 1.0]}, "std [0.0, 1.0, 1.0]"),
-        ({"classes": 0}, "is for 0 classes"),
-        ({"classes": -3}, "is for -3 classes"),
-        ({"classes": 10**9}, "is for 1,000,000,000 classes"),
-        ({"class_names": ["a", "b"], "classes": 10}, "is for 10 classes, and 2 names were given"),
-        ({"class_names": ["x" * 201] * 10}, "has classes"),
+        ({"mean": [0.5, 0.5]}, "must be three finite numbers, got [0.5, 0.5]"),
+        ({"mean": [math.nan] * 3}, "must be three finite numbers, got [nan, nan, nan]"),
+        ({"std": [0.0, 1.0, 1.0]}, "of at least 0.000001, got [0.0, 1.0, 1.0]"),
+        ({"classes": 0}, "must be 1 to 50,000, got 0"),
+        ({"classes": -3}, "must be 1 to 50,000, got -3"),
+        ({"classes": 10**9}, "must be 1 to 50,000, got 1,000,000,000"),
+        ({"class_names": ["a", "b"], "classes": 10}, "must be 10, one for each class, got 2"),
+        ({"class_names": ["x" * 201] * 10}, "classes of "),
     ],
 )
 def test_values_that_no_network_can_have(tmp_path, resnet, given, words):
@@ -184,7 +183,7 @@ def test_architectures_that_no_zoo_has(tmp_path, resnet, architecture):
 def test_file_that_is_too_large_is_not_even_read(tmp_path, resnet, monkeypatch):
     file = write(resnet, tmp_path / "a.pt")
     monkeypatch.setattr(importing, "NETWORK_BYTES", 1000)
-    assert f"has {file.stat().st_size:,} bytes: allowed is at most 1,000" in refused(file)
+    assert f"must be at most 1,000 bytes, got {file.stat().st_size:,}" in refused(file)
 
 
 def test_missing_file(tmp_path):
@@ -208,7 +207,7 @@ def test_malicious_pickle_is_refused_and_does_nothing(tmp_path, resnet):
 def test_classes_of_a_tensor_that_only_says_it_is_large(tmp_path, resnet):
     """A view of one number with a stride of zero: a few bytes in the file."""
     resnet["output.weight"] = torch.zeros(1, 1).expand(10**9, 64)
-    assert "classes: allowed are 1 to" in refused(write(resnet, tmp_path / "a.pt"))
+    assert "must be 1 to 50,000, got 1,000,000,000" in refused(write(resnet, tmp_path / "a.pt"))
 
 
 def test_disk_that_fails_is_said_in_a_sentence(tmp_path, resnet, monkeypatch):

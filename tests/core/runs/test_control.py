@@ -83,7 +83,7 @@ def test_value_outside_its_range_is_refused_and_changes_nothing(value):
 
 @pytest.mark.parametrize("name", ["images", "seed", "model", "nonsense", ""])
 def test_other_knobs_are_refused(name):
-    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': allowed are epsilon, mu"):
+    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': must be one of epsilon, mu"):
         LocalControl().set(name, 1, ["adam"])
 
 

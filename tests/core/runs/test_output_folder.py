@@ -8,7 +8,7 @@ import pytest
 
 from core.config import RunConfig
 from core.errors import DataError
-from core.files import partial_copy
+from core.files import temporary_copy_path
 from core.runs import output_folder
 from core.runs.output_folder import export_results
 from core.runs.store import RunStore
@@ -108,7 +108,7 @@ def test_almost_the_same_copy_is_not(store, out, change):
 
 def test_half_a_copy_that_a_kill_left_is_replaced(store, out):
     run = a_run(store, out)
-    left = partial_copy(out, run.id)
+    left = temporary_copy_path(out, run.id)
     left.mkdir(parents=True)
     (left / "stale.txt").write_text("half")
     export_results(store, run)

@@ -247,7 +247,7 @@ def test_config_of_a_row_measures_that_row(store):
     ("arguments", "error", "words"),
     [
         (("cifar10/resnet20/8", QUICK), UnknownNameError, "cifar10/resnet20/8"),
-        ((ROW, QUICK, "pytorchcv:resnet18"), UnknownNameError, "allowed are pytorchcv:resnet20_cifar10, resnet20_cifar10"),
+        ((ROW, QUICK, "pytorchcv:resnet18"), UnknownNameError, "must be one of pytorchcv:resnet20_cifar10, resnet20_cifar10"),
         (("imagenet/resnet18/4", QUICK), DataError, "imagenet/resnet18/4"),
         (("cifar100/resnet20/4", QUICK), DataError, "--data"),
     ],

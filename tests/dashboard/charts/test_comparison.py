@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
-from core.config import GenerationConfig, RunConfig, TrainingConfig
+from core.config import SECTIONS, GenerationConfig, RunConfig, TrainingConfig
 from core.runs.run import Run
 from core.runs.state import RunState
 from dashboard.charts import comparison as charts
@@ -21,7 +22,7 @@ def compared(letter="A", config=CONFIG, curves=None, results=None, changes=(), p
         stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", output_subset="",
         note="", tags=(), pinned=pinned, trashed=None,
     )  # fmt: skip
-    return charts.Compared(run, letter, charts.COLOURS[ord(letter) - ord("A")], config, curves or {}, results or {}, changes)
+    return charts.Compared(run, letter, charts.COLORS[ord(letter) - ord("A")], config, curves or {}, results or {}, changes)
 
 
 def curve(values, seconds=None):
@@ -30,17 +31,17 @@ def curve(values, seconds=None):
 
 
 def test_settings_that_differ_come_first_and_all_are_there():
-    other = replace(CONFIG, generation=replace(CONFIG.generation, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
+    other = replace(CONFIG, machine=replace(CONFIG.machine, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
     change = {"method": "adam", "step": 7, "name": "beta", "value": 0.25}
     different, equal = charts.settings_table([compared("A"), compared("B", other, changes=[change], pinned=True)])
     assert different == [
-        {"setting": "generation: seed", "A · a run": "0", "B · a run ★": "5"},
+        {"setting": "machine: seed", "A · a run": "0", "B · a run ★": "5"},
         {"setting": "bits", "A · a run": "4", "B · a run ★": "3, 4"},
         {"setting": "lr_by_bits", "A · a run": "none", "B · a run ★": "3: 0.5"},
-        {"setting": "turned while it ran", "A · a run": "nothing", "B · a run ★": "beta = 0.25 at 7 (adam)"},
+        {"setting": "live changes", "A · a run": "none", "B · a run ★": "beta = 0.25 at 7 (adam)"},
     ]
     whole = CONFIG.to_dict()
-    assert len(different) + len(equal) == len(whole["generation"]) + len(whole["quantization"]) + len(whole) - 2 + 1
+    assert len(different) + len(equal) == sum(len(whole[name]) for name in SECTIONS) + len(whole) - len(SECTIONS) + 1
     assert {"setting": "generation: iterations", "value": "3"} in equal
 
 
@@ -91,34 +92,34 @@ def test_smoothing_is_an_average_with_weights_that_fall():
 
 def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_method():
     methods = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
-    figure = charts.curves_figure(
-        [compared("A", curves=methods), compared("B", curves=methods, pinned=True)], "total loss", "seconds", True
+    figure = go.Figure(
+        charts.curves_figure([compared("A", curves=methods), compared("B", curves=methods, pinned=True)], "total loss", "seconds", True)
     )
     assert [(trace.name, trace.line.color, trace.line.dash) for trace in figure.data] == [
-        ("A · a run, MI-FGSM", charts.COLOURS[0], "solid"),
-        ("A · a run, Adam", charts.COLOURS[0], "dash"),
-        ("B · a run ★, MI-FGSM", charts.COLOURS[1], "solid"),
-        ("B · a run ★, Adam", charts.COLOURS[1], "dash"),
+        ("A · a run, MI-FGSM", charts.COLORS[0], "solid"),
+        ("A · a run, Adam", charts.COLORS[0], "dash"),
+        ("B · a run ★, MI-FGSM", charts.COLORS[1], "solid"),
+        ("B · a run ★, Adam", charts.COLORS[1], "dash"),
     ]
     assert figure.data[2].line.width > figure.data[0].line.width
     assert figure.data[0].x.tolist() == [0.5, 1.0, 1.5]
     assert figure.data[1].y.tolist() == [4, 3, 2]
     assert figure.layout.yaxis.type == "log"
-    assert figure.layout.xaxis.title.text == "seconds of computing"
+    assert figure.layout.xaxis.title.text == "computing time (s)"
 
 
 def test_smoothed_curves_keep_the_values_as_faint_lines_and_methods_can_be_left_out():
     methods = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
-    figure = charts.curves_figure([compared("A", curves=methods)], "total loss", smoothing=0.5, methods=["adam"])
+    figure = go.Figure(charts.curves_figure([compared("A", curves=methods)], "total loss", smoothing=0.5, series=["adam"]))
     faint, smooth = figure.data
     assert faint.y.tolist() == [4, 3, 2]
     assert (faint.showlegend, faint.opacity) == (False, 0.25)
     np.testing.assert_allclose(smooth.y, [4, (0.5 * 4 + 3) / 1.5, (0.25 * 4 + 0.5 * 3 + 2) / 1.75], rtol=1e-6)
-    assert charts.curves_figure([compared("A", curves=methods)], "training loss").layout.yaxis.type == "linear"
+    assert charts.curves_figure([compared("A", curves=methods)], "training loss")["layout"]["yaxis"]["type"] == "linear"
 
 
 def test_names_in_figures_only_show_themselves():
-    figure = charts.curves_figure([compared("A", curves={"adam": curve([1])}, name="<b>x</b> $y$")], "total loss")
+    figure = go.Figure(charts.curves_figure([compared("A", curves={"adam": curve([1])}, name="<b>x</b> $y$")], "total loss"))
     assert "<b>" not in figure.data[0].name
     assert "$" not in figure.data[0].name
 
@@ -153,7 +154,7 @@ def test_accuracies_against_the_baseline():
         {"run": "A · a run", "images by": "MI-FGSM", "full precision %": 92.1, "W4A4 %": 90.0, "W4A4 − baseline": None},
         {"run": "B · a run", "images by": "MI-FGSM", "full precision %": 92.1, "W4A4 %": 88.0, "W4A4 − baseline": -2.0},
     ]
-    figure = charts.accuracy_figure(both)
+    figure = go.Figure(charts.accuracy_figure(both))
     assert [trace.y for trace in figure.data] == [(90.0,), (88.0,)]
     assert charts.accuracy_figure([compared("C")]) is None
 
@@ -166,8 +167,8 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("background", ["#FFFFFF", "#11161D"])
 def test_colours_are_seen_on_both_backgrounds(background):
-    assert len(set(charts.COLOURS)) == charts.MOST
-    for colour in charts.COLOURS:
+    assert len(set(charts.COLORS)) == charts.MOST
+    for colour in charts.COLORS:
         low, high = sorted((luminance(colour), luminance(background)))
         assert (high + 0.05) / (low + 0.05) >= 3
 

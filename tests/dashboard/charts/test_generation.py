@@ -1,10 +1,10 @@
-import base64
 import json
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from core.generation.methods import METHODS, Method
 from core.reporting import Frame, RunningStatistics
 from core.runs.records import Record
 from dashboard.charts import accuracy as accuracy_charts
@@ -12,6 +12,8 @@ from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import generation as generation_charts
 from dashboard.charts import style as chart_style
 from dashboard.charts import training as training_charts
+from dashboard.names import method_name
+from dashboard.tables.terms import loss_terms
 
 
 def generation_records(methods=("mi-fgsm", "adam"), steps=3):
@@ -43,11 +45,21 @@ CHANGES = [
 
 def test_loss_has_a_part_each_with_a_curve_of_its_own_colour_for_each_optimizer():
     figure = plotted(generation_charts.loss_figure(generation_records()))
-    assert len(figure.data) == 2 * len(generation_charts.PARTS)
+    assert len(figure.data) == 2 * 6
     assert [(trace.name, trace.line.color) for trace in figure.data[:2]] == [("MI-FGSM", "#0072B2"), ("Adam", "#D55E00")]
     assert list(figure.data[0].x) == [1, 2, 3]
     assert list(figure.data[0].y) == pytest.approx([10.0, 5.0, 10 / 3], rel=1e-3)
-    assert [note.text for note in figure.layout.annotations] == [f"<b>{title}</b>" for title in generation_charts.PARTS.values()]
+    assert [note.text for note in figure.layout.annotations] == [
+        f"<b>{heading}</b>"
+        for heading in (
+            "total loss",
+            "L_BNS (batch-norm statistics)",
+            "L_CE (cross entropy)",
+            "R_TV (total variation)",
+            "R_l2 (l2 norm)",
+            "teacher agreement (%)",
+        )
+    ]
     assert [trace.showlegend for trace in figure.data].count(True) == 2  # an optimizer is in the legend once
     assert figure.layout.yaxis.type == "log"
     assert figure.layout.yaxis6.type == "linear"  # agreement may be zero
@@ -55,7 +67,7 @@ def test_loss_has_a_part_each_with_a_curve_of_its_own_colour_for_each_optimizer(
 
 def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_methods_that_share_it():
     for figure, parts in (
-        (generation_charts.loss_figure(generation_records(), CHANGES), len(generation_charts.PARTS)),
+        (generation_charts.loss_figure(generation_records(), CHANGES), 6),
         (generation_charts.layer_figure(generation_records(), ["first", "second"], CHANGES), 2),
     ):
         layout = plotted(figure).layout
@@ -67,10 +79,10 @@ def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_
 
 def test_changes_of_one_step_share_a_mark():
     changes = [*CHANGES, {"method": "adam", "step": 3, "name": "lr", "value": 0.2}]
-    assert generation_charts.mark_texts(changes) == {
-        2: ("β = 0.5", ["mi-fgsm", "adam"]),
-        3: ("ε = 0.05, lr = 0.2", ["mi-fgsm", "adam"]),
-    }
+    assert generation_charts.change_marks(changes) == [
+        generation_charts.ChangeMark(2, "β = 0.5", ("mi-fgsm", "adam")),
+        generation_charts.ChangeMark(3, "ε = 0.05, lr = 0.2", ("mi-fgsm", "adam")),
+    ]
 
 
 def test_heatmaps_show_marks_of_their_own_method():
@@ -114,7 +126,7 @@ def test_parts_do_not_overlap_in_a_wide_and_in_a_narrow_window(count):
 def test_cursor_goes_through_every_part_that_is_over_iterations():
     figure = generation_charts.layer_figure(generation_records(), ["first", "second"])
     assert figure["layout"]["meta"]["cursor"] == [["x", "y"], ["x2", "y2"]]
-    assert len(generation_charts.loss_figure(generation_records())["layout"]["meta"]["cursor"]) == len(generation_charts.PARTS)
+    assert len(generation_charts.loss_figure(generation_records())["layout"]["meta"]["cursor"]) == 6
     assert "cursor" not in generation_charts.layer_bars({"adam": generation_records()[1]}, ["first", "second"], 0)["layout"]["meta"]
 
 
@@ -156,25 +168,16 @@ def test_numbers_keep_four_digits():
     assert sent == {"data": [{"y": [0.1235, 1235000.0, -3.333e-9, 0, None]}], "layout": {"height": 100}}
 
 
-def test_a_figure_of_plotly_is_sent_packed_and_without_its_theme():
-    array = np.float32([0.12345678, np.inf])
-    sent = json.loads(chart_style.json_of(go.Figure(go.Scatter(y=array), {"height": 100, "template": "plotly_dark"})))
-    assert sent["layout"] == {"height": 100}
-    (trace,) = sent["data"]
-    assert trace["y"]["dtype"] == "f4"
-    assert base64.b64decode(trace["y"]["bdata"]) == array.tobytes()
-
-
 def test_training_curve_is_smoothed_without_bias_at_its_start():
     records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 30)]
-    figure = training_charts.training_figure(records, "total")
+    figure = plotted(training_charts.training_figure(records, "total"))
     assert list(figure.data[0].y) == pytest.approx([5.0] * 29)
     assert figure.data[0].name == "Adam W4A4"
 
 
 def test_training_curve_of_a_long_run_has_no_more_points_than_a_screen_and_ends_where_the_run_is():
     records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 40_001)]
-    curve = training_charts.training_figure(records, "agreement").data[0]
+    curve = plotted(training_charts.training_figure(records, "agreement")).data[0]
     assert len(curve.x) == len(curve.y) <= 601
     assert curve.x[-1] == 40_000
 
@@ -184,7 +187,7 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
         {"method": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
         {"method": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
     ]
-    figure = accuracy_charts.accuracy_figure(rows, 92.1, {"DFFG": {3: 84.68}}, 93.89)
+    figure = plotted(accuracy_charts.accuracy_figure(rows, 92.1, {"DFFG": {3: 84.68}}, 93.89))
     by_name = {trace.name: trace for trace in figure.data}
     assert list(by_name["MI-FGSM, calibrated only"].y) == [80.0, 90.0]
     assert list(by_name["MI-FGSM, trained"].x) == [4]
@@ -199,14 +202,14 @@ def test_settings_of_one_optimizer_share_its_colour_and_differ_in_mark():
          "standard_error": 0.5}
         for label, runs, error in (("range lsq", 3, 0.25), ("<b>", 1, None))
     ]  # fmt: skip
-    figure = accuracy_charts.accuracy_figure(rows, None, {}, None)
+    figure = plotted(accuracy_charts.accuracy_figure(rows, None, {}, None))
     assert {trace.line.color for trace in figure.data} == {"#D55E00"}
     assert [trace.marker.symbol for trace in figure.data] == ["circle-open", "circle", "square-open", "square"]
     assert figure.data[0].error_y.array == (0.25,)
     assert figure.data[2].error_y.array is None
     assert "mean of 3 seeds" in figure.data[1].customdata[0]
     assert figure.data[2].name == "Adam, &#60;b&#62;, calibrated only"
-    bars = accuracy_charts.accuracy_figure(rows, 92.1, {"ZAQ": {4: 92.13}, "DSG": {4: 88.93}}, 93.89, bars=True)
+    bars = plotted(accuracy_charts.accuracy_figure(rows, 92.1, {"ZAQ": {4: 92.13}, "DSG": {4: 88.93}}, 93.89, bars=True))
     assert [trace.type for trace in bars.data] == ["bar"] * 4 + ["scatter"] * 2
     assert [trace.y[0] for trace in bars.data] == [80, 90, 80, 90, 92.13, 88.93]
     assert len({trace.marker.symbol for trace in bars.data[4:]}) == 2
@@ -215,15 +218,81 @@ def test_settings_of_one_optimizer_share_its_colour_and_differ_in_mark():
 
 def test_histogram_marks_the_mean_and_matrix_names_the_classes():
     measured = {"mean_similarity": 0.4, "histogram": {"edges": [-1.0, 0.0, 1.0], "share": [0.25, 0.75]}}
-    figure = diversity_charts.histogram_figure({"adam": measured})
+    figure = plotted(diversity_charts.histogram_figure({"adam": measured}))
     assert list(figure.data[0].x) == [-0.5, 0.5]
     assert "mean 0.400" in figure.data[0].name
-    both = diversity_charts.histogram_figure({"adam": measured}, {"noise": measured, "real": measured})
-    assert [trace.line.dash for trace in both.data] == [None, "dot", "dot"]
+    both = plotted(diversity_charts.histogram_figure({"adam": measured}, {"noise": measured, "real": measured}))
+    assert [trace.line.dash for trace in both.data] == ["solid", "dot", "dot"]
     assert [shape.x0 for shape in both.layout.shapes] == [0.4, 0.4, 0.4]
     assert [note.text for note in both.layout.annotations] == ["noise", "real images"]
-    matrix = diversity_charts.matrix_figure(
-        "adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"]
+    matrix = plotted(
+        diversity_charts.matrix_figure("adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"])
     )
     assert list(matrix.layout.xaxis.ticktext) == ["cat", "frog"]
     assert list(matrix.layout.xaxis.tickvals) == [0, 2]
+
+
+ALL = [f"method-{number}" for number in range(8)]
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Methods that were added to the table after the two that are there: eight in all."""
+    for name in ALL[2:]:
+        monkeypatch.setitem(METHODS, name, Method(name, f"Method {name[-1]}", "nowhere:Nothing"))
+    return list(METHODS)
+
+
+def test_eight_methods_have_eight_colors_and_a_ninth_another_dash(registered, monkeypatch):
+    assert registered[:2] == ["mi-fgsm", "adam"]
+    assert [chart_style.color(name) for name in registered] == list(chart_style.METHOD_COLORS)
+    assert {chart_style.dash(name) for name in registered} == {"solid"}
+    monkeypatch.setitem(METHODS, "a-ninth", Method("a-ninth", "Ninth", "nowhere:Nothing"))
+    assert (chart_style.color("a-ninth"), chart_style.dash("a-ninth")) == (chart_style.METHOD_COLORS[0], "dash")
+
+
+def test_a_set_of_given_images_has_the_same_color_everywhere():
+    assert chart_style.color("photographs W4A4") == chart_style.color("photographs")
+    assert chart_style.color("photographs") in chart_style.METHOD_COLORS[2:]
+    assert chart_style.color("given") not in chart_style.METHOD_COLORS
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_figures_of_one_to_eight_methods(count, registered):
+    methods = registered[:count]
+    records = generation_records(methods)
+    loss = plotted(generation_charts.loss_figure(records, CHANGES))
+    assert len(loss.data) == 6 * count
+    assert [trace.name for trace in loss.data if trace.showlegend] == [method_name(method) for method in methods]
+    heatmaps = generation_charts.layer_heatmaps(records, methods, ["first", "second"], CHANGES)
+    domains = {(tuple(value["domain"]), tuple(heatmaps["layout"][f"y{name[1:]}"]["domain"]))
+               for name, value in heatmaps["layout"].items() if name.startswith("xaxis")}  # fmt: skip
+    assert len(domains) == count
+    assert min(high - low for (low, high), _ in domains) > 0.2  # of the width of the page
+    rows = [{"method": method, "bits": bits, "calibrated": 80.0, "quantized": 90.0} for method in methods for bits in (3, 4)]
+    accuracy = plotted(accuracy_charts.accuracy_figure(rows, 92.0, {}, None))
+    assert len({trace.line.color for trace in accuracy.data}) == count
+    one = accuracy_charts.accuracy_figure(rows[:2], 92.0, {}, None)
+    assert accuracy.layout.height - one["layout"]["height"] == 20 * (chart_style.legend_rows([t.name for t in accuracy.data]) - 1)
+    measured = {"mean_similarity": 0.4, "histogram": {"edges": [-1.0, 0.0, 1.0], "share": [0.25, 0.75]}}
+    histogram = plotted(diversity_charts.histogram_figure(dict.fromkeys(methods, measured)))
+    assert {trace.fill for trace in histogram.data} == {"tozeroy" if count <= 3 else "none"}
+
+
+def test_terms_are_those_that_the_run_recorded():
+    data = {"total": 3.0, "ie": 1.0, "bns": 2.0, "agreement": 50.0, "layers": [1.0]}
+    records = [Record(1, "generation", "adam", 1, data)]
+    recorded = loss_terms({"terms": [
+        {"name": "bns", "symbol": "L_BNS", "title": "batch-norm statistics", "log": True},
+        {"name": "ie", "symbol": "L_IE", "title": "information <entropy>", "log": False},
+        {"name": "later", "symbol": "", "title": "not in the records", "log": True},
+    ]})  # fmt: skip
+    figure = plotted(generation_charts.loss_figure(records, terms=recorded))
+    headings = ["total loss", "L_BNS (batch-norm statistics)", "L_IE (information &#60;entropy&#62;)", "teacher agreement (%)"]
+    assert [note.text for note in figure.layout.annotations] == [f"<b>{heading}</b>" for heading in headings]
+    assert (figure.layout.yaxis2.type, figure.layout.yaxis3.type) == ("log", "linear")
+
+
+def test_a_run_without_recorded_terms_has_those_of_its_records():
+    records = [Record(1, "generation", "adam", 1, {"total": 3.0, "bns": 2.0, "layers": [1.0]})]
+    assert len(generation_charts.loss_figure(records, terms=loss_terms({}))["data"]) == 2

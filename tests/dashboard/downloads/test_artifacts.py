@@ -47,7 +47,7 @@ def test_images_of_a_run_are_made_kept_and_listed(run):
 def test_what_the_command_refuses_is_said_in_its_words(run):
     finished, folder, runs = run
     offer = artifacts.Offer("images", "images", ("npz",), ("--method", "adam"))
-    with pytest.raises(RunError, match="^unknown method 'adam': allowed are mi-fgsm$"):
+    with pytest.raises(RunError, match="^unknown method 'adam': must be mi-fgsm$"):
         artifacts.make(runs, finished.id, offer, "npz", folder)
 
 

@@ -1,4 +1,4 @@
-"""A run as one HTML file: what is in it, that it is whole in itself, and that names in it stay names. (In a browser: tests/browser.)"""
+"""A run as one HTML file: its content, that it loads nothing, and that names in it stay text. (In a browser: tests/browser.)"""
 
 import base64
 import hashlib
@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from core.config import PRESETS
+from core.generation.methods import METHODS, Method
 from core.runs.store import RunStore
 from dashboard.downloads import report
 
@@ -71,10 +72,11 @@ def test_everything_of_a_run_is_in_it(html, store, run):
     text = " ".join(" ".join(found.text).split())
     known = store.results(run.id)
     for needed in (
-        "a finished run", "complete", "Settings", "What differs from the preset quick:", "Live changes", "epsilon", "0.0625", "Images",
-        "Generation", "Training of the quantized networks", "Accuracy", "Diversity", "Where it comes from", "Making it again",
-        "2,000 CIFAR-10 test images", f"± {known['full_precision']['standard_error']:.2f}", "python -m core generate", "torch ", "Python ",
-        f"{known['accuracy/adam/W4A4']['quantized']:.2f} %", "seed of the images", run.id,
+        "a finished run", "complete", "Settings", "Settings that differ from the preset quick:", "Live changes", "epsilon", "0.0625",
+        "Images",
+        "Generation", "Training of the quantized networks", "Accuracy", "Diversity", "Provenance", "How to reproduce it",
+        "2,000 CIFAR-10 test images", f"± {known['full_precision']['standard_error']:.2f}", "python -m core run", "torch ", "Python ",
+        f"{known['accuracy/adam/W4A4']['quantized']:.2f} %", "seed of the training", run.id, "BMVC 2023",
     ):  # fmt: skip
         assert needed in text, needed
     assert [image["src"][:22] for image in found.of("img")] == ["data:image/png;base64,"] * 2
@@ -84,7 +86,7 @@ def test_everything_of_a_run_is_in_it(html, store, run):
     assert "Accuracy at each bit width" in titles
     assert "Pairwise CLIP similarity" in titles
     heatmaps = [trace for chart in charts for trace in chart["data"] if trace["type"] == "heatmap"]
-    assert len(heatmaps) == 4  # layers and similarities, of two optimizers
+    assert len(heatmaps) == 4  # layers and similarities, of two methods
 
 
 def test_differences_come_first_and_are_right(html, run):
@@ -113,8 +115,7 @@ def test_it_asks_for_nothing_and_runs_only_its_own(html):
 
 def test_hostile_names_stay_names(store, run):
     model = "/home/secret/" + HOSTILE.replace("/", "|")
-    generation, quantization = (replace(part, model=model) for part in (run.config.generation, run.config.training))
-    config = replace(run.config, generation=generation, quantization=quantization)
+    config = run.config.with_knobs({"model": model})
     hostile = replace(run, name=HOSTILE, config=config, user=HOSTILE, error=HOSTILE)
     html = report.report(store, hostile, [f"{index} {HOSTILE}" for index in range(10)])
     plain = report.report(store, run, CLASSES)
@@ -142,7 +143,7 @@ def test_a_run_that_has_only_begun(tmp_path):
     run = store.run(store.create(PRESETS["quick"], "just begun"))
     text = " ".join(Elements(report.report(store, run, CLASSES)).text)
     assert "just begun" in text
-    assert "Those of the preset quick, all of them." in text
+    assert "The settings of the preset quick, without a difference." in text
     assert "python -m core run" in text
     for missing in ("Accuracy", "Diversity", "Live changes"):
         assert missing not in text
@@ -159,3 +160,22 @@ def test_a_report_is_of_the_run_as_it_is_now(store, run):
     assert "<h1>renamed later</h1>" in html
     assert asked == [run.config.model]
     assert report.file_name(run) == "a-finished-run-report.html"
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+def test_a_report_of_one_to_eight_methods(tmp_path, monkeypatch, count):
+    names = ["mi-fgsm", "adam", *(f"method-{number}" for number in range(2, 8))][:count]
+    for name in names[2:]:
+        monkeypatch.setitem(METHODS, name, Method(name, f"<{name}>", "nowhere:Nothing", paper=f"Paper of {name}"))
+    store = RunStore(tmp_path)
+    run_id = store.create(replace(PRESETS["quick"], methods=tuple(names), bits=(4,)), "many")
+    for method in names:
+        row = {"bits": 4, "weight_bits": 4, "activation_bits": 4, "calibrated": 80.0, "quantized": 90.0, "standard_error": 0.5}
+        store.set_result(run_id, f"accuracy/{method}/W4A4", row)
+    html = report.report(store, store.run(run_id), CLASSES)
+    text = " ".join(Elements(html).text)
+    for method in names[2:]:
+        assert f"W4A4, <{method}>" in text
+        assert f"Paper of {method}" in text
+    assert html.count("<b>90.00 %</b>") == count
+    store.close()

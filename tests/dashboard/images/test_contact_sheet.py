@@ -5,33 +5,11 @@ import numpy as np
 from PIL import Image
 
 from core.reporting import Frame
-from dashboard.images.contact_sheet import alone, by_class, contact_sheet, data_uri, sheet, sheet_html, strip_html
+from dashboard.images.contact_sheet import data_uri, sheet, sheet_html, single_image, strip_html
 
 
 def pictures(count, size=4):
     return np.stack([np.full((3, size, size), 10 + i, dtype=np.uint8) for i in range(count)])
-
-
-def test_contact_sheet_puts_images_in_rows_with_gaps():
-    sheet = contact_sheet(pictures(5), columns=3)
-    assert sheet.shape == (2 * 5 - 1, 3 * 5 - 1, 4)
-    for index in range(5):
-        top, left = index // 3 * 5, index % 3 * 5
-        assert (sheet[top : top + 4, left : left + 4] == [10 + index] * 3 + [255]).all()
-    assert (sheet[4, :, 3] == 0).all()  # the gap between rows
-    assert (sheet[5:, 10:, 3] == 0).all()  # the place of the missing image
-
-
-def test_contact_sheet_keeps_channels_apart():
-    image = np.zeros((1, 3, 2, 2), dtype=np.uint8)
-    image[0, 0] = 255
-    assert (contact_sheet(image, 1)[..., :3] == [255, 0, 0]).all()
-
-
-def test_by_class_makes_a_column_of_each_class():
-    labels = np.array([1, 0, 1, 2, 0])
-    arranged = by_class(pictures(5), labels, classes=3, rows=2)
-    assert [int(image[0, 0, 0]) for image in arranged] == [11, 10, 13, 14, 12, 0]
 
 
 def test_data_uri_is_the_picture_without_loss():
@@ -67,7 +45,7 @@ def test_transparent_picture_arrives_as_it_is():
     assert np.array_equal(decoded(data_uri(pixels)), pixels)
 
 
-def test_sheet_has_all_images_by_class_with_what_is_known_of_them():
+def test_sheet_has_all_images_by_class_with_their_descriptions():
     predicted = np.array([0, 1, 1, 0, 2])
     made = sheet(seen(5, predicted=predicted, confidence=np.float32([0.5, 0.996, 0.25, 1, 0.1])), ["cat", "dog", "frog"])
     assert (made.columns, made.header) == (3, ["cat", "dog", "frog"])
@@ -95,8 +73,8 @@ def test_sheet_of_many_classes_is_in_the_order_of_the_images():
     assert [cell and cell[0] for cell in made.cells] == list(range(9))
 
 
-def test_strip_leads_to_its_moments_and_escapes_names():
-    html = strip_html([seen(1, 3), alone(seen(5, 7), 3)], ["3", "7"], ["<b>", "b", "c"], 7)
+def test_strip_shows_its_iterations_and_escapes_names():
+    html = strip_html([seen(1, 3), single_image(seen(5, 7), 3)], ["3", "7"], ["<b>", "b", "c"], 7)
     assert 'data-moment="3"' in html
     assert 'data-moment="7"' in html
     assert "<b>," not in html

@@ -4,6 +4,7 @@ import pytest
 from core.reporting import Frame
 from core.runs.records import Record
 from dashboard.tables import iterations
+from dashboard.tables.terms import loss_terms
 
 
 def test_moments_that_every_method_has_kept():
@@ -27,7 +28,7 @@ def test_what_is_no_iteration_in_the_address_is_named(text):
     step, problem = iterations.from_address(text)
     assert step is None
     assert repr(text) in problem
-    assert "allowed is" in problem
+    assert "must be the number of an iteration" in problem
 
 
 def test_iteration_in_the_address():
@@ -51,10 +52,12 @@ def test_history_of_many_moments_is_spread_evenly_with_the_shown_one(step):
     assert max(after - before for before, after in zip(chosen, chosen[1:])) <= 18
 
 
-def test_values_of_each_method_at_a_moment():
+def test_values_of_each_method_at_an_iteration_are_those_of_the_recorded_terms():
     records = {"adam": Record(1, "generation", "adam", 3, {"total": 12.3456, "bns": 7.0})}
-    parts = {"total": "total loss", "bns": "L_BNS (batch-norm statistics)"}
-    assert iterations.values(records, parts, "iteration 3 of 9") == ["Adam, iteration 3 of 9: total loss 12.35, L_BNS 7"]
+    assert iterations.values(records, "iteration 3 of 9") == ["Adam, iteration 3 of 9: total loss 12.35, L_BNS 7"]
+    recorded = loss_terms({"terms": [{"name": "bns", "symbol": "", "title": "statistics", "log": True}]})
+    assert iterations.values(records, "it", recorded) == ["Adam, it: total loss 12.35, statistics 7"]
+    assert iterations.summary(Frame(1, np.zeros((1, 3, 1, 1), np.uint8), np.zeros(1)), records["adam"]) == "L_BNS 7"
 
 
 def test_summary_says_what_was_written_down():

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from core.generation.methods import in_order
 from core.runs.paper_table import Measurement, paper_rows
-from dashboard.tables import results
+from dashboard.tables import results, run_list
 
 TABLE = Path(__file__).parents[3] / "assets" / "paper" / "results.csv"
 
@@ -64,7 +65,7 @@ def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_n
     lines = results.whole_table([(first, [kept, older]), (second, [])])
     assert [line["measured here"] for line in lines] == ["2001-02-03", "not measured"]
     assert [line["drop mi-fgsm"] for line in lines] == [3.25, None]
-    assert [line["drop adam"] for line in lines] == [None, None]
+    assert "drop adam" not in lines[0]
     assert [line["drop DFFG"] for line in lines] == [9.21, 2.26]
     assert (lines[1]["DFFG"], lines[1]["ZeroQ"], lines[0]["ZAQ"]) == (91.63, 89.66, None)
     measured = results.measured_table([kept, older])
@@ -72,7 +73,7 @@ def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_n
         (88.85, 3.25, 0.7, "kept with the program"),
         (80.0, 12.1, 0.7, "a run"),
     ]
-    assert measured[0]["started from"] == "resnet20_cifar10, this project's checkpoint, not the paper's"
+    assert measured[0]["started from"] == "resnet20_cifar10, this project's weights, not the paper's"
 
 
 def test_diversities_by_method():
@@ -101,3 +102,23 @@ def test_diversity_table_has_all_sets_and_nothing_where_a_run_did_not_measure_it
         None,
     )
     assert (second["set"], second["snapshots"], second["nearest"], second["nearly the same %"]) == ("real images", 0.9, 0.8, 25)
+
+
+def test_paper_page_has_columns_of_the_methods_that_were_measured():
+    row = paper_rows()[0]
+    methods = ["mi-fgsm", "adam", "gdfq", "zeroq", "intraq"]
+    figures = dict.fromkeys(methods, 80.0)
+    one = Measurement(row.name, "resnet20_cifar10", 92.1, figures, dict.fromkeys(methods, 0.7), "2,000 images", "quick", "2001", "")
+    (line,) = results.whole_table([(row, [one])])
+    assert [line[f"drop {method}"] for method in methods] == [12.1] * 5
+    (line,) = results.measured_table([one])
+    assert [name for name in line if name.startswith("top-1")] == [f"top-1 {method}" for method in in_order(methods)]
+    assert not [name for name in results.whole_table([(row, [])])[0] if name.startswith("drop ") and name != "drop DFFG"]
+
+
+def test_the_figure_of_a_run_in_the_list_is_that_of_its_first_method():
+    known = {f"accuracy/{method}/W4A4": {"bits": 4, "calibrated": 80.0, "quantized": top1}
+             for method, top1 in (("adam", 90.0), ("mi-fgsm", 91.0))}  # fmt: skip
+    assert run_list._trained(known) == {"W4A4": 91.0}
+    known["accuracy/mi-fgsm/W4A4"] = {"bits": 4, "calibrated": 80.0}
+    assert run_list._trained(known) == {"W4A4": 90.0}

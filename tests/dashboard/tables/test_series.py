@@ -1,4 +1,4 @@
-"""Means and deviations against numpy's, and which runs are one series."""
+"""Means and deviations against numpy's, and which runs form one series."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from core.config import RunConfig
+from core.generation.methods import METHODS, Method
 from dashboard.tables.results import accuracy_table, paper_accuracies, paper_methods
 from dashboard.tables.series import Evaluated, accuracy_series, differ_only_in_seeds
 
@@ -13,11 +14,7 @@ START = RunConfig(bits=(3, 4))
 
 
 def with_seed(seed, config=START):
-    return replace(
-        config,
-        generation=replace(config.generation, seed=seed),
-        training=replace(config.training, quantization_seed=seed),
-    )
+    return config.with_knobs({"seed": seed})
 
 
 def figures(calibrated, quantized=None, error=0.7, **more):
@@ -25,12 +22,14 @@ def figures(calibrated, quantized=None, error=0.7, **more):
     return {"calibrated": calibrated, "bits": 4, **trained, **more}
 
 
-def evaluated(config, name="a run", turned=(), **by_series):
+def evaluated(config, name="a run", live_changes=(), **by_series):
     """by_series: figures at 4 bits."""
-    return Evaluated(name, config, {f"accuracy/{method.replace('_', '-')}/W4A4": value for method, value in by_series.items()}, turned)
+    return Evaluated(
+        name, config, {f"accuracy/{method.replace('_', '-')}/W4A4": value for method, value in by_series.items()}, live_changes
+    )
 
 
-def test_runs_that_differ_only_in_seeds_are_a_mean_with_their_deviation():
+def test_runs_that_differ_only_in_seeds_are_averaged_with_their_deviation():
     tops, before = [88.85, 89.4, 87.25], [80.0, 81.5, 79.0]
     runs = [evaluated(with_seed(seed), mi_fgsm=figures(before[seed], tops[seed], seconds=10.0 + seed)) for seed in range(3)]
     (row,) = accuracy_series(runs)
@@ -41,7 +40,7 @@ def test_runs_that_differ_only_in_seeds_are_a_mean_with_their_deviation():
     assert row["calibrated_error"] == pytest.approx(np.std(before, ddof=1))
     assert row["seconds"] == pytest.approx(11.0)
     (line,) = accuracy_table([row], 92.1)
-    assert (line["trained %"], line["±"], line["± is"]) == (88.5, 1.12, "deviation over 3 seeds")
+    assert (line["trained %"], line["±"], line["error bar"]) == (88.5, 1.12, "deviation over 3 seeds")
     assert line["drop"] == pytest.approx(92.1 - 88.5)
 
 
@@ -49,16 +48,16 @@ def test_one_run_has_the_standard_error_of_its_evaluation():
     (row,) = accuracy_series([evaluated(START, mi_fgsm=figures(80.0, 88.0, error=0.72))])
     assert (row["runs"], row["standard_error"], row["calibrated_error"]) == (1, 0.72, None)
     (line,) = accuracy_table([row], 92.1)
-    assert (line["± is"], "setting" in line) == ("standard error", False)
+    assert (line["error bar"], "setting" in line) == ("standard error", False)
 
 
-def test_the_same_seeds_twice_are_no_second_measurement():
+def test_the_same_seed_twice_counts_once():
     runs = [evaluated(with_seed(1), adam=figures(80.0, 88.0)), evaluated(with_seed(1), adam=figures(80.0, 88.0))]
     (row,) = accuracy_series(runs)
     assert (row["runs"], row["standard_error"]) == (1, 0.7)
 
 
-def test_a_run_that_still_trains_does_not_hold_up_the_others():
+def test_a_run_that_still_trains_is_left_out_of_the_trained_mean():
     runs = [evaluated(with_seed(seed), adam=figures(80.0 + seed, None if seed == 2 else 88.0 + seed)) for seed in range(3)]
     (row,) = accuracy_series(runs)
     assert (row["runs"], row["quantized"], row["calibrated"]) == (2, 88.5, 81.0)
@@ -66,8 +65,8 @@ def test_a_run_that_still_trains_does_not_hold_up_the_others():
     assert (row["runs"], row["quantized"], row["standard_error"]) == (1, None, None)
 
 
-def test_other_settings_are_series_of_their_own_called_by_what_differs():
-    white = replace(START, generation=replace(START.generation, noise="white"), training=replace(START.training, range="minmax"))
+def test_other_settings_are_separate_series_labeled_by_what_differs():
+    white = START.with_knobs({"noise": "white", "range": "minmax"})
     runs = [evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, white, with_seed(1, white))]
     rows = accuracy_series(runs)
     assert [(row["method"], row["label"], row["range"], row["runs"]) for row in rows] == [
@@ -78,8 +77,8 @@ def test_other_settings_are_series_of_their_own_called_by_what_differs():
     ]
 
 
-def test_a_knob_of_one_optimizer_does_not_part_the_other():
-    other = replace(with_seed(1), generation=replace(START.generation, seed=1, epsilon=0.2))
+def test_a_knob_of_one_method_does_not_split_the_series_of_another():
+    other = START.with_knobs({"seed": 1, "epsilon": 0.2})
     rows = accuracy_series([evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, other)])
     assert [(row["method"], row["label"], row["runs"]) for row in rows] == [
         ("mi-fgsm", "epsilon 0.1", 1),
@@ -88,38 +87,36 @@ def test_a_knob_of_one_optimizer_does_not_part_the_other():
     ]
 
 
-def test_what_has_no_bearing_on_accuracy_parts_nothing():
-    other = replace(with_seed(1), generation=replace(START.generation, seed=1, threads=2, device="cpu", compile=True)).with_knobs(
-        {"encoder": ""}
-    )
+def test_knobs_that_do_not_affect_accuracy_do_not_split_a_series():
+    other = START.with_knobs({"seed": 1, "threads": 2, "device": "cpu", "compile": True, "encoder": "", "accuracy_checks": 0})
     (row,) = accuracy_series([evaluated(START, adam=figures(80.0, 88.0)), evaluated(other, adam=figures(80.0, 88.0))])
     assert row["runs"] == 2
 
 
-def test_a_run_that_somebody_turned_is_no_second_seed():
-    turned = [{"method": "adam", "step": 3, "name": "lr", "value": 0.2}]
+def test_a_run_with_live_changes_is_not_a_second_seed():
+    changes = [{"method": "adam", "step": 3, "name": "lr", "value": 0.2}]
     runs = [
         evaluated(START, adam=figures(80.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
-        evaluated(with_seed(1), "turned", turned, adam=figures(81.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
+        evaluated(with_seed(1), "changed", changes, adam=figures(81.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
     ]
     rows = [(row["method"], row["label"], row["runs"]) for row in accuracy_series(runs)]
-    # what was turned for adam is not turned for mi-fgsm
-    assert rows == [("mi-fgsm", "", 2), ("adam", "as set", 1), ("adam", "knobs turned while it ran", 1)]
+    # a change for adam is not one for mi-fgsm
+    assert rows == [("mi-fgsm", "", 2), ("adam", "no live changes", 1), ("adam", "live changes", 1)]
 
 
-def test_runs_that_differ_in_much_or_in_their_images_are_called_by_their_names():
-    much = replace(START.training, range="mse", batch_size=32, temperature=2.0, ema_decay=0.5)
+def test_runs_that_differ_in_many_knobs_or_in_their_images_are_labeled_by_their_names():
+    other = START.with_knobs({"range": "mse", "training_batch_size": 32, "temperature": 2.0, "ema_decay": 0.5})
     runs = [
         evaluated(START, "plain", adam=figures(80.0, 88.0)),
         evaluated(with_seed(1), "again", adam=figures(80.0, 88.0)),
-        evaluated(replace(START, quantization=much), "other", adam=figures(82.0, 88.0)),
+        evaluated(other, "other", adam=figures(82.0, 88.0)),
         evaluated(replace(START, images_from="somewhere"), "other", adam=figures(83.0, 88.0)),
     ]
     rows = [(row["label"], row["runs"], row["calibrated"]) for row in accuracy_series(runs)]
     assert rows == [("plain and 1 more", 2, 80.0), ("other", 1, 82.0), ("other (2)", 1, 83.0)]
 
 
-def test_widths_are_in_order_whatever_order_they_came_in():
+def test_widths_are_in_ascending_order():
     known = {"accuracy/adam/W8A8": figures(92.0, bits=8), "accuracy/adam/W2A2": figures(40.0, bits=2), "accuracy/adam/W4A4": figures(90.0)}
     assert [row["bits"] for row in accuracy_series([Evaluated("a", replace(START, bits=(8, 2, 4)), known)])] == [2, 4, 8]
 
@@ -129,7 +126,7 @@ def test_which_runs_differ_only_in_seeds():
     assert not differ_only_in_seeds(START, START)
     assert not differ_only_in_seeds(START, with_seed(1, replace(START, bits=(3,))))
     assert not differ_only_in_seeds(START, with_seed(1, replace(START, steps_by_bits={3: 7})))
-    assert not differ_only_in_seeds(START, with_seed(1, replace(START, generation=replace(START.generation, noise="white"))))
+    assert not differ_only_in_seeds(START, with_seed(1, START.with_knobs({"noise": "white"})))
 
 
 def test_methods_of_the_paper():
@@ -138,3 +135,12 @@ def test_methods_of_the_paper():
     assert "real_data" not in paper_methods("pytorchcv:resnet50") or paper_accuracies("pytorchcv:resnet50", ["real_data"])[0]
     assert paper_methods("mine.safetensors") == []
     assert paper_accuracies("resnet20_cifar10", ["qimera", "nonsense"])[0] == {"Qimera": {4: 91.26, 5: 93.46}}
+
+
+def test_five_methods_are_five_series_in_the_order_of_the_table(monkeypatch):
+    added = ["zz", "bb", "aa"]
+    for name in added:
+        monkeypatch.setitem(METHODS, name, Method(name, name.upper(), "nowhere:Nothing"))
+    known = {f"accuracy/{method}/W4A4": figures(80.0, 88.0) for method in ("aa", "adam", "bb", "mi-fgsm", "zz")}
+    rows = accuracy_series([Evaluated("a", replace(START, methods=("mi-fgsm", "adam", *added)), known)])
+    assert [(row["method"], row["label"]) for row in rows] == [(name, "") for name in ("mi-fgsm", "adam", *added)]

@@ -1,21 +1,21 @@
 // A few lines of text, with a title and a bar where they have one.
 //
 // data: title, lines, part (how full the bar is, from 0 to 1, or null for no bar), clipped (whether each line stays one line), and what
-// an element has that is streamed to (see live.js).
+// an updated element has (see update_socket.js).
 
 export default function ({ data, parentElement }) {
-  let words = parentElement.words;
-  if (!words) words = parentElement.words = create(parentElement);
-  return hand(words, data, parentElement);
+  let block = parentElement.block;
+  if (!block) block = parentElement.block = create(parentElement);
+  return hand(block, data, parentElement);
 }
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
-  const [words, title, lines, bar] = ["words", "title", "lines", "bar"].map(find);
+  const [block, title, lines, bar] = ["text-block", "title", "lines", "bar"].map(find);
 
   return {
     update(data) {
-      words.classList.toggle("clipped", data.clipped);
+      block.classList.toggle("clipped", data.clipped);
       title.textContent = title.title = data.title;
       while (lines.children.length > data.lines.length) lines.lastChild.remove();
       while (lines.children.length < data.lines.length) lines.append(document.createElement("div"));

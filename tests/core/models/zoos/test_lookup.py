@@ -19,10 +19,10 @@ from torchvision import models
 from core.errors import ModelError, UnknownNameError
 from core.models.full_precision import find_model, layout_of, load_model
 from core.models.registry import CIFAR10_CLASSES, CIFAR100_CLASSES
-from core.models.zoos import zoo as zoos
-from core.models.zoos.zoo import build_architecture, known_spec, offline_names, shapes_only
+from core.models.zoos.lookup import ZOOS, build_architecture, known_spec, offline_names
+from core.models.zoos.zoo import IMAGENET_MEAN, IMAGENET_STD, shapes_only
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SMALL = {"pytorchcv": "resnet20_cifar10", "torchvision": "shufflenet_v2_x0_5", "timm": "test_byobnet"}
 
 
@@ -97,7 +97,7 @@ def test_without_network_it_is_said_what_is_missing_where_and_what_works(zoo, ca
     message = str(caught.value)
     assert message.startswith(f"{zoo}:{SMALL[zoo]} could not be loaded (")
     assert f"its file at {caches}{os.sep}" in message
-    assert message.endswith("works without a network (resnet20_cifar10)")
+    assert message.endswith("available offline (resnet20_cifar10)")
     assert len(message) < 1500
 
 
@@ -145,12 +145,12 @@ def test_file_that_does_not_fit_is_refused_in_one_line(caches):
 @pytest.mark.parametrize("name", ["resnet2000", "", "../resnet18", "resnet18:x", "hf-hub:timm/resnet18", "raft_large", "resnet18.nonsense"])
 def test_names_that_a_zoo_does_not_have(zoo, name, caches):
     for load in (known_spec, lambda name: load_model(name, "cpu"), lambda name: build_architecture(name, 10)):
-        with pytest.raises(UnknownNameError, match=f"allowed are any classifier of {zoo}"):
+        with pytest.raises(UnknownNameError, match=f"must be any classifier of {zoo}"):
             load(f"{zoo}:{name}")
 
 
 def test_network_without_weights(caches):
-    with pytest.raises(ModelError, match="pytorchcv:resnet34_cub has no trained weights in pytorchcv: allowed is"):
+    with pytest.raises(ModelError, match="pytorchcv has no trained weights for pytorchcv:resnet34_cub; use"):
         load_model("pytorchcv:resnet34_cub", "cpu")
 
 
@@ -159,7 +159,7 @@ def test_network_without_batch_norm(caches):
     path = caches / "torch" / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
     path.parent.mkdir(parents=True)
     torch.save(network.state_dict(), path)
-    with pytest.raises(ModelError, match="'torchvision:squeezenet1_1' has no BatchNorm layer"):
+    with pytest.raises(ModelError, match="'torchvision:squeezenet1_1' must have at least one BatchNorm layer"):
         load_model("torchvision:squeezenet1_1", "cpu")
 
 
@@ -204,13 +204,8 @@ def test_spec_of_pytorchcv():
 
 @pytest.mark.parametrize("name", ["pytorchcv:raft_things", "pytorchcv:pspnet_resnetd50b_voc", "timm:vit_base_patch16_224.dino"])
 def test_what_is_no_classifier_is_refused(name):
-    with pytest.raises((UnknownNameError, ModelError), match="allowed are"):
+    with pytest.raises((UnknownNameError, ModelError), match="must be"):
         known_spec(name)
-
-
-def test_files_of_torchvision_are_read_from_its_source_as_they_are():
-    expected = {name: models.get_model_weights(name).DEFAULT.url.rpartition("/")[2] for name in models.list_models(module=models)}
-    assert zoos._torchvision_files() == expected
 
 
 def test_normalisation_inside_a_network_is_done_outside(caches):
@@ -223,14 +218,14 @@ def test_normalisation_inside_a_network_is_done_outside(caches):
     torch.save(network.state_dict(), path)
     model = load_model("torchvision:googlenet", "cpu")
     pixels = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    imagenet = (pixels.float() / 255 - torch.tensor(zoos.IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(zoos.IMAGENET_STD).view(3, 1, 1)
+    imagenet = (pixels.float() / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
         torch.testing.assert_close(model.network(model.normalise(pixels)), network(imagenet), rtol=1e-3, atol=1e-4)
     assert not any(key.startswith("aux") for key in model.network.state_dict())
 
 
 def test_old_names_in_a_densenet(caches):
-    state = zoos._ZOOS["torchvision"].build("densenet121", None).state_dict()
+    state = ZOOS["torchvision"].build("densenet121", None).state_dict()
     old = dict(state)
     for key in state:
         head, layer, tail = key.partition("denselayer")
@@ -269,13 +264,20 @@ def test_shapes_are_those_of_the_network():
     assert layout_of(known_spec("torchvision:regnet_x_400mf")) == {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
-def test_offline_names_import_no_torch(tmp_path):
-    folder = tmp_path / "hub" / "checkpoints"
+def test_offline_names_of_torchvision_are_those_of_its_default_weights(caches):
+    folder = caches / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"")
     (folder / "resnet50-0676ba61.pth").write_bytes(b"")  # not the default weights
-    code = "import sys; from core.models.zoos import offline_names; print(offline_names()); sys.exit('torch' in sys.modules)"
+    assert offline_names() == ["resnet20_cifar10", "torchvision:resnet18"]
+
+
+def test_offline_names_import_no_torch_where_nothing_was_downloaded_for_it(tmp_path):
+    snapshot = tmp_path / "hf" / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"")
+    code = "import sys; from core.models.zoos.lookup import offline_names; print(offline_names()); sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "TORCH_HOME": str(tmp_path), "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['resnet20_cifar10', 'torchvision:resnet18']"
+    assert done.stdout.strip() == "['resnet20_cifar10', 'timm:resnet18.a1_in1k']"

@@ -18,7 +18,7 @@ from core.__main__ import main
 from core.config import GenerationConfig, RunConfig, TrainingConfig
 from core.data.image_sets import load_image_set
 from core.data.labelled import embedded_images
-from core.errors import shown
+from core.errors import quoted
 from core.export.image_sets import export_images
 from core.generation.loop import Synthesis
 from core.models.full_precision import build_architecture, load_model, save_checkpoint
@@ -441,7 +441,7 @@ def test_delete(capsys, runs):
 def test_unknown_run_is_refused(command, run_id, capsys, runs):
     assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert shown(run_id) in line  # of a long one, its ends
+    assert quoted(run_id) in line  # of a long one, its ends
     assert "allowed" in line
 
 
@@ -484,7 +484,7 @@ def test_quantize_single_layers(generated, pictures, capsys):
         (["output=x"], "'x' is no whole number"),
         (["output=9"], "layer_bits is 9 for 'output': allowed are 2, 3, 4, 5, 6, 7, 8"),
         (["output=8", "output=7"], "layer_bits is given for 'output' twice"),
-        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, "),
+        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, "),
     ],
 )
 def test_layers_that_are_refused(generated, pictures, given, message, capsys):

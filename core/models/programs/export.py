@@ -1,0 +1,48 @@
+"""Networks to `torch.export` programs (.pt2)."""
+
+import itertools
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from core.errors import ModelError, first_line, quoted
+from core.files import atomic_write
+from core.models.programs.archive import SPEC_FILE
+from core.models.registry import ModelSpec
+
+_EXAMPLES = 2  # images; torch.export would turn a batch size of 1 into a constant
+# metadata about the origin of each operation: larger than everything else in a small file, and it contains local paths
+_ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
+
+
+def trace(network: nn.Module, spec: ModelSpec) -> ExportedProgram:
+    """A network in evaluation mode as a program: normalized float32 images `(N, 3, size, size)`, any N -> logits `(N, classes)`.
+
+    Raises ModelError if the network has data-dependent control flow, or uses something that torch.export does not support.
+    """
+    device = next(itertools.chain(network.parameters(), network.buffers())).device
+    images = torch.zeros(_EXAMPLES, 3, spec.image_size, spec.image_size, device=device).to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
+    except Exception as error:  # torch.export raises whatever the network's code raises, and many exceptions of its own
+        raise ModelError(
+            f"torch.export cannot translate {spec.name} ({quoted(first_line(error))}); "
+            "the network must not have data-dependent control flow, or use the format packed"
+        ) from error
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        for key in _ORIGIN:
+            node.meta.pop(key, None)
+    return program
+
+
+def save_program(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Writes a network and its spec as a program, atomically. Raises ModelError as `trace` does."""
+    program = trace(network, spec)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        torch.export.save(program, file, extra_files={SPEC_FILE: json.dumps(asdict(spec))})

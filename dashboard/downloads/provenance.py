@@ -1,0 +1,104 @@
+"""Where the figures of a report come from: settings, seeds, versions, machine, papers. No streamlit in here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from core.config import SECTIONS, RunConfig
+from core.export.commands import bare_name
+from core.generation.methods import METHODS
+from core.runs.run import Run
+from dashboard.names import knob_symbol
+
+_PACKAGES = ("torch", "torchvision", "pytorchcv", "open-clip-torch", "numpy", "plotly")
+
+
+def settings(config: RunConfig) -> dict[tuple[str, str], Any]:
+    """(section, name) -> value of all settings of a run, in order; of a path only its last part."""
+    values: dict[tuple[str, str], Any] = {}
+    for name, value in config.to_dict().items():
+        if name in SECTIONS:
+            # the run's bit widths are in `bits`
+            values |= {(name, knob): own for knob, own in value.items() if knob != "weight_bits"}
+        else:
+            values["run", name] = value
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return bare_name(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(one)}" for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(_plain(one)) for one in value)
+    return value
+
+
+def title(name: str) -> str:
+    """Name of a knob, with its symbol if it has one."""
+    symbol = knob_symbol(name)
+    return name if symbol == name else f"{name} ({symbol})"
+
+
+def evaluated_on(config: RunConfig, known: Mapping[str, Any]) -> str:
+    """The evaluation images, without their location; "" if nothing was evaluated."""
+    data = config.evaluation.data
+    return str(known["full_precision"]["evaluated_on"]).replace(data, bare_name(data)) if "full_precision" in known else ""
+
+
+def papers(config: RunConfig) -> list[str]:
+    """The papers of the run's methods, such as "Adam: Leng et al., ..."."""
+    found = [METHODS[method] for method in config.methods if method in METHODS]
+    return [f"{method.title}: {method.paper}" for method in found if method.paper]
+
+
+def facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Title and value of everything that one needs to reproduce the run, and of when and where the report was written."""
+    config = run.config
+    found: list[tuple[str, Any]] = [
+        ("run", run.id),
+        ("network", bare_name(config.model)),
+        ("seed", config.machine.seed),
+        ("seed of the training", config.seed_of_training),
+        ("threads", config.machine.threads or "chosen by torch"),
+        ("device", config.machine.device),
+    ]
+    full_precision = known.get("full_precision")
+    if full_precision:
+        found += [
+            ("evaluation images", evaluated_on(config, known)),
+            ("standard error of full precision", f"{full_precision['standard_error']:.2f} points"),
+        ]
+    return [
+        *found,
+        ("attempts", run.attempt),
+        ("report written", date(time.time())),
+        ("versions at that time", f"Python {platform.python_version()}, {', '.join(map(_package, _PACKAGES))}"),
+        ("machine at that time", f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"),
+    ]
+
+
+def date(seconds: float | None) -> str:
+    """Local date and time of seconds since 1970; a dash for None."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "–"
+
+
+def _package(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} not installed"
+
+
+def _processor() -> str:
+    """Name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")

@@ -1,0 +1,145 @@
+"""The generation of a run as the store has it, at one iteration. No widgets in here."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from core.errors import CoreError
+from core.reporting import Frame
+from core.runs.records import Record
+from core.runs.run import Run
+from dashboard import session
+from dashboard.charts import generation as generation_charts
+from dashboard.names import class_names
+from dashboard.tables import iterations
+from dashboard.tables.terms import RESULT as TERMS
+from dashboard.tables.terms import Term, loss_terms
+
+
+def generation_finished(run: Run) -> bool:
+    """Whether all images are made, so that pictures and curves of the generation stay as they are."""
+    return run.state.is_finished() or (
+        run.stage != "generation" and session.store().result(run.id, f"generation/{run.config.methods[-1]}") is not None
+    )
+
+
+class GenerationHistory(NamedTuple):
+    """What there is to show of the generation so far."""
+
+    records: list[Record]
+    kept: list[int]  # steps whose images every method has kept
+    newest: dict[str, Frame]  # method -> its images, all of one step
+    changes: Sequence[Mapping[str, Any]]
+    terms: Sequence[Term]
+
+    @property
+    def latest(self) -> int:
+        """The newest step that all methods have reached."""
+        return next(iter(self.newest.values())).step
+
+    @property
+    def marks(self) -> list[tuple[int, str]]:
+        """Step and text of each live change."""
+        return [(mark.step, mark.text) for mark in generation_charts.change_marks(self.changes)]
+
+
+class ShownIteration(NamedTuple):
+    """All methods at one step."""
+
+    history: GenerationHistory
+    frames: dict[str, Frame]
+    records: dict[str, Record]  # method -> its figures of that step
+    label: str
+
+    @property
+    def step(self) -> int:
+        """Counted over all batches."""
+        return next(iter(self.frames.values())).step
+
+
+def history_of(run: Run) -> GenerationHistory | None:
+    """None before the first images."""
+    records = session.records(run, "generation")
+    kept = iterations.common([session.store().frames.steps(run.id, method) for method in run.config.methods])
+    newest = _newest(run, kept)
+    if not newest or not records:
+        return None
+    terms = loss_terms({TERMS: session.store().result(run.id, TERMS)})
+    return GenerationHistory(records, kept, newest, session.store().changes(run.id), terms)
+
+
+def iteration_at(run: Run, history: GenerationHistory, at: int | None) -> ShownIteration:
+    """The iteration at a kept step, or the newest for None."""
+    frames = history.newest
+    if at is not None:
+        frames = {method: frame_at(run, method, at) or newest for method, newest in history.newest.items()}
+    records = {method: record for method, frame in frames.items() if (record := iterations.record_at(history.records, method, frame.step))}
+    return ShownIteration(history, frames, records, iterations.iteration_label(next(iter(frames.values())).step, run))
+
+
+def has_newer_frame(run: Run) -> bool:
+    """Whether one method has come further than another, so that what is shown of them is older."""
+    frames = [frame_at(run, method, None) for method in run.config.methods]
+    return len({frame.step for frame in frames if frame is not None}) > 1
+
+
+_together: OrderedDict[tuple[str, int], dict[str, Frame]] = OrderedDict()
+_together_lock = threading.Lock()
+_RUNS_KEPT = 8
+
+
+def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
+    """The newest images of each method, all of the same iteration: while one method is ahead, an earlier one. Empty before the first."""
+    methods, key = run.config.methods, (run.id, run.attempt)
+    read = {method: frame_at(run, method, None) for method in methods}
+    frames = {method: frame for method, frame in read.items() if frame is not None}
+    with _together_lock:
+        if len(frames) == len(methods) and len({frame.step for frame in frames.values()}) == 1:
+            _together[key] = frames
+            _together.move_to_end(key)
+            while len(_together) > _RUNS_KEPT:
+                _together.popitem(last=False)
+            return frames
+        if key in _together:
+            return _together[key]
+    # nobody has looked yet, or the run was stopped between two methods
+    common = {method: frame for method in methods if kept and (frame := frame_at(run, method, kept[-1])) is not None}
+    return common if len(common) == len(methods) else {}
+
+
+def frame_at(run: Run, method: str, step: int | None) -> Frame | None:
+    """The images at a kept step, or the newest for None; read once for all viewers."""
+    version = session.store().frames.version(run.id, method, step)
+    return session.shared_cache(("frame", run.id, method, step, version), lambda: session.store().frames.read(run.id, method, step))
+
+
+def names_for(model: str, *frames: Frame) -> Sequence[str]:
+    """Class names for all labels of the frames and all predictions of the teacher."""
+    labels = [label for frame in frames for of in (frame.labels, frame.predicted) if of is not None for label in of]
+    return class_names(model, labels)
+
+
+def layer_names(run: Run, count: int) -> Sequence[str]:
+    """Names of the `count` BatchNorm layers of the run's network; numbers where they are not known."""
+    # importing torch takes seconds, and the server does without: only runs of an earlier version did not record their layers
+    names = session.store().result(run.id, "layers") or _names_from_network(run.config.model)
+    return names if len(names) == count else [f"layer {index + 1}" for index in range(count)]
+
+
+def layer_names_of(run: Run, shown: ShownIteration) -> Sequence[str]:
+    """`layer_names` for as many layers as the records have."""
+    return layer_names(run, len(shown.history.records[0].data["layers"]))
+
+
+@cache
+def _names_from_network(model: str) -> Sequence[str]:
+    from core.models.full_precision import batch_norm_names_of
+
+    try:
+        return batch_norm_names_of(model)
+    except CoreError:
+        return []

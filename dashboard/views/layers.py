@@ -1,0 +1,234 @@
+"""What quantization does to each layer of a run, and other bit widths for single layers. Reads the store only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core.config import BIT_WIDTHS, PRESETS, RunConfig
+from core.errors import CoreError
+from core.generation.methods import method_order
+from core.runs.run import Run
+from dashboard import session, text
+from dashboard.charts import training as training_charts
+from dashboard.charts.style import json_of
+from dashboard.components import figures
+from dashboard.names import method_name
+
+_NUMBERS = {  # columns of the table of layers, with what they are
+    "output dB": "Of the layer's output against full precision, with all that the layers before it have lost.",
+    "weights dB": "Of its output with rounded weights against its own unrounded ones: what rounding its weights alone does.",
+    "input dB": "Of what it reads, against the same before rounding. None for a layer that reads the image.",
+}
+
+
+def analysed(run: Run) -> list[tuple[str, str]]:
+    """(method, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
+    names = [name.split("/") for name in session.store().result_names(run.id) if name.startswith("layers/")]
+    return sorted(((method, width) for _, method, width in names), key=lambda pair: (method_order(pair[0]), pair))
+
+
+@st.fragment
+def layers(run: Run) -> None:
+    """Which layer loses most, where its values lie on their grid, and a table to change bit widths in. Draws itself again when touched."""
+    known = analysed(run)
+    if not known:
+        if run.config.bits and run.state.is_finished() and session.store().result(run.id, "full_precision"):
+            st.caption("What quantization does to each layer is not known of this run. Quantize its images again to see it.")
+        return
+    st.header("Layers")
+    left, right = st.columns(2)
+    with left:
+        method, width = st.selectbox(
+            "Network",
+            known,
+            format_func=lambda pair: f"{method_name(pair[0])} {pair[1]}",
+            key=f"layers/{run.id}/network",
+            help="Images by whom, and bits of weights (W) and activations (A).",
+        )
+    found = session.shared_cache(
+        ("layers", run.id, run.attempt, method, width), lambda: session.store().result(run.id, f"layers/{method}/{width}")
+    )
+    own: list[dict[str, Any]] = found["layers"]
+    by_error = sorted(own, key=lambda layer: float("inf") if layer["sqnr"] is None else layer["sqnr"])
+    key = f"layers/{run.id}/{method}/{width}"
+    with right:
+        chosen = st.selectbox(
+            "Layer",
+            [layer["name"] for layer in own],
+            index=own.index(by_error[0]),
+            format_func=lambda name: f"{[layer['name'] for layer in own].index(name) + 1}: {name}",
+            key=f"{key}/layer",
+            help="Or click on a bar. Shown first is the layer whose output is furthest from full precision.",
+        )
+    error, change = st.tabs(["Error and values", "Change bit widths"])
+    with error:
+        _errors(run, method, width, found, by_error[0], chosen, key)
+    with change:
+        _bit_widths(run, method, width, found, by_error, key)
+
+
+def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: Mapping[str, Any], chosen: str, key: str) -> None:
+    """Bars of all layers, histograms of one."""
+    own = found["layers"]
+    layer = next(layer for layer in own if layer["name"] == chosen)
+
+    def choose(number: int) -> None:
+        st.session_state[f"{key}/layer"] = own[number]["name"]
+
+    what = (run.id, run.attempt, method, width)
+    bars = session.shared_cache(("figure", *what, "errors", chosen), lambda: json_of(training_charts.error_figure(own, method, chosen)))
+    figures.show(bars, f"{key}/bars", f"{run.name} error by layer {method} {width}", on_pick=choose)
+    st.caption(
+        f"Loses most: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. The ratio of signal to quantization noise, "
+        f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images: 20 dB is an error of a "
+        "tenth, and one bit more makes about 6 dB."
+    )
+    left, right = st.columns(2)
+    with left:
+        title = f"weights of {chosen}"
+        figure = session.shared_cache(
+            ("figure", *what, "weights", chosen),
+            lambda: json_of(training_charts.histogram_figure(layer["weight"], layer["bits"], title, method)),
+        )
+        figures.show(figure, f"{key}/weights", f"{run.name} {method} {width} {title}")
+        st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % beyond the grid.")
+    with right:
+        read = layer["input"]
+        if read is None:
+            st.info("This layer reads the image, which is not quantized.", icon=":material/image:")
+        else:
+            title = f"input of {chosen}"
+            figure = session.shared_cache(
+                ("figure", *what, "input", chosen),
+                lambda: json_of(training_charts.histogram_figure(read, read["bits"], title, method, True)),
+            )
+            figures.show(figure, f"{key}/input", f"{run.name} {method} {width} {title}")
+            st.caption(
+                f"{_step(read)[0].upper()}{_step(read)[1:]}; {read['clipped']:g} % beyond the grid; {_decibels(read['sqnr'])}. Logarithmic."
+            )
+
+
+def _step(grid: Mapping[str, Any]) -> str:
+    low, high = grid["scale"]
+    return f"a step is {low:.3g}" if low == high else f"a step is {low:.3g} to {high:.3g}, by channel"
+
+
+def _decibels(value: float | None) -> str:
+    return "no error" if value is None else f"{value:.1f} dB"
+
+
+def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_error: Sequence[Mapping[str, Any]], key: str) -> None:
+    """A table of the layers whose bits can be edited, a button that evaluates them, and what came of it so far."""
+    total = sum(layer["weights"] for layer in found["layers"])
+    table = pd.DataFrame(
+        {
+            "layer": [text.one_line_text(layer["name"]) for layer in by_error],
+            "bits": [layer["bits"] for layer in by_error],
+            "output dB": [layer["sqnr"] for layer in by_error],
+            "weights dB": [layer["weight_sqnr"] for layer in by_error],
+            "input dB": [layer["input"] and layer["input"]["sqnr"] for layer in by_error],
+            "weights": [layer["weights"] for layer in by_error],
+            "of all weights, %": [round(100 * layer["weights"] / total, 1) for layer in by_error],
+        }
+    )
+    st.caption(
+        "Change the bits of a layer, its weights and its input, and evaluate again on the same images. Those that lose most come first."
+    )
+    edited = st.data_editor(
+        table,
+        key=f"{key}/editor",
+        hide_index=True,
+        disabled=[column for column in table.columns if column != "bits"],
+        column_config={
+            "bits": st.column_config.SelectboxColumn(
+                "bits ✎", options=list(BIT_WIDTHS), required=True, help="2 to 8; double-click to change."
+            ),
+            **{name: st.column_config.NumberColumn(format="%.1f", help=help) for name, help in _NUMBERS.items()},
+        },
+    )
+    chosen = {layer["name"]: int(bits) for layer, bits in zip(by_error, edited["bits"])}
+    before, after = found["weight_size"], sum(layer["weights"] * chosen[layer["name"]] for layer in found["layers"])
+    changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
+    bits = next(bits for bits in run.config.bits if run.config.training_for(bits).width == width)
+    steps = {0: "0: calibrate only"}
+    steps.setdefault(run.config.training_for(bits).steps, f"{run.config.training_for(bits).steps:,}: as in this run")
+    steps.setdefault(PRESETS["quick"].training_for(bits).steps, f"{PRESETS['quick'].training_for(bits).steps:,}: as the preset quick")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        wanted = st.selectbox("Training steps", list(steps), format_func=lambda count: steps[count], key=f"{key}/steps", width=260)
+        pressed = st.button(
+            "Evaluate again",
+            type="primary",
+            icon=":material/play_arrow:",
+            key=f"{key}/evaluate",
+            disabled=method not in session.image_methods(run),
+            help="Starts a run on the same images with these bits.",
+        )
+    st.caption(
+        f"{len(changed)} of {len(found['layers'])} layers changed. All weights: {_kilobytes(before)} kB as they are, "
+        f"{_kilobytes(after)} kB changed."
+    )
+    if pressed:
+        try:
+            session.start(again(run, method, bits, found["layers"], chosen, wanted))
+            st.rerun(scope="app")
+        except CoreError as error:
+            st.error(text.error(error), icon=":material/error:")
+    rows = compared(run, method, width)
+    if len(rows) > 1:
+        st.markdown("**The same images at this width**")
+        figures.table(rows, f"{key}/compared")
+
+
+def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], steps: int) -> RunConfig:
+    """The config of a run on the same images at one bit width, in which these layers have the chosen bits.
+
+    layers: of the network that was looked into, in its order. chosen: name -> bits of every layer.
+    """
+    quantization = run.config.training_for(bits)
+    ends = {layers[0]["name"], layers[-1]["name"]} if quantization.first_last_8bit else set()
+    own = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
+    return replace(
+        run.config,
+        training=replace(quantization, activation_bits=run.config.training.activation_bits, layer_bits=own, steps=steps),
+        methods=(method,),
+        bits=(bits,),
+        steps_by_bits={},
+        lr_by_bits={},
+        evaluation=replace(run.config.evaluation, encoder=""),
+        images_from=str(session.store().images_folder(run)),
+    )
+
+
+def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
+    """A line for each network of any run that was made of the same images at this width, the oldest first."""
+    folder = session.store().images_folder(run)
+    rows = []
+    for other in reversed(session.store().runs()):
+        if session.store().images_folder(other) != folder or other.config.model != run.config.model:
+            continue
+        known = session.store().result(other.id, f"accuracy/{method}/{width}")
+        if known is None or "quantized" not in known:
+            continue
+        own = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
+        size = known.get("weight_size")
+        rows.append(
+            {
+                "run": text.one_line_text(other.name) + (" (shown)" if other.id == run.id else ""),
+                "layers with bits of their own": own or "none",
+                "weights, kB": size and float(_kilobytes(size).replace(",", "")),
+                "steps": known["steps"],
+                "calibrated %": known["calibrated"],
+                "in the end %": known["quantized"],
+                "± standard error": known["standard_error"],
+            }
+        )
+    return rows
+
+
+def _kilobytes(bits: int) -> str:
+    return f"{bits / 8000:,.1f}"

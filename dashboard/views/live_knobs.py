@@ -1,0 +1,65 @@
+"""Sliders that change a running generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from core.config import GenerationConfig, live_knobs
+from core.errors import CoreError
+from core.runs.run import Run
+from dashboard import session, text
+from dashboard.forms.knobs import live_sliders
+from dashboard.names import method_name
+
+_ALL = "all"
+
+
+def live_values(run: Run, method: str) -> dict[str, float]:
+    """The current values of a method's live knobs: those of the config, with the live changes since."""
+    values = {name: getattr(run.config.generation, name) for name in live_knobs(GenerationConfig)}
+    for change in session.store().changes(run.id):
+        if change["method"] == method:
+            values[change["name"]] = change["value"]
+    return values
+
+
+def has_knobs(run: Run) -> bool:
+    """Whether sliders act on the run: only as long as this server controls it."""
+    return session.manager().controls(run.id)
+
+
+def draw_knobs(run: Run) -> None:
+    """Sliders that act on the next iteration of one method or of all."""
+    methods = list(run.config.methods)
+    chosen = methods
+    if len(methods) > 1:
+        names = {_ALL: _ALL, **{method: method_name(method) for method in methods}}
+        act_on = st.segmented_control(
+            "Apply to",
+            list(names),
+            default=_ALL,
+            required=True,
+            format_func=lambda method: names[method],
+            key="apply to",
+            help="The sliders act on the next iteration of the running job. Every change is marked on the curves, with its value.",
+        )
+        chosen = methods if act_on == _ALL else [act_on]
+    known = live_knobs(GenerationConfig)
+    # a knob that only some methods have shows the value of the first of them
+    owners = {name: next((method for method in chosen if method in knob.metadata["of"]), chosen[0]) for name, knob in known.items()}
+    live_sliders(
+        {name: live_values(run, owner)[name] for name, owner in owners.items()},
+        f"live/{run.id}" if chosen == methods else f"live/{run.id}/{chosen[0]}",
+        lambda name, key: _change(run, name, key, chosen),
+        chosen,
+    )
+
+
+def _change(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
+    of = live_knobs(GenerationConfig)[name].metadata["of"]
+    try:
+        session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if not of or method in of])
+    except CoreError as error:
+        st.toast(text.error(error), icon=":material/error:")

@@ -1,0 +1,158 @@
+"""State, progress and buttons of a run, as every page shows them. Reads the store only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import streamlit as st
+
+from core.errors import CoreError
+from core.runs.run import Run
+from core.runs.state import RunState
+from dashboard import session, text
+from dashboard.components import elements
+from dashboard.updates.live_view import Values, View
+
+_SECONDS_FOR_A_STEP = 1.5
+_SECONDS_FOR_PICTURES = 0.3
+_BADGES = {
+    RunState.QUEUED: ("waiting", "gray"),
+    RunState.RUNNING: ("running", "blue"),
+    RunState.PAUSED: ("paused", "orange"),
+    RunState.COMPLETE: ("complete", "green"),
+    RunState.STOPPED: ("stopped", "gray"),
+    RunState.FAILED: ("failed", "red"),
+    RunState.INTERRUPTED: ("interrupted", "red"),
+}
+
+
+def _progress_key(run: Run) -> str:
+    return f"progress/{run.id}"
+
+
+def values(run: Run, address: Mapping[str, str]) -> Values:
+    """How far the run is."""
+    if run.state.is_finished() or not run.stage:
+        return {}
+    done = min(run.step / run.total, 1.0) if run.total else 0.0
+    return {_progress_key(run): elements.text_block_data([f"{run.stage}{_time_left(run)}"], part=done)}
+
+
+def waiting(run: Run) -> int:
+    """How many runs are computed before it."""
+    return session.manager().waiting(run.id) if run.state is RunState.QUEUED else 0
+
+
+def draw(run: Run, values: Values) -> None:
+    """Name, state, progress with time left, and the buttons that apply."""
+    word, colour = _BADGES[run.state]
+    by = f" started by {text.plain(run.user)}" if run.user else ""
+    again = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
+    st.markdown(f"**{text.plain(run.name)}** :{colour}-badge[{word}]{by}{again}")
+    if run.state is RunState.QUEUED:
+        before = waiting(run)
+        st.caption(f"Waiting for {before} run{'s' if before > 1 else ''} before it." if before else "Starting the engine ...")
+    if run.error:
+        st.error(text.plain(run.error), icon=":material/error:")
+        if run.traceback:
+            with st.expander("Traceback"):
+                st.code(run.traceback, language="text")
+    if _progress_key(run) in values:
+        elements.text_block(_progress_key(run), values[_progress_key(run)])
+    if run.state.can_resume():
+        st.button(
+            "Resume",
+            icon=":material/play_arrow:",
+            key=f"go on {run.id}",
+            on_click=_resume,
+            args=(run.id,),
+            help="Continues from the last resume state, or from the beginning if there is none, with the same result as if uninterrupted.",
+        )
+    elif not run.state.is_finished():
+        if session.manager().controls(run.id):
+            _buttons(run)
+        else:
+            st.caption("Another process computes this run: watch it here, stop it there.")
+
+
+STATUS = View("status", values, draw)
+
+
+def _resume(run_id: str) -> None:
+    try:
+        session.manager().resume(run_id)
+    except CoreError as error:
+        st.toast(text.error(error), icon=":material/error:")
+
+
+def _time_left(run: Run) -> str:
+    if not run.total or run.stage_started is None:
+        return " ..."
+    done = f": {run.step:,} of {run.total:,} steps"
+    taken = run.step - run.stage_done
+    if run.state is RunState.PAUSED or taken < 3:
+        return done
+    seconds = (time.time() - run.stage_started) / taken * (run.total - run.step)
+    return f"{done}, about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds > 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _buttons(run: Run) -> None:
+    control = session.manager().control(run.id)
+
+    def one_step() -> None:
+        before = session.store().run(run.id).step, _pictures(run)
+        control.step()
+        _wait_for_step(run, *before)
+        elements.follow_newest(run.id)
+
+    with st.container(horizontal=True):
+        if control.paused:
+            st.button("Resume", icon=":material/play_arrow:", key="resume", on_click=control.resume)
+        else:
+            st.button("Pause", icon=":material/pause:", key="pause", on_click=control.pause)
+        st.button(
+            "One step",
+            icon=":material/skip_next:",
+            key="step",
+            on_click=one_step,
+            help="One iteration of every method, or one training step, then pause.",
+        )
+        st.button(
+            "Stop",
+            icon=":material/stop:",
+            key="stop",
+            on_click=control.stop,
+            help="Ends the run. What it has made so far stays visible, and it can be resumed.",
+        )
+
+
+def _wait_for_step(run: Run, step: int, pictures: list[int]) -> None:
+    """Returns when every method has taken its step, so that the page shows it at once; or after a while, because a step may take long.
+
+    step, pictures: as they were before.
+    """
+    generates = run.stage == "generation"
+    methods = len(run.config.methods) if generates else 1
+    _wait(lambda: session.store().run(run.id).step >= step + methods, _SECONDS_FOR_A_STEP)
+    if generates:
+        # saved after the figures, and not at all if the last ones are very recent
+        _wait(lambda: all(new != old for new, old in zip(_pictures(run), pictures)), _SECONDS_FOR_PICTURES)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not condition():
+        time.sleep(0.02)
+
+
+def _pictures(run: Run) -> list[int]:
+    """Versions of the newest pictures of each method."""
+    return [session.store().frames.version(run.id, method) for method in run.config.methods]

@@ -1,0 +1,313 @@
+"""Every knob refuses what it must, in words, and is explained; knobs can be added and removed."""
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from core.config import (
+    BIT_WIDTHS,
+    PRESETS,
+    SECTIONS,
+    EncoderTrainingConfig,
+    EvaluationConfig,
+    GenerationConfig,
+    MachineConfig,
+    PretrainConfig,
+    RunConfig,
+    TrainingConfig,
+    add_knob,
+    allowed,
+    every_knob,
+    find_knob,
+    flag,
+    help_text,
+    knob,
+    knobs,
+    label,
+    live_knobs,
+    remove_knob,
+)
+from core.errors import ConfigError, CoreError, UnknownNameError
+from core.generation.methods import METHODS
+
+CONFIGS = (RunConfig, MachineConfig, GenerationConfig, TrainingConfig, EvaluationConfig, PretrainConfig, EncoderTrainingConfig)
+EVERY_KNOB = [(config, name) for config in CONFIGS for name in knobs(config)]
+IDS = [f"{config.__name__}.{name}" for config, name in EVERY_KNOB]
+
+
+def refused(config, name, value) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(**{name: value})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{name} must ")
+    assert ", got " in message
+    return message
+
+
+def wrong_types(kind: type) -> list:
+    wrong = {
+        int: [1.0, 2.5, "4", None, True, False, [4], math.nan],
+        float: ["0.1", None, True, False, [0.1], math.nan, math.inf, -math.inf, 1j],
+        str: [None, 4, 0.1, True, b"adam", ["adam"]],
+        bool: [0, 1, None, "true", 1.0],
+        tuple: [0, None, "output=8", True, ["output"], [("output", 8, 9)]],
+    }
+    return wrong[kind]
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_wrong_type_is_refused_by_name_and_value(config, name):
+    default = knobs(config)[name].default
+    for value in wrong_types(type(default)):
+        assert repr(value) in refused(config, name, value)
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_values_just_outside_the_range_are_refused(config, name):
+    meta, kind = knobs(config)[name].metadata, type(knobs(config)[name].default)
+    for bound, outward in ((meta["minimum"], -1), (meta["maximum"], 1)):
+        if bound is None:
+            continue
+        step = 1 if kind is int else max(abs(bound) * 1e-6, 1e-9)
+        message = refused(config, name, kind(bound) + outward * step)
+        assert (f"{bound:,}" if kind is int else f"{bound:g}") in message
+    if meta["choices"] is not None:
+        outside = "nonsense" if kind is str else max(meta["choices"]) + 1
+        message = refused(config, name, outside)
+        assert repr(outside) in message
+        for choice in meta["choices"]:
+            assert str(choice) in message
+
+
+def test_every_number_has_a_range_or_choices():
+    for config, name in EVERY_KNOB:
+        field = knobs(config)[name]
+        if type(field.default) in (int, float):
+            meta = field.metadata
+            assert meta["choices"] is not None or None not in (meta["minimum"], meta["maximum"]), name
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (GenerationConfig, {"epsilon": 0.0, "mu": 0, "lr": 2.0, "beta": 100}),
+        (GenerationConfig, {"images": 2, "snapshots": 1, "iterations": 1, "batch_size": 2, "burn_in": 0.0}),
+        (TrainingConfig, {"weight_bits": 2, "activation_bits": 8, "steps": 0, "training_batch_size": 1, "temperature": 0.1}),
+    ],
+)
+def test_bounds_themselves_are_allowed(config, values):
+    made = config(**values)
+    assert {name: getattr(made, name) for name in values} == values
+
+
+def test_number_too_large_for_a_float_is_refused_as_any_other():
+    refused(GenerationConfig, "epsilon", 10**400)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, -4, 4.0, True, "4"])
+def test_bit_widths_outside_two_to_eight(bits):
+    message = refused(TrainingConfig, "weight_bits", bits)
+    assert repr(bits) in message
+    assert "2, 3, 4, 5, 6, 7, 8" in message
+    if bits != 0:
+        assert "0, 2, 3, 4, 5, 6, 7, 8" in refused(TrainingConfig, "activation_bits", bits)
+
+
+def test_activations_are_as_wide_as_the_weights_unless_said():
+    assert (TrainingConfig(weight_bits=3).input_bits, TrainingConfig(weight_bits=3).width) == (3, "W3A3")
+    assert TrainingConfig(weight_bits=3, activation_bits=5).width == "W3A5"
+
+
+def test_messages_say_field_value_and_range():
+    with pytest.raises(ConfigError, match=r"^epsilon must be 0 to 2, got 2\.5$"):
+        GenerationConfig(epsilon=2.5)
+    with pytest.raises(ConfigError, match=r"^training_optimizer must be one of adam, sgd, got 'lamb'$"):
+        TrainingConfig(training_optimizer="lamb")
+    with pytest.raises(ConfigError, match=r"^seed must be a whole number, 0 to 2,147,483,647, got True$"):
+        MachineConfig(seed=True)
+
+
+def test_errors_are_of_one_tree_and_value_errors():
+    with pytest.raises(ValueError):
+        GenerationConfig(mu=-1)
+    with pytest.raises(CoreError):
+        GenerationConfig(mu=-1)
+
+
+def test_help_text_says_all_of_a_knob_line_by_line():
+    assert help_text(GenerationConfig, "mu").splitlines() == [
+        "μ: Momentum of MI-FGSM: the fraction of the accumulated gradient that is kept.",
+        "Range: 0 to 2. Default: 0.9. Paper: not stated.",
+        "Lower: 0 is plain FGSM: each step follows the current gradient, which oscillates.",
+        "Higher: from 1 on, old gradients dominate and images overshoot.",
+    ]
+    assert "Choices: adam, sgd. Default: adam. Paper: sgd." in help_text(TrainingConfig, "training_optimizer")
+    assert help_text(GenerationConfig, "flip").splitlines()[1] == "Default: on. Paper: not stated."
+    assert help_text(GenerationConfig, "flip").splitlines()[2].startswith("Off: ")
+    assert "Range: 1 to 1,000,000. Default: 512. Paper: 5,120 for ImageNet." in help_text(GenerationConfig, "images")
+    assert help_text(MachineConfig, "seed").count("No seed is better than another") == 1
+
+
+@pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
+def test_every_knob_is_explained(config, name):
+    """Symbol, text, range, default, the paper, and what goes wrong at either end; of a choice, each that there is."""
+    field = knobs(config)[name]
+    meta = field.metadata
+    text = help_text(config, name)
+    assert meta["help"] in text
+    assert meta["help"].endswith(".")
+    assert f"Paper: {meta['paper']}." in text
+    assert meta["paper"]
+    assert "Default: " in text
+    assert (f"{meta['symbol']}: " if meta["symbol"] else meta["help"]) in text.splitlines()[0]
+    assert "Range: " in text or "Choices: " in text or type(field.default) not in (int, float)
+    if type(field.default) in (int, float, bool):
+        for end in (meta["low"], meta["high"]):
+            assert end.endswith("."), f"what goes wrong at either end of {name} is not told: knob(..., low=..., high=...)"
+            assert end in text
+    elif meta["choices"] is not None:
+        for choice in meta["choices"]:
+            assert str(choice).lower() in meta["help"].lower()
+
+
+def test_symbols_are_those_of_the_paper():
+    symbols = {name: knobs(GenerationConfig)[name].metadata["symbol"] for name in live_knobs(GenerationConfig)}
+    assert symbols == {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
+
+
+def test_help_of_the_command_line_says_the_default_once_and_in_lines():
+    command = [sys.executable, "-m", "core", "generate", "--help"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"}).stdout
+    knob_help = out[out.index("  --epsilon EPSILON ") : out.index("  --mu MU ")]
+    lines = [line.strip() for line in knob_help.splitlines()]
+    assert knob_help.count("Default:") == 1
+    assert "Range: 0 to 2. Default: 0.1. Paper: not stated." in lines
+    assert any(line.startswith("Lower: ") for line in lines)
+    assert any(line.startswith("Higher: ") for line in lines)
+
+
+def test_allowed_in_words():
+    bounds = {"choices": None, "minimum": None, "maximum": None}
+    assert allowed({**bounds, "minimum": 2, "maximum": 5.5}) == "2 to 5.5"
+    assert allowed({**bounds, "minimum": 2}) == "2 or more"
+    assert allowed({**bounds, "maximum": 2}) == "at most 2"
+    assert allowed({**bounds, "choices": range(2, 4)}) == "2, 3"
+
+
+def test_check_value_checks_like_the_field():
+    assert GenerationConfig.check_value("mu", 0.5) == 0.5
+    with pytest.raises(ConfigError, match="^mu must be 0 to 2, got 3$"):
+        GenerationConfig.check_value("mu", 3)
+    with pytest.raises(UnknownNameError, match="unknown knob 'nu'"):
+        GenerationConfig.check_value("nu", 3)
+
+
+def test_live_knobs_of_each_method():
+    assert set(live_knobs(GenerationConfig)) == {"epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta"}
+    assert set(live_knobs(GenerationConfig, "mi-fgsm")) == {"epsilon", "mu", "alpha_tv", "alpha_l2", "beta"}
+    assert set(live_knobs(GenerationConfig, "adam")) == {"lr", "alpha_tv", "alpha_l2", "beta"}
+    assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_live_knobs_have_a_slider_within_their_range():
+    for name, field in live_knobs(GenerationConfig).items():
+        meta = field.metadata
+        low, high = meta["slider"]
+        assert meta["minimum"] <= low < high <= meta["maximum"], name
+        assert low > 0 or not meta["log"], name
+        assert low <= field.default <= high, name
+        assert not meta["in_form"], name
+
+
+def test_every_knob_with_methods_names_methods_that_exist():
+    named = {method for field in every_knob().values() for method in field.metadata["of"]}
+    assert named == set(METHODS)
+
+
+def test_names_of_the_sections_are_disjoint():
+    names = [name for config in (RunConfig, *SECTIONS.values()) for name in knobs(config)]
+    assert sorted(set(names)) == sorted(names)
+    assert list(every_knob()) == names
+    old = [old for field in every_knob().values() for old in field.metadata["old_names"]]
+    assert not set(old) & set(names)
+    assert len(set(old)) == len(old)
+
+
+def test_every_knob_is_found_in_its_section():
+    for section, config in [("", RunConfig), *SECTIONS.items()]:
+        for name, field in knobs(config).items():
+            assert find_knob(name) == (section, field)
+    with pytest.raises(UnknownNameError, match="unknown knob 'nu': allowed are model, seed, .*encoder"):
+        find_knob("nu")
+
+
+def test_label_and_flag():
+    assert label(knobs(GenerationConfig)["batch_size"]) == "Batch size"
+    assert label(knobs(GenerationConfig)["epsilon"]) == "ε step of MI-FGSM"
+    assert flag(knobs(GenerationConfig)["batch_size"]) == flag(knobs(TrainingConfig)["training_batch_size"]) == "--batch-size"
+    assert flag(knobs(TrainingConfig)["alpha_ce"]) == "--alpha-ce"
+
+
+@pytest.fixture
+def sharpness():
+    """A knob that is there for one test."""
+    before = (list(knobs(GenerationConfig)), repr(GenerationConfig()))
+    add_knob(GenerationConfig, "sharpness", knob(0.5, "How sharp.", minimum=0.0, maximum=1.0, live=True, of=("adam",)))
+    yield
+    remove_knob(GenerationConfig, "sharpness")
+    assert (list(knobs(GenerationConfig)), repr(GenerationConfig())) == before
+    with pytest.raises(TypeError, match="sharpness"):
+        GenerationConfig(sharpness=0.1)
+
+
+@pytest.mark.usefixtures("sharpness")
+def test_added_knob_is_like_the_others():
+    made = GenerationConfig(images=16, sharpness=0.25)
+    assert made.noise_images == 4
+    assert made != GenerationConfig(images=16)
+    assert len({made, GenerationConfig(images=16, sharpness=0.25)}) == 1
+    assert GenerationConfig.from_dict(made.to_dict()) == made
+    assert made.to_dict()["sharpness"] == 0.25
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert "sharpness=0.25" in repr(made)
+    refused(GenerationConfig, "sharpness", 1.5)
+    refused(GenerationConfig, "sharpness", "much")
+    refused(GenerationConfig, "images", 0)
+    assert "How sharp." in help_text(GenerationConfig, "sharpness")
+
+
+@pytest.mark.usefixtures("sharpness")
+def test_added_knob_is_a_knob_of_a_run():
+    assert find_knob("sharpness")[0] == "generation"
+    assert "sharpness" in live_knobs(GenerationConfig, "adam")
+    assert "sharpness" not in live_knobs(GenerationConfig, "mi-fgsm")
+    run = RunConfig().with_knobs({"sharpness": 1})
+    assert (run.value("sharpness"), RunConfig().value("sharpness")) == (1, 0.5)
+    assert RunConfig.from_dict(run.to_dict()) == run
+    # built before, and read without it
+    assert PRESETS["quick"].value("sharpness") == 0.5
+    assert RunConfig.from_dict({"generation": {"images": 8}}).generation.sharpness == 0.5
+
+
+@pytest.mark.parametrize("name", ["epsilon", "images"])
+def test_added_knob_must_have_a_new_name(name):
+    before = knobs(GenerationConfig)[name]
+    with pytest.raises(ConfigError, match=f"^knob {name} exists already"):
+        add_knob(GenerationConfig, name, knob(1.0, "Another."))
+    assert knobs(GenerationConfig)[name] is before
+
+
+def test_config_imports_no_torch():
+    code = "import sys, core.config; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_padding_of_the_pretraining_is_less_than_the_image():
+    assert PretrainConfig(image_size=8, crop_padding=7).crop_padding == 7
+    with pytest.raises(ConfigError, match=r"^crop_padding must be less than image_size \(8\), .*, got 8$"):
+        PretrainConfig(image_size=8, crop_padding=8)

@@ -1,0 +1,49 @@
+"""The presets, and which of them a config is nearest to."""
+
+import json
+
+import pytest
+
+from core import config as module
+from core.config import PRESETS, RunConfig, nearest_preset, preset
+from core.errors import UnknownNameError
+
+
+def test_presets():
+    assert set(PRESETS) == {"quick", "imagenet", "paper"}
+    for config in PRESETS.values():
+        assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert config.bits == (3, 4, 5)
+        assert set(config.methods) == {"mi-fgsm", "adam"}
+    assert preset("paper").training.range == "minmax"
+    assert preset("quick").evaluation.data == "embedded"
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, imagenet, paper"):
+        preset("slow")
+    with pytest.raises(TypeError):
+        module.PRESETS["quick"] = None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("bits", [0, 3, 4, 5])
+def test_a_preset_is_nearest_to_itself(name, bits):
+    assert nearest_preset(PRESETS[name], bits) == (name, {})
+
+
+def test_nearest_preset_with_what_differs():
+    changed = {"epsilon": 0.2, "seed": 3, "steps": 7}
+    assert nearest_preset(PRESETS["paper"].with_knobs(changed)) == ("paper", changed)
+    assert nearest_preset(PRESETS["imagenet"].with_knobs({"beta": 50.0, "model": "x", "threads": 2})) == ("imagenet", {"beta": 50.0})
+
+
+def test_nearest_preset_at_a_bit_width_counts_its_steps():
+    quick = PRESETS["quick"].with_knobs({"steps": 9, "training_lr": 0.5})
+    assert nearest_preset(quick, 3) == ("quick", {})  # the preset's own steps at 3 bits hold
+    assert nearest_preset(quick, 8) == ("quick", {"steps": 9, "training_lr": 0.5})
+
+
+def test_nearest_preset_of_given_images_and_of_one_method():
+    start = PRESETS["quick"].with_knobs({"epsilon": 0.3, "lr": 0.3})
+    given = RunConfig.from_dict({**start.to_dict(), "methods": ["given"], "images_from": "/x"})
+    assert nearest_preset(given) == ("quick", {})
+    adam = RunConfig.from_dict({**start.to_dict(), "methods": ["adam"]})
+    assert nearest_preset(adam) == ("quick", {"lr": 0.3})

@@ -1,0 +1,203 @@
+"""Configs that version 1 stored are read in today's form, value by value."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.config import (
+    EvaluationConfig,
+    GenerationConfig,
+    MachineConfig,
+    RunConfig,
+    TrainingConfig,
+    every_knob,
+    upgrade,
+    upgrade_training,
+)
+from core.errors import ConfigError, UnknownNameError
+
+STORED = sorted((Path(__file__).parents[2] / "data" / "runs_of_version_1" / "configs").glob("*.json"))
+GENERATION = {
+    "model": "net",
+    "optimizer": "adam",
+    "images": 8,
+    "snapshots": 2,
+    "batch_size": 4,
+    "half_resolution": 0.1,
+    "lr": 0.25,
+    "seed": 5,
+    "compile": True,
+    "threads": 3,
+    "device": "cpu",
+}
+QUANTIZATION = {
+    "model": "net",
+    "weight_bits": 3,
+    "activation_bits": 3,
+    "steps": 7,
+    "batch_size": 16,
+    "averaging": 0.5,
+    "layer_bits": {"output": 8},
+    "evaluations": 9,
+    "data": "cifar10",
+    "quantization_seed": 5,
+    "threads": 1,
+    "device": "auto",
+}
+
+
+def version_1(**changes) -> dict:
+    """A whole run as version 1 stored it."""
+    values = {
+        "generation": dict(GENERATION),
+        "quantization": dict(QUANTIZATION),
+        "optimizers": ["adam"],
+        "bits": [3, 4],
+        "steps_by_bits": {"3": 70},
+        "lr_by_bits": {"4": 0.01},
+        "activation_bits": 0,
+        "encoder": "",
+        "images_from": "",
+    }
+    return {**values, **changes}
+
+
+def test_whole_run():
+    config = RunConfig.from_dict(version_1())
+    assert config == RunConfig(
+        model="net",
+        machine=MachineConfig(seed=5, device="cpu", threads=3, compile=True),
+        generation=GenerationConfig(images=8, snapshots=2, batch_size=4, half_resolution_fraction=0.1, lr=0.25),
+        training=TrainingConfig(steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}),
+        evaluation=EvaluationConfig(data="cifar10", accuracy_checks=9, encoder=""),
+        methods=("adam",),
+        bits=(3, 4),
+        steps_by_bits={3: 70},
+        lr_by_bits={4: 0.01},
+    )
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_stored_configs(path):
+    """Every value lies in the section that has the knob today, under its name of today."""
+    stored = json.loads(path.read_text())
+    config = RunConfig.from_dict(stored)
+    generation, quantization = stored["generation"], stored["quantization"]
+    renamed = {"batch_size": "training_batch_size", "averaging": "ema_decay"}
+    expected = {renamed.get(name, name): value for name, value in quantization.items()}
+    expected |= {name: value for name, value in generation.items() if name in every_knob()}
+    expected |= {
+        "half_resolution_fraction": generation["half_resolution"],
+        "accuracy_checks": quantization["evaluations"],
+        "encoder": stored["encoder"],
+        "activation_bits": stored["activation_bits"],
+        "layer_bits": tuple(sorted(quantization["layer_bits"].items())),
+    }
+    left_out = {"evaluations", "quantization_seed", "weight_bits"}
+    for name in expected.keys() - left_out:
+        assert config.value(name) == expected[name], name
+    assert {name for name in every_knob() if name not in expected} == set()
+    assert list(config.methods) == stored["optimizers"]
+    assert list(config.bits) == stored["bits"]
+    assert config.seed_of_training == quantization["quantization_seed"]
+    assert config.training_seed is None
+    for bits in config.bits:
+        assert config.training_for(bits).steps == stored["steps_by_bits"].get(str(bits), quantization["steps"])
+        assert config.training_for(bits).input_bits == (stored["activation_bits"] or bits)
+
+
+def test_stored_configs_are_there():
+    assert len(STORED) >= 15
+
+
+def test_today_s_form_is_not_changed():
+    values = RunConfig(methods=("adam",), steps_by_bits={3: 7}).to_dict()
+    assert upgrade(values) == values
+    assert upgrade({}) == {}
+    assert upgrade({"generation": {"images": 8}}) == {"generation": {"images": 8}}
+
+
+@pytest.mark.parametrize(("images_from", "seed", "training_seed"), [("", 5, 2), ("/images", 2, None)])
+def test_differing_seeds(images_from, seed, training_seed):
+    """Each stage keeps its own; of given images, that of the training is the run's."""
+    stored = version_1(quantization={**QUANTIZATION, "quantization_seed": 2}, images_from=images_from)
+    config = RunConfig.from_dict(stored)
+    assert (config.machine.seed, config.training_seed, config.seed_of_training) == (seed, training_seed, 2)
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_seed_zero_of_the_training_is_kept():
+    config = RunConfig.from_dict(version_1(quantization={**QUANTIZATION, "quantization_seed": 0}))
+    assert (config.machine.seed, config.seed_of_training) == (5, 0)
+
+
+def test_width_of_the_activations_is_that_of_the_run():
+    """That of the section was never in force."""
+    assert RunConfig.from_dict(version_1(activation_bits=8)).training_for(3).width == "W3A8"
+    assert RunConfig.from_dict(version_1()).training_for(4).width == "W4A4"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"optimizers": ["adam"]}, RunConfig(methods=("adam",))),
+        ({"optimizers": ["given"], "images_from": "/x"}, RunConfig(methods=("given",), images_from="/x")),
+        ({"encoder": ""}, RunConfig(evaluation=EvaluationConfig(encoder=""))),
+        ({"activation_bits": 8}, RunConfig(training=TrainingConfig(activation_bits=8))),
+        ({"generation": {"seed": 5}}, RunConfig(machine=MachineConfig(seed=5))),
+        ({"generation": {"model": "net"}}, RunConfig(model="net")),
+        ({"generation": {"half_resolution": 0.1}}, RunConfig(generation=GenerationConfig(half_resolution_fraction=0.1))),
+        ({"quantization": {"model": "net"}}, RunConfig(model="net")),
+        ({"quantization": {"averaging": 0.5}}, RunConfig(training=TrainingConfig(ema_decay=0.5))),
+        ({"quantization": {"batch_size": 8}}, RunConfig(training=TrainingConfig(training_batch_size=8))),
+        ({"quantization": {"evaluations": 0}}, RunConfig(evaluation=EvaluationConfig(accuracy_checks=0))),
+        ({"quantization": {}}, RunConfig()),
+        ({"generation": {}, "quantization": {"data": "cifar10"}}, RunConfig(evaluation=EvaluationConfig(data="cifar10"))),
+    ],
+)
+def test_parts_of_a_run(values, expected):
+    assert RunConfig.from_dict(values) == expected
+
+
+def test_two_networks_are_refused():
+    stored = version_1(quantization={**QUANTIZATION, "model": "other"})
+    with pytest.raises(ConfigError, match="^model must be one network for the whole run, got 'net' and 'other'$"):
+        RunConfig.from_dict(stored)
+
+
+@pytest.mark.parametrize("values", [{"quantization": 4}, {"quantization": []}, {"generation": 3, "quantization": {}}])
+def test_sections_that_are_none_are_refused(values):
+    with pytest.raises(ConfigError, match=r"unknown knob 'quantization'|must be a mapping of knobs to values, got "):
+        RunConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("section", ["generation", "quantization"])
+def test_unknown_knobs_are_refused(section):
+    stored = version_1()
+    stored[section]["epsilom"] = 1
+    with pytest.raises(UnknownNameError, match="unknown knob 'epsilom'"):
+        RunConfig.from_dict(stored)
+
+
+def test_bad_values_are_refused_by_the_name_of_today():
+    with pytest.raises(ConfigError, match="^ema_decay must be .*, got 3$"):
+        RunConfig.from_dict({"quantization": {"averaging": 3}})
+    with pytest.raises(ConfigError, match="^seed must be .*, got -1$"):
+        RunConfig.from_dict({"generation": {"seed": -1}})
+
+
+def test_training_in_the_file_of_a_network():
+    config = TrainingConfig.from_dict(upgrade_training(QUANTIZATION))
+    assert config == TrainingConfig(
+        weight_bits=3, activation_bits=3, steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}
+    )
+    assert upgrade_training(config.to_dict()) == config.to_dict()
+
+
+def test_what_was_given_is_not_changed():
+    stored = version_1()
+    upgrade(stored)
+    upgrade_training(stored["quantization"])
+    assert stored == version_1()
