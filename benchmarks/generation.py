@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from core.models.full_precision import load_model
 
 ROOT = Path(__file__).parents[1]
 BATCH = 128
-CONFIG = GenerationConfig(images=4 * BATCH, iterations=10000, batch_size=BATCH, snapshots=4)
+CONFIG = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4)
 TURNS = 7  # with the toolkit
 PEERS = (DeepInversion, IntraQ, ZeroQ)
 
@@ -52,7 +51,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     """Milliseconds and ratios of one iteration of each."""
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
-    methods = {"mi-fgsm": Synthesis(model, CONFIG), "adam": Synthesis(model, replace(CONFIG, optimizer="adam"))}
+    methods = {"mi-fgsm": Synthesis(model, CONFIG), "adam": Synthesis(model, CONFIG, "adam")}
     by_torch = Synthesis(model, CONFIG)
     images, labels = (
         methods["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),

@@ -50,9 +50,7 @@ def measure(threads: int = 1, seconds: float = 60.0) -> dict[str, Any]:
         images, labels = embedded_images()
         image_set = ImageSet(images, torch.tensor(labels))
         settings = {
-            name: replace(
-                preset(name).training, weight_bits=4, activation_bits=4, batch_size=BATCH, steps=100_000, data="embedded", device="cpu"
-            )
+            name: replace(preset(name).training, weight_bits=4, activation_bits=4, training_batch_size=BATCH, steps=100_000)
             for name in ("quick", "paper")
         }
         result: dict[str, Any] = {"torch": torch.__version__, "threads": threads}

@@ -14,7 +14,7 @@ import torch
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
-from core.data.image_sets import ImageSet, load_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
 from core.evaluation.accuracy import Accuracy
 from core.evaluation.encoder import Encoder, load_encoder
@@ -23,7 +23,6 @@ from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
-from core.quantization.training import check_images
 from core.reporting import Control, Reporter
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts

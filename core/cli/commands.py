@@ -22,6 +22,7 @@ from core.config import (
     MachineConfig,
     PretrainConfig,
     RunConfig,
+    TrainingConfig,
     every_knob,
     knobs,
     preset,
@@ -61,6 +62,7 @@ def quantize(options: Namespace) -> dict[str, Any]:
     """One bit width, on a folder of images."""
     from core.layout import USER_IMAGES
 
+    TrainingConfig.check_value("weight_bits", options.weight_bits)
     # one set of images under one name, whatever folders it has in it
     config = RunConfig(methods=(USER_IMAGES,), bits=(options.weight_bits,), images_from=options.images_from)
     config = config.with_knobs({**_given(every_knob(), options), "encoder": ""})

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import GenerationConfig
+from core.config import GenerationConfig, upgrade_generation
 from core.data.image_sets import ImageSet
 from core.errors import ConfigError, DataError
 from core.evaluation.encoder import Encoder
@@ -75,8 +75,8 @@ def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
 def families_of(images: ImageSet) -> Tensor | None:
     """The numbers of the images that began as the same noise image, a row for each, `(F, k)`; None where that is not known."""
     try:
-        starts = torch.tensor(GenerationConfig.from_dict(images.manifest["config"]).starts)
-    except (KeyError, TypeError, ConfigError):  # not generated, or by another version
+        starts = torch.tensor(GenerationConfig.from_dict(upgrade_generation(images.manifest["config"])).starts)
+    except (KeyError, TypeError, AttributeError, ConfigError):  # not generated, or by another version
         return None
     if len(starts) != len(images):
         return None

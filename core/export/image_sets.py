@@ -17,14 +17,13 @@ from torch import nn
 from core import layout
 from core.config import IMAGE_FORMATS, RunConfig
 from core.data.class_folders import FOLDERS, write_class_folders
-from core.data.image_sets import ImageSet, load_image_set, save_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
 from core.data.numpy_archives import SUFFIX, write_numpy_archive
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.files import atomic_folder, atomic_write, check_free, check_parents, parents_of, write_json
 from core.generation.methods import in_order
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.training import check_images
 
 
 def export_method(folder: Path, config: RunConfig, format: str, out: Path, method: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from core.config import TrainingConfig
 from core.data.augment import crop_and_flip
-from core.data.image_sets import ImageSet
-from core.errors import CoreError, DataError
+from core.data.image_sets import ImageSet, check_images
+from core.errors import CoreError
 from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, scores_of
 from core.quantization.integer.inference import whole_number_network
@@ -349,20 +349,6 @@ class QuantizationTraining:
             "quantized_activations": len(self.quantized.activations),
             "note": self.quantized.note,
         }
-
-
-def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
-    """Raises DataError unless the images have the network's size and labels within its classes."""
-    size, classes = model.spec.image_size, len(model.spec.classes)
-    if tuple(images.images.shape[2:]) != (size, size):
-        raise DataError(
-            f"the images are {images.images.shape[2]} x {images.images.shape[3]} pixels: allowed is {size} x {size} for {model.spec.name}"
-        )
-    if not len(images):
-        raise DataError("the set has no images: allowed is at least one")
-    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
-    if len(wrong):
-        raise DataError(f"a label is {int(wrong[0])}: allowed are 0 to {classes - 1}, the classes of {model.spec.name}")
 
 
 @torch.no_grad()

@@ -69,10 +69,10 @@ def images_widget(key: str) -> UploadedFile | None:
     """A place for an archive of images."""
     return st.file_uploader(
         "Images",
-        type=["zip", "tar", "gz", "tgz", "npz"],
+        type=["zip", "npz"],
         max_upload_size=ARCHIVE_BYTES // uploads.MEGABYTE,
-        help="A zip or tar.gz file with one folder of images (png, jpg, bmp, webp) a class, all of the network's size; or a set of images "
-        "made by this program, as the page Export or `python -m core export` writes it.",
+        help="A zip file with one folder of images (png, jpg, bmp, webp) per class, all of the network's image size; or a set of images "
+        "written by the Export page or `python -m core export`.",
         key=f"{key}/upload images {_uploads_done()}",
     )
 

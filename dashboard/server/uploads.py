@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from core.config import RunConfig
-from core.data.archives import ARCHIVE_BYTES, RATIO, UNPACKED_BYTES, unpack_images
+from core.data.archives import ARCHIVE_BYTES, unpack_images
+from core.data.zip_files import RATIO, UNPACKED_BYTES
 from core.errors import CoreError, DataError, ModelError
 from core.files import remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights

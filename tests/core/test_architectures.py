@@ -134,7 +134,7 @@ def check_generation(model: FullPrecisionModel) -> None:
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 
-    images, summary = synthesise(model, config, Notes())
+    images, summary = synthesise(model, config, reporter=Notes())
     assert summary["bns_loss_last"] == pytest.approx(sum(records[-1]["layers"]), rel=1e-5, abs=1e-4)
     expected = set(reached(model.network, noise(2, model.spec.image_size, 1), nn.BatchNorm2d))
     counted = {name for name, value in zip(batch_norm_layers(model.network), records[-1]["layers"]) if value > 0}
@@ -248,9 +248,9 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("wrap", [Pair, lambda network: nn.Sequential(network, nn.Unflatten(1, (2, 2)))], ids=["a pair", "a square"])
 def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 4 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 4 images must be one tensor of scores"):
         synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 1 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 1 images must be one tensor of scores"):
         QuantizationTraining(model, small_images, TrainingConfig())
 
 
@@ -278,13 +278,13 @@ def test_an_image_net_network_on_a_cpu(lite0):
             records.append(values)
 
     config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution_fraction=0.5)
-    images, _ = synthesise(lite0, config, Notes())
+    images, _ = synthesise(lite0, config, reporter=Notes())
     assert images.images.shape == (4, 3, 224, 224)
     for at_one_size in (records[:3], records[3:]):
         assert at_one_size[2]["bns"] < at_one_size[0]["bns"]
 
     inputs = lite0.normalise(images.images).contiguous(memory_format=torch.channels_last)
-    settings = {"range": "minmax", "calibration_images": 4, "batch_size": 4, "device": "cpu"}
+    settings = {"range": "minmax", "calibration_images": 4, "training_batch_size": 4}
     with torch.no_grad():
         eight = QuantizationTraining(lite0, images, TrainingConfig(weight_bits=8, activation_bits=8, steps=0, **settings))
         agreeing = eight.student(inputs).argmax(dim=1) == lite0.network(inputs).argmax(dim=1)

@@ -141,6 +141,14 @@ def test_families_began_as_the_same_noise_image():
     assert families_of(generated(IN_BATCHES)).tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9]]
 
 
+def test_families_are_known_from_a_manifest_of_version_1():
+    images = generated(IN_BATCHES)
+    config = {name: value for name, value in IN_BATCHES.to_dict().items() if name != "half_resolution_fraction"}
+    config |= {"model": "x", "optimizer": "adam", "half_resolution": 0.0, "seed": 3, "compile": False, "threads": 1, "device": "cpu"}
+    of_version_1 = ImageSet(images.images, images.labels, {"config": config})
+    assert torch.equal(families_of(of_version_1), families_of(images))
+
+
 def test_families_are_not_known_where_the_set_does_not_say():
     whole = generated(IN_BATCHES)
     assert families_of(ImageSet(whole.images, whole.labels)) is None

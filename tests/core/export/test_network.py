@@ -85,7 +85,7 @@ def test_the_new_file_is_checked(tmp_path):
         (tmp_path / f"there{suffix}").write_bytes(b"kept")
         with pytest.raises(DataError, match="exists already: allowed is a new file"):
             check_new_file(kind, tmp_path / f"there{suffix}")
-        with pytest.raises(DataError, match="cannot be made in"):
+        with pytest.raises(DataError, match="cannot be created in"):
             check_new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.config import GenerationConfig
+from core.config import GenerationConfig, MachineConfig
 from core.data.augment import jitter_batch
 from core.data.image_sets import load_image_set
 from core.errors import CoreError, ModelError, RunStopped
@@ -32,8 +32,8 @@ class Recorder(NullReporter):
 
 
 def test_statistics_approach_those_of_the_network(small):
-    for optimizer in ("mi-fgsm", "adam"):
-        _, summary = synthesise(small, replace(CONFIG, optimizer=optimizer, iterations=40))
+    for method in ("mi-fgsm", "adam"):
+        _, summary = synthesise(small, replace(CONFIG, iterations=40), method)
         assert summary["bns_loss_last"] < 0.5 * summary["bns_loss_first"]
 
 
@@ -46,6 +46,7 @@ def test_images_labels_and_summary(small):
     assert summary["image_iterations"] == 12 * 12  # 12 noise images, each saved twice
     assert summary["layers"] == 2
     assert images.manifest["config"] == CONFIG.to_dict()
+    assert (images.manifest["method"], images.manifest["seed"]) == ("mi-fgsm", 0)
 
 
 def test_teacher_agreement_is_that_of_the_saved_images(small):
@@ -60,7 +61,7 @@ def test_same_seed_same_bits_and_another_seed_others(small):
     first, _ = synthesise(small, CONFIG)
     torch.manual_seed(2)
     second, _ = synthesise(small, CONFIG)
-    other, _ = synthesise(small, replace(CONFIG, seed=1))
+    other, _ = synthesise(small, CONFIG, machine=MachineConfig(seed=1))
     assert torch.equal(first.images, second.images)
     assert not torch.equal(first.images, other.images)
 
@@ -86,9 +87,9 @@ def test_images_stay_in_the_valid_pixel_range(small):
     assert (synthesis.images == high).any()  # a step this large reaches the border
 
 
-def test_both_optimizers_start_from_the_same_noise_and_labels_in_every_batch(small):
+def test_both_methods_start_from_the_same_noise_and_labels_in_every_batch(small):
     config = replace(CONFIG, images=48, iterations=2)
-    methods = [Synthesis(small, replace(config, optimizer=name)) for name in ("mi-fgsm", "adam")]
+    methods = [Synthesis(small, config, name) for name in ("mi-fgsm", "adam")]
     for _ in range(3):  # into the second batch
         assert torch.equal(methods[0].labels, methods[1].labels)
         if methods[0].step_count % 2 == 0:
@@ -115,7 +116,7 @@ def test_one_snapshot_saves_only_the_last_state(small):
 
 def test_the_loop_announces_every_iteration_with_every_layer(small):
     recorder = Recorder()
-    synthesise(small, CONFIG, recorder)
+    synthesise(small, CONFIG, reporter=recorder)
     assert [(method, step) for _, method, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
     for _, _, _, values in recorder.records:
         assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
@@ -129,7 +130,7 @@ def test_a_frame_says_what_the_step_saw(small):
     """Class, confidence and batch statistics are those of a forward pass over the images as they were before the step."""
     recorder = Recorder()
     config = replace(CONFIG, max_shift=0, flip=False)
-    synthesis = Synthesis(small, config, recorder)
+    synthesis = Synthesis(small, config, reporter=recorder)
     entered = []
     for _ in range(3):
         entered.append(synthesis.images.detach().clone())
@@ -174,7 +175,7 @@ def test_running_statistics_of_a_frames_layers(small):
 )
 def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_methods(config, most, always):
     steps = sorted(kept_steps(config))
-    assert steps == sorted(kept_steps(replace(config, optimizer="adam", epsilon=0.5, seed=3)))
+    assert steps == sorted(kept_steps(replace(config, epsilon=0.5, lr=0.5)))
     total = len(config.batches) * config.iterations
     assert set(always) <= set(steps) <= set(range(1, total + 1))
     assert len(steps) <= most
@@ -184,7 +185,7 @@ def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_methods(confi
 def test_few_large_images_are_shown(small):
     large = FullPrecisionModel(small.network, replace(small.spec, image_size=512))
     recorder = Recorder()
-    Synthesis(large, CONFIG, recorder).step()
+    Synthesis(large, CONFIG, reporter=recorder).step()
     ((_, frame, _),) = recorder.frames
     assert frame.images.shape == (4, 3, 512, 512)
     assert [len(each) for each in (frame.labels, frame.predicted, frame.confidence)] == [4, 4, 4]
@@ -197,7 +198,7 @@ def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
 
     recorder = Recorder()
     config = replace(CONFIG, schedule="constant")
-    synthesis = Synthesis(small, config, recorder, Turn())
+    synthesis = Synthesis(small, config, reporter=recorder, control=Turn())
     moved = []
     for _ in range(5):
         before = synthesis.images.detach().clone()
@@ -219,7 +220,7 @@ def test_stops_between_two_iterations(small):
 
     recorder = Recorder()
     with pytest.raises(RunStopped):
-        synthesise(small, CONFIG, recorder, StopAtFour())
+        synthesise(small, CONFIG, reporter=recorder, control=StopAtFour())
     assert len(recorder.records) == 4
 
 
@@ -314,7 +315,7 @@ def test_small_images_are_shown_at_full_size(small):
             return True
 
     recorder = Curious()
-    synthesise(small, replace(CONFIG, half_resolution_fraction=0.25), recorder)
+    synthesise(small, replace(CONFIG, half_resolution_fraction=0.25), reporter=recorder)
     pictures = [torch.from_numpy(frame.images) for _, frame, _ in recorder.frames]
     assert {tuple(images.shape) for images in pictures} == {(12, 3, 8, 8)}
     blocks = [torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)) for images in pictures]
@@ -324,7 +325,8 @@ def test_small_images_are_shown_at_full_size(small):
 def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
     """Its pooling is a window of 8 pixels, and 4 are left."""
     config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution_fraction=0.5)
-    with pytest.raises(ModelError, match=r"^half_resolution is 0.5: allowed is 0 for this network, as .* cannot take 4 images of 16 x 16"):
+    words = r"^half_resolution_fraction must be 0 for this network, got 0.5: .* cannot take 4 images of 16 x 16"
+    with pytest.raises(ModelError, match=words):
         Synthesis(embedded, config)
 
 
@@ -333,7 +335,7 @@ def test_only_the_full_size_is_compiled(small, monkeypatch, half):
     compiled = []
     monkeypatch.setattr(ForwardPass, "compile", lambda self, images, labels, weights: compiled.append(tuple(images.shape)))
     config = replace(CONFIG, half_resolution_fraction=half)
-    images, _ = synthesise(small, replace(config, compile=True))
+    images, _ = synthesise(small, config, machine=MachineConfig(compile=True))
     assert compiled == [(12, 3, 8, 8)]
     assert torch.equal(images.images, synthesise(small, config)[0].images)
 
@@ -392,29 +394,29 @@ def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["000000.safetensors"]
 
 
-@pytest.mark.parametrize("optimizer", ["mi-fgsm", "adam"])
+@pytest.mark.parametrize("name", ["mi-fgsm", "adam"])
 @pytest.mark.parametrize(
     ("half", "at"), [*((0.0, at) for at in (0, 1, 7, 12, 13, 24)), *((0.25, at) for at in (0, 2, 3, 4, 12, 14, 15, 16, 24))]
 )
-def test_state_goes_on_to_the_same_bits(small, tmp_path, optimizer, half, at):
+def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
     """In the middle of a batch, between two, before the first and after the last, and around the change of size after 3 iterations;
     by way of a file, as in a run."""
-    config = replace(CONFIG, images=48, optimizer=optimizer, max_shift=2, flip=True, half_resolution_fraction=half)
+    config = replace(CONFIG, images=48, max_shift=2, flip=True, half_resolution_fraction=half)
 
     class Turn(NoControl):
         def values(self, method, step):
             return {"beta": 2.0} if step >= 5 else {}
 
-    whole, recorder = Synthesis(small, config, control=Turn(), folder=tmp_path / "whole"), Recorder()
+    whole, recorder = Synthesis(small, config, name, control=Turn(), folder=tmp_path / "whole"), Recorder()
     while not whole.finished:
         whole.step()
-    first = Synthesis(small, config, control=Turn(), folder=tmp_path / "parts")
+    first = Synthesis(small, config, name, control=Turn(), folder=tmp_path / "parts")
     for _ in range(at):
         first.step()
     torch.save(first.state(), tmp_path / "state.pt")
     if not first.finished:
         first.step()  # which is lost
-    second = Synthesis(small, config, recorder, Turn(), tmp_path / "parts")
+    second = Synthesis(small, config, name, reporter=recorder, control=Turn(), folder=tmp_path / "parts")
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.step_count == at
     while not second.finished:

@@ -17,7 +17,7 @@ from core.quantization.training import QuantizationTraining
 
 
 def trained(model, images, **changes) -> QuantizationTraining:
-    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 4, "steps": 2, "crop_padding": 1, "device": "cpu", **changes})
+    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 4, "steps": 2, "crop_padding": 1, **changes})
     training = QuantizationTraining(model, images, config)
     while not training.finished:
         training.step()

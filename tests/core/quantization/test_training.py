@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
-from core.data.image_sets import ImageSet
+from core.data.image_sets import ImageSet, check_images
 from core.errors import CoreError, DataError
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.training import (
     QuantizationTraining,
-    check_images,
     distillation_loss,
     feature_loss,
     first_not_finite,
@@ -37,19 +36,18 @@ def config(**changes) -> TrainingConfig:
         "weight_bits": 4,
         "activation_bits": 4,
         "steps": 4,
-        "batch_size": 16,
+        "training_batch_size": 16,
         "crop_padding": 1,
-        "device": "cpu",
         "training_lr": 1e-3,
         "alpha_ce": 1.0,
         "alpha_feature": 0.0,
-        "averaging": 0.0,
+        "ema_decay": 0.0,
     }
     return TrainingConfig(**{**values, **changes})
 
 
-def run(model, images, **changes) -> QuantizationTraining:
-    training = QuantizationTraining(model, images, config(**changes))
+def run(model, images, seed=0, **changes) -> QuantizationTraining:
+    training = QuantizationTraining(model, images, config(**changes), seed)
     while not training.finished:
         training.step()
     return training
@@ -143,7 +141,7 @@ def test_fused_optimizer_takes_the_steps_of_the_plain_one(small, small_images, o
 def test_same_seed_same_bits(small, small_images, method):
     first, second = (run(small, small_images, range=method).student.state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    other = run(small, small_images, range=method, quantization_seed=1).student.state_dict()
+    other = run(small, small_images, range=method, seed=1).student.state_dict()
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
@@ -156,7 +154,7 @@ def test_randomness_of_the_rest_is_left_alone(small, small_images):
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_loss_falls(small, small_images, method):
     notes = Notes()
-    knobs = config(weight_bits=3, activation_bits=3, range=method, steps=40, batch_size=64, crop_padding=0, training_flip=False)
+    knobs = config(weight_bits=3, activation_bits=3, range=method, steps=40, training_batch_size=64, crop_padding=0, training_flip=False)
     training = QuantizationTraining(small, small_images, knobs, "mi-fgsm W3A3", notes)
     while not training.finished:
         training.step()
@@ -170,7 +168,7 @@ def test_loss_falls(small, small_images, method):
 
 def test_distillation_alone_restores_agreement(small, small_images):
     notes = Notes()
-    knobs = config(weight_bits=2, activation_bits=4, alpha_ce=0.0, steps=60, batch_size=64, crop_padding=0, training_flip=False)
+    knobs = config(weight_bits=2, activation_bits=4, alpha_ce=0.0, steps=60, training_batch_size=64, crop_padding=0, training_flip=False)
     training = QuantizationTraining(small, small_images, knobs, reporter=notes)
     while not training.finished:
         training.step()
@@ -181,7 +179,7 @@ def test_distillation_alone_restores_agreement(small, small_images):
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_training_at_8_bits_does_no_harm(small, small_images, method):
     notes = Notes()
-    knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, batch_size=64, alpha_ce=0.0, crop_padding=0)
+    knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, training_batch_size=64, alpha_ce=0.0, crop_padding=0)
     training = QuantizationTraining(small, small_images, knobs, reporter=notes)
     images = small.normalise(small_images.images)
     with torch.no_grad():
@@ -208,7 +206,7 @@ def test_zero_steps_stops_after_calibration(small, small_images):
 
 def test_every_image_comes_once_before_any_comes_again(small, small_images):
     marked = ImageSet(torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 3, 8, 8).contiguous(), small_images.labels)
-    training = QuantizationTraining(small, marked, config(steps=8, batch_size=24, crop_padding=4))
+    training = QuantizationTraining(small, marked, config(steps=8, training_batch_size=24, crop_padding=4))
     batches = [training._next_batch()[0] for _ in range(6)]
     assert [len(batch) for batch in batches] == [24, 24, 16] * 2
     for order in (batches[:3], batches[3:]):
@@ -218,13 +216,13 @@ def test_every_image_comes_once_before_any_comes_again(small, small_images):
 
 def test_few_images(small, small_images):
     few = ImageSet(small_images.images[:3], small_images.labels[:3])
-    assert run(small, few, steps=3, batch_size=64).step_count == 3
+    assert run(small, few, steps=3, training_batch_size=64).step_count == 3
 
 
 def test_images_of_another_size(small, small_images):
-    with pytest.raises(DataError, match="10 x 8 pixels: allowed is 8 x 8 for small"):
+    with pytest.raises(DataError, match="images must be 8 x 8 pixels for small, got 10 x 8"):
         check_images(small, ImageSet(torch.zeros(4, 3, 10, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)))
-    with pytest.raises(DataError, match="8 x 16 pixels"):
+    with pytest.raises(DataError, match="got 8 x 16"):
         QuantizationTraining(small, ImageSet(torch.zeros(4, 3, 8, 16, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)), config())
 
 
@@ -232,7 +230,7 @@ def test_images_of_another_size(small, small_images):
 def test_label_outside_the_classes(small, small_images, label):
     labels = small_images.labels.clone()
     labels[5] = label
-    with pytest.raises(DataError, match=f"label is {label}: allowed are 0 to 3"):
+    with pytest.raises(DataError, match=f"labels must be 0 to 3, .*got {label}"):
         check_images(small, ImageSet(small_images.images, labels))
 
 
@@ -341,13 +339,13 @@ def test_feature_loss_takes_part_with_its_weight(small, small_images):
 # going on
 
 
-@pytest.mark.parametrize("averaging", [0.0, 0.9])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("method", RANGE_METHODS)
 @pytest.mark.parametrize("at", [0, 3, 6])
-def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, optimizer, averaging, at):
+def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, optimizer, decay, at):
     """By way of a file, as in a run; 24 of 64 images a batch, so that an order is used up on the way."""
-    knobs = config(range=method, training_optimizer=optimizer, ema_decay=averaging, steps=6, batch_size=24, alpha_feature=0.5)
+    knobs = config(range=method, training_optimizer=optimizer, ema_decay=decay, steps=6, training_batch_size=24, alpha_feature=0.5)
     whole = QuantizationTraining(small, small_images, knobs)
     while not whole.finished:
         whole.step()

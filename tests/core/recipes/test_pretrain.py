@@ -162,5 +162,5 @@ def test_any_number_of_classes(tmp_path):
 
 def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path):
     (tmp_path / "file").write_text("1")
-    with pytest.raises(DataError, match="cannot be made in .*file"):
+    with pytest.raises(DataError, match="cannot be created in .*file"):
         pretrain(Pictures(), CLASSES, config(), tmp_path / "file" / "a.safetensors", lambda *_: pytest.fail("computed for nothing"))

@@ -48,6 +48,7 @@ from core.runs.store import RunStore
 ROOT = Path(__file__).parents[3]
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu", threads=1),
+    # two batches, so that there is something made before the checkpoint; ranges that take no search
     generation=GenerationConfig(images=4, iterations=1, snapshots=1, batch_size=2),
     training=TrainingConfig(steps=2, training_batch_size=2, calibration_images=4, crop_padding=1, range="minmax", training_optimizer="sgd"),
     methods=("mi-fgsm",),
@@ -546,7 +547,7 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
     config = replace(
         CONFIG,
         generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
-        training=replace(CONFIG.training, batch_size=size),
+        training=replace(CONFIG.training, training_batch_size=size),
     )
     step = "core.generation.loop.GenerationLoop.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
 
@@ -562,7 +563,8 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
     assert run.state is RunState.FAILED
     assert is_sentence(run.error)
     assert f"memory ran out during the {stage}" in run.error
-    assert f"batch_size {size}: allowed is what fits" in run.error
+    knob = "batch_size" if stage == "generation" else "training_batch_size"
+    assert f" with {knob} {size}: allowed is what fits" in run.error
     assert (f"try {advice}" in run.error) if advice else ("try" not in run.error)
     assert type(error).__name__ in run.traceback
     store.close()
@@ -576,14 +578,16 @@ def test_real_memory_that_runs_out(tmp_path):
 import resource
 from pathlib import Path
 import core.pipeline
-from core.config import GenerationConfig, RunConfig
+from core.config import GenerationConfig, MachineConfig, RunConfig
 from core.runs.manager import RunManager
 from core.runs.store import RunStore
-generation = GenerationConfig(images=4096, batch_size=4096, snapshots=1, iterations=2, threads=1, device="cpu")
+generation = GenerationConfig(images=4096, batch_size=4096, snapshots=1, iterations=2)
+machine = MachineConfig(threads=1, device="cpu")
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), resource.RLIM_INFINITY))
 manager = RunManager(RunStore(Path({str(tmp_path)!r})))
-run_id = manager.start(RunConfig(generation=generation, methods=("mi-fgsm",), bits=(), encoder=""))
+config = RunConfig(machine=machine, generation=generation, methods=("mi-fgsm",), bits=())
+run_id = manager.start(config.with_knobs({{"encoder": ""}}))
 manager.wait(run_id)
 run = manager.store.run(run_id)
 print(run.state, run.error, sep="\\n")
@@ -650,7 +654,7 @@ def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer)
 
 def test_learning_rate_that_explodes(tmp_path, embedded):
     """The largest step that may be asked for, on the embedded network."""
-    config = replace(CONFIG, training=replace(CONFIG.training, steps=8, batch_size=4, training_lr=1.0, alpha_feature=100.0))
+    config = replace(CONFIG, training=replace(CONFIG.training, steps=8, training_batch_size=4, training_lr=1.0, alpha_feature=100.0))
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     prepared = Prepared(config, embedded, {}, EvaluationSet(images, [0, 1, 2, 3], "4 images", 32), None)
     store = RunStore(tmp_path)

@@ -95,7 +95,7 @@ def test_run_to_its_end(manager):
         frame = manager.store.frames.read(run_id, method)
         assert (frame.step, frame.images.shape, frame.labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
         assert frame.means.shape == (sum(manager.store.frames.running_statistics(run_id).channels),)
-    assert json.loads((folder / "result.json").read_text())["optimizers"].keys() == {"mi-fgsm", "adam"}
+    assert json.loads((folder / "result.json").read_text())["methods"].keys() == {"mi-fgsm", "adam"}
     wait_until(lambda: not manager.controls(run_id))
 
 
@@ -218,7 +218,7 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
         assert norms[at + 1] == pytest.approx(norms[at + 2], rel=1e-5)
         assert norms[0] != pytest.approx(norms[at], rel=1e-5)
     assert len(manager.store.changes(run_id)) == 2
-    with pytest.raises(ConfigError, match="^epsilon is 5"):
+    with pytest.raises(ConfigError, match="^epsilon must be 0 to 2, got 5"):
         control.set("epsilon", 5, ["mi-fgsm"])
 
 
@@ -440,7 +440,8 @@ def small_run(method, optimizer) -> RunConfig:
     generation = GenerationConfig(images=16, iterations=4, snapshots=2, batch_size=4)
     training = TrainingConfig(range=method, training_optimizer=optimizer, steps=6, training_batch_size=6, calibration_images=8)
     training = replace(training, crop_padding=1, training_lr=1e-3)
-    return RunConfig(generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
+    machine = MachineConfig(seed=3, device="cpu", threads=1)
+    return RunConfig(machine=machine, generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
 
 
 class Script:

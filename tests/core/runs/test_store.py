@@ -275,7 +275,7 @@ def test_run_in_the_trash_is_in_no_list_and_comes_back_as_it_was(store):
         lambda name: store.set_tags(name, []),
         lambda name: store.set_state(name, RunState.RUNNING),
     ):
-        with pytest.raises(RunError, match=f"run '{run_id}' was deleted: restore it first, under Runs, within 7 days"):
+        with pytest.raises(RunError, match=f"run '{run_id}' was deleted: it must be restored first, under Runs, within 7 days"):
             call(run_id)
     store.trash.restore(run_id)
     assert store.run(run_id) == before
