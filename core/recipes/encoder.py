@@ -27,6 +27,7 @@ from core.config import EncoderTrainingConfig
 from core.data.labelled import LabelledImages
 from core.errors import DataError
 from core.layout import plain_rights
+from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 
 TEMPLATES = (
@@ -198,9 +199,7 @@ def _fit(model: open_clip.CLIP, tokenizer, dataset, classes, config: EncoderTrai
     )
     steps = config.epochs * len(loader)
     warm_up = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_below_warm_up(step, steps, warm_up))
     model.train()
     model.visual.to(memory_format=torch.channels_last)
     step = 0

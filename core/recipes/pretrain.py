@@ -5,7 +5,6 @@ autocast. The result is the exponential moving average of the weights, including
 """
 
 import copy
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from core.errors import ConfigError, DataError, ModelError
 from core.files import check_parents, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
+from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -124,9 +124,7 @@ def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, de
         nesterov=True,
     )
     steps, warm_up = config.epochs * len(loader), min(2, config.epochs / 4) * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_below_warm_up(step, steps, warm_up))
     averaged = copy.deepcopy(network).eval()
     network.train()
     step = 0
