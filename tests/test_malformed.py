@@ -46,6 +46,7 @@ from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
+from dashboard.pages import PAGES
 from dashboard.server.uploads import Uploads
 
 ROOT = Path(__file__).parents[1]
@@ -746,7 +747,6 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 SHORT = RunConfig(generation=GenerationConfig(images=8, snapshots=2, iterations=4), bits=(), evaluation=EvaluationConfig(encoder=""))
-PAGES = ["studio", "quantize", "diversity", "runs", "paper"]
 # a browser sends nothing that is no UTF-8
 typed = texts.filter(lambda text: len(text) < 10_000).map(lambda text: text.encode(errors="replace").decode())
 
@@ -793,7 +793,8 @@ def test_addresses(runs_folder):
         return f"{name} with {quoted(parameters)}: allowed, and ignored"
 
     examples = st.tuples(
-        st.sampled_from(PAGES), st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items()))
+        st.sampled_from([page.name for page in PAGES]),
+        st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items())),
     )
     refuses("addresses", examples, attempt, examples=40)
 

@@ -8,6 +8,8 @@ from every_page import make_runs
 from playwright.sync_api import expect, sync_playwright
 from real_server import free_port, serving
 
+from dashboard.pages import PAGES
+
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
@@ -36,25 +38,21 @@ def chromium():
         browser.close()
 
 
-# Streamlit's page first looks for its server below its own address, /quantize/_stcore/health, and falls back to /_stcore/health
-_PROBE = re.compile(r"https?://[^/]+/[^/]+/_stcore/(health|host-config)")
+# Opened at /quantize, Streamlit looks for its server below that address first, gets 404 twice, and then looks above
+STREAMLIT_PROBES = re.compile(r"/(%s)/_stcore/(health|host-config)$" % "|".join(page.name for page in PAGES))
 
 
 def problems_of(page) -> list[str]:
-    """A list that grows with every error in the page's console, in its scripts and of its requests, except Streamlit's own probes."""
+    """A list to which every error in the page's console, scripts and requests is appended; except those of Streamlit's own probes."""
     problems: list[str] = []
 
-    def heard(message) -> None:
-        if message.type == "error" and not _PROBE.match(message.location.get("url", "")):
-            problems.append(message.text)
+    def add(problem: str, url: str) -> None:
+        if not STREAMLIT_PROBES.search(url):
+            problems.append(problem)
 
-    def answered(response) -> None:
-        if response.status >= 400 and not _PROBE.match(response.url):
-            problems.append(f"{response.status} {response.url}")
-
-    page.on("console", heard)
+    page.on("console", lambda message: add(message.text, message.location.get("url", "")) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("response", answered)
+    page.on("response", lambda response: add(f"{response.status} {response.url}", response.url) if response.status >= 400 else None)
     return problems
 
 
