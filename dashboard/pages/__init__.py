@@ -58,8 +58,3 @@ PAGES: list[Page] = [
     Page("compare", "Compare", ":material/compare_arrows:"),
     Page("runs", "Runs", ":material/list_alt:", views=(STATUS_VIEW,)),
 ]
-
-
-def page_named(name: str) -> Page:
-    """The page of that name. Raises KeyError."""
-    return {page.name: page for page in PAGES}[name]
