@@ -3,17 +3,17 @@ import torch
 from core.config import GenerationConfig, MachineConfig
 from core.data.labelled import EvaluationSet, embedded_images, load_evaluation_set
 from core.evaluation.references import REFERENCE_IMAGES, noise_images, real_images
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 
 
 def test_noise_is_what_the_images_of_every_batch_begin_as(embedded):
     config = GenerationConfig(images=20, snapshots=2, batch_size=4, iterations=4, noise="white")
     noise = noise_images(embedded, config, 5)
-    synthesis = Synthesis(embedded, config, machine=MachineConfig(seed=5))
+    synthesis = GenerationLoop(embedded, config, machine=MachineConfig(seed=5))
     begun = []
     for index in range(len(config.batches)):
-        synthesis._start_batch(index)
-        begun.append(embedded.denormalise(synthesis.images.detach()))
+        synthesis.source.start_batch(index)
+        begun.append(embedded.denormalise(synthesis.source.current()))
     assert torch.equal(noise.images, torch.cat(begun))
     assert noise.images.shape == (10, 3, 32, 32)
     assert "10 images of the white noise" in noise.manifest["description"]

@@ -263,7 +263,7 @@ def test_activation_that_several_layers_read_has_their_largest_width():
 
 
 def test_layer_that_is_not_there(small):
-    with pytest.raises(UnknownNameError, match="unknown layer in layer_bits 'conv9': allowed are conv1, conv2, output"):
+    with pytest.raises(UnknownNameError, match="unknown layer in layer_bits 'conv9': must be one of conv1, conv2, output"):
         place(small.network, TrainingConfig(layer_bits={"conv9": 4}))
     with pytest.raises(UnknownNameError, match="conv9"):
         check_layer_bits(small.network, TrainingConfig(layer_bits={"conv1": 4, "conv9": 4}), images()[:1])

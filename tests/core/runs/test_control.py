@@ -8,7 +8,7 @@ import torch
 
 from core.config import GenerationConfig, live_knobs
 from core.errors import ConfigError, RunStopped, UnknownNameError
-from core.generation.loop import Synthesis, synthesise
+from core.generation.loop import GenerationLoop, synthesise
 from core.reporting import NullReporter
 from core.runs.control import LocalControl, ReplayControl
 
@@ -83,7 +83,7 @@ def test_value_outside_its_range_is_refused_and_changes_nothing(value):
 
 @pytest.mark.parametrize("name", ["images", "seed", "model", "nonsense", ""])
 def test_other_knobs_are_refused(name):
-    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': allowed are epsilon, mu"):
+    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': must be one of epsilon, mu"):
         LocalControl().set(name, 1, ["adam"])
 
 
@@ -280,9 +280,8 @@ def test_replay_gives_the_same_bits(small):
 
 
 def test_replay_of_adam(small):
-    config = GenerationConfig(**{**CONFIG.to_dict(), "optimizer": "adam"})
-    turned, _ = synthesise(small, config, control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
-    again, _ = synthesise(small, config, control=ReplayControl(turned.manifest["changes"]))
+    turned, _ = synthesise(small, CONFIG, "adam", control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesise(small, CONFIG, "adam", control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
     assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
@@ -315,13 +314,13 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
     control = LocalControl()
-    method = Synthesis(small, config, NullReporter(), control)
+    method = GenerationLoop(small, config, reporter=NullReporter(), control=control)
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             control.set("epsilon", epsilon, ["mi-fgsm"])
-        before = method.images.detach().clone()
+        before = method.source.current().detach().clone()
         method.step()
-        moved = (method.images.detach() - before).abs()
+        moved = (method.source.current().detach() - before).abs()
         inner = (before > -1.9) & (before < 1.9)
         assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
     assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
