@@ -21,7 +21,7 @@ def wait_until(condition, seconds=5.0):
 
 
 class Engine:
-    """A thread that counts its passes through the checkpoint."""
+    """A thread that counts how often it passes the pause point."""
 
     def __init__(self, control):
         self.control, self.passed, self.error = control, 0, None
@@ -120,7 +120,7 @@ def test_pause_rests_until_resume(control, rests):
 
 def test_rest_is_announced_only_when_it_is_real(control, rests):
     control.pause()
-    assert rests == []  # nobody has come to a checkpoint
+    assert rests == []  # no pause point was reached
     Engine(control)
     wait_until(lambda: rests == [True])
 
@@ -224,7 +224,7 @@ def test_resume_forgets_steps(control, rests):
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_stop_ends_at_the_next_checkpoint(control, rests, paused):
+def test_stop_ends_at_the_next_pause_point(control, rests, paused):
     if paused:
         control.pause()
     engine = Engine(control)
@@ -240,7 +240,7 @@ def test_stop_ends_at_the_next_checkpoint(control, rests, paused):
         control.pause_point()
 
 
-def test_stop_before_the_first_checkpoint(control):
+def test_stop_before_the_first_pause_point(control):
     control.stop()
     with pytest.raises(RunStopped):
         control.pause_point()
