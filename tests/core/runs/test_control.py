@@ -318,9 +318,9 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             control.set("epsilon", epsilon, ["mi-fgsm"])
-        before = method.images.detach().clone()
+        before = method.source.current().detach().clone()
         method.step()
-        moved = (method.images.detach() - before).abs()
+        moved = (method.source.current().detach() - before).abs()
         inner = (before > -1.9) & (before < 1.9)
         assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
     assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
