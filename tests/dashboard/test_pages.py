@@ -487,7 +487,7 @@ def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(run
     app.text_input(key="quick/machine/mean").set_value("0.5 0.5")
     app.button(key="start").click().run()
     assert not app.exception
-    assert [error.value for error in app.error] == [plain("mean is '0.5 0.5': allowed are three numbers, such as 0.485 0.456 0.406")]
+    assert [error.value for error in app.error] == [plain("mean must be three numbers, such as 0.485 0.456 0.406, got '0.5 0.5'")]
     app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
     app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij"))
     app.button(key="start").click().run()
@@ -538,7 +538,7 @@ def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no file with images was chosen"),
+        (None, "got no file"),
         (b"no archive", "begins with b'no archi'"),
         (archive(name="../{}.png"), "'../0.png' leads elsewhere"),
     ],
