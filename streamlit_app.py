@@ -9,7 +9,7 @@ from core.errors import CoreError
 from dashboard import session, text
 from dashboard.components import elements, figures
 from dashboard.pages import PAGES, Page
-from dashboard.server import access, deep_links, resources
+from dashboard.server import access, resources
 from dashboard.updates import socket
 
 
@@ -42,4 +42,4 @@ else:  # imported by the server, once, before it serves anything
 
         return collect_updates(find_view(view), run_id, query)
 
-    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *deep_links.routes(), *socket.routes(collect)])
+    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *socket.routes(collect)])

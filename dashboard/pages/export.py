@@ -55,7 +55,7 @@ if st.button("Make the file", type="primary", icon=":material/file_export:", key
     except (CoreError, OSError) as error:
         st.error(text.error(error), icon=":material/error:")
 
-made = artifacts.made(folder)
+made = artifacts.exported(folder)
 if not made:
     st.caption("Files that were made are kept with the run and listed here.")
     st.stop()
