@@ -793,7 +793,8 @@ def test_addresses(runs_folder):
         return f"{name} with {quoted(parameters)}: allowed, and ignored"
 
     examples = st.tuples(
-        st.sampled_from([page.name for page in PAGES]), st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items()))
+        st.sampled_from([page.name for page in PAGES]),
+        st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items())),
     )
     refuses("addresses", examples, attempt, examples=40)
 
