@@ -721,7 +721,7 @@ def test_uploads(tmp_path):
     path, spec = MODELS["resnet20_cifar10"]
     content = with_header(path.read_bytes(), lambda header: header | {"__metadata__": {"spec": json.dumps(asdict(spec))}})
     head = int.from_bytes(content[:8], "little") + 8
-    networks = st.tuples(st.just(uploads.keep_network), damaged(content, head) | changed_tensors(content), texts)
+    networks = st.tuples(st.just(uploads.store_network), damaged(content, head) | changed_tensors(content), texts)
 
     def attempt(example):
         keep, content, name = example
@@ -730,7 +730,7 @@ def test_uploads(tmp_path):
         assert message is None or len(list(tmp_path.rglob("*.*"))) == before
         return message
 
-    refuses("upload", networks | st.tuples(st.just(uploads.keep_images), archives(), texts), attempt)
+    refuses("upload", networks | st.tuples(st.just(uploads.store_images), archives(), texts), attempt)
 
 
 # pages

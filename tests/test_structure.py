@@ -43,6 +43,7 @@ LAYERS = (
         "core.layout",
         "core.memory",
         "core.reporting",
+        "core.schedules",
         "core.threads",
     ),
 )

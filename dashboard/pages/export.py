@@ -55,7 +55,7 @@ if st.button("Create file", type="primary", icon=":material/file_export:", key="
     except (CoreError, OSError) as error:
         st.error(text.error(error), icon=":material/error:")
 
-files = artifacts.made(folder)
+files = artifacts.exported(folder)
 if not files:
     st.caption("Created files are stored with the run and listed here.")
     st.stop()

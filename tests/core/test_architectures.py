@@ -204,10 +204,10 @@ def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) ->
     config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
     training = QuantizationTraining(model, images, config)
     inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
-    save_onnx(training.as_it_ends(), model.spec, folder / "network.onnx", config)
+    save_onnx(training.inference_network(), model.spec, folder / "network.onnx", config)
     scores = open_onnx(folder / "network.onnx", 1)(inputs)
     with torch.no_grad():
-        expected = training.as_it_ends()(inputs)
+        expected = training.inference_network()(inputs)
     difference = (scores - expected).abs().amax(dim=1)
     if approximates:
         check_alike(scores, expected, 0.1)

@@ -57,7 +57,7 @@ def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
     else:
         assert code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "cannot keep runs" in line
+        assert "the runs folder must be a writable folder" in line
         assert "allowed" in line
 
 

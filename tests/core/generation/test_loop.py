@@ -198,7 +198,7 @@ def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
 
     recorder = Recorder()
     config = replace(CONFIG, schedule="constant")
-    synthesis = Synthesis(small, config, reporter=recorder, live=Turn())
+    synthesis = Synthesis(small, config, reporter=recorder, control=Turn())
     moved = []
     for _ in range(5):
         before = synthesis.images.detach().clone()
@@ -220,7 +220,7 @@ def test_stops_between_two_iterations(small):
 
     recorder = Recorder()
     with pytest.raises(RunStopped):
-        synthesise(small, CONFIG, reporter=recorder, live=StopAtFour())
+        synthesise(small, CONFIG, reporter=recorder, control=StopAtFour())
     assert len(recorder.records) == 4
 
 
@@ -407,16 +407,16 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
         def values(self, method, step):
             return {"beta": 2.0} if step >= 5 else {}
 
-    whole, recorder = Synthesis(small, config, name, live=Turn(), folder=tmp_path / "whole"), Recorder()
+    whole, recorder = Synthesis(small, config, name, control=Turn(), folder=tmp_path / "whole"), Recorder()
     while not whole.finished:
         whole.step()
-    first = Synthesis(small, config, name, live=Turn(), folder=tmp_path / "parts")
+    first = Synthesis(small, config, name, control=Turn(), folder=tmp_path / "parts")
     for _ in range(at):
         first.step()
     torch.save(first.state(), tmp_path / "state.pt")
     if not first.finished:
         first.step()  # which is lost
-    second = Synthesis(small, config, name, reporter=recorder, live=Turn(), folder=tmp_path / "parts")
+    second = Synthesis(small, config, name, reporter=recorder, control=Turn(), folder=tmp_path / "parts")
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.step_count == at
     while not second.finished:

@@ -8,7 +8,7 @@ import torch
 
 from core.config import GenerationConfig, live_knobs
 from core.errors import ConfigError, RunStopped, UnknownNameError
-from core.generation.loop import Synthesis, synthesise
+from core.generation.loop import GenerationLoop, synthesise
 from core.reporting import NullReporter
 from core.runs.control import LocalControl, ReplayControl
 
@@ -21,7 +21,7 @@ def wait_until(condition, seconds=5.0):
 
 
 class Engine:
-    """A thread that counts its passes through the checkpoint."""
+    """A thread that counts how often it passes the pause point."""
 
     def __init__(self, control):
         self.control, self.passed, self.error = control, 0, None
@@ -76,14 +76,14 @@ def test_values_hold_for_their_methods_only():
 def test_value_outside_its_range_is_refused_and_changes_nothing(value):
     control = LocalControl()
     control.set("epsilon", 0.5, ["adam"])
-    with pytest.raises(ConfigError, match="^epsilon is .*allowed is"):
+    with pytest.raises(ConfigError, match="^epsilon must be .*0 to 2, got "):
         control.set("epsilon", value, ["adam"])
     assert control.values("adam", 0) == {"epsilon": 0.5}
 
 
 @pytest.mark.parametrize("name", ["images", "seed", "model", "nonsense", ""])
 def test_other_knobs_are_refused(name):
-    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': allowed are epsilon, mu"):
+    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': must be one of epsilon, mu"):
         LocalControl().set(name, 1, ["adam"])
 
 
@@ -120,7 +120,7 @@ def test_pause_rests_until_resume(control, rests):
 
 def test_rest_is_announced_only_when_it_is_real(control, rests):
     control.pause()
-    assert rests == []  # nobody has come to a checkpoint
+    assert rests == []  # no pause point was reached
     Engine(control)
     wait_until(lambda: rests == [True])
 
@@ -224,7 +224,7 @@ def test_resume_forgets_steps(control, rests):
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_stop_ends_at_the_next_checkpoint(control, rests, paused):
+def test_stop_ends_at_the_next_pause_point(control, rests, paused):
     if paused:
         control.pause()
     engine = Engine(control)
@@ -240,7 +240,7 @@ def test_stop_ends_at_the_next_checkpoint(control, rests, paused):
         control.pause_point()
 
 
-def test_stop_before_the_first_checkpoint(control):
+def test_stop_before_the_first_pause_point(control):
     control.stop()
     with pytest.raises(RunStopped):
         control.pause_point()
@@ -280,9 +280,8 @@ def test_replay_gives_the_same_bits(small):
 
 
 def test_replay_of_adam(small):
-    config = GenerationConfig(**{**CONFIG.to_dict(), "optimizer": "adam"})
-    turned, _ = synthesise(small, config, control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
-    again, _ = synthesise(small, config, control=ReplayControl(turned.manifest["changes"]))
+    turned, _ = synthesise(small, CONFIG, "adam", control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesise(small, CONFIG, "adam", control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
     assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
@@ -315,7 +314,7 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
     control = LocalControl()
-    method = Synthesis(small, config, NullReporter(), control)
+    method = GenerationLoop(small, config, reporter=NullReporter(), control=control)
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             control.set("epsilon", epsilon, ["mi-fgsm"])

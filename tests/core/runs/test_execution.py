@@ -113,9 +113,9 @@ def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(sto
             connection.execute("UPDATE run SET config = ? WHERE id = ?", (text, odd))
         assert [run.id for run in store.runs()] == [good, odd]
         shown = store.run(odd)
-        assert "cannot be read by this version" in shown.error
+        assert "this version cannot read the settings" in shown.error
         assert "\n" not in shown.error
-        with pytest.raises(ConfigError, match="allowed"):
+        with pytest.raises(ConfigError, match="must be"):
             store.config(odd)
         store.resume(odd)
         with pytest.raises(ConfigError):

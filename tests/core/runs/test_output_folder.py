@@ -79,7 +79,7 @@ def test_empty_folder_is_filled(store, out):
 def test_folder_with_something_else_is_left_alone(store, out, name):
     out.mkdir(parents=True)
     (out / name).write_text("mine")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         export_results(store, a_run(store, out))
     assert content(out) == {name: "mine"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
@@ -102,7 +102,7 @@ def test_almost_the_same_copy_is_not(store, out, change):
         (out / "result.json").unlink()
     else:
         (out / ("more.txt" if change == "more" else "result.json")).write_text("[]")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         export_results(store, run)
 
 

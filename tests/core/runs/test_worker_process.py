@@ -5,13 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from background_runs import LONG, TINY, wait_until
 
-from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, RunError
 from core.runs.manager import RunManager
 from core.runs.state import RunState
@@ -19,20 +17,6 @@ from core.runs.store import RunStore
 from core.runs.worker_process import ProcessControl, Worker, describe_exit
 
 ROOT = Path(__file__).parents[3]
-TINY = RunConfig(
-    machine=MachineConfig(device="cpu", threads=1),
-    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4),
-    bits=(),
-    evaluation=EvaluationConfig(encoder=""),
-)
-LONG = replace(TINY, generation=replace(TINY.generation, images=4, iterations=100_000))
-
-
-def wait_until(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture

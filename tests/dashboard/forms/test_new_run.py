@@ -171,6 +171,6 @@ def test_settings_that_are_not_to_be_had_are_said_and_the_form_is_there(started)
     assert "knob is 'new'" in app.error[0].value or "'new'" in app.error[0].value
     assert app.selectbox(key="preset").value == "quick"
     app = studio(**{"from": "<b>nobody"})
-    assert app.error[0].value == plain("run '<b>nobody' does not exist: choose an id listed under Runs")
+    assert app.error[0].value == plain("run '<b>nobody' does not exist: the id must be one listed under Runs")
     session.store().trash.put(run_id)
-    assert plain("was deleted: restore it first") in studio(**{"from": run_id}).error[0].value
+    assert plain("was deleted: it must be restored first") in studio(**{"from": run_id}).error[0].value
