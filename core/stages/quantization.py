@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet
-from core.evaluation.accuracy import Accuracy, accuracy_of, correct
+from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits
 from core.files import write_json
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
@@ -100,7 +100,7 @@ class _Quantization:
     def _measure(self, step: int) -> Accuracy:
         """Accuracy on the whole evaluation set, and its part for the checks as a record."""
         given = self.given
-        hits = correct(self.training.inference_network(), given.model, given.evaluation_set, pause_point=self.context.control.pause_point)
+        hits = top1_hits(self.training.inference_network(), given.model, given.evaluation_set, pause_point=self.context.control.pause_point)
         self.check.report(step, hits[self.check.indices])
         return accuracy_of(hits, given.evaluation_set.description)
 
@@ -167,7 +167,7 @@ class AccuracyCheck:
     def measure(self, network: nn.Module, step: int) -> None:
         """Measures and reports. Does not poll for pauses: a single step would be consumed in the middle of a measurement."""
         began = time.perf_counter()
-        hits = correct(network, self.model, self.images)
+        hits = top1_hits(network, self.model, self.images)
         self.seconds += time.perf_counter() - began
         self.report(step, hits)
 
