@@ -1,6 +1,5 @@
 """Training from a source that learns together with the student."""
 
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from joint_training import STEPS, Generator, digest, tiny, training
 
 from core.config import RANGE_METHODS, GenerationConfig, MachineConfig, TrainingConfig
 from core.data.image_sets import ImageSet
@@ -18,10 +18,6 @@ from core.reporting import NullReporter
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("joint_training.py")
-_spec = importlib.util.spec_from_file_location("joint_training", PROGRAM)
-joint_training = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(joint_training)
-STEPS, digest, training = joint_training.STEPS, joint_training.digest, joint_training.training
 
 
 class Records(NullReporter):
@@ -113,12 +109,12 @@ def test_update_leaves_both_networks_unchanged():
 
 
 def test_calibration_images_that_do_not_fit():
-    class Wrong(joint_training.Generator):
+    class Wrong(Generator):
         def calibration_images(self, count):
             return torch.zeros(count, 3, 9, 9), torch.zeros(count, dtype=torch.long)
 
     with pytest.raises(DataError, match="9 x 9"):
-        QuantizationTraining(joint_training.tiny(), Wrong(), TrainingConfig())
+        QuantizationTraining(tiny(), Wrong(), TrainingConfig())
 
 
 def test_inference_network_of_a_joint_training():
