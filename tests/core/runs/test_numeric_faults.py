@@ -133,7 +133,7 @@ def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer)
     monkeypatch.setattr(training, "step", step)
     error = failed_with(tmp_path, prepared_with(small, config), config)
     assert "at step 4 of mi-fgsm W4A4, first in " in error
-    named = re.search(r"first in ([\w.]+):", error).group(1)
+    named = re.search(r"first in ([\w.]+);", error).group(1)
     assert named.split(".")[0] in ("conv1", "bn1", "relu", "activation_quantizer_0", "conv2", "bn2", "output")
 
 
