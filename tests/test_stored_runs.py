@@ -251,7 +251,7 @@ def shown(name: str, **address: str) -> AppTest:
 @pytest.mark.parametrize("page", ["studio", "quantize", "diversity", "export"])
 def test_each_page_shows_each_stored_run(server, page, name):
     app = shown(page, run=server[name])
-    said = {"its process ended before the run did"} if name == "killed in generation" else set()
+    said = {"its process ended while the run was going on"} if name == "killed in generation" else set()
     assert {error.value for error in app.error} <= said
 
 

@@ -59,8 +59,3 @@ PAGES: list[Page] = [
     Page("compare", "Compare", ":material/compare_arrows:"),
     Page("runs", "Runs", ":material/list_alt:", views=(STATUS_VIEW,)),
 ]
-
-
-def page_named(name: str) -> Page:
-    """The page with this name. Raises KeyError."""
-    return {page.name: page for page in PAGES}[name]

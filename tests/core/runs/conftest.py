@@ -31,7 +31,7 @@ def prepared(small):
 
 @pytest.fixture
 def in_memory(tmp_path):
-    """A folder that takes no time to write to, where the system has one: many short runs wait for nothing but the disk otherwise."""
+    """A folder in memory if the system has one, because many short runs would spend their time waiting for the disk."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
     yield folder
@@ -40,7 +40,7 @@ def in_memory(tmp_path):
 
 @pytest.fixture
 def undisturbed(in_memory, prepared, faults):
-    """(operations, fingerprint, records) of a run in which nothing fails."""
+    """(operations, fingerprint, records) of a run without faults."""
     store = RunStore(in_memory / "undisturbed")
     faults.watch(store.folder)
     run_id = store.create(CONFIG, "")

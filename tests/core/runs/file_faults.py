@@ -30,7 +30,7 @@ from core.runs.execution import perform
 
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu", threads=1),
-    # two batches, so that there is something made before the checkpoint; ranges that take no search
+    # two batches, so that images exist before the resume state; a range method without a search
     generation=GenerationConfig(images=4, iterations=1, snapshots=1, batch_size=2),
     training=TrainingConfig(steps=2, training_batch_size=2, calibration_images=4, crop_padding=1, range="minmax", training_optimizer="sgd"),
     methods=("mi-fgsm",),
@@ -39,16 +39,16 @@ CONFIG = RunConfig(
 )
 
 
-STAGES = ("generation", "training", "test")  # that leave records
+STAGES = ("generation", "training", "test")  # stages with records
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Faults:
-    """Counts the file operations of what is done in `watching`, and lets one of them fail, or all from one on.
+    """Counts the file operations between `watch` and `rest`, and makes one of them fail, or all from one on.
 
-    A commit that fails for want of room succeeds when the reserve has been given up, as on a real disk.
+    A commit that fails on a full disk succeeds once the reserve is deleted, as on a real disk.
     """
 
     def __init__(self, monkeypatch) -> None:
@@ -70,7 +70,7 @@ class Faults:
         self._watching = False
 
     def happens(self, kind: str, path=None) -> None:
-        """One operation; raises where it is to fail. Only those below the folder of the runs count."""
+        """One operation. Raises if it should fail. Only operations below the runs folder count."""
         if not self._watching or (isinstance(path, (str, Path)) and not str(path).startswith(str(self.folder))):
             return
         self.counted[kind] += 1
@@ -80,10 +80,10 @@ class Faults:
         if self.for_good and kind == "commit" and not (self.folder / RESERVE).exists():
             return
         self.failed.append(kind)
-        raise self._in_words(kind)
+        raise self._error_of(kind)
 
-    def _in_words(self, kind: str) -> BaseException:
-        """As the library says it that does it."""
+    def _error_of(self, kind: str) -> BaseException:
+        """The error as the library in question raises it."""
         if kind == "commit":
             text = "database or disk is full" if self.error is FULL else "disk I/O error"
             return sqlite3.OperationalError(text)
@@ -109,7 +109,7 @@ class Faults:
         monkeypatch.setattr(core.runs.database.sqlite3, "connect", self._connect(sqlite3.connect))
 
     def _sync(self, _handle) -> None:
-        self.happens("sync")  # and takes no time
+        self.happens("sync")  # without waiting for the disk
 
     def _open(self, original):
         def opened(file, mode="r", *arguments, **keywords):
@@ -125,7 +125,7 @@ class Faults:
             try:
                 self.happens("safetensors", path)
             except SafetensorError:
-                Path(path).write_bytes(b"\x40")  # the first bytes fitted
+                Path(path).write_bytes(b"\x40")  # the first bytes were written
                 raise
             original(tensors, path, **keywords)
 
@@ -146,14 +146,14 @@ class Faults:
 
 
 class Written:
-    """A file of which a write may fail when half of it is done."""
+    """A file whose write may fail halfway."""
 
     def __init__(self, file, happens) -> None:
         self._file, self._happens = file, happens
         self._asked = False
 
     def write(self, data):
-        if not self._asked:  # one operation a file, at its first write
+        if not self._asked:  # one operation for each file, at its first write
             self._asked = True
             try:
                 self._happens()
@@ -191,7 +191,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def check_files(folder: Path) -> None:
-    """Everything under a final name can be read as what it is."""
+    """Every file under its final name can be read."""
     for path in folder.rglob("*"):
         if path.is_dir() or path.name.endswith(".partial") or path.name == RESERVE:
             continue
@@ -206,11 +206,11 @@ def check_files(folder: Path) -> None:
         elif path.suffix == ".pt":
             assert torch.load(path, weights_only=True)["part"]
         else:
-            raise AssertionError(f"{path} is nothing that a run leaves")
+            raise AssertionError(f"{path} is not a file of a run")
 
 
 def check_store(store, run_id) -> None:
-    """The database is sound, and everything in it can be read."""
+    """The database is consistent and can be read completely."""
     with closing(sqlite3.connect(store.folder / DATABASE)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert [run.id for run in store.runs()] == [run_id]

@@ -58,7 +58,7 @@ def in_threads(count, function) -> None:
 
 
 def process(folder, code, *arguments) -> subprocess.Popen:
-    """A process with a store and one running run; it prints the id, does `code` and ends."""
+    """A process with a store and a running run. It prints the id of the run, executes `code` and exits."""
     source = f"""
 import sys, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Turning knobs while a run works, and turning them again in a replay."""
+"""Changing live values while a run works, and replaying the changes."""
 
 import threading
 import time
@@ -134,13 +134,13 @@ def test_step_passes_exactly_once(control, rests):
         wait_until(lambda count=count: engine.passed == count)
         time.sleep(0.02)
         assert engine.passed == count
-    assert rests == [True]  # a step is taken within the pause
+    assert rests == [True]  # a step does not end the pause
     control.resume()
     wait_until(lambda: rests == [True, False])
 
 
-def test_pause_while_going_on_waits_for_others(control):
-    """Going on may block, as others may be computing; whoever pauses or stops meanwhile is heard."""
+def test_pause_while_waiting_to_continue(control):
+    """Continuing may block while other runs are computed. A pause or stop in the meantime takes effect."""
     heard, free = [], threading.Event()
 
     def on_pause(paused):
@@ -236,7 +236,7 @@ def test_stop_ends_at_the_next_pause_point(control, rests, paused):
     with pytest.raises(RunStopped):
         control.pause_point()
     control.resume()
-    with pytest.raises(RunStopped):  # a stop is for good
+    with pytest.raises(RunStopped):  # a stop is final
         control.pause_point()
 
 
@@ -252,7 +252,7 @@ CONFIG = GenerationConfig(images=12, snapshots=2, iterations=6, batch_size=3, bu
 
 
 class Turned(LocalControl):
-    """Someone turns knobs at known steps: {step: [(name, value)]}."""
+    """Sets live values at known steps: {step: [(name, value)]}."""
 
     def __init__(self, turns):
         super().__init__()
@@ -286,7 +286,7 @@ def test_replay_of_adam(small):
     assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
 
-def test_value_that_is_turned_back_is_recorded_and_replayed(small):
+def test_value_that_is_set_back_is_recorded_and_replayed(small):
     turns = {2: [("epsilon", 0.3)], 5: [("epsilon", CONFIG.epsilon)]}
     turned, _ = synthesise(small, CONFIG, control=Turned(turns))
     assert [change["value"] for change in turned.manifest["changes"]] == [0.3, CONFIG.epsilon]
@@ -294,7 +294,7 @@ def test_value_that_is_turned_back_is_recorded_and_replayed(small):
     assert torch.equal(again.images, turned.images)
 
 
-def test_replay_says_what_held_at_each_step():
+def test_replay_returns_the_values_of_each_step():
     changes = [
         {"step": 7, "name": "epsilon", "value": 0.1},
         {"step": 2, "name": "epsilon", "value": 0.3},
@@ -309,7 +309,7 @@ def test_replay_says_what_held_at_each_step():
 
 
 def test_change_takes_effect_at_the_very_next_iteration(small):
-    """With mu = 0 and without schedule every pixel that is not at its bound moves by exactly epsilon."""
+    """With mu = 0 and a constant schedule, every pixel that is not at its bound changes by exactly epsilon."""
     config = GenerationConfig(
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
@@ -318,9 +318,9 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             control.set("epsilon", epsilon, ["mi-fgsm"])
-        before = method.images.detach().clone()
+        before = method.source.current().detach().clone()
         method.step()
-        moved = (method.images.detach() - before).abs()
+        moved = (method.source.current().detach() - before).abs()
         inner = (before > -1.9) & (before < 1.9)
         assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
     assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]

@@ -27,7 +27,7 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
         assert connection.execute("SELECT count(*) FROM run").fetchone() == (1,)
 
 
-# the schema as it was in version 1, written down, as the code that made it may change
+# the schema of version 1, as a copy, because the code that creates it may change
 VERSION_1 = """
 CREATE TABLE run (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL, owner TEXT NOT NULL,
@@ -52,7 +52,7 @@ PRAGMA user_version = 1;
 
 @pytest.fixture
 def version_1(tmp_path):
-    """A folder as version 1 left it: a complete run, one that was going on, and one that waited."""
+    """A folder as version 1 left it: a complete, a running and a queued run."""
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.executescript(VERSION_1)
         for index, (run_id, state) in enumerate((("one", "complete"), ("two", "running"), ("three", "queued"))):
@@ -71,7 +71,7 @@ def version_1(tmp_path):
     return tmp_path
 
 
-def test_database_of_version_1_is_brought_forward(version_1):
+def test_database_of_version_1_is_upgraded(version_1):
     store = RunStore(version_1)
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (4,)
@@ -95,7 +95,7 @@ def test_database_of_version_1_is_brought_forward(version_1):
     store.close()
 
 
-def test_runs_of_version_1_can_be_resumed_deleted_and_stand_in_the_line(version_1):
+def test_runs_of_version_1_can_be_resumed_deleted_and_queued(version_1):
     store = RunStore(version_1)
     assert sorted(store.mark_interrupted()) == ["three", "two"]
     new = store.create(CONFIG, "")
@@ -108,10 +108,10 @@ def test_runs_of_version_1_can_be_resumed_deleted_and_stand_in_the_line(version_
     store.delete("one")
     assert not (version_1 / "one").exists()
     store.close()
-    RunStore(version_1).close()  # and opens a second time
+    RunStore(version_1).close()  # and opens again
 
 
-def test_migration_that_fails_halfway_has_not_happened(version_1, monkeypatch):
+def test_migration_that_fails_halfway_changes_nothing(version_1, monkeypatch):
     execute = Database._migrate
 
     class Breaking:
@@ -137,7 +137,7 @@ def test_migration_that_fails_halfway_has_not_happened(version_1, monkeypatch):
     store.close()
 
 
-# what version 2 added to it
+# the changes of version 2
 VERSION_2 = """
 ALTER TABLE run ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
@@ -155,13 +155,13 @@ PRAGMA user_version = 2;
 
 @pytest.fixture
 def version_2(version_1):
-    """The same, brought to version 2 and used there; the third run was deleted but for its files."""
+    """The same, upgraded to version 2 and used there. The third run is deleted except for its files."""
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
         connection.executescript(VERSION_2)
     return version_1
 
 
-def test_database_of_version_2_is_brought_forward(version_2):
+def test_database_of_version_2_is_upgraded(version_2):
     store = RunStore(version_2)
     with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (4,)
@@ -193,8 +193,8 @@ def test_database_of_version_2_is_brought_forward(version_2):
 
 
 @pytest.mark.parametrize("statements", range(5))
-def test_migration_from_version_2_that_fails_halfway_has_not_happened(version_2, monkeypatch, statements):
-    """At each of its statements."""
+def test_migration_from_version_2_that_fails_halfway_changes_nothing(version_2, monkeypatch, statements):
+    """It fails at each of its statements."""
     execute = Database._migrate
 
     class Breaking:
@@ -221,8 +221,8 @@ def test_migration_from_version_2_that_fails_halfway_has_not_happened(version_2,
     store.close()
 
 
-@pytest.mark.parametrize("content", [b"this is no database" * 100, b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_file_that_is_no_database(tmp_path, content):
+@pytest.mark.parametrize("content", [b"this is not a database" * 100, b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_file_that_is_not_a_database(tmp_path, content):
     (tmp_path / DATABASE).write_bytes(content)
     with pytest.raises(RunError) as caught:
         RunStore(tmp_path)
@@ -242,7 +242,7 @@ def test_folder_that_cannot_keep_runs(tmp_path):
         RunStore(tmp_path / "runs")
 
 
-def test_reserve_is_given_up_once_and_filled_again(store, monkeypatch):
+def test_reserve_is_used_once_and_refilled(store, monkeypatch):
     from core.runs.database import RESERVE, RESERVE_BYTES
 
     reserve, write, refused = store.folder / RESERVE, store.database.write, []

@@ -1,4 +1,4 @@
-"""A place where runs are computed: a registered executor works through RunManager."""
+"""Executors: one that a test registers computes the runs of a RunManager."""
 
 import pytest
 from background_runs import TINY, ended, is_in, wait_until
@@ -43,7 +43,7 @@ class CountingExecutor:
 
 @pytest.fixture
 def counting(tmp_path, monkeypatch):
-    """(manager, executor): a manager that computes with an executor that was registered for the test."""
+    """(manager, executor), the executor registered for the test."""
     made = []
     monkeypatch.setitem(EXECUTORS, "counting", lambda store: made.append(CountingExecutor(store)) or made[-1])
     manager = RunManager(RunStore(tmp_path), executor="counting")
@@ -65,7 +65,7 @@ def test_registered_executor_computes_the_runs(counting):
 def test_live_values_reach_it_and_a_stop_of_a_waiting_run(counting):
     manager, executor = counting
     executor.steps = 3
-    first = manager.store.create(TINY, "ahead")  # holds up the queue
+    first = manager.store.create(TINY, "ahead")  # blocks the queue
     run_id = manager.start(TINY)
     manager.control(run_id).set("lr", 0.5, ["adam"])
     other = manager.start(TINY)

@@ -1,6 +1,6 @@
-"""Every file operation of a run fails once, and once for good: the run says so, nothing is half visible, and it can be resumed.
+"""Every file operation of a run fails, once or permanently: the run reports it, no partial file is visible, and it can be resumed.
 
-A small network and few steps, so that a run takes a moment and each of its operations can have its turn.
+A small network and few steps, so that a run is short enough to repeat it for each of its operations.
 """
 
 import errno
@@ -34,7 +34,7 @@ from core.runs.store import RunStore
 
 
 def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str:
-    """A run in which one operation fails, and everything that must hold afterwards. The kind of the operation."""
+    """Computes a run with one failing operation and checks everything that must hold afterwards. Returns the kind of the operation."""
     store = RunStore(folder)
     run_id, raised = "", None
     faults.watch(store.folder, at, error, for_good)
@@ -48,14 +48,14 @@ def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str
     assert faults.failed, about
     kind = faults.failed[0]
     if not run_id:
-        # refused at the start: there is no run, and none in the line
+        # refused at the start: no run exists, not even in the queue
         assert isinstance(raised, (OSError, sqlite3.OperationalError)), about
         assert store.runs() == [], about
         store.close()
         return kind
     run = store.run(run_id)
     if raised is None:
-        # what failed was not needed, or was tried again
+        # the operation was not needed, or was tried again
         assert run.state is RunState.COMPLETE, about
     else:
         assert run.state is RunState.FAILED, about
@@ -87,7 +87,7 @@ def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str
 
 @pytest.mark.slow
 def test_every_operation_on_a_full_disk(in_memory, prepared, faults, undisturbed):
-    """From the n-th operation on, the disk has no room for anything but what the reserve gives."""
+    """From the n-th operation on, the disk has no space except the reserve."""
     operations, *_ = undisturbed
     kinds = {
         one_fault(in_memory / str(at), prepared, faults, undisturbed, at, FULL, for_good=True) for at in range(1, operations.total() + 1)
@@ -98,7 +98,7 @@ def test_every_operation_on_a_full_disk(in_memory, prepared, faults, undisturbed
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_single_operations_that_fail(in_memory, prepared, faults, undisturbed, code):
-    """One operation fails, and the next succeeds; a sample, another one for each error."""
+    """One operation fails, and the next succeeds; a different sample of operations for each error."""
     operations, *_ = undisturbed
     error = FULL if code == errno.ENOSPC else OSError(code, os.strerror(code))
     for at in range(1 + code % 11, operations.total() + 1, 11):
@@ -106,7 +106,7 @@ def test_single_operations_that_fail(in_memory, prepared, faults, undisturbed, c
 
 
 def test_end_is_written_when_there_is_room_again(tmp_path, monkeypatch, prepared, faults):
-    """Not even the reserve helps: the manager tries until it can, and the run is FAILED with cause and traceback."""
+    """The reserve is not enough: the manager tries again until it can store FAILED with error and traceback."""
     monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     monkeypatch.setattr(core.pipeline, "prepare", lambda config, reporter: prepared)
     manager = RunManager(RunStore(tmp_path))
@@ -134,7 +134,7 @@ def test_end_is_written_when_there_is_room_again(tmp_path, monkeypatch, prepared
 
 
 def test_database_that_may_not_grow(tmp_path, monkeypatch, prepared):
-    """SQLite's own refusal, by its limit of pages."""
+    """SQLite refuses to grow, because of its page limit."""
     store = RunStore(tmp_path)
     run_id = store.create(CONFIG, "")
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
@@ -158,7 +158,7 @@ def test_database_that_may_not_grow(tmp_path, monkeypatch, prepared):
     assert kept == store.run(run_id).step
     with pytest.raises(sqlite3.OperationalError, match="full"):
         store.append(run_id, "generation", "mi-fgsm", 1, {"layers": [1.5] * 3000})
-    # changing a row takes no new page
+    # changing a row needs no new page
     store.set_state(run_id, RunState.FAILED, "the disk is full")
     assert store.run(run_id).error == "the disk is full"
     store.close()
@@ -185,7 +185,7 @@ def check_store_at_all(store, run_id) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 3 MB of its own, and what makes it larger."""
+    """A separate disk of 3 MB, and a function that enlarges it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
@@ -202,7 +202,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Someone else's file, until no more than so many bytes are free."""
+    """Fills the disk with another file until `leave` bytes are free."""
     with (folder / "someone-else.bin").open("ab") as file:
         while (free := shutil.disk_usage(folder).free) > leave:
             file.write(bytes(min(free - leave, 1 << 16)))
@@ -211,7 +211,7 @@ def fill(folder: Path, leave: int) -> None:
 
 @pytest.mark.parametrize("leave", [0, 40_000, 150_000, 400_000])
 def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed, leave):
-    """The run fails in words, what it stored stays readable, also for a new process, and with more room it goes on."""
+    """The run fails with a message. Everything it stored stays readable, also for a new process, and it continues once there is space."""
     folder, enlarge = small_disk
     store = RunStore(folder / "runs")
     run_id = store.create(CONFIG, "")
@@ -232,7 +232,7 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
     assert "full" in run.error
     assert is_sentence(run.error)
     assert "Traceback" in run.traceback
-    # it stays full, and can be read, here and by another process
+    # the disk stays full; this process and another can read
     fill(folder, 0)
     check_files(store.run_folder(run_id))
     check_store(store, run_id)
@@ -248,7 +248,7 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
     store.resume(run_id)
     compute(store, run_id, prepared)
     assert store.run(run_id).state is RunState.COMPLETE
-    assert (store.folder / RESERVE).stat().st_size == 1 << 20  # for the next time
+    assert (store.folder / RESERVE).stat().st_size == 1 << 20  # refilled for the next time
     check_store(store, run_id)
     assert fingerprint(store.run_folder(run_id)) == undisturbed[1]
     store.close()
@@ -289,7 +289,7 @@ def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
 
 
 def test_stop_that_cannot_be_saved(tmp_path, prepared, faults):
-    """A run that is stopped on a full disk says that it could not keep its state, and is resumed from the one before."""
+    """A run stopped on a full disk reports that it could not save its resume state, and resumes from the previous one."""
 
     class Stops(NoControl):
         def pause_point(self):
@@ -307,7 +307,7 @@ def test_stop_that_cannot_be_saved(tmp_path, prepared, faults):
 
 
 def test_thread_that_cannot_start(tmp_path, monkeypatch):
-    """Such a run is FAILED and out of the line, and nobody waits behind it for ever."""
+    """The run is FAILED and does not block the queue."""
     manager = RunManager(RunStore(tmp_path))
 
     def start(self):

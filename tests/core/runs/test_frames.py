@@ -17,7 +17,7 @@ def full_frame(step, count=2, channels=5):
 
 
 def same(first, second) -> bool:
-    """To the last bit and the type."""
+    """Equal in every bit and in type."""
     return all(
         np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
         for one, other in zip(vars(first).values(), vars(second).values())
@@ -38,7 +38,7 @@ def test_frames_latest_and_kept(store):
     assert store.frames.read(run_id, "mi-fgsm").step == 5
 
 
-def test_a_frame_comes_back_as_it_was(store):
+def test_frame_is_returned_as_saved(store):
     run_id = created(store)
     store.frames.save(run_id, "adam", full_frame(3), True)
     for step in (None, 3):
@@ -71,8 +71,8 @@ def test_running_statistics(store):
 
 
 @pytest.mark.parametrize("left", ["the beginning", "zeros at the end", "zeros in the middle"])
-def test_what_a_power_cut_leaves_of_a_frame_is_missing(store, left):
-    """Neither an exception nor half a picture, wherever the file ends."""
+def test_frame_damaged_by_a_power_failure_reads_as_missing(store, left):
+    """It reads as missing, not as an exception or a partial image, wherever the file was cut off."""
     run_id = created(store)
     store.frames.save(run_id, "adam", full_frame(1), True)
     path = store.run_folder(run_id) / "frames" / "adam" / "00000001.npz"
@@ -89,7 +89,7 @@ def test_what_a_power_cut_leaves_of_a_frame_is_missing(store, left):
     assert store.frames.steps(run_id, "adam") == [1]
 
 
-def test_frame_that_is_read_while_it_is_written_is_whole(store):
+def test_frame_read_while_it_is_written_is_complete(store):
     run_id = created(store)
     store.frames.save(run_id, "adam", frame(0, 64), False)
     stop, torn = threading.Event(), []

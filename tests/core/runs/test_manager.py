@@ -17,7 +17,7 @@ from core.runs.store import RunStore
 def test_run_to_its_end(manager):
     began = time.perf_counter()
     run_id = manager.start(TINY, "tiny")
-    assert time.perf_counter() - began < 1  # whoever starts does not wait
+    assert time.perf_counter() - began < 1  # starting does not wait
     run = ended(manager, run_id)
     assert (run.state, run.name, run.error, run.traceback) == (RunState.COMPLETE, "tiny", "", "")
     assert run.created <= run.started <= run.ended
@@ -34,14 +34,14 @@ def test_run_to_its_end(manager):
     wait_until(lambda: not manager.controls(run_id))
 
 
-def test_name_by_default_says_what_it_is(manager):
+def test_default_name(manager):
     run_id = manager.start(replace(TINY, bits=(4,), methods=("adam",), images_from="/none"))
     assert manager.store.run(run_id).name == "resnet20_cifar10, given images, W4A4"
     other = manager.start(TINY)
     assert manager.store.run(other).name == "resnet20_cifar10, mi-fgsm + adam"
 
 
-def test_pause_really_rests_and_resume_goes_on(manager):
+def test_pause_stops_the_work_and_resume_continues_it(manager):
     run_id = paused(manager)
     before = steps(manager, run_id)
     time.sleep(0.3)
@@ -92,7 +92,7 @@ def test_other_runs_wait_their_turn(manager):
     assert [manager.store.run(run_id).state for run_id in (second, third)] == [RunState.QUEUED] * 2
     assert [manager.waiting(run_id) for run_id in (first, second, third)] == [0, 1, 2]
     assert all(manager.controls(run_id) for run_id in (first, second, third))
-    manager.control(third).stop()  # before it has begun
+    manager.control(third).stop()  # before it started
     manager.control(first).stop()
     assert ended(manager, second).state is RunState.COMPLETE
     run = ended(manager, third)
@@ -102,7 +102,7 @@ def test_other_runs_wait_their_turn(manager):
     assert manager.store.run(first).ended <= manager.store.run(second).started
 
 
-def test_failing_run_says_why_and_the_next_goes_on(manager):
+def test_failing_run_stores_its_error_and_the_next_starts(manager):
     bad = manager.start(replace(TINY, images_from="/nowhere/at/all"))
     good = manager.start(TINY)
     run = ended(manager, bad)
@@ -143,7 +143,7 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
         {"method": "mi-fgsm", "step": at, "name": "epsilon", "value": 0.0},
         {"method": "adam", "step": at, "name": "lr", "value": 0.0},
     ]
-    # with steps of size 0 the images stay as they are, and so do their l2 norms
+    # with a step size of 0 the images do not change, and so neither do their l2 norms
     for count in (2, 3):
         control.step()
         wait_until(lambda count=count: len(steps(manager, run_id)["adam"]) == at + count)
@@ -157,7 +157,7 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
         control.set("epsilon", 5, ["mi-fgsm"])
 
 
-def test_control_of_a_run_that_is_over(manager):
+def test_control_of_a_finished_run(manager):
     run_id = manager.start(TINY)
     ended(manager, run_id)
     wait_until(lambda: not manager.controls(run_id))
@@ -192,7 +192,7 @@ def test_close_stops_everything_and_a_new_manager_sees_it(tmp_path):
     second.store.close()
 
 
-def test_manager_marks_what_a_dead_one_left(tmp_path):
+def test_manager_marks_runs_of_a_dead_one(tmp_path):
     dead = RunStore(tmp_path)
     left = dead.create(TINY, "left behind")
     dead.set_state(left, RunState.RUNNING)
@@ -212,7 +212,7 @@ def test_no_run_starts_after_close(tmp_path):
     manager.store.close()
 
 
-def test_end_of_a_run_is_written_as_soon_as_it_can_be(manager, monkeypatch):
+def test_end_of_a_run_is_stored_as_soon_as_possible(manager, monkeypatch):
     monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     tries = []
     set_state = manager.store.set_state

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def process(folder, code) -> subprocess.Popen:
-    """Another process with a run that is going on; it prints the id, does `code` and ends."""
+    """Another process with a running run. It prints the id of the run, executes `code` and exits."""
     source = f"""
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ print(run_id, flush=True)
     return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_paused_run_lets_the_next_go_first_and_waits_again(manager):
+def test_paused_run_lets_the_next_go_first_and_queues_again(manager):
     first = paused(manager)
     second = manager.start(LONG)
     wait_until(lambda: len(manager.store.records(second, "generation")) >= 4)
@@ -65,7 +65,7 @@ def test_stopping_one_leaves_the_others_alone(manager):
 @pytest.mark.slow
 def test_two_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_AT_ONCE", "2")
-    # in processes, as in the server: torch.fx, which traces the network of one, would trip up another in the same process
+    # in processes, as in the server, because torch.fx cannot trace the networks of two runs in one process at the same time
     manager = RunManager(RunStore(tmp_path), executor="processes")
     first, second, third = running(manager), running(manager), manager.start(LONG)
     at = [len(steps(manager, run_id)["adam"]) for run_id in (first, second)]
@@ -87,8 +87,8 @@ def test_bad_number_at_once_is_refused(tmp_path, monkeypatch):
     store.close()
 
 
-def test_line_goes_through_all_processes(manager, monkeypatch):
-    """A run of this process waits while one of another computes, and begins when that process is killed."""
+def test_one_queue_for_all_processes(manager, monkeypatch):
+    """A run of this process waits while another process computes one, and starts when that process is killed."""
     monkeypatch.setattr("core.runs.execution._SECONDS_BETWEEN_CENSUSES", 0.2)
     other = process(manager.store.folder, "sys.stdin.read()")
     try:

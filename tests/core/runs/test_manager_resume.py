@@ -19,8 +19,8 @@ from core.runs.execution import perform
 from core.runs.state import RunState
 
 
-def test_run_that_was_resumed_at_once_is_in_hand(manager, monkeypatch):
-    """The thread of the attempt before may still be putting its things away."""
+def test_run_resumed_at_once_has_its_new_control(manager, monkeypatch):
+    """The thread of the previous attempt may still be cleaning up."""
     free, attempts = threading.Event(), []
 
     def lingers(*arguments):
@@ -47,7 +47,7 @@ def test_run_that_was_resumed_at_once_is_in_hand(manager, monkeypatch):
 
 
 @pytest.mark.parametrize("state", [RunState.QUEUED, RunState.COMPLETE])
-def test_only_what_can_be_resumed_is(manager, state):
+def test_only_unfinished_work_can_be_resumed(manager, state):
     run_id = manager.start(TINY) if state is RunState.COMPLETE else None
     if run_id is None:
         running(manager)
@@ -68,7 +68,7 @@ def small_run(method, optimizer) -> RunConfig:
 
 
 class Script:
-    """What a person does at known steps: {(stage, method, step): action of the control}. Each once."""
+    """Actions of a person at known steps: {(stage, method, step): action of the control}. Each happens once."""
 
     def __init__(self, manager, monkeypatch):
         self.manager, self.actions = manager, {}
@@ -91,7 +91,7 @@ def tensors(manager, run_id):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("method", ["lsq", "minmax"])
 def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method, optimizer):
-    """Stopped in the generation, after a live change, and in the training of either method, and each time resumed."""
+    """Stopped during generation, after a live change, and during the training of both methods; resumed each time."""
     images = torch.randint(0, 256, (8, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     evaluation_set = EvaluationSet(images, [0, 1, 2, 3] * 2, "8 images", 8)
     monkeypatch.setattr(core.pipeline, "prepare", lambda config, reporter: Prepared(config, small, {}, evaluation_set, None))

@@ -61,7 +61,7 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory hold on Linux")
 def test_real_memory_that_runs_out(tmp_path):
-    """A process that may have little more than torch itself, and a batch that takes gigabytes."""
+    """A process limited to little more memory than torch needs, and a batch of gigabytes."""
     code = f"""
 import resource
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_poisoned_weight_and_given_images(tmp_path, small, small_images, method)
 
 @pytest.mark.parametrize(("method", "optimizer"), [("minmax", "sgd"), ("minmax", "adam"), ("lsq", "sgd"), ("lsq", "adam"), ("mse", "sgd")])
 def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer):
-    """A step so long that the next has no numbers any more."""
+    """A step so large that the next loss is not finite."""
     config = replace(CONFIG, training=replace(CONFIG.training, range=method, training_optimizer=optimizer, steps=6))
     training = core.pipeline.QuantizationTraining
     original = training.step
@@ -138,7 +138,7 @@ def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer)
 
 
 def test_learning_rate_that_explodes(tmp_path, embedded):
-    """The largest step that may be asked for, on the embedded network."""
+    """The largest learning rate allowed, on the embedded network."""
     config = replace(CONFIG, training=replace(CONFIG.training, steps=8, training_batch_size=4, training_lr=1.0, alpha_feature=100.0))
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     prepared = Prepared(config, embedded, {}, EvaluationSet(images, [0, 1, 2, 3], "4 images", 32), None)
@@ -151,7 +151,7 @@ def test_learning_rate_that_explodes(tmp_path, embedded):
         assert run.state is RunState.FAILED
         assert re.search(r"(at|after) step \d of mi-fgsm W4A4", run.error)
     else:
-        # it may also train to nonsense, but then in numbers
+        # training may also diverge with finite numbers
         for record in store.records(run_id, "training"):
             assert record.data["total"] - record.data["total"] == 0
     store.close()

@@ -1,4 +1,4 @@
-"""A run's results where the command line was asked to put them: whole or not at all."""
+"""Results exported to --out: completely or not at all."""
 
 import errno
 import os
@@ -86,7 +86,7 @@ def test_folder_with_something_else_is_left_alone(store, out, name):
 
 
 def test_same_copy_is_accepted(store, out):
-    """The run was killed after the copy and before the word that it is complete."""
+    """The run was killed after the copy, before it was marked complete."""
     run = a_run(store, out)
     export_results(store, run)
     before = (out / "result.json").stat().st_ino
@@ -137,7 +137,7 @@ def test_copy_that_fails_leaves_nothing(store, out, monkeypatch, operation):
         assert f"{str(out)!r} (" in str(caught.value)
         assert "No space left on device" in str(caught.value)
         assert "must be a writable folder with enough space" in str(caught.value)
-    assert not out.parent.exists()  # nor what was made for it
+    assert not out.parent.exists()  # its parents are removed too
     monkeypatch.undo()
     export_results(store, run)
     assert content(out) == RESULTS

@@ -9,7 +9,7 @@ from run_stores import created
 from core.errors import RunError
 
 
-def test_nothing_is_kept_of_a_run_that_does_not_exist(store):
+def test_nothing_is_stored_for_a_run_that_does_not_exist(store):
     with pytest.raises((RunError, sqlite3.IntegrityError)):
         store.append("nobody", "generation", "adam", 1, {"total": 1.0})
     assert store.records("nobody", "generation") == []

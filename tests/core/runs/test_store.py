@@ -15,7 +15,7 @@ from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore, default_folder
 
 
-def test_states_that_are_the_end():
+def test_finished_states():
     assert [state.value for state in UNFINISHED] == ["queued", "running", "paused"]
     assert [state.value for state in FINISHED] == ["complete", "stopped", "failed", "interrupted"]
 
@@ -44,7 +44,7 @@ def test_times_of_a_run(store):
     store.set_state(run_id, RunState.PAUSED)
     time.sleep(0.01)
     store.set_state(run_id, RunState.RUNNING)
-    assert store.run(run_id).started == started  # of the first time
+    assert store.run(run_id).started == started  # that of the first start
     assert store.run(run_id).ended is None
     store.set_state(run_id, RunState.COMPLETE)
     assert store.run(run_id).ended > started
@@ -119,7 +119,7 @@ def test_note_and_tags(store):
         (lambda store, run: store.rename(run, "x" * 201), "name must have at most 200 characters, got 201"),
     ],
 )
-def test_what_is_written_about_a_run_has_a_measure(store, write, message):
+def test_limits_of_names_notes_and_tags(store, write, message):
     run_id = created(store)
     before = store.run(run_id)
     with pytest.raises(RunError, match=message):
@@ -135,7 +135,7 @@ def test_one_run_is_the_baseline(store):
         assert [run.id for run in store.runs() if run.pinned] == [run_id]
     with pytest.raises(RunError, match="does not exist"):
         store.pin("nobody")
-    assert store.run(ids[2]).pinned  # as before
+    assert store.run(ids[2]).pinned  # unchanged
     store.unpin(ids[0])
     assert store.run(ids[2]).pinned
     store.unpin(ids[2])
@@ -182,7 +182,7 @@ def test_stage_of_an_unknown_run(store):
         store.set_stage("nobody", "generation", 3)
 
 
-def test_run_whose_folder_cannot_be_made_holds_up_nobody(store, monkeypatch):
+def test_run_whose_folder_cannot_be_made_does_not_block_the_queue(store, monkeypatch):
     mkdir = Path.mkdir
 
     def fails(path, *rest, **options):
@@ -193,5 +193,5 @@ def test_run_whose_folder_cannot_be_made_holds_up_nobody(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", fails)
         run_id = created(store)
-    assert store.run(run_id).state is RunState.QUEUED  # whoever computes it finds out
+    assert store.run(run_id).state is RunState.QUEUED  # the error appears when it is computed
     assert not store.run_folder(run_id).exists()

@@ -1,4 +1,4 @@
-"""One folder of runs, many threads, stores and processes."""
+"""Several threads, stores and processes use one folder of runs."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def test_two_stores_see_each_others_writing(store):
     other.close()
 
 
-def test_dead_process_leaves_an_interrupted_run_and_a_living_one_is_left_alone(store):
+def test_run_of_a_dead_process_is_interrupted_and_of_a_live_one_is_not(store):
     living, dying = (process(store.folder, "sys.stdin.read()") for _ in range(2))
     try:
         living_run, dying_run = living.stdout.readline().strip(), dying.stdout.readline().strip()
@@ -90,8 +90,8 @@ def test_every_unfinished_state_is_interrupted_after_close(tmp_path, state):
     second.close()
 
 
-def test_store_opened_in_a_thread_that_has_ended_still_lives(tmp_path):
-    """As in the dashboard, where the thread of the first page view makes the store and ends."""
+def test_store_opened_in_a_thread_that_has_ended_stays_alive(tmp_path):
+    """As in the dashboard, where the thread of the first page view creates the store and ends."""
     opened = []
     thread = threading.Thread(target=lambda: opened.append(RunStore(tmp_path)))
     thread.start()
@@ -137,7 +137,7 @@ def test_lock_file_is_gone_after_close(tmp_path):
     first, second = RunStore(tmp_path), RunStore(tmp_path)
     assert len(owners(first)) == 2
     first.close()
-    first.close()  # a second time changes nothing
+    first.close()  # closing again changes nothing
     assert len(owners(second)) == 1
     second.close()
     assert owners(second) == []
@@ -158,27 +158,27 @@ def test_lock_files_of_dead_processes_are_removed_whatever_the_clock_says(store)
     living.close()
 
 
-def test_run_that_another_process_takes_over_meanwhile_is_none_of_ours(tmp_path, monkeypatch):
+def test_run_resumed_by_another_process_meanwhile_is_not_marked(tmp_path, monkeypatch):
     first = RunStore(tmp_path)
     run_id = created(first, RunState.RUNNING)
     first.close()
     second, third = RunStore(tmp_path), RunStore(tmp_path)
 
-    def taken_over_by_another(owner):
+    def resumed_by_another(owner):
         monkeypatch.undo()
         assert third.mark_interrupted() == [run_id]
         third.resume(run_id)
         return False
 
-    monkeypatch.setattr(second.database.process, "is_alive", taken_over_by_another)
+    monkeypatch.setattr(second.database.process, "is_alive", resumed_by_another)
     assert second.mark_interrupted() == []
     assert second.run(run_id).state is RunState.QUEUED
     second.close()
     third.close()
 
 
-def test_what_another_left_half_written_may_belong_to_somebody_else(store, monkeypatch, tmp_path):
-    """The copy that a dead one began may lie where this process may not write; the run is interrupted all the same."""
+def test_partial_files_that_cannot_be_removed(store, monkeypatch, tmp_path):
+    """The partial copy of a dead process may be in a folder that this process cannot write to. The run is interrupted nevertheless."""
     dead = RunStore(store.folder)
     run_id = dead.create(CONFIG, "", out=str(tmp_path / "out"))
     dead.set_state(run_id, RunState.RUNNING)
@@ -192,8 +192,8 @@ def test_what_another_left_half_written_may_belong_to_somebody_else(store, monke
     assert store.run(run_id).state is RunState.INTERRUPTED
 
 
-def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
-    """One marks it, another resumes it and writes; the first must not remove what the second is writing."""
+def test_partial_files_of_a_run_resumed_elsewhere_are_kept(tmp_path, monkeypatch):
+    """One process marks the run while another resumes it. The first must not remove the partial files of the second."""
     first = RunStore(tmp_path)
     run_id = created(first, RunState.RUNNING)
     first.close()
@@ -201,7 +201,7 @@ def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
     partial = second.run_folder(run_id) / ".state.pt.partial"
     partial.touch()
 
-    def taken_over(owner):
+    def resumed_elsewhere(owner):
         monkeypatch.undo()
         assert third.mark_interrupted() == [run_id]
         assert not partial.exists()
@@ -209,7 +209,7 @@ def test_nothing_of_a_run_that_was_taken_over_is_removed(tmp_path, monkeypatch):
         partial.touch()
         return False
 
-    monkeypatch.setattr(second.database.process, "is_alive", taken_over)
+    monkeypatch.setattr(second.database.process, "is_alive", resumed_elsewhere)
     assert second.mark_interrupted() == []
     assert partial.exists()
     second.close()
@@ -230,7 +230,7 @@ for round in range(30):
     store.set_state(mine[-1], RunState.COMPLETE)
     store.mark_interrupted()
     for other in chance.sample(store.runs(), 2):
-        # whoever comes second is told so
+        # the second process to delete a run gets an error
         try:
             store.delete(other.id)
         except RunError as error:
@@ -259,7 +259,7 @@ def test_processes_create_append_and_delete_at_once(store):
 
 
 @pytest.mark.parametrize("years", [0, 30, -30])
-def test_clock_and_signals_bury_nobody_who_lives(store, monkeypatch, years):
+def test_clock_and_signals_do_not_make_a_process_look_dead(store, monkeypatch, years):
     now = time.time
     living = process(store.folder, "sys.stdin.read()")
     try:

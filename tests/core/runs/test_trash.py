@@ -24,7 +24,7 @@ def in_trash(store) -> str:
     return run_id
 
 
-def test_run_in_the_trash_is_in_no_list_and_comes_back_as_it_was(store):
+def test_run_in_the_trash_is_in_no_list_and_is_restored_unchanged(store):
     other = created(store)
     run_id = created(store, RunState.STOPPED)
     (store.run_folder(run_id) / "file").write_text("content")
@@ -72,7 +72,7 @@ def test_only_what_is_in_the_trash_can_be_restored(store):
             store.trash.restore(name)
 
 
-def test_baseline_that_was_in_the_trash_meanwhile_gives_way(store):
+def test_restored_baseline_gives_way_to_the_new_one(store):
     first = in_trash(store)
     store.trash.restore(first)
     assert store.run(first).pinned
@@ -83,7 +83,7 @@ def test_baseline_that_was_in_the_trash_meanwhile_gives_way(store):
     assert [run.id for run in store.runs() if run.pinned] == [second]
 
 
-def test_run_in_the_trash_can_be_deleted_for_good(store):
+def test_run_in_the_trash_can_be_deleted_permanently(store):
     run_id, kept = in_trash(store), in_trash(store)
     store.delete(run_id)
     assert not store.run_folder(run_id).exists()
@@ -93,7 +93,7 @@ def test_run_in_the_trash_can_be_deleted_for_good(store):
     assert store.records(run_id, "generation") == []
 
 
-def test_trash_is_emptied_of_what_was_long_in_it(store, monkeypatch):
+def test_expired_runs_are_deleted(store, monkeypatch):
     old, new, restored = in_trash(store), in_trash(store), in_trash(store)
     week = DAYS_IN_TRASH * 24 * 3600
     with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
@@ -115,7 +115,7 @@ def test_trash_is_emptied_of_what_was_long_in_it(store, monkeypatch):
     assert (store.run_folder(restored) / "file").exists()
 
 
-def test_process_that_dies_while_it_empties_the_trash_leaves_the_rest_to_the_next(store, monkeypatch):
+def test_deletion_that_was_interrupted_is_completed_later(store, monkeypatch):
     run_id = in_trash(store)
     with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
         connection.execute("UPDATE run SET trashed = 1.0")
@@ -127,7 +127,7 @@ def test_process_that_dies_while_it_empties_the_trash_leaves_the_rest_to_the_nex
         patch.setattr("core.runs.trash.remove", died)
         with pytest.raises(KeyboardInterrupt):
             store.mark_interrupted()
-    assert store.trash.runs() == store.runs() == []  # nobody restores half of a run
+    assert store.trash.runs() == store.runs() == []  # a partly deleted run cannot be restored
     with pytest.raises(RunError, match="must have been deleted within the last 7 days"):
         store.trash.restore(run_id)
     store.mark_interrupted()

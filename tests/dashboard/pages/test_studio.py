@@ -36,7 +36,7 @@ def test_start_uses_the_values_of_sliders_and_form(runs_folder):
     app.number_input(key="quick/generation/images").set_value(64)
     app.number_input(key="quick/generation/iterations").set_value(7)
     app.multiselect(key="quick/bits").set_value([])
-    app.text_input(key="quick/encoder").set_value("")
+    app.text_input(key="quick/machine/encoder").set_value("")
     app.button(key="start").click().run()
     assert not app.exception
     (run,) = session.store().runs()
