@@ -125,7 +125,7 @@ def test_below_a_path_of_its_host(monkeypatch):
     ],
 )
 def test_what_is_streamed_is_what_the_page_draws(with_finished_run, page, part, address, least):
-    app = AppTest.from_file(f"../../dashboard/pages/{page}.py", default_timeout=60)
+    app = AppTest.from_file(f"../../../dashboard/pages/{page}.py", default_timeout=60)
     for name, value in {"run": with_finished_run, **address}.items():
         app.query_params[name] = str(value)
     app.run()
@@ -158,7 +158,7 @@ def test_a_run_that_goes_on_is_streamed_until_its_page_has_to_be_drawn_anew(runs
     assert after["pieces"][f"sheet/{run_id}/adam"] != before["pieces"][f"sheet/{run_id}/adam"]
     assert "of 10,000 steps" in after["pieces"][f"progress/{run_id}"]
 
-    app = AppTest.from_file("../../dashboard/pages/studio.py", default_timeout=60)
+    app = AppTest.from_file("../../../dashboard/pages/studio.py", default_timeout=60)
     app.query_params["run"] = run_id
     app.run()
     assert not app.exception, app.exception

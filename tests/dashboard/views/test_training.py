@@ -88,10 +88,9 @@ def test_a_run_again_differs_in_the_bits_that_were_chosen_only(run):
 
 def test_ends_at_8_bits_are_chosen_already(run):
     layers = [{"name": name} for name in ("stem", "middle", "output")]
-    quantization = TrainingConfig(first_last_8bit=True, layer_bits={"middle": 5})
-    run = replace(run, config=replace(run.config, quantization=quantization))
-    assert training.again(run, "adam", 4, layers, {"stem": 8, "middle": 5, "output": 8}, 0).quantization.layer_bits == (("middle", 5),)
-    assert training.again(run, "adam", 4, layers, {"stem": 4, "middle": 4, "output": 8}, 0).quantization.layer_bits == (("stem", 4),)
+    run = replace(run, config=replace(run.config, training=TrainingConfig(first_last_8bit=True, layer_bits={"middle": 5})))
+    assert training.again(run, "adam", 4, layers, {"stem": 8, "middle": 5, "output": 8}, 0).training.layer_bits == (("middle", 5),)
+    assert training.again(run, "adam", 4, layers, {"stem": 4, "middle": 4, "output": 8}, 0).training.layer_bits == (("stem", 4),)
 
 
 def test_networks_of_the_same_images_are_compared(run):
@@ -102,7 +101,7 @@ def test_networks_of_the_same_images_are_compared(run):
         "other bits": config,
         "other images": replace(config, images_from="elsewhere"),
         "not measured": config,
-        "other network": RunConfig(model="x", generation=PRESETS["quick"].generation.__class__(model="x"), images_from=config.images_from),
+        "other network": replace(config, model="x"),
     }
     for name, other in others.items():
         run_id = store.create(other, name)
