@@ -79,7 +79,7 @@ def measure(seeds: int, threads: int) -> dict[str, Any]:
     for seed in range(seeds):
         for name in ITERATIONS:
             for iterations, seconds, images in zeroq(model, seed) if name == "ZeroQ" else ours(model, name, seed):
-                accuracy = evaluate(QuantizationTraining(model, images, config).as_it_ends(), model, evaluation_set).top1
+                accuracy = evaluate(QuantizationTraining(model, images, config).inference_network(), model, evaluation_set).top1
                 found[name].setdefault(iterations, []).append((seconds, accuracy))
                 print(f"seed {seed}: {name} {iterations} iterations, {seconds:.4f} s an image, W4A4 {accuracy}", file=sys.stderr)
     points = {

@@ -98,7 +98,7 @@ def _float_step(model: FullPrecisionModel, batch: Tensor, labels: Tensor, config
 
 
 def _evaluation(model: FullPrecisionModel, images: ImageSet, config: TrainingConfig, seconds: float) -> dict[str, float]:
-    quantized = QuantizationTraining(model, images, config).as_it_ends()
+    quantized = QuantizationTraining(model, images, config).inference_network()
     evaluation_set = EvaluationSet(images.images, images.labels.tolist(), "embedded", model.spec.image_size)
 
     def accuracy(network: nn.Module) -> Callable[[], None]:

@@ -46,6 +46,7 @@ from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
+from dashboard.pages import PAGES
 from dashboard.server.uploads import Uploads
 
 ROOT = Path(__file__).parents[1]
@@ -720,7 +721,7 @@ def test_uploads(tmp_path):
     path, spec = MODELS["resnet20_cifar10"]
     content = with_header(path.read_bytes(), lambda header: header | {"__metadata__": {"spec": json.dumps(asdict(spec))}})
     head = int.from_bytes(content[:8], "little") + 8
-    networks = st.tuples(st.just(uploads.keep_network), damaged(content, head) | changed_tensors(content), texts)
+    networks = st.tuples(st.just(uploads.store_network), damaged(content, head) | changed_tensors(content), texts)
 
     def attempt(example):
         keep, content, name = example
@@ -729,7 +730,7 @@ def test_uploads(tmp_path):
         assert message is None or len(list(tmp_path.rglob("*.*"))) == before
         return message
 
-    refuses("upload", networks | st.tuples(st.just(uploads.keep_images), archives(), texts), attempt)
+    refuses("upload", networks | st.tuples(st.just(uploads.store_images), archives(), texts), attempt)
 
 
 # pages
@@ -792,7 +793,8 @@ def test_addresses(runs_folder):
         return f"{name} with {quoted(parameters)}: allowed, and ignored"
 
     examples = st.tuples(
-        st.sampled_from([page.name for page in PAGES]), st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items()))
+        st.sampled_from([page.name for page in PAGES]),
+        st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items())),
     )
     refuses("addresses", examples, attempt, examples=40)
 

@@ -251,7 +251,7 @@ def shown(name: str, **address: str) -> AppTest:
 @pytest.mark.parametrize("page", ["studio", "quantize", "diversity", "export"])
 def test_each_page_shows_each_stored_run(server, page, name):
     app = shown(page, run=server[name])
-    said = {"its process ended before the run did"} if name == "killed in generation" else set()
+    said = {"its process ended while the run was going on"} if name == "killed in generation" else set()
     assert {error.value for error in app.error} <= said
 
 
@@ -260,7 +260,7 @@ def test_the_studio_shows_a_stored_moment(server):
     players = [element.proto for element in app.get("bidi_component") if element.proto.component_name.endswith("player")]
     (player,) = [json.loads(proto.json) for proto in players]
     assert player["at"] == 2
-    assert player["moments"] == [1, 2, 3]
+    assert player["steps"] == [1, 2, 3]
 
 
 def test_the_export_page_offers_a_file_that_was_made_before(server):

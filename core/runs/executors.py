@@ -47,7 +47,7 @@ class Executor(Protocol):
     """
 
     def control(self, run_id: str) -> LocalControl:
-        """The control of a run that is queued or about to be."""
+        """The control of a run that is queued or about to be. Must not raise: nobody would compute the run."""
 
     def compute(self, run_id: str, control: LocalControl) -> None:
         """Waits for the run's turn and computes it; blocks until it has ended. control: what `control` returned for it."""

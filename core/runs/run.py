@@ -105,13 +105,13 @@ def require_listed(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
     if row is None:
         raise unknown_run(run_id)
     if row["trashed"] is not None:
-        raise RunError(f"run {run_id!r} was deleted: restore it first, under Runs, within {DAYS_IN_TRASH} days")
+        raise RunError(f"run {run_id!r} was deleted: it must be restored first, under Runs, within {DAYS_IN_TRASH} days")
     return row
 
 
 def unknown_run(run_id: str) -> RunError:
     """The error for an id that does not exist."""
-    return RunError(f"run {quoted(run_id)} does not exist: choose an id listed under Runs")
+    return RunError(f"run {quoted(run_id)} does not exist: the id must be one listed under Runs")
 
 
 def check_length(what: str, value: str, most: int) -> None:

@@ -83,9 +83,9 @@ def kept_network(chosen: ChosenNetwork) -> str:
         return chosen.model
     with st.spinner("Checking the network ..."):
         if not chosen.architecture and not chosen.file.name.endswith(uploads.PROGRAM):
-            return session.uploads().keep_network(chosen.file, chosen.file.name)
+            return session.uploads().store_network(chosen.file, chosen.file.name)
         names = [line.strip() for line in chosen.class_names.splitlines() if line.strip()]
-        return session.uploads().keep_checkpoint(
+        return session.uploads().import_network(
             chosen.file,
             chosen.file.name,
             chosen.architecture,
@@ -114,7 +114,7 @@ def kept_images(file: UploadedFile | None) -> str:
     if file is None:
         raise DataError(f"images must be {ALLOWED}, got no file")
     with st.spinner("Checking the images ..."):
-        return str(session.uploads().keep_images(file, file.name))
+        return str(session.uploads().store_images(file, file.name))
 
 
 def forget_uploads() -> None:

@@ -16,7 +16,7 @@ from core.errors import DataError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
-from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.inference import integer_inference_network
 from core.quantization.saved_network import load_quantized
 from core.quantization.training import QuantizationTraining
 from core.reporting import NoControl, NullReporter
@@ -147,7 +147,7 @@ def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
     images = load_image_set(data)
     for method in ("mi-fgsm", "adam"):
         quantized = load_quantized(folder / "quantized" / method / "W3A3" / "quantized.safetensors", embedded)
-        network = whole_number_network(quantized, embedded.spec)
+        network = integer_inference_network(quantized, embedded.spec)
         with torch.no_grad():
             right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
         assert result["methods"][method]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
@@ -225,7 +225,7 @@ def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
     training.step()
     own = {name: value.clone() for name, value in training.student.state_dict().items()}
     average = [value.clone() for value in training._average]
-    with training.averaged() as student:
+    with training.averaged_parameters() as student:
         assert all(torch.equal(one, other) for one, other in zip(student.parameters(), average))
         assert not torch.equal(student.state_dict()["features.init_block.conv.weight"], own["features.init_block.conv.weight"])
     assert all(torch.equal(value, own[name]) for name, value in training.student.state_dict().items())

@@ -138,7 +138,7 @@ def test_studio_shows_a_finished_run_with_both_optimizers_side_by_side(with_fini
     assert "MI-FGSM" in texts(app)
     assert "Adam" in texts(app)
     (player,) = component(app, "player")
-    assert (player["moments"], player["latest"], player["at"], player["following"]) == ([1, 2, 3], 4, None, "")
+    assert (player["steps"], player["latest"], player["at"], player["following"]) == ([1, 2, 3], 4, None, "")
     sheets = component(app, "sheet")
     assert [sheet["alt"] for sheet in sheets] == ["synthetic images by MI-FGSM", "synthetic images by Adam"]
     assert sheets[0]["header"][1] == "automobile"
@@ -166,16 +166,16 @@ def test_a_link_opens_an_image_with_its_history_in_both_methods(with_finished_ru
     app = studio(with_finished_run, method="adam", image=3, at=2)
     assert [sheet["chosen"] for sheet in component(app, "sheet")] == [None, 3]
     (large,) = [html for html in htmls(app) if 'alt="image 3 by Adam"' in html]
-    strips = [html for html in htmls(app) if "data-moment" in html]
+    strips = [html for html in htmls(app) if "data-step" in html]
     assert len(strips) == 2
     for strip in strips:
-        assert [f'data-moment="{step}"' in strip for step in (1, 2, 3, 4)] == [True] * 4
+        assert [f'data-step="{step}"' in strip for step in (1, 2, 3, 4)] == [True] * 4
     assert strips[0] != strips[1]
     assert "Adam, image 3: cat" in texts(app)
     app.button(key="close image").click().run()
     assert "image" not in app.query_params
     assert "method" not in app.query_params
-    assert not any("data-moment" in html or html == large for html in htmls(app))
+    assert not any("data-step" in html or html == large for html in htmls(app))
 
 
 @pytest.mark.parametrize("address", [{"method": "sgd", "image": 1}, {"method": "adam", "image": 64}])

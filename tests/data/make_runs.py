@@ -42,7 +42,7 @@ from core.errors import RunStopped
 from core.models.full_precision import load_model
 from core.models.program_import import import_program
 from core.runs.events import StoreReporter
-from core.runs.live import LocalControl
+from core.runs.live import LiveControl
 from core.runs.store import DATABASE, RunStore
 from core.runs.table import row_config
 from core.runs.worker import perform
@@ -85,7 +85,7 @@ class Watching(StoreReporter):
             self._then()
 
 
-class Sliders(LocalControl):
+class Sliders(LiveControl):
     """Changes epsilon of MI-FGSM at iteration 2 and beta of both optimizers at iteration 3."""
 
     def values(self, lane, step):
@@ -148,10 +148,10 @@ def configs(model: str, evaluation: str) -> dict[str, RunConfig]:
     }
 
 
-def compute(store: RunStore, name: str, config: RunConfig, live: LocalControl | None = None) -> str:
+def compute(store: RunStore, name: str, config: RunConfig, live: LiveControl | None = None) -> str:
     """Computes a whole run and returns its id."""
     run_id = store.create(config, name)
-    perform(store, run_id, StoreReporter(store, run_id), live or LocalControl())
+    perform(store, run_id, StoreReporter(store, run_id), live or LiveControl())
     return run_id
 
 
@@ -160,13 +160,13 @@ def kill(folder: Path, config: RunConfig) -> None:
     store = RunStore(folder)
     run_id = store.create(config, KILLED)
     reporter = Watching(store, run_id, "generation", "adam", 7, lambda: os._exit(9))
-    perform(store, run_id, reporter, LocalControl(), every=0.0)
+    perform(store, run_id, reporter, LiveControl(), every=0.0)
 
 
 def stop(store: RunStore, config: RunConfig) -> None:
     """Stops a run after the second of four training steps."""
     run_id = store.create(config, STOPPED)
-    live = LocalControl()
+    live = LiveControl()
     try:
         perform(store, run_id, Watching(store, run_id, "training", "mi-fgsm W4A8", 2, live.stop), live, every=0.0)
     except RunStopped:
@@ -183,7 +183,7 @@ def expected(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         if run.name not in (KILLED, STOPPED):
             continue
         store.resume(run.id)
-        result = perform(store, run.id, StoreReporter(store, run.id), LocalControl(past=store.changes(run.id)))
+        result = perform(store, run.id, StoreReporter(store, run.id), LiveControl(past=store.changes(run.id)))
         home = store.run_folder(run.id)
         files = {str(path.relative_to(home)): load_file(path) for path in sorted(home.rglob("*.safetensors"))}
         images = {Path(name).parent.name: tensors for name, tensors in files.items() if name.startswith(layout.IMAGES)}

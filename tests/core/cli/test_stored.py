@@ -4,7 +4,7 @@ import pytest
 from command_line import GENERATE_KEYS, TINY, call, last_json, listed
 
 from core.errors import shown
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 
 
 def test_runs_lists_none(capsys, runs):
@@ -57,20 +57,20 @@ def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
     else:
         assert code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "cannot keep runs" in line
+        assert "the runs folder must be a writable folder" in line
         assert "allowed" in line
 
 
 def interrupt_after(monkeypatch, steps):
     """Ctrl-C after so many iterations of each method."""
-    real = Synthesis.step
+    real = GenerationLoop.step
 
     def step(self):
         if self.step_count == steps:
             raise KeyboardInterrupt
         real(self)
 
-    monkeypatch.setattr(Synthesis, "step", step)
+    monkeypatch.setattr(GenerationLoop, "step", step)
 
 
 def test_interrupted_run_is_resumed_to_the_same_bits(tmp_path, capsys, monkeypatch, runs):

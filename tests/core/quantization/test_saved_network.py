@@ -32,7 +32,7 @@ def refusal(path, model) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
-    assert "allowed is" in message
+    assert f"{path} must be a quantized {model.spec.name} written by `quantize`" in message
     return message
 
 

@@ -1,4 +1,4 @@
-"""Turning knobs while a run works, and turning them again in a replay."""
+"""Changing live values while a run works, and replaying the changes."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import torch
 
 from core.config import GenerationConfig, live_knobs
 from core.errors import ConfigError, RunStopped, UnknownNameError
-from core.generation.loop import Synthesis, synthesise
+from core.generation.loop import GenerationLoop, synthesise
 from core.reporting import NullReporter
 from core.runs.control import LocalControl, ReplayControl
 
@@ -21,7 +21,7 @@ def wait_until(condition, seconds=5.0):
 
 
 class Engine:
-    """A thread that counts its passes through the checkpoint."""
+    """A thread that counts how often it passes the pause point."""
 
     def __init__(self, control):
         self.control, self.passed, self.error = control, 0, None
@@ -76,14 +76,14 @@ def test_values_hold_for_their_methods_only():
 def test_value_outside_its_range_is_refused_and_changes_nothing(value):
     control = LocalControl()
     control.set("epsilon", 0.5, ["adam"])
-    with pytest.raises(ConfigError, match="^epsilon is .*allowed is"):
+    with pytest.raises(ConfigError, match="^epsilon must be .*0 to 2, got "):
         control.set("epsilon", value, ["adam"])
     assert control.values("adam", 0) == {"epsilon": 0.5}
 
 
 @pytest.mark.parametrize("name", ["images", "seed", "model", "nonsense", ""])
 def test_other_knobs_are_refused(name):
-    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': allowed are epsilon, mu"):
+    with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': must be one of epsilon, mu"):
         LocalControl().set(name, 1, ["adam"])
 
 
@@ -120,7 +120,7 @@ def test_pause_rests_until_resume(control, rests):
 
 def test_rest_is_announced_only_when_it_is_real(control, rests):
     control.pause()
-    assert rests == []  # nobody has come to a checkpoint
+    assert rests == []  # no pause point was reached
     Engine(control)
     wait_until(lambda: rests == [True])
 
@@ -134,13 +134,13 @@ def test_step_passes_exactly_once(control, rests):
         wait_until(lambda count=count: engine.passed == count)
         time.sleep(0.02)
         assert engine.passed == count
-    assert rests == [True]  # a step is taken within the pause
+    assert rests == [True]  # a step does not end the pause
     control.resume()
     wait_until(lambda: rests == [True, False])
 
 
-def test_pause_while_going_on_waits_for_others(control):
-    """Going on may block, as others may be computing; whoever pauses or stops meanwhile is heard."""
+def test_pause_while_waiting_to_continue(control):
+    """Continuing may block while other runs are computed. A pause or stop in the meantime takes effect."""
     heard, free = [], threading.Event()
 
     def on_pause(paused):
@@ -224,7 +224,7 @@ def test_resume_forgets_steps(control, rests):
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_stop_ends_at_the_next_checkpoint(control, rests, paused):
+def test_stop_ends_at_the_next_pause_point(control, rests, paused):
     if paused:
         control.pause()
     engine = Engine(control)
@@ -236,11 +236,11 @@ def test_stop_ends_at_the_next_checkpoint(control, rests, paused):
     with pytest.raises(RunStopped):
         control.pause_point()
     control.resume()
-    with pytest.raises(RunStopped):  # a stop is for good
+    with pytest.raises(RunStopped):  # a stop is final
         control.pause_point()
 
 
-def test_stop_before_the_first_checkpoint(control):
+def test_stop_before_the_first_pause_point(control):
     control.stop()
     with pytest.raises(RunStopped):
         control.pause_point()
@@ -252,7 +252,7 @@ CONFIG = GenerationConfig(images=12, snapshots=2, iterations=6, batch_size=3, bu
 
 
 class Turned(LocalControl):
-    """Someone turns knobs at known steps: {step: [(name, value)]}."""
+    """Sets live values at known steps: {step: [(name, value)]}."""
 
     def __init__(self, turns):
         super().__init__()
@@ -280,14 +280,13 @@ def test_replay_gives_the_same_bits(small):
 
 
 def test_replay_of_adam(small):
-    config = GenerationConfig(**{**CONFIG.to_dict(), "optimizer": "adam"})
-    turned, _ = synthesise(small, config, control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
-    again, _ = synthesise(small, config, control=ReplayControl(turned.manifest["changes"]))
+    turned, _ = synthesise(small, CONFIG, "adam", control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesise(small, CONFIG, "adam", control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
     assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
 
-def test_value_that_is_turned_back_is_recorded_and_replayed(small):
+def test_value_that_is_set_back_is_recorded_and_replayed(small):
     turns = {2: [("epsilon", 0.3)], 5: [("epsilon", CONFIG.epsilon)]}
     turned, _ = synthesise(small, CONFIG, control=Turned(turns))
     assert [change["value"] for change in turned.manifest["changes"]] == [0.3, CONFIG.epsilon]
@@ -295,7 +294,7 @@ def test_value_that_is_turned_back_is_recorded_and_replayed(small):
     assert torch.equal(again.images, turned.images)
 
 
-def test_replay_says_what_held_at_each_step():
+def test_replay_returns_the_values_of_each_step():
     changes = [
         {"step": 7, "name": "epsilon", "value": 0.1},
         {"step": 2, "name": "epsilon", "value": 0.3},
@@ -310,18 +309,18 @@ def test_replay_says_what_held_at_each_step():
 
 
 def test_change_takes_effect_at_the_very_next_iteration(small):
-    """With mu = 0 and without schedule every pixel that is not at its bound moves by exactly epsilon."""
+    """With mu = 0 and a constant schedule, every pixel that is not at its bound changes by exactly epsilon."""
     config = GenerationConfig(
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
     control = LocalControl()
-    method = Synthesis(small, config, NullReporter(), control)
+    method = GenerationLoop(small, config, reporter=NullReporter(), control=control)
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
             control.set("epsilon", epsilon, ["mi-fgsm"])
-        before = method.images.detach().clone()
+        before = method.source.current().detach().clone()
         method.step()
-        moved = (method.images.detach() - before).abs()
+        moved = (method.source.current().detach() - before).abs()
         inner = (before > -1.9) & (before < 1.9)
         assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
     assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]

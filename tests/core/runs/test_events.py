@@ -1,4 +1,4 @@
-"""What the engine announces arrives in the store; pictures at most two a second and method, besides those to keep."""
+"""The StoreReporter writes announcements to the store, and at most two frames per second and method unless they must be kept."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run from its place in the line to its end, in the thread that calls."""
+"""One run from its place in the queue to its end, in the calling thread."""
 
 import json
 import signal
@@ -37,7 +37,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Instead of computing: notes what it is asked for, and does what the test puts into `does`."""
+    """Replaces the computation: notes the calls, and executes what the test puts into `does`."""
 
     class Computed(list):
         does = staticmethod(lambda: {"done": True})
@@ -61,7 +61,7 @@ def test_run_is_computed_with_its_settings_and_complete(store, computed):
     computed.does = lambda: order.append(store.run(run_id).state) or {"done": True}
     assert go(store, run_id, finish=lambda: order.append(store.run(run_id).state)) == {"done": True}
     assert computed == [(CONFIG, store.run_folder(run_id))]
-    assert order == [RunState.RUNNING, RunState.RUNNING]  # what is done at the end is done before it counts as the end
+    assert order == [RunState.RUNNING, RunState.RUNNING]  # `finish` is called before the run counts as complete
     assert store.run(run_id).state is RunState.COMPLETE
 
 
@@ -113,9 +113,9 @@ def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(sto
             connection.execute("UPDATE run SET config = ? WHERE id = ?", (text, odd))
         assert [run.id for run in store.runs()] == [good, odd]
         shown = store.run(odd)
-        assert "cannot be read by this version" in shown.error
+        assert "this version cannot read the settings" in shown.error
         assert "\n" not in shown.error
-        with pytest.raises(ConfigError, match="allowed"):
+        with pytest.raises(ConfigError, match="must be"):
             store.config(odd)
         store.resume(odd)
         with pytest.raises(ConfigError):
@@ -174,7 +174,7 @@ def test_stop_while_waiting(store, computed):
     assert computed == []
 
 
-def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
+def test_dead_runs_ahead_are_marked(store, computed, monkeypatch):
     monkeypatch.setattr(execution, "_SECONDS_BETWEEN_CENSUSES", 0.1)
     dead = RunStore(store.folder)
     theirs = dead.create(CONFIG, "")
@@ -183,8 +183,8 @@ def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
     done = threading.Thread(target=go, args=(store, mine), daemon=True)
     done.start()
     done.join(0.6)
-    assert done.is_alive()  # its process lives
-    dead.database.process._lock.release()  # as the system does when a process is killed
+    assert done.is_alive()  # its process is alive
+    dead.database.process._lock.release()  # as the operating system does when it kills a process
     done.join(10)
     assert not done.is_alive()
     assert store.run(theirs).state is RunState.INTERRUPTED
@@ -193,7 +193,7 @@ def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
 
 
 def test_run_that_is_another_process_is_not_computed_twice(store, computed):
-    """Both claim an interrupted run; the one that comes second is refused, in many rounds."""
+    """Two processes resume an interrupted run at the same time, in many rounds. The second is refused."""
     others = [RunStore(store.folder) for _ in range(2)]
     for _ in range(10):
         run_id = store.create(CONFIG, "")
@@ -225,7 +225,7 @@ def test_interrupt_from_the_keyboard_while_waiting(store):
     mine = store.create(CONFIG, "")
     main = threading.main_thread().ident
     threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-    # a shell that starts the tests in the background has them ignore SIGINT
+    # a shell that starts the tests in the background makes them ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""A run's results where the command line was asked to put them: whole or not at all."""
+"""Results exported to --out: completely or not at all."""
 
 import errno
 import os
@@ -79,14 +79,14 @@ def test_empty_folder_is_filled(store, out):
 def test_folder_with_something_else_is_left_alone(store, out, name):
     out.mkdir(parents=True)
     (out / name).write_text("mine")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         export_results(store, a_run(store, out))
     assert content(out) == {name: "mine"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_same_copy_is_accepted(store, out):
-    """The run was killed after the copy and before the word that it is complete."""
+    """The run was killed after the copy, before it was marked complete."""
     run = a_run(store, out)
     export_results(store, run)
     before = (out / "result.json").stat().st_ino
@@ -102,7 +102,7 @@ def test_almost_the_same_copy_is_not(store, out, change):
         (out / "result.json").unlink()
     else:
         (out / ("more.txt" if change == "more" else "result.json")).write_text("[]")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         export_results(store, run)
 
 
@@ -137,7 +137,7 @@ def test_copy_that_fails_leaves_nothing(store, out, monkeypatch, operation):
         assert f"{str(out)!r} (" in str(caught.value)
         assert "No space left on device" in str(caught.value)
         assert "must be a writable folder with enough space" in str(caught.value)
-    assert not out.parent.exists()  # nor what was made for it
+    assert not out.parent.exists()  # its parents are removed too
     monkeypatch.undo()
     export_results(store, run)
     assert content(out) == RESULTS

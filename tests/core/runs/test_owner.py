@@ -1,4 +1,4 @@
-"""Which process lives: those of the operating system, whatever the clock says."""
+"""Which processes are alive, according to the operating system and independent of the clock."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def test_process_that_was_killed_is_dead_and_one_that_was_stopped_lives(tmp_path
 
 
 def test_looking_does_not_seem_like_life(tmp_path, me):
-    """Many look at a dead one at once, and a look takes its lock for a moment."""
+    """Many test a dead process at the same time; each test holds its lock for a moment."""
     dead = Owner(tmp_path)
     dead._lock.release()
     wrong = []

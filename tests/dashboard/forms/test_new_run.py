@@ -172,6 +172,6 @@ def test_the_form_shows_why_settings_cannot_be_read_and_offers_the_presets(start
     assert plain("unknown knob 'new': must be one of") in app.error[0].value
     assert app.selectbox(key="preset").value == "quick"
     app = studio(**{"from": "<b>nobody"})
-    assert app.error[0].value == plain("run '<b>nobody' does not exist: choose an id listed under Runs")
+    assert app.error[0].value == plain("run '<b>nobody' does not exist: the id must be one listed under Runs")
     session.store().trash.put(run_id)
-    assert plain("was deleted: restore it first") in studio(**{"from": run_id}).error[0].value
+    assert plain("was deleted: it must be restored first") in studio(**{"from": run_id}).error[0].value
