@@ -24,6 +24,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.__main__ import main
 from core.config import (
+    SECTIONS,
     EncoderTrainingConfig,
     EvaluationConfig,
     GenerationConfig,

@@ -110,7 +110,7 @@ def test_studio_starts_a_run_with_the_values_of_its_sliders_and_form(runs_folder
     app.number_input(key="quick/generation/images").set_value(64)
     app.number_input(key="quick/generation/iterations").set_value(7)
     app.multiselect(key="quick/bits").set_value([])
-    app.text_input(key="quick/encoder").set_value("")
+    app.text_input(key="quick/machine/encoder").set_value("")
     app.button(key="start").click().run()
     assert not app.exception
     (run,) = session.store().runs()
@@ -451,7 +451,7 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
     app.number_input(key="quick/generation/images").set_value(8)
     app.number_input(key="quick/generation/iterations").set_value(6)
     app.multiselect(key="quick/bits").set_value([])
-    app.text_input(key="quick/encoder").set_value("")
+    app.text_input(key="quick/machine/encoder").set_value("")
     app.file_uploader(key="quick/machine/upload network 0").set_value(("net.safetensors", checkpoint(tmp_path), "application/octet-stream"))
     app.button(key="start").click().run()
     assert not app.exception
@@ -480,7 +480,7 @@ def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(run
     app.number_input(key="quick/generation/images").set_value(8)
     app.number_input(key="quick/generation/iterations").set_value(6)
     app.multiselect(key="quick/bits").set_value([])
-    app.text_input(key="quick/encoder").set_value("")
+    app.text_input(key="quick/machine/encoder").set_value("")
     content = (tmp_path / "others.pth").read_bytes()
     app.file_uploader(key="quick/machine/upload network 0").set_value(("others.pth", content, "application/octet-stream"))
     app.text_input(key="quick/machine/architecture").set_value("pytorchcv:resnet20_cifar10")
