@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.machine import write
 from benchmarks.peers.zeroq import ZeroQ, initial_images
-from core.config import GenerationConfig, TrainingConfig
+from core.config import GenerationConfig, MachineConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import load_evaluation_set
 from core.evaluation.accuracy import evaluate
@@ -37,13 +37,13 @@ BATCH = 128
 ITERATIONS = {"mi-fgsm": (5, 10, 25, 50, 100), "adam": (5, 10, 25, 50, 100), "ZeroQ": (10, 25, 50, 100, 250, 500)}
 
 
-def ours(model: FullPrecisionModel, optimizer: str, seed: int) -> Iterator[tuple[int, float, ImageSet]]:
+def ours(model: FullPrecisionModel, method: str, seed: int) -> Iterator[tuple[int, float, ImageSet]]:
     """For each number of iterations: seconds for an image, and the images."""
-    for iterations in ITERATIONS[optimizer]:
+    for iterations in ITERATIONS[method]:
         snapshots = min(4, iterations - 1)
         config = GenerationConfig(images=snapshots * BATCH, iterations=iterations, snapshots=snapshots, batch_size=BATCH)
         began = _now()
-        images, _ = synthesise(model, config)
+        images, _ = synthesise(model, config, method, MachineConfig(seed=seed))
         seconds = _now() - began
         # as many of each state: the first of every snapshot, whose labels are balanced
         part = torch.arange(len(images)).view(snapshots, BATCH)[:, : USED // snapshots].flatten()
@@ -79,7 +79,7 @@ def measure(seeds: int, threads: int) -> dict[str, Any]:
     for seed in range(seeds):
         for name in ITERATIONS:
             for iterations, seconds, images in zeroq(model, seed) if name == "ZeroQ" else ours(model, name, seed):
-                accuracy = evaluate(QuantizationTraining(model, images, config).as_it_ends(), model, evaluation_set).top1
+                accuracy = evaluate(QuantizationTraining(model, images, config).inference_network(), model, evaluation_set).top1
                 found[name].setdefault(iterations, []).append((seconds, accuracy))
                 print(f"seed {seed}: {name} {iterations} iterations, {seconds:.4f} s an image, W4A4 {accuracy}", file=sys.stderr)
     points = {

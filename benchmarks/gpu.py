@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import against, in_turns, write
-from core.config import GenerationConfig, preset
+from core.config import GenerationConfig, MachineConfig, preset
 from core.data.image_sets import ImageSet
 from core.errors import CoreError
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import QuantizationTraining
 
@@ -49,8 +49,8 @@ def _finished(function: Callable[[], Any]) -> Callable[[], None]:
 def generation(model: FullPrecisionModel, batch: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of an iteration of each, and the ratio to the network alone."""
     config = GenerationConfig(images=4 * batch, iterations=100_000, batch_size=batch, snapshots=4)
-    plain = {name: Synthesis(model, replace(config, optimizer=name)) for name in ("mi-fgsm", "adam")}
-    compiled = Synthesis(model, replace(config, compile=True))
+    plain = {name: GenerationLoop(model, config, name) for name in ("mi-fgsm", "adam")}
+    compiled = GenerationLoop(model, config, machine=MachineConfig(compile=True))
     images = plain["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True)
     labels = plain["mi-fgsm"].labels
 
@@ -67,15 +67,15 @@ def training(model: FullPrecisionModel, images: ImageSet, rounds: int) -> dict[s
     """Milliseconds of a training step with the settings of each preset."""
     work = {}
     for name in ("quick", "paper"):
-        config = replace(preset(name).training, weight_bits=4, activation_bits=4, steps=100_000, data="embedded")
-        work[f"{name}, batches of {config.batch_size}"] = QuantizationTraining(model, images, config).step
+        config = replace(preset(name).training, weight_bits=4, activation_bits=4, steps=100_000)
+        work[f"{name}, batches of {config.training_batch_size}"] = QuantizationTraining(model, images, config).step
     taken = in_turns({name: _finished(do) for name, do in work.items()}, rounds, warm_up=5)
     return {name: row["milliseconds"] for name, row in against(taken, next(iter(work))).items()}
 
 
-def generated(model: FullPrecisionModel, optimizer: str) -> ImageSet:
+def generated(model: FullPrecisionModel, method: str) -> ImageSet:
     """The small set that is made again and again."""
-    synthesis = Synthesis(model, replace(SMALL, optimizer=optimizer))
+    synthesis = GenerationLoop(model, SMALL, method)
     while not synthesis.finished:
         synthesis.step()
     return synthesis.image_set()

@@ -1,6 +1,6 @@
 """Kills runs at random moments and counts what was lost: `python benchmarks/kills.py --kills 200`.
 
-Three small runs (generation by both optimizers and training with learned ranges; the same with min-max ranges and SGD; training on
+Three small runs (generation by both methods and training with learned ranges; the same with min-max ranges and SGD; training on
 given images) are computed once without a kill. Then each is started again and again, killed with SIGKILL after a random time,
 found by the next process and resumed, until it is complete; then it is deleted, with kills there too. Processes are forked from one
 that has torch loaded already, so that a kill costs a fraction of a second and hits the work, not the import. Checkpoints are
@@ -33,13 +33,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from core import layout
-from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.errors import RunError
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
+from core.runs.database import DATABASE
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RunStore
+from core.runs.store import RunStore
 
 FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.safetensors")
 
@@ -48,11 +49,17 @@ def configs(data: Path) -> dict[str, RunConfig]:
     """Small runs that go through every kind of state."""
     generation = GenerationConfig(images=32, snapshots=2, batch_size=8, iterations=8)
     training = TrainingConfig(steps=12, training_batch_size=8, calibration_images=16)
-    whole = RunConfig(generation=generation, training=training, bits=(4,), evaluation=EvaluationConfig(encoder=""))
+    whole = RunConfig(
+        machine=MachineConfig(seed=3, device="cpu", threads=1),
+        generation=generation,
+        training=training,
+        bits=(4,),
+        evaluation=EvaluationConfig(data=str(data), encoder=""),
+    )
     minmax = replace(training, range="minmax", training_optimizer="sgd", alpha_feature=0.0, ema_decay=0.0, training_lr=1e-3)
     return {
         "learned": whole,
-        "minmax": replace(whole, quantization=minmax, bits=(3, 8), methods=("mi-fgsm",)),
+        "minmax": replace(whole, training=minmax, bits=(3, 8), methods=("mi-fgsm",)),
     }
 
 
@@ -139,15 +146,15 @@ def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> 
         run_id = store.create(config, "killed", out=str(out or ""))
 
     def finish() -> None:
-        from core.runs.output_folder import copy_out
+        from core.runs.output_folder import export_results
 
-        copy_out(store, store.run(run_id))
+        export_results(store, store.run(run_id))
 
     past = store.changes(run_id)
-    live = LiveControl(past=past)
+    control = LocalControl(past=past)
     if not past:
-        live.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must turn again
-    perform(store, run_id, Telling(store, run_id), live, finish=finish, every=0.0)
+        control.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must turn again
+    perform(store, run_id, Telling(store, run_id), control, finish=finish, every=0.0)
     store.close()
 
 

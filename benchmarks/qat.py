@@ -50,9 +50,7 @@ def measure(threads: int = 1, seconds: float = 60.0) -> dict[str, Any]:
         images, labels = embedded_images()
         image_set = ImageSet(images, torch.tensor(labels))
         settings = {
-            name: replace(
-                preset(name).training, weight_bits=4, activation_bits=4, batch_size=BATCH, steps=100_000, data="embedded", device="cpu"
-            )
+            name: replace(preset(name).training, weight_bits=4, activation_bits=4, training_batch_size=BATCH, steps=100_000)
             for name in ("quick", "paper")
         }
         result: dict[str, Any] = {"torch": torch.__version__, "threads": threads}
@@ -100,7 +98,7 @@ def _float_step(model: FullPrecisionModel, batch: Tensor, labels: Tensor, config
 
 
 def _evaluation(model: FullPrecisionModel, images: ImageSet, config: TrainingConfig, seconds: float) -> dict[str, float]:
-    quantized = QuantizationTraining(model, images, config).as_it_ends()
+    quantized = QuantizationTraining(model, images, config).inference_network()
     evaluation_set = EvaluationSet(images.images, images.labels.tolist(), "embedded", model.spec.image_size)
 
     def accuracy(network: nn.Module) -> Callable[[], None]:

@@ -189,7 +189,7 @@ async def measure(sessions: int, jobs: int, minutes: float, folder: Path) -> dic
     store = RunStore(folder)
     # interrupted runs, which the server resumes: nobody has to press a button
     config = RunConfig(
-        generation=GenerationConfig(images=100000, iterations=1000, snapshots=4), bits=(), evaluation=EvaluationConfig(encoder="")
+        generation=GenerationConfig(images=100_000, iterations=1000, snapshots=4), bits=(), evaluation=EvaluationConfig(encoder="")
     )
     runs = [store.create(config, f"job {index + 1}") for index in range(jobs)]
     starter = (

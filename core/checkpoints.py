@@ -44,7 +44,7 @@ class Checkpoints:
                 values = json.loads((folder / DONE).read_text())
                 self._earlier, self._stages = float(values["seconds"]), dict(values["parts"])
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{folder / DONE} must be a file written by a run, and cannot be read ({first_line(error)})") from error
+            raise RunError(f"{folder / DONE} must be a file written by a run, but cannot be read ({first_line(error)})") from error
         self._stage, self._state = self._load_state()
 
     def _load_state(self) -> tuple[str, dict[str, Any] | None]:
@@ -59,7 +59,7 @@ class Checkpoints:
             self._earlier = max(self._earlier, values["seconds"])
             return values["part"], values["state"]
         except (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise RunError(f"{path} must be a file written by a run, and cannot be read ({first_line(error)})") from error
+            raise RunError(f"{path} must be a file written by a run, but cannot be read ({first_line(error)})") from error
 
     @property
     def seconds(self) -> float:

@@ -1,6 +1,6 @@
 """The order of the stages: full precision, generation, diversity, quantization. Nothing else; each stage is a file in core/stages/.
 
-Both the command line and the worker processes come through here; `reporter` receives progress, `live` supplies parameter changes.
+Both the command line and the worker processes come through here; `reporter` receives progress, `control` supplies parameter changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import torch
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
-from core.data.image_sets import ImageSet, load_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set
 from core.data.labelled import EvaluationSet, load_evaluation_set
 from core.evaluation.accuracy import Accuracy
 from core.evaluation.encoder import Encoder, load_encoder
@@ -23,8 +23,7 @@ from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
-from core.quantization.training import check_images
-from core.reporting import Live, Reporter
+from core.reporting import Control, Reporter
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
 from core.stages.full_precision import measure_full_precision
@@ -73,21 +72,21 @@ def given_images(config: RunConfig) -> dict[str, Path]:
 
 
 def execute(
-    config: RunConfig, folder: Path, reporter: Reporter, live: Live, prepared: Prepared | None = None, every: float = SECONDS_BETWEEN
+    config: RunConfig, folder: Path, reporter: Reporter, control: Control, prepared: Prepared | None = None, every: float = SECONDS_BETWEEN
 ) -> dict[str, Any]:
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
     Where an earlier call with the same config and folder was interrupted, for whatever reason, this one continues from its last resume
-    state and ends with the same bits. `live` must supply the same changes at the same iterations again.
+    state and ends with the same bits. `control` must supply the same changes at the same iterations again.
 
     prepared: what `prepare` returned for this config, where it was called before. every: seconds between two resume states.
-    Raises RunStopped when `live` stops the run, CoreError for bad input.
+    Raises RunStopped when `control` stops the run, CoreError for bad input.
     """
     with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
         remove_partials(folder)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
-        result = _Execution(prepared, folder, checkpoints, Context(reporter, live, checkpoints)).result()
+        result = _Execution(prepared, folder, checkpoints, Context(reporter, control, checkpoints)).result()
     write_json(folder / layout.RESULT, result)
     checkpoints.clear()
     return result

@@ -1,12 +1,12 @@
-"""What the engine says while it works, and what it asks: two small protocols at the bottom of the import order.
+"""Reporter receives progress from the engine; Control supplies pause, stop and parameter changes.
 
-The engine announces records and pictures to a Reporter and asks a Live for new values between two iterations; it knows neither
-the store nor the page. Both are passed in. The classes here are the ones for nobody listening.
+The engine is passed one of each and knows neither the store nor the dashboard. This module has the two protocols and their
+implementations that do nothing or only forward; core.runs has those for stored runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,165 +16,156 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One moment of a method, as a watcher sees it: the first N images of the current batch after `step`, and what that step knew.
+    """A snapshot of a method for viewers: the first N images of the current batch after `step`, with the measurements of that step.
 
-    Everything but `images` is of the forward pass that the step computed anyway, so it belongs to the images as they entered the step:
-    shifted and mirrored at random, and not yet moved. Fields that are None were not written down, as in runs of earlier versions.
+    All fields except `images` come from the forward pass of the step itself, so they describe the images as they entered the step:
+    randomly shifted and flipped, before the update. Fields that are None were not recorded, as in runs of earlier versions.
     """
 
     step: int  # counted from 1 over all batches
     images: np.ndarray  # uint8 (N, 3, H, W)
     labels: np.ndarray  # int64 (N,), the assigned classes
-    predicted: np.ndarray | None = None  # int64 (N,), the class that the teacher sees
+    predicted: np.ndarray | None = None  # int64 (N,), the class that the teacher predicts
     confidence: np.ndarray | None = None  # float32 (N,), its softmax probability of that class, 0 to 1
-    # float32 (C,), of the whole batch: what enters the BatchNorm layers, end to end as in RunningStatistics, the variance unbiased;
-    # NaN for a layer that did not run, the mean over its passes for one that ran several times
+    # float32 (C,), of the inputs of the BatchNorm layers over the whole batch, concatenated as in RunningStatistics; variances unbiased.
+    # NaN for a layer that did not run; the mean over the passes for a layer that ran several times
     means: np.ndarray | None = None
     variances: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class RunningStatistics:
-    """What the BatchNorm layers of the network remember of its training: all of them end to end, in the order of their names."""
+    """The running statistics of all BatchNorm layers of the network, concatenated in the order of the layers' names."""
 
-    channels: list[int]  # of each layer; they add up to C
+    channels: list[int]  # of each layer; their sum is C
     means: np.ndarray  # float32 (C,)
     variances: np.ndarray  # float32 (C,), unbiased
 
 
-TEST = "test"  # stage of the records of accuracy during a training, which are none of its steps
+TEST = "test"  # stage of the accuracy records during training, which are not training steps
 
 
 class Reporter(Protocol):
-    """Takes what the engine announces. Methods must return quickly and never raise because of who listens."""
+    """Receives what the engine announces.
+
+    **Speed.** The engine calls these methods between two steps and waits for them, so they must return quickly.
+
+    **Errors.** A method that raises ends the run. A reporter must not raise because a viewer is gone or slow.
+
+    **Threads.** One run calls its reporter from one thread at a time.
+    """
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage begins; it will have `total` steps, of which `done` were taken before the run was interrupted."""
+        """A stage begins. It has `total` steps, of which `done` were taken before the run was interrupted."""
 
     def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
-        """Figures of one step. series: which curve of the stage, such as the method; values: numbers or lists of numbers.
+        """The numbers of one step.
 
-        Each counts as a step of the stage that was announced last, but for those of TEST.
+        series: which curve of the stage, such as the method. values: numbers or lists of numbers. Each record counts as one step of
+        the stage announced last, except records of TEST.
         """
 
     def images(self, method: str, frame: Frame, keep: bool) -> None:
-        """Current synthetic images; keep: a moment worth keeping, otherwise only the latest counts."""
+        """The current synthetic images. keep: store them permanently; otherwise only the latest frame is needed."""
 
     def wants_images(self, method: str) -> bool:
-        """Whether `images` would be looked at now; saves the engine the conversion."""
+        """Whether a call of `images` would be used now. Saves the engine the conversion when it would not."""
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
-        """What the batch statistics of the frames are to come to; once a run."""
+        """The running statistics, which the batch statistics of the frames should match. Called once in a run."""
 
     def change(self, method: str, step: int, name: str, value: float) -> None:
         """A live value took effect at this step."""
 
     def result(self, name: str, value: Any) -> None:
-        """A final figure, or a dictionary of them, fit for JSON."""
+        """A final value, or a dictionary of them, that JSON can represent."""
 
     def rewind(self, stage: str, series: str, step: int) -> None:
-        """The series goes on after `step`: what was announced of it later is forgotten, as it comes again."""
+        """The series resumes after `step`. Discard what was announced of it for later steps: it will be announced again."""
 
     def flush(self) -> None:
-        """Everything announced so far must outlive a power cut when this returns."""
+        """Everything announced so far must survive a power failure once this returns."""
 
 
-class Live(Protocol):
-    """What a person turns while the engine works."""
+class Control(Protocol):
+    """Pauses, stops and changes a run while the engine works. The engine asks between two steps, from the run's thread."""
 
-    def checkpoint(self) -> None:
-        """Called between two steps: blocks while paused, raises RunStopped when stopped."""
+    def pause_point(self) -> None:
+        """Blocks while the run is paused. Raises RunStopped when it was stopped."""
 
     def values(self, method: str, step: int) -> Mapping[str, float]:
-        """The live values that hold from this step on; a knob that nobody touched is absent."""
+        """The live values that apply from this step on, by knob; knobs that nobody changed are absent."""
 
 
-class Silent:
-    """A Reporter for nobody."""
+class NullReporter:
+    """A Reporter that discards everything. Base class for reporters that need only some of the methods."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """Nobody listens."""
+        """Ignored."""
 
     def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
-        """Nobody listens."""
+        """Ignored."""
 
     def images(self, method: str, frame: Frame, keep: bool) -> None:
-        """Nobody looks."""
+        """Ignored."""
 
     def wants_images(self, method: str) -> bool:
+        """Never."""
         return False
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
-        """Nobody looks."""
+        """Ignored."""
 
     def change(self, method: str, step: int, name: str, value: float) -> None:
-        """Nobody listens."""
+        """Ignored."""
 
     def result(self, name: str, value: Any) -> None:
-        """Nobody listens."""
+        """Ignored."""
 
     def rewind(self, stage: str, series: str, step: int) -> None:
-        """Nothing to forget."""
+        """Ignored."""
 
     def flush(self) -> None:
-        """Nothing is kept."""
+        """Ignored."""
 
 
-class Untouched:
-    """A Live that nobody turns."""
+class NoControl:
+    """A Control that never pauses, stops or changes anything."""
 
-    def checkpoint(self) -> None:
-        """Never paused, never stopped."""
+    def pause_point(self) -> None:
+        """Returns at once."""
 
     def values(self, method: str, step: int) -> Mapping[str, float]:
+        """No values."""
         return {}
 
 
-class Both:
-    """A Reporter that tells two others."""
+def _forwarded(name: str) -> Callable[..., None]:
+    """The method `name` of TeeReporter: calls that method of each reporter."""
 
-    def __init__(self, first: Reporter, second: Reporter) -> None:
-        self._both = (first, second)
+    def forward(self: TeeReporter, *arguments: Any, **keywords: Any) -> None:
+        for reporter in self.reporters:
+            getattr(reporter, name)(*arguments, **keywords)
 
-    def stage(self, name: str, total: int, done: int = 0) -> None:
-        """To both."""
-        for one in self._both:
-            one.stage(name, total, done)
+    forward.__name__ = name
+    return forward
 
-    def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
-        """To both."""
-        for one in self._both:
-            one.record(stage, series, step, values)
 
-    def images(self, method: str, frame: Frame, keep: bool) -> None:
-        """To both."""
-        for one in self._both:
-            one.images(method, frame, keep)
+class TeeReporter:
+    """A Reporter that passes every call on to several reporters, in the order given."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self.reporters = reporters
+
+    stage = _forwarded("stage")
+    record = _forwarded("record")
+    images = _forwarded("images")
+    running_statistics = _forwarded("running_statistics")
+    change = _forwarded("change")
+    result = _forwarded("result")
+    rewind = _forwarded("rewind")
+    flush = _forwarded("flush")
 
     def wants_images(self, method: str) -> bool:
-        return any(one.wants_images(method) for one in self._both)
-
-    def running_statistics(self, statistics: RunningStatistics) -> None:
-        """To both."""
-        for one in self._both:
-            one.running_statistics(statistics)
-
-    def change(self, method: str, step: int, name: str, value: float) -> None:
-        """To both."""
-        for one in self._both:
-            one.change(method, step, name, value)
-
-    def result(self, name: str, value: Any) -> None:
-        """To both."""
-        for one in self._both:
-            one.result(name, value)
-
-    def rewind(self, stage: str, series: str, step: int) -> None:
-        """To both."""
-        for one in self._both:
-            one.rewind(stage, series, step)
-
-    def flush(self) -> None:
-        """Both."""
-        for one in self._both:
-            one.flush()
+        """Whether any of the reporters wants images."""
+        return any(reporter.wants_images(method) for reporter in self.reporters)

@@ -7,7 +7,6 @@ computed or left behind. `refuses` counts what was refused: MALFORMED says how m
 import io
 import json
 import math
-import tarfile
 import warnings
 import zipfile
 from dataclasses import asdict, fields
@@ -25,7 +24,6 @@ from streamlit.testing.v1 import AppTest
 
 from core.__main__ import main
 from core.config import (
-    LIVE_KNOBS,
     EncoderTrainingConfig,
     EvaluationConfig,
     GenerationConfig,
@@ -33,21 +31,22 @@ from core.config import (
     RunConfig,
     TrainingConfig,
     knobs,
+    live_knobs,
 )
 from core.config import flag as flag_of
 from core.data.archives import unpack_images
-from core.data.image_sets import ImageSet, load_image_set, save_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
 from core.errors import ConfigError, CoreError, DataError, quoted
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import load_model
 from core.models.registry import MODELS
 from core.quantization.placement import quantize_network
 from core.quantization.saved_network import load_quantized, save_quantized
-from core.quantization.training import check_images
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
+from dashboard.pages import PAGES
 from dashboard.server.uploads import Uploads
 
 ROOT = Path(__file__).parents[1]
@@ -122,11 +121,14 @@ def refuses(kind, strategy, attempt, examples=None) -> None:
     assert refused >= MALFORMED[kind], f"only {refused} of the examples were malformed"
 
 
+HELPFUL = ("must", "allowed", " use ")  # one of these in each message: it says what to do instead
+
+
 def assert_clear(message: str) -> None:
     assert message, "an empty message"
     assert message.isprintable(), f"more than a line, or what acts: {message!r}"
     assert len(message) <= LONGEST, f"{len(message)} characters: {message[:200]!r}"
-    assert "allowed" in message, message
+    assert any(word in message for word in HELPFUL), message
 
 
 def message_of(error_class, function, *arguments) -> str | None:
@@ -302,12 +304,12 @@ def test_values_of_knobs():
 
 def test_live_values():
     def attempt(example):
-        control = LiveControl()
+        control = LocalControl()
         message = message_of(ConfigError, control.set, *example, ["adam"])
         assert message is None or control.values("adam", 1) == {}
         return message
 
-    refuses("live", st.tuples(st.sampled_from(LIVE_KNOBS) | texts, junk), attempt)
+    refuses("live", st.tuples(st.sampled_from(sorted(live_knobs(GenerationConfig))) | texts, junk), attempt)
 
 
 # the command line
@@ -380,7 +382,7 @@ def command_line(place, capsys):
         # what argparse says of missing and unknown words is in its own
         own = ("required", "unrecognized", "expected", "invalid choice", "ambiguous", "ignored explicit", "not allowed")
         assert line.startswith("python -m core")
-        assert "allowed" in line or any(word in line for word in own), line
+        assert any(word in line for word in (*HELPFUL, *own)), line
         assert line.isprintable()
         # the words of the command line itself may be in it
         return f"{line[:500]} ... allowed" if len(line) < 8200 else line
@@ -675,16 +677,6 @@ def zipped(files) -> bytes:
     return buffer.getvalue()
 
 
-def tarred(files, mode="w") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 @st.composite
 def archives(draw):
     """A good archive that was damaged, or one with hostile names or contents."""
@@ -692,20 +684,19 @@ def archives(draw):
     if draw(st.booleans()):
         images = save({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "labels": torch.arange(2)})
         good = [(IMAGES_FILE, images), (MANIFEST, b"{}")]
-    pack = draw(st.sampled_from([zipped, tarred, lambda files: tarred(files, "w:gz")]))
     kind = draw(st.sampled_from(["damaged", "damaged", "name", "content"]))
     if kind == "damaged":
-        content = pack(good)
+        content = zipped(good)
         return draw(damaged(content, len(content)))
     if kind == "content":
         place = draw(st.integers(0, len(good) - 1))
         good[place] = (good[place][0], draw(damaged(good[place][1], 200)))
-        return pack(good)
+        return zipped(good)
     names = texts.filter(lambda name: name and len(name) < 60_000).map(lambda name: name.encode(errors="replace").decode())
     folder = draw(st.sampled_from(["", "ant/", "../", "/", "a/b/c/d/"]))
     try:
-        return pack([*good, (folder + draw(names) + draw(st.sampled_from(["", ".png"])), PICTURES[0])])
-    except (ValueError, IndexError, tarfile.TarError):  # no such name can be packed
+        return zipped([*good, (folder + draw(names) + draw(st.sampled_from(["", ".png"])), PICTURES[0])])
+    except (ValueError, IndexError):  # no such name can be packed
         return b""
 
 
@@ -730,7 +721,7 @@ def test_uploads(tmp_path):
     path, spec = MODELS["resnet20_cifar10"]
     content = with_header(path.read_bytes(), lambda header: header | {"__metadata__": {"spec": json.dumps(asdict(spec))}})
     head = int.from_bytes(content[:8], "little") + 8
-    networks = st.tuples(st.just(uploads.keep_network), damaged(content, head) | changed_tensors(content), texts)
+    networks = st.tuples(st.just(uploads.store_network), damaged(content, head) | changed_tensors(content), texts)
 
     def attempt(example):
         keep, content, name = example
@@ -739,7 +730,7 @@ def test_uploads(tmp_path):
         assert message is None or len(list(tmp_path.rglob("*.*"))) == before
         return message
 
-    refuses("upload", networks | st.tuples(st.just(uploads.keep_images), archives(), texts), attempt)
+    refuses("upload", networks | st.tuples(st.just(uploads.store_images), archives(), texts), attempt)
 
 
 # pages
@@ -756,7 +747,6 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 SHORT = RunConfig(generation=GenerationConfig(images=8, snapshots=2, iterations=4), bits=(), evaluation=EvaluationConfig(encoder=""))
-PAGES = ["studio", "quantize", "diversity", "runs", "paper"]
 # a browser sends nothing that is no UTF-8
 typed = texts.filter(lambda text: len(text) < 10_000).map(lambda text: text.encode(errors="replace").decode())
 
@@ -782,7 +772,7 @@ def finished_run(name, **columns) -> str:
     run_id = store.create(SHORT, name)
     store.set_state(run_id, RunState.RUNNING)
     store.set_state(run_id, RunState.FAILED, columns.pop("error", "it was never begun"), columns.pop("traceback", ""))
-    with store._write() as connection:
+    with store.database.write() as connection:
         for column, value in columns.items():
             connection.execute(f"UPDATE run SET {column} = ? WHERE id = ?", (value, run_id))
     return run_id
@@ -803,7 +793,8 @@ def test_addresses(runs_folder):
         return f"{name} with {quoted(parameters)}: allowed, and ignored"
 
     examples = st.tuples(
-        st.sampled_from(PAGES), st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items()))
+        st.sampled_from([page.name for page in PAGES]),
+        st.dictionaries(keys, values, min_size=1, max_size=2).map(lambda chosen: list(chosen.items())),
     )
     refuses("addresses", examples, attempt, examples=40)
 

@@ -16,7 +16,8 @@ from streamlit.testing.v1 import AppTest
 
 from core.__main__ import main
 from core.config import PRESETS, RunConfig
-from core.runs.store import DATABASE, RUNS_VARIABLE, RunStore
+from core.runs.database import DATABASE
+from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
 from dashboard.downloads import report
 
@@ -259,7 +260,7 @@ def test_the_studio_shows_a_stored_moment(server):
     players = [element.proto for element in app.get("bidi_component") if element.proto.component_name.endswith("player")]
     (player,) = [json.loads(proto.json) for proto in players]
     assert player["at"] == 2
-    assert player["moments"] == [1, 2, 3]
+    assert player["steps"] == [1, 2, 3]
 
 
 def test_the_export_page_offers_a_file_that_was_made_before(server):

@@ -22,13 +22,14 @@ from core.config import (
     MachineConfig,
     PretrainConfig,
     RunConfig,
+    TrainingConfig,
     every_knob,
     knobs,
     preset,
 )
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
 from core.generation.methods import METHODS
-from core.reporting import Both
+from core.reporting import TeeReporter
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -61,6 +62,7 @@ def quantize(options: Namespace) -> dict[str, Any]:
     """One bit width, on a folder of images."""
     from core.layout import USER_IMAGES
 
+    TrainingConfig.check_value("weight_bits", options.weight_bits)
     # one set of images under one name, whatever folders it has in it
     config = RunConfig(methods=(USER_IMAGES,), bits=(options.weight_bits,), images_from=options.images_from)
     config = config.with_knobs({**_given(every_knob(), options), "encoder": ""})
@@ -71,8 +73,8 @@ def run(options: Namespace) -> dict[str, Any]:
     return _start(options, _run_config(options), "")
 
 
-def _start(options: Namespace, config: RunConfig, part: str) -> dict[str, Any]:
-    """A new run in the store, and here to its end. part: what of it the command is about; empty: everything."""
+def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[str, Any]:
+    """A new run in the store, and here to its end. output_subset: see Run."""
     from core.files import check_free
 
     if options.out is not None:
@@ -90,7 +92,7 @@ def _start(options: Namespace, config: RunConfig, part: str) -> dict[str, Any]:
             prepared = prepare(config, progress)
         store = RunStore(options.runs)
         out = "" if options.out is None else os.path.realpath(options.out)
-        return _perform(store, store.create(config, default_name(config), out=out, part=part), progress, prepared)
+        return _perform(store, store.create(config, default_name(config), out=out, output_subset=output_subset), progress, prepared)
 
 
 def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
@@ -134,13 +136,13 @@ def _lines(file: Path) -> list[str]:
 
 def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
     """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
-    from core.runs.control import LiveControl
+    from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
     from core.runs.execution import perform, runs_at_once
-    from core.runs.output_folder import copy_out
+    from core.runs.output_folder import export_results
 
     run = store.run(run_id)
-    progress.control = LiveControl(past=store.changes(run_id))
+    progress.control = LocalControl(past=store.changes(run_id))
     before = len(store.ahead(run_id))
     if before:
         progress.wait(before)
@@ -149,17 +151,17 @@ def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepare
         result = perform(
             store,
             run_id,
-            Both(progress, StoreReporter(store, run_id)),
+            TeeReporter(progress, StoreReporter(store, run_id)),
             progress,
             at_once=runs_at_once(),
-            finish=lambda: copy_out(store, run),
+            finish=lambda: export_results(store, run),
             prepared=prepared,
         )
     except KeyboardInterrupt:
         raise Interrupted(run_id) from None
     finally:
         store.close()
-    kind, _, rest = run.part.partition("/")
+    kind, _, rest = run.output_subset.partition("/")
     method, _, _ = rest.partition("/")
     if kind == "images":
         result = result["methods"][method]["generation"]

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from core.reporting import TEST, Live, Silent, Untouched
+from core.reporting import TEST, Control, NoControl, NullReporter
 
 
-class Progress(Silent):
-    """A Reporter that draws one bar per stage on stderr, and a Live that replays what was changed before the run was interrupted.
+class Progress(NullReporter):
+    """A Reporter that draws one bar per stage on stderr, and a Control that replays the changes made before the run was interrupted.
 
     A bar appears when its stage begins to compute, at its first pause point or step: an error before that is the only line.
     """
@@ -18,7 +18,7 @@ class Progress(Silent):
     def __init__(self) -> None:
         self._name, self._total, self._done = "", 0, 0
         self._bar: Any = None
-        self.control: Live = Untouched()
+        self.control: Control = NoControl()
 
     def __enter__(self) -> Progress:
         return self
@@ -50,11 +50,11 @@ class Progress(Silent):
             )
         return self._bar
 
-    def checkpoint(self) -> None:
+    def pause_point(self) -> None:
         """Draws the bar, then pauses or stops where that was asked for."""
         if self._name:
             self._drawn().update(0)
-        self.control.checkpoint()
+        self.control.pause_point()
 
     def values(self, method: str, step: int) -> Mapping[str, float]:
         """The live values that were set before the run was interrupted."""

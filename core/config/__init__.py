@@ -23,7 +23,7 @@ from core.config.presets import PRESETS, nearest_preset, preset
 from core.config.recipes import EncoderTrainingConfig, PretrainConfig
 from core.config.run import SECTIONS, RunConfig, every_knob, find_knob, settings
 from core.config.training import TrainingConfig
-from core.config.upgrade import upgrade, upgrade_training
+from core.config.upgrade import upgrade, upgrade_generation, upgrade_training
 
 __all__ = [
     "BIT_WIDTHS",
@@ -62,5 +62,6 @@ __all__ = [
     "remove_knob",
     "settings",
     "upgrade",
+    "upgrade_generation",
     "upgrade_training",
 ]

@@ -1,6 +1,6 @@
 """What knobs with names can be set to. Containers that may grow at run time are dictionaries: a knob reads its choices when it checks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BIT_WIDTHS = range(2, 9)
 NOISES = ("white", "pink")
@@ -15,9 +15,9 @@ EXPORT_FORMATS = (*NETWORK_FORMATS, *IMAGE_FORMATS, "card")
 
 
 class RangeChoice(NamedTuple):
-    """A range method: the class that implements it, as "module:Class" so that torch is not imported here, and one line of help."""
+    """A range method: its class, as "module:Class" so that torch is not imported here, or the class itself; and one line of help."""
 
-    source: str
+    source: Any
     help: str
 
 

@@ -11,6 +11,7 @@ from core.errors import ConfigError, quoted
 
 # knobs that were in both sections of version 1 under one name
 _ONCE_SHARED = {"batch_size": "training_batch_size"}
+_NOT_OF_GENERATION = ("model", "optimizer", "seed", "threads", "device", "compile")
 _NOT_OF_TRAINING = ("model", "threads", "device", "data", "evaluations", "quantization_seed")
 
 
@@ -53,6 +54,11 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         "evaluation": {name: value for name, value in evaluation.items() if value is not None},
     }
     return {**upgraded, **values, **sections}
+
+
+def upgrade_generation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionary of a GenerationConfig of any version, such as that in the manifest of images, in today's form."""
+    return _renamed(GenerationConfig, {name: value for name, value in values.items() if name not in _NOT_OF_GENERATION})
 
 
 def upgrade_training(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Random shift and flip: of a whole batch while images are made, of each image while a network is trained on them."""
+"""Random shifts and flips: one for the whole batch during generation, one per image during training."""
 
 import torch
 import torch.nn.functional as F
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def jitter_batch(images: Tensor, max_shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """The batch `(N, C, H, W)` rolled by up to `max_shift` pixels each way and mirrored half of the time, one draw for all.
+    """The batch `(N, C, H, W)`, cyclically shifted by up to `max_shift` pixels in each direction and mirrored with probability 1/2.
 
-    Differentiable: the gradient comes back to where each pixel came from. Rolling keeps every pixel, as nothing is known of what
-    would lie beyond the border.
+    All images get the same shift and flip. Differentiable: each pixel's gradient returns to its original position. A cyclic shift keeps
+    every pixel, because there is no content beyond the border to shift in.
     """
-    # always three draws, so that turning one of them off leaves the others as they were
+    # always three draws, so that disabling the shift or the flip does not change the other
     draws = torch.rand(3, generator=generator).tolist()
     if max_shift:
         span = 2 * max_shift + 1
@@ -23,7 +23,10 @@ def jitter_batch(images: Tensor, max_shift: int, flip: bool, generator: torch.Ge
 
 
 def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each image of `(N, C, H, W)` cropped at random out of its reflection-padded self and mirrored half of the time."""
+    """Crops each image of `(N, C, H, W)` at random from its reflection-padded version, and mirrors it with probability 1/2.
+
+    padding: in pixels on each side; at most H - 1 and W - 1 are used.
+    """
     count, channels, height, width = images.shape
     device = images.device
     offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(device)
@@ -33,7 +36,7 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
     if flip:
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     if padding:
-        # reflection needs more pixels than it pads
+        # reflection padding must be smaller than the image
         padding_used = min(padding, height - 1, width - 1)
         images = F.pad(images.float(), (padding_used,) * 4, mode="reflect").to(images.dtype)
         rows = rows + offsets[0].clamp(max=2 * padding_used)[:, None]

@@ -1,8 +1,8 @@
-"""A set of images as PNG files, one folder a class: every pixel, label and the order come back as they were.
+"""A set of images as PNG files in one folder per class, which preserves all pixels, labels and the order.
 
-Names of classes come from outside, so that a folder has the name of its class only where all of them are plain and differ; otherwise
-each gets its number and what is plain of its name. Which folder is which class is in the manifest, not in the name. Files are numbered
-through all folders, in the order of the set.
+Class names are untrusted, so folders have the names of the classes only if all of these are plain and different; otherwise a folder name
+is the number of the class and the plain characters of its name. The manifest maps folders to classes. Files are numbered across all
+folders, in the order of the set.
 """
 
 import os
@@ -17,22 +17,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.data.archives import MEGABYTE, PIXELS, UNPACKED_BYTES
+from core.data.archives import PIXELS
+from core.data.zip_files import MEGABYTE, UNPACKED_BYTES
 from core.errors import DataError, quoted
 
-FOLDERS = "folders"  # key of the manifest: name of a folder -> class index
-IMAGES = "images"  # key of the manifest: how many there are
-NAME_LENGTH = 60  # characters; a file system takes 255 bytes, which are four a character
-ALLOWED = "a folder of PNG files as `export` writes it"
-# letters and digits of any script, and what no shell, system or web page takes for more than itself
+FOLDERS = "folders"  # key of the manifest: folder name -> class index
+IMAGES = "images"  # key of the manifest: number of images
+NAME_LENGTH = 60  # characters; file systems accept 255 bytes, and a character has up to four
+ALLOWED = "a folder of PNG files written by `export`"
+# letters and digits of any script, and punctuation without special meaning in shells, file systems and web pages
 _PLAIN = re.compile(r"\w([\w ,'()-]*[\w)])?")
 _OF_WINDOWS = re.compile(r"con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)
 _FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,8})\.png")
 
 
 def folder_names(classes: Sequence[str]) -> list[str]:
-    """A name for the folder of each class: safe on every file system, all different, and in the order of the classes where numbered."""
-    # on some file systems what differs only in case or in how accents are written is one name
+    """A folder name for each class: valid on every file system, unique, and, if numbered, in the order of the classes."""
+    # some file systems ignore case, or the encoding of accents
     different = len({unicodedata.normalize("NFKC", name).casefold() for name in classes}) == len(classes)
     if different and all(_is_plain(name) for name in classes):
         return list(classes)
@@ -49,9 +50,9 @@ def _is_plain(name: str) -> bool:
 
 
 def write_class_folders(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Writes the images into `folder`, which must exist; returns what the manifest has to say of them.
+    """Writes the images into `folder`, which must exist; returns their entries for the manifest.
 
-    pixels: uint8 `(N, 3, H, W)`; labels: int64 `(N,)`, below the number of classes. Only classes that have images get a folder.
+    pixels: uint8 `(N, 3, H, W)`; labels: int64 `(N,)`, below the number of classes. Classes without images get no folder.
     """
     names = folder_names(classes)
     present = labels.unique().tolist()
@@ -63,24 +64,25 @@ def write_class_folders(folder: Path, pixels: Tensor, labels: Tensor, classes: S
 
 
 def read_class_folders(folder: Path, manifest: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 `(N, 3, H, W)` and labels int64 `(N,)` of what `write_class_folders` wrote, with its manifest.
+    """Reads pixels uint8 `(N, 3, H, W)` and labels int64 `(N,)` from a folder written by `write_class_folders`.
 
-    Raises DataError unless they are the numbered images that the manifest counts, all of one size and below the limits of an archive.
+    Raises DataError unless the folder contains exactly the numbered images of the manifest, all of one size and within the limits of zip
+    files.
     """
     folders, count = manifest.get(FOLDERS), manifest.get(IMAGES)
     if not isinstance(folders, Mapping) or not all(_is_plain(name) for name in folders):
-        _refuse(folder, f"has folders {quoted(folders)} in its manifest", "plain names of folders beside it")
+        _refuse(folder, f"folders in its manifest must be plain names, got {quoted(folders)}")
     if not all(type(label) is int and 0 <= label < 1 << 31 for label in folders.values()):
-        _refuse(folder, f"has folders {quoted(folders)} in its manifest", "the number of a class for each")
+        _refuse(folder, f"folders in its manifest must have class indices, got {quoted(folders)}")
     found = _numbered(folder, folders)
     if type(count) is not int or len(found) != count or not count or max(found) != count - 1:
-        _refuse(folder, f"has {len(found):,} numbered images, and {quoted(count)} in its manifest", "the same, numbered from 0 on")
+        _refuse(folder, f"images must be numbered from 0 to the count in its manifest ({quoted(count)}), got {len(found):,} images")
     size = _size(found[0][0])
     if size[0] * size[1] > PIXELS or 3 * size[0] * size[1] * count > UNPACKED_BYTES:
         _refuse(
             folder,
-            f"has {count:,} images of {size[0]} x {size[1]} pixels",
-            f"at most {PIXELS // MEGABYTE} million pixels in one and {UNPACKED_BYTES // MEGABYTE:,} MB in all",
+            f"images must have at most {PIXELS // MEGABYTE} million pixels each and {UNPACKED_BYTES // MEGABYTE:,} MB in total, "
+            f"got {count:,} images of {size[0]} x {size[1]} pixels",
         )
     pixels = torch.empty(count, 3, size[1], size[0], dtype=torch.uint8)
     for number in range(count):
@@ -89,34 +91,34 @@ def read_class_folders(folder: Path, manifest: Mapping[str, Any]) -> tuple[Tenso
 
 
 def _numbered(folder: Path, folders: Mapping[str, int]) -> dict[int, tuple[Path, int]]:
-    """Number -> file and label of every image. Hidden files, which systems leave everywhere, are passed over."""
+    """Number -> file and label of every image. Hidden files, which operating systems create, are skipped."""
     found: dict[int, tuple[Path, int]] = {}
     try:
         there = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")}
-        # some file systems write accents their own way
+        # some file systems change the encoding of accents
         others = {unicodedata.normalize("NFC", name) for name in there} - {unicodedata.normalize("NFC", name) for name in folders}
         if others:
-            _refuse(folder, f"has a folder {quoted(min(others))}, which is not in its manifest", f"one of {quoted(list(folders))}")
+            _refuse(folder, f"folders must be in its manifest ({quoted(list(folders))}), got {quoted(min(others))}")
         for name, label in folders.items():
             for entry in sorted(os.listdir(folder / name)):
                 if entry.startswith("."):
                     continue
                 match = _FILE.fullmatch(entry)
                 if match is None or int(match[1]) in found or not os.path.isfile(folder / name / entry):
-                    _refuse(folder, f"has {quoted(f'{name}/{entry}')}", "PNG files, each with a number of its own")
+                    _refuse(folder, f"files must be PNG files with unique numbers, got {quoted(f'{name}/{entry}')}")
                 found[int(match[1])] = (folder / name / entry, label)
     except OSError as error:
-        raise DataError(f"{folder} cannot be read as a set of images ({error.strerror}): allowed is {ALLOWED}") from error
+        raise DataError(f"{folder} must be {ALLOWED}, but cannot be read as one ({error.strerror})") from error
     return found
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height, without decoding it."""
+    """Width and height of an image, without decoding it."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return image.size
-    except Exception as error:  # Pillow raises whatever its decoders hit on: OSError, SyntaxError, struct.error and more
-        raise DataError(f"{path} cannot be read as an image: allowed is PNG") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
+        raise DataError(f"{path} must be a PNG image, but cannot be read as one") from error
 
 
 def _decoded(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -126,11 +128,11 @@ def _decoded(path: Path, size: tuple[int, int]) -> np.ndarray:
             found, mode = image.size, image.mode
             pixels = np.array(image) if (found, mode) == (size, "RGB") else None
     except Exception as error:  # as above
-        raise DataError(f"{path} cannot be read as an image: allowed is PNG") from error
+        raise DataError(f"{path} must be a PNG image, but cannot be read as one") from error
     if pixels is None:
-        _refuse(path, f"is an image of {found[0]} x {found[1]} pixels, {mode}", f"{size[0]} x {size[1]}, RGB, as the first of its set")
+        _refuse(path, f"must be {size[0]} x {size[1]} pixels and RGB, as the first image of its set, got {found[0]} x {found[1]}, {mode}")
     return pixels
 
 
-def _refuse(path: Path, what: str, allowed: str) -> NoReturn:
-    raise DataError(f"{path} {what}: allowed is {allowed}")
+def _refuse(path: Path, problem: str) -> NoReturn:
+    raise DataError(f"{path}: {problem}")

@@ -1,4 +1,4 @@
-"""Which class of a network a folder of images means, by the name of the folder."""
+"""Maps folder names to the classes of a network."""
 
 import json
 import os
@@ -14,21 +14,22 @@ from core.models.registry import ModelSpec
 
 MAPPING_FILES = ("classes.json", "class_to_idx.json")
 MAPPING_BYTES = 16 << 20  # 50,000 folders need 2 MB
-# of ImageNet's classes those that must have the names that WordNet has for them: torchvision renamed two of 1,000
+# share of ImageNet's classes that must have their WordNet names: torchvision renamed two of 1,000
 SAME_NAMES = 0.9
 
 
 def class_mapping(folders: Sequence[str], spec: ModelSpec, source: str, kind: str = "folders") -> list[int]:
-    """Folder index -> class index of the network, by the first of these that fits.
+    """Folder index -> class index of the network, by the first of these rules that applies.
 
     1. `classes.json` or `class_to_idx.json` in the folder `source`: {folder: class index or class name}.
-    2. Every folder has the name of a class: without regard to case, and "_" is a space; before its first comma where the whole is none.
+    2. Every folder has the name of a class. Case is ignored, "_" equals a space, and the part of a class name before its first comma is
+       enough.
     3. Every folder is a WordNet id and the network has the classes of ImageNet: class indices are in the order of the ids.
     4. Every folder is a number: the class index.
-    5. No folder has the name of a class and there are as many as classes: in order.
+    5. No folder has the name of a class, and there are as many folders as classes: in order.
 
-    kind: what the names are called in messages. Raises DataError for anything between, for a name that fits two classes and for two
-    folders of one class: a guess would measure or train on wrong labels.
+    kind: the word for the names in error messages. Raises DataError in all other cases, for a name that matches two classes, and for two
+    folders of the same class: a guess would train or evaluate with wrong labels.
     """
     explicit = _read_mapping(Path(source))
     if explicit is not None:
@@ -44,21 +45,21 @@ def class_mapping(folders: Sequence[str], spec: ModelSpec, source: str, kind: st
         if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
             outside = next((folder for folder in folders if int(folder) >= count), None)
             if outside is not None:
-                raise DataError(f"{source} has {outside} among its numbered {kind}: allowed are class indices, 0 to {count - 1}")
+                raise DataError(f"numbered {kind} of {source} must be class indices, 0 to {count - 1}, got {outside}")
             return _each_once(folders, [int(folder) for folder in folders], source)
         if len(folders) == count:
             return list(range(count))
     unknown = next(folder for folder, index in zip(folders, named) if index is None)
     raise DataError(
-        f"{source} has {len(folders)} {kind}, among them {quoted(unknown)}: allowed are {kind} named as the classes of {spec.name} "
-        f"({', '.join(spec.classes[:10])}) or their numbers, or exactly {count} with other names, in order"
+        f"{kind} of {source} must have the names of the classes of {spec.name} ({', '.join(spec.classes[:10])}) or their numbers, "
+        f"or be exactly {count} with other names, in order, got {len(folders)} {kind} with {quoted(unknown)}"
     )
 
 
 def dataset_mapping(classes: Sequence[str], spec: ModelSpec) -> list[int] | None:
-    """The same for a published set of images, which is not sorted by hand: by name, or in order where the network's classes are numbers.
+    """The same for a published data set: by name, or in order if the network's class names are only numbers.
 
-    None where the classes are not those of the network.
+    None if the classes are not those of the network.
     """
     named = [index for index in _named_classes(classes, spec, spec.name) if index is not None]
     if len(named) == len(classes):
@@ -67,8 +68,8 @@ def dataset_mapping(classes: Sequence[str], spec: ModelSpec) -> list[int] | None
 
 
 def wordnet_ids(spec: ModelSpec) -> dict[str, int] | None:
-    """WordNet id -> class index of a network for ImageNet (1,000 classes, or one of the larger sets that timm knows); None for others."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset  # takes a second, for what few need
+    """WordNet id -> class index of a network for ImageNet (1,000 classes, or one of the larger sets known to timm), or None."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # takes a second to import, and is rarely needed
 
     subset = infer_imagenet_subset({"num_classes": len(spec.classes)})
     if subset is None:
@@ -93,12 +94,12 @@ def _first_synonym(name: str) -> str:
 
 
 def _has_only_numbers(spec: ModelSpec) -> bool:
-    """Whether class i is called i, or class i, as those that nobody gave a name."""
+    """Whether class i is named "i" or "class i", as unnamed classes are."""
     return all(re.fullmatch(f"(class )?0*{index}", _plain(name)) for index, name in enumerate(spec.classes))
 
 
 def _named_classes(names: Sequence[str], spec: ModelSpec, source: str) -> list[int | None]:
-    """The class that has each name, None where none has. Raises DataError where two have it."""
+    """Index of the class with each name, or None. Raises DataError if two classes match a name."""
     spellings = []
     for spelling in (str, _plain, _first_synonym):
         classes = defaultdict(list)
@@ -110,9 +111,7 @@ def _named_classes(names: Sequence[str], spec: ModelSpec, source: str) -> list[i
         indices = next((classes[key] for spelling, classes in spellings if (key := spelling(name)) in classes), [])
         if len(indices) > 1:
             both = " and ".join(f"{index} ({spec.classes[index]})" for index in indices[:2])
-            raise DataError(
-                f"{source} has {quoted(name)}, which is the name of the classes {both}: allowed is one that fits a single class"
-            )
+            raise DataError(f"every name in {source} must match a single class, {quoted(name)} matches {both}")
         found.append(indices[0] if indices else None)
     return found
 
@@ -121,17 +120,17 @@ def _each_once(folders: Sequence[str], indices: list[int], source: str) -> list[
     first: dict[int, str] = {}
     for folder, index in zip(folders, indices):
         if (other := first.setdefault(index, folder)) != folder:
-            raise DataError(f"{source} has {quoted(other)} and {quoted(folder)}, which are both class {index}: allowed is one of them")
+            raise DataError(f"{source} must have one folder per class, got {quoted(other)} and {quoted(folder)} for class {index}")
     return indices
 
 
 def _index_of_id(folder: str, ids: dict[str, int], spec: ModelSpec, source: str) -> int:
     if folder not in ids:
-        raise DataError(f"{source} has {folder}: allowed are the {len(ids):,} WordNet ids of the classes of {spec.name}")
+        raise DataError(f"folders of {source} must be among the {len(ids):,} WordNet ids of the classes of {spec.name}, got {folder}")
     return ids[folder]
 
 
-# a mapping that somebody wrote down
+# an explicit mapping in a JSON file
 
 
 def _read_mapping(folder: Path) -> dict[str, Any] | None:
@@ -139,21 +138,21 @@ def _read_mapping(folder: Path) -> dict[str, Any] | None:
     if not present:
         return None
     if len(present) > 1:
-        raise DataError(f"{folder} has {' and '.join(MAPPING_FILES)}: allowed is one of them")
+        raise DataError(f"{folder} must have only one list of classes, got {' and '.join(MAPPING_FILES)}")
     try:
         if (size := present[0].stat().st_size) > MAPPING_BYTES:
             raise ValueError(f"{size:,} bytes")
         mapping = json.loads(present[0].read_text(encoding="utf-8"))
         if not isinstance(mapping, dict):
-            raise ValueError(f"it is {quoted(mapping)}")
+            raise ValueError(f"got {quoted(mapping)}")
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{present[0]} cannot be read ({error}): allowed is a JSON object {{folder: class index or class name}}") from error
+        raise DataError(f"{present[0]} must be a JSON object {{folder: class index or name}}, but cannot be read ({error})") from error
     return mapping
 
 
 def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, source: str) -> int:
     if folder not in mapping:
-        raise DataError(f"{source} has a folder {quoted(folder)} that its list of classes lacks: allowed are folders in the list")
+        raise DataError(f"folders of {source} must be in its list of classes, {quoted(folder)} is missing")
     value = mapping[folder]
     count = len(spec.classes)
     if type(value) is int and 0 <= value < count:
@@ -161,7 +160,7 @@ def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, sourc
     named = _named_classes([value], spec, source)[0] if isinstance(value, str) else None
     if named is None:
         raise DataError(
-            f"{source} has class {quoted(value)} for folder {quoted(folder)} in its list: allowed is 0 to {count - 1}, "
-            f"or the name of a class of {spec.name}"
+            f"class of folder {quoted(folder)} in the list of {source} must be 0 to {count - 1} or the name of a class of {spec.name}, "
+            f"got {quoted(value)}"
         )
     return named

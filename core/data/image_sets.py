@@ -1,7 +1,7 @@
-"""Sets of synthetic images on disk: a folder with `images.safetensors` and `manifest.json`, written whole or not at all.
+"""Sets of synthetic images: a folder with `images.safetensors` and `manifest.json`.
 
-`load_image_set` reads these, and whatever else images come in: folders of PNG files and NumPy archives, as `core.export` writes them,
-folders of real images, and archives.
+`load_image_set` also reads the other formats of images: folders of PNG files and NumPy archives written by `core.export`, folders of real
+images, and zip files.
 """
 
 import json
@@ -26,14 +26,15 @@ from core.data.numpy_archives import SUFFIX, read_numpy_archive
 from core.errors import DataError
 from core.files import atomic_write, write_json
 from core.layout import IMAGES_FILE, MANIFEST
+from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
 
 
 @dataclass
 class ImageSet:
-    """Images and labels that a network can be trained on.
+    """Images and labels to train a network on.
 
-    images: uint8 `(N, 3, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were made, plain values.
+    images: uint8 `(N, 3, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were generated, JSON values.
     """
 
     images: Tensor
@@ -45,15 +46,15 @@ class ImageSet:
 
 
 def save_image_set(image_set: ImageSet, folder: Path) -> None:
-    """Writes the two files into `folder`, which must exist; the manifest last, so that its presence says the set is whole."""
+    """Writes the two files into `folder`, which must exist; the manifest last, so its presence marks the set as complete."""
     write_image_set(folder, image_set.labels, image_set.images.shape[1:], [image_set.images], image_set.manifest)
 
 
 def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: Iterable[Tensor], manifest: Mapping[str, Any]) -> None:
-    """`save_image_set` for images that come one part after the other, so that a set may be larger than memory.
+    """`save_image_set` for images that arrive in parts, so that a set may be larger than memory.
 
-    labels: int64 `(N,)`. shape: `(3, H, W)`. parts: uint8 `(n, 3, H, W)`, N images in all, on the CPU. Safetensors has no way to write
-    part by part; the file is its format (a length, a JSON header padded to 8 bytes, the tensors end to end) and the same to the byte.
+    labels: int64 `(N,)`. shape: `(3, H, W)`. parts: uint8 `(n, 3, H, W)`, N images in total, on the CPU. The safetensors library cannot
+    write in parts, so its format is written here, byte for byte: a length, a JSON header padded to 8 bytes, and the tensors end to end.
     """
     ends = (8 * len(labels), 8 * len(labels) + len(labels) * math.prod(shape))
     header = json.dumps(
@@ -72,19 +73,32 @@ def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: I
     write_json(folder / MANIFEST, manifest)
 
 
-def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
-    """A set written by `save_image_set` or, in any of its formats, by `export_images`; a folder of real images with one folder a class,
-    all of one size; or an archive of the first or the last.
+def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
+    """Raises DataError unless the images have the network's size, and labels that are indices of its classes."""
+    size, classes = model.spec.image_size, len(model.spec.classes)
+    if tuple(images.images.shape[2:]) != (size, size):
+        height, width = images.images.shape[2:]
+        raise DataError(f"images must be {size} x {size} pixels for {model.spec.name}, got {height} x {width}")
+    if not len(images):
+        raise DataError("image set must have at least one image, got none")
+    wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
+    if len(wrong):
+        raise DataError(f"labels must be 0 to {classes - 1}, the classes of {model.spec.name}, got {int(wrong[0])}")
 
-    spec: the network whose classes the labels of real images become; without one they are the number of the folder.
-    Raises DataError when it is missing, empty, is none of these, or cannot be read.
+
+def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
+    """Reads a set written by `save_image_set` or, in any of its formats, by `export_images`; a folder of real images of one size with one
+    folder per class; or a zip file of the first or the last.
+
+    spec: the network whose class indices the labels of real images become; without it, labels are the position of the folder.
+    Raises DataError if the path is missing, empty, in another format, or cannot be read.
     """
     folder = Path(path)
     if folder.suffix.lower() == SUFFIX and os.path.isfile(folder):
         return ImageSet(*read_numpy_archive(folder))
-    if is_archive(folder) and os.path.isfile(folder):  # unlike Path's, False for a name that is too long
+    if is_archive(folder) and os.path.isfile(folder):  # unlike Path.is_file, returns False for names that are too long
         with tempfile.TemporaryDirectory() as temporary:
-            unpacked = Path(temporary) / folder.name  # the archive's name, for messages
+            unpacked = Path(temporary) / folder.name  # the name of the zip file, for error messages
             unpacked.mkdir()
             unpack_images(folder, unpacked)
             image_set = load_image_set(unpacked, spec)
@@ -92,28 +106,32 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
                 image_set.manifest["source"] = str(folder)
             return image_set
     if not os.path.isdir(folder):
+        found = "another file" if os.path.isfile(folder) else "a path that does not exist"
         raise DataError(
-            f"folder {str(path)!r} does not exist: allowed is a folder written by `generate` or `export`, one with one folder a class, "
-            f"or a {SUFFIX} file written by `export`"
+            f"images must be a folder written by `generate` or `export`, a folder with one folder of images per class, a .zip file of "
+            f"these, or a {SUFFIX} file written by `export`, got {found}: {str(path)!r}"
         )
     if not os.path.isfile(folder / MANIFEST):
         return _from_image_folder(folder, spec)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if not isinstance(manifest, dict):
-            raise ValueError(f"its {MANIFEST} is no JSON object")
+            raise ValueError(f"its {MANIFEST} must be a JSON object")
         if FOLDERS in manifest and not os.path.isfile(folder / IMAGES_FILE):
             return ImageSet(*read_class_folders(folder, manifest), manifest)
         tensors = load_file(folder / IMAGES_FILE)
         images, labels = tensors["images"], tensors["labels"]
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise DataError(f"{folder} cannot be read as a set of images ({error}): allowed is a folder written by `generate`") from error
+        raise DataError(f"{folder} must be a set of images written by `generate`, but cannot be read as one ({error})") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
-        raise DataError(f"{folder} holds images of shape {tuple(images.shape)}: allowed is uint8 (N, 3, H, W) with N labels")
+        raise DataError(
+            f"images of {folder} must be uint8 (N, 3, H, W) with N labels, got {images.dtype} {tuple(images.shape)} "
+            f"with labels {tuple(labels.shape)}"
+        )
     if labels.dtype != torch.int64:
-        raise DataError(f"{folder} holds labels of {labels.dtype}: allowed is int64")
+        raise DataError(f"labels of {folder} must be int64, got {labels.dtype}")
     if not images.numel():
-        raise DataError(f"{folder} holds no images: allowed is at least one, of at least one pixel")
+        raise DataError(f"{folder} must have at least one image of at least one pixel, got none")
     return ImageSet(images, labels, manifest)
 
 
@@ -124,6 +142,6 @@ def _from_image_folder(folder: Path, spec: ModelSpec | None) -> ImageSet:
     images = [to_tensor(image) for image, _ in dataset]
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
-        raise DataError(f"{folder} has images of {len(sizes)} sizes, such as {sorted(sizes)[:2]}: allowed is one size for all")
+        raise DataError(f"images of {folder} must have the same size, got {len(sizes)} sizes, such as {sorted(sizes)[:2]}")
     labels = torch.tensor([mapping[label] for label in dataset.targets])
     return ImageSet(torch.stack(images), labels, {"source": str(folder), "images": len(images)})

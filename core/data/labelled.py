@@ -1,4 +1,4 @@
-"""Real, labelled images: the embedded evaluation set, CIFAR-10 and CIFAR-100, or folders of images."""
+"""Real, labeled images: the embedded evaluation set, CIFAR-10 and CIFAR-100, or folders of images."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from core.models.registry import ASSETS, CIFAR10_CLASSES, CIFAR100_CLASSES, Mode
 EMBEDDED_SHEET = ASSETS / "evaluation" / "cifar10_test_2000.png"
 EMBEDDED_LABELS = ASSETS / "evaluation" / "cifar10_test_2000.json"
 EMBEDDED_COLUMNS = 50
-# of the sets that have a name
+# class names of the data sets with a name
 CLASSES = {"embedded": CIFAR10_CLASSES, "cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 
 
 class LabelledImages(Protocol):
-    """What torchvision's datasets are without a transform: (PIL image, class index) by index."""
+    """Items (PIL image, class index), like torchvision's datasets without a transform."""
 
     def __len__(self) -> int: ...
 
@@ -34,9 +34,9 @@ class LabelledImages(Protocol):
 
 
 class EvaluationSet(Dataset):
-    """Labelled images as the network wants them.
+    """Labeled images, resized and cropped for a network.
 
-    Items are (uint8 `(3, H, W)`, class index of the network). `description` says what the figures were measured on.
+    Items are (uint8 `(3, H, W)` in [0, 255], class index of the network). `description` names the images in reports of the accuracy.
     resize, interpolation: as in ModelSpec.
     """
 
@@ -53,10 +53,10 @@ class EvaluationSet(Dataset):
         self.labels = torch.as_tensor(labels, dtype=torch.long)
         self.description = description
         self.image_size = image_size
-        # images that have the network's size already are not enlarged only to cut off their border, unless the network asks for it
+        # images that already have the network's size are not enlarged and cropped, unless the spec requires it
         self.keep_size = resize in (None, image_size)
         if resize is None:
-            # ImageNet's protocol for larger networks: short side to 256 / 224 of the input, then the centre
+            # ImageNet's protocol for larger networks: short side to 256 / 224 of the image size, then a center crop
             resize = image_size if image_size <= 64 else round(image_size * 256 / 224)
         self.transform = v2.Compose(
             [v2.Resize(resize, InterpolationMode(interpolation), antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()]
@@ -73,7 +73,7 @@ class EvaluationSet(Dataset):
         return image if fits else self.transform(image), self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """A batch for torch's DataLoader: files are decoded by as many threads as torch uses, as Pillow lets others compute meanwhile."""
+        """A batch for torch's DataLoader. Files are decoded in as many threads as torch uses, because Pillow releases the GIL."""
         if isinstance(self.images, Tensor):
             return [self[index] for index in indices]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -83,15 +83,15 @@ class EvaluationSet(Dataset):
 def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
     """The evaluation set `source` for the network `spec`.
 
-    source: `embedded` (2,000 images, only for networks with CIFAR-10's classes), `cifar10`, `cifar100`, or a folder: one folder a class
-    (see `class_mapping`), possibly in a folder `val` beside `train`; images without folders and a list `val.txt`; or CIFAR as
-    torchvision keeps it. Raises DataError when it is missing, its classes are not those of the network, or a file is no image.
+    source: `embedded` (2,000 images, only for networks with CIFAR-10's classes), `cifar10`, `cifar100`, or a folder: one folder per class
+    (see `class_mapping`), possibly in a folder `val` beside `train`; images and a list `val.txt`; or CIFAR as stored by torchvision.
+    Raises DataError if the data is missing, its classes are not those of the network, or a file is not an image.
     """
     images: Tensor | ImageFiles
     if source in CLASSES:
         mapping = dataset_mapping(CLASSES[source], spec)
         if mapping is None:
-            raise DataError(f"data is {source!r}, whose classes are not those of {spec.name}: allowed is a folder with one folder a class")
+            raise DataError(f"data must have the classes of {spec.name}, {source!r} has others; use a folder with one folder per class")
         if source == "embedded":
             images, targets = embedded_images()
             description = f"the first {len(targets):,} CIFAR-10 test images (embedded)"
@@ -103,7 +103,7 @@ def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
         fitting = [(name, mapping) for name in found if (mapping := dataset_mapping(CLASSES[name], spec)) is not None]
         if not fitting:
             names = " and ".join(TITLES[name] for name in found)
-            raise DataError(f"folder {source!r} is {names}, whose classes are not those of {spec.name}: allowed are images of its classes")
+            raise DataError(f"data must have the classes of {spec.name}, folder {source!r} is {names}")
         name, mapping = fitting[0]
         dataset = open_cifar_folder(name, found[name], train=False)
         images, targets = pixels(dataset), dataset.targets
@@ -117,7 +117,7 @@ def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
 
 
 def _open_files(folder: Path, spec: ModelSpec) -> tuple[ImageFiles, list[int]]:
-    """The images of a folder in any layout, and the class of the network for each of theirs."""
+    """The images of a folder in any layout, and the mapping of their classes to class indices of the network."""
     part = part_of(folder, "val")
     labels = list_of(part, *CLASSES)
     if labels is None:
@@ -126,13 +126,13 @@ def _open_files(folder: Path, spec: ModelSpec) -> tuple[ImageFiles, list[int]]:
     else:
         files = open_image_list(part, labels)
         mapping = class_mapping(files.classes, spec, str(labels), "classes")
-    # before the run begins; decoding them all would take as long as evaluating
+    # only the headers, because decoding all images would take as long as the evaluation
     files.check_headers()
     return files, mapping
 
 
 def embedded_images() -> tuple[Tensor, list[int]]:
-    """The embedded evaluation images, uint8 `(2000, 3, 32, 32)` in the order of CIFAR-10's test set, and their labels."""
+    """The embedded evaluation images, uint8 `(2000, 3, 32, 32)` in the order of the CIFAR-10 test set, and their labels."""
     sheet = decode_image(str(EMBEDDED_SHEET), ImageReadMode.RGB)
     labels = json.loads(EMBEDDED_LABELS.read_text())
     channels, height, width = sheet.shape
@@ -142,17 +142,17 @@ def embedded_images() -> tuple[Tensor, list[int]]:
 
 
 def open_training_set(source: str) -> tuple[LabelledImages, list[str]]:
-    """Labelled training images as (PIL image, class index), and the class names.
+    """Labeled training images as (PIL image, class index), and the class names.
 
-    source: `cifar10`, `cifar100`, or a folder: one folder a class, possibly in a folder `train` beside `val`, or CIFAR as torchvision
-    keeps it. Raises DataError when it is missing or holds something else.
+    source: `cifar10`, `cifar100`, or a folder: one folder per class, possibly in a folder `train` beside `val`, or CIFAR as stored by
+    torchvision. Raises DataError if it is missing or has other contents.
     """
     names = ("cifar10", "cifar100")
     if source in names:
         return open_cifar(source, train=True), list(CLASSES[source])
     found = cifar_folders(Path(source))
     if len(found) > 1:
-        raise DataError(f"folder {source!r} has CIFAR-10 and CIFAR-100: allowed is the folder of one of them")
+        raise DataError(f"training data must be one data set, folder {source!r} contains CIFAR-10 and CIFAR-100")
     for name, root in found.items():
         return open_cifar_folder(name, root, train=True), list(CLASSES[name])
     files = open_image_folder(part_of(Path(source), "train"), *names)

@@ -1,7 +1,7 @@
-"""Folders of labelled image files: one folder a class, or all in one folder with a list that says the class of each.
+"""Folders of labeled image files: one folder per class, or a single folder with a list of the classes.
 
-Links are followed, as sets of images are often put together from links; one that leads back to a folder above it is refused, as
-its images would be counted again and again. What is hidden, and what systems put into folders without being asked, is passed over.
+Symbolic links are followed, because data sets are often assembled from links; a link to one of its parent folders is refused, because
+its images would be counted repeatedly. Hidden files, and files that operating systems add to folders, are skipped.
 """
 
 import os
@@ -16,13 +16,13 @@ from core.errors import DataError, quoted
 
 LABELS = "val.txt"  # Caffe's name for the list of ImageNet's validation images
 PARTS = frozenset(("train", "val", "test"))
-ONE_A_CLASS = "a folder with one folder of images a class"
-_Place = tuple[int, int]  # device and inode
+ONE_PER_CLASS = "a folder with one folder of images per class"
+_Inode = tuple[int, int]  # device and inode
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Paths of images and, for each, the index of its class in `classes`. Items are (PIL image in RGB, that index)."""
+    """Paths of images with their indices into `classes`. Items are (PIL image in RGB, index)."""
 
     classes: list[str]
     paths: list[str]
@@ -32,14 +32,14 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Raises DataError, naming the file, when it cannot be read."""
+        """Raises DataError, naming the file, if it cannot be read."""
         return _load_rgb(self.paths[index]), self.targets[index]
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         return (self[index] for index in range(len(self)))
 
     def check_headers(self) -> None:
-        """Raises DataError for the first file that does not begin as an image does; whether it goes on so, only reading it shows."""
+        """Raises DataError for the first file without the header of an image. Errors in the rest of a file are only found by reading it."""
         for path in self.paths:
             try:
                 with Image.open(path):
@@ -49,31 +49,31 @@ class ImageFiles:
 
 
 def open_image_folder(path: Path, *names: str) -> ImageFiles:
-    """A folder with one folder of images a class, possibly in folders of their own. Classes are in the order of their names.
+    """A folder with one folder of images per class, possibly nested. Classes are in the order of their names.
 
-    names: what the caller takes in place of a folder, for the message. Raises DataError when the folder is missing, one of its folders
-    holds no image, or a link leads in a circle. Reading an image that is none raises DataError.
+    names: alternatives to a folder that the caller accepts, for the error message. Raises DataError if the folder is missing, one of its
+    folders has no image, or a link leads to one of its parent folders. Reading a file that is not an image raises DataError.
     """
     _check_folder(path, names)
     classes = [entry for entry in _entries(path) if os.path.isdir(entry.path)]
     if not classes:
-        raise DataError(f"folder {str(path)!r} has no folders with images in it: allowed is one folder a class")
+        raise DataError(f"folder {str(path)!r} must contain one folder of images per class, got no folders")
     paths: list[str] = []
     targets: list[int] = []
     empty = []
     for index, entry in enumerate(classes):
-        found = list(_images_below(entry, _place(path)))
+        found = list(_images_below(entry, _inode(path)))
         if not found:
             empty.append(entry.name)
         paths += found
         targets += [index] * len(found)
     if empty:
-        raise DataError(f"folder {str(path)!r} has no images in {', '.join(empty[:3])}: allowed is one folder a class with images in each")
+        raise DataError(f"every class folder of {str(path)!r} must contain images, got none in {', '.join(empty[:3])}")
     return ImageFiles([entry.name for entry in classes], paths, targets)
 
 
 def part_of(path: Path, part: str) -> Path:
-    """The folder `part` (train or val) of a folder that has only such parts, as ImageNet has; any other folder as it is."""
+    """The subfolder `part` (train or val) of a folder that contains nothing but such parts, as ImageNet's; otherwise the folder itself."""
     if os.path.isdir(path):
         folders = {entry.name for entry in _entries(path) if os.path.isdir(entry.path)}
         if part in folders and folders <= PARTS:
@@ -82,28 +82,28 @@ def part_of(path: Path, part: str) -> Path:
 
 
 def list_of(path: Path, *names: str) -> Path | None:
-    """The list of classes of a folder that has images and no folders: `val.txt` in it or beside it. None where there are folders.
+    """The list of classes, `val.txt` in or beside a folder that contains images and no folders; None if it contains folders.
 
-    Raises DataError when the folder is missing, or there are images and no list.
+    Raises DataError if the folder is missing, or contains images without a list.
     """
     _check_folder(path, names)
     entries = _entries(path)
     if any(os.path.isdir(entry.path) for entry in entries) or not any(_is_image(entry) for entry in entries):
         return None
-    found = next((place / LABELS for place in (path, path.parent) if os.path.isfile(place / LABELS)), None)
+    found = next((folder / LABELS for folder in (path, path.parent) if os.path.isfile(folder / LABELS)), None)
     if found is None:
         raise DataError(
-            f"folder {str(path)!r} has images, but neither folders nor {LABELS}: allowed is one folder a class, "
-            f"or {LABELS} with a line 'FILE CLASS' for each image"
+            f"folder {str(path)!r} must contain one folder per class, or {LABELS} with a line 'FILE CLASS' for each image, "
+            "got images without either"
         )
     return found
 
 
 def open_image_list(path: Path, labels: Path) -> ImageFiles:
-    """The images of a folder whose classes a list says: lines of a file's name, space, and its class (name, number or WordNet id).
+    """The images of a folder with the classes in a list of lines "FILE CLASS"; a class is a name, a number or a WordNet id.
 
-    Lines for images that are not there are passed over, as part of a set may be enough; names are looked up among the files of the
-    folder and never become paths. Raises DataError for an image without a line or with two, and for a list that cannot be read.
+    Lines for missing images are skipped, because a part of a data set may be enough. Names are looked up among the files of the folder
+    and never used as paths. Raises DataError for an image without a line or with two classes, and for a list that cannot be read.
     """
     images = {entry.name: entry.path for entry in _entries(path) if _is_image(entry)}
     label_of: dict[str, str] = {}
@@ -112,65 +112,63 @@ def open_image_list(path: Path, labels: Path) -> ImageFiles:
             for number, line in enumerate(file, 1):
                 words = line.split(maxsplit=1)
                 if len(words) == 1:
-                    raise DataError(f"{labels} has {quoted(line.strip())} in line {number}: allowed is a file's name, space, and its class")
+                    raise DataError(f"line {number} of {labels} must be a file name, a space, and a class, got {quoted(line.strip())}")
                 name = words[0].rpartition("/")[2] if words else ""
                 if name in images and label_of.setdefault(name, words[1].strip()) != words[1].strip():
-                    raise DataError(f"{labels} has two classes for {quoted(name)}: allowed is one")
+                    raise DataError(f"{labels} must have one class per image, got two for {quoted(name)}")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{labels} cannot be read ({error}): allowed is a text in UTF-8 with lines 'FILE CLASS'") from error
+        raise DataError(f"{labels} must be a text file in UTF-8 with lines 'FILE CLASS', but cannot be read ({error})") from error
     missing = next((name for name in images if name not in label_of), None)
     if missing is not None:
-        raise DataError(f"{labels} has no line for {quoted(missing)}: allowed is a class for every image of {path}")
+        raise DataError(f"{labels} must have a class for every image of {path}, got none for {quoted(missing)}")
     classes = sorted(set(label_of.values()))
     index = {name: number for number, name in enumerate(classes)}
     return ImageFiles(classes, list(images.values()), [index[label_of[name]] for name in images])
 
 
 def _check_folder(path: Path, names: tuple[str, ...]) -> None:
-    if not os.path.isdir(path):  # unlike Path's, False for a name that is too long
+    if not os.path.isdir(path):  # unlike Path.is_dir, returns False for names that are too long
         others = "".join(f"{name}, " for name in names) + ("or " if names else "")
-        raise DataError(f"folder {str(path)!r} does not exist: allowed is {others}{ONE_A_CLASS}")
+        raise DataError(f"data must be {others}{ONE_PER_CLASS}, folder {str(path)!r} does not exist")
     if path.resolve().parent == path.resolve():
-        # searching it would take hours, as it goes through every link of the system
-        raise DataError(
-            f"folder {str(path)!r} is the whole file system: allowed is {' or '.join([*names, 'a folder with one folder a class'])}"
-        )
+        # searching it would take hours, because links are followed
+        raise DataError(f"data must be {' or '.join([*names, ONE_PER_CLASS])}, {str(path)!r} is the root of the file system")
 
 
 def _entries(path: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, in the order of names, without what is hidden."""
+    """The entries of a folder that are not hidden, sorted by name."""
     try:
         with os.scandir(path) as entries:
             seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     except OSError as error:
-        raise DataError(f"folder {str(path)!r} cannot be read ({error.strerror}): allowed is one that may be looked into") from error
+        raise DataError(f"folder {str(path)!r} must be readable ({error.strerror})") from error
     return sorted(seen, key=lambda entry: entry.name)
 
 
-def _images_below(folder: os.DirEntry, above: _Place) -> Iterator[str]:
-    """Paths of all images in a folder and those in it. above: the folder that it lies in."""
-    waiting: list[tuple[os.DirEntry, tuple[_Place, ...]]] = [(folder, (above,))]
+def _images_below(folder: os.DirEntry, above: _Inode) -> Iterator[str]:
+    """Paths of all images in a folder and its subfolders. above: its parent folder."""
+    waiting: list[tuple[os.DirEntry, tuple[_Inode, ...]]] = [(folder, (above,))]
     while waiting:
         current, around = waiting.pop()
-        place = _place(current.path)
-        if place in around:
-            raise DataError(f"{current.path} is a link to a folder that it lies in: allowed are links that lead elsewhere")
+        inode = _inode(current.path)
+        if inode in around:
+            raise DataError(f"links must not lead to one of their parent folders, {current.path} does")
         entries = _entries(current.path)
         yield from (entry.path for entry in entries if _is_image(entry))
-        waiting += [(entry, (*around, place)) for entry in reversed(entries) if os.path.isdir(entry.path)]
+        waiting += [(entry, (*around, inode)) for entry in reversed(entries) if os.path.isdir(entry.path)]
 
 
-def _place(path: str | Path) -> _Place:
+def _inode(path: str | Path) -> _Inode:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    """Whether an entry is a file whose name says that it is an image. Raises DataError for a broken link, or a device, of such a name."""
+    """Whether an entry is a file with the suffix of an image. Raises DataError for a broken link or a device with such a suffix."""
     if not entry.name.lower().endswith(IMG_EXTENSIONS) or os.path.isdir(entry.path):
         return False
-    if not os.path.isfile(entry.path):  # reading a pipe would wait for ever
-        raise DataError(f"{entry.path} is no file, or a link to none: allowed are images that can be read")
+    if not os.path.isfile(entry.path):  # reading a pipe would block forever
+        raise DataError(f"{entry.path} must be a file or a link to one, got a broken link or a device")
     return True
 
 
@@ -178,9 +176,9 @@ def _load_rgb(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:  # Pillow raises whatever its decoders hit on: OSError, SyntaxError, struct.error and more
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
         raise _unreadable(path) from error
 
 
 def _unreadable(path: str) -> DataError:
-    return DataError(f"{path} cannot be read as an image: allowed are the formats Pillow knows")
+    return DataError(f"{path} must be an image in a format that Pillow supports, but cannot be read as one")

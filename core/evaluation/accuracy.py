@@ -14,7 +14,7 @@ from core.models.full_precision import FullPrecisionModel
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 in percent, its standard error in points, how many images, and which."""
+    """Top-1 in percent, its standard error in points, the number of images, and their description."""
 
     top1: float
     standard_error: float
@@ -27,17 +27,17 @@ def evaluate(
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet,
     batch_size: int = 0,
-    checkpoint: Callable[[], None] | None = None,
+    pause_point: Callable[[], None] | None = None,
 ) -> Accuracy:
-    """Top-1 accuracy of `network` on `evaluation_set`, normalised as `model` wants it; the network is put back as it was.
+    """Top-1 accuracy of `network` on `evaluation_set`, with the normalization of `model`. Restores the network's training modes.
 
-    Arguments and errors as those of `correct`.
+    Arguments and errors are those of `top1_hits`.
     """
-    return accuracy_of(correct(network, model, evaluation_set, batch_size, checkpoint), evaluation_set.description)
+    return accuracy_of(top1_hits(network, model, evaluation_set, batch_size, pause_point), evaluation_set.description)
 
 
 def accuracy_of(hits: Tensor, evaluated_on: str) -> Accuracy:
-    """The accuracy p of n answers, bool `(n,)`, at least one, with its standard error sqrt(p (1 - p) / n)."""
+    """The accuracy p of n predictions with its standard error sqrt(p (1 - p) / n). hits: bool `(n,)`, n at least 1."""
     count = len(hits)
     share = int(hits.sum()) / count
     return Accuracy(
@@ -48,32 +48,31 @@ def accuracy_of(hits: Tensor, evaluated_on: str) -> Accuracy:
     )
 
 
-def correct(
+def top1_hits(
     network: nn.Module,
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet | Subset,
     batch_size: int = 0,
-    checkpoint: Callable[[], None] | None = None,
+    pause_point: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Which images of the set `network` gives its highest score for their own class: bool `(N,)`, on the CPU.
+    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU.
 
-    batch_size: 0 takes what suits the network's device. checkpoint: called between batches; may raise to end early.
-    Raises DataError for an empty set.
+    batch_size: 0 chooses by the device. pause_point: called between batches; may raise to stop early. Raises DataError for an empty set.
     """
     if not len(evaluation_set):
         description = getattr(evaluation_set, "description", "the set")
-        raise DataError(f"{description} is empty: allowed is at least one image")
-    # on the CPU tensors of larger batches leave the cache, and their memory is asked of the system again for every layer
+        raise DataError(f"{description} must have at least one image, got none")
+    # on a CPU, tensors of larger batches exceed the cache, and every layer allocates its memory anew
     batch_size = batch_size or (64 if model.device.type == "cpu" else 256)
-    # each module's own mode: a network may be in training with its BatchNorm layers frozen
+    # of each module: a network may be in training mode with its BatchNorm layers frozen
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     hits = []
     try:
         with torch.no_grad():
             for pixels, labels in DataLoader(evaluation_set, batch_size=batch_size):
-                if checkpoint is not None:
-                    checkpoint()
+                if pause_point is not None:
+                    pause_point()
                 images = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
                 hits.append(network(images).argmax(dim=1).cpu() == labels)
     finally:

@@ -1,4 +1,4 @@
-"""Diversity of a set of images: cosine of their CLIP embeddings, for all pairs and for nearest neighbours. Lower is more diverse."""
+"""Diversity of an image set: cosine similarity of CLIP embeddings, over all pairs and of nearest neighbors. Lower is more diverse."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import GenerationConfig
+from core.config import GenerationConfig, upgrade_generation
 from core.data.image_sets import ImageSet
 from core.errors import ConfigError, DataError
 from core.evaluation.encoder import Encoder
 
 HISTOGRAM_BINS = 60
-MATRIX_IMAGES = 200  # side of the matrix that is kept to be looked at
-NEIGHBOURS = 5  # kept of each of as many images as the matrix has
-PAIRS = 8  # of the most alike images that are kept
-CLOSE = 0.95  # cosine above which two images count as nearly the same
-QUERIES = 2048  # images whose nearest is looked for, among all: in a larger set, evenly spread ones
-DRAWN = frozenset({"histogram", "matrix", "neighbours"})  # what a figure or picture is made of, rather than a figure
-_ENTRIES = 1 << 23  # of the similarity matrix that are in memory at once: 32 MB, however many images there are
+MATRIX_IMAGES = 200  # side of the stored similarity matrix
+NEIGHBORS = 5  # stored for each of as many images as the matrix has
+PAIRS = 8  # stored pairs of most similar images
+CLOSE = 0.95  # cosine above which two images count as near duplicates
+QUERIES = 2048  # images whose nearest neighbor is searched, evenly spaced over a larger set
+CHART_DATA = frozenset({"histogram", "matrix", "neighbours"})  # arrays for charts and pictures, not single figures
+_ENTRIES = 1 << 23  # entries of the similarity matrix in memory at once: 32 MB for any number of images
 
 
 def mean_similarity(embeddings: Tensor) -> float:
-    """Mean cosine over all pairs of different images; embeddings `(N, D)`, L2-normalised, N at least 2.
+    """Mean cosine over all pairs of different images; embeddings `(N, D)`, L2-normalized, N at least 2.
 
-    sum over i != j of e_i . e_j = ||sum of e||^2 - sum of ||e||^2, so no matrix is needed.
+    sum over i != j of e_i . e_j = ||sum of e||^2 - sum of ||e||^2, so that no matrix is needed.
     """
     count = len(embeddings)
     values = embeddings.double()
@@ -33,7 +33,7 @@ def mean_similarity(embeddings: Tensor) -> float:
 
 
 def within_class_similarity(embeddings: Tensor, labels: Tensor) -> float | None:
-    """Mean cosine over all pairs of different images with the same label; None when no class has two."""
+    """Mean cosine over all pairs of different images with the same label; None if no class has two images."""
     total, pairs = 0.0, 0
     for label in labels.unique():
         members = embeddings[labels == label]
@@ -50,7 +50,7 @@ def similarity_histogram(embeddings: Tensor) -> dict[str, list[float]]:
     rows = max(1, _ENTRIES // max(1, len(embeddings)))
     for start in range(0, len(embeddings), rows):
         block = (embeddings[start : start + rows] @ embeddings[start:].T).clamp_(-1, 1)
-        # each pair once: entries right of the diagonal, which the first square of the block holds
+        # each pair once: entries right of the diagonal, which is in the first square of the block
         square = block[:, : len(block)]
         above = torch.triu_indices(len(square), len(square), 1, device=block.device)
         for part in (square[above[0], above[1]], block[:, len(block) :]):
@@ -59,104 +59,104 @@ def similarity_histogram(embeddings: Tensor) -> dict[str, list[float]]:
     return {"edges": [round(edge, 6) for edge in edges], "share": (counts / counts.sum().clamp_min(1)).tolist()}
 
 
-def spread(count: int, most: int) -> Tensor:
-    """At most `most` of the numbers 0 to count - 1, evenly spread over them, in order."""
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """At most `most` of the numbers 0 to count - 1, evenly spaced, in order."""
     return torch.linspace(0, count - 1, min(count, most)).round().long().unique()
 
 
 def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
-    """Cosine between at most MATRIX_IMAGES images, spread evenly over the set and ordered by class: {"labels", "cosine"}."""
-    chosen = spread(len(embeddings), MATRIX_IMAGES)
+    """Cosine between at most MATRIX_IMAGES images, evenly spaced over the set and ordered by class: {"labels", "cosine"}."""
+    chosen = evenly_spaced(len(embeddings), MATRIX_IMAGES)
     chosen = chosen[torch.argsort(labels[chosen], stable=True)]
     cosine = embeddings[chosen] @ embeddings[chosen].T
     return {"labels": labels[chosen].tolist(), "cosine": [[round(value, 3) for value in row] for row in cosine.tolist()]}
 
 
-def families_of(images: ImageSet) -> Tensor | None:
-    """The numbers of the images that began as the same noise image, a row for each, `(F, k)`; None where that is not known."""
+def snapshot_groups(images: ImageSet) -> Tensor | None:
+    """The images that are snapshots of the same noise image, one row each: indices `(G, k)`; None if that is unknown."""
     try:
-        starts = torch.tensor(GenerationConfig.from_dict(images.manifest["config"]).starts)
-    except (KeyError, TypeError, ConfigError):  # not generated, or by another version
+        starts = torch.tensor(GenerationConfig.from_dict(upgrade_generation(images.manifest["config"])).starts)
+    except (KeyError, TypeError, AttributeError, ConfigError):  # not generated, or by a version that cannot be read
         return None
     if len(starts) != len(images):
         return None
-    families = torch.argsort(starts, stable=True).view(int(starts.max()) + 1, -1)
-    # one noise image has one label: where it has not, somebody has put the images into another order
-    labels = images.labels[families]
-    return families if bool((labels == labels[:, :1]).all()) else None
+    groups = torch.argsort(starts, stable=True).view(int(starts.max()) + 1, -1)
+    # a noise image has one label: if its snapshots have several, the images were reordered
+    labels = images.labels[groups]
+    return groups if bool((labels == labels[:, :1]).all()) else None
 
 
-def family_similarity(embeddings: Tensor, families: Tensor) -> float | None:
-    """Mean cosine over all pairs of different images of one family; None when they have one image each. families: `(F, k)`."""
-    k = families.shape[1]
+def group_similarity(embeddings: Tensor, groups: Tensor) -> float | None:
+    """Mean cosine over all pairs of different images of one group; None if k is 1. groups: `(G, k)`."""
+    k = groups.shape[1]
     if k < 2:
         return None
     values = embeddings.double()
-    sums = torch.stack([values[column] for column in families.T]).sum(dim=0)
-    # as in `mean_similarity`, for each family
-    return float((sums.square().sum() - values.square().sum()) / (families.numel() * (k - 1)))
+    sums = torch.stack([values[column] for column in groups.T]).sum(dim=0)
+    # as in `mean_similarity`, for each group
+    return float((sums.square().sum() - values.square().sum()) / (groups.numel() * (k - 1)))
 
 
-def nearest_images(embeddings: Tensor, queries: Tensor, count: int, families: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Cosines and numbers of the `count` images most alike to each of the images `queries` `(Q,)`: both `(Q, count)`, nearest first.
+def nearest_images(embeddings: Tensor, queries: Tensor, count: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and indices of the `count` images most similar to each query: both `(Q, count)`, nearest first. queries: indices `(Q,)`.
 
-    families: `(F, k)`, of which none is met twice, nor that of the image itself; without them each image is one of its own.
-    count: fewer come back where there are no more.
+    groups: `(G, k)`; at most one image of each is returned, and none of the query's own; default: each image is a group.
+    count: fewer are returned if there are not as many other groups.
     """
-    if families is None:
-        families = torch.arange(len(embeddings))[:, None]
-    family = _family_numbers(families)
-    count = min(count, len(families) - 1)
+    if groups is None:
+        groups = torch.arange(len(embeddings))[:, None]
+    group = _group_of(groups)
+    count = min(count, len(groups) - 1)
     cosines, numbers = [], []
     for block in queries.split(max(1, _ENTRIES // max(1, len(embeddings)))):
-        # (q, F, k) -> the nearest of each family
-        best, which = (embeddings[block] @ embeddings.T).clamp_(-1, 1)[:, families].max(dim=2)
-        best.scatter_(1, family[block][:, None], -2)
+        # (q, G, k) -> the nearest of each group
+        best, which = (embeddings[block] @ embeddings.T).clamp_(-1, 1)[:, groups].max(dim=2)
+        best.scatter_(1, group[block][:, None], -2)
         top = best.topk(count, dim=1)
         cosines.append(top.values)
-        numbers.append(families[top.indices, which.gather(1, top.indices)])
+        numbers.append(groups[top.indices, which.gather(1, top.indices)])
     return torch.cat(cosines), torch.cat(numbers)
 
 
-def _family_numbers(families: Tensor) -> Tensor:
-    """Image -> row of `families` that it is in."""
-    numbers = torch.empty(families.numel(), dtype=torch.long)
-    numbers[families] = torch.arange(len(families))[:, None]
+def _group_of(groups: Tensor) -> Tensor:
+    """The row of `groups` that each image is in: `(N,)`."""
+    numbers = torch.empty(groups.numel(), dtype=torch.long)
+    numbers[groups] = torch.arange(len(groups))[:, None]
     return numbers
 
 
-def alike_pairs(queries: Tensor, cosines: Tensor, numbers: Tensor, families: Tensor | None = None) -> list[list[float]]:
-    """The PAIRS images most alike to their nearest, [number, number of the nearest, cosine] each, no family twice.
+def most_similar_pairs(queries: Tensor, cosines: Tensor, numbers: Tensor, groups: Tensor | None = None) -> list[list[float]]:
+    """The PAIRS images most similar to their nearest neighbor, as [index, index of the neighbor, cosine]; no group occurs twice.
 
-    queries, cosines, numbers: `(Q,)`, images and their one nearest. families: as in `nearest_images`.
+    queries, cosines, numbers: `(Q,)`, images and their nearest neighbors. groups: as in `nearest_images`.
     """
-    family = None if families is None else _family_numbers(families).tolist()
+    group = None if groups is None else _group_of(groups).tolist()
     pairs: list[list[float]] = []
     seen: set[int] = set()
-    for place in torch.argsort(cosines, descending=True, stable=True).tolist():
-        both = [int(queries[place]), int(numbers[place])]
-        own = set(both) if family is None else {family[image] for image in both}
+    for rank in torch.argsort(cosines, descending=True, stable=True).tolist():
+        both = [int(queries[rank]), int(numbers[rank])]
+        own = set(both) if group is None else {group[image] for image in both}
         if own & seen:
             continue
-        pairs.append([*both, round(float(cosines[place]), 4)])
+        pairs.append([*both, round(float(cosines[rank]), 4)])
         seen |= own
         if len(pairs) == PAIRS:
             break
     return pairs
 
 
-def _neighbours(embeddings: Tensor, families: Tensor | None) -> dict[str, Any]:
-    """How near the nearest is, and for some images which it is."""
-    queries = spread(len(embeddings), QUERIES)
-    cosines, numbers = nearest_images(embeddings, queries, 1, families)
-    shown = spread(len(embeddings), MATRIX_IMAGES)
-    near, which = nearest_images(embeddings, shown, NEIGHBOURS, families)
+def _nearest_neighbors(embeddings: Tensor, groups: Tensor | None) -> dict[str, Any]:
+    """Similarity to the nearest neighbors, and for some images which they are."""
+    queries = evenly_spaced(len(embeddings), QUERIES)
+    cosines, numbers = nearest_images(embeddings, queries, 1, groups)
+    shown = evenly_spaced(len(embeddings), MATRIX_IMAGES)
+    near, which = nearest_images(embeddings, shown, NEIGHBORS, groups)
     return {
         "nearest_similarity": round(float(cosines.double().mean()), 5),
         "close_above": CLOSE,
         "close_share": round(float((cosines > CLOSE).double().mean()), 5),
         "neighbours": {
-            "pairs": alike_pairs(queries, cosines[:, 0], numbers[:, 0], families),
+            "pairs": most_similar_pairs(queries, cosines[:, 0], numbers[:, 0], groups),
             "images": shown.tolist(),
             "nearest": which.tolist(),
             "cosine": [[round(value, 4) for value in row] for row in near.tolist()],
@@ -165,21 +165,20 @@ def _neighbours(embeddings: Tensor, families: Tensor | None) -> dict[str, Any]:
 
 
 def measure_diversity(
-    images: ImageSet, encoder: Encoder, checkpoint: Callable[[], None] | None = None, pictured: bool = True
+    images: ImageSet, encoder: Encoder, pause_point: Callable[[], None] | None = None, keep_matrices: bool = True
 ) -> dict[str, Any]:
-    """Everything above for one set, fit for JSON, with the encoder's name and what it was trained on.
+    """All measures of one set as JSON values, with the encoder's name and what it was trained on.
 
-    Neighbours are looked for among images that began as other noise images: snapshots of the same one are almost always the nearest,
-    and how alike those are is `snapshot_similarity`: None where the set does not say which began as the same.
-    pictured: whether the parts that are to be looked at image by image, matrix and neighbours, are kept.
-    Raises DataError for fewer than two images.
+    Neighbors are images of other noise images, because snapshots of the same one are almost always the nearest; their similarity is
+    `snapshot_similarity`, None if it is unknown which images these are. keep_matrices: whether the result contains CHART_DATA other than
+    the histogram. pause_point: called between batches; may raise to stop early. Raises DataError for fewer than two images.
     """
     if len(images) < 2:
-        raise DataError(f"the set has {len(images)} images: allowed is at least 2, as similarity is between pairs")
-    embeddings = encoder.embed_images(images.images, checkpoint=checkpoint)
+        raise DataError(f"a set must have at least 2 images to measure diversity, got {len(images)}")
+    embeddings = encoder.embed_images(images.images, pause_point=pause_point)
     within = within_class_similarity(embeddings, images.labels)
-    families = families_of(images)
-    snapshots = None if families is None else family_similarity(embeddings, families)
+    groups = snapshot_groups(images)
+    snapshots = None if groups is None else group_similarity(embeddings, groups)
     measured = {
         "encoder": encoder.name,
         "encoder_trained_on": encoder.trained_on,
@@ -189,6 +188,6 @@ def measure_diversity(
         "snapshot_similarity": None if snapshots is None else round(snapshots, 5),
         "histogram": similarity_histogram(embeddings),
         "matrix": similarity_matrix(embeddings, images.labels),
-        **_neighbours(embeddings, families),
+        **_nearest_neighbors(embeddings, groups),
     }
-    return measured if pictured else {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}
+    return measured if keep_matrices else {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}

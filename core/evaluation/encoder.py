@@ -1,4 +1,4 @@
-"""CLIP encoders, all of them through open_clip: the embedded one, and any architecture with pretrained weights."""
+"""CLIP encoders, all through open_clip: the embedded one, and any architecture with pretrained weights."""
 
 import json
 import logging
@@ -24,40 +24,34 @@ EMBEDDED_FOLDER = ASSETS / "encoder"
 
 @dataclass
 class Encoder:
-    """A CLIP model with what belongs to it. `trained_on` is shown wherever its figures are."""
+    """A CLIP model with its preprocessing. `trained_on` is shown beside every figure that was measured with it."""
 
     name: str
     trained_on: str
-    model: Any  # open_clip's CLIP, or another of its classes with encode_image and encode_text
+    model: Any  # open_clip's CLIP, or another of its classes with encode_image
     preprocess: Callable[[Any], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
     device: torch.device
 
     @torch.no_grad()
-    def embed_images(self, images: Tensor, batch_size: int = 128, checkpoint: Callable[[], None] | None = None) -> Tensor:
-        """uint8 `(N, 3, H, W)` -> L2-normalised embeddings `(N, D)` on the CPU, by open_clip's own preprocessing.
+    def embed_images(self, images: Tensor, batch_size: int = 128, pause_point: Callable[[], None] | None = None) -> Tensor:
+        """uint8 `(N, 3, H, W)` -> L2-normalized embeddings `(N, D)` on the CPU, with open_clip's preprocessing.
 
-        checkpoint: called between batches; may raise to end early.
+        pause_point: called between batches; may raise to stop early.
         """
         features = []
         for batch in images.split(batch_size):
-            if checkpoint is not None:
-                checkpoint()
+            if pause_point is not None:
+                pause_point()
             pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in batch]).to(self.device)
             features.append(F.normalize(self.model.encode_image(pixels), dim=-1).cpu())
         return torch.cat(features)
-
-    @torch.no_grad()
-    def embed_texts(self, texts: list[str]) -> Tensor:
-        """L2-normalised embeddings `(len(texts), D)` on the CPU."""
-        return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)), dim=-1).cpu()
 
 
 def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
     """`embedded`, or `ARCH:PRETRAINED` as open_clip names them, such as `ViT-B-32:laion2b_s34b_b79k`; downloaded on first use.
 
     open_clip shows the progress of a download on stderr. Raises UnknownNameError for a name that open_clip does not have, and
-    EncoderError where the weights cannot be had.
+    EncoderError if the weights cannot be loaded.
     """
     target = resolve_device(device)
     architecture, _, pretrained = name.partition(":")
@@ -76,21 +70,20 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
     try:
         with _quiet_log():
             model, preprocess = open_clip.create_model_from_pretrained(source, device=target, **arguments)
-            tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # a download fails in as many ways as there are hubs; all mean the same here
+    except Exception as error:  # a download can raise many types of error, depending on the hub
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise EncoderError(f"encoder {name!r} could not be loaded ({reason}): without a network, allowed is {EMBEDDED}") from error
-    return Encoder(name, trained_on, model.eval(), preprocess, tokenizer, target)
+        raise EncoderError(f"encoder {name!r} could not be loaded ({reason}): without network access it must be {EMBEDDED}") from error
+    return Encoder(name, trained_on, model.eval(), preprocess, target)
 
 
 def describe_folder(folder: Path) -> str:
-    """What the encoder in an open_clip folder was trained on, as its training wrote it down."""
+    """What the encoder in an open_clip folder was trained on, from its config."""
     return str(json.loads((folder / "open_clip_config.json").read_text()).get("trained_on", "unknown"))
 
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
-    """open_clip logs every step of opening a model at INFO or ERROR on the root logger; its exceptions say enough."""
+    """Silences open_clip, which logs every step of loading a model on the root logger; its exceptions are sufficient."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.CRITICAL)

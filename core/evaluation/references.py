@@ -1,16 +1,16 @@
-"""What the diversity of synthetic images is compared with: the noise that they began as, and real images."""
+"""References for the diversity of synthetic images: the noise that generation starts from, and real images."""
 
 import torch
 
 from core.config import GenerationConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet
-from core.evaluation.diversity import spread
+from core.evaluation.diversity import evenly_spaced
 from core.generation.noise import starting_noise
 from core.models.full_precision import FullPrecisionModel
 
 NOISE, REAL = "noise", "real"
-REFERENCE_IMAGES = 512  # of each: their mean cosine is then known to the second decimal, in seconds
+REFERENCE_IMAGES = 512  # of each: enough for two decimals of their mean cosine, measured within seconds
 
 
 def noise_images(model: FullPrecisionModel, config: GenerationConfig, seed: int = 0) -> ImageSet:
@@ -26,8 +26,8 @@ def noise_images(model: FullPrecisionModel, config: GenerationConfig, seed: int 
 
 
 def real_images(evaluation_set: EvaluationSet) -> ImageSet:
-    """At most REFERENCE_IMAGES of the evaluation images, spread evenly over the set, at the network's size."""
-    chosen = spread(len(evaluation_set), REFERENCE_IMAGES).tolist()
+    """At most REFERENCE_IMAGES of the evaluation images, evenly spaced over the set, at the network's size."""
+    chosen = evenly_spaced(len(evaluation_set), REFERENCE_IMAGES).tolist()
     images, labels = zip(*evaluation_set.__getitems__(chosen))
     some = "" if len(chosen) == len(evaluation_set) else f"{len(chosen):,} of "
     return ImageSet(torch.stack(images), torch.stack(labels), {"description": some + evaluation_set.description})

@@ -1,4 +1,4 @@
-"""The command lines that make a run again, elsewhere: without paths of the machine it ran on. Imports no torch."""
+"""The command lines that reproduce a run on another machine, without paths of the machine it ran on. Imports no torch."""
 
 import os
 import shlex
@@ -12,21 +12,21 @@ from core.layout import user_image_sets
 
 
 def commands(config: RunConfig) -> list[str]:
-    """One `run` where a preset and its flags say everything; else a `generate`, `diversity` and `quantize` each.
+    """One `run` if a preset and flags can express the config; otherwise one `generate`, `diversity` and `quantize` per method and width.
 
-    Files and folders are named without where they lay. Live changes cannot be said on a command line, and are left out.
+    Files and folders appear without their parent folders. Live changes are omitted, because a command line cannot express them.
     """
     portable = _portable(config)
     return _as_preset(portable) or _step_by_step(portable, _sets(config))
 
 
 def bare_name(name: str) -> str:
-    """What a file or folder is called, without where it lies; any other name as it is."""
+    """The name of a file or folder without its parent folders; any other name unchanged."""
     return Path(name).name if os.path.isabs(name) else name
 
 
 def _sets(config: RunConfig) -> dict[str, str]:
-    """MethodImages -> folder of its images on the machine where the commands run."""
+    """Method -> folder of its images on the machine where the commands run."""
     if not config.images_from:
         return {method: f"images/{method}" for method in config.methods}
     root = Path(config.images_from)
@@ -34,13 +34,13 @@ def _sets(config: RunConfig) -> dict[str, str]:
 
 
 def _portable(config: RunConfig) -> RunConfig:
-    # a GPU must not be asked for on a machine that has none; `auto` uses one where there is one
+    # `auto` instead of a GPU, because the other machine may not have one
     device = config.machine.device if config.machine.device == "cpu" else "auto"
     return config.with_knobs({"model": bare_name(config.model), "device": device, "data": bare_name(config.evaluation.data)})
 
 
 def _as_preset(config: RunConfig) -> list[str]:
-    """One `run` that starts from the nearest preset; empty where `run` cannot make this config."""
+    """One `run` that starts from the nearest preset; empty if `run` cannot produce this config."""
     if config.images_from or not config.bits or config.training_seed is not None:
         return []
     found: list[dict[str, Any]] = []
@@ -61,7 +61,7 @@ def _as_preset(config: RunConfig) -> list[str]:
 
 
 def _step_by_step(config: RunConfig, sets: Mapping[str, str]) -> list[str]:
-    """Each stage by its own command. sets: as `_sets` returns them."""
+    """One command per stage. sets: as `_sets` returns them."""
     lines: list[str] = []
     if not config.images_from:
         changed = _changed(config, (RunConfig, MachineConfig, GenerationConfig))
@@ -78,7 +78,7 @@ def _step_by_step(config: RunConfig, sets: Mapping[str, str]) -> list[str]:
 
 
 def _changed(config: RunConfig, sections: Sequence[type]) -> dict[str, Any]:
-    """Flag -> value of the knobs that are not at their default, and of the bit widths. Those of no stage are left out."""
+    """Flag -> value of the knobs that differ from their default, and of the bit widths. Knobs that these stages do not use are omitted."""
     always, never = ("weight_bits", "activation_bits"), ("encoder", "compile")
     return {
         flag(knob): config.value(name)

@@ -1,6 +1,6 @@
-"""Sets of images for use elsewhere: PNG files, safetensors, or a NumPy archive that calibrates other quantizers.
+"""Export of image sets: PNG files, safetensors, or a NumPy archive with which other quantizers can be calibrated.
 
-All three are read back by `load_image_set`, with the same pixels and labels in the same order, and the same set gives the same bytes.
+`load_image_set` reads all three, with the same pixels and labels in the same order. The same set always gives the same bytes.
 """
 
 import hashlib
@@ -17,20 +17,19 @@ from torch import nn
 from core import layout
 from core.config import IMAGE_FORMATS, RunConfig
 from core.data.class_folders import FOLDERS, write_class_folders
-from core.data.image_sets import ImageSet, load_image_set, save_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
 from core.data.numpy_archives import SUFFIX, write_numpy_archive
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.files import atomic_folder, atomic_write, check_free, check_parents, parents_of, write_json
 from core.generation.methods import in_order
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
-from core.quantization.training import check_images
 
 
 def export_method(folder: Path, config: RunConfig, format: str, out: Path, method: str = "") -> dict[str, Any]:
-    """`export_images` for the images of a run. folder: the run's. method: whose; empty: the paper's optimizer's, or the only ones.
+    """`export_images` for the images of one method of the run in `folder`. method: empty for the run's first one.
 
-    Raises UnknownNameError for a method that the run does not have, RunError for a run without images, and what `export_images` raises.
+    Raises UnknownNameError for a method that the run does not have, RunError for a run without images, and the errors of `export_images`.
     """
     check_image_target(format, out)
     images = folder / layout.IMAGES
@@ -38,7 +37,7 @@ def export_method(folder: Path, config: RunConfig, format: str, out: Path, metho
     if config.images_from:
         sets = layout.user_image_sets(Path(config.images_from), config.methods)
     if not sets:
-        raise RunError(f"run {folder.name!r} has no images yet: allowed are runs whose images are made")
+        raise RunError(f"run must have finished its images, and {folder.name!r} has none yet")
     method = method or in_order(sets)[0]
     if method not in sets:
         raise UnknownNameError("method", method, sets)
@@ -51,14 +50,14 @@ def export_method(folder: Path, config: RunConfig, format: str, out: Path, metho
 def export_images(
     image_set: ImageSet, model: FullPrecisionModel, format: str, out: Path, diversity: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Writes a set of images made from `model` to `out`, whole or not at all; returns what was written, plain values.
+    """Writes an image set of `model` to `out`, atomically; returns path, format, number of images, bytes and network, as JSON values.
 
-    format: `png` (a folder with one folder of PNG files a class), `safetensors` (a folder as `generate` writes it), or `npz` (a file that
-    ends in .npz, see core.data.numpy_archives). out: a new file or folder, or an empty folder. diversity: the figures of the encoder in
-    the run's result, where there are any. Each has a manifest, in the archive an entry of that name: what the set's own says (its config
-    with the seed, the changes made meanwhile), and `network`, `normalisation`, `image_size`, `classes`, `diversity`.
-    Raises UnknownNameError or ConfigError for a format or name that is not allowed, DataError when `out` exists or cannot be written, or
-    the set does not fit the network.
+    format: `png` (a folder with one folder of PNG files per class), `safetensors` (a folder as `generate` writes it), or `npz` (a file that
+    ends in .npz, see core.data.numpy_archives). out: a new file or folder, or an empty folder. diversity: the encoder's figures in the
+    run's result, if there are any. Each format has a manifest (in the archive, an entry of that name): the set's own manifest (its config
+    with the seed, and its live changes), and `network`, `normalisation`, `image_size`, `classes`, `diversity`.
+    Raises UnknownNameError or ConfigError for an invalid format or name, DataError if `out` exists or cannot be written, or the set does
+    not fit the network.
     """
     check_images(model, image_set)
     check_image_target(format, out)
@@ -76,8 +75,7 @@ def export_images(
                     save_image_set(replace(image_set, manifest=manifest), folder)
     except OSError as error:
         raise DataError(
-            f"the images could not be written to {str(out)!r} ({error.strerror or first_line(error)}): "
-            "allowed is a place with room that can be written to"
+            f"out must be writable and have enough space, and {str(out)!r} could not be written ({error.strerror or first_line(error)})"
         ) from error
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
     return {
@@ -90,21 +88,21 @@ def export_images(
 
 
 def check_image_target(format: str, out: Path) -> None:
-    """Raises UnknownNameError, ConfigError or DataError unless `export_images` can write that format there."""
+    """Raises UnknownNameError, ConfigError or DataError unless `export_images` can write this format to `out`."""
     if format not in IMAGE_FORMATS:
         raise UnknownNameError("format of images", format, IMAGE_FORMATS)
     if format == "npz":
         if out.suffix != SUFFIX:
-            raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in {SUFFIX}")
+            raise ConfigError(f"out must end in {SUFFIX}, got {str(out)!r}")
         if os.path.lexists(out):
-            raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+            raise DataError(f"out must be a new file, and {str(out)!r} exists already")
         check_parents(out)
     else:
         check_free(out)
 
 
 def weights_hash(network: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of the names, types, shapes and values of everything in the state dict, whatever file it came from."""
+    """SHA-256, in hexadecimal, of the names, types, shapes and values of the state dict; the same for every file format."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

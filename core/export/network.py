@@ -1,4 +1,4 @@
-"""A quantized network of a run as a file that runs elsewhere, checked against the network before it gets its name."""
+"""Export of a run's quantized network to a file that runs elsewhere, and that is verified before it is moved to its final path."""
 
 import copy
 import os
@@ -19,11 +19,11 @@ from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
 from core.models.programs.export import save_program
-from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.inference import integer_inference_network
 from core.quantization.integer.weights import integer_network
 from core.quantization.placement import QuantizedNetwork
 from core.quantization.saved_network import load_quantized
-from core.reporting import Live, Reporter, Silent, Untouched
+from core.reporting import Control, NoControl, NullReporter, Reporter
 from core.threads import cpu_threads
 
 SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2"}
@@ -37,15 +37,15 @@ def export_network(
     method: str = "",
     bits: int = 0,
     reporter: Reporter | None = None,
-    live: Live | None = None,
+    control: Control | None = None,
 ) -> dict[str, Any]:
-    """Writes a quantized network of the run in `folder` to `out`, whole or not at all, and returns the figures of `verify`.
+    """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the figures of `verify`.
 
-    kind: one of NETWORK_FORMATS. method, bits: which network; empty and 0 where the run leaves no choice, or for the paper's optimizer.
-    Everything is computed on the CPU. Raises CoreError where there is no such network, `out` cannot be written or the network has
-    operations that the format does not know; RunStopped when `live` says so.
+    kind: one of NETWORK_FORMATS. method, bits: which network; an empty method is the first one of the run, 0 bits the only width of
+    the method. Everything is computed on the CPU. Raises CoreError if there is no such network, `out` cannot be written or the network
+    has operations that the format does not support; RunStopped if the run is stopped.
     """
-    reporter, live = reporter or Silent(), live or Untouched()
+    reporter, control = reporter or NullReporter(), control or NoControl()
     check_new_file(kind, out)
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
@@ -55,11 +55,11 @@ def export_network(
         with tempfile.TemporaryDirectory() as temporary:
             written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
             reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
-            live.checkpoint()
+            control.pause_point()
             save_network(kind, quantized, model, quantization, written)
             _save_float32(kind, model, float32)
             reporter.stage("evaluating the file and the network", 0)
-            figures = verify(kind, written, float32, quantized, model, evaluation_set, live.checkpoint)
+            figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point)
             _put(written, out)
     return {"out": str(out), "format": kind, "method": method, "width": quantization.width, **figures}
 
@@ -70,54 +70,58 @@ def _put(written: Path, out: Path) -> None:
             shutil.copyfile(written, partial)
     except OSError as error:
         raise DataError(
-            f"{str(out)!r} could not be written ({error.strerror or first_line(error)}): allowed is a name in a folder with room"
+            f"out must be in a folder with enough space, and {str(out)!r} could not be written ({error.strerror or first_line(error)})"
         ) from error
 
 
 def check_new_file(kind: str, out: Path) -> None:
-    """Raises ConfigError or DataError unless a file of this format can be written to `out`."""
+    """Raises ConfigError or DataError unless a new file of this format can be written to `out`."""
     if kind not in NETWORK_FORMATS:
         raise UnknownNameError("format", kind, NETWORK_FORMATS)
     if out.suffix != SUFFIXES[kind]:
-        raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in {SUFFIXES[kind]}")
+        raise ConfigError(f"out must end in {SUFFIXES[kind]}, got {str(out)!r}")
     if os.path.lexists(out):
-        raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+        raise DataError(f"out must be a new file, and {str(out)!r} exists already")
     check_parents(out)
 
 
 def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 0) -> tuple[Path, str, TrainingConfig]:
-    """File, method and config of the quantized network that was chosen, or of the only one. Raises ConfigError or RunError."""
+    """File, method and training config of a quantized network of the run in `folder`; method and bits as in `export_network`.
+
+    Raises ConfigError for a method or bit width that the run does not have, or if `bits` is needed; RunError if it has no network.
+    """
     methods: dict[str, dict[int, Path]] = {}
     for width in config.bits:
         for path in sorted((folder / layout.QUANTIZED).glob(f"*/{config.training_for(width).width}/{NETWORK_FILE}")):
             methods.setdefault(path.parts[-3], {})[width] = path
     if not methods:
-        raise RunError(f"run {folder.name!r} has no quantized network: allowed are runs that have come to the end of one")
+        raise RunError(f"run must have finished at least one quantized network, and {folder.name!r} has none")
     if not method:
         method = in_order(methods)[0]
     if method not in methods:
         raise UnknownNameError("method", method, methods)
     widths = methods[method]
     if not bits and len(widths) > 1:
-        raise ConfigError(f"bits is not given, and {method} has several: allowed are {', '.join(map(str, widths))}")
+        raise ConfigError(f"bits must be given, because {method} has several bit widths: {', '.join(map(str, widths))}")
     bits = bits or next(iter(widths))
     if bits not in widths:
-        raise ConfigError(f"bits is {bits}: allowed for {method} are {', '.join(map(str, widths))}")
+        one_of = "one of " if len(widths) > 1 else ""
+        raise ConfigError(f"bits must be {one_of}{', '.join(map(str, widths))} for {method}, got {bits}")
     return widths[bits], method, config.training_for(bits)
 
 
 def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: TrainingConfig, path: Path) -> None:
-    """Writes the network in one of NETWORK_FORMATS; `quantized` is left alone. Raises ModelError where it cannot be translated."""
+    """Writes the network in one of NETWORK_FORMATS; `quantized` stays unchanged. Raises ModelError if it cannot be translated."""
     if kind == "onnx":
-        save_onnx(whole_number_network(quantized, model.spec), model.spec, path, config)
+        save_onnx(integer_inference_network(quantized, model.spec), model.spec, path, config)
     elif kind == "pt2":
-        save_program(whole_number_network(quantized, model.spec), model.spec, path)
+        save_program(integer_inference_network(quantized, model.spec), model.spec, path)
     else:
         save_packed(integer_network(quantized), model.spec, config, path)
 
 
 def _save_float32(kind: str, model: FullPrecisionModel, path: Path) -> None:
-    """The full-precision network in the same format, for comparison."""
+    """Writes the full-precision network in the same format, for comparison."""
     if kind == "packed":
         save_checkpoint(model.network, model.spec, path)
     elif kind == "pt2":

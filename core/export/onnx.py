@@ -1,12 +1,12 @@
-"""The network as ONNX, with QuantizeLinear and DequantizeLinear exactly where the network has its quantizers.
+"""ONNX files, with QuantizeLinear and DequantizeLinear exactly where the network has quantizers.
 
-Weights are stored as integers with one DequantizeLinear for each: INT4 up to 4 bits, INT8 above. Activations pass a QuantizeLinear and a
-DequantizeLinear of INT8; below 8 bits a Clip to the ends of the range comes first, so that only the integers of n bits occur. Operations
-that only pass values on, such as MaxPool, work on the integers.
+Each weight is stored as integers with a DequantizeLinear: INT4 up to 4 bits, INT8 above. An activation passes a QuantizeLinear and a
+DequantizeLinear of INT8; below 8 bits a Clip to the range comes first, so that only integers of n bits occur. Value-preserving
+operations, such as MaxPool, work on the integers.
 
-A DequantizeLinear has scale 1, and what the whole numbers stand for comes with a Mul and an Add behind each layer, BatchNorm included,
-or with a Mul in front of what is no layer: see core.quantization.arithmetic. Floats would be summed in another order by each program
-that reads the file, and values between two levels would go to one in one program and to the other in the next.
+Each DequantizeLinear has scale 1. The scales are in a Mul and an Add after each layer, BatchNorm included, or in a Mul before an operation
+that is not a layer: see core/quantization/integer/inference.py. With float sums, whose result depends on the order of the additions,
+programs that read the file would round values between two levels differently.
 """
 
 import json
@@ -20,24 +20,25 @@ from core.config import TrainingConfig
 from core.errors import ModelError, first_line
 from core.models.programs.export import trace
 from core.models.registry import ModelSpec
-from core.quantization.integer.inference import Levels
-from core.quantization.integer.weights import IntegerWeight, exchange
+from core.models.replacement import replace_kind
+from core.quantization.integer.inference import QuantizeActivation
+from core.quantization.integer.weights import IntegerWeight
 
-OPSET = 21  # the first with INT4
+OPSET = 21  # the first version with INT4
 INPUT, OUTPUT = "images", "scores"
-_BITS = "bits"  # of a node's metadata: the bit width of the integers that pass
-# what onnxruntime moves in front of a DequantizeLinear by itself, and from opset 21 on does wrongly (its issue 25526)
-_PASSES_ON = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_BITS = "bits"  # key in a node's metadata: the bit width of its integers
+# Value-preserving operations that onnxruntime itself would move before a DequantizeLinear, incorrectly from opset 21 on (its issue 25526).
+_VALUE_PRESERVING = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingConfig | None = None) -> None:
-    """Writes a network in evaluation mode: one made by `whole_number_network` with its `config`, or one of full precision without.
+    """Writes a network in evaluation mode: one made by `integer_inference_network` with its `config`, or a full-precision one without.
 
-    Input: float32 `(N, 3, size, size)`, any N, normalised as the file's metadata says; output `(N, classes)`. `network` is changed.
-    Raises ModelError when it cannot be translated.
+    Input: float32 `(N, 3, size, size)`, any N, normalized as the file's metadata describes; output `(N, classes)`. `network` is modified.
+    Raises ModelError if it cannot be translated.
     """
-    exchange(network, IntegerWeight, _DequantizedWeight)
-    exchange(network, Levels, _QuantizedActivation)
+    replace_kind(network, IntegerWeight, _DequantizedWeight)
+    replace_kind(network, QuantizeActivation, _QuantizedActivation)
     program = trace(network, spec)
     try:
         translated = torch.onnx.export(
@@ -50,14 +51,13 @@ def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingC
         )
     except torch.onnx.OnnxExporterError as error:
         raise ModelError(
-            f"{spec.name} cannot be translated to ONNX ({first_line(error)}): allowed are the operations that torch.onnx knows, "
-            "or the format packed or pt2"
+            f"{spec.name} must have only operations that torch.onnx can translate ({first_line(error)}); try the format packed or pt2"
         ) from error
     assert translated is not None
     model = translated.model
     _use_int4(model.graph)
-    _pass_on_integers(model.graph)
-    _forget_origin(model.graph)
+    _dequantize_after_value_preserving(model.graph)
+    _remove_origin(model.graph)
     model.metadata_props.update(_metadata(spec, config))
     translated.save(path, external_data=False)
 
@@ -82,7 +82,7 @@ def _metadata(spec: ModelSpec, config: TrainingConfig | None) -> dict[str, str]:
 
 
 class _DequantizedWeight(nn.Module):
-    """An IntegerWeight as ONNX says it."""
+    """An IntegerWeight as an ONNX node."""
 
     integers: Tensor
     scale: Tensor
@@ -100,19 +100,19 @@ class _DequantizedWeight(nn.Module):
 
 
 class _QuantizedActivation(nn.Module):
-    """Levels as ONNX says them."""
+    """A QuantizeActivation as ONNX nodes."""
 
     scale: Tensor
     one: Tensor
     zero_point: Tensor
 
-    def __init__(self, levels: Levels) -> None:
+    def __init__(self, source: QuantizeActivation) -> None:
         super().__init__()
-        self.bits = levels.bits
-        self.register_buffer("scale", levels.scale)
-        self.register_buffer("one", torch.ones_like(levels.scale))
-        self.register_buffer("zero_point", levels.zero_point)
-        self.ends = (float(levels.lowest * levels.scale), float(levels.highest * levels.scale))
+        self.bits = source.bits
+        self.register_buffer("scale", source.scale)
+        self.register_buffer("one", torch.ones_like(source.scale))
+        self.register_buffer("zero_point", source.zero_point)
+        self.ends = (float(source.lowest * source.scale), float(source.highest * source.scale))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bits < 8:
@@ -128,7 +128,7 @@ def _node(name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, bits: int, 
 
 
 def _use_int4(graph: onnx_ir.Graph) -> None:
-    """Stores weights of up to 4 bits, and their zero points, as INT4: torch has no such type."""
+    """Stores weights of up to 4 bits and their zero points as INT4, a type that torch does not have."""
     made: dict[onnx_ir.Value, onnx_ir.Value] = {}
     for node in list(graph):
         weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
@@ -153,33 +153,33 @@ def _as_int4(wide: onnx_ir.Value) -> onnx_ir.Value:
     return onnx_ir.Value(name=tensor.name, type=onnx_ir.TensorType(tensor.dtype), shape=wide.shape, const_value=tensor)
 
 
-def _pass_on_integers(graph: onnx_ir.Graph) -> None:
-    """Moves the DequantizeLinear of an activation behind the operations that only pass its values on."""
+def _dequantize_after_value_preserving(graph: onnx_ir.Graph) -> None:
+    """Moves the DequantizeLinear of an activation to after the value-preserving operations that read it."""
     for node in list(graph):
-        before = node.inputs[0].producer() if node.op_type in _PASSES_ON and node.inputs[0] is not None else None
+        before = node.inputs[0].producer() if node.op_type in _VALUE_PRESERVING and node.inputs[0] is not None else None
         if before is None or before.op_type != "DequantizeLinear":
             continue
-        passed = node.outputs[0]
-        behind = onnx_ir.node("DequantizeLinear", [passed, *before.inputs[1:]], metadata_props=dict(before.metadata_props))
-        result = behind.outputs[0]
-        result.name, result.type, result.shape = f"{passed.name}_dequantized", passed.type, passed.shape
-        for user, index in passed.uses():
-            if user is not behind:
+        output = node.outputs[0]
+        after = onnx_ir.node("DequantizeLinear", [output, *before.inputs[1:]], metadata_props=dict(before.metadata_props))
+        result = after.outputs[0]
+        result.name, result.type, result.shape = f"{output.name}_dequantized", output.type, output.shape
+        for user, index in output.uses():
+            if user is not after:
                 user.replace_input_with(index, result)
-        for index, output in enumerate(graph.outputs):
-            if output is passed:
+        for index, graph_output in enumerate(graph.outputs):
+            if graph_output is output:
                 graph.outputs[index] = result
         integers = before.inputs[0]
         assert integers is not None
         node.replace_input_with(0, integers)
-        passed.type = integers.type
-        graph.insert_after(node, behind)
+        output.type = integers.type
+        graph.insert_after(node, after)
         if not before.outputs[0].uses():
             graph.remove(before, safe=True)
 
 
-def _forget_origin(graph: onnx_ir.Graph) -> None:
-    """Removes what torch writes of where a node comes from: more than a small network, and with the paths of this machine."""
+def _remove_origin(graph: onnx_ir.Graph) -> None:
+    """Removes torch's metadata about the source code of each node: it is larger than a small network, and has paths of this machine."""
     results = [value for node in graph for value in node.outputs]
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *results):
         value.metadata_props.clear()

@@ -1,12 +1,12 @@
-"""The quantized network in as few bytes as its widths allow: a safetensors file with the weights as streams of n-bit integers.
+"""Packed files: a quantized network in the smallest size, a safetensors file with the weights as streams of n-bit integers.
 
 Each tensor `NAME.integer_weight.integers` is one little-endian stream, uint8: bit b of the i-th integer (in row-major order, as n-bit
 two's complement) is bit i n + b of the stream, and bit p of the stream is bit p mod 8 of byte p // 8. For 4 bits this is ONNX's INT4.
 A weight is (q - zero point) scale, with `NAME.integer_weight.scale` and `.zero_point` for each output channel; quantizers of activations
-have `.scale` and `.zero_point`. Everything else (biases, BatchNorm) is as in the network's own state. What is loaded computes with
-them in whole numbers (core.quantization.arithmetic).
+have `.scale` and `.zero_point`. All other tensors (biases, BatchNorm) are those of the network's state dict. A loaded network computes
+with integers (core/quantization/integer/inference.py).
 
-The header says what network it is (`spec`), how it was quantized (`quantization`), and bits and shape of every stream (`layout`).
+The header contains the network (`spec`), the config of its quantization (`quantization`), and bits and shape of each stream (`layout`).
 """
 
 import json
@@ -25,27 +25,28 @@ from core.config import TrainingConfig, upgrade_training
 from core.errors import ModelError, first_line
 from core.models.full_precision import build_architecture, find_model
 from core.models.registry import ModelSpec
-from core.quantization.integer.inference import in_whole_numbers
-from core.quantization.integer.weights import IntegerWeight, with_integers
+from core.quantization.integer.inference import to_integer_inference
+from core.quantization.integer.weights import IntegerWeight, integer_network
 from core.quantization.placement import quantize_network
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:
     """Integers of `bits` bits, int8 of any shape -> their stream, uint8 `(ceil(count bits / 8),)`."""
     values = integers.contiguous().view(-1).numpy()
-    places = (values[:, None] >> np.arange(bits, dtype=np.int8)) & 1
-    return torch.from_numpy(np.packbits(places.astype(np.uint8), axis=None, bitorder="little"))
+    digits = (values[:, None] >> np.arange(bits, dtype=np.int8)) & 1
+    return torch.from_numpy(np.packbits(digits.astype(np.uint8), axis=None, bitorder="little"))
 
 
 def unpack(stream: Tensor, bits: int, shape: torch.Size) -> Tensor:
-    """The reverse of `pack`. Raises ValueError for a stream of another length."""
+    """The inverse of `pack`. Raises ValueError for a stream of another type or length."""
     count = shape.numel()
-    if stream.dtype != torch.uint8 or stream.shape != (-(-count * bits // 8),):
-        raise ValueError(f"a stream of {tuple(stream.shape)} {stream.dtype} holds no {count} integers of {bits} bits")
-    places = np.unpackbits(stream.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
+    size = -(-count * bits // 8)
+    if stream.dtype != torch.uint8 or stream.shape != (size,):
+        raise ValueError(f"{count} integers of {bits} bits must be {size} bytes uint8, got {tuple(stream.shape)} {stream.dtype}")
+    digits = np.unpackbits(stream.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
     weights = 1 << np.arange(bits, dtype=np.int16)
     weights[-1] *= -1  # two's complement
-    return torch.from_numpy((places * weights).sum(axis=1).astype(np.int8)).view(shape)
+    return torch.from_numpy((digits * weights).sum(axis=1).astype(np.int8)).view(shape)
 
 
 def save_packed(network: nn.Module, spec: ModelSpec, config: TrainingConfig, path: Path) -> None:
@@ -60,10 +61,10 @@ def save_packed(network: nn.Module, spec: ModelSpec, config: TrainingConfig, pat
 
 
 def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
-    """The network that `save_packed` wrote, in evaluation mode; takes normalised images `(N, 3, size, size)`.
+    """The network written by `save_packed`, in evaluation mode, computing with integers.
 
-    network: of the architecture that was quantized, where it has no name to build it by; it is left alone.
-    Raises ModelError when the file is not of that kind or does not fit.
+    Normalized images `(N, 3, size, size)` -> scores `(N, classes)`. network: a network of the quantized architecture, required if the
+    architecture cannot be built by its name; it stays unchanged. Raises ModelError if the file is of another kind or does not fit.
     """
     _, spec = find_model(str(path))
     try:
@@ -75,11 +76,11 @@ def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
             with torch.random.fork_rng(devices=[]):
                 network = build_architecture(spec.architecture, len(spec.classes))
         quantized = quantize_network(network, config, torch.zeros(1, 3, spec.image_size, spec.image_size))
-        result = with_integers(quantized)
+        result = integer_network(quantized, needs_ranges=False)
         _load(result.to(memory_format=torch.channels_last), state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} holds no packed {spec.name} ({first_line(error)}): allowed is a file written by `export`") from error
-    return in_whole_numbers(result, quantized.traced, spec)
+        raise ModelError(f"{path} must be a packed {spec.name} written by `export`, and cannot be read ({first_line(error)})") from error
+    return to_integer_inference(result, quantized.traced, spec)
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -90,11 +91,11 @@ def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise KeyError(f"{key} is missing or unexpected")
         found[key] = unpack(state[key], weights[key].bits, expected[key].shape) if key in weights else state[key]
         if found[key].shape != expected[key].shape or found[key].dtype != expected[key].dtype:
-            raise KeyError(f"{key} is of another shape or type")
+            raise KeyError(f"{key} has another shape or type")
     network.load_state_dict(found)
 
 
 def _integer_weights(network: nn.Module) -> dict[str, IntegerWeight]:
-    """Name in the state -> the module whose integers are kept under it."""
+    """Key in the state dict -> the module whose integers it contains."""
     named = network.named_modules(remove_duplicate=False)
     return {f"{name}.integers": module for name, module in named if isinstance(module, IntegerWeight)}

@@ -1,6 +1,6 @@
-"""Whether a file does what the network does: accuracy of both on real images, how far their outputs lie apart, size and speed.
+"""Comparison of an exported file with its network: accuracy of both on real images, difference of their outputs, size and speed.
 
-The file is loaded again as anybody would load it: ONNX in onnxruntime, a .pt2 program by torch alone, a packed network by this package.
+The file is loaded again as a user would load it: ONNX in onnxruntime, a .pt2 program with torch alone, a packed network with this package.
 """
 
 import time
@@ -17,18 +17,18 @@ from core.data.labelled import EvaluationSet
 from core.evaluation.accuracy import evaluate
 from core.export.packed import load_packed
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.inference import integer_inference_network
 from core.quantization.placement import QuantizedNetwork
 from core.threads import cpu_threads
 
 LATENCY_RUNS = 50
 WARM_UP_RUNS = 5
 
-Scorer = Callable[[Tensor], Tensor]  # normalised images (N, 3, H, W) -> scores (N, classes), both on the CPU
+Scorer = Callable[[Tensor], Tensor]  # normalized images (N, 3, H, W) -> scores (N, classes), both on the CPU
 
 
 def open_onnx(path: Path, threads: int) -> Scorer:
-    """An ONNX file in onnxruntime, computed by `threads` threads."""
+    """An ONNX file in onnxruntime with `threads` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -37,7 +37,7 @@ def open_onnx(path: Path, threads: int) -> Scorer:
 
 
 def open_program(path: Path) -> Scorer:
-    """A .pt2 file by torch alone."""
+    """A .pt2 file with torch alone."""
     with path.open("rb") as file:
         return torch.export.load(file).module()
 
@@ -49,20 +49,22 @@ def verify(
     quantized: QuantizedNetwork,
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet,
-    checkpoint: Callable[[], None] | None = None,
+    pause_point: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Figures of the quantized network in the file `path` of one of NETWORK_FORMATS; what does not apply to it is None.
+    """Figures of the quantized network in the file `path`; those that do not apply to the format are None.
 
-    float32_path: the full-precision network in the same format (for packed: as safetensors). `quantized` and `model` are on the CPU.
-    Accuracies in percent; max_output_difference is the largest difference of one score, last_scale the step of the last quantizer
-    of an activation, before the classifier, and within_last_scale the percentage of images whose scores lie no further apart. Layers give
-    the same bits (see core.quantization.arithmetic); where something between them, such as a sigmoid, differs in its last bit, a value may
-    land on the next level, and deep in the network that may come to more. Latencies are medians of LATENCY_RUNS single images with one
-    thread, taking turns.
-    checkpoint: called between batches; may raise to end early.
+    kind: one of NETWORK_FORMATS. float32_path: the full-precision network in the same format (for packed: as safetensors). `quantized` and
+    `model` are on the CPU.
+
+    Accuracies are in percent. max_output_difference is the largest difference of one score, last_scale the scale of the last activation
+    quantizer, before the classifier, and within_last_scale the percentage of images whose scores differ by at most that. Layers give the
+    same bits (see core/quantization/integer/inference.py). If an operation between them, such as a sigmoid, differs in its last bit, a
+    value may be rounded to the next level, and the difference may grow in later layers. Latencies are medians of LATENCY_RUNS single
+    images with one thread, alternating between the networks.
+    pause_point: called between batches; may raise to end early.
     """
-    comparison = _Comparison(whole_number_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
-    accuracy = evaluate(comparison, model, evaluation_set, checkpoint=checkpoint)
+    comparison = _Comparison(integer_inference_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
+    accuracy = evaluate(comparison, model, evaluation_set, pause_point=pause_point)
     correct = torch.cat(comparison.predictions) == evaluation_set.labels
     pixels, _ = evaluation_set[0]
     image = model.normalise(pixels[None]).contiguous(memory_format=torch.channels_last)
@@ -99,12 +101,12 @@ def _open(kind: str, path: Path, network: nn.Module, threads: int) -> Scorer:
 
 
 class _Comparison(nn.Module):
-    """Gives the scores of the file, and keeps those of the network beside it."""
+    """Returns the scores of the file, and records how they differ from those of the network."""
 
     def __init__(self, network: nn.Module, scorer: Scorer) -> None:
         super().__init__()
         self.network = network
-        # in a tuple, or torch would take a program for a part of this module, and it knows no eval()
+        # in a tuple, because torch would register a program as a submodule, and programs do not support eval()
         self._scorer = (scorer,)
         self.differences: list[Tensor] = []
         self.predictions: list[Tensor] = []
@@ -117,7 +119,7 @@ class _Comparison(nn.Module):
 
 
 def _latencies(scorers: tuple[Scorer, ...], image: Tensor) -> list[float]:
-    """Median milliseconds of each."""
+    """Median latency of each in milliseconds."""
     seconds: list[list[float]] = [[] for _ in scorers]
     for _ in range(WARM_UP_RUNS + LATENCY_RUNS):
         for scorer, measured in zip(scorers, seconds):

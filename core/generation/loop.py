@@ -24,7 +24,7 @@ from core.generation.optimizers import step_size_factor
 from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
-from core.reporting import Frame, Live, Reporter, RunningStatistics, Silent, Untouched
+from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
 
 PREVIEW_IMAGES = 64  # at most so many of the current batch are shown
 PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
@@ -34,8 +34,8 @@ class GenerationLoop:
     """One method at work on all batches.
 
     model: the full-precision network; its parameters stay as they are. method: a row of core/generation/methods.py.
-    config, machine: checked knobs. reporter receives progress, live supplies changes of live knobs. folder: where images are saved as they
-    are made, so that `load_state` can continue; without one they stay in memory.
+    config, machine: checked knobs. reporter receives progress, control supplies changes of live knobs. folder: where images are saved as
+    they are made, so that `load_state` can continue; without one they stay in memory.
     Raises ModelError when the network has no BatchNorm layer or the method cannot work on it, UnknownNameError for an unknown method.
     """
 
@@ -46,15 +46,15 @@ class GenerationLoop:
         method: str = DEFAULT_METHODS[0],
         machine: MachineConfig | None = None,
         reporter: Reporter | None = None,
-        live: Live | None = None,
+        control: Control | None = None,
         folder: Path | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.method = method
         self.machine = machine or MachineConfig()
-        self.reporter: Reporter = reporter or Silent()
-        self.live: Live = live or Untouched()
+        self.reporter: Reporter = reporter or NullReporter()
+        self.control: Control = control or NoControl()
         self.network = model.network
         self.layer_names = list(batch_norm_layers(self.network))
         self.step_count = 0
@@ -138,7 +138,7 @@ class GenerationLoop:
             self.source.end_iteration(iteration)
 
     def _read_live_values(self) -> None:
-        for name, value in self.live.values(self.method, self.step_count).items():
+        for name, value in self.control.values(self.method, self.step_count).items():
             if name in self._values and value != self._values[name]:
                 self._values[name] = GenerationConfig.check_value(name, value)
                 self.changes.append({"step": self.step_count, "name": name, "value": value})
@@ -261,12 +261,12 @@ def synthesise(
     method: str = DEFAULT_METHODS[0],
     machine: MachineConfig | None = None,
     reporter: Reporter | None = None,
-    live: Live | None = None,
+    control: Control | None = None,
 ) -> tuple[ImageSet, Mapping[str, Any]]:
-    """Runs one method to its end: the images with their labels, and the summary. Raises RunStopped when `live` stops it."""
-    loop = GenerationLoop(model, config, method, machine, reporter, live)
+    """Runs one method to its end: the images with their labels, and the summary. Raises RunStopped when `control` stops it."""
+    loop = GenerationLoop(model, config, method, machine, reporter, control)
     loop.reporter.stage("generation", loop.steps)
     while not loop.finished:
-        loop.live.checkpoint()
+        loop.control.pause_point()
         loop.step()
     return loop.image_set(), loop.summary()

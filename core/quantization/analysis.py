@@ -1,124 +1,97 @@
-"""What quantization does to each layer: how far its output lies from full precision, and where its values lie on their grid.
+"""The effect of quantization on each layer: the error of its output, and the distribution of its values on the quantization grid.
 
-Everything is computed in one pass over some images, layer by layer as the networks run, and is small enough to be kept with a run.
+Everything is computed in one pass over some images, layer by layer as the networks run, and is small enough to store with a run.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.models.full_precision import FullPrecisionModel
+from core.models.hooks import hooked
+from core.quantization.layers import ActivationQuantizer
 from core.quantization.placement import QuantizedNetwork
 from core.quantization.quantizer import Quantizer
 
-ANALYSED_IMAGES = 64
-BINS_ON_GRID = 64  # of a histogram, over the whole grid whatever its number of levels
-BINS_BEYOND = 8  # at each end; what lies even further out counts in the last
-_PIXELS = 64 * 32 * 32  # of the images that run at once: the outputs of all layers are kept for so many
+ANALYZED_IMAGES = 64
+BINS_ON_GRID = 64  # of a histogram, over the whole grid, whatever its number of levels
+BINS_BEYOND = 8  # at each end; the last one also counts values further out
+_PIXELS = 64 * 32 * 32  # of the images that run at once: the outputs of all layers are kept for that many
 
 
 def sqnr(signal: float, noise: float) -> float | None:
-    """Signal-to-quantization-noise ratio in dB: 10 log10(sum y^2 / sum (y' - y)^2), from both sums; y exact, y' quantized.
+    """Signal-to-quantization-noise ratio in dB: 10 log10(sum y^2 / sum (y' - y)^2), given both sums; y exact, y' quantized.
 
-    20 dB: the error is a tenth of the signal in size. None where either sum is zero, as there is no error or nothing to err about.
+    At 20 dB the error is a tenth of the signal. None if either sum is zero.
     """
     return round(10 * math.log10(signal / noise), 3) if signal > 0 and noise > 0 else None
 
 
 @torch.no_grad()
-def analyse(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tensor) -> dict[str, Any]:
-    """Figures of every quantized layer in the order of a forward pass, fit for JSON; both networks are left as they are.
+def analyze(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tensor) -> dict[str, Any]:
+    """Figures of every quantized layer, in the order of a forward pass, as JSON values; both networks stay unchanged.
 
-    images: uint8 `(N, 3, H, W)`, of which the first ANALYSED_IMAGES are looked at; those of the calibration, so that nothing is learned of
-    the evaluation images. Returns {"images", "weight_size" (bits), "layers": [...]}, a layer being
+    images: uint8 `(N, 3, H, W)`, of which the first ANALYZED_IMAGES are used; those of the calibration, so that nothing depends on the
+    evaluation images. Returns {"images", "weight_size" (bits), "layers": [...]}, where a layer has
 
-    - "name", "bits" (of the weights), "weights" (how many)
-    - "sqnr": of its output against that of the same layer in the full-precision network, so with all that the layers before have lost
-    - "weight_sqnr": of its output with rounded weights against that with its own unrounded ones, both from the same quantized input
-    - "weight": its grid and where the weights lie on it (see `_grid`)
-    - "input": the same of the activation that it reads, with "bits" and "sqnr" of that activation against itself before it was rounded;
-      None where the layer reads the image, which is not quantized
+    - "name", "bits" (of the weights), "weights" (their number)
+    - "sqnr": of its output compared with the same layer of the full-precision network, including the errors of all earlier layers
+    - "weight_sqnr": of its output with rounded weights compared with unrounded ones, both with the same quantized input
+    - "weight": its grid and the distribution of the weights on it (see `_grid`)
+    - "input": the same for the activation that it reads, with "bits" and "sqnr" of the quantized activation compared with the float one;
+      None if the layer reads the image, which is not quantized
     """
-    images = images[:ANALYSED_IMAGES]
+    images = images[:ANALYZED_IMAGES]
     batch_size = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
-    layers = dict(zip(quantized.names, quantized.layers))
-    errors = {name: _Error() for name in layers}
-    weight_errors = {name: _Error() for name in layers}
-    inputs = {quantizer: _Input(quantizer.quantizer) for quantizer in quantized.inputs.values()}
+    layers = {name: _LayerErrors(layer) for name, layer in zip(quantized.names, quantized.layers)}
+    inputs = {quantizer: _InputErrors(quantizer.quantizer) for quantizer in quantized.inputs.values()}
     for pixels in images.split(batch_size):
         batch = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
-        exact = {name: _module(model.network, name) for name in layers}
-        with _outputs(exact) as expected:
+        with _outputs({name: _full_precision_layer(model.network, name) for name in layers}) as expected:
             model.network(batch)
-
-        def compare(name: str, layer: nn.Module, args: Any, output: Tensor, expected: dict[str, list[Tensor]] = expected) -> None:
-            if expected[name]:  # a layer that is called again comes by its next output
-                errors[name].add(expected[name].pop(0), output)
-            weight_errors[name].add(_unrounded(layer, args[0]), output)
-
-        handles = [layer.register_forward_hook(partial(compare, name)) for name, layer in layers.items()]
-        handles += [
-            quantizer.register_forward_hook(lambda module, args, output: inputs[module].add(args[0], output)) for quantizer in inputs
-        ]
-        try:
+        with _compared(layers, inputs, expected):
             quantized.network(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
     figures = []
-    for name, layer in layers.items():
+    for name, errors in layers.items():
         read = quantized.inputs.get(name)
-        figures.append(
-            {
-                "name": name,
-                "bits": layer.weight_quantizer.bits,
-                "weights": layer.weight.numel(),
-                "sqnr": errors[name].sqnr,
-                "weight_sqnr": weight_errors[name].sqnr,
-                "weight": _grid(layer.weight_quantizer, _histogram(layer.weight_quantizer, layer.weight)),
-                "input": None if read is None else inputs[read].figures(),
-            }
-        )
+        figures.append({"name": name, **errors.figures(), "input": None if read is None else inputs[read].figures()})
     return {"images": len(images), "weight_size": quantized.weight_size, "layers": figures}
 
 
-def _module(network: nn.Module, name: str) -> nn.Module:
-    """The layer of the full-precision network that became the quantized one of this name."""
+def _full_precision_layer(network: nn.Module, name: str) -> nn.Module:
+    """The layer of the full-precision network that became the quantized layer `name`."""
     try:
         return network.get_submodule(name)
     except AttributeError:
-        return network.get_submodule(name.rpartition(".")[0])  # behind a padding that was taken out of it, see placement.py
+        return network.get_submodule(name.rpartition(".")[0])  # its padding is a separate module now, see placement.py
 
 
 @contextmanager
 def _outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collects what each of these modules puts out while the block runs, copied, as whatever follows may work in place."""
+    """Collects the outputs of these modules within the block, copied, because later operations may work in place."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
-    handles = []
-    for name, layer in layers.items():
-
-        def keep(_module: nn.Module, _args: Any, output: Tensor, name: str = name) -> None:
-            outputs[name].append(output.clone())
-
-        handles.append(layer.register_forward_hook(keep))
-    try:
+    with hooked(layers, lambda name, _inputs, output: outputs[name].append(output.clone())):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _unrounded(layer: nn.Module, x: Tensor) -> Tensor:
-    """The output of a quantized layer for `x` with its weights as they are before they are rounded."""
-    x = layer.input_quantizer.forward(x)  # type: ignore[operator, union-attr]  # not through its hook, which counts what it sees
-    if isinstance(layer, nn.Conv2d):
-        return layer._conv_forward(x, layer.weight, layer.bias)
-    return nn.functional.linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+@contextmanager
+def _compared(
+    layers: Mapping[str, "_LayerErrors"], inputs: Mapping[ActivationQuantizer, "_InputErrors"], expected: Mapping[str, list[Tensor]]
+) -> Iterator[None]:
+    """Within the block, a forward pass of the quantized network adds to `layers` and `inputs`. expected: as `_outputs` collects them."""
+
+    def add(name: str, args: Any, output: Tensor) -> None:
+        # a layer that runs several times is compared with the full-precision layer's outputs in order
+        layers[name].add(args[0], expected[name].pop(0) if expected[name] else None, output)
+
+    modules = {name: errors.layer for name, errors in layers.items()}
+    quantizers = {quantizer: quantizer for quantizer in inputs}
+    with hooked(modules, add), hooked(quantizers, lambda quantizer, args, output: inputs[quantizer].add(args[0], output)):
+        yield
 
 
 class _Error:
@@ -136,8 +109,40 @@ class _Error:
         return sqnr(self.signal, self.noise)
 
 
-class _Input:
-    """An activation before and after its quantizer, over batches."""
+class _LayerErrors:
+    """Errors of the output of one quantized layer, over batches."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.error, self.weight_error = _Error(), _Error()
+
+    def add(self, x: Tensor, expected: Tensor | None, output: Tensor) -> None:
+        """x, output: of the quantized layer. expected: output of the full-precision layer."""
+        if expected is not None:
+            self.error.add(expected, output)
+        self.weight_error.add(self._unrounded(x), output)
+
+    def _unrounded(self, x: Tensor) -> Tensor:
+        """The output for `x` with the float weights."""
+        layer = self.layer
+        x = layer.input_quantizer.forward(x)  # not by calling the module, whose hook would count the input twice
+        if isinstance(layer, nn.Conv2d):
+            return layer._conv_forward(x, layer.weight, layer.bias)
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    def figures(self) -> dict[str, Any]:
+        quantizer, weight = self.layer.weight_quantizer, self.layer.weight
+        return {
+            "bits": quantizer.bits,
+            "weights": weight.numel(),
+            "sqnr": self.error.sqnr,
+            "weight_sqnr": self.weight_error.sqnr,
+            "weight": _grid(quantizer, _histogram(quantizer, weight)),
+        }
+
+
+class _InputErrors:
+    """Errors and histogram of one quantized activation, over batches."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer, self.error = quantizer, _Error()
@@ -152,7 +157,7 @@ class _Input:
 
 
 def _positions(quantizer: Quantizer, values: Tensor) -> Tensor:
-    """Where values lie on the grid before they are rounded: theta / scale + zero point, the levels being whole numbers."""
+    """Positions of values on the grid before rounding, theta / scale + zero point; levels are integers."""
     scale, zero_point = quantizer.scale.detach(), quantizer.zero_point
     if quantizer.channels is not None:
         scale, zero_point = (value.view(-1, *[1] * (values.ndim - 1)) for value in (scale, zero_point))
@@ -160,9 +165,9 @@ def _positions(quantizer: Quantizer, values: Tensor) -> Tensor:
 
 
 def _histogram(quantizer: Quantizer, values: Tensor) -> Tensor:
-    """How many values lie in each bin of the positions on the grid, int64 `(bins,)` on the CPU.
+    """Number of values in each bin of grid positions, int64 `(bins,)` on the CPU.
 
-    Each level takes one unit, half below and half above it, and the grid has BINS_ON_GRID bins; BINS_BEYOND more follow at each end.
+    Each level covers one unit, half below and half above it. The grid has BINS_ON_GRID bins, with BINS_BEYOND more at each end.
     """
     start, width = _bins(quantizer)
     bins = BINS_ON_GRID + 2 * BINS_BEYOND
@@ -171,7 +176,7 @@ def _histogram(quantizer: Quantizer, values: Tensor) -> Tensor:
 
 
 def _bins(quantizer: Quantizer) -> tuple[float, float]:
-    """Where the first bin begins and how wide each is, in steps of the grid."""
+    """Start of the first bin and width of each bin, in steps of the grid."""
     width = (quantizer.highest - quantizer.lowest + 1) / BINS_ON_GRID
     return quantizer.lowest - 0.5 - BINS_BEYOND * width, width
 
@@ -179,8 +184,9 @@ def _bins(quantizer: Quantizer) -> tuple[float, float]:
 def _grid(quantizer: Quantizer, counts: Tensor) -> dict[str, Any]:
     """The grid and the histogram on it.
 
-    "lowest", "highest": the levels' ends. "scale", "zero_point": [smallest, largest] of all channels, twice the same where there is only
-    one. "histogram": {"start", "width", "counts"}, in steps. "clipped": percentage of values beyond the last level's half step.
+    "lowest", "highest": the first and the last level. "scale", "zero_point": [smallest, largest] of all channels; of a single channel,
+    the same value twice. "histogram": {"start", "width", "counts"}, in steps. "clipped": percentage of values more than half a step
+    beyond the first or last level.
     """
     start, width = _bins(quantizer)
     total = max(1, int(counts.sum()))
@@ -196,4 +202,5 @@ def _grid(quantizer: Quantizer, counts: Tensor) -> dict[str, Any]:
 
 
 def _ends(values: Tensor, plain: Any) -> Sequence[Any]:
+    """[smallest, largest], converted by `plain`."""
     return [plain(float(values.min())), plain(float(values.max()))]

@@ -1,8 +1,8 @@
 """Where quantizers go: the paper's placement, found in the network's graph.
 
-Every tensor that enters a convolution or linear layer is quantized once, where it is produced, so that whatever else reads it, such
-as a residual addition, sees the quantized values too. The image itself is not quantized. The graph also tells places apart that
-share one ReLU module. A network that cannot be traced is quantized at each layer's input instead.
+Every tensor that enters a convolution or linear layer is quantized once, at the operation that produces it, so that its other readers,
+such as a residual addition, also see the quantized values. The image itself is not quantized. In the graph, several uses of one ReLU
+module are separate nodes, each with its own quantizer. If a network cannot be traced, the input of each layer is quantized instead.
 """
 
 import copy
@@ -18,6 +18,8 @@ from torch import Tensor, fx, nn
 
 from core.config import TrainingConfig
 from core.errors import ModelError, UnknownNameError, quoted
+from core.models.hooks import hooked
+from core.models.replacement import replace_modules
 from core.models.tracing import LayerTracer, computes_as
 from core.quantization.layers import (
     ActivationQuantizer,
@@ -27,11 +29,12 @@ from core.quantization.layers import (
     convolution_arguments,
     from_module,
 )
+from core.quantization.ranges.base import RangeFactory, range_method
 
-# operations whose output holds only values of their first input: quantizing before them is quantizing after them
+# Operations whose output contains only values of their first input, so that quantizing their input or their output is the same.
 _VALUE_PRESERVING_MODULES = (
     nn.Identity,
-    nn.ZeroPad2d,  # zero is on every grid
+    nn.ZeroPad2d,  # every grid contains zero
     nn.Flatten,
     nn.Unflatten,
     nn.Dropout,
@@ -49,12 +52,12 @@ _VALUE_PRESERVING_CALLS = {
 
 @dataclass
 class QuantizedNetwork:
-    """A network with quantizers in place, not yet calibrated.
+    """A network with quantizers, which are not yet calibrated.
 
-    traced: False when the graph could not be read and each layer's input is quantized instead; `note` says why, and which kinds of
-    layers keep their weights in full precision.
-    names: of the `layers`, in the order in which a forward pass reaches them. inputs: the quantizer of what each of them reads, by name;
-    those that read the image itself have none.
+    traced: False if the graph could not be traced and the input of each layer is quantized instead. note: the reason for that, and the
+    kinds of layers whose weights stay in full precision; empty if neither applies.
+    layers: in the order in which a forward pass reaches them; names: their names. inputs: layer name -> the quantizer of its input;
+    layers that read the image have none.
     """
 
     network: nn.Module
@@ -67,56 +70,53 @@ class QuantizedNetwork:
 
     @property
     def weight_size(self) -> int:
-        """Bits that all quantized weights take together, without scales and zero points."""
+        """Size of all quantized weights in bits, without scales and zero points."""
         return sum(layer.weight.numel() * layer.weight_quantizer.bits for layer in self.layers)
 
 
 def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor) -> QuantizedNetwork:
-    """A copy of `network` with quantizers for the widths and range method of `config`; `network` itself is left alone.
+    """A copy of `network` with quantizers for the bit widths and range method of `config`; `network` itself stays unchanged.
 
-    example: normalised images `(N, C, H, W)`, used to find the order of the layers.
-    Raises ModelError when there is no Conv2d or Linear layer, UnknownNameError where `config.layer_bits` names one that is not there.
+    example: normalized images `(N, C, H, W)`, run once to find the order of the layers.
+    Raises ModelError if there is no Conv2d or Linear layer or a layer cannot be replaced, UnknownNameError if `config.layer_bits` names a
+    layer that does not exist.
     """
     network = copy.deepcopy(network).eval().requires_grad_(True)
     _fix_padding(network, example)
     names = _layers_in_order(network, example)
     if not names:
-        raise ModelError(f"{type(network).__name__} has no Conv2d or Linear layer: allowed are networks with at least one")
+        raise ModelError(f"{type(network).__name__} must have at least one Conv2d or Linear layer, got none")
     _check_names(config, names)
-    ends = {names[0], names[-1]} if config.first_last_8bit else set()
-    own = dict.fromkeys(ends, 8) | dict(config.layer_bits)
     for name in names:
         _check_forward(name, network.get_submodule(name))
+    ends = {names[0], names[-1]} if config.first_last_8bit else set()
+    own_bits = dict.fromkeys(ends, 8) | dict(config.layer_bits)
+    new_range = range_method(config)
+    notes: list[str] = []
+    at_inputs: dict[str, ActivationQuantizer] = {}
     try:
-        # of a copy: some remember what they have computed, and would keep what stands for it while they are traced
-        traced = _trace(copy.deepcopy(network), names)
-    except Exception as error:  # torch.fx raises whatever the network's own code raises when it meets a proxy
+        # tracing a copy: a network may cache results, and would keep the tracer's proxies
+        result: nn.Module = _trace(copy.deepcopy(network), names)
+    except Exception as error:  # torch.fx raises whatever the network's own code raises for a proxy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        notes = [f"the network cannot be traced ({reason}), so activations are quantized at each layer's input"]
-        at_inputs = _quantize_inputs(network, names, own, config, example)
+        notes.append(f"the network cannot be traced ({reason}), so activations are quantized at each layer's input")
+        at_inputs = _quantize_inputs(network, names, own_bits, config, new_range, example)
         activations, inputs, result = list(at_inputs.values()), at_inputs, network
     else:
-        notes, at_inputs = [], {}
-        activations, inputs = _quantize_producers(traced, ends, config)
-        result = traced
-    is_traced = not notes
+        assert isinstance(result, fx.GraphModule)
+        activations, inputs = _quantize_producers(result, ends, config, new_range)
+    traced = not notes
     if others := _other_weights(network):
         notes.append(f"weights in full precision: {others}")
-    layers = {}
-    for name in names:
-        layer = from_module(network.get_submodule(name), own.get(name, config.weight_bits), config.range)
-        existing = result.get_submodule(name)
-        if isinstance(existing, (QuantizedConv2d, QuantizedLinear)):
-            continue
-        if name in at_inputs:
-            layer.input_quantizer = at_inputs[name]
-        _replace(result, name, layer)
-        layers[name] = layer
-    return QuantizedNetwork(result.eval(), is_traced, "; ".join(notes), activations, list(layers.values()), list(layers), inputs)
+    layers = {name: from_module(network.get_submodule(name), own_bits.get(name, config.weight_bits), new_range) for name in names}
+    for name, quantizer in at_inputs.items():
+        layers[name].input_quantizer = quantizer
+    replace_modules(result, {result.get_submodule(name): layer for name, layer in layers.items()})
+    return QuantizedNetwork(result.eval(), traced, "; ".join(notes), activations, list(layers.values()), list(layers), inputs)
 
 
 def check_layer_bits(network: nn.Module, config: TrainingConfig, example: Tensor) -> None:
-    """Raises UnknownNameError where `config.layer_bits` names a layer that the network does not have, as `quantize_network` does."""
+    """Raises UnknownNameError if `config.layer_bits` names a layer that the network does not have, as `quantize_network` does."""
     if config.layer_bits:
         network = copy.deepcopy(network).eval()
         _fix_padding(network, example)
@@ -130,7 +130,7 @@ def _check_names(config: TrainingConfig, names: Sequence[str]) -> None:
 
 
 def _other_weights(network: nn.Module) -> str:
-    """Which modules but Conv2d and Linear have weights, kind by kind with their number; empty: none."""
+    """Kinds of modules other than Conv2d and Linear that have weights, with their number; empty if there are none."""
     kinds = Counter(
         type(module).__name__
         for module in network.modules()
@@ -140,142 +140,133 @@ def _other_weights(network: nn.Module) -> str:
 
 
 def _trace(network: nn.Module, names: Sequence[str]) -> fx.GraphModule:
-    """The graph of the network. Raises whatever torch.fx raises, and ValueError where one of the layers `names` is not in it."""
+    """The graph of the network. Raises whatever torch.fx raises, and ValueError if one of the layers `names` is not in the graph."""
     traced = fx.GraphModule(network, LayerTracer().trace(network))
     found = {node.target for node in traced.graph.nodes if node.op == "call_module"}
     hidden = next((name for name in names if name not in found), None)
     if hidden is not None:
-        raise ValueError(f"layer {hidden!r} is inside one that is not taken apart")
+        raise ValueError(f"layer {hidden!r} is inside a module that is not traced")
     return traced
 
 
 def _fix_padding(network: nn.Module, example: Tensor) -> None:
-    """timm's convolutions that find their padding from the size of what they read become plain ones, padded as for this size.
+    """Replaces timm's convolutions whose padding depends on the input size by plain ones, padded for the size of `example`.
 
-    Raises ModelError for one that reads several sizes.
+    Raises ModelError if one of them reads several sizes.
     """
     flexible = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and not computes_as(m, nn.Conv2d)}
     if not flexible:
         return
-    from timm.layers.conv2d_same import Conv2dSame, pad_same_arg  # takes seconds, which whoever built such a layer has spent already
+    from timm.layers.conv2d_same import Conv2dSame, pad_same_arg  # slow to import, but already imported if the network has such a layer
 
     flexible = {name: layer for name, layer in flexible.items() if computes_as(layer, Conv2dSame)}
-    for name, sizes in _inputs_of(network, list(flexible), example, lambda x: tuple(x.shape[-2:])).items():
+    for name, sizes in _inputs_of(network, flexible, example, lambda x: tuple(x.shape[-2:])).items():
         layer = flexible[name]
         if len(set(sizes)) > 1:
-            raise ModelError(f"layer {name!r} pads images of several sizes, {quoted(sizes)}: allowed is one size for each layer")
+            raise ModelError(f"input of layer {name!r} must have one size, because its padding depends on it, got {quoted(sizes)}")
         left, right, top, bottom = pad_same_arg(*map(list, (sizes[0], layer.kernel_size, layer.stride, layer.dilation)))
         plain = nn.Conv2d(**convolution_arguments(layer) | {"padding": 0, "padding_mode": "zeros"}, bias=layer.bias is not None)
         plain.weight, plain.bias = layer.weight, layer.bias
-        _replace(network, name, nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain))
+        replace_modules(network, {layer: nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain)})
 
 
 def _check_forward(name: str, layer: nn.Module) -> None:
-    """A derived layer that computes something of its own cannot be replaced by a quantized one."""
+    """Raises ModelError for a derived layer that computes something else, which a quantized layer cannot replace."""
     fits = computes_as(layer, nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear)
     if not fits and isinstance(layer, nn.Linear):
-        from timm.layers import Linear  # the same, written for another compiler
+        from timm.layers import Linear  # computes the same; written for TorchScript
 
         fits = computes_as(layer, Linear)
     if not fits:
         raise ModelError(
-            f"layer {name!r} is a {type(layer).__name__} with a forward of its own: allowed are Conv2d and Linear as torch has them"
+            f"layer {name!r} must compute what torch's Conv2d or Linear computes, got {type(layer).__name__} with its own forward"
         )
 
 
 def _layers_in_order(network: nn.Module, example: Tensor) -> list[str]:
-    """Names of the Conv2d and Linear layers in the order in which a forward pass reaches them first."""
-    names = [name for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    return list(_inputs_of(network, names, example, lambda x: None))
+    """Names of the Conv2d and Linear layers in the order in which a forward pass first reaches them."""
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    return list(_inputs_of(network, layers, example, lambda x: None))
 
 
-def _inputs_of(network: nn.Module, names: Sequence[str], example: Tensor, look: Callable[[Tensor], Any]) -> dict[str, list[Any]]:
-    """What `look` says of the inputs of the modules `names` in one forward pass, in the order in which it reaches them first."""
+def _inputs_of(
+    network: nn.Module, modules: Mapping[str, nn.Module], example: Tensor, look: Callable[[Tensor], Any]
+) -> dict[str, list[Any]]:
+    """`look(input)` for each input of these modules in one forward pass, by name, in the order in which the pass first reaches them."""
     seen: dict[str, list[Any]] = {}
-    handles = []
-    for name in names:
 
-        def hook(_module, inputs, name=name) -> None:
-            seen.setdefault(name, []).append(look(inputs[0]))
+    def note(name: str, inputs: Any) -> None:
+        seen.setdefault(name, []).append(look(inputs[0]))
 
-        handles.append(network.get_submodule(name).register_forward_pre_hook(hook))
-    try:
-        with torch.no_grad():
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(modules, before_forward=note), torch.no_grad():
+        network(example)
     return seen
 
 
 def _quantize_producers(
-    traced: fx.GraphModule, ends: set[str], config: TrainingConfig
+    traced: fx.GraphModule, ends: set[str], config: TrainingConfig, new_range: RangeFactory
 ) -> tuple[list[ActivationQuantizer], dict[str, ActivationQuantizer]]:
-    """Inserts one quantizer behind every node that produces what a layer reads. Returns them all, and layer -> that of its first input."""
+    """Inserts one quantizer after each node that produces the input of a layer.
+
+    Returns all quantizers, and layer name -> the quantizer of its input; for a layer that is called several times, of its first input.
+    """
     modules: dict[Any, nn.Module] = dict(traced.named_modules())
-    own = dict(config.layer_bits)
-    wanted: dict[fx.Node, int] = {}
-    readers: dict[str, fx.Node] = {}
+    own_bits = dict(config.layer_bits)
+    bits: dict[fx.Node, int] = {}
+    producers: dict[str, fx.Node] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module" and isinstance(modules[node.target], (nn.Conv2d, nn.Linear)):
             producer = _producer(node.all_input_nodes[0], modules)
             if producer.op in ("placeholder", "get_attr"):
                 continue
-            # where several layers read one tensor it is quantized once, at the widest width that one of them asks for
+            # a tensor that several layers read is quantized once, at the largest bit width that one of them requires
             usual = 8 if node.target in ends and _is_last(node, traced, modules) else config.input_bits
-            wanted[producer] = max(own.get(node.target, usual), wanted.get(producer, 0))
-            readers.setdefault(node.target, producer)
-    quantizers: dict[fx.Node, ActivationQuantizer] = {}
-    for index, (producer, bits) in enumerate(wanted.items()):
-        quantizer = ActivationQuantizer(bits, config.range)
+            bits[producer] = max(own_bits.get(node.target, usual), bits.get(producer, 0))
+            producers.setdefault(node.target, producer)
+    quantizers = {producer: ActivationQuantizer(width, new_range) for producer, width in bits.items()}
+    for index, (producer, quantizer) in enumerate(quantizers.items()):
         name = f"activation_quantizer_{index}"
         traced.add_submodule(name, quantizer)
         with traced.graph.inserting_after(producer):
             quantized = traced.graph.call_module(name, (producer,))
-        # everyone but the quantizer itself now reads the quantized tensor
         for user in [user for user in producer.users if user is not quantized]:
             user.replace_input_with(producer, quantized)
-        quantizers[producer] = quantizer
     traced.graph.lint()
     traced.recompile()
-    return list(quantizers.values()), {name: quantizers[producer] for name, producer in readers.items()}
+    return list(quantizers.values()), {name: quantizers[producer] for name, producer in producers.items()}
 
 
 def _is_last(node: fx.Node, traced: fx.GraphModule, modules: dict[Any, nn.Module]) -> bool:
-    """Whether no layer comes after `node`; the first layer reads the image, which is not quantized."""
+    """Whether `node` is the last layer. The first one needs no such check, because it reads the image, which is not quantized."""
     layers = [n for n in traced.graph.nodes if n.op == "call_module" and isinstance(modules[n.target], (nn.Conv2d, nn.Linear))]
     return node is layers[-1]
 
 
 def _producer(node: fx.Node, modules: dict[Any, nn.Module]) -> fx.Node:
-    """The node whose values `node` only passes on."""
-    while passes_values_on(node, modules) and node.all_input_nodes:
+    """The node that computes the values of `node`: the first one before it that is not value-preserving."""
+    while is_value_preserving(node, modules) and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
 
 
-def passes_values_on(node: fx.Node, modules: Mapping[Any, nn.Module]) -> bool:
-    """Whether what a node puts out are only values of its first input, and zeros; modules: by their names in the graph."""
+def is_value_preserving(node: fx.Node, modules: Mapping[Any, nn.Module]) -> bool:
+    """Whether the output of a node contains only values of its first input, and zeros. modules: by their names in the graph."""
     if node.op == "call_module":
         return isinstance(modules[node.target], _VALUE_PRESERVING_MODULES)
     return node.op in ("call_function", "call_method") and node.target in _VALUE_PRESERVING_CALLS
 
 
 def _quantize_inputs(
-    network: nn.Module, names: list[str], own: Mapping[str, int], config: TrainingConfig, example: Tensor
+    network: nn.Module,
+    names: Sequence[str],
+    own_bits: Mapping[str, int],
+    config: TrainingConfig,
+    new_range: RangeFactory,
+    example: Tensor,
 ) -> dict[str, ActivationQuantizer]:
-    """Without a graph: for every layer but those that read the image itself, the quantizer of its input."""
-    # a view of the image, such as it flattened, is still the image
+    """Without a graph: layer name -> the quantizer of its input, for all layers except those that read the image."""
+    # a view of the image, for example a flattened one, is still the image
     image = example.untyped_storage().data_ptr()
-    reads_image = _inputs_of(network, names, example, lambda x: x.untyped_storage().data_ptr() == image)
-    inside = [name for name in names if not all(reads_image[name])]
-    return {name: ActivationQuantizer(own.get(name, config.input_bits), config.range) for name in inside}
-
-
-def _replace(network: nn.Module, name: str, new: nn.Module) -> None:
-    """Puts `new` wherever the module `name` hangs, under every name that it has."""
-    old = network.get_submodule(name)
-    for parent in network.modules():
-        for child_name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, child_name, new)
+    layers = {name: network.get_submodule(name) for name in names}
+    reads_image = _inputs_of(network, layers, example, lambda x: x.untyped_storage().data_ptr() == image)
+    return {name: ActivationQuantizer(own_bits.get(name, config.input_bits), new_range) for name in names if not all(reads_image[name])}

@@ -4,9 +4,9 @@ For n bits and a range [l, u]:
 
     S = (2^n - 1) / (u - l)      Z = S l + 2^(n-1)      q = round(theta S - Z)      theta' = (q + Z) / S
 
-with q clamped to the signed integers [-2^(n-1), 2^(n-1) - 1]. Two choices that the paper leaves open: the range is widened to
-contain zero and Z is rounded to an integer, so that zero (padding, and what ReLU leaves) is represented exactly; rounding is half to even.
-In the terms of torch and ONNX, scale = 1 / S and zero point = -Z.
+with q clamped to the signed integers [-2^(n-1), 2^(n-1) - 1]. The paper leaves two choices open. Here, the range is widened to contain
+zero and Z is rounded to an integer, so that zero (padding, and outputs of ReLU) is represented exactly; and values are rounded half to
+even. In the terms of torch and ONNX, scale = 1 / S and zero point = -Z.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from core.gpu import is_capturing
 def integer_range(bits: int) -> tuple[int, int]:
     """Lowest and highest signed integer of `bits` bits: (-8, 7) for 4. Raises ConfigError outside 2 to 8."""
     if bits not in BIT_WIDTHS:
-        raise ConfigError(f"bit width is {bits!r}: allowed are {', '.join(map(str, BIT_WIDTHS))}")
+        raise ConfigError(f"bit width must be {BIT_WIDTHS[0]} to {BIT_WIDTHS[-1]}, got {bits!r}")
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def affine_parameters(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """S and Z of the ranges [lower, upper], any shape. Z is a whole number. An empty range (all zeros) gets S = 1."""
+    """S and Z of the ranges [lower, upper], any shape. Z is an integer. An empty range (all zeros) gets S = 1."""
     lowest, _ = integer_range(bits)
     lower, upper = lower.clamp(max=0.0), upper.clamp(min=0.0)
     width = upper - lower
@@ -37,7 +37,7 @@ def affine_parameters(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, 
 
 
 def quantize(values: Tensor, scaling: Tensor, offset: Tensor, bits: int) -> Tensor:
-    """q = round(theta S - Z), clamped: whole numbers in the dtype of `values`. S and Z must broadcast to it."""
+    """q = round(theta S - Z), clamped: integers in the dtype of `values`. S and Z must broadcast to it."""
     lowest, highest = integer_range(bits)
     return torch.round(values * scaling - offset).clamp(lowest, highest)
 
@@ -48,15 +48,15 @@ def dequantize(integers: Tensor, scaling: Tensor, offset: Tensor) -> Tensor:
 
 
 class FakeQuantize(torch.autograd.Function):
-    """Quantize-dequantize with a straight-through gradient to the values and, where it is learned, LSQ's gradient to the scale.
+    """Quantize-dequantize with a straight-through gradient for the values and, if the scale is learned, LSQ's gradient for the scale.
 
     With v = x / scale + zero point and q = clamp(round(v)):  y = (q - zero point) scale,  dy/dx = 1 inside the range and 0 outside,
     dy/dscale = round(v) - v inside, q - zero point outside (Esser et al., ICLR 2020, eq. 3), times `gradient_scale`.
 
-    x: any shape; scale, zero_point: broadcastable to it, zero_point whole numbers; not differentiable in zero_point.
+    x: any shape; scale, zero_point: broadcastable to it, zero_point integers; not differentiable in zero_point.
 
-    Memory is what this costs, so each way makes one tensor of the size of x and works in place. Only x and y are kept, which the
-    operations before and after keep as well: (q - zero point) = y / scale, v - zero point = x / scale.
+    Memory traffic dominates the cost, so forward and backward each allocate one tensor of the size of x and work in place. Only x and y
+    are saved, which the neighboring operations save anyway: (q - zero point) = y / scale, v - zero point = x / scale.
     """
 
     @staticmethod
@@ -71,7 +71,7 @@ class FakeQuantize(torch.autograd.Function):
         x, y, scale, zero_point = ctx.saved_tensors
         lowest, highest = ctx.range
         position = torch.div(x, scale).add_(zero_point)
-        # zero where the rounded position lies beyond the last level; hardtanh's gradient is that mask in one pass
+        # zero where the rounded position is beyond the last level; the gradient of hardtanh computes this mask in one pass
         grad_x = torch.ops.aten.hardtanh_backward.grad_input(grad, position, lowest - 0.5, highest + 0.5, grad_input=position)
         if y is None:
             return grad_x, None, None, None, None, None
@@ -82,17 +82,17 @@ class FakeQuantize(torch.autograd.Function):
 class Quantizer(nn.Module):
     """Fake quantization of one tensor: weights of a layer (per channel) or an activation (per tensor).
 
-    bits: 2 to 8. channels: number of output channels of a weight, whose ranges are found channel by channel along dimension 0;
-    None for an activation.
+    bits: 2 to 8; other widths raise ConfigError. channels: number of output channels of a weight, each with its own range along dimension
+    0; None for an activation.
 
-    `scale` and `zero_point` are `(channels,)` or `()`. Until a range is set, the module passes values through unchanged.
-    With `learned`, the scale is trained (LSQ), as its logarithm (TQT, Jain et al., MLSys 2020): scales lie between 1e-4 and 1, and a
-    step of Adam, which is as long for all parameters, would throw the small ones across zero. Otherwise the scale is set by whoever
-    owns the quantizer (see ranges.py).
+    `scale` and `zero_point` are `(channels,)` or `()`. Until a range is set, the module returns its input unchanged.
+    With `learned`, the logarithm of the scale is trained (LSQ; the logarithm as in TQT, Jain et al., MLSys 2020): scales are between 1e-4
+    and 1, and a step of Adam, which has the same size for all parameters, would push small ones below zero. Otherwise the scale is set
+    by `set_range` only (see ranges/base.py).
     """
 
-    log_scale: Tensor  # natural logarithm, where learned
-    fixed_scale: Tensor  # where not
+    log_scale: Tensor  # natural logarithm, if learned
+    fixed_scale: Tensor  # if not
     zero_point: Tensor
     ready: Tensor
 
@@ -107,11 +107,11 @@ class Quantizer(nn.Module):
             self.register_buffer("fixed_scale", torch.ones(shape))
         self.register_buffer("zero_point", torch.zeros(shape))
         self.register_buffer("ready", torch.tensor(False))
-        self._ready = False  # a copy on the CPU: reading the buffer would synchronise on every forward pass
+        self._ready = False  # a copy of `ready` on the CPU: reading the buffer would synchronize in every forward pass
 
     @property
     def calibrated(self) -> bool:
-        """Whether a range has been set, here or in the state that was loaded."""
+        """Whether a range has been set, by `set_range` or by a loaded state."""
         return self._ready
 
     @property
@@ -128,9 +128,9 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def set_range(self, lower: Tensor, upper: Tensor) -> None:
-        """Sets the range to [lower, upper], `(channels,)` or `()`, widened to contain zero. Raises CoreError when they are not finite."""
+        """Sets the range to [lower, upper], `(channels,)` or `()`, widened to contain zero. Raises CoreError if an end is not finite."""
         if not is_capturing(lower) and not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
-            raise CoreError("a range is not finite: allowed are finite weights and activations, try a smaller training_lr")
+            raise CoreError("quantization ranges must be finite, got infinity or NaN; try a smaller training_lr")
         scaling, offset = affine_parameters(lower, upper, self.bits)
         if self.learned:
             self.log_scale.copy_(-scaling.log())

@@ -1,4 +1,4 @@
-"""A quantized network as a file: float weights with their scales and zero points, and the config that says how to rebuild it."""
+"""A quantized network in a file: float weights with scales and zero points, and the config from which it is built again."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,15 @@ from core.quantization.placement import QuantizedNetwork, quantize_network
 def save_quantized(quantized: QuantizedNetwork, config: TrainingConfig, folder: Path) -> Path:
     """Writes NETWORK_FILE into `folder` and returns its path."""
     path = folder / NETWORK_FILE
-    state = {name: value.detach().cpu().contiguous() for name, value in quantized.network.state_dict().items()}
+    # copies, because safetensors refuses tensors that share memory, as those of a layer with two names do
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in quantized.network.state_dict().items()}
     with atomic_write(path) as partial:
         save_file(state, partial, metadata={"quantization": json.dumps(config.to_dict())})
     return path
 
 
 def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
-    """The network that `save_quantized` wrote, built again from the full-precision one. Raises ModelError when it does not fit."""
+    """The network written by `save_quantized`, built again from the full-precision one. Raises ModelError if the file does not fit."""
     try:
         with safe_open(path, framework="pt") as file:
             config = TrainingConfig.from_dict(upgrade_training(json.loads((file.metadata() or {})["quantization"])))
@@ -35,11 +36,9 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
         expected = quantized.network.state_dict()
         for key in sorted({*expected, *state}):
             if key not in state or key not in expected or state[key].shape != expected[key].shape:
-                raise KeyError(f"{key} is missing, unexpected or of another shape")
+                raise KeyError(f"{key} is missing, unexpected or has another shape")
         quantized.network.to(model.device).load_state_dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{path} does not hold a quantized {model.spec.name} ({reason}): allowed is a file written by `quantize`"
-        ) from error
+        raise ModelError(f"{path} must be a quantized {model.spec.name} written by `quantize`, and cannot be read ({reason})") from error
     return quantized

@@ -1,12 +1,12 @@
-"""How the embedded CLIP encoder was made: contrastive training of a small image and text tower on labelled images with captions.
+"""Recipe of the embedded CLIP encoder: contrastive training of a small image and text tower on labeled images with captions.
 
-The captions say what is known of an image: its class, and, half of the time each, how bright it is and which colour it is mostly
-(both computed from its pixels, so that images of one class stay apart in the embedding). A caption often holds for several images
-of a batch, so the usual one-positive loss would push true pairs apart; here every caption that is true of an image is a positive
-(the target of UniCL, Yang et al. 2022, "Unified Contrastive Learning in Image-Text-Label Space").
+A caption states the class of an image and, each with probability 1/2, its brightness and its dominant color, which are computed from the
+pixels so that images of one class keep different embeddings. A caption is often true of several images of a batch, so that the usual loss
+with one positive would push true pairs apart; here every caption that is true of an image is a positive, as in UniCL (Yang et al. 2022,
+"Unified Contrastive Learning in Image-Text-Label Space").
 
-The result is a folder in open_clip's own format (`open_clip_config.json`, `open_clip_model.safetensors`), which
-`open_clip.create_model_from_pretrained("local-dir:FOLDER")` opens without knowing this project.
+The result is a folder in open_clip's format (`open_clip_config.json`, `open_clip_model.safetensors`), which
+`open_clip.create_model_from_pretrained("local-dir:FOLDER")` opens without this project.
 """
 
 import json
@@ -27,6 +27,7 @@ from core.config import EncoderTrainingConfig
 from core.data.labelled import LabelledImages
 from core.errors import DataError
 from core.layout import plain_rights
+from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 
 TEMPLATES = (
@@ -42,9 +43,9 @@ TONES = ("gray", "red", "brown", "green", "blue", "purple")
 OPEN_CLIP_CONFIG: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 128,
-        # 32 pixel images are enlarged to 64: resnet10t divides by 32, and a last map of 2 x 2 beats one of 1 x 1 clearly
+        # 32-pixel images are enlarged to 64: resnet10t divides by 32, and a last map of 2 x 2 is clearly better than one of 1 x 1
         "vision_cfg": {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
-        # open_clip's own tokenizer has 49,408 tokens; a width of 32 keeps that table at 1.6 M parameters
+        # open_clip's tokenizer has 49,408 tokens; with a width of 32, their table has 1.6 M parameters
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
     },
     "preprocess_cfg": {
@@ -57,7 +58,7 @@ OPEN_CLIP_CONFIG: dict[str, dict[str, Any]] = {
 
 
 def describe_pixels(image: Tensor) -> tuple[int, int]:
-    """Brightness and dominant colour of an image `(3, H, W)` in [0, 1], as indices into BRIGHTNESS and TONES."""
+    """Brightness and dominant color of an image `(3, H, W)` in [0, 1], as indices into BRIGHTNESS and TONES."""
     mean = image.mean(dim=(1, 2))
     luminance = float(mean @ torch.tensor([0.299, 0.587, 0.114]))
     brightness = 0 if luminance < 0.38 else 2 if luminance > 0.57 else 1
@@ -85,19 +86,18 @@ def caption(class_name: str, template: str, brightness: str = "", tone: str = ""
 
 
 def caption_targets(facts: Tensor, stated: Tensor) -> Tensor:
-    """Which captions are true of which images.
+    """Which captions are true of which images: `(N, M)` float, 1 if caption m is true of image n.
 
-    facts: `(N, 3)` class, brightness and tone of each image; stated: `(M, 3)` what each caption says, -1 where it says nothing.
-    Returns `(N, M)` float: 1 where caption m is true of image n.
+    facts: `(N, 3)` class, brightness and tone of each image; stated: `(M, 3)` the same of each caption, -1 for what it does not state.
     """
     true = (facts[:, None, :] == stated[None, :, :]) | (stated[None, :, :] == -1)
     return true.all(dim=-1).float()
 
 
 def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy between the softmax of scaled cosines and the uniform distribution over true pairs, both directions.
+    """Cross entropy between the softmax of scaled cosines and the uniform distribution over true pairs, mean of both directions.
 
-    image_features, text_features: `(N, D)`, L2-normalised; targets: `(N, N)` of 0 and 1 with the diagonal 1.
+    image_features, text_features: `(N, D)`, L2-normalized; targets: `(N, N)` of 0 and 1 with the diagonal 1.
     """
     logits = scale * image_features @ text_features.T
     by_image = F.cross_entropy(logits, targets / targets.sum(dim=1, keepdim=True))
@@ -106,7 +106,7 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tenso
 
 
 class _CaptionedImages(Dataset):
-    """Images of a labelled set, augmented and enlarged, with the three facts that captions are made of."""
+    """Images of a labeled set, augmented and enlarged, with the three facts that captions state."""
 
     def __init__(self, base: LabelledImages, crop_padding: int, size: int) -> None:
         self.base = base
@@ -132,11 +132,11 @@ class _CaptionedImages(Dataset):
 
 
 def _write_captions(facts: Tensor, classes: list[str], generator: torch.Generator) -> tuple[list[str], Tensor]:
-    """A caption for each image and what it states, -1 where it is silent: brightness and tone are each told half of the time."""
-    told = torch.rand(len(facts), 2, generator=generator) < 0.5
+    """A caption for each image, and what it states, -1 for nothing: brightness and tone each with probability 1/2."""
+    is_stated = torch.rand(len(facts), 2, generator=generator) < 0.5
     stated = facts.clone()
-    stated[:, 1:][~told] = -1
-    stated[stated[:, 1] == BRIGHTNESS.index(""), 1] = -1  # there is no word for it, so nothing is said
+    stated[:, 1:][~is_stated] = -1
+    stated[stated[:, 1] == BRIGHTNESS.index(""), 1] = -1  # medium brightness has no word
     choice = torch.randint(len(TEMPLATES), (len(facts),), generator=generator).tolist()
     texts = []
     for (label, brightness, tone), template in zip(stated.tolist(), choice):
@@ -159,18 +159,18 @@ def train_encoder(
     trained_on: str,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Path:
-    """Trains both towers on `dataset` and writes them to the folder `out`, half precision, in open_clip's format.
+    """Trains both towers on `dataset` and writes them to the folder `out` in half precision, in open_clip's format. Returns `out`.
 
     dataset: yields (PIL image, class index), as torchvision's datasets without a transform do.
-    classes: the name of each class index, as it stands in captions.
-    trained_on: what the dataset is, in words; shown wherever the encoder's figures are.
+    classes: name of each class index in captions.
+    trained_on: description of the dataset, shown beside the encoder's figures.
     on_step: called with (step, steps, loss) after every step.
-    Returns `out`. Raises DataError when the dataset has fewer images than one batch.
+    Raises DataError if the dataset has fewer images than one batch.
     """
     if len(dataset) < config.batch_size:
-        raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")
+        raise DataError(f"the training set must have at least one batch of {config.batch_size} images, got {len(dataset)}")
     out.mkdir(parents=True, exist_ok=True)
-    # open_clip reads the architecture from the same file that it will be shipped with
+    # open_clip reads the architecture from the same file that is shipped with the weights
     (out / "open_clip_config.json").write_text(json.dumps({**OPEN_CLIP_CONFIG, "trained_on": trained_on}, indent=2) + "\n")
     with cpu_threads(config.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -199,16 +199,14 @@ def _fit(model: open_clip.CLIP, tokenizer, dataset, classes, config: EncoderTrai
     )
     steps = config.epochs * len(loader)
     warm_up = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_below_warm_up(step, steps, warm_up))
     model.train()
     model.visual.to(memory_format=torch.channels_last)
     step = 0
     for _ in range(config.epochs):
         for images, facts in loader:
             texts, stated = _write_captions(facts, classes, generator)
-            # bfloat16 for the convolutions only: the text tower is small, and its sums over positions want float32
+            # bfloat16 for the convolutions only: the text tower is small, and its sums over positions need float32
             with torch.autocast("cpu", torch.bfloat16):
                 image_features = model.encode_image(images.to(memory_format=torch.channels_last))
             text_features = model.encode_text(tokenizer(texts), normalize=True)
@@ -224,7 +222,7 @@ def _fit(model: open_clip.CLIP, tokenizer, dataset, classes, config: EncoderTrai
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(100))  # CLIP's own bound
+                model.logit_scale.clamp_(max=math.log(100))  # the bound of CLIP
             step += 1
             if on_step is not None:
                 on_step(step, steps, float(loss.detach()))

@@ -1,11 +1,10 @@
-"""How the embedded full-precision network was made, for CIFAR-10 or any folder of labelled images.
+"""Recipe of the embedded full-precision network, for CIFAR-10 or any folder of labeled images.
 
-SGD with Nesterov momentum, one warm-up, cosine to zero, label smoothing for the first 80 % of epochs, random crop and flip,
-bfloat16 autocast; what is kept is the exponential moving average of the weights, BatchNorm statistics included.
+SGD with Nesterov momentum, a warm-up, cosine decay to zero, label smoothing for the first 80 % of epochs, random crop and flip, bfloat16
+autocast. The result is the exponential moving average of the weights, including the BatchNorm statistics.
 """
 
 import copy
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from core.errors import ConfigError, DataError, ModelError
 from core.files import check_parents, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
+from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -34,22 +34,22 @@ def pretrain(
     out: Path,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> ModelSpec:
-    """Trains `config.architecture` on `dataset` and writes a checkpoint that can be used as a model's name.
+    """Trains `config.architecture` on `dataset` and writes a weights file, whose path can be used as a model name.
 
     dataset: yields (PIL image, class index). out: a new .safetensors file. on_step: called with (step, steps, loss).
-    Raises ConfigError when `out` is not such a name or the architecture cannot take images of that size, DataError when `out` is
-    there already or there are fewer images than one batch, ModelError when the architecture has no BatchNorm layer.
+    Raises ConfigError if `out` has another suffix or the architecture does not support this image size, DataError if `out` already
+    exists or there are fewer images than one batch, ModelError if the architecture has no BatchNorm layer.
     """
     check_new_checkpoint(out)
     if len(dataset) < config.batch_size:
-        raise DataError(f"the training set has {len(dataset)} images: allowed is at least one batch of {config.batch_size}")
+        raise DataError(f"the training set must have at least one batch of {config.batch_size} images, got {len(dataset)}")
     device = resolve_device(config.device)
     with cpu_threads(config.threads), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = build_architecture(config.architecture, len(classes))
         if not batch_norm_layers(network):
             raise ModelError(
-                f"{config.architecture!r} has no BatchNorm layer: allowed are networks with at least one, as images are made from them"
+                f"architecture must have at least one BatchNorm layer, from which images are generated, got {config.architecture!r}"
             )
         network = network.to(device).to(memory_format=torch.channels_last)
         _check_image_size(network, len(classes), config)
@@ -69,17 +69,17 @@ def pretrain(
 
 
 def check_new_checkpoint(out: Path) -> None:
-    """Raises ConfigError or DataError unless a checkpoint can be written to `out`."""
+    """Raises ConfigError or DataError unless a weights file can be written to `out`."""
     if out.suffix != ".safetensors":
-        raise ConfigError(f"out is {str(out)!r}: allowed is a name that ends in .safetensors")
+        raise ConfigError(f"out must end in .safetensors, got {str(out)!r}")
     if os.path.lexists(out):
-        raise DataError(f"{str(out)!r} exists already: allowed is a new file")
+        raise DataError(f"out must be a new file, {str(out)!r} already exists")
     check_parents(out)
 
 
 @torch.no_grad()
 def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) -> None:
-    """One forward pass in evaluation mode, which changes nothing. Raises ConfigError when the network cannot take such images."""
+    """One forward pass in evaluation mode, which changes no state. Raises ConfigError if the network does not support this image size."""
     size = config.image_size
     images = torch.zeros(2, 3, size, size, device=next(network.parameters()).device).to(memory_format=torch.channels_last)
     try:
@@ -90,8 +90,8 @@ def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) 
     if shape != (2, classes):
         made_for = getattr(network, "in_size", ("unknown",))[0]
         raise ConfigError(
-            f"image_size is {size}: allowed is a size at which {config.architecture}, made for {made_for}, "
-            f"gives one score a class in channels-last memory ({reason})"
+            f"image_size must be one at which {config.architecture}, made for {made_for}, returns one score per class "
+            f"in channels-last memory, got {size} ({reason})"
         )
 
 
@@ -124,9 +124,7 @@ def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, de
         nesterov=True,
     )
     steps, warm_up = config.epochs * len(loader), min(2, config.epochs / 4) * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_below_warm_up(step, steps, warm_up))
     averaged = copy.deepcopy(network).eval()
     network.train()
     step = 0
@@ -142,9 +140,9 @@ def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, de
             optimizer.step()
             schedule.step()
             step += 1
-            # the last step too: a training of fewer than five steps would be lost
+            # the last step too: the average would miss a training of fewer than five steps
             if step % 5 == 0 or step == steps:
-                # the average is short at first, so that a short training is not an average with its random start
+                # a low decay at first, so that the average of a short training does not contain the random initial weights
                 _average_into(averaged, network, min(0.998, step / (step + 50)))
             if on_step is not None:
                 on_step(step, steps, float(loss.detach()))
@@ -153,7 +151,7 @@ def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, de
 
 @torch.no_grad()
 def _average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None:
-    """Exponential moving average of every floating point tensor, BatchNorm statistics included."""
+    """Exponential moving average of every floating-point tensor, including the BatchNorm statistics."""
     current = network.state_dict()
     for name, value in averaged.state_dict().items():
         if value.is_floating_point():

@@ -1,4 +1,4 @@
-"""From what the engine announces to what the store keeps."""
+"""Writes what the engine announces into the store."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ SECONDS_BETWEEN_FRAMES = 0.5
 
 
 class StoreReporter:
-    """A Reporter that writes everything into the store; of the pictures at most two a second and method, besides those to keep."""
+    """A Reporter that writes everything into the store. Frames that need not be kept: at most two per second and method."""
 
     def __init__(self, store: RunStore, run_id: str) -> None:
         self._store, self._run_id = store, run_id
         self._last_frame: dict[str, float] = {}
-        self._steps: dict[str, int] = {}  # that each method has come to
-        self._pictured = 0  # the step of the last frame, of whichever method
+        self._steps: dict[str, int] = {}  # last step of each series
+        self._frame_step = 0  # step of the last frame of any method
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """Shown as what the run is doing."""
+        """Becomes the stage and progress of the run."""
         self._store.set_stage(self._run_id, name, total, done)
 
     def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
-        """One record."""
+        """Appends a record."""
         self._steps[series] = step
         self._store.append(self._run_id, stage, series, step, values, counted=stage != TEST)
 
     def images(self, method: str, frame: Frame, keep: bool) -> None:
-        """One frame."""
-        self._last_frame[method], self._pictured = time.monotonic(), frame.step
-        self._store.save_frame(self._run_id, method, frame, keep)
+        """Stores a frame."""
+        self._last_frame[method], self._frame_step = time.monotonic(), frame.step
+        self._store.frames.save(self._run_id, method, frame, keep)
 
     def wants_images(self, method: str) -> bool:
-        """Whether the last frame is old enough, or another method is seen at the same step: methods are looked at side by side."""
+        """Whether the last frame is old enough, or another method has a frame of the same step: pages show methods side by side."""
         return (
-            self._steps.get(method) == self._pictured
+            self._steps.get(method) == self._frame_step
             or time.monotonic() - self._last_frame.get(method, float("-inf")) >= SECONDS_BETWEEN_FRAMES
         )
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
-        """In a file of their own."""
-        self._store.save_running_statistics(self._run_id, statistics)
+        """Stores them in a file."""
+        self._store.frames.save_running_statistics(self._run_id, statistics)
 
     def change(self, method: str, step: int, name: str, value: float) -> None:
-        """One change."""
+        """Stores a live change."""
         self._store.add_change(self._run_id, method, step, name, value)
 
     def result(self, name: str, value: Any) -> None:
-        """One result."""
+        """Stores a result."""
         self._store.set_result(self._run_id, name, value)
 
     def rewind(self, stage: str, series: str, step: int) -> None:
-        """Records and pictures after `step` are gone."""
+        """Deletes records and kept frames after `step`."""
         self._store.rewind(self._run_id, stage, series, step)
 
     def flush(self) -> None:
-        """Waits for the disk."""
+        """Waits until the database is on the disk."""
         self._store.sync()

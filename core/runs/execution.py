@@ -1,5 +1,6 @@
-"""One run from its place in the line to its end, in the thread that calls: for the manager's threads and for the command line."""
+"""Computes one run from its place in the queue to its end, in the calling thread: for executors and for the command line."""
 
+import logging
 import os
 import threading
 import time
@@ -10,28 +11,34 @@ from typing import Any
 from core.checkpoints import SECONDS_BETWEEN
 from core.errors import ConfigError, CoreError, RunStopped, first_line, quoted
 from core.files import is_full
-from core.reporting import Live, Reporter
+from core.reporting import Control, Reporter
+from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
 AT_ONCE_VARIABLE = "RUNS_AT_ONCE"
+SECONDS_BETWEEN_TRIES = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_BETWEEN_CENSUSES = 3.0
+_log = logging.getLogger(__name__)
 
 
 def runs_at_once() -> int:
-    """How many runs compute at once on this machine: RUNS_AT_ONCE, or one, as one run uses every core or the GPU.
+    """How many runs this machine computes at the same time: RUNS_AT_ONCE, or one, because one run uses all cores or the GPU.
 
-    Raises ConfigError when the variable is no whole number above 0.
+    Raises ConfigError when the variable is not a whole number from 1 to 1024.
     """
     text = os.environ.get(AT_ONCE_VARIABLE) or "1"
     if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= 1024:
-        raise ConfigError(f"{AT_ONCE_VARIABLE} is {quoted(text)}: allowed is a whole number, 1 to 1024")
+        raise ConfigError(f"{AT_ONCE_VARIABLE} must be a whole number, 1 to 1024, got {quoted(text)}")
     return int(text)
 
 
 def wait_for_turn(store: RunStore, run_id: str, stopping: Callable[[], bool], at_once: int) -> None:
-    """Blocks until fewer than `at_once` runs are before this one, or it is stopped. Buries the dead among those before it."""
+    """Blocks until fewer than `at_once` runs are ahead of this one, or `stopping()`.
+
+    Meanwhile marks runs whose process has died, so that they do not block the queue.
+    """
     looked = time.monotonic()
     pause = threading.Event()
     while not stopping() and len(store.ahead(run_id)) >= at_once:
@@ -41,32 +48,48 @@ def wait_for_turn(store: RunStore, run_id: str, stopping: Callable[[], bool], at
         pause.wait(_SECONDS_BETWEEN_LOOKS)
 
 
+def queued_control(store: RunStore, run_id: str, at_once: int) -> LocalControl:
+    """The control of a run that this process computes: a run that pauses lets others go first, and queues again to continue."""
+
+    def on_pause(paused: bool) -> None:
+        if paused:
+            store.set_state(run_id, RunState.PAUSED)
+            return
+        store.requeue(run_id)
+        wait_for_turn(store, run_id, lambda: control.stopping, at_once)
+        if not control.stopping:
+            store.set_state(run_id, RunState.RUNNING)
+
+    control = LocalControl(on_pause, past=store.changes(run_id))
+    return control
+
+
 def perform(
     store: RunStore,
     run_id: str,
     reporter: Reporter,
-    live: Live,
+    control: Control,
     stopping: Callable[[], bool] = lambda: False,
     at_once: int = 1,
     finish: Callable[[], None] = lambda: None,
     prepared: Any = None,
     every: float = SECONDS_BETWEEN,
 ) -> dict[str, Any]:
-    """Waits for the run's turn, computes it, and writes down how it ended. Returns the result.
+    """Waits for the run's turn, computes it, and stores how it ended. Returns the result.
 
-    finish: done before the run counts as complete, such as copying its files to where they were asked for. every: seconds between
-    two checkpoints.
-    Raises what ended the run, after it was written down: RunStopped, CoreError, or whatever it was.
+    finish: called before the run is marked complete, for example to export its files. prepared: see core.pipeline.execute. every: seconds
+    between two resume states.
+    Raises what ended the run, after storing it: RunStopped, CoreError, or any other exception.
     """
     try:
         wait_for_turn(store, run_id, stopping, at_once)
         if stopping():
             raise RunStopped("the run was stopped before it began")
-        from core.pipeline import execute  # torch takes seconds to import: not before the run's turn
+        from core.pipeline import execute  # torch takes seconds to import, so not before the run's turn
 
         store.set_state(run_id, RunState.RUNNING)
         store.run_folder(run_id).mkdir(exist_ok=True)
-        result = execute(store.config(run_id), store.run_folder(run_id), reporter, live, prepared, every)
+        result = execute(store.config(run_id), store.run_folder(run_id), reporter, control, prepared, every)
         finish()
         store.set_state(run_id, RunState.COMPLETE)
         return result
@@ -77,15 +100,40 @@ def perform(
         store.set_state(run_id, RunState.INTERRUPTED, "it was interrupted from the keyboard")
         raise
     except BaseException as error:
-        store.set_state(run_id, RunState.FAILED, cause(error, store), traceback.format_exc())
+        store.set_state(run_id, RunState.FAILED, describe_error(error, store), traceback.format_exc())
         raise
 
 
-def cause(error: BaseException, store: RunStore) -> str:
-    """What ended a run, for a person."""
+def attempt(store: RunStore, run_id: str, compute: Callable[[], object], closed: Callable[[], bool] = lambda: False) -> None:
+    """Calls `compute`, logs the exception that ended the run, and makes sure that the run has a final state.
+
+    If the state cannot be stored, for example because the disk is full, tries again until it can be, or until `closed()`.
+    """
+    try:
+        compute()
+    except CoreError:
+        _log.info("run %s ended early", run_id, exc_info=True)  # its state has the reason
+    except Exception as error:
+        _log.exception("run %s ended early", run_id)
+        _store_failure(store, run_id, describe_error(error, store), traceback.format_exc(), closed)
+
+
+def _store_failure(store: RunStore, run_id: str, error: str, where: str, closed: Callable[[], bool]) -> None:
+    while not closed():
+        try:
+            if not store.run(run_id).state.is_finished():
+                store.set_state(run_id, RunState.FAILED, error, where)
+            return
+        except Exception:
+            _log.exception("could not store the final state of run %s yet", run_id)
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def describe_error(error: BaseException, store: RunStore) -> str:
+    """Why a run ended, in one line for a person."""
     if isinstance(error, CoreError):
         return str(error)
     if is_full(error):
-        return f"the disk that holds {store.folder} is full: free some space and resume the run, which goes on from its last checkpoint"
-    said = first_line(error)  # the traceback has the rest
-    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+        return f"the disk that holds {store.folder} is full: free some space and resume the run, which continues from its last resume state"
+    message = first_line(error)  # the traceback has the rest
+    return message if message == type(error).__name__ else f"{type(error).__name__}: {message}"

@@ -1,4 +1,4 @@
-"""Which process a run belongs to, and whether it still lives."""
+"""Which process a run belongs to, and whether that process is alive."""
 
 import uuid
 from collections.abc import Iterator
@@ -11,45 +11,47 @@ FOLDER = "owners"
 
 
 class Owner:
-    """This process, as the others that use the folder see it: a file that it keeps locked for as long as it lives.
+    """This process as an owner of runs: a file that it keeps locked as long as it is alive.
 
-    The operating system gives the lock free when the process ends, however it ends, and not before: a process that is only slow,
-    stopped by a debugger or asleep with its machine lives. No clock is involved, so none that is put forward or back can bury the
-    living or wake the dead. Needs a file system with locks, as local ones and NFS have.
+    **Liveness.** The operating system releases the lock when the process ends, however it ends, and not before: a process that is slow,
+    stopped by a debugger or suspended with its machine counts as alive. No clock is involved, so changing the clock cannot make a live
+    process look dead, nor a dead one look alive.
+
+    **Requirement.** A file system with locks, such as a local one or NFS.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
-        # held for every look at a lock: a look takes the lock for a moment, which a second look would mistake for life
+        # held whenever a lock is tested: a test acquires the lock for a moment, which another test would mistake for a live process
         self._gate = FileLock(folder / f"{FOLDER}.lock")
         self.name = uuid.uuid4().hex
-        # one lock for the process: whichever thread closes gives it free
+        # not thread-local: any thread may close and so release it
         self._lock = FileLock(self._folder / self.name, thread_local=False)
         with self._gate:
             self._lock.acquire()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other process is in such a block, or comes, goes or looks who lives, while this one is."""
+    def exclusive(self) -> Iterator[None]:
+        """During the block no other process is in such a block, registers, unregisters or tests who is alive."""
         with self._gate:
             yield
 
-    def lives(self, name: str) -> bool:
-        """Whether the process of that name still lives."""
+    def is_alive(self, name: str) -> bool:
+        """Whether the process of that name is alive."""
         if name == self.name:
             return True
         with self._gate:
-            return self._held(name)
+            return self._is_locked(name)
 
-    def sweep(self) -> None:
-        """Removes the files that dead processes left."""
+    def remove_stale(self) -> None:
+        """Removes the files of dead processes."""
         with self._gate:
             for path in self._folder.iterdir():
-                if path.name != self.name and not self._held(path.name):
+                if path.name != self.name and not self._is_locked(path.name):
                     path.unlink(missing_ok=True)
 
-    def _held(self, name: str) -> bool:
+    def _is_locked(self, name: str) -> bool:
         path = self._folder / name
         if not name or not path.exists():
             return False

@@ -16,8 +16,9 @@ from typing import Any
 from core.config import RunConfig, nearest_preset
 from core.errors import ConfigError, DataError, UnknownNameError, one_line
 from core.models.registry import ASSETS
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run, RunStore
+from core.runs.store import RunStore
 
 PAPER = ASSETS / "paper" / "results.csv"
 MEASURED = ASSETS / "paper" / "measured.json"

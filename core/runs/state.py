@@ -1,12 +1,12 @@
-"""What becomes of a run."""
+"""The states of a run."""
 
 from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """QUEUED -> RUNNING <-> PAUSED -> COMPLETE, STOPPED (asked for), FAILED (an error) or INTERRUPTED (its process died).
+    """QUEUED -> RUNNING <-> PAUSED -> COMPLETE, STOPPED (on request), FAILED (an error) or INTERRUPTED (its process died).
 
-    A paused run that goes on is QUEUED again, and so is one that is resumed after it was stopped, failed or was interrupted.
+    A paused run that continues is QUEUED first, and so is a stopped, failed or interrupted run that is resumed.
     """
 
     QUEUED = "queued"
@@ -18,9 +18,9 @@ class RunState(StrEnum):
     INTERRUPTED = "interrupted"
 
     def is_finished(self) -> bool:
-        """Whether nothing more will happen to it by itself."""
+        """Whether the run does not continue by itself."""
         return self not in (RunState.QUEUED, RunState.RUNNING, RunState.PAUSED)
 
     def can_resume(self) -> bool:
-        """Whether there is something left to be done, and nobody at it."""
+        """Whether the run ended before it was complete."""
         return self in (RunState.STOPPED, RunState.FAILED, RunState.INTERRUPTED)

@@ -1,10 +1,12 @@
-"""Runs in a process of their own, so that they share neither interpreter nor memory with whoever watches.
+"""Runs in separate processes, so that they share neither interpreter nor memory with the server. Both ends are in this file.
 
-A server that draws pages for twenty people keeps its interpreter busy, and a network that is computed in the same one waits for it
-after each operation: measured, the job fell to a tenth of its speed. A job that is killed because memory ran out would take the server
-with it. So the server starts `python -m core.runs.computing FOLDER` and talks to it in lines of JSON: down go {"run": id, "owner": name},
-{"set": [knob, value, methods]} and {"do": "pause" | "resume" | "step" | "stop"}, up comes {"ended": id}. Everything else goes through
-the store, as it does between any two processes. A process whose server has died ends at once, as its standard input does.
+**Why.** A server that draws pages for twenty people keeps its interpreter busy, and a network computed in the same interpreter waits for
+it after each operation: measured, the run fell to a tenth of its speed. A run that is killed because memory ran out would also end the
+server.
+
+**Protocol.** The server starts `python -m core.runs.worker_process FOLDER` and exchanges lines of JSON with it. To the worker:
+{"run": id, "owner": name}, {"set": [knob, value, methods]} and {"do": "pause" | "resume" | "step" | "stop"}. From the worker:
+{"ended": id}. Everything else goes through the store. The worker exits when its standard input ends, which it does when the server dies.
 """
 
 from __future__ import annotations
@@ -15,92 +17,105 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from core.runs.control import LiveControl
+from core.errors import CoreError, RunError
+from core.memory import keep_memory
+from core.runs.control import LocalControl
+from core.runs.events import StoreReporter
+from core.runs.execution import attempt, describe_error, perform, queued_control, runs_at_once
+from core.runs.state import RunState
+from core.runs.store import RunStore
 
 _ROOT = Path(__file__).parents[2]
-# How often a thread of OpenMP looks for the others before it sleeps, instead of some milliseconds long: when something else has taken the
-# core of one, it can go on at another's.
-_SPINS = "20000"
+# Value of GOMP_SPINCOUNT: how often an OpenMP thread checks for the others before it sleeps. The default spins for some milliseconds;
+# with this, a thread whose core is taken by another program can continue on the core of a sleeping one.
+_SPIN_COUNT = "20000"
 
 
-class RemoteControl(LiveControl):
-    """The control of a run that another process computes. What is turned before that process has begun, it is told when it does."""
+# in the server
+
+
+class ProcessControl(LocalControl):
+    """The control of a run that a worker process computes. Requests made before the worker has the run are sent when it does."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._telling = threading.Lock()
-        self._untold: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._unsent: list[dict[str, Any]] = []
         self._send: Callable[[dict[str, Any]], None] | None = None
 
     def attach(self, send: Callable[[dict[str, Any]], None]) -> None:
-        """From now on messages are sent, those that were kept first."""
-        with self._telling:
-            for message in self._untold:
+        """Sends the messages that were kept, and from now on every message at once."""
+        with self._lock:
+            for message in self._unsent:
                 send(message)
-            self._untold, self._send = [], send
+            self._unsent, self._send = [], send
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        with self._telling:
+    def _request(self, message: dict[str, Any]) -> None:
+        with self._lock:
             if self._send is None:
-                self._untold.append(message)
+                self._unsent.append(message)
             else:
                 self._send(message)
 
     def set(self, name: str, value: float, methods: Sequence[str]) -> None:
         super().set(name, value, methods)
-        self._tell({"set": [name, value, list(methods)]})
+        self._request({"set": [name, value, list(methods)]})
 
     def pause(self) -> None:
         super().pause()
-        self._tell({"do": "pause"})
+        self._request({"do": "pause"})
 
     def resume(self) -> None:
         super().resume()
-        self._tell({"do": "resume"})
+        self._request({"do": "resume"})
 
     def step(self) -> None:
         super().step()
-        self._tell({"do": "step"})
+        self._request({"do": "step"})
 
     def stop(self) -> None:
         super().stop()
-        self._tell({"do": "stop"})
+        self._request({"do": "stop"})
 
 
 class Worker:
-    """A process that computes one run after the other. It has torch loaded soon after it was started, before it is needed."""
+    """A process that computes one run at a time. It imports torch as soon as it starts, before the first run."""
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "core.runs.computing", str(folder)],
+            [sys.executable, "-m", "core.runs.worker_process", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={
-                "GOMP_SPINCOUNT": _SPINS,
+                "GOMP_SPINCOUNT": _SPIN_COUNT,
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             },
             text=True,
             bufsize=1,
-            # Ctrl-C is for the server; this one ends with it
+            # Ctrl-C must reach the server only; the worker ends with it
             start_new_session=True,
         )
 
     @property
-    def number(self) -> int:
-        """What the operating system calls it."""
+    def pid(self) -> int:
+        """The process id."""
         return self._process.pid
 
-    def alive(self) -> bool:
-        """Whether it can be given a run."""
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
         return self._process.poll() is None
 
-    def compute(self, run_id: str, owner: str, control: RemoteControl) -> int | None:
-        """Blocks until the run has ended and returns None, or until the process has died and returns its exit code."""
+    def compute(self, run_id: str, owner: str, control: ProcessControl) -> int | None:
+        """Computes a run of the process `owner`. Blocks until the run has ended, or the worker has died.
+
+        Returns None when the run has ended, otherwise the exit code of the worker.
+        """
         assert self._process.stdout is not None
         self._send({"run": run_id, "owner": owner})
         control.attach(self._send)
@@ -111,13 +126,13 @@ class Worker:
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        # one that has died is noticed by whoever waits for it
+        # `compute` notices a worker that has died
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Ends the process."""
+        """Ends the process; kills it after `timeout` seconds."""
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 assert pipe is not None
@@ -129,8 +144,81 @@ class Worker:
             self._process.wait()
 
 
-def end(code: int) -> str:
-    """How a process ended, for a person."""
+def describe_exit(code: int) -> str:
+    """How a worker process ended, in one line for a person."""
     if code == -9:
-        return "the process that computed it was killed, as happens when memory runs out: try a smaller batch_size, or resume it"
-    return f"the process that computed it ended with {'signal' if code < 0 else 'code'} {abs(code)}: it can be resumed"
+        return "its process was killed, probably because memory ran out: choose a smaller batch_size, or resume the run"
+    return f"its process ended with {'signal' if code < 0 else 'code'} {abs(code)}: you can resume the run"
+
+
+# in the worker
+
+
+class _WorkerRuns:
+    """The runs of a worker process: carries out the messages of the server. output: where the answers go."""
+
+    def __init__(self, store: RunStore, output: TextIO) -> None:
+        self._store, self._output = store, output
+        self._at_once = runs_at_once()
+        self._current = ""
+        self._controls: dict[str, LocalControl] = {}  # of runs that have not ended
+
+    def receive(self, message: dict[str, Any]) -> None:
+        """Carries out one message. Requests for a run that has ended are ignored. Raises CoreError for a bad value."""
+        if "run" in message:
+            self._current = message["run"]
+            self._start(self._current, message["owner"])
+            return
+        control = self._controls.get(self._current)
+        if control is None:
+            return
+        if "set" in message:
+            control.set(*message["set"])
+        else:
+            getattr(control, message["do"])()
+
+    def _start(self, run_id: str, owner: str) -> None:
+        try:
+            self._store.adopt(run_id, owner)
+        except RunError:  # another process has taken the run, or it was deleted
+            self._report_end(run_id)
+            return
+        control = self._controls[run_id] = queued_control(self._store, run_id, self._at_once)
+        try:
+            threading.Thread(target=self._compute, args=(run_id, control), name=run_id, daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            self._store.set_state(run_id, RunState.FAILED, describe_error(error, self._store), traceback.format_exc())
+            self._report_end(run_id)
+
+    def _compute(self, run_id: str, control: LocalControl) -> None:
+        reporter = StoreReporter(self._store, run_id)
+        attempt(self._store, run_id, lambda: perform(self._store, run_id, reporter, control, lambda: control.stopping, self._at_once))
+        self._report_end(run_id)
+
+    def _report_end(self, run_id: str) -> None:
+        self._controls.pop(run_id, None)
+        print(json.dumps({"ended": run_id}), file=self._output, flush=True)
+
+
+def import_engine() -> None:
+    """Imports what computes a run. torch takes seconds, which the first run should not have to wait for."""
+    import core.pipeline  # noqa: F401
+
+
+def main(folder: Path) -> None:
+    """Computes the runs named on standard input until it ends."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # so that nothing a library prints is read as a message
+    keep_memory()
+    runs = _WorkerRuns(RunStore(folder), output)
+    threading.Thread(target=import_engine, name="import", daemon=True).start()
+    for line in sys.stdin:
+        try:
+            runs.receive(json.loads(line))
+        except CoreError as error:
+            print(error, file=sys.stderr)
+    os._exit(0)  # without waiting for the threads: the server is gone
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

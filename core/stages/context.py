@@ -8,15 +8,15 @@ from typing import Any
 
 from core.checkpoints import Checkpoints
 from core.errors import RunStopped
-from core.reporting import Live, Reporter
+from core.reporting import Control, Reporter
 
 
 @dataclass(frozen=True)
 class Context:
-    """reporter receives progress; live supplies pause, stop and parameter changes; checkpoints keep resume states, None: none is kept."""
+    """reporter receives progress; control supplies pause, stop and parameter changes; checkpoints: resume states; None keeps none."""
 
     reporter: Reporter
-    live: Live
+    control: Control
     checkpoints: Checkpoints | None = None
 
     def saved_state(self, stage: str) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ class Context:
         if self.checkpoints is not None and self.checkpoints.due():
             self.save(stage, state)
         try:
-            self.live.checkpoint()
+            self.control.pause_point()
         except RunStopped:
             self.save(stage, state)
             raise

@@ -7,7 +7,7 @@ from core.config import EVALUATION_SETS, RunConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet, load_evaluation_set
 from core.errors import DataError
-from core.evaluation.diversity import DRAWN, measure_diversity
+from core.evaluation.diversity import CHART_DATA, measure_diversity
 from core.evaluation.encoder import Encoder
 from core.evaluation.references import NOISE, REAL, noise_images, real_images
 from core.models.full_precision import FullPrecisionModel
@@ -21,7 +21,7 @@ def diversity(sets: Mapping[str, ImageSet], encoder: Encoder, context: Context) 
     measured = {}
     for name, image_set in sets.items():
         context.reporter.stage(f"diversity of {name}", 0)
-        measured[name] = measure_diversity(image_set, encoder, checkpoint=context.live.checkpoint)
+        measured[name] = measure_diversity(image_set, encoder, pause_point=context.control.pause_point)
         context.reporter.result(f"diversity/{name}", measured[name])
     return measured
 
@@ -36,7 +36,7 @@ def reference_diversity(
             images = noise_images(model, config.generation, config.machine.seed)
         else:
             images = real_images(evaluation_set or _real_set(model, config))
-        measured = measure_diversity(images, encoder, checkpoint=context.live.checkpoint, pictured=False)
+        measured = measure_diversity(images, encoder, pause_point=context.control.pause_point, keep_matrices=False)
         measured["description"] = images.manifest["description"]
     except DataError as error:  # nothing else in the run depends on it
         measured = {"left_out": str(error)}
@@ -52,4 +52,4 @@ def _real_set(model: FullPrecisionModel, config: RunConfig) -> EvaluationSet:
 
 def without_charts(measured: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a measured diversity without those that only charts need."""
-    return {name: value for name, value in measured.items() if name not in DRAWN}
+    return {name: value for name, value in measured.items() if name not in CHART_DATA}

@@ -23,7 +23,7 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
     reporter = context.reporter
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [
-            GenerationLoop(model, config.generation, method, config.machine, reporter, context.live, folder and folder / method)
+            GenerationLoop(model, config.generation, method, config.machine, reporter, context.control, folder and folder / method)
             for method in config.methods
         ]
         reporter.result("layers", loops[0].layer_names)

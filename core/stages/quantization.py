@@ -13,12 +13,12 @@ from torch.utils.data import Subset
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labelled import EvaluationSet
-from core.evaluation.accuracy import Accuracy, accuracy_of, correct
+from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits
 from core.files import write_json
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.analysis import ANALYSED_IMAGES, analyse
+from core.quantization.analysis import ANALYZED_IMAGES, analyze
 from core.quantization.saved_network import save_quantized
 from core.quantization.training import QuantizationTraining
 from core.reporting import TEST, Reporter
@@ -84,7 +84,7 @@ class _Quantization:
         reporter.stage(f"calibrating {self.series}", 0)
         with memory_advice(f"the calibration of {self.series}", "calibration_images", self.config.calibration_images):
             images: Any = given.source or given.images
-            self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter, self.context.live)
+            self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter)
         reporter.rewind("training", self.series, state["training"]["step_count"] if state else 0)
         reporter.rewind(TEST, self.series, state.get("tested", 0) if state else -1)
         if state:
@@ -100,7 +100,7 @@ class _Quantization:
     def _measure(self, step: int) -> Accuracy:
         """Accuracy on the whole evaluation set, and its part for the checks as a record."""
         given = self.given
-        hits = correct(self.training.as_it_ends(), given.model, given.evaluation_set, checkpoint=self.context.live.checkpoint)
+        hits = top1_hits(self.training.inference_network(), given.model, given.evaluation_set, pause_point=self.context.control.pause_point)
         self.check.report(step, hits[self.check.indices])
         return accuracy_of(hits, given.evaluation_set.description)
 
@@ -122,7 +122,7 @@ class _Quantization:
             while not training.finished:
                 context.between_steps(self.stage, self._state)
                 if self.check.step < training.step_count and training.step_count in checked:
-                    self.check.measure(training.as_it_ends(), training.step_count)
+                    self.check.measure(training.inference_network(), training.step_count)
                 training.step()
         context.save(self.stage, self._state)  # evaluation may take long, and may be stopped
         context.reporter.stage(f"evaluating {self.series}", 0)
@@ -131,11 +131,12 @@ class _Quantization:
     def _analyze(self) -> None:
         """What quantization does to each layer, as a result of the run."""
         self.context.reporter.stage(f"analyzing the layers of {self.series}", 0)
-        self.context.live.checkpoint()
+        self.context.control.pause_point()
         images = self.given.images.images
-        seen = images[:ANALYSED_IMAGES] if self.given.source else images[self.training.calibrated_on[:ANALYSED_IMAGES]]
+        chosen = self.training.calibrated_on
+        seen = images[:ANALYZED_IMAGES] if chosen is None else images[chosen[:ANALYZED_IMAGES]]
         name = f"layers/{self.given.method}/{self.config.width}"
-        self.context.reporter.result(name, analyse(self.given.model, self.training.quantized, seen))
+        self.context.reporter.result(name, analyze(self.given.model, self.training.quantized, seen))
 
     def _figures(self, final: Accuracy) -> dict[str, Any]:
         summary = self.training.summary()
@@ -166,7 +167,7 @@ class AccuracyCheck:
     def measure(self, network: nn.Module, step: int) -> None:
         """Measures and reports. Does not poll for pauses: a single step would be consumed in the middle of a measurement."""
         began = time.perf_counter()
-        hits = correct(network, self.model, self.images)
+        hits = top1_hits(network, self.model, self.images)
         self.seconds += time.perf_counter() - began
         self.report(step, hits)
 

@@ -58,7 +58,7 @@ def _levels(full_precision: float | None, paper_full_precision: float | None) ->
         (full_precision, "full precision", FULL_PRECISION, "dash"),
         (paper_full_precision, "paper's full precision", PAPER, "dot"),
     ]
-    known = sorted(level for level in levels if level[0] is not None)
+    known = sorted((value, name, line, dash) for value, name, line, dash in levels if value is not None)
     shapes, notes = [], []
     for index, (value, name, line, dash) in enumerate(known):
         shapes.append(horizontal(value, line, dash))

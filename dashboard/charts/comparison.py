@@ -12,7 +12,7 @@ import numpy as np
 
 from core.config import SECTIONS, GenerationConfig, RunConfig
 from core.generation.methods import in_order, method_order
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.charts.style import DASHES, POINTS, Figure, figure, numbers, thinned
 from dashboard.names import method_name
 from dashboard.tables import results

@@ -1,4 +1,4 @@
-"""What the files are called that charts are taken along in, and the script that makes them in a browser. No streamlit in here."""
+"""Names of downloaded chart files, and the script that makes them in a browser. No streamlit in here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCRIPT = Path(__file__).parents[1] / "components" / "download_buttons.js"
 
 
 def config(name: str) -> dict[str, Any]:
-    """Plotly's config of a figure whose files are called `name`."""
+    """Plotly's config of a figure. name: of its files, see `file_name`."""
     return {
         "displaylogo": False,
         "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
@@ -22,9 +22,9 @@ def config(name: str) -> dict[str, Any]:
 
 
 def file_name(name: str) -> str:
-    """Name of a file, without an ending, that every system takes: letters and digits of any script, and dashes.
+    """File name without a suffix that is valid on every system: letters and digits of any script, and dashes.
 
-    Of a long one the middle is left out: a run's name stands first and what is shown of it last.
+    Long names lose their middle, because they start with the run's name and end with what the chart shows.
     """
     whole = re.sub(r"[\W_]+", "-", text.one_line_text(name)).strip("-").lower() or "chart"
     return whole if len(whole) <= 80 else f"{whole[:40].strip('-')}-{whole[-39:].strip('-')}"
@@ -32,5 +32,5 @@ def file_name(name: str) -> str:
 
 @cache
 def script() -> str:
-    """What adds the buttons to the figures of a document."""
+    """JavaScript that adds the download buttons to the figures of a document."""
     return _SCRIPT.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from core.reporting import Frame, RunningStatistics
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.charts.style import (
     FULL_PRECISION,
     Figure,

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from core.generation.methods import METHODS, method_order
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.names import method_name
 from dashboard.text import plotly
 

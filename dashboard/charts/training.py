@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.charts.style import (
     DASHES,
     FULL_PRECISION,

@@ -1,6 +1,6 @@
-"""What a finished run gives to take along: which files there can be, and how they are made. No streamlit in here.
+"""Files that can be exported from a finished run, and how to make them. No streamlit in here.
 
-A file is made by `python -m core export` in a process of its own, as computing is not for the server, and is kept in the run's folder
+`python -m core export` makes a file in a separate process, because the server must not compute. The file is stored in the run's folder,
 with the figures that the command printed beside it.
 """
 
@@ -21,25 +21,25 @@ from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
 from core.files import atomic_write, write_json
 from core.generation.methods import method_order
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import method_name
 
 _ROOT = Path(__file__).parents[2]
 FORMATS = {
     "onnx": "ONNX, for onnxruntime and other runtimes",
-    "packed": "packed safetensors, weights at their true bit width",
+    "packed": "packed safetensors, weights at their bit width",
     "pt2": "pt2, a torch.export program",
-    "png": "PNG files, one folder a class (zip)",
-    "safetensors": "safetensors, as this program reads it (zip)",
+    "png": "PNG files, one folder per class (zip)",
+    "safetensors": "safetensors, the format of this program (zip)",
     "npz": "NumPy archive, a calibration set",
     "card": "Markdown with pictures (zip)",
 }
-_SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2", "npz": ".npz"}  # of those that are one file
+_SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2", "npz": ".npz"}  # of formats that are one file
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Something to take along. name: of its file, without the ending. formats: that it can have. options: of the command."""
+    """Something that can be exported. name: of its file, without the suffix. formats: available ones. options: of the command."""
 
     title: str
     name: str
@@ -52,7 +52,7 @@ def _images_of(method: str) -> str:
 
 
 def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
-    """All of a run. folder: the run's. methods: those whose images are whole."""
+    """All offers of a run. folder: of the run. methods: those whose images are complete."""
     found = []
     for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=method_order):
         for bits in run.config.bits:
@@ -69,9 +69,9 @@ def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
 
 
 def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path:
-    """Makes the file and returns its path in `folder`, the run's. kind: one of the offer's formats. Takes seconds to minutes.
+    """Makes the file and returns its path in `folder`, that of the run. Takes seconds to minutes.
 
-    runs: where the run store is. Raises RunError with what the command says when it refuses.
+    runs: folder of the run store. kind: one of the offer's formats. Raises RunError with the command's error message if it fails.
     """
     target = folder / layout.EXPORTS
     target.mkdir(exist_ok=True)
@@ -81,7 +81,9 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
         process = subprocess.run([sys.executable, "-m", "core", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
         if process.returncode:
             said = [line for line in process.stderr.splitlines() if line.strip()]
-            raise RunError(said[-1].removeprefix("python -m core export: ") if said else f"the export ended with {process.returncode}")
+            raise RunError(
+                said[-1].removeprefix("python -m core export: ") if said else f"the export failed with exit code {process.returncode}"
+            )
         figures = json.loads(process.stdout.splitlines()[-1])
         made = Path(shutil.make_archive(f"{out}-{kind}", "zip", out)) if out.is_dir() else out
         path = target / made.name
@@ -91,8 +93,8 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
     return path
 
 
-def made(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Files that were made of a run, and the figures of each, the newest first."""
+def exported(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Exported files of a run with their figures, the newest first."""
     found = []
     for path in (folder / layout.EXPORTS).glob("*.json"):
         file = path.with_suffix("")
@@ -102,12 +104,12 @@ def made(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def network_row(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a network's file for a person to read; sizes in kilobytes, latencies in milliseconds."""
+    """Figures of an exported network, ready to show; sizes in kilobytes, latencies in milliseconds."""
     return {
         "file": path.name,
         "torch %": figures["torch_accuracy"],
         "file %": figures["file_accuracy"],
-        "largest difference of a score": figures["max_output_difference"],
+        "max. logit difference": figures["max_output_difference"],
         "images within one step %": figures["within_last_scale"],
         "kB": round(figures["bytes"] / 1000, 1),
         "float32 kB": round(figures["float32_bytes"] / 1000, 1),

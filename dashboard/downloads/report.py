@@ -21,17 +21,20 @@ from safetensors import safe_open
 
 from core import layout
 from core.config import PRESETS, RunConfig, nearest_preset
+from core.export import provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
 from core.generation.methods import in_order
-from core.runs.store import Record, Run, RunStore
+from core.runs.records import Record
+from core.runs.run import Run
+from core.runs.store import RunStore
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import files as chart_files
 from dashboard.charts import generation as generation_charts
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import Figure, json_of
-from dashboard.downloads import provenance
+from dashboard.downloads import facts
 from dashboard.images.contact_sheet import COLUMNS, MOST_COLUMNS_OF_CLASSES, data_uri
 from dashboard.names import method_name
 from dashboard.tables import results
@@ -62,7 +65,7 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
         scripts=scripts,
         run=run,
         head=_head(run, known),
-        evaluated_on=provenance.evaluated_on(run.config, known),
+        evaluated_on=provenance.evaluated_on(run.config, known["full_precision"]["evaluated_on"]) if "full_precision" in known else "",
         settings=_settings(run.config),
         changes=[
             {"step": one["step"], "images by": method_name(one["method"]), "knob": one["name"], "value": one["value"]} for one in changes
@@ -73,7 +76,7 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
         accuracy=_accuracy(known, run.config),
         diversity=_diversity(known, classes),
         provenance={
-            "facts": [{"": title, "value": str(value)} for title, value in provenance.facts(run, known)],
+            "facts": [{"": title, "value": str(value)} for title, value in facts.facts(run, known)],
             "commands": commands(run.config),
             "papers": provenance.papers(run.config),
         },
@@ -133,11 +136,11 @@ def _chart(figure: Figure, name: str) -> dict[str, Any]:
 
 def _head(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
     """State, dates, and the main figures."""
-    facts = [str(run.state), f"started {provenance.date(run.started or run.created)}"]
+    lines = [str(run.state), f"started {facts.date(run.started or run.created)}"]
     if run.ended and run.started:
-        facts.append(f"took {(run.ended - run.started) / 60:.1f} minutes")
+        lines.append(f"took {(run.ended - run.started) / 60:.1f} minutes")
     if run.user:
-        facts.append(f"by {run.user}")
+        lines.append(f"by {run.user}")
     figures = []
     full_precision = known.get("full_precision")
     if full_precision:
@@ -146,24 +149,24 @@ def _head(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
         if row.get("quantized") is not None:
             title = f"{width_of(row)}, {method_name(row['method'])}"
             figures.append((title, f"{row['quantized']:.2f} %", f"± {row['standard_error']:.2f}"))
-    return {"facts": facts, "figures": figures}
+    return {"facts": lines, "figures": figures}
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """Differences from the nearest preset, and all settings."""
     nearest, _ = nearest_preset(config)
-    own, theirs = provenance.settings(config), provenance.settings(PRESETS[nearest])
+    own, theirs = facts.settings(config), facts.settings(PRESETS[nearest])
     different = [
         {
             "section": section,
-            "knob": provenance.title(name),
+            "knob": facts.title(name),
             "this run": _cell(value),
             f"preset {nearest}": _cell(theirs.get((section, name))),
         }
         for (section, name), value in own.items()
         if theirs.get((section, name)) != value
     ]
-    every = [{"section": section, "knob": provenance.title(name), "value": _cell(value)} for (section, name), value in own.items()]
+    every = [{"section": section, "knob": facts.title(name), "value": _cell(value)} for (section, name), value in own.items()]
     return {"preset": nearest, "different": different, "all": every}
 
 

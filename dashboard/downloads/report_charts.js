@@ -1,4 +1,4 @@
-// Draws the charts of a report: each div.chart from the JSON in the script element after it. Follows the scheme of colours, and paper.
+// Draws the charts of a report: each div.chart from the JSON in the script element after it. Follows the color scheme, and print.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = [...document.querySelectorAll(".chart")];
 const PAPER = 680; // pixels: the width of a printed page

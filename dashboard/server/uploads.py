@@ -1,8 +1,8 @@
-"""Files that somebody uploads: networks and archives of images. Checked before they are kept, kept under the hash of their content.
+"""Uploaded networks and archives of images: checked before they are stored, stored under the hash of their content.
 
-Below the run store's folder, `uploads/networks/HASH.safetensors` with `HASH.json` (what it is called on the page) beside it, and
-`uploads/images/HASH/given`, a set of images or one folder a class. The browser's name of a file is shown, never used as a path. What is
-there is whole: it was written under another name, synced and renamed. The same file twice is one upload.
+In the run store's folder: `uploads/networks/HASH.safetensors` with `HASH.json` (its label on the page) beside it, and
+`uploads/images/HASH/given`, an image set or one folder per class. The browser's file name is shown but never used as a path. Files appear
+complete: they are written under another name, synced and renamed. The same file twice is one upload.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from core.config import RunConfig
-from core.data.archives import ARCHIVE_BYTES, RATIO, UNPACKED_BYTES, unpack_images
+from core.data.archives import ARCHIVE_BYTES, unpack_images
+from core.data.zip_files import RATIO, UNPACKED_BYTES
 from core.errors import CoreError, DataError, ModelError
 from core.files import remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
@@ -30,9 +31,9 @@ from dashboard import text
 
 PROGRAM = ".pt2"
 MEGABYTE = 1 << 20
-SPARE_BYTES = 512 * MEGABYTE  # of the disk, that no upload may take: runs are written there too
+SPARE_BYTES = 512 * MEGABYTE  # of the disk that uploads leave free for runs
 _CHUNK = MEGABYTE
-_STALE_SECONDS = 24 * 3600  # a temporary file that old was left by a process that was killed
+_STALE_SECONDS = 24 * 3600  # older temporary files are from processes that were killed
 # one at a time: two would take twice the memory, and could be the same file
 _lock = threading.Lock()
 
@@ -43,32 +44,27 @@ class Uploads:
     def __init__(self, store_folder: Path) -> None:
         self.folder = store_folder / UPLOADS
 
-    def keep_network(self, file: IO[bytes], name: str) -> str:
-        """Keeps a checkpoint as `pretrain` writes it; returns its path, which is a model's name. name: what the browser calls it.
+    def store_network(self, file: IO[bytes], name: str) -> str:
+        """Stores a weights file as `pretrain` writes it; returns its path, which is a model name. name: the browser's file name.
 
-        Raises DataError or ModelError, naming the file, when it is too large, of another type, or no network that can be used here.
+        Raises DataError or ModelError, naming the file, if it is too large, of another type, or not a usable network.
         """
         name = text.one_line_text(name, 100)
-        size = _size(file)
-        if size > NETWORK_BYTES:
-            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
+        size = _checked_size(file, name, NETWORK_BYTES)
         start = file.read(9)
         if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
             raise DataError(
-                f"{name!r} begins with {start!r}: allowed is a .safetensors checkpoint as `pretrain` writes it, "
-                "or another one whose architecture is given"
+                f"{name!r} must be a .safetensors file written by `pretrain`, or another one with its architecture given, "
+                f"but starts with {start!r}"
             )
-        with _lock:
-            try:
-                return str(self._keep_network(file, name, size))
-            except OSError as error:
-                raise _not_kept(name, error) from error
+        with _storing(name):
+            return str(self._store_network(file, name, size))
 
-    def _keep_network(self, file: IO[bytes], name: str, size: int) -> Path:
+    def _store_network(self, file: IO[bytes], name: str, size: int) -> Path:
         from core.models.checks import check_network  # imports torch, which takes seconds
         from core.models.full_precision import load_model
 
-        folder = self._made(NETWORKS, size)
+        folder = self._folder_for(NETWORKS, size)
         target = folder / f"{_hash(file)}.safetensors"
         if target.exists():
             return target
@@ -77,11 +73,11 @@ class Uploads:
                 model = load_model(str(temporary), "cpu")
                 check_network(model.network, model.spec, str(temporary))
             except CoreError as error:
-                # what the person knows is the name of the file, not where it lay for a moment
+                # the user knows the name of the file, not its temporary path
                 raise ModelError(str(error).replace(str(temporary), repr(name))) from error
             plain_rights(temporary)
             sync(temporary)
-            # first what it is called, so that a network is never without
+            # the label first, so that no network is without one
             title = text.one_line_text(model.spec.name, 60)
             label = f"{title} ({len(model.spec.classes)} classes), uploaded as {text.one_line_text(name, 60)}"
             write_json(target.with_suffix(".json"), {"label": label})
@@ -89,53 +85,43 @@ class Uploads:
             sync(folder)
         return target
 
-    def keep_checkpoint(self, file: IO[bytes], name: str, architecture: str, given: GivenSpec | None = None) -> str:
-        """Imports a checkpoint or program trained elsewhere, with the values that the user gave; returns the path of the stored network.
+    def import_network(self, file: IO[bytes], name: str, architecture: str, given: GivenSpec | None = None) -> str:
+        """Imports weights or a program trained elsewhere, with the values that the user gave; returns the path of the stored network.
 
-        Raises ConfigError, DataError or ModelError, naming the file, for what cannot be used here.
+        Raises ConfigError, DataError or ModelError, naming the file, if it cannot be used here.
         """
         name = text.one_line_text(name, 100)
-        size = _size(file)
-        if size > NETWORK_BYTES:
-            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {NETWORK_BYTES:,}")
-        with _lock:
-            try:
-                return str(self._keep_checkpoint(file, name, size, architecture, given or GivenSpec()))
-            except OSError as error:
-                raise _not_kept(name, error) from error
+        size = _checked_size(file, name, NETWORK_BYTES)
+        with _storing(name):
+            return str(self._import_network(file, name, size, architecture, given or GivenSpec()))
 
-    def _keep_checkpoint(self, file: IO[bytes], name: str, size: int, architecture: str, given: GivenSpec) -> Path:
+    def _import_network(self, file: IO[bytes], name: str, size: int, architecture: str, given: GivenSpec) -> Path:
         from core.models.importing import import_checkpoint  # imports torch
         from core.models.programs.importing import import_program
 
-        folder = self._made(NETWORKS, 2 * size)
+        folder = self._folder_for(NETWORKS, 2 * size)
         with _copied(file, folder) as temporary:
             if name.endswith(PROGRAM):
                 return import_program(temporary, out_folder=folder, name=name, given=given)
             return import_checkpoint(temporary, architecture, out_folder=folder, name=name, given=given)
 
-    def keep_images(self, file: IO[bytes], name: str) -> Path:
-        """Keeps an archive of images or a NumPy archive, unpacked; returns the folder, for `images_from` with the method USER_IMAGES.
+    def store_images(self, file: IO[bytes], name: str) -> Path:
+        """Unpacks and stores an archive of images or a NumPy archive; returns the folder, for `images_from` with the method USER_IMAGES.
 
-        Raises DataError, naming the file, when it is not what core.data.archives allows.
+        Raises DataError, naming the file, if core.data.archives does not accept it.
         """
         name = text.one_line_text(name, 100)
-        size = _size(file)
-        if size > ARCHIVE_BYTES:
-            raise DataError(f"{name!r} has {size:,} bytes: allowed is at most {ARCHIVE_BYTES:,}")
-        with _lock:
-            try:
-                return self._keep_images(file, name, size)
-            except OSError as error:
-                raise _not_kept(name, error) from error
+        size = _checked_size(file, name, ARCHIVE_BYTES)
+        with _storing(name):
+            return self._store_images(file, name, size)
 
-    def _keep_images(self, file: IO[bytes], name: str, size: int) -> Path:
+    def _store_images(self, file: IO[bytes], name: str, size: int) -> Path:
         # these import torch
         from core.data.image_sets import ImageSet, save_image_set
         from core.data.numpy_archives import SUFFIX, read_numpy_archive
         from core.files import atomic_folder
 
-        target = self._made("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
+        target = self._folder_for("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
         if target.is_dir():
             return target
         file.seek(0)
@@ -156,13 +142,13 @@ class Uploads:
         return target
 
     def networks(self) -> dict[str, str]:
-        """Path -> what it is called on the page, the newest first."""
-        kept = [path for suffix in (".safetensors", PROGRAM) for path in (self.folder / NETWORKS).glob(f"[0-9a-f]*{suffix}")]
-        paths = sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)
+        """Path -> label on the page, the newest first."""
+        stored = [path for suffix in (".safetensors", PROGRAM) for path in (self.folder / NETWORKS).glob(f"[0-9a-f]*{suffix}")]
+        paths = sorted(stored, key=lambda path: path.stat().st_mtime, reverse=True)
         return {str(path): _label(path) for path in paths}
 
     def run_name(self, config: RunConfig, images: str = "") -> str:
-        """A name for a run with an uploaded network or uploaded images (what the browser calls them); empty where there is neither."""
+        """A name for a run with an uploaded network or uploaded images (their file name); empty if it has neither."""
         network = self.networks().get(config.model)
         if network is None and not images:
             return ""
@@ -175,8 +161,8 @@ class Uploads:
         )
         return ", ".join(part for part in parts if part)
 
-    def _made(self, kind: str, size: int) -> Path:
-        """The folder for a kind of upload. Raises OSError when it cannot be made, DataError when the disk has no room for `size` bytes."""
+    def _folder_for(self, kind: str, size: int) -> Path:
+        """The folder for a kind of upload. Raises OSError if it cannot be made, DataError if the disk has no space for `size` bytes."""
         folder = self.folder / kind
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(".*"):
@@ -185,15 +171,13 @@ class Uploads:
                     remove(path)
         free = shutil.disk_usage(folder).free
         if free < size + SPARE_BYTES:
-            raise DataError(
-                f"the disk has {free // MEGABYTE:,} MB left: allowed are uploads when there are {(size + SPARE_BYTES) // MEGABYTE:,}"
-            )
+            raise DataError(f"the disk must have {(size + SPARE_BYTES) // MEGABYTE:,} MB free for this upload, got {free // MEGABYTE:,} MB")
         return folder
 
 
 @contextmanager
 def _copied(file: IO[bytes], folder: Path) -> Iterator[Path]:
-    """A copy on the disk, for the block."""
+    """A copy on the disk, deleted after the block."""
     handle, path = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=folder)
     temporary = Path(path)
     try:
@@ -205,9 +189,24 @@ def _copied(file: IO[bytes], folder: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _size(file: IO[bytes]) -> int:
+@contextmanager
+def _storing(name: str) -> Iterator[None]:
+    """One upload at a time. Raises DataError, naming the file, for what the disk refuses."""
+    with _lock:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{name!r} could not be stored: the run store must be writable and have space, got {error.strerror or error}"
+            ) from error
+
+
+def _checked_size(file: IO[bytes], name: str, most: int) -> int:
+    """Size in bytes; the file is at its start. Raises DataError if it is larger than `most`."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
+    if size > most:
+        raise DataError(f"{name!r} must have at most {most:,} bytes, got {size:,}")
     return size
 
 
@@ -224,7 +223,3 @@ def _label(path: Path) -> str:
         return text.one_line_text(json.loads(path.with_suffix(".json").read_text())["label"], 200)
     except (OSError, ValueError, KeyError, TypeError):
         return f"an uploaded network ({path.stem[:8]})"
-
-
-def _not_kept(name: str, error: OSError) -> DataError:
-    return DataError(f"{name!r} could not be kept ({error.strerror or error}): allowed is a run store with room that can be written to")

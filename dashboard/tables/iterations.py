@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from core.reporting import Frame
-from core.runs.store import Record, Run
+from core.runs.records import Record
+from core.runs.run import Run
 from dashboard.names import method_name
 from dashboard.tables.terms import DEFAULT_TERMS, Term, recorded_parts
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import method_name
 from dashboard.tables import results
 

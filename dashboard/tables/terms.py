@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.runs.store import Record
+from core.runs.records import Record
 
 RESULT = "terms"  # the result of a run that lists its loss terms
 _LONGEST_TITLE = 30  # characters beside the symbol: panels are about 300 pixels wide

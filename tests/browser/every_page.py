@@ -1,12 +1,9 @@
 """What the tests share that look at every page: which pages there are, a store to look at, and when a page stands still."""
 
-import ast
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from playwright.sync_api import Page, expect
-from real_server import ROOT
 from torchvision.utils import save_image
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
@@ -14,6 +11,7 @@ from core.data.labelled import embedded_images
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
+from dashboard.pages import PAGES
 
 # complete, and over in seconds: all that is shown is there, evaluated on a handful of images
 CONFIG = RunConfig(
@@ -29,16 +27,9 @@ class Address(NamedTuple):
     title: str
 
 
-def pages(source: str = (ROOT / "streamlit_app.py").read_text()) -> list[Address]:
-    """The st.Page entries of the router, in their order."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "Page":
-            options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-            stem = Path(ast.literal_eval(node.args[0])).stem
-            found.append(Address("" if options.get("default") else stem, options["title"]))
-    assert found, "the router has no st.Page(...)"
-    return found
+def pages() -> list[Address]:
+    """The rows of PAGES; the first is the start page, whose path is empty."""
+    return [Address("" if page is PAGES[0] else page.name, page.title) for page in PAGES]
 
 
 def make_runs(folder: Path) -> None:
@@ -51,10 +42,10 @@ def make_runs(folder: Path) -> None:
     store = RunStore(folder / "runs")
     failed = store.create(CONFIG, "a run that failed")
     store.set_state(
-        failed, RunState.FAILED, "images is 51: allowed is a multiple of snapshots (4)", "Traceback (most recent call last):\n" * 3
+        failed, RunState.FAILED, "images must be a multiple of snapshots (4), got 51", "Traceback (most recent call last):\n" * 3
     )
     manager = RunManager(store)
-    config = replace(CONFIG, training=replace(CONFIG.training, data=str(folder / "data")))
+    config = CONFIG.with_knobs({"data": str(folder / "data")})
     complete = manager.start(config, "a run with a name that is rather long, as people like to write into it what was special about it")
     manager.wait(complete)
     manager.close()

@@ -30,7 +30,7 @@ def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
     with serve() as (address, process):
         page.goto(f"{address}/?run={run_id}")
         expect(page.get_by_text("interrupted", exact=True)).to_be_visible()
-        expect(page.get_by_text("its process ended while the run was going on")).to_be_visible()
+        expect(page.get_by_text("its process ended before the run did")).to_be_visible()
         page.get_by_role("button", name="Resume").click()
         expect(page.get_by_alt_text("synthetic images by MI-FGSM")).to_be_visible(timeout=120_000)
         expect(page.get_by_role("button", name="Pause")).to_be_visible()

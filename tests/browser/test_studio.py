@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
-from core.runs.control import LiveControl
+from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.state import RunState
@@ -28,7 +28,7 @@ def run_id(tmp_path):
     store = RunStore(tmp_path / "runs")
     run_id = store.create(CONFIG, "to be looked at")
     past = [{"method": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05}]
-    perform(store, run_id, StoreReporter(store, run_id), LiveControl(past=past))
+    perform(store, run_id, StoreReporter(store, run_id), LocalControl(past=past))
     assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
     store.close()
     return run_id

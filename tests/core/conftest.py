@@ -77,7 +77,7 @@ def calibrated(images):
     """A function: a quantized network with ranges, and its config."""
 
     def made(model: FullPrecisionModel, bits: int, **changes) -> tuple[QuantizedNetwork, TrainingConfig]:
-        config = TrainingConfig(**{"weight_bits": bits, "activation_bits": bits, "range": "mse", "device": "cpu", **changes})
+        config = TrainingConfig(**{"weight_bits": bits, "activation_bits": bits, "range": "mse", **changes})
         size = model.spec.image_size
         seen = images if size == 8 else F.interpolate(images, size=size)
         quantized = quantize_network(model.network, config, seen[:1])

@@ -15,12 +15,13 @@ from core.errors import ModelError
 from core.export.onnx import save_onnx
 from core.export.verify import open_onnx
 from core.generation.fused.network import FusedNetwork, HookedNetwork, with_statistics
-from core.generation.loop import Synthesis, initial_noise, synthesise
+from core.generation.loop import GenerationLoop, synthesise
+from core.generation.noise import initial_noise
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.registry import ModelSpec
 from core.quantization.layers import QuantizedLayer
 from core.quantization.training import QuantizationTraining
-from core.reporting import Silent
+from core.reporting import NullReporter
 
 CLASSES = tuple("abcdefghij")
 
@@ -130,11 +131,11 @@ def check_generation(model: FullPrecisionModel) -> None:
     config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=2)
     records: list[dict] = []
 
-    class Notes(Silent):
+    class Notes(NullReporter):
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 
-    images, summary = synthesise(model, config, Notes())
+    images, summary = synthesise(model, config, reporter=Notes())
     assert summary["bns_loss_last"] == pytest.approx(sum(records[-1]["layers"]), rel=1e-5, abs=1e-4)
     expected = set(reached(model.network, noise(2, model.spec.image_size, 1), nn.BatchNorm2d))
     counted = {name for name, value in zip(batch_norm_layers(model.network), records[-1]["layers"]) if value > 0}
@@ -204,10 +205,10 @@ def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) ->
     config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
     training = QuantizationTraining(model, images, config)
     inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
-    save_onnx(training.as_it_ends(), model.spec, folder / "network.onnx", config)
+    save_onnx(training.inference_network(), model.spec, folder / "network.onnx", config)
     scores = open_onnx(folder / "network.onnx", 1)(inputs)
     with torch.no_grad():
-        expected = training.as_it_ends()(inputs)
+        expected = training.inference_network()(inputs)
     difference = (scores - expected).abs().amax(dim=1)
     if approximates:
         check_alike(scores, expected, 0.1)
@@ -231,7 +232,7 @@ def test_goes_through(name, size, tmp_path):
 def test_networks_without_batch_norm_are_refused(name):
     model = FullPrecisionModel(build(name).eval(), ModelSpec(name, name, CLASSES, 64, (0.5,) * 3, (0.25,) * 3, "nothing"))
     with pytest.raises(ModelError, match="has no BatchNorm layer with running statistics"):
-        Synthesis(model, GenerationConfig(images=2, snapshots=1))
+        GenerationLoop(model, GenerationConfig(images=2, snapshots=1))
 
 
 class Pair(nn.Module):
@@ -248,9 +249,9 @@ class Pair(nn.Module):
 @pytest.mark.parametrize("wrap", [Pair, lambda network: nn.Sequential(network, nn.Unflatten(1, (2, 2)))], ids=["a pair", "a square"])
 def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 4 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 4 images must be one tensor of scores"):
         synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
-    with pytest.raises(ModelError, match=r"^the network puts out a .* for 1 images: allowed is one tensor of scores"):
+    with pytest.raises(ModelError, match=r"^the network's output for 1 images must be one tensor of scores"):
         QuantizationTraining(model, small_images, TrainingConfig())
 
 
@@ -273,18 +274,18 @@ def test_an_image_net_network_on_a_cpu(lite0):
     """Half the size first, then 224 pixels; 8 bits change nothing that counts; 4 bits are trained."""
     records: list[dict] = []
 
-    class Notes(Silent):
+    class Notes(NullReporter):
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 
     config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution_fraction=0.5)
-    images, _ = synthesise(lite0, config, Notes())
+    images, _ = synthesise(lite0, config, reporter=Notes())
     assert images.images.shape == (4, 3, 224, 224)
     for at_one_size in (records[:3], records[3:]):
         assert at_one_size[2]["bns"] < at_one_size[0]["bns"]
 
     inputs = lite0.normalise(images.images).contiguous(memory_format=torch.channels_last)
-    settings = {"range": "minmax", "calibration_images": 4, "batch_size": 4, "device": "cpu"}
+    settings = {"range": "minmax", "calibration_images": 4, "training_batch_size": 4}
     with torch.no_grad():
         eight = QuantizationTraining(lite0, images, TrainingConfig(weight_bits=8, activation_bits=8, steps=0, **settings))
         agreeing = eight.student(inputs).argmax(dim=1) == lite0.network(inputs).argmax(dim=1)

@@ -205,7 +205,7 @@ def is_refused(folder, name) -> str:
     message = str(caught.value)
     assert str(folder / name) in message
     assert "cannot be read" in message
-    assert "allowed is a" in message
+    assert "must be a file written by a run" in message
     assert "\n" not in message
     assert len(message) < 600 + len(str(folder))
     return message

@@ -1,4 +1,4 @@
-"""Recordings: what stands around them with a stand-in for the GPU's, and where there is a GPU the real ones."""
+"""CUDA graphs: the logic around them with a stand-in for a GPU, and real ones if there is a GPU."""
 
 import copy
 import gc
@@ -13,23 +13,23 @@ from torch import nn
 from core import gpu
 from core.config import RANGE_METHODS, GenerationConfig, TrainingConfig
 from core.generation import forward_pass
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel, resolve_device
 from core.quantization.training import QuantizationTraining
 
 GENERATION = GenerationConfig(images=40, iterations=8, batch_size=12, snapshots=2, burn_in=0.5, max_shift=1)
-QUANTIZATION = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
+TRAINING = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_batch_size=24, training_lr=0.001)
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Recordings without a GPU: what is recorded is done again where its inputs lie, and its results are put where they were before."""
+    """CUDA graphs without a GPU: a replay calls the function again with its buffers, and copies the results to the earlier outputs."""
     made = []
 
     def captured(work, places):
         outputs = work(*places)
-        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a GPU's recording does not keep it either
+        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a CUDA graph does not keep it either
 
         def replay():
             with torch.no_grad():
@@ -40,9 +40,9 @@ def stand_in(monkeypatch):
         made.append(tuple(places[0].shape))
         return replay, outputs
 
-    monkeypatch.setattr(gpu, "_aside", lambda work, inputs: work(*inputs))
+    monkeypatch.setattr(gpu, "_call_on_side_stream", lambda work, inputs: work(*inputs))
     monkeypatch.setattr(gpu, "_captured", captured)
-    monkeypatch.setattr(gpu, "_can_record", lambda device: True)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: True)
     return made
 
 
@@ -57,8 +57,8 @@ def on_gpu(small):
     torch.use_deterministic_algorithms(before)
 
 
-def generated(model, **changes):
-    synthesis = Synthesis(model, replace(GENERATION, **changes))
+def generated(model, method="mi-fgsm", **changes):
+    synthesis = GenerationLoop(model, replace(GENERATION, **changes), method)
     records = []
     synthesis.reporter = type("Notes", (type(synthesis.reporter),), {"record": lambda self, *values: records.append(values)})()
     while not synthesis.finished:
@@ -67,7 +67,7 @@ def generated(model, **changes):
 
 
 def trained(model, images, **changes):
-    training = QuantizationTraining(model, images, replace(QUANTIZATION, **changes))
+    training = QuantizationTraining(model, images, replace(TRAINING, **changes))
     while not training.finished:
         training.step()
     return {name: value.cpu() for name, value in training.student.state_dict().items()}
@@ -82,7 +82,7 @@ def same(one, other):
 
 
 def plain(monkeypatch):
-    monkeypatch.setattr(gpu, "_can_record", lambda device: False)
+    monkeypatch.setattr(gpu, "_can_capture", lambda device: False)
 
 
 def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
@@ -106,7 +106,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
     ("error", "failure"),
     [
         (RuntimeError("operation not permitted when stream is capturing\nmore"), "operation not permitted when stream is capturing"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a recording"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a CUDA graph"),
     ],
 )
 def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, failure):
@@ -120,7 +120,9 @@ def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, 
     assert recording.failure == failure
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam"}, {"half_resolution": 0.5, "max_shift": 0}, {"alpha_tv": 0.0, "beta": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "adam"}, {"half_resolution_fraction": 0.5, "max_shift": 0}, {"alpha_tv": 0.0, "beta": 0.0}]
+)
 def test_a_recorded_generation_is_the_same(small, stand_in, monkeypatch, changes):
     images, records, synthesis = generated(small, **changes)
     assert len(stand_in) >= 1
@@ -149,7 +151,7 @@ def test_a_network_that_cannot_be_traced_is_not_recorded(stand_in):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-@pytest.mark.parametrize("changes", [{}, {"training_optimizer": "sgd", "alpha_feature": 0.0, "alpha_ce": 1.0, "averaging": 0.0}])
+@pytest.mark.parametrize("changes", [{}, {"training_optimizer": "sgd", "alpha_feature": 0.0, "alpha_ce": 1.0, "ema_decay": 0.0}])
 def test_a_recorded_training_is_the_same(small, small_images, stand_in, monkeypatch, method, changes):
     state = trained(copy.deepcopy(small), small_images, range=method, **changes)
     assert stand_in == [(24, 3, 8, 8), (16, 3, 8, 8)]  # the last of an epoch is shorter
@@ -162,7 +164,7 @@ def test_a_recorded_training_is_the_same(small, small_images, stand_in, monkeypa
 
 
 def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
-    training = QuantizationTraining(small, small_images, replace(QUANTIZATION, range="minmax"))
+    training = QuantizationTraining(small, small_images, replace(TRAINING, range="minmax"))
     places = [end.data_ptr() for own in training.quantized.activations for end in own.range_method.state()]
     before = [end.clone() for own in training.quantized.activations for end in own.range_method.state()]
     training.step()
@@ -172,7 +174,7 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda model, images: Synthesis(model, GENERATION), lambda *both: QuantizationTraining(*both, QUANTIZATION)]
+    "make", [lambda model, images: GenerationLoop(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)]
 )
 @pytest.mark.parametrize("records", [True, False])
 def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
@@ -182,7 +184,7 @@ def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, requ
     own = make(small, small_images)
     for _ in range(6):
         own.step()
-    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._pass)
+    dropped = weakref.ref(own if isinstance(own, QuantizationTraining) else own._forward)
     gc.disable()
     try:
         del own
@@ -191,7 +193,7 @@ def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, requ
         gc.enable()
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam"}, {"half_resolution": 0.5, "max_shift": 0}])
+@pytest.mark.parametrize("changes", [{}, {"method": "adam"}, {"half_resolution_fraction": 0.5, "max_shift": 0}])
 def test_a_gpu_records_and_repeats_a_generation(on_gpu, monkeypatch, changes):
     first, _, synthesis = generated(on_gpu, **changes)
     assert synthesis.summary()["kernels"] == "torch, recorded as a CUDA graph"

@@ -42,7 +42,7 @@ def test_memory_that_runs_out_becomes_advice(error):
     assert is_out_of_memory(error)
     found = raised(error)
     assert isinstance(found, CoreError)
-    assert str(found) == "memory ran out during the training of mi-fgsm W4A4 with batch_size 64: allowed is what fits, try 32"
+    assert str(found) == "the training of mi-fgsm W4A4 ran out of memory with batch_size 64; try 32"
     assert found.__cause__ is error
 
 

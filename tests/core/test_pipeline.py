@@ -16,16 +16,16 @@ from core.errors import DataError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
-from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.inference import integer_inference_network
 from core.quantization.saved_network import load_quantized
 from core.quantization.training import QuantizationTraining
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 
 GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4)
 TRAINING = TrainingConfig(range="minmax", steps=2, training_batch_size=4, calibration_images=8)
 
 
-class Recorder(Silent):
+class Recorder(NullReporter):
     """Writes down everything that is announced."""
 
     def __init__(self):
@@ -48,13 +48,13 @@ class Recorder(Silent):
         self.results[name] = value
 
 
-class StopsAt(Untouched):
+class StopsAt(NoControl):
     """Stops at the n-th checkpoint."""
 
     def __init__(self, count):
         self.left = count
 
-    def checkpoint(self):
+    def pause_point(self):
         self.left -= 1
         if self.left < 0:
             raise RunStopped("enough")
@@ -81,7 +81,7 @@ def config(data):
 def atomic_write(config, tmp_path_factory):
     """One run of everything: folder, what it returned, what it announced."""
     folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
-    return folder, pipeline.execute(config, folder, recorder, Untouched()), recorder
+    return folder, pipeline.execute(config, folder, recorder, NoControl()), recorder
 
 
 def series_of(recorder, stage):
@@ -147,7 +147,7 @@ def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
     images = load_image_set(data)
     for method in ("mi-fgsm", "adam"):
         quantized = load_quantized(folder / "quantized" / method / "W3A3" / "quantized.safetensors", embedded)
-        network = whole_number_network(quantized, embedded.spec)
+        network = integer_inference_network(quantized, embedded.spec)
         with torch.no_grad():
             right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
         assert result["methods"][method]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
@@ -208,7 +208,7 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
         own = given.with_knobs({"accuracy_checks": checks})
         (tmp_path / str(checks)).mkdir()
         recorders[checks] = Recorder()
-        pipeline.execute(own, tmp_path / str(checks), recorders[checks], Untouched())
+        pipeline.execute(own, tmp_path / str(checks), recorders[checks], NoControl())
     assert [step for _, step in series_of(recorders[0], "test")] == [0, 5]
     assert [step for _, step in series_of(recorders[4], "test")] == [0, 1, 2, 3, 4, 5]
     name = "quantized/adam/W3A3/quantized.safetensors"
@@ -225,7 +225,7 @@ def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
     training.step()
     own = {name: value.clone() for name, value in training.student.state_dict().items()}
     average = [value.clone() for value in training._average]
-    with training.averaged() as student:
+    with training.averaged_parameters() as student:
         assert all(torch.equal(one, other) for one, other in zip(student.parameters(), average))
         assert not torch.equal(student.state_dict()["features.init_block.conv.weight"], own["features.init_block.conv.weight"])
     assert all(torch.equal(value, own[name]) for name, value in training.student.state_dict().items())
@@ -236,10 +236,10 @@ def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
 def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
     """Stopped before, at and behind a measurement: no record twice, none missing, and the bits of a run that was not."""
 
-    class Stopping(Recorder, Untouched):
+    class Stopping(Recorder, NoControl):
         stopping = True
 
-        def checkpoint(self):
+        def pause_point(self):
             steps = [step for _, step in series_of(self, "training")]
             if self.stopping and len(steps) >= stop_at:
                 raise RunStopped("enough")
@@ -254,7 +254,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
     recorder = Stopping()
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    pipeline.execute(given, tmp_path / "whole", Silent(), Untouched())
+    pipeline.execute(given, tmp_path / "whole", NullReporter(), NoControl())
     with pytest.raises(RunStopped):
         pipeline.execute(given, tmp_path / "parts", recorder, recorder)
     recorder.stopping = False
@@ -269,7 +269,7 @@ def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
     recorder = Recorder()
     wrong = replace(config, training=replace(config.training, layer_bits={"nowhere": 8}))
     with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, .*output"):
-        pipeline.execute(wrong, tmp_path, recorder, Untouched())
+        pipeline.execute(wrong, tmp_path, recorder, NoControl())
     assert recorder.records == []
 
 
@@ -313,12 +313,12 @@ def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embe
     """Embedded images where they fit the network, and none where they do not: such a run downloads nothing and fails for nothing."""
     images = whole[0] / "images"
     config = replace(config, images_from=str(images), bits=()).with_knobs({"data": "cifar10"})
-    result = pipeline.execute(config, tmp_path, Silent(), Untouched())
+    result = pipeline.execute(config, tmp_path, NullReporter(), NoControl())
     assert "512 of the first 2,000 CIFAR-10 test images" in result["references"]["real"]["description"]
     other = replace(embedded, spec=replace(embedded.spec, classes=("a", "b")))
-    prepared = replace(pipeline.prepare(config, Silent()), model=other)
+    prepared = replace(pipeline.prepare(config, NullReporter()), model=other)
     recorder = Recorder()
-    result = pipeline.execute(config, tmp_path, recorder, Untouched(), prepared)
+    result = pipeline.execute(config, tmp_path, recorder, NoControl(), prepared)
     assert result["references"]["real"].keys() == {"left_out"}
     assert "classes are not those of" in recorder.results["reference/real"]["left_out"]
     assert result["references"]["noise"]["images"] == 4
@@ -327,8 +327,8 @@ def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embe
 def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images"), bits=())
 
-    class StopsBeforeReal(Recorder, Untouched):
-        def checkpoint(self):
+    class StopsBeforeReal(Recorder, NoControl):
+        def pause_point(self):
             if self.stages[-1][0] == "diversity of real images":
                 raise RunStopped("enough")
 
@@ -336,9 +336,9 @@ def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
     with pytest.raises(RunStopped):
         pipeline.execute(config, tmp_path, recorder, recorder)
     recorder = Recorder()
-    result = pipeline.execute(config, tmp_path, recorder, Untouched())
+    result = pipeline.execute(config, tmp_path, recorder, NoControl())
     assert [name for name, _ in recorder.stages if "diversity" in name] == ["diversity of real images"]
-    assert result["references"] == pipeline.execute(config, tmp_path, Silent(), Untouched())["references"]
+    assert result["references"] == pipeline.execute(config, tmp_path, NullReporter(), NoControl())["references"]
 
 
 def test_snapshots_are_shown_and_kept(whole):
@@ -360,7 +360,7 @@ def test_running_statistics_are_those_of_the_network(whole, embedded):
 
 def test_same_config_gives_the_same_bits(tmp_path, config, whole):
     folder, result, _ = whole
-    again = pipeline.execute(replace(config, bits=(3,)).with_knobs({"encoder": ""}), tmp_path, Silent(), Untouched())
+    again = pipeline.execute(replace(config, bits=(3,)).with_knobs({"encoder": ""}), tmp_path, NullReporter(), NoControl())
     for method in ("mi-fgsm", "adam"):
         for name in (f"images/{method}/images.safetensors", f"quantized/{method}/W3A3/quantized.safetensors"):
             # tensors, as the header may be in another order
@@ -380,7 +380,7 @@ def assert_same_tensors(one, other):
 def test_generation_alone(tmp_path):
     recorder = Recorder()
     config = RunConfig(generation=GENERATION, bits=(), methods=("adam",), evaluation=EvaluationConfig(encoder=""))
-    result = pipeline.execute(config, tmp_path, recorder, Untouched())
+    result = pipeline.execute(config, tmp_path, recorder, NoControl())
     assert result.keys() == {"methods", "seconds"}
     assert result["methods"].keys() == {"adam"}
     assert result["methods"]["adam"].keys() == {"generation"}
@@ -393,7 +393,7 @@ def test_images_from_a_run(tmp_path, whole, config):
     recorder = Recorder()
     images = whole[0] / "images"
     result = pipeline.execute(
-        replace(config, images_from=str(images), bits=(3,)).with_knobs({"encoder": ""}), tmp_path, recorder, Untouched()
+        replace(config, images_from=str(images), bits=(3,)).with_knobs({"encoder": ""}), tmp_path, recorder, NoControl()
     )
     assert "generation" not in dict(recorder.stages)
     assert not (tmp_path / "images").exists()
@@ -407,12 +407,12 @@ def test_images_from_a_run(tmp_path, whole, config):
 def test_images_from_a_run_for_one_optimizer(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images"), bits=(), methods=("adam",)).with_knobs({"encoder": ""})
     assert pipeline.given_images(config) == {"adam": whole[0] / "images" / "adam"}
-    assert pipeline.execute(config, tmp_path, Silent(), Untouched())["methods"].keys() == {"adam"}
+    assert pipeline.execute(config, tmp_path, NullReporter(), NoControl())["methods"].keys() == {"adam"}
 
 
 def test_images_from_a_single_set(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images" / "adam"), bits=(8,)).with_knobs({"encoder": ""})
-    result = pipeline.execute(config, tmp_path, Silent(), Untouched())
+    result = pipeline.execute(config, tmp_path, NullReporter(), NoControl())
     assert result["methods"].keys() == {"given"}
     assert (tmp_path / "quantized" / "given" / "W8A8" / "quantized.safetensors").is_file()
     assert result["methods"]["given"]["accuracy"]["8"]["calibrated"] == whole[1]["methods"]["adam"]["accuracy"]["8"]["calibrated"]
@@ -434,7 +434,10 @@ def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
     monkeypatch.setattr(pipeline, "quantize", quantize)
     (tmp_path / "run").mkdir()
     pipeline.execute(
-        replace(config, images_from=str(tmp_path / "pets"), bits=(8,)).with_knobs({"encoder": ""}), tmp_path / "run", Silent(), Untouched()
+        replace(config, images_from=str(tmp_path / "pets"), bits=(8,)).with_knobs({"encoder": ""}),
+        tmp_path / "run",
+        NullReporter(),
+        NoControl(),
     )
     assert trained_on == [[3, 3, 5, 5]]
 
@@ -451,8 +454,8 @@ def test_stop_ends_a_generation_at_the_next_iteration(tmp_path, count):
 
 
 def test_stop_ends_a_training_at_the_next_step(tmp_path, whole, config):
-    class Training(Recorder, Untouched):
-        def checkpoint(self):
+    class Training(Recorder, NoControl):
+        def pause_point(self):
             if series_of(self, "training"):
                 raise RunStopped("enough")
 
@@ -479,7 +482,7 @@ def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, messa
     out.mkdir()
     write(given)
     with pytest.raises(DataError, match=message):
-        pipeline.execute(replace(config, images_from=str(given)), out, recorder, Untouched())
+        pipeline.execute(replace(config, images_from=str(given)), out, recorder, NoControl())
     assert recorder.records == []
     assert list(out.iterdir()) == []
 
@@ -497,7 +500,7 @@ def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, messa
 def test_bad_input_is_refused_before_the_first_image(tmp_path, config, change, error):
     recorder = Recorder()
     with pytest.raises(error, match="allowed"):
-        pipeline.execute(change(config), tmp_path, recorder, Untouched())
+        pipeline.execute(change(config), tmp_path, recorder, NoControl())
     assert recorder.records == []
     assert list(tmp_path.iterdir()) == []
 
@@ -505,11 +508,11 @@ def test_bad_input_is_refused_before_the_first_image(tmp_path, config, change, e
 def test_threads_are_those_of_the_config_and_put_back(tmp_path):
     seen, before = [], torch.get_num_threads()
 
-    class Watcher(Silent):
+    class Watcher(NullReporter):
         def record(self, *_):
             seen.append(torch.get_num_threads())
 
     config = RunConfig(generation=GENERATION, bits=()).with_knobs({"threads": before + 1, "encoder": ""})
-    pipeline.execute(config, tmp_path, Watcher(), Untouched())
+    pipeline.execute(config, tmp_path, Watcher(), NoControl())
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before

@@ -146,11 +146,11 @@ def test_several_are_deleted_together_and_brought_back_from_the_trash(three):
     app.button(key="restore").click().run()
     assert not app.exception
     assert len(session.store().runs()) == 2
-    (left,) = session.store().trashed()
+    (left,) = session.store().trash.runs()
     app = select(app, 0, table="deleted table")
     app.button(key="delete for good").click().run()
     assert not app.exception
-    assert session.store().trashed() == []
+    assert session.store().trash.runs() == []
     assert not session.store().run_folder(left.id).exists()
 
 
@@ -217,7 +217,7 @@ def test_comparison_of_the_runs_in_the_address(three):
 
 
 def test_addresses_of_runs_that_are_not_there(three):
-    session.store().trash(three[2])
+    session.store().trash.put(three[2])
     app = page("compare", runs=f"{three[0]},<b>nobody,{three[2]},{three[1]},{three[0]}", curve="nothing", x="1", smoothing="7", log="maybe")
     assert app.multiselect(key="runs to compare").value == three[:2]
     assert len(app.warning) == 2
@@ -226,10 +226,10 @@ def test_addresses_of_runs_that_are_not_there(three):
 
 
 def test_comparison_with_settings_of_another_version(three):
-    with session.store()._write() as connection:
+    with session.store().database.write() as connection:
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (three[0],))
     app = page("compare", runs=",".join(three))
-    assert any("cannot be read by this version" in warning.value for warning in app.warning)
+    assert any("this version cannot read the settings" in warning.value for warning in app.warning)
     assert len(app.get("bidi_component")) == 2
 
 
@@ -245,7 +245,7 @@ def test_comparison_follows_a_run_that_is_going_on(three):
 def test_list_of_200_runs_reads_no_records(runs_folder, monkeypatch):
     """And is made within a time that nobody waits for."""
     first = finished("first", records=200)
-    with session.store()._write() as connection:
+    with session.store().database.write() as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(run)")]
         others = ", ".join(columns[1:])
         for index in range(199):

@@ -1,24 +1,24 @@
-"""A quantized network with whole numbers in the place of float weights, and quantizers that only compute.
+"""A quantized network whose float weights are replaced by integers, and whose quantizers have fixed ranges.
 
-Its outputs are those of the fake-quantized network to the bit. What is evaluated and exported is made from it, see
-core.quantization.arithmetic.
+Its outputs are those of the fake-quantized network, bit for bit. The network that is evaluated and exported is made from it, see
+core/quantization/integer/inference.py.
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import ModelError
+from core.models.replacement import replace_kind
 from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear, convolution_arguments
 from core.quantization.placement import QuantizedNetwork
 from core.quantization.quantizer import Quantizer
 
 
 class IntegerWeight(nn.Module):
-    """A weight `(channels, ...)` as integers of `bits` bits, int8; called, it is (q - zero point) scale in float32.
+    """A weight `(channels, ...)` as integers of `bits` bits, int8; its forward returns (q - zero point) scale in float32.
 
     scale: float32 `(channels,)`; zero_point: int8 `(channels,)`.
     """
@@ -37,7 +37,7 @@ class IntegerWeight(nn.Module):
         self.register_buffer("zero_point", zero_point.to(torch.int8))
 
     def levels(self) -> Tensor:
-        """q - zero point, whole numbers in float32."""
+        """q - zero point, integers in float32."""
         return self.integers.float() - _by_channel(self.zero_point.float(), self.integers)
 
     def forward(self) -> Tensor:
@@ -45,11 +45,12 @@ class IntegerWeight(nn.Module):
 
 
 def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
+    """`(channels,)` -> a shape that broadcasts to the weight."""
     return values.view(-1, *[1] * (weight.ndim - 1))
 
 
 class FixedQuantizer(nn.Module):
-    """Quantize-dequantize of an activation with a range that no longer changes; scale and zero_point (int8) are `()`."""
+    """Quantize-dequantize of an activation with a fixed range. scale and zero_point (int8) are `()`."""
 
     scale: Tensor
     zero_point: Tensor
@@ -93,35 +94,19 @@ class IntegerLinear(nn.Module):
         return F.linear(self.input_quantizer(x), self.integer_weight(), self.bias)
 
 
-def integer_network(quantized: QuantizedNetwork) -> nn.Module:
-    """A copy of the network in evaluation mode, all of it frozen, with the modules above; `quantized` is left alone.
+def integer_network(quantized: QuantizedNetwork, needs_ranges: bool = True) -> nn.Module:
+    """A frozen copy of the network in evaluation mode, made of the modules above; `quantized` stays unchanged.
 
-    Raises ModelError where a range has not been found yet.
+    needs_ranges: False for a network whose ranges are loaded later. Otherwise raises ModelError if a range has not been set.
     """
     for name, module in quantized.network.named_modules():
-        if isinstance(module, Quantizer) and not module.calibrated:
-            raise ModelError(f"{name} has no range: allowed is a network that has been calibrated")
-    return with_integers(quantized)
-
-
-def with_integers(quantized: QuantizedNetwork) -> nn.Module:
-    """`integer_network` of a network whose ranges are not those that count, as they are loaded afterwards."""
+        if needs_ranges and isinstance(module, Quantizer) and not module.calibrated:
+            raise ModelError(f"network must be calibrated, but quantizer {name} has no range")
     network = copy.deepcopy(quantized.network)
     for layer in network.modules():
         if isinstance(layer, QuantizedLayer):
-            layer.follow_weights()  # since they were last used
-    exchange(network, ActivationQuantizer, lambda module: FixedQuantizer(module.quantizer))
-    exchange(network, QuantizedConv2d, IntegerConv2d)
-    exchange(network, QuantizedLinear, IntegerLinear)
+            layer.update_range()  # the weight may have changed since its last forward pass
+    replace_kind(network, ActivationQuantizer, lambda module: FixedQuantizer(module.quantizer))
+    replace_kind(network, QuantizedConv2d, IntegerConv2d)
+    replace_kind(network, QuantizedLinear, IntegerLinear)
     return network.eval().requires_grad_(False)
-
-
-def exchange(network: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...], make: Callable[..., nn.Module]) -> None:
-    """Puts `make(module)` in the place of every module of this kind, under every name that it has."""
-    made: dict[nn.Module, nn.Module] = {}
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):  # named_children leaves out the second name of a module
-            if isinstance(child, kind):
-                if child not in made:
-                    made[child] = make(child)
-                setattr(parent, name, made[child])

@@ -1,146 +1,88 @@
-"""How the range of a quantizer is found: three methods behind one interface.
+"""The interface of range methods, which find the range [l, u] of a quantizer, and `range_method`, which looks one up."""
 
-A method looks at float values while calibration runs (`observe`), says what range follows (`range`), and tells whether it goes on
-looking while the network trains (`follows`) or whether the scale is trained instead (`learned`).
-"""
+from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from core.config import RANGE_METHODS
+from core.config import RANGE_METHODS, TrainingConfig
 from core.errors import UnknownNameError
-from core.quantization.quantizer import affine_parameters, dequantize, quantize
 
-SAMPLES_PER_BATCH = 32_768  # values of an activation that the search for the least squared error keeps of each batch
+# bits, channels (as in Quantizer) -> the range method of one quantizer
+RangeFactory = Callable[[int, int | None], "RangeMethod"]
 
 
 class RangeMethod(ABC):
-    """Finds the range of one tensor. One object a quantizer; `channels` as in Quantizer."""
+    """Finds the range of one tensor: the weight of a layer, or an activation. Every quantizer has its own object.
 
-    follows = False  # goes on observing while the network trains
-    learned = False  # the scale is a parameter of the training
+    During calibration `observe` is called with float values; then `range` returns the result, which the quantizer turns into its scale
+    and zero point.
+
+    Adding a range method
+        1. A subclass in a file of this folder.
+        2. Its choice in RANGE_METHODS (core/config/choices.py): its name, its class, and one line of help.
+        3. If it has knobs of its own: the knobs in core/config/training.py, and a `factory` that reads them.
+
+    Class attributes
+        updates_in_training: the range is found again in every training step. A quantizer of an activation then observes each batch; a
+        layer observes its weight each time it is used.
+        learned: the scale is a parameter of the training (LSQ), and starts at the range that the calibration found.
+
+    Rules
+        Same values, same bits: anything random needs a generator of its own, seeded, and in `state`.
+        CUDA graphs: with `updates_in_training`, `observe` and `range` are captured once and then replayed. From the second call on they
+        must write their results in place, into the tensors of the first call, and must not read tensor values on the CPU.
+        State: what later steps need of earlier ones is in `state`. A training that resumes calls `load_state` instead of observing again.
+
+    bits: 2 to 8. channels: number of output channels of a weight; None for an activation.
+    """
+
+    updates_in_training = False
+    learned = False
 
     def __init__(self, bits: int, channels: int | None) -> None:
         self.bits, self.channels = bits, channels
 
+    @classmethod
+    def factory(cls, config: TrainingConfig) -> RangeFactory:
+        """Makes the objects of this method. Override it to pass knobs: `return partial(cls, percentile=config.percentile)`."""
+        return cls
+
     @abstractmethod
     def observe(self, values: Tensor) -> None:
-        """Looks at one batch of float values, or at a weight `(channels, ...)`."""
+        """Takes one batch of float values of an activation, any shape, or a weight `(channels, ...)`."""
 
     @abstractmethod
     def range(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper end after what was observed, `(channels,)` or `()`."""
+        """Lower and upper end, `(channels,)` for a weight and `()` for an activation; called after `observe`."""
 
     def state(self) -> list[Tensor]:
-        """What the training still needs of what was observed, for `load_state`."""
+        """The tensors that `load_state` needs. Empty if training does not depend on what was observed."""
         return []
 
-    def load_state(self, state: list[Tensor]) -> None:  # noqa: B027, as most methods have none
-        """Goes on where `state` was taken."""
-
-    def _ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.channels is None:
-            if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
-                values = values.permute(0, 2, 3, 1)  # in the order of memory, or torch would copy it first
-            return torch.aminmax(values)
-        return torch.aminmax(values.flatten(1), dim=1)
+    def load_state(self, state: list[Tensor]) -> None:  # noqa: B027, because most methods have no state
+        """Continues where `state` was taken, to the same bits. The tensors may be on another device."""
 
 
-class MinMax(RangeMethod):
-    """Smallest and largest value: of the weight itself, and for activations the running average over batches (the paper's)."""
-
-    follows = True
-    momentum = 0.1
-
-    def __init__(self, bits: int, channels: int | None) -> None:
-        super().__init__(bits, channels)
-        self._range: tuple[Tensor, Tensor] | None = None
-
-    def observe(self, values: Tensor) -> None:
-        ends = self._ends(values.detach())
-        if self._range is None:
-            self._range = (ends[0].clone(), ends[1].clone())
-            return
-        for own, end in zip(self._range, ends):  # in their place, where a GPU's recording finds them
-            if self.channels is None:
-                own.lerp_(end, self.momentum)
-            else:  # a weight has no batches to average over
-                own.copy_(end)
-
-    def state(self) -> list[Tensor]:
-        return list(self._range or ())
-
-    def load_state(self, state: list[Tensor]) -> None:
-        if state:
-            device = self._range[0].device if self._range else state[0].device
-            self._range = (state[0].to(device, copy=True), state[1].to(device, copy=True))
-
-    def range(self) -> tuple[Tensor, Tensor]:
-        assert self._range is not None, "observe comes before range"
-        return self._range
+def extremes(values: Tensor, channels: int | None) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum: of all values, `()`, or of each row of a weight `(channels, ...)`, `(channels,)`."""
+    if channels is None:
+        if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+            values = values.permute(0, 2, 3, 1)  # the order in memory; otherwise torch copies the tensor first
+        return torch.aminmax(values)
+    return torch.aminmax(values.flatten(1), dim=1)
 
 
-class LeastSquares(RangeMethod):
-    """The range whose quantization has the least squared error, by search: both ends shrunk together, then each on its own."""
-
-    candidates = 48
-
-    def __init__(self, bits: int, channels: int | None) -> None:
-        super().__init__(bits, channels)
-        self._seen: list[Tensor] = []
-
-    def observe(self, values: Tensor) -> None:
-        values = values.detach()
-        if self.channels is not None:
-            self._seen = [values]
-            return
-        flat = values.flatten()
-        if len(flat) > SAMPLES_PER_BATCH:
-            # a prime stride through the memory order reaches all channels and positions alike
-            index = torch.arange(SAMPLES_PER_BATCH, device=flat.device) * 7919 * max(1, len(flat) // (SAMPLES_PER_BATCH * 7919))
-            flat = flat[index % len(flat)]
-        self._seen.append(flat.clone())
-
-    @torch.no_grad()
-    def range(self) -> tuple[Tensor, Tensor]:
-        values = self._seen[0].flatten(1) if self.channels is not None else torch.cat(self._seen)[None]
-        self._seen = []  # not needed again, and many megabytes
-        lower, upper = (end.clamp(max=0.0) if i == 0 else end.clamp(min=0.0) for i, end in enumerate(torch.aminmax(values, dim=1)))
-        low_factor = high_factor = torch.ones_like(lower)
-        best = self._error(values, lower, upper)
-        # each pass scales (lower, upper) by a grid of factors below 1 of one or both ends, and keeps what is better
-        for ends in ((1, 1), (1, 0), (0, 1)):
-            start = (low_factor, high_factor)
-            for i in range(1, self.candidates):
-                factor = 1 - i / self.candidates
-                low = start[0] * (factor if ends[0] else 1.0)
-                high = start[1] * (factor if ends[1] else 1.0)
-                error = self._error(values, lower * low, upper * high)
-                better = error < best
-                best = torch.where(better, error, best)
-                low_factor, high_factor = torch.where(better, low, low_factor), torch.where(better, high, high_factor)
-        lower, upper = lower * low_factor, upper * high_factor
-        return (lower, upper) if self.channels is not None else (lower[0], upper[0])
-
-    def _error(self, values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        scaling, offset = affine_parameters(lower[:, None], upper[:, None], self.bits)
-        restored = dequantize(quantize(values, scaling, offset, self.bits), scaling, offset)
-        return (restored - values).square_().sum(dim=1)
-
-
-class LearnedRange(LeastSquares):
-    """Learned step size (LSQ): starts at the least squared error, then the scale is trained with the weights."""
-
-    learned = True
-
-
-METHODS: dict[str, type[RangeMethod]] = dict(zip(RANGE_METHODS, (MinMax, LeastSquares, LearnedRange)))
-
-
-def range_method(name: str) -> type[RangeMethod]:
-    """The class behind `name`. Raises UnknownNameError."""
-    if name not in METHODS:
-        raise UnknownNameError("range method", name, METHODS)
-    return METHODS[name]
+def range_method(config: TrainingConfig) -> RangeFactory:
+    """The factory of the range method that `config.range` names. Raises UnknownNameError."""
+    if config.range not in RANGE_METHODS:
+        raise UnknownNameError("range method", config.range, RANGE_METHODS)
+    source = RANGE_METHODS[config.range].source
+    if isinstance(source, str):
+        module, _, name = source.partition(":")
+        source = getattr(importlib.import_module(module), name)
+    return source.factory(config)

@@ -13,6 +13,7 @@ from core.config import (
     TrainingConfig,
     every_knob,
     upgrade,
+    upgrade_generation,
     upgrade_training,
 )
 from core.errors import ConfigError, UnknownNameError
@@ -196,8 +197,15 @@ def test_training_in_the_file_of_a_network():
     assert upgrade_training(config.to_dict()) == config.to_dict()
 
 
+def test_generation_in_the_manifest_of_images():
+    config = GenerationConfig.from_dict(upgrade_generation(GENERATION))
+    assert config == GenerationConfig(images=8, snapshots=2, batch_size=4, half_resolution_fraction=0.1, lr=0.25)
+    assert upgrade_generation(config.to_dict()) == config.to_dict()
+
+
 def test_what_was_given_is_not_changed():
     stored = version_1()
     upgrade(stored)
+    upgrade_generation(stored["generation"])
     upgrade_training(stored["quantization"])
     assert stored == version_1()

@@ -40,7 +40,7 @@ def refused(path) -> str:
         load_image_set(path)
     message = str(error.value)
     assert str(path) in message
-    assert "allowed" in message
+    assert "must" in message
     assert message.isprintable()
     return message
 
@@ -171,7 +171,7 @@ def test_folders_that_the_manifest_may_not_name(tmp_path, folders):
 def test_count_that_is_not_that_of_the_files(tmp_path, images):
     write(tmp_path)
     change(tmp_path, images=images)
-    assert "7 numbered images" in refused(tmp_path)
+    assert "got 7 images" in refused(tmp_path)
 
 
 def test_missing_folder(tmp_path):
@@ -183,13 +183,13 @@ def test_missing_folder(tmp_path):
 def test_folder_that_the_manifest_does_not_name(tmp_path):
     write(tmp_path)
     (tmp_path / "dog").mkdir()
-    assert "'dog', which is not in its manifest" in refused(tmp_path)
+    assert "must be in its manifest" in refused(tmp_path)
 
 
 def test_missing_file(tmp_path):
     write(tmp_path)
     (tmp_path / "cat" / "000003.png").unlink()
-    assert "6 numbered images, and 7 in its manifest" in refused(tmp_path)
+    assert "in its manifest (7), got 6 images" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["0.png", "000000.png", "0000001.png", "000007.jpg", "mine.png", "Thumbs.db"])
@@ -202,7 +202,7 @@ def test_file_with_another_name_or_number(tmp_path, name):
 def test_numbers_with_a_gap(tmp_path):
     write(tmp_path)
     (tmp_path / "cat" / "000001.png").rename(tmp_path / "cat" / "000007.png")
-    assert "7 numbered images" in refused(tmp_path)
+    assert "got 7 images" in refused(tmp_path)
 
 
 def test_what_systems_leave_does_no_harm(tmp_path):
@@ -225,7 +225,7 @@ def test_pipe_is_never_opened(tmp_path):
 def test_file_that_is_no_image(tmp_path, name, content):
     write(tmp_path)
     (tmp_path / name).write_bytes(content)
-    assert "cannot be read as an image: allowed is PNG" in refused(tmp_path)
+    assert "must be a PNG image" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def refused(folders, spec, source="somewhere") -> str:
         class_mapping(folders, spec, str(source))
     message = str(error.value)
     assert "\n" not in message
-    assert "allowed" in message
+    assert "must" in message
     return message
 
 
@@ -52,15 +52,15 @@ def test_wordnet_ids_of_a_network_for_imagenet_12k():
 
 
 def test_wordnet_id_outside_imagenet_is_refused():
-    assert "has n00004475: allowed are the 1,000 WordNet ids" in refused(["n00004475", "n01440764"], spec_of(*TIMM))
+    assert "must be among the 1,000 WordNet ids" in refused(["n00004475", "n01440764"], spec_of(*TIMM))
 
 
 def test_wordnet_ids_say_nothing_to_a_network_with_other_classes():
     others = spec_of(*(f"part {i:04} of a machine" for i in range(1000)))
     assert wordnet_ids(others) is None
-    assert "among them 'n01440764'" in refused(list(IMAGENETTE), others)
+    assert "got 10 folders with 'n01440764'" in refused(list(IMAGENETTE), others)
     # the order of the classes of another network of 1,000 is not known either
-    assert "among them 'n01440764'" in refused(list(IMAGENETTE), spec_of(*reversed(TIMM)))
+    assert "got 10 folders with 'n01440764'" in refused(list(IMAGENETTE), spec_of(*reversed(TIMM)))
 
 
 def test_ids_in_order_where_their_number_fits():
@@ -93,14 +93,14 @@ def test_names_are_alike_however_accents_are_encoded():
 
 
 def test_name_of_two_classes_is_refused():
-    assert "'CARDIGAN', which is the name of the classes 264 (Cardigan) and 474 (cardigan)" in refused(["CARDIGAN"], spec_of(*TORCHVISION))
+    assert "'CARDIGAN' matches 264 (Cardigan) and 474 (cardigan)" in refused(["CARDIGAN"], spec_of(*TORCHVISION))
     # the bird and the machine have one name in WordNet
-    assert "'crane', which is the name of the classes 134 (crane) and 517 (crane)" in refused(["crane"], spec_of(*TIMM))
+    assert "'crane' matches 134 (crane) and 517 (crane)" in refused(["crane"], spec_of(*TIMM))
 
 
 def test_two_folders_of_one_class_are_refused():
-    assert "'Ant' and 'ant', which are both class 0" in refused(["Ant", "ant"], spec_of("ANT", "bee"))
-    assert "'007' and '7', which are both class 7" in refused(["007", "1", "7"], spec_of(*"abcdefgh"))
+    assert "got 'Ant' and 'ant' for class 0" in refused(["Ant", "ant"], spec_of("ANT", "bee"))
+    assert "got '007' and '7' for class 7" in refused(["007", "1", "7"], spec_of(*"abcdefgh"))
 
 
 def test_numbers_are_class_indices():
@@ -118,14 +118,14 @@ def test_numbers_that_are_names_are_names():
 
 
 def test_numbers_from_one_are_refused():
-    assert "has 3 among its numbered folders: allowed are class indices, 0 to 2" in refused(["1", "2", "3"], spec_of("ant", "bee", "cat"))
-    assert "among them '²'" in refused(["²", "1"], spec_of("ant", "bee", "cat"))
+    assert "must be class indices, 0 to 2, got 3" in refused(["1", "2", "3"], spec_of("ant", "bee", "cat"))
+    assert "got 2 folders with '²'" in refused(["²", "1"], spec_of("ant", "bee", "cat"))
 
 
 def test_other_names_are_in_order_where_their_number_fits():
     assert class_mapping(["x", "y", "z"], spec_of("ant", "bee", "cat"), "somewhere") == [0, 1, 2]
-    assert "has 2 folders, among them 'x'" in refused(["x", "y"], spec_of("ant", "bee", "cat"))
-    assert "among them 'x'" in refused(["ANT", "x", "y"], spec_of("ant", "bee", "cat"))
+    assert "got 2 folders with 'x'" in refused(["x", "y"], spec_of("ant", "bee", "cat"))
+    assert "got 3 folders with 'x'" in refused(["ANT", "x", "y"], spec_of("ant", "bee", "cat"))
 
 
 @pytest.mark.parametrize("name", ["classes.json", "class_to_idx.json"])
@@ -142,19 +142,19 @@ def test_written_list_may_give_two_folders_one_class(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": 3, "b": 0}', "has class 3 for folder 'a' in its list: allowed is 0 to 2, or the name of a class"),
-        ('{"a": -1, "b": 0}', "has class -1 for folder 'a'"),
-        ('{"a": true, "b": 0}', "has class True for folder 'a'"),
-        ('{"a": 1.0, "b": 0}', "has class 1.0 for folder 'a'"),
-        ('{"a": null, "b": 0}', "has class None for folder 'a'"),
-        ('{"a": "wolf", "b": 0}', "has class 'wolf' for folder 'a'"),
-        ('{"a": [1], "b": 0}', "has class [1] for folder 'a'"),
-        ('{"a": 1}', "has a folder 'b' that its list of classes lacks"),
-        ("[0, 1]", "classes.json cannot be read (it is [0, 1])"),
-        ("{", "classes.json cannot be read"),
-        ("[" * 100_000, "classes.json cannot be read"),
-        (b"\xff\xfe", "classes.json cannot be read"),
-        (" " * (17 << 20), "classes.json cannot be read (17,825,792 bytes)"),
+        ('{"a": 3, "b": 0}', "must be 0 to 2 or the name of a class of pets, got 3"),
+        ('{"a": -1, "b": 0}', "got -1"),
+        ('{"a": true, "b": 0}', "got True"),
+        ('{"a": 1.0, "b": 0}', "got 1.0"),
+        ('{"a": null, "b": 0}', "got None"),
+        ('{"a": "wolf", "b": 0}', "got 'wolf'"),
+        ('{"a": [1], "b": 0}', "got [1]"),
+        ('{"a": 1}', "must be in its list of classes, 'b' is missing"),
+        ("[0, 1]", "but cannot be read (got [0, 1])"),
+        ("{", "classes.json must be a JSON object"),
+        ("[" * 100_000, "classes.json must be a JSON object"),
+        (b"\xff\xfe", "classes.json must be a JSON object"),
+        (" " * (17 << 20), "but cannot be read (17,825,792 bytes)"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -166,7 +166,7 @@ def test_written_list_that_does_not_fit_is_refused(tmp_path, content, message):
 def test_two_written_lists_are_refused(tmp_path):
     for name in ("classes.json", "class_to_idx.json"):
         (tmp_path / name).write_text('{"a": 0}')
-    assert "has classes.json and class_to_idx.json: allowed is one of them" in refused(["a"], spec_of("ant"), tmp_path)
+    assert "must have only one list of classes, got classes.json and class_to_idx.json" in refused(["a"], spec_of("ant"), tmp_path)
 
 
 def test_published_sets_are_never_mapped_by_order_to_other_names():

@@ -55,7 +55,7 @@ def test_batches_that_suit_the_cpu(small):
 
 
 def test_empty_set(small):
-    with pytest.raises(DataError, match="nothing is empty"):
+    with pytest.raises(DataError, match="nothing must have at least one image"):
         evaluate(ByRed(), small, EvaluationSet(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), [], "nothing", 8))
 
 
@@ -87,7 +87,7 @@ def test_stopping_between_batches(small):
 
     network = small.network.train()
     with pytest.raises(RunStopped):
-        evaluate(network, small, eight_images([0] * 8), batch_size=2, checkpoint=stop)
+        evaluate(network, small, eight_images([0] * 8), batch_size=2, pause_point=stop)
     assert len(calls) == 3
     assert network.training
 

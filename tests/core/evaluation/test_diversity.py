@@ -12,14 +12,14 @@ from core.evaluation import diversity
 from core.evaluation.diversity import (
     HISTOGRAM_BINS,
     MATRIX_IMAGES,
-    alike_pairs,
-    families_of,
-    family_similarity,
+    group_similarity,
     mean_similarity,
     measure_diversity,
+    most_similar_pairs,
     nearest_images,
     similarity_histogram,
     similarity_matrix,
+    snapshot_groups,
     within_class_similarity,
 )
 from core.evaluation.encoder import Encoder
@@ -107,7 +107,7 @@ def colour_encoder() -> Encoder:
     def preprocess(image):
         return torch.tensor(np.array(image)).permute(2, 0, 1).float() / 255
 
-    return Encoder("colour", "nothing", MeanColour(), preprocess, lambda texts: texts, torch.device("cpu"))
+    return Encoder("colour", "nothing", MeanColour(), preprocess, torch.device("cpu"))
 
 
 def test_measure_diversity():
@@ -122,7 +122,7 @@ def test_measure_diversity():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images(count):
-    with pytest.raises(DataError, match=f"{count} images: allowed is at least 2"):
+    with pytest.raises(DataError, match=f"at least 2 images to measure diversity, got {count}"):
         measure_diversity(ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count)), colour_encoder())
 
 
@@ -138,35 +138,43 @@ IN_BATCHES = GenerationConfig(images=10, snapshots=2, batch_size=2, iterations=4
 
 def test_families_began_as_the_same_noise_image():
     assert IN_BATCHES.starts == [0, 1, 0, 1, 2, 3, 4, 2, 3, 4]
-    assert families_of(generated(IN_BATCHES)).tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9]]
+    assert snapshot_groups(generated(IN_BATCHES)).tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9]]
+
+
+def test_families_are_known_from_a_manifest_of_version_1():
+    images = generated(IN_BATCHES)
+    config = {name: value for name, value in IN_BATCHES.to_dict().items() if name != "half_resolution_fraction"}
+    config |= {"model": "x", "optimizer": "adam", "half_resolution": 0.0, "seed": 3, "compile": False, "threads": 1, "device": "cpu"}
+    of_version_1 = ImageSet(images.images, images.labels, {"config": config})
+    assert torch.equal(snapshot_groups(of_version_1), snapshot_groups(images))
 
 
 def test_families_are_not_known_where_the_set_does_not_say():
     whole = generated(IN_BATCHES)
-    assert families_of(ImageSet(whole.images, whole.labels)) is None
-    assert families_of(ImageSet(whole.images[:8], whole.labels[:8], whole.manifest)) is None
-    assert families_of(ImageSet(whole.images, whole.labels.sort().values, whole.manifest)) is None  # in another order
-    assert families_of(ImageSet(whole.images, whole.labels, {"config": {"images": "many"}})) is None
-    assert families_of(ImageSet(whole.images, whole.labels, {"config": []})) is None
+    assert snapshot_groups(ImageSet(whole.images, whole.labels)) is None
+    assert snapshot_groups(ImageSet(whole.images[:8], whole.labels[:8], whole.manifest)) is None
+    assert snapshot_groups(ImageSet(whole.images, whole.labels.sort().values, whole.manifest)) is None  # in another order
+    assert snapshot_groups(ImageSet(whole.images, whole.labels, {"config": {"images": "many"}})) is None
+    assert snapshot_groups(ImageSet(whole.images, whole.labels, {"config": []})) is None
 
 
 def test_family_similarity_is_the_mean_over_their_pairs():
-    embeddings, families = unit_vectors(10), families_of(generated(IN_BATCHES))
+    embeddings, groups = unit_vectors(10), snapshot_groups(generated(IN_BATCHES))
     pairs = [(0, 2), (1, 3), (4, 7), (5, 8), (6, 9)]
     expected = np.mean([float(F.cosine_similarity(embeddings[i], embeddings[j], dim=0)) for i, j in pairs])
-    assert family_similarity(embeddings, families) == pytest.approx(expected, abs=1e-6)
-    assert family_similarity(embeddings, torch.arange(10)[:, None]) is None
+    assert group_similarity(embeddings, groups) == pytest.approx(expected, abs=1e-6)
+    assert group_similarity(embeddings, torch.arange(10)[:, None]) is None
     three = torch.tensor([[0, 4, 8], [1, 2, 3]])
     expected = np.mean(pair_cosines(embeddings[three[0]]) + pair_cosines(embeddings[three[1]]))
-    assert family_similarity(embeddings[three.flatten()], torch.arange(6).view(2, 3)) == pytest.approx(expected, abs=1e-6)
+    assert group_similarity(embeddings[three.flatten()], torch.arange(6).view(2, 3)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("entries", [1 << 23, 25, 1])
 def test_nearest_images_equal_a_sort_of_all_others(monkeypatch, entries):
     monkeypatch.setattr(diversity, "_ENTRIES", entries)
-    embeddings, families, queries = unit_vectors(10), families_of(generated(IN_BATCHES)), torch.tensor([1, 7, 4])
-    for rows in ([[i] for i in range(10)], families.tolist()):
-        cosines, numbers = nearest_images(embeddings, queries, 3, None if len(rows) == 10 else families)
+    embeddings, groups, queries = unit_vectors(10), snapshot_groups(generated(IN_BATCHES)), torch.tensor([1, 7, 4])
+    for rows in ([[i] for i in range(10)], groups.tolist()):
+        cosines, numbers = nearest_images(embeddings, queries, 3, None if len(rows) == 10 else groups)
         for place, query in enumerate(queries.tolist()):
             best = [max((float(embeddings[query] @ embeddings[j]), j) for j in row) for row in rows if query not in row]
             expected = sorted(best, reverse=True)[:3]
@@ -184,11 +192,11 @@ def test_nearest_images_where_there_are_fewer():
 def test_pairs_begin_with_the_most_alike_and_show_no_image_twice():
     queries, numbers = torch.arange(5), torch.tensor([1, 0, 1, 4, 3])
     cosines = torch.tensor([0.9, 0.9, 0.8, 0.95, 0.95])
-    assert alike_pairs(queries, cosines, numbers) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.9)]]
+    assert most_similar_pairs(queries, cosines, numbers) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.9)]]
     # 2 is of the family of 3, and so neither it nor its nearest makes another pair
     queries, numbers, cosines = torch.arange(6), torch.tensor([1, 0, 1, 4, 3, 0]), torch.tensor([0.1, 0.1, 0.8, 0.95, 0.95, 0.0])
-    families = torch.tensor([[0, 1], [2, 3], [4, 5]])
-    assert alike_pairs(queries, cosines, numbers, families) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.1)]]
+    groups = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    assert most_similar_pairs(queries, cosines, numbers, groups) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.1)]]
 
 
 def test_neighbours_of_a_set_are_of_other_noise_images():
@@ -210,7 +218,7 @@ def test_neighbours_of_a_set_are_of_other_noise_images():
     assert neighbours["pairs"][0][2] == pytest.approx(1)
     assert len({image % 4 for pair in neighbours["pairs"] for image in pair[:2]}) == 2 * len(neighbours["pairs"])
     assert json.loads(json.dumps(measured)) == measured
-    without = measure_diversity(images, colour_encoder(), pictured=False)
+    without = measure_diversity(images, colour_encoder(), keep_matrices=False)
     assert without == {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}
 
 

@@ -1,20 +1,20 @@
 import torch
 
-from core.config import GenerationConfig
+from core.config import GenerationConfig, MachineConfig
 from core.data.labelled import EvaluationSet, embedded_images, load_evaluation_set
 from core.evaluation.references import REFERENCE_IMAGES, noise_images, real_images
-from core.generation.loop import Synthesis
+from core.generation.sources.pixels import SignedMomentumImages
 
 
-def test_noise_is_what_the_images_of_every_batch_begin_as(embedded):
+def test_noise_is_that_from_which_every_batch_starts(embedded):
     config = GenerationConfig(images=20, snapshots=2, batch_size=4, iterations=4, noise="white")
-    noise = noise_images(embedded, config)
-    synthesis = Synthesis(embedded, config)
-    begun = []
+    noise = noise_images(embedded, config, 5)
+    source = SignedMomentumImages(embedded, config, MachineConfig(seed=5))
+    started = []
     for index in range(len(config.batches)):
-        synthesis._start_batch(index)
-        begun.append(embedded.denormalise(synthesis.images.detach()))
-    assert torch.equal(noise.images, torch.cat(begun))
+        source.start_batch(index)
+        started.append(embedded.denormalise(source.current().detach()))
+    assert torch.equal(noise.images, torch.cat(started))
     assert noise.images.shape == (10, 3, 32, 32)
     assert "10 images of the white noise" in noise.manifest["description"]
     assert len(noise.labels.unique()) == 10

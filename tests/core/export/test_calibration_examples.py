@@ -1,4 +1,4 @@
-"""The examples do what they say: other quantizers take our archive as it is and lose little."""
+"""The examples work: other quantizers calibrate with the archive unchanged and lose little accuracy."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory, embedded) -> Path:
-    """128 images, made quickly."""
+    """128 images, from few iterations."""
     config = GenerationConfig(images=128, iterations=20, snapshots=4)
     out = tmp_path_factory.mktemp("sets") / "set.npz"
     export_images(synthesise(embedded, config)[0], embedded, "npz", out)
@@ -44,8 +44,8 @@ def test_other_quantizers_calibrate_with_the_archive(archive, example):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", ["calibrate_onnxruntime", "calibrate_torchao"])
-def test_the_images_are_what_they_calibrate_with(tmp_path, example):
-    """Images of one grey say nothing of the ranges, and the accuracy goes."""
+def test_calibration_depends_on_the_images(tmp_path, example):
+    """Uniformly gray images give wrong ranges, and the accuracy drops."""
     np.savez(tmp_path / "grey.npz", images=np.zeros((4, 3, 32, 32), dtype=np.float32))
     full, quantized = accuracies(example, tmp_path / "grey.npz")
     assert full == 92.10

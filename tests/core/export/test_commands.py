@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.__main__ import _build_parser, _config, _run_config, main
-from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
+from core.cli.commands import _run_config
+from core.cli.parser import build_parser, main
+from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, knobs
 from core.evaluation.accuracy import Accuracy
 from core.export.commands import commands
 from core.pipeline import execute
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 
 QUICK = PRESETS["quick"]
 
@@ -19,7 +20,7 @@ QUICK = PRESETS["quick"]
 def parsed(line):
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "core"]
-    return _build_parser().parse_args(words[3:])
+    return build_parser().parse_args(words[3:])
 
 
 @pytest.mark.parametrize(
@@ -29,14 +30,12 @@ def parsed(line):
         PRESETS["paper"],
         replace(QUICK, bits=(2, 8), methods=("adam",)).with_knobs({"encoder": "ViT-B-32:laion2b_s34b_b79k"}),
         QUICK.with_knobs({"encoder": ""}),
-        replace(QUICK, training=replace(QUICK.training, layer_bits={"output": 8, "a=b c": 2})),
-        replace(
-            QUICK,
-            generation=replace(QUICK.generation, seed=3, threads=1, device="cpu", model="timm:resnet10t"),
-            training=replace(
-                QUICK.training, quantization_seed=3, threads=1, device="cpu", model="timm:resnet10t", data="my images; rm -r ."
-            ),
-        ),
+        QUICK.with_knobs({"layer_bits": {"output": 8, "a=b c": 2}, "activation_bits": 8}),
+        QUICK.with_knobs({"seed": 3, "threads": 1, "device": "cpu", "model": "timm:resnet10t", "data": "my images; rm -r ."}),
+        PRESETS["imagenet"].with_knobs({"images": 40, "iterations": 7, "alpha_l2": 3e-08, "flip": False, "compile": True}),
+        QUICK.with_knobs({"range": "mse", "training_flip": False, "first_last_8bit": True, "batch_size": 16, "training_batch_size": 8}),
+        replace(QUICK, steps_by_bits={}, lr_by_bits={}).with_knobs({"steps": 7, "training_lr": 0.25}),
+        RunConfig(methods=("adam",), bits=(4,)),
     ],
 )
 def test_a_preset_is_one_command(config):
@@ -44,45 +43,70 @@ def test_a_preset_is_one_command(config):
     assert _run_config(parsed(line)).to_dict() == config.to_dict()
 
 
-def test_the_quick_preset_reads_as_a_person_would_write_it():
-    config = replace(QUICK, generation=replace(QUICK.generation, threads=1), bits=(4,))
+def test_the_command_of_a_preset_reads_as_a_person_would_write_it():
+    config = replace(QUICK, bits=(4,)).with_knobs({"threads": 1})
     assert commands(config) == ["python -m core run --preset quick --bits 4 --threads 1"]
+    config = PRESETS["paper"].with_knobs({"images": 512, "flip": False})
+    assert commands(config) == ["python -m core run --preset paper --images 512 --no-flip"]
 
 
-def test_other_settings_are_a_command_for_each_stage():
-    config = replace(
-        QUICK,
-        generation=GenerationConfig(images=40, iterations=7, alpha_l2=3e-08, flip=False),
-        training=TrainingConfig(range="mse", training_flip=False, first_last_8bit=True, training_optimizer="sgd", layer_bits={"conv": 8}),
-        bits=(3, 8),
-    ).with_knobs({"activation_bits": 8})
+def parts(one, *sections):
+    """The sections with what a command line says of them, in the order of `sections`."""
+    return tuple(section(**{name: getattr(one, name) for name in knobs(section) if name in one}) for section in sections)
+
+
+@pytest.mark.parametrize("training_seed", [None, 6])
+def test_other_settings_are_a_command_for_each_stage(training_seed):
+    config = replace(QUICK, bits=(3, 8), steps_by_bits={3: 7}, training_seed=training_seed).with_knobs(
+        {
+            "seed": 5,
+            "images": 40,
+            "iterations": 7,
+            "alpha_l2": 3e-08,
+            "flip": False,
+            "range": "mse",
+            "training_flip": False,
+            "first_last_8bit": True,
+            "training_optimizer": "sgd",
+            "training_batch_size": 8,
+            "layer_bits": {"conv": 8},
+            "activation_bits": 8,
+            "accuracy_checks": 2,
+        }
+    )
     options = [parsed(line) for line in commands(config)]
     assert [one.command for one in options] == ["generate", "generate", "diversity", *["quantize"] * 4]
-    assert [_config(GenerationConfig, one) for one in options[:2]] == [config.generation_for(method) for method in config.methods]
+    for one, method in zip(options[:2], config.methods):
+        assert one.method == method
+        assert parts(one, MachineConfig, GenerationConfig) == (config.machine, config.generation)
     assert (options[2].sets, options[2].encoder) == ([one.out.as_posix() for one in options[:2]], "embedded")
     for one, (method, bits) in zip(options[3:], [(method, bits) for method in config.methods for bits in config.bits]):
-        assert _config(TrainingConfig, one) == config.training_for(bits)
-        assert one.images == f"images/{method}"
+        training, evaluation = parts(one, TrainingConfig, EvaluationConfig)
+        assert (training, evaluation) == (config.training_for(bits), config.evaluation)
+        assert one.seed == config.seed_of_training
+        assert one.images_from == f"images/{method}"
 
 
 def test_nothing_of_the_machine_is_told(tmp_path):
     (tmp_path / "mine").mkdir()
     named = {"model": str(tmp_path / "net.safetensors"), "device": "cuda"}
     config = RunConfig(
-        generation=GenerationConfig(**named),
-        training=TrainingConfig(**named),
         methods=("given",),
         bits=(4,),
         images_from=str(tmp_path / "mine"),
         evaluation=EvaluationConfig(encoder="", data=str(tmp_path / "photographs")),
-    )
-    for own in (config, replace(config, images_from="", methods=("adam",))):
+    ).with_knobs(named)
+    for own in (
+        config,
+        replace(config, images_from="", methods=("adam",), training_seed=3),
+        replace(config, images_from="", methods=("adam",)),
+    ):
         lines = commands(own)
         assert str(tmp_path) not in " ".join(lines)
         assert "cuda" not in " ".join(lines)
     (line,) = commands(config)
     options = parsed(line)
-    assert (options.images, options.model, options.data) == ("mine", "net.safetensors", "photographs")
+    assert (options.images_from, options.model, options.data) == ("mine", "net.safetensors", "photographs")
 
 
 @pytest.mark.parametrize("methods", [("mi-fgsm",), ("mi-fgsm", "adam")])
@@ -90,13 +114,16 @@ def test_sets_in_one_folder_are_named_one_by_one(tmp_path, methods):
     for method in methods:
         (tmp_path / "images" / method).mkdir(parents=True)
     config = replace(QUICK, images_from=str(tmp_path / "images"), methods=methods, bits=(4,)).with_knobs({"encoder": ""})
-    assert [parsed(line).images for line in commands(config)] == [f"images/{method}" for method in methods]
+    assert [parsed(line).images_from for line in commands(config)] == [f"images/{method}" for method in methods]
 
 
-def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch):
-    """Each stage on its own computes what the whole run did."""
-    monkeypatch.setattr("core.pipeline.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
-    monkeypatch.setattr("core.pipeline.correct", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool))
+@pytest.mark.parametrize("training_seed", [None, 6])
+def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch, training_seed):
+    """One `run`, or each stage on its own, computes what the run did."""
+    monkeypatch.setattr("core.stages.full_precision.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
+    monkeypatch.setattr(
+        "core.stages.quantization.top1_hits", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool)
+    )
     config = RunConfig(
         machine=MachineConfig(device="cpu", threads=1),
         generation=GenerationConfig(images=16, iterations=3, batch_size=8, snapshots=2),
@@ -104,13 +131,18 @@ def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch):
         methods=("adam",),
         bits=(3,),
         evaluation=EvaluationConfig(encoder=""),
+        training_seed=training_seed,
     )
     (tmp_path / "whole").mkdir()
-    execute(config, tmp_path / "whole", Silent(), Untouched())
+    execute(config, tmp_path / "whole", NullReporter(), NoControl())
     (tmp_path / "steps").mkdir()
+    lines = commands(config)
+    assert len(lines) == (1 if training_seed is None else 2)
+    for line in lines:
+        out = ["--out", str(tmp_path / "steps")] if "--out" not in line else []
+        monkeypatch.chdir(tmp_path if out else tmp_path / "steps")
+        assert main([*shlex.split(line)[3:], *out, "--runs", str(tmp_path / "runs")]) == 0
     monkeypatch.chdir(tmp_path / "steps")
-    for line in commands(config):
-        assert main([*shlex.split(line)[3:], "--runs", str(tmp_path / "runs")]) == 0
     for name in ("images/adam/images.safetensors", "quantized/adam/W3A3/quantized.safetensors"):
         own, whole = load_file(Path(name)), load_file(tmp_path / "whole" / name)
         assert own.keys() == whole.keys()

@@ -10,11 +10,11 @@ import torch
 from core.errors import ModelError
 from core.models.programs.archive import SPEC_FILE
 from core.models.programs.export import save_program
-from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.inference import integer_inference_network
 
 ROOT = Path(__file__).parents[3]
 
-# what somebody does who has torch and nothing else
+# for users who have torch only
 ELSEWHERE = """
 import sys, torch
 files = {"spec.json": ""}
@@ -29,10 +29,10 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("core", "dash
 
 
 @pytest.mark.parametrize(("name", "bits"), [("small", 4), ("Untraceable", 8)])
-def test_runs_by_torch_alone_to_the_same_bits(model, calibrated, images, tmp_path, name, bits):
+def test_runs_with_torch_alone_to_the_same_bits(model, calibrated, images, tmp_path, name, bits):
     made = model(name)
     quantized, _ = calibrated(made, bits)
-    expected = whole_number_network(quantized, made.spec)
+    expected = integer_inference_network(quantized, made.spec)
     save_program(expected, made.spec, tmp_path / "network.pt2")
     torch.save(images, tmp_path / "images.pt")
     done = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -45,20 +45,20 @@ def test_runs_by_torch_alone_to_the_same_bits(model, calibrated, images, tmp_pat
     assert torch.equal(twice, torch.cat([whole, whole]))
 
 
-def test_nothing_of_this_machine_is_in_the_file(small, calibrated, tmp_path):
+def test_file_contains_no_paths_of_this_machine(small, calibrated, tmp_path):
     quantized, _ = calibrated(small, 4)
-    save_program(whole_number_network(quantized, small.spec), small.spec, tmp_path / "network.pt2")
+    save_program(integer_inference_network(quantized, small.spec), small.spec, tmp_path / "network.pt2")
     with zipfile.ZipFile(tmp_path / "network.pt2") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     assert any(name.endswith(SPEC_FILE) for name in content)
     assert not [name for name, text in content.items() if str(ROOT).encode() in text or b"site-packages" in text]
 
 
-def test_a_network_whose_way_depends_on_the_image_is_refused(model, calibrated, tmp_path):
+def test_network_whose_control_flow_depends_on_the_image(model, calibrated, tmp_path):
     made = model("Undecided")
     quantized, _ = calibrated(made, 4)
     with pytest.raises(ModelError) as caught:
-        save_program(whole_number_network(quantized, made.spec), made.spec, tmp_path / "network.pt2")
+        save_program(integer_inference_network(quantized, made.spec), made.spec, tmp_path / "network.pt2")
     message = str(caught.value)
     assert message.startswith("Undecided cannot be translated by torch.export (")
     assert "allowed is a network whose way does not depend on the images, or the format packed" in message

@@ -16,7 +16,7 @@ from core.export.network import check_new_file, export_network, find_network
 from core.layout import NETWORK_FILE
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.saved_network import save_quantized
-from core.reporting import Untouched
+from core.reporting import NoControl
 from core.runs.store import RunStore
 
 
@@ -54,7 +54,7 @@ def networks(folder, *names):
 
 
 def test_the_only_network_needs_no_choice(tmp_path, config):
-    folder = networks(tmp_path / "run", "given/W4A4", "given/W8A8")  # the latter is none of this run's
+    folder = networks(tmp_path / "run", "given/W4A4", "given/W8A8")  # the latter is not in the config of this run
     path, method, quantization = find_network(folder, config)
     assert path == folder / "quantized" / "given" / "W4A4" / NETWORK_FILE
     assert (method, quantization.width) == ("given", "W4A4")
@@ -64,14 +64,14 @@ def test_choices(tmp_path, config):
     folder = networks(tmp_path / "run", "adam/W3A3", "mi-fgsm/W3A3", "mi-fgsm/W4A4")
     assert find_network(folder, config, bits=3)[0].parent == folder / "quantized" / "mi-fgsm" / "W3A3"
     assert find_network(folder, config, "adam")[2].width == "W3A3"
-    with pytest.raises(ConfigError, match="bits is not given, and mi-fgsm has several: allowed are 3, 4"):
+    with pytest.raises(ConfigError, match="^bits must be given, because mi-fgsm has several bit widths: 3, 4$"):
         find_network(folder, config)
-    with pytest.raises(ConfigError, match="bits is 4: allowed for adam are 3"):
+    with pytest.raises(ConfigError, match="^bits must be 3 for adam, got 4$"):
         find_network(folder, config, "adam", 4)
     for method in ("nobody", "../quantized/adam"):
         with pytest.raises(UnknownNameError, match="must be one of adam, mi-fgsm"):
             find_network(folder, config, method, 3)
-    with pytest.raises(RunError, match="run 'empty' has no quantized network"):
+    with pytest.raises(RunError, match="^run must have finished at least one quantized network, and 'empty' has none$"):
         find_network(tmp_path / "empty", config)
 
 
@@ -80,12 +80,12 @@ def test_the_new_file_is_checked(tmp_path):
         check_new_file("tflite", tmp_path / "a.tflite")
     for kind, suffix in (("onnx", ".onnx"), ("packed", ".safetensors"), ("pt2", ".pt2")):
         check_new_file(kind, tmp_path / f"new{suffix}")
-        with pytest.raises(ConfigError, match=f"allowed is a name that ends in {suffix}"):
+        with pytest.raises(ConfigError, match=f"^out must end in {suffix}, got "):
             check_new_file(kind, tmp_path / "new.bin")
         (tmp_path / f"there{suffix}").write_bytes(b"kept")
-        with pytest.raises(DataError, match="exists already: allowed is a new file"):
+        with pytest.raises(DataError, match="^out must be a new file, and .* exists already$"):
             check_new_file(kind, tmp_path / f"there{suffix}")
-        with pytest.raises(DataError, match="cannot be made in"):
+        with pytest.raises(DataError, match="cannot be created in"):
             check_new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
 
 
@@ -105,16 +105,16 @@ def test_export(run, config, tmp_path):
         assert json.loads(file.metadata()["quantization"]) == config.training_for(4).to_dict()
 
 
-class Stopped(Untouched):
-    def checkpoint(self):
+class Stopped(NoControl):
+    def pause_point(self):
         raise RunStopped("stopped by the person who watches")
 
 
-def test_what_fails_leaves_nothing(run, config, tmp_path, monkeypatch):
+def test_failed_export_leaves_no_file(run, config, tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     out = tmp_path / "new" / "packed.safetensors"
     with pytest.raises(RunStopped):
-        export_network(run, config, "packed", out, live=Stopped())
+        export_network(run, config, "packed", out, control=Stopped())
 
     def broken(*_):
         raise RuntimeError("the file does not run")
@@ -128,7 +128,7 @@ def test_what_fails_leaves_nothing(run, config, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(DataError, match=r"could not be written \(No space left on device\): allowed is"):
+    with pytest.raises(DataError, match=r"^out must be in a folder with enough space, .* \(No space left on device\)$"):
         export_network(run, config, "packed", out)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -150,7 +150,7 @@ def test_command(run, config, tmp_path, capsys):
         ([], "exists already"),
         (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, packed, pt2"),
         (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': must be mi-fgsm"),
-        (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits is 3: allowed for mi-fgsm are 4"),
+        (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits must be 4 for mi-fgsm, got 3"),
     ):
         assert main([*arguments, *changed]) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -13,14 +13,14 @@ from torch import nn
 from core.config import BIT_WIDTHS
 from core.export.onnx import save_onnx
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.integer.inference import whole_number_network
+from core.quantization.integer.inference import integer_inference_network
 from core.quantization.quantizer import integer_range
 
 ROOT = Path(__file__).parents[3]
 
 
 def exported(path, quantized, config, spec) -> onnx.ModelProto:
-    save_onnx(whole_number_network(quantized, spec), spec, path, config)
+    save_onnx(integer_inference_network(quantized, spec), spec, path, config)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -42,10 +42,10 @@ def stored(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
 def test_every_width(small, calibrated, images, tmp_path, bits):
-    """Structure, integers and outputs, on one export, as that takes seconds."""
+    """Structure, integers and outputs of one export, which takes seconds."""
     quantized, config = calibrated(small, bits)
     model = exported(tmp_path / "network.onnx", quantized, config, small.spec)
-    expected = outputs(whole_number_network(quantized, small.spec), images)
+    expected = outputs(integer_inference_network(quantized, small.spec), images)
     np.testing.assert_allclose(run(model, images)[0], expected, atol=1e-5)
     np.testing.assert_allclose(run(model, images[:1])[0], expected[:1], atol=1e-5)
     np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"images": images.numpy()})[0], expected, atol=1e-5)
@@ -53,7 +53,7 @@ def test_every_width(small, calibrated, images, tmp_path, bits):
     nodes = [node.op_type for node in model.graph.node]
     assert nodes.count("QuantizeLinear") == len(quantized.activations) == 2
     assert nodes.count("DequantizeLinear") == len(quantized.activations) + len(quantized.layers) == 5
-    assert nodes.count("BatchNormalization") == 0  # part of what stands behind the convolutions
+    assert nodes.count("BatchNormalization") == 0  # folded into the rescaling after the convolutions
 
     initializers = stored(model)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -66,7 +66,7 @@ def test_every_width(small, calibrated, images, tmp_path, bits):
         scale = layer.weight_quantizer.scale.detach().numpy().reshape(shape)
         assert np.array_equal((integers - zero_point.reshape(shape)) * scale, layer.quantized_weight().detach().numpy())
 
-    # what passes between QuantizeLinear and DequantizeLinear, for images far outside of what was calibrated
+    # the integers between QuantizeLinear and DequantizeLinear, for images far outside the calibrated range
     names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None) for name in names)
     lowest, highest = integer_range(bits)
@@ -79,7 +79,7 @@ def test_every_width(small, calibrated, images, tmp_path, bits):
 def test_mixed_widths(small, calibrated, images, tmp_path):
     quantized, config = calibrated(small, 5, layer_bits={"conv2": 3, "output": 8})
     model = exported(tmp_path / "network.onnx", quantized, config, small.spec)
-    np.testing.assert_allclose(run(model, images)[0], outputs(whole_number_network(quantized, small.spec), images), atol=1e-5)
+    np.testing.assert_allclose(run(model, images)[0], outputs(integer_inference_network(quantized, small.spec), images), atol=1e-5)
     initializers, kinds = stored(model), {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     weights = [node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in initializers]
     assert [kinds[name] for name in weights] == [onnx.TensorProto.INT8, onnx.TensorProto.INT4, onnx.TensorProto.INT8]
@@ -89,15 +89,15 @@ def test_mixed_widths(small, calibrated, images, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "bits"), [("Mobile", 4), ("Mobile", 8), ("Untraceable", 4)])
-def test_what_is_hard_to_export(model, calibrated, images, tmp_path, name, bits):
+def test_networks_that_are_hard_to_export(model, calibrated, images, tmp_path, name, bits):
     made = model(name)
     quantized, config = calibrated(made, bits)
     proto = exported(tmp_path / "network.onnx", quantized, config, made.spec)
-    np.testing.assert_allclose(run(proto, images)[0], outputs(whole_number_network(quantized, made.spec), images), atol=1e-5)
+    np.testing.assert_allclose(run(proto, images)[0], outputs(integer_inference_network(quantized, made.spec), images), atol=1e-5)
 
 
-def test_operations_that_pass_values_on_work_on_integers(small, calibrated, images, tmp_path):
-    """Behind a DequantizeLinear of opset 21, onnxruntime 1.32 can load none of these."""
+def test_value_preserving_operations_work_on_integers(small, calibrated, images, tmp_path):
+    """After a DequantizeLinear of opset 21, onnxruntime 1.32 can load none of these."""
 
     class PassesOn(nn.Module):
         def __init__(self):
@@ -118,7 +118,7 @@ def test_operations_that_pass_values_on_work_on_integers(small, calibrated, imag
     types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
     pool = next(node for node in proto.graph.node if node.op_type == "MaxPool")
     assert types[pool.output[0]] == onnx.TensorProto.INT8
-    np.testing.assert_allclose(run(proto, images)[0], outputs(whole_number_network(quantized, small.spec), images), atol=1e-5)
+    np.testing.assert_allclose(run(proto, images)[0], outputs(integer_inference_network(quantized, small.spec), images), atol=1e-5)
 
 
 def test_metadata(small, calibrated, tmp_path):
@@ -152,5 +152,5 @@ def test_embedded_network(embedded, calibrated, tmp_path, bits):
     quantized, config = calibrated(embedded, bits)
     model = exported(tmp_path / "network.onnx", quantized, config, embedded.spec)
     images = embedded.normalise(embedded_images()[0][:100]).contiguous(memory_format=torch.channels_last)
-    expected, found = outputs(whole_number_network(quantized, embedded.spec), images), run(model, images)[0]
+    expected, found = outputs(integer_inference_network(quantized, embedded.spec), images), run(model, images)[0]
     assert np.array_equal(found, expected)  # not a value on another level, and not a bit elsewhere

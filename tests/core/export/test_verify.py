@@ -48,7 +48,7 @@ def test_packed(small, calibrated, evaluation_set, float32, tmp_path):
     assert figures["evaluated_on"] == "64 random images"
 
 
-def test_another_network_in_the_file_is_found_out(small, calibrated, evaluation_set, float32, tmp_path):
+def test_another_network_in_the_file_is_detected(small, calibrated, evaluation_set, float32, tmp_path):
     quantized, config = calibrated(small, 4)
     path = tmp_path / "packed.safetensors"
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_another_network_in_the_file_is_found_out(small, calibrated, evaluation_
     figures = verify("packed", path, float32, quantized, small, evaluation_set)
     assert figures["max_output_difference"] == pytest.approx(100, rel=1e-4)
     assert figures["within_last_scale"] == 0
-    assert figures["file_accuracy"] == 25  # it says the first of four classes each time
+    assert figures["file_accuracy"] == 25  # it always predicts the first of four classes
     assert figures["torch_accuracy"] == evaluate(quantized.network, small, evaluation_set).top1
 
 
@@ -76,7 +76,7 @@ def test_programs(small, calibrated, evaluation_set, tmp_path, kind):
         assert figures["max_output_difference"] == 0
 
 
-def test_may_be_stopped(small, calibrated, evaluation_set, float32, tmp_path):
+def test_can_be_stopped(small, calibrated, evaluation_set, float32, tmp_path):
     quantized, config = calibrated(small, 4)
     save_network("packed", quantized, small, config, tmp_path / "packed.safetensors")
 

@@ -1,4 +1,4 @@
-"""Against computations by hand and by another way: the arithmetic of the grid in numpy, outputs by running the networks without hooks."""
+"""Compared with independent computations: grid positions in numpy, and outputs of the networks written out without hooks."""
 
 import copy
 import json
@@ -12,12 +12,12 @@ from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.analysis import ANALYSED_IMAGES, analyse, sqnr
+from core.quantization.analysis import ANALYZED_IMAGES, analyze, sqnr
 from core.quantization.training import QuantizationTraining
 
 
 def trained(model, images, **changes) -> QuantizationTraining:
-    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 4, "steps": 2, "crop_padding": 1, "device": "cpu", **changes})
+    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 4, "steps": 2, "crop_padding": 1, **changes})
     training = QuantizationTraining(model, images, config)
     while not training.finished:
         training.step()
@@ -25,11 +25,11 @@ def trained(model, images, **changes) -> QuantizationTraining:
 
 
 def seen(training) -> torch.Tensor:
-    return training.images.images[training.calibrated_on]
+    return training.source.images.images[training.calibrated_on]
 
 
 def figures(model, training) -> dict:
-    found = analyse(model, training.quantized, seen(training))
+    found = analyze(model, training.quantized, seen(training))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -108,7 +108,7 @@ def test_histogram_of_an_input_counts_every_value(small, small_images):
     assert sum(second["input"]["histogram"]["counts"]) == 64 * 8 * 8 * 8
     assert sum(last["input"]["histogram"]["counts"]) == 64 * 8
     assert second["input"]["bits"] == 4
-    # what ReLU leaves lies at or above zero, which is the lowest level
+    # outputs of ReLU are at or above zero, which is the lowest level
     zero = second["input"]["zero_point"][0]
     assert zero == second["input"]["lowest"] == -8
     assert sum(second["input"]["histogram"]["counts"][:8]) == 0
@@ -125,10 +125,10 @@ def test_more_bits_less_error(small, small_images):
     assert errors[8][0] - errors[4][0] == pytest.approx(24, abs=5)
 
 
-def test_both_networks_are_left_as_they_are(small, small_images):
+def test_both_networks_stay_unchanged(small, small_images):
     training = trained(small, small_images, range="minmax")
     with torch.no_grad():
-        training.student(small.normalise(small_images.images))  # its weights' ranges follow only then
+        training.student(small.normalise(small_images.images))  # only this updates the ranges of its weights
     before = copy.deepcopy(training.student.state_dict())
     figures(small, training)
     assert all(torch.equal(value, before[name]) for name, value in training.student.state_dict().items())
@@ -137,14 +137,14 @@ def test_both_networks_are_left_as_they_are(small, small_images):
         assert not network.training
 
 
-def test_only_some_images_are_looked_at(small, small_images):
+def test_only_the_first_images_are_used(small, small_images):
     training = trained(small, small_images, steps=0)
     many = torch.cat([seen(training), seen(training).flip(3)])
-    assert analyse(small, training.quantized, many) == analyse(small, training.quantized, many[:ANALYSED_IMAGES])
+    assert analyze(small, training.quantized, many) == analyze(small, training.quantized, many[:ANALYZED_IMAGES])
 
 
 class Twice(nn.Module):
-    """One layer in two places, in a network that cannot be traced."""
+    """One layer that runs twice, in a network that cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Twice(nn.Module):
         return self.output(x.mean(dim=(2, 3)))
 
 
-def test_layer_in_two_places_of_an_untraceable_network(small, small_images):
+def test_layer_that_runs_twice_in_an_untraceable_network(small, small_images):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = FullPrecisionModel(Twice().eval().requires_grad_(False), small.spec)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import RANGE_METHODS
+from core.config import RANGE_METHODS, TrainingConfig
 from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, finish_calibration, from_module
+from core.quantization.ranges.base import RangeFactory, range_method
 
 IMAGES = (2, 4, 9, 11)
 SOURCES = {
@@ -25,7 +26,7 @@ SOURCES = {
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The layers below start from the same weights every time."""
+    """The layers below have the same initial weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -36,13 +37,17 @@ def source(request) -> nn.Module:
     return SOURCES[request.param]()
 
 
+def factory(method: str) -> RangeFactory:
+    return range_method(TrainingConfig(range=method))
+
+
 def images(seed: int = 1) -> torch.Tensor:
     return torch.randn(IMAGES, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_equals_the_float_layer_before_calibration(source, method):
-    layer = from_module(source, 2, method)
+    layer = from_module(source, 2, factory(method))
     assert isinstance(layer, QuantizedLinear if isinstance(source, nn.Linear) else QuantizedConv2d)
     assert layer.weight is source.weight
     assert layer.bias is source.bias
@@ -51,7 +56,7 @@ def test_equals_the_float_layer_before_calibration(source, method):
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_close_to_the_float_layer_at_8_bits(source, method):
-    layer = from_module(source, 8, method)
+    layer = from_module(source, 8, factory(method))
     finish_calibration(layer)
     expected, got = source(images()).detach(), layer(images()).detach()
     assert not torch.equal(got, expected)
@@ -60,7 +65,7 @@ def test_close_to_the_float_layer_at_8_bits(source, method):
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_gradients_are_those_of_the_float_layer_at_8_bits(source, method):
-    layer = from_module(copy.deepcopy(source), 8, method)
+    layer = from_module(copy.deepcopy(source), 8, factory(method))
     finish_calibration(layer)
     upstream = torch.randn(source(images()).shape, generator=torch.Generator().manual_seed(2))
     inputs = []
@@ -83,23 +88,23 @@ def test_each_channel_has_at_most_2_to_the_bits_values(bits, method):
     source = nn.Conv2d(16, 4, 3)
     with torch.no_grad():
         source.weight[2] *= 50
-    layer = from_module(source, bits, method)
+    layer = from_module(source, bits, factory(method))
     finish_calibration(layer)
     weight = layer.quantized_weight().detach()
     assert all(1 < len(channel.unique()) <= 2**bits for channel in weight)
     assert float((weight - source.weight.detach()).norm()) < float(source.weight.detach().norm())
 
 
-def test_minmax_follows_the_weights():
-    layer = from_module(nn.Linear(8, 2, bias=False), 3, "minmax")
+def test_minmax_range_is_that_of_the_current_weight():
+    layer = from_module(nn.Linear(8, 2, bias=False), 3, factory("minmax"))
     finish_calibration(layer)
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-4, 3, 8).repeat(2, 1))  # 8 levels a step of 1 apart
     torch.testing.assert_close(layer.quantized_weight().detach(), layer.weight.detach())
 
 
-def test_fixed_range_does_not_follow_the_weights():
-    layer = from_module(nn.Linear(8, 2), 3, "mse")
+def test_range_of_mse_stays_when_the_weight_changes():
+    layer = from_module(nn.Linear(8, 2), 3, factory("mse"))
     finish_calibration(layer)
     end = layer.quantized_weight().detach().abs().max()
     with torch.no_grad():
@@ -109,7 +114,7 @@ def test_fixed_range_does_not_follow_the_weights():
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_activation_quantizer_phases(method):
-    quantizer = ActivationQuantizer(2, method).eval()
+    quantizer = ActivationQuantizer(2, factory(method)).eval()
     x = torch.linspace(-1, 2, 301)
     assert torch.equal(quantizer(x), x)
     quantizer.observing = True
@@ -126,11 +131,11 @@ def test_activation_quantizer_phases(method):
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_activation_passes_through_until_calibrated_in_training_too(method):
     x = torch.linspace(-1, 2, 301)
-    assert torch.equal(ActivationQuantizer(2, method).train()(x), x)
+    assert torch.equal(ActivationQuantizer(2, factory(method)).train()(x), x)
 
 
-def test_minmax_activation_follows_in_training_only():
-    quantizer = ActivationQuantizer(2, "minmax")
+def test_minmax_activation_observes_in_training_only():
+    quantizer = ActivationQuantizer(2, factory("minmax"))
     quantizer.observing = True
     quantizer(torch.tensor([0.0, 3.0]))
     quantizer.finish_calibration()
@@ -140,13 +145,13 @@ def test_minmax_activation_follows_in_training_only():
     torch.testing.assert_close(quantizer.quantizer.scale, torch.tensor(4 / 3))
 
 
-def test_gradients_of_a_layer_that_skips_pixels_of_few_channels():
-    """In double precision torch goes another way; in single precision oneDNN's own gradient is wrong, and ends the process at worst."""
+def test_gradients_of_a_strided_pointwise_layer_with_few_channels():
+    """Compared with double precision, where torch does not use oneDNN, whose gradient is wrong and may crash the process."""
     source = nn.Conv2d(4, 8, 1, stride=2, bias=False)
     inputs = torch.randn(32, 4, 32, 32, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=torch.channels_last)
     expected = copy.deepcopy(source).double()
     expected(inputs.double()).square().sum().backward()
-    layer = from_module(source, 8, "minmax")
+    layer = from_module(source, 8, factory("minmax"))
     output = layer(inputs)
     output.square().sum().backward()
     torch.testing.assert_close(output.double(), expected(inputs.double()), rtol=1e-5, atol=1e-5)

@@ -40,7 +40,7 @@ def calibrate(quantized: QuantizedNetwork, calibration: torch.Tensor) -> None:
 
 
 def readings(quantized: QuantizedNetwork) -> list[int]:
-    """How many different values each activation quantizer lets through in one pass."""
+    """Number of different output values of each activation quantizer in one pass."""
     seen = []
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output.unique()))) for module in quantized.activations
@@ -63,7 +63,7 @@ def test_small_network_by_hand(small):
     assert quantized.traced
     assert quantized.note == ""
     assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
-    # behind the first use of the ReLU, and behind the pooling that flatten passes on; not the image, not the end of the residual
+    # after the first use of the ReLU, and after the pooling that flatten preserves; not the image, not the end of the residual
     assert len(quantized.activations) == 2
     calibrate(quantized, images())
     conv1, conv2, output = (layer.quantized_weight() for layer in quantized.layers)
@@ -77,7 +77,7 @@ def test_small_network_by_hand(small):
         torch.testing.assert_close(quantized.network(images()), expected)
 
 
-def test_network_is_left_alone(small):
+def test_network_stays_unchanged(small):
     network = small.network.train()
     before = copy.deepcopy(network.state_dict())
     modules = [(name, id(module)) for name, module in network.named_modules()]
@@ -94,7 +94,7 @@ def test_network_is_left_alone(small):
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in quantized.network.modules())
 
 
-def test_a_network_in_training_mode_is_not_disturbed(small):
+def test_network_in_training_mode_stays_unchanged(small):
     network = small.network.train()
     statistics = network.bn1.running_mean.clone()
     quantized = quantize_network(network, CONFIG, images()[:2])
@@ -121,9 +121,9 @@ def test_embedded_network(embedded):
         [nn.MaxPool2d(2), nn.Flatten(2), nn.Unflatten(2, (4, 4))],
     ],
 )
-def test_operations_that_keep_values_are_looked_through(passes_on):
+def test_value_preserving_operations_share_a_quantizer(passes_on):
     class Fork(nn.Module):
-        """One convolution reads the ReLU, the other what has been passed on from it."""
+        """One convolution reads the ReLU, the other the result of value-preserving operations on it."""
 
         def __init__(self):
             super().__init__()
@@ -141,7 +141,7 @@ def test_operations_that_keep_values_are_looked_through(passes_on):
 
 
 @pytest.mark.parametrize("between", [[], [nn.AvgPool2d(2)], [nn.ReLU(), nn.AvgPool2d(2)], [nn.ReLU(), nn.MaxPool2d(2)]])
-def test_what_a_layer_reads_is_on_the_grid(between):
+def test_input_of_a_layer_is_on_the_grid(between):
     quantized = place(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *between, nn.Conv2d(4, 2, 1)))
     assert len(quantized.activations) == 1
     calibrate(quantized, images())
@@ -190,7 +190,7 @@ def test_functional_network():
     assert all(2 < values <= 8 for values in readings(quantized))
 
 
-def test_the_image_is_not_quantized_even_behind_pooling():
+def test_the_image_is_not_quantized_even_after_pooling():
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -262,7 +262,7 @@ def test_activation_that_several_layers_read_has_their_largest_width():
         assert quantized.inputs["left"] is quantized.inputs["right"]
 
 
-def test_layer_that_is_not_there(small):
+def test_layer_that_does_not_exist(small):
     with pytest.raises(UnknownNameError, match="unknown layer in layer_bits 'conv9': must be one of conv1, conv2, output"):
         place(small.network, TrainingConfig(layer_bits={"conv9": 4}))
     with pytest.raises(UnknownNameError, match="conv9"):
@@ -277,7 +277,7 @@ def test_layer_of_an_untraceable_network_with_bits_of_its_own():
 
 
 class Undecided(nn.Module):
-    """Its way depends on the values, which no graph can hold."""
+    """Its control flow depends on values, which a graph cannot represent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ class Undecided(nn.Module):
         return self.output(y.mean(dim=(2, 3)))
 
 
-def test_what_a_network_remembers_while_it_cannot_be_traced_is_forgotten():
+def test_results_cached_during_a_failed_trace_are_discarded():
     class Remembering(Undecided):
         def __init__(self):
             super().__init__()
@@ -342,13 +342,13 @@ def test_untraceable_network_that_flattens_the_image():
 
     quantized = place(Perceptron())
     assert not quantized.traced
-    # as in the graph, where flatten is looked through: the image itself is not quantized
+    # as in a graph, where flatten is value-preserving: the image itself is not quantized
     assert [type(layer.input_quantizer) for layer in quantized.layers] == [nn.Identity, ActivationQuantizer]
 
 
-def test_subclass_of_a_convolution_takes_part():
+def test_subclass_of_a_convolution_is_quantized():
     class Convolution(nn.Conv2d):
-        """As libraries define them: nothing but another name."""
+        """As libraries define them: only the name differs."""
 
     class Network(nn.Module):
         def __init__(self):
@@ -377,12 +377,12 @@ def test_subclass_with_its_own_forward_keeps_its_meaning():
     try:
         quantized = place(network)
     except ModelError:
-        return  # to refuse is as good
+        return  # an error is right, too
     torch.testing.assert_close(quantized.network(images()), network(images()))
 
 
 class SamePadded(nn.Module):
-    """timm's convolutions whose padding follows from the size of what they read: uneven, none, and alike on all sides."""
+    """timm's convolutions whose padding depends on the input size: uneven, none, and equal on all sides."""
 
     def __init__(self):
         super().__init__()
@@ -393,7 +393,7 @@ class SamePadded(nn.Module):
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_padding_from_the_size_is_fixed(size):
+def test_padding_that_depends_on_the_size_is_fixed(size):
     network = SamePadded()
     quantized = quantize_network(network.eval(), CONFIG, images(size)[:1])
     assert quantized.traced
@@ -408,7 +408,7 @@ def test_padding_from_the_size_is_fixed(size):
     assert 2 < len(read[0].unique()) <= 8  # the padding is on the grid, too
 
 
-def test_padding_for_several_sizes_is_refused():
+def test_padding_for_several_sizes():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -417,7 +417,7 @@ def test_padding_for_several_sizes_is_refused():
         def forward(self, x):
             return self.shared(self.shared(x))
 
-    with pytest.raises(ModelError, match=r"^layer 'shared' pads images of several sizes, \[\(8, 8\), \(4, 4\)\]: allowed is one size"):
+    with pytest.raises(ModelError, match=r"^input of layer 'shared' must have one size, because .*, got \[\(8, 8\), \(4, 4\)\]$"):
         place(Twice())
 
 
@@ -426,7 +426,7 @@ def test_layers_of_timm_that_compute_the_same():
     quantized = place(network)
     assert quantized.traced
     assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
-    # whole, so that its output is that of the full-precision network's, to which the training compares it
+    # not taken apart, so that training can compare its output with the full-precision network's
     assert sum(isinstance(module, BatchNormAct2d) for module in quantized.network.modules()) == 1
     with torch.no_grad():
         assert torch.equal(quantized.network(images()), network(images()))
@@ -434,7 +434,7 @@ def test_layers_of_timm_that_compute_the_same():
 
 def test_other_weights_are_named():
     class Attention(nn.Module):
-        """Over channels, as that of ECA-Net, with a table of its own."""
+        """Over channels, like that of ECA-Net, with a parameter of its own."""
 
         def __init__(self):
             super().__init__()
@@ -450,5 +450,5 @@ def test_other_weights_are_named():
 
 
 def test_network_without_layers():
-    with pytest.raises(ModelError, match="has no Conv2d or Linear layer"):
+    with pytest.raises(ModelError, match="^Sequential must have at least one Conv2d or Linear layer, got none$"):
         place(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))

@@ -2,13 +2,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import RANGE_METHODS
+from core.config import RANGE_METHODS, TrainingConfig
 from core.errors import UnknownNameError
-from core.quantization.ranges.base import LeastSquares, MinMax, range_method
+from core.quantization.ranges.base import RangeMethod, range_method
+from core.quantization.ranges.minmax import MinMax
+from core.quantization.ranges.mse import LeastSquares
+
+
+def made(name: str, channels: int | None = None) -> RangeMethod:
+    return range_method(TrainingConfig(range=name))(4, channels)
 
 
 def squared_error(values: Tensor, lower: float, upper: float, bits: int) -> float:
-    """Sum of squares after torch's own fake quantization over [lower, upper], computed apart from core."""
+    """Sum of squared errors of torch's own fake quantization over [lower, upper], independent of core."""
     lower, upper = min(float(lower), 0.0), max(float(upper), 0.0)
     scale = (upper - lower) / (2**bits - 1)
     zero_point = round(-lower / scale) - 2 ** (bits - 1)
@@ -51,7 +57,7 @@ def test_minmax_averages_over_batches():
     torch.testing.assert_close(torch.stack(method.range()), torch.tensor([-1.01, 2.98]))
 
 
-def test_minmax_of_a_weight_forgets_the_last_look():
+def test_minmax_of_a_weight_is_that_of_the_last_observation():
     method = MinMax(4, 2)
     method.observe(torch.tensor([[-9.0, 9.0], [5.0, 6.0]]).view(2, 2, 1, 1))
     method.observe(torch.tensor([[-1.0, 2.0], [3.0, -4.0]]).view(2, 2, 1, 1))
@@ -93,7 +99,7 @@ def test_least_squares_lies_within_the_values():
     assert float(values.min()) <= float(lower) < 0 < float(upper) <= float(values.max())
 
 
-def test_least_squares_finds_each_channel_alone():
+def test_least_squares_treats_channels_separately():
     weight = torch.stack([noise(1, 36), noise(2, 36).relu(), heavy_tailed(3, 36), 1e-3 * noise(4, 36)]).view(4, 4, 3, 3)
     together = LeastSquares(3, 4)
     together.observe(weight)
@@ -116,7 +122,7 @@ def test_least_squares_sees_all_batches():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_sample_of_a_large_activation_is_representative(layout):
-    # (N, C, H, W) above the number of values that are kept; one channel in sixteen and one row carry most of the range
+    # (N, C, H, W) with more values than are sampled; one channel of sixteen and one row determine most of the range
     values = torch.randn(8, 16, 32, 32, generator=torch.Generator().manual_seed(0)).relu()
     values[:, 5] *= 4
     values[:, :, 17] *= 2
@@ -127,29 +133,33 @@ def test_sample_of_a_large_activation_is_representative(layout):
 
 @pytest.mark.parametrize("name", RANGE_METHODS)
 def test_all_zeros(name):
-    method = range_method(name)(4, None)
+    method = made(name)
     method.observe(torch.zeros(10))
     assert [float(end) for end in method.range()] == [0, 0]
 
 
 def test_names():
-    assert not range_method("minmax").learned
-    assert range_method("minmax").follows
-    assert not range_method("mse").follows
-    assert range_method("lsq").learned
-    with pytest.raises(UnknownNameError, match="'percentile'.*minmax, mse, lsq"):
-        range_method("percentile")
+    flags = {name: (made(name).updates_in_training, made(name).learned) for name in RANGE_METHODS}
+    assert flags == {"minmax": (True, False), "mse": (False, False), "lsq": (False, True)}
 
 
-def test_state_of_the_running_average_goes_on_to_the_same_bits():
+def test_unknown_name(monkeypatch):
+    """A config that was built while the method was registered."""
+    config = TrainingConfig(range="mse")
+    monkeypatch.delitem(RANGE_METHODS, "mse")
+    with pytest.raises(UnknownNameError, match="^unknown range method 'mse': must be one of minmax, lsq$"):
+        range_method(config)
+
+
+def test_resumed_running_average_has_the_same_bits():
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randn(4, 5, generator=generator) for _ in range(4)]
-    whole, first, second = (range_method("minmax")(4, None) for _ in range(3))
+    whole, first, second = (made("minmax") for _ in range(3))
     for batch in batches:
         whole.observe(batch)
     for batch in batches[:2]:
         first.observe(batch)
-    second.observe(batches[3])  # of its own calibration, which the state replaces
+    second.observe(batches[3])  # its own calibration, which the state replaces
     second.load_state(first.state())
     for batch in batches[2:]:
         second.observe(batch)
@@ -158,7 +168,7 @@ def test_state_of_the_running_average_goes_on_to_the_same_bits():
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_state_before_anything_was_observed(method):
-    one, other = range_method(method)(4, None), range_method(method)(4, None)
+    one, other = made(method), made(method)
     assert one.state() == []
     other.observe(torch.tensor([-1.0, 2.0]))
     other.load_state(one.state())

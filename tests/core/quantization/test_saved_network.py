@@ -14,7 +14,7 @@ from core.quantization.training import QuantizationTraining
 
 
 def trained(model, images, **changes) -> QuantizationTraining:
-    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 3, "steps": 3, "crop_padding": 1, "device": "cpu", **changes})
+    config = TrainingConfig(**{"weight_bits": 3, "activation_bits": 3, "steps": 3, "crop_padding": 1, **changes})
     training = QuantizationTraining(model, images, config)
     while not training.finished:
         training.step()
@@ -32,7 +32,7 @@ def refusal(path, model) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
-    assert "allowed is" in message
+    assert f"{path} must be a quantized {model.spec.name} written by `quantize`" in message
     return message
 
 
@@ -72,7 +72,7 @@ def test_round_trip_of_the_embedded_network(embedded, tmp_path):
     from core.data.labelled import embedded_images
 
     images, labels = embedded_images()
-    training = trained(embedded, ImageSet(images[:32], torch.tensor(labels[:32])), steps=1, batch_size=16)
+    training = trained(embedded, ImageSet(images[:32], torch.tensor(labels[:32])), steps=1, training_batch_size=16)
     path = save_quantized(training.quantized, training.config, tmp_path)
     fresh = load_model("resnet20_cifar10", "cpu")
     batch = fresh.normalise(images[100:116])

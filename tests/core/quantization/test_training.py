@@ -7,22 +7,17 @@ import torch
 from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
-from core.data.image_sets import ImageSet
+from core.data.image_sets import ImageSet, check_images
 from core.errors import CoreError, DataError
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.training import (
-    QuantizationTraining,
-    check_images,
-    distillation_loss,
-    feature_loss,
-    first_not_finite,
-    learning_rate_factor,
-)
-from core.reporting import Silent
+from core.quantization.divergence import first_not_finite
+from core.quantization.losses import distillation_loss, feature_loss
+from core.quantization.training import QuantizationTraining, learning_rate_factor
+from core.reporting import NullReporter
 
 
-class Notes(Silent):
-    """Keeps what is announced."""
+class Notes(NullReporter):
+    """Keeps the records."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, str, int, dict]] = []
@@ -32,24 +27,23 @@ class Notes(Silent):
 
 
 def config(**changes) -> TrainingConfig:
-    """The paper's loss, and nothing averaged, unless a test says otherwise."""
+    """The paper's loss, without a moving average, unless a test changes it."""
     values = {
         "weight_bits": 4,
         "activation_bits": 4,
         "steps": 4,
-        "batch_size": 16,
+        "training_batch_size": 16,
         "crop_padding": 1,
-        "device": "cpu",
         "training_lr": 1e-3,
         "alpha_ce": 1.0,
         "alpha_feature": 0.0,
-        "averaging": 0.0,
+        "ema_decay": 0.0,
     }
     return TrainingConfig(**{**values, **changes})
 
 
-def run(model, images, **changes) -> QuantizationTraining:
-    training = QuantizationTraining(model, images, config(**changes))
+def run(model, images, seed=0, **changes) -> QuantizationTraining:
+    training = QuantizationTraining(model, images, config(**changes), seed)
     while not training.finished:
         training.step()
     return training
@@ -67,7 +61,7 @@ def test_distillation_loss_by_hand():
     torch.testing.assert_close(distillation_loss(*pairs, 1.0), torch.tensor(divergence / 2))
 
 
-def test_distillation_loss_pulls_the_student_to_the_teacher():
+def test_gradient_of_the_distillation_loss():
     # d/d logits of T^2 KL is T (p_student - p_teacher), over the batch
     student = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     teacher = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
@@ -125,7 +119,7 @@ def test_the_weight_scale_is_learned_by_lsq_only(small, small_images):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_fused_optimizer_takes_the_steps_of_the_plain_one(small, small_images, optimizer):
-    """Which it does only where gradients lie in memory as the weights do."""
+    """This needs gradients with the memory format of the weights."""
     fused, plain = (QuantizationTraining(small, small_images, config(training_optimizer=optimizer)) for _ in range(2))
     for group in plain.optimizer.param_groups:
         assert group["fused"]
@@ -143,11 +137,11 @@ def test_fused_optimizer_takes_the_steps_of_the_plain_one(small, small_images, o
 def test_same_seed_same_bits(small, small_images, method):
     first, second = (run(small, small_images, range=method).student.state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    other = run(small, small_images, range=method, quantization_seed=1).student.state_dict()
+    other = run(small, small_images, range=method, seed=1).student.state_dict()
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-def test_randomness_of_the_rest_is_left_alone(small, small_images):
+def test_global_random_state_stays_unchanged(small, small_images):
     state = torch.get_rng_state()
     run(small, small_images)
     assert torch.equal(torch.get_rng_state(), state)
@@ -156,8 +150,8 @@ def test_randomness_of_the_rest_is_left_alone(small, small_images):
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_loss_falls(small, small_images, method):
     notes = Notes()
-    knobs = config(weight_bits=3, activation_bits=3, range=method, steps=40, batch_size=64, crop_padding=0, training_flip=False)
-    training = QuantizationTraining(small, small_images, knobs, "mi-fgsm W3A3", notes)
+    knobs = config(weight_bits=3, activation_bits=3, range=method, steps=40, training_batch_size=64, crop_padding=0, training_flip=False)
+    training = QuantizationTraining(small, small_images, knobs, series="mi-fgsm W3A3", reporter=notes)
     while not training.finished:
         training.step()
     assert [record[:3] for record in notes.records] == [("training", "mi-fgsm W3A3", step) for step in range(1, 41)]
@@ -170,7 +164,7 @@ def test_loss_falls(small, small_images, method):
 
 def test_distillation_alone_restores_agreement(small, small_images):
     notes = Notes()
-    knobs = config(weight_bits=2, activation_bits=4, alpha_ce=0.0, steps=60, batch_size=64, crop_padding=0, training_flip=False)
+    knobs = config(weight_bits=2, activation_bits=4, alpha_ce=0.0, steps=60, training_batch_size=64, crop_padding=0, training_flip=False)
     training = QuantizationTraining(small, small_images, knobs, reporter=notes)
     while not training.finished:
         training.step()
@@ -179,9 +173,9 @@ def test_distillation_alone_restores_agreement(small, small_images):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_training_at_8_bits_does_no_harm(small, small_images, method):
+def test_training_at_8_bits_stays_close_to_the_teacher(small, small_images, method):
     notes = Notes()
-    knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, batch_size=64, alpha_ce=0.0, crop_padding=0)
+    knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, training_batch_size=64, alpha_ce=0.0, crop_padding=0)
     training = QuantizationTraining(small, small_images, knobs, reporter=notes)
     images = small.normalise(small_images.images)
     with torch.no_grad():
@@ -206,10 +200,10 @@ def test_zero_steps_stops_after_calibration(small, small_images):
     assert (summary["steps"], summary["quantized_layers"], summary["quantized_activations"], summary["note"]) == (0, 3, 2, "")
 
 
-def test_every_image_comes_once_before_any_comes_again(small, small_images):
+def test_every_image_is_used_once_before_any_is_used_again(small, small_images):
     marked = ImageSet(torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 3, 8, 8).contiguous(), small_images.labels)
-    training = QuantizationTraining(small, marked, config(steps=8, batch_size=24, crop_padding=4))
-    batches = [training._next_batch()[0] for _ in range(6)]
+    training = QuantizationTraining(small, marked, config(steps=8, training_batch_size=24, crop_padding=4))
+    batches = [training.source.batch(step, training.teacher, training.student)[0] for step in range(6)]
     assert [len(batch) for batch in batches] == [24, 24, 16] * 2
     for order in (batches[:3], batches[3:]):
         pixels = small.denormalise(torch.cat(order))[:, 0, 0, 0]
@@ -218,13 +212,13 @@ def test_every_image_comes_once_before_any_comes_again(small, small_images):
 
 def test_few_images(small, small_images):
     few = ImageSet(small_images.images[:3], small_images.labels[:3])
-    assert run(small, few, steps=3, batch_size=64).step_count == 3
+    assert run(small, few, steps=3, training_batch_size=64).step_count == 3
 
 
 def test_images_of_another_size(small, small_images):
-    with pytest.raises(DataError, match="10 x 8 pixels: allowed is 8 x 8 for small"):
+    with pytest.raises(DataError, match="images must be 8 x 8 pixels for small, got 10 x 8"):
         check_images(small, ImageSet(torch.zeros(4, 3, 10, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)))
-    with pytest.raises(DataError, match="8 x 16 pixels"):
+    with pytest.raises(DataError, match="got 8 x 16"):
         QuantizationTraining(small, ImageSet(torch.zeros(4, 3, 8, 16, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)), config())
 
 
@@ -232,7 +226,7 @@ def test_images_of_another_size(small, small_images):
 def test_label_outside_the_classes(small, small_images, label):
     labels = small_images.labels.clone()
     labels[5] = label
-    with pytest.raises(DataError, match=f"label is {label}: allowed are 0 to 3"):
+    with pytest.raises(DataError, match=f"labels must be 0 to 3, .*got {label}"):
         check_images(small, ImageSet(small_images.images, labels))
 
 
@@ -246,18 +240,18 @@ def test_loss_that_is_not_a_number(small, small_images):
     weight = training.student.conv1.weight.detach().clone()
     with torch.no_grad():
         training.student.output.bias.fill_(float("nan"))
-    with pytest.raises(CoreError, match="loss is nan at step 1 .*finite"):
+    with pytest.raises(CoreError, match="^training loss must be finite, got nan at step 1 of W4A4, first in output; try"):
         training.step()
     assert torch.equal(training.student.conv1.weight.detach(), weight)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_weights_that_have_run_away(small, small_images, method, value):
+def test_weights_that_have_diverged(small, small_images, method, value):
     training = QuantizationTraining(small, small_images, config(range=method))
     with torch.no_grad():
         training.student.conv2.weight[0] = value
-    # a fixed range may clip them away, so that the step succeeds; where it fails it must fail as our own error
+    # a fixed range may clip them, so that the step succeeds; if it fails, it must raise our own error
     with suppress(CoreError):
         training.step()
 
@@ -283,15 +277,15 @@ def test_training_ends_with_the_moving_average_of_its_parameters(small, small_im
     expected = training.student.state_dict()[name].clone()
     while not training.finished:
         plain = {}
-        original = training._average_parameters
+        original = training._average.update
 
-        def look(original=original, plain=plain):
+        def look(step, original=original, plain=plain):
             plain[name] = training.student.state_dict()[name].clone()
-            original()
+            original(step)
 
-        training._average_parameters = look
+        training._average.update = look
         training.step()
-        training._average_parameters = original
+        training._average.update = original
         decay = min(0.5, training.step_count / (training.step_count + 10))
         expected = decay * expected + (1 - decay) * plain[name]
     assert not torch.equal(training.student.state_dict()[name], plain[name])
@@ -310,7 +304,7 @@ def test_feature_loss_and_its_gradient_against_torch(layout):
     generator = torch.Generator().manual_seed(4)
     shapes = [(3, 4, 5, 6), (3, 8, 2, 2), (2, 1, 1, 1)]
     student, teacher = ([torch.randn(shape, generator=generator).to(memory_format=layout) for shape in shapes] for _ in range(2))
-    teacher[2].zero_()  # nothing to be relative to
+    teacher[2].zero_()  # the denominator is clamped
     results = []
     for dtype, ours in ((torch.float32, True), (torch.float64, False)):
         leaves = [s.detach().clone().to(dtype).requires_grad_() for s in student]
@@ -324,7 +318,7 @@ def test_feature_loss_and_its_gradient_against_torch(layout):
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
     leaf = student[0].requires_grad_()
     (gradient,) = torch.autograd.grad(feature_loss([leaf], [teacher[0]]), leaf)
-    assert gradient.stride() == leaf.stride()  # in the order in which the layers before it work
+    assert gradient.stride() == leaf.stride()  # the memory format in which the earlier layers work
 
 
 def test_feature_loss_takes_part_with_its_weight(small, small_images):
@@ -338,16 +332,16 @@ def test_feature_loss_takes_part_with_its_weight(small, small_images):
     assert not any(module._forward_hooks for module in small.network.modules())
 
 
-# going on
+# resuming
 
 
-@pytest.mark.parametrize("averaging", [0.0, 0.9])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("method", RANGE_METHODS)
 @pytest.mark.parametrize("at", [0, 3, 6])
-def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, optimizer, averaging, at):
-    """By way of a file, as in a run; 24 of 64 images a batch, so that an order is used up on the way."""
-    knobs = config(range=method, training_optimizer=optimizer, ema_decay=averaging, steps=6, batch_size=24, alpha_feature=0.5)
+def test_resumed_training_has_the_same_bits(small, small_images, tmp_path, method, optimizer, decay, at):
+    """Through a file, as in a run; 24 of 64 images per batch, so that a second order begins."""
+    knobs = config(range=method, training_optimizer=optimizer, ema_decay=decay, steps=6, training_batch_size=24, alpha_feature=0.5)
     whole = QuantizationTraining(small, small_images, knobs)
     while not whole.finished:
         whole.step()
@@ -356,7 +350,7 @@ def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, o
         first.step()
     torch.save(first.state(), tmp_path / "state.pt")
     if not first.finished:
-        first.step()  # which is lost
+        first.step()  # lost in the interruption
     notes = Notes()
     second = QuantizationTraining(small, small_images, knobs, reporter=notes)
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -372,7 +366,7 @@ def test_state_goes_on_to_the_same_bits(small, small_images, tmp_path, method, o
         assert torch.equal(whole.student(images), second.student(images))
 
 
-# numbers that are none
+# infinity and NaN
 
 
 def test_first_module_that_is_not_finite(small, small_images):
@@ -386,36 +380,38 @@ def test_first_module_that_is_not_finite(small, small_images):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_layer_and_step_of_what_runs_away(small, small_images, method):
-    """Also where it is the range that refuses, before there is a loss, or a fixed range that clips it away, so that the loss is fine."""
-    training = QuantizationTraining(small, small_images, config(range=method), "adam W4A4")
+def test_error_names_layer_and_step(small, small_images, method):
+    """Also if a range is not finite before there is a loss, or if a fixed range clips the values, so that the loss is finite."""
+    training = QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
     training.step()
     with torch.no_grad():
         # values beyond a fixed range are clipped, infinite ones too
         training.student.bn1.bias[0] = float("inf" if method == "mse" else "nan")
-    where = r"^bn1.bias is not finite after step 2 of adam W4A4" if method == "mse" else r" at step 2 of adam W4A4, first in bn1: allowed"
+    where = r"^parameters must be finite, got infinity or NaN in bn1.bias after step 2 of adam W4A4; try a smaller training_lr$"
+    if method != "mse":
+        where = r" must be finite, got .* at step 2 of adam W4A4, first in bn1; try a smaller training_lr$"
     with pytest.raises(CoreError, match=where):
         training.step()
 
 
 def test_weights_whose_range_is_not_finite(small, small_images):
-    training = QuantizationTraining(small, small_images, config(range="minmax"), "adam W4A4")
+    training = QuantizationTraining(small, small_images, config(range="minmax"), series="adam W4A4")
     with torch.no_grad():
         training.student.conv2.weight[0] = float("nan")
-    with pytest.raises(CoreError, match=r"a range is not finite at step 1 of adam W4A4, first in conv2: allowed"):
+    with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* at step 1 of adam W4A4, first in conv2; try"):
         training.step()
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_calibration_names_the_layer(small, small_images, method):
     small.network.bn1.running_mean[0] = float("nan")
-    with pytest.raises(CoreError, match=r"a range is not finite in the calibration of adam W4A4, first in bn1: allowed"):
-        QuantizationTraining(small, small_images, config(range=method), "adam W4A4")
+    with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* in the calibration of adam W4A4, first in bn1$"):
+        QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
 
 
-def test_last_step_that_runs_away(small, small_images):
-    """The loss of the last step says nothing of what that step did."""
-    training = QuantizationTraining(small, small_images, config(steps=1), "adam W4A4")
+def test_last_step_that_diverges(small, small_images):
+    """A finite loss does not guarantee finite parameters after the step."""
+    training = QuantizationTraining(small, small_images, config(steps=1), series="adam W4A4")
     step = training.optimizer.step
 
     def too_far():
@@ -424,12 +420,15 @@ def test_last_step_that_runs_away(small, small_images):
             training.student.conv2.weight[0] = float("inf")
 
     training.optimizer.step = too_far
-    with pytest.raises(CoreError, match=r"conv2.weight is not finite after step 1 of adam W4A4: allowed"):
+    with pytest.raises(
+        CoreError,
+        match=r"^parameters must be finite, got .* in conv2.weight after step 1 of adam W4A4; try",
+    ):
         training.step()
 
 
-def test_what_drops_at_random_does_not_while_training(small, small_images):
-    """Where the network cannot be traced, its own modules run, and only the quantizers may be in training mode."""
+def test_dropout_is_off_during_training(small, small_images):
+    """In a network that cannot be traced, its own modules run, and only the quantizers may be in training mode."""
     seen = []
 
     class Watching(nn.Module):

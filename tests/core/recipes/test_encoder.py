@@ -138,6 +138,6 @@ def test_same_seed_same_encoder(tmp_path):
 
 
 def test_fewer_images_than_a_batch(tmp_path):
-    with pytest.raises(DataError, match="8 images: allowed is at least one batch of 9"):
+    with pytest.raises(DataError, match="must have at least one batch of 9 images, got 8"):
         train_encoder(colour_images(), ["cat", "dog"], EncoderTrainingConfig(batch_size=9), tmp_path / "encoder", "")
     assert not (tmp_path / "encoder").exists()

@@ -1,4 +1,4 @@
-"""Turning knobs while a run works, and turning them again in a replay."""
+"""Changing live values while a run works, and replaying the changes."""
 
 import threading
 import time
@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 
-from core.config import LIVE_KNOBS, GenerationConfig
+from core.config import GenerationConfig, live_knobs
 from core.errors import ConfigError, RunStopped, UnknownNameError
-from core.generation.loop import Synthesis, synthesise
-from core.reporting import Silent
-from core.runs.control import LiveControl, Replay
+from core.generation.loop import GenerationLoop, synthesise
+from core.reporting import NullReporter
+from core.runs.control import LocalControl, ReplayControl
 
 
 def wait_until(condition, seconds=5.0):
@@ -21,17 +21,17 @@ def wait_until(condition, seconds=5.0):
 
 
 class Engine:
-    """A thread that counts its passes through the checkpoint."""
+    """A thread that counts how often it passes the pause point."""
 
-    def __init__(self, live):
-        self.live, self.passed, self.error = live, 0, None
+    def __init__(self, control):
+        self.control, self.passed, self.error = control, 0, None
         self.thread = threading.Thread(target=self.work, daemon=True)
         self.thread.start()
 
     def work(self):
         try:
             while True:
-                self.live.checkpoint()
+                self.control.pause_point()
                 self.passed += 1
                 time.sleep(0.001)
         except RunStopped as error:
@@ -48,8 +48,8 @@ def rests():
 
 
 @pytest.fixture
-def live(rests):
-    control = LiveControl(on_pause=rests.append)
+def control(rests):
+    control = LocalControl(on_pause=rests.append)
     yield control
     control.stop()
 
@@ -58,89 +58,89 @@ def live(rests):
 
 
 def test_untouched_knobs_are_absent():
-    assert LiveControl().values("adam", 0) == {}
+    assert LocalControl().values("adam", 0) == {}
 
 
 def test_values_hold_for_their_methods_only():
-    live = LiveControl()
-    live.set("epsilon", 0.5, ["mi-fgsm"])
-    live.set("beta", 2, ["mi-fgsm", "adam"])
-    live.set("epsilon", 0.25, ["mi-fgsm"])
-    assert live.values("mi-fgsm", 3) == {"epsilon": 0.25, "beta": 2}
-    assert live.values("adam", 3) == {"beta": 2}
-    live.values("adam", 3)["beta"] = 9
-    assert live.values("adam", 3) == {"beta": 2}
+    control = LocalControl()
+    control.set("epsilon", 0.5, ["mi-fgsm"])
+    control.set("beta", 2, ["mi-fgsm", "adam"])
+    control.set("epsilon", 0.25, ["mi-fgsm"])
+    assert control.values("mi-fgsm", 3) == {"epsilon": 0.25, "beta": 2}
+    assert control.values("adam", 3) == {"beta": 2}
+    control.values("adam", 3)["beta"] = 9
+    assert control.values("adam", 3) == {"beta": 2}
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.1, float("nan"), float("inf"), True, "0.5", None])
 def test_value_outside_its_range_is_refused_and_changes_nothing(value):
-    live = LiveControl()
-    live.set("epsilon", 0.5, ["adam"])
-    with pytest.raises(ConfigError, match="^epsilon is .*allowed is"):
-        live.set("epsilon", value, ["adam"])
-    assert live.values("adam", 0) == {"epsilon": 0.5}
+    control = LocalControl()
+    control.set("epsilon", 0.5, ["adam"])
+    with pytest.raises(ConfigError, match="^epsilon must be .*0 to 2, got "):
+        control.set("epsilon", value, ["adam"])
+    assert control.values("adam", 0) == {"epsilon": 0.5}
 
 
 @pytest.mark.parametrize("name", ["images", "seed", "model", "nonsense", ""])
 def test_other_knobs_are_refused(name):
     with pytest.raises(UnknownNameError, match=f"unknown live knob '{name}': must be one of epsilon, mu"):
-        LiveControl().set(name, 1, ["adam"])
+        LocalControl().set(name, 1, ["adam"])
 
 
-@pytest.mark.parametrize("name", LIVE_KNOBS)
+@pytest.mark.parametrize("name", live_knobs(GenerationConfig))
 def test_every_live_knob_can_be_set(name):
-    live = LiveControl()
-    live.set(name, 0.125, ["adam"])
-    assert live.values("adam", 0) == {name: 0.125}
+    control = LocalControl()
+    control.set(name, 0.125, ["adam"])
+    assert control.values("adam", 0) == {name: 0.125}
 
 
 # pause, step, resume, stop
 
 
-def test_runs_freely_at_first(live):
-    engine = Engine(live)
+def test_runs_freely_at_first(control):
+    engine = Engine(control)
     wait_until(lambda: engine.passed > 10)
-    assert not live.paused
-    assert not live.stopping
+    assert not control.paused
+    assert not control.stopping
 
 
-def test_pause_rests_until_resume(live, rests):
-    engine = Engine(live)
-    live.pause()
+def test_pause_rests_until_resume(control, rests):
+    engine = Engine(control)
+    control.pause()
     wait_until(lambda: rests == [True])
     at = engine.passed
     time.sleep(0.05)
     assert engine.passed == at
-    assert live.paused
-    live.resume()
+    assert control.paused
+    control.resume()
     wait_until(lambda: engine.passed > at + 10)
     assert rests == [True, False]
-    assert not live.paused
+    assert not control.paused
 
 
-def test_rest_is_announced_only_when_it_is_real(live, rests):
-    live.pause()
-    assert rests == []  # nobody has come to a checkpoint
-    Engine(live)
+def test_rest_is_announced_only_when_it_is_real(control, rests):
+    control.pause()
+    assert rests == []  # no pause point was reached
+    Engine(control)
     wait_until(lambda: rests == [True])
 
 
-def test_step_passes_exactly_once(live, rests):
-    live.pause()
-    engine = Engine(live)
+def test_step_passes_exactly_once(control, rests):
+    control.pause()
+    engine = Engine(control)
     wait_until(lambda: rests == [True])
     for count in (1, 2, 3):
-        live.step()
+        control.step()
         wait_until(lambda count=count: engine.passed == count)
         time.sleep(0.02)
         assert engine.passed == count
-    assert rests == [True]  # a step is taken within the pause
-    live.resume()
+    assert rests == [True]  # a step does not end the pause
+    control.resume()
     wait_until(lambda: rests == [True, False])
 
 
-def test_pause_while_going_on_waits_for_others(live):
-    """Going on may block, as others may be computing; whoever pauses or stops meanwhile is heard."""
+def test_pause_while_waiting_to_continue(control):
+    """Continuing may block while other runs are computed. A pause or stop in the meantime takes effect."""
     heard, free = [], threading.Event()
 
     def on_pause(paused):
@@ -148,18 +148,18 @@ def test_pause_while_going_on_waits_for_others(live):
         if not paused:
             free.wait(10)
 
-    live = LiveControl(on_pause)
-    live.pause()
-    engine = Engine(live)
+    control = LocalControl(on_pause)
+    control.pause()
+    engine = Engine(control)
     wait_until(lambda: heard == [True])
-    live.resume()
+    control.resume()
     wait_until(lambda: heard == [True, False])
     assert engine.passed == 0
-    live.pause()
+    control.pause()
     free.set()
     wait_until(lambda: heard == [True, False, True])
     assert engine.passed == 0
-    live.stop()
+    control.stop()
     wait_until(lambda: engine.error is not None)
 
 
@@ -182,68 +182,68 @@ PAST = [
     ],
 )
 def test_resumed_run_turns_again_what_was_turned(method, step, values):
-    assert LiveControl(past=PAST).values(method, step) == values
+    assert LocalControl(past=PAST).values(method, step) == values
 
 
 def test_what_is_turned_anew_holds_over_what_was_turned_before():
-    live = LiveControl(past=PAST)
-    live.set("epsilon", 0.1, ["mi-fgsm"])
-    assert live.values("mi-fgsm", 1) == {"epsilon": 0.1}
-    assert live.values("mi-fgsm", 9) == {"epsilon": 0.1, "beta": 2.0}
+    control = LocalControl(past=PAST)
+    control.set("epsilon", 0.1, ["mi-fgsm"])
+    assert control.values("mi-fgsm", 1) == {"epsilon": 0.1}
+    assert control.values("mi-fgsm", 9) == {"epsilon": 0.1, "beta": 2.0}
 
 
-def test_steps_add_up(live, rests):
-    live.pause()
-    engine = Engine(live)
+def test_steps_add_up(control, rests):
+    control.pause()
+    engine = Engine(control)
     wait_until(lambda: rests == [True])
     for _ in range(5):
-        live.step()
+        control.step()
     wait_until(lambda: engine.passed == 5)
     time.sleep(0.02)
     assert engine.passed == 5
 
 
-def test_step_of_a_free_run_brings_it_to_rest(live, rests):
-    engine = Engine(live)
+def test_step_of_a_free_run_brings_it_to_rest(control, rests):
+    engine = Engine(control)
     wait_until(lambda: engine.passed > 3)
-    live.step()
+    control.step()
     wait_until(lambda: rests == [True])
     at = engine.passed
     time.sleep(0.02)
     assert engine.passed == at
 
 
-def test_resume_forgets_steps(live, rests):
-    live.step()
-    live.step()
-    live.resume()
-    live.pause()
-    engine = Engine(live)
+def test_resume_forgets_steps(control, rests):
+    control.step()
+    control.step()
+    control.resume()
+    control.pause()
+    engine = Engine(control)
     wait_until(lambda: rests == [True])
     assert engine.passed == 0
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_stop_ends_at_the_next_checkpoint(live, rests, paused):
+def test_stop_ends_at_the_next_pause_point(control, rests, paused):
     if paused:
-        live.pause()
-    engine = Engine(live)
+        control.pause()
+    engine = Engine(control)
     wait_until(lambda: rests == [True] if paused else engine.passed > 3)
-    live.stop()
+    control.stop()
     assert engine.ended()
     assert isinstance(engine.error, RunStopped)
-    assert live.stopping
+    assert control.stopping
     with pytest.raises(RunStopped):
-        live.checkpoint()
-    live.resume()
-    with pytest.raises(RunStopped):  # a stop is for good
-        live.checkpoint()
+        control.pause_point()
+    control.resume()
+    with pytest.raises(RunStopped):  # a stop is final
+        control.pause_point()
 
 
-def test_stop_before_the_first_checkpoint(live):
-    live.stop()
+def test_stop_before_the_first_pause_point(control):
+    control.stop()
     with pytest.raises(RunStopped):
-        live.checkpoint()
+        control.pause_point()
 
 
 # replay
@@ -251,8 +251,8 @@ def test_stop_before_the_first_checkpoint(live):
 CONFIG = GenerationConfig(images=12, snapshots=2, iterations=6, batch_size=3, burn_in=0.0, max_shift=1)
 
 
-class Turned(LiveControl):
-    """Someone turns knobs at known steps: {step: [(name, value)]}."""
+class Turned(LocalControl):
+    """Sets live values at known steps: {step: [(name, value)]}."""
 
     def __init__(self, turns):
         super().__init__()
@@ -268,11 +268,11 @@ TURNS = {2: [("epsilon", 0.3)], 4: [("mu", 0.25), ("beta", 3)], 7: [("epsilon", 
 
 
 def test_replay_gives_the_same_bits(small):
-    turned, _ = synthesise(small, CONFIG, live=Turned(TURNS))
+    turned, _ = synthesise(small, CONFIG, control=Turned(TURNS))
     plain, _ = synthesise(small, CONFIG)
     changes = turned.manifest["changes"]
     assert [(c["step"], c["name"], c["value"]) for c in changes] == [(s, n, v) for s, turns in TURNS.items() for n, v in turns]
-    again, _ = synthesise(small, CONFIG, live=Replay(changes))
+    again, _ = synthesise(small, CONFIG, control=ReplayControl(changes))
     assert torch.equal(again.images, turned.images)
     assert torch.equal(again.labels, turned.labels)
     assert again.manifest["changes"] == changes
@@ -280,48 +280,47 @@ def test_replay_gives_the_same_bits(small):
 
 
 def test_replay_of_adam(small):
-    config = GenerationConfig(**{**CONFIG.to_dict(), "optimizer": "adam"})
-    turned, _ = synthesise(small, config, live=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
-    again, _ = synthesise(small, config, live=Replay(turned.manifest["changes"]))
+    turned, _ = synthesise(small, CONFIG, "adam", control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesise(small, CONFIG, "adam", control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
-    assert not torch.equal(again.images, synthesise(small, config)[0].images)
+    assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
 
-def test_value_that_is_turned_back_is_recorded_and_replayed(small):
+def test_value_that_is_set_back_is_recorded_and_replayed(small):
     turns = {2: [("epsilon", 0.3)], 5: [("epsilon", CONFIG.epsilon)]}
-    turned, _ = synthesise(small, CONFIG, live=Turned(turns))
+    turned, _ = synthesise(small, CONFIG, control=Turned(turns))
     assert [change["value"] for change in turned.manifest["changes"]] == [0.3, CONFIG.epsilon]
-    again, _ = synthesise(small, CONFIG, live=Replay(turned.manifest["changes"]))
+    again, _ = synthesise(small, CONFIG, control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
 
 
-def test_replay_says_what_held_at_each_step():
+def test_replay_returns_the_values_of_each_step():
     changes = [
         {"step": 7, "name": "epsilon", "value": 0.1},
         {"step": 2, "name": "epsilon", "value": 0.3},
         {"step": 4, "name": "mu", "value": 0.5},
     ]
-    replay = Replay(changes)
+    replay = ReplayControl(changes)
     assert replay.values("any", 1) == {}
     assert replay.values("any", 2) == replay.values("any", 3) == {"epsilon": 0.3}
     assert replay.values("any", 4) == {"epsilon": 0.3, "mu": 0.5}
     assert replay.values("any", 7) == {"epsilon": 0.1, "mu": 0.5}
-    replay.checkpoint()
+    replay.pause_point()
 
 
 def test_change_takes_effect_at_the_very_next_iteration(small):
-    """With mu = 0 and without schedule every pixel that is not at its bound moves by exactly epsilon."""
+    """With mu = 0 and a constant schedule, every pixel that is not at its bound changes by exactly epsilon."""
     config = GenerationConfig(
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
     )
-    live = LiveControl()
-    method = Synthesis(small, config, Silent(), live)
+    control = LocalControl()
+    method = GenerationLoop(small, config, reporter=NullReporter(), control=control)
     for step, epsilon in enumerate((0.01, 0.07, 0.07, 0.0)):
         if step in (1, 3):
-            live.set("epsilon", epsilon, ["mi-fgsm"])
-        before = method.images.detach().clone()
+            control.set("epsilon", epsilon, ["mi-fgsm"])
+        before = method.source.current().detach().clone()
         method.step()
-        moved = (method.images.detach() - before).abs()
+        moved = (method.source.current().detach() - before).abs()
         inner = (before > -1.9) & (before < 1.9)
         assert moved[inner].unique().tolist() == pytest.approx([epsilon] * len(moved[inner].unique()), abs=1e-6)
     assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
@@ -329,7 +328,7 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
 
 def test_replay_of_a_runs_changes_keeps_the_methods_apart():
     changes = [{"method": "mi-fgsm", "step": 2, "name": "beta", "value": 3.0}, {"method": "adam", "step": 2, "name": "beta", "value": 0.5}]
-    replay = Replay(changes)
+    replay = ReplayControl(changes)
     assert replay.values("mi-fgsm", 2) == {"beta": 3.0}
     assert replay.values("adam", 2) == {"beta": 0.5}
     assert replay.values("another", 2) == {}

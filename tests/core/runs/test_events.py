@@ -1,4 +1,4 @@
-"""What the engine announces arrives in the store; pictures at most two a second and method, besides those to keep."""
+"""The StoreReporter writes announcements to the store, and at most two frames per second and method unless they must be kept."""
 
 import numpy as np
 import pytest
@@ -59,15 +59,15 @@ def test_figures_arrive(store, run_id, reporter):
 
 def test_pictures_arrive(store, run_id, reporter):
     reporter.images("adam", pictures(3), True)
-    frame = store.frame(run_id, "adam", 3)
+    frame = store.frames.read(run_id, "adam", 3)
     assert frame.step == 3
     assert frame.images.tolist() == pictures(3).images.tolist()
     assert frame.labels.tolist() == [7, 1]
     reporter.images("adam", pictures(4), False)
-    assert store.frame_steps(run_id, "adam") == [3]
-    assert store.frame(run_id, "adam").step == 4
+    assert store.frames.steps(run_id, "adam") == [3]
+    assert store.frames.read(run_id, "adam").step == 4
     reporter.running_statistics(RunningStatistics([1, 2], np.float32([1, 2, 3]), np.float32([4, 5, 6])))
-    assert store.running_statistics(run_id).variances.tolist() == [4, 5, 6]
+    assert store.frames.running_statistics(run_id).variances.tolist() == [4, 5, 6]
 
 
 def test_at_most_two_pictures_a_second_and_method(reporter, clock):
@@ -97,4 +97,4 @@ def test_methods_are_seen_at_the_same_steps(reporter, clock):
 def test_kept_pictures_are_written_however_soon(store, run_id, reporter, clock):
     for step in (1, 2, 3):
         reporter.images("adam", pictures(step), True)
-    assert store.frame_steps(run_id, "adam") == [1, 2, 3]
+    assert store.frames.steps(run_id, "adam") == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""A run from its place in the line to its end, in the thread that calls."""
+"""One run from its place in the queue to its end, in the calling thread."""
 
 import json
 import signal
@@ -12,11 +12,12 @@ import pytest
 import core.pipeline
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, CoreError, RunError, RunStopped
-from core.reporting import Silent, Untouched
+from core.reporting import NoControl, NullReporter
 from core.runs import execution
-from core.runs.execution import AT_ONCE_VARIABLE, cause, perform, runs_at_once, wait_for_turn
+from core.runs.database import DATABASE
+from core.runs.execution import AT_ONCE_VARIABLE, describe_error, perform, runs_at_once, wait_for_turn
 from core.runs.state import RunState
-from core.runs.store import DATABASE, RunStore
+from core.runs.store import RunStore
 
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu", threads=1),
@@ -36,7 +37,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Instead of computing: notes what it is asked for, and does what the test puts into `does`."""
+    """Replaces the computation: notes the calls, and executes what the test puts into `does`."""
 
     class Computed(list):
         does = staticmethod(lambda: {"done": True})
@@ -52,7 +53,7 @@ def computed(monkeypatch):
 
 
 def go(store, run_id, **options):
-    return perform(store, run_id, Silent(), Untouched(), **options)
+    return perform(store, run_id, NullReporter(), NoControl(), **options)
 
 
 def test_run_is_computed_with_its_settings_and_complete(store, computed):
@@ -60,7 +61,7 @@ def test_run_is_computed_with_its_settings_and_complete(store, computed):
     computed.does = lambda: order.append(store.run(run_id).state) or {"done": True}
     assert go(store, run_id, finish=lambda: order.append(store.run(run_id).state)) == {"done": True}
     assert computed == [(CONFIG, store.run_folder(run_id))]
-    assert order == [RunState.RUNNING, RunState.RUNNING]  # what is done at the end is done before it counts as the end
+    assert order == [RunState.RUNNING, RunState.RUNNING]  # `finish` is called before the run counts as complete
     assert store.run(run_id).state is RunState.COMPLETE
 
 
@@ -96,7 +97,7 @@ def test_whatever_ends_a_run_is_written_down_and_raised(store, computed, error, 
 
 
 def test_full_disk_is_named_and_how_to_go_on(store):
-    text = cause(OSError(28, "No space left on device"), store)
+    text = describe_error(OSError(28, "No space left on device"), store)
     assert str(store.folder) in text
     assert "resume" in text
 
@@ -112,9 +113,9 @@ def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(sto
             connection.execute("UPDATE run SET config = ? WHERE id = ?", (text, odd))
         assert [run.id for run in store.runs()] == [good, odd]
         shown = store.run(odd)
-        assert "cannot be read by this version" in shown.error
+        assert "this version cannot read the settings" in shown.error
         assert "\n" not in shown.error
-        with pytest.raises(ConfigError, match="allowed"):
+        with pytest.raises(ConfigError, match="must be"):
             store.config(odd)
         store.resume(odd)
         with pytest.raises(ConfigError):
@@ -134,7 +135,7 @@ def test_at_once(monkeypatch):
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", " 2", "1025", "²", "9" * 5000])
 def test_bad_number_at_once(monkeypatch, text):
     monkeypatch.setenv(AT_ONCE_VARIABLE, text)
-    with pytest.raises(ConfigError, match="RUNS_AT_ONCE is .*allowed is a whole number, 1 to 1024"):
+    with pytest.raises(ConfigError, match="RUNS_AT_ONCE must be a whole number, 1 to 1024, got "):
         runs_at_once()
 
 
@@ -173,7 +174,7 @@ def test_stop_while_waiting(store, computed):
     assert computed == []
 
 
-def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
+def test_dead_runs_ahead_are_marked(store, computed, monkeypatch):
     monkeypatch.setattr(execution, "_SECONDS_BETWEEN_CENSUSES", 0.1)
     dead = RunStore(store.folder)
     theirs = dead.create(CONFIG, "")
@@ -182,8 +183,8 @@ def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
     done = threading.Thread(target=go, args=(store, mine), daemon=True)
     done.start()
     done.join(0.6)
-    assert done.is_alive()  # its process lives
-    dead._me._lock.release()  # as the system does when a process is killed
+    assert done.is_alive()  # its process is alive
+    dead.database.process._lock.release()  # as the operating system does when it kills a process
     done.join(10)
     assert not done.is_alive()
     assert store.run(theirs).state is RunState.INTERRUPTED
@@ -192,7 +193,7 @@ def test_dead_ones_before_it_are_buried(store, computed, monkeypatch):
 
 
 def test_run_that_is_another_process_is_not_computed_twice(store, computed):
-    """Both claim an interrupted run; the one that comes second is refused, in many rounds."""
+    """Two processes resume an interrupted run at the same time, in many rounds. The second is refused."""
     others = [RunStore(store.folder) for _ in range(2)]
     for _ in range(10):
         run_id = store.create(CONFIG, "")
@@ -213,7 +214,7 @@ def test_run_that_is_another_process_is_not_computed_twice(store, computed):
         for thread in threads:
             thread.join()
         assert len(got) == len(refused) == 1
-        assert "is queued: allowed" in refused[0]
+        assert "to be resumed, but is queued" in refused[0]
         assert store.run(run_id).attempt == 2
     for other in others:
         other.close()
@@ -224,7 +225,7 @@ def test_interrupt_from_the_keyboard_while_waiting(store):
     mine = store.create(CONFIG, "")
     main = threading.main_thread().ident
     threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-    # a shell that starts the tests in the background has them ignore SIGINT
+    # a shell that starts the tests in the background makes them ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     try:

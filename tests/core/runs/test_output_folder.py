@@ -1,4 +1,4 @@
-"""A run's results where the command line was asked to put them: whole or not at all."""
+"""Results exported to --out: completely or not at all."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from core.config import RunConfig
 from core.errors import DataError
 from core.files import temporary_copy_path
 from core.runs import output_folder
-from core.runs.output_folder import copy_out
+from core.runs.output_folder import export_results
 from core.runs.store import RunStore
 
 CONTENT = {
@@ -37,7 +37,7 @@ def out(tmp_path):
 
 
 def a_run(store, out, part=""):
-    run = store.run(store.create(RunConfig(), "", out=str(out), part=part))
+    run = store.run(store.create(RunConfig(), "", out=str(out), output_subset=part))
     for name, text in CONTENT.items():
         path = store.run_folder(run.id) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,20 +50,20 @@ def content(folder) -> dict[str, str]:
 
 
 def test_results_and_nothing_else(store, out):
-    copy_out(store, a_run(store, out))
+    export_results(store, a_run(store, out))
     assert content(out) == RESULTS
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_part(store, out):
-    copy_out(store, a_run(store, out, "images/adam"))
+    export_results(store, a_run(store, out, "images/adam"))
     assert content(out) == {"manifest.json": "[1]"}
 
 
 def test_nothing_was_asked_for(store, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     run = a_run(store, "")
-    copy_out(store, run)
+    export_results(store, run)
     assert {path for path in set(tmp_path.rglob("*")) - set(before) if store.run_folder(run.id) not in [path, *path.parents]} <= {
         store.folder / name for name in os.listdir(store.folder)
     }
@@ -71,7 +71,7 @@ def test_nothing_was_asked_for(store, tmp_path):
 
 def test_empty_folder_is_filled(store, out):
     out.mkdir(parents=True)
-    copy_out(store, a_run(store, out))
+    export_results(store, a_run(store, out))
     assert content(out) == RESULTS
 
 
@@ -79,31 +79,31 @@ def test_empty_folder_is_filled(store, out):
 def test_folder_with_something_else_is_left_alone(store, out, name):
     out.mkdir(parents=True)
     (out / name).write_text("mine")
-    with pytest.raises(DataError, match="exists already"):
-        copy_out(store, a_run(store, out))
+    with pytest.raises(DataError, match="already exists"):
+        export_results(store, a_run(store, out))
     assert content(out) == {name: "mine"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_same_copy_is_accepted(store, out):
-    """The run was killed after the copy and before the word that it is complete."""
+    """The run was killed after the copy, before it was marked complete."""
     run = a_run(store, out)
-    copy_out(store, run)
+    export_results(store, run)
     before = (out / "result.json").stat().st_ino
-    copy_out(store, run)
+    export_results(store, run)
     assert (out / "result.json").stat().st_ino == before
 
 
 @pytest.mark.parametrize("change", ["missing", "more", "different"])
 def test_almost_the_same_copy_is_not(store, out, change):
     run = a_run(store, out)
-    copy_out(store, run)
+    export_results(store, run)
     if change == "missing":
         (out / "result.json").unlink()
     else:
         (out / ("more.txt" if change == "more" else "result.json")).write_text("[]")
-    with pytest.raises(DataError, match="exists already"):
-        copy_out(store, run)
+    with pytest.raises(DataError, match="already exists"):
+        export_results(store, run)
 
 
 def test_half_a_copy_that_a_kill_left_is_replaced(store, out):
@@ -111,7 +111,7 @@ def test_half_a_copy_that_a_kill_left_is_replaced(store, out):
     left = temporary_copy_path(out, run.id)
     left.mkdir(parents=True)
     (left / "stale.txt").write_text("half")
-    copy_out(store, run)
+    export_results(store, run)
     assert content(out) == RESULTS
     assert not left.exists()
 
@@ -132,12 +132,12 @@ def test_copy_that_fails_leaves_nothing(store, out, monkeypatch, operation):
     else:
         monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(KeyboardInterrupt if operation == "interrupt" else DataError) as caught:
-        copy_out(store, run)
+        export_results(store, run)
     if operation != "interrupt":
         assert f"{str(out)!r} (" in str(caught.value)
         assert "No space left on device" in str(caught.value)
-        assert "allowed is a folder with room" in str(caught.value)
-    assert not out.parent.exists()  # nor what was made for it
+        assert "must be a writable folder with enough space" in str(caught.value)
+    assert not out.parent.exists()  # its parents are removed too
     monkeypatch.undo()
-    copy_out(store, run)
+    export_results(store, run)
     assert content(out) == RESULTS

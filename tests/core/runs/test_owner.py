@@ -1,4 +1,4 @@
-"""Which process lives: those of the operating system, whatever the clock says."""
+"""Which processes are alive, according to the operating system and independent of the clock."""
 
 import os
 import signal
@@ -43,17 +43,17 @@ sys.stdin.read()
 def test_names_are_distinct_and_live(tmp_path, me):
     second = Owner(tmp_path)
     assert me.name != second.name
-    assert me.lives(me.name)
-    assert me.lives(second.name)
-    assert second.lives(me.name)
+    assert me.is_alive(me.name)
+    assert me.is_alive(second.name)
+    assert second.is_alive(me.name)
     second.close()
-    assert not me.lives(second.name)
+    assert not me.is_alive(second.name)
     assert not (tmp_path / FOLDER / second.name).exists()
 
 
 def test_nobody_is_dead(me):
-    assert not me.lives("")
-    assert not me.lives("nobody")
+    assert not me.is_alive("")
+    assert not me.is_alive("nobody")
 
 
 @pytest.mark.parametrize("shift", [0.0, YEARS, -YEARS])
@@ -62,27 +62,27 @@ def test_process_that_was_killed_is_dead_and_one_that_was_stopped_lives(tmp_path
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + shift)
     os.utime(tmp_path / FOLDER / name, (now() - 2 * YEARS, now() - 2 * YEARS))
-    assert me.lives(name)
+    assert me.is_alive(name)
     os.kill(process.pid, signal.SIGSTOP)
-    me.sweep()
-    assert me.lives(name)
+    me.remove_stale()
+    assert me.is_alive(name)
     os.kill(process.pid, signal.SIGCONT)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(10)
-    assert not me.lives(name)
+    assert not me.is_alive(name)
     assert (tmp_path / FOLDER / name).exists()
-    me.sweep()
+    me.remove_stale()
     assert os.listdir(tmp_path / FOLDER) == [me.name]
 
 
 def test_looking_does_not_seem_like_life(tmp_path, me):
-    """Many look at a dead one at once, and a look takes its lock for a moment."""
+    """Many test a dead process at the same time; each test holds its lock for a moment."""
     dead = Owner(tmp_path)
     dead._lock.release()
     wrong = []
 
     def look():
-        wrong.extend(name for _ in range(50) for name in (dead.name,) if me.lives(name))
+        wrong.extend(name for _ in range(50) for name in (dead.name,) if me.is_alive(name))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
@@ -90,7 +90,7 @@ def test_looking_does_not_seem_like_life(tmp_path, me):
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert me.lives(me.name)
+    assert me.is_alive(me.name)
 
 
 def test_only_one_is_alone(tmp_path, me):
@@ -98,7 +98,7 @@ def test_only_one_is_alone(tmp_path, me):
 
     def work(owner):
         for _ in range(30):
-            with owner.alone():
+            with owner.exclusive():
                 inside.append(owner)
                 most.append(len(inside))
                 inside.pop()

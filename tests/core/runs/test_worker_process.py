@@ -1,43 +1,27 @@
-"""Runs in processes of their own: the same that a thread does, and what only a process can come to."""
+"""Runs in worker processes: the same results as in a thread, and what happens when a process dies."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from background_runs import LONG, TINY, wait_until
 
-from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, RunError
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
-from core.runs.worker_process import RemoteControl, Worker, end
+from core.runs.worker_process import ProcessControl, Worker, describe_exit
 
 ROOT = Path(__file__).parents[3]
-TINY = RunConfig(
-    machine=MachineConfig(device="cpu", threads=1),
-    generation=GenerationConfig(images=8, iterations=3, snapshots=1, batch_size=4),
-    bits=(),
-    evaluation=EvaluationConfig(encoder=""),
-)
-LONG = replace(TINY, generation=replace(TINY.generation, images=4, iterations=100_000))
-
-
-def wait_until(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
 def manager(tmp_path):
-    manager = RunManager(RunStore(tmp_path / "runs"), isolated=True)
+    manager = RunManager(RunStore(tmp_path / "runs"), executor="processes")
     yield manager
     manager.close()
     manager.store.close()
@@ -70,11 +54,11 @@ def test_run_in_a_process_gives_the_bits_of_one_in_a_thread(manager, tmp_path):
 def test_controls_reach_the_process(manager):
     run_id = manager.start(LONG)
     control = manager.control(run_id)
-    control.pause()  # before there is a process
+    control.pause()  # before the process has the run
     wait_until(lambda: state_of(manager, run_id) is RunState.PAUSED)
     other = manager.start(TINY)
     manager.wait(other, 60)
-    assert state_of(manager, other) is RunState.COMPLETE  # while the first rests
+    assert state_of(manager, other) is RunState.COMPLETE  # while the first is paused
     before = records(manager, run_id)
     control.step()
     wait_until(lambda: records(manager, run_id) == before + 2)  # one of each method
@@ -91,7 +75,7 @@ def test_controls_reach_the_process(manager):
 
 
 @pytest.mark.slow
-def test_killed_process_leaves_the_server_and_the_line_alone(manager):
+def test_killed_process_affects_neither_server_nor_queue(manager):
     run_id = manager.start(LONG)
     other = manager.start(TINY)
     wait_until(lambda: records(manager, run_id) > 4)
@@ -110,11 +94,11 @@ def test_killed_process_leaves_the_server_and_the_line_alone(manager):
 
 
 def owner_process(folder) -> int:
-    """The process that computes for a store: the only one there is while one run is going on."""
+    """The worker process of a store; there is only one while one run is computed."""
     found = [
         int(path.name)
         for path in Path("/proc").iterdir()
-        if path.name.isdecimal() and f"core.runs.computing\0{folder}\0" in read(path / "cmdline")
+        if path.name.isdecimal() and f"core.runs.worker_process\0{folder}\0" in read(path / "cmdline")
     ]
     assert len(found) == 1
     return found[0]
@@ -135,7 +119,7 @@ def test_processes_end_with_a_server_that_is_killed(tmp_path):
         "from core.runs.manager import RunManager\n"
         "from core.runs.store import RunStore\n"
         "from tests_config import LONG\n"
-        "RunManager(RunStore(Path(sys.argv[1])), isolated=True).start(LONG)\n"
+        "RunManager(RunStore(Path(sys.argv[1])), executor='processes').start(LONG)\n"
         "time.sleep(600)\n"
     )
     (tmp_path / "tests_config.py").write_text(
@@ -158,25 +142,25 @@ def test_worker_refuses_a_run_that_is_not_handed_over(tmp_path):
     store = RunStore(tmp_path)
     run_id = store.create(TINY, "mine")
     worker = Worker(tmp_path)
-    assert worker.compute(run_id, "somebody else", RemoteControl()) is None
+    assert worker.compute(run_id, "somebody else", ProcessControl()) is None
     assert store.run(run_id).state is RunState.QUEUED
     worker.close()
-    assert not worker.alive()
+    assert not worker.is_alive()
     store.close()
 
 
-def test_take_over_only_from_the_owner(tmp_path):
+def test_adopting_needs_the_owner(tmp_path):
     first, second = RunStore(tmp_path), RunStore(tmp_path)
     run_id = first.create(TINY, "a run")
     with pytest.raises(RunError, match="hands it over"):
-        second.take_over(run_id, "nobody")
-    second.take_over(run_id, first.owner)
+        second.adopt(run_id, "nobody")
+    second.adopt(run_id, first.owner)
     first.close()
-    assert second.mark_interrupted() == []  # it is ours now
+    assert second.mark_interrupted() == []  # it belongs to this store now
     second.close()
 
 
 @pytest.mark.parametrize(("code", "words"), [(-9, "memory"), (-11, "signal 11"), (1, "code 1")])
-def test_how_a_process_ended_in_words(code, words):
-    assert words in end(code)
-    assert "resume" in end(code)
+def test_description_of_an_exit_code(code, words):
+    assert words in describe_exit(code)
+    assert "resume" in describe_exit(code)

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import pytest
 
 from core.config import SECTIONS, GenerationConfig, RunConfig, TrainingConfig
+from core.runs.run import Run
 from core.runs.state import RunState
-from core.runs.store import Run
 from dashboard.charts import comparison as charts
 from dashboard.views.comparison import joined
 
@@ -19,7 +19,7 @@ def compared(letter="A", config=CONFIG, curves=None, results=None, changes=(), p
     run = Run(
         id=letter,
         name=name, config=CONFIG, state=RunState.COMPLETE, created=0.0, started=None, ended=None, error="", traceback="",
-        stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", part="",
+        stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", output_subset="",
         note="", tags=(), pinned=pinned, trashed=None,
     )  # fmt: skip
     return charts.Compared(run, letter, charts.COLORS[ord(letter) - ord("A")], config, curves or {}, results or {}, changes)

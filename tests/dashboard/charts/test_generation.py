@@ -6,7 +6,7 @@ import pytest
 
 from core.generation.methods import METHODS, Method
 from core.reporting import Frame, RunningStatistics
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts import generation as generation_charts

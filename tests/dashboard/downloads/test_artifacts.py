@@ -34,12 +34,12 @@ def test_images_of_a_run_are_made_kept_and_listed(run):
     png = artifacts.make(runs, finished.id, offer, "png", folder)
     with zipfile.ZipFile(png) as archive:
         assert sum(name.endswith(".png") for name in archive.namelist()) == 8
-    made = artifacts.made(folder)
+    made = artifacts.exported(folder)
     assert [(path.name, figures["format"], figures["images"]) for path, figures in made] == [(png.name, "png", 8), (npz.name, "npz", 8)]
     assert made[0][1]["bytes"] == png.stat().st_size
     # again, in its own place
     assert artifacts.make(runs, finished.id, offer, "npz", folder) == npz
-    assert len(artifacts.made(folder)) == 2
+    assert len(artifacts.exported(folder)) == 2
     # nothing else, such as what lay there while it was made
     assert len(list((folder / "exports").iterdir())) == 4
 

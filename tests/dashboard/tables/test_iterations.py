@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.reporting import Frame
-from core.runs.store import Record
+from core.runs.records import Record
 from dashboard.tables import iterations
 from dashboard.tables.terms import loss_terms
 

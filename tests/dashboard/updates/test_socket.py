@@ -19,7 +19,6 @@ from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunCo
 from core.reporting import TEST, Frame
 from core.runs.state import RunState
 from dashboard import session
-from dashboard.charts import generation as generation_charts
 from dashboard.server import access
 from dashboard.updates import live_view
 from dashboard.updates import socket as stream
@@ -195,9 +194,9 @@ def test_a_page_that_comes_between_two_methods_comes_again_soon(runs_folder, mon
             "generation",
             method,
             step,
-            {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(generation_charts.PARTS, 1.0)},
+            {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)},
         )
-        store.save_frame(run_id, method, Frame(step, images, labels), keep=True)
+        store.frames.save(run_id, method, Frame(step, images, labels), keep=True)
         return live_view.news(generation.GENERATION, run_id, ME, "")["again"]
 
     assert again_after("mi-fgsm", 1) == 1000

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from core.config import PRESETS, RunConfig, TrainingConfig
+from core.runs.records import Record
 from core.runs.state import RunState
-from core.runs.store import Record
 from dashboard import session
-from dashboard.charts.training import accuracy_on_the_way, error_figure, histogram_figure
+from dashboard.charts.training import accuracy_during_training, error_figure, histogram_figure
 from dashboard.views import training
 
 
@@ -29,20 +30,20 @@ def layer(name, bits, weights, sqnr, read=True):
 LAYERS = [layer("stem", 8, 100, 40.0, read=False), layer("middle_<b>", 3, 300, 10.0), layer("output", 8, 50, None)]
 
 
-def test_accuracy_on_the_way_has_a_curve_for_each_network():
+def test_accuracy_during_training_has_a_curve_for_each_network():
     records = [record("adam W3A3", 0, 80.0), record("mi-fgsm W4A4", 0, 90.0), record("adam W3A3", 30, 88.5)]
-    figure = accuracy_on_the_way(records, 92.1)
+    figure = go.Figure(accuracy_during_training(records, 92.1))
     adam, other = figure.data
     assert (list(adam.x), list(adam.y), list(adam.error_y.array)) == ([0, 30], [80.0, 88.5], [2.0, 2.0])
     assert list(other.x) == [0]
     assert adam.line.dash != other.line.dash
     assert adam.line.color != other.line.color
     assert figure.layout.shapes[0].y0 == 92.1
-    assert not accuracy_on_the_way(records, None).layout.shapes
+    assert not accuracy_during_training(records, None)["layout"]["shapes"]
 
 
 def test_errors_have_a_bar_for_each_layer_in_the_order_of_the_network():
-    figure = error_figure(LAYERS, "adam", "output")
+    figure = go.Figure(error_figure(LAYERS, "adam", "output"))
     bars, weights, inputs = figure.data
     assert list(bars.x) == [1, 2, 3]
     assert list(bars.y) == [40.0, 10.0, None]
@@ -53,7 +54,7 @@ def test_errors_have_a_bar_for_each_layer_in_the_order_of_the_network():
 
 
 def test_histogram_lies_on_the_lines_of_its_grid():
-    figure = histogram_figure(LAYERS[1]["weight"], 2, "weights of <b>", "adam")
+    figure = go.Figure(histogram_figure(LAYERS[1]["weight"], 2, "weights of <b>", "adam"))
     (bars,) = figure.data
     assert len(bars.x) == 80
     assert bars.y.sum() == pytest.approx(100)
@@ -67,7 +68,7 @@ def test_histogram_lies_on_the_lines_of_its_grid():
 
 def test_histogram_of_many_levels_shows_only_the_ends():
     grid = {**LAYERS[0]["weight"], "lowest": -128, "highest": 127}
-    assert sorted(shape.x0 for shape in histogram_figure(grid, 8, "w", "adam").layout.shapes) == [-128.5, 127.5]
+    assert sorted(shape["x0"] for shape in histogram_figure(grid, 8, "w", "adam")["layout"]["shapes"]) == [-128.5, 127.5]
 
 
 @pytest.fixture

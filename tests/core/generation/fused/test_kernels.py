@@ -122,7 +122,7 @@ def test_the_number_of_threads_changes_no_bit():
 )
 def test_a_machine_without_a_compiler_goes_on_by_torch(environment, reason):
     code = (
-        "import torch; from core.generation import kernels; print(kernels.description()); "
+        "import torch; from core.generation.fused import kernels; print(kernels.description()); "
         "layer = kernels.BatchNormAffine(torch.ones(1), torch.ones(1)); y = torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2); "
         "print(kernels.forward(y, None, layer, (0.0, float('inf')))[0].flatten().tolist())"
     )

@@ -11,7 +11,7 @@ from core.data.labelled import embedded_images
 from core.errors import ModelError
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
-from core.quantization.integer.inference import Affine, ImageLevels, Levels, Sums, whole_number_network
+from core.quantization.integer.inference import ChannelAffine, IntegerMatmul, QuantizeActivation, QuantizeImage, integer_inference_network
 from core.quantization.placement import quantize_network
 from core.quantization.training import QuantizationTraining
 from core.threads import cpu_threads
@@ -23,7 +23,7 @@ def outputs(network, images):
 
 
 def filled(network: nn.Module, images: torch.Tensor, size: int = 8) -> FullPrecisionModel:
-    """The network with weights of seed 0 and the BatchNorm statistics of some noise."""
+    """The network with weights of seed 0 and the BatchNorm statistics of noise."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for module in network.modules():
@@ -40,7 +40,7 @@ def filled(network: nn.Module, images: torch.Tensor, size: int = 8) -> FullPreci
 
 
 def by_hand(quantized, images: torch.Tensor) -> np.ndarray:
-    """The small network's scores: sums in int64, and everything between in float64."""
+    """Scores of the small network: sums in int64, everything else in float64."""
 
     def levels(x, quantizer):
         zero_point = float(quantizer.zero_point)
@@ -81,14 +81,14 @@ def by_hand(quantized, images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_by_hand_in_whole_numbers(small, calibrated, images, bits):
+def test_scores_by_hand(small, calibrated, images, bits):
     quantized, _ = calibrated(small, bits)
     expected = by_hand(quantized, images)
-    np.testing.assert_allclose(outputs(whole_number_network(quantized, small.spec), images).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(outputs(integer_inference_network(quantized, small.spec), images).numpy(), expected, atol=1e-5)
 
 
 class Tangled(nn.Module):
-    """Layers whose outputs and inputs have several readers of several kinds, and BatchNorm in all places."""
+    """Layers whose outputs and inputs have several readers of several kinds, and BatchNorm in all positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,20 +104,20 @@ class Tangled(nn.Module):
         right = self.right(x.mT)  # read by a BatchNorm and an addition
         x = self.left(self.pad(x)) + self.alone(right) + right + x + self.plain(x)
         one, other = torch.chunk(F.relu(self.late(x)), 2, dim=1)
-        # one layer behind two quantizers
+        # one layer after two quantizers
         x = F.relu(torch.cat([self.shared(one), self.shared(F.relu(self.shared(other)) * 3)], dim=1))
         return self.output(x.contiguous().view(x.shape[0], -1)) * (x.size(1) / 8)
 
 
 @pytest.mark.parametrize("name", ["small", "Mobile", "Untraceable", "Undecided", "Tangled"])
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_as_the_network_that_was_trained(model, calibrated, images, name, bits):
-    """But for what lies between two levels, which is why most scores are compared and not all."""
+def test_scores_are_those_of_the_trained_network(model, calibrated, images, name, bits):
+    """Except where a value is rounded to another level, which is why most scores are compared and not all."""
     made = filled(Tangled(), images) if name == "Tangled" else model(name)
     quantized, _ = calibrated(made, bits)
     assert quantized.traced == (name not in ("Untraceable", "Undecided"))
     before = copy.deepcopy(quantized.network.state_dict())
-    network = whole_number_network(quantized, made.spec)
+    network = integer_inference_network(quantized, made.spec)
     # the rounding of the image is below a thousandth of these scores
     difference = (outputs(network, images) - outputs(quantized.network, images)).abs().amax(dim=1)
     assert float(difference.median()) < 2e-3
@@ -126,13 +126,13 @@ def test_as_the_network_that_was_trained(model, calibrated, images, name, bits):
     assert all(torch.equal(value, before[key]) for key, value in quantized.network.state_dict().items())
 
 
-def test_every_layer_sums_whole_numbers(model, calibrated, images):
+def test_every_layer_sums_integers(model, calibrated, images):
     made = filled(Tangled(), images)
     quantized, _ = calibrated(made, 4)
-    network = whole_number_network(quantized, made.spec)
+    network = integer_inference_network(quantized, made.spec)
     seen = []
     for module in network.modules():
-        if isinstance(module, Sums):
+        if isinstance(module, IntegerMatmul):
             module.register_forward_hook(lambda module, args, output: seen.append((args[0].clone(), output.clone())))
     outputs(network, images)
     assert len(seen) == 7  # one of the six layers is called twice
@@ -141,11 +141,11 @@ def test_every_layer_sums_whole_numbers(model, calibrated, images):
             assert torch.equal(values, values.round())
             assert float(values.abs().max()) < 1 << 24
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    # stem_norm is part of what makes values of the sums, as the others are read by more or come later
-    assert sum(isinstance(module, Affine) and not module.overwrite for module in network.modules()) == 3
+    # stem_norm is folded into its layer; the outputs of the other layers have several readers, or BatchNorm does not follow directly
+    assert sum(isinstance(module, ChannelAffine) and not module.overwrite for module in network.modules()) == 3
 
 
-def test_a_graph_that_cannot_be_traced_further(model, calibrated, images):
+def test_graph_module_that_cannot_be_traced(model, calibrated, images):
     undecided = model("Undecided")
 
     class Outer(fx.Tracer):
@@ -157,8 +157,8 @@ def test_a_graph_that_cannot_be_traced_further(model, calibrated, images):
     quantized, _ = calibrated(made, 5)
     assert not quantized.traced
     assert isinstance(quantized.network, fx.GraphModule)
-    network = whole_number_network(quantized, made.spec)
-    assert torch.equal(outputs(network, images), outputs(whole_number_network(calibrated(undecided, 5)[0], made.spec), images))
+    network = integer_inference_network(quantized, made.spec)
+    assert torch.equal(outputs(network, images), outputs(integer_inference_network(calibrated(undecided, 5)[0], made.spec), images))
 
 
 def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
@@ -173,7 +173,7 @@ def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
 
     made = filled(Act(), images)
     quantized, _ = calibrated(made, 5)
-    network = whole_number_network(quantized, made.spec)
+    network = integer_inference_network(quantized, made.spec)
     difference = (outputs(network, images) - outputs(quantized.network, images)).abs().amax(dim=1)
     assert float(difference.median()) < 2e-3
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -181,22 +181,22 @@ def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_after_a_training(small, small_images, calibrated, method):
-    """Ranges that follow the weights are those of the weights that are left, whoever has computed with them last."""
+    """Ranges that depend on the weights are those of the final weights."""
     config = TrainingConfig(weight_bits=3, activation_bits=3, steps=4, training_batch_size=16, range=method, training_lr=0.01)
     training = QuantizationTraining(small, small_images, config)
     while not training.finished:
         training.step()
     images = small.normalise(small_images.images)
-    network = training.as_it_ends()
+    network = training.inference_network()
     difference = (outputs(network, images) - outputs(training.student, images)).abs().amax(dim=1)
     assert float(difference.median()) < 2e-3
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_same_bits_in_any_order(embedded, calibrated, bits):
-    """However many images come at once and threads compute, and in each order of memory. The trained network's scores do differ."""
+    """For any batch size, number of threads and memory format. The scores of the trained network do differ."""
     quantized, _ = calibrated(embedded, bits)
-    network = whole_number_network(quantized, embedded.spec)
+    network = integer_inference_network(quantized, embedded.spec)
     images = embedded.normalise(embedded_images()[0][:48]).contiguous(memory_format=torch.channels_last)
     with cpu_threads(2):
         scores = outputs(network, images)
@@ -207,10 +207,10 @@ def test_the_same_bits_in_any_order(embedded, calibrated, bits):
 
 def test_levels_are_clamped_and_rounded_half_to_even(small, calibrated):
     quantized, _ = calibrated(small, 3)
-    fixed = whole_number_network(quantized, small.spec)
-    levels = next(module for module in fixed.modules() if isinstance(module, Levels))
+    fixed = integer_inference_network(quantized, small.spec)
+    levels = next(module for module in fixed.modules() if isinstance(module, QuantizeActivation))
     scale = float(levels.scale)
-    # behind a ReLU the eight levels of three bits begin at zero
+    # after a ReLU the eight levels of three bits begin at zero
     values = torch.tensor([-5.0, -0.4, 0.4, 0.6, 2.4, 6.6, 7.4, 100.0]) * scale
     assert levels(values).tolist() == [0, 0, 0, 1, 2, 7, 7, 7]
     levels.scale.fill_(1.0)
@@ -219,7 +219,7 @@ def test_levels_are_clamped_and_rounded_half_to_even(small, calibrated):
 
 @pytest.mark.parametrize(("kernel", "bits"), [(1, 2), (3, 4), (7, 8), (11, 8)])
 def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
-    """For the worst image that there is: each pixel at the end that the sign of its weight makes worst."""
+    """For the worst possible image: each pixel at the end of its range that has the sign of its weight."""
     size = max(kernel, 8)
     made = filled(
         nn.Sequential(nn.Conv2d(3, 8, kernel), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
@@ -227,9 +227,9 @@ def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
         2 * size,
     )
     quantized, _ = calibrated(made, bits)
-    network = whole_number_network(quantized, made.spec)
-    grid = next(module for module in network.modules() if isinstance(module, ImageLevels))
-    sums = next(module for module in network.modules() if isinstance(module, Sums))
+    network = integer_inference_network(quantized, made.spec)
+    grid = next(module for module in network.modules() if isinstance(module, QuantizeImage))
+    sums = next(module for module in network.modules() if isinstance(module, IntegerMatmul))
     weight = sums.layer.integer_weight.levels()
     worst = 2.0 * weight.sign()  # (0.5 - 0) / 0.25
     levels = grid(worst)
@@ -239,7 +239,7 @@ def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
     assert float(np.log2(float(grid.scale))).is_integer()
 
 
-def test_a_network_without_ranges_is_refused(small, images):
+def test_network_without_ranges(small, images):
     quantized = quantize_network(small.network, TrainingConfig(), images[:1])
-    with pytest.raises(ModelError, match="has no range: allowed is a network that has been calibrated"):
-        whole_number_network(quantized, small.spec)
+    with pytest.raises(ModelError, match=r"^network must be calibrated, but quantizer \S+ has no range$"):
+        integer_inference_network(quantized, small.spec)

@@ -45,7 +45,7 @@ def test_weights_are_integers_of_their_width(small, calibrated, bits):
         assert torch.equal(weight(), layer.quantized_weight())
 
 
-def test_the_quantized_network_is_left_alone(small, calibrated):
+def test_the_quantized_network_stays_unchanged(small, calibrated):
     quantized, _ = calibrated(small, 4)
     before, kinds = copy.deepcopy(quantized.network.state_dict()), [type(module) for module in quantized.network.modules()]
     network = integer_network(quantized)
@@ -56,7 +56,7 @@ def test_the_quantized_network_is_left_alone(small, calibrated):
     assert all(torch.equal(value, before[key]) for key, value in quantized.network.state_dict().items())
 
 
-def test_a_layer_of_two_names_is_one_layer(images):
+def test_layer_with_two_names_stays_one_layer(images):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -78,7 +78,7 @@ def test_a_layer_of_two_names_is_one_layer(images):
     assert sum(isinstance(module, FixedQuantizer) for module in network.modules()) == 2
 
 
-def test_a_network_without_ranges_is_refused(small, images):
+def test_network_without_ranges(small, images):
     quantized = quantize_network(small.network, TrainingConfig(), images[:1])
-    with pytest.raises(ModelError, match="has no range: allowed is a network that has been calibrated"):
+    with pytest.raises(ModelError, match=r"^network must be calibrated, but quantizer \S+ has no range$"):
         integer_network(quantized)

@@ -1,4 +1,4 @@
-"""Where the figures of a report come from: settings, seeds, versions, machine, papers. No streamlit in here."""
+"""Settings and facts of a run in its report. No streamlit in here."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from core.config import SECTIONS, RunConfig
+from core.export import provenance
 from core.export.commands import bare_name
-from core.generation.methods import METHODS
-from core.runs.store import Run
+from core.runs.run import Run
 from dashboard.names import knob_symbol
 
 _PACKAGES = ("torch", "torchvision", "pytorchcv", "open-clip-torch", "numpy", "plotly")
@@ -47,18 +46,6 @@ def title(name: str) -> str:
     return name if symbol == name else f"{name} ({symbol})"
 
 
-def evaluated_on(config: RunConfig, known: Mapping[str, Any]) -> str:
-    """The evaluation images, without their location; "" if nothing was evaluated."""
-    data = config.evaluation.data
-    return str(known["full_precision"]["evaluated_on"]).replace(data, bare_name(data)) if "full_precision" in known else ""
-
-
-def papers(config: RunConfig) -> list[str]:
-    """The papers of the run's methods, such as "Adam: Leng et al., ..."."""
-    found = [METHODS[method] for method in config.methods if method in METHODS]
-    return [f"{method.title}: {method.paper}" for method in found if method.paper]
-
-
 def facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Title and value of everything that one needs to reproduce the run, and of when and where the report was written."""
     config = run.config
@@ -73,14 +60,14 @@ def facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     full_precision = known.get("full_precision")
     if full_precision:
         found += [
-            ("evaluation images", evaluated_on(config, known)),
+            ("evaluation images", provenance.evaluated_on(config, full_precision["evaluated_on"])),
             ("standard error of full precision", f"{full_precision['standard_error']:.2f} points"),
         ]
     return [
         *found,
         ("attempts", run.attempt),
         ("report written", date(time.time())),
-        ("versions at that time", f"Python {platform.python_version()}, {', '.join(map(_package, _PACKAGES))}"),
+        ("versions at that time", f"Python {platform.python_version()}, {provenance.versions(_PACKAGES)}"),
         ("machine at that time", f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"),
     ]
 
@@ -88,13 +75,6 @@ def facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def date(seconds: float | None) -> str:
     """Local date and time of seconds since 1970; a dash for None."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "–"
-
-
-def _package(name: str) -> str:
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return f"{name} not installed"
 
 
 def _processor() -> str:

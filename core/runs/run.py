@@ -1,0 +1,135 @@
+"""A stored run as it was read, and how a row of the database becomes one."""
+
+import functools
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.config import EVALUATION_SETS, RunConfig
+from core.errors import ConfigError, RunError, first_line, quoted
+from core.runs.state import RunState
+
+DAYS_IN_TRASH = 7
+# limits of what people write about a run
+NAME_CHARACTERS = 200
+NOTE_CHARACTERS = 4000
+TAG_CHARACTERS = 40
+TAGS = 20
+# for SQL: the states of each kind, and the runs that lists show
+UNFINISHED = ", ".join(f"'{state}'" for state in RunState if not state.is_finished())
+FINISHED = ", ".join(f"'{state}'" for state in RunState if state.is_finished())
+RESUMABLE = ", ".join(f"'{state}'" for state in RunState if state.can_resume())
+LISTED = "NOT deleted AND trashed IS NULL"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it was when it was read. All times are seconds since the epoch."""
+
+    id: str
+    name: str
+    config: RunConfig
+    state: RunState
+    created: float
+    started: float | None
+    ended: float | None
+    error: str
+    traceback: str
+    stage: str
+    stage_started: float | None
+    step: int
+    total: int
+    stage_done: int  # steps of the stage that were taken before the run was resumed, that is, before `stage_started`
+    attempt: int  # 1, plus one for each time the run was resumed
+    user: str  # who started it, if the dashboard has logins
+    out: str  # --out of the command line: the folder that its files are exported to at the end
+    output_subset: str  # the subfolder of the run that is exported; empty: all results
+    note: str  # free text
+    tags: tuple[str, ...]  # sorted, without duplicates
+    pinned: bool  # whether it is the baseline that others are compared with; at most one run is
+    trashed: float | None  # when it was moved to the trash
+
+
+# fields of a Run whose column has the same name and needs no conversion; database columns keep the names they were created with
+_PLAIN_COLUMNS = (
+    "id", "name", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total", "stage_done", "attempt", "user",
+    "out", "note", "trashed",
+)  # fmt: skip
+
+
+def run_of_row(row: sqlite3.Row) -> Run:
+    """The run of a row of table `run`.
+
+    A config that this version cannot read is replaced by the defaults and reported in `error`, so that one run written by another
+    version does not hide the others.
+    """
+    error = row["error"]
+    try:
+        config = config_of_row(row)
+    except ConfigError as problem:
+        config, error = RunConfig(), f"this version cannot read the settings of this run and shows the defaults instead ({problem})"
+    plain: Mapping[str, Any] = {name: row[name] for name in _PLAIN_COLUMNS}
+    return Run(
+        config=config,
+        error=error,
+        state=RunState(row["state"]),
+        output_subset=row["part"],
+        tags=tuple(row["tags"].split("\n")) if row["tags"] else (),
+        pinned=bool(row["pinned"]),
+        **plain,
+    )
+
+
+def config_of_row(row: sqlite3.Row) -> RunConfig:
+    """The config of a row. Raises ConfigError for one that this version cannot read, whatever another version wrote there."""
+    try:
+        return _read_config(row["config"])
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"the stored settings of run {row['id']!r} must be those of a run, but are not ({first_line(error)})") from error
+
+
+# cached because validating every field takes longer than all other work of reading a run, and pages list all runs
+@functools.lru_cache(maxsize=1000)
+def _read_config(text: str) -> RunConfig:
+    return RunConfig.from_dict(json.loads(text))
+
+
+def require_listed(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:
+    """The row itself. Raises RunError when the run does not exist (None) or is in the trash."""
+    if row is None:
+        raise unknown_run(run_id)
+    if row["trashed"] is not None:
+        raise RunError(f"run {run_id!r} was deleted: it must be restored first, under Runs, within {DAYS_IN_TRASH} days")
+    return row
+
+
+def unknown_run(run_id: str) -> RunError:
+    """The error for an id that does not exist."""
+    return RunError(f"run {quoted(run_id)} does not exist: the id must be one listed under Runs")
+
+
+def check_length(what: str, value: str, most: int) -> None:
+    """Raises RunError when `value` has more than `most` characters."""
+    if len(value) > most:
+        raise RunError(f"{what} must have at most {most:,} characters, got {len(value):,} in {quoted(value)}")
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with every path made absolute, so that the run can be resumed from any folder."""
+
+    def absolute(name: str) -> str:
+        return str(Path(name).absolute()) if name and os.path.exists(name) else name
+
+    data = config.evaluation.data
+    return replace(
+        config,
+        model=absolute(config.model) if config.model.endswith(".safetensors") else config.model,
+        evaluation=replace(config.evaluation, data=data if data in EVALUATION_SETS else absolute(data)),
+        images_from=absolute(config.images_from),
+    )

@@ -1,0 +1,85 @@
+"""Deleting runs: into the trash, out of it, and permanently."""
+
+import functools
+import logging
+import sqlite3
+import time
+
+from core.errors import RunError
+from core.files import remove
+from core.runs.database import Database
+from core.runs.run import DAYS_IN_TRASH, FINISHED, LISTED, Run, run_of_row
+
+_log = logging.getLogger(__name__)
+
+
+class Trash:
+    """The deleted runs of a database.
+
+    **In the trash.** A run in the trash is in no list and cannot be read, but keeps everything and returns with `restore`.
+    `remove_expired` deletes it after DAYS_IN_TRASH.
+
+    **Permanent deletion.** First the row is marked, then the files are deleted, then the row: what an interruption leaves behind,
+    `remove_expired` completes.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, run_id: str) -> None:
+        """Moves a finished run to the trash. Raises RunError when it is not finished."""
+        self._database.change_run(
+            run_id,
+            f"UPDATE run SET trashed = ? WHERE id = ? AND state IN ({FINISHED}) AND {LISTED}",
+            (time.time(), run_id),
+            f"run {run_id!r} must be finished to be deleted, but is {{state}}: stop it first",
+        )
+
+    def restore(self, run_id: str) -> None:
+        """Takes a run out of the trash, unchanged. Raises RunError when it is not there, or not any more."""
+        statement = "UPDATE run SET trashed = NULL WHERE id = ? AND trashed IS NOT NULL AND NOT deleted"
+        if not self._database.write_or_use_reserve(lambda connection: connection.execute(statement, (run_id,)).rowcount):
+            raise RunError(f"run to restore must have been deleted within the last {DAYS_IN_TRASH} days, got {run_id!r}")
+
+    def runs(self) -> list[Run]:
+        """The runs in the trash, the last deleted one first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT * FROM run WHERE trashed IS NOT NULL AND NOT deleted ORDER BY trashed DESC, id DESC"
+            ).fetchall()
+        return [run_of_row(row) for row in rows]
+
+    def delete(self, run_id: str) -> None:
+        """Deletes a finished run and its files permanently, whether or not it is in the trash. Raises RunError when it is not finished."""
+        self._database.change_run(
+            run_id,
+            f"UPDATE run SET deleted = 1 WHERE id = ? AND state IN ({FINISHED}) AND NOT deleted",
+            (run_id,),
+            f"run {run_id!r} must be finished to be deleted, but is {{state}}: stop it first",
+        )
+        self._purge(run_id)
+
+    def remove_expired(self) -> None:
+        """Deletes runs that were in the trash for more than DAYS_IN_TRASH, and completes interrupted deletions."""
+        limit = time.time() - DAYS_IN_TRASH * 24 * 3600
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT id, deleted FROM run WHERE deleted OR trashed < ?", (limit,)).fetchall()
+        for row in rows:
+            # checked again inside a transaction, because the run may have been restored since
+            if row["deleted"] or self._database.write_or_use_reserve(functools.partial(self._expire, row["id"], limit)):
+                self._purge(row["id"])
+
+    @staticmethod
+    def _expire(run_id: str, limit: float, connection: sqlite3.Connection) -> bool:
+        """Marks a run as deleted if it was moved to the trash before `limit`. Returns whether it was."""
+        return bool(connection.execute("UPDATE run SET deleted = 1 WHERE id = ? AND trashed < ?", (run_id, limit)).rowcount)
+
+    def _purge(self, run_id: str) -> None:
+        """Deletes the files of a run that is marked as deleted, then its row. Files that cannot be deleted now are left for later."""
+        try:
+            remove(self._database.folder / run_id)
+        except OSError as error:
+            _log.warning("could not delete the files of run %s yet: %s", run_id, error)
+            return
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM run WHERE id = ? AND deleted", (run_id,))

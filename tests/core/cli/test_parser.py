@@ -1,0 +1,147 @@
+"""The commands and their flags: help, `list`, flags of earlier versions, and one line on stderr for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from command_line import ROOT, TINY, call, tree
+
+from core.cli.parser import build_parser
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "core", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        command.stdout.close()  # before it has printed anything
+        assert command.stderr.read() == ""
+    assert command.returncode == 0
+
+
+def test_list_as_a_command():
+    done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    names = json.loads(done.stdout.splitlines()[-1])
+    assert "resnet20_cifar10" in names["models"]
+    assert {"pytorchcv", "torchvision", "timm"} <= {name.partition(":")[0] for name in names["models"]}
+    assert "resnet20_cifar10" in names["offline"]
+    assert names["methods"] == ["mi-fgsm", "adam"]
+    assert names["optimizers"] == names["methods"]  # their name in version 1
+    assert names["ranges"] == ["minmax", "mse", "lsq"]
+    assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]
+    assert names["presets"] == ["quick", "imagenet", "paper"]
+    assert "embedded" in names["encoders"]
+    assert {"embedded", "cifar10"} <= set(names["data"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["table"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"], ["export", "--help"]],
+)
+def test_what_computes_nothing_imports_no_torch(arguments, tmp_path):
+    code = f"""
+import sys
+from core.__main__ import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+sys.exit(10 if "torch" in sys.modules else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_for_a_person(capsys):
+    assert call("list") == 0
+    out = capsys.readouterr().out
+    for name in ("resnet20_cifar10", "mi-fgsm", "lsq", "quick", "2, 3, 4, 5, 6, 7, 8"):
+        assert name in out
+
+
+@pytest.mark.parametrize("command", ["generate", "quantize", "diversity", "run", "export", "pretrain", "pretrain-encoder", "list", "table"])
+def test_every_command_has_help(capsys, command):
+    assert call(command, "--help") == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_flags_of_the_issue_exist(capsys):
+    call("generate", "--help")
+    text = capsys.readouterr().out
+    flags = "model method images iterations batch-size snapshots epsilon mu lr alpha-tv alpha-l2 beta seed threads out"
+    for flag in flags.split():
+        assert f"--{flag} " in text
+    call("quantize", "--help")
+    text = capsys.readouterr().out
+    for flag in ["model", "images", "weight-bits", "activation-bits", "range", "steps", "batch-size", "data", "out"]:
+        assert f"--{flag} " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], "COMMAND"),
+        (["frobnicate"], "frobnicate"),
+        (["generate", "--out", "x", "--nonsense", "3"], "--nonsense"),
+        (["pretrain"], "--out"),
+        (["quantize", "--out", "x"], "--images"),
+        (["diversity"], "PATH"),
+        (["generate", "--out"], "--out"),
+    ],
+)
+def test_wrong_command_line_is_one_line(capsys, arguments, value):
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert value in line
+    assert captured.out == ""
+
+
+def test_as_a_command_bad_input_ends_with_two(tmp_path):
+    command = [sys.executable, "-m", "core", "quantize", "--images", "/nowhere", "--weight-bits", "1", "--out", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "python -m core quantize: weight_bits must be one of 2, 3, 4, 5, 6, 7, 8, got 1\n"
+    assert tree(tmp_path) == []
+
+
+def test_current_folder_is_no_place_for_the_result(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    capsys.readouterr()
+    assert call("generate", *TINY, "--out", ".") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "output path must be new or an empty folder, '.' is the current folder" in line
+
+
+# flags of earlier versions
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("generate", ["--optimizer", "adam"], ["--method", "adam"]),
+        ("generate", ["--checkpoint", "a.pt"], ["--weights", "a.pt"]),
+        ("generate", ["--half-resolution", "0.1"], ["--half-resolution-fraction", "0.1"]),
+        ("quantize --images x", ["--averaging", "0.5"], ["--ema-decay", "0.5"]),
+        ("quantize --images x", ["--evaluations", "3"], ["--accuracy-checks", "3"]),
+        ("quantize --images x", ["--checkpoint", "a.pt"], ["--weights", "a.pt"]),
+        ("run", ["--optimizers", "adam", "mi-fgsm"], ["--methods", "adam", "mi-fgsm"]),
+        ("run", ["--checkpoint", "a.pt"], ["--weights", "a.pt"]),
+        ("run", ["--averaging", "0.5"], ["--ema-decay", "0.5"]),
+        ("run", ["--evaluations", "3"], ["--accuracy-checks", "3"]),
+        ("run", ["--half-resolution", "0.1"], ["--half-resolution-fraction", "0.1"]),
+        ("export x --format card --out y", ["--lane", "adam"], ["--method", "adam"]),
+    ],
+)
+def test_flags_of_earlier_versions(command, old, new):
+    parser = build_parser()
+    before, plain = parser.parse_args([*command.split(), *old]), parser.parse_args(command.split())
+    assert before == parser.parse_args([*command.split(), *new])
+    assert before != plain

@@ -1,0 +1,68 @@
+"""`pretrain`: what it prints and writes, and every way to refuse."""
+
+import os
+
+import pytest
+from command_line import TINY, call, last_json, refused
+
+from core.data.image_sets import load_image_set
+from core.models.full_precision import load_model
+from core.models.registry import CIFAR10_CLASSES
+
+
+def test_pretrain_and_generate_from_what_it_wrote(pictures, tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    code = call("pretrain", "--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu", "--json", "--out", out)
+    assert code == 0
+    result = last_json(capsys)
+    assert result["out"] == str(out)
+    assert result["classes"] == list(CIFAR10_CLASSES)
+    assert str(pictures) in result["trained_on"]
+    assert os.listdir(tmp_path) == ["mine.safetensors"]
+    assert call("generate", *TINY, "--model", out, "--json", "--out", tmp_path / "set") == 0
+    assert last_json(capsys)["images"] == 8
+    assert load_image_set(tmp_path / "set").manifest["model"] == "mine"
+
+
+def test_pretrain_for_two_classes_works_or_is_refused_in_one_line(pictures, tmp_path, capsys):
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("cat", "dog"):
+        (two / name).symlink_to(pictures / name)
+    out = tmp_path / "mine.safetensors"
+    code = call("pretrain", "--data", two, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu", "--out", out)
+    if code == 0:
+        assert load_model(str(out), "cpu").spec.classes == ("cat", "dog")
+    else:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert code == 2
+        assert "2" in line
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "allowed"),
+    [
+        (["--architecture", "nonsense"], "nonsense", "pytorchcv"),
+        (["--architecture", "squeezenet_v1_0"], "squeezenet_v1_0", "at least one"),
+        (["--data", "/nowhere"], "/nowhere", "one folder of images a class"),
+        (["--batch-size", "21"], "20 images", "one batch of 21"),
+        (["--epochs", "0"], "0", "1 to"),
+        (["--lr", "fast"], "fast", "a number, such as 0.1"),
+        (["--device", "tpu"], "tpu", "auto, cpu"),
+    ],
+)
+def test_pretrain_refuses(pictures, tmp_path, capsys, arguments, value, allowed):
+    given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1, *arguments]
+    line = refused(capsys, tmp_path / "deeper" / "mine.safetensors", "pretrain", *given)
+    assert value in line
+    assert allowed in line
+
+
+def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
+    there = tmp_path / "there.safetensors"
+    there.write_text("mine")
+    given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1]
+    assert "exists already" in refused(capsys, there, "pretrain", *given)
+    assert there.read_text() == "mine"
+    assert ".safetensors" in refused(capsys, tmp_path / "mine.pt", "pretrain", *given)

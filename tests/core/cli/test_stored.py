@@ -1,0 +1,98 @@
+"""`runs`, `resume` and `delete`: what is kept, and how an interrupted run is resumed."""
+
+import pytest
+from command_line import GENERATE_KEYS, TINY, call, last_json, listed
+
+from core.errors import shown
+from core.generation.loop import GenerationLoop
+
+
+def test_runs_lists_none(capsys, runs):
+    assert listed(capsys) == []
+    assert call("runs") == 0
+    assert capsys.readouterr().out == f"no runs in {runs}\n"
+
+
+def test_runs_are_kept_where_the_argument_says(tmp_path, capsys, runs):
+    assert call("generate", *TINY, "--runs", tmp_path / "elsewhere") == 0
+    assert not runs.exists()
+    capsys.readouterr()
+    assert call("runs", "--runs", tmp_path / "elsewhere") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "complete" in line
+    assert "resnet20_cifar10, mi-fgsm" in line
+
+
+def test_delete(capsys, runs):
+    assert call("generate", *TINY, "--json") == 0
+    run_id = last_json(capsys)["run"]
+    assert call("delete", run_id, "--json") == 0
+    assert last_json(capsys) == {"deleted": run_id}
+    assert listed(capsys) == []
+    assert not (runs / run_id).exists()
+
+
+@pytest.mark.parametrize("command", ["resume", "delete", "export"])
+@pytest.mark.parametrize("run_id", ["nothing", "../../etc", "", "x" * 5000])
+def test_unknown_run_is_refused(command, run_id, capsys, runs):
+    assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert shown(run_id) in line  # of a long one, its ends
+    assert "allowed" in line
+
+
+def test_complete_run_is_not_resumed(capsys, runs):
+    assert call("generate", *TINY, "--json") == 0
+    run_id = last_json(capsys)["run"]
+    assert call("resume", run_id) == 2
+    assert "is complete: allowed is to resume one that was stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["runs", "list"])
+def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code = call(command, "--runs", tmp_path / "file")
+    if command == "list":
+        assert code == 0  # which has no use for it
+    else:
+        assert code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "the runs folder must be a writable folder" in line
+        assert "allowed" in line
+
+
+def interrupt_after(monkeypatch, steps):
+    """Ctrl-C after so many iterations of each method."""
+    real = GenerationLoop.step
+
+    def step(self):
+        if self.step_count == steps:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(GenerationLoop, "step", step)
+
+
+def test_interrupted_run_is_resumed_to_the_same_bits(tmp_path, capsys, monkeypatch, runs):
+    flags = ("generate", *TINY, "--seed", 5)
+    assert call(*flags, "--out", tmp_path / "undisturbed") == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        assert call(*flags, "--out", tmp_path / "set") == 130
+    run_id = listed(capsys)[0]["id"]
+    assert not (tmp_path / "set").exists()
+    assert [(run["state"], run["resumable"]) for run in listed(capsys)] == [("interrupted", True), ("complete", False)]
+    capsys.readouterr()
+    assert call("resume", run_id, "--json") == 0
+    assert last_json(capsys).keys() >= GENERATE_KEYS
+    names = ("undisturbed", "set")
+    assert len({(tmp_path / name / "images.safetensors").read_bytes() for name in names}) == 1
+    (run, _) = listed(capsys)
+    assert (run["id"], run["state"], run["attempt"]) == (run_id, "complete", 2)
+
+
+def test_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, runs):
+    interrupt_after(monkeypatch, 1)
+    assert call("generate", *TINY) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"python -m core generate: interrupted; resume with python -m core resume {listed(capsys)[0]['id']}"

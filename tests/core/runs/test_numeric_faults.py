@@ -1,0 +1,157 @@
+"""Memory that runs out, and numbers that are not finite: the run fails with advice and can be resumed."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from file_faults import CONFIG, compute, is_sentence, prepared_with
+
+import core.generation.snapshots
+import core.pipeline
+import core.quantization.saved_network
+import core.runs.database
+from core.data.labelled import EvaluationSet
+from core.errors import CoreError
+from core.pipeline import Prepared
+from core.runs.state import RunState
+from core.runs.store import RunStore
+
+ROOT = Path(__file__).parents[3]
+
+
+ON_A_CPU = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 67108864000 bytes. "
+    "Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize("error", [RuntimeError(ON_A_CPU), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")])
+@pytest.mark.parametrize(("stage", "size", "advice"), [("generation", 64, 32), ("generation", 2, None), ("training", 48, 24)])
+def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, advice):
+    config = replace(
+        CONFIG,
+        generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
+        training=replace(CONFIG.training, training_batch_size=size),
+    )
+    step = "core.generation.loop.GenerationLoop.step" if stage == "generation" else "core.quantization.training.QuantizationTraining.step"
+
+    def too_much(self):
+        raise error
+
+    monkeypatch.setattr(step, too_much)
+    store = RunStore(tmp_path)
+    run_id = store.create(config, "")
+    with pytest.raises(CoreError):
+        compute(store, run_id, prepared_with(small, config))
+    run = store.run(run_id)
+    assert run.state is RunState.FAILED
+    assert is_sentence(run.error)
+    assert f"memory ran out during the {stage}" in run.error
+    knob = "batch_size" if stage == "generation" else "training_batch_size"
+    assert f" with {knob} {size}: allowed is what fits" in run.error
+    assert (f"try {advice}" in run.error) if advice else ("try" not in run.error)
+    assert type(error).__name__ in run.traceback
+    store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory hold on Linux")
+def test_real_memory_that_runs_out(tmp_path):
+    """A process limited to little more memory than torch needs, and a batch of gigabytes."""
+    code = f"""
+import resource
+from pathlib import Path
+import core.pipeline
+from core.config import GenerationConfig, MachineConfig, RunConfig
+from core.runs.manager import RunManager
+from core.runs.store import RunStore
+generation = GenerationConfig(images=4096, batch_size=4096, snapshots=1, iterations=2)
+machine = MachineConfig(threads=1, device="cpu")
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), resource.RLIM_INFINITY))
+manager = RunManager(RunStore(Path({str(tmp_path)!r})))
+config = RunConfig(machine=machine, generation=generation, methods=("mi-fgsm",), bits=())
+run_id = manager.start(config.with_knobs({{"encoder": ""}}))
+manager.wait(run_id)
+run = manager.store.run(run_id)
+print(run.state, run.error, sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    state, error = done.stdout.strip().splitlines()
+    assert state == "failed", done.stderr
+    assert "memory ran out during the generation with batch_size 4096" in error
+    assert "try 2048" in error
+
+
+def failed_with(tmp_path, prepared, config) -> str:
+    store = RunStore(tmp_path)
+    run_id = store.create(config, "")
+    with pytest.raises(CoreError):
+        compute(store, run_id, prepared)
+    run = store.run(run_id)
+    store.close()
+    assert run.state is RunState.FAILED
+    assert is_sentence(run.error)
+    assert "Traceback" in run.traceback
+    return run.error
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_poisoned_weight_in_the_middle(tmp_path, small, value):
+    small.network.conv2.weight.data[3, 2, 1, 1] = value
+    error = failed_with(tmp_path, prepared_with(small), CONFIG)
+    assert re.search(r"loss is (nan|inf) at iteration 1 of the mi-fgsm method, first in bn2", error)
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse", "lsq"])
+def test_poisoned_weight_and_given_images(tmp_path, small, small_images, method):
+    config = replace(CONFIG, training=replace(CONFIG.training, range=method))
+    small.network.conv2.weight.data[3, 2, 1, 1] = float("nan")
+    given = replace(prepared_with(small, config), sets={"given": small_images})
+    error = failed_with(tmp_path, given, config)
+    assert "in the calibration of given W4A4, first in conv2" in error
+
+
+@pytest.mark.parametrize(("method", "optimizer"), [("minmax", "sgd"), ("minmax", "adam"), ("lsq", "sgd"), ("lsq", "adam"), ("mse", "sgd")])
+def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer):
+    """A step so large that the next loss is not finite."""
+    config = replace(CONFIG, training=replace(CONFIG.training, range=method, training_optimizer=optimizer, steps=6))
+    training = core.pipeline.QuantizationTraining
+    original = training.step
+
+    def step(self):
+        original(self)
+        if self.step_count == 3:
+            with torch.no_grad():
+                for parameter in self.student.parameters():
+                    parameter.mul_(1e38)
+
+    monkeypatch.setattr(training, "step", step)
+    error = failed_with(tmp_path, prepared_with(small, config), config)
+    assert "at step 4 of mi-fgsm W4A4, first in " in error
+    named = re.search(r"first in ([\w.]+):", error).group(1)
+    assert named.split(".")[0] in ("conv1", "bn1", "relu", "activation_quantizer_0", "conv2", "bn2", "output")
+
+
+def test_learning_rate_that_explodes(tmp_path, embedded):
+    """The largest learning rate allowed, on the embedded network."""
+    config = replace(CONFIG, training=replace(CONFIG.training, steps=8, training_batch_size=4, training_lr=1.0, alpha_feature=100.0))
+    images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    prepared = Prepared(config, embedded, {}, EvaluationSet(images, [0, 1, 2, 3], "4 images", 32), None)
+    store = RunStore(tmp_path)
+    run_id = store.create(config, "")
+    try:
+        compute(store, run_id, prepared)
+    except CoreError:
+        run = store.run(run_id)
+        assert run.state is RunState.FAILED
+        assert re.search(r"(at|after) step \d of mi-fgsm W4A4", run.error)
+    else:
+        # training may also diverge with finite numbers
+        for record in store.records(run_id, "training"):
+            assert record.data["total"] - record.data["total"] == 0
+    store.close()
