@@ -3,15 +3,15 @@
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 more
 # make style   format; make check: lint and types
 # make test-oldest   the fast tests with the lower bounds of requirements.txt, in an environment of their own
-# PYTHON is what .venv is made by, once: 3.11 to 3.14. Another one: rm -r .venv
+# PYTHON creates .venv, once: 3.11 to 3.14. For another one, rm -r .venv first
 PYTHON ?= python3
 BIN := .venv/bin
-SUPPORTED = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: needed is 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
+SUPPORTED = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: must be 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test test-oldest bench frontier style check browser compiler
 
-# `python -m`: where .venv sees the packages of $(PYTHON), their commands need not be in its bin
+# `python -m`, because commands of packages that .venv shares with $(PYTHON) are not in its bin
 run: .venv/installed
 	$(BIN)/python -m streamlit run
 

@@ -1,7 +1,7 @@
-"""Makes the environment that `make` runs in, `.venv`, by the Python that it is to have: `python3 install.py`.
+"""Creates `.venv`, the environment that `make` uses, with the Python that runs this file: `python3 install.py`.
 
-Where that Python already has a torch that requirements.txt allows, `.venv` sees its packages behind its own, so that torch, gigabytes
-with CUDA, is not downloaded again. Everywhere else `.venv` sees nothing but its own packages.
+If that Python already has a torch that requirements.txt allows, `.venv` also sees its packages, after its own, so that torch, gigabytes
+with CUDA, is not downloaded again. Otherwise `.venv` is isolated.
 """
 
 import re
@@ -25,20 +25,20 @@ def main() -> None:
         _make()
         _share_packages()
         try:
-            # keeps pip from another torch where this Python has no torchvision
+            # if this Python has no torchvision, keeps pip from installing another torch with it
             _pip(f"torch=={torch}")
             subprocess.run([PYTHON, "-c", "import torch, torchvision"], check=True)
         except subprocess.CalledProcessError:
-            print(f"torch {torch} of {sys.executable} does not go with the other packages: another one is installed", file=sys.stderr)
+            print(f"torch {torch} of {sys.executable} does not match the other packages: installing another one", file=sys.stderr)
         else:
-            print(f"torch {torch} of {sys.executable} is used")
+            print(f"using torch {torch} of {sys.executable}")
             return
     _make()
     _pip()
 
 
 def _torch_of_this_python() -> str:
-    """Its version; empty where there is none that can be imported, or one older than requirements.txt allows."""
+    """The version of torch that this Python imports; "" if it has none, or one older than requirements.txt allows."""
     if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0:
         return ""
     lowest = re.search(r"^torch>=([\d.]+)", REQUIREMENTS.read_text(), re.MULTILINE)
@@ -59,8 +59,8 @@ def _make() -> None:
 def _share_packages() -> None:
     """Lets the environment see the packages of this Python.
 
-    `python -m venv --system-site-packages` shows those of the installed Python, also where this one is of a virtual environment that
-    has torch.
+    `python -m venv --system-site-packages` would share those of the system's Python, even if this Python is a virtual environment
+    that has torch.
     """
     command = "import sysconfig; print(sysconfig.get_path('purelib'))"
     folder = subprocess.run([PYTHON, "-c", command], check=True, capture_output=True, text=True).stdout.strip()
@@ -76,5 +76,5 @@ def _pip(*more: str) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except subprocess.CalledProcessError as error:  # which has said why
+    except subprocess.CalledProcessError as error:  # pip has printed why
         sys.exit(error.returncode)
