@@ -45,7 +45,7 @@ if not offers:
 
 left, right = st.columns(2)
 with left:
-    offer = st.selectbox("Content", offers, format_func=lambda offer: text.one_line_text(offer.title), key=f"what {run.id}")
+    offer = st.selectbox("Content", offers, format_func=lambda offer: text.one_line_text(offer.title), key=f"content {run.id}")
 with right:
     kind = st.selectbox("Format", offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
 if st.button("Create file", type="primary", icon=":material/file_export:", key="make"):

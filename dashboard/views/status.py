@@ -46,10 +46,10 @@ def waiting(run: Run) -> int:
 
 def draw(run: Run, values: Values) -> None:
     """Name, state, progress with remaining time, and the buttons that apply."""
-    word, colour = _BADGES[run.state]
+    word, color = _BADGES[run.state]
     by = f" started by {text.plain(run.user)}" if run.user else ""
     resumed = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
-    st.markdown(f"**{text.plain(run.name)}** :{colour}-badge[{word}]{by}{resumed}")
+    st.markdown(f"**{text.plain(run.name)}** :{color}-badge[{word}]{by}{resumed}")
     if run.state is RunState.QUEUED:
         before = waiting(run)
         st.caption(f"Waiting for {before} earlier run{'s' if before > 1 else ''}." if before else "Starting the engine ...")
