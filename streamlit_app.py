@@ -1,4 +1,4 @@
-"""The router over PAGES: `streamlit run` finds this file by its name."""
+"""Entry point of the dashboard: `streamlit run` finds it by its name. Routes to PAGES."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from dashboard.updates import socket
 
 
 def as_streamlit_page(page: Page) -> Any:
-    """The page for `st.navigation`; the first of PAGES is the start page."""
+    """The page as `st.navigation` expects it; the first of PAGES is the start page."""
     script = page.script or page.path
     return st.Page(script, title=page.title, icon=page.icon, url_path=page.name if page.script else None, default=page is PAGES[0])
 
 
-if __name__ == "__main__":  # as a script, once for each session and after each interaction
+if __name__ == "__main__":  # run as a script for each session and after each interaction
     st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
     st.html(Path(__file__).parent / "dashboard" / "page.css")
 
@@ -28,16 +28,16 @@ if __name__ == "__main__":  # as a script, once for each session and after each 
     try:
         session.manager()
         session.remember_run()
-    except CoreError as error:  # such as a database of a newer version
+    except CoreError as error:  # for example a database of a newer version
         st.error(text.error(error), icon=":material/error:")
         st.stop()
     st.navigation([as_streamlit_page(page) for page in PAGES], position="top").run()
-else:  # imported by the server, once, before it serves anything
+else:  # imported once by the server, before it serves anything
     access.refuse_to_start()
     resources.share_memory()
 
     def collect(view: str, run_id: str, query: str) -> dict[str, Any]:
-        # imports the views, and plotly with them, which the start of the server need not wait for
+        # imported here because the views import plotly, which would delay the start of the server
         from dashboard.updates.live_view import collect_updates, find_view
 
         return collect_updates(find_view(view), run_id, query)

@@ -36,7 +36,7 @@ from benchmarks.peers.intraq import IntraQ
 from benchmarks.peers.zeroq import ZeroQ
 from core.config import GenerationConfig
 from core.generation.fused import kernels
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 from core.memory import keep_memory
 from core.models.full_precision import load_model
 
@@ -51,8 +51,8 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     """Milliseconds and ratios of one iteration of each."""
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
-    methods = {"mi-fgsm": Synthesis(model, CONFIG), "adam": Synthesis(model, CONFIG, "adam")}
-    by_torch = Synthesis(model, CONFIG)
+    methods = {"mi-fgsm": GenerationLoop(model, CONFIG), "adam": GenerationLoop(model, CONFIG, "adam")}
+    by_torch = GenerationLoop(model, CONFIG)
     images, labels = (
         methods["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
         methods["mi-fgsm"].labels,
@@ -89,7 +89,7 @@ def toolkit(python: str, threads: int) -> dict[str, Any]:
     """What peers/mct.py measures, run by an interpreter that has the toolkit, in turns with as many seconds of ours."""
     command = [python, str(ROOT / "benchmarks/peers/mct.py"), "--threads", str(threads), "--batch", str(BATCH), "--iterations", "13"]
     torch.set_num_threads(threads)
-    method = Synthesis(load_model("resnet20_cifar10", "cpu"), CONFIG)
+    method = GenerationLoop(load_model("resnet20_cifar10", "cpu"), CONFIG)
     theirs, ours, versions = [], [], {}
     for _ in range(TURNS):
         answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

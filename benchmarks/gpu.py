@@ -28,7 +28,7 @@ from benchmarks.machine import against, in_turns, write
 from core.config import GenerationConfig, MachineConfig, preset
 from core.data.image_sets import ImageSet
 from core.errors import CoreError
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import QuantizationTraining
 
@@ -49,8 +49,8 @@ def _finished(function: Callable[[], Any]) -> Callable[[], None]:
 def generation(model: FullPrecisionModel, batch: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of an iteration of each, and the ratio to the network alone."""
     config = GenerationConfig(images=4 * batch, iterations=100_000, batch_size=batch, snapshots=4)
-    plain = {name: Synthesis(model, config, name) for name in ("mi-fgsm", "adam")}
-    compiled = Synthesis(model, config, machine=MachineConfig(compile=True))
+    plain = {name: GenerationLoop(model, config, name) for name in ("mi-fgsm", "adam")}
+    compiled = GenerationLoop(model, config, machine=MachineConfig(compile=True))
     images = plain["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True)
     labels = plain["mi-fgsm"].labels
 
@@ -75,7 +75,7 @@ def training(model: FullPrecisionModel, images: ImageSet, rounds: int) -> dict[s
 
 def generated(model: FullPrecisionModel, method: str) -> ImageSet:
     """The small set that is made again and again."""
-    synthesis = Synthesis(model, SMALL, method)
+    synthesis = GenerationLoop(model, SMALL, method)
     while not synthesis.finished:
         synthesis.step()
     return synthesis.image_set()

@@ -1,4 +1,4 @@
-"""What the pages share: the one RunManager of the server, which run is shown (also in the address bar), and records read so far."""
+"""State shared by the pages: the server's RunManager, the shown run and other address parameters, and caches of what the store holds."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from dashboard.server import access, resources
 from dashboard.server.uploads import Uploads
 
 RUN_PARAMETER = "run"
-AT_PARAMETER = "at"  # the iteration that the Studio shows, absent for the newest
-VIEW_PARAMETER = "view"  # which of the Studio's charts
-_METHOD_PARAMETER, _IMAGE_PARAMETER = "method", "image"  # the image that it shows large
+AT_PARAMETER = "at"  # the iteration that the Studio shows; absent for the newest
+VIEW_PARAMETER = "view"  # the chart that the Studio shows
+_METHOD_PARAMETER, _IMAGE_PARAMETER = "method", "image"  # the enlarged image
 _OLD_METHOD_PARAMETER = "lane"  # in links of version 1
 _LAYER_PARAMETER = "layer"  # counted from 1
 
 
 @st.cache_resource(show_spinner=False)
 def manager() -> RunManager:
-    """One for the whole server; runs go on whatever happens to a page."""
+    """One for the whole server, so that runs continue when a page is closed."""
     resources.collect_garbage_often()
     return RunManager(RunStore(), executor="processes")
 
 
 def store() -> RunStore:
-    """The store behind the manager."""
+    """The store of the manager."""
     return manager().store
 
 
 def uploads() -> Uploads:
-    """What was uploaded, kept with the runs."""
+    """Uploaded networks and images, stored beside the runs."""
     return Uploads(store().folder)
 
 
 def has_images(run: Run) -> bool:
-    """Whether the run has images, made or given, to look at or to use again; or will have them."""
+    """Whether the run has images, generated or from the user, or will have them."""
     return bool(image_methods(run)) or bool(run.config.images_from) or not run.state.is_finished()
 
 
 def show_run(run_id: str | None) -> None:
-    """Makes this the run that all pages show, and puts it into the address."""
+    """Makes this the run that all pages show, and puts it into the address; None: no run."""
     st.session_state["shown run"] = run_id
     if run_id != st.query_params.get(RUN_PARAMETER):
         for name in (name for page in PAGES for name in page.run_parameters):
@@ -65,9 +65,9 @@ def show_run(run_id: str | None) -> None:
 
 
 def remember_run() -> None:
-    """Keeps which run the address names: the links to other pages do not take the address along.
+    """Stores which run the address names, because links to other pages drop the address parameters.
 
-    To be called before there are links: one that is pressed ends the script of the page it is on, wherever that is.
+    Call it before any links are drawn: clicking one stops the script of the current page at any point.
     """
     wanted = st.query_params.get(RUN_PARAMETER)
     if wanted and any(run.id == wanted for run in store().runs()):
@@ -75,7 +75,7 @@ def remember_run() -> None:
 
 
 def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
-    """The run in the address or chosen before, if it fits the page; else one that is going on; else the newest that fits."""
+    """The run in the address or chosen earlier, if it fits the page; otherwise an active run; otherwise the newest run that fits."""
     runs = [run for run in store().runs() if fits(run)]
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     chosen = next((run for run in runs if run.id == wanted), None)
@@ -83,7 +83,7 @@ def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
 
 
 def put_into_address(name: str, value: object) -> None:
-    """A part of what is shown, into the address; None takes it away. Does nothing where it is there already."""
+    """Sets a parameter of the address; None removes it."""
     if value is None:
         st.query_params.pop(name, None)
     elif st.query_params.get(name) != str(value):
@@ -91,7 +91,7 @@ def put_into_address(name: str, value: object) -> None:
 
 
 def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
-    """Method and index of the image that an address shows large, which need not exist; (None, 0) when there is none."""
+    """Method and index of the enlarged image of an address, which need not exist; (None, 0) if there is none."""
     method = address.get(_METHOD_PARAMETER) or address.get(_OLD_METHOD_PARAMETER)
     index = address.get(_IMAGE_PARAMETER, "")
     if method is None or not (index.isascii() and index.isdecimal()):
@@ -100,36 +100,36 @@ def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
 
 
 def show_image(image: tuple[str, int] | None) -> None:
-    """MethodImages and index of the image to show large, into the address."""
+    """Puts method and index of the image to enlarge into the address; None removes them."""
     put_into_address(_OLD_METHOD_PARAMETER, None)
     put_into_address(_METHOD_PARAMETER, image and image[0])
     put_into_address(_IMAGE_PARAMETER, image and image[1])
 
 
 def layer_in_address(count: int, address: Mapping[str, str]) -> int:
-    """Index of the chosen one of `count` layers; the first where the address, the page's parameters, names none."""
+    """Index of the layer that an address names, 0 to count - 1; 0 if it names none."""
     number = address.get(_LAYER_PARAMETER, "")
     return min(max(int(number[:9]) - 1, 0), count - 1) if number.isascii() and number.isdecimal() else 0
 
 
 def show_layer(index: int) -> None:
-    """The layer to look into, into the address."""
+    """Puts the chosen layer into the address."""
     put_into_address(_LAYER_PARAMETER, index + 1)
 
 
 def start(config: RunConfig, name: str = "") -> None:
-    """Queues a run of whoever is logged in, and shows it."""
+    """Queues a run for the user who is logged in, and shows it."""
     show_run(manager().start(config, name, user=access.user()))
 
 
 _records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()
 _records_lock = threading.Lock()
-_RECORDS_KEPT = 8  # stages of runs: all sessions look at the same, and each at a few
+_RECORDS_KEPT = 8  # stages of runs, shared by all sessions
 
 
 def records(run: Run, stage: str) -> list[Record]:
-    """All records of a stage. The server reads from the store only what is new since somebody last asked."""
-    # a run that is resumed forgets what came after its checkpoint
+    """All records of a stage. Reads only records from the store that are new since the last call."""
+    # a resumed run drops the records after its resume state
     key = (run.id, run.attempt, stage)
     with _records_lock:
         known = _records.setdefault(key, [])
@@ -142,12 +142,12 @@ def records(run: Run, stage: str) -> list[Record]:
 
 @st.cache_resource(show_spinner=False, max_entries=60)
 def shared_cache(key: tuple, _make: Callable[[], Any]) -> Any:
-    """What `_make` returns, computed once for all sessions; it must not be changed."""
+    """The result of `_make`, computed once for all sessions; callers must not modify it."""
     return _make()
 
 
 def image_methods(run: Run) -> list[str]:
-    """Lanes whose images of this run, made or given, are there to be used."""
+    """Methods whose images of this run, generated or from the user, exist."""
     folder = store().images_folder(run)
     if not run.config.images_from:
         return layout.image_methods(folder)
@@ -155,13 +155,13 @@ def image_methods(run: Run) -> list[str]:
 
 
 def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
-    """A box to choose one of the runs that fit the page, beginning with the shown one; None when there is none."""
+    """A box to choose one of the runs that fit the page, starting with the shown one; None if no run fits."""
     runs = [run for run in store().runs() if fits(run)]
     if not runs:
         return None
     shown = shown_run(fits)
     ids = [run.id for run in runs]
-    # a key with the shown run in it: a run that was just started must not be hidden by what was chosen before
+    # the key contains the shown run, so that a run that was just started replaces an earlier choice
     chosen = st.selectbox(
         label,
         ids,
@@ -176,7 +176,7 @@ def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
 
 
 def title(run: Run) -> str:
-    """How a run is called where one of several is chosen."""
+    """Label of a run in a selection box."""
     return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {run.name} · {run.state}"
 
 
@@ -189,6 +189,6 @@ def _sheet(path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sheet(run: Run, method: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Some images of a finished set, spread evenly over it: uint8 `(N, 3, H, W)` and labels; None when the set is not there."""
+    """200 evenly spaced images of a finished set, uint8 `(N, 3, H, W)`, and their labels; None if the set does not exist."""
     path = store().images_folder(run) / method / layout.IMAGES_FILE
     return _sheet(str(path), 200) if path.is_file() else None

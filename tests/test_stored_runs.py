@@ -260,7 +260,7 @@ def test_the_studio_shows_a_stored_moment(server):
     players = [element.proto for element in app.get("bidi_component") if element.proto.component_name.endswith("player")]
     (player,) = [json.loads(proto.json) for proto in players]
     assert player["at"] == 2
-    assert player["moments"] == [1, 2, 3]
+    assert player["steps"] == [1, 2, 3]
 
 
 def test_the_export_page_offers_a_file_that_was_made_before(server):

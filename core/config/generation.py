@@ -98,7 +98,7 @@ class GenerationConfig(Checked):
         "Momentum of MI-FGSM: the fraction of the accumulated gradient that is kept.",
         minimum=0.0,
         maximum=2.0,
-        label="μ momentum of MI-FGSM",
+        label="μ of MI-FGSM",
         symbol="μ",
         step=0.05,
         live=True,

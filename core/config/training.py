@@ -53,6 +53,7 @@ class TrainingConfig(Checked):
         "Training steps. 0 stops after calibration.",
         minimum=0,
         maximum=1_000_000,
+        step=50,
         label="Training steps",
         low="0 is calibration alone; with few steps, low bit widths stay far below full precision.",
         high="takes proportionally longer, with diminishing gains.",

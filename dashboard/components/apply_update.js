@@ -1,10 +1,10 @@
 // Prepended to the JavaScript of every element that can be updated through the socket (see update_socket.js).
 
-// Gives an element the data that Streamlit has drawn; returns what Streamlit calls to clean up. element: has update(data), and end() if it
-// needs cleaning up. The same rendering drawn again brings nothing new, and updates since then are newer: then the element keeps its data.
-function hand(element, data, parentElement) {
+// Passes the data of a rendering by Streamlit to an element; returns the function that Streamlit calls to clean up. element: has
+// update(data), and end() if it needs cleaning up. If the element already has this rendering, updates may be newer: then it keeps its data.
+function applyRendering(element, data, parentElement) {
   const elements = (window.updatedElements ??= new Map());
-  if (data.rendering && data.rendering === element.rendering) element.again?.();
+  if (data.rendering && data.rendering === element.rendering) element.redraw?.();
   else {
     element.rendering = data.rendering;
     element.data = data;
@@ -12,7 +12,7 @@ function hand(element, data, parentElement) {
     if (data.rendering) elements.set(data.key, element);
     element.update(data);
   }
-  // Streamlit also cleans up after a call that a newer one has overtaken
+  // Streamlit also cleans up after calls that were superseded by newer ones
   return () => setTimeout(() => {
     if (parentElement.isConnected) return;
     if (elements.get(element.data.key) === element) elements.delete(element.data.key);

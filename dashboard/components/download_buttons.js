@@ -1,16 +1,16 @@
-// Puts PNG, SVG and CSV into the bar of every plotly chart in the document. In the dashboard and in the report alike.
+// Adds PNG, SVG and CSV buttons to the toolbar of every plotly chart in the document. Used by the dashboard and by the report.
 //
-// All is made in the browser, of what the chart shows at that moment: nothing waits in the server's memory for somebody to want it.
-// PNG and SVG come from plotly's own button, which is hidden behind them, as it can have but one format.
+// The browser creates the files from what the chart shows when the button is clicked, so the server stores none. PNG and SVG use plotly's
+// own button, which supports only one format and is therefore hidden.
 (() => {
-  if (window.takeAlong) return;
+  if (window.downloadButtons) return;
 
-  // Text of a chart is HTML to plotly; a parsed document is dead: nothing in it is loaded or run. (Nothing in this file may look like a
-  // tag: Streamlit would throw the script away.)
+  // The text of a label, which plotly treats as HTML. A parsed document is inert: it loads and runs nothing. (Nothing in this file may look
+  // like a tag, or Streamlit would discard the script.)
   const plain = (markup) =>
     new DOMParser().parseFromString(String(markup ?? "").replace(/\x3cbr\s*\/?>/gi, " "), "text/html").body.textContent;
 
-  // As the number was written: a float32 has eight digits, not the seventeen of the double that holds it.
+  // The number with the digits of its type: a float32 needs at most nine significant digits, not the seventeen of a double.
   function digits(number, single) {
     if (!single) return String(number);
     for (let precision = 6; precision < 9; precision++) {
@@ -20,8 +20,8 @@
     return String(number);
   }
 
-  // One cell. A text that a spreadsheet would compute (= + - @, also behind a tab, and their wide forms) gets an apostrophe before it,
-  // unless it is but a number.
+  // One cell. Text that a spreadsheet would evaluate (= + - @, also after a tab, and their full-width forms) gets a leading apostrophe,
+  // unless it is a number.
   function cell(value, single = false) {
     if (value === null || value === undefined) return "";
     if (typeof value === "number") return Number.isFinite(value) ? digits(value, single) : "";
@@ -32,7 +32,7 @@
 
   const columnOf = (values, index) => cell(values?.[index], values instanceof Float32Array);
 
-  // What stands above a chart among several: the annotation on the top of its axes, else the name of its axis.
+  // Title of a subplot: the annotation above its axes, or the name of its axis if there is none.
   function panel(layout, trace) {
     const [x, y] = [trace.xaxis ?? "x", trace.yaxis ?? "y"].map((id) => layout[`${id[0]}axis${id.slice(1)}`]);
     const near = (a, b) => Math.abs(a - b) < 1e-3;
@@ -44,14 +44,14 @@
     return title ? title.text : (trace.xaxis ?? "x");
   }
 
-  // One heatmap: a matrix, x in the first line and y in the first column. What its colours stand for is in customdata, where it differs.
+  // A heatmap as a matrix, with x in the first row and y in the first column. customdata has the values if the colors show something else.
   function matrix({ x, y, z, customdata }) {
     const values = customdata?.length === z.length && customdata[0]?.length === z[0]?.length ? customdata : z;
     const columns = Array.from(values[0] ?? [], (_, j) => (x ? columnOf(x, j) : String(j)));
     return [["y \\ x", ...columns], ...Array.from(values, (row, i) => [y ? columnOf(y, i) : String(i), ...Array.from(row, (_, j) => columnOf(row, j))])];
   }
 
-  // Curves, bars and points: a line for each point. Several heatmaps, or one among curves: the same, with z.
+  // Curves, bars and points: a row for each point. Several heatmaps, or heatmaps among curves: the same, with z.
   function long(traces, layout) {
     const panels = new Set(traces.map((t) => `${t.xaxis ?? "x"}${t.yaxis ?? "y"}`)).size > 1;
     const error = traces.some((t) => t.error_y?.visible && t.error_y.array);
@@ -72,7 +72,7 @@
     return lines;
   }
 
-  // The data of a chart as CSV, curves that were hidden included. traces, layout: plotly's own, full of defaults.
+  // The data of a chart as CSV, including hidden curves. traces, layout: plotly's own, with defaults filled in.
   function csv(traces, layout) {
     const shown = traces.filter((t) => t.visible !== false);
     const lines = shown.length === 1 && shown[0].z?.length ? matrix(shown[0]) : long(shown, layout);
@@ -87,26 +87,26 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   }
 
-  // A file cannot use the font of the page: texts would be of other widths than the places left for them.
-  const PIXELS = 2; // of a PNG for each on the page, so that it is sharp in print
+  // Files cannot use the font of the page: text would not fit the space that was measured for it.
+  const PIXELS = 2; // of a PNG per pixel of the page, so that it is sharp in print
   const FONT = "Arial, Helvetica, Liberation Sans, sans-serif";
   const withFont = (value) =>
     Array.isArray(value) || ArrayBuffer.isView(value) || value === null || typeof value !== "object"
       ? value
       : Object.fromEntries(Object.entries(value).map(([key, one]) => [key, key === "family" ? FONT : withFont(one)]));
 
-  // What is seen behind a chart: its texts are made for it.
+  // The color behind a chart, for which its text colors were chosen.
   function background(chart) {
-    const transparent = (colour) => !colour || colour === "transparent" || /,\s*0\)$/.test(colour);
+    const transparent = (color) => !color || color === "transparent" || /,\s*0\)$/.test(color);
     if (!transparent(chart._fullLayout.paper_bgcolor)) return chart._fullLayout.paper_bgcolor;
     for (let element = chart; element; element = element.parentElement) {
-      const colour = getComputedStyle(element).backgroundColor;
-      if (!transparent(colour)) return colour;
+      const color = getComputedStyle(element).backgroundColor;
+      if (!transparent(color)) return color;
     }
     return "white";
   }
 
-  // Of its files, without an ending.
+  // Name of its files, without an extension.
   function nameOf(chart) {
     const { meta, title } = chart._fullLayout;
     const name = chart._context.toImageButtonOptions.filename || meta?.name || plain(title?.text) || "chart";
@@ -115,7 +115,7 @@
 
   function image(chart, camera, format) {
     const [layout, options] = [chart.layout, chart._context.toImageButtonOptions];
-    // plotly copies all that it needs before the click returns
+    // plotly copies what it needs before click() returns
     chart.layout = withFont({ ...layout, font: { family: FONT, ...layout.font }, paper_bgcolor: background(chart) });
     chart._context.toImageButtonOptions = { ...options, filename: nameOf(chart), format, scale: format === "svg" ? 1 : PIXELS };
     try {
@@ -126,13 +126,13 @@
     }
   }
 
-  function addButtons(chart) {
+  function add(chart) {
     const camera = [...chart.querySelectorAll(".modebar-btn")].find((button) => /download plot/i.test(button.dataset.title));
-    if (!camera || camera.parentElement.querySelector(".take-along")) return;
-    const add = (title, help, click) => {
+    if (!camera || camera.parentElement.querySelector(".download-button")) return;
+    const addButton = (title, help, click) => {
       const button = document.createElement("button");
       button.type = "button";
-      button.className = "modebar-btn take-along";
+      button.className = "modebar-btn download-button";
       button.rel = "tooltip";
       button.dataset.title = help;
       button.setAttribute("aria-label", help);
@@ -140,31 +140,31 @@
       button.addEventListener("click", click);
       camera.before(button);
     };
-    add("PNG", "Picture of this chart (PNG)", () => image(chart, camera, "png"));
-    add("SVG", "Drawing of this chart (SVG)", () => image(chart, camera, "svg"));
-    add("CSV", "Numbers of this chart (CSV)", () => {
-      // with a byte order mark, by which spreadsheets know UTF-8
+    addButton("PNG", "Download this chart as PNG", () => image(chart, camera, "png"));
+    addButton("SVG", "Download this chart as SVG", () => image(chart, camera, "svg"));
+    addButton("CSV", "Download the data of this chart as CSV", () => {
+      // with a byte order mark, so that spreadsheets recognize UTF-8
       save("\ufeff" + csv(chart._fullData, chart._fullLayout), "text/csv;charset=utf-8", `${nameOf(chart)}.csv`);
     });
     camera.style.display = "none";
-    // a long title goes on below
+    // covers a long title below it
     chart.querySelector(".modebar").style.background = background(chart);
   }
 
   const style = document.createElement("style");
   style.textContent =
-    ".js-plotly-plot .modebar-btn.take-along { font: 600 10px/1 sans-serif !important; color: inherit; opacity: 0.7; padding: 4px; vertical-align: middle }" +
-    ".js-plotly-plot .modebar-btn.take-along:is(:hover, :focus-visible) { opacity: 1; text-decoration: underline }" +
-    // a browser tells of a file that was saved, and in a place of its own
+    ".js-plotly-plot .modebar-btn.download-button { font: 600 10px/1 sans-serif !important; color: inherit; opacity: 0.7; padding: 4px; vertical-align: middle }" +
+    ".js-plotly-plot .modebar-btn.download-button:is(:hover, :focus-visible) { opacity: 1; text-decoration: underline }" +
+    // plotly's own message, because browsers show downloads themselves
     ".plotly-notifier { display: none }" +
     ".js-plotly-plot .modebar:focus-within { opacity: 1 !important }";
   document.head.append(style);
-  // plotly makes its bar anew now and then: looked at when somebody comes near (the dashboard's own element also does when it has drawn)
+  // plotly recreates its toolbar sometimes, so buttons are added when a chart is about to be used (figure.js also adds them after drawing)
   for (const event of ["pointerover", "focusin", "pointerdown"]) {
     document.addEventListener(event, ({ target }) => {
       const chart = target.closest?.(".js-plotly-plot");
-      if (chart) addButtons(chart);
+      if (chart) add(chart);
     });
   }
-  window.takeAlong = { csv, addButtons };
+  window.downloadButtons = { csv, add };
 })();

@@ -1,7 +1,7 @@
-"""Elements that Streamlit does not have: the iteration player, the contact sheet, a figure that is changed in place, a block of text.
+"""Page elements that Streamlit lacks: the iteration player, the contact sheet, a figure that is updated in place, a block of text.
 
-Each is a component with its HTML, CSS and JavaScript in this folder. What comes from outside goes there as data, never into the HTML. An
-element that is drawn in a `rendering` is updated through the socket (updates/live_view.py) under its key.
+Each is a component with its HTML, CSS and JavaScript in this folder. Text from outside is passed as data, never inserted into the HTML.
+An element that is drawn in a `rendering` is updated through the socket (updates/live_view.py) under its key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly
 import streamlit as st
@@ -24,10 +24,11 @@ from dashboard.server import access
 from dashboard.tables.iterations import from_address, nearest
 from dashboard.text import one_line_text
 
+T = TypeVar("T")
 _FOLDER = Path(__file__).parent
 _APPLY_UPDATE = (_FOLDER / "apply_update.js").read_text()
 _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-# the version in its name: a browser may keep it for ever
+# the name contains the version, so that browsers may cache the file forever
 _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
 
 
@@ -41,12 +42,12 @@ _player = _component("player")
 _sheet = _component("sheet")
 _text_block = _component("text_block")
 _update_socket = _component("update_socket")
-# plotly puts its own styles into the head of the page
+# plotly inserts its styles into the head of the page
 _figure = _component("figure", isolate_styles=False)
 
 
 def routes() -> list[BaseRoute]:
-    """What the server must answer besides Streamlit's own: the plotly.js that came with plotly."""
+    """The route that serves the plotly.js of the installed plotly."""
     return [Route(_library_address(), _send_library)]
 
 
@@ -58,11 +59,18 @@ def _library_address() -> str:
     return access.path(_LIBRARY_NAME)
 
 
+def grid(items: Sequence[T], columns: int) -> Iterator[tuple[Any, T]]:
+    """Each item with its cell, at most `columns` in a row; the cells of one grid have equal widths."""
+    width = max(1, min(len(items), columns))
+    for start in range(0, len(items), width):
+        yield from zip(st.columns(width), items[start : start + width])
+
+
 @contextmanager
 def folded(label: str, key: str, expanded: bool, icon: str) -> Iterator[bool]:
-    """An expander, and whether to make what is in it: when somebody has opened it, and from then on, so that nothing typed is lost.
+    """An expander; yields whether to draw its content: once it has been opened, and then always, so that typed values are kept.
 
-    A form has dozens of elements, and a browser beside a job takes seconds for them.
+    Closed forms are not drawn, because a form has dozens of elements, which take a browser beside a job seconds to draw.
     """
     with st.expander(label, expanded=expanded, key=key, icon=icon, on_change="rerun") as expander:
         opened = f"opened/{key}"
@@ -71,15 +79,15 @@ def folded(label: str, key: str, expanded: bool, icon: str) -> Iterator[bool]:
 
 
 def chosen_step(run_id: str, address: Mapping[str, str], kept: Sequence[int], latest: int) -> tuple[int | None, str]:
-    """The step that the player of a run shows, None for the newest, and what is wrong with the one in the address, or ""."""
+    """The step that an address shows, None for the newest; and why the step in the address is invalid, or ""."""
     wanted, problem = from_address(address.get(session.AT_PARAMETER))
     return nearest(wanted, kept, latest), problem
 
 
 def player(run_id: str, values: Mapping[str, Any], following: str, iterations: int, batches: int, key: str) -> None:
-    """The slider over the kept iterations of a run, with play button and arrow keys. What it shows is in the address.
+    """The slider over the recorded iterations of a run, with play button and arrow keys. The shown step is in the address.
 
-    values: of `player_data`. following: how often newer images come, "" if there will be none. iterations: of a batch.
+    values: of `player_data`. following: how often newer images arrive, "" if none will. iterations: per batch.
     """
 
     def move() -> None:
@@ -90,7 +98,7 @@ def player(run_id: str, values: Mapping[str, Any], following: str, iterations: i
         data={
             **values,
             "run": run_id,
-            "turn": st.session_state.get(_turn_key(run_id), 0),
+            "jump": st.session_state.get(_jump_key(run_id), 0),
             "following": following,
             "iterations": iterations,
             "batches": batches,
@@ -101,8 +109,8 @@ def player(run_id: str, values: Mapping[str, Any], following: str, iterations: i
 
 
 def player_data(kept: Sequence[int], latest: int, at: int | None, marks: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """The data of a player that changes as the run goes on. kept: steps, in order. marks: step and text of live changes."""
-    return {"moments": [step for step in kept if step < latest], "latest": latest, "at": at, "marks": [list(mark) for mark in marks]}
+    """The data of a player that changes while the run is active. kept: steps in order. marks: step and text of live changes."""
+    return {"steps": [step for step in kept if step < latest], "latest": latest, "at": at, "marks": [list(mark) for mark in marks]}
 
 
 _rendering: ContextVar[str] = ContextVar("rendering", default="")
@@ -110,8 +118,9 @@ _rendering: ContextVar[str] = ContextVar("rendering", default="")
 
 @contextmanager
 def rendering(token: str) -> Iterator[None]:
-    """Elements drawn in the block are updated through the socket. token: identifies this rendering; updates override what it drew, but
-    not what a later one draws; "" for elements that nothing updates.
+    """Elements drawn in the block are updated through the socket.
+
+    token: identifies this rendering. An update overrides what the rendering drew; a later rendering overrides the update. "": no updates.
     """
     before = _rendering.set(token)
     try:
@@ -126,18 +135,17 @@ def _updated(key: str) -> dict[str, str]:
 
 
 def follow_newest(run_id: str) -> None:
-    """Moves the player of a run to its right end, wherever a person has left it."""
-    st.session_state[_turn_key(run_id)] = st.session_state.get(_turn_key(run_id), 0) + 1
+    """Moves the player of a run to the newest step."""
+    st.session_state[_jump_key(run_id)] = st.session_state.get(_jump_key(run_id), 0) + 1
     session.put_into_address(session.AT_PARAMETER, None)
 
 
-def _turn_key(run_id: str) -> str:
-    return f"turn of the player/{run_id}"
+def _jump_key(run_id: str) -> str:
+    return f"jump of the player/{run_id}"
 
 
 def sheet(values: Mapping[str, Any], alt: str, chosen: int | None, key: str, on_pick: Callable[[int], None]) -> None:
-    """A contact sheet whose images can be hovered over and clicked. values: the fields of a Sheet. on_pick: called with the index of an
-    image that was clicked."""
+    """A contact sheet with tooltips. values: the fields of a Sheet. on_pick: called with the index of a clicked image."""
     _sheet(
         key=key,
         data={**values, "chosen": chosen, "alt": alt, **_updated(key)},
@@ -146,10 +154,10 @@ def sheet(values: Mapping[str, Any], alt: str, chosen: int | None, key: str, on_
 
 
 def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None) -> None:
-    """A figure, changed in place when it comes again under the same key.
+    """A figure. A later figure with the same key updates it in place.
 
-    figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. name: of its files. on_pick: called
-    with the customdata of a point that was pressed, or its number in its trace.
+    figure: JSON of charts.style.json_of. title: for screen readers; default: the title of the figure. name: of downloaded files.
+    on_pick: called with the customdata of a clicked point, or its index in the trace.
     """
     _figure(
         key=key,
@@ -170,19 +178,19 @@ def _picked(key: str) -> Any:
 
 
 def text_block(key: str, values: Mapping[str, Any], clipped: bool = False) -> None:
-    """Lines of small text, with a title and a bar where they have one. values: of `text_block_data`. clipped: each line stays one line."""
+    """Lines of small text, optionally with a title and a progress bar. values: of `text_block_data`. clipped: lines do not wrap."""
     _text_block(key=key, data={**values, "clipped": clipped, **_updated(key)})
 
 
-def text_block_data(lines: Sequence[str], title: str = "", part: float | None = None) -> dict[str, Any]:
-    """The data of a text block that changes as the run goes on. part: how full the bar below the lines is, 0 to 1; None: no bar."""
-    return {"title": one_line_text(title), "lines": [one_line_text(line) for line in lines], "part": part}
+def text_block_data(lines: Sequence[str], title: str = "", progress: float | None = None) -> dict[str, Any]:
+    """The data of a text block that changes while the run is active. progress: length of the bar, 0 to 1; None: no bar."""
+    return {"title": one_line_text(title), "lines": [one_line_text(line) for line in lines], "progress": progress}
 
 
 def update_socket(key: str, address: str, layout: str, milliseconds: int) -> None:
-    """Has the elements of the page updated through the socket at `address`, which is asked again after so many milliseconds.
+    """Connects the page to the update socket at `address`, which it asks for updates after so many milliseconds.
 
-    Streamlit draws the view again when its layout is another than `layout`.
+    Streamlit redraws the view when the layout version in an answer differs from `layout`.
     """
-    with st.container(key="updates"):  # takes no space: see page.css
+    with st.container(key="updates"):  # hidden by page.css
         _update_socket(key=key, data={"address": address, "layout": layout, "milliseconds": milliseconds}, on_changed_change=lambda: None)

@@ -1,7 +1,6 @@
-"""How every page shows a figure and a table, so that all of them can be taken along: a figure as PNG, SVG and CSV, a table as CSV.
+"""Shows figures and tables so that all can be downloaded: figures as PNG, SVG and CSV, tables as CSV.
 
-The buttons of a figure stand in its bar, which appears over it; `download_buttons.js` puts them there and makes the files in the browser.
-Those of a table are Streamlit's own.
+`download_buttons.js` adds buttons to the toolbar of each figure and creates the files in the browser. Tables use Streamlit's own button.
 """
 
 from __future__ import annotations
@@ -18,26 +17,27 @@ from dashboard.components import elements
 
 
 def offer_files() -> None:
-    """Adds the buttons to all figures of the page, once for all that it shows."""
-    with st.container(key="take along"):
+    """Adds the download buttons to all figures of the page. To be called once per page."""
+    with st.container(key="download buttons"):
         st.html(
-            "<style>.st-key-take-along { display: none }</style><script>" + chart_files.script() + "</script>", unsafe_allow_javascript=True
+            "<style>.st-key-download-buttons { display: none }</style><script>" + chart_files.script() + "</script>",
+            unsafe_allow_javascript=True,
         )
 
 
 def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None) -> None:
-    """A figure on the page; its files are called `name`, or as its key. One that comes again under the same key is changed in place.
+    """A figure. A later figure with the same key updates it in place.
 
-    figure: JSON as chart_style.json_of makes it. title: for screen readers, its own without one. on_pick: called with the customdata of
-    a point that was pressed, or its number in its trace.
+    figure: JSON of charts.style.json_of. name: of downloaded files; default: the key. title: for screen readers; default: the title of
+    the figure. on_pick: called with the customdata of a clicked point, or its index in the trace.
     """
     elements.figure(figure, title, key, name or key, on_pick)
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> Any:
-    """A table on the page, without an index. Its CSV, which its own bar offers, computes nothing in a spreadsheet.
+    """A table without an index, whose CSV contains no formulas. Returns the result of st.dataframe.
 
-    rows: a mapping from title to value for each line, or a data frame. options: of st.dataframe. Returns what that returns.
+    rows: a mapping from column title to value for each row, or a data frame. options: of st.dataframe.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     return st.dataframe(frame.map(text.cell).rename(columns=text.cell), hide_index=True, key=key, **options)

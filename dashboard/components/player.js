@@ -1,11 +1,11 @@
-// The one iteration player of a page. It tells the server which moment to show, and every chart of the page where its cursor stands.
+// The iteration player, one per page. It tells the server which step to show, and the charts of the page where to draw their cursor.
 //
-// data: run, moments (steps that were kept, oldest first, without the newest), latest (the newest step), at (a step of moments, or null
-// for the newest), turn (changes when the page is to take over `at`), following (how often newer ones come, empty if there will be
-// none), iterations (of a batch), batches, marks ([step, text] of live changes), and what an updated element has (see update_socket.js).
+// data: run, steps (with recorded images, oldest first, without the newest), latest (the newest step), at (one of steps, or null for the
+// newest), jump (when it changes, the player moves to `at`), following (how often newer images arrive, empty if none will), iterations
+// (per batch), batches, marks ([step, text] of live changes), and the data of an updated element (see update_socket.js).
 
-const GRACE = 3000; // milliseconds after which an answer of the server is no longer waited for
-const PACE = 350; // milliseconds that a moment is seen at least while playing
+const GRACE = 3000; // milliseconds to wait for an answer of the server
+const PACE = 350; // minimum milliseconds per step while playing
 const TYPING = "input, textarea, select, [contenteditable], [role=slider], [role=tab], [role=radio], [role=radiogroup], [role=combobox], " +
   "[role=listbox], [role=menu], [role=grid], [role=spinbutton], [role=dialog], .stDataFrame";
 
@@ -13,24 +13,24 @@ export default function ({ data, parentElement, setStateValue }) {
   let player = parentElement.player;
   if (!player) player = parentElement.player = create(parentElement);
   player.send = (at) => setStateValue("at", at);
-  return hand(player, data, parentElement);
+  return applyRendering(player, data, parentElement);
 }
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
   const [play, range, text, live, marks] = ["play", "range", "text", "live", "marks"].map(find);
   let data, at, timer;
-  let asked; // what the server was asked to show and has not shown yet
-  let waiting; // what it is to be asked next
+  let asked; // the step that the server was asked to show and does not show yet
+  let waiting; // the step to ask for next
   let askedSince = 0;
 
-  const places = () => [...data.moments, null];
-  const place = () => {
-    const found = data.moments.indexOf(at);
-    return found < 0 ? data.moments.length : found;
+  const positions = () => [...data.steps, null];
+  const position = () => {
+    const found = data.steps.indexOf(at);
+    return found < 0 ? data.steps.length : found;
   };
 
-  function named(step) {
+  function label(step) {
     const batch = Math.floor((step - 1) / data.iterations) + 1;
     const within = ((step - 1) % data.iterations) + 1;
     const iteration = `iteration ${within} of ${data.iterations}`;
@@ -38,11 +38,11 @@ function create(root) {
   }
 
   function draw() {
-    const last = data.moments.length;
+    const last = data.steps.length;
     range.max = last;
-    range.value = place();
-    range.style.setProperty("--part", last ? place() / last : 1);
-    const words = named(at ?? data.latest);
+    range.value = position();
+    range.style.setProperty("--part", last ? position() / last : 1);
+    const words = label(at ?? data.latest);
     const now = at === null ? (data.following ? "live" : "last") : "";
     range.setAttribute("aria-valuetext", now ? `${words}, ${now}` : words);
     text.textContent = words;
@@ -52,17 +52,16 @@ function create(root) {
     live.title = data.following ? `Follow the run: ${data.following} (End)` : "The last iteration (End)";
     play.classList.toggle("playing", !!timer);
     play.setAttribute("aria-label", timer ? "Stop playing" : "Play");
-    play.title = timer ? "Stop playing" : "Play the kept moments";
+    play.title = timer ? "Stop playing" : "Play the recorded iterations";
     play.disabled = range.disabled = last === 0;
-    const span = marks.dataset.of;
-    const of = JSON.stringify([data.marks, data.moments, data.latest]);
-    if (span !== of) {
-      marks.dataset.of = of;
-      marks.replaceChildren(...data.marks.map(([step, label]) => {
+    const drawn = JSON.stringify([data.marks, data.steps, data.latest]);
+    if (marks.dataset.drawn !== drawn) {
+      marks.dataset.drawn = drawn;
+      marks.replaceChildren(...data.marks.map(([step, title]) => {
         const mark = document.createElement("i");
-        const after = data.moments.findIndex((moment) => moment > step);
+        const after = data.steps.findIndex((other) => other > step);
         mark.style.left = `${(100 * (after < 0 ? last : after)) / Math.max(last, 1)}%`;
-        mark.title = label;
+        mark.title = title;
         return mark;
       }));
     }
@@ -77,14 +76,14 @@ function create(root) {
     asked = waiting;
     waiting = undefined;
     askedSince = Date.now();
-    // the same address as the server will set: so it finds nothing to add to the history
+    // sets the address that the server will set, so that Streamlit adds nothing to the browser history
     const query = new URLSearchParams(location.search);
     if (asked === null) query.delete("at");
     else query.set("at", asked);
     const search = query.toString();
     history.replaceState(history.state, "", location.pathname + (search ? "?" + search : ""));
     player.send(asked);
-    setTimeout(ask, GRACE + 50); // should no answer come
+    setTimeout(ask, GRACE + 50); // in case no answer arrives
   }
 
   function go(to) {
@@ -95,7 +94,7 @@ function create(root) {
     ask();
   }
 
-  const goTo = (index) => go(places()[Math.min(Math.max(index, 0), data.moments.length)]);
+  const goTo = (index) => go(positions()[Math.min(Math.max(index, 0), data.steps.length)]);
 
   function stop() {
     clearInterval(timer);
@@ -106,15 +105,15 @@ function create(root) {
   function start() {
     if (at === null) goTo(0);
     timer = setInterval(() => {
-      if (asked !== undefined && Date.now() - askedSince < GRACE) return; // the server has not yet drawn the last one
+      if (asked !== undefined && Date.now() - askedSince < GRACE) return; // the server has not drawn the last step yet
       if (at === null) return stop();
-      goTo(place() + 1);
+      goTo(position() + 1);
     }, PACE);
     draw();
   }
 
   const onKey = (event) => {
-    const keys = { ArrowLeft: place() - 1, ArrowRight: place() + 1, Home: 0, End: data.moments.length };
+    const keys = { ArrowLeft: position() - 1, ArrowRight: position() + 1, Home: 0, End: data.steps.length };
     if (!(event.key in keys) || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
     const target = event.composedPath()[0];
     if (target !== range && target instanceof Element && target.closest(TYPING)) return;
@@ -123,11 +122,11 @@ function create(root) {
     goTo(keys[event.key]);
   };
   const onClick = (event) => {
-    const found = event.composedPath().find((one) => one.dataset && one.dataset.moment);
+    const found = event.composedPath().find((one) => one.dataset && one.dataset.step);
     if (!found) return;
-    const step = Number(found.dataset.moment);
+    const step = Number(found.dataset.step);
     if (timer) stop();
-    go(data.moments.includes(step) ? step : null);
+    go(data.steps.includes(step) ? step : null);
   };
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
@@ -137,16 +136,16 @@ function create(root) {
 
   const player = {
     update(next) {
-      const other = data?.run !== next.run || data.turn !== next.turn;
+      const moved = data?.run !== next.run || data.jump !== next.jump;
       if (data && data.latest !== next.latest) live.classList.toggle("beat");
       data = next;
-      if (other) {
+      if (moved) {
         at = data.at;
         asked = waiting = undefined;
         clearInterval(timer);
         timer = undefined;
       }
-      if (at !== null && !data.moments.includes(at)) at = at === data.latest ? null : data.at;
+      if (at !== null && !data.steps.includes(at)) at = at === data.latest ? null : data.at;
       if (asked !== undefined && data.at === asked) asked = undefined;
       draw();
       ask();

@@ -1,14 +1,14 @@
-// One picture of many images, and over it a grid of cells that can be pointed at, focused and pressed.
+// A contact sheet: one picture of many images, and over it a grid of cells that can be hovered over, focused and clicked.
 //
 // data: picture (data URI), width and height (of the picture in pixels), columns, header (names above the columns, or empty), cells
-// (for each place of the grid null or [index, text, whether it is marked]), chosen (an index or null), alt, and what an element has that is
-// streamed to (see update_socket.js).
+// (null or [index, text, whether it is marked] for each cell of the grid), chosen (an index or null), alt, and the data of an updated
+// element (see update_socket.js).
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let sheet = parentElement.sheet;
   if (!sheet) sheet = parentElement.sheet = create(parentElement);
   sheet.pick = (index) => setTriggerValue("picked", index);
-  return hand(sheet, data, parentElement);
+  return applyRendering(sheet, data, parentElement);
 }
 
 function create(root) {
@@ -16,7 +16,7 @@ function create(root) {
   const [header, frame, picture, grid, tip] = ["header", "frame", "picture", "grid", "tip"].map(find);
   let data;
   let cells = [];
-  let current = 0; // the place that the tab key comes to
+  let current = 0; // the cell that the tab key focuses
 
   function build() {
     const rows = Math.ceil(data.cells.length / data.columns);
@@ -29,7 +29,7 @@ function create(root) {
       for (let column = 0; column < data.columns; column++) {
         const cell = document.createElement("div");
         cell.setAttribute("role", "gridcell");
-        cell.dataset.place = row * data.columns + column;
+        cell.dataset.cell = row * data.columns + column;
         cells.push(cell);
         line.append(cell);
       }
@@ -37,13 +37,13 @@ function create(root) {
     }));
   }
 
-  function describe(place) {
-    const known = data.cells[place];
+  function describe(index) {
+    const known = data.cells[index];
     if (!known) return hide();
     tip.textContent = known[1];
     tip.hidden = false;
-    const left = ((place % data.columns) + 0.5) / data.columns;
-    const row = Math.floor(place / data.columns);
+    const left = ((index % data.columns) + 0.5) / data.columns;
+    const row = Math.floor(index / data.columns);
     const rows = Math.ceil(data.cells.length / data.columns);
     tip.style.left = `${100 * left}%`;
     tip.style.transform = `translateX(${-100 * left}%)`;
@@ -53,29 +53,29 @@ function create(root) {
   }
   const hide = () => { tip.hidden = true; };
 
-  function focusOn(place) {
+  function focusOn(index) {
     cells[current]?.setAttribute("tabindex", "-1");
-    current = place;
-    cells[place].setAttribute("tabindex", "0");
-    cells[place].focus();
+    current = index;
+    cells[index].setAttribute("tabindex", "0");
+    cells[index].focus();
   }
 
-  const placeOf = (event) => {
-    const cell = event.target.closest?.("[data-place]");
-    return cell ? Number(cell.dataset.place) : -1;
+  const cellAt = (event) => {
+    const cell = event.target.closest?.("[data-cell]");
+    return cell ? Number(cell.dataset.cell) : -1;
   };
   let pointed = -1;
-  grid.addEventListener("mousemove", (event) => { pointed = placeOf(event); describe(pointed); });
+  grid.addEventListener("mousemove", (event) => { pointed = cellAt(event); describe(pointed); });
   grid.addEventListener("mouseleave", () => { pointed = -1; hide(); });
-  grid.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) describe(placeOf(event)); });
+  grid.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) describe(cellAt(event)); });
   grid.addEventListener("focusout", hide);
-  grid.addEventListener("click", (event) => { const known = data.cells[placeOf(event)]; if (known) sheet.pick(known[0]); });
+  grid.addEventListener("click", (event) => { const known = data.cells[cellAt(event)]; if (known) sheet.pick(known[0]); });
   grid.addEventListener("keydown", (event) => {
-    const place = placeOf(event);
-    const known = data.cells[place];
-    const row = place - (place % data.columns);
+    const index = cellAt(event);
+    const known = data.cells[index];
+    const row = index - (index % data.columns);
     const to = {
-      ArrowLeft: place - 1, ArrowRight: place + 1, ArrowUp: place - data.columns, ArrowDown: place + data.columns,
+      ArrowLeft: index - 1, ArrowRight: index + 1, ArrowUp: index - data.columns, ArrowDown: index + data.columns,
       Home: row, End: row + data.columns - 1,
     }[event.key];
     if (to !== undefined) {
@@ -98,29 +98,29 @@ function create(root) {
       picture.alt = data.alt;
       if (!before || before.header.join("\n") !== data.header.join("\n")) {
         header.replaceChildren(...data.header.map((name) => {
-          const place = document.createElement("span");
-          place.textContent = name;
-          return place;
+          const title = document.createElement("span");
+          title.textContent = name;
+          return title;
         }));
         header.hidden = !data.header.length;
       }
       const show = (uri) => { if (uri === data.picture) picture.src = uri; };
       if (!before) show(data.picture);
       else if (before.picture !== data.picture) {
-        // taken over when it is ready to be painted, so that nothing flickers
+        // replaced when the new picture is decoded, so that nothing flickers
         const ready = new Image();
         ready.src = data.picture;
         ready.decode().then(() => show(ready.src), () => show(data.picture));
       }
       if (!data.cells[current]) current = Math.max(data.cells.findIndex(Boolean), 0);
-      cells.forEach((cell, place) => {
-        const known = data.cells[place];
+      cells.forEach((cell, index) => {
+        const known = data.cells[index];
         const kind = known ? `cell${known[2] ? " other" : ""}${known[0] === data.chosen ? " chosen" : ""}` : "";
-        if (cell.className !== kind) cell.className = kind; // setting the same again has the browser look for styles again
+        if (cell.className !== kind) cell.className = kind; // assigning the same class makes the browser recompute styles
         if (known) {
           cell.setAttribute("aria-label", known[1]);
           cell.setAttribute("aria-selected", known[0] === data.chosen);
-          cell.setAttribute("tabindex", place === current ? "0" : "-1");
+          cell.setAttribute("tabindex", index === current ? "0" : "-1");
         } else {
           for (const name of ["aria-label", "aria-selected", "tabindex"]) cell.removeAttribute(name);
         }

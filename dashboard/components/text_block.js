@@ -1,12 +1,12 @@
-// A few lines of text, with a title and a bar where they have one.
+// A few lines of text, optionally with a title and a progress bar.
 //
-// data: title, lines, part (how full the bar is, from 0 to 1, or null for no bar), clipped (whether each line stays one line), and what
-// an updated element has (see update_socket.js).
+// data: title, lines, progress (length of the bar, 0 to 1, or null for no bar), clipped (whether lines do not wrap), and the data of an
+// updated element (see update_socket.js).
 
 export default function ({ data, parentElement }) {
   let block = parentElement.block;
   if (!block) block = parentElement.block = create(parentElement);
-  return hand(block, data, parentElement);
+  return applyRendering(block, data, parentElement);
 }
 
 function create(root) {
@@ -23,9 +23,9 @@ function create(root) {
         lines.children[index].textContent = line;
         lines.children[index].title = data.clipped ? line : "";
       });
-      bar.hidden = data.part === null;
-      bar.firstElementChild.style.width = `${100 * data.part}%`;
-      bar.setAttribute("aria-valuenow", Math.round(100 * data.part));
+      bar.hidden = data.progress === null;
+      bar.firstElementChild.style.width = `${100 * data.progress}%`;
+      bar.setAttribute("aria-valuenow", Math.round(100 * data.progress));
       bar.setAttribute("aria-label", data.lines[0] ?? "");
     },
   };

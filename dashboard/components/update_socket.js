@@ -1,29 +1,29 @@
-// Brings updates of a run to the elements of the page, through a WebSocket of its own. (Streamlit's way to refresh them costs the browser some
-// tenths of a second each time, which a job on the same machine loses.)
+// Updates the elements of the page through a WebSocket. (A rerun by Streamlit costs the browser some tenths of a second each time, which
+// a job on the same machine loses.)
 //
-// data: address (of the socket), milliseconds (until the first question), layout (version of the view that the page was drawn for).
+// data: address (of the socket), milliseconds (until the first question), layout (version key of the view as drawn).
 //
-// An element that is updated has in its data rendering, which identifies one drawing by Streamlit, and key, its name in
-// window.updatedElements (see apply_update.js): with data, update(data), and text, the last update.
+// The data of an updated element contains rendering, which identifies one rendering by Streamlit, and key, its key in
+// window.updatedElements (see apply_update.js). The element has data, update(data), and text, the JSON of its last update.
 
-const [ALL, NEW] = ["all", "new"]; // how a question begins (see updates/socket.py)
-const AGAIN = 5000; // milliseconds after which a question without an answer is asked again
+const [ALL, NEW] = ["all", "new"]; // prefixes of a question (see updates/socket.py)
+const AGAIN = 5000; // milliseconds after which an unanswered question is repeated
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  let live = parentElement.live;
-  if (!live) live = parentElement.live = create();
-  live.draw = (layout) => setTriggerValue("changed", layout);
-  live.update(data);
-  // Streamlit also cleans up after a call that a newer one has overtaken
-  return () => setTimeout(() => { if (!parentElement.isConnected) live.end(); });
+  let updates = parentElement.updates;
+  if (!updates) updates = parentElement.updates = create();
+  updates.redraw = (layout) => setTriggerValue("changed", layout);
+  updates.update(data);
+  // Streamlit also cleans up after calls that were superseded by newer ones
+  return () => setTimeout(() => { if (!parentElement.isConnected) updates.end(); });
 }
 
 function create() {
   const elements = (window.updatedElements ??= new Map());
   let data, socket, timer, ended;
   let askedAt = 0;
-  let question; // the last: part of an address
-  let drawnAt = -AGAIN; // when the page was last asked to be drawn anew
+  let question; // query of the address in the last question
+  let redrawnAt = -AGAIN; // when Streamlit was last asked to redraw the view
 
   function wait(milliseconds) {
     clearTimeout(timer);
@@ -31,11 +31,11 @@ function create() {
   }
 
   function next() {
-    if (ended || document.hidden) return; // asked again when the page is visible
+    if (ended || document.hidden) return; // resumes when the page becomes visible
     if (socket?.readyState === WebSocket.OPEN) {
       askedAt = performance.now();
       question = location.search;
-      // what was drawn since the last update may be older than it: then everything is asked for
+      // elements rendered since the last update may show older data: then ask for all values
       const all = [...elements.values()].some((element) => element.text === undefined);
       socket.send((all ? ALL : NEW) + question);
       wait(AGAIN);
@@ -47,17 +47,17 @@ function create() {
   function connect() {
     const address = new URL(data.address, location.href);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    const own = (socket = new WebSocket(address));
-    own.onopen = next;
-    own.onmessage = (message) => heard(JSON.parse(message.data));
-    own.onclose = () => { if (!ended && socket === own) wait(AGAIN); };
+    const opened = (socket = new WebSocket(address));
+    opened.onopen = next;
+    opened.onmessage = (message) => apply(JSON.parse(message.data));
+    opened.onclose = () => { if (!ended && socket === opened) wait(AGAIN); };
   }
 
-  function heard(news) {
+  function apply(answer) {
     if (ended) return;
-    // another iteration was chosen meanwhile
+    // the address has changed since the question, for example to another iteration
     if (question !== location.search) return wait(0);
-    for (const [name, text] of Object.entries(news.values)) {
+    for (const [name, text] of Object.entries(answer.values)) {
       const element = elements.get(name);
       if (!element || element.text === text) continue;
       element.text = text;
@@ -65,30 +65,30 @@ function create() {
       element.update(element.data);
     }
     const now = performance.now();
-    if (news.layout !== data.layout && now - drawnAt > AGAIN) {
-      drawnAt = now;
-      live.draw(news.layout);
+    if (answer.layout !== data.layout && now - redrawnAt > AGAIN) {
+      redrawnAt = now;
+      updates.redraw(answer.layout);
     }
-    wait(Math.max(news.again - (now - askedAt), 50));
+    wait(Math.max(answer.again - (now - askedAt), 50));
   }
 
-  const seen = () => { if (!document.hidden) wait(0); };
-  document.addEventListener("visibilitychange", seen);
+  const onVisible = () => { if (!document.hidden) wait(0); };
+  document.addEventListener("visibilitychange", onVisible);
 
-  const live = {
+  const updates = {
     update(next) {
       const first = !data;
-      const other = data?.layout !== next.layout;
+      const changed = data?.layout !== next.layout;
       data = next;
-      if (other) drawnAt = -AGAIN;
-      if (first || other) wait(data.milliseconds);
+      if (changed) redrawnAt = -AGAIN;
+      if (first || changed) wait(data.milliseconds);
     },
     end() {
       ended = true;
       clearTimeout(timer);
-      document.removeEventListener("visibilitychange", seen);
+      document.removeEventListener("visibilitychange", onVisible);
       socket?.close();
     },
   };
-  return live;
+  return updates;
 }

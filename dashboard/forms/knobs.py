@@ -1,4 +1,4 @@
-"""Widgets for knobs: everything they show comes from core.config, and nothing is checked twice."""
+"""Widgets for knobs. Labels, limits, steps and help come from the metadata of the knobs in core.config, which also checks the values."""
 
 from __future__ import annotations
 
@@ -11,33 +11,41 @@ import streamlit as st
 from core.config import GenerationConfig, RunConfig, find_knob, help_text, label, live_knobs
 
 _SLIDER_WIDTH = 165  # pixels: two fit next to each other on a phone
-_STEPS_OF_A_DECADE = (1, 3)
+_MANTISSAS = (1, 3)  # of the values of a logarithmic slider
 
 
 def help_of(config_class: type, name: str) -> str:
-    """All that is known of a knob, for the question mark beside it: one paragraph for each line."""
+    """The help text of a knob for its tooltip, one paragraph per line."""
     return help_text(config_class, name).replace("\n", "\n\n")
 
 
+def number_arguments(knob: Field) -> dict[str, Any]:
+    """Limits, step and format of the number field of a knob."""
+    meta, kind = knob.metadata, _kind(knob)
+    bounds = {f"{end[:3]}_value": None if meta[end] is None else kind(meta[end]) for end in ("minimum", "maximum")}
+    return {**bounds, "step": meta["step"] or (1 if kind is int else 0.1), **({} if kind is int else {"format": "%g"})}
+
+
+def _kind(knob: Field) -> Any:
+    """The type of a knob: int, float, bool or str."""
+    return type(knob.default)
+
+
 def knob_widget(config_class: type, knob: Field, value: Any, key: str) -> Any:
-    """The widget that fits a knob; returns its value."""
-    meta, kind = knob.metadata, type(knob.default)
+    """The widget that fits the type of a knob; returns its value."""
+    choices, kind = knob.metadata["choices"], _kind(knob)
     shared: dict[str, Any] = {"label": label(knob), "help": help_of(config_class, knob.name), "key": key}
-    if meta["choices"] is not None:
-        choices = list(meta["choices"])
-        return st.selectbox(options=choices, index=choices.index(value), **shared)
+    if choices is not None:
+        return st.selectbox(options=list(choices), index=list(choices).index(value), **shared)
     if kind is bool:
         return st.checkbox(value=value, **shared)
-    if kind is int:
-        return st.number_input(min_value=int(meta["minimum"]), max_value=int(meta["maximum"]), value=int(value), step=1, **shared)
-    if kind is float:
-        low, high = float(meta["minimum"]), float(meta["maximum"])
-        return st.number_input(min_value=low, max_value=high, value=float(value), step=meta["step"] or 0.1, format="%g", **shared)
+    if kind in (int, float):
+        return st.number_input(value=kind(value), **number_arguments(knob), **shared)
     return st.text_input(value=value, **shared).strip()
 
 
 def knob_grid(start: RunConfig, names: Sequence[str], key: str, columns: int = 3) -> dict[str, Any]:
-    """Widgets for several knobs in columns, which begin with the values of `start`; name -> value."""
+    """Widgets for several knobs in columns, initialized with the values of `start`. Returns name -> value."""
     values = {}
     cells = st.columns(columns)
     for index, name in enumerate(names):
@@ -55,40 +63,45 @@ def live_sliders(
     methods: Sequence[str] = (),
     disabled: Collection[str] = (),
 ) -> dict[str, float]:
-    """A slider for every live knob that one of the `methods` has (default: all); returns their values.
+    """A slider for every live knob that one of the `methods` has (default: all live knobs). Returns name -> value, also without a slider.
 
-    on_change(name, widget key) is called when one is moved. disabled: knobs that cannot be moved now.
+    values: initial value of every live knob. on_change(name, widget key) is called after a slider was moved. disabled: names of knobs
+    whose sliders cannot be moved.
     """
     result = {}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for name, knob in live_knobs(GenerationConfig).items():
-            value, of = float(values[name]), knob.metadata["of"]
+            of = knob.metadata["of"]
             if methods and of and not set(of) & set(methods):
-                result[name] = value
+                result[name] = values[name]
                 continue
             widget_key = f"{key}/{name}"
-            arguments: dict[str, Any] = {
-                "label": label(knob),
-                "value": value,
-                "key": widget_key,
-                "help": help_of(GenerationConfig, name),
-                "on_change": on_change,
-                "args": (name, widget_key) if on_change else None,
-                "disabled": name in disabled,
-                "width": _SLIDER_WIDTH,
-            }
-            low, high = knob.metadata["slider"] or (knob.metadata["minimum"], knob.metadata["maximum"])
-            if knob.metadata["log"]:
-                options = sorted({*log_steps(low, high), value})
-                result[name] = st.select_slider(options=options, format_func=lambda v: f"{v:g}", **arguments)
-            else:
-                top, step = max(float(high), value), knob.metadata["step"] or (high - low) / 100
-                result[name] = st.slider(min_value=float(low), max_value=top, step=step, format="%.3g", **arguments)
+            result[name] = _slider(
+                knob,
+                values[name],
+                key=widget_key,
+                on_change=on_change,
+                args=(name, widget_key) if on_change else None,
+                disabled=name in disabled,
+            )
     return result
 
 
+def _slider(knob: Field, value: float, **arguments: Any) -> float:
+    """The slider of one live knob, wide enough to include `value`."""
+    meta, kind = knob.metadata, _kind(knob)
+    value = kind(value)
+    low, high = map(kind, meta["slider"] or (meta["minimum"], meta["maximum"]))
+    arguments |= {"label": label(knob), "help": help_of(GenerationConfig, knob.name), "width": _SLIDER_WIDTH, "value": value}
+    if meta["log"]:
+        lowest = low if meta["minimum"] is None else meta["minimum"]
+        options = sorted({*(kind(step) for step in log_steps(low, high) if step >= lowest), value})
+        return st.select_slider(options=options, format_func=lambda v: f"{v:g}", **arguments)
+    step = meta["step"] or (1 if kind is int else (high - low) / 100)
+    return st.slider(min_value=min(low, value), max_value=max(high, value), step=step, format="%d" if kind is int else "%.3g", **arguments)
+
+
 def log_steps(low: float, high: float) -> list[float]:
-    """Values for a logarithmic slider: 0, then 1 and 3 times each power of ten from `low` to `high`, both included."""
-    exponents = range(-12, 13)
-    steps = (float(f"{factor}e{exponent}") for exponent in exponents for factor in _STEPS_OF_A_DECADE)
+    """Values of a logarithmic slider: 0, then 1 and 3 times every power of ten from 1e-12 to 1e12 that lie in [low, high]."""
+    steps = (float(f"{mantissa}e{exponent}") for exponent in range(-12, 13) for mantissa in _MANTISSAS)
     return [0.0, *(step for step in steps if low <= step <= high)]

@@ -1,4 +1,4 @@
-"""The form that starts a run: from a preset, or with the settings of an earlier run, which the address names as `from`."""
+"""The form that starts a run from a preset, or from the settings of an earlier run: the one in the `from` parameter of the address."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ FROM_PARAMETER = "from"
 
 
 def start_again(run: Run) -> None:
-    """Goes to the Studio, whose form then begins with the settings of the run."""
+    """Opens the Studio with a form that has the settings of the run."""
     st.switch_page("dashboard/pages/studio.py", query_params={FROM_PARAMETER: run.id})
 
 
 def just_asked_for() -> bool:
-    """Whether somebody came to start again, and the form has not been shown for it yet."""
+    """Whether the address names an earlier run for the first time, so that the form must be opened."""
     wanted = st.query_params.get(FROM_PARAMETER)
-    known, st.session_state["asked to start again"] = st.session_state.get("asked to start again"), wanted
+    known, st.session_state["last from"] = st.session_state.get("last from"), wanted
     return wanted not in (None, known)
 
 
 def form() -> None:
-    """Preset, sliders and all settings; shows the run that it starts."""
+    """Preset, sliders and all settings. Starts the run and shows it after Start was pressed."""
     try:
-        like = _like()
+        earlier = _earlier_run()
     except CoreError as error:
         st.error(text.error(error), icon=":material/error:")
-        like = None
-    if like is None:
+        earlier = None
+    if earlier is None:
         preset = forms.preset_choice("preset")
         start, key = PRESETS[preset], preset
     else:
-        run, start = like
+        run, start = earlier
         instead = forms.preset_instead(run.name, f"preset/{run.id}")
         if instead is not None:
             st.query_params.pop(FROM_PARAMETER, None)
             st.session_state["preset"] = instead
             st.rerun()
         key = f"from/{run.id}"
-        _say_what_was_turned(run)
+        _show_changed_knobs(run)
     values = {}
     if not start.images_from:
         values = live_sliders({name: getattr(start.generation, name) for name in live_knobs(GenerationConfig)}, f"new/{key}")
@@ -56,21 +56,21 @@ def form() -> None:
             st.query_params.pop(FROM_PARAMETER, None)
             session.start(config, session.uploads().run_name(config))
             sources.forget_uploads()
-            if config.images_from:  # which the Studio does not show
+            if config.images_from:  # the Studio shows generated images only
                 st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})
             st.rerun()
     except CoreError as error:
         st.error(text.error(error), icon=":material/error:")
 
 
-def _like() -> tuple[Run, RunConfig] | None:
-    """The run that the address names, and its settings. Raises RunError or ConfigError where they are not to be had."""
+def _earlier_run() -> tuple[Run, RunConfig] | None:
+    """The run in the address and its settings. Raises RunError if it does not exist or was deleted, ConfigError if it cannot be read."""
     run_id = st.query_params.get(FROM_PARAMETER)
     return (session.store().run(run_id), session.store().config(run_id)) if run_id else None
 
 
-def _say_what_was_turned(run: Run) -> None:
-    """Knobs that were turned while it ran are no settings: whoever starts again should know that there were some."""
-    turned = list(dict.fromkeys(knob_title(change["name"]) for change in session.store().changes(run.id)))
-    if turned:
-        st.caption(f"While that run was going on, these were turned, which does not happen again by itself: {', '.join(turned)}.")
+def _show_changed_knobs(run: Run) -> None:
+    """Names the knobs that were changed while the run was active: these changes are not part of its settings."""
+    changed = list(dict.fromkeys(knob_title(change["name"]) for change in session.store().changes(run.id)))
+    if changed:
+        st.caption(f"Changed while that run was active, and not replayed: {', '.join(changed)}.")

@@ -1,4 +1,4 @@
-"""The forms of a run, from widgets to a config."""
+"""The forms that start a run: they build a RunConfig from widgets."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ from core.config import (
     MachineConfig,
     RunConfig,
     TrainingConfig,
+    find_knob,
     knobs,
     label,
 )
 from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
-from dashboard.forms.knobs import help_of, knob_grid
+from dashboard.forms.knobs import help_of, knob_grid, number_arguments
 from dashboard.forms.sources import images_widget, kept_images, kept_network, network_widgets
 from dashboard.names import method_name
 from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
+# knobs with a value for every bit width -> the field of RunConfig that has these values
+_BY_BITS = {"steps": "steps_by_bits", "training_lr": "lr_by_bits"}
 
 
 def _in_form(config_class: type, *without: str) -> list[str]:
-    """The knobs of a section that a form shows among all settings."""
+    """The knobs of a section that a form shows under "All settings"."""
     return [name for name, knob in knobs(config_class).items() if knob.metadata["in_form"] and name not in without]
 
 
 def preset_choice(key: str) -> str:
-    """Which preset a form begins with."""
+    """A selection box of the presets; returns the name of the chosen one."""
     return st.selectbox("Preset", list(PRESETS), format_func=_preset_name, key=key)
 
 
 def preset_instead(name: str, key: str) -> str | None:
-    """Which preset a form begins with instead of the settings of the run of that name; None as long as it begins with those."""
+    """A selection box of the run's own settings (selected at first) and the presets. Returns a preset's name, or None for the run's."""
     names = {AS_RUN: f"as {one_line_text(name)}"}
     chosen = st.selectbox("Preset", [AS_RUN, *PRESETS], format_func=lambda preset: names.get(preset) or _preset_name(preset), key=key)
     return None if chosen == AS_RUN else chosen
@@ -49,22 +52,22 @@ def preset_instead(name: str, key: str) -> str | None:
 def _preset_name(name: str) -> str:
     names = {
         "quick": "quick: minutes on a CPU",
-        "imagenet": "imagenet: networks of 224 pixels, an hour on a CPU",
-        "paper": "paper: its settings, for a GPU",
+        "imagenet": "imagenet: 224-pixel networks, an hour on a CPU",
+        "paper": "paper: the paper's settings, for a GPU",
     }
     return names.get(name, name)
 
 
 def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig | None:
-    """The form of a whole run, beginning with `start`. The config when Start was pressed, else None.
+    """The form of a whole run, initialized with `start`. Returns the config after Start was pressed, else None.
 
-    What has no widget stays as it is in `start`. live: values of the knobs that have sliders. Raises ConfigError when the knobs do not
-    fit together, DataError or ModelError for an uploaded network that cannot be used.
+    Settings without a widget keep their values in `start`. live: values of the knobs that have sliders. Raises ConfigError when the knobs
+    do not fit together, DataError or ModelError when the uploaded network cannot be used.
     """
-    given = bool(start.images_from)  # then nothing is generated, and the methods are the folders of the images
+    given = bool(start.images_from)  # no generation; the methods are the names of the image folders
     with st.form(f"run form {key}", border=False):
         if given:
-            st.caption(f"Uses the images in {plain(start.images_from)}, so nothing is generated.")
+            st.caption(f"Uses the images in {plain(start.images_from)}. No images are generated.")
         methods, bits = _choose_methods(start, key)
         with st.expander("All settings"):
             *generation_tabs, training_tab, machine_tab = st.tabs(
@@ -88,7 +91,7 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
 
 
 def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
-    """Methods and bit widths, which most people change first."""
+    """Widgets for the methods and bit widths, which users change most often."""
     if start.images_from:
         return list(start.methods), bits_widget(start.bits, f"{key}/bits")
     left, right = st.columns(2)
@@ -98,7 +101,8 @@ def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
             list(METHODS),
             default=list(start.methods),
             format_func=method_name,
-            help="Each makes its own images, from the same noise and labels where it starts from noise; several are compared side by side.",
+            help="Each method makes its own images; those that start from noise share noise and labels. "
+            "Several methods are compared side by side.",
             key=f"{key}/methods",
         )
     with right:
@@ -107,39 +111,43 @@ def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
 
 
 def bits_widget(default: Sequence[int], key: str) -> list[int]:
-    """Bit widths to quantize to."""
+    """A box of the bit widths to quantize to; returns the chosen ones."""
     return st.multiselect(
         "Then quantize to (bits)",
         list(BIT_WIDTHS),
         default=list(default),
-        help="Weights and activations alike; none stops after the images. Paper: 3, 4, 5.",
+        help="Bit widths of weights and activations. Leave empty to stop after the images are generated. Paper: 3, 4, 5.",
         key=key,
     )
 
 
 def encoder_widget(start: RunConfig, key: str) -> str:
-    """Name of the CLIP encoder, empty for none."""
+    """A field for the name of the CLIP encoder; empty for none."""
     return knob_grid(start, ["encoder"], key, columns=1)["encoder"]
 
 
 def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Steps and step size for every bit width, or empty for those of `start`: the knobs to change, and the fields of the run."""
+    """Number fields for training steps and step size. A value applies to every bit width; an empty field keeps the values of `start`.
+
+    Returns the knobs that were filled in, and the fields of the run with the values by bit width: empty for a knob that was filled in.
+    """
     values: dict[str, Any] = {}
     run: dict[str, Any] = {}
-    knob_arguments: dict[str, dict[str, Any]] = {
-        "steps": {"min_value": 0, "max_value": 1_000_000, "step": 50},
-        "training_lr": {"min_value": 0.0, "max_value": 1.0, "step": 1e-4, "format": "%g"},
-    }
-    for place, (name, arguments), by_bits in zip(st.columns(2), knob_arguments.items(), ("steps_by_bits", "lr_by_bits")):
+    for place, (name, by_bits) in zip(st.columns(len(_BY_BITS)), _BY_BITS.items(), strict=True):
+        _, knob = find_knob(name)
         widths = [bits for bits in start.bits if bits in getattr(start, by_bits)]
         own = ", ".join(f"{getattr(start.training_for(bits), name):g} at {bits} bits" for bits in widths)
         if len(widths) < len(start.bits) or not widths:
             own += f"{', else ' if own else ''}{start.value(name):g}"
         with place:
             value = st.number_input(
-                label(knobs(TrainingConfig)[name]), value=None, placeholder=own, key=f"{key}/{name}",
-                help=f"{help_of(TrainingConfig, name)}\n\nLeave empty to use {own}. Fewer bits need more.", **arguments,
-            )  # fmt: skip
+                label(knob),
+                value=None,
+                placeholder=own,
+                key=f"{key}/{name}",
+                help=f"{help_of(TrainingConfig, name)}\n\nLeave empty to use {own}. Fewer bits need more.",
+                **number_arguments(knob),
+            )
         run[by_bits] = getattr(start, by_bits)
         if value is not None:
             values[name], run[by_bits] = value, {}
@@ -147,10 +155,11 @@ def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[s
 
 
 def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> tuple[RunConfig, bool, str]:
-    """Bit widths and quantization knobs for images that exist already: the config, whether Start was pressed, and the name of a file.
+    """The form that quantizes with existing images. Returns the config, whether the button was pressed, and the name of the uploaded file.
 
-    own_images: with places for an archive of images and a network, which are kept when Start is pressed; then the config says where
-    they are, and the name is the archive's. Raises ConfigError, DataError or ModelError for what cannot be used.
+    own_images: adds upload fields for images and a network. Both are stored when the button is pressed, the config then refers to them,
+    and the name is that of the image file; otherwise it is empty. Raises ConfigError when the knobs do not fit together, DataError or
+    ModelError when a file cannot be used.
     """
     with st.form(f"quantization form {key}", border=False):
         if own_images:
@@ -176,5 +185,5 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
 
 
 def with_own_images(start: RunConfig, images_from: str, model: str) -> RunConfig:
-    """The config for uploaded images and a network, which may differ from that of `start`."""
+    """`start` with the network and the uploaded images in place of its own."""
     return replace(start, model=model, methods=(USER_IMAGES,), images_from=images_from)

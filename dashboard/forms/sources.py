@@ -1,4 +1,4 @@
-"""Widgets for what a user brings: a network, a weights file, images."""
+"""Upload fields for networks and images, and the stored form of what was uploaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dashboard.server import uploads
 
 @dataclass(frozen=True)
 class ChosenNetwork:
-    """What the widgets for a network say. The fields after the file are about a file without a header of ours."""
+    """Values of the widgets for a network. Those after `file` describe a file that `pretrain` has not written."""
 
     model: str
     file: UploadedFile | None
@@ -29,7 +29,7 @@ class ChosenNetwork:
 
 
 def network_widgets(default: str, key: str) -> ChosenNetwork:
-    """A box of embedded and uploaded networks that also takes a name or a path, and places for a file and what has to be known of it."""
+    """A box of embedded and uploaded networks that accepts any name or path, an upload field, and fields for missing metadata."""
     known = {**dict.fromkeys(MODELS, "embedded"), **session.uploads().networks()}
     names = list(known) if default in known else [default, *known]
     chosen = st.selectbox(
@@ -38,35 +38,35 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
         index=names.index(default),
         format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
         accept_new_options=True,
-        help=f"{help_text(RunConfig, 'model')}\n\nUploaded networks are listed too; a name or path can be typed.".replace("\n", "\n\n"),
+        help=f"{help_text(RunConfig, 'model')}\n\nUploaded networks are listed as well. You can type a name or path.".replace("\n", "\n\n"),
         key=f"{key}/model",
     )
     file = st.file_uploader(
         "Or upload a network",
         type=["safetensors", "pt", "pth", "pt2"],
         max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
-        help="A checkpoint as `python -m core pretrain` writes it, another (safetensors, or a state dict by torch.save) whose "
-        "architecture is given below, or a .pt2 program by torch.export. It is used instead of the one above, and listed from then on.",
+        help="A checkpoint written by `python -m core pretrain`; another checkpoint (safetensors, or a state dict written by torch.save), "
+        "with its architecture below; or a .pt2 program written by torch.export. It replaces the choice above and is listed from then on.",
         key=f"{key}/upload network {_uploads_done()}",
     )
     with st.expander("Metadata missing from the file"):
-        st.caption("For checkpoints made elsewhere. What is left empty comes from the architecture's zoo.")
+        st.caption("For checkpoints made elsewhere. Empty fields take the values of the model zoo of the architecture.")
         architecture = st.text_input(
             "Architecture",
             placeholder="torchvision:resnet18",
-            help="pytorchcv:NAME, torchvision:NAME or timm:NAME. Needed for a checkpoint that `pretrain` has not written.",
+            help="pytorchcv:NAME, torchvision:NAME or timm:NAME. Required for a checkpoint that `pretrain` has not written.",
             key=f"{key}/architecture",
         )
         size = st.number_input("Image size (pixels)", min_value=1, max_value=1024, value=None, step=1, key=f"{key}/image size")
-        channels = "Of red, green and blue in [0, 1], as in training."
+        channels = "Of red, green and blue in [0, 1], as in the training of the network."
         mean = st.text_input("Mean", placeholder="0.485 0.456 0.406", help=channels, key=f"{key}/mean")
         std = st.text_input("Standard deviation", placeholder="0.229 0.224 0.225", help=channels, key=f"{key}/std")
-        class_names = st.text_area("Class names", help="One a line, in the order of the network's scores.", key=f"{key}/class names")
+        class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")
     return ChosenNetwork((chosen or "").strip(), file, architecture.strip(), size, mean, std, class_names)
 
 
 def images_widget(key: str) -> UploadedFile | None:
-    """A place for an archive of images."""
+    """An upload field for a zip file of images or a NumPy archive."""
     return st.file_uploader(
         "Images",
         type=["zip", "npz"],
@@ -78,7 +78,7 @@ def images_widget(key: str) -> UploadedFile | None:
 
 
 def kept_network(chosen: ChosenNetwork) -> str:
-    """The network of `network_widgets` as a model's name. Raises ConfigError, DataError or ModelError for what cannot be used."""
+    """Stores the uploaded network, if any; returns the value for `model`. Raises ConfigError, DataError or ModelError if unusable."""
     if chosen.file is None:
         return chosen.model
     with st.spinner("Checking the network ..."):
@@ -99,26 +99,26 @@ def kept_network(chosen: ChosenNetwork) -> str:
 
 
 def _three_numbers(name: str, typed: str) -> list[float] | None:
-    """None where nothing was typed."""
+    """The three numbers, or None for an empty field. Raises ConfigError for any other text."""
     try:
         numbers = [float(number) for number in typed.replace(",", " ").split()]
     except ValueError:
         numbers = [0.0]
     if len(numbers) not in (0, 3):
-        raise ConfigError(f"{name} is {quoted(typed)}: allowed are three numbers, such as 0.485 0.456 0.406")
+        raise ConfigError(f"{name} must be three numbers, such as 0.485 0.456 0.406, got {quoted(typed)}")
     return numbers or None
 
 
 def kept_images(file: UploadedFile | None) -> str:
-    """The images of `images_widget` as a folder for `images_from`. Raises DataError when there is no file or it cannot be used."""
+    """Stores the uploaded images; returns their folder, for `images_from`. Raises DataError if there is no file or it cannot be used."""
     if file is None:
-        raise DataError(f"no file with images was chosen: allowed is {ALLOWED}")
+        raise DataError(f"images must be {ALLOWED}, got no file")
     with st.spinner("Checking the images ..."):
         return str(session.uploads().store_images(file, file.name))
 
 
 def forget_uploads() -> None:
-    """Empties the places for files, which also frees their memory. Called when a run has started with them."""
+    """Clears the upload fields and frees their memory. Called after a run was started with the files."""
     st.session_state["uploads done"] = _uploads_done() + 1
 
 

@@ -128,7 +128,7 @@ def _strip_cell(frame: Frame, title: str, classes: Sequence[str], is_shown: bool
     border = "currentColor" if is_shown else "transparent"
     known = describe_image(frame, 0, classes)
     return (
-        f'<button type="button" data-moment="{frame.step}" title="{escape(known)}" '
+        f'<button type="button" data-step="{frame.step}" title="{escape(known)}" '
         'style="all:unset;cursor:pointer;width:68px;text-align:center;font-size:0.75rem;line-height:1.4;font-variant-numeric:tabular-nums" '
         f'aria-label="{escape(one_line_text(f"show iteration {title}: {known}"))}">'
         f'<img alt="" src="{data_uri(frame.images[0].transpose(1, 2, 0))}" style="width:64px;height:64px;image-rendering:pixelated;'

@@ -1,6 +1,6 @@
-"""The pages, in the order of the navigation bar. The router, addresses, the update socket, "Open in" and the tests read this list.
+"""The list of pages, in the order of the navigation bar. The router, the addresses, the update socket, "Open in" and the tests read it.
 
-To add a page: a file here and a row in PAGES. A page that follows a run also names its View (dashboard/updates/live_view.py).
+To add a page: a file in this folder and a row in PAGES. If it follows a run, the row names its View (dashboard/updates/live_view.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 class Page:
     """A page of the dashboard.
 
-    name: its address, and its file in this folder. title, icon: in the navigation bar. views: as "module:VIEW", what on it follows a run.
-    run_parameters: those of its address that belong to one run, and are dropped when another run is shown. opens_runs: offered under Runs
-    as "Open in ..."; needs_generation: only for runs that made their images. script: in place of the file, as an extension has it.
+    name: its path in the address and its file in this folder. title, icon: in the navigation bar. views: the views on it that follow a run,
+    as "module:VIEW". run_parameters: parameters of its address that belong to one run; they are dropped when another run is shown.
+    opens_runs: whether Runs offers "Open in ..."; needs_generation: only for runs that generated their images. script: called instead of
+    running the file, for pages that are defined elsewhere.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Page:
 
     @property
     def path(self) -> str:
-        """Its file, from the root of the checkout, as `st.switch_page` takes it."""
+        """Its file, relative to the repository root, as `st.switch_page` expects it."""
         return f"dashboard/pages/{self.name}.py"
 
 
@@ -58,8 +59,3 @@ PAGES: list[Page] = [
     Page("compare", "Compare", ":material/compare_arrows:"),
     Page("runs", "Runs", ":material/list_alt:", views=(STATUS_VIEW,)),
 ]
-
-
-def page_named(name: str) -> Page:
-    """The page of that name. Raises KeyError."""
-    return {page.name: page for page in PAGES}[name]

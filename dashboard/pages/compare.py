@@ -1,4 +1,4 @@
-"""Compare: several runs side by side, the settings that differ first."""
+"""Compare: several runs side by side, starting with the settings that differ."""
 
 import streamlit as st
 
@@ -9,47 +9,47 @@ from dashboard.components import figures
 from dashboard.views import comparison
 
 st.title("Compare")
-st.caption("Several runs side by side: what was set differently, their curves on one axis, and what came out of them.")
+st.caption("Several runs side by side: different settings, curves on one axis, and accuracies.")
 
 runs = session.store().runs()
 if not runs:
-    st.info("No runs yet: start one in the Studio, then another with one setting changed.", icon=":material/lightbulb:")
+    st.info("No runs yet. Start one in the Studio, then another with one setting changed.", icon=":material/lightbulb:")
     st.stop()
 chosen = comparison.choose(runs)
 if len(chosen) < 2:
     st.info(
         "Choose two or more runs above, or select their rows under Runs and press Compare. "
-        "A run that differs in one setting only is made by Start again with these settings, under Runs.",
+        "To make a run that differs in one setting, use “Start again with these settings” under Runs.",
         icon=":material/lightbulb:",
     )
     st.stop()
 
 
 def side_by_side(runs):
-    """Settings, curves, values, accuracies."""
+    """Settings, curves and accuracies."""
     compared = comparison.compared(runs)
     for one in compared:
         if one.config is None:
-            st.warning(f"The settings of {text.plain(one.title)} cannot be read by this version.", icon=":material/info:")
+            st.warning(f"This version cannot read the settings of {text.plain(one.title)}.", icon=":material/info:")
     settings(compared)
     curves(compared)
     accuracies(compared)
 
 
 def settings(compared):
-    """Those that differ, then the others."""
+    """A table of the settings that differ, and one of the others."""
     different, equal = charts.settings_table(compared)
     st.header("Settings that differ")
     if different:
         figures.table(different, "settings that differ", alt="Settings that differ between the runs")
     else:
         st.caption("None: these runs have the same settings.")
-    with st.expander(f"{len(equal)} settings that are the same"):
-        figures.table(equal, "equal settings", alt="Settings that are the same in all runs")
+    with st.expander(f"{len(equal)} identical settings"):
+        figures.table(equal, "equal settings", alt="Identical settings")
 
 
 def curves(compared):
-    """What to draw and how, the figure, and last and best values."""
+    """Chart options, the chart, and a table of last and best values."""
     st.header("Curves")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label = st.selectbox("Curve", list(charts.curves_of(compared)), key="curve", bind="query-params", width=220)
@@ -63,23 +63,23 @@ def curves(compared):
             key="smoothing",
             bind="query-params",
             width=240,
-            help="Weight of the past in an exponential moving average, as in TensorBoard. 0 shows the values themselves, 0.9 averages "
-            "over about ten; near 1 the curve lags behind. The table below always has the values themselves.",
+            help="Decay of an exponential moving average, as in TensorBoard. 0: no smoothing; 0.9 averages over about ten values; near 1 "
+            "the curve lags. The table below always shows unsmoothed values.",
         )
-        log = st.toggle("Logarithmic", key="log", bind="query-params", help="Values of 0 and below have no place on a logarithmic axis.")
+        log = st.toggle("Logarithmic", key="log", bind="query-params", help="Values of 0 and below are not drawn on a logarithmic axis.")
     curve, base = charts.curves_of(compared)[label], charts.baseline_of(compared)
     compared = comparison.with_curves(compared, curve.stage)
     if not any(curve.name in columns for one in compared for columns in one.curves.values()):
-        st.caption(f"None of these runs has a curve of {label}.")
+        st.caption(f"None of these runs has recorded {label}.")
         return
     methods = st.multiselect(
-        "Lanes", charts.series_of(compared), format_func=charts.method_name, placeholder="all", key="methods", bind="query-params"
+        "Methods", charts.series_of(compared), format_func=charts.method_name, placeholder="all", key="methods", bind="query-params"
     )
     figures.show(json_of(charts.curves_figure(compared, label, axis, log, smoothing, methods)), "curves", f"comparison {label}")
     st.caption(
-        "Colour is the run, dash the optimizer or bit width"
-        + (", the thick line the baseline." if base.run.pinned else ".")
-        + (" Each tooth is a batch that starts from new noise." if curve.stage == "generation" else "")
+        "Color: run. Dash: method or bit width."
+        + (" Thick line: baseline." if base.run.pinned else "")
+        + (" Each jump is a new batch that starts from new noise." if curve.stage == "generation" else "")
     )
     figures.table(
         charts.values_table(compared, label),
@@ -90,11 +90,11 @@ def curves(compared):
             name: st.column_config.NumberColumn(format="%.4g") for name in ("last", "best", "last − baseline", "best − baseline")
         },
     )
-    st.caption(f"Differences are to {text.plain(base.title)}, {'the baseline' if base.run.pinned else 'the first of them'}.")
+    st.caption(f"Differences are relative to {text.plain(base.title)}, {'the baseline' if base.run.pinned else 'the first of these runs'}.")
 
 
 def accuracies(compared):
-    """Top-1 of each run at each bit width."""
+    """Chart and table of top-1 accuracy by run and bit width."""
     figure = charts.accuracy_figure(compared)
     if figure is not None:
         st.header("Accuracy")

@@ -1,4 +1,4 @@
-"""Diversity: how alike the images of each optimizer are, by CLIP similarity."""
+"""Diversity: how similar the images of each method are, by CLIP similarity."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ from dashboard.updates import live_view
 from dashboard.views import diversity
 
 st.title("Diversity")
-st.caption("Cosine similarity between the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse images.")
+st.caption("Cosine similarity of the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse.")
 
 run = session.choose_run(session.has_images, "Run", "diversity run")
 if run is None:
     st.info(
-        "Nothing to compare yet: start a run in the Studio, the similarity of its images appears here, or upload images of your own.",
+        "No run with images yet. Start a run in the Studio, or upload your own images below.",
         icon=":material/lightbulb:",
     )
 else:
@@ -44,7 +44,7 @@ if run is not None and session.image_methods(run):
 
 
 def own_form():
-    """The form, and the run when its button was pressed."""
+    """The form; starts a run when its button is pressed."""
     with st.form("own diversity form", border=False):
         left, right = st.columns(2)
         with left:
@@ -52,7 +52,7 @@ def own_form():
             own_encoder = forms.encoder_widget(PRESETS["quick"], "own diversity")
         with right:
             network = sources.network_widgets(PRESETS["quick"].model, "own diversity")
-        if st.form_submit_button("Measure these", type="primary", icon=":material/play_arrow:", key="measure own"):
+        if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure own"):
             try:
                 config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
                 config = forms.with_own_images(config, sources.kept_images(own_images), sources.kept_network(network))

@@ -1,4 +1,4 @@
-"""Paper: the paper's table with what was measured here, and a form that measures a row."""
+"""Paper: the results table of the paper beside local measurements, and a form that measures a row."""
 
 import streamlit as st
 
@@ -14,15 +14,15 @@ from dashboard.tables import results
 
 st.title("The paper's table")
 st.caption(
-    "Top-1 in percent of DFFG (BMVC 2023) and what it compares with, all layers at the same width, and what was measured here. "
-    "A figure that started from another checkpoint than the paper's is compared by its drop against full precision, not by its value."
+    "Top-1 (%) of DFFG (BMVC 2023) and the methods it compares with, all layers at the same bit width, beside measurements made here. "
+    "If a measurement started from other weights than the paper's, compare the drop from full precision rather than the value."
 )
 
 rows = paper_table.table(session.store())
 figure = st.column_config.NumberColumn(format="%.2f", width=75)
 methods = {
-    f"{what} {method}": st.column_config.NumberColumn(f"{what} {method_name(method)}", format="%.2f", width=110)
-    for what in ("drop", "top-1", "±")
+    f"{quantity} {method}": st.column_config.NumberColumn(f"{quantity} {method_name(method)}", format="%.2f", width=110)
+    for quantity in ("drop", "top-1", "±")
     for method in METHODS
 }
 names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
@@ -39,7 +39,7 @@ figures.table(
     },
 )
 
-st.header("What was measured")
+st.header("Measurements")
 measured = [one for _, of_row in rows for one in of_row]
 if measured:
     selection = figures.table(
@@ -56,21 +56,21 @@ if measured:
             session.show_run(measured[chosen[0]].run)
             st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: measured[chosen[0]].run})
     else:
-        st.caption("± is one standard error of the top-1 before it. Select a line to open its run.")
+        st.caption("±: one standard error of the top-1 on its left. Select a row to open its run.")
 else:
-    st.info("No row was measured yet: choose one below and press Measure.", icon=":material/lightbulb:")
+    st.info("No row has been measured yet. Choose one below and press Measure.", icon=":material/lightbulb:")
 
 with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
     left, right = st.columns(2)
     with left:
         name = st.selectbox("Row", [row.name for row, _ in rows], key="row")
         row = paper_table.paper_row(name)
-        # the checkpoint that is here comes first: the paper's has to be downloaded
+        # weights that are available locally come first; those of the paper must be downloaded
         model = st.selectbox(
             "Network",
             row.networks[::-1],
             format_func=lambda model: f"{model}, {paper_table.weights_source(model)}",
-            help="The paper's checkpoints are downloaded on first use.",
+            help="The weights of the paper are downloaded on first use.",
             key=f"{name}/model",
         )
     with right:
@@ -80,7 +80,7 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
             placeholder=PRESETS[preset].evaluation.data
             if row.dataset == paper_table.EMBEDDED_DATA
             else f"a folder of {row.dataset}'s images",
-            help="A folder on the machine that computes. Only CIFAR-10 can do without.",
+            help="A folder on the machine that runs the job. Leave empty for CIFAR-10 only.",
             key=f"{name}/data",
         ).strip()
     if st.button("Measure", type="primary", icon=":material/play_arrow:", key="measure row"):

@@ -1,4 +1,4 @@
-"""Quantize: the training of each bit width, and accuracy against full precision and against the paper."""
+"""Quantize: training of each bit width, and accuracy compared with full precision and the paper."""
 
 from dataclasses import replace
 
@@ -16,20 +16,20 @@ from dashboard.views import layers, training
 
 st.title("Quantize")
 st.caption(
-    "The full-precision network teaches a copy of itself whose weights and activations have few bits, on synthetic images only. "
-    "Accuracy is measured on real images that nothing was chosen on."
+    "The full-precision network (teacher) trains a low-bit copy of itself (student) on synthetic images only. Accuracy is measured on real "
+    "images that were not used to choose anything."
 )
 
 run = session.choose_run(session.has_images, "Run", "quantize run")
 if run is None:
     st.info(
-        "Nothing to quantize yet: start a run in the Studio, its images appear here when they are made, or upload images of your own.",
+        "No run with images yet. Start a run in the Studio, or upload your own images below.",
         icon=":material/lightbulb:",
     )
 
 
 def start_run(start, preset, own_images):
-    """The form, and the run when its button was pressed."""
+    """The form; starts a run when its button is pressed."""
     try:
         config, pressed, name = forms.quantization_form(start, f"own/{preset}" if own_images else preset, own_images)
         if pressed:
@@ -42,7 +42,7 @@ def start_run(start, preset, own_images):
 
 if run is not None and session.image_methods(run):
     wanted = not run.config.bits and run.state.is_finished()
-    # another expander when it is wanted: that of a run that has just ended opens
+    # a different key when it should be open, so that it opens when the run ends
     with elements.folded("Quantize these images", f"quantize/{run.id}/{wanted}", wanted, ":material/add:") as opened:
         if opened:
             preset = forms.preset_choice("quantize preset")
@@ -59,7 +59,7 @@ if run is not None and session.image_methods(run):
 key = f"quantize own/{run.id if run is not None else ''}"
 with elements.folded("Quantize with your own images", key, False, ":material/upload:") as opened:
     if opened:
-        st.caption("For comparison: real images, or synthetic ones made elsewhere. They are kept with the runs and used for nothing else.")
+        st.caption("Real images, or synthetic images from another program, for comparison. They are stored with the runs.")
         preset = forms.preset_choice("own preset")
         start_run(PRESETS[preset].with_knobs({"encoder": ""}), preset, own_images=True)
 
@@ -75,6 +75,6 @@ if paper_rows:
     with st.expander("The paper's table for this network"):
         figures.table(paper_rows, "paper rows")
         st.caption(
-            "DFFG, BMVC 2023, top-1 in percent, all layers at the same width. The paper starts from "
-            f"{paper_rows[0]['full precision']} % full precision, so compare drops rather than values."
+            "DFFG, BMVC 2023: top-1 (%), all layers at the same bit width. The paper starts from "
+            f"{paper_rows[0]['full precision']} % at full precision, so compare drops rather than values."
         )

@@ -1,4 +1,4 @@
-"""Runs: what has been done, also before the server was restarted; described, chosen for a comparison, deleted and brought back."""
+"""Runs: the list of all runs, to search, describe, tag, compare, delete and restore."""
 
 import streamlit as st
 
@@ -12,13 +12,13 @@ from dashboard.updates import live_view
 from dashboard.views import comparison, run_actions, status
 
 st.title("Runs")
-st.caption(f"Everything that was started, kept in {text.plain(session.store().folder)}.")
+st.caption(f"All runs, stored in {text.plain(session.store().folder)}.")
 
-session.store().mark_interrupted()  # those of servers and command lines that died since this one started
+session.store().mark_interrupted()  # runs of other processes that ended without finishing
 runs = session.store().runs()
 run_actions.undo_line()
 if not runs:
-    st.info("No runs yet: start one in the Studio.", icon=":material/lightbulb:")
+    st.info("No runs yet. Start one in the Studio.", icon=":material/lightbulb:")
     run_actions.deleted_runs()
     st.stop()
 
@@ -31,11 +31,11 @@ fitting = [run for run in runs if run_list.fits(run, words, states, tags)]
 chosen = run_actions.choose_in_table(fitting, runs)
 
 if not fitting:
-    st.caption("No run fits what is asked for above.")
+    st.caption("No run matches the filters above.")
 elif not chosen:
     st.caption(
-        f"{len(fitting)} of {len(runs)} runs. Select a row to describe the run, open it, start again with its settings or delete it; "
-        f"select several to compare, tag or delete them. A click on a column's name sorts."
+        f"{len(fitting)} of {len(runs)} runs. Select a row to describe, open, repeat or delete the run; select several to compare, tag or "
+        "delete them. Click a column header to sort."
     )
 elif len(chosen) == 1:
     run = chosen[0]
@@ -59,11 +59,11 @@ elif len(chosen) == 1:
             if changes:
                 figures.table(changes, "changes")
             else:
-                st.caption("None: every knob stayed as it was set.")
+                st.caption("No setting was changed while the run was active.")
     with right, st.expander("Settings", expanded=True):
         st.json(run.config.to_dict(), expanded=1)
 else:
-    st.markdown(f"**{len(chosen)} runs** are selected.")
+    st.markdown(f"**{len(chosen)} runs** selected.")
     with st.container(horizontal=True):
         if st.button(
             f"Compare {len(chosen)} runs", type="primary", icon=":material/compare_arrows:", key="compare", disabled=len(chosen) > MOST,

@@ -1,10 +1,12 @@
-"""Studio: start a run, watch the methods make images side by side, change their knobs while they work."""
+"""Studio: start a run, watch the methods generate images side by side, and change their settings live."""
 
 import streamlit as st
 
+from core.config import PRESETS
 from dashboard import session
 from dashboard.components import elements
 from dashboard.forms import new_run
+from dashboard.names import method_name
 from dashboard.updates import live_view
 from dashboard.views import status
 from dashboard.views.generation import GENERATION
@@ -14,19 +16,21 @@ run = session.shown_run(lambda run: not run.config.images_from)
 
 st.title("Studio")
 st.caption(
-    "Images made from a trained network alone: noise is moved until its statistics match those stored in the network's BatchNorm "
-    "layers. The images then train a 2- to 8-bit version of the network."
+    "Generates images from a trained network alone: starting from noise, until their batch statistics match the running statistics stored "
+    "in the BatchNorm layers of the network. The images then train a 2- to 8-bit version of it."
 )
 
-# another expander for another run: one that was just started is what is to be seen
+# the key contains the run, so that the form closes when a run starts
 key = f"new run/{run.id if run is not None else ''}"
 if new_run.just_asked_for():
     st.session_state[key] = True
 with elements.folded("New run", key, run is None, ":material/add:") as opened:
     if run is None:
+        quick = PRESETS["quick"]
         st.info(
-            "Press Start: with the quick preset both optimizers make 2,048 images each from the embedded ResNet-20, "
-            "which is then quantized to 3, 4 and 5 bits.",
+            f"Press Start: with the quick preset, {' and '.join(map(method_name, quick.methods))} generate "
+            f"{quick.generation.images:,} images each from the embedded ResNet-20, which is then quantized to "
+            f"{', '.join(map(str, quick.bits))} bits.",
             icon=":material/lightbulb:",
         )
     if opened:

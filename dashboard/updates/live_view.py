@@ -1,4 +1,4 @@
-"""How a page follows a run: one function `values` for the first drawing and for every update."""
+"""Views that follow a run. One function `values` provides the data for the first drawing and for every update."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from dashboard.pages import PAGES
 from dashboard.server import resources
 from dashboard.updates import pace, socket
 
-# keys of `View.values` that are not data of an element
-LAYOUT = "layout"  # anything: when it changes, Streamlit draws the view again, because its elements are others
-PAGE = "page"  # anything: when it changes, the whole page is drawn again
-ENDED = "ended"  # whether nothing will change any more; default: whether the run is finished
-BEHIND = "behind"  # whether there is more than can be shown yet, so that it is worth asking again soon
+# reserved keys of `View.values`, which are not data of an element
+LAYOUT = "layout"  # any JSON value; when it changes, Streamlit redraws the view, because the view has other elements
+PAGE = "page"  # any JSON value; when it changes, the whole page is redrawn
+ENDED = "ended"  # whether the values no longer change; default: whether the run is finished
+BEHIND = "behind"  # whether newer data is about to be complete, so that the page should ask again soon
 _NOT_ELEMENTS = (LAYOUT, PAGE, ENDED, BEHIND)
-_SOON = 0.2  # of the usual time between two updates
+_SOON = 0.2  # fraction of the usual time between two updates
 
 Values = dict[str, Any]
 
 
 class View(NamedTuple):
-    """What a page shows of a run.
+    """A part of a page that follows a run.
 
-    name: unique. values(run, address): key of an element -> its data that changes as the run goes on, and the reserved keys above; address:
-    the parameters of the page's address. It reads the store only, and must be fast: it runs for every update of every page.
-    draw(run, values): puts the elements on the page, with the data in `values`.
+    name: unique. values(run, address): key of an element -> its data that changes while the run is active, and the reserved keys above.
+    address: the parameters of the page's address. `values` reads the store only and must be fast: it runs for every update of every page.
+    draw(run, values): draws the elements with the data in `values`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 
 def find_view(name: str) -> View:
-    """The view of that name on any page. Raises KeyError."""
+    """The view with this name, on any page. Raises KeyError."""
     for source in dict.fromkeys(source for page in PAGES for source in page.views):
         module, _, attribute = source.partition(":")
         view = getattr(importlib.import_module(module), attribute)
@@ -55,7 +55,7 @@ def find_view(name: str) -> View:
 
 
 def follow(view: View, run: Run) -> None:
-    """Draws a view and has its elements updated until nothing will change any more; then the whole page is drawn again."""
+    """Draws a view and updates its elements until the values no longer change; then the whole page is redrawn."""
     ended, page = _of_page(run, view.values(run, st.query_params.to_dict()))
 
     @st.fragment
@@ -63,7 +63,7 @@ def follow(view: View, run: Run) -> None:
         try:
             current = session.store().run(run.id)
         except RunError:
-            st.rerun(scope="app")  # deleted meanwhile, perhaps from another page: the page shows another one
+            st.rerun(scope="app")  # the run was deleted, so the page must show another one
         values = view.values(current, st.query_params.to_dict())
         if _of_page(current, values) != (ended, page):
             st.rerun(scope="app")
@@ -77,8 +77,10 @@ def follow(view: View, run: Run) -> None:
 
 
 def collect_updates(view: View, run_id: str, query: str) -> dict[str, Any]:
-    """What a page at an address with this query is sent when it asks: the `layout` version, milliseconds until it should ask `again`, and
-    `values`: key of an element -> JSON of its data."""
+    """The answer to a page whose address has this query.
+
+    `layout`: version key of the view. `again`: milliseconds until the page should ask again. `values`: element key -> JSON of its data.
+    """
     again = round(1000 * pace.stream_seconds())
     try:
         run = session.store().run(run_id)
@@ -86,7 +88,7 @@ def collect_updates(view: View, run_id: str, query: str) -> dict[str, Any]:
         return {"layout": "deleted", "again": again, "values": {}}
     values = view.values(run, dict(parse_qsl(query.removeprefix("?"))))
     if run.state is RunState.RUNNING and values.get(BEHIND):
-        # a page and a job in step could miss every moment at which there is something new to show
+        # at its usual pace, a page in step with the job could miss every moment at which new data is complete
         again = round(again * _SOON)
     data = {key: json.dumps(value) for key, value in values.items() if key not in _NOT_ELEMENTS}
     return {"layout": _layout_version(run, values), "again": again, "values": data}
@@ -97,7 +99,7 @@ def _of_page(run: Run, values: Values) -> tuple[bool, Any]:
 
 
 def _layout_version(run: Run, values: Values) -> str:
-    """Version key: the view is drawn again when it changes."""
+    """Version key: the view is redrawn when it changes."""
     controls = session.manager().controls(run.id)
     paused = controls and session.manager().control(run.id).paused
     waiting = session.manager().waiting(run.id) if run.state is RunState.QUEUED else 0
@@ -105,13 +107,13 @@ def _layout_version(run: Run, values: Values) -> str:
 
 
 def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
-    """Draws a region of the page, and again every so many seconds, at a lower priority than jobs; None: only when it is used."""
+    """Draws a fragment, and redraws it every so many seconds, at a lower priority than jobs. None: only when its widgets are used."""
     first = True
 
     @st.fragment(run_every=seconds)
     def region() -> None:
         nonlocal first
-        if not first and seconds is not None:  # the first drawing and the effects of a click are waited for
+        if not first and seconds is not None:  # the user waits for the first drawing and for the effects of a click
             resources.lower_priority()
         first = False
         draw()

@@ -1,4 +1,4 @@
-"""How often a page shows what is new: as often as leaves the jobs their speed."""
+"""How often pages are updated: as often as possible without slowing down jobs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import NamedTuple
 import streamlit as st
 
 REFRESH_SECONDS = 1.0
-CHART_SECONDS = 2.0  # curves move slowly, and a browser spends most on them and on redrawn regions
-CORES_BESIDE_A_BROWSER = 6  # for jobs and a browser to run at full pace together, because a job waits for its slowest thread
-PAGES_PER_CORE = 4  # refreshed at full pace: each takes two hundredths of a core from the jobs
-_SECONDS_FOLLOWED = 30.0  # longer than any page waits before it asks again
+CHART_SECONDS = 2.0  # curves change slowly, and they and redrawn regions cost a browser most
+CORES_BESIDE_A_BROWSER = 6  # enough for a job and a browser at full pace; with fewer, the job waits for its slowest thread
+PAGES_PER_CORE = 4  # updated at full pace; each takes 2 % of a core from the jobs
+_SECONDS_FOLLOWED = 30.0  # longer than the time between two questions of any page
 
 
 class Watcher(NamedTuple):
     """A page that follows a run."""
 
     session: str
-    is_here: bool  # its browser is on this machine
+    is_here: bool  # whether its browser runs on this machine
 
 
 _watching: dict[str, float] = {}
@@ -33,13 +33,13 @@ _asking: ContextVar[Watcher | None] = ContextVar("asking", default=None)
 
 
 def watcher() -> Watcher:
-    """The page that is served: the one that asks through the socket, or whose script runs."""
+    """The current page: the one that asks through the socket, or the one whose script runs."""
     return _asking.get() or Watcher(st.session_state.setdefault("session", uuid.uuid4().hex), st.context.ip_address is None)
 
 
 @contextmanager
 def asked_by(page: Watcher) -> Iterator[None]:
-    """While the block runs, `watcher` is this page."""
+    """`watcher` returns this page while the block runs."""
     token = _asking.set(page)
     try:
         yield
@@ -48,10 +48,10 @@ def asked_by(page: Watcher) -> Iterator[None]:
 
 
 def slowness() -> int:
-    """How many times slower than usual the page refreshes: 1 with enough cores, so that the job keeps its pace.
+    """Factor by which the current page is updated less often than usual; 1 if there are enough cores.
 
-    With more than PAGES_PER_CORE pages per core that follow a run, all are slower; the one that asks counts as following for some seconds
-    more. And a browser on this machine takes from the job what it needs to draw.
+    All pages slow down if more than PAGES_PER_CORE pages per core follow runs; a page counts for 30 seconds after it last asked. A page
+    also slows down if its browser runs on this machine, because the browser takes processor time from the job.
     """
     page, now = watcher(), time.monotonic()
     with _watching_lock:
@@ -69,15 +69,15 @@ def stream_seconds() -> float:
 
 
 def chart_seconds() -> float:
-    """Seconds between two drawings of curves, or of a region that is redrawn."""
+    """Seconds between two drawings of curves, or of a redrawn region."""
     return CHART_SECONDS * slowness()
 
 
 def in_words() -> str:
-    """How often the page shows what is new."""
-    return f"pictures every {stream_seconds():g} s, curves every {chart_seconds():g} s"
+    """How often the page is updated, as text."""
+    return f"images every {stream_seconds():g} s, curves every {chart_seconds():g} s"
 
 
 def chart_version(at_rest: bool, records: int) -> tuple[bool, int]:
-    """A cache key that changes when curves are to be drawn again, the same for all viewers. at_rest: the run has paused or ended."""
+    """Cache key that changes when curves should be redrawn, the same for all viewers. at_rest: whether the run is paused or finished."""
     return at_rest, records if at_rest else int(time.monotonic() / chart_seconds())

@@ -1,4 +1,4 @@
-"""Which runs are compared, also in the address, and what is known of them so far. Reads the store only."""
+"""The runs to compare, which are in the address, and their records. Reads the store only."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from dashboard.tables.run_list import FIGURES
 from dashboard.updates import live_view, pace
 
 RUNS_PARAMETER = "runs"
-_SECONDS_UNSAID = 0.5
+_SECONDS_BEFORE_PROGRESS = 0.5
 
 
 def compare(run_ids: Sequence[str]) -> None:
-    """Goes to the page that compares these runs."""
+    """Opens the Compare page with these runs."""
     st.switch_page("dashboard/pages/compare.py", query_params={RUNS_PARAMETER: ",".join(run_ids)})
 
 
 def choose(runs: Sequence[Run]) -> list[Run]:
-    """A box with the runs to compare, beginning with those in the address, or with those that were compared last."""
+    """A box to choose the runs to compare; initially those in the address, or those that were compared last."""
     known = {run.id: run for run in runs}
     wanted = st.query_params.get(RUNS_PARAMETER)
     asked = [part for part in wanted.split(",") if part] if wanted else st.session_state.get("compared", [])
     asked = list(dict.fromkeys(asked))
     for run_id in [run_id for run_id in asked if run_id not in known][:3]:
-        st.warning(f"Run {text.plain(text.one_line_text(run_id, 60))} is not there, or was deleted: allowed are the ids listed under Runs.")
+        st.warning(f"No run has the id {text.plain(text.one_line_text(run_id, 60))}: it may have been deleted. See Runs for the ids.")
     chosen = st.multiselect(
         "Runs to compare",
         list(known),
@@ -44,36 +44,33 @@ def choose(runs: Sequence[Run]) -> list[Run]:
         max_selections=MOST,
         format_func=lambda run_id: session.title(known[run_id]),
         placeholder="Choose two or more",
-        help=f"At most {MOST}. The baseline, pinned under Runs, is what the others are held against; without one it is the first.",
+        help=f"At most {MOST}. Differences are relative to the baseline pinned under Runs, or to the first run if none is pinned.",
         key="runs to compare",
     )
     st.session_state["compared"] = chosen
-    if chosen:
-        st.query_params[RUNS_PARAMETER] = ",".join(chosen)
-    else:
-        st.query_params.pop(RUNS_PARAMETER, None)
+    session.put_into_address(RUNS_PARAMETER, ",".join(chosen) or None)
     return [known[run_id] for run_id in chosen]
 
 
 def follow(runs: Sequence[Run], draw: Callable[[Sequence[Run]], None]) -> None:
-    """Draws these runs, again and again until all are finished."""
-    going_on = [run.id for run in runs if not run.state.is_finished()]
+    """Draws these runs, and redraws them until all are finished."""
+    active = [run.id for run in runs if not run.state.is_finished()]
 
     def region() -> None:
         try:
             current = [session.store().run(run.id) for run in runs]
         except RunError:
-            st.rerun(scope="app")  # deleted meanwhile
-        if [run.id for run in current if not run.state.is_finished()] != going_on:
+            st.rerun(scope="app")  # a run was deleted
+        if [run.id for run in current if not run.state.is_finished()] != active:
             st.rerun(scope="app")
         draw(current)
 
-    # its tables cost a browser twice what the curves alone do
-    live_view.refreshed(2 * pace.chart_seconds() if going_on else None, region)
+    # with its tables, the page costs a browser twice as much as the curves alone
+    live_view.refreshed(2 * pace.chart_seconds() if active else None, region)
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:
-    """What is known of the runs but for their curves; colours and letters in their order."""
+    """Config, results and changes of the runs, without curves. Colors and letters are assigned in order."""
     return [_compared(index, run) for index, run in enumerate(runs)]
 
 
@@ -89,25 +86,27 @@ def _compared(index: int, run: Run) -> Compared:
 
 
 def with_curves(compared: Sequence[Compared], stage: str) -> list[Compared]:
-    """The same with the curves of one stage. Says how far it is once that takes a while: long runs that nobody has compared yet."""
-    result, place, began = [], st.empty(), time.monotonic()
+    """The same with the curves of one stage. Shows its progress if it takes long, as the first comparison of long runs does."""
+    result, progress, began = [], st.empty(), time.monotonic()
     for number, one in enumerate(compared):
-        if time.monotonic() - began > _SECONDS_UNSAID:
+        if time.monotonic() - began > _SECONDS_BEFORE_PROGRESS:
             seconds = (time.monotonic() - began) / number * (len(compared) - number)
-            place.progress(number / len(compared), f"Reading the curves: run {number + 1} of {len(compared)}, about {seconds:.0f} s left")
+            progress.progress(
+                number / len(compared), f"Reading the curves: run {number + 1} of {len(compared)}, about {seconds:.0f} s left"
+            )
         result.append(replace(one, curves=_curves(one.run, stage)))
-    place.empty()
+    progress.empty()
     return result
 
 
 _Columns = Mapping[str, Mapping[str, np.ndarray]]
 _known: OrderedDict[tuple[str, int, str], tuple[int, _Columns]] = OrderedDict()
 _lock = threading.Lock()
-_KEPT = 4 * MOST  # stages of runs, each some hundred kilobytes at most
+_KEPT = 4 * MOST  # stages of runs, of at most some hundred kilobytes each
 
 
 def _curves(run: Run, stage: str) -> _Columns:
-    """All numbers of a stage. The server reads from the store only what is new since somebody last asked."""
+    """All numbers recorded in a stage. Reads only records from the store that are new since the last call."""
     key = (run.id, run.attempt, stage)
     with _lock:
         last, columns = _known.get(key, (0, {}))
@@ -120,7 +119,7 @@ def _curves(run: Run, stage: str) -> _Columns:
 
 
 def joined(first: _Columns, second: _Columns) -> _Columns:
-    """The records of both, one after the other; NaN where a number is in one of them only."""
+    """Concatenates records; NaN where a number is missing in one of them."""
     if not first or not second:
         return first or second
     result: dict[str, dict[str, np.ndarray]] = {}

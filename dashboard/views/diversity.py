@@ -1,4 +1,4 @@
-"""The diversity of a run on the page: figures, similarities and nearest neighbours. Reads the store only."""
+"""Diversity of a run: similarities, nearest neighbors and images. Reads the store only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures
+from dashboard.components import elements, figures
 from dashboard.images import contact_sheet, rows
 from dashboard.names import class_names, method_name
 from dashboard.tables import results
@@ -21,27 +21,28 @@ from dashboard.updates.live_view import LAYOUT, Values, View
 from dashboard.views import status
 
 IMAGE_PARAMETER = "neighbors"  # the image whose nearest neighbors are shown
-_KINDS = ("diversity/", "reference/")  # of results
+_RESULTS = ("diversity/", "reference/")  # prefixes of names
+_NEIGHBORS_IN_A_ROW, _MATRICES_IN_A_ROW, _SHEETS_IN_A_ROW = 2, 3, 4  # methods side by side, at most
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """Progress; everything else is drawn again when a result is new."""
-    measured = [name for name in session.store().result_names(run.id) if name.startswith(_KINDS)]
+    """Progress; new results redraw everything else."""
+    measured = [name for name in session.store().result_names(run.id) if name.startswith(_RESULTS)]
     return {LAYOUT: measured, **status.values(run, address)}
 
 
 def draw(run: Run, values: Values) -> None:
-    """Status, figures and pictures."""
+    """Status, similarities and images."""
     status.draw(run, values)
     similarity(run)
-    pictures(run)
+    images(run)
 
 
 DIVERSITY = View("diversity", values, draw)
 
 
 def similarity(run: Run) -> None:
-    """What is known so far: means, histogram and matrices, with references where the run measured them."""
+    """Means, histogram and matrices of the sets measured so far, with references if the run measured them."""
     known = session.store().results(run.id)
     measured, references = results.diversities(known), results.references(known)
     if not measured:
@@ -50,17 +51,17 @@ def similarity(run: Run) -> None:
     any_set = next(iter(measured.values()))
     st.markdown(
         f"Encoder **{text.plain(any_set['encoder'])}**, trained on {text.plain(any_set['encoder_trained_on'])}. "
-        "It decides what counts as alike, so figures of two encoders cannot be compared."
+        "Similarities by different encoders cannot be compared."
     )
     sets = {**measured, **references}
     with st.container(horizontal=True):
         for name, of_set in sets.items():
             st.metric(text.plain(method_name(name)), f"{of_set['mean_similarity']:.3f}", border=True)
     st.caption(
-        "Mean cosine similarity over all pairs of images, from -1 to 1: lower is more diverse." + _references_said(known, references)
+        "Mean cosine similarity over all pairs of images, from -1 to 1: lower is more diverse." + _about_references(known, references)
     )
     figures.show(json_of(diversity_charts.histogram_figure(measured, references)), "histogram", f"{run.name} similarities")
-    st.caption("All pairs of images by their similarity: the further left, the more diverse. Dashed and dotted lines are the means.")
+    st.caption("Distribution over all pairs of images: further left is more diverse. Dashed and dotted lines mark the means.")
     figures.table(
         results.diversity_table(measured, references),
         "diversity table",
@@ -70,103 +71,103 @@ def similarity(run: Run) -> None:
         },
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
-    for place, (method, of_set) in zip(st.columns(len(measured)), measured.items()):
+    for cell, (method, of_set) in elements.grid(list(measured.items()), _MATRICES_IN_A_ROW):
         classes = class_names(run.config.model, of_set["matrix"]["labels"])
-        with place:
+        with cell:
             matrix = diversity_charts.matrix_figure(method, of_set["matrix"], classes, low)
             figures.show(json_of(matrix), f"matrix {method}", f"{run.name} similarity matrix {method}")
     st.caption(
-        "Images ordered by class, in the same colours for all: bright blocks on the diagonal are classes whose images look alike, "
-        "and darker is more diverse."
+        "Images ordered by class, on the same color scale. Bright blocks on the diagonal are classes whose images are similar; darker is "
+        "more diverse."
     )
 
 
 def _nothing(run: Run) -> str:
     if not run.config.evaluation.encoder:
         if not session.image_methods(run):
-            return "This run did not measure diversity, and the images that it was given are no longer there: upload them below."
-        return "This run did not measure diversity: open “Measure with another encoder” below."
+            return "This run did not measure diversity, and its images no longer exist. Upload them below."
+        return "This run did not measure diversity. Open “Measure with another encoder” below."
     if run.state.is_finished():
-        return "This run ended before its diversity was measured: resume it, or start another in the Studio."
-    return "Similarities appear here when the images are made."
+        return "This run ended before its diversity was measured. Resume it, or start another in the Studio."
+    return "Similarities appear here after the images are generated."
 
 
-def _references_said(known: Mapping[str, Any], references: Mapping[str, Any]) -> str:
-    """What the references are, or why there are none."""
-    said = "".join(f" {method_name(name).capitalize()}: {text.plain(of_set['description'])}." for name, of_set in references.items())
+def _about_references(known: Mapping[str, Any], references: Mapping[str, Any]) -> str:
+    """Description of the references, or why there are none."""
+    about = "".join(f" {method_name(name).capitalize()}: {text.plain(of_set['description'])}." for name, of_set in references.items())
     reasons = [value["left_out"] for name, value in known.items() if name.startswith("reference/") and "left_out" in value]
-    said += "".join(f" No real images beside them: {text.plain(reason)}." for reason in reasons)
-    if not said:
-        return " This run has no noise and real images beside them: measure it again below."
-    return said
+    about += "".join(f" No real images for reference: {text.plain(reason)}." for reason in reasons)
+    if not about:
+        return " This run has no noise or real images for reference. Measure it again below."
+    return about
 
 
-def pictures(run: Run) -> None:
-    """The most alike images of each optimizer, one image with its nearest, and some images of each class."""
+def images(run: Run) -> None:
+    """The most similar images of each method, one image with its nearest neighbors, and some images of each class."""
     measured = results.diversities(session.store().results(run.id))
     if not measured:
         return
     found = {method: of_set["neighbours"] for method, of_set in measured.items() if of_set.get("neighbours")}
     if found:
-        _neighbours(run, found, measured)
+        _neighbors(run, found, measured)
     sheets = {method: sheet for method in measured if (sheet := session.sheet(run, method)) is not None}
     if not sheets:
         return
     st.header("Images", divider=False)
-    for place, method in zip(st.columns(len(measured)), measured):
-        if method in sheets:
+    for cell, method in elements.grid(list(sheets), _SHEETS_IN_A_ROW):
+        with cell:
             classes = class_names(run.config.model, sheets[method][1])
-            place.markdown(f"**{text.plain(method_name(method))}**")
-            place.html(contact_sheet.sheet_html(*sheets[method], classes, f"images by {method_name(method)}", rows=8))
+            st.markdown(f"**{text.plain(method_name(method))}**")
+            st.html(contact_sheet.sheet_html(*sheets[method], classes, f"images by {method_name(method)}", rows=8))
 
 
-def _neighbours(run: Run, found: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-    st.header("Nearest neighbours", divider=False)
-    apart = any(measured[method]["snapshot_similarity"] is not None for method in found)
+def _neighbors(run: Run, found: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    st.header("Nearest neighbors", divider=False)
+    by_snapshot = any(measured[method]["snapshot_similarity"] is not None for method in found)
     st.caption(
-        "Of the images of one optimizer, those most alike in this encoder: a diverse set has no two that show nearly the same."
-        + (" Snapshots of one noise image, which are always alike, count as one image." if apart else "")
+        "The most similar images of one method according to this encoder. In a diverse set, no two images are nearly the same."
+        + (" Snapshots of one noise image, which are always similar, count as one image." if by_snapshot else "")
     )
     files = {method: _set_file(run, method) for method in found}
     missing = [method for method, file in files.items() if not file.is_file()]
     if missing:
         st.caption(
-            f"No pictures of {text.plain(', '.join(map(method_name, missing)))}: they were given as files of another kind than this "
-            "program's own, or are gone."
+            f"No images to show of {text.plain(', '.join(map(method_name, missing)))}: they were deleted, or this page cannot read their "
+            "format."
         )
-    st.markdown("**Most alike**")
-    for place, (method, near) in zip(st.columns(len(found)), found.items()):
-        with place:
+    st.markdown("**Most similar**")
+    for cell, (method, near) in elements.grid(list(found.items()), _NEIGHBORS_IN_A_ROW):
+        with cell:
             st.markdown(text.plain(method_name(method)))
             for row in _rows(near["pairs"], 4):
                 _draw_pairs(files[method], row, method)
-    st.markdown("**One image and the five nearest**")
+    st.markdown("**One image and its five nearest neighbors**")
     number = _chosen_image(run, next(iter(found.values()))["images"])
-    for place, (method, near) in zip(st.columns(len(found)), found.items()):
-        if number in near["images"]:
-            with place:
-                st.markdown(text.plain(method_name(method)))
-                _draw_nearest(run, files[method], near, number, method)
+    shown = [(method, near) for method, near in found.items() if number in near["images"]]
+    for cell, (method, near) in elements.grid(shown, _NEIGHBORS_IN_A_ROW):
+        with cell:
+            st.markdown(text.plain(method_name(method)))
+            _draw_nearest(run, files[method], near, number, method)
 
 
 def _chosen_image(run: Run, numbers: list[int]) -> int:
-    """The image whose neighbours are shown, also in the address."""
-    asked = st.query_params.get(IMAGE_PARAMETER, "")
-    start = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else numbers[0]
+    """The image whose neighbors are shown, which is in the address."""
+    wanted = st.query_params.get(IMAGE_PARAMETER, "")
+    start = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) < 10 else numbers[0]
     number = st.select_slider(
         "Image number",
         numbers,
         value=min(numbers, key=lambda one: abs(one - start)),
-        key=f"neighbours of/{run.id}",
-        help="Both optimizers start from the same noise: the image with one number began as the same noise in both, with the same class.",
+        key=f"neighbors of/{run.id}",
+        help="Methods that move pixels start from the same noise: there, images with the same number share their noise and label.",
     )
-    if number != numbers[0] or asked:
-        st.query_params[IMAGE_PARAMETER] = str(number)
+    if number != numbers[0] or wanted:
+        session.put_into_address(IMAGE_PARAMETER, number)
     return number
 
 
 def _set_file(run: Run, method: str) -> Path:
-    """The file with the images of a method, made by the run or given to it."""
+    """The file with the images of a method, generated by the run or from the user."""
     folder = session.store().images_folder(run)
     if run.config.images_from:
         return layout.user_image_sets(folder, run.config.methods).get(method, folder / method) / layout.IMAGES_FILE
@@ -174,7 +175,7 @@ def _set_file(run: Run, method: str) -> Path:
 
 
 def _rows(items: list, length: int) -> list[list]:
-    """Only full rows, as a row is as wide as its column whatever is in it; all in one where there are fewer."""
+    """Splits items into full rows and drops the rest, because rows fill their column; one row if there are fewer items."""
     return [items[start : start + length] for start in range(0, max(1, len(items) - length + 1), length)] if items else []
 
 
@@ -183,16 +184,16 @@ def _draw_pairs(file: Path, pairs: list, method: str) -> None:
     if read is not None:
         groups = [read[0][start : start + 2] for start in range(0, len(read[0]), 2)]
         captions = [f"{cosine:.3f}" for *_, cosine in pairs]
-        st.html(rows.row_html(groups, captions, f"pairs of images by {method_name(method)} that are most alike"))
+        st.html(rows.row_html(groups, captions, f"most similar pairs of images by {method_name(method)}"))
 
 
 def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, method: str) -> None:
-    place = near["images"].index(number)
-    read = rows.read_images(file, [number, *near["nearest"][place]])
+    index = near["images"].index(number)
+    read = rows.read_images(file, [number, *near["nearest"][index]])
     if read is None:
         return
     pixels, labels = read
     classes = class_names(run.config.model, labels)
-    captions = [classes[labels[0]], *(f"{cosine:.3f} {classes[label]}" for cosine, label in zip(near["cosine"][place], labels[1:]))]
-    alt = f"image {number} by {method_name(method)}, and the images nearest to it"
+    captions = [classes[labels[0]], *(f"{cosine:.3f} {classes[label]}" for cosine, label in zip(near["cosine"][index], labels[1:]))]
+    alt = f"image {number} by {method_name(method)} and its nearest neighbors"
     st.html(rows.row_html([pixels[start : start + 1] for start in range(len(pixels))], captions, alt))

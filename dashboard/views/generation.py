@@ -1,4 +1,4 @@
-"""The generation of a run: knobs, iteration player, the images of every method, curves and layers. Reads the store only."""
+"""Generation of a run: live settings, iteration player, the images of every method, curves and layers. Reads the store only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.runs.state import RunState
 from dashboard import session, text
 from dashboard.charts import generation as generation_charts
 from dashboard.charts.style import json_of
-from dashboard.components import elements, figures
+from dashboard.components import address_widgets, elements, figures
 from dashboard.names import method_name
 from dashboard.tables import iterations
 from dashboard.updates import pace
@@ -26,10 +26,10 @@ CHARTS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", 
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """Progress, player, images, and the chart that the address names."""
+    """Progress, player, contact sheets, and the chart that the address names."""
     finished = generation_finished(run)
     history = history_of(run)
-    # the large view has other elements with each iteration
+    # the elements of the large view differ in every iteration
     enlarged = images.is_enlarged(address) and history is not None and pace.chart_version(finished, history.latest)
     known: Values = {
         ENDED: finished,
@@ -52,7 +52,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
 
 
 def draw(run: Run, values: Values) -> None:
-    """Status and knobs while there are images to come; the player, the images where it stands, and the chosen chart."""
+    """Status and live settings during generation; the player, the images of the shown iteration, and the chosen chart."""
     if not values[ENDED]:
         status.draw(run, values)
         if live_knobs.has_knobs(run):
@@ -60,7 +60,7 @@ def draw(run: Run, values: Values) -> None:
     history = history_of(run)
     if history is None or _player_key(run) not in values:
         if not run.state.is_finished():
-            st.caption("Images and curves appear here with the first iteration.")
+            st.caption("Images and curves appear here after the first iteration.")
         return
     at, problem = elements.chosen_step(run.id, st.query_params, history.kept, history.latest)
     if problem:
@@ -86,24 +86,13 @@ def _lines_key(run: Run) -> str:
 
 
 def chart_in(address: Mapping[str, str]) -> str:
-    """Which of CHARTS an address names, or the first."""
-    wanted = address.get(session.VIEW_PARAMETER, "")
-    return wanted if wanted in CHARTS else "loss"
+    """The chart that an address names, or the first of CHARTS."""
+    return address_widgets.named_option(address, session.VIEW_PARAMETER, CHARTS)
 
 
 def _draw_chart(run: Run, shown: ShownIteration, values: Values) -> None:
-    """The chart that is chosen, and only that one."""
-    chart = chart_in(st.query_params)
-    st.segmented_control(
-        "Chart",
-        list(CHARTS),
-        default=chart,
-        required=True,
-        format_func=lambda name: CHARTS[name],
-        key="view",
-        on_change=lambda: session.put_into_address(session.VIEW_PARAMETER, st.session_state["view"]),
-        label_visibility="collapsed",
-    )
+    """The chart that the address names."""
+    chart = address_widgets.choose_one("Chart", CHARTS, session.VIEW_PARAMETER, label_visibility="collapsed")
     elements.text_block(_lines_key(run), values[_lines_key(run)])
     if chart == "layer":
         draw_one_layer(run, shown, values)
@@ -113,7 +102,7 @@ def _draw_chart(run: Run, shown: ShownIteration, values: Values) -> None:
 
 
 def _chart_values(run: Run, shown: ShownIteration, chart: str, address: Mapping[str, str]) -> Values:
-    """The figures of a chart. Curves are drawn at most every pace.CHART_SECONDS, once for all viewers, and at once after a change."""
+    """The figures of a chart. Curves are redrawn once for all viewers: every pace.chart_seconds() at most, and after every live change."""
     if chart == "layer":
         return layer_values(run, shown, address)
     history, names = shown.history, layer_names_of(run, shown)
@@ -128,20 +117,20 @@ def _chart_values(run: Run, shown: ShownIteration, chart: str, address: Mapping[
 
 
 def _lines(run: Run, shown: ShownIteration, chart: str) -> list[str]:
-    """The text above a chart."""
+    """Text above a chart."""
     if chart == "loss":
         return iterations.values(shown.records, shown.label, shown.history.terms)
     if chart == "layer":
-        return [f"L_BNS of every layer at {shown.label}. Click a bar to look into its layer."]
-    what = "L_BNS of each BatchNorm layer, on one scale." if chart == "layers" else "L_BNS of each BatchNorm layer."
-    return [f"{what} At {shown.label}: {_extremes(shown.records, run, shown)}"]
+        return [f"L_BNS of every layer at {shown.label}. Click a bar to inspect its layer."]
+    title = "L_BNS of each BatchNorm layer, on one scale." if chart == "layers" else "L_BNS of each BatchNorm layer."
+    return [f"{title} At {shown.label}: {_highest_layers(shown.records, run, shown)}"]
 
 
-def _extremes(records: Mapping[str, Record], run: Run, shown: ShownIteration) -> str:
-    """The layer with the highest L_BNS, for each method."""
-    names, said = layer_names_of(run, shown), []
+def _highest_layers(records: Mapping[str, Record], run: Run, shown: ShownIteration) -> str:
+    """The layer with the highest L_BNS of each method."""
+    names, parts = layer_names_of(run, shown), []
     for method, record in records.items():
         values = record.data["layers"]
         worst = max(range(len(values)), key=lambda index: values[index])
-        said.append(f"{method_name(method)} highest in layer {worst + 1} ({names[worst]}) with {values[worst]:.3g}")
-    return ", ".join(said)
+        parts.append(f"{method_name(method)}: highest in layer {worst + 1} ({names[worst]}), {values[worst]:.3g}")
+    return "; ".join(parts)

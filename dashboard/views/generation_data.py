@@ -1,4 +1,4 @@
-"""The generation of a run as the store has it, at one iteration. No widgets in here."""
+"""What the store holds of the generation of a run, at one iteration. No widgets."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from dashboard.tables.terms import Term, loss_terms
 
 
 def generation_finished(run: Run) -> bool:
-    """Whether all images are made, so that pictures and curves of the generation stay as they are."""
+    """Whether all images are generated, so that its images and curves no longer change."""
     return run.state.is_finished() or (
         run.stage != "generation" and session.store().result(run.id, f"generation/{run.config.methods[-1]}") is not None
     )
 
 
 class GenerationHistory(NamedTuple):
-    """What there is to show of the generation so far."""
+    """Records, snapshots and live changes of the generation so far."""
 
     records: list[Record]
-    kept: list[int]  # steps whose images every method has kept
-    newest: dict[str, Frame]  # method -> its images, all of one step
+    kept: list[int]  # steps of which snapshots of every method exist
+    newest: dict[str, Frame]  # method -> its newest images, all of the same step
     changes: Sequence[Mapping[str, Any]]
     terms: Sequence[Term]
 
     @property
     def latest(self) -> int:
-        """The newest step that all methods have reached."""
+        """The newest step with images of all methods."""
         return next(iter(self.newest.values())).step
 
     @property
@@ -52,12 +52,12 @@ class ShownIteration(NamedTuple):
 
     history: GenerationHistory
     frames: dict[str, Frame]
-    records: dict[str, Record]  # method -> its figures of that step
+    records: dict[str, Record]  # method -> its record of that step
     label: str
 
     @property
     def step(self) -> int:
-        """Counted over all batches."""
+        """1-based, counted over all batches."""
         return next(iter(self.frames.values())).step
 
 
@@ -73,7 +73,7 @@ def history_of(run: Run) -> GenerationHistory | None:
 
 
 def iteration_at(run: Run, history: GenerationHistory, at: int | None) -> ShownIteration:
-    """The iteration at a kept step, or the newest for None."""
+    """The iteration at a step that has snapshots, or the newest if None."""
     frames = history.newest
     if at is not None:
         frames = {method: frame_at(run, method, at) or newest for method, newest in history.newest.items()}
@@ -82,7 +82,7 @@ def iteration_at(run: Run, history: GenerationHistory, at: int | None) -> ShownI
 
 
 def has_newer_frame(run: Run) -> bool:
-    """Whether one method has come further than another, so that what is shown of them is older."""
+    """Whether some method is ahead of the others, so that the page shows older images of it."""
     frames = [frame_at(run, method, None) for method in run.config.methods]
     return len({frame.step for frame in frames if frame is not None}) > 1
 
@@ -93,7 +93,7 @@ _RUNS_KEPT = 8
 
 
 def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
-    """The newest images of each method, all of the same iteration: while one method is ahead, an earlier one. Empty before the first."""
+    """The newest images of each method, all of the same step, which is older while a method is ahead. Empty before the first."""
     methods, key = run.config.methods, (run.id, run.attempt)
     read = {method: frame_at(run, method, None) for method in methods}
     frames = {method: frame for method, frame in read.items() if frame is not None}
@@ -106,32 +106,32 @@ def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
             return frames
         if key in _together:
             return _together[key]
-    # nobody has looked yet, or the run was stopped between two methods
+    # first call for this run, or the run stopped while a method was ahead
     common = {method: frame for method in methods if kept and (frame := frame_at(run, method, kept[-1])) is not None}
     return common if len(common) == len(methods) else {}
 
 
 def frame_at(run: Run, method: str, step: int | None) -> Frame | None:
-    """The images at a kept step, or the newest for None; read once for all viewers."""
+    """The images at a step that has snapshots, or the newest if None; read once for all viewers."""
     version = session.store().frames.version(run.id, method, step)
     return session.shared_cache(("frame", run.id, method, step, version), lambda: session.store().frames.read(run.id, method, step))
 
 
 def names_for(model: str, *frames: Frame) -> Sequence[str]:
-    """Class names for all labels of the frames and all predictions of the teacher."""
+    """Class names, enough for all labels and predictions of the frames."""
     labels = [label for frame in frames for of in (frame.labels, frame.predicted) if of is not None for label in of]
     return class_names(model, labels)
 
 
 def layer_names(run: Run, count: int) -> Sequence[str]:
-    """Names of the `count` BatchNorm layers of the run's network; numbers where they are not known."""
-    # importing torch takes seconds, and the server does without: only runs of an earlier version did not record their layers
+    """Names of the `count` BatchNorm layers of the run's network; numbered if unknown."""
+    # asking the network imports torch, which takes seconds; needed only for runs of earlier versions, which did not record their layers
     names = session.store().result(run.id, "layers") or _names_from_network(run.config.model)
     return names if len(names) == count else [f"layer {index + 1}" for index in range(count)]
 
 
 def layer_names_of(run: Run, shown: ShownIteration) -> Sequence[str]:
-    """`layer_names` for as many layers as the records have."""
+    """`layer_names` for the layers in the records."""
     return layer_names(run, len(shown.history.records[0].data["layers"]))
 
 

@@ -1,4 +1,4 @@
-"""What quantization does to each layer of a run, and other bit widths for single layers. Reads the store only."""
+"""Quantization error of each layer of a run, and a form to change the bit widths of single layers. Reads the store only."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from dashboard.charts.style import json_of
 from dashboard.components import figures
 from dashboard.names import method_name
 
-_NUMBERS = {  # columns of the table of layers, with what they are
-    "output dB": "Of the layer's output against full precision, with all that the layers before it have lost.",
-    "weights dB": "Of its output with rounded weights against its own unrounded ones: what rounding its weights alone does.",
-    "input dB": "Of what it reads, against the same before rounding. None for a layer that reads the image.",
+_NUMBERS = {  # columns of the table of layers -> help
+    "output dB": "SQNR of the output of the layer against full precision, including the errors of all earlier layers.",
+    "weights dB": "SQNR of its output when only its weights are rounded.",
+    "input dB": "SQNR of its rounded input. Empty for a layer that reads the image.",
 }
 
 
 def analysed(run: Run) -> list[tuple[str, str]]:
-    """(method, width) of every network of the run whose layers were looked into, as (mi-fgsm, W4A4), in the order of the run."""
+    """(method, width), such as (mi-fgsm, W4A4), of every network of the run whose layers were analyzed, in order of methods."""
     names = [name.split("/") for name in session.store().result_names(run.id) if name.startswith("layers/")]
     return sorted(((method, width) for _, method, width in names), key=lambda pair: (method_order(pair[0]), pair))
 
 
 @st.fragment
 def layers(run: Run) -> None:
-    """Which layer loses most, where its values lie on their grid, and a table to change bit widths in. Draws itself again when touched."""
+    """Error by layer, histograms of one layer, and a table to change bit widths. A fragment: its widgets redraw only this part."""
     known = analysed(run)
     if not known:
         if run.config.bits and run.state.is_finished() and session.store().result(run.id, "full_precision"):
-            st.caption("What quantization does to each layer is not known of this run. Quantize its images again to see it.")
+            st.caption("No per-layer analysis for this run. Quantize its images again to get one.")
         return
     st.header("Layers")
     left, right = st.columns(2)
@@ -48,22 +48,22 @@ def layers(run: Run) -> None:
             known,
             format_func=lambda pair: f"{method_name(pair[0])} {pair[1]}",
             key=f"layers/{run.id}/network",
-            help="Images by whom, and bits of weights (W) and activations (A).",
+            help="Method of the images, and bits of weights (W) and activations (A).",
         )
     found = session.shared_cache(
         ("layers", run.id, run.attempt, method, width), lambda: session.store().result(run.id, f"layers/{method}/{width}")
     )
-    own: list[dict[str, Any]] = found["layers"]
-    by_error = sorted(own, key=lambda layer: float("inf") if layer["sqnr"] is None else layer["sqnr"])
-    key = f"layers/{run.id}/{method}/{width}"
+    rows: list[dict[str, Any]] = found["layers"]
+    by_error = sorted(rows, key=lambda layer: float("inf") if layer["sqnr"] is None else layer["sqnr"])
+    names, key = [layer["name"] for layer in rows], f"layers/{run.id}/{method}/{width}"
     with right:
         chosen = st.selectbox(
             "Layer",
-            [layer["name"] for layer in own],
-            index=own.index(by_error[0]),
-            format_func=lambda name: f"{[layer['name'] for layer in own].index(name) + 1}: {name}",
+            names,
+            index=names.index(by_error[0]["name"]),
+            format_func=lambda name: f"{names.index(name) + 1}: {name}",
             key=f"{key}/layer",
-            help="Or click on a bar. Shown first is the layer whose output is furthest from full precision.",
+            help="Or click a bar in the chart. Initially the layer with the largest output error.",
         )
     error, change = st.tabs(["Error and values", "Change bit widths"])
     with error:
@@ -73,30 +73,30 @@ def layers(run: Run) -> None:
 
 
 def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: Mapping[str, Any], chosen: str, key: str) -> None:
-    """Bars of all layers, histograms of one."""
-    own = found["layers"]
-    layer = next(layer for layer in own if layer["name"] == chosen)
+    """A bar chart of all layers, and histograms of the chosen one."""
+    rows = found["layers"]
+    layer = next(layer for layer in rows if layer["name"] == chosen)
 
     def choose(number: int) -> None:
-        st.session_state[f"{key}/layer"] = own[number]["name"]
+        st.session_state[f"{key}/layer"] = rows[number]["name"]
 
-    what = (run.id, run.attempt, method, width)
-    bars = session.shared_cache(("figure", *what, "errors", chosen), lambda: json_of(training_charts.error_figure(own, method, chosen)))
+    network = (run.id, run.attempt, method, width)
+    bars = session.shared_cache(("figure", *network, "errors", chosen), lambda: json_of(training_charts.error_figure(rows, method, chosen)))
     figures.show(bars, f"{key}/bars", f"{run.name} error by layer {method} {width}", on_pick=choose)
     st.caption(
-        f"Loses most: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. The ratio of signal to quantization noise, "
-        f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images: 20 dB is an error of a "
-        "tenth, and one bit more makes about 6 dB."
+        f"Largest error: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. Signal-to-quantization-noise ratio (SQNR): "
+        f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images. 20 dB is an error of 10 %; "
+        "each additional bit adds about 6 dB."
     )
     left, right = st.columns(2)
     with left:
         title = f"weights of {chosen}"
         figure = session.shared_cache(
-            ("figure", *what, "weights", chosen),
+            ("figure", *network, "weights", chosen),
             lambda: json_of(training_charts.histogram_figure(layer["weight"], layer["bits"], title, method)),
         )
         figures.show(figure, f"{key}/weights", f"{run.name} {method} {width} {title}")
-        st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % beyond the grid.")
+        st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % clipped.")
     with right:
         read = layer["input"]
         if read is None:
@@ -104,18 +104,16 @@ def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: 
         else:
             title = f"input of {chosen}"
             figure = session.shared_cache(
-                ("figure", *what, "input", chosen),
+                ("figure", *network, "input", chosen),
                 lambda: json_of(training_charts.histogram_figure(read, read["bits"], title, method, True)),
             )
             figures.show(figure, f"{key}/input", f"{run.name} {method} {width} {title}")
-            st.caption(
-                f"{_step(read)[0].upper()}{_step(read)[1:]}; {read['clipped']:g} % beyond the grid; {_decibels(read['sqnr'])}. Logarithmic."
-            )
+            st.caption(f"{_step(read).capitalize()}; {read['clipped']:g} % clipped; {_decibels(read['sqnr'])}. Logarithmic axis.")
 
 
 def _step(grid: Mapping[str, Any]) -> str:
     low, high = grid["scale"]
-    return f"a step is {low:.3g}" if low == high else f"a step is {low:.3g} to {high:.3g}, by channel"
+    return f"step {low:.3g}" if low == high else f"step {low:.3g} to {high:.3g} by channel"
 
 
 def _decibels(value: float | None) -> str:
@@ -123,43 +121,16 @@ def _decibels(value: float | None) -> str:
 
 
 def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_error: Sequence[Mapping[str, Any]], key: str) -> None:
-    """A table of the layers whose bits can be edited, a button that evaluates them, and what came of it so far."""
-    total = sum(layer["weights"] for layer in found["layers"])
-    table = pd.DataFrame(
-        {
-            "layer": [text.one_line_text(layer["name"]) for layer in by_error],
-            "bits": [layer["bits"] for layer in by_error],
-            "output dB": [layer["sqnr"] for layer in by_error],
-            "weights dB": [layer["weight_sqnr"] for layer in by_error],
-            "input dB": [layer["input"] and layer["input"]["sqnr"] for layer in by_error],
-            "weights": [layer["weights"] for layer in by_error],
-            "of all weights, %": [round(100 * layer["weights"] / total, 1) for layer in by_error],
-        }
-    )
+    """A table of layers with editable bits, a button that evaluates them, and the results so far."""
     st.caption(
-        "Change the bits of a layer, its weights and its input, and evaluate again on the same images. Those that lose most come first."
+        "Change the bits of a layer (weights and input) and evaluate again on the same images. Layers with the largest error come first."
     )
-    edited = st.data_editor(
-        table,
-        key=f"{key}/editor",
-        hide_index=True,
-        disabled=[column for column in table.columns if column != "bits"],
-        column_config={
-            "bits": st.column_config.SelectboxColumn(
-                "bits ✎", options=list(BIT_WIDTHS), required=True, help="2 to 8; double-click to change."
-            ),
-            **{name: st.column_config.NumberColumn(format="%.1f", help=help) for name, help in _NUMBERS.items()},
-        },
-    )
-    chosen = {layer["name"]: int(bits) for layer, bits in zip(by_error, edited["bits"])}
-    before, after = found["weight_size"], sum(layer["weights"] * chosen[layer["name"]] for layer in found["layers"])
-    changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
+    chosen = _edited_bits(by_error, f"{key}/editor")
     bits = next(bits for bits in run.config.bits if run.config.training_for(bits).width == width)
-    steps = {0: "0: calibrate only"}
-    steps.setdefault(run.config.training_for(bits).steps, f"{run.config.training_for(bits).steps:,}: as in this run")
-    steps.setdefault(PRESETS["quick"].training_for(bits).steps, f"{PRESETS['quick'].training_for(bits).steps:,}: as the preset quick")
+    in_run, quick = run.config.training_for(bits).steps, PRESETS["quick"].training_for(bits).steps
+    steps = {quick: f"{quick:,}: as in the quick preset", in_run: f"{in_run:,}: as in this run", 0: "0: calibrate only"}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        wanted = st.selectbox("Training steps", list(steps), format_func=lambda count: steps[count], key=f"{key}/steps", width=260)
+        wanted = st.selectbox("Training steps", list(steps)[::-1], format_func=lambda count: steps[count], key=f"{key}/steps", width=260)
         pressed = st.button(
             "Evaluate again",
             type="primary",
@@ -168,9 +139,11 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
             disabled=method not in session.image_methods(run),
             help="Starts a run on the same images with these bits.",
         )
+    after = sum(layer["weights"] * chosen[layer["name"]] for layer in found["layers"])
+    changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
     st.caption(
-        f"{len(changed)} of {len(found['layers'])} layers changed. All weights: {_kilobytes(before)} kB as they are, "
-        f"{_kilobytes(after)} kB changed."
+        f"{len(changed)} of {len(found['layers'])} layers changed. Size of all weights: {_kilobytes(found['weight_size'])} kB before, "
+        f"{_kilobytes(after)} kB after."
     )
     if pressed:
         try:
@@ -180,21 +153,50 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
             st.error(text.error(error), icon=":material/error:")
     rows = compared(run, method, width)
     if len(rows) > 1:
-        st.markdown("**The same images at this width**")
+        st.markdown("**Runs on the same images at this bit width**")
         figures.table(rows, f"{key}/compared")
 
 
-def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], steps: int) -> RunConfig:
-    """The config of a run on the same images at one bit width, in which these layers have the chosen bits.
+def _edited_bits(by_error: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
+    """The table of layers; layer name -> bits as edited in it."""
+    total = sum(layer["weights"] for layer in by_error)
+    table = pd.DataFrame(
+        {
+            "layer": [text.one_line_text(layer["name"]) for layer in by_error],
+            "bits": [layer["bits"] for layer in by_error],
+            "output dB": [layer["sqnr"] for layer in by_error],
+            "weights dB": [layer["weight_sqnr"] for layer in by_error],
+            "input dB": [layer["input"] and layer["input"]["sqnr"] for layer in by_error],
+            "weights": [layer["weights"] for layer in by_error],
+            "% of weights": [round(100 * layer["weights"] / total, 1) for layer in by_error],
+        }
+    )
+    edited = st.data_editor(
+        table,
+        key=key,
+        hide_index=True,
+        disabled=[column for column in table.columns if column != "bits"],
+        column_config={
+            "bits": st.column_config.SelectboxColumn(
+                "bits ✎", options=list(BIT_WIDTHS), required=True, help="2 to 8. Double-click to edit."
+            ),
+            **{name: st.column_config.NumberColumn(format="%.1f", help=help) for name, help in _NUMBERS.items()},
+        },
+    )
+    return {layer["name"]: int(bits) for layer, bits in zip(by_error, edited["bits"])}
 
-    layers: of the network that was looked into, in its order. chosen: name -> bits of every layer.
+
+def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]], chosen: Mapping[str, int], steps: int) -> RunConfig:
+    """The config of a run on the same images at one bit width, with the chosen bits per layer.
+
+    layers: of the analyzed network, in order. chosen: name -> bits of every layer.
     """
     quantization = run.config.training_for(bits)
     ends = {layers[0]["name"], layers[-1]["name"]} if quantization.first_last_8bit else set()
-    own = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
+    layer_bits = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
     return replace(
         run.config,
-        training=replace(quantization, activation_bits=run.config.training.activation_bits, layer_bits=own, steps=steps),
+        training=replace(quantization, activation_bits=run.config.training.activation_bits, layer_bits=layer_bits, steps=steps),
         methods=(method,),
         bits=(bits,),
         steps_by_bits={},
@@ -205,7 +207,7 @@ def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]],
 
 
 def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
-    """A line for each network of any run that was made of the same images at this width, the oldest first."""
+    """A row for each network of any run on the same images at this width, oldest first."""
     folder = session.store().images_folder(run)
     rows = []
     for other in reversed(session.store().runs()):
@@ -214,16 +216,16 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
         known = session.store().result(other.id, f"accuracy/{method}/{width}")
         if known is None or "quantized" not in known:
             continue
-        own = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
+        layer_bits = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
         size = known.get("weight_size")
         rows.append(
             {
                 "run": text.one_line_text(other.name) + (" (shown)" if other.id == run.id else ""),
-                "layers with bits of their own": own or "none",
+                "layers with other bits": layer_bits or "none",
                 "weights, kB": size and float(_kilobytes(size).replace(",", "")),
                 "steps": known["steps"],
                 "calibrated %": known["calibrated"],
-                "in the end %": known["quantized"],
+                "final %": known["quantized"],
                 "± standard error": known["standard_error"],
             }
         )

@@ -1,4 +1,4 @@
-"""Sliders that change a running generation."""
+"""Sliders that change the settings of a running generation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALL = "all"
 
 
 def live_values(run: Run, method: str) -> dict[str, float]:
-    """The current values of a method's live knobs: those of the config, with the live changes since."""
+    """Current values of the live knobs of a method: those of the config, updated by live changes."""
     values = {name: getattr(run.config.generation, name) for name in live_knobs(GenerationConfig)}
     for change in session.store().changes(run.id):
         if change["method"] == method:
@@ -26,12 +26,12 @@ def live_values(run: Run, method: str) -> dict[str, float]:
 
 
 def has_knobs(run: Run) -> bool:
-    """Whether sliders act on the run: only as long as this server controls it."""
+    """Whether the run has sliders: only if this server controls it."""
     return session.manager().controls(run.id)
 
 
 def draw_knobs(run: Run) -> None:
-    """Sliders that act on the next iteration of one method or of all."""
+    """Sliders for one method or all; changes take effect in the next iteration."""
     methods = list(run.config.methods)
     chosen = methods
     if len(methods) > 1:
@@ -43,11 +43,11 @@ def draw_knobs(run: Run) -> None:
             required=True,
             format_func=lambda method: names[method],
             key="apply to",
-            help="The sliders act on the next iteration of the running job. Every change is marked on the curves, with its value.",
+            help="Changes take effect in the next iteration and are marked on the curves with their values.",
         )
         chosen = methods if act_on == _ALL else [act_on]
     known = live_knobs(GenerationConfig)
-    # a knob that only some methods have shows the value of the first of them
+    # a knob that only some methods have shows the value of the first such method
     owners = {name: next((method for method in chosen if method in knob.metadata["of"]), chosen[0]) for name, knob in known.items()}
     live_sliders(
         {name: live_values(run, owner)[name] for name, owner in owners.items()},

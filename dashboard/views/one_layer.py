@@ -19,7 +19,7 @@ _BARS, _CHANNELS = "figure/bars", "figure/channels"
 
 
 def layer_values(run: Run, shown: ShownIteration, address: Mapping[str, str]) -> Values:
-    """Bars of all layers at the shown iteration, and the channels of the chosen one where the run recorded them."""
+    """Bars of all layers at the shown iteration, and the channels of the chosen layer if the run recorded them."""
     names = layer_names_of(run, shown)
     layer, step = session.layer_in_address(len(names), address), shown.step
     bars = session.shared_cache(
@@ -38,12 +38,12 @@ def _channels(frames: Mapping[str, Frame], running: RunningStatistics, layer: in
 
 
 def draw_one_layer(run: Run, shown: ShownIteration, values: Values) -> None:
-    """The bars, a box to choose a layer, and its channels."""
+    """The bars, a box to choose a layer, and the channels of that layer."""
     names = layer_names_of(run, shown)
     layer = session.layer_in_address(len(names), st.query_params)
     title = "L_BNS of every layer at the shown iteration"
     figures.show(values[_BARS]["figure"], _BARS, f"{run.name} L_BNS by layer at {shown.step}", title, session.show_layer)
-    box = f"layer/{layer}"  # another box for another layer: it starts with the layer whose bar was clicked
+    box = f"layer/{layer}"  # a key for each layer, so that the box follows a clicked bar
     st.selectbox(
         "Layer",
         range(len(names)),
@@ -51,11 +51,11 @@ def draw_one_layer(run: Run, shown: ShownIteration, values: Values) -> None:
         format_func=lambda index: f"{index + 1}: {names[index]}",
         key=box,
         on_change=lambda: session.show_layer(st.session_state[box]),
-        help="Or click its bar.",
+        help="Or click a bar in the chart.",
     )
     if _CHANNELS not in values:
         st.caption("This run did not record channel statistics.")
         return
-    st.caption("For a channel on the dashed line, batch and running statistics are equal.")
+    st.caption("On the dashed line, the batch statistics of a channel equal its running statistics.")
     title = f"channels of layer {layer + 1}, batch against running statistics"
     figures.show(values[_CHANNELS]["figure"], _CHANNELS, f"{run.name} channels of layer {layer + 1}", title)

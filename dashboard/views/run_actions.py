@@ -1,4 +1,4 @@
-"""What can be done with runs in their list: choose, describe, pin, tag, delete, undo."""
+"""Actions on the list of runs: select, describe, pin, tag, delete, restore."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SELECTED = "selected runs"
 
 
 def choose_in_table(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
-    """The table of the runs that fit, and those whose rows are selected."""
-    # Streamlit remembers places of rows: with other rows it is another table, which begins with the same runs selected
+    """Draws the table of the runs that fit; returns the selected ones."""
+    # Streamlit stores selected row numbers, so each set of rows gets a table of its own, which starts with the same runs selected
     key = f"runs table {zlib.crc32(' '.join(run.id for run in fitting).encode())}"
     before = st.session_state.get(_SELECTED, [])
     selection = figures.table(
@@ -46,7 +46,7 @@ def description_form(run: Run, known_tags: Sequence[str]) -> None:
     """Name, note and tags of a run."""
     with st.form(f"description {run.id}"):
         name = st.text_input("Name", run.name, max_chars=NAME_CHARACTERS, key=f"name {run.id}")
-        note = st.text_area("Note", run.note, max_chars=NOTE_CHARACTERS, key=f"note {run.id}", placeholder="What it was for, what was seen")
+        note = st.text_area("Note", run.note, max_chars=NOTE_CHARACTERS, key=f"note {run.id}", placeholder="Purpose and observations")
         tags = st.multiselect(
             "Tags",
             list(dict.fromkeys([*run.tags, *known_tags])),
@@ -70,23 +70,21 @@ def description_form(run: Run, known_tags: Sequence[str]) -> None:
 
 
 def pin_button(run: Run) -> None:
-    """Makes the run the baseline, or not any more."""
+    """Makes the run the baseline, or removes it as the baseline."""
     label, icon, act = (
         ("Unpin as baseline", ":material/keep_off:", session.store().unpin)
         if run.pinned
         else ("Pin as baseline", ":material/keep:", session.store().pin)
     )
-    if st.button(label, icon=icon, key="pin", help="The one run that others are held against on the Compare page.") and _done(
-        lambda: act(run.id)
-    ):
+    if st.button(label, icon=icon, key="pin", help="The Compare page shows differences from the baseline.") and _done(lambda: act(run.id)):
         st.rerun()
 
 
 def tag_together(runs: Sequence[Run], known_tags: Sequence[str]) -> None:
-    """Gives all of them tags, or takes tags from them."""
+    """Adds tags to several runs, or removes tags from them."""
     with st.popover("Tag", icon=":material/label:"), st.form("tag together", border=False):
         added = st.multiselect("Add", known_tags, accept_new_options=True, key="tags to add", placeholder="Choose or type")
-        removed = st.multiselect("Take away", run_list.all_tags(runs), key="tags to take away")
+        removed = st.multiselect("Remove", run_list.all_tags(runs), key="tags to remove")
         if st.form_submit_button("Save", key="save tags"):
 
             def save() -> None:
@@ -98,16 +96,16 @@ def tag_together(runs: Sequence[Run], known_tags: Sequence[str]) -> None:
 
 
 def delete_button(runs: Sequence[Run]) -> None:
-    """Puts runs into the trash, which can be undone."""
-    going_on = [run for run in runs if not run.state.is_finished()]
+    """Moves runs to the trash."""
+    active = [run for run in runs if not run.state.is_finished()]
     if st.button(
         "Delete",
         icon=":material/delete:",
         key="delete",
-        disabled=bool(going_on),
-        help="Runs that are going on cannot be deleted: stop them first."
-        if going_on
-        else f"Can be undone for {DAYS_IN_TRASH} days: see Deleted runs below.",
+        disabled=bool(active),
+        help="Active runs cannot be deleted. Stop them first."
+        if active
+        else f"Can be restored for {DAYS_IN_TRASH} days under Deleted runs below.",
     ):
 
         def trash() -> None:
@@ -122,13 +120,13 @@ def delete_button(runs: Sequence[Run]) -> None:
 
 
 def undo_line() -> None:
-    """What was deleted last, with a button that brings it back."""
+    """The runs that were just deleted, with a button that restores them."""
     deleted = [run for run in session.store().trash.runs() if run.id in st.session_state.get(_JUST_DELETED, [])]
     if not deleted:
         return
     with st.container(horizontal=True, vertical_alignment="center", border=True):
-        what = f"**{text.plain(deleted[0].name)}**" if len(deleted) == 1 else f"**{len(deleted)} runs**"
-        st.markdown(f"Deleted {what}.", width="content")
+        names = f"**{text.plain(deleted[0].name)}**" if len(deleted) == 1 else f"**{len(deleted)} runs**"
+        st.markdown(f"Deleted {names}.", width="content")
         if st.button("Undo", icon=":material/undo:", key="undo") and _done(lambda: _restore(deleted)):
             st.session_state[_SELECTED] = [run.id for run in deleted]
             st.session_state[_JUST_DELETED] = []
@@ -144,14 +142,17 @@ def _restore(runs: Sequence[Run]) -> None:
 
 
 def deleted_runs() -> None:
-    """The trash: what is in it, to be restored or deleted for good."""
+    """The runs in the trash, to restore or to delete permanently."""
     trashed = session.store().trash.runs()
     if not trashed:
         return
     with st.expander("Deleted runs", icon=":material/delete:", key="deleted runs", on_change="rerun") as expander:
         if not expander.open:
             return
-        st.caption(f"{len(trashed)} in all. Their files are kept for {DAYS_IN_TRASH} days, and removed at the first start after that.")
+        st.caption(
+            f"{len(trashed)} deleted run{'s' if len(trashed) > 1 else ''}. Files are kept for {DAYS_IN_TRASH} days and removed at the "
+            "next start after that."
+        )
         selection = figures.table(
             run_list.deleted_lines(trashed, DAYS_IN_TRASH),
             on_select="rerun",
@@ -160,13 +161,13 @@ def deleted_runs() -> None:
             alt="Deleted runs",
         )
         chosen = [trashed[row] for row in selection.selection.rows if row < len(trashed)]
-        what = "" if not chosen else " 1 run" if len(chosen) == 1 else f" {len(chosen)} runs"
+        count = "" if not chosen else " 1 run" if len(chosen) == 1 else f" {len(chosen)} runs"
         with st.container(horizontal=True):
-            if st.button(f"Restore{what}", icon=":material/undo:", key="restore", disabled=not chosen) and _done(lambda: _restore(chosen)):
+            if st.button(f"Restore{count}", icon=":material/undo:", key="restore", disabled=not chosen) and _done(lambda: _restore(chosen)):
                 st.rerun()
-            with st.popover("Delete for good", disabled=not chosen):
-                st.write(f"Removes{what} with all images and networks. This cannot be undone.")
-                if st.button("Delete for good", type="primary", key="delete for good"):
+            with st.popover("Delete permanently", disabled=not chosen):
+                st.write(f"Removes{count} with all images and networks. This cannot be undone.")
+                if st.button("Delete permanently", type="primary", key="delete permanently"):
 
                     def delete() -> None:
                         for run in chosen:
@@ -177,7 +178,7 @@ def deleted_runs() -> None:
 
 
 def _done(act: Callable[[], None]) -> bool:
-    """Whether it was done; else the page says why not."""
+    """Whether the action succeeded; if not, the page shows the error."""
     try:
         act()
     except CoreError as error:

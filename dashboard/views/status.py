@@ -1,4 +1,4 @@
-"""State, progress and buttons of a run, as every page shows them. Reads the store only."""
+"""State, progress and buttons of a run, shown on every page that follows one. Reads the store only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashboard.components import elements
 from dashboard.updates.live_view import Values, View
 
 _SECONDS_FOR_A_STEP = 1.5
-_SECONDS_FOR_PICTURES = 0.3
+_SECONDS_FOR_IMAGES = 0.3
 _BADGES = {
     RunState.QUEUED: ("waiting", "gray"),
     RunState.RUNNING: ("running", "blue"),
@@ -32,27 +32,27 @@ def _progress_key(run: Run) -> str:
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """How far the run is."""
+    """Progress of the current stage; none if the run is finished or not yet started."""
     if run.state.is_finished() or not run.stage:
         return {}
     done = min(run.step / run.total, 1.0) if run.total else 0.0
-    return {_progress_key(run): elements.text_block_data([f"{run.stage}{_time_left(run)}"], part=done)}
+    return {_progress_key(run): elements.text_block_data([f"{run.stage}{_time_left(run)}"], progress=done)}
 
 
 def waiting(run: Run) -> int:
-    """How many runs are computed before it."""
+    """Number of runs that are computed before this one."""
     return session.manager().waiting(run.id) if run.state is RunState.QUEUED else 0
 
 
 def draw(run: Run, values: Values) -> None:
-    """Name, state, progress with time left, and the buttons that apply."""
-    word, colour = _BADGES[run.state]
+    """Name, state, progress with remaining time, and the buttons that apply."""
+    word, color = _BADGES[run.state]
     by = f" started by {text.plain(run.user)}" if run.user else ""
-    again = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
-    st.markdown(f"**{text.plain(run.name)}** :{colour}-badge[{word}]{by}{again}")
+    resumed = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
+    st.markdown(f"**{text.plain(run.name)}** :{color}-badge[{word}]{by}{resumed}")
     if run.state is RunState.QUEUED:
         before = waiting(run)
-        st.caption(f"Waiting for {before} run{'s' if before > 1 else ''} before it." if before else "Starting the engine ...")
+        st.caption(f"Waiting for {before} earlier run{'s' if before > 1 else ''}." if before else "Starting the engine ...")
     if run.error:
         st.error(text.plain(run.error), icon=":material/error:")
         if run.traceback:
@@ -64,16 +64,16 @@ def draw(run: Run, values: Values) -> None:
         st.button(
             "Resume",
             icon=":material/play_arrow:",
-            key=f"go on {run.id}",
+            key=f"resume {run.id}",
             on_click=_resume,
             args=(run.id,),
-            help="Continues from the last resume state, or from the beginning if there is none, with the same result as if uninterrupted.",
+            help="Continues from the last resume state, or from the start. The result is the same as without the interruption.",
         )
     elif not run.state.is_finished():
         if session.manager().controls(run.id):
             _buttons(run)
         else:
-            st.caption("Another process computes this run: watch it here, stop it there.")
+            st.caption("This run belongs to another process: you can follow it here and stop it there.")
 
 
 STATUS = View("status", values, draw)
@@ -108,7 +108,7 @@ def _buttons(run: Run) -> None:
     control = session.manager().control(run.id)
 
     def one_step() -> None:
-        before = session.store().run(run.id).step, _pictures(run)
+        before = session.store().run(run.id).step, _image_versions(run)
         control.step()
         _wait_for_step(run, *before)
         elements.follow_newest(run.id)
@@ -130,21 +130,21 @@ def _buttons(run: Run) -> None:
             icon=":material/stop:",
             key="stop",
             on_click=control.stop,
-            help="Ends the run. What it has made so far stays visible, and it can be resumed.",
+            help="Ends the run. Its results so far are kept, and it can be resumed.",
         )
 
 
-def _wait_for_step(run: Run, step: int, pictures: list[int]) -> None:
-    """Returns when every method has taken its step, so that the page shows it at once; or after a while, because a step may take long.
+def _wait_for_step(run: Run, step: int, versions: list[int]) -> None:
+    """Waits until every method has taken a step, so that the page shows it immediately; returns after a time limit if steps are slow.
 
-    step, pictures: as they were before.
+    step, versions: those before the step.
     """
     generates = run.stage == "generation"
     methods = len(run.config.methods) if generates else 1
     _wait(lambda: session.store().run(run.id).step >= step + methods, _SECONDS_FOR_A_STEP)
     if generates:
-        # saved after the figures, and not at all if the last ones are very recent
-        _wait(lambda: all(new != old for new, old in zip(_pictures(run), pictures)), _SECONDS_FOR_PICTURES)
+        # images are saved after the records, and skipped if the last ones are very recent
+        _wait(lambda: all(new != old for new, old in zip(_image_versions(run), versions)), _SECONDS_FOR_IMAGES)
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> None:
@@ -153,6 +153,6 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.02)
 
 
-def _pictures(run: Run) -> list[int]:
-    """Versions of the newest pictures of each method."""
+def _image_versions(run: Run) -> list[int]:
+    """Version of the newest images of each method."""
     return [session.store().frames.version(run.id, method) for method in run.config.methods]

@@ -1,4 +1,4 @@
-"""The training of a run on the page, with the accuracies, and what it made of each layer. Reads the store only."""
+"""Training of a run: accuracies, curves and accuracy checks. Reads the store only."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from core.runs.state import RunState
 from dashboard import session
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures
+from dashboard.components import address_widgets, figures
 from dashboard.updates import pace
 from dashboard.updates.live_view import LAYOUT, PAGE, Values, View
 from dashboard.views import accuracy, status
 from dashboard.views.layers import analysed
 
-CURVE_PARAMETER = "training"  # in the address
+CURVE_PARAMETER = "training"  # of the address
 _CURVE, _TESTED = "figure/training", "figure/tested"
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """Progress and curves. Curves are drawn at most every pace.CHART_SECONDS, once for all viewers."""
+    """Progress and curves. Curves are redrawn once for all viewers, every pace.chart_seconds() at most."""
     records, tested = session.records(run, "training"), session.records(run, TEST)
     known: Values = {
         LAYOUT: [accuracy.version(run, address), bool(records), bool(tested)],
@@ -39,7 +39,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
         known[_CURVE] = {"figure": drawn}
     if tested:
         full_precision = (session.store().result(run.id, "full_precision") or {}).get("top1")
-        # few, and each is worth showing at once
+        # few records, so each is shown immediately
         drawn = session.shared_cache(
             ("figure", run.id, run.attempt, len(tested), TEST, full_precision),
             lambda: json_of(training_charts.accuracy_during_training(tested, full_precision)),
@@ -49,7 +49,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
 
 
 def draw(run: Run, values: Values) -> None:
-    """Status, accuracies, and curves of the training."""
+    """Status, accuracies and training curves."""
     status.draw(run, values)
     accuracy.accuracy(run)
     if _CURVE in values or _TESTED in values:
@@ -60,19 +60,9 @@ TRAINING = View("training", values, draw)
 
 
 def _draw_curves(run: Run, values: Values) -> None:
-    """One curve for each method and bit width, and the accuracy checks."""
+    """A training curve for each method and bit width, and the accuracy checks."""
     st.header("Training")
-    curve = curve_in(st.query_params.to_dict())
-    st.segmented_control(
-        "Curve",
-        list(training_charts.PARTS),
-        format_func=lambda name: training_charts.PARTS[name],
-        default=curve,
-        required=True,
-        key="training curve",
-        on_change=lambda: session.put_into_address(CURVE_PARAMETER, st.session_state["training curve"]),
-        label_visibility="collapsed",
-    )
+    curve = address_widgets.choose_one("Curve", training_charts.PARTS, CURVE_PARAMETER, label_visibility="collapsed")
     left, right = st.columns(2)
     with left:
         if _CURVE in values:
@@ -83,16 +73,15 @@ def _draw_curves(run: Run, values: Values) -> None:
             images = session.records(run, TEST)[-1].data["images"]
             weights = "the EMA of the weights" if run.config.training.ema_decay else "the weights"
             st.caption(
-                f"On the same {images:,} of the evaluation images each time, with {weights} that training would end with at that step; "
-                "bars are one standard error. Nothing is chosen on it: the reported accuracy is that of the last step, on all images."
+                f"On the same {images:,} evaluation images each time, with {weights} of that step. Error bars: one standard error. "
+                "Nothing is selected by it: the reported accuracy is that of the last step, on all evaluation images."
             )
         elif not run.state.is_finished():
-            st.caption("Test accuracy appears here when the first bit width is calibrated.")
+            st.caption("Test accuracy appears here after the first bit width is calibrated.")
         else:
-            st.caption("This run was made by a version that measured the accuracy only at the end.")
+            st.caption("This run did not record accuracy during training.")
 
 
 def curve_in(address: Mapping[str, str]) -> str:
-    """Which curve an address, its parameters, shows."""
-    wanted = address.get(CURVE_PARAMETER, "")
-    return wanted if wanted in training_charts.PARTS else "total"
+    """The curve that an address names, or the total loss."""
+    return address_widgets.named_option(address, CURVE_PARAMETER, training_charts.PARTS)

@@ -39,7 +39,7 @@ def chromium():
 
 
 # Opened at /quantize, Streamlit looks for its server below that address first, gets 404 twice, and then looks above
-STREAMLIT_PROBES = re.compile(r"/(%s)/_stcore/(health|host-config)$" % "|".join(page.name for page in PAGES))
+STREAMLIT_PROBES = re.compile(rf"/({'|'.join(page.name for page in PAGES)})/_stcore/(health|host-config)$")
 
 
 def problems_of(page) -> list[str]:

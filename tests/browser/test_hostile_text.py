@@ -104,7 +104,7 @@ def injected(page) -> list[str]:
     return page.evaluate(
         """() => [...document.querySelectorAll('.stApp *')].filter(e =>
             (e.tagName == 'IMG' && !(e.getAttribute('src') || '').startsWith('data:image/png')) ||
-            (e.tagName == 'SCRIPT' && !e.closest('.st-key-take-along')) || e.hasAttribute('onerror') ||
+            (e.tagName == 'SCRIPT' && !e.closest('.st-key-download-buttons')) || e.hasAttribute('onerror') ||
             (e.tagName.toUpperCase() == 'A' && e.href && new URL(e.href.baseVal ?? e.href, location.href).origin != location.origin) ||
             ((e.className.baseVal ?? e.className) + '').includes('katex') ||
             (['B', 'CODE', 'DEL', 'EM'].includes(e.tagName) && ['b', 't', 'code', 's', 'i', 'x'].includes(e.textContent))

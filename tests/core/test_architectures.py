@@ -15,7 +15,8 @@ from core.errors import ModelError
 from core.export.onnx import save_onnx
 from core.export.verify import open_onnx
 from core.generation.fused.network import FusedNetwork, HookedNetwork, with_statistics
-from core.generation.loop import Synthesis, initial_noise, synthesise
+from core.generation.loop import GenerationLoop, synthesise
+from core.generation.noise import initial_noise
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.registry import ModelSpec
 from core.quantization.layers import QuantizedLayer
@@ -231,7 +232,7 @@ def test_goes_through(name, size, tmp_path):
 def test_networks_without_batch_norm_are_refused(name):
     model = FullPrecisionModel(build(name).eval(), ModelSpec(name, name, CLASSES, 64, (0.5,) * 3, (0.25,) * 3, "nothing"))
     with pytest.raises(ModelError, match="has no BatchNorm layer with running statistics"):
-        Synthesis(model, GenerationConfig(images=2, snapshots=1))
+        GenerationLoop(model, GenerationConfig(images=2, snapshots=1))
 
 
 class Pair(nn.Module):

@@ -117,7 +117,7 @@ def test_current_folder_is_no_place_for_the_result(tmp_path, capsys, monkeypatch
     capsys.readouterr()
     assert call("generate", *TINY, "--out", ".") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "'.' is the current folder: allowed is" in line
+    assert "output path must be new or an empty folder, '.' is the current folder" in line
 
 
 # flags of earlier versions

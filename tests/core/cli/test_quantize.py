@@ -27,7 +27,7 @@ def test_quantize_single_layers(generated, pictures, capsys):
         (["output=x"], "must be a whole number, such as 4, got 'x'"),
         (["output=9"], "layer_bits must be one of 2, 3, 4, 5, 6, 7, 8 for 'output', got 9"),
         (["output=8", "output=7"], "layer_bits must name each layer once, got 'output' twice"),
-        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': allowed are features.init_block.conv, "),
+        (["nowhere=8"], "unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, "),
     ],
 )
 def test_layers_that_are_refused(generated, pictures, given, message, capsys):

@@ -4,7 +4,7 @@ import pytest
 from command_line import GENERATE_KEYS, TINY, call, last_json, listed
 
 from core.errors import shown
-from core.generation.loop import Synthesis
+from core.generation.loop import GenerationLoop
 
 
 def test_runs_lists_none(capsys, runs):
@@ -63,14 +63,14 @@ def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
 
 def interrupt_after(monkeypatch, steps):
     """Ctrl-C after so many iterations of each method."""
-    real = Synthesis.step
+    real = GenerationLoop.step
 
     def step(self):
         if self.step_count == steps:
             raise KeyboardInterrupt
         real(self)
 
-    monkeypatch.setattr(Synthesis, "step", step)
+    monkeypatch.setattr(GenerationLoop, "step", step)
 
 
 def test_interrupted_run_is_resumed_to_the_same_bits(tmp_path, capsys, monkeypatch, runs):

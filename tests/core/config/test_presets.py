@@ -17,7 +17,7 @@ def test_presets():
         assert set(config.methods) == {"mi-fgsm", "adam"}
     assert preset("paper").training.range == "minmax"
     assert preset("quick").evaluation.data == "embedded"
-    with pytest.raises(UnknownNameError, match="unknown preset 'slow': allowed are quick, imagenet, paper"):
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper"):
         preset("slow")
     with pytest.raises(TypeError):
         module.PRESETS["quick"] = None

@@ -44,7 +44,7 @@ def test_round_trip_of_one_config(config):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_unknown_key_is_refused_with_those_that_exist(config):
-    with pytest.raises(UnknownNameError, match=f"unknown knob 'epsilom': allowed are {', '.join(knobs(config))}$"):
+    with pytest.raises(UnknownNameError, match=f"unknown knob 'epsilom': must be one of {', '.join(knobs(config))}$"):
         config.from_dict({"epsilom": 0.1})
 
 
@@ -90,7 +90,7 @@ def test_run_config_refuses_bad_values_of_its_parts():
         ({"bits": (4.0,)}, "^bits must be one of .*, got 4.0$"),
         ({"bits": (True,)}, "^bits must be one of .*, got True$"),
         ({"methods": ()}, "^methods must name at least one of mi-fgsm, adam"),
-        ({"methods": ("sgd",)}, "^unknown method 'sgd': allowed are mi-fgsm, adam"),
+        ({"methods": ("sgd",)}, "^unknown method 'sgd': must be one of mi-fgsm, adam"),
         ({"methods": ("..",), "images_from": "/x"}, r"^unknown method '\.\.'"),
         ({"methods": ("a/b",), "images_from": "/x"}, "^unknown method 'a/b'"),
         ({"methods": ("adam", "adam")}, "^methods must have each value once, got adam, adam$"),

@@ -55,7 +55,7 @@ def test_batches_that_suit_the_cpu(small):
 
 
 def test_empty_set(small):
-    with pytest.raises(DataError, match="nothing is empty"):
+    with pytest.raises(DataError, match="nothing must have at least one image"):
         evaluate(ByRed(), small, EvaluationSet(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), [], "nothing", 8))
 
 

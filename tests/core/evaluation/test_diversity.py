@@ -122,7 +122,7 @@ def test_measure_diversity():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images(count):
-    with pytest.raises(DataError, match=f"{count} images: allowed is at least 2"):
+    with pytest.raises(DataError, match=f"at least 2 images to measure diversity, got {count}"):
         measure_diversity(ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count)), colour_encoder())
 
 

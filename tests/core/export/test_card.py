@@ -220,7 +220,7 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
     write_card(folder, config, "again", tmp_path / "card")
     text = (tmp_path / "card" / CARD).read_text()
     assert "images that were given to the run, whose origin is unknown to it" in text
-    assert "No real image was used" not in text
+    assert "No real image was used to generate the images" not in text
     assert (tmp_path / "card" / "adam.png").is_file()
     assert "--images images/adam" in text
 

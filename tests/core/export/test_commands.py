@@ -120,8 +120,10 @@ def test_sets_in_one_folder_are_named_one_by_one(tmp_path, methods):
 @pytest.mark.parametrize("training_seed", [None, 6])
 def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch, training_seed):
     """One `run`, or each stage on its own, computes what the run did."""
-    monkeypatch.setattr("core.pipeline.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
-    monkeypatch.setattr("core.pipeline.correct", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool))
+    monkeypatch.setattr("core.stages.full_precision.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
+    monkeypatch.setattr(
+        "core.stages.quantization.top1_hits", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool)
+    )
     config = RunConfig(
         machine=MachineConfig(device="cpu", threads=1),
         generation=GenerationConfig(images=16, iterations=3, batch_size=8, snapshots=2),

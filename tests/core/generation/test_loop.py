@@ -10,7 +10,9 @@ from core.data.augment import jitter_batch
 from core.data.image_sets import load_image_set
 from core.errors import CoreError, ModelError, RunStopped
 from core.generation.forward_pass import ForwardPass
-from core.generation.loop import Snapshots, Synthesis, initial_noise, kept_steps, synthesise
+from core.generation.loop import GenerationLoop, synthesise
+from core.generation.noise import initial_noise
+from core.generation.snapshots import Snapshots, kept_steps
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import NoControl, NullReporter
 
@@ -78,32 +80,32 @@ def test_nothing_global_and_nothing_of_the_network_changes(small):
 
 
 def test_images_stay_in_the_valid_pixel_range(small):
-    synthesis = Synthesis(small, replace(CONFIG, epsilon=1.5))
+    synthesis = GenerationLoop(small, replace(CONFIG, epsilon=1.5))
     for _ in range(5):
         synthesis.step()
     low, high = (0 - 0.5) / 0.25, (1 - 0.5) / 0.25
-    assert low <= synthesis.images.min().item()
-    assert synthesis.images.max().item() <= high
-    assert (synthesis.images == high).any()  # a step this large reaches the border
+    assert low <= synthesis.source.current().min().item()
+    assert synthesis.source.current().max().item() <= high
+    assert (synthesis.source.current() == high).any()  # a step this large reaches the border
 
 
 def test_both_methods_start_from_the_same_noise_and_labels_in_every_batch(small):
     config = replace(CONFIG, images=48, iterations=2)
-    methods = [Synthesis(small, config, name) for name in ("mi-fgsm", "adam")]
+    methods = [GenerationLoop(small, config, name) for name in ("mi-fgsm", "adam")]
     for _ in range(3):  # into the second batch
-        assert torch.equal(methods[0].labels, methods[1].labels)
+        assert torch.equal(methods[0].source.labels, methods[1].source.labels)
         if methods[0].step_count % 2 == 0:
-            assert torch.equal(methods[0].images, methods[1].images)
+            assert torch.equal(methods[0].source.current(), methods[1].source.current())
         for method in methods:
             method.step()
 
 
 def test_snapshots_are_the_states_at_their_iterations(small):
-    synthesis = Synthesis(small, CONFIG)
+    synthesis = GenerationLoop(small, CONFIG)
     states = {}
     while not synthesis.finished:
         synthesis.step()
-        states[synthesis.step_count] = small.denormalise(synthesis.images.detach())
+        states[synthesis.step_count] = small.denormalise(synthesis.source.current().detach())
     saved = synthesis.image_set().images
     assert torch.equal(saved, torch.cat([states[step] for step in CONFIG.snapshot_iterations]))
     assert CONFIG.snapshot_iterations[-1] == CONFIG.iterations
@@ -130,10 +132,10 @@ def test_a_frame_says_what_the_step_saw(small):
     """Class, confidence and batch statistics are those of a forward pass over the images as they were before the step."""
     recorder = Recorder()
     config = replace(CONFIG, max_shift=0, flip=False)
-    synthesis = Synthesis(small, config, reporter=recorder)
+    synthesis = GenerationLoop(small, config, reporter=recorder)
     entered = []
     for _ in range(3):
-        entered.append(synthesis.images.detach().clone())
+        entered.append(synthesis.source.current().detach().clone())
         synthesis.step()
     for before, (_, frame, _) in zip(entered, recorder.frames, strict=True):
         inputs = []
@@ -152,11 +154,11 @@ def test_a_frame_says_what_the_step_saw(small):
         assert frame.variances.tolist() == pytest.approx(torch.cat([x.var(dim=(0, 2, 3)) for x in inputs]).tolist(), rel=1e-3)
         assert [frame.predicted.dtype, frame.labels.dtype] == ["int64", "int64"]
         assert [frame.confidence.dtype, frame.means.dtype, frame.variances.dtype] == ["float32"] * 3
-    assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalise(synthesis.images.detach()))
+    assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalise(synthesis.source.current().detach()))
 
 
 def test_running_statistics_of_a_frames_layers(small):
-    statistics = Synthesis(small, CONFIG).running_statistics()
+    statistics = GenerationLoop(small, CONFIG).running_statistics()
     assert statistics.channels == [8, 8]
     assert statistics.means.tolist() == small.network.bn1.running_mean.tolist() + small.network.bn2.running_mean.tolist()
     assert statistics.variances.tolist() == small.network.bn1.running_var.tolist() + small.network.bn2.running_var.tolist()
@@ -185,7 +187,7 @@ def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_methods(confi
 def test_few_large_images_are_shown(small):
     large = FullPrecisionModel(small.network, replace(small.spec, image_size=512))
     recorder = Recorder()
-    Synthesis(large, CONFIG, reporter=recorder).step()
+    GenerationLoop(large, CONFIG, reporter=recorder).step()
     ((_, frame, _),) = recorder.frames
     assert frame.images.shape == (4, 3, 512, 512)
     assert [len(each) for each in (frame.labels, frame.predicted, frame.confidence)] == [4, 4, 4]
@@ -198,12 +200,12 @@ def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
 
     recorder = Recorder()
     config = replace(CONFIG, schedule="constant")
-    synthesis = Synthesis(small, config, reporter=recorder, control=Turn())
+    synthesis = GenerationLoop(small, config, reporter=recorder, control=Turn())
     moved = []
     for _ in range(5):
-        before = synthesis.images.detach().clone()
+        before = synthesis.source.current().detach().clone()
         synthesis.step()
-        moved.append(bool((synthesis.images != before).any()))
+        moved.append(bool((synthesis.source.current() != before).any()))
     assert moved == [True, True, True, False, False]
     assert recorder.changes == [("mi-fgsm", 3, "epsilon", 0.0)]
     assert synthesis.changes == [{"step": 3, "name": "epsilon", "value": 0.0}]
@@ -226,14 +228,14 @@ def test_stops_between_two_iterations(small):
 
 def test_a_loss_that_is_no_number_names_iteration_and_layer(small):
     small.network.bn2.running_var[0] = float("nan")
-    with pytest.raises(CoreError, match="loss is nan at iteration 1 of the mi-fgsm method, first in bn2"):
+    with pytest.raises(CoreError, match="^the loss of mi-fgsm must be finite, got nan at iteration 1, first in bn2"):
         synthesise(small, CONFIG)
 
 
 def test_refuses_a_network_without_batch_norm(small):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 4))
     with pytest.raises(ModelError, match="no BatchNorm layer"):
-        Synthesis(FullPrecisionModel(network, small.spec), CONFIG)
+        GenerationLoop(FullPrecisionModel(network, small.spec), CONFIG)
 
 
 @pytest.mark.slow
@@ -300,10 +302,10 @@ def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
 
 def test_an_odd_size_is_halved_downwards_and_reached_again(small):
     odd = FullPrecisionModel(small.network, replace(small.spec, image_size=9))
-    synthesis = Synthesis(odd, replace(CONFIG, half_resolution_fraction=0.25))
+    synthesis = GenerationLoop(odd, replace(CONFIG, half_resolution_fraction=0.25))
     sides = []
     while not synthesis.finished:
-        sides.append(synthesis.images.shape[-1])
+        sides.append(synthesis.source.current().shape[-1])
         synthesis.step()
     assert sides == [4] * 3 + [9] * 9
     assert synthesis.image_set().images.shape == (24, 3, 9, 9)
@@ -325,9 +327,9 @@ def test_small_images_are_shown_at_full_size(small):
 def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
     """Its pooling is a window of 8 pixels, and 4 are left."""
     config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution_fraction=0.5)
-    words = r"^half_resolution_fraction must be 0 for this network, got 0.5: .* cannot take 4 images of 16 x 16"
+    words = r"^half_resolution_fraction must be 0 for this network, got 0.5: .* 16 x 16 pixels with 4 images fails"
     with pytest.raises(ModelError, match=words):
-        Synthesis(embedded, config)
+        GenerationLoop(embedded, config)
 
 
 @pytest.mark.parametrize("half", [0.0, 0.25])
@@ -365,7 +367,7 @@ def test_snapshots_in_a_folder_outlive_the_object(tmp_path):
         first.add(*batch(value))
     second = Snapshots(tmp_path)
     assert len(second) == 0  # what lies there belongs to nobody yet
-    second.go_on_after(2)
+    second.resume_after(2)
     second.add(*batch(9))  # the third is made again
     assert [int(images[0, 0, 0, 0]) for images, _ in second] == [1, 2, 9]
 
@@ -374,8 +376,8 @@ def test_snapshots_that_are_missing_are_named(tmp_path):
     first = Snapshots(tmp_path)
     first.add(*batch(1))
     second = Snapshots(tmp_path)
-    with pytest.raises(CoreError, match="000001.safetensors is missing: allowed is a checkpoint with all"):
-        second.go_on_after(2)
+    with pytest.raises(CoreError, match="000001.safetensors is missing: the resume state needs all images"):
+        second.resume_after(2)
 
 
 def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
@@ -387,7 +389,7 @@ def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("core.generation.loop.save_file", half)
+        patch.setattr("core.generation.snapshots.save_file", half)
         with pytest.raises(OSError, match="No space"):
             snapshots.add(*batch(2))
     assert len(snapshots) == 1
@@ -407,16 +409,16 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
         def values(self, method, step):
             return {"beta": 2.0} if step >= 5 else {}
 
-    whole, recorder = Synthesis(small, config, name, control=Turn(), folder=tmp_path / "whole"), Recorder()
+    whole, recorder = GenerationLoop(small, config, name, control=Turn(), folder=tmp_path / "whole"), Recorder()
     while not whole.finished:
         whole.step()
-    first = Synthesis(small, config, name, control=Turn(), folder=tmp_path / "parts")
+    first = GenerationLoop(small, config, name, control=Turn(), folder=tmp_path / "parts")
     for _ in range(at):
         first.step()
     torch.save(first.state(), tmp_path / "state.pt")
     if not first.finished:
         first.step()  # which is lost
-    second = Synthesis(small, config, name, reporter=recorder, control=Turn(), folder=tmp_path / "parts")
+    second = GenerationLoop(small, config, name, reporter=recorder, control=Turn(), folder=tmp_path / "parts")
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.step_count == at
     while not second.finished:
@@ -435,21 +437,21 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
 
 
 def test_state_is_plain_values_and_tensors(small, tmp_path):
-    synthesis = Synthesis(small, CONFIG, folder=tmp_path / "kept")
+    synthesis = GenerationLoop(small, CONFIG, folder=tmp_path / "kept")
     for _ in range(7):
         synthesis.step()
     state = synthesis.state()
     torch.save(state, tmp_path / "state.pt")
     torch.load(tmp_path / "state.pt", weights_only=True)
     # nothing that grows with what was made before
-    assert (tmp_path / "state.pt").stat().st_size < 10 * synthesis.images.numel() * 4
+    assert (tmp_path / "state.pt").stat().st_size < 10 * synthesis.source.current().numel() * 4
 
 
 def test_state_without_its_images_is_refused(small, tmp_path):
-    first = Synthesis(small, CONFIG, folder=tmp_path / "kept")
+    first = GenerationLoop(small, CONFIG, folder=tmp_path / "kept")
     while not first.finished:
         first.step()
     state = first.state()
-    second = Synthesis(small, CONFIG, folder=tmp_path / "elsewhere")
-    with pytest.raises(CoreError, match="is missing: allowed"):
+    second = GenerationLoop(small, CONFIG, folder=tmp_path / "elsewhere")
+    with pytest.raises(CoreError, match="is missing: the resume state needs all images"):
         second.load_state(state)

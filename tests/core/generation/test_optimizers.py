@@ -86,7 +86,7 @@ def test_make_optimizer_takes_its_knobs_from_the_config():
     adam = make_optimizer("adam", GenerationConfig(lr=0.2), images)
     assert isinstance(adam, torch.optim.Adam)
     assert adam.defaults["lr"] == 0.2
-    with pytest.raises(UnknownNameError, match="unknown method 'given': allowed are mi-fgsm, adam"):
+    with pytest.raises(UnknownNameError, match="unknown method 'given': must be one of mi-fgsm, adam"):
         make_optimizer("given", GenerationConfig(), images)
 
 

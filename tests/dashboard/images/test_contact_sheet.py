@@ -75,8 +75,8 @@ def test_sheet_of_many_classes_is_in_the_order_of_the_images():
 
 def test_strip_shows_its_iterations_and_escapes_names():
     html = strip_html([seen(1, 3), single_image(seen(5, 7), 3)], ["3", "7"], ["<b>", "b", "c"], 7)
-    assert 'data-moment="3"' in html
-    assert 'data-moment="7"' in html
+    assert 'data-step="3"' in html
+    assert 'data-step="7"' in html
     assert "<b>," not in html
     assert data_uri(pictures(4)[3].transpose(1, 2, 0)) in html
     assert html.count("border:2px solid currentColor") == 1

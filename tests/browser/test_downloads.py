@@ -43,7 +43,7 @@ def csv_of(blank, figure: go.Figure) -> str:
         """async (figure) => {
             const place = document.body.appendChild(document.createElement("div"));
             await Plotly.newPlot(place, JSON.parse(figure));
-            const text = takeAlong.csv(place._fullData, place._fullLayout);
+            const text = downloadButtons.csv(place._fullData, place._fullLayout);
             place.remove();
             return text;
         }""",

@@ -1,0 +1,74 @@
+"""Charts of trainings and layers, from records and results written by hand."""
+
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from core.runs.records import Record
+from dashboard.charts import style
+from dashboard.charts.training import accuracy_during_training, error_figure, histogram_figure
+
+
+def plotted(figure):
+    """The figure as plotly reads it, which checks every property."""
+    sent = json.loads(style.json_of(figure))
+    return go.Figure({"data": sent["data"], "layout": sent["layout"]})
+
+
+def record(method, step, top1):
+    return Record(step, "test", method, step, {"top1": top1, "standard_error": 2.0, "images": 500, "seconds": 0.5})
+
+
+def layer(name, bits, weights, sqnr, read=True):
+    grid = {"lowest": -2, "highest": 1, "scale": [0.5, 0.5], "zero_point": [-2, -2], "clipped": 12.5}
+    grid["histogram"] = {"start": -3.0, "width": 0.0625, "counts": [0] * 32 + [3] + [0] * 46 + [1]}
+    return {
+        "name": name, "bits": bits, "weights": weights, "sqnr": sqnr, "weight_sqnr": 30.0,
+        "weight": grid, "input": {"bits": bits, "sqnr": 25.0, **grid} if read else None,
+    }  # fmt: skip
+
+
+LAYERS = [layer("stem", 8, 100, 40.0, read=False), layer("middle_<b>", 3, 300, 10.0), layer("output", 8, 50, None)]
+
+
+def test_accuracy_during_training_has_a_curve_for_each_network():
+    records = [record("adam W3A3", 0, 80.0), record("mi-fgsm W4A4", 0, 90.0), record("adam W3A3", 30, 88.5)]
+    figure = go.Figure(accuracy_during_training(records, 92.1))
+    adam, other = figure.data
+    assert (list(adam.x), list(adam.y), list(adam.error_y.array)) == ([0, 30], [80.0, 88.5], [2.0, 2.0])
+    assert list(other.x) == [0]
+    assert adam.line.dash != other.line.dash
+    assert adam.line.color != other.line.color
+    assert figure.layout.shapes[0].y0 == 92.1
+    assert not accuracy_during_training(records, None)["layout"]["shapes"]
+
+
+def test_error_chart_has_a_bar_for_each_layer_in_network_order():
+    figure = go.Figure(plotted(error_figure(LAYERS, "adam", "output")))
+    bars, weights, inputs = figure.data
+    assert list(bars.x) == [1, 2, 3]
+    assert list(bars.y) == [40.0, 10.0, None]
+    assert list(bars.marker.opacity) == [0.45, 0.45, 1.0]
+    assert bars.text[1].startswith("middle_&#60;b&#62;, ")
+    assert list(weights.y) == [30.0, 30.0, 30.0]
+    assert list(inputs.y) == [None, 25.0, 25.0]
+
+
+def test_histogram_has_a_line_for_each_level():
+    figure = go.Figure(plotted(histogram_figure(LAYERS[1]["weight"], 2, "weights of <b>", "adam")))
+    (bars,) = figure.data
+    assert len(bars.x) == 80
+    assert sum(bars.y) == pytest.approx(100)
+    # the 33rd bin begins at -3 + 32 / 16
+    assert bars.x[int(np.argmax(bars.y))] == pytest.approx(-1 + 1 / 32)
+    lines = sorted(shape.x0 for shape in figure.layout.shapes)
+    assert lines == [-2.5, -2, -1, 0, 1, 1.5]
+    assert "<b>" not in figure.layout.title.text
+    assert figure.layout.annotations[0].x == -2
+
+
+def test_histogram_of_many_levels_shows_only_the_ends():
+    grid = {**LAYERS[0]["weight"], "lowest": -128, "highest": 127}
+    assert sorted(shape["x0"] for shape in plotted(histogram_figure(grid, 8, "w", "adam"))["layout"]["shapes"]) == [-128.5, 127.5]

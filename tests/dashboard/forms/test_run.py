@@ -1,0 +1,179 @@
+"""The forms that start a run: every knob has its place, and the form changes only the settings that were changed in it."""
+
+from dataclasses import replace
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.config import (
+    PRESETS,
+    SECTIONS,
+    EvaluationConfig,
+    GenerationConfig,
+    RunConfig,
+    TrainingConfig,
+    add_knob,
+    help_text,
+    knob,
+    knobs,
+    label,
+    remove_knob,
+)
+from core.layout import USER_IMAGES
+from dashboard.forms.run import with_own_images
+
+
+def run_script(start):
+    import streamlit as st  # the function is the script of an app
+
+    from dashboard.forms.run import run_form
+
+    st.session_state["config"] = run_form(start, "form", {})
+
+
+def quantization_script(start):
+    import streamlit as st
+
+    from dashboard.forms.run import quantization_form
+
+    st.session_state["config"], st.session_state["pressed"], st.session_state["file"] = quantization_form(start, "form")
+
+
+@pytest.fixture
+def form(runs_folder):
+    """Shows a form that begins with a config."""
+
+    def show(script, start):
+        app = AppTest.from_function(script, args=(start,), default_timeout=60).run()
+        assert not app.exception, app.exception
+        return app
+
+    return show
+
+
+def widgets(app):
+    kinds = (app.number_input, app.selectbox, app.checkbox, app.text_input, app.multiselect)
+    return {widget.key.rpartition("/")[2]: widget for kind in kinds for widget in kind}
+
+
+def start(app):
+    app.button(key="start").click().run()
+    assert not app.exception, app.exception
+    return app.session_state["config"]
+
+
+def test_every_knob_that_belongs_in_a_form_has_a_widget_with_its_label_and_help(form):
+    found = widgets(form(run_script, RunConfig()))
+    for section in SECTIONS.values():
+        for name, field in knobs(section).items():
+            if field.metadata["in_form"]:
+                assert found[name].label == label(field)
+                assert found[name].help == help_text(section, name).replace("\n", "\n\n")
+    assert {"model", "methods", "bits", "steps", "training_lr"} <= found.keys()
+    assert found.keys().isdisjoint({"weight_bits", "layer_bits", "epsilon"})
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_knob_that_is_added_appears_in_the_form(form, section):
+    add_knob(SECTIONS[section], "extra", knob(0.5, "An extra knob.", minimum=0.0, maximum=2.0, label="Extra"))
+    try:
+        app = form(run_script, RunConfig())
+        extra = widgets(app)["extra"]
+        assert (extra.label, extra.value, extra.min, extra.max) == ("Extra", 0.5, 0.0, 2.0)
+        extra.set_value(1.5)
+        config = start(app)
+        assert config.value("extra") == 1.5
+        assert getattr(config, section).extra == 1.5
+    finally:
+        remove_knob(SECTIONS[section], "extra")
+
+
+def test_nothing_starts_before_the_button_is_pressed(form):
+    app = form(run_script, PRESETS["quick"])
+    assert app.session_state["config"] is None
+    assert start(app) == PRESETS["quick"]
+
+
+def test_values_of_sliders_are_part_of_the_config(form):
+    def script(start):
+        import streamlit as st
+
+        from dashboard.forms.run import run_form
+
+        st.session_state["config"] = run_form(start, "form", {"epsilon": 0.25})
+
+    quick = PRESETS["quick"]
+    assert start(form(script, quick)) == replace(quick, generation=replace(quick.generation, epsilon=0.25))
+
+
+def test_knobs_that_do_not_fit_together_are_refused(form):
+    app = form(run_script, RunConfig())
+    app.number_input(key="form/generation/images").set_value(9)
+    app.button(key="start").click().run()
+    assert app.exception[0].message == "images must be a multiple of snapshots (4), got 9"
+
+
+def test_given_images_have_no_settings_of_a_generation(form):
+    given = RunConfig(images_from="/a *folder*", methods=("of others",))
+    app = form(run_script, given)
+    assert [tab.label for tab in app.tabs] == ["Quantization", "Network and machine"]
+    found = widgets(app)
+    assert found.keys().isdisjoint({*knobs(GenerationConfig), "methods"})
+    assert "\\*folder\\*" in app.caption[0].value
+    assert start(app) == given
+
+
+def test_limits_of_steps_and_step_size_are_those_of_the_knobs(form):
+    found = widgets(form(run_script, RunConfig()))
+    for name in ("steps", "training_lr"):
+        meta = knobs(TrainingConfig)[name].metadata
+        assert (found[name].min, found[name].max, found[name].step) == (meta["minimum"], meta["maximum"], meta["step"])
+        assert found[name].value is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "steps_by_bits", "expected"),
+    [
+        ((3, 4), {3: 300, 4: 250}, "300 at 3 bits, 250 at 4 bits"),
+        ((3, 4), {3: 300, 5: 150}, "300 at 3 bits, else 77"),
+        ((4,), {}, "77"),
+        ((), {3: 300}, "77"),
+    ],
+)
+def test_an_empty_field_shows_and_keeps_the_values_of_the_start(form, bits, steps_by_bits, expected):
+    config = RunConfig(bits=bits, training=TrainingConfig(steps=77), steps_by_bits=steps_by_bits)
+    app = form(run_script, config)
+    steps = widgets(app)["steps"]
+    assert steps.placeholder == expected
+    assert f"Leave empty to use {expected}." in steps.help
+    assert start(app) == config
+
+
+def test_a_number_of_steps_applies_to_every_bit_width(form):
+    quick = PRESETS["quick"]
+    app = form(run_script, quick)
+    widgets(app)["steps"].set_value(0)
+    assert start(app) == replace(quick, training=replace(quick.training, steps=0), steps_by_bits={})
+    widgets(app)["training_lr"].set_value(0.25)
+    assert start(app) == replace(quick, training=replace(quick.training, steps=0, training_lr=0.25), steps_by_bits={}, lr_by_bits={})
+
+
+def test_the_form_for_existing_images_has_the_knobs_of_quantization_only(form):
+    quick = PRESETS["quick"]
+    app = form(quantization_script, quick)
+    found = widgets(app)
+    assert found.keys().isdisjoint({*knobs(GenerationConfig), "encoder", "compile", "model"})
+    in_form = {name for name, field in knobs(TrainingConfig).items() if field.metadata["in_form"]}
+    assert found.keys() == in_form | {"bits", "steps", "training_lr", "data", "accuracy_checks", "seed", "device", "threads"}
+    assert (app.session_state["config"], app.session_state["pressed"], app.session_state["file"]) == (quick, False, "")
+    found["bits"].set_value([2])
+    found["seed"].set_value(9)
+    app.button(key="quantize").click().run()
+    assert app.session_state["pressed"]
+    assert app.session_state["config"] == replace(quick, bits=(2,), machine=replace(quick.machine, seed=9))
+
+
+def test_own_images_replace_the_methods_and_the_network():
+    quick = RunConfig(evaluation=EvaluationConfig(accuracy_checks=7))
+    config = with_own_images(quick, "/a folder", "a network")
+    assert config == replace(quick, images_from="/a folder", methods=(USER_IMAGES,), model="a network")

@@ -1,0 +1,74 @@
+"""Every page in Streamlit's AppTest: without runs, with a run of an earlier server, and with a run whose network was deleted."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import streamlit
+from app_pages import ROOT, SHORT, component, page, texts
+from safetensors.torch import load_file, save_file
+from streamlit.testing.v1 import AppTest
+
+from core.models.registry import MODELS
+from core.runs import paper_table
+from core.runs.state import RunState
+from dashboard import session
+
+
+@pytest.mark.parametrize(
+    ("name", "first_step"),
+    [
+        ("studio", "Press Start"),
+        ("quantize", "Studio"),
+        ("diversity", "Studio"),
+        ("runs", "Studio"),
+        ("compare", "Studio"),
+        ("export", "Studio"),
+        ("paper", "press Measure"),
+    ],
+)
+def test_page_without_runs_names_the_first_step(runs_folder, name, first_step, tmp_path, monkeypatch):
+    (tmp_path / "measured.json").write_text("[]")
+    monkeypatch.setattr(paper_table, "MEASURED", tmp_path / "measured.json")
+    app = page(name)
+    assert any(first_step in info.value for info in app.info)
+
+
+def test_runs_lists_runs_of_earlier_servers(with_finished_run):
+    app = page("runs")
+    table = app.dataframe[0].value
+    assert list(table["name"]) == ["a finished run"]
+    assert list(table["state"]) == ["complete"]
+    assert table["W4A4 %"][0] == session.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")["quantized"]
+
+
+@pytest.mark.slow
+def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
+    embedded, spec = MODELS["resnet20_cifar10"]
+    path = tmp_path / "gone.safetensors"
+    save_file(load_file(embedded), path, metadata={"spec": json.dumps(asdict(replace(spec, name="mine")))})
+    config = replace(SHORT, model=str(path))
+    run_id = session.manager().start(config.with_knobs({"encoder": "embedded"}))
+    session.manager().wait(run_id)
+    assert session.store().run(run_id).state is RunState.COMPLETE
+    path.unlink()
+    for name, number in (("quantize", 0), ("diversity", 3), ("runs", 0)):
+        assert len(component(page(name), "figure")) == number
+    assert len(component(page("studio"), "sheet")) == 2
+
+
+def test_a_link_pressed_before_the_page_is_there_keeps_the_run(runs_folder, monkeypatch):
+    """As on a slow machine: clicking a link stops the script of the first page early."""
+    asked, newer = (session.store().create(SHORT, name) for name in ("asked for", "newer"))
+    for run_id in (asked, newer):
+        session.store().set_state(run_id, RunState.COMPLETE)
+    app = AppTest.from_file(str(ROOT / "streamlit_app.py"), default_timeout=60)
+    app.query_params["run"] = asked
+    with monkeypatch.context() as slow:
+        slow.setattr(streamlit, "navigation", lambda *args, **options: streamlit.stop())
+        app.run()
+    del app.query_params["run"]
+    app.run()
+    assert not app.exception, app.exception
+    assert "asked for" in texts(app)
+    assert "newer" not in texts(app)

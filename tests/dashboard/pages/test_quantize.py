@@ -1,0 +1,96 @@
+"""Quantize in Streamlit's AppTest: accuracies, layers, comparison with other runs and the paper, and new runs on the same images."""
+
+from dataclasses import replace
+
+import pytest
+from app_pages import component, page, quantized_at_8_bits, texts
+
+from core.runs.state import RunState
+from dashboard import session
+
+
+def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
+    app = page("quantize")
+    assert "first 2,000 CIFAR-10 test images" in texts(app)
+    table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
+    assert sorted(table["images by"]) == ["adam", "mi-fgsm"]
+    assert (table["trained %"] > 50).all()
+    paper = next(frame.value for frame in app.dataframe if "DFFG" in frame.value)
+    assert list(paper["DFFG"]) == [84.68, 91.63, 93.30]
+    # accuracy, training curve, accuracy checks; error by layer, and two histograms of one layer
+    app.selectbox(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/layer").set_value("output").run()
+    assert not app.exception
+    assert len(component(app, "figure")) == 6
+    assert "On the same 500 evaluation images" in texts(app)
+    editor = next(frame.value for frame in app.dataframe if "output dB" in frame.value)
+    assert len(editor) == 22
+    assert list(editor["output dB"]) == sorted(editor["output dB"])
+    assert (editor["bits"] == 4).all()
+
+
+def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
+    app = page("quantize")
+    app.button(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/evaluate").click().run()
+    assert not app.exception
+    newest = session.store().runs()[0]
+    assert newest.id != with_finished_run
+    assert (newest.config.methods, newest.config.bits, newest.config.training.steps) == (("mi-fgsm",), (4,), 0)
+    session.manager().control(newest.id).stop()
+    session.manager().wait(newest.id)
+
+
+def copied(run_id, seed, name, **training):
+    """A copy of a finished run with another seed, whose accuracies are `seed` points lower."""
+    store = session.store()
+    config = store.config(run_id)
+    config = replace(
+        config,
+        machine=replace(config.machine, seed=seed),
+        training=replace(config.training, **training),
+    )
+    copy = store.create(config, name)
+    for key, value in store.results(run_id).items():
+        if key.startswith("accuracy/"):
+            value = {**value, "quantized": value["quantized"] - seed}
+        store.set_result(copy, key, value)
+    store.set_state(copy, RunState.RUNNING)
+    store.set_state(copy, RunState.COMPLETE)
+    return copy
+
+
+def accuracy_lines(app):
+    (table,) = [frame.value for frame in app.dataframe if "calibrated %" in frame.value]
+    return [row for _, row in table.iterrows()]
+
+
+def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
+    seeds = [copied(with_finished_run, 1, "seed one"), copied(with_finished_run, 3, "seed three")]
+    other = copied(with_finished_run, 5, "other range", range="minmax")
+    session.show_run(with_finished_run)
+    app = page("quantize", run=with_finished_run)
+    top1 = [line["trained %"] for line in accuracy_lines(app)]
+    app.button(key=f"add seeds {with_finished_run}").click().run()
+    assert not app.exception
+    assert app.query_params["with"] in (",".join(seeds[::-1]), [",".join(seeds[::-1])])
+    lines = accuracy_lines(app)
+    assert [line["runs"] for line in lines] == [3, 3]
+    # of t, t - 1 and t - 3
+    assert [line["trained %"] for line in lines] == pytest.approx([value - 4 / 3 for value in top1], abs=0.011)
+    assert [line["±"] for line in lines] == [1.53, 1.53]
+    assert "standard deviation over 3 seeds" in texts(app)
+    # a copied link shows the same and ignores unknown runs
+    address = {"with": f"{other},nonsense,{seeds[0]}", "paper": "zeroq,gdfq", "as": "bars"}
+    app = page("quantize", run=with_finished_run, **address)
+    assert [(line["runs"], line["setting"]) for line in accuracy_lines(app)] == 2 * [(2, "range lsq"), (1, "range minmax")]
+    assert app.multiselect(key=f"accuracy paper/{with_finished_run}").value == ["zeroq", "gdfq"]
+    assert '"type":"bar"' in component(app, "figure")[0]["figure"].replace(" ", "")
+
+
+@pytest.mark.slow
+def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
+    newest = quantized_at_8_bits(f"quantize/{with_finished_run}/False")
+    assert newest.id != with_finished_run
+    assert newest.config.images_from == str(session.store().run_folder(with_finished_run) / "images")
+    session.manager().wait(newest.id)
+    results = session.store().results(newest.id)
+    assert abs(results["accuracy/mi-fgsm/W8A8"]["quantized"] - results["full_precision"]["top1"]) < 1.0

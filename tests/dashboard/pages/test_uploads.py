@@ -1,0 +1,180 @@
+"""Uploaded networks and images on the pages, in Streamlit's AppTest."""
+
+import io
+import json
+import shutil
+import zipfile
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from app_pages import page, quantized_at_8_bits, texts
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from core.models.full_precision import find_model
+from core.models.registry import MODELS
+from core.runs.state import RunState
+from dashboard import session
+from dashboard.text import plain
+
+
+def checkpoint(folder, **changes):
+    """A network file to upload: the embedded network under another name."""
+    path, spec = MODELS["resnet20_cifar10"]
+    file = folder / "made.safetensors"
+    save_file(load_file(path), file, metadata={"spec": json.dumps({**asdict(replace(spec, name="mine")), **changes})})
+    return file.read_bytes()
+
+
+def archive(count=2, name="cat/{}.png"):
+    """A zip file of black images."""
+    picture, buffer = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, format="PNG")
+    with zipfile.ZipFile(buffer, "w") as file:
+        for index in range(count):
+            file.writestr(zipfile.ZipInfo(name.format(index)), picture.getvalue())
+    return buffer.getvalue()
+
+
+def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_path):
+    app = page("studio")
+    app.number_input(key="quick/generation/images").set_value(8)
+    app.number_input(key="quick/generation/iterations").set_value(6)
+    app.multiselect(key="quick/bits").set_value([])
+    app.text_input(key="quick/machine/encoder").set_value("")
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("net.safetensors", checkpoint(tmp_path), "application/octet-stream"))
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    (run,) = session.store().runs()
+    (path,) = session.uploads().networks()
+    assert run.config.model == path
+    assert run.name == "mine (10 classes), mi-fgsm + adam"
+    session.manager().wait(run.id)
+    assert session.store().run(run.id).state is RunState.COMPLETE
+    again = page("studio")
+    assert "quick/machine/model" not in [box.key for box in again.selectbox]  # of the form, which is made when it is opened
+    again.session_state[f"new run/{run.id}"] = True
+    again.run()
+    assert not again.exception
+    assert again.selectbox(key="quick/machine/model").options == [
+        "resnet20_cifar10",
+        "mine (10 classes), uploaded as net.safetensors",
+    ]
+
+
+@pytest.mark.slow
+def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(runs_folder, tmp_path):
+    torch.save({"model": load_file(MODELS["resnet20_cifar10"][0])}, tmp_path / "others.pth")
+    app = page("studio")
+    app.number_input(key="quick/generation/images").set_value(8)
+    app.number_input(key="quick/generation/iterations").set_value(6)
+    app.multiselect(key="quick/bits").set_value([])
+    app.text_input(key="quick/machine/encoder").set_value("")
+    content = (tmp_path / "others.pth").read_bytes()
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("others.pth", content, "application/octet-stream"))
+    app.text_input(key="quick/machine/architecture").set_value("pytorchcv:resnet20_cifar10")
+    app.text_input(key="quick/machine/mean").set_value("0.5 0.5")
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == [plain("mean must be three numbers, such as 0.485 0.456 0.406, got '0.5 0.5'")]
+    app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
+    app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij"))
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    (run,) = session.store().runs()
+    assert run.name == "others (10 classes), mi-fgsm + adam"
+    spec = find_model(run.config.model)[1]
+    assert (spec.mean, spec.classes) == ((0.5, 0.5, 0.5), tuple("abcdefghij"))
+    session.manager().wait(run.id)
+    assert session.store().run(run.id).state is RunState.COMPLETE
+
+
+def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
+    app = page("studio")
+    content = checkpoint(tmp_path, image_size=10**9)
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("a_b.safetensors", content, "application/octet-stream"))
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == [
+        plain("image_size in the header of 'a_b.safetensors' must be an integer from 1 to 1024, got 1000000000")
+    ]
+    assert session.store().runs() == []
+    assert session.uploads().networks() == {}
+
+
+@pytest.mark.slow
+def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
+    app = page("quantize", "quantize own/")
+    app.multiselect(key="own/quick/bits").set_value([8])
+    app.number_input(key="own/quick/steps").set_value(0)
+    app.file_uploader(key="own/quick/upload images 0").set_value(("own cats.zip", archive(), "application/zip"))
+    app.button(key="quantize own").click().run()
+    assert not app.exception
+    assert [error.value for error in app.error] == []
+    (run,) = session.store().runs()
+    assert run.config.methods == ("given",)
+    assert run.name == "resnet20_cifar10, own cats.zip, W8A8"
+    session.manager().wait(run.id)
+    assert session.store().run(run.id).state is RunState.COMPLETE, session.store().run(run.id).traceback
+    assert "accuracy/given/W8A8" in session.store().results(run.id)
+    # also in a new session after the run
+    app = page("quantize")
+    table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
+    assert list(table["images by"]) == ["given"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no file with images was chosen"),
+        (b"no archive", "begins with b'no archi'"),
+        (archive(name="../{}.png"), "'../0.png' leads elsewhere"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "uploader", "button"),
+    [("quantize", "own/quick/upload images 0", "quantize own"), ("diversity", "own diversity/upload images 0", "measure own")],
+)
+def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, button, content, reason):
+    app = page(name, f"{name} own/")
+    if content is not None:
+        app.file_uploader(key=uploader).set_value(("a.zip", content, "application/zip"))
+    app.button(key=button).click().run()
+    assert not app.exception
+    (error,) = app.error
+    assert plain(reason) in error.value
+    assert "must" in error.value
+    assert session.store().runs() == []
+
+
+@pytest.mark.slow
+def test_diversity_of_uploaded_images(runs_folder):
+    app = page("diversity", "diversity own/")
+    app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip"))
+    app.button(key="measure own").click().run()
+    (run,) = session.store().runs()
+    session.manager().wait(run.id)
+    app = page("diversity")
+    assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
+    assert app.metric[0].value == "1.000"  # all black
+    # uploaded images can be measured and used again, as generated ones
+    app.button(key="measure").click().run()
+    assert not app.exception
+    (again,) = [other for other in session.store().runs() if other.id != run.id]
+    assert again.config.images_from == run.config.images_from
+    session.manager().wait(again.id)
+    assert session.store().result(again.id, "diversity/given") == session.store().result(run.id, "diversity/given")
+    newest = quantized_at_8_bits(f"quantize/{again.id}/True")
+    session.manager().wait(newest.id)
+    assert "accuracy/given/W8A8" in session.store().results(newest.id)
+    # this run measured no diversity, which the page offers as long as the images exist
+    app = page("diversity")
+    assert "open “Measure with another encoder” below" in texts(app)
+    assert app.button(key="measure").label == "Measure"
+    shutil.rmtree(run.config.images_from)
+    app = page("diversity")
+    assert "its images no longer exist" in texts(app)
+    assert "measure" not in {button.key for button in app.button}
