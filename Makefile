@@ -2,16 +2,24 @@
 # make test    everything, with a real browser, in two processes of one thread: more threads than cores mostly wait for each other
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 more
 # make style   format; make check: lint and types
+# make test-oldest   the fast tests with the lower bounds of requirements.txt, in an environment of their own
+# PYTHON creates .venv, once: 3.11 to 3.14. For another one, rm -r .venv first
 PYTHON ?= python3
 BIN := .venv/bin
+SUPPORTED = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: must be 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test bench frontier style check browser compiler
+.PHONY: run test test-oldest bench frontier style check browser compiler
 
+# `python -m`, because commands of packages that .venv shares with $(PYTHON) are not in its bin
 run: .venv/installed
-	$(BIN)/streamlit run
+	$(BIN)/python -m streamlit run
 
 test: .venv/installed-dev browser compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-oldest: .venv-oldest/installed compiler
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore tests/browser
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/generation.py
@@ -22,16 +30,16 @@ frontier: .venv/installed
 	$(BIN)/python benchmarks/frontier.py
 
 style: .venv/installed-dev
-	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	$(BIN)/python -m ruff format . && $(BIN)/python -m ruff check --fix .
 
 check: .venv/installed-dev
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/bandit -q -r -lll core dashboard streamlit_app.py
+	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy && $(BIN)/python -m bandit -q -r -lll core dashboard streamlit_app.py
 
 # Debian's Chromium where there is apt and the right to use it, else the one that playwright brings
 browser: .venv/installed-dev
 	@command -v chromium >/dev/null \
 	  || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
-	  || $(BIN)/playwright install chromium
+	  || $(BIN)/python -m playwright install chromium
 
 # without one the tests of what it compiles are skipped
 compiler:
@@ -39,11 +47,16 @@ compiler:
 	  || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || true
 
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: needed is 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(SUPPORTED)
+	$(PYTHON) install.py
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python $(PIP) -r requirements-dev.txt
+	@touch $@
+
+.venv-oldest/installed: requirements.txt requirements-dev.txt requirements-oldest.txt
+	$(SUPPORTED)
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python $(PIP) -r requirements-dev.txt -c requirements-oldest.txt
 	@touch $@

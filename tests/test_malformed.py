@@ -24,6 +24,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.__main__ import main
 from core.config import (
+    SECTIONS,
     EncoderTrainingConfig,
     EvaluationConfig,
     GenerationConfig,
@@ -224,7 +225,7 @@ junk = st.one_of(
 
 # configs
 
-CONFIGS = (GenerationConfig, TrainingConfig, RunConfig, PretrainConfig, EncoderTrainingConfig)
+CONFIGS = (*SECTIONS.values(), RunConfig, PretrainConfig, EncoderTrainingConfig)
 
 
 @st.composite
@@ -236,13 +237,13 @@ def configs(draw):
     values = config_class().to_dict()
     part = values
     if config_class is RunConfig and draw(st.booleans()):
-        part = values[draw(st.sampled_from(["generation", "quantization"]))]
+        part = values[draw(st.sampled_from(list(SECTIONS)))]
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(list(part)) if draw(st.integers(0, 5)) else texts | st.none() | numbers | st.tuples(texts))
         part[name] = draw(junk)
     if config_class is RunConfig and draw(st.booleans()):
-        name = draw(st.sampled_from(["bits", "optimizers", "steps_by_bits", "lr_by_bits"]))
-        values[name] = draw(st.lists(plain, max_size=3) if name in ("bits", "optimizers") else st.dictionaries(plain, plain, max_size=3))
+        name = draw(st.sampled_from(["bits", "methods", "steps_by_bits", "lr_by_bits"]))
+        values[name] = draw(st.lists(plain, max_size=3) if name in ("bits", "methods") else st.dictionaries(plain, plain, max_size=3))
     return config_class, values
 
 
@@ -255,7 +256,7 @@ def test_configs():
             assert config_class.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         else:
             # says what it is about: a knob, or that there is no such knob, or that these are no values of knobs
-            names = {f.name for one in CONFIGS for f in fields(one)} | {one.__name__ for one in CONFIGS} | {"knob", "optimizer"}
+            names = {f.name for one in CONFIGS for f in fields(one)} | {one.__name__ for one in CONFIGS} | {"knob", "method"}
             assert any(name in message for name in names), message
         return message
 
@@ -294,7 +295,7 @@ def test_values_of_knobs():
         message = message_of(ConfigError, config_class.check_value, name, value)
         assert message is None or name in list(knobs(config_class)) or message.startswith("unknown knob")
         if message is not None and name in list(knobs(config_class)):
-            assert message.startswith(f"{name} is ")
+            assert message.startswith(f"{name} must ")
         return message
 
     names = [(one, name) for one in CONFIGS for name in knobs(one)]
@@ -401,10 +402,10 @@ def test_flags(place, capsys, monkeypatch):
         command = draw(st.sampled_from([*COMMANDS, "run"]))
         needed = {"quantize": ["--images", "set"], "pretrain": ["--out", "new.safetensors"], "pretrain-encoder": ["--out", "new"]}
         if command == "run":
-            flag, value = draw(st.sampled_from(["--bits", "--seed", "--threads", "--device", "--preset", "--optimizers"])), draw(values)
+            flag, value = draw(st.sampled_from(["--bits", "--seed", "--threads", "--device", "--preset", "--methods"])), draw(values)
         else:
             name, field = draw(st.sampled_from(list(knobs(COMMANDS[command]).items())))
-            flag, value = flag_of(name), draw(values)
+            flag, value = flag_of(field), draw(values)
             if field.metadata["choices"] is None and isinstance(field.default, str):
                 value = draw(st.sampled_from(["\0", "\ud800", "a" * 300, "b/" * 3000]))  # others may be names: see the paths
         joined = draw(st.booleans())
@@ -830,7 +831,7 @@ def test_names_that_are_typed(runs_folder, monkeypatch):
     def attempt(example):
         key, value = example
         app = page("studio")
-        app.text_input(key="quick/encoder").set_value("")
+        app.text_input(key="quick/machine/encoder").set_value("")
         app.multiselect(key="quick/bits").set_value([4])
         if key == "quick/machine/model":
             box = app.selectbox(key=key)
@@ -851,7 +852,7 @@ def test_names_that_are_typed(runs_folder, monkeypatch):
         session.store().delete(run.id)
         return None if "Computed" in run.traceback else run.error
 
-    keys = st.sampled_from(["quick/machine/model", "quick/quantization/data", "quick/encoder"])
+    keys = st.sampled_from(["quick/machine/model", "quick/machine/data", "quick/machine/encoder"])
     # as a folder of images these would be searched through
     names = typed.filter(lambda text: text.strip() not in ("", ".", "..", "/"))
     refuses("forms", st.tuples(keys, names), attempt, examples=18)

@@ -179,7 +179,7 @@ def _check_forward(name: str, layer: nn.Module) -> None:
         fits = computes_as(layer, Linear)
     if not fits:
         raise ModelError(
-            f"layer {name!r} must compute what torch's Conv2d or Linear computes, got {type(layer).__name__} with its own forward"
+            f"layer {name!r} must be a Conv2d or Linear as torch defines them, got {type(layer).__name__} with its own forward"
         )
 
 

@@ -35,7 +35,7 @@ HOW_TO_EXPORT = (
     "torch.export.save(torch.export.export(network.eval(), (torch.zeros(2, 3, 32, 32),), "
     "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), 'network.pt2') and the network's own image size"
 )
-_ALLOWED = f"a program written by torch 2.15 with {HOW_TO_EXPORT}"
+_ALLOWED = f"a program written by torch 2.9 or newer with {HOW_TO_EXPORT}"
 # names become attributes and appear in generated code
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _STRIDED = 7

@@ -3,53 +3,23 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from placed import CONFIG, Undecided, calibrate, images, place, readings
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers import Linear as TimmLinear
 from torch import nn
 
 from core.config import TrainingConfig
 from core.errors import ModelError, UnknownNameError
-from core.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear, finish_calibration
-from core.quantization.placement import QuantizedNetwork, check_layer_bits, quantize_network
-
-CONFIG = TrainingConfig(weight_bits=4, activation_bits=3, range="mse")
+from core.quantization.layers import QuantizedConv2d, QuantizedLinear
+from core.quantization.placement import check_layer_bits, quantize_network
 
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The networks below start from the same weights every time."""
+    """The networks below have the same initial weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def images(size: int = 8, count: int = 16) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7))
-
-
-def place(network: nn.Module, config: TrainingConfig = CONFIG) -> QuantizedNetwork:
-    return quantize_network(network.eval(), config, images()[:1])
-
-
-def calibrate(quantized: QuantizedNetwork, calibration: torch.Tensor) -> None:
-    for quantizer in quantized.activations:
-        quantizer.observing = True
-    with torch.no_grad():
-        quantized.network(calibration)
-    finish_calibration(quantized.network)
-
-
-def readings(quantized: QuantizedNetwork) -> list[int]:
-    """Number of different output values of each activation quantizer in one pass."""
-    seen = []
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output.unique()))) for module in quantized.activations
-    ]
-    with torch.no_grad():
-        quantized.network(images())
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 def test_float_until_calibrated(small):
@@ -268,82 +238,6 @@ def test_layer_that_does_not_exist(small):
     with pytest.raises(UnknownNameError, match="conv9"):
         check_layer_bits(small.network, TrainingConfig(layer_bits={"conv1": 4, "conv9": 4}), images()[:1])
     check_layer_bits(small.network, TrainingConfig(layer_bits={"conv1": 4}), images()[:1])
-
-
-def test_layer_of_an_untraceable_network_with_bits_of_its_own():
-    quantized = place(Undecided(), TrainingConfig(layer_bits={"middle": 7, "stem": 2}))
-    assert [layer.weight_quantizer.bits for layer in quantized.layers] == [2, 4, 7, 4]
-    assert {name: quantizer.quantizer.bits for name, quantizer in quantized.inputs.items()} == {"middle": 7, "output": 4}
-
-
-class Undecided(nn.Module):
-    """Its control flow depends on values, which a graph cannot represent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.side = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
-        self.middle, self.output = nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
-
-    def forward(self, x):
-        y = F.relu(self.stem(x) + self.side(x))
-        y = self.middle(y) if y.mean() > -1 else y
-        return self.output(y.mean(dim=(2, 3)))
-
-
-def test_results_cached_during_a_failed_trace_are_discarded():
-    class Remembering(Undecided):
-        def __init__(self):
-            super().__init__()
-            self.table, self.cache = nn.Parameter(torch.ones(2)), []
-
-        def forward(self, x):
-            if not self.cache:
-                self.cache.append(self.table * 2)
-            return super().forward(x) + self.cache[0]
-
-    network = Remembering()
-    quantized = place(network)
-    assert not quantized.traced
-    torch.testing.assert_close(quantized.network(images()), network(images()))
-
-
-@pytest.mark.parametrize("first_last", [False, True])
-def test_untraceable_network_is_quantized_at_inputs(first_last):
-    network = Undecided()
-    config = TrainingConfig(weight_bits=4, activation_bits=3, range="mse", first_last_8bit=first_last)
-    before = network(images())
-    quantized = place(network, config)
-    assert not quantized.traced
-    assert "cannot be traced" in quantized.note
-    assert "each layer's input" in quantized.note
-    assert "\n" not in quantized.note
-    kinds = [type(layer.input_quantizer) for layer in quantized.layers]
-    assert kinds == [nn.Identity, nn.Identity, ActivationQuantizer, ActivationQuantizer]  # stem and side read the image
-    assert len(quantized.activations) == 2
-    assert [quantizer.quantizer.bits for quantizer in quantized.activations] == ([3, 8] if first_last else [3, 3])
-    torch.testing.assert_close(quantized.network(images()), before)
-    calibrate(quantized, images())
-    middle, output = readings(quantized)
-    assert 2 < middle <= 8
-    assert 2 < output <= (256 if first_last else 8)
-    assert not torch.equal(quantized.network(images()), before)
-    assert torch.equal(network(images()), before)
-
-
-def test_untraceable_network_that_flattens_the_image():
-    class Perceptron(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Linear(192, 5), nn.Linear(5, 2)
-
-        def forward(self, x):
-            x = self.first(x.flatten(1))
-            return self.second(x if x.mean() > 0 else -x)
-
-    quantized = place(Perceptron())
-    assert not quantized.traced
-    # as in a graph, where flatten is value-preserving: the image itself is not quantized
-    assert [type(layer.input_quantizer) for layer in quantized.layers] == [nn.Identity, ActivationQuantizer]
 
 
 def test_subclass_of_a_convolution_is_quantized():

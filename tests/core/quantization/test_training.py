@@ -1,6 +1,5 @@
 import copy
 import math
-from contextlib import suppress
 
 import pytest
 import torch
@@ -8,10 +7,9 @@ from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.data.image_sets import ImageSet, check_images
-from core.errors import CoreError, DataError
+from core.errors import DataError
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.divergence import first_not_finite
-from core.quantization.losses import distillation_loss, feature_loss
+from core.quantization.losses import distillation_loss
 from core.quantization.training import QuantizationTraining, learning_rate_factor
 from core.reporting import NullReporter
 
@@ -47,27 +45,6 @@ def run(model, images, seed=0, **changes) -> QuantizationTraining:
     while not training.finished:
         training.step()
     return training
-
-
-def test_distillation_loss_by_hand():
-    # teacher (1/2, 1/2), student (1/4, 3/4): KL = 1/2 ln(2) + 1/2 ln(2/3)
-    divergence = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    teacher, student = torch.zeros(1, 2), torch.tensor([[0.0, math.log(3)]])
-    torch.testing.assert_close(distillation_loss(student, teacher, 1.0), torch.tensor(divergence))
-    # doubled logits at T = 2 give the same distributions, times T^2
-    torch.testing.assert_close(distillation_loss(2 * student, teacher, 2.0), torch.tensor(4 * divergence))
-    # the mean over the batch; a pair that agrees adds nothing
-    pairs = torch.cat([student, student]), torch.cat([teacher, student])
-    torch.testing.assert_close(distillation_loss(*pairs, 1.0), torch.tensor(divergence / 2))
-
-
-def test_gradient_of_the_distillation_loss():
-    # d/d logits of T^2 KL is T (p_student - p_teacher), over the batch
-    student = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    teacher = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
-    distillation_loss(student, teacher, 4.0).backward()
-    expected = 4.0 * ((student / 4).softmax(1) - (teacher / 4).softmax(1)) / 3
-    torch.testing.assert_close(student.grad, expected.detach())
 
 
 def test_learning_rate_factor():
@@ -231,29 +208,8 @@ def test_label_outside_the_classes(small, small_images, label):
 
 
 def test_no_images(small, small_images):
-    with pytest.raises(DataError, match="0|no images|empty"):
+    with pytest.raises(DataError, match="^image set must have at least one image, got none$"):
         QuantizationTraining(small, ImageSet(small_images.images[:0], small_images.labels[:0]), config())
-
-
-def test_loss_that_is_not_a_number(small, small_images):
-    training = QuantizationTraining(small, small_images, config())
-    weight = training.student.conv1.weight.detach().clone()
-    with torch.no_grad():
-        training.student.output.bias.fill_(float("nan"))
-    with pytest.raises(CoreError, match="^training loss must be finite, got nan at step 1 of W4A4, first in output; try"):
-        training.step()
-    assert torch.equal(training.student.conv1.weight.detach(), weight)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
-@pytest.mark.parametrize("method", RANGE_METHODS)
-def test_weights_that_have_diverged(small, small_images, method, value):
-    training = QuantizationTraining(small, small_images, config(range=method))
-    with torch.no_grad():
-        training.student.conv2.weight[0] = value
-    # a fixed range may clip them, so that the step succeeds; if it fails, it must raise our own error
-    with suppress(CoreError):
-        training.step()
 
 
 def test_untraceable_network_trains(small, small_images):
@@ -290,35 +246,6 @@ def test_training_ends_with_the_moving_average_of_its_parameters(small, small_im
         expected = decay * expected + (1 - decay) * plain[name]
     assert not torch.equal(training.student.state_dict()[name], plain[name])
     torch.testing.assert_close(training.student.state_dict()[name], expected)
-
-
-def test_feature_loss_by_hand():
-    student = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
-    teacher = [torch.tensor([1.0, 1.0]), torch.tensor([[2.0]])]
-    # (0 + 1) / (1 + 1) and 1 / 4, their mean
-    assert feature_loss(student, teacher).item() == pytest.approx(0.375)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_feature_loss_and_its_gradient_against_torch(layout):
-    generator = torch.Generator().manual_seed(4)
-    shapes = [(3, 4, 5, 6), (3, 8, 2, 2), (2, 1, 1, 1)]
-    student, teacher = ([torch.randn(shape, generator=generator).to(memory_format=layout) for shape in shapes] for _ in range(2))
-    teacher[2].zero_()  # the denominator is clamped
-    results = []
-    for dtype, ours in ((torch.float32, True), (torch.float64, False)):
-        leaves = [s.detach().clone().to(dtype).requires_grad_() for s in student]
-        targets = [t.to(dtype) for t in teacher]
-        if ours:
-            loss = feature_loss(leaves, targets)
-        else:
-            loss = sum((s - t).square().mean() / t.square().mean().clamp_min(1e-12) for s, t in zip(leaves, targets)) / len(shapes)
-        (3 * loss).backward()
-        results.append([loss.detach().float(), *(leaf.grad.float() for leaf in leaves)])
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
-    leaf = student[0].requires_grad_()
-    (gradient,) = torch.autograd.grad(feature_loss([leaf], [teacher[0]]), leaf)
-    assert gradient.stride() == leaf.stride()  # the memory format in which the earlier layers work
 
 
 def test_feature_loss_takes_part_with_its_weight(small, small_images):
@@ -364,67 +291,6 @@ def test_resumed_training_has_the_same_bits(small, small_images, tmp_path, metho
     images = small.normalise(small_images.images)
     with torch.no_grad():
         assert torch.equal(whole.student(images), second.student(images))
-
-
-# infinity and NaN
-
-
-def test_first_module_that_is_not_finite(small, small_images):
-    images = small.normalise(small_images.images[:4])
-    assert first_not_finite(small.network, images) == ""
-    small.network.bn2.weight.data[0] = float("inf")
-    assert first_not_finite(small.network, images) == "bn2"
-    small.network.conv1.weight.data[0] = float("nan")
-    assert first_not_finite(small.network, images) == "conv1"
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.network.modules())
-
-
-@pytest.mark.parametrize("method", RANGE_METHODS)
-def test_error_names_layer_and_step(small, small_images, method):
-    """Also if a range is not finite before there is a loss, or if a fixed range clips the values, so that the loss is finite."""
-    training = QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
-    training.step()
-    with torch.no_grad():
-        # values beyond a fixed range are clipped, infinite ones too
-        training.student.bn1.bias[0] = float("inf" if method == "mse" else "nan")
-    where = r"^parameters must be finite, got infinity or NaN in bn1.bias after step 2 of adam W4A4; try a smaller training_lr$"
-    if method != "mse":
-        where = r" must be finite, got .* at step 2 of adam W4A4, first in bn1; try a smaller training_lr$"
-    with pytest.raises(CoreError, match=where):
-        training.step()
-
-
-def test_weights_whose_range_is_not_finite(small, small_images):
-    training = QuantizationTraining(small, small_images, config(range="minmax"), series="adam W4A4")
-    with torch.no_grad():
-        training.student.conv2.weight[0] = float("nan")
-    with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* at step 1 of adam W4A4, first in conv2; try"):
-        training.step()
-
-
-@pytest.mark.parametrize("method", RANGE_METHODS)
-def test_calibration_names_the_layer(small, small_images, method):
-    small.network.bn1.running_mean[0] = float("nan")
-    with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* in the calibration of adam W4A4, first in bn1$"):
-        QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
-
-
-def test_last_step_that_diverges(small, small_images):
-    """A finite loss does not guarantee finite parameters after the step."""
-    training = QuantizationTraining(small, small_images, config(steps=1), series="adam W4A4")
-    step = training.optimizer.step
-
-    def too_far():
-        step()
-        with torch.no_grad():
-            training.student.conv2.weight[0] = float("inf")
-
-    training.optimizer.step = too_far
-    with pytest.raises(
-        CoreError,
-        match=r"^parameters must be finite, got .* in conv2.weight after step 1 of adam W4A4; try",
-    ):
-        training.step()
 
 
 def test_dropout_is_off_during_training(small, small_images):

@@ -169,7 +169,7 @@ def test_the_form_shows_why_settings_cannot_be_read_and_offers_the_presets(start
     with session.store().database.write() as connection:
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (run_id,))
     app = studio(**{"from": run_id})
-    assert "unknown knob 'new': must be one of" in app.error[0].value
+    assert plain("unknown knob 'new': must be one of") in app.error[0].value
     assert app.selectbox(key="preset").value == "quick"
     app = studio(**{"from": "<b>nobody"})
     assert app.error[0].value == plain("run '<b>nobody' does not exist: the id must be one listed under Runs")
