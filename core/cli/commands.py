@@ -44,7 +44,7 @@ def _config(config_class: type, options: Namespace) -> Any:
 
 
 def _given(names: Iterable[str], options: Namespace) -> dict[str, Any]:
-    """Those of the options that were given or have a default."""
+    """The options of these names that were given or have a default."""
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
@@ -87,7 +87,7 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
     from core.threads import cpu_threads
 
     with Progress() as progress:
-        # what is refused leaves no run behind
+        # bad input leaves no run behind
         with cpu_threads(config.machine.threads):
             prepared = prepare(config, progress)
         store = RunStore(options.runs)
@@ -120,17 +120,17 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
 
 
 def _lines(file: Path) -> list[str]:
-    """Lines of a text file that are not empty. Raises DataError for one that is no such file."""
+    """Lines of a text file that are not empty. Raises DataError for anything else."""
     try:
         if file.stat().st_size > _CLASS_NAMES_BYTES:
-            raise DataError(f"{file} has {file.stat().st_size:,} bytes: allowed for class names are at most {_CLASS_NAMES_BYTES:,}")
+            raise DataError(f"{file} must have at most {_CLASS_NAMES_BYTES:,} bytes of class names, got {file.stat().st_size:,}")
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise DataError(f"{file} cannot be read ({reason}): allowed is a text file in UTF-8, a class name a line") from error
+        raise DataError(f"{file} cannot be read ({reason}): must be a UTF-8 text file with one class name per line") from error
     names = [line for line in lines if line]
     if not names:
-        raise DataError(f"{file} is empty: allowed is a text file in UTF-8, a class name a line")
+        raise DataError(f"{file} is empty: must be a UTF-8 text file with one class name per line")
     return names
 
 
@@ -277,7 +277,9 @@ def table(options: Namespace) -> dict[str, Any]:
     if options.row is None:
         for name in ("preset", "model", "data", "seed", "threads", "device"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name} is {quoted(getattr(options, name))}: allowed only with --run, which names a row to measure")
+                raise ConfigError(
+                    f"--{name} must come with --run, which names a row to measure, got {quoted(getattr(options, name))} alone"
+                )
     else:
         options.preset = options.preset or "quick"
         config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")

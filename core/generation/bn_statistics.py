@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from core.errors import ModelError
 from core.models.full_precision import batch_norm_layers
 
-_ROW = 512  # numbers at least in a row of `channel_rows`, so that what is done row by row uses the processor's vectors well
+_ROW = 512  # at least so many numbers in a row of `channel_rows`, so that row-wise operations vectorize well
 
 
 def channel_rows(x: Tensor) -> tuple[Tensor, int]:
     """`x` `(N, C, H, W)` as a matrix `(N H W / k, k C)` and k: channels-last memory, k pixels with all their channels a row.
 
-    A view where x is channels-last. Reductions over rows and products with a repeated `(C,)` are several times faster so than with
-    one pixel a row where channels are few.
+    A view if x is channels-last. With few channels, reductions over rows and products with a repeated `(C,)` are several times faster
+    than with one pixel per row.
     """
     channels, count, repeat = x.shape[1], x.numel() // x.shape[1], 1
     while repeat * channels < _ROW and count % (2 * repeat) == 0:
@@ -73,9 +73,9 @@ class ChannelStatistics(torch.autograd.Function):
 
 @functools.lru_cache(maxsize=64)
 def _places(passes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of passes with a layer and a number of channels each: the layer of each, and the pass of each channel, all channels end to end.
+    """For passes, each with a layer and a number of channels: the layer of each pass, and the pass of each channel, concatenated.
 
-    Kept, as a GPU's recording may not wait for the processor to send them.
+    Cached, because a CUDA graph must not copy from the CPU.
     """
     layers = torch.tensor([layer for layer, _ in passes], device=device)
     return layers, torch.tensor([number for number, (_, channels) in enumerate(passes) for _ in range(channels)], device=device)
@@ -83,41 +83,41 @@ def _places(passes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[
 
 @dataclass
 class BatchStatistics:
-    """What one forward pass left behind: for each layer its name, and `(mean, variance)` of the batch and of training."""
+    """Statistics of one forward pass: the name, running and batch `(mean, variance)` of each layer."""
 
     names: list[str]
     running: list[tuple[Tensor, Tensor]]
     batch: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Forgets the last forward pass; call it before each one."""
+        """Removes the statistics of the last forward pass; to be called before each one."""
         self.batch = [[] for _ in self.names]
 
     def layer_losses(self) -> Tensor:
-        """L_BNS of each layer `(L,)`: ||mean - running mean||_2 + ||var - running var||_2, added up where a layer runs twice.
+        """L_BNS of each layer `(L,)`: ||mean - running mean||_2 + ||var - running var||_2, summed where a layer runs twice.
 
-        All layers at once, end to end in one vector: so many small operations would take longer than the numbers in them.
+        All layers are concatenated in one vector, because many small operations would cost more than the arithmetic.
         """
         passes = [(index, *own) for index, layer in enumerate(self.batch) for own in layer]
         if not passes:
             return self.running[0][0].new_zeros(len(self.names))
         losses = passes[0][1].new_zeros(len(self.names))
-        places = _places.__wrapped__ if torch.compiler.is_compiling() else _places  # a compiler knows no cache, and says so
+        places = _places.__wrapped__ if torch.compiler.is_compiling() else _places  # a compiler warns about the cache
         layers, place = places(tuple((index, len(mean)) for index, mean, _ in passes), losses.device)
         for kind in (0, 1):
             batch = torch.cat([own[kind] for _, *own in passes])
             running = torch.cat([self.running[index][kind] for index, _, _ in passes])
             squares = losses.new_zeros(len(passes)).index_add(0, place, (batch - running).square())
-            # the gradient at zero is zero, where that of the plain root is undefined
+            # the gradient at zero is zero; that of the plain root is undefined
             norms = torch.where(squares == 0, 1.0, squares).sqrt() * (squares != 0)
             losses = losses.index_add(0, layers, norms.to(losses.dtype))
         return losses
 
     @torch.no_grad()
     def end_to_end(self) -> Tensor:
-        """Batch means and unbiased variances `(2, C)` of all layers one after the other; no gradient goes back.
+        """Batch means and unbiased variances `(2, C)` of all layers, concatenated; without gradient.
 
-        The mean over its passes where a layer ran several times, NaN where it did not run.
+        The mean over its passes for a layer that ran several times, NaN for one that did not run.
         """
         rows = []
         for kind in (0, 1):
@@ -135,7 +135,7 @@ def empty_statistics(network: nn.Module) -> BatchStatistics:
     """Names and running statistics of the BatchNorm layers of `network`. Raises ModelError when it has none."""
     layers = batch_norm_layers(network)
     if not layers:
-        raise ModelError(f"{type(network).__name__} has no BatchNorm layer with running statistics: allowed are networks with at least one")
+        raise ModelError(f"{type(network).__name__} must have a BatchNorm layer with running statistics, and has none")
     running = [(layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers.values()]
     statistics = BatchStatistics(list(layers), running)
     statistics.clear()

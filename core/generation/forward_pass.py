@@ -1,4 +1,4 @@
-"""One forward pass of the generation with everything that is asked of it, as it is, compiled, or recorded by a GPU."""
+"""One forward pass of the generation: loss, terms, statistics; eager, compiled, or captured as a CUDA graph."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def term_weights() -> list[str]:
 
 
 class _PrecomputedGradient(torch.autograd.Function):
-    """(images, their gradient, results, the first of which it is of) -> the results; the gradient is computed already."""
+    """(images, gradient, results) -> the results; backward returns the given gradient, which is that of the first result."""
 
     @staticmethod
     def forward(ctx, images, gradient, *results):  # type: ignore[override]
@@ -42,7 +42,7 @@ class _PrecomputedGradient(torch.autograd.Function):
 class ForwardPass:
     """Images `(N, 3, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
 
-    Raises ModelError when the network has no BatchNorm layer, or, when called, puts out anything but one tensor of scores.
+    Raises ModelError when the network has no BatchNorm layer or, when called, returns anything but one tensor of logits.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -56,27 +56,27 @@ class ForwardPass:
         self._recording = CudaGraph(self._device)
 
     def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> LossOutputs:
-        # a shift puts the pixels of a channel together: convolutions would turn them round again, and what is compiled knows one order
+        # a shift changes the memory format, which convolutions would convert again, and a compiled function accepts only one
         images = images.contiguous(memory_format=torch.channels_last)
-        # hooks and what else a graph cannot say may read values of tensors
+        # hooks and untraceable code may read tensor values, which a CUDA graph cannot
         if not (self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
-        # as a tensor, or a slider that moves would want another recording
+        # as a tensor, because a changed number would need another capture
         values = torch.tensor([weights[name] for name in self._weights], dtype=images.dtype).to(images.device)
         gradient, *results = (own.clone() for own in self._recording(self._with_gradient, images.detach(), labels, values))
         total, layers, logits, statistics, *terms = _PrecomputedGradient.apply(images, gradient, *results)
         return total, dict(zip(TERMS, terms)), layers, logits, statistics
 
     def _plain(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
-        # a last batch of another size is not worth another translation
+        # a last batch of another size is not worth compiling for
         if self._compiled is None or images.shape != self._shape:
             return self._compute(images, labels, weights)
-        # numbers would be written into what is compiled, and a slider that moves would have it compiled again
+        # as tensors, because numbers become constants of the compiled function and each change would recompile it
         tensors = {name: value if isinstance(value, Tensor) else images.new_tensor(value) for name, value in weights.items()}
         return self._compiled(images, labels, tensors)
 
     def _with_gradient(self, images: Tensor, labels: Tensor, values: Tensor) -> Sequence[Tensor]:
-        """The gradient of L_total with respect to the images, and all that is in an LossOutputs; values: of the weights, in their order."""
+        """The gradient of L_total for the images, and all of LossOutputs. values: the weights, in the order of `term_weights`."""
         with torch.enable_grad():
             own = images.detach().requires_grad_(True)
             total, terms, layers, logits, statistics = self._plain(own, labels, dict(zip(self._weights, values)))
@@ -92,7 +92,7 @@ class ForwardPass:
 
     @property
     def kernels(self) -> str:
-        """What computes the statistics: "C", or "torch", a GPU's recording of it as well, and why."""
+        """What computes the statistics: "C", or "torch" and why; on a GPU, whether the step is captured as a CUDA graph."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
         if not self._recording.possible:
@@ -100,9 +100,9 @@ class ForwardPass:
         return f"torch, not recorded: {self._recording.failure}" if self._recording.failure else "torch, recorded as a CUDA graph"
 
     def compile(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> None:
-        """Translates the pass and its way back for images of this shape, by doing them once.
+        """Compiles forward and backward for images of this shape, by running them once.
 
-        What goes wrong is kept in `compile_failure`, and the pass stays as it is; running out of memory is raised.
+        A failure is stored in `compile_failure`, and the pass stays eager; running out of memory is raised.
         """
         began = time.perf_counter()
         if not isinstance(self._network, FusedNetwork):

@@ -39,14 +39,14 @@ class Term:
 
 
 class _TotalVariation(torch.autograd.Function):
-    """The function below with its gradient written out, a third of the operations that autograd would do.
+    """The function below with its gradient written out: a third of the operations of autograd.
 
-    With d_k the differences to neighbour k, d ||d_k|| / dx is d_k / ||d_k|| at the neighbour and its negative at the pixel itself.
+    With d_k the differences to neighbor k, d ||d_k|| / dx is d_k / ||d_k|| at the neighbor and its negative at the pixel itself.
     """
 
     @staticmethod
     def forward(ctx, images: Tensor) -> Tensor:  # type: ignore[override]
-        differences = [images[there] - images[here] for here, there in _NEIGHBOURS]
+        differences = [images[there] - images[here] for here, there in _NEIGHBORS]
         norms = torch.stack([torch.linalg.vector_norm(difference, dim=(1, 2, 3)) for difference in differences])
         ctx.save_for_backward(norms, *differences)
         ctx.like = images.shape
@@ -58,7 +58,7 @@ class _TotalVariation(torch.autograd.Function):
         # the gradient at an image without differences is zero
         factors = torch.where(norms > 0, grad / (norms * norms.shape[1]), 0.0)
         result = torch.zeros(ctx.like, dtype=norms.dtype, device=norms.device).contiguous(memory_format=torch.channels_last)
-        for (here, there), difference, factor in zip(_NEIGHBOURS, differences, factors):
+        for (here, there), difference, factor in zip(_NEIGHBORS, differences, factors):
             part = difference * factor.view(-1, 1, 1, 1)
             result[there] += part
             result[here] -= part
@@ -66,8 +66,8 @@ class _TotalVariation(torch.autograd.Function):
 
 
 _ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
-# (pixels, their neighbours): right, lower, lower right, lower left
-_NEIGHBOURS = (
+# (pixels, their neighbors): right, lower, lower right, lower left
+_NEIGHBORS = (
     ((_ALL, _ALL, _ALL, _FIRST), (_ALL, _ALL, _ALL, _LAST)),
     ((_ALL, _ALL, _FIRST, _ALL), (_ALL, _ALL, _LAST, _ALL)),
     ((_ALL, _ALL, _FIRST, _FIRST), (_ALL, _ALL, _LAST, _LAST)),
@@ -76,9 +76,9 @@ _NEIGHBOURS = (
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbour, added up; mean over `(N, C, H, W)`."""
+    """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbor, added up; mean over `(N, C, H, W)`."""
     if torch.compiler.is_compiling():  # a compiler writes out a better gradient itself, given the formula
-        return torch.stack([image_norms(images[there] - images[here]).mean() for here, there in _NEIGHBOURS]).sum()
+        return torch.stack([image_norms(images[there] - images[here]).mean() for here, there in _NEIGHBORS]).sum()
     return _TotalVariation.apply(images)
 
 

@@ -15,7 +15,7 @@ class MIFGSM(Optimizer):
         g_{t+1} = mu * g_t + grad_x J / ||grad_x J||_1        x_{t+1} = x_t - epsilon * sign(g_{t+1})
 
     The L1 norm is taken over each image, that is over all dimensions but the first, so every image of a batch weighs the same
-    whatever the scale of its gradient; an image whose gradient is zero goes on with its momentum alone. (Dong et al., CVPR 2018,
+    whatever the scale of its gradient; an image whose gradient is zero continues with its momentum alone. (Dong et al., CVPR 2018,
     ascend; DFFG, BMVC 2023, descends.)
 
     params: tensors `(N, ...)`, one image along the first dimension.
@@ -25,14 +25,14 @@ class MIFGSM(Optimizer):
 
     def __init__(self, params: Iterable[Tensor], epsilon: float = 0.1, mu: float = 0.9) -> None:
         if not epsilon >= 0:
-            raise ConfigError(f"epsilon is {epsilon}: allowed is 0 or more")
+            raise ConfigError(f"epsilon must be 0 or more, got {epsilon}")
         if not mu >= 0:
-            raise ConfigError(f"mu is {mu}: allowed is 0 or more")
+            raise ConfigError(f"mu must be 0 or more, got {mu}")
         super().__init__(params, {"lr": epsilon, "mu": mu})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One step; `closure` evaluates the loss again where given, as in torch's own optimizers."""
+        """One step; `closure`, if given, evaluates the loss again, as in torch's own optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -53,7 +53,7 @@ class MIFGSM(Optimizer):
 
 
 def step_size_factor(schedule: str, iteration: int, iterations: int) -> float:
-    """What the step size is multiplied by at `iteration` (from 0): 1 throughout, or falling linearly from 1 to 0.02 at the last."""
+    """The factor of the step size at `iteration` (from 0): 1 throughout, or decaying linearly from 1 to 0.02 at the last one."""
     if schedule == "constant" or iterations == 1:
         return 1.0
     return 1.0 - 0.98 * iteration / (iterations - 1)

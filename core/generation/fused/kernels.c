@@ -1,4 +1,4 @@
-/* What stands between two convolutions, in one way over memory each: see kernels.py, which says what the arguments are.
+/* Forward and backward between two convolutions, in one pass over memory each. kernels.py describes the arguments.
 
    A tensor is rows of `channels` numbers, one row a pixel (channels-last). Work is cut into blocks of BLOCK numbers whatever the number
    of threads, and their sums are added up in order, so that the number of threads does not change a bit. */
@@ -6,8 +6,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#define BLOCK 65536 /* numbers, a quarter of a megabyte: three tensors of them fit into a core's own cache */
-#define LANES 256   /* numbers that are summed side by side, so that no addition waits for the one before */
+#define BLOCK 65536 /* numbers, a quarter of a megabyte: three such tensors fit into the cache of a core */
+#define LANES 256   /* independent sums, so that no addition waits for the previous one */
 
 typedef int64_t integer;
 
@@ -17,7 +17,7 @@ static integer block_pixels(integer channels) { return at_least_one(BLOCK / chan
 
 static integer lane_pixels(integer channels) { return at_least_one(LANES / channels); }
 
-/* Sums and sums of squares of `pixels` rows of y; where z is there, z = clamp(y + other, low, high), of which other can be absent. */
+/* Sums and sums of squares of `pixels` rows of y; if z is not null, z = clamp(y + other, low, high), where other may be null. */
 static void block_forward(const float *restrict y, const float *restrict other, float *restrict z, integer pixels, integer channels,
                           float low, float high, float *restrict sums, float *restrict squares) {
     const integer width = lane_pixels(channels) * channels, count = pixels * channels;

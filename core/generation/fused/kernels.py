@@ -1,7 +1,7 @@
-"""What stands between two convolutions of the generation, there and back: statistics, residual, activation.
+"""Forward and backward of everything between two convolutions of the generation: statistics, residual, activation.
 
-Compiled by the machine's C compiler (kernels.c), which goes over memory once and takes less than a second at the first use; by torch,
-a sixth slower for the whole step, where there is none, and for all that is not float32 on a CPU.
+Compiled by the machine's C compiler (kernels.c) at the first use, within a second; it reads memory once. Without a compiler, and for
+anything but float32 on a CPU, torch computes the same, which makes the whole step a sixth slower.
 """
 
 import ctypes
@@ -22,13 +22,13 @@ from torch import Tensor
 from core.errors import first_line
 from core.generation.bn_statistics import channel_rows, images_of, mean_and_variance, statistics_slope
 
-Activation = tuple[float, float] | None  # lets through what is between; None: there is none
+Activation = tuple[float, float] | None  # clamps to this interval; None: no activation
 
-CHUNK = 262_144  # numbers: one megabyte, about what a core's own cache holds; for each thread
+CHUNK = 262_144  # numbers per thread: one megabyte, about what a core's cache holds
 _SOURCE = Path(__file__).with_name("kernels.c")
-# without the last a compiler adds only what is needed, for fear of exceptions, and by no vectors
+# without the last, the compiler does not vectorize, because it preserves floating-point exceptions
 _FLAGS = ("-O3", "-fopenmp", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-trapping-math")
-_SECONDS = 60.0  # for the compiler, which needs less than one
+_SECONDS = 60.0  # timeout of the compiler, which takes less than one
 _EVERYTHING = (-float("inf"), float("inf"))
 _in_use = True
 
@@ -42,9 +42,9 @@ class BatchNormAffine:
 
 
 def forward(y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-    """z = clamp(y + residual, *activation), and mean and unbiased variance `(C,)` of x, which the layer made y of.
+    """z = clamp(y + residual, *activation), and mean and unbiased variance `(C,)` of x, the input of the layer whose output is y.
 
-    y: `(N, C, H, W)`, channels-last. z is y itself where there is neither residual nor activation.
+    y: `(N, C, H, W)`, channels-last. z is y itself without a residual and an activation.
     """
     library = _library_for(y, residual)
     if library is not None:
@@ -57,10 +57,10 @@ def forward(y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activati
 def backward(
     y: Tensor, grads: Sequence[Tensor], output: Tensor | None, layer: BatchNormAffine, statistics: Sequence[Tensor], activation: Activation
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradient for y, and that for the residual where there was one.
+    """The gradient for y, and that for the residual if there was one.
 
-    Computed in the place of y, unless y went out as it is. grads: one or two for z, to be added up. output: z, where there was a residual;
-    None where not, and then y says what was let through. statistics: the mean of x, and the gradients for its mean and variance.
+    Overwrites y, unless y itself was returned as z. grads: one or two gradients for z, which are summed. output: z if there was a
+    residual; otherwise None, and y shows what was clamped. statistics: the mean of x, and the gradients for its mean and variance.
     """
     grads = [grad.contiguous(memory_format=torch.channels_last) for grad in grads]
     library = _library_for(y, *grads)
@@ -73,14 +73,14 @@ def backward(
 
 
 def description() -> str:
-    """ "C", or "torch" and why it has to do."""
+    """ "C", or "torch" and the reason."""
     library = _library()
     return "C" if _in_use and isinstance(library, ctypes.CDLL) else f"torch: {library if _in_use else 'chosen'}"
 
 
 @contextmanager
 def by_torch() -> Iterator[None]:
-    """As if the machine had no C compiler while the block runs."""
+    """Computes with torch while the block runs, as on a machine without a C compiler."""
     global _in_use
     before, _in_use = _in_use, False
     try:
@@ -98,15 +98,15 @@ def _library_for(*tensors: Tensor | None) -> ctypes.CDLL | None:
 
 @functools.cache
 def _library() -> ctypes.CDLL | str:
-    """kernels.c, compiled and loaded; or the reason why not."""
+    """kernels.c, compiled and loaded; or the reason why that failed."""
     named = os.environ.get("CC", "").split()
     compiler = next((found for name in (*named[:1], "cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return "no C compiler (cc, gcc, clang or the environment variable CC)"
     failure = ""
-    # what is made for this processor stays in this process: another machine may look into the same folder
+    # a temporary folder, because the result is for this processor and another machine may share a permanent one
     with tempfile.TemporaryDirectory() as folder:
-        for own in (("-march=native",), ()):  # some compilers do not know that name
+        for own in (("-march=native",), ()):  # some compilers do not accept it
             target = Path(folder) / f"kernels{len(own)}.so"
             command = [compiler, *_FLAGS, *own, str(_SOURCE), "-o", str(target)]
             try:
@@ -131,7 +131,7 @@ def _at(tensor: Tensor | None) -> int | None:
 
 
 def _check(status: int) -> None:
-    if status:  # the words by which torch says the same
+    if status:  # the same words as torch's message
         raise MemoryError("the generation's kernels: not enough memory")
 
 
@@ -162,7 +162,7 @@ def _backward_by_c(
     channels = y.shape[1]
     passed = None if output is None else torch.empty_like(y)
     out = torch.empty_like(y) if output is None and activation is None else y
-    # names, so that they live until the call is over
+    # named, so that they live until the call has returned
     mean, grad_mean, grad_variance = (t.contiguous() for t in statistics)
     tensors = _at(y), _at(grads[0]), _at(grads[1] if len(grads) > 1 else None), _at(output), _at(passed), _at(out)
     how = y.numel() // channels, channels, activation is not None, *(activation or _EVERYTHING)
@@ -172,7 +172,7 @@ def _backward_by_c(
 
 
 def _forward_by_torch(y: Tensor, residual: Tensor | None, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-    """Chunk by chunk, each of which fits the processor's cache."""
+    """In chunks that fit into the processor's cache."""
     rows, _ = channel_rows(y)
     length = _chunk_length(rows)
     parts = rows.split(length)
@@ -217,18 +217,18 @@ def _backward_by_torch(
 
 
 def _chunk_length(rows: Tensor) -> int:
-    """Rows that are worked on together: what the caches of the processor's cores hold; all where there is no such processor."""
+    """Rows processed together: what fits into the caches of all cores; all rows on other devices."""
     return max(1, CHUNK * torch.get_num_threads() // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
 
 
 def clamp_ends(activation: tuple[float, float]) -> tuple[float, float | None]:
-    """The same for torch.clamp, which takes the difference between no end and one at infinity for one."""
+    """The interval for torch.clamp, which is slower with an infinite end than with none."""
     low, high = activation
     return low, None if high == float("inf") else high
 
 
 def _activation_backward(grad: Tensor, seen: Tensor, activation: tuple[float, float], out: Tensor) -> Tensor:
-    """The gradient where the activation let its input through, zero elsewhere; `seen` is its input or its output."""
+    """The gradient where the activation did not clamp, zero elsewhere; `seen` is its input or its output."""
     low, high = activation
     if high == float("inf"):
         return torch.ops.aten.threshold_backward.grad_input(grad, seen, low, grad_input=out)

@@ -1,11 +1,11 @@
-"""The network as generation runs it: each convolution, its BatchNorm layer, the statistics between them and the activation behind in one.
+"""The network as generation runs it: each convolution fused with its BatchNorm layer, the batch statistics and the activation.
 
-BatchNorm in evaluation mode is a scale a and a shift for each channel, which the convolution before it can do by itself:
+BatchNorm in evaluation mode is a scale a and a shift for each channel, which are folded into the convolution before it:
 
     y = a conv(x) + b,    a = gamma / sqrt(running var + eps),    b = beta - a running mean
 
-What entered the BatchNorm layer is (y - b) / a, so its statistics follow from those of y, and nothing but y is kept for the way back.
-There activation, statistics and BatchNorm are passed at once (kernels.py).
+The input of the BatchNorm layer is (y - b) / a, so its statistics follow from those of y, and only y is saved for the backward pass, which
+goes through activation, statistics and BatchNorm in one kernel (kernels.py).
 """
 
 import copy
@@ -28,7 +28,7 @@ from core.generation.fused import kernels
 from core.models.full_precision import batch_norm_affine, batch_norm_layers
 from core.models.tracing import LayerTracer, computes_as, has_activation_inside
 
-_SMALLEST_SCALE = 1e-3  # of a channel, against its shift: below it too little of the input is left in the output
+_SMALLEST_SCALE = 1e-3  # of a channel, relative to its shift: below it, the input cannot be recovered from the output
 _RELU = (0.0, float("inf"))
 _ACTIVATIONS = {nn.ReLU: _RELU, nn.ReLU6: (0.0, 6.0), F.relu: _RELU, torch.relu: _RELU, F.relu6: (0.0, 6.0), "relu": _RELU, "relu_": _RELU}
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -38,7 +38,7 @@ _ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 @dataclass(frozen=True)
 class _Geometry:
-    """How a convolution goes over its input, and what its activation lets through; None: there is none."""
+    """The geometry of a convolution, and the interval that its activation clamps to; None: no activation."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -50,8 +50,8 @@ class _Geometry:
 class _Fused(torch.autograd.Function):
     """(x, residual or None, weight, bias) -> (z, mean, variance, z again): z = clamp(conv(x) + residual, low, high), statistics before it.
 
-    Differentiable in x and the residual. The way back can be gone once: it is computed in the place of what the convolution put out. Who
-    uses z twice takes both, as their gradients are then added up on the way and not before.
+    Differentiable in x and the residual. backward() runs only once, because it overwrites the saved convolution output. If z has two
+    consumers, give each its own copy: their gradients are then summed in the kernel.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class _Fused(torch.autograd.Function):
         output, mean, variance = kernels.forward(y, residual, layer, g.activation)
         ctx.geometry, ctx.shape, ctx.layer = g, x.shape, layer
         ctx.set_materialize_grads(False)
-        # the sign of y tells what the activation let through, unless something was added to it
+        # y shows what the activation clamped, unless a residual was added
         ctx.save_for_backward(y, mean, weight, output if residual is not None else None)
         return output, mean, variance, output.detach()
 
@@ -72,7 +72,7 @@ class _Fused(torch.autograd.Function):
         grads = [own for own in (grad, grad_again) if own is not None] or [torch.zeros_like(y)]
         statistics = mean, *(torch.zeros_like(mean) if own is None else own for own in (grad_mean, grad_variance))
         grad_y, passed = kernels.backward(y, grads, output, ctx.layer, statistics, g.activation)
-        # of the input of the convolution only the shape matters here
+        # only the shape of the convolution's input matters here
         x = torch.empty(ctx.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
         grad_x = torch.ops.aten.convolution_backward(
             grad_y, x, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, False, False]
@@ -83,7 +83,7 @@ class _Fused(torch.autograd.Function):
 def _formulas(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, layer: kernels.BatchNormAffine, geometry: _Geometry
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `_Fused` computes, as torch.compile wants it, which fuses by itself: in plain operations."""
+    """What `_Fused` computes, in plain operations for torch.compile, which fuses them."""
     g = geometry
     y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
     variance, mean = torch.var_mean(y, dim=(0, 2, 3))
@@ -94,7 +94,7 @@ def _formulas(
 
 
 class FusedConvolution(nn.Module):
-    """A convolution with its BatchNorm layer in evaluation mode and what is behind; says the statistics of what is between the two."""
+    """A convolution with its BatchNorm layer in evaluation mode and its activation; also returns the statistics of the BatchNorm input."""
 
     weight: Tensor
     bias: Tensor
@@ -114,14 +114,14 @@ class FusedConvolution(nn.Module):
         self.geometry = _Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups, activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The output, mean and unbiased variance `(C,)` of what enters the BatchNorm layer, and the output for a second user."""
+        """The output, mean and unbiased variance `(C,)` of the input of the BatchNorm layer, and the output for a second consumer."""
         layer = kernels.BatchNormAffine(self.scale, self.shift)
-        function = _formulas if torch.compiler.is_compiling() else _Fused.apply  # a compiler fuses by itself, given the formulas
+        function = _formulas if torch.compiler.is_compiling() else _Fused.apply  # a compiler fuses the formulas itself
         return function(x, residual, self.weight, self.bias, layer, self.geometry)
 
 
 class AffineStatistics(nn.Module):
-    """A BatchNorm layer in evaluation mode that no convolution can do; says the statistics of its input."""
+    """A BatchNorm layer in evaluation mode that cannot be folded into a convolution; also returns the statistics of its input."""
 
     scale: Tensor
     shift: Tensor
@@ -138,7 +138,7 @@ class AffineStatistics(nn.Module):
 
 
 class ObservedLayer(nn.Module):
-    """A layer derived from BatchNorm that computes something of its own; says the statistics of its input."""
+    """A subclass of BatchNorm that computes something else; also returns the statistics of its input."""
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -151,10 +151,10 @@ class ObservedLayer(nn.Module):
 
 
 class HookedNetwork:
-    """The network as it is, with hooks that say its statistics: for one that torch.fx cannot read."""
+    """The unchanged network with hooks that collect its statistics, for networks that torch.fx cannot trace."""
 
     def __init__(self, network: nn.Module) -> None:
-        empty_statistics(network)  # refuses one without BatchNorm at once
+        empty_statistics(network)  # raises for a network without BatchNorm
         self.network = network
 
     def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
@@ -163,14 +163,14 @@ class HookedNetwork:
 
 
 class FusedNetwork:
-    """A copy of the network made of the parts above. Raises ModelError when it has no BatchNorm layer, and what torch.fx raises."""
+    """A copy of the network built from the modules above. Raises ModelError when it has no BatchNorm layer, and what torch.fx raises."""
 
     def __init__(self, network: nn.Module) -> None:
         self._statistics = empty_statistics(network)
         self.module, self._order = _fuse(network)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
-        """Logits `(N, classes)` of normalised images `(N, 3, H, W)`, and the batch statistics of that pass."""
+        """Logits `(N, classes)` of normalized images `(N, 3, H, W)`, and the batch statistics of that pass."""
         logits, means, variances = self.module(images)
         statistics = BatchStatistics(self._statistics.names, self._statistics.running)
         statistics.clear()
@@ -180,21 +180,21 @@ class FusedNetwork:
 
 
 def with_statistics(network: nn.Module) -> FusedNetwork | HookedNetwork:
-    """The fastest form of `network` that says its batch statistics. Raises ModelError when it has no BatchNorm layer."""
+    """The fastest form of `network` that returns its batch statistics. Raises ModelError when it has no BatchNorm layer."""
     try:
         return FusedNetwork(network)
     except ModelError:
         raise
-    except Exception:  # torch.fx raises whatever the network's own code raises when it meets a proxy
+    except Exception:  # torch.fx raises whatever the network's own code raises for a proxy
         return HookedNetwork(network)
 
 
 def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
-    """The graph of the network with its BatchNorm layers replaced, and the layer that each pair of statistics belongs to."""
-    network = copy.deepcopy(network)  # some remember what they have computed, and would keep what stands for it while they are traced
+    """The graph of the network with its BatchNorm layers replaced, and the index of the layer of each pair of statistics."""
+    network = copy.deepcopy(network)  # some networks cache what they computed, and would keep tracing proxies
     traced = fx.GraphModule(network, LayerTracer().trace(network))
     numbers = {id(layer): index for index, layer in enumerate(batch_norm_layers(network).values())}
-    _leave_out_identities(traced)
+    _remove_identities(traced)
     _split_off_activations(traced, numbers)
     modules: dict[Any, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
     graph, order, means, variances = traced.graph, [], [], []
@@ -207,7 +207,7 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
             new: nn.Module = ObservedLayer(layer)
             arguments: tuple[Any, ...] = (before,)
         elif _can_fold(before, layer, modules):
-            after, activation, residual = _behind(node, modules)
+            after, activation, residual = _followers(node, modules)
             new = FusedConvolution(modules[before.target], layer, activation)  # type: ignore[arg-type]
             arguments = (before.args[0],) if residual is None else (before.args[0], residual)
         else:
@@ -222,8 +222,8 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
             with graph.inserting_after(output):
                 again = graph.call_function(operator.getitem, (call, 3))
             next(iter(output.users)).replace_input_with(output, again)
-            _keep_from_changes(graph, again, modules)
-        _keep_from_changes(graph, output, modules)
+            _protect_from_writes(graph, again, modules)
+        _protect_from_writes(graph, output, modules)
         order.append(numbers[id(layer)])
         means.append(mean)
         variances.append(variance)
@@ -236,8 +236,8 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
     return traced, order
 
 
-def _leave_out_identities(traced: fx.GraphModule) -> None:
-    """Modules that do nothing in evaluation mode stand between what belongs together."""
+def _remove_identities(traced: fx.GraphModule) -> None:
+    """Removes modules that do nothing in evaluation mode, because they would separate what can be fused."""
     modules = dict(traced.named_modules(remove_duplicate=False))
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and type(modules[node.target]) in _IDENTITIES:
@@ -246,7 +246,7 @@ def _leave_out_identities(traced: fx.GraphModule) -> None:
 
 
 def _split_off_activations(traced: fx.GraphModule, numbers: dict[int, int]) -> None:
-    """timm's BatchNorm layers with an activation inside become two nodes; `numbers` then knows the new layers, too."""
+    """Splits timm's BatchNorm layers with a built-in activation into two nodes, and adds the new layers to `numbers`."""
     modules = dict(traced.named_modules(remove_duplicate=False))
     for position, node in enumerate(n for n in list(traced.graph.nodes) if n.op == "call_module" and id(modules[n.target]) in numbers):
         layer = modules[node.target]
@@ -258,7 +258,7 @@ def _split_off_activations(traced: fx.GraphModule, numbers: dict[int, int]) -> N
         name = f"batch_norm_{position}"
         traced.add_submodule(name, plain)
         if type(layer.act) not in _IDENTITIES:
-            # under a name of its own: the layer, of which nothing is used any more, is the network's
+            # under a separate name, because the original layer belongs to the network
             traced.add_submodule(f"activation_{position}", layer.act)
             with traced.graph.inserting_after(node):
                 activation = traced.graph.call_module(f"activation_{position}", (node,))
@@ -266,8 +266,8 @@ def _split_off_activations(traced: fx.GraphModule, numbers: dict[int, int]) -> N
         node.target = name
 
 
-def _keep_from_changes(graph: fx.Graph, output: fx.Node, modules: dict[Any, nn.Module]) -> None:
-    """Who would write into the output gets a copy, as it is part of what the way back needs."""
+def _protect_from_writes(graph: fx.Graph, output: fx.Node, modules: dict[Any, nn.Module]) -> None:
+    """Gives consumers that would write into the output in place a copy of it, because the backward pass needs the output."""
     for user in list(output.users):
         module = modules.get(user.target) if user.op == "call_module" else None
         method = user.target if user.op == "call_method" else ""
@@ -285,7 +285,7 @@ def _keep_from_changes(graph: fx.Graph, output: fx.Node, modules: dict[Any, nn.M
 
 
 def _can_fold(before: Any, layer: nn.BatchNorm2d, modules: dict[Any, nn.Module]) -> bool:
-    """Whether `before` is a convolution for this layer alone, and no channel is scaled to nothing."""
+    """Whether `before` is a convolution that feeds only this layer, and no channel is scaled to almost zero."""
     if not (isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1):
         return False
     convolution = modules[before.target]
@@ -298,8 +298,8 @@ def _can_fold(before: Any, layer: nn.BatchNorm2d, modules: dict[Any, nn.Module])
     return bool((spread > _SMALLEST_SCALE * level).all() and (scale != 0).all())
 
 
-def _behind(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tuple[float, float] | None, fx.Node | None]:
-    """What follows a BatchNorm layer: the last node that can be part of it, its activation, and what was added before that."""
+def _followers(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tuple[float, float] | None, fx.Node | None]:
+    """What follows a BatchNorm layer: the last node that can be fused with it, its activation, and the residual added before that."""
     activation_node = _only_user(node)
     activation = _activation(activation_node, modules)
     if activation is not None:
@@ -317,7 +317,7 @@ def _behind(node: fx.Node, modules: dict[Any, nn.Module]) -> tuple[fx.Node, tupl
     other = addition.args[1] if addition.args[0] is node else addition.args[0]
     activation_node = _only_user(addition)
     activation = _activation(activation_node, modules)
-    # of two BatchNorm layers that are added up the later one takes the addition, when the other is there
+    # if two BatchNorm layers are summed, the later one fuses the addition, when the other's output exists
     if activation is None or not isinstance(other, fx.Node) or other is node or node < other:
         return node, None, None
     assert activation_node is not None
@@ -329,7 +329,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _activation(node: fx.Node | None, modules: dict[Any, nn.Module]) -> tuple[float, float] | None:
-    """What the node lets through of its input, when it is an activation that clamps and nothing else."""
+    """The interval that the node clamps to, if it is an activation that only clamps."""
     if node is None or node.op not in ("call_module", "call_function", "call_method"):
         return None
     key = type(modules[node.target]) if node.op == "call_module" else node.target

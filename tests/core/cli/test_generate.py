@@ -142,7 +142,7 @@ def test_class_names_of_a_checkpoint_come_from_a_file(tmp_path, of_others):
     ("content", "words"),
     [
         (None, "cannot be read (No such file or directory"),
-        (b"", "is empty: allowed is a text file in UTF-8, a class name a line"),
+        (b"", "is empty: must be a UTF-8 text file with one class name per line"),
         (b"\n \r\n", "is empty"),
         (b"caf\xe9", "cannot be read ('utf-8' codec"),
         (b"a\nb\nc", "output.bias is (10,), allowed is (3,)"),

@@ -74,7 +74,7 @@ def test_closure_is_evaluated_with_gradients():
 
 @pytest.mark.parametrize(("knob", "value"), [("epsilon", -0.1), ("mu", -1.0), ("epsilon", float("nan"))])
 def test_refuses_values_outside(knob, value):
-    with pytest.raises(ConfigError, match=f"{knob} is {value}: allowed is 0 or more"):
+    with pytest.raises(ConfigError, match=f"{knob} must be 0 or more, got {value}"):
         MIFGSM([torch.zeros(1, 1, requires_grad=True)], **{knob: value})
 
 
