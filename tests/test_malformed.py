@@ -295,7 +295,7 @@ def test_values_of_knobs():
         message = message_of(ConfigError, config_class.check_value, name, value)
         assert message is None or name in list(knobs(config_class)) or message.startswith("unknown knob")
         if message is not None and name in list(knobs(config_class)):
-            assert message.startswith(f"{name} is ")
+            assert message.startswith(f"{name} must ")
         return message
 
     names = [(one, name) for one in CONFIGS for name in knobs(one)]
@@ -405,7 +405,7 @@ def test_flags(place, capsys, monkeypatch):
             flag, value = draw(st.sampled_from(["--bits", "--seed", "--threads", "--device", "--preset", "--methods"])), draw(values)
         else:
             name, field = draw(st.sampled_from(list(knobs(COMMANDS[command]).items())))
-            flag, value = flag_of(name), draw(values)
+            flag, value = flag_of(field), draw(values)
             if field.metadata["choices"] is None and isinstance(field.default, str):
                 value = draw(st.sampled_from(["\0", "\ud800", "a" * 300, "b/" * 3000]))  # others may be names: see the paths
         joined = draw(st.booleans())

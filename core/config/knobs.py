@@ -190,7 +190,7 @@ class Checked:
     @classmethod
     def check_value(cls, name: str, value: Any) -> Any:
         """The value, checked as the field `name` would check it. Raises ConfigError."""
-        knob_field = knobs(cls).get(name)
+        knob_field = knobs(cls).get(name) if isinstance(name, str) else None
         if knob_field is None:
             raise UnknownNameError("knob", value=name, allowed=list(knobs(cls)))
         cls._check(name, value, knob_field)

@@ -52,7 +52,7 @@ def own_form():
             own_encoder = forms.encoder_widget(PRESETS["quick"], "own diversity")
         with right:
             network = sources.network_widgets(PRESETS["quick"].model, "own diversity")
-        if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure own"):
+        if st.form_submit_button("Measure these images", type="primary", icon=":material/play_arrow:", key="measure own"):
             try:
                 config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
                 config = forms.with_own_images(config, sources.kept_images(own_images), sources.kept_network(network))

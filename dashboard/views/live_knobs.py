@@ -35,7 +35,7 @@ def draw_knobs(run: Run) -> None:
     methods = list(run.config.methods)
     chosen = methods
     if len(methods) > 1:
-        names = {_ALL: _ALL, **{method: method_name(method) for method in methods}}
+        names = {_ALL: "All methods", **{method: method_name(method) for method in methods}}
         act_on = st.segmented_control(
             "Apply to",
             list(names),

@@ -74,7 +74,7 @@ def _draw_curves(run: Run, values: Values) -> None:
             weights = "the EMA of the weights" if run.config.training.ema_decay else "the weights"
             st.caption(
                 f"On the same {images:,} evaluation images each time, with {weights} of that step. Error bars: one standard error. "
-                "Nothing is selected by it: the reported accuracy is that of the last step, on all evaluation images."
+                "It is not used to select anything: the reported accuracy is that of the last step, on all evaluation images."
             )
         elif not run.state.is_finished():
             st.caption("Test accuracy appears here after the first bit width is calibrated.")

@@ -1,4 +1,4 @@
-"""A real server on a store of its own, and a page of a real browser."""
+"""Real servers with their own stores, and pages of a real browser."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts a server on one store, again where one was killed: `with serve() as (address, process)`."""
+    """Starts a server on the same store each time: `with serve() as (address, process)`."""
     return lambda: serving(tmp_path, free_port())
 
 
@@ -30,7 +30,7 @@ def server(serve):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Debian's Chromium where it is installed, else playwright's own."""
+    """The installed Chromium, or playwright's own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         expect.set_options(timeout=60_000)
@@ -58,7 +58,7 @@ def problems_of(page) -> list[str]:
 
 @pytest.fixture
 def browser_page(chromium):
-    """A page of Chromium, and what went wrong in it."""
+    """A page of Chromium, and its list of problems."""
     page = chromium.new_page(viewport={"width": 1440, "height": 1000})
     problems = problems_of(page)
     page.set_default_timeout(60_000)
@@ -68,7 +68,7 @@ def browser_page(chromium):
 
 @pytest.fixture(scope="session")
 def full_server(tmp_path_factory):
-    """Address of a server with a complete run and a failed one, the same for all tests that only look."""
+    """Address of a server with a complete run and a failed one, shared by read-only tests."""
     folder = tmp_path_factory.mktemp("full")
     make_runs(folder)
     with serving(folder, free_port()) as (address, _):
@@ -77,14 +77,14 @@ def full_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def empty_server(tmp_path_factory):
-    """Address of a server without runs, the same for all tests that only look."""
+    """Address of a server without runs, shared by read-only tests."""
     with serving(tmp_path_factory.mktemp("empty"), free_port()) as (address, _):
         yield address
 
 
 @pytest.fixture
 def open_page(chromium):
-    """Opens a page with options of a browser context (color_scheme, viewport), and says what went wrong in it."""
+    """Opens a page with options of a browser context (color_scheme, viewport); returns it and its list of problems."""
     contexts = []
 
     def opened(**options):

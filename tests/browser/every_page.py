@@ -1,4 +1,4 @@
-"""What the tests share that look at every page: which pages there are, a store to look at, and when a page stands still."""
+"""Shared by tests that visit every page: the list of pages, a store with runs, and waiting for a page to settle."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from core.runs.state import RunState
 from core.runs.store import RunStore
 from dashboard.pages import PAGES
 
-# complete, and over in seconds: all that is shown is there, evaluated on a handful of images
+# finishes in seconds, with everything that pages show, evaluated on a few images
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu"),
     generation=GenerationConfig(images=80, iterations=8, batch_size=40, snapshots=2),
@@ -54,14 +54,14 @@ def make_runs(folder: Path) -> None:
 
 
 def visit(page: Page, server: str, address: Address) -> None:
-    """Opens a page and waits until everything is drawn."""
+    """Opens a page and waits until it is drawn."""
     page.goto(f"{server}/{address.path}")
     expect(page.locator("h1")).to_be_visible()
     settle(page)
 
 
 def settle(page: Page) -> None:
-    """Waits until nothing is being drawn any more: no placeholder, no running script, and the same document for a second."""
+    """Waits until the page is drawn: no placeholder, no running script, and an unchanged document for a second."""
     page.wait_for_function(
         """() => {
             const quiet = !document.querySelector('[data-testid=stSkeleton], [data-testid=stStatusWidget], [data-stale=true]')
@@ -75,12 +75,12 @@ def settle(page: Page) -> None:
 
 
 def open_everything(page: Page) -> None:
-    """Opens every expander, those in others too."""
+    """Opens every expander, including nested ones."""
     for _ in range(30):
         closed = page.locator(".stApp details:not([open]) > summary:visible")
         if not closed.count():
             break
         closed.first.click()
         page.wait_for_timeout(300)
-    page.mouse.move(0, 0)  # or it rests on what has moved under it, and the help of that opens
+    page.mouse.move(0, 0)  # so that it opens no help of an element that moved under it
     settle(page)

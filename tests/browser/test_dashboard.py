@@ -1,4 +1,4 @@
-"""The real server in a real browser: a short job from Start to its accuracy, with a reload and a turned knob on the way."""
+"""The real server in a real browser: a short job from Start to accuracy, with a live change and a reload."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -23,21 +23,21 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     fill(page, "Snapshots", "2")
     page.get_by_role("tab", name="Quantization").click()
     fill(page, "Training steps", "4")
-    # one bit width is enough: the last two of 3, 4, 5 are taken away
+    # one bit width is enough: removes the last two of 3, 4, 5
     widths = page.get_by_role("combobox", name="Then quantize to (bits)")
     widths.press("Backspace")
     widths.press("Backspace")
     widths.press("Escape")
     page.get_by_role("button", name="Start", exact=True).click()
 
-    # both methods, each with its picture, at work
+    # images of both methods
     for method in ("MI-FGSM", "Adam"):
         expect(page.get_by_alt_text(f"synthetic images by {method}")).to_be_visible(timeout=120_000)
     picture = page.get_by_alt_text("synthetic images by MI-FGSM")
     first = picture.get_attribute("src")
     assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
 
-    # a knob turned with the keyboard, while it runs, is marked on the curve
+    # a slider moved by keyboard is marked on the curves
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("paused", exact=True)).to_be_visible()
     slider = page.get_by_role("slider").first
@@ -45,7 +45,7 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")
     page.get_by_role("button", name="One step").click()
-    page.get_by_role("figure").first.scroll_into_view_if_needed()  # curves are drawn again where they are seen
+    page.get_by_role("figure").first.scroll_into_view_if_needed()  # only visible curves are redrawn
     expect(page.get_by_text("ε = 0.09").first).to_be_visible()
 
     # the run survives a reload

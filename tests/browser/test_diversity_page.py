@@ -1,6 +1,4 @@
-"""Diversity and accuracy in a real browser: what is chosen is in the address, and a copied link shows the same."""
-
-from dataclasses import replace
+"""Diversity and accuracy in a real browser: choices are in the address, and a copied link shows the same."""
 
 import pytest
 from playwright.sync_api import expect
@@ -27,8 +25,7 @@ def runs(tmp_path_factory):
     manager = RunManager(store)
     ids = []
     for seed in range(2):
-        generation, quantization = replace(CONFIG.generation, seed=seed), replace(CONFIG.training, quantization_seed=seed)
-        ids.append(manager.start(replace(CONFIG, generation=generation, quantization=quantization), f"seed {seed}"))
+        ids.append(manager.start(CONFIG.with_knobs({"seed": seed}), f"seed {seed}"))
         manager.wait(ids[-1])
         assert store.run(ids[-1]).state is RunState.COMPLETE, store.run(ids[-1]).traceback
     manager.close()
@@ -37,20 +34,20 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_what_is_chosen_is_in_the_address(runs, browser_page, chromium):
+def test_choices_are_in_the_address(runs, browser_page, chromium):
     page, problems = browser_page
     folder, (first, second) = runs
     with serving(folder, free_port()) as (address, _):
         page.goto(f"{address}/diversity?run={first}")
         expect(page.get_by_text("real images", exact=True).first).to_be_visible()
         expect(page.get_by_text("trained on the 50,000 CIFAR-10 training images")).to_be_visible()
-        picture = page.get_by_alt_text("image 0 by Adam, and the images nearest to it")
+        picture = page.get_by_alt_text("image 0 by Adam and its nearest neighbors")
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.complete && image.naturalWidth > 32 * 6")
         page.get_by_role("slider").focus()
         page.keyboard.press("ArrowRight")
-        expect(page.get_by_alt_text("image 1 by Adam, and the images nearest to it")).to_be_visible()
-        assert "image=1" in page.url
+        expect(page.get_by_alt_text("image 1 by Adam and its nearest neighbors")).to_be_visible()
+        assert "neighbors=1" in page.url
 
         page.goto(f"{address}/quantize?run={first}")
         page.get_by_role("button", name="Add the run that differs only in its seeds").click()

@@ -1,4 +1,4 @@
-"""Charts, tables and runs taken along in a real browser, as PNG, SVG, CSV and HTML, and what is in the files."""
+"""Downloads of charts, tables and reports in a real browser, as PNG, SVG, CSV and HTML, and the content of the files."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ FORMULA = "=1+1"
 
 @pytest.fixture(scope="module")
 def blank(chromium):
-    """A page with plotly and the buttons, and nothing else."""
+    """A page with only plotly and the download buttons."""
     page = chromium.new_page()
     page.add_script_tag(content=get_plotlyjs())
     page.add_script_tag(content=chart_files.script())
@@ -118,7 +118,7 @@ def test_names_with_markup_come_back_as_typed(blank):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with a store of two runs, one of which has a hostile name and the other that of a formula; their ids."""
+    """A folder with a store of two runs, one with a hostile name and one whose name is a formula; their ids."""
     folder = tmp_path_factory.mktemp("along")
     store = RunStore(folder / "runs")
     manager = RunManager(store)
@@ -147,24 +147,24 @@ def content(page, press) -> tuple[str, bytes]:
 def test_charts_tables_and_the_report_of_a_page(browser_page, runs, tmp_path, chromium):
     page, problems = browser_page
     folder, hostile, _ = runs
-    page.add_init_script("delete window.showSaveFilePicker")  # a dialogue of the system, which no test can answer
+    page.add_init_script("delete window.showSaveFilePicker")  # a system dialog, which a test cannot answer
     with serving(folder, free_port()) as (address, _):
         page.goto(f"{address}/?run={hostile}")
         page.get_by_role("link", name="Quantize").click()
         chart = page.locator(".js-plotly-plot").first
         expect(chart.locator(".main-svg").first).to_be_visible()
         chart.hover()
-        name, file = content(page, chart.get_by_role("button", name="(PNG)").click)
+        name, file = content(page, chart.get_by_role("button", name="as PNG").click)
         assert name.endswith("-accuracy.png")
         with Image.open(io.BytesIO(file)) as picture:
             box = chart.bounding_box()
             assert picture.size == pytest.approx((2 * box["width"], 2 * box["height"]), abs=4)
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
-        name, file = content(page, chart.get_by_role("button", name="(SVG)").click)
+        name, file = content(page, chart.get_by_role("button", name="as SVG").click)
         assert name.endswith("-accuracy.svg")
         drawing = ElementTree.fromstring(file)
         assert "Accuracy at each bit width" in "".join(drawing.itertext())
-        name, file = content(page, chart.get_by_role("button", name="(CSV)").click)
+        name, file = content(page, chart.get_by_role("button", name="chart as CSV").click)
         assert name.endswith("-accuracy.csv")
         store = RunStore(folder / "runs")
         known = [row for row in results.accuracies(store.results(hostile)) if row["method"] == "mi-fgsm"]
@@ -180,10 +180,10 @@ def test_charts_tables_and_the_report_of_a_page(browser_page, runs, tmp_path, ch
         name, file = content(page, page.get_by_role("button", name="Download as CSV").first.click)
         names = pd.read_csv(io.BytesIO(file))["name"].tolist()
         assert HOSTILE in names
-        assert "\u2060" + FORMULA in names  # begins with something invisible, and is no formula
+        assert "\u2060" + FORMULA in names  # starts with an invisible character, so it is not a formula
 
         page.get_by_role("link", name="Export").click()
-        name, file = content(page, page.get_by_role("button", name="Report of the run").click)
+        name, file = content(page, page.get_by_role("button", name="Download report").click)
         assert name.endswith("-report.html")
         assert problems == []
     shown = tmp_path / "shown.html"
@@ -193,7 +193,7 @@ def test_charts_tables_and_the_report_of_a_page(browser_page, runs, tmp_path, ch
 
 
 def check_report(chromium, file, name) -> None:
-    """Opened without a network, in dark: nothing is asked for, nothing is wrong, and all is there."""
+    """Opens the report offline in dark mode: no requests, no errors, and complete."""
     context = chromium.new_context(offline=True, color_scheme="dark", viewport={"width": 390, "height": 900})
     page = context.new_page()
     problems, requests = [], []
@@ -218,9 +218,9 @@ def check_report(chromium, file, name) -> None:
             break
         page.wait_for_timeout(100)
     charts.first.hover()
-    _, file = content(page, charts.first.get_by_role("button", name="(CSV)").click)
+    _, file = content(page, charts.first.get_by_role("button", name="chart as CSV").click)
     assert pd.read_csv(io.BytesIO(file)).curve.unique().tolist() == ["MI-FGSM", "Adam"]
-    _, file = content(page, charts.first.get_by_role("button", name="(PNG)").click)
+    _, file = content(page, charts.first.get_by_role("button", name="as PNG").click)
     with Image.open(io.BytesIO(file)) as picture:
         assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     page.evaluate("addEventListener('afterprint', () => document.body.dataset.printed = 'yes')")

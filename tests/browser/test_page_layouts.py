@@ -1,6 +1,6 @@
-"""Every page on a telephone, a laptop and a large screen: nothing sticks out, overlaps, is cut off or out of reach.
+"""Every page on a phone, a laptop and a large screen: no element overflows, overlaps, is clipped or unreachable.
 
-With SCREENSHOTS=FOLDER in the environment the pictures of all of them, light and dark, stay there to be looked at.
+With SCREENSHOTS=FOLDER in the environment, screenshots of all pages, light and dark, are kept in that folder.
 """
 
 import os
@@ -18,7 +18,7 @@ COMMON = """
         && !(element.closest('[data-testid=stSidebar]')?.getBoundingClientRect().right <= 1);
     const name = element => `${element.tagName.toLowerCase()} ${element.dataset?.testid ?? ''} `
         + `"${(element.textContent || element.getAttribute('aria-label') || element.alt || '').trim().slice(0, 60)}"`;
-    // where it can be scrolled to, it need not be in the window
+    // content that can be scrolled to may be outside the window
     const clipper = element => {
         for (let e = element.parentElement; e && !e.matches('[data-testid=stMain], body'); e = e.parentElement)
             if (getComputedStyle(e).overflowX !== 'visible') return e;
@@ -54,14 +54,14 @@ OVERLAPS = f"""() => {{ {COMMON}
         }}
     }};
     pairs([...document.querySelectorAll('[data-testid=stTopNavLink], [data-testid=stHeader] button')], 1);
-    // tools of an element lie over it, and only while it is hovered over; the value of a slider touches the lower edge of its label's line
+    // toolbars cover their elements only on hover; the value of a slider touches the line of its label
     const kinds = 'h1, h2, h3, p, button, label, input, summary, img, .js-plotly-plot';
     const parts = [...document.querySelectorAll(`[data-testid=stMain] :is(${{kinds}})`)];
     const apart = '[data-testid=stElementToolbar], [data-testid=stDataFrame], .modebar, .svg-container';
     pairs(parts.filter(e => !e.closest(apart) && !e.matches('[type=file], [type=checkbox], [type=range]') && !clipper(e)), 5);
     for (const figure of document.querySelectorAll('.js-plotly-plot')) {{
         const words = [...figure.querySelectorAll('svg text')].filter(e => e.textContent.trim());
-        // those at an angle have boxes that are larger than they
+        // rotated text has boxes larger than itself
         pairs(words.filter(e => !/rotate\\((?!0|-?90)/.test(e.getAttribute('transform'))), 2);
     }}
     return wrong;
@@ -94,7 +94,7 @@ OUT_OF_REACH = f"""async () => {{ {COMMON}
     for (const control of controls) {{
         if (control.closest('[data-testid=stElementToolbar], .modebar, [data-testid=stDataFrame]')
             || control.matches(':disabled, input[type=file], [tabindex="-1"]')) continue;
-        // hidden inputs are reached by what stands for them
+        // hidden inputs are reached through their visible replacements
         const hidden = control.matches('[type=checkbox], [type=radio], [type=range]');
         const target = (hidden && control.closest('label, [role=group], [data-rac]')) || control;
         if (!visible(target)) continue;
@@ -117,7 +117,7 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def picture(page: Page, path: Path) -> None:
-    """The whole page in one picture: as high a window as it needs."""
+    """A screenshot of the whole page, in a window as high as it needs."""
     size = page.viewport_size
     height = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": size["width"], "height": max(size["height"], min(height, 8000))})
@@ -129,7 +129,7 @@ def picture(page: Page, path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [PHONE, LAPTOP, SCREEN])
 @pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
-def test_nothing_sticks_out_overlaps_or_is_cut(full_server, empty_server, open_page, pictures, address: Address, width):
+def test_nothing_overflows_overlaps_or_is_clipped(full_server, empty_server, open_page, pictures, address: Address, width):
     wrong = []
     for scheme in ("light", "dark"):
         page, problems = open_page(color_scheme=scheme, viewport={"width": width, "height": 844 if width == PHONE else 900})
@@ -138,13 +138,13 @@ def test_nothing_sticks_out_overlaps_or_is_cut(full_server, empty_server, open_p
             picture(page, pictures / f"{address.title}-{width}-{scheme}-{state}.png".lower())
             settle(page)
             if scheme == "dark":
-                continue  # of the same shape
+                continue  # same layout as light
             for look in (STICKS_OUT, OVERLAPS, CUT):
                 wrong += [f"{state}: {one}" for one in page.evaluate(look)]
             open_everything(page)
             picture(page, pictures / f"{address.title}-{width}-{scheme}-{state}-opened.png".lower())
             settle(page)
-            page.get_by_test_id("stMain").evaluate("e => e.scrollTo(0, 0)")  # opening has scrolled it
+            page.get_by_test_id("stMain").evaluate("e => e.scrollTo(0, 0)")  # opening scrolls the page
             for look in (STICKS_OUT, OVERLAPS, CUT, OUT_OF_REACH):
                 wrong += [f"{state}, opened: {one}" for one in page.evaluate(look)]
         assert problems == []
@@ -152,7 +152,7 @@ def test_nothing_sticks_out_overlaps_or_is_cut(full_server, empty_server, open_p
 
 
 @pytest.mark.slow
-def test_every_page_is_reached_on_a_telephone(empty_server, open_page):
+def test_every_page_is_reached_on_a_phone(empty_server, open_page):
     page, problems = open_page(viewport={"width": PHONE, "height": 844}, has_touch=True)
     page.goto(empty_server)
     for address in pages():
@@ -160,5 +160,5 @@ def test_every_page_is_reached_on_a_telephone(empty_server, open_page):
         page.get_by_role("link", name=address.title, exact=True).tap()
         page.wait_for_url(f"{empty_server}/{address.path}*")
         settle(page)
-        page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").tap()  # Streamlit leaves that to the person
+        page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").tap()  # Streamlit does not close it
     assert problems == []

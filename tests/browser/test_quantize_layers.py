@@ -1,4 +1,4 @@
-"""Quantize in a real browser: which layer loses most, another chosen by a click, its bits changed and evaluated again."""
+"""Layers on Quantize in a real browser: the one with the largest error, another chosen by a click, and new bits evaluated."""
 
 import pytest
 from PIL import Image
@@ -14,7 +14,7 @@ from core.runs.store import RunStore
 
 @pytest.fixture
 def run_id(tmp_path):
-    """A small finished run of one optimizer at 4 bits, evaluated on two images a class, in the store that `serve` takes."""
+    """A small finished run of one method at 4 bits, evaluated on two images per class, in the store of `serve`."""
     images, labels = embedded_images()
     for label, name in enumerate(CIFAR10_CLASSES):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -39,16 +39,16 @@ def run_id(tmp_path):
 
 
 @pytest.mark.slow
-def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, run_id, browser_page):
+def test_layers_are_inspected_and_evaluated_with_other_bits(serve, tmp_path, run_id, browser_page):
     page, problems = browser_page
     with serve() as (address, _):
         page.goto(f"{address}/?run={run_id}")
         page.get_by_role("link", name="Quantize").click()
-        expect(page.get_by_text("Loses most:")).to_be_visible()
+        expect(page.get_by_text("Largest error:")).to_be_visible()
         expect(page.get_by_text("test accuracy, %")).to_be_visible(timeout=180_000)  # the first chart waits for its library
 
         # a click on the first bar chooses the first layer, which reads the image
-        bars = page.get_by_role("figure", name="What each layer keeps of its signal")
+        bars = page.get_by_role("figure", name="Signal-to-quantization-noise ratio of each layer")
         bars.scroll_into_view_if_needed()
         bar = bars.locator(".bars .point").first
         bar.hover(force=True)
@@ -72,7 +72,7 @@ def test_layers_are_looked_into_and_evaluated_with_other_bits(serve, tmp_path, r
         expect(page.get_by_text("given images, W4A4, 1 layer changed").first).to_be_visible()
         expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
         page.get_by_role("tab", name="Change bit widths").click()
-        expect(page.get_by_text("The same images at this width")).to_be_visible()
+        expect(page.get_by_text("Runs on the same images at this bit width")).to_be_visible()
     store = RunStore(tmp_path / "runs")
     newest = store.runs()[0]
     before, after = (store.result(one, "accuracy/adam/W4A4") for one in (run_id, newest.id))

@@ -1,4 +1,4 @@
-"""The Studio as an instrument, in a real browser: keys and clicks move pictures, cursors and the address together."""
+"""The Studio in a real browser: keys and clicks update images, cursors and the address together."""
 
 import re
 
@@ -24,7 +24,7 @@ CURSORS = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(
 
 @pytest.fixture
 def run_id(tmp_path):
-    """A finished run whose step size was changed at its fourth iteration."""
+    """A finished run whose step size was changed in its fourth iteration."""
     store = RunStore(tmp_path / "runs")
     run_id = store.create(CONFIG, "to be looked at")
     past = [{"method": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05}]
@@ -39,13 +39,13 @@ def picture(page: Page, method: str) -> str:
 
 
 def expect_cursors(page: Page, step: int | None) -> None:
-    """Every curve of the loss has its cursor there, drawn with a rim; or none."""
+    """Every loss curve has a cursor at the step, drawn with an outline; or none."""
     expected = [] if step is None else [step] * 12
     page.wait_for_function(f"expected => JSON.stringify(({CURSORS})()) === JSON.stringify(expected)", arg=expected)
 
 
 @pytest.mark.slow
-def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, browser_page, chromium):
+def test_keys_clicks_and_a_copied_link_show_the_same_iteration(run_id, server, browser_page, chromium):
     page, problems = browser_page
     page.goto(f"{server}/?run={run_id}")
     player = page.get_by_role("slider", name="Iteration", exact=True)
@@ -55,7 +55,7 @@ def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, brow
     expect_cursors(page, None)
     newest = {method: picture(page, method) for method in ("MI-FGSM", "Adam")}
 
-    # the arrow keys, wherever one is on the page
+    # the arrow keys, wherever the focus is
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
@@ -65,9 +65,9 @@ def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, brow
     expect_cursors(page, 7)
     for method, before in newest.items():
         expect(page.get_by_alt_text(f"synthetic images by {method}")).not_to_have_attribute("src", before)
-    assert page.evaluate("history.length") <= 3  # one does not go back through every moment
+    assert page.evaluate("history.length") <= 3  # the back button does not go through every iteration
 
-    # an image, by the mouse and by keys that do not move the player
+    # an image, by mouse and by keys that do not move the player
     sheet = page.get_by_role("grid", name="synthetic images by Adam")
     cell = sheet.get_by_role("gridcell", name=re.compile("^airplane")).first
     cell.hover()
@@ -90,7 +90,7 @@ def test_keys_clicks_and_a_copied_link_show_the_same_moment(run_id, server, brow
     expect_cursors(copy, 7)
     copy.close()
 
-    # a moment of its history, and back to the newest
+    # an iteration of its history, and back to the newest
     page.get_by_role("button", name=re.compile("^show iteration 3:")).first.click()
     expect(player).to_have_attribute("aria-valuetext", "iteration 3 of 10")
     page.get_by_role("button", name="Close").click()
@@ -117,12 +117,12 @@ def test_a_bar_opens_its_layer_and_a_figure_stays_the_same_element(run_id, serve
     expect(page.get_by_role("figure", name="channels of layer 8, batch against running statistics")).to_be_visible()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_text("L_BNS of every layer at iteration 3 of 10")).to_be_visible()
-    assert charts.first.get_attribute("data-known") == "yes"  # changed in place: nothing flickers
+    assert charts.first.get_attribute("data-known") == "yes"  # updated in place
     assert problems == []
 
 
 @pytest.mark.slow
-def test_a_white_corner_marks_what_the_teacher_takes_for_another_class(run_id, server, browser_page):
+def test_white_corner_marks_images_that_the_teacher_predicts_differently(run_id, server, browser_page):
     page, problems = browser_page
     page.goto(f"{server}/?run={run_id}&at=1")
     cells = page.get_by_role("grid", name="synthetic images by MI-FGSM").get_by_role("gridcell")
@@ -134,12 +134,12 @@ def test_a_white_corner_marks_what_the_teacher_takes_for_another_class(run_id, s
         corner = cell.evaluate("cell => getComputedStyle(cell, '::after').backgroundImage")
         assert corner.startswith("linear-gradient(" if another else "none"), (label, teacher)
         marked += another
-    assert 0 < marked < 20  # the first step knows only noise
+    assert 0 < marked < 20  # in the first step the images are noise
     assert problems == []
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, browser_page):
+def test_active_run_is_updated_without_redrawing_the_page(server, browser_page):
     page, problems = browser_page
     messages: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
@@ -170,19 +170,19 @@ def test_a_run_that_goes_on_is_seen_without_the_page_being_drawn_again(server, b
     assert settled > 0
     assert {url.partition("?")[0].rpartition("/")[2] for url in messages} == {"follow"}
 
-    # what is pressed meanwhile is drawn with it, and not overwritten by what was asked for before
+    # clicks are drawn and not overwritten by earlier questions
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("paused", exact=True)).to_be_visible()
     at = page.get_by_role("slider", name="Iteration", exact=True)
     shown = at.get_attribute("aria-valuetext")
     page.get_by_role("button", name="One step").click()
     expect(at).not_to_have_attribute("aria-valuetext", shown or "")
-    # both methods still at one iteration
+    # all methods show the same iteration
     headings = page.get_by_text(re.compile(r"^iteration \d+ of 5000, batch 1 of \d+ · L_BNS"))
     expect(headings).to_have_count(2)
     assert len({text.partition(" · ")[0] for text in headings.all_inner_texts()}) == 1
 
-    # an image that is pressed opens its history, which goes on with the run
+    # the history of a clicked image is updated
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("grid", name="synthetic images by Adam").get_by_role("gridcell").first.click()
     expect(page.get_by_text("Adam, image 0: airplane")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Quantize in a real browser beside a training that goes on: what it shows moves by itself, and what is pressed acts."""
+"""Quantize in a real browser during a training: it is updated, and its buttons work."""
 
 import re
 
@@ -9,7 +9,7 @@ POINTS = "chart => chart._fullData[0].x.length"
 
 
 @pytest.mark.slow
-def test_a_training_that_goes_on_is_seen_without_the_page_being_drawn_again(serve, browser_page):
+def test_active_training_is_updated_without_redrawing_the_page(serve, browser_page):
     page, problems = browser_page
     messages: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
@@ -41,7 +41,7 @@ def test_a_training_that_goes_on_is_seen_without_the_page_being_drawn_again(serv
         )
         assert {url.partition("?")[0].rpartition("/")[2] for url in messages} == {"follow"}
 
-        # which curve is shown is in the address, and a copied link shows it
+        # the chosen curve is in the address, and a copied link shows it
         page.get_by_role("radio", name="Agreement with the teacher").or_(page.get_by_text("Agreement with the teacher")).first.click()
         agreement = page.get_by_role("figure", name="agreement with the teacher in training, % (smoothed)")
         expect(agreement).to_be_visible()

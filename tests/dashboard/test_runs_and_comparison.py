@@ -85,7 +85,7 @@ def test_list_can_be_narrowed_and_the_address_says_how(three):
     assert list(table(app, "minutes")["name"]) == ["failed"]
     assert store.run(failed).name == "failed"
     app.text_input(key="find").set_value("nothing of that kind").run()
-    assert any("No run fits" in caption.value for caption in app.caption)
+    assert any("No run matches the filters" in caption.value for caption in app.caption)
 
 
 def test_selection_belongs_to_runs_and_not_to_places(three):
@@ -148,7 +148,7 @@ def test_several_are_deleted_together_and_brought_back_from_the_trash(three):
     assert len(session.store().runs()) == 2
     (left,) = session.store().trash.runs()
     app = select(app, 0, table="deleted table")
-    app.button(key="delete for good").click().run()
+    app.button(key="delete permanently").click().run()
     assert not app.exception
     assert session.store().trash.runs() == []
     assert not session.store().run_folder(left.id).exists()
@@ -165,7 +165,7 @@ def test_several_are_tagged_together(three):
     session.store().set_tags(three[1], ["both"])
     app = select(page("runs"), 0, 1)
     app.multiselect(key="tags to add").set_value(["old"])
-    app.multiselect(key="tags to take away").set_value(["both"])
+    app.multiselect(key="tags to remove").set_value(["both"])
     app.button(key="save tags").click().run()
     assert not app.exception
     assert [run.tags for run in session.store().runs()] == [("old",), ("old",), ()]
@@ -190,7 +190,7 @@ def test_runs_lead_to_other_pages(three, monkeypatch, rows, button, target):
 
 
 def test_comparison_says_what_to_do_first(runs_folder):
-    assert any("start one in the Studio" in info.value for info in page("compare").info)
+    assert any("Start one in the Studio" in info.value for info in page("compare").info)
     only = finished("the only one")
     assert any("Choose two or more" in info.value for info in page("compare", runs=only).info)
 
@@ -200,7 +200,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     app = page("compare", runs=",".join(three[:2]), curve="total loss", x="seconds", smoothing="0.5", log="true")
     assert app.multiselect(key="runs to compare").value == three[:2]
     (differing,) = [frame.value for frame in app.dataframe if "setting" in frame.value and len(frame.value.columns) == 3]
-    assert list(differing["setting"]) == ["generation: seed"]
+    assert list(differing["setting"]) == ["machine: seed"]
     assert list(differing["A · *run* 2"]) == ["2"]
     assert list(differing["B · *run* 1 ★"]) == ["1"]
     assert app.slider(key="smoothing").value == 0.5
@@ -213,7 +213,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     assert not app.exception
     assert app.query_params["runs"] in ([",".join([three[2], three[0], three[1]])], ",".join([three[2], three[0], three[1]]))
     app.selectbox(key="curve").set_value("training loss").run()
-    assert any("None of these runs has a curve of training loss" in caption.value for caption in app.caption)
+    assert any("None of these runs has recorded training loss" in caption.value for caption in app.caption)
 
 
 def test_addresses_of_runs_that_are_not_there(three):
@@ -229,7 +229,7 @@ def test_comparison_with_settings_of_another_version(three):
     with session.store().database.write() as connection:
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (three[0],))
     app = page("compare", runs=",".join(three))
-    assert any("this version cannot read the settings" in warning.value for warning in app.warning)
+    assert any("This version cannot read the settings" in warning.value for warning in app.warning)
     assert len(app.get("bidi_component")) == 2
 
 

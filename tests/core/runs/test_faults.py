@@ -24,7 +24,7 @@ import core.quantization.saved_network
 import core.runs.database
 from core.errors import CoreError, RunError, RunStopped
 from core.reporting import NoControl
-from core.runs.database import DATABASE, RESERVE
+from core.runs.database import DATABASE, RESERVE, Database
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
@@ -140,14 +140,14 @@ def test_database_that_may_not_grow(tmp_path, monkeypatch, prepared):
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         size = connection.execute("PRAGMA page_count").fetchone()[0]
     store.close()
-    connect, limit = RunStore._connect, [size]
+    connect, limit = Database._connect, [size]
 
     def limited(self):
         connection = connect(self)
         connection.execute(f"PRAGMA max_page_count = {limit[0]}")
         return connection
 
-    monkeypatch.setattr(RunStore, "_connect", limited)
+    monkeypatch.setattr(Database, "_connect", limited)
     store = RunStore(tmp_path)
     store.mark_interrupted()
     store.resume(run_id)

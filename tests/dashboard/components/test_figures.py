@@ -1,4 +1,4 @@
-"""One way to show a figure and a table: how their files are called, that every page goes it, and that no CSV is a formula."""
+"""Figures and tables: names of downloaded files, one way to show them on all pages, and no formulas in CSV files."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from dashboard.charts import files as chart_files
 DASHBOARD = Path(text.__file__).parent
 
 
-def test_a_file_is_called_what_the_run_and_the_chart_are():
+def test_file_name_from_run_and_chart():
     assert chart_files.file_name("quick, seed 0 accuracy") == "quick-seed-0-accuracy"
     assert chart_files.file_name("../../etc/passwd\0 <b>") == "etc-passwd-b"
     assert chart_files.file_name("Läufe ε=0.1") == "läufe-ε-0-1"
@@ -24,27 +24,25 @@ def test_a_file_is_called_what_the_run_and_the_chart_are():
     assert long.endswith("-similarity-matrix-adam")
 
 
-def test_the_script_survives_what_cleans_html():
-    """DOMPurify, by which Streamlit cleans HTML, throws away a script with anything like a tag in it."""
+def test_script_survives_html_cleaning():
+    """DOMPurify, which Streamlit uses to clean HTML, drops scripts that contain anything like a tag."""
     script = chart_files.script()
     assert not any(f"<{character}" in script for character in "/!abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-def test_every_page_shows_figures_and_tables_the_one_way():
+def test_all_figures_and_tables_are_shown_by_one_module():
     wrong = []
     for path in DASHBOARD.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("plotly_chart", "dataframe"):
                 if (path.name, node.func.attr) == ("figures.py", "dataframe"):
                     continue
-                wrong.append(
-                    f"{path.relative_to(DASHBOARD)}:{node.lineno} calls {node.func.attr}: allowed are figures.show and figures.table"
-                )
+                wrong.append(f"{path.relative_to(DASHBOARD)}:{node.lineno} must call figures.show or figures.table, got {node.func.attr}")
     assert wrong == []
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", " =1", "＝1", "-", "+a"])
-def test_a_text_that_a_spreadsheet_would_compute_is_none_any_more(formula):
+def test_formulas_in_cells_are_made_text(formula):
     cell = text.cell(formula)
     assert cell != formula
     assert cell[1:] == formula
@@ -52,22 +50,20 @@ def test_a_text_that_a_spreadsheet_would_compute_is_none_any_more(formula):
 
 
 @pytest.mark.parametrize("value", ["a run", "a=1", "", "-3", "+4.5", "-1e-7", ".5", -3, -0.5, None, True, "± error", "– none"])
-def test_all_else_stays_in_a_table_as_it_is(value):
+def test_other_cells_are_unchanged(value):
     assert text.cell(value) is value
 
 
 def show():
-    import plotly.graph_objects as go  # the body is a script of its own
-
-    from dashboard.charts.style import json_of
+    from dashboard.charts.style import figure, json_of  # AppTest runs the body as a script
     from dashboard.components import figures
 
-    figures.show(json_of(go.Figure(go.Scatter(x=[1], y=[2]))), "curve", "my run: loss")
+    figures.show(json_of(figure([{"x": [1], "y": [2]}], "curve", 300)), "curve", "my run: loss")
     figures.table([{"name": "=1+1", "=title": 1, "value": -2.5}, {"name": None, "=title": 2, "value": None}], "rows")
     figures.offer_files()
 
 
-def test_a_page_with_a_figure_and_a_table():
+def test_page_with_a_figure_and_a_table():
     app = AppTest.from_function(show).run()
     assert not app.exception
     (chart,) = app.get("bidi_component")

@@ -23,7 +23,7 @@ def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
     assert line["drop mi-fgsm"] == pytest.approx(92.1 - known["quantized"])
     assert (
         line["setting"]
-        == "quick with images 40, iterations 4, batch_size 20, snapshots 2, steps 3, training batch_size 20, training_lr 0.0005"
+        == "quick with images 40, iterations 4, batch_size 20, snapshots 2, steps 3, training_batch_size 20, training_lr 0.0005"
     )
 
 

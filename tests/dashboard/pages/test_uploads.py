@@ -129,7 +129,7 @@ def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no file with images was chosen"),
+        (None, "got no file"),
         (b"no archive", "begins with b'no archi'"),
         (archive(name="../{}.png"), "'../0.png' leads elsewhere"),
     ],
@@ -172,7 +172,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     assert "accuracy/given/W8A8" in session.store().results(newest.id)
     # this run measured no diversity, which the page offers as long as the images exist
     app = page("diversity")
-    assert "open “Measure with another encoder” below" in texts(app)
+    assert "Open “Measure with another encoder” below" in texts(app)
     assert app.button(key="measure").label == "Measure"
     shutil.rmtree(run.config.images_from)
     app = page("diversity")

@@ -164,11 +164,11 @@ def test_training_is_redrawn_for_each_accuracy_and_updated_in_between(runs_folde
     assert before["layout"] == after["layout"]
     curve, tested = (json.loads(json.loads(after["values"][f"figure/{name}"])["figure"]) for name in ("training", "tested"))
     # the average of two steps with weights 0.9 * 0.1 and 0.1, corrected for its start
-    assert curve["data"][0]["y"] == pytest.approx([0.5, (0.09 * 0.5 + 0.1 * 0.25) / 0.19], abs=1e-6)
+    assert curve["data"][0]["y"] == pytest.approx([0.5, (0.09 * 0.5 + 0.1 * 0.25) / 0.19], rel=1e-3)
     assert tested["data"][0]["y"] == [85.0, 88.0]
     assert "2 of 100 steps" in after["values"][f"progress/{run_id}"]
     agreement = json.loads(json.loads(updates(f"?run={run_id}&training=agreement")["values"]["figure/training"])["figure"])
-    assert agreement["data"][0]["y"] == pytest.approx([10.0, (0.09 * 10 + 0.1 * 20) / 0.19], abs=1e-5)
+    assert agreement["data"][0]["y"] == pytest.approx([10.0, (0.09 * 10 + 0.1 * 20) / 0.19], rel=1e-3)
 
     # another run matters only while it is shown
     beside, single = (f"?run={run_id}&with={other}", f"?run={run_id}")
