@@ -17,7 +17,7 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 
 
 def main() -> None:
-    if (ENVIRONMENT / "installed").exists() or Path(sys.prefix).resolve() == ENVIRONMENT:  # requirements.txt has changed
+    if (ENVIRONMENT / "installed").exists() or Path(sys.prefix).resolve() == ENVIRONMENT:  # only requirements.txt has changed
         _pip()
         return
     torch = _torch_of_this_python()
