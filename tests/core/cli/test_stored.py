@@ -3,7 +3,7 @@
 import pytest
 from command_line import GENERATE_KEYS, TINY, call, last_json, listed
 
-from core.errors import shown
+from core.errors import quoted
 from core.generation.loop import GenerationLoop
 
 
@@ -37,7 +37,7 @@ def test_delete(capsys, runs):
 def test_unknown_run_is_refused(command, run_id, capsys, runs):
     assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert shown(run_id) in line  # of a long one, its ends
+    assert quoted(run_id) in line  # of a long one, its ends
     assert "allowed" in line
 
 

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from core.config import GenerationConfig
-from core.errors import ConfigError, UnknownNameError
-from core.generation.optimizers import MIFGSM, make_optimizer, step_size_factor
+from core.errors import ConfigError
+from core.generation.optimizers import MIFGSM, step_size_factor
 
 
 def run_steps(images, gradients, **knobs):
@@ -76,18 +75,6 @@ def test_closure_is_evaluated_with_gradients():
 def test_refuses_values_outside(knob, value):
     with pytest.raises(ConfigError, match=f"{knob} must be 0 or more, got {value}"):
         MIFGSM([torch.zeros(1, 1, requires_grad=True)], **{knob: value})
-
-
-def test_make_optimizer_takes_its_knobs_from_the_config():
-    images = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    mi_fgsm = make_optimizer("mi-fgsm", GenerationConfig(epsilon=0.3, mu=0.7), images)
-    assert isinstance(mi_fgsm, MIFGSM)
-    assert (mi_fgsm.defaults["lr"], mi_fgsm.defaults["mu"]) == (0.3, 0.7)
-    adam = make_optimizer("adam", GenerationConfig(lr=0.2), images)
-    assert isinstance(adam, torch.optim.Adam)
-    assert adam.defaults["lr"] == 0.2
-    with pytest.raises(UnknownNameError, match="unknown method 'given': must be one of mi-fgsm, adam"):
-        make_optimizer("given", GenerationConfig(), images)
 
 
 def test_step_size_falls_linearly_to_two_percent():
