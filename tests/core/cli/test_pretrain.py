@@ -45,8 +45,8 @@ def test_pretrain_for_two_classes_works_or_is_refused_in_one_line(pictures, tmp_
     [
         (["--architecture", "nonsense"], "nonsense", "pytorchcv"),
         (["--architecture", "squeezenet_v1_0"], "squeezenet_v1_0", "at least one"),
-        (["--data", "/nowhere"], "/nowhere", "one folder of images a class"),
-        (["--batch-size", "21"], "20 images", "one batch of 21"),
+        (["--data", "/nowhere"], "/nowhere", "one folder of images per class"),
+        (["--batch-size", "21"], "got 20", "one batch of 21"),
         (["--epochs", "0"], "0", "1 to"),
         (["--lr", "fast"], "fast", "a number, such as 0.1"),
         (["--device", "tpu"], "tpu", "auto, cpu"),
@@ -63,6 +63,6 @@ def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
     there = tmp_path / "there.safetensors"
     there.write_text("mine")
     given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1]
-    assert "exists already" in refused(capsys, there, "pretrain", *given)
+    assert "already exists" in refused(capsys, there, "pretrain", *given)
     assert there.read_text() == "mine"
     assert ".safetensors" in refused(capsys, tmp_path / "mine.pt", "pretrain", *given)

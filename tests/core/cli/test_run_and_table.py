@@ -54,7 +54,7 @@ def test_run_takes_what_is_given_in_place_of_the_preset(tiny_preset, tmp_path, m
         (["--bits", "four"], "four", "whole number"),
         (["--methods", "sgd"], "sgd", "mi-fgsm, adam"),
         (["--model", "resnet2000"], "resnet2000", "resnet20_cifar10"),
-        (["--data", "/nowhere"], "/nowhere", "one folder of images a class"),
+        (["--data", "/nowhere"], "/nowhere", "one folder of images per class"),
         (["--encoder", "nonsense"], "nonsense", "embedded"),
         (["--device", "tpu"], "tpu", "auto, cpu"),
         (["--threads", "-1"], "-1", "0 to"),
@@ -108,7 +108,7 @@ def test_run_starts_from_the_preset_that_is_given():
 
 
 def test_run_refuses_a_network_without_batch_norm(tiny_preset, tmp_path, capsys, without_batch_norm):
-    assert "no BatchNorm" in refused(capsys, tmp_path / "run", "run", "--model", without_batch_norm)
+    assert "must have at least one BatchNorm layer" in refused(capsys, tmp_path / "run", "run", "--model", without_batch_norm)
 
 
 def test_written_files_may_be_read_by_others(tiny_preset, generated, tmp_path):
@@ -154,12 +154,12 @@ def test_table_measures_a_row_and_keeps_the_run(capsys, tiny_preset, pictures):
     ("arguments", "value", "allowed"),
     [
         (["--run", "cifar10/resnet20/6"], "cifar10/resnet20/6", "cifar10/resnet20/5"),
-        (["--run", "imagenet/resnet18/4"], "imagenet/resnet18/4", "--data"),
+        (["--run", "imagenet/resnet18/4"], "imagenet/resnet18/4", "data must be a folder of imagenet images"),
         (["--run", "cifar10/resnet20/4", "--model", "pytorchcv:resnet18"], "pytorchcv:resnet18", "resnet20_cifar10"),
         (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, imagenet, paper"),
         (["--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data", "/nowhere"], "/nowhere", "embedded, cifar10"),
-        (["--model", "resnet20_cifar10"], "resnet20_cifar10", "only with --run"),
-        (["--seed", "0"], "0", "only with --run"),
+        (["--model", "resnet20_cifar10"], "resnet20_cifar10", "must come with --run"),
+        (["--seed", "0"], "0", "must come with --run"),
     ],
 )
 def test_table_refuses_and_starts_nothing(capsys, runs, arguments, value, allowed):
