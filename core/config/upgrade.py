@@ -44,7 +44,6 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     elif seed is not None and seed != machine.get("seed", 0):
         upgraded["training_seed"] = seed
     training = upgrade_training(old)
-    training.pop("weight_bits", None)
     training["activation_bits"] = values.pop("activation_bits", 0)
     evaluation = {"data": old.get("data"), "accuracy_checks": old.get("evaluations"), "encoder": values.pop("encoder", None)}
     sections = {

@@ -78,7 +78,7 @@ def config(data):
 
 
 @pytest.fixture(scope="module")
-def atomic_write(config, tmp_path_factory):
+def whole(config, tmp_path_factory):
     """One run of everything: folder, what it returned, what it announced."""
     folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
     return folder, pipeline.execute(config, folder, recorder, NoControl()), recorder
@@ -224,12 +224,12 @@ def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
     training.step()
     training.step()
     own = {name: value.clone() for name, value in training.student.state_dict().items()}
-    average = [value.clone() for value in training._average]
+    average = [value.clone() for value in training._average.values]
     with training.averaged_parameters() as student:
         assert all(torch.equal(one, other) for one, other in zip(student.parameters(), average))
         assert not torch.equal(student.state_dict()["features.init_block.conv.weight"], own["features.init_block.conv.weight"])
     assert all(torch.equal(value, own[name]) for name, value in training.student.state_dict().items())
-    assert all(torch.equal(one, other) for one, other in zip(training._average, average))
+    assert all(torch.equal(one, other) for one, other in zip(training._average.values, average))
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 4])
@@ -285,7 +285,9 @@ def test_stages_in_order(whole):
 def test_results_are_announced(whole):
     _, result, recorder = whole
     methods, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
-    expected = {"full_precision", "layers"} | {f"{kind}/{method}" for kind in ("generation", "diversity") for method in methods}
+    expected = {"full_precision", "layers", "terms", "methods"} | {
+        f"{kind}/{method}" for kind in ("generation", "diversity") for method in methods
+    }
     kinds = ("accuracy", "layers")
     expected |= {"reference/noise", "reference/real"}
     assert recorder.results.keys() == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
@@ -320,7 +322,7 @@ def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embe
     recorder = Recorder()
     result = pipeline.execute(config, tmp_path, recorder, NoControl(), prepared)
     assert result["references"]["real"].keys() == {"left_out"}
-    assert "classes are not those of" in recorder.results["reference/real"]["left_out"]
+    assert "data must have the classes of" in recorder.results["reference/real"]["left_out"]
     assert result["references"]["noise"]["images"] == 4
 
 
@@ -427,8 +429,8 @@ def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
         copytree(Path(data) / name, tmp_path / "pets" / name)
     trained_on = []
 
-    def quantize(_model, images, *_rest):
-        trained_on.append(images.labels.tolist())
+    def quantize(given, *_rest):
+        trained_on.append(given.images.labels.tolist())
         return {}
 
     monkeypatch.setattr(pipeline, "quantize", quantize)
@@ -475,7 +477,7 @@ def wrong_label(folder):
     save_image_set(ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) + 7), folder)
 
 
-@pytest.mark.parametrize(("write", "message"), [(wrong_size, "16 x 16.*32 x 32"), (wrong_label, "label is 10.*0 to 9")])
+@pytest.mark.parametrize(("write", "message"), [(wrong_size, "32 x 32.*16 x 16"), (wrong_label, "0 to 9.*got 10")])
 def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, message):
     given, out, recorder = tmp_path / "given", tmp_path / "out", Recorder()
     given.mkdir()
@@ -499,7 +501,7 @@ def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, messa
 )
 def test_bad_input_is_refused_before_the_first_image(tmp_path, config, change, error):
     recorder = Recorder()
-    with pytest.raises(error, match="allowed"):
+    with pytest.raises(error, match="must be"):
         pipeline.execute(change(config), tmp_path, recorder, NoControl())
     assert recorder.records == []
     assert list(tmp_path.iterdir()) == []

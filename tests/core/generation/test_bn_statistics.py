@@ -125,5 +125,5 @@ def test_a_layer_that_runs_twice_counts_twice():
 
 
 def test_refuses_a_network_without_batch_norm():
-    with pytest.raises(ModelError, match="Linear has no BatchNorm layer"), collect_statistics(nn.Linear(2, 2)):
+    with pytest.raises(ModelError, match="Linear must have a BatchNorm layer"), collect_statistics(nn.Linear(2, 2)):
         pass

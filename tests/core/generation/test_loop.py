@@ -234,7 +234,7 @@ def test_a_loss_that_is_no_number_names_iteration_and_layer(small):
 
 def test_refuses_a_network_without_batch_norm(small):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 4))
-    with pytest.raises(ModelError, match="no BatchNorm layer"):
+    with pytest.raises(ModelError, match="must have a BatchNorm layer"):
         GenerationLoop(FullPrecisionModel(network, small.spec), CONFIG)
 
 

@@ -307,5 +307,5 @@ def test_the_way_back_can_be_gone_once():
 
 
 def test_refuses_a_network_without_batch_norm():
-    with pytest.raises(ModelError, match="no BatchNorm layer"):
+    with pytest.raises(ModelError, match="must have a BatchNorm layer"):
         with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
