@@ -5,7 +5,7 @@ from torch import nn
 from core.generation.bn_statistics import collect_statistics
 from core.generation.forward_pass import ForwardPass
 from core.generation.fused import kernels
-from core.generation.losses import Pass, total_loss
+from core.generation.losses import ForwardOutputs, total_loss
 
 WEIGHTS = {"alpha_tv": 0.3, "alpha_l2": 0.02, "beta": 2.0}
 LABELS = torch.arange(6) % 4
@@ -27,7 +27,7 @@ def plain(small, images, labels, weights):
         logits = small.network(images)
         layers = statistics.layer_losses()
         both = torch.stack([torch.cat([passes[0][kind] for passes in statistics.batch]) for kind in (0, 1)])
-    return *total_loss(Pass(images, labels, logits, layers), weights), layers, logits, both
+    return *total_loss(ForwardOutputs(images, labels, logits, layers), weights), layers, logits, both
 
 
 def check_equal(outcome, expected, gradient, expected_gradient):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from core.generation.bn_statistics import collect_statistics
-from core.generation.losses import OBJECTIVES, Pass, image_norms, l2_norm, total_loss, total_variation
+from core.generation.losses import TERMS, ForwardOutputs, image_norms, l2_norm, total_loss, total_variation
 
 
 def noise(*shape, seed=0):
@@ -45,7 +45,7 @@ def test_total_is_the_weighted_sum():
     images, logits, labels = noise(3, 3, 4, 4), noise(3, 5, seed=1), torch.tensor([0, 4, 2])
     layer_losses = torch.tensor([2.0, 0.5])
     weights = {"alpha_tv": 0.1, "alpha_l2": 0.01, "beta": 3.0}
-    total, parts = total_loss(Pass(images, labels, logits, layer_losses), weights)
+    total, parts = total_loss(ForwardOutputs(images, labels, logits, layer_losses), weights)
     expected = 2.5 + 0.1 * total_variation(images) + 0.01 * images.flatten(1).norm(dim=1).mean() + 3.0 * F.cross_entropy(logits, labels)
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert parts["bns"].item() == 2.5
@@ -55,13 +55,15 @@ def test_total_is_the_weighted_sum():
 def test_a_part_of_weight_zero_is_reported_and_costs_no_gradient():
     images = noise(2, 3, 4, 4).requires_grad_(True)
     logits = noise(2, 5, seed=1)
-    total, parts = total_loss(Pass(images, torch.tensor([0, 1]), logits, torch.zeros(1)), {"alpha_tv": 0.0, "alpha_l2": 0.0, "beta": 0.0})
+    total, parts = total_loss(
+        ForwardOutputs(images, torch.tensor([0, 1]), logits, torch.zeros(1)), {"alpha_tv": 0.0, "alpha_l2": 0.0, "beta": 0.0}
+    )
     assert parts["tv"].item() > 0
     assert not total.requires_grad
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
-def test_every_objective_falls_within_five_steps(objective, embedded):
+@pytest.mark.parametrize("term", TERMS.values(), ids=lambda term: term.name)
+def test_every_objective_falls_within_five_steps(term, embedded):
     images = noise(4, 3, 32, 32).requires_grad_(True)
     labels = torch.arange(4)
     optimizer = torch.optim.Adam([images], lr=0.05)
@@ -69,10 +71,10 @@ def test_every_objective_falls_within_five_steps(objective, embedded):
     for _ in range(6):
         with collect_statistics(embedded.network) as statistics:
             logits = embedded.network(images)
-            value = objective.function(Pass(images, labels, logits, statistics.layer_losses()))
+            value = term.function(ForwardOutputs(images, labels, logits, statistics.layer_losses()))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         values.append(value.item())
     assert values[-1] < values[0]
-    assert objective.description
+    assert term.title
