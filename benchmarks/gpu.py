@@ -1,4 +1,4 @@
-"""Speed and reproducibility on a GPU, compared with a CPU: `python benchmarks/gpu.py`. Prints one JSON object and writes benchmarks/results/gpu.json.
+"""Speed and reproducibility on a GPU and a CPU: `python benchmarks/gpu.py`. Prints one JSON object and writes benchmarks/results/gpu.json.
 
 Of the embedded ResNet-20, on "cuda" (--device, for a look without one, takes "cpu"):
 
