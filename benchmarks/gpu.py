@@ -1,4 +1,4 @@
-"""What a GPU makes of it, beside one CPU: `python benchmarks/gpu.py`. Prints one JSON object and writes benchmarks/results/gpu.json.
+"""Speed and reproducibility on a GPU and a CPU: `python benchmarks/gpu.py`. Prints one JSON object and writes benchmarks/results/gpu.json.
 
 Of the embedded ResNet-20, on "cuda" (--device, for a look without one, takes "cpu"):
 
@@ -36,7 +36,7 @@ SMALL = GenerationConfig(images=256, iterations=20, batch_size=64, snapshots=2)
 
 
 def _finished(function: Callable[[], Any]) -> Callable[[], None]:
-    """The same, and what it left to the GPU is done."""
+    """The function, followed by a wait until the GPU has finished its work."""
 
     def finished() -> None:
         function()

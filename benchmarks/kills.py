@@ -85,7 +85,7 @@ def write_data(folder: Path) -> None:
 
 
 class Telling(StoreReporter):
-    """Also says into a pipe that a step was taken, so that whoever kills can aim at the steps."""
+    """Also signals each step through a pipe, so that the parent can time its kills to the steps."""
 
     def record(self, stage: str, method: str, step: int, values: Mapping[str, Any]) -> None:
         super().record(stage, method, step, values)
@@ -250,8 +250,8 @@ def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             same = fingerprint(target / run.id) == wanted[name] and fingerprint(out) == wanted[name]
             equal += same
             if not same:
-                print(f"{name} came to another end", file=sys.stderr)
-            # and away with it, killed there too
+                print(f"{name} ended with a different result", file=sys.stderr)
+            # delete the run, with kills during the deletion too
             while True:
 
                 def delete(target: Path = target, run_id: str = run.id) -> None:
@@ -271,7 +271,7 @@ def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
                 store = RunStore(target)
                 rest = store.runs()
                 store.close()
-                # whole or gone
+                # either complete or deleted
                 wrong["half deleted runs"] += bool(rest) and fingerprint(target / run.id) != wanted[name]
             wrong.update(look(target, 0))
             wrong["runs that came back"] += (target / run.id).exists()

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and how a benchmark leaves it: one JSON file a benchmark in benchmarks/results."""
+"""The machine of a measurement, timing helpers, and results: one JSON file per benchmark in benchmarks/results."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """The model name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []

@@ -1,4 +1,4 @@
-"""Keeps with the program what a finished run measured of the paper's table: `python benchmarks/paper.py RUN`.
+"""Saves the rows of the paper's table that a finished run measured in the repository: `python benchmarks/paper.py RUN`.
 
 Start the run first, such as `python -m core run --preset quick --threads 1`, on the machine and in the environment in which this is
 called, as the versions written down are those found now. Writes assets/paper/measured.json, an entry for each row: an earlier figure of
@@ -25,13 +25,15 @@ from core.runs.store import RunStore
 
 
 def entries(store: RunStore, run_id: str) -> list[dict[str, Any]]:
-    """What the run measured, as it is kept. Raises RunError when that is nothing, or cannot be made again by a command."""
+    """The measurements of the run as JSON entries. Raises RunError if it has none or a command cannot reproduce it."""
     run = store.run(run_id)
     if store.changes(run_id):
-        raise RunError(f"the knobs of run {run_id!r} were turned while it ran: allowed is a run that a command makes again")
+        raise RunError(f"run {run_id!r} must be reproducible by a command, got one whose knobs were changed while it ran")
     measured = list(measurements(store, run))
     if not measured:
-        raise RunError(f"run {run_id!r} measured no row of the paper's table: allowed is a complete run of one of its networks and widths")
+        raise RunError(
+            f"run {run_id!r} must be a complete run of a network and bit width in the paper's table, got one that measured no row"
+        )
     config, here = store.config(run_id), machine()
     return [
         {
@@ -53,7 +55,7 @@ def entries(store: RunStore, run_id: str) -> list[dict[str, Any]]:
 
 
 def keep(new: Sequence[dict[str, Any]], path: Path) -> None:
-    """Writes the entries into the file, in the place of earlier ones of the same row, network and commands."""
+    """Writes the entries into the file, replacing earlier ones of the same row, network and commands."""
 
     def about(entry: dict[str, Any]) -> tuple:
         return entry["row"], entry["model"], entry["commands"]

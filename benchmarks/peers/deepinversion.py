@@ -53,7 +53,7 @@ class StatisticsHook:
 
 
 class DeepInversion:
-    """One batch on its way.
+    """Optimizes one batch of images.
 
     model: stays as it is. labels: `(N,)`. images: normalised noise `(N, 3, H, W)`. freeze: see `plain_copy`; theirs does not.
     """

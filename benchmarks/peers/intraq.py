@@ -46,7 +46,7 @@ from core.models.full_precision import FullPrecisionModel
 
 
 class IntraQ:
-    """One batch on its way.
+    """Optimizes one batch of images.
 
     model: stays as it is; it has a pooling layer, and a linear layer at its end. labels: `(N,)`. images: normalised noise
     `(N, 3, H, W)`. freeze: see `plain_copy`; theirs does not.

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--freeze", action="store_true", help="spare the gradients of the weights, which the toolkit computes")
     options = parser.parse_args()
     if options.iterations < options.warm_up + 2:
-        parser.error(f"--iterations is {options.iterations}: allowed is at least {options.warm_up + 2}, two more than the warm-up")
+        parser.error(f"--iterations must be at least {options.warm_up + 2} (warm-up plus two), got {options.iterations}")
     if options.threads:
         torch.set_num_threads(options.threads)
     with contextlib.redirect_stdout(sys.stderr):  # its messages; stdout is for the result

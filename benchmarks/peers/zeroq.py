@@ -55,7 +55,7 @@ class OutputHook:
 
 
 class ZeroQ:
-    """One batch on its way.
+    """Optimizes one batch of images.
 
     model: stays as it is. labels: ignored. images: normalised noise `(N, 3, H, W)`. freeze: see `plain_copy`; theirs does not.
     Raises ValueError when the network has fewer convolutions than BatchNorm layers: the first of the one are paired with the other.
@@ -73,7 +73,7 @@ class ZeroQ:
         norms = list(batch_norm_layers(self.network).values())
         convolutions = [layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d)][: len(norms)]
         if len(convolutions) < len(norms):
-            raise ValueError(f"{len(convolutions)} convolutions for {len(norms)} BatchNorm layers: allowed is at least one for each")
+            raise ValueError(f"number of convolutions must be at least {len(norms)}, one for each BatchNorm layer, got {len(convolutions)}")
         self._running = [
             (norm.get_buffer("running_mean").clone(), (norm.get_buffer("running_var") + self.epsilon).sqrt()) for norm in norms
         ]

@@ -74,7 +74,7 @@ def run(options: Namespace) -> dict[str, Any]:
 
 
 def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[str, Any]:
-    """A new run in the store, and here to its end. output_subset: see Run."""
+    """Creates a run in the store and computes it in this process. output_subset: see Run."""
     from core.files import check_free
 
     if options.out is not None:
@@ -259,7 +259,7 @@ def diversity(options: Namespace) -> dict[str, Any]:
 
 
 def _run_config(options: Namespace) -> RunConfig:
-    """The preset with what was given on the command line in its place."""
+    """The preset, overridden by the options given on the command line."""
     start = preset(options.preset)
     given = _given(every_knob(), options)
     # a number of steps or a step size holds at every bit width

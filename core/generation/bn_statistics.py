@@ -1,4 +1,4 @@
-"""Batch statistics of what enters each BatchNorm layer, differentiable with respect to the images and cheap."""
+"""Batch statistics of the input of each BatchNorm layer, differentiable with respect to the images and cheap."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +135,7 @@ def empty_statistics(network: nn.Module) -> BatchStatistics:
     """Names and running statistics of the BatchNorm layers of `network`. Raises ModelError when it has none."""
     layers = batch_norm_layers(network)
     if not layers:
-        raise ModelError(f"{type(network).__name__} must have a BatchNorm layer with running statistics, and has none")
+        raise ModelError(f"{type(network).__name__} must have a BatchNorm layer with running statistics, got none")
     running = [(layer.get_buffer("running_mean"), layer.get_buffer("running_var")) for layer in layers.values()]
     statistics = BatchStatistics(list(layers), running)
     statistics.clear()

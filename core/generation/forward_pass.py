@@ -92,7 +92,7 @@ class ForwardPass:
 
     @property
     def kernels(self) -> str:
-        """What computes the statistics: "C", or "torch" and why; on a GPU, whether the step is captured as a CUDA graph."""
+        """The implementation that computes the statistics: "C", or "torch" and why; on a GPU, and whether it is a CUDA graph."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
         if not self._recording.possible:
@@ -116,7 +116,7 @@ class ForwardPass:
             with torch.enable_grad():
                 own = images.detach().clone().requires_grad_(True)
                 self._plain(own.contiguous(memory_format=torch.channels_last), labels, weights)[0].backward()
-        except Exception as error:  # whatever the compiler of the machine, or the way to it, runs into
+        except Exception as error:  # compilers raise many kinds of errors
             self._compiled = None
             if is_out_of_memory(error):
                 raise

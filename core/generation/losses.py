@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ForwardOutputs:
-    """What one forward pass offers to the loss terms."""
+    """The outputs of one forward pass that the loss terms use."""
 
     images: Tensor  # (N, C, H, W), normalised
     labels: Tensor  # (N,)
@@ -89,7 +89,7 @@ def l2_norm(images: Tensor) -> Tensor:
 
 def image_norms(images: Tensor) -> Tensor:
     """l2 norm of each image `(N,)`; the gradient at an image of zeros is zero, where that of the plain norm is undefined."""
-    if not torch.compiler.is_compiling():  # of which the formula makes faster code
+    if not torch.compiler.is_compiling():  # a compiler makes faster code from the formula below
         return torch.linalg.vector_norm(images, dim=(1, 2, 3))
     squares = images.square().flatten(1).sum(dim=1)
     return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)

@@ -53,5 +53,5 @@ def test_a_run_that_measured_nothing_is_refused(store):
 def test_a_run_whose_knobs_were_turned_is_refused(store):
     run_id = finished(store)
     store.add_change(run_id, "adam", 3, "beta", 0.5)
-    with pytest.raises(RunError, match="turned while it ran"):
+    with pytest.raises(RunError, match="changed while it ran"):
         paper.entries(store, run_id)

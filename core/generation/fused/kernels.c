@@ -1,6 +1,6 @@
 /* Forward and backward between two convolutions, in one pass over memory each. kernels.py describes the arguments.
 
-   A tensor is rows of `channels` numbers, one row a pixel (channels-last). Work is cut into blocks of BLOCK numbers whatever the number
+   A tensor is rows of `channels` numbers, one row a pixel (channels-last). Work is cut into blocks of BLOCK numbers regardless of the number
    of threads, and their sums are added up in order, so that the number of threads does not change a bit. */
 
 #include <stdint.h>
@@ -76,8 +76,8 @@ int forward(const float *y, const float *other, float *z, integer pixels, intege
     return 0;
 }
 
-/* out = grad' + slope y + offset, where grad' is grad + second if low < output < high, else 0. It goes to passed where there is an
-   output; where there is none, y says the same, unless nothing was clamped. There can be no second. y and out can be the same memory. */
+/* out = grad' + slope y + offset, where grad' is grad + second if low < output < high, else 0. It is written to passed if output is given;
+   without output, y shows what was clamped (if `clamped`). second may be null. y and out may be the same memory. */
 static inline __attribute__((always_inline)) void block_backward(const int two, const float *y, const float *restrict grad,
                                                                  const float *restrict second, const float *restrict output,
                                                                  float *restrict passed, float *out, integer count, integer width,
@@ -114,7 +114,7 @@ static inline __attribute__((always_inline)) void block_backward(const int two, 
     }
 }
 
-/* The statistics of `forward` send grad_mean and grad_variance back. */
+/* grad_mean and grad_variance: the gradients of the statistics that `forward` returned. */
 int backward(const float *y, const float *grad, const float *second, const float *output, float *passed, float *out, integer pixels,
              integer channels, int clamped, float low, float high, const float *scale, const float *shift, const float *mean,
              const float *grad_mean, const float *grad_variance, int threads) {
