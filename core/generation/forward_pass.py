@@ -92,7 +92,7 @@ class ForwardPass:
 
     @property
     def kernels(self) -> str:
-        """The implementation that computes the statistics: "C", or "torch" and why; on a GPU, and whether it is a CUDA graph."""
+        """The implementation that computes the statistics: "C", or "torch" and why; on a GPU, whether the step is a CUDA graph."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
         if not self._recording.possible:
