@@ -11,7 +11,7 @@ import streamlit as st
 from core.config import GenerationConfig, RunConfig, find_knob, help_text, label, live_knobs
 
 _SLIDER_WIDTH = 165  # pixels: two fit next to each other on a phone
-_MANTISSAS = (1, 3)  # of the values of a logarithmic slider
+_FINE_RATIO = 1e4  # between the ends of a logarithmic slider, up to which it has three values per decade
 
 
 def help_of(config_class: type, name: str) -> str:
@@ -102,6 +102,7 @@ def _slider(knob: Field, value: float, **arguments: Any) -> float:
 
 
 def log_steps(low: float, high: float) -> list[float]:
-    """Values of a logarithmic slider: 0, then 1 and 3 times every power of ten from 1e-12 to 1e12 that lie in [low, high]."""
-    steps = (float(f"{mantissa}e{exponent}") for exponent in range(-12, 13) for mantissa in _MANTISSAS)
-    return [0.0, *(step for step in steps if low <= step <= high)]
+    """Values of a logarithmic slider: 0, both ends, and 1, 2 and 5 times every power of ten between; 1 and 3 times beyond 4 decades."""
+    mantissas = (1, 3) if high / low > _FINE_RATIO else (1, 2, 5)
+    steps = (float(f"{mantissa}e{exponent}") for exponent in range(-12, 13) for mantissa in mantissas)
+    return [0.0, *sorted({low, high, *(step for step in steps if low < step < high)})]

@@ -8,10 +8,11 @@ from dashboard.forms.knobs import log_steps, number_arguments
 
 
 def test_log_steps_by_hand():
-    assert log_steps(0.03, 3) == [0.0, 0.03, 0.1, 0.3, 1.0, 3.0]
-    assert log_steps(0.02, 2.9) == [0.0, 0.03, 0.1, 0.3, 1.0]
-    assert log_steps(1e-12, 2e-12) == [0.0, 1e-12]
-    assert log_steps(4, 9) == [0.0]
+    assert log_steps(0.03, 3) == [0.0, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3]
+    assert log_steps(0.02, 2.9) == [0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 2.9]
+    assert log_steps(1e-12, 2e-12) == [0.0, 1e-12, 2e-12]
+    assert log_steps(4, 9) == [0.0, 4, 5.0, 9]
+    assert log_steps(1e-5, 0.3) == [0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3]
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_any_live_knob_gets_a_slider_without_more_code(added):
     strength = app.slider(key="key/strength")
     assert (strength.label, strength.min, strength.max, strength.step, strength.value) == ("γ strength", 0.0, 4.0, 0.04, 0.5)
     assert "Strength." in strength.help
-    assert app.select_slider(key="key/decay").options == ["0.01", "0.03", "0.1", "0.3", "1"]  # 0 is below the minimum
+    assert app.select_slider(key="key/decay").options == ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"]  # 0 is below the minimum
     assert (app.slider(key="key/narrow").min, app.slider(key="key/narrow").max) == (0.1, 0.8)
     count = app.slider(key="key/count").set_value(7)
     assert (count.min, count.max, count.step) == (1, 9, 1)
