@@ -1,7 +1,7 @@
 """A knob: a field of a config with everything that a form, a slider, a flag, a help text, a card and a comparison need to know of it."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -226,8 +226,3 @@ class Checked:
             if key not in names:
                 raise UnknownNameError("knob", key, names)
         return cls(**values)
-
-
-def given(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `names` that have a value in `values`, which is None for what was not given."""
-    return {name: values[name] for name in names if values.get(name) is not None}

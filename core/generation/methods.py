@@ -34,7 +34,6 @@ class Method:
         return self.kind == "joint"
 
 
-KINDS = ("pixels", "generator", "joint")
 _DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
 
 METHODS: dict[str, Method] = {

@@ -78,7 +78,7 @@ def folded(label: str, key: str, expanded: bool, icon: str) -> Iterator[bool]:
         yield st.session_state[opened]
 
 
-def chosen_step(run_id: str, address: Mapping[str, str], kept: Sequence[int], latest: int) -> tuple[int | None, str]:
+def chosen_step(address: Mapping[str, str], kept: Sequence[int], latest: int) -> tuple[int | None, str]:
     """The step that an address shows, None for the newest; and why the step in the address is invalid, or ""."""
     wanted, problem = from_address(address.get(session.AT_PARAMETER))
     return nearest(wanted, kept, latest), problem

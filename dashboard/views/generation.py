@@ -39,7 +39,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     }
     if history is None:
         return known
-    at, _ = elements.chosen_step(run.id, address, history.kept, history.latest)
+    at, _ = elements.chosen_step(address, history.kept, history.latest)
     shown = iteration_at(run, history, at)
     chart = chart_in(address)
     return {
@@ -62,7 +62,7 @@ def draw(run: Run, values: Values) -> None:
         if not run.state.is_finished():
             st.caption("Images and curves appear here after the first iteration.")
         return
-    at, problem = elements.chosen_step(run.id, st.query_params, history.kept, history.latest)
+    at, problem = elements.chosen_step(st.query_params, history.kept, history.latest)
     if problem:
         st.warning(text.plain(problem))
     generation = run.config.generation

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.generation.forward_pass import ForwardPass, term_weights
-from core.generation.sources.base import JointSource
+from core.generation.sources.base import JointSource, balanced_labels
 
 
 class GeneratedImages(JointSource):
@@ -76,7 +76,7 @@ class GeneratedImages(JointSource):
     def to_save(self, iteration: int, is_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
         if not is_last:
             return
-        labels = torch.arange(self.config.images) % len(self.model.spec.classes)
+        labels = balanced_labels(self.config.images, len(self.model.spec.classes))
         for part in labels.split(self.config.batch_size):
             z, _ = self._draw(len(part))
             yield self.generator(z, part.to(self.model.device)), part.to(self.model.device)
