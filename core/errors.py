@@ -36,6 +36,11 @@ def one_line(text: str) -> str:
     """The text with line breaks and other non-printable characters escaped; the middle of a very long text is left out."""
     if len(text) > _MESSAGE:
         text = f"{text[: _MESSAGE - 500]} ... {text[-490:]}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """The whole text with line breaks and other non-printable characters escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from core import layout
 from core.config import GenerationConfig, RunConfig, TrainingConfig, knobs
 from core.data.image_sets import ImageSet, load_image_set
-from core.errors import DataError, one_line
+from core.errors import DataError, one_line, printable
 from core.export import provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
@@ -114,7 +114,7 @@ def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_pre
     """The card as Markdown with a front matter. name: of the run. full_precision: top-1 in percent."""
     spec = model.spec
     widths = [config.training_for(bits).width for bits in config.bits]
-    lines = [one_line(line) for line in commands(config)]
+    lines = [printable(line) for line in commands(config)]
     fence = "```"
     while any(fence in line for line in lines):
         fence += "`"

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 from safetensors import safe_open
 
 from core import layout
 from core.config import PRESETS, RunConfig, nearest_preset
+from core.errors import printable
 from core.export import provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
@@ -77,7 +78,7 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
         diversity=_diversity(known, classes),
         provenance={
             "facts": [{"": title, "value": str(value)} for title, value in facts.facts(run, known)],
-            "commands": commands(run.config),
+            "commands": [escape(printable(line)) for line in commands(run.config)],  # whole: half a command cannot be run
             "papers": provenance.papers(run.config),
         },
     )
@@ -196,7 +197,11 @@ def _sheet(path: Path, classes: Sequence[str]) -> dict[str, Any]:
     else:
         sheet = contact_sheet(some, COLUMNS)
     caption = f"{len(chosen):,} of {len(labels):,} images, evenly spaced over the set"
-    return {"caption": caption, "picture": data_uri(sheet), "classes": [one_line_text(name, 60) for name in classes] if by_class else []}
+    return {
+        "caption": caption,
+        "picture": Markup(data_uri(sheet)),
+        "classes": [one_line_text(name, 60) for name in classes] if by_class else [],
+    }
 
 
 def _generation(

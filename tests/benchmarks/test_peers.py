@@ -185,5 +185,5 @@ def test_gradients_of_weights_only_where_nothing_is_frozen(small, noise, peer_cl
 
 def test_zeroq_needs_a_convolution_for_each_batch_norm_layer(small, noise):
     small.network.bn3 = nn.BatchNorm2d(8)
-    with pytest.raises(ValueError, match="2 convolutions for 3 BatchNorm layers"):
+    with pytest.raises(ValueError, match="at least 3, one for each BatchNorm layer, got 2"):
         ZeroQ(small, LABELS, noise)

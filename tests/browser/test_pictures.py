@@ -32,7 +32,9 @@ CONFIG = replace(
     bits=(3, 4),
     steps_by_bits={},
 )
-OTHER = replace(CONFIG, generation=replace(CONFIG.generation, images=128, mu=0.0), bits=(), encoder="")
+OTHER = replace(
+    CONFIG, generation=replace(CONFIG.generation, images=128, mu=0.0), bits=(), evaluation=replace(CONFIG.evaluation, encoder="")
+)
 PICTURES = {  # name -> where it is, and to what it is scrolled
     "studio": ("?run={run}", "h1"),
     "layers": ("?run={run}&view=heatmaps", ".js-plotly-plot"),

@@ -70,7 +70,7 @@ def test_whole_run():
         model="net",
         machine=MachineConfig(seed=5, device="cpu", threads=3, compile=True),
         generation=GenerationConfig(images=8, snapshots=2, batch_size=4, half_resolution_fraction=0.1, lr=0.25),
-        training=TrainingConfig(steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}),
+        training=TrainingConfig(weight_bits=3, steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}),
         evaluation=EvaluationConfig(data="cifar10", accuracy_checks=9, encoder=""),
         methods=("adam",),
         bits=(3, 4),

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import html as html_text
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from core.config import PRESETS
 from core.generation.methods import METHODS, Method
@@ -79,7 +82,12 @@ def test_everything_of_a_run_is_in_it(html, store, run):
         f"{known['accuracy/adam/W4A4']['quantized']:.2f} %", "seed of the training", run.id, "BMVC 2023",
     ):  # fmt: skip
         assert needed in text, needed
-    assert [image["src"][:22] for image in found.of("img")] == ["data:image/png;base64,"] * 2
+    for image in found.of("img"):
+        kind, _, encoded = image["src"].partition(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+            picture.load()
+            assert picture.size == (10 * 33 - 1, 4 * 33 - 1)  # ten classes, four images each, 32 pixels and a gap
     charts = [json.loads("".join(parts)) for kind, parts in found.scripts if kind == "application/json"]
     assert len(charts) == len([1 for one in found.of("div") if one.get("class") == "chart"]) >= 8
     titles = [chart["layout"]["title"]["text"] for chart in charts if "title" in chart["layout"]]
@@ -136,6 +144,16 @@ def test_classes_that_are_many_or_unknown(store, run, classes):
     assert html.count("<img ") == 2
     assert "40 of 40 images" in html
     assert 'class="classes"' not in html
+
+
+def test_a_long_command_is_whole(tmp_path):
+    store = RunStore(tmp_path / "runs")
+    layers = {f"features.{index}.convolution": 4 for index in range(200)}
+    quick = PRESETS["quick"]
+    config = replace(quick, training=replace(quick.training, layer_bits=layers))
+    text = html_text.unescape(report.report(store, store.run(store.create(config, "long")), CLASSES))
+    store.close()
+    assert all(f"{name}=4" in text for name in layers)
 
 
 def test_a_run_that_has_only_begun(tmp_path):
