@@ -94,7 +94,7 @@ class Control(Protocol):
         """Blocks while the run is paused. Raises RunStopped when it was stopped."""
 
     def values(self, method: str, step: int) -> Mapping[str, float]:
-        """The live values that apply from this step on, by knob; knobs that nobody changed are absent."""
+        """The live values that apply from this step on, by knob; knobs that were not changed are absent."""
 
 
 class NullReporter:

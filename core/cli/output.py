@@ -1,4 +1,4 @@
-"""What the commands print for a person."""
+"""The human-readable output of the commands."""
 
 import sys
 from collections.abc import Mapping, Sequence

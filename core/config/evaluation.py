@@ -20,7 +20,7 @@ class EvaluationConfig(Checked):
         affects_result=False,
     )
     accuracy_checks: int = knob(
-        4,  # of 500 images each: 3 % of the time of the trainings of `quick`, 5 % of that of the shortest
+        4,  # of 500 images each: 3 % of the training time of `quick`, 5 % of its shortest training
         "How often accuracy is measured during training, evenly spaced, on at most 500 evaluation images. Nothing is chosen on it: the "
         "reported accuracy is that of the last step on all of them.",
         minimum=0,

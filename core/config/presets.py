@@ -1,4 +1,4 @@
-"""The settings that a person starts from. `quick` is measured on two CPU cores in README.md; `paper` is meant for a GPU."""
+"""Settings to start from. README.md has the figures of `quick` on two CPU cores; `paper` is meant for a GPU."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -19,7 +19,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary of a RunConfig of any version in today's form; one that is neither is returned as it is, to be refused.
 
     Version 1 had `optimizers` in place of `methods`, and two sections, `generation` and `quantization`, that both had a model, threads and
-    a device; those of the generation were in force. A training had a seed of its own.
+    a device; those of the generation applied. A training had its own seed.
     """
     values = dict(values)
     if "optimizers" in values:

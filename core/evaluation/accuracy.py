@@ -62,7 +62,7 @@ def top1_hits(
     if not len(evaluation_set):
         description = getattr(evaluation_set, "description", "the set")
         raise DataError(f"{description} must have at least one image, got none")
-    # on a CPU, tensors of larger batches exceed the cache, and every layer allocates its memory anew
+    # on a CPU, tensors of larger batches exceed the cache, and every layer allocates new memory
     batch_size = batch_size or (64 if model.device.type == "cpu" else 256)
     # of each module: a network may be in training mode with its BatchNorm layers frozen
     modes = [(module, module.training) for module in network.modules()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.errors import ModelError
 from core.models.full_precision import batch_norm_layers
 
-_ROW = 512  # at least so many numbers in a row of `channel_rows`, so that row-wise operations vectorize well
+_ROW = 512  # numbers in a row of `channel_rows`, at least, so that row-wise operations vectorize well
 
 
 def channel_rows(x: Tensor) -> tuple[Tensor, int]:
@@ -144,7 +144,7 @@ def empty_statistics(network: nn.Module) -> BatchStatistics:
 
 @contextmanager
 def collect_statistics(network: nn.Module) -> Iterator[BatchStatistics]:
-    """Collects the batch statistics of every BatchNorm layer while the block runs; the hooks are gone afterwards.
+    """Collects the batch statistics of every BatchNorm layer while the block runs; the hooks are removed afterwards.
 
     Raises ModelError when the network has no BatchNorm layer with running statistics.
     """

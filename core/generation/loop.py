@@ -26,14 +26,14 @@ from core.generation.sources.base import ImageSource
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
 
-PREVIEW_IMAGES = 64  # at most so many of the current batch are shown
+PREVIEW_IMAGES = 64  # of the current batch, at most
 PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
 
 
 class GenerationLoop:
-    """One method at work on all batches.
+    """One method, run on all batches.
 
-    model: the full-precision network; its parameters stay as they are. method: a row of core/generation/methods.py.
+    model: the full-precision network; its parameters do not change. method: a row of core/generation/methods.py.
     config, machine: checked knobs. reporter receives progress, control supplies changes of live knobs. folder: where images are saved as
     they are made, so that `load_state` can continue; without one they stay in memory.
     Raises ModelError when the network has no BatchNorm layer or the method cannot work on it, UnknownNameError for an unknown method.
@@ -81,7 +81,7 @@ class GenerationLoop:
         return self.step_count >= self.steps
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides what follows, between two steps: tensors and plain values, for `load_state`."""
+        """The complete state between two steps, for `load_state`: tensors and plain values."""
         return {
             **self.source.state(),
             "step_count": self.step_count,
@@ -96,7 +96,7 @@ class GenerationLoop:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state` was taken, to the same bits. Raises CoreError when images saved before it are missing."""
+        """Continues from `state` with the same bits as if never interrupted. Raises CoreError when images saved so far are missing."""
         self.step_count = state["step_count"]
         if not self.finished:
             self.source.start_batch(self.step_count // self.config.iterations)
@@ -107,7 +107,7 @@ class GenerationLoop:
         self._first, self._last, self.seconds = list(state["first"]), list(state["last"]), state["seconds"]
 
     def step(self) -> None:
-        """One iteration of the current batch: loss, gradient, step, and what is due of saving and showing."""
+        """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
         began = time.perf_counter()
         iteration = self.step_count % self.config.iterations
         self._read_live_values()
@@ -145,13 +145,13 @@ class GenerationLoop:
                 self.reporter.change(self.method, self.step_count, name, value)
 
     def _show(self, logits: Tensor, statistics: Tensor) -> None:
-        """Reports the images of this iteration, where they are kept or somebody looks."""
+        """Reports the images of this iteration if they are kept or a viewer is watching."""
         keep = self.step_count in self._kept
         if keep or self.reporter.wants_images(self.method):
             self.reporter.images(self.method, self._frame(logits, statistics), keep)
 
     def _frame(self, logits: Tensor, statistics: Tensor) -> Frame:
-        """The images as they are now, and what the forward pass computed of them."""
+        """The current images and what the forward pass computed from them."""
         side = self.model.spec.image_size
         count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // side**2))
         images = self.model.denormalise(self.source.current()[:count]).cpu()
@@ -170,7 +170,7 @@ class GenerationLoop:
         )
 
     def running_statistics(self) -> RunningStatistics:
-        """The running statistics, which the batch statistics should match."""
+        """The running statistics that the batch statistics should match."""
         layers = batch_norm_layers(self.network).values()
         means, variances = ([layer.get_buffer(name).float().cpu().numpy() for layer in layers] for name in ("running_mean", "running_var"))
         return RunningStatistics([len(mean) for mean in means], np.concatenate(means), np.concatenate(variances))
@@ -206,7 +206,7 @@ class GenerationLoop:
         self._saved_images += len(labels)
 
     def summary(self) -> dict[str, Any]:
-        """Figures so far, fit for JSON: percent for teacher_agreement; L_BNS at the first and last iteration, mean over batches."""
+        """Figures so far, JSON-serializable: percent for teacher_agreement; L_BNS at the first and last iteration, mean over batches."""
         saved = self._saved_images
         return {
             "images": saved,
@@ -221,7 +221,7 @@ class GenerationLoop:
         }
 
     def _compilation(self) -> dict[str, Any]:
-        """Compile time or failure; empty when compile is off."""
+        """Compile time, or why compiling failed; empty when compile is off."""
         if not self.machine.compile:
             return {}
         return {"compile_seconds": self._forward.compile_seconds, "compile_failure": self._forward.compile_failure}
@@ -263,7 +263,7 @@ def synthesise(
     reporter: Reporter | None = None,
     control: Control | None = None,
 ) -> tuple[ImageSet, Mapping[str, Any]]:
-    """Runs one method to its end: the images with their labels, and the summary. Raises RunStopped when `control` stops it."""
+    """Runs one method to the end. Returns the images with their labels, and the summary. Raises RunStopped when `control` stops it."""
     loop = GenerationLoop(model, config, method, machine, reporter, control)
     loop.reporter.stage("generation", loop.steps)
     while not loop.finished:

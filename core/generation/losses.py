@@ -76,7 +76,7 @@ _NEIGHBORS = (
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbor, added up; mean over `(N, C, H, W)`."""
+    """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbors, summed; mean over `(N, C, H, W)`."""
     if torch.compiler.is_compiling():  # a compiler writes out a better gradient itself, given the formula
         return torch.stack([image_norms(images[there] - images[here]).mean() for here, there in _NEIGHBORS]).sum()
     return _TotalVariation.apply(images)

@@ -47,7 +47,7 @@ DEFAULT_METHODS = ("mi-fgsm", "adam")
 
 
 def method_order(name: str) -> int:
-    """Position of a method in lists: that of its row, and after all rows for any other name."""
+    """Position of a method in lists: that of its row; other names come after all rows."""
     return list(METHODS).index(name) if name in METHODS else len(METHODS)
 
 

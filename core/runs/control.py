@@ -91,7 +91,7 @@ class LocalControl:
             self._on_pause(rest)
 
     def values(self, method: str, step: int) -> Mapping[str, float]:
-        """The live values of `method` at `step`, by knob; knobs that nobody changed are absent."""
+        """The live values of `method` at `step`, by knob; knobs that were not changed are absent."""
         with self._condition:
             return {**self._past.values(method, step), **self._values.get(method, {})}
 

@@ -65,7 +65,7 @@ _VERSIONS = (
 class Database:
     """The database of one runs folder, opened by one process.
 
-    **Threads.** Every method may be called from any thread; each caller gets a connection of its own.
+    **Threads.** Every method may be called from any thread; each thread has its own connection.
 
     **Durability.** A durable transaction is on the disk when it ends, together with everything written before it. Others survive the end
     of the process, but the last ones may be lost in a power failure. The database stays consistent either way.

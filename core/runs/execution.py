@@ -130,7 +130,7 @@ def _store_failure(store: RunStore, run_id: str, error: str, where: str, closed:
 
 
 def describe_error(error: BaseException, store: RunStore) -> str:
-    """Why a run ended, in one line for a person."""
+    """Why a run ended, in one human-readable line."""
     if isinstance(error, CoreError):
         return str(error)
     if is_full(error):

@@ -41,13 +41,13 @@ class Executor(Protocol):
     **The end of a run.** `compute` returns, or raises, only when nothing computes the run any more. By then the store has its final
     state; an exception that is not a CoreError makes `RunManager` store FAILED, if the run has no final state.
 
-    **The end of the place.** If the place dies, `compute` must notice, store INTERRUPTED with a reason for a person, and return; the run
+    **The end of the place.** If the place dies, `compute` must notice, store INTERRUPTED with a human-readable reason, and return; the run
     can then be resumed and continues from its last resume state. If this process dies, the place must stop computing its runs.
     `close` is called when all runs have been stopped; it must not leave processes behind.
     """
 
     def control(self, run_id: str) -> LocalControl:
-        """The control of a run that is queued or about to be. Must not raise: nobody would compute the run."""
+        """The control of a run that is queued or about to be. Must not raise, because the run would never be computed."""
 
     def compute(self, run_id: str, control: LocalControl) -> None:
         """Waits for the run's turn and computes it; blocks until it has ended. control: what `control` returned for it."""

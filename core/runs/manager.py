@@ -61,7 +61,7 @@ class RunManager:
         try:
             thread.start()
         except RuntimeError as error:
-            # a run that nobody computes would block the queue forever
+            # a run that is never computed would block the queue forever
             del self._controls[run_id], self._threads[run_id]
             self.store.set_state(run_id, RunState.FAILED, describe_error(error, self.store), traceback.format_exc())
             raise RunError(f"run {run_id!r} cannot start without a thread ({error}): resume it when others have ended") from error

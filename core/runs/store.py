@@ -106,7 +106,7 @@ class RunStore:
                 values,
             )
         # after the row, because a folder without a row would belong to no run. If it cannot be created, the run fails when it starts;
-        # raising here would leave a run in the queue that nobody computes
+        # raising here would leave a run in the queue that is never computed
         with suppress(OSError):
             self.run_folder(run_id).mkdir(exist_ok=True)
         return run_id

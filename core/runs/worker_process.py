@@ -145,7 +145,7 @@ class Worker:
 
 
 def describe_exit(code: int) -> str:
-    """How a worker process ended, in one line for a person."""
+    """How a worker process ended, in one human-readable line."""
     if code == -9:
         return "its process was killed, probably because memory ran out: choose a smaller batch_size, or resume the run"
     return f"its process ended with {'signal' if code < 0 else 'code'} {abs(code)}: you can resume the run"

@@ -1,4 +1,4 @@
-"""What every stage of a run needs besides its input."""
+"""What every stage of a run needs in addition to its input."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ STAGE = "generation"
 
 
 def generate(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None) -> list[GenerationLoop]:
-    """All methods in turn, one iteration each, so that they are seen at the same one. folder: where images are saved as they are made."""
+    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images, as they are made."""
     reporter = context.reporter
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [
@@ -45,7 +45,7 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
 
 
 def save_images(loop: GenerationLoop, folder: Path) -> None:
-    """The images of a finished loop in the run's folder and, for a joint method, what a training needs to go on with its source."""
+    """The images of a finished loop in the run's folder and, for a joint method, what a training needs to continue with its source."""
     target = folder / layout.IMAGES / loop.method
     target.mkdir(parents=True, exist_ok=True)
     if isinstance(loop.source, JointSource):

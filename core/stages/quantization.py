@@ -95,7 +95,7 @@ class _Quantization:
             self.calibrated = self._measure(step=0)
         reporter.result(self.result_name, {"calibrated": self.calibrated.top1, "bits": self.config.weight_bits})
         if not state:
-            self.context.save(self.stage, self._state)  # so that nobody has to wait for the calibration again
+            self.context.save(self.stage, self._state)  # so that a resumed run does not calibrate again
 
     def _measure(self, step: int) -> Accuracy:
         """Accuracy on the whole evaluation set, and its part for the checks as a record."""

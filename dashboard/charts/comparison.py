@@ -20,7 +20,7 @@ from dashboard.tables.run_list import BASELINE, width_of
 from dashboard.tables.terms import DEFAULT_TERMS, Term, loss_terms
 from dashboard.text import one_line_text, plotly
 
-MOST = 8  # runs in one comparison: more colors cannot be told apart
+MOST = 8  # runs in one comparison: more colors cannot be distinguished
 # One color per run. None of them is that of a method, all have a contrast of 3 to 1 against the white and the dark background, and any two
 # are 20 apart in CIELAB, also as people with protanopia, deuteranopia and tritanopia see them (simulated after Machado et al., 2009).
 COLORS = ("#6938FA", "#7B9C16", "#E963A6", "#107058", "#B48C64", "#1F8CF9", "#B219B2", "#776222")

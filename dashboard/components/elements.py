@@ -188,7 +188,7 @@ def text_block_data(lines: Sequence[str], title: str = "", progress: float | Non
 
 
 def update_socket(key: str, address: str, layout: str, milliseconds: int) -> None:
-    """Connects the page to the update socket at `address`, which it asks for updates after so many milliseconds.
+    """Connects the page to the update socket at `address`, which it asks for updates at an interval in milliseconds.
 
     Streamlit redraws the view when the layout version in an answer differs from `layout`.
     """

@@ -21,7 +21,7 @@ def collect_garbage_often() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.collect()  # starts counting live objects anew
+    gc.collect()  # restarts the counting of live objects
 
 
 def share_memory() -> None:

@@ -107,7 +107,7 @@ def _layout_version(run: Run, values: Values) -> str:
 
 
 def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
-    """Draws a fragment, and redraws it every so many seconds, at a lower priority than jobs. None: only when its widgets are used."""
+    """Draws a fragment, and redraws it at an interval in seconds, at a lower priority than jobs. None: only when its widgets are used."""
     first = True
 
     @st.fragment(run_every=seconds)

@@ -17,7 +17,7 @@ from dashboard.tables import iterations
 from dashboard.updates.live_view import Values
 from dashboard.views.generation_data import ShownIteration, names_for
 
-_IN_A_ROW = 4  # at most so many methods side by side
+_IN_A_ROW = 4  # methods side by side, at most
 
 
 def sheet_values(run: Run, shown: ShownIteration) -> Values:

@@ -1,4 +1,4 @@
-"""What a method is to the loop: a source of images with parameters to optimize."""
+"""The interface between a method and the loop: a source of images with parameters to optimize."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from core.models.full_precision import FullPrecisionModel
 
 
 class ImageSource(ABC):
-    """A method at work on one network: it offers images, and changes them when it is told their gradient.
+    """A method, run on one network: it provides images and changes them along their gradient.
 
     The loop (core/generation/loop.py) runs `steps` iterations in batches. Each iteration it asks for `images(iteration)`, runs the network
     on them, computes the loss terms and their gradient for `parameters()`, and calls `advance`. It saves what `to_save` yields. The loop
@@ -39,11 +39,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def start_batch(self, index: int) -> None:
-        """Begins batch number `index`: sets `labels`, and what the batch needs."""
+        """Begins batch number `index`: sets `labels` and prepares the batch."""
 
     @abstractmethod
     def parameters(self) -> Sequence[Tensor]:
-        """What the loss is differentiated for."""
+        """The tensors with respect to which the loss is differentiated."""
 
     @abstractmethod
     def images(self, iteration: int) -> Tensor:
@@ -55,7 +55,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def current(self) -> Tensor:
-        """The images as they are now, without augmentation and without gradient."""
+        """The current images, without augmentation and without gradient."""
 
     def full_size(self) -> Tensor:
         """`current` at the network's image size."""
@@ -70,15 +70,15 @@ class ImageSource(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything that decides what follows in this batch, between two steps: tensors and plain values."""
+        """The complete state of this batch between two steps: tensors and plain values."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state` was taken, to the same bits; `start_batch` was called before."""
+        """Continues from `state` with the same bits as without an interruption; `start_batch` was called before."""
 
 
 class JointSource(ImageSource):
-    """A source that goes on learning while a network is quantized on its images: what a training draws from instead of a set of images.
+    """A source that keeps learning during quantization-aware training, which draws its batches from it instead of from an image set.
 
     A training calls `batch`, takes one step of the student, then calls `update`, in that order and once each per step.
     """
@@ -93,7 +93,7 @@ class JointSource(ImageSource):
 
     @abstractmethod
     def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
-        """One step of the source's own training against both networks, whose parameters and gradients stay as they are; figures for the
+        """One step of the source's own training against both networks, whose parameters and gradients do not change; figures for the
         records of the training."""
 
 

@@ -1,4 +1,4 @@
-"""Methods that train a generator, before and, where they want to, together with the student."""
+"""Methods that train a generator, before the student and optionally together with it."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from core.generation.sources.base import JointSource, balanced_labels
 
 
 class GeneratedImages(JointSource):
-    """Images that a generator makes of Gaussian noise z `(N, latent)` and labels, conditioned on them as GDFQ does (Xu et al., ECCV 2020).
+    """Images that a generator makes from Gaussian noise z `(N, latent)` and labels, conditioned on them as in GDFQ (Xu et al., ECCV 2020).
 
     The generation stage trains it on the loss terms of the full-precision network alone, and saves `config.images` images with balanced
     labels at its end. A joint training then continues from there: each step of the student is followed by one of the generator, whose loss

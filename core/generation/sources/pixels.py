@@ -32,7 +32,8 @@ class PixelImages(ImageSource):
 
     With `config.half_resolution_fraction`, each batch starts at half the image size, as in DeepInversion (Yin et al., CVPR 2020), then is
     upsampled and continues with a fresh optimizer; shifts are half as large in that phase. Batch b starts from the same noise in every
-    method, whatever happened before. Raises ModelError when the network does not accept images of half the size where that is asked for.
+    method, whatever happened before. Raises ModelError when the config asks for images of half the
+    size and the network does not accept them.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -115,7 +116,7 @@ class SignedMomentumImages(PixelImages):
 
 
 class AdamImages(PixelImages):
-    """The baseline of DFFG: Adam moves each pixel by a step of its own."""
+    """The baseline of DFFG: Adam adapts the step of each pixel."""
 
     def make_optimizer(self, pixels: Tensor) -> Optimizer:
         return torch.optim.Adam([pixels], lr=self.config.lr)

@@ -17,7 +17,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "max_pool2d": torch.max_pool2d, "max_pool2d_with_indices": torch.max_pool2d, "avg_pool2d": F.avg_pool2d,
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d, "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
 }  # fmt: skip
-# Operations kept as they are: they compute tensors from tensors, write to no argument and draw no random numbers.
+# Operations kept unchanged: they compute tensors from tensors, write to no argument and draw no random numbers.
 KEPT = frozenset({
     "abs", "add", "adaptive_max_pool2d", "addmm", "amax", "amin", "argmax", "avg_pool1d", "bmm", "celu", "ceil", "channel_shuffle",
     "clamp", "clamp_max", "clamp_min", "constant_pad_nd", "conv1d", "conv2d", "conv_transpose2d", "convolution", "div", "elu", "eq",

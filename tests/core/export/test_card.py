@@ -141,8 +141,8 @@ def test_figures_are_those_of_the_run(finished, written):
 def test_a_live_change_is_listed_and_said_to_be_missing_from_the_commands(written):
     text = (written / CARD).read_text()
     assert rows(text, "step") == [["2", "beta", "0.25"]]
-    assert "changed by a person while Adam was running" in text
-    assert "The commands do not include the settings changed by a person" in text
+    assert "changed by hand while Adam was running" in text
+    assert "The commands do not include the settings changed by hand" in text
     assert "python -m core run --preset quick" in text
     assert "--images 40 --iterations 4" in text
 
