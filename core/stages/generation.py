@@ -19,7 +19,7 @@ STAGE = "generation"
 
 
 def generate(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None) -> list[GenerationLoop]:
-    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images, as they are made."""
+    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images."""
     reporter = context.reporter
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [

@@ -32,8 +32,8 @@ class PixelImages(ImageSource):
 
     With `config.half_resolution_fraction`, each batch starts at half the image size, as in DeepInversion (Yin et al., CVPR 2020), then is
     upsampled and continues with a fresh optimizer; shifts are half as large in that phase. Batch b starts from the same noise in every
-    method, whatever happened before. Raises ModelError when the config asks for images of half the
-    size and the network does not accept them.
+    method, whatever happened before. Raises ModelError when the config asks for images of half the size and the
+    network does not accept them.
     """
 
     def __init__(self, *arguments: Any) -> None:
