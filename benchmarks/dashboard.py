@@ -1,13 +1,15 @@
-"""What a page costs and how fast it is, in a real Chromium beside a real job: `python benchmarks/dashboard.py`.
+"""Speed of the dashboard, and what an open page costs a job, in a real Chromium: `python benchmarks/dashboard.py`.
 
-Server, browser and job share this machine, as they do for someone who works on one computer. The job has a thread on every core. Prints
-one JSON object and writes benchmarks/results/dashboard.json: seconds until a page is of use, after the server's start and after a reload;
-the job's speed with a page open against none, in turns, for the Studio while images are made and for Quantize while it trains;
-milliseconds of a refresh on the server, and from a slider's key to the job; megabytes that as many refreshes of the pictures add to the
-server as an hour has seconds. (The curves are drawn anew as time passes, which is less often then than in an hour; sessions.py has four
-times as many of them.) Takes half an hour; `--quick` takes six minutes, for a look.
+Server, browser and job share this machine, as on a user's own computer. The job has one thread per core. Prints one JSON object and
+writes benchmarks/results/dashboard.json:
 
-Needs requirements-dev.txt and a Chromium, as the tests do.
+- seconds until a page is usable, after the server starts and after a reload
+- speed of the job with an open page relative to no page, in turns: the Studio during generation, Quantize during training
+- milliseconds of a refresh on the server, and from a key press on a slider to the job
+- growth of the server in megabytes over 3,600 image refreshes, one for each second of an hour. Curves are redrawn at intervals of clock
+  time, so less often here than in an hour; sessions.py has four times as many redraws.
+
+Takes half an hour; `--quick` takes six minutes and gives rough values. Needs requirements-dev.txt and a Chromium, as the tests do.
 """
 
 from __future__ import annotations
@@ -42,14 +44,14 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
 EVERY_MILLISECOND = 0.001
-SETTLES = 6  # seconds that a page may go on drawing after it is of use
-# long enough for all that is measured, and the training soon
+SETTLES = 6  # seconds for which a usable page may keep drawing
+# jobs that outlast the measurements; few images, so that the training starts soon
 GENERATION = {"Generation": {"Images": 100_000, "Iterations": 1000}}
 TRAINING = {"Generation": {"Images": 256, "Iterations": 10}, "Quantization": {"Training steps": 100_000}}
 
 
 def usable(page: Page, address: str) -> float:
-    """Seconds from asking for the Studio until both pictures and a slider are there."""
+    """Seconds from requesting the Studio until the images of both methods and a slider are there."""
     began = time.monotonic()
     page.goto(address, wait_until="commit")
     for method in ("MI-FGSM", "Adam"):
@@ -59,13 +61,13 @@ def usable(page: Page, address: str) -> float:
 
 
 def training(page: Page, address: str) -> None:
-    """Quantize, scrolled to the curves that move."""
+    """Opens Quantize and scrolls to a curve that is updated."""
     page.goto(address)
     page.get_by_role("figure", name="test accuracy, %").scroll_into_view_if_needed()
 
 
 def started(port: int, environment: dict[str, str], log: Any, browser: Browser) -> tuple[subprocess.Popen, float]:
-    """A server, and seconds from its command until its first page is of use."""
+    """Starts a server; returns it with the seconds until its first page is usable."""
     began = time.monotonic()
     server = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "--server.port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -75,7 +77,7 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
             urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
             break
         if server.poll() is not None:
-            raise SystemExit("the server ended before it served a page")
+            raise SystemExit("the server exited before it served a page")
         time.sleep(0.02)
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     page.goto(f"http://127.0.0.1:{port}")
@@ -86,7 +88,7 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
 
 
 def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> None:
-    """A run started as a person would, with the quick preset but for these settings: tab -> label -> value."""
+    """Starts a run through the form: the quick preset with these settings, tab -> label -> value."""
     page.goto(address)
     all_settings = page.get_by_text("All settings").first
     page.get_by_text("New run", exact=True).or_(all_settings).first.wait_for()
@@ -104,7 +106,7 @@ def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> 
 
 
 def speed(store: RunStore, stage: str, seconds: float) -> float:
-    """Steps of the job in a second."""
+    """Steps per second of the job."""
     steps, began = taken(store, stage), time.monotonic()
     time.sleep(seconds)
     return (taken(store, stage) - steps) / (time.monotonic() - began)
@@ -113,13 +115,13 @@ def speed(store: RunStore, stage: str, seconds: float) -> float:
 def in_turns(
     browser: Browser, show: Callable[[Page], Any], store: RunStore, stage: str, server: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """The job's speed with nobody, with a page that shows it, and after that was closed."""
+    """Speed of the job without a page, with a page that shows it, and after that page is closed."""
     ratios, closed, shares, speeds = [], [], [], []
     for _ in range(rounds):
         before = speed(store, stage, seconds)
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         show(page)
-        # the curves, which may be out of sight, are drawn once, later
+        # curves outside the window are drawn once, after a delay
         page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
         time.sleep(SETTLES)
         processor, began = processor_seconds(server), time.monotonic()
@@ -142,8 +144,10 @@ def in_turns(
 
 
 def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
-    """Milliseconds from a key on the slider of epsilon until the job has it, and what of them is beyond the iteration of both methods that
-    was going on, which a change waits for."""
+    """Milliseconds from a key press on the ε slider until the job has the value.
+
+    Also without the current iteration of both methods, which every change waits for.
+    """
     run = store.runs()[0]
     slider = page.get_by_role("slider", name="ε").first
     delays, steps = [], []
@@ -155,9 +159,9 @@ def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
         while len(store.changes(run.id)) == known:
             time.sleep(EVERY_MILLISECOND)
             if time.monotonic() - began > 10:
-                raise SystemExit("a slider was moved and the job did not take its value within ten seconds")
+                raise SystemExit("the job did not receive the value of a slider within 10 seconds")
         delays.append(time.monotonic() - began)
-        steps.append(store.changes(run.id)[-1]["step"])  # that were taken before the change
+        steps.append(store.changes(run.id)[-1]["step"])  # steps taken before the change
     seconds = {(record.series, record.step): record.data["seconds"] for record in store.records(run.id, "generation")}
     iterations = [sum(seconds[method, step] - seconds.get((method, step - 1), 0.0) for method in run.config.methods) for step in steps]
     beyond = sorted(1000 * (delay - iteration) for delay, iteration in zip(delays, iterations))
@@ -169,7 +173,7 @@ def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
 
 
 async def refreshes(port: int, query: str, count: int, server: int) -> dict[str, Any]:
-    """So many refreshes of one session, twenty times as often as a page asks for them, without a browser; the server's memory meanwhile."""
+    """Refreshes one session `count` times without a browser, 20 times as often as a page would; measures time and the server's memory."""
     session = Session(port, query, pace=20)
     task = asyncio.create_task(session.run())
     memory = []
@@ -195,7 +199,7 @@ async def refreshes(port: int, query: str, count: int, server: int) -> dict[str,
 
 
 def measure(quick: bool, folder: Path) -> dict[str, Any]:
-    """Everything in one run."""
+    """Runs all measurements; returns the JSON object."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, RUNS_VARIABLE: str(folder)}
@@ -221,7 +225,7 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             for _ in range(3 if quick else 7):
                 page = browser.new_page(viewport={"width": 1440, "height": 1000})
                 usable(page, address)
-                loads.append(usable(page, address))  # a reload: what it needs is in the browser's cache
+                loads.append(usable(page, address))  # a reload: the browser's cache is filled
                 page.close()
             is_known("seconds_to_a_reloaded_page", [round(seconds, 2) for seconds in sorted(loads)])
             rounds, seconds = (2, 10) if quick else (9, 15)
@@ -231,7 +235,7 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             usable(page, address)
             is_known("slider", slider_delays(page, store, 5 if quick else 20))
             browser.close()
-        # playwright's loop of events would be in the way
+        # outside of sync_playwright, whose event loop conflicts with asyncio.run
         generation = store.runs()[0].id
         is_known("refresh", asyncio.run(refreshes(port, f"run={generation}", 100 if quick else 3600, server.pid)))
         with sync_playwright() as playwright:

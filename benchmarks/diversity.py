@@ -1,7 +1,7 @@
-"""The CLIP similarities of 2,048 images, and the memory that 100,000 take: `python benchmarks/diversity.py`.
+"""Time of the CLIP similarities of 2,048 images, time and memory of those of 100,000: `python benchmarks/diversity.py`.
 
-Prints one JSON object and writes benchmarks/results/diversity.json. The embeddings of the 100,000 are random unit vectors, as only
-the similarities are in question there.
+Prints one JSON object and writes benchmarks/results/diversity.json. The 100,000 embeddings are random unit vectors, because only the
+similarities are measured there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.evaluation.encoder import load_encoder
 
 
 def measure(few: int = 2048, many: int = 100_000) -> dict[str, Any]:
-    """Seconds of each part for a few images, seconds and memory of the similarities of many."""
+    """Seconds of each part for `few` images; seconds and memory of the similarities of `many`."""
     encoder = load_encoder("embedded", "cpu")
     images, _ = embedded_images()
     images = images.repeat(2, 1, 1, 1)[:few]

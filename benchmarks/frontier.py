@@ -1,10 +1,10 @@
-"""Accuracy over generation time: `python benchmarks/frontier.py`. The headline of the paper is ten times cheaper images than ZeroQ's.
+"""Accuracy over generation time: `python benchmarks/frontier.py`. The paper's main claim is images ten times cheaper than ZeroQ's.
 
-MI-FGSM and Adam as the quick preset has them, each image saved in 4 states of one cycle, with fewer and more iterations; and ZeroQ's
-own loop (benchmarks/peers/zeroq.py), looked at on its way to its 500 iterations. For each: seconds an image that can be used, and what
-post-training quantization to W4A4 (no training, ranges of least squared error) makes of the first 128 such images, as top-1 on the
-embedded 2,000. With --seeds 3 the mean and standard deviation of three, as the choice of images moves the accuracy.
-Prints one JSON object and writes benchmarks/results/frontier.json.
+MI-FGSM and Adam with the settings of the quick preset and 4 snapshots of each image, for several numbers of iterations; and ZeroQ's own
+loop (benchmarks/peers/zeroq.py) at several of its 500 iterations. For each: seconds per usable image, and top-1 on the embedded 2,000
+images after post-training quantization to W4A4 (no training, ranges of least squared error) with the first 128 such images. --seeds 3
+gives mean and standard deviation over three seeds, because the accuracy depends on the choice of images. Prints one JSON object and
+writes benchmarks/results/frontier.json.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from core.generation.loop import synthesise
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import QuantizationTraining
 
-USED = 128  # images that calibrate
+USED = 128  # images for calibration
 BATCH = 128
 ITERATIONS = {"mi-fgsm": (5, 10, 25, 50, 100), "adam": (5, 10, 25, 50, 100), "ZeroQ": (10, 25, 50, 100, 250, 500)}
 
 
 def ours(model: FullPrecisionModel, method: str, seed: int) -> Iterator[tuple[int, float, ImageSet]]:
-    """For each number of iterations: seconds for an image, and the images."""
+    """For each number of iterations: the number, seconds per image, and the images."""
     for iterations in ITERATIONS[method]:
         snapshots = min(4, iterations - 1)
         config = GenerationConfig(images=snapshots * BATCH, iterations=iterations, snapshots=snapshots, batch_size=BATCH)
         began = _now()
         images, _ = synthesise(model, config, method, MachineConfig(seed=seed))
         seconds = _now() - began
-        # as many of each state: the first of every snapshot, whose labels are balanced
+        # equally many of each snapshot, the first ones, whose labels are balanced
         part = torch.arange(len(images)).view(snapshots, BATCH)[:, : USED // snapshots].flatten()
         yield iterations, seconds / len(images), ImageSet(images.images[part], images.labels[part])
 
 
 def _now() -> float:
-    """Seconds: the processor's with one thread, so that what else it does in between is not counted; with more those of the clock."""
+    """Processor seconds with one thread, which exclude other work on the machine; clock seconds with several."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def zeroq(model: FullPrecisionModel, seed: int) -> Iterator[tuple[int, float, ImageSet]]:
-    """The same of ZeroQ's loop."""
+    """The same for ZeroQ's loop."""
     labels = torch.arange(BATCH) % len(model.spec.classes)
     peer = ZeroQ(model, labels, initial_images(BATCH, model.spec.image_size, torch.Generator().manual_seed(seed)))
     seconds = 0.0
@@ -70,7 +70,7 @@ def zeroq(model: FullPrecisionModel, seed: int) -> Iterator[tuple[int, float, Im
 
 
 def measure(seeds: int, threads: int) -> dict[str, Any]:
-    """Points of the curve of each method."""
+    """Accuracy and seconds per image of each method at each number of iterations."""
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
     evaluation_set = load_evaluation_set("embedded", model.spec)
@@ -81,7 +81,7 @@ def measure(seeds: int, threads: int) -> dict[str, Any]:
             for iterations, seconds, images in zeroq(model, seed) if name == "ZeroQ" else ours(model, name, seed):
                 accuracy = evaluate(QuantizationTraining(model, images, config).inference_network(), model, evaluation_set).top1
                 found[name].setdefault(iterations, []).append((seconds, accuracy))
-                print(f"seed {seed}: {name} {iterations} iterations, {seconds:.4f} s an image, W4A4 {accuracy}", file=sys.stderr)
+                print(f"seed {seed}: {name} {iterations} iterations, {seconds:.4f} s per image, W4A4 {accuracy}", file=sys.stderr)
     points = {
         name: [
             {
@@ -99,7 +99,7 @@ def measure(seeds: int, threads: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seeds": seeds,
         "points": points,
-        # the cheapest of ours that is as accurate as ZeroQ at its end
+        # the cheapest of our points that is at least as accurate as ZeroQ's last one
         "cheaper_than_zeroq": {
             name: next(
                 (round(best["seconds_an_image"] / p["seconds_an_image"], 1) for p in points[name] if p["w4a4"] >= best["w4a4"]), None

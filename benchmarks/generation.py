@@ -1,15 +1,15 @@
-"""What an iteration of the generation costs, against the network alone and against others: `python benchmarks/generation.py`.
+"""Cost of one iteration of the generation, relative to the network alone, and of other methods: `python benchmarks/generation.py`.
 
-One batch of the embedded ResNet-20, one core unless --threads says otherwise. In turns, median of the ratios within a round; first
-ours alone with the network, then all of them:
+One batch of the embedded ResNet-20, on one core unless --threads is given. The loops run in turns, first only ours with the network, then
+all of them; a ratio is the median over rounds:
 
-    network      forward and gradient with respect to the images, nothing else
-    mi-fgsm, adam    a step of ours with everything: shift, all losses, statistics of every layer, optimizer, clamp, records
-    by torch     the same, mi-fgsm, without what the machine's C compiler makes at the start (core/generation/fused/kernels.c)
-    DeepInversion, IntraQ, ZeroQ    their loops written anew (benchmarks/peers), with the gradients of the weights that theirs compute;
-                 "frozen": without these, a kindness that theirs do not have
+    network          forward pass and gradient with respect to the images, nothing else
+    mi-fgsm, adam    a complete iteration of ours: shift, all losses, statistics of every layer, optimizer, clamp, records
+    by torch         the same for mi-fgsm, without the compiled kernels (core/generation/fused/kernels.c)
+    DeepInversion, IntraQ, ZeroQ    their loops, reimplemented (benchmarks/peers), with the weight gradients that the originals compute;
+                     "frozen": without these gradients, an advantage that the originals do not have
 
---mct PYTHON also runs benchmarks/peers/mct.py with that interpreter, in turns with ours. Also how time and memory grow with the
+--mct PYTHON also runs benchmarks/peers/mct.py with that interpreter, in turns with ours. Also measures how time and memory grow with the
 number of images. Prints one JSON object and writes benchmarks/results/generation.json.
 """
 
@@ -43,20 +43,19 @@ from core.models.full_precision import load_model
 ROOT = Path(__file__).parents[1]
 BATCH = 128
 CONFIG = GenerationConfig(images=4 * BATCH, iterations=10_000, batch_size=BATCH, snapshots=4)
-TURNS = 7  # with the toolkit
+TURNS = 7  # with model-compression-toolkit
 PEERS = (DeepInversion, IntraQ, ZeroQ)
 
 
 def measure(threads: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds and ratios of one iteration of each."""
+    """Milliseconds and ratios of one iteration of each loop."""
     torch.set_num_threads(threads)
     model = load_model("resnet20_cifar10", "cpu")
     methods = {"mi-fgsm": GenerationLoop(model, CONFIG), "adam": GenerationLoop(model, CONFIG, "adam")}
     by_torch = GenerationLoop(model, CONFIG)
-    images, labels = (
-        methods["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True),
-        methods["mi-fgsm"].labels,
-    )
+    source = methods["mi-fgsm"].source
+    images = source.current().clone(memory_format=torch.preserve_format).requires_grad_(True)
+    labels = source.labels
 
     def network() -> None:
         torch.autograd.grad(F.cross_entropy(model.network(images), labels), images)
@@ -67,7 +66,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
 
     peers = {peer.__name__: peer(model, labels, images) for peer in PEERS}
     frozen = {f"{peer.__name__}, frozen": peer(model, labels, images, freeze=True) for peer in PEERS}
-    # in two groups: whoever comes after a loop that leaves hundreds of megabytes behind pays for it
+    # in two groups, because a loop that leaves hundreds of megabytes behind slows down the next one
     alone = {"network": network, **{name: method.step for name, method in methods.items()}, "by torch": plain}
     beside = {**alone, **{name: peer.step for name, peer in {**peers, **frozen}.items()}}
     own, table = against(in_turns(alone, 2 * rounds), "network"), against(in_turns(beside, rounds), "network")
@@ -86,7 +85,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
 
 
 def toolkit(python: str, threads: int) -> dict[str, Any]:
-    """What peers/mct.py measures, run by an interpreter that has the toolkit, in turns with as many seconds of ours."""
+    """The result of peers/mct.py, run by an interpreter that has the toolkit, in turns with as many seconds of ours."""
     command = [python, str(ROOT / "benchmarks/peers/mct.py"), "--threads", str(threads), "--batch", str(BATCH), "--iterations", "13"]
     torch.set_num_threads(threads)
     method = GenerationLoop(load_model("resnet20_cifar10", "cpu"), CONFIG)
@@ -107,8 +106,8 @@ def toolkit(python: str, threads: int) -> dict[str, Any]:
 
 
 def growth(threads: int) -> list[dict[str, float]]:
-    """Microseconds an image and iteration, and peak memory of `python -m core generate`, for more and more images."""
-    # the kernel's own count, as that of getrusage begins with the memory of whoever starts a process
+    """Microseconds per image and iteration, and peak memory, of `python -m core generate` for increasing numbers of images."""
+    # VmHWM, because the peak from getrusage includes the memory of the parent process
     code = (
         "import sys; from core.__main__ import main; main(sys.argv[1:]); "
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
@@ -138,7 +137,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--mct", metavar="PYTHON", help="interpreter of an environment with model-compression-toolkit")
     options = parser.parse_args()
-    keep_memory()  # as a run does; the network alone and the peers' loops gain by it, too
+    keep_memory()  # as a run does; the network alone and the peers' loops benefit as well
     began = time.perf_counter()
     measured = measure(options.threads, options.rounds)
     if options.mct:

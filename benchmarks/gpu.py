@@ -1,12 +1,12 @@
 """Speed and reproducibility on a GPU and a CPU: `python benchmarks/gpu.py`. Prints one JSON object and writes benchmarks/results/gpu.json.
 
-Of the embedded ResNet-20, on "cuda" (--device, for a look without one, takes "cpu"):
+For the embedded ResNet-20 on "cuda" (--device cpu is for a try without a GPU and writes no file):
 
-- `generation`: an iteration with everything, for batches of 128 and 512, against the network alone (forward, input gradient), in turns;
-  plain, and with the knob `compile`.
+- `generation`: a complete iteration with batches of 128 and 512, relative to the network alone (forward pass, input gradient), in turns;
+  without and with the knob `compile`.
 - `training`: a step of QAT at W4A4 with the settings of the presets, batches of 64 and 256.
-- `repeats`: whether the same settings give the same images and the same quantized network, to the bit, when they run again there.
-- `like_the_cpu`: which share of the bytes of the images, and of the scores' classes, are those that the CPU gets.
+- `repeats`: whether a repetition on the same device gives bit-identical images and quantized networks.
+- `like_the_cpu`: the share of image bytes, and of predicted classes, that are equal to the CPU's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SMALL = GenerationConfig(images=256, iterations=20, batch_size=64, snapshots=2)
 
 
 def _finished(function: Callable[[], Any]) -> Callable[[], None]:
-    """The function, followed by a wait until the GPU has finished its work."""
+    """The function, followed by a wait for the GPU."""
 
     def finished() -> None:
         function()
@@ -47,12 +47,13 @@ def _finished(function: Callable[[], Any]) -> Callable[[], None]:
 
 
 def generation(model: FullPrecisionModel, batch: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of an iteration of each, and the ratio to the network alone."""
+    """Milliseconds of an iteration of each loop, and its ratio to the network alone."""
     config = GenerationConfig(images=4 * batch, iterations=100_000, batch_size=batch, snapshots=4)
     plain = {name: GenerationLoop(model, config, name) for name in ("mi-fgsm", "adam")}
     compiled = GenerationLoop(model, config, machine=MachineConfig(compile=True))
-    images = plain["mi-fgsm"].images.detach().clone(memory_format=torch.preserve_format).requires_grad_(True)
-    labels = plain["mi-fgsm"].labels
+    source = plain["mi-fgsm"].source
+    images = source.current().clone(memory_format=torch.preserve_format).requires_grad_(True)
+    labels = source.labels
 
     def network() -> None:
         torch.autograd.grad(F.cross_entropy(model.network(images), labels), images)
@@ -74,7 +75,7 @@ def training(model: FullPrecisionModel, images: ImageSet, rounds: int) -> dict[s
 
 
 def generated(model: FullPrecisionModel, method: str) -> ImageSet:
-    """The small set that is made again and again."""
+    """A small image set, with the same settings each time."""
     synthesis = GenerationLoop(model, SMALL, method)
     while not synthesis.finished:
         synthesis.step()
@@ -82,7 +83,7 @@ def generated(model: FullPrecisionModel, method: str) -> ImageSet:
 
 
 def trained(model: FullPrecisionModel, images: ImageSet) -> dict[str, torch.Tensor]:
-    """The state of the network that 20 steps of QAT leave."""
+    """State of the quantized network after 20 steps of QAT."""
     config = replace(preset("quick").training, weight_bits=4, activation_bits=4, steps=20)
     training = QuantizationTraining(model, images, config)
     while not training.finished:
@@ -91,7 +92,7 @@ def trained(model: FullPrecisionModel, images: ImageSet) -> dict[str, torch.Tens
 
 
 def measure(device: str, rounds: int) -> dict[str, Any]:
-    """The object that is printed."""
+    """Runs all measurements; returns the JSON object."""
     model, reference = load_model("resnet20_cifar10", device), load_model("resnet20_cifar10", "cpu")
     sets = {name: [generated(model, name) for _ in range(2)] for name in ("mi-fgsm", "adam")}
     networks = [trained(model, sets["mi-fgsm"][0]) for _ in range(2)]
@@ -115,8 +116,8 @@ def measure(device: str, rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cuda or cpu.")
-    parser.add_argument("--rounds", type=int, default=50, help="Iterations of each that are timed.")
+    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--rounds", type=int, default=50, help="timed iterations of each loop")
     options = parser.parse_args()
     try:
         measured = measure(options.device, options.rounds)

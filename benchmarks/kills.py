@@ -1,13 +1,13 @@
 """Kills runs at random moments and counts what was lost: `python benchmarks/kills.py --kills 200`.
 
-Three small runs (generation by both methods and training with learned ranges; the same with min-max ranges and SGD; training on
-given images) are computed once without a kill. Then each is started again and again, killed with SIGKILL after a random time,
-found by the next process and resumed, until it is complete; then it is deleted, with kills there too. Processes are forked from one
-that has torch loaded already, so that a kill costs a fraction of a second and hits the work, not the import. Checkpoints are
-written at every opportunity, so that most kills come near one.
+Two small runs (generation by both methods and training with learned ranges; generation by MI-FGSM and training with min-max ranges and
+SGD) are computed once without a kill. Then each is started, killed with SIGKILL after a random time, and resumed by the next process,
+again and again until it is complete; then it is deleted, with kills during the deletion as well. Processes are forked from one that has
+already loaded torch, so that a kill costs a fraction of a second and hits the work, not the import. Resume states are written at every
+opportunity, so that most kills come near one.
 
-After every kill, what the next process finds is checked: the database is sound, every run is there, none lost records older than
-its checkpoint, and nothing lies about that belongs to nobody. Prints one JSON object; exit code 1 when anything was lost.
+After every kill, the state that the next process finds is checked: the database is intact, every run is there, none has lost records
+older than its resume state, and no orphaned files are left. Prints one JSON object; the exit code is 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FILES = (f"{layout.IMAGES}/**/{layout.IMAGES_FILE}", f"{layout.QUANTIZED}/**/*.s
 
 
 def configs(data: Path) -> dict[str, RunConfig]:
-    """Small runs that go through every kind of state."""
+    """Small runs with every kind of resume state."""
     generation = GenerationConfig(images=32, snapshots=2, batch_size=8, iterations=8)
     training = TrainingConfig(steps=12, training_batch_size=8, calibration_images=16)
     whole = RunConfig(
@@ -64,7 +64,7 @@ def configs(data: Path) -> dict[str, RunConfig]:
 
 
 def write_data(folder: Path) -> None:
-    """A few of the embedded evaluation images, as a folder a class."""
+    """Writes some of the embedded evaluation images, one folder per class."""
     from PIL import Image
 
     from core.data.labelled import load_evaluation_set
@@ -85,7 +85,7 @@ def write_data(folder: Path) -> None:
 
 
 class Telling(StoreReporter):
-    """Also signals each step through a pipe, so that the parent can time its kills to the steps."""
+    """Also signals each step through a pipe, so that the parent can time its kills relative to steps."""
 
     def record(self, stage: str, method: str, step: int, values: Mapping[str, Any]) -> None:
         super().record(stage, method, step, values)
@@ -93,7 +93,7 @@ class Telling(StoreReporter):
 
 
 def tell() -> None:
-    """One more thing has happened in this process."""
+    """Signals one event to the parent."""
     if _PIPE:
         os.write(_PIPE[1], b".")
 
@@ -102,9 +102,9 @@ _PIPE: list[int] = []
 
 
 def in_child(work: Callable[[], None], after: int = 0, seconds: float | None = None) -> tuple[bool, float]:
-    """Does the work in a forked process, killed so many seconds after it has told of so many things; without seconds it lives.
+    """Does the work in a forked process, which is killed `seconds` after it has signaled `after` events; seconds None: it is not killed.
 
-    (Whether it came to its end, seconds it took.)
+    Returns whether it finished, and the seconds it took.
     """
     began = time.monotonic()
     _PIPE[:] = os.pipe()
@@ -120,7 +120,7 @@ def in_child(work: Callable[[], None], after: int = 0, seconds: float | None = N
             os._exit(code)
     os.close(_PIPE[1])
     if seconds is not None:
-        # the end of the process ends the pipe, too
+        # the pipe ends with the process
         while after > 0 and (told := os.read(_PIPE[0], after)):
             after -= len(told)
         time.sleep(seconds)
@@ -129,12 +129,12 @@ def in_child(work: Callable[[], None], after: int = 0, seconds: float | None = N
     os.close(_PIPE[0])
     _PIPE.clear()
     if status not in (0, signal.SIGKILL):
-        raise SystemExit(f"a process that was not killed ended with {status}")
+        raise SystemExit(f"a process that was not killed ended with status {status}")
     return status == 0, time.monotonic() - began
 
 
 def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> None:
-    """What a process does with the folder: goes on with the unfinished run, or starts one."""
+    """What each process does with the folder: resumes the unfinished run, or starts one."""
     store = RunStore(folder)
     store.mark_interrupted()
     unfinished = [run.id for run in store.runs() if run.state.can_resume()]
@@ -153,13 +153,13 @@ def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> 
     past = store.changes(run_id)
     control = LocalControl(past=past)
     if not past:
-        control.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must turn again
+        control.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must apply again
     perform(store, run_id, Telling(store, run_id), control, finish=finish, every=0.0)
     store.close()
 
 
 def fingerprint(folder: Path) -> str:
-    """One value for all images and weights below a run's folder."""
+    """A hash of all images and weights below a run's folder."""
     digest = hashlib.sha256()
     for pattern in FILES:
         for path in sorted(folder.glob(pattern)):
@@ -168,7 +168,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def saved_steps(run_folder: Path) -> dict[tuple[str, str], int]:
-    """(stage, method) -> steps that the checkpoint holds."""
+    """(stage, series) -> number of steps in the resume state."""
     import torch
 
     path = run_folder / layout.CHECKPOINT / "state.pt"
@@ -182,7 +182,7 @@ def saved_steps(run_folder: Path) -> dict[tuple[str, str], int]:
 
 
 def look(folder: Path, expected: int) -> Counter[str]:
-    """What is wrong in the folder after a kill, as the next process finds it."""
+    """Problems in the folder after a kill, as the next process finds it: kind -> count."""
     wrong: Counter[str] = Counter()
     try:
         store = RunStore(folder)
@@ -208,8 +208,8 @@ def look(folder: Path, expected: int) -> Counter[str]:
 
 
 def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kills until there were so many; what was lost."""
-    import core.pipeline  # noqa: F401  # before the first fork
+    """Kills runs until there were `kills` kills; returns what was lost."""
+    import core.pipeline  # noqa: F401  # loads torch before the first fork
 
     chance = random.Random(seed)
     data = folder / "data"
@@ -231,7 +231,7 @@ def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             out = target / "out"
             started = False
             while True:
-                # half of them at any time, half at a step
+                # half of the kills at any time, half near a step
                 after, longest = chance.choice(((0, 0.5 * length[name]), (chance.randint(1, 9), 0.05)))
                 seconds = chance.uniform(0.0, longest) if where.total() < kills else None
                 ended, _ = in_child(partial(work_on, target, config, out), after, seconds)
@@ -271,7 +271,7 @@ def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
                 store = RunStore(target)
                 rest = store.runs()
                 store.close()
-                # either complete or deleted
+                # the run must be either complete or deleted
                 wrong["half deleted runs"] += bool(rest) and fingerprint(target / run.id) != wanted[name]
             wrong.update(look(target, 0))
             wrong["runs that came back"] += (target / run.id).exists()

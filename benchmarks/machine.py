@@ -1,4 +1,4 @@
-"""The machine of a measurement, timing helpers, and results: one JSON file per benchmark in benchmarks/results."""
+"""What the benchmarks share: description of the machine, timing in turns, and results as one JSON file each in benchmarks/results."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "open-clip-torch", "pytorchcv")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, versions and date."""
+    """Processor, cores, memory, GPU, versions and date."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -40,7 +40,7 @@ def processor() -> str:
 
 
 def write(name: str, measured: Mapping[str, Any]) -> Path:
-    """benchmarks/results/NAME.json with the machine it was measured on."""
+    """Writes benchmarks/results/NAME.json with the description of the machine; returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **measured}, indent=1) + "\n")
@@ -48,7 +48,7 @@ def write(name: str, measured: Mapping[str, Any]) -> Path:
 
 
 def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each function in each of `rounds` rounds, every function once a round, so that all meet the same machine."""
+    """Seconds of each function in each of `rounds` rounds. Each round calls every function once, so that load affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds + warm_up):
         for name, function in functions.items():

@@ -1,8 +1,8 @@
-"""Saves the rows of the paper's table that a finished run measured in the repository: `python benchmarks/paper.py RUN`.
+"""Keeps the measurements of a finished run as rows of the paper's table in the repository: `python benchmarks/paper.py RUN`.
 
-Start the run first, such as `python -m core run --preset quick --threads 1`, on the machine and in the environment in which this is
-called, as the versions written down are those found now. Writes assets/paper/measured.json, an entry for each row: an earlier figure of
-the same row, network and setting is replaced. A run whose knobs were turned live is refused, as no command makes it again.
+Start the run first, for example with `python -m core run --preset quick --threads 1`, on the same machine and in the same environment,
+because this script records the versions that it finds. Writes an entry for each row into assets/paper/measured.json, replacing an earlier
+one of the same row, network and commands. Refuses a run with live changes, because no command reproduces it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def entries(store: RunStore, run_id: str) -> list[dict[str, Any]]:
 
 
 def keep(new: Sequence[dict[str, Any]], path: Path) -> None:
-    """Writes the entries into the file, replacing earlier ones of the same row, network and commands."""
+    """Adds the entries to the file, replacing earlier ones of the same row, network and commands."""
 
     def about(entry: dict[str, Any]) -> tuple:
         return entry["row"], entry["model"], entry["commands"]
@@ -67,8 +67,8 @@ def keep(new: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", help="its id, as `python -m core runs` lists it")
-    parser.add_argument("--runs", type=Path, help="folder that keeps the runs (default RUNS_DIR, or runs)")
+    parser.add_argument("run", metavar="RUN", help="ID of the run, as `python -m core runs` lists it")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs (default: RUNS_DIR, or runs)")
     arguments = parser.parse_args()
     try:
         store = RunStore(arguments.runs)

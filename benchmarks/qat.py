@@ -1,13 +1,14 @@
-"""What quantization costs against full precision: `python benchmarks/qat.py --threads 1 --seconds 60`.
+"""Time of quantized training and evaluation relative to full precision: `python benchmarks/qat.py --threads 1 --seconds 60`.
 
-Of the embedded resnet20_cifar10 at W4A4, on the CPU. Prints one JSON object and writes benchmarks/results/qat.json:
+For the embedded resnet20_cifar10 at W4A4, on the CPU. Prints one JSON object and writes benchmarks/results/qat.json:
 
-- `quick` and `paper`: a training step (the settings of the preset, batches of 64) over what cannot be spared, which is a float32 training
-  step of the same network with the same optimizer on a batch that lies ready, BatchNorm as in evaluation, and the teacher's forward pass.
-- `evaluation`: top-1 accuracy of the quantized network over that of the full-precision one, on 10,000 images, which are the embedded
-  2,000 in at least five turns; the seconds are those of one turn.
+- `quick` and `paper`: a training step (settings of the preset, batches of 64) relative to the work that no implementation can avoid: a
+  float32 training step of the same network with the same optimizer on a prepared batch, BatchNorm as in evaluation, and the teacher's
+  forward pass.
+- `evaluation`: measuring the top-1 accuracy of the quantized network relative to that of the full-precision one, on 10,000 images: the
+  embedded 2,000 in at least five turns. Seconds are those of one turn.
 
-What is compared runs in turns, so that whatever else the machine does meets both alike; a ratio is the median of those of all turns.
+All alternatives run in turns, so that other load on the machine affects them alike; a ratio is the median over all turns.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from core.quantization.training import QuantizationTraining
 from core.threads import cpu_threads
 
 BATCH = 64
-LEAST = 5  # turns, however little time there is
+LEAST = 5  # turns, even if the time is up
 
 
 def measure(threads: int = 1, seconds: float = 60.0) -> dict[str, Any]:
-    """The object that is printed. seconds: about how long to measure; a third for each of the three comparisons."""
+    """Runs all measurements; returns the JSON object. seconds: about how long, a third of it for each of the three comparisons."""
     with cpu_threads(threads):
         model = load_model("resnet20_cifar10", "cpu")
         images, labels = embedded_images()
@@ -62,7 +63,8 @@ def measure(threads: int = 1, seconds: float = 60.0) -> dict[str, Any]:
 
 def _steps(model: FullPrecisionModel, images: ImageSet, config: TrainingConfig, seconds: float) -> dict[str, float]:
     training = QuantizationTraining(model, images, config)
-    batch, labels = training._next_batch()
+    batch, labels = training.source.batch(0, training.teacher, training.student)
+    batch = batch.contiguous(memory_format=torch.channels_last)
     float_step = _float_step(model, batch, labels, config)
 
     def teacher() -> None:
@@ -79,10 +81,10 @@ def _steps(model: FullPrecisionModel, images: ImageSet, config: TrainingConfig, 
 
 
 def _float_step(model: FullPrecisionModel, batch: Tensor, labels: Tensor, config: TrainingConfig) -> Callable[[], None]:
-    """A training step in full precision on a batch that is ready."""
+    """A training step in full precision on a prepared batch."""
     network = copy.deepcopy(model.network).eval().requires_grad_(True)
     optimizer: torch.optim.Optimizer
-    # a step size of next to nothing: over many steps the same batch must not take the network elsewhere
+    # a tiny step size, because many steps on the same batch must not change the network
     if config.training_optimizer == "adam":
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-9)
     else:
@@ -115,13 +117,13 @@ def _evaluation(model: FullPrecisionModel, images: ImageSet, config: TrainingCon
 
 
 def _ignored(_value: Any) -> None:
-    """For what is called for its time."""
+    """Discards a result: only the time of the call matters."""
 
 
 def _turns(work: dict[str, Callable[[], None]], seconds: float) -> dict[str, list[float]]:
-    """Seconds that each takes, run in turns until the time is up; the first turn is not counted.
+    """Seconds of each function, called in turns until the time is up; the first turn is not counted.
 
-    With one thread they are the processor's, so that what else it does in between is not counted; with more they are the clock's.
+    Processor seconds with one thread, which exclude other work on the machine; clock seconds with several.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in work}
@@ -139,8 +141,8 @@ def _turns(work: dict[str, Callable[[], None]], seconds: float) -> dict[str, lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="about how long to measure (default 60)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="about how long to measure (default: 60)")
     arguments = parser.parse_args()
     keep_memory()  # as a run does
     measured = measure(arguments.threads, arguments.seconds)

@@ -1,10 +1,9 @@
-"""Many sessions watch jobs on one server: `python benchmarks/sessions.py --sessions 20 --jobs 4 --minutes 10`.
+"""Load test, many sessions on one server: `python benchmarks/sessions.py --sessions 20 --jobs 4 --minutes 10`.
 
-A session here speaks Streamlit's own protocol over a websocket, as the page in a browser does: it asks for the page, and then for
-every fragment again whenever its time has come, and over the page's other socket for what is new of the run. It draws nothing, so
-that what is measured is the server: browsers are on other machines where there are twenty of them. Prints one JSON object: the speed of the
-job while one session watches, before and after, and while all do; the server's resident memory; messages, refreshes, and errors that were
-sent to a page.
+A session speaks Streamlit's protocol over a WebSocket, as a page in a browser does: it requests the page, reruns each fragment when it is
+due, and asks the page's other socket for updates of the run. It draws nothing, so that only the server is measured: the browsers of twenty
+users are on other machines. Prints one JSON object: the speed of the job without a session, with one session before and after, and with
+all; the server's resident memory; messages, refreshes, and errors sent to pages.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ SECONDS_ALONE = 30
 
 
 class Session:
-    """One browser tab, without the browser."""
+    """A browser tab without the browser."""
 
     def __init__(self, port: int, query: str, pace: float = 1.0) -> None:
-        """pace: how many times as often as the page asks it refreshes."""
+        """pace: how many times as often as a page the session refreshes."""
         self.url, self.query = f"ws://127.0.0.1:{port}/_stcore/stream", query
         self.origin = f"http://127.0.0.1:{port}"
         self.pace = pace
@@ -54,7 +53,7 @@ class Session:
         self._follower: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         async with websockets.connect(self.url, origin=self.origin, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore
             await self._ask(socket, "")
             try:
@@ -95,7 +94,7 @@ class Session:
             element = message.delta.new_element
             if element.WhichOneof("type") == "exception":
                 self.errors.append(f"{element.exception.type}: {element.exception.message}")
-            elif element.WhichOneof("type") == "bidi_component" and element.bidi_component.component_name == "dashboard.live":
+            elif element.WhichOneof("type") == "bidi_component" and element.bidi_component.component_name == "dashboard.update_socket":
                 data = json.loads(element.bidi_component.json)
                 if self._follower is None:
                     self._follower = asyncio.create_task(self._follow(data["address"], data["milliseconds"] / 1000))
@@ -103,7 +102,7 @@ class Session:
                     self._follower.result()
 
     async def _follow(self, address: str, seconds: float) -> None:
-        """As dashboard/components/live.js does."""
+        """Asks for updates as dashboard/components/update_socket.js does."""
         async with websockets.connect(f"{self.url.partition('/_stcore')[0]}{address}", origin=self.origin, max_size=None) as socket:  # type: ignore
             while True:
                 await asyncio.sleep(seconds / self.pace)
@@ -121,7 +120,7 @@ class Session:
 
 
 def resident(process: int) -> float:
-    """Megabytes."""
+    """Resident memory of a process in megabytes."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -139,10 +138,10 @@ def free_port() -> int:
 
 
 async def watch(sessions: int, runs: list[str], port: int, seconds: float, store: RunStore, server: int) -> dict[str, Any]:
-    """So many sessions for so long. Speed of the job and what it took."""
+    """Runs `sessions` sessions for `seconds`; returns the speed of the job and the load on the server."""
     tabs = [Session(port, f"run={runs[index % len(runs)]}") for index in range(sessions)]
     tasks = [asyncio.create_task(tab.run()) for tab in tabs]
-    await asyncio.sleep(5)  # the first drawing of each page
+    await asyncio.sleep(5)  # until each page has been drawn
     steps, began, processor = taken(store), time.monotonic(), processor_seconds(server)
     memory = []
     while time.monotonic() - began < seconds:
@@ -178,7 +177,7 @@ def percentiles(seconds: list[float]) -> list[float]:
 
 
 def taken(store: RunStore, stage: str = "generation") -> int:
-    """Steps of all runs so far."""
+    """Steps taken by all runs so far."""
     return sum(len(store.records(run.id, stage)) for run in store.runs())
 
 
@@ -187,7 +186,7 @@ async def measure(sessions: int, jobs: int, minutes: float, folder: Path) -> dic
     environment = {**os.environ, RUNS_VARIABLE: str(folder)}
     environment.pop("DASHBOARD_TOKEN", None)
     store = RunStore(folder)
-    # interrupted runs, which the server resumes: nobody has to press a button
+    # interrupted runs, which the server resumes at its start without anyone pressing a button
     config = RunConfig(
         generation=GenerationConfig(images=100_000, iterations=1000, snapshots=4), bits=(), evaluation=EvaluationConfig(encoder="")
     )
@@ -222,7 +221,7 @@ async def measure(sessions: int, jobs: int, minutes: float, folder: Path) -> dic
             none = await watch(0, runs, port, SECONDS_ALONE, store, server.pid)
             before = await watch(1, runs, port, SECONDS_ALONE, store, server.pid)
             all_of_them = await watch(sessions, runs, port, 60 * minutes, store, server.pid)
-            await asyncio.sleep(35)  # until the server counts those that left no more
+            await asyncio.sleep(35)  # until the server no longer counts the sessions that left
             after = await watch(1, runs, port, SECONDS_ALONE, store, server.pid)
         finally:
             server.kill()

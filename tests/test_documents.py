@@ -1,4 +1,4 @@
-"""The documents agree with the repository: links, commands, paths, and names that they mention exist.
+"""Links, commands, paths and names in the documents exist in the repository.
 
 Commands are parsed by the program's own parser and never executed.
 """
@@ -21,7 +21,7 @@ from core.__main__ import main
 from core.config import EXPORT_FORMATS, PRESETS, RANGE_METHODS
 
 ROOT = Path(__file__).parents[1]
-MOST_LINES = 150  # of README.md
+MOST_LINES = 150  # in README.md
 DOCUMENTS = [
     path
     for path in (
@@ -34,9 +34,9 @@ DOCUMENTS = [
     if path.exists()
 ]
 FOLDERS = ("assets", "benchmarks", "core", "dashboard", "docs", "examples", "tests")
-# what `python -m core` accepts as a word and checks later
+# arguments that the parser accepts as any string and `python -m core` checks later
 CHOICES = {"preset": tuple(PRESETS), "format": EXPORT_FORMATS, "range": RANGE_METHODS}
-OTHER_FLAGS = re.compile(r"--server\.\w+")  # of Streamlit
+OTHER_FLAGS = re.compile(r"--server\.\w+")  # Streamlit's
 _SHELL = {"", "sh", "bash", "console"}
 _PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./*-]*")
 _DOTTED = re.compile(r"(?:core|dashboard|examples)(?:\.\w+)+")
@@ -44,7 +44,7 @@ _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
 class Parsed(Exception):
-    """Ends `main` when the command line has been parsed."""
+    """Stops `main` once the command line is parsed."""
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def parsing_only() -> Iterator[None]:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """The parser of `python -m core`, and the arguments as it reads them. Raises ValueError with its message if it rejects them."""
+    """The parser of `python -m core`, and the parsed arguments. Raises ValueError with the parser's message if it rejects them."""
     message = io.StringIO()
     try:
         with parsing_only(), contextlib.redirect_stderr(message):
@@ -92,7 +92,7 @@ def names_of_tests() -> frozenset[str]:
 
 @cache
 def is_key(name: str) -> bool:
-    """Whether the engine has a result of this name."""
+    """Whether the engine has a result with this name."""
     return any(f'"{name}"' in path.read_text() for path in (ROOT / "core").rglob("*.py"))
 
 
@@ -101,7 +101,7 @@ def markdown(text: str) -> list[Token]:
 
 
 def inline(tokens: Sequence[Token]) -> Iterator[Token]:
-    """Links, images, and inline code, wherever they are."""
+    """Links, images, and inline code at any depth."""
     for token in tokens:
         for child in token.children or []:
             yield child
@@ -109,7 +109,7 @@ def inline(tokens: Sequence[Token]) -> Iterator[Token]:
 
 
 def anchors(tokens: Sequence[Token]) -> set[str]:
-    """The anchors that GitHub gives to the headings of a document."""
+    """The anchors that GitHub generates for a document's headings."""
     found: set[str] = set()
     for before, token in zip(tokens, tokens[1:]):
         if before.type != "heading_open":
@@ -121,7 +121,7 @@ def anchors(tokens: Sequence[Token]) -> set[str]:
 
 
 def link_problems(tokens: Sequence[Token], path: Path) -> Iterator[str]:
-    """Relative links and images that lead nowhere."""
+    """Broken relative links and images, and HTML, which is not checked."""
     for token in inline(tokens):
         target = str(token.attrs.get("href") or token.attrs.get("src") or "")
         if token.type == "html_inline":
@@ -138,7 +138,7 @@ def link_problems(tokens: Sequence[Token], path: Path) -> Iterator[str]:
 
 
 def core_problems(words: Sequence[str], is_mention: bool) -> Iterator[str]:
-    """Of `python -m core` with these arguments. is_mention: a command that is only named may lack required flags."""
+    """Problems of `python -m core` with these arguments. is_mention: a bare command name may lack required flags."""
     line = " ".join(["python -m core", *words])
     if words[1:] == ["--help"] or (is_mention and len(words) < 2):
         if words and words[0] not in core_flags():
@@ -155,7 +155,7 @@ def core_problems(words: Sequence[str], is_mention: bool) -> Iterator[str]:
 
 
 def script_problems(words: Sequence[str]) -> Iterator[str]:
-    """Of `python FILE` with these arguments: the file exists and mentions every flag."""
+    """Problems of `python FILE` with these arguments: the file must exist and contain every flag."""
     script = ROOT / words[0]
     if not script.is_file():
         yield f"python {words[0]}: there is no such file"
@@ -165,7 +165,7 @@ def script_problems(words: Sequence[str]) -> Iterator[str]:
 
 
 def pytest_problems(words: Sequence[str]) -> Iterator[str]:
-    """Of `python -m pytest` with these arguments: paths and the test names of -k exist."""
+    """Problems of `python -m pytest` with these arguments: paths and the test names of -k must exist."""
     for before, word in zip(["", *words], words):
         if before == "-k":
             files = [ROOT / other for other in words if (ROOT / other).is_file()]
@@ -178,7 +178,7 @@ def pytest_problems(words: Sequence[str]) -> Iterator[str]:
 
 
 def command_problems(line: str, is_mention: bool = False) -> Iterator[str]:
-    """Of one line of shell; commands of other programs are left alone."""
+    """Problems of one shell line; commands of other programs are ignored."""
     if not re.match(r"(\$ |\w+=\S* |time |\.venv/bin/)*(python|make)\b", line):
         return
     words = shlex.split(line.removeprefix("$ "), comments=True)
@@ -200,7 +200,7 @@ def command_problems(line: str, is_mention: bool = False) -> Iterator[str]:
 
 
 def name_problem(dotted: str) -> str:
-    """Empty if a dotted name such as core.export.packed.load_packed exists: a package or module, or a name that it defines."""
+    """Empty if a dotted name such as core.export.packed.load_packed is a package, a module, or a name that occurs in one."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         place = ROOT.joinpath(*parts[:length])
@@ -214,7 +214,7 @@ def name_problem(dotted: str) -> str:
 
 
 def code_problems(code: str) -> Iterator[str]:
-    """Of inline code: a command, a path, a dotted name, a test, or a flag."""
+    """Problems of inline code: a command, a path, a dotted name, a test, or a flag."""
     yield from command_problems(code, is_mention=True)
     for path in _PATH.findall(code) if _PATH.match(code) else []:
         if not any(ROOT.glob(path.rstrip("/"))):
@@ -235,7 +235,7 @@ def code_problems(code: str) -> Iterator[str]:
 
 
 def python_problems(source: str) -> Iterator[str]:
-    """Of a block of Python: its syntax, and its imports from this repository."""
+    """Problems of a Python block: its syntax, and its imports from this repository."""
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
@@ -251,7 +251,7 @@ def python_problems(source: str) -> Iterator[str]:
 
 
 def problems(text: str, path: Path) -> list[str]:
-    """Everything in a document that does not agree with the repository. path: where the document is, for its relative links."""
+    """All problems of a document. path: of the document, for its relative links."""
     tokens = markdown(text)
     found = list(link_problems(tokens, path))
     for token in inline(tokens):
@@ -270,11 +270,11 @@ def problems(text: str, path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_document_agrees_with_the_repository(path):
+def test_document_matches_the_repository(path):
     assert problems(path.read_text(), path) == []
 
 
-def test_every_page_is_reachable_from_the_readme():
+def test_every_document_is_reachable_from_the_readme():
     linked, waiting = set(), [ROOT / "README.md"]
     while waiting:
         path = waiting.pop()
@@ -301,7 +301,7 @@ def test_every_page_is_reachable_from_the_readme():
         "```sh\nssh -L 8501:127.0.0.1:8501 HOST\nstreamlit run\n```",
     ],
 )
-def test_what_is_right_is_accepted(text):
+def test_valid_text_is_accepted(text):
     assert problems(text, ROOT / "README.md") == []
 
 
@@ -344,7 +344,7 @@ def test_what_is_right_is_accepted(text):
         ("line\n" * (MOST_LINES + 1), f"{MOST_LINES + 1} lines: at most {MOST_LINES} are allowed"),
     ],
 )
-def test_what_is_wrong_is_found(text, problem):
+def test_problems_are_found(text, problem):
     found = problems(text, ROOT / "README.md")
     assert any(problem in one for one in found), found
 

@@ -1,8 +1,8 @@
-"""What ARCHITECTURE.md says one must touch to add something: a dummy of every kind is registered here, and no file of the product is.
+"""The extension points of CONTRIBUTING.md: dummies registered here work without a change to the product.
 
-A knob with a slider, a loss term, a range method with a knob of its own, a method that moves pixels, one that trains a generator together
-with the student, a page that follows a run, and an executor; then generation, training, Studio, Quantize, Compare, the report, the model
-card and the command line run with all of them.
+The dummies: a knob with a slider, a loss term, a range method with its own knob, a method that optimizes pixels, one that trains a
+generator with the student, a page that follows a run, and an executor. Generation, training, Studio, Quantize, Compare, the report, the
+model card and the command line run with them.
 """
 
 import json
@@ -36,7 +36,7 @@ SMALL = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size
 
 
 class SignImages(PixelImages):
-    """Moves pixels: the sign of the gradient, without momentum."""
+    """Optimizes pixels by the sign of the gradient, without momentum."""
 
     def make_optimizer(self, pixels):
         return torch.optim.SGD([pixels], lr=1.0)
@@ -47,7 +47,7 @@ class SignImages(PixelImages):
 
 
 class TinyGenerator(GeneratedImages):
-    """Trains a generator, then together with the student: it looks for images on which student and teacher differ."""
+    """Trains a generator, first alone and then with the student, toward images on which student and teacher differ."""
 
     latent = 4
 
@@ -69,7 +69,7 @@ class _Generator(nn.Module):
 
 
 class Percentile(RangeMethod):
-    """A range method with a knob of its own: what lies beyond a percentile of the absolute values is clipped."""
+    """A range method with its own knob: clips at a percentile of the absolute values."""
 
     def __init__(self, bits, channels, percentile):
         super().__init__(bits, channels)
@@ -101,7 +101,7 @@ STEPS = live_view.View("steps", _steps, lambda run, values: elements.text_block(
 
 
 class CountingExecutor(ThreadExecutor):
-    """A place where runs are computed, which counts them."""
+    """Computes runs in threads and lists their ids."""
 
     computed: list[str] = []
 
@@ -112,7 +112,7 @@ class CountingExecutor(ThreadExecutor):
 
 @pytest.fixture(scope="module")
 def extended():
-    """The product with a dummy of every kind, as an extension registers them."""
+    """Registers one dummy of every kind, as an extension would."""
     gamma = knob(
         0.05, "Weight of contrast, and step size of sign.", minimum=0.0, maximum=1.0, symbol="γ", live=True, slider=(0.0, 0.5), step=0.01
     )
@@ -133,7 +133,7 @@ def extended():
 
 @pytest.fixture(scope="module")
 def folder(extended, tmp_path_factory):
-    """A store with one run of all of them, by the command line."""
+    """A store with one run of the dummies, started from the command line."""
     folder = tmp_path_factory.mktemp("extended") / "runs"
     command = ["run", "--methods", "mi-fgsm", "sign", "tiny", "--gamma", "0.07", "--range", "percentile", "--percentile", "98"]
     given = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
@@ -162,7 +162,7 @@ def page(name: str, run_id: str, **address: str) -> AppTest:
     return app
 
 
-def test_everything_was_computed_with_them(run):
+def test_a_run_uses_the_dummies(run):
     store = session.store()
     assert run.state is RunState.COMPLETE, run.traceback
     assert (run.config.generation.gamma, run.config.training.percentile, run.config.training.range) == (0.07, 98.0, "percentile")
@@ -174,14 +174,14 @@ def test_everything_was_computed_with_them(run):
     generation = store.records(run.id, "generation")
     assert {record.series for record in generation} == {"mi-fgsm", "sign", "tiny"}
     assert all(record.data["contrast"] > 0 for record in generation)
-    # the generator took its own step after each of the student's
+    # the generator takes a step after each step of the student
     training = store.records(run.id, "training")
     assert [("generator" in record.data) for record in training if record.series == "tiny W4A4"] == [True, True]
     assert not any("generator" in record.data for record in training if record.series != "tiny W4A4")
 
 
-def test_the_knob_acts(extended, tmp_path, capsys):
-    """gamma is the step size of sign: its images fit better with one than without."""
+def test_an_added_knob_affects_the_images(extended, tmp_path, capsys):
+    """gamma is the step size of the method sign: its BNS loss ends lower than with gamma 0."""
     last = {}
     for gamma in ("0", "0.2"):
         arguments = ["generate", "--method", "sign", *SMALL, "--gamma", gamma, "--json", "--runs", str(tmp_path / gamma)]
@@ -200,8 +200,8 @@ def test_studio(run, view):
         assert any("L_C" in line for data in texts for line in data.get("lines", []))
 
 
-def test_a_slider_for_the_knob_acts_on_a_run(run, monkeypatch):
-    # in this process: a worker process knows nothing of what this test registered
+def test_the_slider_of_an_added_knob_changes_an_active_run(run, monkeypatch):
+    # in this process: a worker process would not have the dummies
     manager = RunManager(session.store(), executor="threads")
     config = RunConfig(methods=("mi-fgsm", "sign"), bits=()).with_knobs(
         {"images": 20, "iterations": 5000, "batch_size": 20, "snapshots": 1, "encoder": "", "device": "cpu", "threads": 1}
@@ -240,8 +240,8 @@ def test_compare(run):
     store.delete(other)
 
 
-def test_the_page_is_drawn_and_updated(run):
-    """By the function that the socket calls, found by the name of its view."""
+def test_an_added_page_is_drawn_and_updated(run):
+    """Updated by the function that the socket calls, which finds the view by name."""
     view = live_view.find_view("steps")
     assert view is STEPS
     values = live_view.collect_updates(view, run.id, f"?run={run.id}")["values"]
@@ -267,7 +267,7 @@ def test_report_card_and_command_line(run, folder, tmp_path, capsys):
     card = (tmp_path / "card" / "README.md").read_text()
     assert "Tiny generator" in card
     assert "percentile" in card
-    # the command that makes it again names what is not at its default
+    # the command that reproduces the run has the knobs that are not at their defaults
     assert "--gamma 0.07" in card.replace("\\", "")
     assert (
         main(
@@ -285,7 +285,7 @@ def test_report_card_and_command_line(run, folder, tmp_path, capsys):
     assert "--gamma" in capsys.readouterr().out
 
 
-def test_an_executor_computes_runs(extended, tmp_path):
+def test_an_added_executor_computes_runs(extended, tmp_path):
     store = RunStore(tmp_path / "runs")
     manager = RunManager(store, executor="counting")
     config = RunConfig(methods=("sign",), bits=()).with_knobs(

@@ -1,4 +1,4 @@
-"""Every page, the report, the card and the commands work with one, two, five and eight methods."""
+"""Every page, the report, the model card and the commands work with one, two, five and eight methods."""
 
 import json
 
@@ -24,7 +24,7 @@ COUNTS = (1, 2, 5, 8)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A store with a complete run of each number of methods, evaluated on twenty images."""
+    """A store with a complete run for each number of methods, evaluated on twenty images."""
     folder = tmp_path_factory.mktemp("methods")
     images, labels = embedded_images()
     for label, name in enumerate(CIFAR10_CLASSES):
@@ -76,7 +76,7 @@ def test_pages_show_every_method(runs, count):
             assert {METHODS[method].title for method in run.config.methods} <= titles
 
 
-def test_compare_and_the_views_of_the_studio(runs):
+def test_compare_and_studio_views(runs):
     app = AppTest.from_file("../dashboard/pages/compare.py", default_timeout=60)
     app.query_params["runs"] = ",".join(run.id for run in runs.values())
     app.run()

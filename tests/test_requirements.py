@@ -1,4 +1,4 @@
-"""The lower bounds of requirements.txt are what `make test-oldest` installs, and `install.py` uses a torch that is already installed."""
+"""`make test-oldest` installs the lower bounds of requirements.txt, and `install.py` uses a torch that is already installed."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def bounds(file: str, operator: str) -> dict[str, str]:
     return {match[1]: match[2] for match in found.values() if match}
 
 
-def test_the_oldest_are_the_lower_bounds():
+def test_oldest_requirements_are_the_lower_bounds():
     def numbers(version: str) -> tuple[int, ...]:
         return tuple(int(part) for part in f"{version}.0.0".split(".")[:3])
 
@@ -30,7 +30,7 @@ def test_the_oldest_are_the_lower_bounds():
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory) -> Path:
-    """A Python of a virtual environment with a torch and a torchvision, both of one line."""
+    """The Python of a virtual environment with one-line dummies of torch and torchvision."""
     folder = tmp_path_factory.mktemp("mine")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
@@ -46,7 +46,7 @@ def mine(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, python: Path, wanted: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command of a Python in a folder with install.py and these requirements, without a package index."""
+    """Runs a command of `python` in a folder with install.py and these requirements, without a package index."""
     folder.mkdir()
     (folder / "install.py").write_text((ROOT / "install.py").read_text())
     (folder / "requirements.txt").write_text(wanted)
@@ -62,7 +62,7 @@ def test_which_torch_is_used(tmp_path, mine, wanted, found):
     assert result.stdout.strip() == found, result.stderr
 
 
-@pytest.mark.slow  # makes an environment with pip
+@pytest.mark.slow  # creates an environment with pip
 def test_torch_is_not_installed_again(tmp_path, mine):
     result = run(tmp_path / "project", mine, "torch>=2.9\ntorchvision>=0.24\n", "install.py")
     assert result.returncode == 0, result.stderr
@@ -72,10 +72,10 @@ def test_torch_is_not_installed_again(tmp_path, mine):
     assert Path(seen.strip()).is_relative_to(mine.parents[1])
 
 
-@pytest.mark.slow  # makes two environments with pip
-def test_another_torch_where_no_torchvision_goes_with_it(tmp_path, mine):
+@pytest.mark.slow  # creates two environments with pip
+def test_another_torch_is_installed_if_no_torchvision_matches(tmp_path, mine):
     result = run(tmp_path / "project", mine, "torch>=2.9\ntorchvision>=0.25\n", "install.py")
-    assert result.returncode != 0  # the other one is not to be had without an index
+    assert result.returncode != 0  # another torch cannot be downloaded without an index
     assert "torch 2.9.1+cu128" in result.stderr
     assert "installing another one" in result.stderr
     assert not list((tmp_path / "project/.venv").rglob("packages_of*.pth"))

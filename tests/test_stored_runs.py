@@ -1,7 +1,7 @@
-"""Runs stored by an earlier version open, resume, export and are shown. (How they were made: tests/data/make_runs.py.)
+"""Runs stored by an earlier version can be opened, resumed, exported and shown. (tests/data/make_runs.py made them.)
 
-Only what is stored and what a user calls is named here: the command line, the pages, the store. Bits are not compared, as another
-processor rounds differently; counts, labels and states are, and pixels within a tolerance.
+These tests name only what is stored and what a user calls: the command line, the pages, the store. Counts, labels and states are compared
+exactly, pixels within a tolerance, because processors round differently.
 """
 
 import json
@@ -23,7 +23,7 @@ from dashboard.downloads import report
 
 DATA = Path(__file__).parent / "data" / "runs_of_version_1"
 PAGES = Path(__file__).parents[1] / "dashboard" / "pages"
-PLACEHOLDER = "@RUNS@"  # in the stored files for the folder of the runs
+PLACEHOLDER = "@RUNS@"  # stands for the runs folder in the stored files
 EXPECTED = json.loads((DATA / "expected.json").read_text())
 STATES = {
     "killed in generation": "interrupted",
@@ -37,13 +37,13 @@ STATES = {
 }
 RUNS = list(STATES)
 FLAGS = json.loads((DATA / "flags.json").read_text())
-# the last step of each stage that is in the checkpoint, and must not be computed again
+# the last step of each stage in the resume state; steps up to it must not be computed again
 CHECKPOINTS = {"killed in generation": {"generation": 6}, "stopped in training": {"generation": 4, "training": 2}}
 CONFIGS = sorted((DATA / "configs").glob("*.json"))
 
 
 def copy_to(folder: Path) -> Path:
-    """The stored runs in `folder`, with paths in their settings that point there."""
+    """Copies the stored runs to `folder` and makes the paths in their settings point there."""
     shutil.copytree(DATA / "runs", folder)
     connection = sqlite3.connect(folder / DATABASE)
     for table, column in (("run", "config"), ("run", "name"), ("result", "data"), ("record", "data")):
@@ -57,13 +57,13 @@ def copy_to(folder: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the stored runs for this test alone."""
+    """A copy of the stored runs for one test."""
     return copy_to(tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A copy for the tests that only read; its folder and the id of each run by its name."""
+    """A copy for tests that only read it: its folder, and run name -> id."""
     folder = copy_to(tmp_path_factory.mktemp("stored") / "runs")
     store = RunStore(folder)
     ids = {run.name: run.id for run in store.runs()}
@@ -73,7 +73,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(shared):
-    """The pages show the shared copy."""
+    """Run name -> id in the shared copy, which the pages show."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(RUNS_VARIABLE, str(shared[0]))
         session.manager.clear()
@@ -83,7 +83,7 @@ def server(shared):
 
 
 def command(capsys, *arguments) -> dict:
-    """What a command printed with --json."""
+    """The output of a command with --json."""
     code = main([*map(str, arguments), "--json"])
     output = capsys.readouterr()
     assert code == 0, output.err
@@ -91,7 +91,7 @@ def command(capsys, *arguments) -> dict:
 
 
 def leaves(values: dict) -> dict[str, list]:
-    """Every name in nested settings with the values that it has, in whichever section."""
+    """Name -> its values in all sections of nested settings."""
     found: dict[str, list] = {}
     for name, value in values.items():
         inner = leaves(value) if isinstance(value, dict) and not name.endswith(("_bits", "by_bits")) else {name: [value]}
@@ -100,7 +100,7 @@ def leaves(values: dict) -> dict[str, list]:
     return found
 
 
-def test_every_stored_run_is_listed_with_its_state_and_what_was_written_about_it(folder):
+def test_every_stored_run_keeps_its_state_note_tags_and_pin(folder):
     store = RunStore(folder)
     runs = {run.name: run for run in store.runs()}
     assert {name: str(run.state) for name, run in runs.items()} == STATES
@@ -130,16 +130,16 @@ def test_stored_presets_are_still_the_presets(name):
     assert RunConfig.from_dict(json.loads((DATA / "configs" / f"preset_{name}.json").read_text())) == PRESETS[name]
 
 
-@pytest.mark.parametrize("name", sorted(FLAGS.keys() - {"runs", "list"}))  # these two refuse nothing
-def test_a_command_takes_all_its_earlier_flags(name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", sorted(FLAGS.keys() - {"runs", "list"}))  # these two reject nothing
+def test_a_command_accepts_all_its_earlier_flags(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    # an unknown flag would end in SystemExit; this is refused later, as its paths do not exist
+    # an unknown flag would raise SystemExit; these flags are accepted, then fail because their paths do not exist
     assert main([name, *FLAGS[name]]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))
-def test_an_unfinished_run_is_resumed_to_its_end(folder, capsys, name):
+def test_an_unfinished_run_is_resumed_and_completes(folder, capsys, name):
     listed = command(capsys, "runs", "--runs", folder)["runs"]
     (run_id,) = [run["id"] for run in listed if run["name"] == name and run["resumable"]]
     store = RunStore(folder)
@@ -166,7 +166,7 @@ def test_an_unfinished_run_is_resumed_to_its_end(folder, capsys, name):
         assert (difference > 2).float().mean() <= 0.01
     networks = [str(path) for path in expected["sha256"] if path.endswith("quantized.safetensors")]
     assert len(list(home.rglob("quantized.safetensors"))) == len(networks)
-    # version 1 called the methods optimizers; what is printed has both names
+    # version 1 called the methods optimizers; the printed result has both names
     assert result.keys() - {"run"} == {*expected["result"], "methods"} == {*json.loads((home / "result.json").read_text()), "optimizers"}
     for method, figures in expected["result"]["optimizers"].items():
         assert result["optimizers"][method].keys() == figures.keys()
@@ -188,7 +188,7 @@ def test_an_unfinished_run_is_resumed_to_its_end(folder, capsys, name):
         ("given images", ("--format", "packed")),
     ],
 )
-def test_a_stored_network_is_exported_and_gives_the_same_scores(shared, capsys, tmp_path, name, options):
+def test_a_saved_network_gives_the_same_scores_after_export(shared, capsys, tmp_path, name, options):
     folder, ids = shared
     out = tmp_path / "network.safetensors"
     figures = command(capsys, "export", ids[name], *options, "--out", out, "--runs", folder)
@@ -198,7 +198,7 @@ def test_a_stored_network_is_exported_and_gives_the_same_scores(shared, capsys, 
 
 
 @pytest.mark.parametrize("name", ["complete", "live changes", "layer widths", "given images", "embedded network"])
-def test_a_model_card_is_written_of_a_stored_run(shared, capsys, tmp_path, name):
+def test_a_model_card_is_written_for_a_stored_run(shared, capsys, tmp_path, name):
     folder, ids = shared
     command(capsys, "export", ids[name], "--format", "card", "--out", tmp_path / "card", "--runs", folder)
     (card,) = (tmp_path / "card").glob("*.md")
@@ -211,7 +211,7 @@ def test_stored_images_are_exported_as_png(shared, capsys, tmp_path):
     assert len(list((tmp_path / "images").rglob("*.png"))) == 8
 
 
-def test_stored_images_and_a_stored_network_are_used_by_a_new_run(folder, capsys):
+def test_a_new_run_uses_stored_images_and_a_stored_network(folder, capsys):
     store = RunStore(folder)
     run = next(run for run in store.runs() if run.name == "live changes")
     images = store.run_folder(run.id) / "images" / "adam"
@@ -223,14 +223,14 @@ def test_stored_images_and_a_stored_network_are_used_by_a_new_run(folder, capsys
     assert result["quantized_layers"] == 4
 
 
-def test_a_stored_run_is_in_the_table_of_the_paper(shared, capsys):
+def test_a_stored_run_is_in_the_paper_table(shared, capsys):
     folder, ids = shared
     rows = command(capsys, "table", "--runs", folder)["rows"]
     assert ids["embedded network"] in json.dumps(rows)
 
 
 def test_a_stored_quantized_resnet20_is_loaded(shared, capsys, tmp_path):
-    """Its file names layers and quantizers; loading fails for a name that is missing or unexpected."""
+    """Its file names layers and quantizers; loading fails if a name is missing or unexpected."""
     folder, ids = shared
     result = json.loads((folder / ids["embedded network"] / "result.json").read_text())
     out = tmp_path / "network.safetensors"
@@ -239,7 +239,7 @@ def test_a_stored_quantized_resnet20_is_loaded(shared, capsys, tmp_path):
 
 
 def shown(name: str, **address: str) -> AppTest:
-    """A page at an address."""
+    """A page opened at an address."""
     app = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=60)
     for parameter, value in address.items():
         app.query_params[parameter] = value
@@ -256,7 +256,7 @@ def test_each_page_shows_each_stored_run(server, page, name):
     assert {error.value for error in app.error} <= said
 
 
-def test_the_studio_shows_a_stored_moment(server):
+def test_the_studio_shows_a_stored_iteration(server):
     app = shown("studio", run=server["live changes"], at="2")
     players = [element.proto for element in app.get("bidi_component") if element.proto.component_name.endswith("player")]
     (player,) = [json.loads(proto.json) for proto in players]
@@ -264,7 +264,7 @@ def test_the_studio_shows_a_stored_moment(server):
     assert player["steps"] == [1, 2, 3]
 
 
-def test_the_export_page_offers_a_file_that_was_made_before(server):
+def test_the_export_page_offers_an_earlier_export(server):
     app = shown("export", run=server["complete"])
     assert "mi-fgsm-W3A3.safetensors" in [element.proto.label for element in app.get("download_button")]
 
@@ -275,13 +275,13 @@ def test_stored_runs_are_compared(server):
     assert app.warning.len == 0
 
 
-def test_the_list_of_runs_shows_the_stored_ones(server):
+def test_the_list_shows_stored_runs(server):
     app = shown("runs")
     assert app.info.len == 0
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_report_is_made_of_each_stored_run(shared, name):
+def test_each_stored_run_has_a_report(shared, name):
     folder, ids = shared
     store = RunStore(folder)
     html = report.report(store, store.run(ids[name]), ())
@@ -290,7 +290,7 @@ def test_a_report_is_made_of_each_stored_run(shared, name):
     assert html.rstrip().endswith("</html>")
 
 
-def test_the_report_tells_what_was_changed_while_the_stored_run_was_computed(shared):
+def test_the_report_of_a_stored_run_has_its_live_changes(shared):
     folder, ids = shared
     store = RunStore(folder)
     assert [(change["step"], change["name"], change["value"]) for change in store.changes(ids["live changes"])] == [

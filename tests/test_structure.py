@@ -1,4 +1,4 @@
-"""Imports point down the list in ARCHITECTURE.md: nothing low knows anything high, and core knows no streamlit."""
+"""Imports point down the list in ARCHITECTURE.md, there are no import cycles, and core never imports Streamlit."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# from the top down; what shares a line may import each other
+# top to bottom; modules on one line may import each other
 LAYERS = (
     ("streamlit_app",),
     ("dashboard.pages",),
@@ -34,7 +34,7 @@ LAYERS = (
     ("core.data",),
     ("core.models",),
     ("core.config",),
-    ("core.generation.methods",),  # what a config may name; imports no torch
+    ("core.generation.methods",),  # the table of methods, which configs name; imports no torch
     (
         "core.checkpoints",
         "core.errors",
@@ -48,11 +48,11 @@ LAYERS = (
     ),
 )
 LOWEST_PAGE_LAYER = 12
-ENTRY = "core.__main__"  # imports anything of core, is imported by nobody
+ENTRY = "core.__main__"  # may import anything in core; nothing imports it
 
 
 def layer(module: str) -> int | None:
-    """Place in LAYERS, 0 at the top; None for what is not ours or is only a package."""
+    """Place in LAYERS, 0 at the top; None for a module that is not in the list."""
     if module == "dashboard.pages" or module.removeprefix("dashboard.pages.").isupper():  # the list, not a page
         module = "dashboard.pages.__init__"
     found = [
@@ -61,7 +61,7 @@ def layer(module: str) -> int | None:
         for member in members
         if module == member or module.startswith(member + ".")
     ]
-    return max(found)[1] if found else None  # the longest name counts: core.generation.methods has a place of its own
+    return max(found)[1] if found else None  # the longest match wins: core.generation.methods has its own layer
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -70,7 +70,7 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def imports(source: str, module: str, is_package: bool = False) -> set[str]:
-    """Every module that `module` imports, anywhere in it; `from a import b` counts as a.b, which is a module or a name of one."""
+    """Everything that `module` imports, also inside functions; `from a import b` counts as a.b, a module or a name in one."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -86,7 +86,7 @@ def imports(source: str, module: str, is_package: bool = False) -> set[str]:
 
 
 def complaints(sources: dict[str, str]) -> list[str]:
-    """What is wrong with the imports of these modules, name -> source."""
+    """Forbidden imports and unlisted modules, one message each. sources: module name -> source."""
     wrong = []
     for module, source in sources.items():
         here = layer(module)
@@ -112,7 +112,7 @@ def project() -> dict[str, str]:
     return {module_name(path, ROOT): path.read_text() for path in files}
 
 
-def test_imports_point_down_only():
+def test_imports_point_down():
     assert complaints(project()) == []
 
 
@@ -123,7 +123,7 @@ def test_every_layer_exists():
         assert any(module == name or module.startswith(name + ".") for module in modules), member
 
 
-def test_charts_tables_and_images_know_no_streamlit():
+def test_charts_tables_and_images_do_not_import_streamlit():
     modules = project()
     pure = [module for module in modules if module.startswith(("dashboard.charts", "dashboard.tables", "dashboard.images"))]
     assert len(pure) > 10
@@ -131,8 +131,8 @@ def test_charts_tables_and_images_know_no_streamlit():
         assert not any(name.split(".")[0] == "streamlit" for name in imports(modules[module], module)), module
 
 
-def test_no_circle_of_modules():
-    """Not even within one layer."""
+def test_modules_have_no_import_cycle():
+    """Also within a layer."""
     sources = project()
     graph = {
         module: {
@@ -181,7 +181,7 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
         ("core.utils", "", "no place"),
     ],
 )
-def test_checker_finds_an_arrow_that_points_up(module, source, complaint):
+def test_checker_finds_an_upward_import(module, source, complaint):
     found = complaints({module: source})
     assert len(found) == 1
     assert complaint in found[0]
@@ -198,10 +198,10 @@ def test_checker_finds_an_arrow_that_points_up(module, source, complaint):
         ("core.generation.loop", "from . import losses\nfrom ..data import image_sets"),
     ],
 )
-def test_checker_lets_arrows_point_down(module, source):
+def test_checker_allows_downward_imports(module, source):
     assert complaints({module: source}) == []
 
 
-def test_circle_is_found():
+def test_import_cycle_is_found():
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None

@@ -1,35 +1,35 @@
-"""The image loop of IntraQ for CIFAR-10, written anew for comparison.
+"""The image loop of IntraQ for CIFAR-10, reimplemented for comparison.
 
 Zhong et al., "IntraQ: Learning Synthetic Images with Intra-Class Heterogeneity for Zero-Shot Network Quantization", CVPR 2022; their
-program is data_generate/distill_data.py of zysxmu/IntraQ. This module was written from a reading of it and shares no code with it.
+program is data_generate/distill_data.py of zysxmu/IntraQ. This module was written after reading it and shares no code with it.
 
 One iteration:
-  1. toss a coin for the whole batch. Heads: each image on its own is cropped (at a random place, 50 to 100 % of its area, sides 3:4 to
-     4:3), enlarged bilinearly to full size, and mirrored with probability 1/2. Tails: each is taken as it is. Either way one by one,
-     and stacked again. In the backward pass the gradient of each of the N images is written into a batch of its own
-     that is zero elsewhere, and N such batches are added up;
-  2. forward; a hook after each BatchNorm2d takes the mean of what entered it and, in a second pass, the biased variance; another keeps
+  1. toss a coin for the whole batch. Heads: each image is cropped separately (at a random place, 50 to 100 % of its area, sides 3:4 to
+     4:3), enlarged bilinearly to full size, and mirrored with probability 1/2. Tails: each image is unchanged. Either way the images are
+     processed one by one and stacked again. In the backward pass the gradient of each of the N images is written into a separate batch
+     that is zero elsewhere, and N such batches are added;
+  2. forward pass; a hook on each BatchNorm2d computes the mean of its input and, in a second pass, the biased variance; another keeps
      the output of the last pooling layer, the features;
   3. loss = mean over layers of MSE(mean, running mean) + the same for variances
-          + mean over images of (softmax probability of the label - target)^2, the target being 1 or, for half of the images, a number
+          + mean over images of (softmax probability of the label - target)^2, where the target is 1 or, for half of the images, a number
             between 0.95 and 1, drawn once
-          + distance of the features to the mean features of the class in earlier batches, as 1 - cosine: what it is below 0.05 and what it
-            is above 0.8, each averaged over the images whose class has been seen before;
-  4. the accuracy of the batch by way of numpy, each part of the loss as a Python number, and the state of the optimizer, for a line that
-     they print in every iteration;
-  5. backward, through the weights of the network too, which nobody has frozen, and whose gradients are never cleared but added up;
-     one step of Adam (lr 0.5, torch's own betas); the loss to ReduceLROnPlateau (factor 0.1, patience 50, smallest lr 1e-4).
+          + distance of the features to the mean features of the class in earlier batches, as 1 - cosine: by how much it is below 0.05 and
+            by how much above 0.8, each averaged over the images whose class has been seen before;
+  4. compute the accuracy of the batch with numpy, and read each part of the loss as a Python number and the state of the optimizer, for
+     a line that they print in every iteration;
+  5. backward pass, also through the weights of the network, which are not frozen, and whose gradients are accumulated and never cleared;
+     one step of Adam (lr 0.5, torch's default betas); the loss goes to ReduceLROnPlateau (factor 0.1, patience 50, smallest lr 1e-4).
 1,000 iterations; batches of 256, 5 batches in each of 4 runs. The values are those of their data_generate/run_generate_cifar10.sh.
 Images are not clamped.
 
-What is different here, and why:
-  - starting noise and labels are given, so that all start alike. Theirs are N(0, 1) and labels drawn at random;
-  - this is the first batch of theirs: no class has been seen before, and the two terms of the cosine are computed with a mask of zeros,
-    as they do. In their later batches the same operations run on other numbers;
-  - the line is put together but not written to the screen;
-  - coin and targets are drawn from generators of our own, so that a run can be repeated after `torch.manual_seed`: crops and mirrors
-    come from torch's global random numbers, as torchvision has them;
-  - crops are enlarged without antialiasing, as torchvision did at the time: it is cheaper, and no different when enlarging.
+Differences from the original, and why:
+  - starting noise and labels are given, so that all peers start alike. Theirs are N(0, 1) and random labels;
+  - this is their first batch: no class has been seen before, and the two cosine terms are computed with a mask of zeros, as they do.
+    Their later batches run the same operations on other numbers;
+  - the line is built but not printed;
+  - coin and targets come from our own generators, so that a run can be repeated after `torch.manual_seed`: crops and mirrors use torch's
+    global random numbers, as in torchvision;
+  - crops are enlarged without antialiasing, as torchvision did at the time: it is cheaper and makes no difference when enlarging.
 """
 
 import random
@@ -48,8 +48,8 @@ from core.models.full_precision import FullPrecisionModel
 class IntraQ:
     """Optimizes one batch of images.
 
-    model: stays as it is; it has a pooling layer, and a linear layer at its end. labels: `(N,)`. images: normalised noise
-    `(N, 3, H, W)`. freeze: see `plain_copy`; theirs does not.
+    model: does not change; it has a pooling layer, and a linear layer at its end. labels: `(N,)`. images: normalized noise
+    `(N, 3, H, W)`. freeze: see `plain_copy`; the original does not.
     """
 
     iterations = 1000  # fixed in their loop as 500 * 2
@@ -73,7 +73,7 @@ class IntraQ:
         self._label_mask = F.one_hot(labels, num_classes=len(model.spec.classes)).float()
         self._targets = self._label_mask * self._draw_targets(len(labels)).to(labels.device)[:, None]
         width = next(layer.in_features for layer in reversed(list(self.network.modules())) if isinstance(layer, nn.Linear))
-        # nothing made before: random features, and a mask that takes none of them
+        # no earlier images: random features, and a mask that selects none of them
         self._earlier_features = torch.randn(len(labels), width, generator=torch.Generator().manual_seed(0)).to(labels.device)
         self._earlier_mask = torch.zeros(len(labels), device=labels.device)
         self._cosine = nn.CosineSimilarity(dim=1, eps=1e-6)
@@ -88,13 +88,13 @@ class IntraQ:
         self._running_variances: list[Tensor] = []
         self._features: Tensor | None = None
         norms = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
-        # pytorchcv calls the last of them final_pool, which is the name that theirs looks for
+        # pytorchcv calls the last one final_pool, the name that the original looks for
         pool = [layer for layer in self.network.modules() if isinstance(layer, (nn.AvgPool2d, nn.AdaptiveAvgPool2d))][-1]
         self._handles = [layer.register_forward_hook(self._after_norm) for layer in norms]
         self._handles.append(pool.register_forward_hook(self._after_pool))
 
     def _draw_targets(self, count: int) -> Tensor:
-        """The probability of its label that each image shall have, `(N,)`: half of them drawn, half of them 1."""
+        """Target probability of the label of each image, `(N,)`: random for half of them, 1 for the others."""
         drawn = [self._random.uniform(self.lowest_target, 1.0) if self._random.random() < 0.5 else 1.0 for _ in range(count)]
         return torch.tensor(drawn)
 
@@ -109,11 +109,11 @@ class IntraQ:
 
     @property
     def images(self) -> Tensor:
-        """`(N, 3, H, W)`, normalised."""
+        """`(N, 3, H, W)`, normalized."""
         return self._images.detach()
 
     def step(self) -> None:
-        """One iteration, see above."""
+        """One iteration, see the docstring of this module."""
         if self._random.random() < self.augmented:
             batch = torch.stack([self._mirror(self._crop(self._images[j])) for j in range(len(self._images))])
         else:
@@ -128,7 +128,7 @@ class IntraQ:
 
         errors = F.mse_loss(F.softmax(logits, dim=1), self._targets, reduction="none") * self._label_mask
         target = errors.sum(dim=1).mean()
-        # the cosine twice, as theirs
+        # the cosine twice, as in the original
         near = self._mean_of_seen(self.nearest - (1.0 - self._cosine(features, self._earlier_features.detach())))
         far = self._mean_of_seen((1.0 - self._cosine(features, self._earlier_features.detach())) - self.farthest)
         mean = torch.zeros(1, device=logits.device)
@@ -152,7 +152,7 @@ class IntraQ:
         self._scheduler.step(self.loss)
 
     def _mean_of_seen(self, excess: Tensor) -> Tensor:
-        """What is above 0 of `(N,)`, averaged over the images whose class has been seen before; 0 where there is none."""
+        """The positive part of `(N,)`, averaged over the images whose class has been seen before; 0 if there are none."""
         return torch.sum(torch.clamp(excess, min=0) * self._earlier_mask) / (torch.sum(self._earlier_mask) + 1e-6)
 
     def close(self) -> None:

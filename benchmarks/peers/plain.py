@@ -1,4 +1,4 @@
-"""What the three reimplemented peers share: the network and the images as their programs hold them."""
+"""Shared by the three reimplemented peers: the network and the images in the memory layout of the original programs."""
 
 import copy
 
@@ -9,14 +9,14 @@ from core.models.full_precision import FullPrecisionModel
 
 
 def plain_copy(model: FullPrecisionModel, freeze: bool) -> nn.Module:
-    """A copy of the network in plain contiguous layout and evaluation mode; the model itself stays as it is.
+    """A copy of the network in contiguous layout and evaluation mode; the model itself does not change.
 
-    freeze: whether its parameters need no gradients. None of the peers turns them off, so that theirs are computed in every iteration.
+    freeze: whether to turn off the gradients of the parameters. None of the originals does, so they compute them in every iteration.
     """
     network = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
     return network.eval().requires_grad_(not freeze)
 
 
 def plain_images(images: Tensor) -> Tensor:
-    """The images `(N, 3, H, W)` as a leaf of their own in plain contiguous layout, to be optimised."""
+    """A copy of the images `(N, 3, H, W)` in contiguous layout, as a leaf tensor to be optimized."""
     return images.detach().clone(memory_format=torch.contiguous_format).requires_grad_(True)

@@ -1,25 +1,25 @@
-"""The image loop of ZeroQ, written anew for comparison.
+"""The image loop of ZeroQ, reimplemented for comparison.
 
 Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", CVPR 2020; their program is distill_data.py of amirgholami/ZeroQ, in its
-later version (folder classification). This module was written from a reading of it and shares no code with it.
+later version (folder classification). This module was written after reading it and shares no code with it.
 
 One iteration:
-  1. clear the gradients of the network and of the images, and forget what the hooks hold;
-  2. forward; a hook after each convolution keeps its output, which is what enters the BatchNorm layer behind it;
-  3. for each layer, mean and standard deviation of every image on its own over its positions: m, s `(N, C)`, with the unbiased variance
+  1. clear the gradients of the network and of the images, and the outputs that the hooks hold;
+  2. forward pass; a hook on each convolution keeps its output, which is the input of the BatchNorm layer behind it;
+  3. for each layer, mean and standard deviation of every image separately over its positions: m, s `(N, C)`, with the unbiased variance
      and s = sqrt(variance + 1e-6). With M the running mean and S = sqrt(running variance + 1e-6):
          loss += (||M - m||_F^2 + ||S - s||_F^2) / N
-     and the same for the images themselves, with M = 0 and S = 1. No labels, nothing that smooths;
-  4. backward, through the weights of the network too, which nobody has frozen; one step of Adam (lr 0.5, torch's own betas);
-  5. the loss, as a Python number, to ReduceLROnPlateau (factor 0.1, patience 100, smallest lr 1e-4).
+     and the same for the images themselves, with M = 0 and S = 1. No labels, no smoothness term;
+  4. backward pass, also through the weights of the network, which are not frozen; one step of Adam (lr 0.5, torch's default betas);
+  5. the loss, as a Python number, goes to ReduceLROnPlateau (factor 0.1, patience 100, smallest lr 1e-4).
 500 iterations, one batch; 64 images in their run.sh, 32 by default. Images are not clamped.
 
-Which version: the first one divided by the number of channels, stepped by 0.1, and stopped once the loss fell to 5 (layers + 1); the
-later one, which this is, divides by the number of images, steps by 0.5 and never stops early. An iteration costs the same in both.
+Versions: the first one divided by the number of channels, had a step size of 0.1, and stopped once the loss fell to 5 (layers + 1). The
+later one, implemented here, divides by the number of images, has a step size of 0.5, and never stops early. An iteration costs the same.
 
-What is different here, and why:
-  - the starting images are given, so that all peers can start alike; `initial_images` draws what theirs starts from;
-  - labels are taken, as with the other peers, and ignored: ZeroQ has none.
+Differences from the original, and why:
+  - the starting images are given, so that all peers can start alike; `initial_images` draws those of the original;
+  - labels are accepted, as by the other peers, and ignored: ZeroQ has none.
 """
 
 import torch
@@ -31,10 +31,10 @@ from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 
 
 def initial_images(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """`(count, 3, size, size)` from which ZeroQ starts: whole numbers from 0 to 254, less 127.5, divided by 5418.75.
+    """The starting images of ZeroQ, `(count, 3, size, size)`: whole numbers from 0 to 254, minus 127.5, divided by 5418.75.
 
-    The divisor is meant to bring the variance to 1, but is that variance itself and not its root, so that images start almost grey
-    (standard deviation 0.0136). It is left so.
+    The divisor is meant to bring the variance to 1, but is the variance itself and not its root, so that images start almost gray
+    (standard deviation 0.0136). Kept as in the original.
     """
     return (torch.randint(255, (count, 3, size, size), generator=generator).float() - 127.5) / 5418.75
 
@@ -57,8 +57,8 @@ class OutputHook:
 class ZeroQ:
     """Optimizes one batch of images.
 
-    model: stays as it is. labels: ignored. images: normalised noise `(N, 3, H, W)`. freeze: see `plain_copy`; theirs does not.
-    Raises ValueError when the network has fewer convolutions than BatchNorm layers: the first of the one are paired with the other.
+    model: does not change. labels: ignored. images: normalized noise `(N, 3, H, W)`. freeze: see `plain_copy`; the original does not.
+    Raises ValueError if the network has fewer convolutions than BatchNorm layers: these are paired with the first convolutions, in order.
     """
 
     iterations = 500  # fixed in their loop
@@ -85,11 +85,11 @@ class ZeroQ:
 
     @property
     def images(self) -> Tensor:
-        """`(N, 3, H, W)`, normalised."""
+        """`(N, 3, H, W)`, normalized."""
         return self._images.detach()
 
     def step(self) -> None:
-        """One iteration, see above."""
+        """One iteration, see the docstring of this module."""
         self.network.zero_grad()
         self._optimizer.zero_grad()
         for hook in self._hooks:
@@ -123,6 +123,6 @@ class ZeroQ:
 
 
 def squared_distance(expected: Tensor, observed: Tensor) -> Tensor:
-    """Squared distance of `expected` `(C,)` or `(1, C)` to `observed` `(N, C)`, summed over channels, mean over images."""
-    # by way of the norm and its square, as theirs
+    """Squared distance of `expected` `(C,)` or `(1, C)` to `observed` `(N, C)`: sum over channels, mean over images."""
+    # the square of the norm, as in the original
     return (expected - observed).norm() ** 2 / observed.shape[0]

@@ -25,7 +25,7 @@ def finished(store, top1=90.85):
     return run_id
 
 
-def test_what_a_run_measured_is_kept_and_replaced(store, tmp_path):
+def test_measurements_are_kept_and_replaced(store, tmp_path):
     path = tmp_path / "measured.json"
     path.write_text("[]\n")
     paper.keep(paper.entries(store, finished(store)), path)
@@ -44,13 +44,13 @@ def test_what_a_run_measured_is_kept_and_replaced(store, tmp_path):
     assert entry["versions"]["torch"]
 
 
-def test_a_run_that_measured_nothing_is_refused(store):
+def test_run_without_measurements_is_refused(store):
     run_id = store.create(PRESETS["quick"], "a run")
     with pytest.raises(RunError, match="measured no row"):
         paper.entries(store, run_id)
 
 
-def test_a_run_whose_knobs_were_turned_is_refused(store):
+def test_run_with_live_changes_is_refused(store):
     run_id = finished(store)
     store.add_change(run_id, "adam", 3, "beta", 0.5)
     with pytest.raises(RunError, match="changed while it ran"):

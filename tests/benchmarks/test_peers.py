@@ -1,4 +1,4 @@
-"""The loops of the peers compute what they say: losses against plain NumPy-like sums, falling losses, and hooks that go away."""
+"""The reimplemented loops of the peers: losses against sums written out by hand, falling losses, removed hooks."""
 
 import math
 
@@ -21,7 +21,7 @@ def noise():
 
 
 def observed(network, images):
-    """Logits, and for each BatchNorm layer what enters it with its running mean and variance; by running the small network by hand."""
+    """Logits of the small network, and input, running mean and running variance of each BatchNorm layer, computed by hand."""
     with torch.no_grad():
         first = network.conv1(images)
         hidden = network.relu(network.bn1(first))
@@ -34,7 +34,7 @@ def hooks_of(network):
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
 
 
-def test_the_loss_of_deepinversion(small, noise, monkeypatch):
+def test_deepinversion_loss(small, noise, monkeypatch):
     monkeypatch.setattr(DeepInversion, "max_shift", 0)
     peer = DeepInversion(small, LABELS, noise)
     peer.step()
@@ -53,7 +53,7 @@ def test_the_loss_of_deepinversion(small, noise, monkeypatch):
     assert peer.loss == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_deepinversion_shifts_around_the_edges_and_remembers_the_last_images(small, noise):
+def test_deepinversion_shifts_images_and_keeps_the_last_as_the_best(small, noise):
     peer = DeepInversion(small, LABELS, noise)
     shifts = set()
     network, forward = peer.network, peer.network.forward
@@ -64,7 +64,7 @@ def test_deepinversion_shifts_around_the_edges_and_remembers_the_last_images(sma
     assert torch.equal(peer.best_images, peer.images)
 
 
-def test_the_loss_of_zeroq(small, noise):
+def test_zeroq_loss(small, noise):
     peer = ZeroQ(small, LABELS, noise)
     peer.step()
     _, layers = observed(small.network, noise)
@@ -78,7 +78,7 @@ def test_the_loss_of_zeroq(small, noise):
     assert peer.loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_zeroq_looks_at_what_enters_each_batch_norm_layer(embedded):
+def test_zeroq_hooks_the_input_of_each_batch_norm_layer(embedded):
     peer = ZeroQ(embedded, LABELS[:2], torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), freeze=True)
     entered = []
     for module in peer.network.modules():
@@ -91,7 +91,7 @@ def test_zeroq_looks_at_what_enters_each_batch_norm_layer(embedded):
         assert hook.output.shape[1] == len(mean)
 
 
-def test_zeroq_lowers_its_step_size_when_the_loss_stays(small, noise, monkeypatch):
+def test_zeroq_lowers_its_step_size_on_a_plateau(small, noise, monkeypatch):
     monkeypatch.setattr(ZeroQ, "patience", 1)
     monkeypatch.setattr(ZeroQ, "learning_rate", 0.0002)
     peer = ZeroQ(small, LABELS, noise)
@@ -100,14 +100,14 @@ def test_zeroq_lowers_its_step_size_when_the_loss_stays(small, noise, monkeypatc
     assert peer._optimizer.param_groups[0]["lr"] == 1e-4
 
 
-def test_what_zeroq_starts_from():
+def test_zeroq_initial_images():
     images = initial_images(64, 8, torch.Generator().manual_seed(0))
     assert float(images.std()) == pytest.approx(0.0136, abs=2e-4)
     assert float(images.min()) == pytest.approx(-127.5 / 5418.75)
     assert float(images.max()) == pytest.approx(126.5 / 5418.75)
 
 
-def test_the_loss_of_intraq(small, noise, monkeypatch):
+def test_intraq_loss(small, noise, monkeypatch):
     monkeypatch.setattr(IntraQ, "augmented", 0.0)
     peer = IntraQ(small, LABELS, noise)
     targets = peer._targets.sum(dim=1)
@@ -124,14 +124,14 @@ def test_the_loss_of_intraq(small, noise, monkeypatch):
     assert peer.loss == pytest.approx(float(mean + var + target), rel=1e-4)
 
 
-def test_intraq_keeps_away_from_features_that_it_has_seen(small, noise):
+def test_intraq_averages_over_images_of_seen_classes(small, noise):
     peer = IntraQ(small, LABELS, noise)
     peer._earlier_mask[:3] = 1.0
     excess = torch.tensor([0.5, -1.0, 0.1, 9.0, *[0.0] * 8])
     assert float(peer._mean_of_seen(excess)) == pytest.approx(0.2, rel=1e-5)
 
 
-def test_intraq_crops_each_image_on_its_own(small, noise, monkeypatch):
+def test_intraq_crops_each_image_separately(small, noise, monkeypatch):
     monkeypatch.setattr(IntraQ, "augmented", 1.0)
     peer = IntraQ(small, LABELS, noise[:1].expand(12, 3, 8, 8))
     seen = []
@@ -162,7 +162,7 @@ def test_steps_change_the_images_and_lower_the_loss(small, noise, peer_class):
 
 
 @pytest.mark.parametrize("peer_class", PEERS)
-def test_hooks_are_gone_after_close(small, noise, peer_class):
+def test_close_removes_the_hooks(small, noise, peer_class):
     peer = peer_class(small, LABELS, noise)
     assert hooks_of(peer.network) >= 2
     peer.step()
@@ -172,7 +172,7 @@ def test_hooks_are_gone_after_close(small, noise, peer_class):
 
 
 @pytest.mark.parametrize("peer_class", PEERS)
-def test_gradients_of_weights_only_where_nothing_is_frozen(small, noise, peer_class):
+def test_weights_have_gradients_unless_frozen(small, noise, peer_class):
     small.network.to(memory_format=torch.channels_last)
     for freeze in (False, True):
         peer = peer_class(small, LABELS, noise.contiguous(memory_format=torch.channels_last), freeze=freeze)

@@ -1,4 +1,4 @@
-"""Real servers with their own stores, and pages of a real browser."""
+"""Fixtures for real servers with their own stores, and for pages in a real browser."""
 
 import re
 import shutil
@@ -17,20 +17,20 @@ ARGUMENTS = [
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts a server on the same store each time: `with serve() as (address, process)`."""
+    """Starts a server, each time on the same store: `with serve() as (address, process)`."""
     return lambda: serving(tmp_path, free_port())
 
 
 @pytest.fixture
 def server(serve):
-    """Address of a server on an empty store."""
+    """Address of a server with an empty store."""
     with serve() as (address, _):
         yield address
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The installed Chromium, or playwright's own."""
+    """The installed Chromium, or Playwright's own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         expect.set_options(timeout=60_000)
@@ -38,12 +38,12 @@ def chromium():
         browser.close()
 
 
-# Opened at /quantize, Streamlit looks for its server below that address first, gets 404 twice, and then looks above
+# Opened at /quantize, Streamlit first looks for its server under that path, gets 404 twice, and then looks one level up
 STREAMLIT_PROBES = re.compile(rf"/({'|'.join(page.name for page in PAGES)})/_stcore/(health|host-config)$")
 
 
 def problems_of(page) -> list[str]:
-    """A list to which every error in the page's console, scripts and requests is appended; except those of Streamlit's own probes."""
+    """A list that collects the page's console errors, script errors and failed requests, except Streamlit's own probes."""
     problems: list[str] = []
 
     def add(problem: str, url: str) -> None:
@@ -58,7 +58,7 @@ def problems_of(page) -> list[str]:
 
 @pytest.fixture
 def browser_page(chromium):
-    """A page of Chromium, and its list of problems."""
+    """A Chromium page and its list of problems."""
     page = chromium.new_page(viewport={"width": 1440, "height": 1000})
     problems = problems_of(page)
     page.set_default_timeout(60_000)
@@ -84,7 +84,7 @@ def empty_server(tmp_path_factory):
 
 @pytest.fixture
 def open_page(chromium):
-    """Opens a page with options of a browser context (color_scheme, viewport); returns it and its list of problems."""
+    """Opens a page with browser context options (color_scheme, viewport); returns it and its list of problems."""
     contexts = []
 
     def opened(**options):

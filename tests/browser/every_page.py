@@ -1,4 +1,4 @@
-"""Shared by tests that visit every page: the list of pages, a store with runs, and waiting for a page to settle."""
+"""Helpers of tests that visit every page: the list of pages, a store with runs, and waiting until a page is drawn."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from core.runs.state import RunState
 from core.runs.store import RunStore
 from dashboard.pages import PAGES
 
-# finishes in seconds, with everything that pages show, evaluated on a few images
+# finishes in seconds, with everything that pages show; make_runs evaluates it on a few images
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu"),
     generation=GenerationConfig(images=80, iterations=8, batch_size=40, snapshots=2),
@@ -28,12 +28,12 @@ class Address(NamedTuple):
 
 
 def pages() -> list[Address]:
-    """The rows of PAGES; the first is the start page, whose path is empty."""
+    """Addresses of PAGES; the first is the start page, whose path is empty."""
     return [Address("" if page is PAGES[0] else page.name, page.title) for page in PAGES]
 
 
 def make_runs(folder: Path) -> None:
-    """A store in folder/runs with a complete run, the newest, and one that failed."""
+    """Makes a store in folder/runs with a failed run and a newer complete one."""
     images, labels = embedded_images()
     for label in range(10):
         (folder / "data" / str(label)).mkdir(parents=True)
@@ -61,7 +61,7 @@ def visit(page: Page, server: str, address: Address) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until the page is drawn: no placeholder, no running script, and an unchanged document for a second."""
+    """Waits until the page is drawn: no placeholders, no running script, and no change for a second."""
     page.wait_for_function(
         """() => {
             const quiet = !document.querySelector('[data-testid=stSkeleton], [data-testid=stStatusWidget], [data-stale=true]')
@@ -82,5 +82,5 @@ def open_everything(page: Page) -> None:
             break
         closed.first.click()
         page.wait_for_timeout(300)
-    page.mouse.move(0, 0)  # so that it opens no help of an element that moved under it
+    page.mouse.move(0, 0)  # so that no element that moved under the pointer shows its tooltip
     settle(page)

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for the tests that open its pages in a browser."""
+"""A real server in its own process, for browser tests."""
 
 import os
 import socket
@@ -21,14 +21,14 @@ def free_port() -> int:
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    # the server asks the provider of a test, which no proxy can reach
+    # the server contacts a test's login provider on this machine, which no proxy can reach
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DASHBOARD_")}
     return {**clean, "RUNS_DIR": str(folder / "runs"), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **variables}
 
 
 @contextmanager
 def serving(folder: Path, port: int, *options: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Address and process of a server with its runs in `folder`, these options and environment variables; ended if it still lives."""
+    """Address and process of a server with its runs in `folder` and these options and environment variables; terminated on exit."""
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
             [*COMMAND, str(port), *options], cwd=ROOT, env=environment(folder, **variables), stdout=log, stderr=subprocess.STDOUT

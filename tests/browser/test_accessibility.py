@@ -1,4 +1,4 @@
-"""Every page, light and dark, empty and with runs: scanned by axe-core, the text in its figures measured, gone through with the Tab key."""
+"""Accessibility of every page, light and dark, with and without runs: axe-core findings, contrast of text in figures, keyboard focus."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from every_page import Address, open_everything, pages, settle, visit
 from playwright.sync_api import Page
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-ALWAYS = {"heading-order", "page-has-heading-one", "html-has-lang", "document-title", "image-alt"}  # found wrong however serious
-# what Streamlit builds and no option of ours changes: (rule, part of the element's HTML, why it is harmless)
+ALWAYS = {"heading-order", "page-has-heading-one", "html-has-lang", "document-title", "image-alt"}  # reported whatever their impact
+# Streamlit's own findings, which no option changes: (rule, part of the element's HTML, why it is harmless)
 ACCEPTED: list[tuple[str, str, str]] = []
 
 
 def findings(page: Page, within: str = "document") -> list[str]:
-    """Serious and critical findings of axe-core in one line each, with the element and what is wrong."""
+    """Serious and critical axe-core findings, and those of ALWAYS, in one line each: rule, element, and what is wrong."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
     found = []
@@ -27,7 +27,7 @@ def findings(page: Page, within: str = "document") -> list[str]:
     return found
 
 
-# axe-core does not look at text in SVG. Text with a box of its own behind it is left out: the box decides
+# axe-core ignores text in SVG. Text with its own background box is skipped, since its contrast is with the box
 FAINT_TEXT = """() => {
     const channels = colour => {
         const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -56,14 +56,14 @@ FAINT_TEXT = """() => {
     return [...new Set(faint)];
 }"""
 
-# also where it is inside a component
+# the focused element, also inside a component's shadow root
 FOCUSED = """() => {
     let element = document.activeElement;
     while (element.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
     return element;
 }"""
 
-# of an element and what is around it, where Streamlit draws its focus ring
+# style of an element and those around it, where Streamlit draws its focus ring
 LOOK = """element => {
     const looks = [];
     for (let level = 0; level < 4 && element && element !== document.body; level++, element = element.parentElement) {
@@ -77,17 +77,17 @@ LOOK = """element => {
 
 
 def unseen_focus(page: Page, most: int = 40) -> list[str]:
-    """Elements that look the same with the keyboard's focus as without it."""
+    """Elements that look the same with and without keyboard focus."""
     unseen, met = [], set()
     page.locator("body").press("Tab")
     for _ in range(most):
-        page.wait_for_timeout(250)  # Streamlit's rings fade in
+        page.wait_for_timeout(250)  # Streamlit's focus rings fade in
         focused = page.evaluate_handle(FOCUSED).as_element()
         name = focused.evaluate("e => e === document.body ? '' : e.outerHTML.slice(0, 200)")
         if not name or name in met:
             break
         met.add(name)
-        if "glide-cell" in name:  # of a table, which draws its ring on a canvas
+        if "glide-cell" in name:  # in a table, which draws its focus ring on a canvas
             page.keyboard.press("Tab")
             continue
         before = focused.evaluate(LOOK)
@@ -105,7 +105,7 @@ def unseen_focus(page: Page, most: int = 40) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
-def test_no_serious_finding(full_server, empty_server, open_page, address: Address, scheme):
+def test_page_has_no_serious_findings(full_server, empty_server, open_page, address: Address, scheme):
     page, problems = open_page(color_scheme=scheme)
     visit(page, empty_server, address)
     wrong = [f"empty: {one}" for one in findings(page)]
@@ -113,7 +113,7 @@ def test_no_serious_finding(full_server, empty_server, open_page, address: Addre
     visit(page, full_server, address)
     wrong += findings(page)
     if page.get_by_test_id("stDataFrame").count():
-        # where rows are chosen, if they can be
+        # the column that selects rows, if there is one
         page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55})
         settle(page)
     open_everything(page)
@@ -133,7 +133,7 @@ def test_no_serious_finding(full_server, empty_server, open_page, address: Addre
 
 @pytest.mark.slow
 @pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
-def test_keyboard_shows_where_it_is(full_server, open_page, address: Address):
+def test_keyboard_focus_is_visible(full_server, open_page, address: Address):
     page, problems = open_page(reduced_motion="reduce")
     visit(page, full_server, address)
     assert unseen_focus(page) == []

@@ -1,4 +1,4 @@
-"""The real server in a real browser: a short job from Start to accuracy, with a live change and a reload."""
+"""A short run in a real browser, from Start to accuracy, with a live change and a reload."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -11,7 +11,7 @@ def fill(page: Page, label: str, value: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_short_job_from_start_to_accuracy(server, browser_page):
+def test_a_short_run_from_start_to_accuracy(server, browser_page):
     page, problems = browser_page
     page.goto(server)
     expect(page.get_by_text("Press Start")).to_be_visible()
@@ -23,7 +23,7 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     fill(page, "Snapshots", "2")
     page.get_by_role("tab", name="Quantization").click()
     fill(page, "Training steps", "4")
-    # one bit width is enough: removes the last two of 3, 4, 5
+    # one bit width is enough: remove the last two of 3, 4, 5
     widths = page.get_by_role("combobox", name="Then quantize to (bits)")
     widths.press("Backspace")
     widths.press("Backspace")
@@ -37,7 +37,7 @@ def test_a_short_job_from_start_to_accuracy(server, browser_page):
     first = picture.get_attribute("src")
     assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
 
-    # a slider moved by keyboard is marked on the curves
+    # a live change by keyboard is marked on the curves
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("paused", exact=True)).to_be_visible()
     slider = page.get_by_role("slider").first

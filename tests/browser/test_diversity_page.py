@@ -1,4 +1,4 @@
-"""Diversity and accuracy in a real browser: choices are in the address, and a copied link shows the same."""
+"""Diversity and Quantize in a real browser: choices are in the address, and a copied link shows the same."""
 
 import pytest
 from playwright.sync_api import expect

@@ -1,4 +1,4 @@
-"""Downloads of charts, tables and reports in a real browser, as PNG, SVG, CSV and HTML, and the content of the files."""
+"""Downloads of charts, tables and reports (PNG, SVG, CSV, HTML) in a real browser, and the contents of the files."""
 
 import csv
 import io
@@ -55,7 +55,7 @@ def rows_of(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline=""), strict=True))
 
 
-def test_curves_come_back_as_they_were_drawn(blank):
+def test_csv_of_curves_has_the_plotted_values(blank):
     x = np.arange(1, 5, dtype=np.int32)
     y = np.array([0.1, 1e-7, np.nan, 12345.678], np.float32)
     figure = go.Figure()
@@ -64,7 +64,7 @@ def test_curves_come_back_as_they_were_drawn(blank):
         x=[3, 4], y=[80.5, 90.25], name="Adam, trained", error_y={"type": "data", "array": [0.75, 0.5]}, visible="legendonly"
     )
     text = csv_of(blank, figure)
-    assert text.splitlines()[1] == "MI-FGSM,1,0.1,"  # as a float32 is written, not as the double that holds it
+    assert text.splitlines()[1] == "MI-FGSM,1,0.1,"  # written as a float32, not as the double that holds it
     back = pd.read_csv(io.StringIO(text))
     assert list(back) == ["curve", "x", "y", "error"]
     own = back[back.curve == "MI-FGSM"]
@@ -74,7 +74,7 @@ def test_curves_come_back_as_they_were_drawn(blank):
     assert other[["x", "y", "error"]].values.tolist() == [[3, 80.5, 0.75], [4, 90.25, 0.5]]
 
 
-def test_a_heatmap_comes_back_as_a_matrix_of_what_its_colours_stand_for(blank):
+def test_csv_of_a_heatmap_is_the_matrix_of_its_values(blank):
     values = np.array([[1, 10, 100], [0.5, 0.25, 0.125]], np.float32)
     figure = go.Figure(go.Heatmap(x=np.array([5, 10, 15], np.int32), y=["1", "2"], z=np.log10(values), customdata=values))
     back = pd.read_csv(io.StringIO(csv_of(blank, figure)), index_col=0)
@@ -85,7 +85,7 @@ def test_a_heatmap_comes_back_as_a_matrix_of_what_its_colours_stand_for(blank):
     assert plain[1:] == [["0", "0.5", "1"], ["1", "-1", "0.25"]]
 
 
-def test_parts_of_a_figure_are_told_apart(blank):
+def test_csv_names_the_panels_of_a_figure(blank):
     figure = make_subplots(rows=2, cols=2, subplot_titles=["total", "L_BNS", "L_CE", "R_TV"])
     for index in range(4):
         figure.add_scatter(x=[1, 2], y=[index, index + 0.5], name="adam", row=index // 2 + 1, col=index % 2 + 1)
@@ -100,7 +100,7 @@ def test_parts_of_a_figure_are_told_apart(blank):
 @pytest.mark.parametrize(
     "name", ["=1+1", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "＝1+1", '=HYPERLINK("https://e.example";"x")']
 )
-def test_nothing_in_a_file_is_computed_by_a_spreadsheet(blank, name):
+def test_csv_has_no_spreadsheet_formulas(blank, name):
     figure = go.Figure(go.Scatter(x=[name, "-3", "b,c", 'say "x"'], y=[-1, -1e-7, 2, 3], name=plotly(name)))
     rows = rows_of(csv_of(blank, figure))
     assert all(row[0].startswith("'") for row in rows[1:])
@@ -109,7 +109,7 @@ def test_nothing_in_a_file_is_computed_by_a_spreadsheet(blank, name):
     assert [float(row[2]) for row in rows[1:]] == [-1, -1e-7, 2, 3]
 
 
-def test_names_with_markup_come_back_as_typed(blank):
+def test_csv_keeps_names_with_markup(blank):
     blank.evaluate("() => { window.alerts = 0; window.alert = () => { window.alerts++ } }")
     rows = rows_of(csv_of(blank, go.Figure(go.Scatter(x=[1], y=[2], name=plotly(HOSTILE)))))
     assert rows[1][0] == HOSTILE
@@ -144,7 +144,7 @@ def content(page, press) -> tuple[str, bytes]:
     return download.value.suggested_filename, download.value.path().read_bytes()
 
 
-def test_charts_tables_and_the_report_of_a_page(browser_page, runs, tmp_path, chromium):
+def test_downloads_of_charts_tables_and_the_report(browser_page, runs, tmp_path, chromium):
     page, problems = browser_page
     folder, hostile, _ = runs
     page.add_init_script("delete window.showSaveFilePicker")  # a system dialog, which a test cannot answer
@@ -193,7 +193,7 @@ def test_charts_tables_and_the_report_of_a_page(browser_page, runs, tmp_path, ch
 
 
 def check_report(chromium, file, name) -> None:
-    """Opens the report offline in dark mode: no requests, no errors, and complete."""
+    """Opens the report offline in dark mode and checks that it is complete, without requests or errors."""
     context = chromium.new_context(offline=True, color_scheme="dark", viewport={"width": 390, "height": 900})
     page = context.new_page()
     problems, requests = [], []
@@ -213,7 +213,7 @@ def check_report(chromium, file, name) -> None:
     assert page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(17, 22, 29)"
     assert charts.first.evaluate("chart => chart._fullLayout.paper_bgcolor") == "#11161D"
     page.emulate_media(color_scheme="light")
-    for _ in range(100):  # the report lets nothing be evaluated in it that could wait there
+    for _ in range(100):  # the report's Content-Security-Policy blocks wait_for_function
         if charts.first.evaluate("chart => chart._fullLayout.paper_bgcolor") == "#FFFFFF":
             break
         page.wait_for_timeout(100)
@@ -231,7 +231,7 @@ def check_report(chromium, file, name) -> None:
     context.close()
 
 
-def test_hostile_names_do_nothing_in_a_report(chromium, runs, tmp_path):
+def test_hostile_names_are_harmless_in_a_report(chromium, runs, tmp_path):
     store = RunStore(runs[0] / "runs")
     file = tmp_path / "report.html"
     file.write_text(report.report(store, store.run(runs[1]), [f"{index} {HOSTILE}" for index in range(10)]), encoding="utf-8")

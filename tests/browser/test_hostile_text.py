@@ -1,4 +1,4 @@
-"""Text from outside in a real browser: names that would be markup, links, formulas or scripts are shown as they were typed."""
+"""Names with markup, links, formulas or scripts are shown as typed in a real browser."""
 
 import json
 import re
@@ -35,7 +35,7 @@ NAME = " | ".join(HOSTILE)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A store with a run all of whose names are hostile, and a failed run: the folder, the ids of both, why the second failed."""
+    """A store with a complete and a failed run whose names are all hostile: its folder, both ids, and the error of the failed run."""
     folder = tmp_path_factory.mktemp("hostile")
     path, spec = MODELS["resnet20_cifar10"]
     network = folder / "[x](javascript:alert(1)) :red[f] $a$ <b>.safetensors"
@@ -73,18 +73,18 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(runs):
-    """Address of a server on that store."""
+    """Address of a server with that store."""
     with serving(runs[0].parent, free_port()) as (address, _):
         yield address
 
 
 def is_outside(url: str) -> bool:
-    return urlsplit(url).hostname not in ("127.0.0.1", None)  # data: and blob: have none
+    return urlsplit(url).hostname not in ("127.0.0.1", None)  # data: and blob: have no host
 
 
 @pytest.fixture
 def page(chromium):
-    """A page that counts dialogs and requests that leave this machine."""
+    """A page that records dialogs and requests to other machines."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     page.dialogs, page.outside = [], []
     page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
@@ -95,12 +95,12 @@ def page(chromium):
 
 
 def unhidden(text: str) -> str:
-    """Without the invisible characters that keep addresses apart, and in one line."""
+    """The text in one line, without the invisible characters that break up links."""
     return re.sub(r"\s+", " ", text.replace("\u2060", ""))
 
 
 def injected(page) -> list[str]:
-    """Elements that came out of a name."""
+    """Elements injected by a name."""
     return page.evaluate(
         """() => [...document.querySelectorAll('.stApp *')].filter(e =>
             (e.tagName == 'IMG' && !(e.getAttribute('src') || '').startsWith('data:image/png')) ||
@@ -143,7 +143,7 @@ def test_names_are_shown_as_typed(server, runs, page, name, charts):
 
 
 @pytest.mark.slow
-def test_error_of_a_run_is_shown_as_it_is(server, runs, page):
+def test_error_of_a_run_is_shown_as_text(server, runs, page):
     page.goto(f"{server}/?run={runs[2]}")
     expect(page.get_by_text("failed", exact=True)).to_be_visible()
     settled(page)
@@ -153,10 +153,10 @@ def test_error_of_a_run_is_shown_as_it_is(server, runs, page):
 
 
 @pytest.mark.slow
-def test_list_of_runs(server, runs, page):
+def test_list_of_runs_shows_names_as_typed(server, runs, page):
     page.goto(f"{server}/runs")
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
-    # a click into the first column, where rows are chosen
+    # the first column selects rows
     page.get_by_test_id("stDataFrame").click(position={"x": 20, "y": 55})
     expect(page.get_by_role("button", name="Pin as baseline")).to_be_visible()
     settled(page)
@@ -183,7 +183,7 @@ def test_list_of_runs(server, runs, page):
     ],
 )
 @pytest.mark.parametrize("name", ["", "quantize", "compare"])
-def test_addresses_that_nobody_would_type(server, runs, page, query, name):
+def test_hostile_addresses(server, runs, page, query, name):
     page.goto(f"{server}/{name}?{query}")
     expect(page.get_by_role("heading", name=name.capitalize() or "Studio", exact=True)).to_be_visible()
     page.wait_for_timeout(300)

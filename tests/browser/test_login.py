@@ -1,4 +1,4 @@
-"""The login of the real server in a real browser: by token, by an account of a small OpenID Connect provider, and no login at all."""
+"""Login in a real browser: by token, by account of a small OpenID Connect provider, and none."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def test_an_open_address_without_login_does_not_start(tmp_path, variables):
     assert sentence.startswith(short if variables else "The address 0.0.0.0 is open to other machines and there is no login")
 
 
-def test_it_starts_unprotected_when_told_so(tmp_path, page):
+def test_it_starts_unprotected_if_told_to(tmp_path, page):
     with serving(tmp_path, free_port(), "--server.address", "0.0.0.0", DASHBOARD_UNPROTECTED="1") as (address, _):
         page.goto(address)
         expect(page.get_by_role("heading", name="Studio")).to_be_visible()
@@ -68,7 +68,7 @@ def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
         expect_login_only(page)
 
         log_in(page, "<i>Anna</i>", TOKEN)
-        expect(page.get_by_role("heading", name="Runs")).to_be_visible()  # the page that was asked for
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()  # the requested page
         expect(page.get_by_text("<i>Anna</i>", exact=True)).to_be_visible()  # as typed, not in italics
         page.reload()
         expect(page.get_by_role("heading", name="Runs")).to_be_visible()
@@ -76,7 +76,7 @@ def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
         expect(page.get_by_role("heading", name="Quantize")).to_be_visible()
         assert page.evaluate("document.cookie").find("dashboard_login") == -1
 
-        # another visitor of the same server is not in
+        # another browser is not logged in
         other = page.context.browser.new_context().new_page()
         other.goto(f"{address}/quantize")
         expect_login_only(other)
@@ -88,7 +88,7 @@ def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
 
 
 class Provider(ThreadingHTTPServer):
-    """An OpenID Connect provider with one account, which logs in without asking."""
+    """An OpenID Connect provider that logs in its only account without asking."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), ProviderAnswers)
@@ -183,7 +183,7 @@ def test_an_account_opens_the_pages_until_log_out(tmp_path, page, provider):
         expect_login_only(page)
 
 
-def test_an_account_that_is_not_invited_stays_out(tmp_path, page, provider):
+def test_an_uninvited_account_has_no_access(tmp_path, page, provider):
     port = free_port()
     options = ("--server.address", "0.0.0.0", "--secrets.files", secrets_file(tmp_path, port, provider))
     with serving(tmp_path, port, *options, DASHBOARD_USERS="emma@lab.example") as (address, _):

@@ -1,7 +1,6 @@
-"""The pictures in README.md and docs/dashboard.md, taken of real runs in a real browser.
+"""Takes the screenshots in README.md and docs/dashboard.md, of real runs in a real browser.
 
-`PICTURES=assets python -m pytest tests/browser/test_pictures.py` replaces them. Without PICTURES, they are taken as well and stored in
-the test's temporary folder.
+`PICTURES=assets python -m pytest tests/browser/test_pictures.py` replaces them. Without PICTURES, they go to the test's temporary folder.
 """
 
 import io
@@ -24,7 +23,7 @@ from core.runs.store import RunStore
 MOST_BYTES = 250_000
 WIDTH, HEIGHT = 1280, 1000
 QUICK = PRESETS["quick"]
-# the preset quick with fewer images and steps, so that it takes two minutes
+# the preset quick with fewer images and steps: takes two minutes
 CONFIG = replace(
     QUICK,
     generation=replace(QUICK.generation, images=320),
@@ -35,7 +34,7 @@ CONFIG = replace(
 OTHER = replace(
     CONFIG, generation=replace(CONFIG.generation, images=128, mu=0.0), bits=(), evaluation=replace(CONFIG.evaluation, encoder="")
 )
-PICTURES = {  # name -> where it is, and to what it is scrolled
+PICTURES = {  # name -> address, and the element to scroll to
     "studio": ("?run={run}", "h1"),
     "layers": ("?run={run}&view=heatmaps", ".js-plotly-plot"),
     "quantize": ("quantize?run={run}", "h1"),
@@ -45,7 +44,7 @@ PICTURES = {  # name -> where it is, and to what it is scrolled
 
 
 @pytest.mark.slow
-def test_pictures_of_the_documents(serve, tmp_path, open_page):
+def test_screenshots_are_taken(serve, tmp_path, open_page):
     store = RunStore(tmp_path / "runs")
     manager = RunManager(store)
     ids = {"run": manager.start(CONFIG, "quick, 320 images"), "other": manager.start(OTHER, "without momentum: μ = 0")}
@@ -73,7 +72,7 @@ def test_pictures_of_the_documents(serve, tmp_path, open_page):
         assert problems == []
 
 
-def test_documents_show_these_pictures():
+def test_documents_show_these_screenshots():
     readme, dashboard = ((ROOT / name).read_text() for name in ("README.md", "docs/dashboard.md"))
     shown = re.findall(r"\]\(assets/([a-z]+)\.webp\)", readme) + re.findall(r"\]\(\.\./assets/([a-z]+)\.webp\)", dashboard)
     assert shown == list(PICTURES)

@@ -1,4 +1,4 @@
-"""Layers on Quantize in a real browser: the one with the largest error, another chosen by a click, and new bits evaluated."""
+"""Layers on Quantize in a real browser: the largest error, a layer chosen by a click, and another bit width evaluated."""
 
 import pytest
 from PIL import Image
@@ -45,7 +45,7 @@ def test_layers_are_inspected_and_evaluated_with_other_bits(serve, tmp_path, run
         page.goto(f"{address}/?run={run_id}")
         page.get_by_role("link", name="Quantize").click()
         expect(page.get_by_text("Largest error:")).to_be_visible()
-        expect(page.get_by_text("test accuracy, %")).to_be_visible(timeout=180_000)  # the first chart waits for its library
+        expect(page.get_by_text("test accuracy, %")).to_be_visible(timeout=180_000)  # the first chart loads plotly
 
         # a click on the first bar chooses the first layer, which reads the image
         bars = page.get_by_role("figure", name="Signal-to-quantization-noise ratio of each layer")
@@ -58,7 +58,7 @@ def test_layers_are_inspected_and_evaluated_with_other_bits(serve, tmp_path, run
         expect(page.get_by_text("weights of features.init_block.conv")).to_be_visible()
         expect(page.get_by_text("This layer reads the image, which is not quantized.")).to_be_visible()
 
-        # 8 bits for the layer that loses most, which comes first; the table is a canvas
+        # 8 bits for the layer with the largest error, which comes first; the table is a canvas
         page.get_by_role("tab", name="Change bit widths").click()
         expect(page.get_by_text("0 of 22 layers changed.")).to_be_visible()
         table = page.locator("[data-testid=stDataFrame]", has_text="output dB")

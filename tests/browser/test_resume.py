@@ -1,4 +1,4 @@
-"""A server that is killed in the middle of a job, and the page that goes on with it."""
+"""A run is resumed after its server was killed, and a run is deleted while its page is open."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunCo
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
-# long enough to be killed in, short enough to be waited for
+# long enough to kill, short enough to wait for
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu"),
     generation=GenerationConfig(images=64, iterations=60, batch_size=64, snapshots=1),
@@ -22,7 +22,7 @@ CONFIG = RunConfig(
 @pytest.mark.slow
 def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
     page, problems = browser_page
-    # a run that somebody has begun and whose process is gone
+    # a run whose process is gone
     store = RunStore(tmp_path / "runs")
     run_id = store.create(CONFIG, "interrupted twice")
     store.close()
@@ -38,7 +38,7 @@ def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
         process.wait()
 
     page.goto("about:blank")
-    problems.clear()  # the page has lost its server, and said so in the console
+    problems.clear()  # the console has errors about the lost server
     with serve() as (address, _):
         page.goto(f"{address}/?run={run_id}")
         expect(page.get_by_text("interrupted", exact=True)).to_be_visible()
@@ -53,7 +53,7 @@ def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_that_is_deleted_elsewhere_leaves_the_page_whole(serve, browser_page, tmp_path):
+def test_page_survives_a_run_deleted_elsewhere(serve, browser_page, tmp_path):
     page, problems = browser_page
     store = RunStore(tmp_path / "runs")
     run_id = store.create(CONFIG, "soon gone")

@@ -1,4 +1,4 @@
-"""The list of runs and their comparison in a real browser: choose, compare, copy the link, delete and undo, start again."""
+"""Runs and Compare in a real browser: select, compare, copy the link, delete and undo, start again."""
 
 import re
 from dataclasses import replace
@@ -47,7 +47,7 @@ def made_by_hand(store: RunStore, name: str, config: RunConfig, scale: float) ->
 
 @pytest.fixture
 def served(tmp_path):
-    """Address of a server on two runs, their ids, and their store."""
+    """Address of a server with two runs, their ids, and their store."""
     store = RunStore(tmp_path / "runs")
     ids = [made_by_hand(store, "the odd one", ODD, 10), made_by_hand(store, "the other", replace(ODD, bits=(4,)), 20)]
     with serving(tmp_path, free_port()) as (address, _):
@@ -56,12 +56,12 @@ def served(tmp_path):
 
 
 def select_row(page: Page, row: int) -> None:
-    # in the first column, where rows are chosen
+    # the first column selects rows
     page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55 + 35 * row})
 
 
 @pytest.mark.slow
-def test_two_runs_are_compared_and_the_link_opens_the_same(served, browser_page):
+def test_two_runs_are_compared_and_the_link_shows_the_same(served, browser_page):
     address, ids, _ = served
     page, problems = browser_page
     page.goto(address)
@@ -98,7 +98,7 @@ def test_two_runs_are_compared_and_the_link_opens_the_same(served, browser_page)
 
 
 @pytest.mark.slow
-def test_run_is_deleted_brought_back_and_started_again_as_it_was(served, browser_page):
+def test_run_is_deleted_restored_and_started_again_unchanged(served, browser_page):
     address, ids, store = served
     page, problems = browser_page
     page.goto(address)
@@ -112,13 +112,13 @@ def test_run_is_deleted_brought_back_and_started_again_as_it_was(served, browser
     expect(page.get_by_text("Deleted the odd one.")).to_have_count(0)
     assert [run.id for run in store.runs()] == ids[::-1]
 
-    # it is selected again
+    # the restored run is selected
     page.get_by_role("button", name="Start again with these settings").click()
     expect(page.get_by_role("heading", name="Studio")).to_be_visible()
     expect(page.get_by_role("combobox", name="Preset")).to_have_value("as the odd one")
     expect(page).to_have_url(re.compile(f"from={ids[0]}"))
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page).not_to_have_url(re.compile("from="))  # until then the earlier run is shown, which is complete, too
+    expect(page).not_to_have_url(re.compile("from="))  # until then the page shows the earlier run, which is also complete
     expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=120_000)
     newest = store.runs()[0]
     assert newest.id not in ids

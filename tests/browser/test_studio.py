@@ -39,7 +39,7 @@ def picture(page: Page, method: str) -> str:
 
 
 def expect_cursors(page: Page, step: int | None) -> None:
-    """Every loss curve has a cursor at the step, drawn with an outline; or none."""
+    """Waits until every loss panel has a cursor at `step` (a line and its outline), or has none."""
     expected = [] if step is None else [step] * 12
     page.wait_for_function(f"expected => JSON.stringify(({CURSORS})()) === JSON.stringify(expected)", arg=expected)
 
@@ -65,9 +65,9 @@ def test_keys_clicks_and_a_copied_link_show_the_same_iteration(run_id, server, b
     expect_cursors(page, 7)
     for method, before in newest.items():
         expect(page.get_by_alt_text(f"synthetic images by {method}")).not_to_have_attribute("src", before)
-    assert page.evaluate("history.length") <= 3  # the back button does not go through every iteration
+    assert page.evaluate("history.length") <= 3  # the back button does not step through every iteration
 
-    # an image, by mouse and by keys that do not move the player
+    # an image is chosen by mouse and by keys, which do not move the player
     sheet = page.get_by_role("grid", name="synthetic images by Adam")
     cell = sheet.get_by_role("gridcell", name=re.compile("^airplane")).first
     cell.hover()
@@ -90,7 +90,7 @@ def test_keys_clicks_and_a_copied_link_show_the_same_iteration(run_id, server, b
     expect_cursors(copy, 7)
     copy.close()
 
-    # an iteration of its history, and back to the newest
+    # an iteration in its history, and back to the newest
     page.get_by_role("button", name=re.compile("^show iteration 3:")).first.click()
     expect(player).to_have_attribute("aria-valuetext", "iteration 3 of 10")
     page.get_by_role("button", name="Close").click()
@@ -102,7 +102,7 @@ def test_keys_clicks_and_a_copied_link_show_the_same_iteration(run_id, server, b
 
 
 @pytest.mark.slow
-def test_a_bar_opens_its_layer_and_a_figure_stays_the_same_element(run_id, server, browser_page):
+def test_a_bar_opens_its_layer_and_figures_are_updated_in_place(run_id, server, browser_page):
     page, problems = browser_page
     page.goto(f"{server}/?run={run_id}&view=layer&at=2")
     charts = page.locator(".js-plotly-plot")
@@ -122,7 +122,7 @@ def test_a_bar_opens_its_layer_and_a_figure_stays_the_same_element(run_id, serve
 
 
 @pytest.mark.slow
-def test_white_corner_marks_images_that_the_teacher_predicts_differently(run_id, server, browser_page):
+def test_white_corner_marks_images_the_teacher_predicts_differently(run_id, server, browser_page):
     page, problems = browser_page
     page.goto(f"{server}/?run={run_id}&at=1")
     cells = page.get_by_role("grid", name="synthetic images by MI-FGSM").get_by_role("gridcell")
@@ -134,7 +134,7 @@ def test_white_corner_marks_images_that_the_teacher_predicts_differently(run_id,
         corner = cell.evaluate("cell => getComputedStyle(cell, '::after').backgroundImage")
         assert corner.startswith("linear-gradient(" if another else "none"), (label, teacher)
         marked += another
-    assert 0 < marked < 20  # in the first step the images are noise
+    assert 0 < marked < 20  # in the first iteration the images are noise
     assert problems == []
 
 
@@ -170,7 +170,7 @@ def test_active_run_is_updated_without_redrawing_the_page(server, browser_page):
     assert settled > 0
     assert {url.partition("?")[0].rpartition("/")[2] for url in messages} == {"follow"}
 
-    # clicks are drawn and not overwritten by earlier questions
+    # clicks are drawn, and answers to earlier requests do not overwrite them
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("paused", exact=True)).to_be_visible()
     at = page.get_by_role("slider", name="Iteration", exact=True)

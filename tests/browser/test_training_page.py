@@ -1,4 +1,4 @@
-"""Quantize in a real browser during a training: it is updated, and its buttons work."""
+"""Quantize in a real browser during a training: the page is updated, and its buttons work."""
 
 import re
 

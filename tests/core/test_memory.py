@@ -1,4 +1,4 @@
-"""What is said when memory runs out."""
+"""Error messages when memory runs out."""
 
 import ctypes
 import errno
@@ -38,7 +38,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("error", OURS, ids=lambda error: str(error)[:20])
-def test_memory_that_runs_out_becomes_advice(error):
+def test_out_of_memory_becomes_advice(error):
     assert is_out_of_memory(error)
     found = raised(error)
     assert isinstance(found, CoreError)
@@ -47,7 +47,7 @@ def test_memory_that_runs_out_becomes_advice(error):
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[:20])
-def test_other_errors_are_left_alone(error):
+def test_other_errors_are_unchanged(error):
     assert not is_out_of_memory(error)
     assert raised(error) is error
 
@@ -56,17 +56,17 @@ def test_other_errors_are_left_alone(error):
     ("value", "least", "advice"),
     [(65, 1, "try 32"), (3, 2, "try 2"), (2, 1, "try 1"), (2, 2, "smaller network"), (1, 1, "smaller network")],
 )
-def test_advice_is_less_than_it_was_and_allowed(value, least, advice):
+def test_advised_value_is_smaller_and_allowed(value, least, advice):
     assert advice in str(raised(MemoryError(), value=value, least=least))
 
 
-def test_nothing_happens_when_nothing_happens():
+def test_block_without_an_error():
     with memory_advice("a stage", "batch_size", 8):
         pass
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="a property of glibc")
-def test_kept_memory_is_not_fetched_again():
+def test_kept_memory_causes_no_page_faults():
     code = """if True:
         import resource, sys, torch
         from core.memory import keep_memory

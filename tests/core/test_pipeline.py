@@ -1,4 +1,4 @@
-"""A whole tiny run: what lies where, what is announced, what is refused before anything is computed."""
+"""A complete tiny run: its files, what it reports, and what is refused before anything is computed."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ TRAINING = TrainingConfig(range="minmax", steps=2, training_batch_size=4, calibr
 
 
 class Recorder(NullReporter):
-    """Writes down everything that is announced."""
+    """Records everything that is reported."""
 
     def __init__(self):
         self.stages, self.records, self.results, self.pictures = [], [], {}, []
@@ -49,7 +49,7 @@ class Recorder(NullReporter):
 
 
 class StopsAt(NoControl):
-    """Stops at the n-th checkpoint."""
+    """Stops the run at the pause point after `count` others."""
 
     def __init__(self, count):
         self.left = count
@@ -62,7 +62,7 @@ class StopsAt(NoControl):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """20 of CIFAR-10's test images, two of each class, as a folder."""
+    """A folder of 20 CIFAR-10 test images, two per class."""
     folder = tmp_path_factory.mktemp("data")
     images, labels = embedded_images()
     for label, name in enumerate(CIFAR10_CLASSES):
@@ -79,7 +79,7 @@ def config(data):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """One run of everything: folder, what it returned, what it announced."""
+    """A complete run: its folder, its result, and what it reported."""
     folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
     return folder, pipeline.execute(config, folder, recorder, NoControl()), recorder
 
@@ -99,7 +99,7 @@ def test_files_of_a_run(whole):
     assert files == sorted(expected)
 
 
-def test_result_is_what_lies_in_the_folder(whole):
+def test_result_matches_the_files(whole):
     folder, result, _ = whole
     assert json.loads((folder / "result.json").read_text()) == result
     for method in ("adam", "mi-fgsm"):
@@ -111,7 +111,7 @@ def test_result_is_what_lies_in_the_folder(whole):
         assert manifest["method"] == method
 
 
-def test_result_says_what_was_asked(whole):
+def test_result_has_all_figures(whole):
     _, result, _ = whole
     assert result.keys() == {"full_precision", "methods", "references", "seconds"}
     assert list(result["methods"]) == ["mi-fgsm", "adam"]
@@ -135,14 +135,14 @@ def test_result_says_what_was_asked(whole):
         assert figures["accuracy"]["8"]["quantized"] == figures["accuracy"]["8"]["calibrated"]
 
 
-def test_full_precision_is_that_of_the_network(whole, embedded, data):
-    images = load_image_set(data)  # alphabetical folders are CIFAR-10's order
+def test_full_precision_accuracy(whole, embedded, data):
+    images = load_image_set(data)  # CIFAR-10's classes are in alphabetical order, as the folders are
     with torch.no_grad():
         right = (embedded.network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
     assert whole[1]["full_precision"] == pytest.approx(100 * float(right), abs=1e-3)
 
 
-def test_saved_network_is_the_one_that_was_measured(whole, embedded, data):
+def test_saved_network_has_the_reported_accuracy(whole, embedded, data):
     folder, result, _ = whole
     images = load_image_set(data)
     for method in ("mi-fgsm", "adam"):
@@ -168,26 +168,26 @@ def test_methods_start_from_the_same_noise(whole):
     assert labels[0].tolist() == [0, 1, 2, 3] * 2
 
 
-def test_training_is_announced_step_by_step(whole):
+def test_every_training_step_is_reported(whole):
     _, _, recorder = whole
     assert series_of(recorder, "training") == [(f"{method} W3A3", step) for method in ("mi-fgsm", "adam") for step in (1, 2)]
 
 
-def test_accuracy_is_announced_on_the_way(whole):
-    """After calibration, in between, and after the last step; without steps only the first."""
+def test_accuracy_is_reported_during_training(whole):
+    """After calibration, at the checks, and after the last step; without steps only after calibration."""
     _, result, recorder = whole
     for method in ("mi-fgsm", "adam"):
         assert [step for name, step in series_of(recorder, "test") if name == f"{method} W3A3"] == [0, 1, 2]
         assert [step for name, step in series_of(recorder, "test") if name == f"{method} W8A8"] == [0]
         figures = result["methods"][method]["accuracy"]["3"]
         top1 = [values["top1"] for stage, name, _, values in recorder.records if (stage, name) == ("test", f"{method} W3A3")]
-        # all 20 images are fewer than the 500 of a measurement, so both ends are the reported figures
+        # a check takes up to 500 images, so all 20, and the first and last figures are the reported ones
         assert (top1[0], top1[-1]) == (figures["calibrated"], figures["quantized"])
         assert 0 < figures["test_seconds"] < figures["seconds"]
     assert {values["images"] for stage, *_, values in recorder.records if stage == "test"} == {20}
 
 
-def test_layers_are_looked_into(whole):
+def test_layers_are_analyzed(whole):
     folder, _, recorder = whole
     for method in ("mi-fgsm", "adam"):
         for width, bits in (("W3A3", 3), ("W8A8", 8)):
@@ -199,8 +199,8 @@ def test_layers_are_looked_into(whole):
             assert len(json.dumps(found)) < 40_000
 
 
-def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
-    """With moving averages and learned ranges, whose places are taken while it is measured; the same bits without."""
+def test_accuracy_checks_do_not_change_the_result(tmp_path, config, whole):
+    """Bit-identical with and without checks, also with learned ranges and an EMA, which replaces the weights during a check."""
     given = replace(config, images_from=str(whole[0] / "images"), bits=(3,), methods=("adam",)).with_knobs({"encoder": ""})
     given = replace(given, training=replace(given.training, range="lsq", ema_decay=0.9, steps=5), steps_by_bits={})
     recorders = {}
@@ -216,8 +216,8 @@ def test_measuring_on_the_way_changes_nothing(tmp_path, config, whole):
 
 
 @pytest.mark.slow
-def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
-    """It is what a training that ended there would come to."""
+def test_accuracy_checks_use_the_moving_average(embedded, data):
+    """A check measures the network that training would end with at that step."""
     images = load_image_set(data, embedded.spec)
     config = replace(TRAINING, weight_bits=3, activation_bits=3, range="lsq", ema_decay=0.5, steps=3, training_batch_size=20)
     training = QuantizationTraining(embedded, images, config)
@@ -233,8 +233,8 @@ def test_what_is_measured_on_the_way_is_the_moving_average(embedded, data):
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 4])
-def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
-    """Stopped before, at and behind a measurement: no record twice, none missing, and the bits of a run that was not."""
+def test_resumed_training_repeats_no_check(tmp_path, config, whole, stop_at):
+    """Stopped before, at and after a check: no record is missing or duplicated, and the network is bit-identical."""
 
     class Stopping(Recorder, NoControl):
         stopping = True
@@ -265,7 +265,7 @@ def test_resumed_training_measures_once(tmp_path, config, whole, stop_at):
     assert_same_tensors(tmp_path / "whole" / name, tmp_path / "parts" / name)
 
 
-def test_layer_that_is_not_there_is_refused_first(tmp_path, config):
+def test_unknown_layer_is_refused_first(tmp_path, config):
     recorder = Recorder()
     wrong = replace(config, training=replace(config.training, layer_bits={"nowhere": 8}))
     with pytest.raises(UnknownNameError, match=r"unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, .*output"):
@@ -282,7 +282,7 @@ def test_stages_in_order(whole):
     assert [name for name in names if name in order] == order
 
 
-def test_results_are_announced(whole):
+def test_results_are_reported(whole):
     _, result, recorder = whole
     methods, widths = ("mi-fgsm", "adam"), ("W3A3", "W8A8")
     expected = {"full_precision", "layers", "terms", "methods"} | {
@@ -296,14 +296,14 @@ def test_results_are_announced(whole):
     assert {"histogram", "matrix", "neighbours"} <= recorder.results["diversity/adam"].keys()
 
 
-def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(whole, data):
+def test_references_are_noise_and_evaluation_images(whole, data):
     _, result, recorder = whole
     measured = measure_diversity(load_image_set(data), load_encoder("embedded", "cpu"))
     noise, real = result["references"]["noise"], result["references"]["real"]
     assert real["mean_similarity"] == pytest.approx(measured["mean_similarity"], abs=1e-4)
     assert real["within_class_similarity"] == pytest.approx(measured["within_class_similarity"], abs=1e-4)
     assert "20 images of" in real["description"]
-    assert (noise["images"], real["images"]) == (4, 20)  # 8 images are 4 noise images, each saved twice
+    assert (noise["images"], real["images"]) == (4, 20)  # 8 images are 2 snapshots of 4 noise images
     assert noise["within_class_similarity"] is None
     for name, figures in result["references"].items():
         assert figures["encoder"] == result["methods"]["adam"]["diversity"]["encoder"]
@@ -311,8 +311,8 @@ def test_references_are_the_noise_and_the_evaluation_images_in_the_same_encoder(
         assert announced == {**figures, "histogram": announced["histogram"]}
 
 
-def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embedded):
-    """Embedded images where they fit the network, and none where they do not: such a run downloads nothing and fails for nothing."""
+def test_references_of_a_run_without_evaluation(tmp_path, whole, config, embedded):
+    """The embedded images if they fit the network, else none: such a run downloads nothing and does not fail."""
     images = whole[0] / "images"
     config = replace(config, images_from=str(images), bits=()).with_knobs({"data": "cifar10"})
     result = pipeline.execute(config, tmp_path, NullReporter(), NoControl())
@@ -326,7 +326,7 @@ def test_references_of_a_run_that_is_not_evaluated(tmp_path, whole, config, embe
     assert result["references"]["noise"]["images"] == 4
 
 
-def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
+def test_finished_references_are_not_computed_again(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images"), bits=())
 
     class StopsBeforeReal(Recorder, NoControl):
@@ -343,7 +343,7 @@ def test_references_are_kept_by_a_checkpoint(tmp_path, whole, config):
     assert result["references"] == pipeline.execute(config, tmp_path, NullReporter(), NoControl())["references"]
 
 
-def test_snapshots_are_shown_and_kept(whole):
+def test_snapshots_are_reported_and_kept(whole):
     _, _, recorder = whole
     kept = {(method, frame.step) for method, frame, keep in recorder.pictures if keep}
     assert kept == {(method, step) for method in ("mi-fgsm", "adam") for step in (1, 2, 3)}  # the first, and snapshots after 2 and 3
@@ -365,7 +365,7 @@ def test_same_config_gives_the_same_bits(tmp_path, config, whole):
     again = pipeline.execute(replace(config, bits=(3,)).with_knobs({"encoder": ""}), tmp_path, NullReporter(), NoControl())
     for method in ("mi-fgsm", "adam"):
         for name in (f"images/{method}/images.safetensors", f"quantized/{method}/W3A3/quantized.safetensors"):
-            # tensors, as the header may be in another order
+            # tensors, because the header may have another order
             assert_same_tensors(folder / name, tmp_path / name)
         for key in ("calibrated", "quantized"):
             assert again["methods"][method]["accuracy"]["3"][key] == result["methods"][method]["accuracy"]["3"][key]
@@ -391,7 +391,7 @@ def test_generation_alone(tmp_path):
 
 
 def test_images_from_a_run(tmp_path, whole, config):
-    """The same images give the same network, without generating them again."""
+    """The same images give the same network and are not generated again."""
     recorder = Recorder()
     images = whole[0] / "images"
     result = pipeline.execute(
@@ -406,7 +406,7 @@ def test_images_from_a_run(tmp_path, whole, config):
         assert_same_tensors(whole[0] / name, tmp_path / name)
 
 
-def test_images_from_a_run_for_one_optimizer(tmp_path, whole, config):
+def test_images_from_a_run_for_one_method(tmp_path, whole, config):
     config = replace(config, images_from=str(whole[0] / "images"), bits=(), methods=("adam",)).with_knobs({"encoder": ""})
     assert pipeline.given_images(config) == {"adam": whole[0] / "images" / "adam"}
     assert pipeline.execute(config, tmp_path, NullReporter(), NoControl())["methods"].keys() == {"adam"}
@@ -421,7 +421,7 @@ def test_images_from_a_single_set(tmp_path, whole, config):
 
 
 def test_real_images_keep_their_classes(tmp_path, config, monkeypatch, data):
-    """Folders named as classes of the network are those classes, whatever their order: cat is 3 and dog is 5, not 0 and 1."""
+    """Folders named after classes of the network are these classes in any order: cat is 3 and dog is 5, not 0 and 1."""
     from pathlib import Path
     from shutil import copytree
 
@@ -478,7 +478,7 @@ def wrong_label(folder):
 
 
 @pytest.mark.parametrize(("write", "message"), [(wrong_size, "32 x 32.*16 x 16"), (wrong_label, "0 to 9.*got 10")])
-def test_images_that_do_not_fit_are_refused_first(tmp_path, config, write, message):
+def test_mismatched_images_are_refused_first(tmp_path, config, write, message):
     given, out, recorder = tmp_path / "given", tmp_path / "out", Recorder()
     given.mkdir()
     out.mkdir()
@@ -507,7 +507,7 @@ def test_bad_input_is_refused_before_the_first_image(tmp_path, config, change, e
     assert list(tmp_path.iterdir()) == []
 
 
-def test_threads_are_those_of_the_config_and_put_back(tmp_path):
+def test_threads_are_set_and_restored(tmp_path):
     seen, before = [], torch.get_num_threads()
 
     class Watcher(NullReporter):

@@ -1,4 +1,4 @@
-"""Reporters that forward, and those that ignore, have every method of the protocol."""
+"""Forwarding and ignoring reporters have every method of the protocol."""
 
 import inspect
 
@@ -19,7 +19,7 @@ CALLS = {
 
 
 class Notes:
-    """Notes every call."""
+    """Records every call."""
 
     def __init__(self, wants=False):
         self.calls, self.wants = [], wants

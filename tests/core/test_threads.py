@@ -12,7 +12,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def test_count_holds_inside_and_is_put_back():
+def test_thread_count_is_set_and_restored():
     with cpu_threads(3):
         assert torch.get_num_threads() == 3
         with cpu_threads(2):
@@ -21,14 +21,14 @@ def test_count_holds_inside_and_is_put_back():
     assert torch.get_num_threads() == 1
 
 
-def test_zero_leaves_the_choice():
+def test_zero_leaves_the_choice_to_torch():
     with cpu_threads(0):
         assert torch.get_num_threads() == 1
         torch.set_num_threads(2)
     assert torch.get_num_threads() == 1
 
 
-def test_put_back_after_an_exception():
+def test_thread_count_is_restored_after_an_exception():
     with pytest.raises(KeyError), cpu_threads(2):
         raise KeyError
     assert torch.get_num_threads() == 1

@@ -18,7 +18,7 @@ SHORT = RunConfig(
 
 
 def page(name, *opened, **address):
-    """The page at an address, with these expanders open; only open ones draw their content."""
+    """A page at an address, with these expanders open; closed ones draw no content."""
     app = AppTest.from_file(str(ROOT / "dashboard" / "pages" / f"{name}.py"), default_timeout=60)
     for expander in opened:
         app.session_state[expander] = True
@@ -30,7 +30,7 @@ def page(name, *opened, **address):
 
 
 def texts(app):
-    """All text of the page as displayed, that is, without Markdown's backslashes."""
+    """All text of the page as displayed, without Markdown's backslashes."""
     shown = [element.value for kind in (app.markdown, app.caption, app.info, app.error) for element in kind]
     lines = [line for block in component(app, "text_block") for line in (block["title"], *block["lines"])]
     return " ".join([*shown, *htmls(app), *lines]).replace("\\", "")
@@ -41,7 +41,7 @@ def htmls(app):
 
 
 def components(app):
-    """Name and data of the dashboard's own components, in their order."""
+    """Name and data of each of the dashboard's own components, in order."""
     found = [element.proto for element in app.get("bidi_component")]
     return [(proto.component_name.removeprefix("dashboard."), json.loads(proto.json)) for proto in found]
 
@@ -51,7 +51,7 @@ def component(app, name):
 
 
 def quantized_at_8_bits(form):
-    """The run that this form of the page starts on existing images, without training."""
+    """The run that this form on Quantize starts on existing images, without training."""
     app = page("quantize", form)
     app.multiselect(key="quick/bits").set_value([8])
     app.number_input(key="quick/steps").set_value(0)

@@ -1,4 +1,4 @@
-"""A store with one finished, real run, made once a session; each test works on its own copy."""
+"""A store with one real finished run, made once per session; each test gets its own copy."""
 
 import shutil
 
@@ -20,7 +20,7 @@ TINY = RunConfig(
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory):
-    """A folder with one complete run of both optimizers."""
+    """The folder of a store with one complete run of both methods."""
     folder = tmp_path_factory.mktemp("finished")
     store = RunStore(folder)
     manager = RunManager(store)
@@ -34,7 +34,7 @@ def finished_runs(tmp_path_factory):
 
 @pytest.fixture
 def runs_folder(tmp_path, monkeypatch):
-    """An empty store for the pages of this test; what they start is stopped at its end."""
+    """An empty store for the pages; runs that they start are stopped after the test."""
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     session.manager.clear()
@@ -45,6 +45,6 @@ def runs_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def with_finished_run(runs_folder, finished_runs):
-    """The same with the finished run in it; its id."""
+    """The id of the finished run, in the store of `runs_folder`."""
     shutil.copytree(finished_runs, runs_folder, dirs_exist_ok=True)
     return session.store().runs()[0].id

@@ -1,4 +1,4 @@
-"""The list of runs and their comparison, by Streamlit's own AppTest, on stores made by hand."""
+"""The Runs and Compare pages in Streamlit's AppTest, on handwritten stores."""
 
 import re
 import time
@@ -40,7 +40,7 @@ def page(name, **query):
 
 
 def select(app, *rows, table="runs table"):
-    """Selects rows of a table, as a click would."""
+    """Selects rows of a table, as clicks would."""
     (key,) = [key for frame in app.dataframe for key in re.findall(f"{table}.*", frame.proto.id)]
     app.session_state[key] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
     app.run()
@@ -54,11 +54,11 @@ def table(app, column):
 
 @pytest.fixture
 def three(runs_folder):
-    """Ids of three finished runs, the newest first, as the table has them."""
+    """Ids of three finished runs, newest first, as in the table."""
     return [finished(f"*run* {seed}", seed) for seed in range(3)][::-1]
 
 
-def test_table_has_what_one_sorts_by(three):
+def test_table_has_the_columns_to_sort_by(three):
     app = page("runs")
     rows = table(app, "minutes")
     assert list(rows["name"]) == ["*run* 2", "*run* 1", "*run* 0"]
@@ -67,7 +67,7 @@ def test_table_has_what_one_sorts_by(three):
     assert list(rows["network"]) == ["resnet20_cifar10"] * 3
 
 
-def test_list_can_be_narrowed_and_the_address_says_how(three):
+def test_list_is_filtered_by_text_tag_and_state(three):
     store = session.store()
     store.set_tags(three[0], ["good one", "seed"])
     store.set_tags(three[1], ["seed"])
@@ -88,8 +88,8 @@ def test_list_can_be_narrowed_and_the_address_says_how(three):
     assert any("No run matches the filters" in caption.value for caption in app.caption)
 
 
-def test_selection_belongs_to_runs_and_not_to_places(three):
-    """Another run comes on top of the list while one is selected."""
+def test_selection_follows_the_run_and_not_its_row(three):
+    """A new run at the top of the list does not move the selection."""
     app = select(page("runs"), 1)
     assert any("\\*run\\* 1" in markdown.value for markdown in app.markdown)
     finished("a new one")
@@ -100,7 +100,7 @@ def test_selection_belongs_to_runs_and_not_to_places(three):
     assert any("\\*run\\* 1" in markdown.value for markdown in app.markdown)
 
 
-def test_run_is_described(three):
+def test_run_is_renamed_and_gets_a_note(three):
     app = select(page("runs"), 0)
     app.text_input(key=f"name {three[0]}").set_value("another name")
     app.text_area(key=f"note {three[0]}").set_value("a note")
@@ -132,7 +132,7 @@ def test_deletion_is_undone(three):
     assert not any("Deleted **" in markdown.value for markdown in app.markdown)
 
 
-def test_several_are_deleted_together_and_brought_back_from_the_trash(three):
+def test_several_runs_are_deleted_and_restored_from_the_trash(three):
     app = select(page("runs"), 0, 1, 2)
     app.button(key="delete").click().run()
     assert session.store().runs() == []
@@ -154,13 +154,13 @@ def test_several_are_deleted_together_and_brought_back_from_the_trash(three):
     assert not session.store().run_folder(left.id).exists()
 
 
-def test_run_that_is_going_on_is_not_deleted(runs_folder):
+def test_active_run_cannot_be_deleted(runs_folder):
     finished("going on", final=None)
     app = select(page("runs"), 0)
     assert app.button(key="delete").disabled
 
 
-def test_several_are_tagged_together(three):
+def test_several_runs_are_tagged_together(three):
     session.store().set_tags(three[0], ["old", "both"])
     session.store().set_tags(three[1], ["both"])
     app = select(page("runs"), 0, 1)
@@ -178,8 +178,8 @@ def test_several_are_tagged_together(three):
         ((1,), "start again", ("dashboard/pages/studio.py", "from", (1,))),
     ],
 )
-def test_runs_lead_to_other_pages(three, monkeypatch, rows, button, target):
-    went = []  # the page alone knows no other pages to go to
+def test_selected_runs_open_in_other_pages(three, monkeypatch, rows, button, target):
+    went = []  # a page opened alone cannot switch to another
     monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append((page, query_params)))
     select(page("runs"), *rows).button(key=button).click().run()
     name, parameter, places = target
@@ -216,7 +216,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     assert any("None of these runs has recorded training loss" in caption.value for caption in app.caption)
 
 
-def test_addresses_of_runs_that_are_not_there(three):
+def test_unknown_and_deleted_runs_in_the_address_give_warnings(three):
     session.store().trash.put(three[2])
     app = page("compare", runs=f"{three[0]},<b>nobody,{three[2]},{three[1]},{three[0]}", curve="nothing", x="1", smoothing="7", log="maybe")
     assert app.multiselect(key="runs to compare").value == three[:2]
@@ -233,7 +233,7 @@ def test_comparison_with_settings_of_another_version(three):
     assert len(app.get("bidi_component")) == 2
 
 
-def test_comparison_follows_a_run_that_is_going_on(three):
+def test_comparison_follows_an_active_run(three):
     going_on = finished("going on", final=None)
     app = page("compare", runs=f"{three[0]},{going_on}")
     assert max(table(app, "best at iteration")["best at iteration"]) == 3
@@ -243,7 +243,7 @@ def test_comparison_follows_a_run_that_is_going_on(three):
 
 
 def test_list_of_200_runs_reads_no_records(runs_folder, monkeypatch):
-    """And is made within a time that nobody waits for."""
+    """And takes less than 5 seconds."""
     first = finished("first", records=200)
     with session.store().database.write() as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(run)")]

@@ -1,4 +1,4 @@
-"""Both themes and the colors of data: contrasts by the formulas of WCAG 2.2, and seen with each kind of color blindness."""
+"""Contrast of both themes and of chart colors by WCAG 2.2, and chart colors as seen with each kind of color blindness."""
 
 import itertools
 import tomllib
@@ -32,7 +32,7 @@ def linear(srgb: np.ndarray) -> np.ndarray:
 
 
 def contrast(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two colors, sRGB in [0, 1]: 1 to 21."""
+    """Contrast ratio of two colors, sRGB in [0, 1]: 1 to 21."""
     darker, lighter = sorted(float(linear(color) @ TO_XYZ[1]) for color in (one, other))
     return (lighter + 0.05) / (darker + 0.05)
 
@@ -43,35 +43,35 @@ def lab(linear_rgb: np.ndarray) -> np.ndarray:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def test_contrast_is_that_of_wcag():
+def test_contrast_matches_wcag():
     assert contrast(rgb("#FFFFFF"), rgb("#000000")) == pytest.approx(21)
     assert contrast(rgb("#767676"), rgb("#FFFFFF")) == pytest.approx(4.54, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["light", "dark"])
-def test_text_can_be_read(name):
+def test_text_is_readable(name):
     theme = {key: rgb(value) for key, value in THEME[name].items()}
     page, box, text = theme["backgroundColor"], theme["secondaryBackgroundColor"], theme["textColor"]
     for background in (page, box):
         assert contrast(text, background) >= 7
         assert contrast(theme["linkColor"], background) >= 4.5
         assert contrast(theme["primaryColor"], background) >= 4.5
-    caption = 0.6 * text + 0.4 * page  # Streamlit's captions
+    caption = 0.6 * text + 0.4 * page  # color of Streamlit's captions
     assert contrast(caption, page) >= 4.5
-    # text on the primary color: dashboard/page.css makes it black where the text around is light, and else white
+    # dashboard/page.css makes text on the primary color black where the surrounding text is light, white elsewhere
     on_primary = np.zeros(3) if linear(text) @ TO_XYZ[1] > 0.18 else np.ones(3)
     assert contrast(on_primary, theme["primaryColor"]) >= 4.5
 
 
 @pytest.mark.parametrize("background", ["light", "dark"])
 @pytest.mark.parametrize("color", [*DATA.values(), chart_style.NEUTRAL])
-def test_data_stands_out_from_both_backgrounds(color, background):
+def test_chart_colors_stand_out_from_both_backgrounds(color, background):
     assert contrast(rgb(color), rgb(THEME[background]["backgroundColor"])) >= 3
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-def test_colors_of_data_differ_for_everybody(sight):
-    # 2.3 is just visible
+def test_chart_colors_differ_with_every_kind_of_color_vision(sight):
+    # 2.3 is a just noticeable difference
     seen = {name: lab(SIGHT[sight] @ linear(rgb(color))) for name, color in DATA.items()}
     distances = {pair: float(np.linalg.norm(seen[pair[0]] - seen[pair[1]])) for pair in itertools.combinations(seen, 2)}
     assert min(distances.values()) > 13, min(distances.items(), key=lambda item: item[1])

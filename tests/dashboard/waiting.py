@@ -1,4 +1,4 @@
-"""What tests wait with for what another process or thread does."""
+"""Waiting for another process or thread in tests."""
 
 import time
 

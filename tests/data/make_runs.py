@@ -1,19 +1,19 @@
-"""Makes `runs_of_version_1`: runs as the program stored them before its configs, modules and names were reworked.
+"""Writes `runs_of_version_1`: runs as stored before configs, modules and names were reworked.
 
-Has to be run with the code of commit daa19da and one thread, from the root of a checkout of that commit:
+Must be run with the code of commit daa19da and one thread, from the root of a checkout of that commit:
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python THIS_FILE NEW_FOLDER
 
-Later code would store runs of a later version, so it must not be run with that. What it writes:
+Never run it with later code, which would store runs of a later version. It writes:
 
-    runs/              a store: the database in one file, a folder for each run, an uploaded network and a few evaluation images
-    configs/NAME.json  what RunConfig.to_dict() gave for each run, each preset and each command
-    flags.json         every flag of every command
-    expected.json      results of the two unfinished runs when that code resumed them: SHA-256 of tensors, labels, steps, accuracies
-    expected.safetensors   the images of these two, "RUN/OPTIMIZER"
+    runs/                  a store: the database in one file, a folder for each run, an uploaded network and a few evaluation images
+    configs/NAME.json      RunConfig.to_dict() of each run, each preset and each command
+    flags.json             every flag of every command
+    expected.json          results of the two unfinished runs, resumed by that code: SHA-256 of tensors, labels, steps, accuracies
+    expected.safetensors   the images of these two runs, as "RUN/OPTIMIZER"
 
-Paths of the store in the database and in JSON and safetensors files are replaced by PLACEHOLDER. All runs but two use a small
-uploaded network, so that the files are small and the runs quick to resume.
+Paths of the store in the database and in JSON and safetensors files are replaced by PLACEHOLDER. All runs except two use a small uploaded
+network, so that files are small and runs resume quickly.
 """
 
 import argparse
@@ -53,7 +53,7 @@ KILLED, STOPPED = "killed in generation", "stopped in training"
 
 
 class Network(nn.Module):
-    """Three convolutions with BatchNorm, one residual addition, a classifier of 10 classes; for images of 32 x 32 pixels."""
+    """Three convolutions with BatchNorm, a residual addition, and a classifier with 10 classes, for images of 32 x 32 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Network(nn.Module):
 
 
 class Watching(StoreReporter):
-    """Calls `then` when it has recorded step `step` of `method` in `stage`."""
+    """Calls `then` after it has recorded step `step` of `method` in `stage`."""
 
     def __init__(self, store: RunStore, run_id: str, stage: str, method: str, step: int, then: Callable[[], None]) -> None:
         super().__init__(store, run_id)
@@ -97,7 +97,7 @@ class Sliders(LiveControl):
 
 
 def upload(folder: Path) -> str:
-    """The small network as an uploaded program; its path."""
+    """Stores the small network as an uploaded program; returns its path."""
     torch.manual_seed(1)
     network = Network().train()
     for module in network.modules():
@@ -117,7 +117,7 @@ def upload(folder: Path) -> str:
 
 
 def evaluation_images(folder: Path) -> str:
-    """The first 4 embedded images of each class as PNG files, a folder a class; the path. Fewer images are evaluated in less time."""
+    """Writes the first 4 embedded images per class as PNG files, one folder per class; returns the path. Few images evaluate fast."""
     classes = load_model("resnet20_cifar10", "cpu").spec.classes
     images, labels = embedded_images()
     for label, name in enumerate(classes):
@@ -129,7 +129,7 @@ def evaluation_images(folder: Path) -> str:
 
 
 def configs(model: str, evaluation: str) -> dict[str, RunConfig]:
-    """Name -> settings of each run, but for those that use what another has made."""
+    """Name -> config of each run, except those that use the images of another run."""
     generation = GenerationConfig(model=model, images=8, iterations=4, snapshots=2, batch_size=4, threads=1, device="cpu")
     quantization = QuantizationConfig(model=model, steps=2, batch_size=4, calibration_images=8, evaluations=1, device="cpu", threads=1)
     small = RunConfig(generation, quantization, bits=(4,), encoder="")
@@ -149,14 +149,14 @@ def configs(model: str, evaluation: str) -> dict[str, RunConfig]:
 
 
 def compute(store: RunStore, name: str, config: RunConfig, live: LiveControl | None = None) -> str:
-    """Computes a whole run and returns its id."""
+    """Computes a complete run; returns its id."""
     run_id = store.create(config, name)
     perform(store, run_id, StoreReporter(store, run_id), live or LiveControl())
     return run_id
 
 
 def kill(folder: Path, config: RunConfig) -> None:
-    """Starts a run and kills its process when records and images newer than the last checkpoint have been written."""
+    """Starts a run and kills its process after writing records and images newer than the last resume state."""
     store = RunStore(folder)
     run_id = store.create(config, KILLED)
     reporter = Watching(store, run_id, "generation", "adam", 7, lambda: os._exit(9))
@@ -164,7 +164,7 @@ def kill(folder: Path, config: RunConfig) -> None:
 
 
 def stop(store: RunStore, config: RunConfig) -> None:
-    """Stops a run after the second of four training steps."""
+    """Starts a run and stops it after the second of four training steps."""
     run_id = store.create(config, STOPPED)
     live = LiveControl()
     try:
@@ -175,7 +175,7 @@ def stop(store: RunStore, config: RunConfig) -> None:
 
 
 def expected(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Resumes the unfinished runs in `folder` to their ends; returns their results and their images."""
+    """Resumes the unfinished runs in `folder` until they are complete; returns their results and images."""
     store = RunStore(folder)
     store.mark_interrupted()
     outcomes, pixels = {}, {}
@@ -206,7 +206,7 @@ def sha256(tensor: torch.Tensor) -> str:
 
 
 def commands_configs() -> dict[str, RunConfig]:
-    """The presets, and what the command line stored for its commands with some of their options."""
+    """The presets, and the configs that commands stored when given some of their options."""
     generation = GenerationConfig(optimizer="adam", images=64, schedule="constant")
     quantization = QuantizationConfig(weight_bits=3, activation_bits=8, range="mse", layer_bits={"output": 8})
     start = PRESETS["quick"]
@@ -234,7 +234,7 @@ def commands_configs() -> dict[str, RunConfig]:
 
 
 def flags() -> dict[str, list[str]]:
-    """Each command with all its flags, and a value for each. The paths do not exist, so that a command that takes all flags stops there."""
+    """Each command with all its flags and a value for each. Paths do not exist, so that a command stops there if it accepts all flags."""
     given = {
         "model": "nowhere.safetensors",
         "data": "nowhere",
@@ -254,13 +254,13 @@ def flags() -> dict[str, list[str]]:
             value = given.get(action.dest) or str(action.default or kinds.get(getattr(action.type, "__name__", ""), "nowhere"))
             values = [value] * (action.nargs if isinstance(action.nargs, int) else 1)
             words.append([*action.option_strings[:1], *values])
-        # what has no name comes first
+        # positional arguments come first
         found[name] = [word for part in sorted(words, key=lambda part: part[0].startswith("--")) for word in part]
     return found
 
 
 def one_file(folder: Path, old: str) -> None:
-    """Makes the database one file, removes the files of processes, and replaces the path `old` by PLACEHOLDER."""
+    """Merges the database into one file, removes the files of processes, and replaces the path `old` by PLACEHOLDER."""
     connection = sqlite3.connect(folder / DATABASE)
     for table, column in (("run", "config"), ("run", "name"), ("run", "out"), ("result", "data"), ("record", "data")):
         connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, PLACEHOLDER))

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: calls and what is read of their output."""
+"""Helpers for the tests of the commands: calling them and reading their output."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ GENERATE_KEYS = {"images", "image_iterations", "seconds", "bns_loss_first", "bns
 
 
 def call(*arguments) -> int:
-    """The exit code, whether it was returned or raised."""
+    """The exit code, returned or raised."""
     try:
         code = main([str(argument) for argument in arguments])
     except SystemExit as end:
@@ -32,7 +32,7 @@ def tree(folder) -> list[str]:
 
 
 def refused(capsys, out, *arguments) -> str:
-    """Calls, and returns the only line on stderr after checking that nothing was left beside or at `out`."""
+    """Calls a command that must fail without writing anything at or beside `out`. Returns the only line on stderr."""
     parent = next(path for path in out.parents if path.exists())
     before = tree(parent)
     capsys.readouterr()

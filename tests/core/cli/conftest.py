@@ -1,4 +1,4 @@
-"""Where the runs of the tests lie, and the images, networks and presets that they start from."""
+"""The runs folder of the tests, and their images, networks and preset."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from core.runs.store import RUNS_VARIABLE
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path_factory, monkeypatch):
-    """Where the runs of each test lie, away from its own folder."""
+    """The runs folder, outside the folder of the test."""
     folder = tmp_path_factory.mktemp("store") / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     return folder
@@ -25,7 +25,7 @@ def runs(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """Two images of each CIFAR-10 class, as a folder."""
+    """A folder with two images per CIFAR-10 class."""
     folder = tmp_path_factory.mktemp("pictures")
     images, labels = embedded_images()
     for label, name in enumerate(CIFAR10_CLASSES):
@@ -61,7 +61,7 @@ def tiny_preset(monkeypatch, pictures):
 
 @pytest.fixture(scope="session")
 def of_others(tmp_path_factory):
-    """The embedded network as another program would have saved it."""
+    """The weights of the embedded network as another program saves them."""
     path = tmp_path_factory.mktemp("others") / "best.pth"
     torch.save({"state_dict": {f"module.{key}": value for key, value in load_file(MODELS["resnet20_cifar10"][0]).items()}}, path)
     return path

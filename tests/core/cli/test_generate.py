@@ -1,4 +1,4 @@
-"""`generate`: what it prints and writes, weights of one's own, and every way to refuse."""
+"""`generate`: output, files, weights files, and refusals."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_generate_twice_gives_the_same_bits(generated, tmp_path):
     assert not bool((sets[0] == sets[2]).all())
 
 
-def test_generate_for_a_person(tmp_path, capsys):
+def test_generate_prints_its_result(tmp_path, capsys):
     assert call("generate", *TINY, "--out", tmp_path / "set") == 0
     out = capsys.readouterr().out
     for key in GENERATE_KEYS:
@@ -88,7 +88,7 @@ def test_existing_folder_is_refused_and_kept(tmp_path, capsys, generated, pictur
     assert (out / "mine").read_text() == "1"
 
 
-def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+def test_output_path_below_a_file_is_refused(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("1")
     monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()
@@ -96,7 +96,7 @@ def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path, caps
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_interrupted_before_anything_is_computed_leaves_nothing(tmp_path, capsys, monkeypatch, runs):
+def test_interruption_before_the_first_stage_leaves_no_files(tmp_path, capsys, monkeypatch, runs):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -107,13 +107,13 @@ def test_interrupted_before_anything_is_computed_leaves_nothing(tmp_path, capsys
     assert not runs.exists()
 
 
-def test_without_out_the_files_stay_in_the_run(capsys, runs):
+def test_without_out_the_images_are_in_the_folder_of_the_run(capsys, runs):
     assert call("generate", *TINY, "--json") == 0
     run_id = last_json(capsys)["run"]
     assert (runs / run_id / "images" / "mi-fgsm" / "manifest.json").is_file()
 
 
-def test_generate_and_quantize_with_a_checkpoint_of_others(tmp_path, capsys, of_others, pictures):
+def test_generate_and_quantize_with_a_weights_file(tmp_path, capsys, of_others, pictures):
     given = ["--model", "pytorchcv:resnet20_cifar10", "--weights", of_others, "--mean", "0.4914", "0.4822", "0.4465", "--json"]
     runs = ["--runs", tmp_path / "runs"]
     capsys.readouterr()
@@ -129,7 +129,7 @@ def test_generate_and_quantize_with_a_checkpoint_of_others(tmp_path, capsys, of_
     assert len(list(network.parent.iterdir())) == 2
 
 
-def test_class_names_of_a_checkpoint_come_from_a_file(tmp_path, of_others):
+def test_class_names_are_read_from_a_file(tmp_path, of_others):
     names = [f"thing {index}, naïve" for index in range(10)]
     (tmp_path / "names.txt").write_text("\ufeff" + "\r\n\r\n".join(f" {name} " for name in names) + "\n", encoding="utf-8")
     given = ["--model", "pytorchcv:resnet20_cifar10", "--weights", of_others, "--class-names", tmp_path / "names.txt"]
@@ -149,7 +149,7 @@ def test_class_names_of_a_checkpoint_come_from_a_file(tmp_path, of_others):
         (b"x" * 10_000_001, "must have at most 10,000,000 bytes of class names, got 10,000,001"),
     ],
 )
-def test_class_names_are_refused(tmp_path, capsys, of_others, content, words):
+def test_bad_class_names_are_refused(tmp_path, capsys, of_others, content, words):
     if content is not None:
         (tmp_path / "names.txt").write_bytes(content)
     given = ["--model", "pytorchcv:resnet20_cifar10", "--weights", of_others, "--class-names", tmp_path / "names.txt"]
@@ -174,6 +174,6 @@ def test_class_names_are_refused(tmp_path, capsys, of_others, content, words):
     ],
 )
 @pytest.mark.parametrize("command", ["generate", "run"])
-def test_checkpoint_is_refused(tmp_path, capsys, of_others, tiny_preset, command, arguments, words):
+def test_bad_weights_options_are_refused(tmp_path, capsys, of_others, tiny_preset, command, arguments, words):
     arguments = [str(of_others) if argument == "OTHERS" else argument for argument in arguments]
     assert words in refused(capsys, tmp_path / "deeper" / "set", command, *(TINY if command == "generate" else ()), *arguments)

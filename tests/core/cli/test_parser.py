@@ -1,4 +1,4 @@
-"""The commands and their flags: help, `list`, flags of earlier versions, and one line on stderr for what is wrong."""
+"""Commands and flags: help, `list`, flags of earlier versions, and errors in one line on stderr."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from command_line import ROOT, TINY, call, tree
 from core.cli.parser import build_parser
 
 
-def test_a_reader_that_has_enough_is_no_error():
+def test_closed_pipe_is_not_an_error():
     with subprocess.Popen(
         [sys.executable, "-m", "core", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as command:
-        command.stdout.close()  # before it has printed anything
+        command.stdout.close()  # before the command prints anything
         assert command.stderr.read() == ""
     assert command.returncode == 0
 
 
-def test_list_as_a_command():
+def test_list_in_a_process():
     done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -41,7 +41,7 @@ def test_list_as_a_command():
     "arguments",
     [["list"], ["table"], ["--help"], ["generate", "--help"], ["generate", "--epsilon", "9", "--out", "x"], ["export", "--help"]],
 )
-def test_what_computes_nothing_imports_no_torch(arguments, tmp_path):
+def test_commands_that_compute_nothing_do_not_import_torch(arguments, tmp_path):
     code = f"""
 import sys
 from core.__main__ import main
@@ -57,7 +57,7 @@ sys.exit(10 if "torch" in sys.modules else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_list_for_a_person(capsys):
+def test_list_prints_all_names(capsys):
     assert call("list") == 0
     out = capsys.readouterr().out
     for name in ("resnet20_cifar10", "mi-fgsm", "lsq", "quick", "2, 3, 4, 5, 6, 7, 8"):
@@ -70,7 +70,7 @@ def test_every_command_has_help(capsys, command):
     assert "--json" in capsys.readouterr().out
 
 
-def test_flags_of_the_issue_exist(capsys):
+def test_flags_of_generate_and_quantize_exist(capsys):
     call("generate", "--help")
     text = capsys.readouterr().out
     flags = "model method images iterations batch-size snapshots epsilon mu lr alpha-tv alpha-l2 beta seed threads out"
@@ -94,7 +94,7 @@ def test_flags_of_the_issue_exist(capsys):
         (["generate", "--out"], "--out"),
     ],
 )
-def test_wrong_command_line_is_one_line(capsys, arguments, value):
+def test_wrong_command_line_is_refused_in_one_line(capsys, arguments, value):
     assert call(*arguments) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
@@ -102,7 +102,7 @@ def test_wrong_command_line_is_one_line(capsys, arguments, value):
     assert captured.out == ""
 
 
-def test_as_a_command_bad_input_ends_with_two(tmp_path):
+def test_bad_value_exits_with_code_two(tmp_path):
     command = [sys.executable, "-m", "core", "quantize", "--images", "/nowhere", "--weight-bits", "1", "--out", str(tmp_path / "x")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -111,7 +111,7 @@ def test_as_a_command_bad_input_ends_with_two(tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_current_folder_is_no_place_for_the_result(tmp_path, capsys, monkeypatch):
+def test_current_folder_is_refused_as_output_path(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()

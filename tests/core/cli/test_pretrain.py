@@ -1,4 +1,4 @@
-"""`pretrain`: what it prints and writes, and every way to refuse."""
+"""`pretrain`: output, files, and refusals."""
 
 import os
 
@@ -10,7 +10,7 @@ from core.models.full_precision import load_model
 from core.models.registry import CIFAR10_CLASSES
 
 
-def test_pretrain_and_generate_from_what_it_wrote(pictures, tmp_path, capsys):
+def test_generate_from_a_pretrained_network(pictures, tmp_path, capsys):
     out = tmp_path / "mine.safetensors"
     code = call("pretrain", "--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1, "--device", "cpu", "--json", "--out", out)
     assert code == 0
@@ -24,7 +24,7 @@ def test_pretrain_and_generate_from_what_it_wrote(pictures, tmp_path, capsys):
     assert load_image_set(tmp_path / "set").manifest["model"] == "mine"
 
 
-def test_pretrain_for_two_classes_works_or_is_refused_in_one_line(pictures, tmp_path, capsys):
+def test_pretraining_for_two_classes_succeeds_or_is_refused_in_one_line(pictures, tmp_path, capsys):
     two = tmp_path / "two"
     two.mkdir()
     for name in ("cat", "dog"):
@@ -59,7 +59,7 @@ def test_pretrain_refuses(pictures, tmp_path, capsys, arguments, value, allowed)
     assert allowed in line
 
 
-def test_pretrain_refuses_names_it_cannot_write(pictures, tmp_path, capsys):
+def test_pretrain_refuses_existing_files_and_other_suffixes(pictures, tmp_path, capsys):
     there = tmp_path / "there.safetensors"
     there.write_text("mine")
     given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1]

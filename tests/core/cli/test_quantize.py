@@ -1,4 +1,4 @@
-"""`quantize` and `diversity`: what they print and write, and every way to refuse."""
+"""`quantize` and `diversity`: output, files, and refusals."""
 
 import json
 
@@ -11,7 +11,7 @@ from core.export.image_sets import export_images
 from core.models.registry import CIFAR10_CLASSES
 
 
-def test_quantize_single_layers(generated, pictures, capsys):
+def test_bit_widths_of_single_layers(generated, pictures, capsys):
     arguments = ["--images", generated, *QUANTIZE, "--steps", 0, "--data", pictures, "--json"]
     assert call("quantize", *arguments, "--layer-bits", "output=8", "features.init_block.conv=2") == 0
     result = last_json(capsys)
@@ -30,7 +30,7 @@ def test_quantize_single_layers(generated, pictures, capsys):
         (["nowhere=8"], "unknown layer in layer_bits 'nowhere': must be one of features.init_block.conv, "),
     ],
 )
-def test_layers_that_are_refused(generated, pictures, given, message, capsys):
+def test_bad_layer_bits_are_refused(generated, pictures, given, message, capsys):
     assert call("quantize", "--images", generated, *QUANTIZE, "--data", pictures, "--layer-bits", *given) == 2
     line = capsys.readouterr().err.strip()
     assert message in line
@@ -60,7 +60,7 @@ def test_quantize_with_real_images(pictures, tmp_path, capsys):
 
 
 def test_quantize_with_exported_images(generated, pictures, tmp_path, embedded):
-    """Every format gives the same network, to the byte."""
+    """Every format gives the same network, byte for byte."""
     given = {"generated": generated}
     for format, name in (("png", "png"), ("safetensors", "safetensors"), ("npz", "set.npz")):
         given[format] = tmp_path / name
@@ -73,7 +73,7 @@ def test_quantize_with_exported_images(generated, pictures, tmp_path, embedded):
     assert len(networks) == 1
 
 
-def test_quantize_refuses_a_numpy_archive_of_something_else(pictures, tmp_path, capsys):
+def test_quantize_refuses_other_numpy_archives(pictures, tmp_path, capsys):
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     line = refused(capsys, tmp_path / "out", "quantize", "--images", tmp_path / "other.npz", "--data", pictures, *QUANTIZE)
     assert "must be a .npz file written by `export`" in line
@@ -109,7 +109,7 @@ def test_quantize_refuses_a_network_without_batch_norm(generated, pictures, tmp_
 
 
 @pytest.mark.parametrize("flag", ["--images", "--data"])
-def test_quantize_refuses_a_picture_that_cannot_be_read(generated, pictures, tmp_path, capsys, flag):
+def test_quantize_refuses_an_unreadable_image(generated, pictures, tmp_path, capsys, flag):
     bad = tmp_path / "bad"
     for name in CIFAR10_CLASSES:
         (bad / name).mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_diversity_refuses(generated, capsys, arguments, value, allowed):
     assert allowed in line
 
 
-def test_diversity_of_one_image_is_refused_in_one_line(pictures, tmp_path, capsys):
+def test_diversity_of_one_image_is_refused(pictures, tmp_path, capsys):
     (tmp_path / "cat").mkdir()
     picture = next((pictures / "cat").iterdir())
     (tmp_path / "cat" / "0.png").write_bytes(picture.read_bytes())

@@ -1,4 +1,4 @@
-"""`run` and `table`: what they print and write, and every way to refuse."""
+"""`run` and `table`: output, files, and refusals."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_run(tiny_preset, tmp_path, capsys):
     assert manifest["seed"] == 3
 
 
-def test_run_takes_what_is_given_in_place_of_the_preset(tiny_preset, tmp_path, monkeypatch):
+def test_flags_override_the_preset(tiny_preset, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("core.pipeline.execute", lambda config, *_: seen.append(config) or {})
     monkeypatch.setattr("core.pipeline.prepare", lambda *_: None)
@@ -71,7 +71,7 @@ def run_config(*flags) -> RunConfig:
 
 
 def other_value(name, field):
-    """A value that the knob may have and the preset `quick` has not, and the words that give it on the command line."""
+    """A valid value of the knob that the preset `quick` does not have, and the arguments that set it."""
     flag = "--" + name.replace("_", "-")
     if name == "layer_bits":
         return (("a=b", 3), ("output", 8)), [flag, "output=8", "a=b=3"]
@@ -90,8 +90,8 @@ def other_value(name, field):
 
 
 @pytest.mark.parametrize("name", [name for name in every_knob() if name != "weight_bits"])
-def test_run_takes_every_knob(name):
-    """And changes no other, but for steps and step sizes of single bit widths."""
+def test_run_has_a_flag_for_every_knob(name):
+    """A flag changes only its knob; those of steps and learning rate also clear the values for single bit widths."""
     start = PRESETS["quick"]
     value, words = other_value(name, every_knob()[name])
     assert start.value(name) != value
@@ -100,7 +100,7 @@ def test_run_takes_every_knob(name):
     assert config == replace(start, **own).with_knobs({name: value})
 
 
-def test_run_starts_from_the_preset_that_is_given():
+def test_run_starts_from_the_given_preset():
     for name, start in PRESETS.items():
         assert run_config("--preset", name) == start
     config = run_config("--preset", "paper", "--images", 40, "--batch-size", 8, "--training-batch-size", 9, "--range", "mse")
@@ -111,7 +111,7 @@ def test_run_refuses_a_network_without_batch_norm(tiny_preset, tmp_path, capsys,
     assert "must have at least one BatchNorm layer" in refused(capsys, tmp_path / "run", "run", "--model", without_batch_norm)
 
 
-def test_written_files_may_be_read_by_others(tiny_preset, generated, tmp_path):
+def test_output_files_have_default_permissions(tiny_preset, generated, tmp_path):
     out = tmp_path / "run"
     assert call("run", "--bits", 4, "--methods", "adam", "--encoder", "", "--out", out) == 0
     (tmp_path / "plain").write_text("1")
@@ -119,7 +119,7 @@ def test_written_files_may_be_read_by_others(tiny_preset, generated, tmp_path):
     assert {path.stat().st_mode for path in out.rglob("*") if path.is_file()} == {plain}
 
 
-def test_table_of_what_was_not_measured(capsys, monkeypatch, tmp_path):
+def test_table_without_measurements(capsys, monkeypatch, tmp_path):
     (tmp_path / "measured.json").write_text("[]")
     monkeypatch.setattr("core.runs.paper_table.MEASURED", tmp_path / "measured.json")
     assert call("table", "--json") == 0
@@ -133,7 +133,7 @@ def test_table_of_what_was_not_measured(capsys, monkeypatch, tmp_path):
     assert max(map(len, out.splitlines())) <= 140
 
 
-def test_table_measures_a_row_and_keeps_the_run(capsys, tiny_preset, pictures):
+def test_table_measures_a_row_and_stores_the_run(capsys, tiny_preset, pictures):
     row = ["table", "--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10"]
     assert call(*row, "--seed", 3, "--json") == 0
     result = last_json(capsys)
@@ -162,7 +162,7 @@ def test_table_measures_a_row_and_keeps_the_run(capsys, tiny_preset, pictures):
         (["--seed", "0"], "0", "must come with --run"),
     ],
 )
-def test_table_refuses_and_starts_nothing(capsys, runs, arguments, value, allowed):
+def test_table_refuses(capsys, runs, arguments, value, allowed):
     assert call("table", *arguments) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()

@@ -1,4 +1,4 @@
-"""`runs`, `resume` and `delete`: what is kept, and how an interrupted run is resumed."""
+"""`runs`, `resume` and `delete`: stored runs, and resuming an interrupted one."""
 
 import pytest
 from command_line import GENERATE_KEYS, TINY, call, last_json, listed
@@ -7,13 +7,13 @@ from core.errors import quoted
 from core.generation.loop import GenerationLoop
 
 
-def test_runs_lists_none(capsys, runs):
+def test_runs_without_any(capsys, runs):
     assert listed(capsys) == []
     assert call("runs") == 0
     assert capsys.readouterr().out == f"no runs in {runs}\n"
 
 
-def test_runs_are_kept_where_the_argument_says(tmp_path, capsys, runs):
+def test_runs_are_stored_in_the_given_folder(tmp_path, capsys, runs):
     assert call("generate", *TINY, "--runs", tmp_path / "elsewhere") == 0
     assert not runs.exists()
     capsys.readouterr()
@@ -37,11 +37,11 @@ def test_delete(capsys, runs):
 def test_unknown_run_is_refused(command, run_id, capsys, runs):
     assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert quoted(run_id) in line  # of a long one, its ends
+    assert quoted(run_id) in line  # shortened to its two ends if it is long
     assert "must" in line
 
 
-def test_complete_run_is_not_resumed(capsys, runs):
+def test_complete_run_cannot_be_resumed(capsys, runs):
     assert call("generate", *TINY, "--json") == 0
     run_id = last_json(capsys)["run"]
     assert call("resume", run_id) == 2
@@ -49,11 +49,11 @@ def test_complete_run_is_not_resumed(capsys, runs):
 
 
 @pytest.mark.parametrize("command", ["runs", "list"])
-def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
+def test_file_as_runs_folder_is_refused(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code = call(command, "--runs", tmp_path / "file")
     if command == "list":
-        assert code == 0  # which has no use for it
+        assert code == 0  # it does not use the folder
     else:
         assert code == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -62,7 +62,7 @@ def test_runs_argument_that_is_a_file(command, tmp_path, capsys):
 
 
 def interrupt_after(monkeypatch, steps):
-    """Ctrl-C after so many iterations of each method."""
+    """Raises KeyboardInterrupt after `steps` iterations of each method."""
     real = GenerationLoop.step
 
     def step(self):
@@ -91,7 +91,7 @@ def test_interrupted_run_is_resumed_to_the_same_bits(tmp_path, capsys, monkeypat
     assert (run["id"], run["state"], run["attempt"]) == (run_id, "complete", 2)
 
 
-def test_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, runs):
+def test_interrupted_run_prints_the_command_to_resume_it(tmp_path, capsys, monkeypatch, runs):
     interrupt_after(monkeypatch, 1)
     assert call("generate", *TINY) == 130
     last = capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Every knob refuses what it must, in words, and is explained; knobs can be added and removed."""
+"""Every knob is checked and explained; knobs can be added and removed."""
 
 import math
 import os
@@ -61,7 +61,7 @@ def wrong_types(kind: type) -> list:
 
 
 @pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
-def test_wrong_type_is_refused_by_name_and_value(config, name):
+def test_wrong_type_is_refused_with_name_and_value(config, name):
     default = knobs(config)[name].default
     for value in wrong_types(type(default)):
         assert repr(value) in refused(config, name, value)
@@ -105,12 +105,12 @@ def test_bounds_themselves_are_allowed(config, values):
     assert {name: getattr(made, name) for name in values} == values
 
 
-def test_number_too_large_for_a_float_is_refused_as_any_other():
+def test_number_too_large_for_a_float_is_refused():
     refused(GenerationConfig, "epsilon", 10**400)
 
 
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, 4.0, True, "4"])
-def test_bit_widths_outside_two_to_eight(bits):
+def test_bit_widths_outside_two_to_eight_are_refused(bits):
     message = refused(TrainingConfig, "weight_bits", bits)
     assert repr(bits) in message
     assert "2, 3, 4, 5, 6, 7, 8" in message
@@ -118,12 +118,12 @@ def test_bit_widths_outside_two_to_eight(bits):
         assert "0, 2, 3, 4, 5, 6, 7, 8" in refused(TrainingConfig, "activation_bits", bits)
 
 
-def test_activations_are_as_wide_as_the_weights_unless_said():
+def test_activations_have_the_width_of_the_weights_by_default():
     assert (TrainingConfig(weight_bits=3).input_bits, TrainingConfig(weight_bits=3).width) == (3, "W3A3")
     assert TrainingConfig(weight_bits=3, activation_bits=5).width == "W3A5"
 
 
-def test_messages_say_field_value_and_range():
+def test_messages_name_field_value_and_range():
     with pytest.raises(ConfigError, match=r"^epsilon must be 0 to 2, got 2\.5$"):
         GenerationConfig(epsilon=2.5)
     with pytest.raises(ConfigError, match=r"^training_optimizer must be one of adam, sgd, got 'lamb'$"):
@@ -132,14 +132,14 @@ def test_messages_say_field_value_and_range():
         MachineConfig(seed=True)
 
 
-def test_errors_are_of_one_tree_and_value_errors():
+def test_config_errors_are_core_errors_and_value_errors():
     with pytest.raises(ValueError):
         GenerationConfig(mu=-1)
     with pytest.raises(CoreError):
         GenerationConfig(mu=-1)
 
 
-def test_help_text_says_all_of_a_knob_line_by_line():
+def test_help_text_line_by_line():
     assert help_text(GenerationConfig, "mu").splitlines() == [
         "μ: Momentum of MI-FGSM: the fraction of the accumulated gradient that is kept.",
         "Range: 0 to 2. Default: 0.9. Paper: not stated.",
@@ -155,7 +155,7 @@ def test_help_text_says_all_of_a_knob_line_by_line():
 
 @pytest.mark.parametrize(("config", "name"), EVERY_KNOB, ids=IDS)
 def test_every_knob_is_explained(config, name):
-    """Symbol, text, range, default, the paper, and what goes wrong at either end; of a choice, each that there is."""
+    """Symbol, text, range, default, the paper's value, and what goes wrong at either end; of a choice, each of its values."""
     field = knobs(config)[name]
     meta = field.metadata
     text = help_text(config, name)
@@ -180,7 +180,7 @@ def test_symbols_are_those_of_the_paper():
     assert symbols == {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
 
 
-def test_help_of_the_command_line_says_the_default_once_and_in_lines():
+def test_command_line_help_has_the_default_once_and_keeps_lines():
     command = [sys.executable, "-m", "core", "generate", "--help"]
     out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"}).stdout
     knob_help = out[out.index("  --epsilon EPSILON ") : out.index("  --mu MU ")]
@@ -199,7 +199,7 @@ def test_allowed_in_words():
     assert allowed({**bounds, "choices": range(2, 4)}) == "2, 3"
 
 
-def test_check_value_checks_like_the_field():
+def test_check_value_checks_as_the_field_does():
     assert GenerationConfig.check_value("mu", 0.5) == 0.5
     with pytest.raises(ConfigError, match="^mu must be 0 to 2, got 3$"):
         GenerationConfig.check_value("mu", 3)
@@ -214,7 +214,7 @@ def test_live_knobs_of_each_method():
     assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]
 
 
-def test_live_knobs_have_a_slider_within_their_range():
+def test_sliders_of_live_knobs_are_within_the_range():
     for name, field in live_knobs(GenerationConfig).items():
         meta = field.metadata
         low, high = meta["slider"]
@@ -224,12 +224,12 @@ def test_live_knobs_have_a_slider_within_their_range():
         assert not meta["in_form"], name
 
 
-def test_every_knob_with_methods_names_methods_that_exist():
+def test_methods_of_knobs_exist():
     named = {method for field in every_knob().values() for method in field.metadata["of"]}
     assert named == set(METHODS)
 
 
-def test_names_of_the_sections_are_disjoint():
+def test_knob_names_are_disjoint():
     names = [name for config in (RunConfig, *SECTIONS.values()) for name in knobs(config)]
     assert sorted(set(names)) == sorted(names)
     assert list(every_knob()) == names
@@ -255,7 +255,7 @@ def test_label_and_flag():
 
 @pytest.fixture
 def sharpness():
-    """A knob that is there for one test."""
+    """A knob that exists during one test."""
     before = (list(knobs(GenerationConfig)), repr(GenerationConfig()))
     add_knob(GenerationConfig, "sharpness", knob(0.5, "How sharp.", minimum=0.0, maximum=1.0, live=True, of=("adam",)))
     yield
@@ -282,14 +282,14 @@ def test_added_knob_is_like_the_others():
 
 
 @pytest.mark.usefixtures("sharpness")
-def test_added_knob_is_a_knob_of_a_run():
+def test_added_knob_is_part_of_a_run_config():
     assert find_knob("sharpness")[0] == "generation"
     assert "sharpness" in live_knobs(GenerationConfig, "adam")
     assert "sharpness" not in live_knobs(GenerationConfig, "mi-fgsm")
     run = RunConfig().with_knobs({"sharpness": 1})
     assert (run.value("sharpness"), RunConfig().value("sharpness")) == (1, 0.5)
     assert RunConfig.from_dict(run.to_dict()) == run
-    # built before, and read without it
+    # a config built before, and one stored without the knob
     assert PRESETS["quick"].value("sharpness") == 0.5
     assert RunConfig.from_dict({"generation": {"images": 8}}).generation.sharpness == 0.5
 
@@ -307,7 +307,7 @@ def test_config_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_padding_of_the_pretraining_is_less_than_the_image():
+def test_crop_padding_of_pretraining_must_be_less_than_the_image_size():
     assert PretrainConfig(image_size=8, crop_padding=7).crop_padding == 7
     with pytest.raises(ConfigError, match=r"^crop_padding must be less than image_size \(8\), .*, got 8$"):
         PretrainConfig(image_size=8, crop_padding=8)

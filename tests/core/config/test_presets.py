@@ -1,4 +1,4 @@
-"""The presets, and which of them a config is nearest to."""
+"""The presets, and the preset nearest to a config."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_presets():
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("bits", [0, 3, 4, 5])
-def test_a_preset_is_nearest_to_itself(name, bits):
+def test_preset_is_nearest_to_itself(name, bits):
     assert nearest_preset(PRESETS[name], bits) == (name, {})
 
 
@@ -37,7 +37,7 @@ def test_nearest_preset_with_what_differs():
 
 def test_nearest_preset_at_a_bit_width_counts_its_steps():
     quick = PRESETS["quick"].with_knobs({"steps": 9, "training_lr": 0.5})
-    assert nearest_preset(quick, 3) == ("quick", {})  # the preset's own steps at 3 bits hold
+    assert nearest_preset(quick, 3) == ("quick", {})  # the preset's steps at 3 bits apply
     assert nearest_preset(quick, 8) == ("quick", {"steps": 9, "training_lr": 0.5})
 
 

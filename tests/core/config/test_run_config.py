@@ -1,4 +1,4 @@
-"""The config of a run: refusals, round trips, and what stages and comparisons read from it."""
+"""RunConfig: refusals, round trips, and what stages and comparisons read from it."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ def test_round_trip_of_one_config(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_unknown_key_is_refused_with_those_that_exist(config):
+def test_unknown_key_is_refused_with_the_known_ones(config):
     with pytest.raises(UnknownNameError, match=f"unknown knob 'epsilom': must be one of {', '.join(knobs(config))}$"):
         config.from_dict({"epsilom": 0.1})
 
@@ -76,7 +76,7 @@ def test_run_config_refuses_unknown_keys(values):
         RunConfig.from_dict(values)
 
 
-def test_run_config_refuses_bad_values_of_its_parts():
+def test_run_config_refuses_bad_values_in_its_sections():
     with pytest.raises(ConfigError, match="^epsilon must be 0 to 2, got 9$"):
         RunConfig.from_dict({"generation": {"epsilon": 9}})
 
@@ -115,12 +115,12 @@ def test_steps_by_bits_must_be_whole_numbers(values):
 
 
 @pytest.mark.parametrize("values", [{"images_from": None}, {"bits": None}, {"bits": 4}, {"model": None}])
-def test_fields_of_a_run_have_their_type(values):
+def test_fields_of_the_wrong_type_are_refused(values):
     with pytest.raises(ConfigError, match=f"^{next(iter(values))} must be "):
         RunConfig(**values)
 
 
-def test_parts_of_a_run():
+def test_training_config_at_a_bit_width():
     run = RunConfig(training=TrainingConfig(steps=11, range="mse"), steps_by_bits={3: 99})
     three, five = run.training_for(3), run.training_for(5)
     assert (three.weight_bits, three.activation_bits, three.steps, three.range, three.width) == (3, 3, 99, "mse", "W3A3")
@@ -141,13 +141,13 @@ def test_parts_of_a_run():
         {"steps_by_bits": [3]},
     ],
 )
-def test_parts_of_a_run_have_their_type(values):
+def test_sections_and_sequences_of_the_wrong_type_are_refused(values):
     with pytest.raises(ConfigError, match=f"^{next(iter(values))} must be .*, got "):
         RunConfig(**values)
 
 
 @pytest.mark.parametrize("values", [None, [], {"generation": None}, {"training": 4}, {"machine": []}])
-def test_dictionary_that_is_none(values):
+def test_values_other_than_mappings_are_refused(values):
     with pytest.raises(ConfigError, match="^[A-Za-z]+Config must be a mapping of knobs to values, got "):
         RunConfig.from_dict(values)
 
@@ -160,7 +160,7 @@ def test_run_config_can_be_copied(copied):
         copied(run).steps_by_bits[4] = 20
 
 
-def test_seed_of_the_training_is_that_of_the_run_unless_said():
+def test_training_seed_is_the_seed_of_the_run_by_default():
     run = RunConfig(machine=MachineConfig(seed=3))
     assert (run.seed_of_training, replace(run, training_seed=0).seed_of_training) == (3, 0)
 
@@ -176,10 +176,10 @@ def test_with_knobs_changes_knobs_of_every_section():
     assert start.with_knobs({}) == start
 
 
-def test_with_knobs_refuses():
+def test_with_knobs_refuses_unknown_names_and_bad_values():
     with pytest.raises(UnknownNameError, match="unknown knob 'nu'"):
         RunConfig().with_knobs({"nu": 1})
-    with pytest.raises(UnknownNameError, match="unknown knob 'methods'"):  # no knob: it has no range of its own
+    with pytest.raises(UnknownNameError, match="unknown knob 'methods'"):  # a field of RunConfig, but not a knob
         RunConfig().with_knobs({"methods": ("adam",)})
     with pytest.raises(ConfigError, match="^mu must be 0 to 2, got 3$"):
         RunConfig().with_knobs({"mu": 3})
@@ -192,7 +192,7 @@ def test_knobs_that_depend_on_each_other_are_changed_together():
     assert run.generation.noise_images == 3
 
 
-def test_settings_are_what_bears_on_the_result():
+def test_settings_are_the_knobs_that_affect_the_result():
     found = settings(RunConfig())
     without = {"model", "device", "threads", "compile", "data", "accuracy_checks", "encoder", "weight_bits"}
     every = {name for section in SECTIONS.values() for name in knobs(section)}
@@ -219,7 +219,7 @@ def test_settings_at_one_bit_width():
     assert (four["steps"], four["training_lr"], four["activation_bits"]) == (11, 0.5, 0)
     assert not three.keys() & {"steps_by_bits", "lr_by_bits"}
     assert settings(run)["steps_by_bits"] == {3: 7}
-    # said or not, the activations are as wide as the weights
+    # given or not, activations of the width of the weights are the same setting
     said = run.with_knobs({"activation_bits": 3})
     assert settings(said, bits=3) == three
     assert settings(said, bits=4)["activation_bits"] == 3

@@ -1,4 +1,4 @@
-"""The sections by themselves: batches, snapshots and their iterations; bit widths of single layers; accuracy checks."""
+"""Single sections: batches, snapshots and their iterations; bit widths of single layers; accuracy checks."""
 
 import json
 
@@ -19,13 +19,13 @@ def test_one_noise_image_is_refused():
         GenerationConfig(images=4, snapshots=4)
 
 
-def test_more_snapshots_than_iterations_after_the_burn_in():
+def test_more_snapshots_than_iterations_after_the_burn_in_are_refused():
     with pytest.raises(ConfigError, match="^snapshots must be at most 3, .*, got 4$"):
         GenerationConfig(images=8, iterations=5, snapshots=4, burn_in=0.4)
     assert GenerationConfig(images=9, iterations=5, snapshots=3, burn_in=0.4).snapshot_iterations == (3, 4, 5)
 
 
-def test_snapshots_are_of_full_size():
+def test_snapshots_have_full_size():
     words = "^half_resolution_fraction must end before the first snapshot, at iteration 20 with burn_in 0.2, got 0.4, which is 20 of 50"
     with pytest.raises(ConfigError, match=words):
         GenerationConfig(half_resolution_fraction=0.4)
@@ -50,7 +50,7 @@ def test_snapshot_iterations_by_hand(iterations, burn_in, snapshots, expected):
     assert config.snapshot_iterations == expected
 
 
-def test_snapshots_are_distinct_after_the_burn_in_and_end_with_the_last():
+def test_snapshots_are_distinct_and_include_the_last_iteration():
     for iterations in range(1, 40):
         for burn_in in (0.0, 0.1, 0.2, 0.55, 0.95):
             for snapshots in (1, 2, 3, 7):
@@ -73,7 +73,7 @@ def test_batches_by_hand(images, batch_size, expected):
     assert GenerationConfig(images=images, snapshots=1, batch_size=batch_size).batches == expected
 
 
-def test_no_batch_is_one_image_and_none_is_lost():
+def test_batches_have_at_least_two_images_and_cover_all():
     for images in range(2, 60):
         for batch_size in range(2, 20):
             batches = GenerationConfig(images=images, snapshots=1, batch_size=batch_size).batches
@@ -110,7 +110,7 @@ def test_layer_bits_from_a_mapping_or_pairs(given):
         (None, "^layer_bits must be a mapping .*, got None$"),
     ],
 )
-def test_layer_bits_that_are_refused(given, message):
+def test_invalid_layer_bits_are_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(layer_bits=given)
 
@@ -119,6 +119,6 @@ def test_layer_bits_that_are_refused(given, message):
     ("steps", "checks", "after"),
     [(150, 4, (30, 60, 90, 120)), (10, 0, ()), (0, 4, ()), (1, 4, ()), (2, 4, (1,)), (3, 100, (1, 2)), (7, 2, (2, 5))],
 )
-def test_steps_after_which_the_accuracy_is_measured(steps, checks, after):
-    """Never before the first step or after the last, which is measured anyway; none twice."""
+def test_steps_of_accuracy_checks(steps, checks, after):
+    """Never before the first step or after the last, which is always measured; no step twice."""
     assert EvaluationConfig(accuracy_checks=checks).check_steps(steps) == after

@@ -1,4 +1,4 @@
-"""Configs that version 1 stored are read in today's form, value by value."""
+"""Configs stored by version 1 are read in the current form, value by value."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ QUANTIZATION = {
 
 
 def version_1(**changes) -> dict:
-    """A whole run as version 1 stored it."""
+    """A complete config as version 1 stored it."""
     values = {
         "generation": dict(GENERATION),
         "quantization": dict(QUANTIZATION),
@@ -64,7 +64,7 @@ def version_1(**changes) -> dict:
     return {**values, **changes}
 
 
-def test_whole_run():
+def test_complete_config():
     config = RunConfig.from_dict(version_1())
     assert config == RunConfig(
         model="net",
@@ -82,7 +82,7 @@ def test_whole_run():
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_stored_configs(path):
-    """Every value lies in the section that has the knob today, under its name of today."""
+    """Every value is in the section that has the knob now, under its current name."""
     stored = json.loads(path.read_text())
     config = RunConfig.from_dict(stored)
     generation, quantization = stored["generation"], stored["quantization"]
@@ -109,11 +109,11 @@ def test_stored_configs(path):
         assert config.training_for(bits).input_bits == (stored["activation_bits"] or bits)
 
 
-def test_stored_configs_are_there():
+def test_stored_configs_exist():
     assert len(STORED) >= 15
 
 
-def test_today_s_form_is_not_changed():
+def test_current_form_is_unchanged():
     values = RunConfig(methods=("adam",), steps_by_bits={3: 7}).to_dict()
     assert upgrade(values) == values
     assert upgrade({}) == {}
@@ -122,20 +122,20 @@ def test_today_s_form_is_not_changed():
 
 @pytest.mark.parametrize(("images_from", "seed", "training_seed"), [("", 5, 2), ("/images", 2, None)])
 def test_differing_seeds(images_from, seed, training_seed):
-    """Each stage keeps its own; of given images, that of the training is the run's."""
+    """Each stage keeps its seed; with given images, the seed of the run is that of the training."""
     stored = version_1(quantization={**QUANTIZATION, "quantization_seed": 2}, images_from=images_from)
     config = RunConfig.from_dict(stored)
     assert (config.machine.seed, config.training_seed, config.seed_of_training) == (seed, training_seed, 2)
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_seed_zero_of_the_training_is_kept():
+def test_training_seed_of_zero_is_kept():
     config = RunConfig.from_dict(version_1(quantization={**QUANTIZATION, "quantization_seed": 0}))
     assert (config.machine.seed, config.seed_of_training) == (5, 0)
 
 
-def test_width_of_the_activations_is_that_of_the_run():
-    """That of the section was never in force."""
+def test_activation_width_is_that_of_the_run():
+    """The value in the section never applied."""
     assert RunConfig.from_dict(version_1(activation_bits=8)).training_for(3).width == "W3A8"
     assert RunConfig.from_dict(version_1()).training_for(4).width == "W4A4"
 
@@ -158,7 +158,7 @@ def test_width_of_the_activations_is_that_of_the_run():
         ({"generation": {}, "quantization": {"data": "cifar10"}}, RunConfig(evaluation=EvaluationConfig(data="cifar10"))),
     ],
 )
-def test_parts_of_a_run(values, expected):
+def test_partial_config(values, expected):
     assert RunConfig.from_dict(values) == expected
 
 
@@ -169,7 +169,7 @@ def test_two_networks_are_refused():
 
 
 @pytest.mark.parametrize("values", [{"quantization": 4}, {"quantization": []}, {"generation": 3, "quantization": {}}])
-def test_sections_that_are_none_are_refused(values):
+def test_invalid_sections_are_refused(values):
     with pytest.raises(ConfigError, match=r"unknown knob 'quantization'|must be a mapping of knobs to values, got "):
         RunConfig.from_dict(values)
 
@@ -182,14 +182,14 @@ def test_unknown_knobs_are_refused(section):
         RunConfig.from_dict(stored)
 
 
-def test_bad_values_are_refused_by_the_name_of_today():
+def test_bad_values_are_refused_under_the_current_name():
     with pytest.raises(ConfigError, match="^ema_decay must be .*, got 3$"):
         RunConfig.from_dict({"quantization": {"averaging": 3}})
     with pytest.raises(ConfigError, match="^seed must be .*, got -1$"):
         RunConfig.from_dict({"generation": {"seed": -1}})
 
 
-def test_training_in_the_file_of_a_network():
+def test_training_config_in_a_saved_network():
     config = TrainingConfig.from_dict(upgrade_training(QUANTIZATION))
     assert config == TrainingConfig(
         weight_bits=3, activation_bits=3, steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}
@@ -197,13 +197,13 @@ def test_training_in_the_file_of_a_network():
     assert upgrade_training(config.to_dict()) == config.to_dict()
 
 
-def test_generation_in_the_manifest_of_images():
+def test_generation_config_in_a_manifest():
     config = GenerationConfig.from_dict(upgrade_generation(GENERATION))
     assert config == GenerationConfig(images=8, snapshots=2, batch_size=4, half_resolution_fraction=0.1, lr=0.25)
     assert upgrade_generation(config.to_dict()) == config.to_dict()
 
 
-def test_what_was_given_is_not_changed():
+def test_input_is_not_modified():
     stored = version_1()
     upgrade(stored)
     upgrade_generation(stored["generation"])

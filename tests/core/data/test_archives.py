@@ -1,4 +1,4 @@
-"""Archives from outside: what is allowed arrives whole, everything else is refused in a sentence and leaves nothing behind."""
+"""Untrusted archives: valid ones are unpacked completely; all others are refused in one sentence and leave no files."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def tarred(files, mode) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path):
-    """An empty folder in one that nothing else may appear in."""
+    """An empty folder, alone in its parent, where no other file may appear."""
     target = tmp_path / "around" / "images"
     target.mkdir(parents=True)
     return target
@@ -65,11 +65,11 @@ def refused(content, folder, name="own images.zip") -> str:
     return message
 
 
-# what is allowed
+# valid archives
 
 
 @pytest.mark.parametrize("top", ["", "my pets/", "./"])
-def test_one_folder_a_class(folder, top):
+def test_one_folder_per_class(folder, top):
     assert unpack_images(io.BytesIO(zipped({top + name: content for name, content in TWO_CLASSES.items()})), folder) == 3
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == ["ant/000000.png", "ant/000001.png", "bee/000002.png"]
     images = load_image_set(folder)
@@ -78,7 +78,7 @@ def test_one_folder_a_class(folder, top):
 
 
 @pytest.mark.parametrize("top", ["", "mi-fgsm/"])
-def test_set_as_generate_writes_it(folder, top):
+def test_set_written_by_generate(folder, top):
     images = torch.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8).to(torch.uint8)
     tensors = save({"images": images, "labels": torch.tensor([1, 0])})
     assert unpack_images(io.BytesIO(zipped({top + "images.safetensors": tensors, top + "manifest.json": b'{"a": 1}'})), folder) == 2
@@ -88,13 +88,13 @@ def test_set_as_generate_writes_it(folder, top):
 
 
 @pytest.mark.parametrize("top", ["", "a-run/"])
-def test_set_as_export_writes_it(folder, top):
+def test_set_written_by_export(folder, top):
     manifest = {"folders": {"bee": 1, "ant": 0}, "images": 3, "optimizer": "adam"}
     files = {"bee/000000.png": picture(1), "ant/000002.png": picture(3), "bee/000001.png": picture(2)}
     packed = {top + name: content for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items()}
     assert unpack_images(io.BytesIO(zipped(packed)), folder) == 3
     image_set = load_image_set(folder)
-    assert image_set.images[:, 0, 0, 0].tolist() == [1, 2, 3]  # the numbers count, not the order in the archive
+    assert image_set.images[:, 0, 0, 0].tolist() == [1, 2, 3]  # in the order of their numbers, not of the archive
     assert image_set.labels.tolist() == [1, 1, 0]
     assert image_set.manifest["optimizer"] == "adam"
 
@@ -110,7 +110,7 @@ def test_set_as_export_writes_it(folder, top):
         ({"000000.png": picture(), "manifest.json": b"{}"}, ["not in a class folder"]),
     ],
 )
-def test_exported_sets_that_are_none(folder, files, words):
+def test_invalid_exported_sets_are_refused(folder, files, words):
     with pytest.raises(DataError) as caught:
         unpack_images(io.BytesIO(zipped(files)), folder, "a.zip")
     for word in ["a.zip", *words]:
@@ -119,7 +119,7 @@ def test_exported_sets_that_are_none(folder, files, words):
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("png", "PNG"), ("JPG", "JPEG"), ("jpeg", "JPEG"), ("bmp", "BMP"), ("webp", "WEBP")])
-def test_every_format_keeps_its_bytes(folder, suffix, kind):
+def test_files_of_every_format_keep_their_bytes(folder, suffix, kind):
     content = picture(77, kind=kind)
     unpack_images(io.BytesIO(zipped({f"ant/a.{suffix}": content})), folder)
     (file,) = folder.rglob("*.*")
@@ -134,7 +134,7 @@ def test_path_of_an_archive_on_disk(tmp_path, folder):
         unpack_images(tmp_path / "none.zip", folder / "ant")
 
 
-def test_archive_can_be_named_in_the_place_of_a_folder(tmp_path):
+def test_load_image_set_accepts_an_archive(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(TWO_CLASSES))
     images = load_image_set(tmp_path / "a.zip")
     assert images.labels.tolist() == [0, 0, 1]
@@ -147,26 +147,26 @@ def test_archive_can_be_named_in_the_place_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.zip", "A.ZIP"])
-def test_names_of_archives(tmp_path, name):
+def test_is_archive(tmp_path, name):
     assert is_archive(tmp_path / name)
     assert not is_archive(tmp_path / f"{name}.png")
 
 
-def test_what_systems_add_is_left_out(folder):
+def test_files_added_by_operating_systems_are_skipped(folder):
     litter = {"__MACOSX/ant/._a.png": b"x", "ant/.DS_Store": b"x", "Thumbs.db": b"x", "ant/._b.png": b"x"}
     assert unpack_images(io.BytesIO(zipped({**litter, **TWO_CLASSES})), folder) == 3
     assert len(list(folder.rglob("*.*"))) == 3
 
 
-def test_folders_in_a_zip_are_fine(folder):
+def test_folder_entries_in_a_zip_are_allowed(folder):
     assert unpack_images(io.BytesIO(zipped({"pets/": b"", "pets/ant/": b"", "pets/ant/a.png": picture()})), folder) == 1
 
 
-# what is damaged or of another kind
+# damaged archives and other files
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_tar_is_refused_with_what_is_allowed(folder, tmp_path, mode):
+def test_tar_is_refused(folder, tmp_path, mode):
     content = tarred(TWO_CLASSES, mode)
     message = refused(content, folder, "own images.tar.gz")
     assert "must be a zip file with one folder of images per class" in message
@@ -177,18 +177,18 @@ def test_tar_is_refused_with_what_is_allowed(folder, tmp_path, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"GIF89a" + bytes(600), b"7z\xbc\xaf\x27\x1c" + bytes(600), b"\xfd7zXZ\x00" + bytes(600)])
-def test_other_files(folder, content):
+def test_other_files_are_refused(folder, content):
     assert "begins with" in refused(content, folder)
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
-def test_cut_off(folder, part):
+def test_truncated_zip_is_refused(folder, part):
     content = zipped({name: os.urandom(3000) for name in TWO_CLASSES})
     assert refused(content[: int(part * len(content))], folder)
 
 
-def test_damaged(folder):
-    """A flipped byte anywhere is refused, or is where it does not matter; nothing else is raised."""
+def test_damaged_zip(folder):
+    """With a byte changed anywhere, it is refused with DataError, or unpacked if the byte does not matter."""
     content = zipped(TWO_CLASSES)
     refusals, left = [], []
     for place in range(0, min(len(content), 3000), 7):
@@ -206,14 +206,14 @@ def test_damaged(folder):
     assert left == []
 
 
-def test_encrypted(folder):
+def test_encrypted_zip_is_refused(folder):
     content = bytearray(zipped(TWO_CLASSES))
     content[content.index(b"PK\x01\x02") + 8] |= 1
     assert "must not be encrypted" in refused(bytes(content), folder)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_that_take_memory(folder, compression):
+def test_compression_methods_that_need_much_memory_are_refused(folder, compression):
     assert "compression method must be" in refused(zipped(TWO_CLASSES, compression), folder)
 
 
@@ -234,12 +234,12 @@ def test_methods_that_take_memory(folder, compression):
         ({"ant/a.png": picture(), "ant/b.png": picture(size=(9, 8))}, "8 x 8 and 9 x 8"),
     ],
 )
-def test_contents_that_are_none(folder, files, words):
+def test_invalid_contents_are_refused(folder, files, words):
     assert words in refused(zipped(files), folder)
 
 
-def test_class_without_images(folder):
-    """It would be lost, and with it the order of those behind it."""
+def test_class_without_images_is_refused(folder):
+    """It would be lost, which would change the indices of the classes after it."""
     assert "got no images in 'cow'" in refused(zipped({"cow/": b"", **TWO_CLASSES}), folder)
 
 
@@ -267,16 +267,16 @@ def some_set(**changes) -> dict[str, bytes]:
         (some_set(more=torch.zeros(1)), "tensors in images.safetensors must be"),
     ],
 )
-def test_sets_that_are_none(folder, files, words):
+def test_invalid_sets_are_refused(folder, files, words):
     assert words in refused(zipped(files, zipfile.ZIP_STORED), folder)
 
 
-def test_manifest_that_is_too_large(folder):
+def test_manifest_that_is_too_large_is_refused(folder):
     files = {**some_set(), "manifest.json": json.dumps({"a": os.urandom(600_000).hex()}).encode()}
     assert "must be at most 1,048,576 bytes" in refused(zipped(files), folder)
 
 
-def test_full_disk_is_no_fault_of_the_archive(folder, monkeypatch):
+def test_full_disk_is_not_reported_as_a_bad_archive(folder, monkeypatch):
     def fails(self, content):
         raise OSError(28, "No space left on device")
 

@@ -12,7 +12,7 @@ def pictures(count=6, size=8):
     return torch.arange(count * 3 * size * size, dtype=torch.float32).view(count, 3, size, size)
 
 
-def test_jitter_is_a_roll_and_perhaps_a_flip():
+def test_jitter_is_a_cyclic_shift_and_an_optional_flip():
     images = pictures(1)
     possible = {}
     for dy in range(-2, 3):
@@ -25,23 +25,23 @@ def test_jitter_is_a_roll_and_perhaps_a_flip():
     assert len(seen) == 50  # every shift, flipped and not
 
 
-def test_jitter_moves_the_whole_batch_alike_and_its_gradient_comes_back():
+def test_jitter_is_the_same_for_all_images_and_differentiable():
     images = torch.cat([pictures(1)] * 3).requires_grad_(True)
     jittered = jitter_batch(images, 2, True, seeded(3))
     assert torch.equal(jittered[0], jittered[2])
     (jittered * pictures(3)).sum().backward()
-    # the gradient at a pixel is the weight of the place where it went: sorted they are the weights
+    # the gradient of a pixel is the weight at its new position, so the sorted gradients are the weights
     assert torch.equal(images.grad.flatten().sort().values, pictures(3).flatten())
 
 
-def test_jitter_turned_off_is_the_identity_and_draws_as_many_numbers():
+def test_disabled_jitter_is_the_identity_and_draws_as_many_numbers():
     images, one, other = pictures(), seeded(1), seeded(1)
     assert torch.equal(jitter_batch(images, 0, False, one), images)
     jitter_batch(images, 2, True, other)
     assert torch.equal(torch.rand(4, generator=one), torch.rand(4, generator=other))
 
 
-def test_crop_takes_each_image_out_of_its_reflection():
+def test_crops_are_taken_from_the_reflection_padded_image():
     images = pictures(40, 6)
     cropped = crop_and_flip(images, 2, True, seeded())
     offsets = set()
@@ -56,10 +56,10 @@ def test_crop_takes_each_image_out_of_its_reflection():
         ]
         assert found
         offsets.add(found[0])
-    assert len(offsets) > 15  # each image has its own draw
+    assert len(offsets) > 15  # random for each image
 
 
-def test_crop_keeps_bytes_and_turned_off_is_the_identity():
+def test_crop_keeps_uint8_and_disabled_is_the_identity():
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     assert crop_and_flip(images, 4, True, seeded()).dtype == torch.uint8
     assert torch.equal(crop_and_flip(images, 0, False, seeded()), images)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as torchvision keeps them: read where they are the published files, and nothing else is unpickled."""
+"""CIFAR-10 and CIFAR-100 in torchvision's layout: the published files are read, and no other file is unpickled."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 
 
 class Hostile:
-    """A pickle that makes a folder when it is loaded."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder) -> None:
         self.folder = str(folder)
@@ -38,7 +38,7 @@ def pickled(path, value) -> tuple[str, str]:
 
 
 def published(root, name, monkeypatch) -> dict[str, np.ndarray]:
-    """A small set of that layout in `root`, whose files torchvision takes for the published ones; returns the pixels of both parts."""
+    """Writes a small set to `root`, whose files torchvision accepts as the published ones. Returns the pixels of both parts."""
     generator = np.random.default_rng(len(name))
     kind, classes = {"cifar10": (CIFAR10, CIFAR10_CLASSES), "cifar100": (CIFAR100, CIFAR100_CLASSES)}[name]
     key = "labels" if name == "cifar10" else "fine_labels"
@@ -68,7 +68,7 @@ def one_sentence(error) -> str:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_folder_as_torchvision_keeps_it(tmp_path, monkeypatch, name, inside):
+def test_folder_in_torchvisions_layout(tmp_path, monkeypatch, name, inside):
     pixels = published(tmp_path, name, monkeypatch)
     source = str(tmp_path / cifar.CIFAR[name].base_folder if inside else tmp_path)
     dataset = load_evaluation_set(source, SPECS[name])
@@ -84,13 +84,13 @@ def test_folder_as_torchvision_keeps_it(tmp_path, monkeypatch, name, inside):
     assert label == 9
 
 
-def test_folder_is_found_from_within(tmp_path, monkeypatch):
+def test_current_folder_is_recognized(tmp_path, monkeypatch):
     published(tmp_path, "cifar10", monkeypatch)
     monkeypatch.chdir(tmp_path / "cifar-10-batches-py")
     assert len(load_evaluation_set(".", CIFAR10_SPEC)) == 3
 
 
-def test_of_two_sets_the_one_with_the_networks_classes_is_taken(tmp_path, monkeypatch):
+def test_of_two_sets_the_one_with_the_classes_of_the_network_is_used(tmp_path, monkeypatch):
     for name in SPECS:
         published(tmp_path, name, monkeypatch)
     for name, spec in SPECS.items():
@@ -112,7 +112,7 @@ def test_folder_with_other_classes_is_refused(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("file", [*BATCHES, "test_batch", "batches.meta"])
 @pytest.mark.parametrize("call", [lambda p: load_evaluation_set(p, CIFAR10_SPEC), open_training_set])
 def test_hostile_pickle_is_never_loaded(tmp_path, monkeypatch, file, call):
-    """Seven files, of which one was replaced; all others are what torchvision expects."""
+    """One of the seven files was replaced; torchvision accepts the others."""
     published(tmp_path, "cifar10", monkeypatch)
     path = tmp_path / "cifar-10-batches-py" / file
     path.write_bytes(pickle.dumps({"data": Hostile(tmp_path / "taken over"), "labels": []}))
@@ -120,14 +120,14 @@ def test_hostile_pickle_is_never_loaded(tmp_path, monkeypatch, file, call):
         call(str(tmp_path))
     one_sentence(error)
     assert not (tmp_path / "taken over").exists()
-    # it would have acted
+    # unpickling it does create the folder
     with path.open("rb") as opened:
         pickle.load(opened)
     assert (tmp_path / "taken over").exists()
 
 
-def test_hostile_pickle_under_the_real_checksums(tmp_path):
-    """Nothing of torchvision is replaced here."""
+def test_hostile_pickle_is_not_loaded_by_unpatched_torchvision(tmp_path):
+    """With torchvision's own checksums."""
     for kind, name in ((CIFAR10, "cifar10"), (CIFAR100, "cifar100")):
         folder = tmp_path / kind.base_folder
         folder.mkdir()
@@ -149,7 +149,7 @@ def test_missing_file_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("File not found or corrupted."), ConnectionResetError()])
-def test_without_a_network_what_works_is_named(tmp_path, monkeypatch, name, error):
+def test_failed_download_suggests_what_works_offline(tmp_path, monkeypatch, name, error):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def unreachable(root, train, download):
@@ -169,7 +169,7 @@ def test_without_a_network_what_works_is_named(tmp_path, monkeypatch, name, erro
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_what_was_downloaded_before_is_used(tmp_path, monkeypatch, name):
+def test_earlier_download_is_used(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     pixels = published(tmp_path / "datasets", name, monkeypatch)
     dataset = load_evaluation_set(name, SPECS[name])
@@ -179,7 +179,7 @@ def test_what_was_downloaded_before_is_used(tmp_path, monkeypatch, name):
     assert (len(images), classes) == (len(pixels["train"]), list(SPECS[name].classes))
 
 
-def test_labels_follow_the_order_of_the_network(tmp_path, monkeypatch):
+def test_labels_follow_the_class_order_of_the_network(tmp_path, monkeypatch):
     published(tmp_path, "cifar10", monkeypatch)
     spec = replace(CIFAR10_SPEC, classes=tuple(name.title() for name in reversed(CIFAR10_CLASSES)))
     assert load_evaluation_set(str(tmp_path), spec).labels.tolist() == [6, 9, 2]

@@ -1,4 +1,4 @@
-"""Folders of PNG files: names from outside never lead elsewhere, and every pixel, label and the order come back."""
+"""Folders of PNG files: untrusted names never lead outside, and pixels, labels and order are preserved."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_files_and_folders(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["folders"] == {"cat": 0, "great white shark, white shark": 2, "cup": 3}
 
 
-def test_other_programs_read_the_same_pixels(tmp_path):
+def test_torchvision_reads_the_same_pixels(tmp_path):
     write(tmp_path)
     (tmp_path / "manifest.json").unlink()
     dataset = ImageFolder(str(tmp_path))
@@ -75,7 +75,7 @@ def test_other_programs_read_the_same_pixels(tmp_path):
         assert dataset.classes[label] == CLASSES[LABELS[number]]
 
 
-def test_same_set_same_bytes(tmp_path):
+def test_same_set_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write(tmp_path / name)
@@ -93,7 +93,7 @@ def test_channels_last_images(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [("cat", "dog"), CLASSES, ("Müller's", "jack-o'-lantern"), ("猫", "犬"), ("tank (car)", "3")])
-def test_plain_names_stay(classes):
+def test_plain_class_names_are_kept(classes):
     assert folder_names(classes) == list(classes)
 
 
@@ -105,7 +105,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_name(tmp_path, name):
-    """It becomes one plain name that the manifest maps back; nothing appears outside of the folder."""
+    """It becomes one plain folder name, which the manifest maps to the class; no file is written outside the folder."""
     folder = tmp_path / "around" / "set"
     folder.mkdir(parents=True)
     write(folder, classes=(name, "dog", "cup", "cat"))
@@ -119,7 +119,7 @@ def test_hostile_name(tmp_path, name):
     assert len(os.listdir(folder)) == 4
 
 
-def test_all_hostile_names_stay_different_and_in_order():
+def test_folders_of_hostile_names_are_unique_and_in_order():
     names = folder_names(HOSTILE)
     assert len(set(names)) == len(HOSTILE)
     assert len({name.casefold() for name in names}) == len(HOSTILE)
@@ -127,12 +127,12 @@ def test_all_hostile_names_stay_different_and_in_order():
 
 
 @pytest.mark.parametrize("classes", [("crane", "crane"), ("Crane", "crane"), ("\ufb01n", "fin")])
-def test_names_that_are_one_on_some_file_system(classes):
+def test_names_that_coincide_on_some_file_systems_are_numbered(classes):
     names = folder_names(classes)
     assert [name[:2] for name in names] == ["0_", "1_"]
 
 
-def test_number_is_of_the_class_not_of_the_folder():
+def test_numbers_are_zero_padded_class_indices():
     names = folder_names([f"a/{number}" for number in range(11)])
     assert names[10] == "10_a_10"
     assert names[2] == "02_a_2"
@@ -160,7 +160,7 @@ def test_number_is_of_the_class_not_of_the_folder():
         {},
     ],
 )
-def test_folders_that_the_manifest_may_not_name(tmp_path, folders):
+def test_invalid_folders_in_the_manifest_are_refused(tmp_path, folders):
     (tmp_path / "set").mkdir()
     write(tmp_path / "set")
     change(tmp_path / "set", folders=folders)
@@ -168,44 +168,44 @@ def test_folders_that_the_manifest_may_not_name(tmp_path, folders):
 
 
 @pytest.mark.parametrize("images", [None, 6, 8, 0, -7, 10**12, True, "7", 7.0])
-def test_count_that_is_not_that_of_the_files(tmp_path, images):
+def test_wrong_count_in_the_manifest_is_refused(tmp_path, images):
     write(tmp_path)
     change(tmp_path, images=images)
     assert "got 7 images" in refused(tmp_path)
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     write(tmp_path)
     change(tmp_path, folders={"cat": 0, "cup": 3, "great white shark, white shark": 2, "dog": 1})
     assert "No such file" in refused(tmp_path)
 
 
-def test_folder_that_the_manifest_does_not_name(tmp_path):
+def test_folder_missing_from_the_manifest_is_refused(tmp_path):
     write(tmp_path)
     (tmp_path / "dog").mkdir()
     assert "must be in its manifest" in refused(tmp_path)
 
 
-def test_missing_file(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     write(tmp_path)
     (tmp_path / "cat" / "000003.png").unlink()
     assert "in its manifest (7), got 6 images" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["0.png", "000000.png", "0000001.png", "000007.jpg", "mine.png", "Thumbs.db"])
-def test_file_with_another_name_or_number(tmp_path, name):
+def test_file_with_another_name_or_number_is_refused(tmp_path, name):
     write(tmp_path)
     (tmp_path / "cat" / "000001.png").rename(tmp_path / "cat" / name)
     refused(tmp_path)
 
 
-def test_numbers_with_a_gap(tmp_path):
+def test_gap_in_the_numbers_is_refused(tmp_path):
     write(tmp_path)
     (tmp_path / "cat" / "000001.png").rename(tmp_path / "cat" / "000007.png")
     assert "got 7 images" in refused(tmp_path)
 
 
-def test_what_systems_leave_does_no_harm(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     write(tmp_path)
     (tmp_path / ".DS_Store").write_text("x")
     (tmp_path / "cat" / "._000001.png").write_text("x")
@@ -222,7 +222,7 @@ def test_pipe_is_never_opened(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 @pytest.mark.parametrize("name", ["cup/000000.png", "cat/000006.png"])
-def test_file_that_is_no_image(tmp_path, name, content):
+def test_file_that_is_not_an_image_is_refused(tmp_path, name, content):
     write(tmp_path)
     (tmp_path / name).write_bytes(content)
     assert "must be a PNG image" in refused(tmp_path)
@@ -231,14 +231,14 @@ def test_file_that_is_no_image(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("mode", "size", "kind"), [("RGB", (5, 5), "PNG"), ("L", (5, 4), "PNG"), ("RGBA", (5, 4), "PNG"), ("RGB", (5, 4), "BMP")]
 )
-def test_image_that_is_not_as_the_others(tmp_path, mode, size, kind):
+def test_image_that_differs_from_the_others_is_refused(tmp_path, mode, size, kind):
     write(tmp_path)
     Image.new(mode, size).save(tmp_path / "cat" / "000006.png", format=kind)
     refused(tmp_path)
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A file that says that it is so large, with nothing in it."""
+    """A PNG that claims this size and has no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -248,13 +248,13 @@ def png_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height"), [(5000, 5000), (1 << 30, 1 << 30), (1 << 20, 17)])
-def test_image_that_says_that_it_is_huge(tmp_path, width, height):
+def test_image_that_claims_to_be_huge_is_refused(tmp_path, width, height):
     write(tmp_path)
     (tmp_path / "cup" / "000000.png").write_bytes(png_of(width, height))
     refused(tmp_path)
 
 
-def test_more_pixels_than_allowed(tmp_path, monkeypatch):
+def test_more_pixels_than_allowed_are_refused(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setattr(class_folders, "UNPACKED_BYTES", 7 * 60 - 1)
     assert "7 images of 5 x 4 pixels" in refused(tmp_path)

@@ -1,4 +1,4 @@
-"""Which class a folder means: by a written list, its name, its WordNet id, its number, or its place."""
+"""The class of a folder: by a mapping file, its name, its WordNet id, its number, or its position."""
 
 import json
 
@@ -12,7 +12,7 @@ from core.models.registry import ModelSpec
 
 TORCHVISION = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 TIMM = tuple(ImageNetInfo().label_descriptions())
-# ten classes that are easily told apart, as fast.ai published them with their place among the 1,000
+# fast.ai's ten easily distinguished classes, with their indices among the 1,000
 IMAGENETTE = {
     "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
     "n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701,
@@ -33,7 +33,7 @@ def refused(folders, spec, source="somewhere") -> str:
 
 
 @pytest.mark.parametrize("classes", [TORCHVISION, TIMM, tuple(map(str, range(1000))), tuple(f"class_{i:03}" for i in range(1000))])
-def test_wordnet_ids_of_a_network_for_imagenet(classes):
+def test_wordnet_ids_for_imagenet(classes):
     assert class_mapping(list(IMAGENETTE), spec_of(*classes), "somewhere") == list(IMAGENETTE.values())
 
 
@@ -44,7 +44,7 @@ def test_all_wordnet_ids_are_in_order():
     assert list(ids.values()) == list(range(1000))
 
 
-def test_wordnet_ids_of_a_network_for_imagenet_12k():
+def test_wordnet_ids_for_imagenet_12k():
     info = ImageNetInfo("imagenet-12k")
     chosen = [5, 7000, 11820]
     folders = [info.index_to_label_name(index) for index in chosen]
@@ -55,15 +55,15 @@ def test_wordnet_id_outside_imagenet_is_refused():
     assert "must be among the 1,000 WordNet ids" in refused(["n00004475", "n01440764"], spec_of(*TIMM))
 
 
-def test_wordnet_ids_say_nothing_to_a_network_with_other_classes():
+def test_wordnet_ids_do_not_apply_to_a_network_with_other_classes():
     others = spec_of(*(f"part {i:04} of a machine" for i in range(1000)))
     assert wordnet_ids(others) is None
     assert "got 10 folders with 'n01440764'" in refused(list(IMAGENETTE), others)
-    # the order of the classes of another network of 1,000 is not known either
+    # nor to a network with the 1,000 classes in another order
     assert "got 10 folders with 'n01440764'" in refused(list(IMAGENETTE), spec_of(*reversed(TIMM)))
 
 
-def test_ids_in_order_where_their_number_fits():
+def test_wordnet_ids_are_mapped_in_order_if_their_count_matches():
     assert class_mapping(list(IMAGENETTE), spec_of(*"abcdefghij"), "somewhere") == list(range(10))
 
 
@@ -82,19 +82,19 @@ def test_names_of_both_zoos(folder, index, classes):
     assert class_mapping([folder], spec_of(*classes), "somewhere") == [index]
 
 
-def test_an_exact_name_comes_before_one_that_is_only_alike():
+def test_exact_match_takes_precedence():
     # torchvision: the dog is Cardigan, the garment is cardigan
     assert class_mapping(["Cardigan", "cardigan"], spec_of(*TORCHVISION), "somewhere") == [264, 474]
     assert class_mapping(["grey_fox", "grey fox"], spec_of("grey fox", "grey_fox"), "somewhere") == [1, 0]
 
 
-def test_names_are_alike_however_accents_are_encoded():
+def test_names_match_in_any_encoding_of_accents():
     assert class_mapping(["u\u0308ber"], spec_of("ant", "\u00fcber"), "somewhere") == [1]
 
 
-def test_name_of_two_classes_is_refused():
+def test_name_that_matches_two_classes_is_refused():
     assert "'CARDIGAN' matches 264 (Cardigan) and 474 (cardigan)" in refused(["CARDIGAN"], spec_of(*TORCHVISION))
-    # the bird and the machine have one name in WordNet
+    # the bird and the machine have the same name in WordNet
     assert "'crane' matches 134 (crane) and 517 (crane)" in refused(["crane"], spec_of(*TIMM))
 
 
@@ -107,34 +107,34 @@ def test_numbers_are_class_indices():
     spec = spec_of(*(f"kind {chr(97 + i)}" for i in range(12)))
     assert class_mapping(["0", "10", "2"], spec, "somewhere") == [0, 10, 2]
     assert class_mapping(["007", "011"], spec, "somewhere") == [7, 11]
-    # in the order of names 10 comes before 2
+    # sorted by name, 10 is before 2
     every = sorted(map(str, range(12)))
     assert class_mapping(every, spec, "somewhere") == [int(name) for name in every]
 
 
-def test_numbers_that_are_names_are_names():
-    spec = spec_of(*sorted(map(str, range(12))))  # as a network trained on such folders has them
+def test_numbers_that_are_class_names_are_names():
+    spec = spec_of(*sorted(map(str, range(12))))  # like a network trained on such folders
     assert class_mapping(["10", "2"], spec, "somewhere") == [2, 4]
 
 
-def test_numbers_from_one_are_refused():
+def test_numbers_that_start_at_one_are_refused():
     assert "must be class indices, 0 to 2, got 3" in refused(["1", "2", "3"], spec_of("ant", "bee", "cat"))
     assert "got 2 folders with '²'" in refused(["²", "1"], spec_of("ant", "bee", "cat"))
 
 
-def test_other_names_are_in_order_where_their_number_fits():
+def test_other_names_are_mapped_in_order_if_their_count_matches():
     assert class_mapping(["x", "y", "z"], spec_of("ant", "bee", "cat"), "somewhere") == [0, 1, 2]
     assert "got 2 folders with 'x'" in refused(["x", "y"], spec_of("ant", "bee", "cat"))
     assert "got 3 folders with 'x'" in refused(["ANT", "x", "y"], spec_of("ant", "bee", "cat"))
 
 
 @pytest.mark.parametrize("name", ["classes.json", "class_to_idx.json"])
-def test_written_list_comes_before_names(tmp_path, name):
+def test_mapping_file_takes_precedence_over_names(tmp_path, name):
     (tmp_path / name).write_text(json.dumps({"ant": 2, "7": "BEE", "not there": 1}))
     assert class_mapping(["7", "ant"], spec_of("ant", "bee", "cat"), str(tmp_path)) == [1, 2]
 
 
-def test_written_list_may_give_two_folders_one_class(tmp_path):
+def test_mapping_file_may_give_two_folders_one_class(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps({"terrier": 0, "poodle": "dog"}))
     assert class_mapping(["poodle", "terrier"], spec_of("dog", "cat"), str(tmp_path)) == [0, 0]
 
@@ -158,18 +158,18 @@ def test_written_list_may_give_two_folders_one_class(tmp_path):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_written_list_that_does_not_fit_is_refused(tmp_path, content, message):
+def test_bad_mapping_file_is_refused(tmp_path, content, message):
     (tmp_path / "classes.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message in refused(["a", "b"], spec_of("ant", "bee", "cat"), tmp_path)
 
 
-def test_two_written_lists_are_refused(tmp_path):
+def test_two_mapping_files_are_refused(tmp_path):
     for name in ("classes.json", "class_to_idx.json"):
         (tmp_path / name).write_text('{"a": 0}')
     assert "must have only one list of classes, got classes.json and class_to_idx.json" in refused(["a"], spec_of("ant"), tmp_path)
 
 
-def test_published_sets_are_never_mapped_by_order_to_other_names():
+def test_published_sets_are_mapped_in_order_only_to_numbers():
     assert dataset_mapping(["ant", "bee"], spec_of("Bee", "cat", "ant")) == [2, 0]
     assert dataset_mapping(["ant", "bee"], spec_of("0", "1")) == [0, 1]
     assert dataset_mapping(["ant", "bee"], spec_of("x", "y")) is None

@@ -1,4 +1,4 @@
-"""Sets of images on disk: what was written comes back, and what is broken is refused in words."""
+"""Image sets on disk: round trips, and broken sets are refused in one sentence."""
 
 import json
 import os
@@ -45,31 +45,31 @@ def test_round_trip(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["images.safetensors", "manifest.json"]
 
 
-def test_channels_last_images_come_back_the_same(tmp_path):
+def test_channels_last_images_are_preserved(tmp_path):
     images = some_images().images
     save_image_set(ImageSet(images.contiguous(memory_format=torch.channels_last), torch.zeros(6, dtype=torch.long)), tmp_path)
     assert torch.equal(load_image_set(tmp_path).images, images)
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     assert "nowhere" in refused(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
     assert "file" in refused(tmp_path / "file")
 
 
-def test_empty_folder(tmp_path):
+def test_empty_folder_is_refused(tmp_path):
     assert str(tmp_path) in refused(tmp_path)
 
 
 @pytest.mark.parametrize("manifest", ["{ broken", "", b"\xff\xfe\x00", "null", "[]", "3"])
-def test_broken_manifest(tmp_path, manifest):
+def test_broken_manifest_is_refused(tmp_path, manifest):
     save_image_set(some_images(), tmp_path)
     (tmp_path / "manifest.json").write_bytes(manifest if isinstance(manifest, bytes) else manifest.encode())
     assert str(tmp_path) in refused(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage that is no safetensors file", b"\xff" * 64])
-def test_broken_images(tmp_path, content):
+def test_broken_images_are_refused(tmp_path, content):
     save_image_set(some_images(), tmp_path)
     (tmp_path / "images.safetensors").unlink()
     if content is not None:
@@ -89,7 +89,7 @@ def test_broken_images(tmp_path, content):
     ],
     ids=["no labels", "no images", "float", "one channel", "three dimensions", "more labels"],
 )
-def test_wrong_tensors(tmp_path, tensors):
+def test_wrong_tensors_are_refused(tmp_path, tensors):
     save_image_set(some_images(), tmp_path)
     save_file(tensors, tmp_path / "images.safetensors")
     assert str(tmp_path) in refused(tmp_path)
@@ -111,20 +111,20 @@ def test_folder_of_real_images(tmp_path):
     assert images.labels.tolist() == [0, 1]
 
 
-def test_folder_of_images_of_two_sizes(tmp_path):
+def test_images_of_two_sizes_are_refused(tmp_path):
     (tmp_path / "ant").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "ant" / "0.png")
     Image.new("RGB", (8, 9)).save(tmp_path / "ant" / "1.png")
     assert "2 sizes" in refused(tmp_path)
 
 
-def test_folder_with_a_file_that_is_no_image(tmp_path):
+def test_file_that_is_not_an_image_is_refused(tmp_path):
     (tmp_path / "ant").mkdir()
     (tmp_path / "ant" / "0.png").write_bytes(b"no image at all")
     assert "0.png" in refused(tmp_path)
 
 
-def test_whole_set_takes_its_name_at_the_end(tmp_path):
+def test_folder_is_renamed_when_it_is_complete(tmp_path):
     out = tmp_path / "deeper" / "set"
     with atomic_folder(out) as folder:
         assert folder.parent == out.parent
@@ -134,7 +134,7 @@ def test_whole_set_takes_its_name_at_the_end(tmp_path):
     assert len(load_image_set(out)) == 6
 
 
-def test_result_has_the_rights_of_a_plain_folder(tmp_path):
+def test_folder_has_default_permissions(tmp_path):
     with atomic_folder(tmp_path / "set"):
         pass
     (tmp_path / "plain").mkdir()
@@ -142,7 +142,7 @@ def test_result_has_the_rights_of_a_plain_folder(tmp_path):
     assert modes[0] == modes[1]
 
 
-def test_empty_folder_may_be_taken(tmp_path):
+def test_empty_folder_is_accepted(tmp_path):
     (tmp_path / "set").mkdir()
     with atomic_folder(tmp_path / "set") as folder:
         (folder / "a").write_text("1")
@@ -150,7 +150,7 @@ def test_empty_folder_may_be_taken(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_nothing_is_left_after_an_exception(tmp_path, error):
+def test_exception_leaves_no_files(tmp_path, error):
     def fails_half_way():
         with atomic_folder(tmp_path / "set") as folder:
             (folder / "half").write_text("1")
@@ -161,13 +161,13 @@ def test_nothing_is_left_after_an_exception(tmp_path, error):
     assert os.listdir(tmp_path) == []
 
 
-def test_no_parent_folder_is_left_after_an_exception(tmp_path):
+def test_exception_leaves_no_parent_folders(tmp_path):
     with pytest.raises(ValueError), atomic_folder(tmp_path / "deeper" / "still" / "set"):
         raise ValueError
     assert os.listdir(tmp_path) == []
 
 
-def test_what_is_there_is_never_overwritten(tmp_path):
+def test_existing_files_are_never_overwritten(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("1")
     (tmp_path / "file").write_text("2")
@@ -181,14 +181,14 @@ def test_what_is_there_is_never_overwritten(tmp_path):
     check_free(tmp_path / "new")
 
 
-def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path):
+def test_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("2")
     with pytest.raises(DataError, match="file"):
         check_free(tmp_path / "file" / "set")
 
 
 def test_manifest_is_written_last(tmp_path):
-    """Where the manifest is, the set is whole: a write that fails half way leaves nothing."""
+    """A manifest marks a complete set: a write that fails halfway leaves no files."""
 
     def fails():
         yield some_images().images[:2]
@@ -204,7 +204,7 @@ def test_manifest_is_plain_json(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "ε"
 
 
-def test_files_have_the_rights_of_plain_files(tmp_path):
+def test_files_have_default_permissions(tmp_path):
     save_image_set(some_images(), tmp_path)
     (tmp_path / "plain").write_text("1")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
@@ -219,7 +219,7 @@ def test_current_folder_is_refused(tmp_path, monkeypatch):
             check_free(Path(name))
 
 
-def test_parents_that_were_there_stay(tmp_path):
+def test_existing_parent_folders_are_kept(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError), atomic_folder(tmp_path / "mine" / "new" / "set"):
         raise ValueError
@@ -227,7 +227,7 @@ def test_parents_that_were_there_stay(tmp_path):
     assert os.listdir(tmp_path / "mine") == []
 
 
-def test_labels_of_real_images_are_those_of_the_network(tmp_path):
+def test_labels_of_real_images_are_class_indices_of_the_network(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
@@ -238,7 +238,7 @@ def test_labels_of_real_images_are_those_of_the_network(tmp_path):
         load_image_set(tmp_path, ModelSpec("other", "any", ("a", "b", "c"), 8, (0.5,) * 3, (0.5,) * 3, ""))
 
 
-def test_part_by_part_is_the_same_file_as_safetensors_writes(tmp_path, small_images):
+def test_set_written_in_parts_has_the_bytes_of_safetensors(tmp_path, small_images):
     (tmp_path / "set").mkdir()
     parts = small_images.images.split(5)
     write_image_set(tmp_path / "set", small_images.labels, (3, 8, 8), parts, {"made": "here"})
@@ -250,8 +250,8 @@ def test_part_by_part_is_the_same_file_as_safetensors_writes(tmp_path, small_ima
     assert loaded.manifest == {"made": "here"}
 
 
-def test_parts_are_taken_one_at_a_time(tmp_path):
-    """Only the last one is kept while the next one is made, so that a set may be larger than memory."""
+def test_parts_are_consumed_one_at_a_time(tmp_path):
+    """Only the last part is in memory while the next is made, so that a set may be larger than memory."""
     alive = []
 
     def parts():

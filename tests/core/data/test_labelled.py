@@ -1,4 +1,4 @@
-"""Evaluation sets: the embedded one, folders in each layout, and how images are brought to the network's size."""
+"""Evaluation sets: the embedded images, folders in every layout, and resizing for the network."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ PETS = ModelSpec("pets", "resnet20_cifar10", ("ant", "bee", "cat"), 8, (0.5,) * 
 
 
 def folder_of(root, classes, per_class=1, size=(8, 8), mode="RGB"):
-    """One folder a class; image i of class c is all of value 20 c + i."""
+    """Writes one folder per class; all pixels of image i of class c are 20 c + i."""
     for index, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(per_class):
@@ -39,18 +39,18 @@ def one_sentence(error) -> str:
     return message
 
 
-def test_embedded_images_are_the_first_of_cifar10s_test_set():
+def test_embedded_images_are_the_first_cifar10_test_images():
     images, labels = embedded_images()
     assert images.shape == (2000, 3, 32, 32)
     assert images.dtype == torch.uint8
-    # test_batch of the original: a cat whose upper left corner is (158, 112, 49), then two ships, an airplane and a frog
+    # as in the original test_batch: a cat whose top left pixel is (158, 112, 49), then two ships, an airplane and a frog
     assert images[0, :, 0, 0].tolist() == [158, 112, 49]
     assert images[0, 0, 0, :4].tolist() == [158, 159, 165, 166]
     assert labels[:10] == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     assert set(labels) == set(range(10))
     counts = Counter(labels)
     assert sum(counts.values()) == 2000
-    # balanced up to chance: four standard deviations of a count among 2,000
+    # balanced within four standard deviations of a count among 2,000
     assert all(abs(count - 200) < 4 * math.sqrt(2000 * 0.1 * 0.9) for count in counts.values())
 
 
@@ -72,7 +72,7 @@ def test_embedded_evaluation_set():
     assert "2,000 CIFAR-10 test images" in dataset.description
 
 
-def test_embedded_images_have_the_size_that_the_network_wants():
+def test_embedded_images_have_the_image_size_of_the_network():
     image, _ = load_evaluation_set("embedded", replace(CIFAR10_SPEC, image_size=16))[0]
     assert image.shape == (3, 16, 16)
 
@@ -85,7 +85,7 @@ def test_named_sets_are_refused_for_other_classes(source, classes):
     one_sentence(error)
 
 
-def test_embedded_labels_follow_the_order_of_the_network():
+def test_embedded_labels_follow_the_class_order_of_the_network():
     backwards = replace(CIFAR10_SPEC, classes=tuple(name.upper() for name in reversed(CIFAR10_SPEC.classes)))
     assert load_evaluation_set("embedded", backwards).labels.tolist() == [9 - label for label in embedded_images()[1]]
     nameless = replace(CIFAR10_SPEC, classes=tuple(map(str, range(10))))
@@ -93,7 +93,7 @@ def test_embedded_labels_follow_the_order_of_the_network():
 
 
 def test_folders_are_mapped_by_name(tmp_path):
-    # folders in alphabetical order are not the order of the network, and one class is absent
+    # the network's classes are not in alphabetical order, and one has no folder
     spec = replace(PETS, classes=("cat", "zebra", "ant"))
     dataset = load_evaluation_set(str(folder_of(tmp_path, ["ant", "cat"], per_class=2)), spec)
     assert dataset.labels.tolist() == [2, 2, 0, 0]
@@ -101,12 +101,12 @@ def test_folders_are_mapped_by_name(tmp_path):
     assert "4 images" in dataset.description
 
 
-def test_folders_are_mapped_by_order_where_their_number_fits(tmp_path):
+def test_folders_are_mapped_in_order_if_their_count_matches(tmp_path):
     dataset = load_evaluation_set(str(folder_of(tmp_path, ["0", "1", "2"])), PETS)
     assert dataset.labels.tolist() == [0, 1, 2]
 
 
-def test_folders_that_fit_neither_way_are_refused(tmp_path):
+def test_folders_that_match_neither_way_are_refused(tmp_path):
     with pytest.raises(DataError, match="ant, bee, cat.*exactly 3.*got 2 folders with 'wolf'") as error:
         load_evaluation_set(str(folder_of(tmp_path, ["cat", "wolf"])), PETS)
     one_sentence(error)
@@ -120,7 +120,7 @@ def test_folder_images_are_resized_and_cropped_to_the_network(tmp_path):
     assert int(label) == 0
 
 
-def test_centre_is_what_is_kept(tmp_path):
+def test_crop_is_centered(tmp_path):
     (tmp_path / "ant").mkdir()
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 8:16] = 200
@@ -129,21 +129,21 @@ def test_centre_is_what_is_kept(tmp_path):
     assert bool((image == 200).all())
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     for call in (lambda p: load_evaluation_set(str(p), PETS), open_image_folder, lambda p: open_training_set(str(p))):
         with pytest.raises(DataError, match="data must be .*nowhere.*does not exist") as error:
             call(tmp_path / "nowhere")
         one_sentence(error)
 
 
-def test_file_instead_of_a_folder(tmp_path):
+def test_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="data must be .*a folder.*file"):
         open_image_folder(tmp_path / "file")
 
 
 @pytest.mark.parametrize("inside", [[], ["cat"]])
-def test_folder_without_images(tmp_path, inside):
+def test_folder_without_images_is_refused(tmp_path, inside):
     for name in inside:
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match="must contain (one folder of )?images") as error:
@@ -151,14 +151,14 @@ def test_folder_without_images(tmp_path, inside):
     one_sentence(error)
 
 
-def test_text_beside_images_is_ignored(tmp_path):
+def test_text_files_are_ignored(tmp_path):
     root = folder_of(tmp_path, ["ant"])
     (root / "ant" / "notes.txt").write_text("no image")
     assert len(load_evaluation_set(str(root), PETS)) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
-def test_file_that_is_no_image_is_named_before_anything_is_computed(tmp_path, content):
+def test_file_that_is_not_an_image_is_named_at_once(tmp_path, content):
     root = folder_of(tmp_path, ["ant"])
     (root / "ant" / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png must be an image") as error:
@@ -166,7 +166,7 @@ def test_file_that_is_no_image_is_named_before_anything_is_computed(tmp_path, co
     one_sentence(error)
 
 
-def test_image_that_breaks_off_is_named_when_it_is_read(tmp_path):
+def test_truncated_image_is_named_when_it_is_read(tmp_path):
     root = folder_of(tmp_path, ["ant"])
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "ant" / "a.jpg")
@@ -179,7 +179,7 @@ def test_image_that_breaks_off_is_named_when_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_batches_are_the_images_in_order_however_many_threads_decode(tmp_path, threads):
+def test_batches_are_in_order_for_any_number_of_threads(tmp_path, threads):
     dataset = load_evaluation_set(str(folder_of(tmp_path, ["ant", "bee", "cat"], per_class=15)), PETS)
     with cpu_threads(threads):
         batches = list(DataLoader(dataset, batch_size=32))
@@ -190,7 +190,7 @@ def test_batches_are_the_images_in_order_however_many_threads_decode(tmp_path, t
         list(DataLoader(dataset, batch_size=32))
 
 
-def test_training_image_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_training_image_is_named(tmp_path):
     root = folder_of(tmp_path, ["ant"])
     (root / "ant" / "a.png").write_bytes(b"no image at all")
     dataset, _ = open_training_set(str(root))
@@ -198,15 +198,15 @@ def test_training_image_that_cannot_be_read_is_named(tmp_path):
         [dataset[i] for i in range(2)]
 
 
-def test_training_set_is_pictures_with_class_names(tmp_path):
+def test_training_set_has_images_and_class_names(tmp_path):
     dataset, classes = open_training_set(str(folder_of(tmp_path, ["bee", "ant"], per_class=2, mode="L")))
     assert classes == ["ant", "bee"]
     picture, label = dataset[3]
     assert (picture.mode, picture.size, label) == ("RGB", (8, 8), 1)
 
 
-def test_folders_of_which_only_some_are_classes_are_refused(tmp_path):
-    """Three folders for three classes, but 'cow' in the place of 'bee' would make every ant a bee."""
+def test_folders_that_are_only_partly_classes_are_refused(tmp_path):
+    """Mapping the three folders to the three classes in order would make cats bees, and cows cats."""
     with pytest.raises(DataError, match="got 3 folders with 'cow'") as error:
         load_evaluation_set(str(folder_of(tmp_path, ["ant", "cat", "cow"])), PETS)
     one_sentence(error)
@@ -220,17 +220,17 @@ def test_class_without_images_is_named(tmp_path):
     one_sentence(error)
 
 
-def test_names_that_are_no_folder_are_offered():
+def test_error_for_an_unknown_name_lists_the_data_sets():
     with pytest.raises(DataError, match="data must be embedded, cifar10, cifar100, or a folder .*'imagenet' does not exist"):
         load_evaluation_set("imagenet", PETS)
     with pytest.raises(DataError, match="data must be cifar10, cifar100, or a folder .*'imagenet' does not exist"):
         open_training_set("imagenet")
 
 
-# the layout of ImageNet
+# ImageNet's layout
 
 
-def test_val_is_what_is_evaluated_and_train_what_is_trained_on(tmp_path):
+def test_evaluation_uses_val_and_training_uses_train(tmp_path):
     folder_of(tmp_path / "train", ["ant", "bee"], per_class=3)
     folder_of(tmp_path / "val", ["bee", "cat"])
     (tmp_path / "meta.bin").write_bytes(b"torchvision's own; never opened")
@@ -241,14 +241,14 @@ def test_val_is_what_is_evaluated_and_train_what_is_trained_on(tmp_path):
     assert (len(images), classes) == (6, ["ant", "bee"])
 
 
-def test_a_class_called_train_is_a_class(tmp_path):
+def test_classes_may_be_named_train_and_val(tmp_path):
     dataset = load_evaluation_set(str(folder_of(tmp_path, ["train", "val", "wolf"])), replace(PETS, classes=("wolf", "val", "train")))
     assert dataset.labels.tolist() == [2, 1, 0]
     images, classes = open_training_set(str(tmp_path))
     assert (len(images), classes) == (3, ["train", "val", "wolf"])
 
 
-def test_images_without_folders_have_their_classes_from_a_list(tmp_path):
+def test_list_gives_the_classes_of_images_without_folders(tmp_path):
     images = folder_of(tmp_path, ["val"], per_class=3) / "val"
     (tmp_path / "val.txt").write_text("2.png 1\nval/0.png 0\n\n1.png 2\nabsent.png 0\n")
     for folder in (tmp_path, images):
@@ -257,7 +257,7 @@ def test_images_without_folders_have_their_classes_from_a_list(tmp_path):
         assert [int(dataset[i][0][0, 0, 0]) for i in range(3)] == [0, 1, 2]
 
 
-def test_numbers_of_a_list_are_class_indices(tmp_path):
+def test_numbers_in_a_list_are_class_indices(tmp_path):
     folder_of(tmp_path, ["val"], per_class=2)
     (tmp_path / "val.txt").write_text("0.png 1\n1.png 3\n")
     with pytest.raises(DataError, match=r"numbered classes of .*val\.txt must be class indices, 0 to 2, got 3") as error:
@@ -265,12 +265,12 @@ def test_numbers_of_a_list_are_class_indices(tmp_path):
     one_sentence(error)
 
 
-# how images are brought to the network's size
+# resizing for the network
 
 
 @pytest.fixture(scope="module")
 def photograph() -> Image.Image:
-    """Coarse and fine structure, 61 x 47 pixels."""
+    """An image of 61 x 47 pixels with coarse and fine structure."""
     generator = np.random.default_rng(3)
     coarse = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((61, 47), Image.Resampling.BICUBIC)
     fine = generator.integers(-20, 21, (47, 61, 3))
@@ -301,17 +301,17 @@ def test_same_pixels_as_torchvision(tmp_path, photograph, interpolation):
     torch.testing.assert_close(mine, preset(photograph), rtol=0, atol=1e-5)
 
 
-def test_large_networks_get_imagenets_usual_crop_where_nothing_else_is_said(tmp_path, photograph):
+def test_large_networks_get_imagenets_usual_crop_by_default(tmp_path, photograph):
     preset = ImageClassification(crop_size=224, resize_size=256, mean=(0,) * 3, std=(1,) * 3)
     mine = prepared(photograph, tmp_path, replace(PETS, image_size=224))
     torch.testing.assert_close(mine.float() / 255, preset(photograph), rtol=0, atol=1e-5)
 
 
-def test_images_in_memory_are_resized_as_the_network_asks():
+def test_images_in_memory_are_resized_for_the_network():
     images = torch.randint(0, 256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     assert torch.equal(EvaluationSet(images, [0], "", 16)[0][0], images[0])
     assert torch.equal(EvaluationSet(images, [0], "", 16, resize=16)[0][0], images[0])
     enlarged = ImageClassification(crop_size=16, resize_size=20, interpolation=InterpolationMode.BICUBIC, mean=(0,) * 3, std=(1,) * 3)
     mine = EvaluationSet(images, [0], "", 16, resize=20, interpolation="bicubic")[0][0]
-    # Pillow's arithmetic is not that of tensors: one step of 255 apart
+    # Pillow rounds differently: up to one of 255 steps
     torch.testing.assert_close(mine.float() / 255, enlarged(to_pil_image(images[0])), rtol=0, atol=1.001 / 255)

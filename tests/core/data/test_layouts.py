@@ -1,4 +1,4 @@
-"""Folders of images: what counts as one, in which order, and what is refused."""
+"""Folders of images: layouts, order, and refusals."""
 
 import os
 
@@ -36,7 +36,7 @@ def test_same_files_in_the_same_order_as_torchvision(tmp_path):
     assert [label for _, label in mine] == theirs.targets
 
 
-def test_hidden_files_and_folders_are_passed_over(tmp_path):
+def test_hidden_files_and_folders_are_skipped(tmp_path):
     for name in ("a/1.png", "a/._1.png", "a/.hidden/2.png", ".cache/3.png", "__MACOSX/4.png", "a/__MACOSX/5.png"):
         image(tmp_path / name)
     files = open_image_folder(tmp_path)
@@ -54,14 +54,14 @@ def test_links_are_followed(tmp_path):
 
 
 @pytest.mark.parametrize(("link", "target"), [("a/again", "a"), ("a/b/up", "a"), ("a/up", "."), ("c", ".")])
-def test_link_in_a_circle_is_refused(tmp_path, link, target):
+def test_circular_link_is_refused(tmp_path, link, target):
     image(tmp_path / "a" / "b" / "1.png")
     (tmp_path / link).symlink_to(tmp_path / target)
     assert f"{link} does" in refused(lambda: open_image_folder(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["broken", "itself", "pipe"])
-def test_what_is_called_an_image_and_is_no_file_is_refused(tmp_path, kind):
+def test_broken_link_or_pipe_with_an_image_suffix_is_refused(tmp_path, kind):
     image(tmp_path / "a" / "1.png")
     path = tmp_path / "a" / "2.png"
     if kind == "pipe":
@@ -71,25 +71,25 @@ def test_what_is_called_an_image_and_is_no_file_is_refused(tmp_path, kind):
     assert "2.png must be a file or a link to one" in refused(lambda: open_image_folder(tmp_path))
 
 
-def test_a_folder_may_be_called_like_an_image(tmp_path):
+def test_folder_may_have_an_image_suffix(tmp_path):
     image(tmp_path / "a" / "b.png" / "1.png")
     assert len(open_image_folder(tmp_path)) == 1
 
 
-def test_class_without_images_and_folder_without_classes(tmp_path):
+def test_class_without_images_and_folder_without_classes_are_refused(tmp_path):
     assert "got no folders" in refused(lambda: open_image_folder(tmp_path))
     image(tmp_path / "a" / "1.png")
     (tmp_path / "b").mkdir()
     assert "got none in b" in refused(lambda: open_image_folder(tmp_path))
 
 
-def test_the_whole_file_system_is_refused(tmp_path):
+def test_root_of_the_file_system_is_refused(tmp_path):
     (tmp_path / "root").symlink_to("/")
     for folder in (tmp_path / "root", tmp_path.root):
         assert "the root of the file system" in refused(lambda folder=folder: open_image_folder(type(tmp_path)(folder)))
 
 
-def test_part_of_a_folder_with_nothing_but_parts(tmp_path):
+def test_part_of_a_folder_that_contains_only_parts(tmp_path):
     assert part_of(tmp_path / "nowhere", "val") == tmp_path / "nowhere"
     for name in ("train", "val", ".git"):
         (tmp_path / name).mkdir()
@@ -99,7 +99,7 @@ def test_part_of_a_folder_with_nothing_but_parts(tmp_path):
     assert part_of(tmp_path, "val") == tmp_path
 
 
-def test_list_is_found_where_there_are_images_and_no_folders(tmp_path):
+def test_list_is_used_for_images_without_folders(tmp_path):
     folder = tmp_path / "val"
     image(folder / "1.png")
     assert "got images without either" in refused(lambda: list_of(folder))
@@ -111,7 +111,7 @@ def test_list_is_found_where_there_are_images_and_no_folders(tmp_path):
     assert list_of(folder) is None
 
 
-def test_list_gives_each_image_its_class(tmp_path):
+def test_list_gives_the_class_of_each_image(tmp_path):
     for name in ("1.png", "2.JPEG", "3.png"):
         image(tmp_path / name)
     labels = tmp_path / "val.txt"
@@ -127,12 +127,12 @@ def test_list_gives_each_image_its_class(tmp_path):
         ("1.png 0\n2.png 1\n1.png 1\n", "got two for '1.png'"),
         ("1.png 0\n", "got none for '2.png'"),
         ("1.png 0\n2.png\n", "a space, and a class, got '2.png'"),
-        # the challenge's own ground truth: a number a line, in another order than the classes
+        # ImageNet's ground truth file: one number per line, numbered in another order than the classes
         ("490\n361\n", "a space, and a class, got '490'"),
         (b"1.png \xff\n", "cannot be read"),
     ],
 )
-def test_list_that_does_not_fit_is_refused(tmp_path, content, message):
+def test_bad_list_is_refused(tmp_path, content, message):
     image(tmp_path / "1.png")
     image(tmp_path / "2.png")
     (tmp_path / "val.txt").write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -1,4 +1,4 @@
-"""Calibration sets: NumPy reads what we write, we read it back to the bit, and whatever else comes is refused in a sentence."""
+"""Calibration sets: NumPy can read them, round trips are exact, and other files are refused in one sentence."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def path(tmp_path):
 
 
 def arrays() -> dict:
-    """What a good file has in it."""
+    """The arrays of a valid file."""
     return {
         "images": normalise(some_pixels()).numpy(),
         "labels": np.arange(5) % 3,
@@ -77,7 +77,7 @@ def test_round_trip(path):
 
 
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3), ((0.9,) * 3, (1e-6,) * 3)])
-def test_every_pixel_value_comes_back(tmp_path, mean, std):
+def test_every_pixel_value_is_preserved(tmp_path, mean, std):
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     manifest = {"normalisation": {"mean": list(mean), "std": list(std)}}
     write_numpy_archive(
@@ -86,21 +86,21 @@ def test_every_pixel_value_comes_back(tmp_path, mean, std):
     assert torch.equal(read_numpy_archive(tmp_path / "a.npz")[0], pixels)
 
 
-def test_more_than_one_part(tmp_path, monkeypatch):
-    """Parts that neither divide the set nor an image."""
+def test_archive_in_several_parts(tmp_path, monkeypatch):
+    """Part sizes that divide neither the set nor an image."""
     monkeypatch.setattr(numpy_archives, "_CHUNK", 100)
     write_numpy_archive(tmp_path / "a.npz", some_pixels(7, 5), torch.arange(7), CLASSES, MANIFEST, normalise)
     assert torch.equal(read_numpy_archive(tmp_path / "a.npz")[0], some_pixels(7, 5))
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["images"], normalise(some_pixels(7, 5)).numpy())
 
 
-def test_same_set_same_bytes(tmp_path, path, monkeypatch):
+def test_same_set_gives_the_same_bytes(tmp_path, path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 2e9)
     write_numpy_archive(tmp_path / "again.npz", some_pixels(), torch.arange(5) % 3, CLASSES, MANIFEST, normalise)
     assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
 
 
-def test_normalisation_that_loses_pixels_is_refused(tmp_path):
+def test_normalization_that_loses_pixels_is_refused(tmp_path):
     manifest = {"normalisation": {"mean": [9e5] * 3, "std": [1.0] * 3}}
     with pytest.raises(DataError, match="must be those of values in .*900000.*lose pixels in float32"):
         write_numpy_archive(
@@ -109,13 +109,13 @@ def test_normalisation_that_loses_pixels_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_what_numpy_saves_is_read(tmp_path, save):
+def test_archives_saved_by_numpy_are_read(tmp_path, save):
     save(tmp_path / "b.npz", **arrays())
     assert torch.equal(read_numpy_archive(tmp_path / "b.npz")[0], some_pixels())
 
 
 class Trap:
-    """Unpickled, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path) -> None:
         self.path = path
@@ -125,7 +125,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("entry", ["images", "labels", "manifest"])
-def test_pickled_array(tmp_path, entry):
+def test_pickled_array_is_refused(tmp_path, entry):
     made = np.empty(1, dtype=object)
     made[0] = Trap(tmp_path / "sprung")
     np.savez(tmp_path / "a.npz", allow_pickle=True, **(arrays() | {entry: made}))
@@ -133,7 +133,7 @@ def test_pickled_array(tmp_path, entry):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_bare_pickle_in_the_place_of_an_array(tmp_path):
+def test_pickle_instead_of_an_array_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", pickle.dumps(Trap(tmp_path / "sprung")))
         archive.writestr("manifest.npy", saved(arrays()["manifest"]))
@@ -181,13 +181,13 @@ GOOD = arrays()
         ({"manifest": np.array('{"normalisation": [1, 2]}')}, "each, got [1, 2]"),
     ],
 )
-def test_wrong_arrays(tmp_path, change, words):
+def test_wrong_arrays_are_refused(tmp_path, change, words):
     np.savez(tmp_path / "a.npz", **(GOOD | change))
     assert words in refused(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("entry", ["images", "labels", "manifest"])
-def test_missing_array(tmp_path, entry):
+def test_missing_array_is_refused(tmp_path, entry):
     np.savez(tmp_path / "a.npz", **{name: array for name, array in GOOD.items() if name != entry})
     assert f"array '{entry}' is missing" in refused(tmp_path / "a.npz")
 
@@ -212,7 +212,7 @@ def header_of(shape: str, kind="<f4", length=None) -> bytes:
         header_of("(5, 3, 4, 4)").replace(b"'shape'", b"'Shape'"),
     ],
 )
-def test_headers_that_numpy_does_not_write(tmp_path, start):
+def test_headers_that_numpy_does_not_write_are_refused(tmp_path, start):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", start + bytes(960))
         archive.writestr("manifest.npy", saved(GOOD["manifest"]))
@@ -220,8 +220,8 @@ def test_headers_that_numpy_does_not_write(tmp_path, start):
 
 
 @pytest.mark.parametrize("shape", ["(5, 3, 4, 5)", "(1000000, 3, 1024, 1024)", "(5, 3, 4)", "(" + "9" * 60 + ", 3, 4, 4)", "()"])
-def test_shape_that_is_not_that_of_the_file(tmp_path, shape):
-    """Nothing of the size that it claims is ever allocated."""
+def test_shape_that_does_not_match_the_file_is_refused(tmp_path, shape):
+    """The claimed size is never allocated."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("images.npy", header_of(shape) + bytes(960))
         archive.writestr("manifest.npy", saved(GOOD["manifest"]))
@@ -231,8 +231,8 @@ def test_shape_that_is_not_that_of_the_file(tmp_path, shape):
     tracemalloc.stop()
 
 
-def test_bomb(tmp_path):
-    """64 MB of zeros in 64 kB are refused by what the archive says of them, before a byte is unpacked."""
+def test_zip_bomb_is_refused(tmp_path):
+    """64 MB of zeros in 64 kB are refused because of their declared sizes, before anything is unpacked."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", header_of("(16, 3, 590, 590)") + bytes(16 * 3 * 590 * 590 * 4))
         archive.writestr("manifest.npy", saved(GOOD["manifest"]))
@@ -242,7 +242,7 @@ def test_bomb(tmp_path):
     tracemalloc.stop()
 
 
-def test_more_pixels_than_allowed(tmp_path, path, monkeypatch):
+def test_more_pixels_than_allowed_are_refused(tmp_path, path, monkeypatch):
     monkeypatch.setattr(numpy_archives, "UNPACKED_BYTES", 100)
     assert "with 1 to 100 pixel values" in refused(path)
     with pytest.raises(DataError, match="at most 100 bytes of pixels, got 240"):
@@ -250,32 +250,32 @@ def test_more_pixels_than_allowed(tmp_path, path, monkeypatch):
     assert not (tmp_path / "b.npz").exists()
 
 
-def test_manifest_of_any_length(tmp_path, path, monkeypatch):
+def test_manifest_that_is_too_long_is_refused(tmp_path, path, monkeypatch):
     monkeypatch.setattr(numpy_archives, "MANIFEST_BYTES", 200)
     assert "got shape ()" in refused(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18), b"\x93NUMPY", pickle.dumps({"images": 1})])
-def test_no_archive(tmp_path, content):
+def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     refused(tmp_path / "a.npz")
 
 
-def test_hostile_names_in_the_archive(tmp_path, path):
+def test_hostile_names_in_the_archive_are_refused(tmp_path, path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../images.npy", b"")
     assert "leads elsewhere" in refused(path)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
-def test_cut_off(path, part):
+def test_truncated_archive_is_refused(path, part):
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
     refused(path)
 
 
-def test_damaged(path):
-    """A flipped byte anywhere is refused, or is where it does not matter; nothing else is raised."""
+def test_damaged_archive(path):
+    """With a byte changed anywhere, it is refused with DataError, or read unchanged if the byte does not matter."""
     content = path.read_bytes()
     good = read_numpy_archive(path)
     refusals = []
@@ -292,7 +292,7 @@ def test_damaged(path):
     assert all(message.isprintable() for message in refusals)
 
 
-def test_unreadable_file(tmp_path):
+def test_unreadable_and_missing_files_are_refused(tmp_path):
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(DataError, match="cannot be read .*must be a .npz file"):
         read_numpy_archive(tmp_path / "folder.npz")

@@ -1,4 +1,4 @@
-"""The examples work: other quantizers calibrate with the archive unchanged and lose little accuracy."""
+"""The examples: other quantizers calibrate with an exported archive as it is and lose little accuracy."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory, embedded) -> Path:
-    """128 images, from few iterations."""
+    """128 images from few iterations."""
     config = GenerationConfig(images=128, iterations=20, snapshots=4)
     out = tmp_path_factory.mktemp("sets") / "set.npz"
     export_images(synthesise(embedded, config)[0], embedded, "npz", out)
@@ -25,7 +25,7 @@ def archive(tmp_path_factory, embedded) -> Path:
 
 
 def accuracies(example: str, archive: Path) -> tuple[float, float]:
-    """Top-1 in percent as the example prints it: float and 8 bits."""
+    """Top-1 in percent, as printed by the example: float and 8 bits."""
     command = [sys.executable, "-m", f"examples.{example}", str(archive)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ HOSTILE = "<script>alert(1)</script> [a](http://b.c) ![i](x) `c` **d** | e\n# f\
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A small run, evaluated on two images of each class."""
+    """A small run, evaluated on two images per class."""
     data = tmp_path_factory.mktemp("data") / "photographs"
     data.mkdir()
     images, labels = embedded_images()
@@ -59,7 +59,7 @@ def written(finished, config, tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """What a reader of the rendered card sees, and what it is made of."""
+    """The text, tags and links of the rendered card."""
 
     def __init__(self, markdown: str) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class Page(HTMLParser):
 
 
 def parts(text: str) -> tuple[dict, str]:
-    """The front matter as YAML reads it, and the rest."""
+    """The front matter, parsed as YAML, and the rest."""
     _, front_matter, rest = text.split("---\n", 2)
     return yaml.safe_load(front_matter), rest
 
 
 def rows(text: str, first: str) -> list[list[str]]:
-    """Cells of the table whose first title is `first`."""
+    """Cells of the table whose first column title is `first`."""
     lines = text.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
     found = []
@@ -94,7 +94,7 @@ def rows(text: str, first: str) -> list[list[str]]:
     return found
 
 
-def test_front_matter_is_what_hubs_read(written):
+def test_front_matter(written):
     front_matter, rest = parts((written / CARD).read_text())
     assert front_matter == {
         "library_name": "pytorch",
@@ -105,7 +105,7 @@ def test_front_matter_is_what_hubs_read(written):
     assert rest.strip().startswith("# resnet20")
 
 
-def test_figures_are_those_of_the_run(finished, written):
+def test_figures_match_the_run(finished, written):
     text = (written / CARD).read_text()
     result = json.loads((finished / "result.json").read_text())
     expected = []
@@ -138,7 +138,7 @@ def test_figures_are_those_of_the_run(finished, written):
     assert "trained on the 50,000 CIFAR-10 training images, with captions" in shown
 
 
-def test_a_live_change_is_listed_and_said_to_be_missing_from_the_commands(written):
+def test_live_change_is_listed_as_missing_from_the_commands(written):
     text = (written / CARD).read_text()
     assert rows(text, "step") == [["2", "beta", "0.25"]]
     assert "changed by hand while Adam was running" in text
@@ -147,11 +147,11 @@ def test_a_live_change_is_listed_and_said_to_be_missing_from_the_commands(writte
     assert "--images 40 --iterations 4" in text
 
 
-def test_pictures_lie_beside_the_card(finished, written):
+def test_pictures_are_next_to_the_card(finished, written):
     assert sorted(path.name for path in written.iterdir()) == [CARD, "adam.png", "mi-fgsm.png"]
     assert Page((written / CARD).read_text()).links == ["mi-fgsm.png", "adam.png"]
     with Image.open(written / "adam.png") as picture:
-        # 10 classes and 6 rows of 32 pixels twice as large, with 2 pixels between them
+        # 10 columns and 6 rows of 32-pixel images at twice their size, with gaps of 2 pixels
         assert (picture.size, picture.format) == ((10 * 66 - 2, 6 * 66 - 2), "PNG")
 
 
@@ -170,8 +170,8 @@ def test_large_images_are_not_enlarged():
     assert sheet(ImageSet(images, torch.tensor([0, 1])), [0, 1], rows=1).size == (202, 100)
 
 
-def test_text_from_outside_only_shows_itself(embedded, finished, config):
-    """Names of networks, classes, runs, folders, encoders, and notes."""
+def test_text_from_outside_is_shown_verbatim(embedded, finished, config):
+    """Names of networks, classes, runs, folders and encoders, and notes."""
     spec = replace(embedded.spec, name=HOSTILE, architecture=HOSTILE, trained_on=HOSTILE, classes=tuple(f"{HOSTILE}{i}" for i in range(10)))
     result = json.loads((finished / "result.json").read_text())
     figures = result["methods"]["adam"]
@@ -205,7 +205,7 @@ def test_plain_text_survives_rendering(text):
     assert page.text.strip() == f"before {text}".replace("\x00", "\\x00")
 
 
-def test_paths_of_the_machine_are_not_told(written, config):
+def test_card_contains_no_paths(written, config):
     text = (written / CARD).read_text()
     assert config.evaluation.data not in text
     assert str(written) not in text
@@ -241,37 +241,37 @@ def refused(error, words, folder, config, out):
     assert sorted(out.parent.rglob("*")) == before
 
 
-def test_a_run_that_is_not_complete_is_refused(config, tmp_path):
+def test_incomplete_run_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     refused(DataError, "run has no result.json", tmp_path / "run", config, tmp_path / "card")
 
 
-def test_a_result_that_is_none_is_refused(config, tmp_path):
+def test_unreadable_result_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text("{")
     refused(DataError, "cannot be read", tmp_path / "run", config, tmp_path / "card")
 
 
-def test_a_run_without_a_quantized_network_is_refused(config, tmp_path):
+def test_run_without_a_quantized_network_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text('{"optimizers": {"adam": {}}, "seconds": 1.0}')
     refused(DataError, "no quantized network", tmp_path / "run", replace(config, bits=()), tmp_path / "card")
 
 
-def test_a_network_that_is_gone_is_refused(finished, config, tmp_path):
+def test_missing_network_is_refused(finished, config, tmp_path):
     model = {"model": str(tmp_path / "gone.safetensors")}
     config = config.with_knobs(model)
     refused(ModelError, "gone.safetensors", finished, config, tmp_path / "card")
 
 
-def test_a_folder_with_something_in_it_is_refused(finished, config, tmp_path):
+def test_folder_with_files_is_refused(finished, config, tmp_path):
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "mine").write_text("1")
     refused(DataError, "already exists", finished, config, tmp_path / "card")
 
 
-def test_what_fails_on_the_way_leaves_nothing(finished, config, tmp_path, monkeypatch):
-    """The first picture is written, then the second set turns out to be gone."""
+def test_failed_card_leaves_no_files(finished, config, tmp_path, monkeypatch):
+    """The first picture is written, then the second image set is missing."""
 
     def load(path, spec):
         return load_image_set(path if path.name == "mi-fgsm" else tmp_path / "gone", spec)

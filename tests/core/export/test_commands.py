@@ -38,12 +38,12 @@ def parsed(line):
         RunConfig(methods=("adam",), bits=(4,)),
     ],
 )
-def test_a_preset_is_one_command(config):
+def test_preset_is_one_command(config):
     (line,) = commands(config)
     assert _run_config(parsed(line)).to_dict() == config.to_dict()
 
 
-def test_the_command_of_a_preset_reads_as_a_person_would_write_it():
+def test_command_of_a_preset_is_short():
     config = replace(QUICK, bits=(4,)).with_knobs({"threads": 1})
     assert commands(config) == ["python -m core run --preset quick --bits 4 --threads 1"]
     config = PRESETS["paper"].with_knobs({"images": 512, "flip": False})
@@ -51,12 +51,12 @@ def test_the_command_of_a_preset_reads_as_a_person_would_write_it():
 
 
 def parts(one, *sections):
-    """The sections with what a command line says of them, in the order of `sections`."""
+    """The sections with the options of a command line, in the order of `sections`."""
     return tuple(section(**{name: getattr(one, name) for name in knobs(section) if name in one}) for section in sections)
 
 
 @pytest.mark.parametrize("training_seed", [None, 6])
-def test_other_settings_are_a_command_for_each_stage(training_seed):
+def test_other_settings_have_a_command_for_each_stage(training_seed):
     config = replace(QUICK, bits=(3, 8), steps_by_bits={3: 7}, training_seed=training_seed).with_knobs(
         {
             "seed": 5,
@@ -87,7 +87,7 @@ def test_other_settings_are_a_command_for_each_stage(training_seed):
         assert one.images_from == f"images/{method}"
 
 
-def test_nothing_of_the_machine_is_told(tmp_path):
+def test_commands_contain_no_paths_and_no_device(tmp_path):
     (tmp_path / "mine").mkdir()
     named = {"model": str(tmp_path / "net.safetensors"), "device": "cuda"}
     config = RunConfig(
@@ -110,7 +110,7 @@ def test_nothing_of_the_machine_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("methods", [("mi-fgsm",), ("mi-fgsm", "adam")])
-def test_sets_in_one_folder_are_named_one_by_one(tmp_path, methods):
+def test_sets_in_one_folder_have_a_command_each(tmp_path, methods):
     for method in methods:
         (tmp_path / "images" / method).mkdir(parents=True)
     config = replace(QUICK, images_from=str(tmp_path / "images"), methods=methods, bits=(4,)).with_knobs({"encoder": ""})
@@ -119,7 +119,7 @@ def test_sets_in_one_folder_are_named_one_by_one(tmp_path, methods):
 
 @pytest.mark.parametrize("training_seed", [None, 6])
 def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch, training_seed):
-    """One `run`, or each stage on its own, computes what the run did."""
+    """One `run` command, or one command for each stage, gives the same bits as the run."""
     monkeypatch.setattr("core.stages.full_precision.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
     monkeypatch.setattr(
         "core.stages.quantization.top1_hits", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool)

@@ -4,7 +4,7 @@ import pytest
 from core.export.contact_sheet import EMPTY, class_columns, contact_sheet, evenly_spaced
 
 
-def test_images_are_at_their_places_with_transparent_gaps():
+def test_images_form_a_grid_with_transparent_gaps():
     images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 4), np.uint8) + 10
     sheet = contact_sheet(images, 2)
     assert sheet.shape == (5, 9, 4)

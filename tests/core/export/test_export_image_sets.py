@@ -1,4 +1,4 @@
-"""Exported sets: one function reads all three formats, to the same bits, and their manifests are correct."""
+"""Exported sets: one function reads all three formats bit for bit, and their manifests are correct."""
 
 import errno
 import hashlib
@@ -30,7 +30,7 @@ def target(folder: Path, format: str) -> Path:
 
 @pytest.fixture
 def generated(small_images) -> ImageSet:
-    """With the manifest of a generation."""
+    """An image set with the manifest of a generation."""
     return replace(
         small_images, manifest={"config": {"seed": 7, "epsilon": 0.1}, "changes": [], "summary": {"images": 64}, "model": "small"}
     )
@@ -82,8 +82,8 @@ def test_same_set_same_bytes(tmp_path, small, generated, format):
 
 @pytest.mark.parametrize("last", IMAGE_FORMATS)
 @pytest.mark.parametrize("first", IMAGE_FORMATS)
-def test_from_one_format_to_another(tmp_path, small, generated, first, last):
-    """The second export equals a direct one."""
+def test_conversion_from_one_format_to_another(tmp_path, small, generated, first, last):
+    """The result equals a direct export."""
     export_images(generated, small, first, target(tmp_path / "1", first))
     export_images(load_image_set(target(tmp_path / "1", first)), small, last, target(tmp_path / "2", last))
     export_images(generated, small, last, target(tmp_path / "3", last))
@@ -122,7 +122,7 @@ def test_classes_with_hostile_names(tmp_path, small, generated, format):
 
 @FORMATS
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_existing_files_stay(tmp_path, small, generated, format, kind):
+def test_existing_files_are_kept(tmp_path, small, generated, format, kind):
     out = target(tmp_path, format)
     if kind == "file":
         out.write_text("mine")
@@ -146,7 +146,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, small, generated, format, er
         written.append(path)
         raise error
 
-    # the last operation before the file gets its name
+    # the last operation before the file is renamed
     monkeypatch.setattr("core.files.sync", sync)
     expected = KeyboardInterrupt if error is KeyboardInterrupt else DataError
     with pytest.raises(
@@ -169,7 +169,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, small, generated, format, er
         ("png", "x" * 300, DataError, "too long"),
     ],
 )
-def test_invalid_target(tmp_path, small, generated, format, name, error, words):
+def test_invalid_target_is_refused(tmp_path, small, generated, format, name, error, words):
     (tmp_path / "file").write_text("mine")
     for attempt in (lambda: check_image_target(format, tmp_path / name), lambda: export_images(generated, small, format, tmp_path / name)):
         with pytest.raises(error, match=words):
@@ -185,14 +185,14 @@ def test_invalid_target(tmp_path, small, generated, format, name, error, words):
         ({"images": torch.zeros(64, 3, 9, 9, dtype=torch.uint8)}, "9 x 9"),
     ],
 )
-def test_set_that_does_not_fit_the_network(tmp_path, small, generated, format, change, words):
+def test_set_that_does_not_fit_the_network_is_refused(tmp_path, small, generated, format, change, words):
     with pytest.raises(DataError, match=words):
         export_images(replace(generated, **change), small, format, target(tmp_path, format))
     assert os.listdir(tmp_path) == []
 
 
 def test_weights_hash_depends_on_every_bit(small, embedded):
-    """By hand for the small network. Another value changes the hash, another memory format does not."""
+    """Hash of the small network by hand. Changing a value changes the hash, changing the memory format does not."""
     digest = hashlib.sha256()
     for name in sorted(small.network.state_dict()):
         array = small.network.state_dict()[name].numpy()
@@ -204,15 +204,15 @@ def test_weights_hash_depends_on_every_bit(small, embedded):
 
 
 @pytest.mark.parametrize("format", ["png", "npz"])
-def test_run_reads_it_as_one_set(tmp_path, small, generated, format):
-    """Even if a class, and so a folder, has the name of a method."""
+def test_run_reads_an_exported_set_as_one_set(tmp_path, small, generated, format):
+    """Even if a class, and therefore a folder, has the name of a method."""
     small.spec = replace(small.spec, classes=(USER_IMAGES, "adam", "c", "d"))
     out = target(tmp_path, format)
     export_images(generated, small, format, out)
     assert given_images(RunConfig(images_from=str(out), methods=(USER_IMAGES, "adam"))) == {USER_IMAGES: out}
 
 
-def test_weights_hash_of_the_embedded_network_is_that_of_its_file(embedded):
+def test_weights_hash_of_the_embedded_network_matches_its_file(embedded):
     weights = load_file(MODELS["resnet20_cifar10"][0])
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):

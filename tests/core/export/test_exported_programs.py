@@ -14,7 +14,7 @@ from core.quantization.integer.inference import integer_inference_network
 
 ROOT = Path(__file__).parents[3]
 
-# for users who have torch only
+# what a user can run with torch alone
 ELSEWHERE = """
 import sys, torch
 files = {"spec.json": ""}
@@ -29,7 +29,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("core", "dash
 
 
 @pytest.mark.parametrize(("name", "bits"), [("small", 4), ("Untraceable", 8)])
-def test_runs_with_torch_alone_to_the_same_bits(model, calibrated, images, tmp_path, name, bits):
+def test_program_gives_the_same_bits_with_torch_alone(model, calibrated, images, tmp_path, name, bits):
     made = model(name)
     quantized, _ = calibrated(made, bits)
     expected = integer_inference_network(quantized, made.spec)
@@ -54,7 +54,7 @@ def test_file_contains_no_paths_of_this_machine(small, calibrated, tmp_path):
     assert not [name for name, text in content.items() if str(ROOT).encode() in text or b"site-packages" in text]
 
 
-def test_network_whose_control_flow_depends_on_the_image(model, calibrated, tmp_path):
+def test_data_dependent_control_flow_is_refused(model, calibrated, tmp_path):
     made = model("Undecided")
     quantized, _ = calibrated(made, 4)
     with pytest.raises(ModelError) as caught:

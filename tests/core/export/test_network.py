@@ -38,7 +38,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, embedded, calibrated, config):
-    """The folder of a run with one network: W4A4 of mi-fgsm."""
+    """The folder of a run with one saved network: W4A4 of mi-fgsm."""
     quantized, _ = calibrated(embedded, 4)
     folder = tmp_path / "runs" / "run" / "quantized" / "mi-fgsm" / "W4A4"
     folder.mkdir(parents=True)
@@ -54,13 +54,13 @@ def networks(folder, *names):
 
 
 def test_the_only_network_needs_no_choice(tmp_path, config):
-    folder = networks(tmp_path / "run", "given/W4A4", "given/W8A8")  # the latter is not in the config of this run
+    folder = networks(tmp_path / "run", "given/W4A4", "given/W8A8")  # the config has no W8A8
     path, method, quantization = find_network(folder, config)
     assert path == folder / "quantized" / "given" / "W4A4" / NETWORK_FILE
     assert (method, quantization.width) == ("given", "W4A4")
 
 
-def test_choices(tmp_path, config):
+def test_choice_of_a_network(tmp_path, config):
     folder = networks(tmp_path / "run", "adam/W3A3", "mi-fgsm/W3A3", "mi-fgsm/W4A4")
     assert find_network(folder, config, bits=3)[0].parent == folder / "quantized" / "mi-fgsm" / "W3A3"
     assert find_network(folder, config, "adam")[2].width == "W3A3"
@@ -75,7 +75,7 @@ def test_choices(tmp_path, config):
         find_network(tmp_path / "empty", config)
 
 
-def test_the_new_file_is_checked(tmp_path):
+def test_new_file_is_checked(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown format 'tflite': must be one of onnx, packed, pt2"):
         check_new_file("tflite", tmp_path / "a.tflite")
     for kind, suffix in (("onnx", ".onnx"), ("packed", ".safetensors"), ("pt2", ".pt2")):

@@ -42,7 +42,7 @@ def stored(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
 def test_every_width(small, calibrated, images, tmp_path, bits):
-    """Structure, integers and outputs of one export, which takes seconds."""
+    """Structure, integers and outputs in one test, because an export takes seconds."""
     quantized, config = calibrated(small, bits)
     model = exported(tmp_path / "network.onnx", quantized, config, small.spec)
     expected = outputs(integer_inference_network(quantized, small.spec), images)
@@ -97,7 +97,7 @@ def test_networks_that_are_hard_to_export(model, calibrated, images, tmp_path, n
 
 
 def test_value_preserving_operations_work_on_integers(small, calibrated, images, tmp_path):
-    """After a DequantizeLinear of opset 21, onnxruntime 1.32 can load none of these."""
+    """onnxruntime 1.32 can load none of them after a DequantizeLinear of opset 21."""
 
     class PassesOn(nn.Module):
         def __init__(self):
@@ -153,4 +153,4 @@ def test_embedded_network(embedded, calibrated, tmp_path, bits):
     model = exported(tmp_path / "network.onnx", quantized, config, embedded.spec)
     images = embedded.normalise(embedded_images()[0][:100]).contiguous(memory_format=torch.channels_last)
     expected, found = outputs(integer_inference_network(quantized, embedded.spec), images), run(model, images)[0]
-    assert np.array_equal(found, expected)  # not a value on another level, and not a bit elsewhere
+    assert np.array_equal(found, expected)  # bit-identical: no value on another level

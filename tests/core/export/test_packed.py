@@ -26,7 +26,7 @@ def header_of(path) -> dict:
 
 
 def by_numpy(stream: np.ndarray, bits: int, shape: list[int]) -> np.ndarray:
-    """Reads a stream without this package."""
+    """Reads a stream without the code of this package."""
     digits = np.unpackbits(stream, bitorder="little")[: bits * int(np.prod(shape))].reshape(-1, bits)
     unsigned = sum(digits[:, bit].astype(int) << bit for bit in range(bits))
     return np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned).reshape(shape)
@@ -34,7 +34,7 @@ def by_numpy(stream: np.ndarray, bits: int, shape: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 1001])
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_stream(bits, count):
+def test_pack_and_unpack(bits, count):
     generator = torch.Generator().manual_seed(bits)
     integers = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (count,), generator=generator).to(torch.int8)
     stream = pack(integers, bits)
@@ -42,12 +42,12 @@ def test_stream(bits, count):
     assert len(stream) == -(-count * bits // 8)
     assert torch.equal(unpack(stream, bits, integers.shape), integers)
     assert by_numpy(stream.numpy(), bits, [count]).tolist() == integers.tolist()
-    # the stream as one number
+    # the stream read as one number
     number = int.from_bytes(stream.numpy().tobytes(), "little")
     assert [(number >> (i * bits)) % 2**bits for i in range(count)] == [value % 2**bits for value in integers.tolist()]
 
 
-def test_four_bits_by_hand():
+def test_pack_by_hand():
     assert pack(torch.tensor([1, -1, 7, -8], dtype=torch.int8), 4).tolist() == [0xF1, 0x87]
     assert pack(torch.tensor([[-4], [3], [1]], dtype=torch.int8), 3).tolist() == [0b01_011_100, 0b0]
 
@@ -79,13 +79,13 @@ def test_round_trip_of_mixed_widths(small, calibrated, images, tmp_path):
     save_packed(integer_network(quantized), small.spec, config, path)
     assert [entry["bits"] for entry in header_of(path)["layout"].values()] == [4, 3, 8]
     assert torch.equal(outputs(load_packed(path, small.network), images), outputs(integer_inference_network(quantized, small.spec), images))
-    # the streams have the length that the quantized network states
+    # the streams are as long as the quantized network reports
     tensors = load_file(path)
     assert sum(8 * len(tensors[key]) for key in header_of(path)["layout"]) == quantized.weight_size
 
 
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_weights_read_without_this_package(small, calibrated, tmp_path, bits):
+def test_weights_can_be_read_without_this_package(small, calibrated, tmp_path, bits):
     quantized, config = calibrated(small, bits)
     path = tmp_path / "packed.safetensors"
     save_packed(integer_network(quantized), small.spec, config, path)
@@ -111,7 +111,7 @@ def test_embedded_network_by_its_name(embedded, calibrated, images, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
     inputs = torch.nn.functional.interpolate(images, size=32)
     assert torch.equal(outputs(network, inputs), outputs(integer_inference_network(quantized, embedded.spec), inputs))
-    # 268,336 weights of 3 bits, and the other tensors
+    # 268,336 weights of 3 bits plus the other tensors
     assert path.stat().st_size < 268_336 * 3 // 8 + 50_000
 
 
@@ -123,7 +123,7 @@ def refusal(path, network=None) -> str:
     return str(caught.value)
 
 
-def test_other_files(small, calibrated, tmp_path):
+def test_other_files_are_refused(small, calibrated, tmp_path):
     quantized, config = calibrated(small, 4)
     path = tmp_path / "packed.safetensors"
     save_packed(integer_network(quantized), small.spec, config, path)
@@ -148,7 +148,7 @@ def test_other_files(small, calibrated, tmp_path):
     refusal(tmp_path / "nothing.safetensors")
 
 
-def test_network_that_cannot_be_built_by_name(small, calibrated, tmp_path):
+def test_network_that_cannot_be_built_by_name_is_refused(small, calibrated, tmp_path):
     quantized, config = calibrated(small, 4)
     path = tmp_path / "packed.safetensors"
     save_packed(integer_network(quantized), small.spec, config, path)

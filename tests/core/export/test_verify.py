@@ -26,7 +26,7 @@ def float32(small, tmp_path):
     return path
 
 
-def test_packed(small, calibrated, evaluation_set, float32, tmp_path):
+def test_verify_packed(small, calibrated, evaluation_set, float32, tmp_path):
     quantized, config = calibrated(small, 4)
     path = tmp_path / "packed.safetensors"
     save_network("packed", quantized, small, config, path)
@@ -63,11 +63,11 @@ def test_another_network_in_the_file_is_detected(small, calibrated, evaluation_s
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_programs(small, calibrated, evaluation_set, tmp_path, kind):
+def test_verify_programs(small, calibrated, evaluation_set, tmp_path, kind):
     quantized, config = calibrated(small, 8)
     path = tmp_path / "network"
     save_network(kind, quantized, small, config, path)
-    # its size and speed do not matter here
+    # any file can stand for the float32 one, whose size and speed do not matter here
     figures = verify(kind, path, path, quantized, small, evaluation_set)
     assert abs(figures["torch_accuracy"] - figures["file_accuracy"]) <= 100 / 64
     assert figures["onnxruntime_accuracy"] == (figures["file_accuracy"] if kind == "onnx" else None)

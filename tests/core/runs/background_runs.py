@@ -1,4 +1,4 @@
-"""Small runs in the background, and waiting for them."""
+"""Starts small runs in the background and waits for them."""
 
 import time
 from dataclasses import replace

@@ -31,7 +31,7 @@ def prepared(small):
 
 @pytest.fixture
 def in_memory(tmp_path):
-    """A folder in memory if the system has one, because many short runs would spend their time waiting for the disk."""
+    """A folder in memory if possible, because many short runs would mostly wait for the disk."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
     yield folder

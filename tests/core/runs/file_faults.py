@@ -1,4 +1,4 @@
-"""File operations that fail, and checks of what a run leaves behind."""
+"""Makes file operations fail, and checks the files and the database of a run."""
 
 import errno
 import hashlib
@@ -46,7 +46,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Faults:
-    """Counts the file operations between `watch` and `rest`, and makes one of them fail, or all from one on.
+    """Counts the file operations between `watch` and `rest`, and makes operation `at` fail, or all from `at` on.
 
     A commit that fails on a full disk succeeds once the reserve is deleted, as on a real disk.
     """
@@ -70,7 +70,7 @@ class Faults:
         self._watching = False
 
     def happens(self, kind: str, path=None) -> None:
-        """One operation. Raises if it should fail. Only operations below the runs folder count."""
+        """Counts one operation, unless its path is outside the runs folder. Raises if it should fail."""
         if not self._watching or (isinstance(path, (str, Path)) and not str(path).startswith(str(self.folder))):
             return
         self.counted[kind] += 1
@@ -83,7 +83,7 @@ class Faults:
         raise self._error_of(kind)
 
     def _error_of(self, kind: str) -> BaseException:
-        """The error as the library in question raises it."""
+        """The error as the library that does the operation raises it."""
         if kind == "commit":
             text = "database or disk is full" if self.error is FULL else "disk I/O error"
             return sqlite3.OperationalError(text)
@@ -153,7 +153,7 @@ class Written:
         self._asked = False
 
     def write(self, data):
-        if not self._asked:  # one operation for each file, at its first write
+        if not self._asked:  # counts as one operation per file, at the first write
             self._asked = True
             try:
                 self._happens()

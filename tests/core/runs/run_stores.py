@@ -1,4 +1,4 @@
-"""Runs for the tests of the store."""
+"""Creates runs for the tests of the store, in this process, threads and other processes."""
 
 import subprocess
 import sys

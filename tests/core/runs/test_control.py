@@ -1,4 +1,4 @@
-"""Changing live values while a run works, and replaying the changes."""
+"""Pausing, stepping and stopping a run, changing live values, and replaying the changes."""
 
 import threading
 import time
@@ -57,11 +57,11 @@ def control(rests):
 # values
 
 
-def test_untouched_knobs_are_absent():
+def test_unchanged_knobs_are_absent():
     assert LocalControl().values("adam", 0) == {}
 
 
-def test_values_hold_for_their_methods_only():
+def test_values_apply_only_to_their_methods():
     control = LocalControl()
     control.set("epsilon", 0.5, ["mi-fgsm"])
     control.set("beta", 2, ["mi-fgsm", "adam"])
@@ -73,7 +73,7 @@ def test_values_hold_for_their_methods_only():
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.1, float("nan"), float("inf"), True, "0.5", None])
-def test_value_outside_its_range_is_refused_and_changes_nothing(value):
+def test_invalid_value_is_refused_and_changes_nothing(value):
     control = LocalControl()
     control.set("epsilon", 0.5, ["adam"])
     with pytest.raises(ConfigError, match="^epsilon must be .*0 to 2, got "):
@@ -97,14 +97,14 @@ def test_every_live_knob_can_be_set(name):
 # pause, step, resume, stop
 
 
-def test_runs_freely_at_first(control):
+def test_control_is_not_paused_at_first(control):
     engine = Engine(control)
     wait_until(lambda: engine.passed > 10)
     assert not control.paused
     assert not control.stopping
 
 
-def test_pause_rests_until_resume(control, rests):
+def test_pause_lasts_until_resume(control, rests):
     engine = Engine(control)
     control.pause()
     wait_until(lambda: rests == [True])
@@ -118,14 +118,14 @@ def test_pause_rests_until_resume(control, rests):
     assert not control.paused
 
 
-def test_rest_is_announced_only_when_it_is_real(control, rests):
+def test_pause_is_reported_only_when_the_engine_has_paused(control, rests):
     control.pause()
-    assert rests == []  # no pause point was reached
+    assert rests == []  # the engine has not reached a pause point
     Engine(control)
     wait_until(lambda: rests == [True])
 
 
-def test_step_passes_exactly_once(control, rests):
+def test_step_passes_the_pause_point_once(control, rests):
     control.pause()
     engine = Engine(control)
     wait_until(lambda: rests == [True])
@@ -140,7 +140,7 @@ def test_step_passes_exactly_once(control, rests):
 
 
 def test_pause_while_waiting_to_continue(control):
-    """Continuing may block while other runs are computed. A pause or stop in the meantime takes effect."""
+    """`on_pause` may block while other runs are computed. A pause or stop in the meantime takes effect."""
     heard, free = [], threading.Event()
 
     def on_pause(paused):
@@ -181,11 +181,11 @@ PAST = [
         ("adam", 9, {"lr": 0.01}),
     ],
 )
-def test_resumed_run_turns_again_what_was_turned(method, step, values):
+def test_resumed_run_applies_past_changes(method, step, values):
     assert LocalControl(past=PAST).values(method, step) == values
 
 
-def test_what_is_turned_anew_holds_over_what_was_turned_before():
+def test_new_change_overrides_past_changes():
     control = LocalControl(past=PAST)
     control.set("epsilon", 0.1, ["mi-fgsm"])
     assert control.values("mi-fgsm", 1) == {"epsilon": 0.1}
@@ -203,7 +203,7 @@ def test_steps_add_up(control, rests):
     assert engine.passed == 5
 
 
-def test_step_of_a_free_run_brings_it_to_rest(control, rests):
+def test_step_pauses_a_running_run(control, rests):
     engine = Engine(control)
     wait_until(lambda: engine.passed > 3)
     control.step()
@@ -213,7 +213,7 @@ def test_step_of_a_free_run_brings_it_to_rest(control, rests):
     assert engine.passed == at
 
 
-def test_resume_forgets_steps(control, rests):
+def test_resume_discards_steps(control, rests):
     control.step()
     control.step()
     control.resume()
@@ -286,7 +286,7 @@ def test_replay_of_adam(small):
     assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
 
 
-def test_value_that_is_set_back_is_recorded_and_replayed(small):
+def test_return_to_the_original_value_is_recorded_and_replayed(small):
     turns = {2: [("epsilon", 0.3)], 5: [("epsilon", CONFIG.epsilon)]}
     turned, _ = synthesise(small, CONFIG, control=Turned(turns))
     assert [change["value"] for change in turned.manifest["changes"]] == [0.3, CONFIG.epsilon]
@@ -308,7 +308,7 @@ def test_replay_returns_the_values_of_each_step():
     replay.pause_point()
 
 
-def test_change_takes_effect_at_the_very_next_iteration(small):
+def test_change_takes_effect_at_the_next_iteration(small):
     """With mu = 0 and a constant schedule, every pixel that is not at its bound changes by exactly epsilon."""
     config = GenerationConfig(
         images=4, snapshots=1, iterations=4, batch_size=4, mu=0.0, epsilon=0.01, schedule="constant", max_shift=0, flip=False
@@ -326,7 +326,7 @@ def test_change_takes_effect_at_the_very_next_iteration(small):
     assert method.changes == [{"step": 1, "name": "epsilon", "value": 0.07}, {"step": 3, "name": "epsilon", "value": 0.0}]
 
 
-def test_replay_of_a_runs_changes_keeps_the_methods_apart():
+def test_replay_applies_changes_only_to_their_method():
     changes = [{"method": "mi-fgsm", "step": 2, "name": "beta", "value": 3.0}, {"method": "adam", "step": 2, "name": "beta", "value": 0.5}]
     replay = ReplayControl(changes)
     assert replay.values("mi-fgsm", 2) == {"beta": 3.0}

@@ -14,7 +14,7 @@ from core.runs.state import RunState
 from core.runs.store import RunStore
 
 
-def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
+def test_database_of_a_newer_version_is_refused_and_unchanged(tmp_path):
     store = RunStore(tmp_path)
     created(store)
     store.close()
@@ -27,7 +27,7 @@ def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path):
         assert connection.execute("SELECT count(*) FROM run").fetchone() == (1,)
 
 
-# the schema of version 1, as a copy, because the code that creates it may change
+# a copy of the schema of version 1, because the code that creates it may change
 VERSION_1 = """
 CREATE TABLE run (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, config TEXT NOT NULL, state TEXT NOT NULL, owner TEXT NOT NULL,
@@ -52,7 +52,7 @@ PRAGMA user_version = 1;
 
 @pytest.fixture
 def version_1(tmp_path):
-    """A folder as version 1 left it: a complete, a running and a queued run."""
+    """A runs folder of version 1 with a complete, a running and a queued run."""
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.executescript(VERSION_1)
         for index, (run_id, state) in enumerate((("one", "complete"), ("two", "running"), ("three", "queued"))):
@@ -108,7 +108,7 @@ def test_runs_of_version_1_can_be_resumed_deleted_and_queued(version_1):
     store.delete("one")
     assert not (version_1 / "one").exists()
     store.close()
-    RunStore(version_1).close()  # and opens again
+    RunStore(version_1).close()  # it can be opened again
 
 
 def test_migration_that_fails_halfway_changes_nothing(version_1, monkeypatch):
@@ -155,7 +155,7 @@ PRAGMA user_version = 2;
 
 @pytest.fixture
 def version_2(version_1):
-    """The same, upgraded to version 2 and used there. The third run is deleted except for its files."""
+    """The same folder, upgraded to version 2 and used there. The third run is deleted except for its files."""
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
         connection.executescript(VERSION_2)
     return version_1
@@ -194,7 +194,7 @@ def test_database_of_version_2_is_upgraded(version_2):
 
 @pytest.mark.parametrize("statements", range(5))
 def test_migration_from_version_2_that_fails_halfway_changes_nothing(version_2, monkeypatch, statements):
-    """It fails at each of its statements."""
+    """Fails at one of the first five statements."""
     execute = Database._migrate
 
     class Breaking:
@@ -222,7 +222,7 @@ def test_migration_from_version_2_that_fails_halfway_changes_nothing(version_2, 
 
 
 @pytest.mark.parametrize("content", [b"this is not a database" * 100, b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_file_that_is_not_a_database(tmp_path, content):
+def test_file_that_is_not_a_database_is_refused(tmp_path, content):
     (tmp_path / DATABASE).write_bytes(content)
     with pytest.raises(RunError) as caught:
         RunStore(tmp_path)
@@ -233,7 +233,7 @@ def test_file_that_is_not_a_database(tmp_path, content):
     assert os.listdir(tmp_path / "owners") == []
 
 
-def test_folder_that_cannot_keep_runs(tmp_path):
+def test_unusable_runs_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="the runs folder must be a writable folder, got"):
         RunStore(tmp_path / "file")
@@ -266,7 +266,7 @@ def test_reserve_is_used_once_and_refilled(store, monkeypatch):
     assert reserve.stat().st_size == RESERVE_BYTES
 
 
-def test_connection_that_is_stuck_is_not_used_again(store):
+def test_connection_in_a_transaction_is_not_reused(store):
     with store.database.read() as stuck:
         stuck.execute("BEGIN IMMEDIATE")
     created(store)

@@ -1,4 +1,4 @@
-"""The StoreReporter writes announcements to the store, and at most two frames per second and method unless they must be kept."""
+"""StoreReporter writes to the store, with at most two frames per second and method unless they must be kept."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def pictures(step):
     return Frame(step, np.full((2, 3, 4, 4), step, dtype=np.uint8), np.array([7, 1]))
 
 
-def test_figures_arrive(store, run_id, reporter):
+def test_figures_are_stored(store, run_id, reporter):
     reporter.stage("generation", 6)
     reporter.record("generation", "adam", 1, {"total": 2.5, "layers": [1.0, 1.5]})
     reporter.change("adam", 1, "lr", 0.25)
@@ -57,7 +57,7 @@ def test_figures_arrive(store, run_id, reporter):
     assert store.results(run_id) == {"full_precision": {"top1": 92.5}}
 
 
-def test_pictures_arrive(store, run_id, reporter):
+def test_frames_are_stored(store, run_id, reporter):
     reporter.images("adam", pictures(3), True)
     frame = store.frames.read(run_id, "adam", 3)
     assert frame.step == 3
@@ -70,7 +70,7 @@ def test_pictures_arrive(store, run_id, reporter):
     assert store.frames.running_statistics(run_id).variances.tolist() == [4, 5, 6]
 
 
-def test_at_most_two_pictures_a_second_and_method(reporter, clock):
+def test_at_most_two_frames_per_second_and_method(reporter, clock):
     assert SECONDS_BETWEEN_FRAMES == 0.5
     assert reporter.wants_images("adam")
     reporter.images("adam", pictures(1), False)
@@ -82,7 +82,7 @@ def test_at_most_two_pictures_a_second_and_method(reporter, clock):
     assert reporter.wants_images("adam")
 
 
-def test_methods_are_seen_at_the_same_steps(reporter, clock):
+def test_methods_have_frames_of_the_same_steps(reporter, clock):
     seen = {"mi-fgsm": [], "adam": []}
     for step in range(1, 20):
         for method, seconds in (("mi-fgsm", 0.05), ("adam", 0.12)):
@@ -94,7 +94,7 @@ def test_methods_are_seen_at_the_same_steps(reporter, clock):
     assert seen["mi-fgsm"] == seen["adam"] == [1, 4, 7, 10, 13, 16, 19]
 
 
-def test_kept_pictures_are_written_however_soon(store, run_id, reporter, clock):
+def test_frames_to_keep_are_always_stored(store, run_id, reporter, clock):
     for step in (1, 2, 3):
         reporter.images("adam", pictures(step), True)
     assert store.frames.steps(run_id, "adam") == [1, 2, 3]

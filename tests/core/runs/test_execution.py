@@ -1,4 +1,4 @@
-"""One run from its place in the queue to its end, in the calling thread."""
+"""Computing one run from its place in the queue to its end, in the calling thread."""
 
 import json
 import signal
@@ -37,7 +37,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Replaces the computation: notes the calls, and executes what the test puts into `does`."""
+    """Replaces the computation: lists the calls, and calls `does`, which the test may replace."""
 
     class Computed(list):
         does = staticmethod(lambda: {"done": True})
@@ -56,7 +56,7 @@ def go(store, run_id, **options):
     return perform(store, run_id, NullReporter(), NoControl(), **options)
 
 
-def test_run_is_computed_with_its_settings_and_complete(store, computed):
+def test_run_is_computed_with_its_config_and_complete(store, computed):
     run_id, order = store.create(CONFIG, ""), []
     computed.does = lambda: order.append(store.run(run_id).state) or {"done": True}
     assert go(store, run_id, finish=lambda: order.append(store.run(run_id).state)) == {"done": True}
@@ -80,7 +80,7 @@ def test_run_is_computed_with_its_settings_and_complete(store, computed):
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("where", ["computing", "finishing"])
-def test_whatever_ends_a_run_is_written_down_and_raised(store, computed, error, state, text, where):
+def test_reason_for_the_end_of_a_run_is_stored_and_raised(store, computed, error, state, text, where):
     def fails():
         raise error
 
@@ -96,13 +96,13 @@ def test_whatever_ends_a_run_is_written_down_and_raised(store, computed, error, 
     assert run.ended is not None
 
 
-def test_full_disk_is_named_and_how_to_go_on(store):
+def test_error_of_a_full_disk_names_the_folder_and_how_to_resume(store):
     text = describe_error(OSError(28, "No space left on device"), store)
     assert str(store.folder) in text
     assert "resume" in text
 
 
-def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(store, computed):
+def test_unreadable_config_does_not_hide_other_runs_and_is_not_replaced(store, computed):
     odd, good = store.create(CONFIG, "odd"), store.create(CONFIG, "good")
     store.set_state(odd, RunState.FAILED, "as it was")
     store.set_state(good, RunState.COMPLETE)
@@ -124,7 +124,7 @@ def test_settings_of_another_version_do_not_hide_others_and_are_not_replaced(sto
         assert store.run(odd).state is RunState.FAILED
 
 
-def test_at_once(monkeypatch):
+def test_runs_at_once(monkeypatch):
     monkeypatch.delenv(AT_ONCE_VARIABLE, raising=False)
     assert runs_at_once() == 1
     for text, expected in (("", 1), ("1", 1), ("2", 2), ("1024", 1024)):
@@ -133,14 +133,14 @@ def test_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", " 2", "1025", "²", "9" * 5000])
-def test_bad_number_at_once(monkeypatch, text):
+def test_bad_runs_at_once_is_refused(monkeypatch, text):
     monkeypatch.setenv(AT_ONCE_VARIABLE, text)
     with pytest.raises(ConfigError, match="RUNS_AT_ONCE must be a whole number, 1 to 1024, got "):
         runs_at_once()
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_waits_until_there_is_room(store, at_once):
+def test_run_waits_for_its_turn(store, at_once):
     before = [store.create(CONFIG, "") for _ in range(2)]
     mine = store.create(CONFIG, "")
     store.create(CONFIG, "behind")
@@ -183,8 +183,8 @@ def test_dead_runs_ahead_are_marked(store, computed, monkeypatch):
     done = threading.Thread(target=go, args=(store, mine), daemon=True)
     done.start()
     done.join(0.6)
-    assert done.is_alive()  # its process is alive
-    dead.database.process._lock.release()  # as the operating system does when it kills a process
+    assert done.is_alive()  # the process of the run ahead is alive
+    dead.database.process._lock.release()  # as the operating system does when a process is killed
     done.join(10)
     assert not done.is_alive()
     assert store.run(theirs).state is RunState.INTERRUPTED
@@ -192,8 +192,8 @@ def test_dead_runs_ahead_are_marked(store, computed, monkeypatch):
     dead.close()
 
 
-def test_run_that_is_another_process_is_not_computed_twice(store, computed):
-    """Two processes resume an interrupted run at the same time, in many rounds. The second is refused."""
+def test_interrupted_run_is_resumed_only_once(store, computed):
+    """Two stores resume an interrupted run at the same time, in several rounds. The second is refused."""
     others = [RunStore(store.folder) for _ in range(2)]
     for _ in range(10):
         run_id = store.create(CONFIG, "")
@@ -220,12 +220,12 @@ def test_run_that_is_another_process_is_not_computed_twice(store, computed):
         other.close()
 
 
-def test_interrupt_from_the_keyboard_while_waiting(store):
+def test_ctrl_c_while_waiting(store):
     store.create(CONFIG, "before")
     mine = store.create(CONFIG, "")
     main = threading.main_thread().ident
     threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-    # a shell that starts the tests in the background makes them ignore SIGINT
+    # tests that a shell started in the background ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""Executors: one that a test registers computes the runs of a RunManager."""
+"""Executors: one registered by a test computes the runs of a RunManager."""
 
 import pytest
 from background_runs import TINY, ended, is_in, wait_until
@@ -14,7 +14,7 @@ from core.runs.store import RunStore
 
 
 class CountingExecutor:
-    """Instead of computing a run, records `steps` pause points in the store."""
+    """Computes nothing, but stores a record for each of `steps` pause points."""
 
     def __init__(self, store):
         self.store, self.steps, self.closed, self.error = store, 3, False, None
@@ -62,7 +62,7 @@ def test_registered_executor_computes_the_runs(counting):
     assert executor.closed
 
 
-def test_live_values_reach_it_and_a_stop_of_a_waiting_run(counting):
+def test_live_values_and_a_stop_reach_waiting_runs(counting):
     manager, executor = counting
     executor.steps = 3
     first = manager.store.create(TINY, "ahead")  # blocks the queue
@@ -77,7 +77,7 @@ def test_live_values_reach_it_and_a_stop_of_a_waiting_run(counting):
     assert [record.data["lr"] for record in manager.store.records(run_id, "generation")] == [0.5] * 3
 
 
-def test_error_of_an_executor_fails_the_run_and_it_can_be_resumed(counting):
+def test_error_of_an_executor_fails_the_run_which_can_be_resumed(counting):
     manager, executor = counting
     executor.error = ValueError("the cluster is gone")
     run_id = manager.start(TINY)
@@ -90,18 +90,18 @@ def test_error_of_an_executor_fails_the_run_and_it_can_be_resumed(counting):
     assert ended(manager, run_id).state is RunState.COMPLETE
 
 
-def test_unknown_executor(tmp_path):
+def test_unknown_executor_is_refused(tmp_path):
     store = RunStore(tmp_path)
     with pytest.raises(UnknownNameError, match="unknown executor 'cluster': must be one of processes, threads"):
         RunManager(store, executor="cluster")
     store.close()
 
 
-def test_executors_that_come_with_the_program():
+def test_built_in_executors():
     assert {"processes": ProcessExecutor, "threads": ThreadExecutor} == EXECUTORS
 
 
-def test_closed_manager_computes_nothing(counting):
+def test_closed_manager_starts_no_run(counting):
     manager, _ = counting
     manager.close()
     with pytest.raises(RunError, match="the server is closing"):

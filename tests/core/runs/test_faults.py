@@ -1,6 +1,6 @@
 """Every file operation of a run fails, once or permanently: the run reports it, no partial file is visible, and it can be resumed.
 
-A small network and few steps, so that a run is short enough to repeat it for each of its operations.
+The network is small and the steps are few, so that a run can be repeated for each of its operations.
 """
 
 import errno
@@ -35,7 +35,7 @@ from core.runs.store import RunStore
 
 
 def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str:
-    """Computes a run with one failing operation and checks everything that must hold afterwards. Returns the kind of the operation."""
+    """Computes a run with operation `at` failing and checks everything that must hold afterwards. Returns the kind of operation."""
     store = RunStore(folder)
     run_id, raised = "", None
     faults.watch(store.folder, at, error, for_good)
@@ -49,14 +49,14 @@ def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str
     assert faults.failed, about
     kind = faults.failed[0]
     if not run_id:
-        # refused at the start: no run exists, not even in the queue
+        # failed before the run existed
         assert isinstance(raised, (OSError, sqlite3.OperationalError)), about
         assert store.runs() == [], about
         store.close()
         return kind
     run = store.run(run_id)
     if raised is None:
-        # the operation was not needed, or was tried again
+        # the operation was not needed, or was repeated
         assert run.state is RunState.COMPLETE, about
     else:
         assert run.state is RunState.FAILED, about
@@ -87,7 +87,7 @@ def one_fault(folder, prepared, faults, undisturbed, at, error, for_good) -> str
 
 
 @pytest.mark.slow
-def test_every_operation_on_a_full_disk(in_memory, prepared, faults, undisturbed):
+def test_disk_that_fills_up_at_each_operation(in_memory, prepared, faults, undisturbed):
     """From the n-th operation on, the disk has no space except the reserve."""
     operations, *_ = undisturbed
     kinds = {
@@ -98,7 +98,7 @@ def test_every_operation_on_a_full_disk(in_memory, prepared, faults, undisturbed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
-def test_single_operations_that_fail(in_memory, prepared, faults, undisturbed, code):
+def test_single_failing_operations(in_memory, prepared, faults, undisturbed, code):
     """One operation fails, and the next succeeds; a different sample of operations for each error."""
     operations, *_ = undisturbed
     error = FULL if code == errno.ENOSPC else OSError(code, os.strerror(code))
@@ -106,8 +106,8 @@ def test_single_operations_that_fail(in_memory, prepared, faults, undisturbed, c
         one_fault(in_memory / str(at), prepared, faults, undisturbed, at, error, for_good=False)
 
 
-def test_end_is_written_when_there_is_room_again(tmp_path, monkeypatch, prepared, faults):
-    """The reserve is not enough: the manager tries again until it can store FAILED with error and traceback."""
+def test_final_state_is_stored_once_there_is_space(tmp_path, monkeypatch, prepared, faults):
+    """If the reserve is not enough, the manager tries again until it can store FAILED with error and traceback."""
     monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     monkeypatch.setattr(core.pipeline, "prepare", lambda config, reporter: prepared)
     manager = RunManager(RunStore(tmp_path))
@@ -134,8 +134,8 @@ def test_end_is_written_when_there_is_room_again(tmp_path, monkeypatch, prepared
     manager.store.close()
 
 
-def test_database_that_may_not_grow(tmp_path, monkeypatch, prepared):
-    """SQLite refuses to grow, because of its page limit."""
+def test_database_that_cannot_grow(tmp_path, monkeypatch, prepared):
+    """SQLite's page limit keeps it from growing."""
     store = RunStore(tmp_path)
     run_id = store.create(CONFIG, "")
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
@@ -186,7 +186,7 @@ def check_store_at_all(store, run_id) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A separate disk of 3 MB, and a function that enlarges it."""
+    """A 3 MB file system, and a function that enlarges it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
@@ -197,7 +197,7 @@ def small_disk(tmp_path):
     try:
         yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
     finally:
-        gc.collect()  # the frames of an expected exception can be part of a cycle and keep a mapped file
+        gc.collect()  # a reference cycle with the frames of an expected exception may keep a file mapped
         if subprocess.run(["umount", folder]).returncode:
             subprocess.run(["umount", "--lazy", folder], check=True)
             raise AssertionError("a file of the disk was still open")
@@ -213,7 +213,7 @@ def fill(folder: Path, leave: int) -> None:
 
 @pytest.mark.parametrize("leave", [0, 40_000, 150_000, 400_000])
 def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed, leave):
-    """The run fails with a message. Everything it stored stays readable, also for a new process, and it continues once there is space."""
+    """The run fails with a message, everything it stored stays readable, also in a reopened store, and it resumes once there is space."""
     folder, enlarge = small_disk
     store = RunStore(folder / "runs")
     run_id = store.create(CONFIG, "")
@@ -234,7 +234,7 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
     assert "full" in run.error
     assert is_sentence(run.error)
     assert "Traceback" in run.traceback
-    # the disk stays full; this process and another can read
+    # while the disk is full, this store and a reopened one can read
     fill(folder, 0)
     check_files(store.run_folder(run_id))
     check_store(store, run_id)
@@ -250,13 +250,13 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
     store.resume(run_id)
     compute(store, run_id, prepared)
     assert store.run(run_id).state is RunState.COMPLETE
-    assert (store.folder / RESERVE).stat().st_size == 1 << 20  # refilled for the next time
+    assert (store.folder / RESERVE).stat().st_size == 1 << 20  # refilled
     check_store(store, run_id)
     assert fingerprint(store.run_folder(run_id)) == undisturbed[1]
     store.close()
 
 
-def test_interrupted_run_is_found_on_a_full_disk(small_disk, prepared):
+def test_interrupted_run_is_marked_on_a_full_disk(small_disk, prepared):
     folder, _ = small_disk
     store = RunStore(folder / "runs")
     run_id = store.create(CONFIG, "")
@@ -269,7 +269,7 @@ def test_interrupted_run_is_found_on_a_full_disk(small_disk, prepared):
     store.close()
 
 
-def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
+def test_error_of_a_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
     folder, enlarge = small_disk
     fill(folder, 8192)
     store = RunStore(tmp_path / "runs")
@@ -290,7 +290,7 @@ def test_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, prepared):
     store.close()
 
 
-def test_stop_that_cannot_be_saved(tmp_path, prepared, faults):
+def test_resume_state_that_cannot_be_saved_at_a_stop(tmp_path, prepared, faults):
     """A run stopped on a full disk reports that it could not save its resume state, and resumes from the previous one."""
 
     class Stops(NoControl):

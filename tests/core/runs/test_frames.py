@@ -1,4 +1,4 @@
-"""Frames and running statistics as files."""
+"""Files of frames and running statistics."""
 
 import threading
 
@@ -17,14 +17,14 @@ def full_frame(step, count=2, channels=5):
 
 
 def same(first, second) -> bool:
-    """Equal in every bit and in type."""
+    """Whether all fields are equal in value and dtype."""
     return all(
         np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
         for one, other in zip(vars(first).values(), vars(second).values())
     )
 
 
-def test_frames_latest_and_kept(store):
+def test_latest_and_kept_frames(store):
     run_id = created(store)
     assert store.frames.read(run_id, "adam") is None
     for step, keep in ((1, True), (2, False), (10, True), (11, False)):
@@ -38,14 +38,14 @@ def test_frames_latest_and_kept(store):
     assert store.frames.read(run_id, "mi-fgsm").step == 5
 
 
-def test_frame_is_returned_as_saved(store):
+def test_frame_round_trip(store):
     run_id = created(store)
     store.frames.save(run_id, "adam", full_frame(3), True)
     for step in (None, 3):
         assert same(store.frames.read(run_id, "adam", step), full_frame(3))
 
 
-def test_a_frame_of_an_earlier_version_has_only_images_and_labels(store):
+def test_frame_of_an_earlier_version_has_only_images_and_labels(store):
     run_id = created(store)
     folder = store.run_folder(run_id) / "frames" / "adam"
     folder.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_running_statistics(store):
 
 @pytest.mark.parametrize("left", ["the beginning", "zeros at the end", "zeros in the middle"])
 def test_frame_damaged_by_a_power_failure_reads_as_missing(store, left):
-    """It reads as missing, not as an exception or a partial image, wherever the file was cut off."""
+    """Wherever it was damaged, it never raises and never gives a partial image."""
     run_id = created(store)
     store.frames.save(run_id, "adam", full_frame(1), True)
     path = store.run_folder(run_id) / "frames" / "adam" / "00000001.npz"
@@ -89,7 +89,7 @@ def test_frame_damaged_by_a_power_failure_reads_as_missing(store, left):
     assert store.frames.steps(run_id, "adam") == [1]
 
 
-def test_frame_read_while_it_is_written_is_complete(store):
+def test_frame_read_during_a_write_is_complete(store):
     run_id = created(store)
     store.frames.save(run_id, "adam", frame(0, 64), False)
     stop, torn = threading.Event(), []

@@ -1,4 +1,4 @@
-"""Runs in the background, with the embedded network and tiny settings."""
+"""Runs in the background, with the embedded network and few images and iterations."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def test_default_name(manager):
     assert manager.store.run(other).name == "resnet20_cifar10, mi-fgsm + adam"
 
 
-def test_pause_stops_the_work_and_resume_continues_it(manager):
+def test_paused_run_makes_no_progress_until_it_is_resumed(manager):
     run_id = paused(manager)
     before = steps(manager, run_id)
     time.sleep(0.3)
@@ -63,7 +63,7 @@ def test_step_is_one_iteration_of_every_method(manager):
         assert {method: len(done) for method, done in steps(manager, run_id).items()} == {"mi-fgsm": at + count, "adam": at + count}
 
 
-def test_stop_within_one_iteration(manager):
+def test_stop_takes_at_most_one_iteration(manager):
     run_id = running(manager)
     control = manager.control(run_id)
     before = len(steps(manager, run_id)["adam"])
@@ -92,7 +92,7 @@ def test_other_runs_wait_their_turn(manager):
     assert [manager.store.run(run_id).state for run_id in (second, third)] == [RunState.QUEUED] * 2
     assert [manager.waiting(run_id) for run_id in (first, second, third)] == [0, 1, 2]
     assert all(manager.controls(run_id) for run_id in (first, second, third))
-    manager.control(third).stop()  # before it started
+    manager.control(third).stop()  # before it starts
     manager.control(first).stop()
     assert ended(manager, second).state is RunState.COMPLETE
     run = ended(manager, third)
@@ -143,7 +143,7 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
         {"method": "mi-fgsm", "step": at, "name": "epsilon", "value": 0.0},
         {"method": "adam", "step": at, "name": "lr", "value": 0.0},
     ]
-    # with a step size of 0 the images do not change, and so neither do their l2 norms
+    # with a step size of 0, neither the images nor their l2 norms change
     for count in (2, 3):
         control.step()
         wait_until(lambda count=count: len(steps(manager, run_id)["adam"]) == at + count)
@@ -157,7 +157,7 @@ def test_live_change_takes_effect_and_is_recorded_with_its_iteration(manager):
         control.set("epsilon", 5, ["mi-fgsm"])
 
 
-def test_control_of_a_finished_run(manager):
+def test_control_of_a_finished_run_is_refused(manager):
     run_id = manager.start(TINY)
     ended(manager, run_id)
     wait_until(lambda: not manager.controls(run_id))
@@ -165,14 +165,14 @@ def test_control_of_a_finished_run(manager):
         manager.control(run_id)
 
 
-def test_control_of_an_unknown_run(manager):
+def test_control_of_an_unknown_run_is_refused(manager):
     assert not manager.controls("nobody")
     assert manager.waiting("nobody") == 0
     with pytest.raises(RunError, match="run 'nobody' does not exist"):
         manager.control("nobody")
 
 
-def test_close_stops_everything_and_a_new_manager_sees_it(tmp_path):
+def test_close_stops_all_runs_and_a_new_manager_lists_them(tmp_path):
     first = RunManager(RunStore(tmp_path))
     done = first.start(TINY, "done")
     assert ended(first, done).state is RunState.COMPLETE
@@ -192,7 +192,7 @@ def test_close_stops_everything_and_a_new_manager_sees_it(tmp_path):
     second.store.close()
 
 
-def test_manager_marks_runs_of_a_dead_one(tmp_path):
+def test_manager_marks_runs_of_a_dead_process(tmp_path):
     dead = RunStore(tmp_path)
     left = dead.create(TINY, "left behind")
     dead.set_state(left, RunState.RUNNING)
@@ -212,7 +212,7 @@ def test_no_run_starts_after_close(tmp_path):
     manager.store.close()
 
 
-def test_end_of_a_run_is_stored_as_soon_as_possible(manager, monkeypatch):
+def test_final_state_is_stored_as_soon_as_possible(manager, monkeypatch):
     monkeypatch.setattr("core.runs.execution.SECONDS_BETWEEN_TRIES", 0.01)
     tries = []
     set_state = manager.store.set_state

@@ -1,4 +1,4 @@
-"""Several runs at once: the queue of all processes."""
+"""Several runs: one queue for all processes."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ print(run_id, flush=True)
     return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_paused_run_lets_the_next_go_first_and_queues_again(manager):
+def test_paused_run_lets_the_next_run_start_and_queues_again(manager):
     first = paused(manager)
     second = manager.start(LONG)
     wait_until(lambda: len(manager.store.records(second, "generation")) >= 4)
@@ -49,7 +49,7 @@ def test_paused_run_lets_the_next_go_first_and_queues_again(manager):
     assert is_in(manager, first, RunState.RUNNING)()
 
 
-def test_stopping_one_leaves_the_others_alone(manager):
+def test_stopping_a_run_does_not_affect_others(manager):
     going, waiting, last = running(manager), manager.start(TINY), manager.start(TINY)
     manager.control(waiting).stop()
     assert ended(manager, waiting).state is RunState.STOPPED
@@ -63,9 +63,9 @@ def test_stopping_one_leaves_the_others_alone(manager):
 
 
 @pytest.mark.slow
-def test_two_at_once(tmp_path, monkeypatch):
+def test_two_runs_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_AT_ONCE", "2")
-    # in processes, as in the server, because torch.fx cannot trace the networks of two runs in one process at the same time
+    # in processes, as in the server, because torch.fx cannot trace two networks at the same time in one process
     manager = RunManager(RunStore(tmp_path), executor="processes")
     first, second, third = running(manager), running(manager), manager.start(LONG)
     at = [len(steps(manager, run_id)["adam"]) for run_id in (first, second)]
@@ -79,7 +79,7 @@ def test_two_at_once(tmp_path, monkeypatch):
     manager.store.close()
 
 
-def test_bad_number_at_once_is_refused(tmp_path, monkeypatch):
+def test_bad_runs_at_once_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_AT_ONCE", "many")
     store = RunStore(tmp_path)
     with pytest.raises(ConfigError, match="^RUNS_AT_ONCE must be a whole number, 1 to 1024, got 'many'"):
@@ -88,7 +88,7 @@ def test_bad_number_at_once_is_refused(tmp_path, monkeypatch):
 
 
 def test_one_queue_for_all_processes(manager, monkeypatch):
-    """A run of this process waits while another process computes one, and starts when that process is killed."""
+    """A run of this process waits while another process has one, and starts when that process is killed."""
     monkeypatch.setattr("core.runs.execution._SECONDS_BETWEEN_CENSUSES", 0.2)
     other = process(manager.store.folder, "sys.stdin.read()")
     try:

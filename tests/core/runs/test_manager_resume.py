@@ -1,4 +1,4 @@
-"""Resuming runs: the same bits as without an interruption."""
+"""Resuming runs, with the same bits as without an interruption."""
 
 import threading
 from dataclasses import replace
@@ -19,7 +19,7 @@ from core.runs.execution import perform
 from core.runs.state import RunState
 
 
-def test_run_resumed_at_once_has_its_new_control(manager, monkeypatch):
+def test_run_resumed_at_once_has_a_new_control(manager, monkeypatch):
     """The thread of the previous attempt may still be cleaning up."""
     free, attempts = threading.Event(), []
 
@@ -47,7 +47,7 @@ def test_run_resumed_at_once_has_its_new_control(manager, monkeypatch):
 
 
 @pytest.mark.parametrize("state", [RunState.QUEUED, RunState.COMPLETE])
-def test_only_unfinished_work_can_be_resumed(manager, state):
+def test_queued_and_complete_runs_cannot_be_resumed(manager, state):
     run_id = manager.start(TINY) if state is RunState.COMPLETE else None
     if run_id is None:
         running(manager)
@@ -68,7 +68,7 @@ def small_run(method, optimizer) -> RunConfig:
 
 
 class Script:
-    """Actions of a person at known steps: {(stage, method, step): action of the control}. Each happens once."""
+    """Actions at known steps, {(stage, series, step): function of the control}, each once."""
 
     def __init__(self, manager, monkeypatch):
         self.manager, self.actions = manager, {}
@@ -112,7 +112,7 @@ def test_resumed_run_ends_with_the_same_bits(manager, monkeypatch, small, method
         return run_id
 
     whole = run([])
-    # in the second batch, the first and the second method of a step, and the training of both
+    # the generation and the training of each method
     stops = [("generation", "mi-fgsm", 3), ("generation", "adam", 6), ("training", "mi-fgsm W4A4", 4), ("training", "adam W4A4", 1)]
     parts = run(stops)
     wanted, found = tensors(manager, whole), tensors(manager, parts)

@@ -1,4 +1,4 @@
-"""Memory that runs out, and numbers that are not finite: the run fails with advice and can be resumed."""
+"""Out of memory, and values that are not finite: the run fails with advice."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ ON_A_CPU = (
 
 @pytest.mark.parametrize("error", [RuntimeError(ON_A_CPU), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")])
 @pytest.mark.parametrize(("stage", "size", "advice"), [("generation", 64, 32), ("generation", 2, None), ("training", 48, 24)])
-def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, advice):
+def test_out_of_memory_names_the_batch_size(tmp_path, monkeypatch, small, error, stage, size, advice):
     config = replace(
         CONFIG,
         generation=replace(CONFIG.generation, images=64, batch_size=size if stage == "generation" else 64),
@@ -57,8 +57,8 @@ def test_memory_that_runs_out(tmp_path, monkeypatch, small, error, stage, size, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory hold on Linux")
-def test_real_memory_that_runs_out(tmp_path):
-    """A process limited to little more memory than torch needs, and a batch of gigabytes."""
+def test_out_of_memory_in_a_process_with_a_memory_limit(tmp_path):
+    """A batch of gigabytes in a process limited to little more memory than torch needs."""
     code = f"""
 import resource
 from pathlib import Path
@@ -97,14 +97,14 @@ def failed_with(tmp_path, prepared, config) -> str:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_poisoned_weight_in_the_middle(tmp_path, small, value):
+def test_poisoned_weight_is_found_in_generation(tmp_path, small, value):
     small.network.conv2.weight.data[3, 2, 1, 1] = value
     error = failed_with(tmp_path, prepared_with(small), CONFIG)
     assert re.search(r"the loss of mi-fgsm must be finite, got (nan|inf) at iteration 1, first in bn2", error)
 
 
 @pytest.mark.parametrize("method", ["minmax", "mse", "lsq"])
-def test_poisoned_weight_and_given_images(tmp_path, small, small_images, method):
+def test_poisoned_weight_is_found_in_calibration(tmp_path, small, small_images, method):
     config = replace(CONFIG, images_from="given", training=replace(CONFIG.training, range=method))
     small.network.conv2.weight.data[3, 2, 1, 1] = float("nan")
     given = replace(prepared_with(small, config), sets={"given": small_images})
@@ -113,8 +113,8 @@ def test_poisoned_weight_and_given_images(tmp_path, small, small_images, method)
 
 
 @pytest.mark.parametrize(("method", "optimizer"), [("minmax", "sgd"), ("minmax", "adam"), ("lsq", "sgd"), ("lsq", "adam"), ("mse", "sgd")])
-def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer):
-    """A step so large that the next loss is not finite."""
+def test_diverging_training_names_step_and_layer(tmp_path, monkeypatch, small, method, optimizer):
+    """After a step so large that the next loss is not finite."""
     config = replace(CONFIG, training=replace(CONFIG.training, range=method, training_optimizer=optimizer, steps=6))
     training = QuantizationTraining
     original = training.step
@@ -133,8 +133,8 @@ def test_training_that_explodes(tmp_path, monkeypatch, small, method, optimizer)
     assert named.split(".")[0] in ("conv1", "bn1", "relu", "activation_quantizer_0", "conv2", "bn2", "output")
 
 
-def test_learning_rate_that_explodes(tmp_path, embedded):
-    """The largest learning rate allowed, on the embedded network."""
+def test_largest_learning_rate(tmp_path, embedded):
+    """On the embedded network, training fails with a message or has only finite losses."""
     config = replace(CONFIG, training=replace(CONFIG.training, steps=8, training_batch_size=4, training_lr=1.0, alpha_feature=100.0))
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     prepared = Prepared(config, embedded, {}, EvaluationSet(images, [0, 1, 2, 3], "4 images", 32), None)
@@ -147,7 +147,7 @@ def test_learning_rate_that_explodes(tmp_path, embedded):
         assert run.state is RunState.FAILED
         assert re.search(r"(at|after) step \d of mi-fgsm W4A4", run.error)
     else:
-        # training may also diverge with finite numbers
+        # training may also diverge with finite losses
         for record in store.records(run_id, "training"):
             assert record.data["total"] - record.data["total"] == 0
     store.close()

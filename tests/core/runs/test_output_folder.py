@@ -1,4 +1,4 @@
-"""Results exported to --out: completely or not at all."""
+"""Results are exported to --out completely or not at all."""
 
 import errno
 import os
@@ -49,18 +49,18 @@ def content(folder) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_results_and_nothing_else(store, out):
+def test_only_results_are_exported(store, out):
     export_results(store, a_run(store, out))
     assert content(out) == RESULTS
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_part(store, out):
+def test_subset_of_the_results(store, out):
     export_results(store, a_run(store, out, "images/adam"))
     assert content(out) == {"manifest.json": "[1]"}
 
 
-def test_nothing_was_asked_for(store, tmp_path):
+def test_run_without_out_exports_nothing(store, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     run = a_run(store, "")
     export_results(store, run)
@@ -76,7 +76,7 @@ def test_empty_folder_is_filled(store, out):
 
 
 @pytest.mark.parametrize("name", ["other.txt", "result.json"])
-def test_folder_with_something_else_is_left_alone(store, out, name):
+def test_folder_with_other_files_is_refused_and_unchanged(store, out, name):
     out.mkdir(parents=True)
     (out / name).write_text("mine")
     with pytest.raises(DataError, match="already exists"):
@@ -85,8 +85,8 @@ def test_folder_with_something_else_is_left_alone(store, out, name):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_same_copy_is_accepted(store, out):
-    """The run was killed after the copy, before it was marked complete."""
+def test_complete_copy_is_accepted(store, out):
+    """A run was killed between the copy and being marked complete."""
     run = a_run(store, out)
     export_results(store, run)
     before = (out / "result.json").stat().st_ino
@@ -95,7 +95,7 @@ def test_same_copy_is_accepted(store, out):
 
 
 @pytest.mark.parametrize("change", ["missing", "more", "different"])
-def test_almost_the_same_copy_is_not(store, out, change):
+def test_copy_that_differs_is_refused(store, out, change):
     run = a_run(store, out)
     export_results(store, run)
     if change == "missing":
@@ -106,7 +106,7 @@ def test_almost_the_same_copy_is_not(store, out, change):
         export_results(store, run)
 
 
-def test_half_a_copy_that_a_kill_left_is_replaced(store, out):
+def test_partial_copy_of_a_killed_run_is_replaced(store, out):
     run = a_run(store, out)
     left = temporary_copy_path(out, run.id)
     left.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_half_a_copy_that_a_kill_left_is_replaced(store, out):
 
 
 @pytest.mark.parametrize("operation", ["copytree", "copyfile", "fsync", "rename", "interrupt"])
-def test_copy_that_fails_leaves_nothing(store, out, monkeypatch, operation):
+def test_failed_copy_leaves_no_files(store, out, monkeypatch, operation):
     run = a_run(store, out)
 
     def fails(*_, **__):

@@ -1,4 +1,4 @@
-"""Which processes are alive, according to the operating system and independent of the clock."""
+"""Liveness of processes, as known to the operating system and independent of the clock."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def me(tmp_path):
 
 @pytest.fixture
 def other(tmp_path):
-    """(process, its name)"""
+    """(process, name of its owner)"""
     code = f"""
 import sys
 from pathlib import Path
@@ -40,7 +40,7 @@ sys.stdin.read()
     process.communicate(timeout=10)
 
 
-def test_names_are_distinct_and_live(tmp_path, me):
+def test_owners_have_distinct_names_and_are_alive(tmp_path, me):
     second = Owner(tmp_path)
     assert me.name != second.name
     assert me.is_alive(me.name)
@@ -51,13 +51,13 @@ def test_names_are_distinct_and_live(tmp_path, me):
     assert not (tmp_path / FOLDER / second.name).exists()
 
 
-def test_nobody_is_dead(me):
+def test_unknown_names_are_dead(me):
     assert not me.is_alive("")
     assert not me.is_alive("nobody")
 
 
 @pytest.mark.parametrize("shift", [0.0, YEARS, -YEARS])
-def test_process_that_was_killed_is_dead_and_one_that_was_stopped_lives(tmp_path, me, other, monkeypatch, shift):
+def test_killed_process_is_dead_and_suspended_process_is_alive(tmp_path, me, other, monkeypatch, shift):
     process, name = other
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + shift)
@@ -75,8 +75,8 @@ def test_process_that_was_killed_is_dead_and_one_that_was_stopped_lives(tmp_path
     assert os.listdir(tmp_path / FOLDER) == [me.name]
 
 
-def test_looking_does_not_seem_like_life(tmp_path, me):
-    """Many test a dead process at the same time; each test holds its lock for a moment."""
+def test_concurrent_tests_do_not_make_a_dead_process_look_alive(tmp_path, me):
+    """Each thread that tests a dead process holds its lock for a moment."""
     dead = Owner(tmp_path)
     dead._lock.release()
     wrong = []
@@ -93,7 +93,7 @@ def test_looking_does_not_seem_like_life(tmp_path, me):
     assert me.is_alive(me.name)
 
 
-def test_only_one_is_alone(tmp_path, me):
+def test_exclusive_blocks_do_not_overlap(tmp_path, me):
     second, inside, most = Owner(tmp_path), [], []
 
     def work(owner):

@@ -25,7 +25,7 @@ def store(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_kept(tmp_path, monkeypatch):
-    """What is kept with the program is another test's."""
+    """An empty file of kept figures; another test checks the committed one."""
     path = tmp_path / "measured.json"
     path.write_text("[]")
     monkeypatch.setattr(paper_table, "MEASURED", path)
@@ -33,7 +33,7 @@ def nothing_kept(tmp_path, monkeypatch):
 
 
 def finished(store, config=QUICK, results=None, state=RunState.COMPLETE):
-    """A run that is over and has these results."""
+    """A finished run with these results."""
     run_id = store.create(config, "a run")
     for name, value in (results if results is not None else {"accuracy/mi-fgsm/W4A4": FIGURES}).items():
         store.set_result(run_id, name, value)
@@ -45,7 +45,7 @@ def measured(store, row=ROW):
     return {one.name: of_row for one, of_row in paper_table.table(store)}[row]
 
 
-def test_rows_are_those_of_the_file(store):
+def test_rows_match_the_file(store):
     with (ASSETS / "paper" / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     rows = [row for row, _ in paper_table.table(store)]
@@ -57,17 +57,17 @@ def test_rows_are_those_of_the_file(store):
     assert next(row for row in rows if row.name == ROW).drop == 2.26  # 93.89 - 91.63
 
 
-def test_every_row_has_networks_and_the_embedded_one_measures_cifar10(store):
+def test_rows_of_a_network(store):
     assert [row.bits for row in paper_table.paper_rows("resnet20_cifar10")] == [3, 4, 5]
     assert paper_table.paper_rows("pytorchcv:resnet18") == [row for row, _ in paper_table.table(store) if row.network == "resnet18"]
     assert paper_table.paper_rows("some/network.safetensors") == []
 
 
-def test_nothing_is_measured_in_an_empty_store(store):
+def test_empty_store_has_no_measurements(store):
     assert all(of_row == [] for _, of_row in paper_table.table(store))
 
 
-def test_a_finished_run_measures_its_rows(store):
+def test_finished_run_measures_its_rows(store):
     results = {
         "accuracy/mi-fgsm/W4A4": FIGURES,
         "accuracy/adam/W4A4": {**FIGURES, "quantized": 90.35, "standard_error": 0.66},
@@ -80,7 +80,7 @@ def test_a_finished_run_measures_its_rows(store):
     assert (one.model, one.setting, one.evaluated_on, one.run) == ("resnet20_cifar10", "quick", "2,000 images", run_id)
     (three,) = measured(store, "cifar10/resnet20/3")
     assert three.top1 == {"mi-fgsm": 88.85}
-    assert measured(store, "cifar10/resnet20/5") == []  # it says nothing of five bits
+    assert measured(store, "cifar10/resnet20/5") == []  # the run has no result at 5 bits
 
 
 @pytest.mark.parametrize("model", ["resnet20_cifar10", "pytorchcv:resnet20_cifar10"])
@@ -100,35 +100,35 @@ def test_networks_of_a_row(store, model):
         QUICK.with_knobs({"model": "/a/network.safetensors"}),
     ],
 )
-def test_a_run_about_something_else_measures_nothing(store, config):
+def test_other_runs_measure_nothing(store, config):
     finished(store, config)
     assert measured(store) == []
 
 
-def test_activations_may_be_named_where_they_are_as_wide(store):
+def test_activation_bits_may_equal_the_width_of_the_row(store):
     finished(store, replace(QUICK, bits=(4,)).with_knobs({"activation_bits": 4}))
     assert len(measured(store)) == 1
 
 
 @pytest.mark.parametrize("state", [RunState.STOPPED, RunState.FAILED, RunState.INTERRUPTED])
-def test_a_run_that_did_not_come_to_its_end_measures_nothing(store, state):
+def test_incomplete_run_measures_nothing(store, state):
     finished(store, state=state)
     assert measured(store) == []
 
 
-def test_calibration_that_was_never_followed_by_a_result_measures_nothing(store):
+def test_calibrated_accuracy_alone_measures_nothing(store):
     finished(store, results={"accuracy/mi-fgsm/W4A4": {"calibrated": 90.0, "bits": 4}})
     assert measured(store) == []
 
 
-def test_a_run_of_another_version_measures_nothing(store):
+def test_run_with_an_unreadable_config_measures_nothing(store):
     run_id = finished(store)
     with store.database.write() as connection:
         connection.execute("UPDATE run SET config = ? WHERE id = ?", (json.dumps({"knob": 1}), run_id))
     assert measured(store) == []
 
 
-def test_the_newest_comes_first_and_live_changes_are_named(store):
+def test_newest_measurement_is_first_and_live_changes_are_named(store):
     first, second = finished(store), finished(store)
     with store.database.write() as connection:
         connection.execute("UPDATE run SET ended = ended - 86400 WHERE id = ?", (first,))
@@ -140,7 +140,7 @@ def test_the_newest_comes_first_and_live_changes_are_named(store):
     ]
 
 
-def test_figures_kept_with_the_program_stand_beside_those_of_runs(store, nothing_kept):
+def test_kept_figures_are_listed_with_those_of_runs(store, nothing_kept):
     entry = {
         "row": ROW,
         "model": "resnet20_cifar10",
@@ -158,7 +158,7 @@ def test_figures_kept_with_the_program_stand_beside_those_of_runs(store, nothing
     assert (kept.run, kept.when, kept.setting, kept.drop) == ("", "2001-02-03", "quick", {"adam": 2.1})
 
 
-def test_what_is_committed_are_figures_of_rows_with_the_config_that_makes_them():
+def test_committed_figures_match_their_row_and_config():
     for entry in paper_table.read_kept(ASSETS / "paper" / "measured.json"):
         row, config = paper_table.paper_row(entry["row"]), RunConfig.from_dict(entry["config"])
         assert entry["model"] == config.model
@@ -188,11 +188,11 @@ def test_what_is_committed_are_figures_of_rows_with_the_config_that_makes_them()
         ),
     ],
 )
-def test_setting_is_the_nearest_preset_and_what_differs(config, words):
+def test_setting_is_the_nearest_preset_and_the_differences(config, words):
     assert paper_table.setting(config, 4) == words
 
 
-def test_text_fits_the_terminal_and_says_what_was_not_measured(store):
+def test_text_fits_the_terminal_and_names_rows_without_measurements(store):
     config = RunConfig(
         machine=MachineConfig(seed=4),
         generation=GenerationConfig(images=36, iterations=77, batch_size=64, snapshots=3, mu=0.3, epsilon=0.2, alpha_tv=0.1),
@@ -213,7 +213,7 @@ def test_text_fits_the_terminal_and_says_what_was_not_measured(store):
     assert lines[0].split()[:2] == ["row", "full"]
 
 
-def test_plain_values_of_a_row(store):
+def test_row_as_json_values(store):
     finished(store)
     rows = {row.name: paper_table.to_dict(row, of_row) for row, of_row in paper_table.table(store)}
     assert json.loads(json.dumps(rows[ROW])) == rows[ROW]
@@ -223,7 +223,7 @@ def test_plain_values_of_a_row(store):
     assert rows["imagenet/resnet50/4"]["paper"]["zeroq"] is None
 
 
-def test_config_of_a_row_has_the_paper_s_weights_and_the_preset_s_settings():
+def test_row_config_has_the_papers_weights_and_the_settings_of_the_preset():
     config = paper_table.row_config(ROW, QUICK)
     assert config.model == "pytorchcv:resnet20_cifar10"
     assert (config.bits, config.methods, config.evaluation.encoder) == ((4,), ("mi-fgsm", "adam"), "")
@@ -233,7 +233,7 @@ def test_config_of_a_row_has_the_paper_s_weights_and_the_preset_s_settings():
     assert (config.model, config.evaluation.data, config.bits) == ("pytorchcv:resnet50", "/images", (5,))
 
 
-def test_config_of_a_row_measures_that_row(store):
+def test_row_config_measures_its_row(store):
     for row in paper_table.paper_rows():
         finished(store, paper_table.row_config(row.name, QUICK, data="/images"), {f"accuracy/adam/W{row.bits}A{row.bits}": FIGURES})
     assert [len(of_row) for _, of_row in paper_table.table(store)] == [1] * 12
@@ -248,7 +248,7 @@ def test_config_of_a_row_measures_that_row(store):
         (("cifar100/resnet20/4", QUICK), DataError, "must be a folder of cifar100 images"),
     ],
 )
-def test_config_of_a_row_refuses(arguments, error, words):
+def test_row_config_refuses(arguments, error, words):
     with pytest.raises(error, match=words) as caught:
         paper_table.row_config(*arguments)
     assert "must" in str(caught.value) or "allowed" in str(caught.value)

@@ -9,13 +9,13 @@ from run_stores import created
 from core.errors import RunError
 
 
-def test_nothing_is_stored_for_a_run_that_does_not_exist(store):
+def test_nothing_is_stored_for_an_unknown_run(store):
     with pytest.raises((RunError, sqlite3.IntegrityError)):
         store.append("nobody", "generation", "adam", 1, {"total": 1.0})
     assert store.records("nobody", "generation") == []
 
 
-def test_records_come_back_in_the_order_of_writing(store):
+def test_records_are_in_the_order_of_writing(store):
     run_id, other = created(store), created(store)
     written = [(method, step) for step in (3, 1, 2, 2) for method in ("mi-fgsm", "adam")]
     for method, step in written:
@@ -26,7 +26,7 @@ def test_records_come_back_in_the_order_of_writing(store):
     assert [(record.series, record.step) for record in records] == written
     assert [record.id for record in records] == sorted({record.id for record in records})
     assert records[0].data == {"total": 1.0, "layers": [1.5, 2.5]}
-    assert records[2].data["total"] == 1 / 3  # to the last bit
+    assert records[2].data["total"] == 1 / 3  # bit for bit
     assert [record.data for record in store.records(run_id, "training")] == [{"ce": 0.5}]
 
 
@@ -39,7 +39,7 @@ def test_records_after_an_id(store):
     assert store.records(run_id, "generation", after=records[-1].id) == []
 
 
-def test_what_is_returned_is_a_copy(store):
+def test_returned_values_are_copies(store):
     run_id = created(store)
     store.append(run_id, "generation", "adam", 1, {"total": 1.0})
     store.set_result(run_id, "a", {"b": [1]})
@@ -52,7 +52,7 @@ def test_what_is_returned_is_a_copy(store):
     assert len(store.changes(run_id)) == 1
 
 
-def test_changes_in_order(store):
+def test_changes_are_in_the_order_of_writing(store):
     run_id, other = created(store), created(store)
     store.add_change(run_id, "mi-fgsm", 7, "mu", 0.1)
     store.add_change(run_id, "adam", 3, "lr", 0.25)
@@ -63,7 +63,7 @@ def test_changes_in_order(store):
     ]
 
 
-def test_last_result_of_a_name_holds(store):
+def test_later_result_replaces_the_earlier(store):
     run_id = created(store)
     store.set_result(run_id, "b", 1)
     store.set_result(run_id, "a", {"x": None})
@@ -72,7 +72,7 @@ def test_last_result_of_a_name_holds(store):
     assert list(store.results(run_id)) == store.result_names(run_id) == ["a", "b"]
 
 
-def test_curves_are_the_numbers_of_the_records(store):
+def test_curves_have_the_numbers_of_the_records(store):
     run_id = created(store)
     for step in range(1, 4):
         for method in ("mi-fgsm", "adam"):
@@ -92,7 +92,7 @@ def test_curves_are_the_numbers_of_the_records(store):
     assert store.curves(run_id, "training") == (0, {})
 
 
-def test_some_results_of_all_runs(store):
+def test_selected_results_of_all_runs(store):
     first, second = created(store), created(store)
     store.set_result(first, "full_precision", {"top1": 92.5})
     store.set_result(first, "accuracy/adam/W4A4", {"quantized": 90.0})

@@ -1,4 +1,4 @@
-"""Runs of one store: state, queue, names and tags."""
+"""The runs of one store: states, stages, names, notes and tags."""
 
 import json
 import sqlite3
@@ -31,7 +31,7 @@ def test_new_run(store):
     assert store.runs() == [run]
 
 
-def test_ids_are_distinct_and_newest_comes_first(store):
+def test_ids_are_distinct_and_the_newest_run_is_first(store):
     ids = [created(store) for _ in range(20)]
     assert len(set(ids)) == 20
     assert [run.id for run in store.runs()] == ids[::-1]
@@ -44,7 +44,7 @@ def test_times_of_a_run(store):
     store.set_state(run_id, RunState.PAUSED)
     time.sleep(0.01)
     store.set_state(run_id, RunState.RUNNING)
-    assert store.run(run_id).started == started  # that of the first start
+    assert store.run(run_id).started == started  # the time of the first start
     assert store.run(run_id).ended is None
     store.set_state(run_id, RunState.COMPLETE)
     assert store.run(run_id).ended > started
@@ -62,7 +62,7 @@ def test_finished_state_does_not_change(store, state):
     assert (before.error, before.traceback) == ("an error", "a traceback")
 
 
-def test_unknown_run(store):
+def test_unknown_run_is_refused(store):
     for call in (store.run, store.delete, lambda name: store.set_state(name, RunState.RUNNING), lambda name: store.rename(name, "other")):
         with pytest.raises(RunError, match="run 'nobody' does not exist"):
             call("nobody")
@@ -127,7 +127,7 @@ def test_limits_of_names_notes_and_tags(store, write, message):
     assert store.run(run_id) == before
 
 
-def test_one_run_is_the_baseline(store):
+def test_at_most_one_run_is_the_baseline(store):
     ids = [created(store) for _ in range(3)]
     assert not any(run.pinned for run in store.runs())
     for run_id in ids:
@@ -142,14 +142,14 @@ def test_one_run_is_the_baseline(store):
     assert not any(run.pinned for run in store.runs())
 
 
-def test_images_are_those_made_or_those_given(store, tmp_path):
+def test_images_folder_of_generated_and_given_images(store, tmp_path):
     run = store.run(created(store))
     assert store.images_folder(run) == store.run_folder(run.id) / "images"
     given = store.run(store.create(RunConfig(images_from=str(tmp_path / "given")), ""))
     assert store.images_folder(given) == tmp_path / "given"
 
 
-def test_runs_are_there_after_reopening(tmp_path):
+def test_runs_persist_after_reopening(tmp_path):
     first = RunStore(tmp_path)
     run_id = created(first, RunState.COMPLETE)
     first.append(run_id, "generation", "adam", 1, {"total": 2.5})
@@ -170,19 +170,19 @@ def test_default_folder(tmp_path, monkeypatch):
     assert (tmp_path / "elsewhere" / DATABASE).is_file()
 
 
-def test_config_is_kept_as_json(store):
+def test_config_is_stored_as_json(store):
     run_id = created(store)
     with sqlite3.connect(store.folder / DATABASE) as connection:
         text = connection.execute("SELECT config FROM run WHERE id = ?", (run_id,)).fetchone()[0]
     assert RunConfig.from_dict(json.loads(text)) == CONFIG
 
 
-def test_stage_of_an_unknown_run(store):
+def test_stage_of_an_unknown_run_is_refused(store):
     with pytest.raises(RunError, match="run 'nobody' does not exist"):
         store.set_stage("nobody", "generation", 3)
 
 
-def test_run_whose_folder_cannot_be_made_does_not_block_the_queue(store, monkeypatch):
+def test_run_whose_folder_cannot_be_created_is_still_queued(store, monkeypatch):
     mkdir = Path.mkdir
 
     def fails(path, *rest, **options):
@@ -193,5 +193,5 @@ def test_run_whose_folder_cannot_be_made_does_not_block_the_queue(store, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", fails)
         run_id = created(store)
-    assert store.run(run_id).state is RunState.QUEUED  # the error appears when it is computed
+    assert store.run(run_id).state is RunState.QUEUED  # the error occurs when it is computed
     assert not store.run_folder(run_id).exists()

@@ -1,4 +1,4 @@
-"""Several threads, stores and processes use one folder of runs."""
+"""Several threads, stores and processes use one runs folder."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def test_one_store_in_many_threads(store):
         assert [record.step for record in records if record.series == f"method {index}"] == list(range(25))
 
 
-def test_many_stores_open_one_new_folder_at_once(tmp_path):
+def test_many_stores_open_a_new_folder_at_once(tmp_path):
     for attempt in range(5):
         stores = {}
 
@@ -37,7 +37,7 @@ def test_many_stores_open_one_new_folder_at_once(tmp_path):
         assert len(stores[0].runs()) == 8
 
 
-def test_two_stores_see_each_others_writing(store):
+def test_two_stores_read_each_others_records(store):
     other = RunStore(store.folder)
     run_id = created(store, RunState.RUNNING)
     assert other.run(run_id) == store.run(run_id)
@@ -91,7 +91,7 @@ def test_every_unfinished_state_is_interrupted_after_close(tmp_path, state):
 
 
 def test_store_opened_in_a_thread_that_has_ended_stays_alive(tmp_path):
-    """As in the dashboard, where the thread of the first page view creates the store and ends."""
+    """In the dashboard, the thread of the first page view creates the store and ends."""
     opened = []
     thread = threading.Thread(target=lambda: opened.append(RunStore(tmp_path)))
     thread.start()
@@ -133,17 +133,17 @@ def owners(store) -> list[str]:
     return sorted(os.listdir(store.folder / "owners"))
 
 
-def test_lock_file_is_gone_after_close(tmp_path):
+def test_close_removes_the_lock_file(tmp_path):
     first, second = RunStore(tmp_path), RunStore(tmp_path)
     assert len(owners(first)) == 2
     first.close()
-    first.close()  # closing again changes nothing
+    first.close()  # a second time has no effect
     assert len(owners(second)) == 1
     second.close()
     assert owners(second) == []
 
 
-def test_lock_files_of_dead_processes_are_removed_whatever_the_clock_says(store):
+def test_lock_files_of_dead_processes_are_removed_regardless_of_their_time(store):
     living = RunStore(store.folder)
     for name in ("dead", "from the future", "from the past"):
         (store.folder / "owners" / name).touch()
@@ -158,7 +158,7 @@ def test_lock_files_of_dead_processes_are_removed_whatever_the_clock_says(store)
     living.close()
 
 
-def test_run_resumed_by_another_process_meanwhile_is_not_marked(tmp_path, monkeypatch):
+def test_run_resumed_elsewhere_meanwhile_is_not_marked(tmp_path, monkeypatch):
     first = RunStore(tmp_path)
     run_id = created(first, RunState.RUNNING)
     first.close()
@@ -177,8 +177,8 @@ def test_run_resumed_by_another_process_meanwhile_is_not_marked(tmp_path, monkey
     third.close()
 
 
-def test_partial_files_that_cannot_be_removed(store, monkeypatch, tmp_path):
-    """The partial copy of a dead process may be in a folder that this process cannot write to. The run is interrupted nevertheless."""
+def test_run_is_marked_even_if_partial_files_cannot_be_removed(store, monkeypatch, tmp_path):
+    """The partial copy of a dead process may be in a folder that this process cannot write to."""
     dead = RunStore(store.folder)
     run_id = dead.create(CONFIG, "", out=str(tmp_path / "out"))
     dead.set_state(run_id, RunState.RUNNING)
@@ -193,7 +193,7 @@ def test_partial_files_that_cannot_be_removed(store, monkeypatch, tmp_path):
 
 
 def test_partial_files_of_a_run_resumed_elsewhere_are_kept(tmp_path, monkeypatch):
-    """One process marks the run while another resumes it. The first must not remove the partial files of the second."""
+    """If another process resumes a run while this one marks it, its partial files must not be removed."""
     first = RunStore(tmp_path)
     run_id = created(first, RunState.RUNNING)
     first.close()

@@ -24,7 +24,7 @@ def in_trash(store) -> str:
     return run_id
 
 
-def test_run_in_the_trash_is_in_no_list_and_is_restored_unchanged(store):
+def test_run_in_the_trash_is_unlisted_and_restored_unchanged(store):
     other = created(store)
     run_id = created(store, RunState.STOPPED)
     (store.run_folder(run_id) / "file").write_text("content")
@@ -58,21 +58,21 @@ def test_run_in_the_trash_is_in_no_list_and_is_restored_unchanged(store):
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_unfinished_run_does_not_go_into_the_trash(store, state):
+def test_unfinished_run_cannot_be_moved_to_the_trash(store, state):
     run_id = created(store, state)
     with pytest.raises(RunError, match=f"must be finished to be deleted, but is {state}"):
         store.trash.put(run_id)
     assert store.run(run_id).trashed is None
 
 
-def test_only_what_is_in_the_trash_can_be_restored(store):
+def test_only_runs_in_the_trash_can_be_restored(store):
     run_id = created(store, RunState.COMPLETE)
     for name in (run_id, "nobody"):
         with pytest.raises(RunError, match=f"run to restore must have been deleted within the last 7 days, got '{name}'"):
             store.trash.restore(name)
 
 
-def test_restored_baseline_gives_way_to_the_new_one(store):
+def test_restored_baseline_does_not_replace_a_new_one(store):
     first = in_trash(store)
     store.trash.restore(first)
     assert store.run(first).pinned
@@ -115,7 +115,7 @@ def test_expired_runs_are_deleted(store, monkeypatch):
     assert (store.run_folder(restored) / "file").exists()
 
 
-def test_deletion_that_was_interrupted_is_completed_later(store, monkeypatch):
+def test_interrupted_deletion_is_completed_later(store, monkeypatch):
     run_id = in_trash(store)
     with closing(sqlite3.connect(store.folder / DATABASE)) as connection, connection:
         connection.execute("UPDATE run SET trashed = 1.0")
@@ -135,7 +135,7 @@ def test_deletion_that_was_interrupted_is_completed_later(store, monkeypatch):
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_unfinished_run_is_not_deleted(store, state):
+def test_unfinished_run_cannot_be_deleted(store, state):
     run_id = created(store, state)
     with pytest.raises(RunError, match=f"must be finished to be deleted, but is {state}"):
         store.delete(run_id)
@@ -143,7 +143,7 @@ def test_unfinished_run_is_not_deleted(store, state):
     assert store.run_folder(run_id).is_dir()
 
 
-def test_deleting_removes_everything_of_one_run(store):
+def test_deleting_removes_everything_of_one_run_only(store):
     run_id, other = created(store), created(store)
     for target in (run_id, other):
         store.append(target, "generation", "adam", 1, {})

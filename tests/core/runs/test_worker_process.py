@@ -1,4 +1,4 @@
-"""Runs in worker processes: the same results as in a thread, and what happens when a process dies."""
+"""Runs in worker processes: the same bits as in a thread, controls, and processes that die."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def images(manager, run_id) -> bytes:
     return (manager.store.run_folder(run_id) / "images" / "adam" / "images.safetensors").read_bytes()
 
 
-def test_run_in_a_process_gives_the_bits_of_one_in_a_thread(manager, tmp_path):
+def test_run_in_a_process_gives_the_same_bits_as_in_a_thread(manager, tmp_path):
     run_id = manager.start(TINY)
     threads = RunManager(RunStore(tmp_path / "threads"))
     other = threads.start(TINY)
@@ -54,14 +54,14 @@ def test_run_in_a_process_gives_the_bits_of_one_in_a_thread(manager, tmp_path):
 def test_controls_reach_the_process(manager):
     run_id = manager.start(LONG)
     control = manager.control(run_id)
-    control.pause()  # before the process has the run
+    control.pause()  # before the worker has the run
     wait_until(lambda: state_of(manager, run_id) is RunState.PAUSED)
     other = manager.start(TINY)
     manager.wait(other, 60)
-    assert state_of(manager, other) is RunState.COMPLETE  # while the first is paused
+    assert state_of(manager, other) is RunState.COMPLETE  # while the first run is paused
     before = records(manager, run_id)
     control.step()
-    wait_until(lambda: records(manager, run_id) == before + 2)  # one of each method
+    wait_until(lambda: records(manager, run_id) == before + 2)  # one iteration of each method
     control.set("epsilon", 0.25, ["mi-fgsm"])
     with pytest.raises(ConfigError, match="epsilon"):
         control.set("epsilon", -1.0, ["mi-fgsm"])
@@ -75,7 +75,7 @@ def test_controls_reach_the_process(manager):
 
 
 @pytest.mark.slow
-def test_killed_process_affects_neither_server_nor_queue(manager):
+def test_killed_worker_affects_neither_server_nor_queue(manager):
     run_id = manager.start(LONG)
     other = manager.start(TINY)
     wait_until(lambda: records(manager, run_id) > 4)
@@ -94,7 +94,7 @@ def test_killed_process_affects_neither_server_nor_queue(manager):
 
 
 def owner_process(folder) -> int:
-    """The worker process of a store; there is only one while one run is computed."""
+    """Process id of the store's worker; there is only one while one run is computed."""
     found = [
         int(path.name)
         for path in Path("/proc").iterdir()
@@ -111,7 +111,7 @@ def read(path) -> str:
         return ""
 
 
-def test_processes_end_with_a_server_that_is_killed(tmp_path):
+def test_worker_ends_when_the_server_is_killed(tmp_path):
     folder = tmp_path / "runs"
     server = (
         "import sys, time\n"
@@ -149,7 +149,7 @@ def test_worker_refuses_a_run_that_is_not_handed_over(tmp_path):
     store.close()
 
 
-def test_adopting_needs_the_owner(tmp_path):
+def test_adopting_requires_the_name_of_the_owner(tmp_path):
     first, second = RunStore(tmp_path), RunStore(tmp_path)
     run_id = first.create(TINY, "a run")
     with pytest.raises(RunError, match="hands it over"):
@@ -161,6 +161,6 @@ def test_adopting_needs_the_owner(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "words"), [(-9, "memory"), (-11, "signal 11"), (1, "code 1")])
-def test_description_of_an_exit_code(code, words):
+def test_describe_exit(code, words):
     assert words in describe_exit(code)
     assert "resume" in describe_exit(code)

@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs, where points lie, smoothing, last and best."""
+"""Comparison of runs: settings that differ, x axes, smoothing, last and best values."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def curve(values, seconds=None):
     return {"step": steps, "total": np.array(values, float), "seconds": steps * 0.5 if seconds is None else np.array(seconds)}
 
 
-def test_settings_that_differ_come_first_and_all_are_there():
+def test_settings_that_differ_come_first_and_none_is_missing():
     other = replace(CONFIG, machine=replace(CONFIG.machine, seed=5), bits=(3, 4), lr_by_bits={3: 0.5})
     change = {"method": "adam", "step": 7, "name": "beta", "value": 0.25}
     different, equal = charts.settings_table([compared("A"), compared("B", other, changes=[change], pinned=True)])
@@ -45,22 +45,22 @@ def test_settings_that_differ_come_first_and_all_are_there():
     assert {"setting": "generation: iterations", "value": "3"} in equal
 
 
-def test_settings_that_cannot_be_read_are_unknown_and_not_the_defaults():
+def test_unreadable_settings_are_unknown_and_not_defaults():
     different, equal = charts.settings_table([compared("A"), compared("B", None)])
     assert equal == []
     assert {row["B · a run"] for row in different} == {charts.UNKNOWN}
 
 
-def test_images_of_a_generation_are_counted_batch_by_batch():
+def test_generated_images_are_counted_by_batch():
     # 20 noise images in batches of 8, 8 and 4, three iterations each
     assert CONFIG.generation.batches == [8, 8, 4]
     expected = np.cumsum([8] * 3 + [8] * 3 + [4] * 3)
     assert charts.images_generated(CONFIG.generation, np.arange(1.0, 10.0)).tolist() == expected.tolist()
 
 
-def test_images_of_a_training_are_counted_with_short_last_batches():
+def test_training_images_are_counted_with_short_last_batches():
     config = replace(CONFIG, training=TrainingConfig(training_batch_size=16))
-    # 40 images are 16, 16 and 8
+    # 40 images make batches of 16, 16 and 8
     expected = np.cumsum([16, 16, 8] * 3)
     assert charts.images_trained_on(config, np.arange(1.0, 10.0)).tolist() == expected.tolist()
     given = replace(config, images_from="/somewhere")
@@ -75,8 +75,8 @@ def test_axes():
     assert charts.axis_values(None, "generation", columns, "images").tolist() == [1, 2, 3]
 
 
-def test_smoothing_is_an_average_with_weights_that_fall():
-    """Against the definition: weights w^k, normalised."""
+def test_smoothing_is_an_exponentially_weighted_average():
+    """Compared with the definition: normalized weights w^k."""
     values = np.random.default_rng(0).normal(size=30)
     weight = 0.8
     expected = []
@@ -90,7 +90,7 @@ def test_smoothing_is_an_average_with_weights_that_fall():
     np.testing.assert_allclose(with_gap, [1.0, np.nan, (0.5 * 1 + 3.0) / 1.5])
 
 
-def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_method():
+def test_curves_have_the_color_of_their_run_and_the_dash_of_their_method():
     methods = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
     figure = go.Figure(
         charts.curves_figure([compared("A", curves=methods), compared("B", curves=methods, pinned=True)], "total loss", "seconds", True)
@@ -108,7 +108,7 @@ def test_curves_have_the_colour_of_the_run_and_the_dash_of_the_method():
     assert figure.layout.xaxis.title.text == "computing time (s)"
 
 
-def test_smoothed_curves_keep_the_values_as_faint_lines_and_methods_can_be_left_out():
+def test_smoothed_curves_have_faint_raw_lines_and_methods_can_be_left_out():
     methods = {"mi-fgsm": curve([3, 2, 1]), "adam": curve([4, 3, 2])}
     figure = go.Figure(charts.curves_figure([compared("A", curves=methods)], "total loss", smoothing=0.5, series=["adam"]))
     faint, smooth = figure.data
@@ -118,13 +118,13 @@ def test_smoothed_curves_keep_the_values_as_faint_lines_and_methods_can_be_left_
     assert charts.curves_figure([compared("A", curves=methods)], "training loss")["layout"]["yaxis"]["type"] == "linear"
 
 
-def test_names_in_figures_only_show_themselves():
+def test_names_in_figures_are_escaped():
     figure = go.Figure(charts.curves_figure([compared("A", curves={"adam": curve([1])}, name="<b>x</b> $y$")], "total loss"))
     assert "<b>" not in figure.data[0].name
     assert "$" not in figure.data[0].name
 
 
-def test_last_and_best_and_their_distance_to_the_baseline():
+def test_last_and_best_values_and_their_difference_from_the_baseline():
     first = compared("A", curves={"mi-fgsm": curve([3, 1, 2])})
     second = compared("B", curves={"mi-fgsm": curve([5, np.nan]), "adam": curve([9, 4])}, pinned=True)
     rows = charts.values_table([first, second], "total loss")
@@ -166,14 +166,14 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("background", ["#FFFFFF", "#11161D"])
-def test_colours_are_seen_on_both_backgrounds(background):
+def test_colors_are_visible_on_both_backgrounds(background):
     assert len(set(charts.COLORS)) == charts.MOST
     for colour in charts.COLORS:
         low, high = sorted((luminance(colour), luminance(background)))
         assert (high + 0.05) / (low + 0.05) >= 3
 
 
-def test_curves_read_in_parts_are_those_read_at_once():
+def test_curves_read_in_parts_equal_those_read_at_once():
     first = {"adam": {"step": np.array([1.0]), "total": np.array([3.0])}}
     second = {"adam": {"step": np.array([2.0]), "other": np.array([5.0])}, "mi-fgsm": {"step": np.array([1.0])}}
     both = joined(first, second)

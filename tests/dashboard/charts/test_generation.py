@@ -31,7 +31,7 @@ def generation_records(methods=("mi-fgsm", "adam"), steps=3):
 
 
 def plotted(figure):
-    """The figure as plotly takes it, which checks every property, and as it arrives in the browser."""
+    """The figure as the browser gets it; plotly validates every property."""
     sent = json.loads(chart_style.json_of(figure))
     return go.Figure({"data": sent["data"], "layout": sent["layout"]})
 
@@ -43,7 +43,7 @@ CHANGES = [
 ]
 
 
-def test_loss_has_a_part_each_with_a_curve_of_its_own_colour_for_each_optimizer():
+def test_loss_figure_has_a_panel_for_each_term_with_a_color_for_each_method():
     figure = plotted(generation_charts.loss_figure(generation_records()))
     assert len(figure.data) == 2 * 6
     assert [(trace.name, trace.line.color) for trace in figure.data[:2]] == [("MI-FGSM", "#0072B2"), ("Adam", "#D55E00")]
@@ -60,12 +60,12 @@ def test_loss_has_a_part_each_with_a_curve_of_its_own_colour_for_each_optimizer(
             "teacher agreement (%)",
         )
     ]
-    assert [trace.showlegend for trace in figure.data].count(True) == 2  # an optimizer is in the legend once
+    assert [trace.showlegend for trace in figure.data].count(True) == 2  # each method is in the legend once
     assert figure.layout.yaxis.type == "log"
     assert figure.layout.yaxis6.type == "linear"  # agreement may be zero
 
 
-def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_methods_that_share_it():
+def test_a_live_change_is_one_mark_with_its_value_in_every_panel_for_all_its_methods():
     for figure, parts in (
         (generation_charts.loss_figure(generation_records(), CHANGES), 6),
         (generation_charts.layer_figure(generation_records(), ["first", "second"], CHANGES), 2),
@@ -77,7 +77,7 @@ def test_a_change_is_a_vertical_mark_with_its_value_on_every_curve_once_for_all_
         assert [shape.line.color for shape in layout.shapes][:2] == ["#8A8F98", "#0072B2"]
 
 
-def test_changes_of_one_step_share_a_mark():
+def test_live_changes_of_one_iteration_share_a_mark():
     changes = [*CHANGES, {"method": "adam", "step": 3, "name": "lr", "value": 0.2}]
     assert generation_charts.change_marks(changes) == [
         generation_charts.ChangeMark(2, "β = 0.5", ("mi-fgsm", "adam")),
@@ -85,12 +85,12 @@ def test_changes_of_one_step_share_a_mark():
     ]
 
 
-def test_heatmaps_show_marks_of_their_own_method():
+def test_heatmaps_mark_only_changes_of_their_method():
     layout = plotted(generation_charts.layer_heatmaps(generation_records(), ["mi-fgsm", "adam"], ["first", "second"], CHANGES)).layout
     assert [(shape.xref, shape.x0) for shape in layout.shapes] == [("x", 2), ("x", 3), ("x2", 2)]
 
 
-def test_heatmap_has_a_row_a_layer_and_logarithmic_colour():
+def test_heatmap_has_a_row_for_each_layer_and_logarithmic_color():
     figure = plotted(generation_charts.layer_heatmaps(generation_records(), ["mi-fgsm", "adam"], ["first", "second"]))
     assert [list(row) for row in figure.data[1].z] == [
         pytest.approx([0.0, 0.0, 0.0]),
@@ -99,18 +99,18 @@ def test_heatmap_has_a_row_a_layer_and_logarithmic_colour():
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (pytest.approx(-2), pytest.approx(0))
 
 
-def test_heatmap_of_a_long_run_has_no_more_columns_than_a_screen():
+def test_heatmap_of_a_long_run_has_few_columns():
     assert len(generation_charts.layer_heatmaps(generation_records(steps=3000), ["adam"], ["a", "b"])["data"][0]["x"]) <= 201
 
 
-def test_layer_figure_shows_each_layer_on_one_scale():
+def test_layer_figure_shows_all_layers_on_one_scale():
     figure = plotted(generation_charts.layer_figure(generation_records(("adam",)), ["first", "second"]))
     assert list(figure.data[1].y) == pytest.approx([0.01, 0.02, 0.03])
     assert figure.layout.yaxis.range == figure.layout.yaxis2.range == pytest.approx((-2.1, 0.1))
 
 
 @pytest.mark.parametrize("count", [1, 6, 21, 53])
-def test_parts_do_not_overlap_in_a_wide_and_in_a_narrow_window(count):
+def test_panels_do_not_overlap_in_wide_and_narrow_windows(count):
     records = [Record(1, "generation", "adam", 1, {"layers": [1.0] * count})]
     wide = generation_charts.layer_figure(records, [f"layer {index}" for index in range(count)])["layout"]
     for layout in (wide, {**wide, **wide["meta"]["narrow"]}):
@@ -123,14 +123,14 @@ def test_parts_do_not_overlap_in_a_wide_and_in_a_narrow_window(count):
     assert wide["meta"]["narrow"]["height"] >= wide["height"]
 
 
-def test_cursor_goes_through_every_part_that_is_over_iterations():
+def test_cursor_crosses_every_panel_over_iterations():
     figure = generation_charts.layer_figure(generation_records(), ["first", "second"])
     assert figure["layout"]["meta"]["cursor"] == [["x", "y"], ["x2", "y2"]]
     assert len(generation_charts.loss_figure(generation_records())["layout"]["meta"]["cursor"]) == 6
     assert "cursor" not in generation_charts.layer_bars({"adam": generation_records()[1]}, ["first", "second"], 0)["layout"]["meta"]
 
 
-def test_bars_say_which_layer_was_pressed_and_which_is_chosen():
+def test_bars_carry_their_layer_and_mark_the_chosen_one():
     mi_fgsm, adam = generation_records()[:2]
     figure = plotted(generation_charts.layer_bars({"mi-fgsm": mi_fgsm, "adam": adam}, ["first", "<b>second"], 1))
     assert [list(bar.customdata) for bar in figure.data] == [[0, 1], [0, 1]]
@@ -143,7 +143,7 @@ def channels(step=1, **arrays):
     return Frame(step, np.zeros((1, 3, 2, 2), np.uint8), np.zeros(1, np.int64), **arrays)
 
 
-def test_channels_are_those_of_the_layer_batch_against_running():
+def test_channel_figure_shows_batch_against_running_statistics_of_a_layer():
     running = RunningStatistics([1, 2], np.float32([9, 1, 2]), np.float32([9, 3, 4]))
     frames = {"adam": channels(means=np.float32([8, 1.5, 2.5]), variances=np.float32([8, 3.5, 4.5]))}
     figure = plotted(generation_charts.channel_figure(frames, running, 1))
@@ -152,7 +152,7 @@ def test_channels_are_those_of_the_layer_batch_against_running():
     assert figure.layout.xaxis2.type == "log"
 
 
-def test_channels_without_statistics_have_no_figure_and_what_is_no_number_is_left_out():
+def test_channel_figure_needs_statistics_and_leaves_out_nan():
     running = RunningStatistics([2], np.float32([1, 2]), np.float32([3, 4]))
     assert generation_charts.channel_figure({"adam": channels()}, running, 0) is None
     figure = generation_charts.channel_figure(
@@ -162,20 +162,20 @@ def test_channels_without_statistics_have_no_figure_and_what_is_no_number_is_lef
     assert list(points[0].y) == [None, 1]
 
 
-def test_numbers_keep_four_digits():
+def test_numbers_keep_four_significant_digits():
     array = np.float32([0.12345678, 1234567, -3.3333e-9, 0, np.inf])
     sent = json.loads(chart_style.json_of({"data": [{"y": array}], "layout": {"height": 100}}))
     assert sent == {"data": [{"y": [0.1235, 1235000.0, -3.333e-9, 0, None]}], "layout": {"height": 100}}
 
 
-def test_training_curve_is_smoothed_without_bias_at_its_start():
+def test_training_curve_is_smoothed_without_bias_at_the_start():
     records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 30)]
     figure = plotted(training_charts.training_figure(records, "total"))
     assert list(figure.data[0].y) == pytest.approx([5.0] * 29)
     assert figure.data[0].name == "Adam W4A4"
 
 
-def test_training_curve_of_a_long_run_has_no_more_points_than_a_screen_and_ends_where_the_run_is():
+def test_training_curve_of_a_long_run_has_few_points_and_keeps_the_last():
     records = [Record(i, "training", "adam W4A4", i, {"total": 5.0, "agreement": 80.0}) for i in range(1, 40_001)]
     curve = plotted(training_charts.training_figure(records, "agreement")).data[0]
     assert len(curve.x) == len(curve.y) <= 601
@@ -196,7 +196,7 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
     assert [note.text for note in figure.layout.annotations] == ["full precision 92.1 %", "paper's full precision 93.9 %"]
 
 
-def test_settings_of_one_optimizer_share_its_colour_and_differ_in_mark():
+def test_settings_of_one_method_share_its_color_and_differ_in_marker():
     rows = [
         {"method": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "quantized": 90.0,
          "standard_error": 0.5}
@@ -237,7 +237,7 @@ ALL = [f"method-{number}" for number in range(8)]
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Methods that were added to the table after the two that are there: eight in all."""
+    """Eight methods: those of the table and added ones."""
     for name in ALL[2:]:
         monkeypatch.setitem(METHODS, name, Method(name, f"Method {name[-1]}", "nowhere:Nothing"))
     return list(METHODS)
@@ -268,7 +268,7 @@ def test_figures_of_one_to_eight_methods(count, registered):
     domains = {(tuple(value["domain"]), tuple(heatmaps["layout"][f"y{name[1:]}"]["domain"]))
                for name, value in heatmaps["layout"].items() if name.startswith("xaxis")}  # fmt: skip
     assert len(domains) == count
-    assert min(high - low for (low, high), _ in domains) > 0.2  # of the width of the page
+    assert min(high - low for (low, high), _ in domains) > 0.2  # of the page width
     rows = [{"method": method, "bits": bits, "calibrated": 80.0, "quantized": 90.0} for method in methods for bits in (3, 4)]
     accuracy = plotted(accuracy_charts.accuracy_figure(rows, 92.0, {}, None))
     assert len({trace.line.color for trace in accuracy.data}) == count
@@ -279,7 +279,7 @@ def test_figures_of_one_to_eight_methods(count, registered):
     assert {trace.fill for trace in histogram.data} == {"tozeroy" if count <= 3 else "none"}
 
 
-def test_terms_are_those_that_the_run_recorded():
+def test_terms_are_those_the_run_recorded():
     data = {"total": 3.0, "ie": 1.0, "bns": 2.0, "agreement": 50.0, "layers": [1.0]}
     records = [Record(1, "generation", "adam", 1, data)]
     recorded = loss_terms({"terms": [
@@ -293,6 +293,6 @@ def test_terms_are_those_that_the_run_recorded():
     assert (figure.layout.yaxis2.type, figure.layout.yaxis3.type) == ("log", "linear")
 
 
-def test_a_run_without_recorded_terms_has_those_of_its_records():
+def test_a_run_without_recorded_terms_shows_those_of_its_records():
     records = [Record(1, "generation", "adam", 1, {"total": 3.0, "bns": 2.0, "layers": [1.0]})]
     assert len(generation_charts.loss_figure(records, terms=loss_terms({}))["data"]) == 2

@@ -1,4 +1,4 @@
-"""Charts of trainings and layers, from records and results written by hand."""
+"""Charts of training and layers, from handwritten records and results."""
 
 import json
 
@@ -12,7 +12,7 @@ from dashboard.charts.training import accuracy_during_training, error_figure, hi
 
 
 def plotted(figure):
-    """The figure as plotly reads it, which checks every property."""
+    """The figure as the browser gets it; plotly validates every property."""
     sent = json.loads(style.json_of(figure))
     return go.Figure({"data": sent["data"], "layout": sent["layout"]})
 

@@ -1,4 +1,4 @@
-"""Figures and tables: names of downloaded files, one way to show them on all pages, and no formulas in CSV files."""
+"""Figures and tables: names of downloaded files, one module that shows them on all pages, and no formulas in CSV files."""
 
 import ast
 import json
@@ -24,8 +24,8 @@ def test_file_name_from_run_and_chart():
     assert long.endswith("-similarity-matrix-adam")
 
 
-def test_script_survives_html_cleaning():
-    """DOMPurify, which Streamlit uses to clean HTML, drops scripts that contain anything like a tag."""
+def test_script_survives_html_sanitizing():
+    """DOMPurify, with which Streamlit sanitizes HTML, drops scripts that contain anything like a tag."""
     script = chart_files.script()
     assert not any(f"<{character}" in script for character in "/!abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -42,7 +42,7 @@ def test_all_figures_and_tables_are_shown_by_one_module():
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", " =1", "＝1", "-", "+a"])
-def test_formulas_in_cells_are_made_text(formula):
+def test_formulas_in_cells_become_text(formula):
     cell = text.cell(formula)
     assert cell != formula
     assert cell[1:] == formula

@@ -15,7 +15,7 @@ from dashboard.downloads import artifacts
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run with 8 images and no network, its folder, and the store's."""
+    """A finished run with 8 images and no saved network, its folder, and the store's folder."""
     runs = tmp_path_factory.mktemp("runs")
     assert main(["generate", "--images", "8", "--iterations", "2", "--snapshots", "1", "--threads", "1", "--runs", str(runs)]) == 0
     store = RunStore(runs)
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_images_of_a_run_are_made_kept_and_listed(run):
+def test_images_are_exported_kept_and_listed(run):
     finished, folder, runs = run
     (offer,) = artifacts.offers(finished, folder, ["mi-fgsm"])
     assert (offer.title, offer.formats) == ("images by MI-FGSM", ("png", "safetensors", "npz"))
@@ -37,21 +37,21 @@ def test_images_of_a_run_are_made_kept_and_listed(run):
     made = artifacts.exported(folder)
     assert [(path.name, figures["format"], figures["images"]) for path, figures in made] == [(png.name, "png", 8), (npz.name, "npz", 8)]
     assert made[0][1]["bytes"] == png.stat().st_size
-    # again, in its own place
+    # a second export replaces the first
     assert artifacts.make(runs, finished.id, offer, "npz", folder) == npz
     assert len(artifacts.exported(folder)) == 2
-    # nothing else, such as what lay there while it was made
+    # no temporary files are left
     assert len(list((folder / "exports").iterdir())) == 4
 
 
-def test_what_the_command_refuses_is_said_in_its_words(run):
+def test_error_of_the_command_is_passed_on(run):
     finished, folder, runs = run
     offer = artifacts.Offer("images", "images", ("npz",), ("--method", "adam"))
     with pytest.raises(RunError, match="^unknown method 'adam': must be mi-fgsm$"):
         artifacts.make(runs, finished.id, offer, "npz", folder)
 
 
-def test_networks_are_offered_with_their_width_the_papers_optimizer_first(run, tmp_path):
+def test_networks_are_offered_with_their_bit_width_the_papers_method_first(run, tmp_path):
     finished, _, _ = run
     config = replace(finished.config, bits=(4,), methods=("adam", "mi-fgsm"))
     for method in ("adam", "mi-fgsm"):
@@ -67,7 +67,7 @@ def test_networks_are_offered_with_their_width_the_papers_optimizer_first(run, t
     assert found[1].options == ("--method", "adam", "--bits", "4")
 
 
-def test_every_format_has_a_name_for_a_person():
+def test_every_export_format_has_a_display_name():
     assert set(artifacts.FORMATS) == set(EXPORT_FORMATS)
 
 

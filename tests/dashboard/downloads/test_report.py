@@ -1,4 +1,4 @@
-"""A run as one HTML file: its content, that it loads nothing, and that names in it stay text. (In a browser: tests/browser.)"""
+"""The HTML report: its content, that it loads nothing, and that names stay text. (In a browser: tests/browser/test_downloads.py.)"""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"' $b
 
 
 class Elements(HTMLParser):
-    """Every element with its attributes, the text outside of scripts, and the scripts."""
+    """Every element with its attributes, the text outside scripts, and the scripts."""
 
     def __init__(self, html):
         super().__init__()
@@ -70,7 +70,7 @@ def html(store, run):
 
 
 @pytest.mark.slow
-def test_everything_of_a_run_is_in_it(html, store, run):
+def test_report_has_every_part_of_a_run(html, store, run):
     found = Elements(html)
     text = " ".join(" ".join(found.text).split())
     known = store.results(run.id)
@@ -94,10 +94,10 @@ def test_everything_of_a_run_is_in_it(html, store, run):
     assert "Accuracy at each bit width" in titles
     assert "Pairwise CLIP similarity" in titles
     heatmaps = [trace for chart in charts for trace in chart["data"] if trace["type"] == "heatmap"]
-    assert len(heatmaps) == 4  # layers and similarities, of two methods
+    assert len(heatmaps) == 4  # layers and similarities of two methods
 
 
-def test_differences_come_first_and_are_right(html, run):
+def test_settings_that_differ_from_the_preset_come_first(html, run):
     first = html[: html.index("All settings")]
     knobs = re.findall(r"<tr><td>(\w+)</td><td>([^<]+)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", first)
     assert ("generation", "images", "40", "2048") in knobs
@@ -108,7 +108,7 @@ def test_differences_come_first_and_are_right(html, run):
     assert not same & {knob.split(" ")[0] for _, knob, _, _ in knobs}
 
 
-def test_it_asks_for_nothing_and_runs_only_its_own(html):
+def test_report_loads_nothing_and_runs_only_its_own_scripts(html):
     found = Elements(html)
     assert not [1 for tag, attributes in found.elements if tag in ("link", "iframe", "object", "embed") or attributes.get("href")]
     assert all("src" not in script for script in found.of("script"))
@@ -121,7 +121,7 @@ def test_it_asks_for_nothing_and_runs_only_its_own(html):
     assert len(scripts) == 3
 
 
-def test_hostile_names_stay_names(store, run):
+def test_hostile_names_stay_text(store, run):
     model = "/home/secret/" + HOSTILE.replace("/", "|")
     config = run.config.with_knobs({"model": model})
     hostile = replace(run, name=HOSTILE, config=config, user=HOSTILE, error=HOSTILE)
@@ -139,14 +139,14 @@ def test_hostile_names_stay_names(store, run):
 
 
 @pytest.mark.parametrize("classes", [(), [f"class {index}" for index in range(1000)]])
-def test_classes_that_are_many_or_unknown(store, run, classes):
+def test_many_or_unknown_classes(store, run, classes):
     html = report.report(store, run, classes)
     assert html.count("<img ") == 2
     assert "40 of 40 images" in html
     assert 'class="classes"' not in html
 
 
-def test_a_long_command_is_whole(tmp_path):
+def test_a_long_command_is_not_truncated(tmp_path):
     store = RunStore(tmp_path / "runs")
     layers = {f"features.{index}.convolution": 4 for index in range(200)}
     quick = PRESETS["quick"]
@@ -156,7 +156,7 @@ def test_a_long_command_is_whole(tmp_path):
     assert all(f"{name}=4" in text for name in layers)
 
 
-def test_a_run_that_has_only_begun(tmp_path):
+def test_report_of_a_run_that_has_just_started(tmp_path):
     store = RunStore(tmp_path)
     run = store.run(store.create(PRESETS["quick"], "just begun"))
     text = " ".join(Elements(report.report(store, run, CLASSES)).text)
@@ -168,7 +168,7 @@ def test_a_run_that_has_only_begun(tmp_path):
     store.close()
 
 
-def test_a_report_is_of_the_run_as_it_is_now(store, run):
+def test_report_shows_the_run_as_it_is_now(store, run):
     store.rename(run.id, "renamed later")
     try:
         asked = []
@@ -181,7 +181,7 @@ def test_a_report_is_of_the_run_as_it_is_now(store, run):
 
 
 @pytest.mark.parametrize("count", [1, 5, 8])
-def test_a_report_of_one_to_eight_methods(tmp_path, monkeypatch, count):
+def test_report_of_one_to_eight_methods(tmp_path, monkeypatch, count):
     names = ["mi-fgsm", "adam", *(f"method-{number}" for number in range(2, 8))][:count]
     for name in names[2:]:
         monkeypatch.setitem(METHODS, name, Method(name, f"<{name}>", "nowhere:Nothing", paper=f"Paper of {name}"))

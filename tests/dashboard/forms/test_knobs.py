@@ -1,4 +1,4 @@
-"""Widgets of knobs: which ones appear, with which limits, and which values they return."""
+"""Widgets of knobs: which appear, their limits, and the values they return."""
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -7,7 +7,7 @@ from core.config import GenerationConfig, TrainingConfig, add_knob, find_knob, k
 from dashboard.forms.knobs import log_steps, number_arguments
 
 
-def test_log_steps_by_hand():
+def test_log_steps():
     assert log_steps(0.03, 3) == [0.0, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3]
     assert log_steps(0.02, 2.9) == [0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 2.9]
     assert log_steps(1e-12, 2e-12) == [0.0, 1e-12, 2e-12]
@@ -30,7 +30,7 @@ def added():
 
 
 def sliders(methods, values):
-    import streamlit as st  # the function is the script of an app
+    import streamlit as st  # AppTest runs the body as a script
 
     from core.config import GenerationConfig, live_knobs
     from dashboard.forms.knobs import live_sliders
@@ -40,7 +40,7 @@ def sliders(methods, values):
 
 
 def shown(*methods, **values):
-    """An app with the live sliders of these methods; live knobs begin with their defaults or the given values."""
+    """An app with the live sliders of these methods; live knobs start at their defaults or the given values."""
     app = AppTest.from_function(sliders, args=(methods, values), default_timeout=60).run()
     assert not app.exception, app.exception
     return app
@@ -86,7 +86,7 @@ def test_a_value_outside_the_range_of_the_slider_extends_it():
     assert (beta.value, beta.options[:3]) == (0.0007, ["0", "0.0007", "0.03"])
 
 
-def test_any_live_knob_gets_a_slider_without_more_code(added):
+def test_an_added_live_knob_gets_a_slider(added):
     added("strength", 0.5, "Strength.", minimum=0.0, maximum=4.0, live=True, label="γ strength", of=("adam",))
     added("decay", 0.1, "Decay.", minimum=0.01, maximum=1.0, live=True, log=True)
     added("narrow", 0.5, "Narrow.", minimum=0.0, maximum=1.0, live=True, slider=(0.2, 0.8))
@@ -119,7 +119,7 @@ def test_number_fields_have_the_limits_of_the_knob(name, expected):
     section, found = find_knob(name)
     assert section == "training"
     assert number_arguments(found) == expected
-    # streamlit refuses limits of another type than the value's
+    # Streamlit rejects limits whose type is not that of the value
     kind = type(getattr(TrainingConfig(), name))
     assert {type(value) for argument, value in number_arguments(found).items() if argument != "format"} == {kind}
 
@@ -133,7 +133,7 @@ def grid(names):
     st.session_state["result"] = knob_grid(PRESETS["paper"], names, "key")
 
 
-def test_every_type_of_knob_has_a_widget_that_begins_with_the_value_of_the_start(added):
+def test_every_type_of_knob_has_a_widget_with_its_start_value(added):
     added("unbounded", 2.5, "A number without limits.")
     names = ["images", "burn_in", "noise", "flip", "data", "unbounded", "training_lr", "activation_bits"]
     app = AppTest.from_function(grid, args=(names,), default_timeout=60).run()

@@ -1,4 +1,4 @@
-"""The form that starts a run from an earlier one returns the settings of that run, to the last bit."""
+"""The form for starting an earlier run again returns exactly the settings of that run."""
 
 from dataclasses import replace
 
@@ -70,7 +70,7 @@ CONFIGS = {
 
 @pytest.fixture
 def started(runs_folder, monkeypatch):
-    """Configs that were started, and are not computed."""
+    """Configs that the form started; they are not computed."""
     configs = []
     manager = session.manager()
 
@@ -100,8 +100,8 @@ def studio(**query):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_settings_of_a_run_come_back_from_the_form(started, name, monkeypatch):
-    went = []  # the page alone knows no other pages to go to
+def test_form_returns_the_settings_of_the_earlier_run(started, name, monkeypatch):
+    went = []  # a page opened alone cannot switch to another
     monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append(page))
     run_id = finished(CONFIGS[name])
     app = studio(**{"from": run_id})
@@ -115,9 +115,9 @@ def test_settings_of_a_run_come_back_from_the_form(started, name, monkeypatch):
 
 
 def test_every_field_differs_somewhere_from_its_default():
-    """Otherwise the test above would pass for a field that the form drops."""
+    """Otherwise the test above would miss a field that the form drops."""
     other, defaults = CONFIGS["everything else than the defaults"].to_dict(), RunConfig().to_dict()
-    assert other.pop("training_seed") is not None  # None is not written
+    assert other.pop("training_seed") is not None  # None is not stored
     other["images_from"] = CONFIGS["given images"].images_from
     same = [name for part in SECTIONS for name in defaults[part] if other[part][name] == defaults[part][name]] + [
         name for name in defaults if other[name] == defaults[name]
@@ -125,7 +125,7 @@ def test_every_field_differs_somewhere_from_its_default():
     assert same == []
 
 
-def test_what_is_changed_in_the_form_changes_and_nothing_else(started):
+def test_form_changes_only_edited_settings(started):
     config = CONFIGS["everything else than the defaults"]
     run_id = finished(config)
     app = studio(**{"from": run_id})
@@ -145,7 +145,7 @@ def test_what_is_changed_in_the_form_changes_and_nothing_else(started):
     ]
 
 
-def test_another_preset_may_be_chosen_instead(started):
+def test_a_preset_can_be_chosen_instead(started):
     run_id = finished(CONFIGS["no quantization, no encoder"])
     app = studio(**{"from": run_id})
     app.selectbox(key=f"preset/{run_id}").set_value("paper").run()
@@ -156,7 +156,7 @@ def test_another_preset_may_be_chosen_instead(started):
     assert [config.to_dict() for config in started] == [PRESETS["paper"].to_dict()]
 
 
-def test_knobs_that_were_changed_are_named(started):
+def test_live_changes_of_the_earlier_run_are_named(started):
     run_id = finished(RunConfig())
     session.store().add_change(run_id, "adam", 3, "beta", 0.5)
     session.store().add_change(run_id, "mi-fgsm", 3, "beta", 0.5)

@@ -1,4 +1,4 @@
-"""The forms that start a run: every knob has its place, and the form changes only the settings that were changed in it."""
+"""The forms that start a run: every knob has a widget, and only edited settings change."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from dashboard.forms.run import with_own_images
 
 
 def run_script(start):
-    import streamlit as st  # the function is the script of an app
+    import streamlit as st  # AppTest runs the body as a script
 
     from dashboard.forms.run import run_form
 
@@ -41,7 +41,7 @@ def quantization_script(start):
 
 @pytest.fixture
 def form(runs_folder):
-    """Shows a form that begins with a config."""
+    """Shows a form that starts from a config."""
 
     def show(script, start):
         app = AppTest.from_function(script, args=(start,), default_timeout=60).run()
@@ -62,7 +62,7 @@ def start(app):
     return app.session_state["config"]
 
 
-def test_every_knob_that_belongs_in_a_form_has_a_widget_with_its_label_and_help(form):
+def test_every_form_knob_has_a_widget_with_its_label_and_help(form):
     found = widgets(form(run_script, RunConfig()))
     for section in SECTIONS.values():
         for name, field in knobs(section).items():
@@ -74,7 +74,7 @@ def test_every_knob_that_belongs_in_a_form_has_a_widget_with_its_label_and_help(
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_knob_that_is_added_appears_in_the_form(form, section):
+def test_an_added_knob_appears_in_the_form(form, section):
     add_knob(SECTIONS[section], "extra", knob(0.5, "An extra knob.", minimum=0.0, maximum=2.0, label="Extra"))
     try:
         app = form(run_script, RunConfig())
@@ -94,7 +94,7 @@ def test_nothing_starts_before_the_button_is_pressed(form):
     assert start(app) == PRESETS["quick"]
 
 
-def test_values_of_sliders_are_part_of_the_config(form):
+def test_slider_values_are_part_of_the_config(form):
     def script(start):
         import streamlit as st
 
@@ -106,14 +106,14 @@ def test_values_of_sliders_are_part_of_the_config(form):
     assert start(form(script, quick)) == replace(quick, generation=replace(quick.generation, epsilon=0.25))
 
 
-def test_knobs_that_do_not_fit_together_are_refused(form):
+def test_conflicting_knobs_are_rejected(form):
     app = form(run_script, RunConfig())
     app.number_input(key="form/generation/images").set_value(9)
     app.button(key="start").click().run()
     assert app.exception[0].message == "images must be a multiple of snapshots (4), got 9"
 
 
-def test_given_images_have_no_settings_of_a_generation(form):
+def test_form_for_given_images_has_no_generation_settings(form):
     given = RunConfig(images_from="/a *folder*", methods=("of others",))
     app = form(run_script, given)
     assert [tab.label for tab in app.tabs] == ["Quantization", "Network and machine"]
@@ -123,7 +123,7 @@ def test_given_images_have_no_settings_of_a_generation(form):
     assert start(app) == given
 
 
-def test_limits_of_steps_and_step_size_are_those_of_the_knobs(form):
+def test_steps_and_learning_rate_have_the_limits_of_their_knobs(form):
     found = widgets(form(run_script, RunConfig()))
     for name in ("steps", "training_lr"):
         meta = knobs(TrainingConfig)[name].metadata
@@ -140,7 +140,7 @@ def test_limits_of_steps_and_step_size_are_those_of_the_knobs(form):
         ((), {3: 300}, "77"),
     ],
 )
-def test_an_empty_field_shows_and_keeps_the_values_of_the_start(form, bits, steps_by_bits, expected):
+def test_an_empty_field_shows_and_keeps_the_start_values(form, bits, steps_by_bits, expected):
     config = RunConfig(bits=bits, training=TrainingConfig(steps=77), steps_by_bits=steps_by_bits)
     app = form(run_script, config)
     steps = widgets(app)["steps"]
@@ -158,7 +158,7 @@ def test_a_number_of_steps_applies_to_every_bit_width(form):
     assert start(app) == replace(quick, training=replace(quick.training, steps=0, training_lr=0.25), steps_by_bits={}, lr_by_bits={})
 
 
-def test_the_form_for_existing_images_has_the_knobs_of_quantization_only(form):
+def test_form_for_existing_images_has_only_quantization_knobs(form):
     quick = PRESETS["quick"]
     app = form(quantization_script, quick)
     found = widgets(app)

@@ -12,7 +12,7 @@ def pictures(count, size=4):
     return np.stack([np.full((3, size, size), 10 + i, dtype=np.uint8) for i in range(count)])
 
 
-def test_data_uri_is_the_picture_without_loss():
+def test_data_uri_is_lossless():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     uri = data_uri(pixels)
     assert uri.startswith("data:image/png;base64,")
@@ -20,7 +20,7 @@ def test_data_uri_is_the_picture_without_loss():
     assert np.array_equal(decoded, pixels)
 
 
-def test_sheet_escapes_names_from_outside():
+def test_sheet_escapes_names():
     html = sheet_html(pictures(4), np.array([0, 1, 0, 1]), ["<script>alert(1)</script>", "b"], 'x" onerror="y')
     assert "<script>" not in html
     assert 'onerror="y' not in html
@@ -40,7 +40,7 @@ def seen(count, step=1, **known):
     return Frame(step, pictures(count), np.arange(count) % 3, **known)
 
 
-def test_transparent_picture_arrives_as_it_is():
+def test_data_uri_keeps_transparency():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 4), dtype=np.uint8)
     assert np.array_equal(decoded(data_uri(pixels)), pixels)
 
@@ -60,14 +60,14 @@ def test_sheet_has_all_images_by_class_with_their_descriptions():
     pixels = decoded(made.picture)
     assert pixels.shape == (made.height, made.width, 4) == (9, 14, 4)
     assert [int(pixels[top, left, 0]) for top in (0, 5) for left in (0, 5, 10)] == [10, 11, 12, 13, 14, 0]
-    assert pixels[5, 10, 3] == 0  # the place without an image
+    assert pixels[5, 10, 3] == 0  # the cell without an image is transparent
 
 
-def test_sheet_of_a_run_without_predictions_knows_the_classes():
+def test_sheet_without_predictions_names_the_classes():
     assert sheet(seen(2), ["cat", "dog", "frog"]).cells == [[0, "cat", False], [1, "dog", False], None]
 
 
-def test_sheet_of_many_classes_is_in_the_order_of_the_images():
+def test_sheet_of_many_classes_keeps_the_order_of_the_images():
     made = sheet(seen(9), [f"class {index}" for index in range(11)])
     assert (made.columns, made.header) == (8, [])
     assert [cell and cell[0] for cell in made.cells] == list(range(9))

@@ -13,7 +13,7 @@ def pictures(count, size=4):
     return np.stack([np.full((3, size, size), 10 + i, dtype=np.uint8) for i in range(count)])
 
 
-def test_only_the_images_asked_for_are_read_in_their_order(tmp_path):
+def test_requested_images_are_read_in_order(tmp_path):
     path = tmp_path / "images.safetensors"
     save_file({"images": pictures(9), "labels": np.arange(9)[::-1].copy()}, path)
     images, labels = read_images(path, [7, 0, 7])
@@ -21,7 +21,7 @@ def test_only_the_images_asked_for_are_read_in_their_order(tmp_path):
     assert labels.tolist() == [1, 8, 1]
 
 
-def test_a_file_without_them_gives_none(tmp_path):
+def test_missing_images_give_none(tmp_path):
     path = tmp_path / "images.safetensors"
     assert read_images(path, [0]) is None
     save_file({"images": pictures(2), "labels": np.arange(2)}, path)
@@ -38,7 +38,7 @@ def test_strip_has_wide_gaps_between_groups_and_narrow_ones_within():
     assert row[0, [0, 5, 14], 0].tolist() == [10, 11, 12]
 
 
-def test_row_escapes_its_captions_and_makes_large_images_smaller():
+def test_row_escapes_captions_and_shrinks_large_images():
     html = row_html([pictures(2, 224), pictures(1, 224)], ["<script>", 'a"b'], 'x" onerror="y')
     assert "<script>" not in html
     assert 'onerror="y' not in html

@@ -1,22 +1,22 @@
-"""Diversity in Streamlit's AppTest: similarities, nearest neighbors and references."""
+"""The Diversity page in Streamlit's AppTest: similarities, nearest neighbors and references."""
 
 from app_pages import component, page, texts
 
 from dashboard import session
 
 
-def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
+def test_diversity_names_its_encoder_and_shows_both_methods(with_finished_run):
     app = page("diversity")
     assert "**embedded**, trained on the 50,000 CIFAR-10 training images" in texts(app)
     assert [metric.label for metric in app.metric] == ["MI\\-FGSM", "Adam", "noise", "real images"]
     assert "512 of the first 2,000 CIFAR-10 test images" in texts(app)
     assert len(component(app, "figure")) == 3
     bodies = [element.proto.body for element in app.get("html")]
-    # for each method: pairs in rows of four, an image with its nearest neighbors, and some images
+    # for each method: pairs in rows of four, an image with its nearest neighbors, and sample images
     nearest = [body for body in bodies if "its nearest neighbors" in body]
     assert ["image 0 by MI-FGSM" in nearest[0], "image 0 by Adam" in nearest[1], len(nearest)] == [True, True, 2]
     pairs = [session.store().result(with_finished_run, f"diversity/{method}")["neighbours"]["pairs"] for method in ("mi-fgsm", "adam")]
-    rows = sum(max(1, len(own) // 4) for own in pairs)  # full ones
+    rows = sum(max(1, len(own) // 4) for own in pairs)  # only full rows
     assert len([body for body in bodies if "most similar pairs" in body]) == rows
     assert len([body for body in bodies if "data:image/png" in body]) == rows + 4
     app.select_slider(key=f"neighbors of/{with_finished_run}").set_value(21).run()
@@ -27,7 +27,7 @@ def test_diversity_names_its_encoder_and_shows_both_sets(with_finished_run):
     assert again[0] != nearest[0]
 
 
-def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finished_run):
+def test_diversity_of_a_run_from_an_earlier_version_has_no_references(with_finished_run):
     store = session.store()
     for method in ("mi-fgsm", "adam"):
         known = store.result(with_finished_run, f"diversity/{method}")
@@ -41,7 +41,7 @@ def test_diversity_of_a_run_of_an_earlier_version_has_no_references(with_finishe
     assert "No real images for reference: no image fits." in texts(app)
 
 
-def test_diversity_with_an_unknown_encoder_fails_with_the_names_that_work(with_finished_run):
+def test_diversity_with_an_unknown_encoder_fails_and_names_known_ones(with_finished_run):
     app = page("diversity")
     app.text_input(key="diversity/encoder").set_value("nonsense")
     app.button(key="measure").click().run()

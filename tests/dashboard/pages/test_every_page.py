@@ -1,4 +1,4 @@
-"""Every page in Streamlit's AppTest: without runs, with a run of an earlier server, and with a run whose network was deleted."""
+"""Every page in Streamlit's AppTest: without runs, with a run from an earlier server, and with a run whose weights file was deleted."""
 
 import json
 from dataclasses import asdict, replace
@@ -34,7 +34,7 @@ def test_page_without_runs_names_the_first_step(runs_folder, name, first_step, t
     assert any(first_step in info.value for info in app.info)
 
 
-def test_runs_lists_runs_of_earlier_servers(with_finished_run):
+def test_runs_lists_runs_from_earlier_servers(with_finished_run):
     app = page("runs")
     table = app.dataframe[0].value
     assert list(table["name"]) == ["a finished run"]
@@ -43,7 +43,7 @@ def test_runs_lists_runs_of_earlier_servers(with_finished_run):
 
 
 @pytest.mark.slow
-def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
+def test_pages_show_a_run_whose_weights_file_was_deleted(runs_folder, tmp_path):
     embedded, spec = MODELS["resnet20_cifar10"]
     path = tmp_path / "gone.safetensors"
     save_file(load_file(embedded), path, metadata={"spec": json.dumps(asdict(replace(spec, name="mine")))})
@@ -57,8 +57,8 @@ def test_pages_show_a_run_whose_network_is_gone(runs_folder, tmp_path):
     assert len(component(page("studio"), "sheet")) == 2
 
 
-def test_a_link_pressed_before_the_page_is_there_keeps_the_run(runs_folder, monkeypatch):
-    """As on a slow machine: clicking a link stops the script of the first page early."""
+def test_a_link_clicked_before_the_page_is_drawn_keeps_the_run(runs_folder, monkeypatch):
+    """On a slow machine, clicking a link stops the script of the first page early."""
     asked, newer = (session.store().create(SHORT, name) for name in ("asked for", "newer"))
     for run_id in (asked, newer):
         session.store().set_state(run_id, RunState.COMPLETE)

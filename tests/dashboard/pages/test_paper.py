@@ -1,4 +1,4 @@
-"""Paper in Streamlit's AppTest: the table with local measurements, and the form that measures a row."""
+"""The Paper page in Streamlit's AppTest: the table with local measurements, and the form that measures a row."""
 
 import pytest
 import streamlit
@@ -10,7 +10,7 @@ from dashboard import session
 from dashboard.text import plain
 
 
-def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
+def test_table_shows_the_measurements_of_a_run(with_finished_run):
     app = page("paper")
     whole, measured = (frame.value for frame in app.dataframe)
     lines = whole.set_index("row")["measured here"]
@@ -27,8 +27,8 @@ def test_table_shows_what_a_run_measured_and_opens_it(with_finished_run):
     )
 
 
-def test_table_measures_a_row(runs_folder, monkeypatch):
-    went = []  # the page alone knows no other pages to go to
+def test_form_measures_a_row(runs_folder, monkeypatch):
+    went = []  # a page opened alone cannot switch to another
     monkeypatch.setattr(streamlit, "switch_page", lambda page, query_params: went.append((page, query_params)))
     app = page("paper")
     app.selectbox(key="row").set_value("cifar10/resnet20/5").run()
@@ -41,7 +41,7 @@ def test_table_measures_a_row(runs_folder, monkeypatch):
     assert run.config.to_dict() == row_config("cifar10/resnet20/5", PRESETS["quick"], "resnet20_cifar10").to_dict()
 
 
-def test_table_says_what_is_missing_and_starts_nothing(runs_folder):
+def test_form_says_what_is_missing_and_starts_nothing(runs_folder):
     app = page("paper")
     app.selectbox(key="row").set_value("imagenet/resnet18/4").run()
     app.button(key="measure row").click().run()

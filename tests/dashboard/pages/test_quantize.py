@@ -1,4 +1,4 @@
-"""Quantize in Streamlit's AppTest: accuracies, layers, comparison with other runs and the paper, and new runs on the same images."""
+"""The Quantize page in Streamlit's AppTest: accuracies, layers, comparison with other runs and the paper, new runs on the same images."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     assert (editor["bits"] == 4).all()
 
 
-def test_quantize_evaluates_other_bit_widths_again(with_finished_run):
+def test_quantize_starts_another_evaluation(with_finished_run):
     app = page("quantize")
     app.button(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/evaluate").click().run()
     assert not app.exception
@@ -74,11 +74,11 @@ def test_quantize_averages_runs_that_differ_only_in_seeds(with_finished_run):
     assert app.query_params["with"] in (",".join(seeds[::-1]), [",".join(seeds[::-1])])
     lines = accuracy_lines(app)
     assert [line["runs"] for line in lines] == [3, 3]
-    # of t, t - 1 and t - 3
+    # the mean of t, t - 1 and t - 3
     assert [line["trained %"] for line in lines] == pytest.approx([value - 4 / 3 for value in top1], abs=0.011)
     assert [line["±"] for line in lines] == [1.53, 1.53]
     assert "standard deviation over 3 seeds" in texts(app)
-    # a copied link shows the same and ignores unknown runs
+    # the address chooses runs, methods of the paper and bars, and unknown runs are ignored
     address = {"with": f"{other},nonsense,{seeds[0]}", "paper": "zeroq,gdfq", "as": "bars"}
     app = page("quantize", run=with_finished_run, **address)
     assert [(line["runs"], line["setting"]) for line in accuracy_lines(app)] == 2 * [(2, "range lsq"), (1, "range minmax")]

@@ -78,7 +78,7 @@ def test_link_opens_all_methods_at_an_iteration(with_finished_run):
     for frame, sheet, last in zip(frames, component(app, "sheet"), component(newest, "sheet")):
         assert sheet["picture"] != last["picture"]
         assert f"{100 * frame.confidence[0]:.0f} %" in sheet["cells"][0][1]
-    assert texts(app).count("iteration 2 of 4") >= 4  # above the sheet and in the line of values of each method
+    assert texts(app).count("iteration 2 of 4") >= 4  # above each method's sheet and in its line of values
 
 
 @pytest.mark.parametrize(("at", "problem"), [("x", "got 'x'"), ("99", ""), ("-3", "got '-3'")])
@@ -88,7 +88,7 @@ def test_link_with_an_invalid_iteration_shows_the_newest(with_finished_run, at, 
     assert [plain(problem) in warning.value for warning in app.warning] == ([True] if problem else [])
 
 
-def test_link_opens_an_image_with_its_history_of_all_methods(with_finished_run):
+def test_link_opens_an_image_with_histories_of_all_methods(with_finished_run):
     app = studio(with_finished_run, method="adam", image=3, at=2)
     assert [sheet["chosen"] for sheet in component(app, "sheet")] == [None, 3]
     (large,) = [html for html in htmls(app) if 'alt="image 3 by Adam"' in html]
@@ -121,7 +121,7 @@ def test_link_to_an_unknown_image_names_the_known_ones(with_finished_run, addres
         ("nonsense", ["Loss: curves over iterations"]),
     ],
 )
-def test_link_opens_a_chart_and_draws_only_that_one(with_finished_run, view, titles):
+def test_link_opens_a_chart_and_draws_no_other(with_finished_run, view, titles):
     app = studio(with_finished_run, view=view, layer=5)
     assert [figure["title"] for figure in component(app, "figure")] == titles
 
@@ -135,7 +135,7 @@ def test_chosen_chart_and_layer_are_in_the_address(with_finished_run):
     assert component(app, "figure")[1]["title"].startswith("channels of layer 7")
 
 
-def test_run_of_an_earlier_version_is_shown_without_what_it_did_not_record(with_finished_run):
+def test_run_from_an_earlier_version_is_shown_without_missing_data(with_finished_run):
     store = session.store()
     for path in (store.run_folder(with_finished_run) / "frames").rglob("*.npz"):
         with np.load(path) as file:
@@ -151,7 +151,7 @@ def test_run_of_an_earlier_version_is_shown_without_what_it_did_not_record(with_
 
 
 @pytest.mark.slow
-def test_live_change_pause_step_and_stop_of_a_running_job(runs_folder, monkeypatch):
+def test_live_change_pause_step_and_stop_of_an_active_run(runs_folder, monkeypatch):
     for limit in ("_SECONDS_FOR_A_STEP", "_SECONDS_FOR_IMAGES"):
         monkeypatch.setattr(status, limit, 5)  # for busy machines
     manager, store = session.manager(), session.store()
@@ -163,16 +163,16 @@ def test_live_change_pause_step_and_stop_of_a_running_job(runs_folder, monkeypat
     steps = len(store.records(run_id, "generation"))
     app.slider(key=f"live/{run_id}/epsilon").set_value(0.03).run()
     app.select_slider(key=f"live/{run_id}/alpha_tv").set_value(0.01).run()
-    time.sleep(SECONDS_BETWEEN_FRAMES)  # images that follow sooner are not saved
+    time.sleep(SECONDS_BETWEEN_FRAMES)  # images that follow sooner are not stored
     app.button(key="step").click().run()
-    wait_until(lambda: len(store.records(run_id, "generation")) == steps + 2)  # one iteration of each of two methods
+    wait_until(lambda: len(store.records(run_id, "generation")) == steps + 2)  # one iteration of each method
     changed = {(change["method"], change["name"], change["value"], change["step"]) for change in store.changes(run_id)}
     assert changed == {
         ("mi-fgsm", "epsilon", 0.03, steps // 2),
         ("mi-fgsm", "alpha_tv", 0.01, steps // 2),
         ("adam", "alpha_tv", 0.01, steps // 2),
     }
-    # the page shows the result of the step at once
+    # the page immediately shows the result of the step
     assert component(app, "player")[0]["latest"] == steps // 2 + 1
     figure = json.loads(component(app, "figure")[0]["figure"])
     assert {note["text"] for note in figure["layout"]["annotations"]} >= {"ε = 0.03, α_TV = 0.01"}

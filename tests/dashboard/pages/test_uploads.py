@@ -20,7 +20,7 @@ from dashboard.text import plain
 
 
 def checkpoint(folder, **changes):
-    """A network file to upload: the embedded network under another name."""
+    """A weights file to upload: the embedded network under another name."""
     path, spec = MODELS["resnet20_cifar10"]
     file = folder / "made.safetensors"
     save_file(load_file(path), file, metadata={"spec": json.dumps({**asdict(replace(spec, name="mine")), **changes})})
@@ -37,7 +37,7 @@ def archive(count=2, name="cat/{}.png"):
     return buffer.getvalue()
 
 
-def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_path):
+def test_studio_accepts_an_uploaded_network_and_offers_it_again(runs_folder, tmp_path):
     app = page("studio")
     app.number_input(key="quick/generation/images").set_value(8)
     app.number_input(key="quick/generation/iterations").set_value(6)
@@ -54,7 +54,7 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
     session.manager().wait(run.id)
     assert session.store().run(run.id).state is RunState.COMPLETE
     again = page("studio")
-    assert "quick/machine/model" not in [box.key for box in again.selectbox]  # of the form, which is made when it is opened
+    assert "quick/machine/model" not in [box.key for box in again.selectbox]  # the form is drawn only when it is open
     again.session_state[f"new run/{run.id}"] = True
     again.run()
     assert not again.exception
@@ -65,7 +65,7 @@ def test_studio_takes_an_uploaded_network_and_offers_it_again(runs_folder, tmp_p
 
 
 @pytest.mark.slow
-def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(runs_folder, tmp_path):
+def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     torch.save({"model": load_file(MODELS["resnet20_cifar10"][0])}, tmp_path / "others.pth")
     app = page("studio")
     app.number_input(key="quick/generation/images").set_value(8)
@@ -92,7 +92,7 @@ def test_studio_takes_a_checkpoint_of_others_with_what_the_file_does_not_say(run
     assert session.store().run(run.id).state is RunState.COMPLETE
 
 
-def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
+def test_an_unusable_network_starts_nothing(runs_folder, tmp_path):
     app = page("studio")
     content = checkpoint(tmp_path, image_size=10**9)
     app.file_uploader(key="quick/machine/upload network 0").set_value(("a_b.safetensors", content, "application/octet-stream"))
@@ -106,7 +106,7 @@ def test_a_network_that_cannot_be_used_starts_nothing(runs_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
+def test_quantize_accepts_uploaded_images_without_any_run(runs_folder):
     app = page("quantize", "quantize own/")
     app.multiselect(key="own/quick/bits").set_value([8])
     app.number_input(key="own/quick/steps").set_value(0)
@@ -138,7 +138,7 @@ def test_quantize_takes_uploaded_images_without_any_run(runs_folder):
     ("name", "uploader", "button"),
     [("quantize", "own/quick/upload images 0", "quantize own"), ("diversity", "own diversity/upload images 0", "measure own")],
 )
-def test_images_that_cannot_be_used_start_nothing(runs_folder, name, uploader, button, content, reason):
+def test_unusable_images_start_nothing(runs_folder, name, uploader, button, content, reason):
     app = page(name, f"{name} own/")
     if content is not None:
         app.file_uploader(key=uploader).set_value(("a.zip", content, "application/zip"))
@@ -159,8 +159,8 @@ def test_diversity_of_uploaded_images(runs_folder):
     session.manager().wait(run.id)
     app = page("diversity")
     assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
-    assert app.metric[0].value == "1.000"  # all black
-    # uploaded images can be measured and used again, as generated ones
+    assert app.metric[0].value == "1.000"  # all images are black
+    # uploaded images can be measured and used again, like generated ones
     app.button(key="measure").click().run()
     assert not app.exception
     (again,) = [other for other in session.store().runs() if other.id != run.id]
@@ -170,7 +170,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     newest = quantized_at_8_bits(f"quantize/{again.id}/True")
     session.manager().wait(newest.id)
     assert "accuracy/given/W8A8" in session.store().results(newest.id)
-    # this run measured no diversity, which the page offers as long as the images exist
+    # this run measured no diversity; the page offers to, as long as the images exist
     app = page("diversity")
     assert "Open “Measure with another encoder” below" in texts(app)
     assert app.button(key="measure").label == "Measure"

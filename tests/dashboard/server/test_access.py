@@ -1,4 +1,4 @@
-"""Who comes in: the decision to serve at all, the login by token, its cookie, and what a page shows before it."""
+"""Access: when the server refuses to start, the login by token, its cookie, and what pages show before the login."""
 
 import time
 
@@ -23,7 +23,7 @@ OIDC = {
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    """No login configured, an address on loopback, no wrong tokens yet."""
+    """No login configured, a loopback address, no wrong tokens yet."""
     for variable in (access.TOKEN_VARIABLE, access.USERS_VARIABLE, access.UNPROTECTED_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     access._wrong_tokens.clear()
@@ -54,12 +54,12 @@ def shows_studio(test):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
-def test_loopback(address):
+def test_loopback_addresses(address):
     assert access.is_loopback(address)
 
 
 @pytest.mark.parametrize("address", [None, "", "0.0.0.0", "::", "192.168.1.4", "lab.example.org", "127.0.0.1.example.org", "unix://socket"])
-def test_everything_else_is_open(address):
+def test_other_addresses_are_open(address):
     assert not access.is_loopback(address)
 
 
@@ -77,7 +77,7 @@ def test_an_open_address_without_login_is_refused(address, monkeypatch):
     assert "0.0.0.0 is open to other machines and there is no login" in access.objection()
     with pytest.raises(SystemExit) as refusal:
         access.refuse_to_start()
-    assert refusal.value.code == access.objection()  # a text as exit code: printed to stderr, and the process returns 1
+    assert refusal.value.code == access.objection()  # a string as exit code is printed to stderr, and the process returns 1
     monkeypatch.setenv(access.UNPROTECTED_VARIABLE, "yes")
     assert access.objection()
     monkeypatch.setenv(access.UNPROTECTED_VARIABLE, "1")
@@ -87,14 +87,14 @@ def test_an_open_address_without_login_is_refused(address, monkeypatch):
     assert access.objection() == ""
 
 
-def test_a_session_is_refused_too(runs_folder):
+def test_a_session_without_login_is_refused(runs_folder):
     config.set_option("server.address", "0.0.0.0")
     test = app()
     assert [error.value for error in test.error] == [access.objection()]
     assert not shows_studio(test)
 
 
-def test_secrets_with_a_mistake_are_not_taken_for_no_login(tmp_path):
+def test_unreadable_secrets_do_not_count_as_no_login(tmp_path):
     file = tmp_path / "secrets.toml"
     before = config.get_option("secrets.files")
     config.set_option("secrets.files", [str(file)])
@@ -109,13 +109,13 @@ def test_secrets_with_a_mistake_are_not_taken_for_no_login(tmp_path):
 
 
 @pytest.mark.parametrize("token", ["", "short", "x" * (access.SHORTEST_SECRET - 1)])
-def test_a_short_token_is_refused_also_on_loopback(token, monkeypatch, runs_folder):
+def test_a_short_token_is_refused_even_on_loopback(token, monkeypatch, runs_folder):
     monkeypatch.setenv(access.TOKEN_VARIABLE, token)
     assert f"{access.TOKEN_VARIABLE} must have at least {access.SHORTEST_SECRET} characters, got {len(token)}" in access.objection()
     assert not shows_studio(app())
 
 
-def test_a_signed_login_gives_its_name_back():
+def test_a_signed_login_returns_its_name():
     login = access.sign("Anna Ä. | <b>", TOKEN)
     assert access.signed_name(login, TOKEN) == "Anna Ä. | <b>"
     assert TOKEN not in login
@@ -135,7 +135,7 @@ def test_a_signed_login_gives_its_name_back():
     ],
     ids=["empty", "dot", "plain", "other token", "cut", "other name", "not ascii"],
 )
-def test_any_other_login_gives_no_name(login):
+def test_any_other_login_has_no_name(login):
     assert access.signed_name(login, TOKEN) == ""
 
 
@@ -157,7 +157,7 @@ def test_wrong_tokens_are_counted_for_the_whole_server(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(access.time, "monotonic", lambda: now)
     for _ in range(access.WRONG_TOKENS):
-        assert access.token_problem(TOKEN, TOKEN) == ""  # right ones do not count
+        assert access.token_problem(TOKEN, TOKEN) == ""  # correct tokens do not count
         assert access.token_problem("a guess", TOKEN) == "Wrong token."
     assert f"try again in {access.WRONG_TOKENS_SECONDS}" in access.token_problem(TOKEN, TOKEN)
     now += access.WRONG_TOKENS_SECONDS + 1
@@ -170,7 +170,7 @@ def fill(test, name, token):
     return test.button[0].click().run()
 
 
-def test_the_form_stands_before_the_page_and_shows_nothing_that_was_typed(monkeypatch, cookies, runs_folder):
+def test_the_login_form_hides_the_page_and_shows_errors(monkeypatch, cookies, runs_folder):
     monkeypatch.setenv(access.TOKEN_VARIABLE, TOKEN)
     test = app()
     assert [title.value for title in test.title] == ["Log in"]
@@ -181,7 +181,7 @@ def test_the_form_stands_before_the_page_and_shows_nothing_that_was_typed(monkey
     assert not shows_studio(test)
 
 
-def test_the_right_token_sends_a_login_to_the_browser(monkeypatch, cookies, runs_folder):
+def test_the_correct_token_sends_a_login_to_the_browser(monkeypatch, cookies, runs_folder):
     monkeypatch.setenv(access.TOKEN_VARIABLE, TOKEN)
     sent = []
     monkeypatch.setattr(access, "_send_login", sent.append)
@@ -189,7 +189,7 @@ def test_the_right_token_sends_a_login_to_the_browser(monkeypatch, cookies, runs
     assert [access.signed_name(login, TOKEN) for login in sent] == ["Anna"]
 
 
-def test_a_session_with_the_cookie_is_in_and_can_log_out(monkeypatch, cookies, runs_folder):
+def test_a_session_with_the_cookie_is_logged_in_and_can_log_out(monkeypatch, cookies, runs_folder):
     monkeypatch.setenv(access.TOKEN_VARIABLE, TOKEN)
     cookies[access._cookie_name()] = access.sign("Anna", TOKEN)
     test = app()
@@ -200,14 +200,14 @@ def test_a_session_with_the_cookie_is_in_and_can_log_out(monkeypatch, cookies, r
     assert not shows_studio(test)
 
 
-def test_another_cookie_is_not(monkeypatch, cookies, runs_folder):
+def test_a_cookie_signed_with_another_token_is_ignored(monkeypatch, cookies, runs_folder):
     monkeypatch.setenv(access.TOKEN_VARIABLE, TOKEN)
     cookies[access._cookie_name()] = access.sign("Anna", "the token of last week")
     assert not shows_studio(app())
     assert access.user() == ""
 
 
-def test_the_server_sets_only_what_it_signed(monkeypatch):
+def test_the_server_sets_only_cookies_that_it_signed(monkeypatch):
     monkeypatch.setenv(access.TOKEN_VARIABLE, TOKEN)
     client = TestClient(Starlette(routes=access.routes()))
     login = access.sign("Anna", TOKEN)
@@ -225,7 +225,7 @@ def test_the_server_sets_only_what_it_signed(monkeypatch):
     assert "Secure" in secure.post("/login", headers={access.LOGIN_HEADER: login}).headers["set-cookie"]
 
 
-def test_accounts_stand_before_the_page_too(runs_folder):
+def test_the_login_by_account_hides_the_page(runs_folder):
     test = app(secrets=OIDC)
     assert [title.value for title in test.title] == ["Log in"]
     assert [button.label for button in test.button] == ["Log in with your account"]

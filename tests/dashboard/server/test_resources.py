@@ -19,13 +19,13 @@ class Cycle:
 
 @pytest.fixture
 def many_objects():
-    """About as many objects as a server has imported."""
+    """About as many objects as a server has after its imports."""
     yield [[index] for index in range(400_000)]
     gc.unfreeze()
 
 
-def test_cycles_that_outlive_a_refresh_are_collected_soon(many_objects):
-    """Without freezing, old cycles would wait until they are a quarter of all old objects."""
+def test_cycles_that_outlive_a_refresh_are_collected_early(many_objects):
+    """Without freezing, old cycles would be collected only once they are a quarter of all old objects."""
     gc.collect()
     resources.collect_garbage_often()
     shown: deque[Cycle] = deque(maxlen=5000)  # outlives the young generations
@@ -63,4 +63,4 @@ def test_threads_share_memory_arenas():
         return subprocess.run([sys.executable, "-c", _THREADS, mode], capture_output=True, text=True, check=True).stdout.count("<heap ")
 
     assert arenas("separate") >= 8
-    assert arenas("shared") <= resources.ARENAS + 1  # one more if a library started a thread before
+    assert arenas("shared") <= resources.ARENAS + 1  # one more if a library has started a thread

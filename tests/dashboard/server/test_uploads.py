@@ -1,4 +1,4 @@
-"""Uploads: what is accepted is kept whole under its hash, what is refused leaves nothing behind."""
+"""Uploads: accepted files are stored whole under their hash, rejected ones leave nothing behind."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_network_is_kept_under_its_hash_and_can_be_used(tmp_path, kept):
+def test_network_is_stored_under_its_hash_and_loads(tmp_path, kept):
     content = checkpoint(tmp_path)
     path = kept.store_network(io.BytesIO(content), "../../evil name.safetensors")
     digest = hashlib.sha256(content).hexdigest()
@@ -66,7 +66,7 @@ def test_network_is_kept_under_its_hash_and_can_be_used(tmp_path, kept):
     assert kept.networks() == {path: "mine (10 classes), uploaded as ../../evil name.safetensors"}
 
 
-def test_same_network_twice_is_one(tmp_path, kept):
+def test_same_network_is_stored_once(tmp_path, kept):
     content = checkpoint(tmp_path)
     paths = [kept.store_network(io.BytesIO(content), name) for name in ("a.safetensors", "b.safetensors")]
     other = kept.store_network(io.BytesIO(checkpoint(tmp_path, name="other")), "c.safetensors")
@@ -90,17 +90,17 @@ def refused(keep, content, tmp_path, name="my file.bin") -> str:
 @pytest.mark.parametrize(
     "content", [b"", b"x", b"PK\x03\x04" + bytes(100), (2**60).to_bytes(8, "little") + b"{", b"\x80\x02}q\x00." + bytes(50)]
 )
-def test_other_files_are_no_networks(tmp_path, kept, content):
+def test_other_files_are_rejected(tmp_path, kept, content):
     assert "but starts with" in refused(kept.store_network, content, tmp_path)
 
 
-def test_pickle_is_no_network(tmp_path, kept):
+def test_pickle_is_rejected(tmp_path, kept):
     buffer = io.BytesIO()
     torch.save(load_file(PATH), buffer)
     assert "but starts with" in refused(kept.store_network, buffer.getvalue(), tmp_path)
 
 
-def test_network_that_is_too_large(tmp_path, kept, monkeypatch):
+def test_oversized_network_is_rejected(tmp_path, kept, monkeypatch):
     content = checkpoint(tmp_path)
     monkeypatch.setattr(uploads, "NETWORK_BYTES", 1000)
     assert f"must have at most 1,000 bytes, got {len(content):,}" in refused(kept.store_network, content, tmp_path)
@@ -117,9 +117,9 @@ def test_network_that_is_too_large(tmp_path, kept, monkeypatch):
         ({"mean": "abc"}, "mean"),
     ],
 )
-def test_networks_that_cannot_be_used(tmp_path, kept, changes, words):
+def test_unusable_networks_are_rejected(tmp_path, kept, changes, words):
     content = checkpoint(tmp_path, **changes)
-    if "unknown" in words:  # names the architecture, not the file
+    if "unknown" in words:  # this message names the architecture, not the file
         with pytest.raises(ModelError, match=words):
             kept.store_network(io.BytesIO(content), "a")
         assert files_in(tmp_path / "runs") == []
@@ -127,31 +127,31 @@ def test_networks_that_cannot_be_used(tmp_path, kept, changes, words):
         assert words in refused(kept.store_network, content, tmp_path)
 
 
-def test_network_without_a_header_of_ours(tmp_path, kept):
+def test_network_without_our_header_is_rejected(tmp_path, kept):
     assert "whose header describes the network" in refused(kept.store_network, save(load_file(PATH)), tmp_path)
     assert "whose header describes the network" in refused(
         kept.store_network, checkpoint(tmp_path, metadata={"spec": "[" * 100_000}), tmp_path
     )
 
 
-def test_network_that_is_cut_off(tmp_path, kept):
+def test_truncated_network_is_rejected(tmp_path, kept):
     refused(kept.store_network, checkpoint(tmp_path)[:-100], tmp_path)
 
 
-def test_network_of_numbers_that_are_none(tmp_path, kept):
+def test_network_with_nan_is_rejected(tmp_path, kept):
     weights = load_file(PATH)
     weights["output.bias"][0] = torch.nan
     assert "must be finite for every class" in refused(kept.store_network, checkpoint(tmp_path, weights), tmp_path)
 
 
 def others(state=None) -> bytes:
-    """The embedded network as somebody else would have saved it."""
+    """The embedded network as a third-party weights file, with the prefix of DataParallel."""
     buffer = io.BytesIO()
     torch.save({"state_dict": {f"module.{key}": value for key, value in (state or load_file(PATH)).items()}}, buffer)
     return buffer.getvalue()
 
 
-def test_checkpoint_of_others_is_kept_with_what_was_given(tmp_path, kept):
+def test_third_party_weights_file_is_stored_with_the_given_settings(tmp_path, kept):
     names = list("abcdefghij")
     path = kept.import_network(
         io.BytesIO(others()), "../my net.pth", "pytorchcv:resnet20_cifar10", GivenSpec(mean=[0.5, 0.5, 0.5], class_names=names)
@@ -178,7 +178,7 @@ def test_checkpoint_of_others_is_kept_with_what_was_given(tmp_path, kept):
         (others(), {"class_names": ["a"]}, "output.bias must be (1,), got (10,)"),
     ],
 )
-def test_checkpoint_of_others_that_cannot_be_used(tmp_path, kept, content, given, words):
+def test_unusable_third_party_weights_file_is_rejected(tmp_path, kept, content, given, words):
     with pytest.raises(ModelError, match=re.escape(words)) as caught:
         kept.import_network(io.BytesIO(content), "a.pth", "pytorchcv:resnet20_cifar10", GivenSpec(**given))
     assert "a.pth" in str(caught.value)
@@ -186,14 +186,14 @@ def test_checkpoint_of_others_that_cannot_be_used(tmp_path, kept, content, given
     assert files_in(tmp_path / "runs") == []
 
 
-def test_checkpoint_of_others_that_is_too_large(tmp_path, kept, monkeypatch):
+def test_oversized_third_party_weights_file_is_rejected(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(uploads, "NETWORK_BYTES", 1000)
     with pytest.raises(DataError, match="must have at most 1,000 bytes"):
         kept.import_network(io.BytesIO(others()), "a.pth", "pytorchcv:resnet20_cifar10")
     assert not kept.folder.exists()
 
 
-def test_images_are_kept_under_their_hash(tmp_path, kept):
+def test_images_are_stored_under_their_hash(tmp_path, kept):
     content = archive(7)
     folder = kept.store_images(io.BytesIO(content), "../cats.zip")
     assert folder == tmp_path / "runs" / "uploads" / "images" / hashlib.sha256(content).hexdigest()
@@ -204,7 +204,7 @@ def test_images_are_kept_under_their_hash(tmp_path, kept):
 
 
 @pytest.mark.parametrize("kind", IMAGE_FORMATS)
-def test_every_format_of_an_exported_set_comes_back(tmp_path, kept, embedded, kind):
+def test_every_export_format_of_images_can_be_uploaded(tmp_path, kept, embedded, kind):
     labels = torch.tensor([3, 0, 3])
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     out = tmp_path / ("out.npz" if kind == "npz" else "out")
@@ -218,25 +218,25 @@ def test_every_format_of_an_exported_set_comes_back(tmp_path, kept, embedded, ki
     assert [path.name for path in folder.iterdir()] == ["given"]
 
 
-def test_numpy_archive_that_is_none_is_called_by_its_name(tmp_path, kept):
+def test_error_of_an_invalid_numpy_archive_has_its_name(tmp_path, kept):
     with pytest.raises(DataError, match=r"'calibration\.npz'"):
         kept.store_images(io.BytesIO(b"PK\x03\x04 and nothing else"), "calibration.npz")
     assert files_in(tmp_path / "runs") == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", archive(name="../cat/a.png"), archive(name="a.png")])
-def test_archives_that_are_refused(tmp_path, kept, content):
+def test_invalid_archives_are_rejected(tmp_path, kept, content):
     refused(kept.store_images, content, tmp_path)
     assert os.listdir(tmp_path / "runs" / "uploads" / "images") == []
 
 
-def test_archive_that_is_too_large_is_not_even_looked_at(tmp_path, kept, monkeypatch):
+def test_oversized_archive_is_rejected_unread(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(uploads, "ARCHIVE_BYTES", 100)
     assert "must have at most 100 bytes" in refused(kept.store_images, archive(), tmp_path)
     assert not kept.folder.exists()
 
 
-def test_full_disk_is_said_before(tmp_path, kept, monkeypatch):
+def test_full_disk_is_reported_before_storing(tmp_path, kept, monkeypatch):
     class Usage:
         free = uploads.SPARE_BYTES
 
@@ -247,7 +247,7 @@ def test_full_disk_is_said_before(tmp_path, kept, monkeypatch):
     assert files_in(tmp_path / "runs") == []
 
 
-def test_disk_that_fails_is_said_in_a_sentence(tmp_path, kept, monkeypatch):
+def test_disk_error_is_reported_in_one_sentence(tmp_path, kept, monkeypatch):
     def fails(*_):
         raise OSError(28, "No space left on device")
 
@@ -255,7 +255,7 @@ def test_disk_that_fails_is_said_in_a_sentence(tmp_path, kept, monkeypatch):
     assert "No space left" in refused(kept.store_network, checkpoint(tmp_path), tmp_path)
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path, kept):
+def test_leftovers_of_a_killed_process_are_removed_after_a_day(tmp_path, kept):
     kept.store_images(io.BytesIO(archive(1)), "a.zip")
     folder = kept.folder / "images"
     for name, age in ((".old", 2 * 24 * 3600), (".young", 60)):
@@ -265,7 +265,7 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path, kept):
     assert [name for name in os.listdir(folder) if name.startswith(".")] == [".young"]
 
 
-def test_same_file_at_the_same_moment(kept):
+def test_concurrent_uploads_of_one_file(kept):
     content, folders = archive(), []
     threads = [threading.Thread(target=lambda: folders.append(kept.store_images(io.BytesIO(content), "a.zip"))) for _ in range(4)]
     for thread in threads:
@@ -276,7 +276,7 @@ def test_same_file_at_the_same_moment(kept):
     assert len(set(folders)) == 1
 
 
-def test_names_of_runs(tmp_path, kept):
+def test_run_names(tmp_path, kept):
     path = kept.store_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
     plain = PRESETS["quick"]
     mine = replace(plain, model=path)
@@ -285,7 +285,7 @@ def test_names_of_runs(tmp_path, kept):
     assert kept.run_name(plain, "cats.zip") == "resnet20_cifar10, cats.zip, W3A3 W4A4 W5A5"
 
 
-def test_network_whose_label_is_gone_is_still_listed(tmp_path, kept):
+def test_network_with_an_unreadable_label_is_still_listed(tmp_path, kept):
     path = kept.store_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
     for path_of_label in (kept.folder / "networks").glob("*.json"):
         path_of_label.write_text("{")

@@ -21,7 +21,7 @@ def test_accuracies_are_rows_in_order():
     assert [(row["method"], row["bits"]) for row in results.accuracies(known)] == [("mi-fgsm", 3), ("mi-fgsm", 4), ("adam", 3)]
 
 
-def test_drop_is_full_precision_less_trained():
+def test_drop_is_full_precision_minus_trained():
     rows = [
         {"method": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.25},
         {"method": "adam", "bits": 3, "calibrated": 80.0},
@@ -52,11 +52,11 @@ def test_paper_rows_are_those_of_the_file():
         ("torchvision:resnet50", "", "", []),
     ],
 )
-def test_paper_rows_of_its_own_checkpoints(network, dataset, model, bits):
+def test_paper_rows_of_the_papers_own_weights(network, dataset, model, bits):
     assert [(row.dataset, row.network, row.bits) for row in paper_rows(network)] == [(dataset, model, width) for width in bits]
 
 
-def test_whole_table_has_the_newest_measurement_of_a_row_or_says_that_there_is_none():
+def test_whole_table_has_the_newest_measurement_of_each_row():
     first, second, *_ = paper_rows()
     kept = Measurement(
         first.name, "resnet20_cifar10", 92.1, {"mi-fgsm": 88.85}, {"mi-fgsm": 0.7}, "2,000 images", "quick", "2001-02-03", ""
@@ -80,17 +80,17 @@ def test_diversities_by_method():
     assert results.diversities({"diversity/adam": {"images": 2}, "full_precision": {}}) == {"adam": {"images": 2}}
 
 
-def test_references_are_no_methods_and_methods_no_references():
+def test_references_and_methods_are_kept_separate():
     figures = {"images": 2, "mean_similarity": 0.5}
     known = {"diversity/adam": figures, "reference/noise": figures, "reference/real": {"left_out": "none fits"}}
     assert results.diversities(known).keys() == {"adam"}
     assert results.references(known) == {"noise": figures}
     assert results.references({"diversity/adam": figures}) == {}
-    # images that were given under such a name keep it
+    # given images may have the name of a reference
     assert results.references({**known, "diversity/noise": figures}) == {}
 
 
-def test_diversity_table_has_all_sets_and_nothing_where_a_run_did_not_measure_it():
+def test_diversity_table_has_all_sets_and_none_for_missing_values():
     old = {"images": 8, "mean_similarity": 0.4, "within_class_similarity": None}
     new = {**old, "snapshot_similarity": 0.9, "nearest_similarity": 0.8, "close_share": 0.25}
     first, second = results.diversity_table({"mi-fgsm": old}, {"real": new})
@@ -104,7 +104,7 @@ def test_diversity_table_has_all_sets_and_nothing_where_a_run_did_not_measure_it
     assert (second["set"], second["snapshots"], second["nearest"], second["nearly the same %"]) == ("real images", 0.9, 0.8, 25)
 
 
-def test_paper_page_has_columns_of_the_methods_that_were_measured():
+def test_paper_tables_have_columns_of_the_measured_methods():
     row = paper_rows()[0]
     methods = ["mi-fgsm", "adam", "gdfq", "zeroq", "intraq"]
     figures = dict.fromkeys(methods, 80.0)
@@ -116,7 +116,7 @@ def test_paper_page_has_columns_of_the_methods_that_were_measured():
     assert not [name for name in results.whole_table([(row, [])])[0] if name.startswith("drop ") and name != "drop DFFG"]
 
 
-def test_the_figure_of_a_run_in_the_list_is_that_of_its_first_method():
+def test_run_list_shows_the_accuracy_of_the_first_trained_method():
     known = {f"accuracy/{method}/W4A4": {"bits": 4, "calibrated": 80.0, "quantized": top1}
              for method, top1 in (("adam", 90.0), ("mi-fgsm", 91.0))}  # fmt: skip
     assert run_list._trained(known) == {"W4A4": 91.0}

@@ -1,4 +1,4 @@
-"""Means and deviations against numpy's, and which runs form one series."""
+"""Means and standard deviations compared with numpy's, and which runs form a series."""
 
 from dataclasses import replace
 
@@ -23,13 +23,13 @@ def figures(calibrated, quantized=None, error=0.7, **more):
 
 
 def evaluated(config, name="a run", live_changes=(), **by_series):
-    """by_series: figures at 4 bits."""
+    """by_series: method -> figures at 4 bits."""
     return Evaluated(
         name, config, {f"accuracy/{method.replace('_', '-')}/W4A4": value for method, value in by_series.items()}, live_changes
     )
 
 
-def test_runs_that_differ_only_in_seeds_are_averaged_with_their_deviation():
+def test_runs_that_differ_only_in_seeds_are_averaged_with_standard_deviation():
     tops, before = [88.85, 89.4, 87.25], [80.0, 81.5, 79.0]
     runs = [evaluated(with_seed(seed), mi_fgsm=figures(before[seed], tops[seed], seconds=10.0 + seed)) for seed in range(3)]
     (row,) = accuracy_series(runs)
@@ -44,7 +44,7 @@ def test_runs_that_differ_only_in_seeds_are_averaged_with_their_deviation():
     assert line["drop"] == pytest.approx(92.1 - 88.5)
 
 
-def test_one_run_has_the_standard_error_of_its_evaluation():
+def test_a_single_run_has_the_standard_error_of_its_evaluation():
     (row,) = accuracy_series([evaluated(START, mi_fgsm=figures(80.0, 88.0, error=0.72))])
     assert (row["runs"], row["standard_error"], row["calibrated_error"]) == (1, 0.72, None)
     (line,) = accuracy_table([row], 92.1)
@@ -57,7 +57,7 @@ def test_the_same_seed_twice_counts_once():
     assert (row["runs"], row["standard_error"]) == (1, 0.7)
 
 
-def test_a_run_that_still_trains_is_left_out_of_the_trained_mean():
+def test_a_run_still_in_training_is_left_out_of_the_trained_mean():
     runs = [evaluated(with_seed(seed), adam=figures(80.0 + seed, None if seed == 2 else 88.0 + seed)) for seed in range(3)]
     (row,) = accuracy_series(runs)
     assert (row["runs"], row["quantized"], row["calibrated"]) == (2, 88.5, 81.0)
@@ -65,7 +65,7 @@ def test_a_run_that_still_trains_is_left_out_of_the_trained_mean():
     assert (row["runs"], row["quantized"], row["standard_error"]) == (1, None, None)
 
 
-def test_other_settings_are_separate_series_labeled_by_what_differs():
+def test_different_settings_are_separate_series_labeled_by_what_differs():
     white = START.with_knobs({"noise": "white", "range": "minmax"})
     runs = [evaluated(config, mi_fgsm=figures(80.0, 88.0), adam=figures(80.0, 88.0)) for config in (START, white, with_seed(1, white))]
     rows = accuracy_series(runs)
@@ -100,7 +100,7 @@ def test_a_run_with_live_changes_is_not_a_second_seed():
         evaluated(with_seed(1), "changed", changes, adam=figures(81.0, 88.0), mi_fgsm=figures(80.0, 88.0)),
     ]
     rows = [(row["method"], row["label"], row["runs"]) for row in accuracy_series(runs)]
-    # a change for adam is not one for mi-fgsm
+    # a live change of adam does not split the series of mi-fgsm
     assert rows == [("mi-fgsm", "", 2), ("adam", "no live changes", 1), ("adam", "live changes", 1)]
 
 
@@ -116,7 +116,7 @@ def test_runs_that_differ_in_many_knobs_or_in_their_images_are_labeled_by_their_
     assert rows == [("plain and 1 more", 2, 80.0), ("other", 1, 82.0), ("other (2)", 1, 83.0)]
 
 
-def test_widths_are_in_ascending_order():
+def test_bit_widths_are_in_ascending_order():
     known = {"accuracy/adam/W8A8": figures(92.0, bits=8), "accuracy/adam/W2A2": figures(40.0, bits=2), "accuracy/adam/W4A4": figures(90.0)}
     assert [row["bits"] for row in accuracy_series([Evaluated("a", replace(START, bits=(8, 2, 4)), known)])] == [2, 4, 8]
 

@@ -1,4 +1,4 @@
-"""Values of views: what pages draw first is what they are sent later, and what makes Streamlit redraw them."""
+"""Values of views: updates equal what pages draw first, and what makes Streamlit redraw a page."""
 
 import json
 from dataclasses import replace
@@ -26,12 +26,12 @@ LONG = RunConfig(
 
 @pytest.fixture
 def alone(monkeypatch):
-    """No pages of other tests follow a run."""
+    """No page of another test follows a run."""
     monkeypatch.setattr(pace, "_watching", {})
 
 
 def collect(view, run_id, query=""):
-    """The answer to a page of another machine."""
+    """The updates for a page on another machine."""
     with pace.asked_by(ME):
         return live_view.collect_updates(view, run_id, query)
 
@@ -55,7 +55,7 @@ def layout_of(app):
         ("quantize", training.TRAINING, {"training": "nonsense"}, 2),
     ],
 )
-def test_updates_are_what_the_page_draws(with_finished_run, name, view, address, least):
+def test_updates_equal_what_the_page_draws(with_finished_run, name, view, address, least):
     app = page(name, run=with_finished_run, **address)
     drawn = {element.proto.id: json.loads(element.proto.json) for element in app.get("bidi_component")}
     run = session.store().run(with_finished_run)
@@ -103,7 +103,7 @@ def test_active_run_is_updated_until_its_layout_changes(runs_folder, alone, monk
 
 
 def test_page_asks_again_soon_while_a_method_is_ahead(runs_folder, alone):
-    """Otherwise a page in step with the iterations would always show older images."""
+    """Otherwise a page that asks in step with the iterations would always show old images."""
     store = session.store()
     run_id = store.create(LONG, "by hand")
     store.set_state(run_id, RunState.RUNNING)
@@ -129,8 +129,8 @@ def test_page_asks_again_soon_while_a_method_is_ahead(runs_folder, alone):
     assert collect(generation.GENERATION, run_id)["again"] == 1000  # a paused run has no newer images
 
 
-def test_training_is_redrawn_for_each_accuracy_and_updated_in_between(runs_folder, alone, monkeypatch):
-    monkeypatch.setattr(pace, "chart_seconds", lambda: 1e-6)  # so that curves are drawn at once
+def test_training_is_redrawn_for_each_accuracy_and_updated_between(runs_folder, alone, monkeypatch):
+    monkeypatch.setattr(pace, "chart_seconds", lambda: 1e-6)  # so that curves are drawn immediately
     store = session.store()
     run_id, other = (store.create(replace(LONG, bits=(4,)), name) for name in ("shown", "beside it"))
     store.set_state(run_id, RunState.RUNNING)
@@ -163,7 +163,7 @@ def test_training_is_redrawn_for_each_accuracy_and_updated_in_between(runs_folde
     after = updates()
     assert before["layout"] == after["layout"]
     curve, tested = (json.loads(json.loads(after["values"][f"figure/{name}"])["figure"]) for name in ("training", "tested"))
-    # the average of two steps with weights 0.9 * 0.1 and 0.1, corrected for its start
+    # bias-corrected average of two steps with weights 0.9 * 0.1 and 0.1
     assert curve["data"][0]["y"] == pytest.approx([0.5, (0.09 * 0.5 + 0.1 * 0.25) / 0.19], rel=1e-3)
     assert tested["data"][0]["y"] == [85.0, 88.0]
     assert "2 of 100 steps" in after["values"][f"progress/{run_id}"]

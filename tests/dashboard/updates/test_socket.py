@@ -19,7 +19,7 @@ ME = pace.Watcher("a session", False)
 
 @pytest.fixture
 def client(monkeypatch):
-    """Of a server whose values are its question and the asking page, and one that never changes."""
+    """A client of a server that answers with the question and the asking page, and with a constant."""
     monkeypatch.setattr(pace, "watcher", lambda: ME)
 
     def collect(*question):
@@ -59,7 +59,7 @@ def test_long_question_is_truncated(client):
 
 
 def changed(address, change):
-    """The address with another signed watcher."""
+    """The address with its signed watcher changed."""
     (watcher,) = parse_qs(urlparse(address).query)["watcher"]
     return urlparse(address)._replace(query=urlencode({"watcher": change(watcher)})).geturl()
 
@@ -89,7 +89,7 @@ def test_address_expires(client, monkeypatch):
         pass
 
 
-def test_socket_below_a_base_path(monkeypatch):
+def test_socket_under_a_base_path(monkeypatch):
     monkeypatch.setattr(pace, "watcher", lambda: ME)
     monkeypatch.setattr(streamlit, "get_option", lambda name: "/studio/" if name == "server.baseUrlPath" else None)
     (route,) = updates.routes(lambda *question: {})

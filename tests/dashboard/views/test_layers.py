@@ -1,4 +1,4 @@
-"""Other bit widths for single layers: the config of the new run, and the comparison of runs on the same images."""
+"""Changed bit widths of single layers: the config of the new run, and the comparison of runs on the same images."""
 
 from dataclasses import replace
 
