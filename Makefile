@@ -1,6 +1,6 @@
 # make run     the dashboard on http://127.0.0.1:8501
-# make test    everything, with a real browser, in two processes of one thread: more threads than cores mostly wait for each other
-# make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 more
+# make test    all tests, with a real browser, in two processes of one thread each: more threads than cores mostly wait for each other
+# make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 minutes
 # make style   format; make check: lint and types
 # make test-oldest   the fast tests with the lower bounds of requirements.txt, in an environment of their own
 # PYTHON creates .venv, once: 3.11 to 3.14. For another one, rm -r .venv first
@@ -11,7 +11,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test test-oldest bench frontier style check browser compiler
 
-# `python -m`, because commands of packages that .venv shares with $(PYTHON) are not in its bin
+# `python -m`, because .venv/bin lacks the commands of packages that .venv shares with $(PYTHON)
 run: .venv/installed
 	$(BIN)/python -m streamlit run
 
@@ -35,13 +35,13 @@ style: .venv/installed-dev
 check: .venv/installed-dev
 	$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy && $(BIN)/python -m bandit -q -r -lll core dashboard streamlit_app.py
 
-# Debian's Chromium where there is apt and the right to use it, else the one that playwright brings
+# Debian's Chromium if apt is available and may be used, else playwright's own
 browser: .venv/installed-dev
 	@command -v chromium >/dev/null \
 	  || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
 	  || $(BIN)/python -m playwright install chromium
 
-# without one the tests of what it compiles are skipped
+# without a compiler, the tests of compiled code are skipped
 compiler:
 	@command -v cc >/dev/null \
 	  || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || true

@@ -52,6 +52,11 @@ class Session:
         self._asked = 0.0
         self._follower: asyncio.Task[None] | None = None
 
+    @property
+    def is_following(self) -> bool:
+        """Whether the page asks for updates of a run."""
+        return self._follower is not None
+
     async def run(self) -> None:
         """Runs until cancelled."""
         async with websockets.connect(self.url, origin=self.origin, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore
@@ -150,6 +155,8 @@ async def watch(sessions: int, runs: list[str], port: int, seconds: float, store
         for task in tasks:
             if task.done():
                 task.result()
+    if not all(tab.is_following for tab in tabs):
+        raise SystemExit("a session received no updates of its run")
     elapsed = time.monotonic() - began
     outcome = {
         "sessions": sessions,

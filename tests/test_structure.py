@@ -1,11 +1,13 @@
-"""Imports point down the list in ARCHITECTURE.md, there are no import cycles, and core never imports Streamlit."""
+"""Imports point down the list in ARCHITECTURE.md, there are no import cycles, core never imports Streamlit, and paths in comments exist."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PATH = re.compile(r"\b(?:core|dashboard|tests|benchmarks|assets|docs)/[\w./-]+\.(?:py|js|css|md|toml|json|html|j2|c)\b")
 
 # top to bottom; modules on one line may import each other
 LAYERS = (
@@ -205,3 +207,19 @@ def test_checker_allows_downward_imports(module, source):
 def test_import_cycle_is_found():
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_paths_in_comments_exist():
+    """Comments of sources and settings name files that exist."""
+    sources = [
+        ROOT / "streamlit_app.py",
+        ROOT / "Makefile",
+        ROOT / "requirements.txt",
+        ROOT / "pyproject.toml",
+        ROOT / ".streamlit/config.toml",
+    ]
+    for room in ("core", "dashboard"):
+        sources += [path for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".js", ".css", ".c", ".j2", ".html")]
+    named = {(path, name) for path in sources for name in PATH.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert [(str(path.relative_to(ROOT)), name) for path, name in named if not (ROOT / name).exists()] == []

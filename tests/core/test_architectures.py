@@ -59,6 +59,8 @@ ARCHITECTURES = (
     ("timm:levit_128s", 224),  # attention with BatchNorm of vectors, which has no statistics to match
 )
 
+FEWER_LAYERS = {"resnet26", "res2net50_14w_8s"}
+
 # with sigmoid, SiLU, Hardswish, Hardsigmoid or softmax, which torch and onnxruntime approximate or round differently
 APPROXIMATING = {
     "timm:resnext26ts", "timm:seresnext26ts", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100",
@@ -68,9 +70,13 @@ APPROXIMATING = {
 
 
 def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
+    """The network with random weights. Those with many equal blocks have fewer, because translating to ONNX takes seconds per block."""
+    if name == "torchvision:densenet121":
+        return torchvision.models.DenseNet(block_config=(2, 3, 3, 2), num_classes=classes)
     zoo, _, own = name.partition(":")
     if zoo == "timm":
-        return timm.create_model(own, pretrained=False, num_classes=classes)
+        fewer = {"layers": (1, 1, 1, 1)} if own in FEWER_LAYERS else {}
+        return timm.create_model(own, pretrained=False, num_classes=classes, **fewer)
     return torchvision.models.get_model(own, weights=None, num_classes=classes)
 
 

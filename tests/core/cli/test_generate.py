@@ -90,7 +90,7 @@ def test_existing_folder_is_refused_and_kept(tmp_path, capsys, generated, pictur
 
 def test_output_path_below_a_file_is_refused(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("1")
-    monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    monkeypatch.setattr("core.stages.generation.GenerationLoop", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()
     assert call("generate", *TINY, "--out", tmp_path / "file" / "set") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

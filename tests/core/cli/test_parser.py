@@ -113,7 +113,7 @@ def test_bad_value_exits_with_code_two(tmp_path):
 
 def test_current_folder_is_refused_as_output_path(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("core.generation.loop.synthesise", lambda *_: pytest.fail("computed for nothing"))
+    monkeypatch.setattr("core.stages.generation.GenerationLoop", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()
     assert call("generate", *TINY, "--out", ".") == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -111,7 +111,7 @@ def test_run_refuses_a_network_without_batch_norm(tiny_preset, tmp_path, capsys,
     assert "must have at least one BatchNorm layer" in refused(capsys, tmp_path / "run", "run", "--model", without_batch_norm)
 
 
-def test_output_files_have_default_permissions(tiny_preset, generated, tmp_path):
+def test_output_files_have_default_permissions(tiny_preset, tmp_path):
     out = tmp_path / "run"
     assert call("run", "--bits", 4, "--methods", "adam", "--encoder", "", "--out", out) == 0
     (tmp_path / "plain").write_text("1")

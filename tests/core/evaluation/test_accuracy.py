@@ -10,7 +10,7 @@ from core.evaluation.accuracy import evaluate
 
 
 class ByRed(nn.Module):
-    """Says class 1 where the first pixel's red, normalised, is above zero, else class 0."""
+    """Predicts class 1 if the normalized red value of the first pixel is above zero, else class 0."""
 
     def forward(self, x):
         return torch.stack([torch.zeros(len(x)), x[:, 0, 0, 0], *[torch.full((len(x),), -9.0)] * 2], dim=1)
@@ -23,7 +23,7 @@ def eight_images(labels: list[int]) -> EvaluationSet:
     return EvaluationSet(images, labels, "eight images", 8)
 
 
-def test_by_hand(small):
+def test_accuracy_by_hand(small):
     result = evaluate(ByRed(), small, eight_images([0, 0, 0, 1, 1, 1, 3, 1]), batch_size=3)
     assert result.top1 == 75.0  # the fourth and the seventh are wrong
     assert result.standard_error == round(100 * math.sqrt(0.75 * 0.25 / 8), 3) == 15.309
@@ -31,7 +31,7 @@ def test_by_hand(small):
 
 
 @pytest.mark.parametrize(("labels", "top1"), [([0] * 4 + [1] * 4, 100.0), ([1] * 4 + [0] * 4, 0.0)])
-def test_all_or_none(small, labels, top1):
+def test_all_or_none_correct(small, labels, top1):
     result = evaluate(ByRed(), small, eight_images(labels))
     assert (result.top1, result.standard_error) == (top1, 0.0)
 
@@ -41,7 +41,7 @@ def test_batch_size_does_not_matter(small, small_images):
     assert evaluate(small.network, small, images, batch_size=7) == evaluate(small.network, small, images, batch_size=64)
 
 
-def test_batches_that_suit_the_cpu(small):
+def test_default_batch_size_on_the_cpu(small):
     sizes = []
 
     class Counts(ByRed):
@@ -54,13 +54,13 @@ def test_batches_that_suit_the_cpu(small):
     assert sizes == [64, 64, 22]
 
 
-def test_empty_set(small):
+def test_empty_set_is_refused(small):
     with pytest.raises(DataError, match="nothing must have at least one image"):
         evaluate(ByRed(), small, EvaluationSet(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), [], "nothing", 8))
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_network_is_put_back(small, training):
+def test_mode_and_statistics_of_the_network_are_unchanged(small, training):
     network = small.network.train(training)
     statistics = network.bn1.running_mean.clone()
     evaluate(network, small, eight_images([0] * 8))

@@ -30,7 +30,7 @@ def unit_vectors(count: int, seed: int = 0, size: int = 6) -> torch.Tensor:
 
 
 def pair_cosines(embeddings: torch.Tensor, labels: torch.Tensor | None = None) -> list[float]:
-    """Each pair once, of the same label where labels are given."""
+    """The cosine of each pair once; with labels, of pairs with the same label only."""
     found = []
     for i in range(len(embeddings)):
         for j in range(i + 1, len(embeddings)):
@@ -57,7 +57,7 @@ def test_within_class_similarity_is_the_mean_over_pairs_of_a_class():
 
 
 @pytest.mark.parametrize("entries", [1 << 23, 7 * 31, 1])
-def test_histogram_equals_numpys(monkeypatch, entries):
+def test_histogram_equals_numpy(monkeypatch, entries):
     monkeypatch.setattr(diversity, "_ENTRIES", entries)
     embeddings = unit_vectors(31)
     histogram = similarity_histogram(embeddings)
@@ -68,13 +68,13 @@ def test_histogram_equals_numpys(monkeypatch, entries):
 
 
 def test_histogram_of_equal_and_opposite_images():
-    # rounding may carry a cosine past 1: it still counts, in the last bin
+    # rounding may push a cosine above 1; it still counts, in the last bin
     same = F.normalize(torch.full((5, 128), 0.1), dim=1) * (1 + 1e-6)
     assert similarity_histogram(same)["share"][-1] == 1
     assert similarity_histogram(torch.stack([same[0], -same[0]]))["share"][0] == 1
 
 
-def test_matrix_is_ordered_by_class_and_keeps_order_within():
+def test_matrix_is_ordered_by_class_and_then_by_index():
     embeddings, labels = unit_vectors(9), torch.tensor([2, 0, 1, 0, 2, 1, 0, 0, 1])
     matrix = similarity_matrix(embeddings, labels)
     order = [1, 3, 6, 7, 2, 5, 8, 0, 4]
@@ -91,7 +91,7 @@ def test_matrix_of_many_images_is_spread_over_the_set():
     embeddings = torch.stack([angle.cos(), angle.sin()], dim=1)
     matrix = similarity_matrix(embeddings, torch.zeros(count, dtype=torch.long))
     assert len(matrix["cosine"]) == len(matrix["labels"]) == MATRIX_IMAGES
-    # cosine to the first image says where on the arc an image lies
+    # the cosine to the first image gives the position on the arc
     positions = np.arccos(np.array(matrix["cosine"][0]).clip(-1, 1))
     assert positions[0] == 0
     assert positions[-1] == pytest.approx(3, abs=0.01)
@@ -121,27 +121,27 @@ def test_measure_diversity():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_images(count):
+def test_fewer_than_two_images_are_refused(count):
     with pytest.raises(DataError, match=f"at least 2 images to measure diversity, got {count}"):
         measure_diversity(ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count)), colour_encoder())
 
 
 def generated(config: GenerationConfig) -> ImageSet:
-    """Labels as the generation gives them, and the manifest it writes."""
+    """An image set with the labels and the manifest of a generation."""
     starts = torch.tensor(config.starts)
     return ImageSet(torch.zeros(config.images, 3, 8, 8, dtype=torch.uint8), starts % 3, {"config": config.to_dict()})
 
 
-# 5 noise images in batches of 2 and 3, as none is left alone; each saved twice
+# 5 noise images in batches of 2 and 3, because no batch has a single image; each saved twice
 IN_BATCHES = GenerationConfig(images=10, snapshots=2, batch_size=2, iterations=4)
 
 
-def test_families_began_as_the_same_noise_image():
+def test_groups_are_snapshots_of_the_same_noise_image():
     assert IN_BATCHES.starts == [0, 1, 0, 1, 2, 3, 4, 2, 3, 4]
     assert snapshot_groups(generated(IN_BATCHES)).tolist() == [[0, 2], [1, 3], [4, 7], [5, 8], [6, 9]]
 
 
-def test_families_are_known_from_a_manifest_of_version_1():
+def test_groups_from_a_manifest_of_version_1():
     images = generated(IN_BATCHES)
     config = {name: value for name, value in IN_BATCHES.to_dict().items() if name != "half_resolution_fraction"}
     config |= {"model": "x", "optimizer": "adam", "half_resolution": 0.0, "seed": 3, "compile": False, "threads": 1, "device": "cpu"}
@@ -149,7 +149,7 @@ def test_families_are_known_from_a_manifest_of_version_1():
     assert torch.equal(snapshot_groups(of_version_1), snapshot_groups(images))
 
 
-def test_families_are_not_known_where_the_set_does_not_say():
+def test_groups_are_unknown_without_a_matching_manifest():
     whole = generated(IN_BATCHES)
     assert snapshot_groups(ImageSet(whole.images, whole.labels)) is None
     assert snapshot_groups(ImageSet(whole.images[:8], whole.labels[:8], whole.manifest)) is None
@@ -158,7 +158,7 @@ def test_families_are_not_known_where_the_set_does_not_say():
     assert snapshot_groups(ImageSet(whole.images, whole.labels, {"config": []})) is None
 
 
-def test_family_similarity_is_the_mean_over_their_pairs():
+def test_group_similarity_is_the_mean_over_pairs_within_groups():
     embeddings, groups = unit_vectors(10), snapshot_groups(generated(IN_BATCHES))
     pairs = [(0, 2), (1, 3), (4, 7), (5, 8), (6, 9)]
     expected = np.mean([float(F.cosine_similarity(embeddings[i], embeddings[j], dim=0)) for i, j in pairs])
@@ -182,39 +182,39 @@ def test_nearest_images_equal_a_sort_of_all_others(monkeypatch, entries):
             assert cosines[place].tolist() == pytest.approx([cosine for cosine, _ in expected], abs=1e-6)
 
 
-def test_nearest_images_where_there_are_fewer():
+def test_fewer_nearest_images_than_requested():
     cosines, numbers = nearest_images(unit_vectors(3), torch.arange(3), 5)
     assert cosines.shape == numbers.shape == (3, 2)
     cosines, _ = nearest_images(unit_vectors(4), torch.arange(4), 5, torch.tensor([[0, 1], [2, 3]]))
     assert cosines.shape == (4, 1)
 
 
-def test_pairs_begin_with_the_most_alike_and_show_no_image_twice():
+def test_pairs_start_with_the_most_similar_and_repeat_no_image():
     queries, numbers = torch.arange(5), torch.tensor([1, 0, 1, 4, 3])
     cosines = torch.tensor([0.9, 0.9, 0.8, 0.95, 0.95])
     assert most_similar_pairs(queries, cosines, numbers) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.9)]]
-    # 2 is of the family of 3, and so neither it nor its nearest makes another pair
+    # 2 is in the group of 3, which is already in a pair, so 2 and its nearest neighbor do not form another
     queries, numbers, cosines = torch.arange(6), torch.tensor([1, 0, 1, 4, 3, 0]), torch.tensor([0.1, 0.1, 0.8, 0.95, 0.95, 0.0])
     groups = torch.tensor([[0, 1], [2, 3], [4, 5]])
     assert most_similar_pairs(queries, cosines, numbers, groups) == [[3, 4, pytest.approx(0.95)], [0, 1, pytest.approx(0.1)]]
 
 
-def test_neighbours_of_a_set_are_of_other_noise_images():
+def test_neighbors_come_from_other_noise_images():
     config = GenerationConfig(images=8, snapshots=2, batch_size=4, iterations=4)
     images = generated(config)
     images.labels = torch.tensor([0, 1, 2, 3] * 2)
-    # as bright as the channel says: noise images 0 and 1 are red, one much darker at its second snapshot, 2 is green, 3 is blue
+    # noise images 0 and 1 are red, 2 is green, 3 is blue; their two snapshots differ in brightness
     for index, (channel, value) in enumerate([(0, 255), (0, 200), (1, 255), (2, 255), (0, 90), (0, 255), (1, 80), (2, 10)]):
         images.images[index, channel] = value
     measured = measure_diversity(images, colour_encoder())
     assert measured["snapshot_similarity"] == 1
-    # the nearest of a red one is another red one, cosine 1; of green and blue only cosine 0 is left
+    # the nearest neighbor of a red image is red, cosine 1; for green and blue only cosine 0 is left
     assert measured["nearest_similarity"] == pytest.approx(0.5)
     assert (measured["close_above"], measured["close_share"]) == (0.95, 0.5)
     neighbours = measured["neighbours"]
     assert neighbours["images"] == list(range(8))
     assert neighbours["nearest"][0][0] in (1, 5)
-    assert neighbours["cosine"][0] == pytest.approx([1, 0, 0])  # one of each of the three other noise images
+    assert neighbours["cosine"][0] == pytest.approx([1, 0, 0])  # one for each of the three other noise images
     assert neighbours["pairs"][0][2] == pytest.approx(1)
     assert len({image % 4 for pair in neighbours["pairs"] for image in pair[:2]}) == 2 * len(neighbours["pairs"])
     assert json.loads(json.dumps(measured)) == measured
@@ -222,10 +222,10 @@ def test_neighbours_of_a_set_are_of_other_noise_images():
     assert without == {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}
 
 
-def test_neighbours_of_a_large_set_are_looked_for_from_some_images_only(monkeypatch):
+def test_neighbors_in_a_large_set_are_searched_for_some_images_only(monkeypatch):
     monkeypatch.setattr(diversity, "QUERIES", 3)
     images = torch.zeros(9, 3, 8, 8, dtype=torch.uint8)
-    images[:, 0] = 255  # all red, but the fifth, which is the second of the three that are looked at
+    images[:, 0] = 255  # all red except the fifth, which is the second of the three queries
     images[4, 0], images[4, 1] = 0, 255
     measured = measure_diversity(ImageSet(images, torch.zeros(9, dtype=torch.long)), colour_encoder())
     assert measured["close_share"] == pytest.approx(2 / 3, abs=1e-5)

@@ -31,7 +31,7 @@ def test_embeddings_have_unit_length(encoder):
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(10))
 
 
-def test_embeddings_are_open_clips_own(encoder):
+def test_embeddings_equal_those_of_open_clip(encoder):
     images, _ = embedded_images()
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{EMBEDDED_FOLDER}")
     pixels = torch.stack([preprocess(to_pil_image(image)) for image in images[:6]])
@@ -41,7 +41,7 @@ def test_embeddings_are_open_clips_own(encoder):
     torch.testing.assert_close(encoder.embed_images(images[:6], batch_size=1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_stopping_between_batches(encoder):
+def test_pause_point_can_stop_the_embedding(encoder):
     images, _ = embedded_images()
 
     def stop() -> None:
@@ -75,17 +75,17 @@ def test_zero_shot_accuracy_of_the_embedded_encoder():
 
 
 @pytest.mark.parametrize("name", ["clip", "ViT-B-32", "", "NoSuchNet:openai", ":openai"])
-def test_unknown_name_lists_what_there_is(name):
+def test_error_for_an_unknown_name_lists_the_choices(name):
     with pytest.raises(UnknownNameError, match="unknown encoder .*must be one of embedded, ARCH:PRETRAINED .*ViT-B-32:laion2b_s34b_b79k"):
         load_encoder(name, "cpu")
 
 
-def test_unknown_weights_list_those_of_the_architecture():
+def test_error_for_unknown_weights_lists_those_of_the_architecture():
     with pytest.raises(UnknownNameError, match="'RN50:bogus'.*embedded.*RN50:openai.*RN50:yfcc15m"):
         load_encoder("RN50:bogus", "cpu")
 
 
-def test_download_that_fails(monkeypatch):
+def test_failed_download_is_reported(monkeypatch):
     def no_network(*_arguments, **_options):
         raise OSError("[Errno -3] Temporary failure in name resolution\nsecond line")
 
@@ -97,7 +97,7 @@ def test_download_that_fails(monkeypatch):
     assert logging.getLogger().level == level
 
 
-def test_failure_without_a_message(monkeypatch):
+def test_failure_without_a_message_is_reported(monkeypatch):
     def silent(*_arguments, **_options):
         raise TimeoutError
 

@@ -6,7 +6,7 @@ from core.evaluation.references import REFERENCE_IMAGES, noise_images, real_imag
 from core.generation.sources.pixels import SignedMomentumImages
 
 
-def test_noise_is_that_from_which_every_batch_starts(embedded):
+def test_noise_images_are_those_that_batches_start_from(embedded):
     config = GenerationConfig(images=20, snapshots=2, batch_size=4, iterations=4, noise="white")
     noise = noise_images(embedded, config, 5)
     source = SignedMomentumImages(embedded, config, MachineConfig(seed=5))
@@ -20,7 +20,7 @@ def test_noise_is_that_from_which_every_batch_starts(embedded):
     assert len(noise.labels.unique()) == 10
 
 
-def test_noise_of_a_large_generation_is_cut_off(embedded):
+def test_number_of_noise_images_is_limited(embedded):
     noise = noise_images(embedded, GenerationConfig(images=4000, snapshots=4, batch_size=300, iterations=4))
     assert len(noise) == REFERENCE_IMAGES
 
@@ -32,11 +32,11 @@ def test_real_images_are_spread_over_the_evaluation_set(embedded):
     assert torch.equal(real.images[0], images[0])
     assert torch.equal(real.images[-1], images[-1])
     assert (real.labels[0], real.labels[-1]) == (labels[0], labels[-1])
-    assert real.labels.bincount().min() > 30  # of each of ten classes
+    assert real.labels.bincount().min() > 30  # for each of ten classes
     assert real.manifest["description"] == "512 of the first 2,000 CIFAR-10 test images (embedded)"
 
 
-def test_few_real_images_are_all_taken_at_the_size_of_the_network():
+def test_few_real_images_are_all_used_at_the_image_size_of_the_network():
     evaluation_set = EvaluationSet(torch.randint(0, 256, (7, 3, 40, 40), dtype=torch.uint8), range(7), "seven images", 32)
     real = real_images(evaluation_set)
     assert real.images.shape == (7, 3, 32, 32)

@@ -19,7 +19,7 @@ def test_statistics_agree_with_torch(memory_format):
     assert torch.allclose(variance, expected_variance, rtol=1e-4)
 
 
-def test_variance_is_the_one_that_batch_norm_keeps():
+def test_statistics_equal_batch_norms_running_statistics():
     x = noise(16, 3, 4, 4) + 1
     layer = nn.BatchNorm2d(3, momentum=1.0).train()
     layer(x)
@@ -28,7 +28,7 @@ def test_variance_is_the_one_that_batch_norm_keeps():
     assert torch.allclose(variance, layer.running_var, rtol=1e-5)
 
 
-def test_gradient_is_the_numeric_one():
+def test_gradient_matches_the_numeric_one():
     x = noise(3, 2, 3, 2).double().requires_grad_(True)
     assert torch.autograd.gradcheck(ChannelStatistics.apply, (x,))
 
@@ -46,7 +46,7 @@ def test_gradient_agrees_with_autograd_through_torch():
 
 
 class Repeated(nn.Module):
-    """Layers of 2, 1 and 2 channels, of which the first runs twice and the second not at all."""
+    """Layers of 2, 1 and 2 channels; the first runs twice, the second never."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ def test_all_layers_end_to_end():
         assert torch.allclose(row, expected, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
-def test_loss_is_zero_on_matching_statistics_and_right_by_hand_elsewhere():
+def test_loss_by_hand_and_zero_for_matching_statistics():
     x = noise(32, 3, 4, 4)
     layer = nn.BatchNorm2d(3).eval()
     variance, mean = torch.var_mean(x, dim=(0, 2, 3))
@@ -85,24 +85,24 @@ def test_loss_is_zero_on_matching_statistics_and_right_by_hand_elsewhere():
         assert statistics.layer_losses().item() == pytest.approx(7.0, abs=1e-4)
 
 
-def test_every_layer_counts_and_hooks_are_gone_afterwards(embedded):
+def test_every_layer_counts_and_hooks_are_removed(embedded):
     images = noise(2, 3, 32, 32)
     with collect_statistics(embedded.network) as statistics:
         embedded.network(images)
-        # 1 + 3 stages of 3 units of 2, and the two projections
+        # the stem, 3 stages of 3 units of 2, and two projections
         assert len(statistics.names) == 1 + 18 + 2
         assert all(len(passes) == 1 for passes in statistics.batch)
         assert (statistics.layer_losses() > 0).all()
     assert not any(module._forward_pre_hooks for module in embedded.network.modules())
 
 
-def test_hooks_are_gone_after_an_error(embedded):
+def test_hooks_are_removed_after_an_error(embedded):
     with pytest.raises(ZeroDivisionError), collect_statistics(embedded.network):
         raise ZeroDivisionError
     assert not any(module._forward_pre_hooks for module in embedded.network.modules())
 
 
-def test_a_layer_that_runs_twice_counts_twice():
+def test_layer_that_runs_twice_counts_twice():
     layer = nn.BatchNorm2d(2).eval()
 
     class Twice(nn.Module):
@@ -114,8 +114,6 @@ def test_a_layer_that_runs_twice_counts_twice():
             return self.layer(self.layer(x))
 
     x = noise(4, 2, 3, 3) * 2
-    with collect_statistics(Twice()) as statistics:
-        Twice()(x)
     first, second = (torch.cat([v, m]) for v, m in (torch.var_mean(t, dim=(0, 2, 3)) for t in (x, layer(x))))
     target = torch.tensor([1.0, 1.0, 0.0, 0.0])
     expected = sum((part - target)[half].norm() for part in (first, second) for half in (slice(0, 2), slice(2, 4)))
@@ -124,6 +122,6 @@ def test_a_layer_that_runs_twice_counts_twice():
         assert statistics.layer_losses().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_refuses_a_network_without_batch_norm():
+def test_network_without_batch_norm_is_refused():
     with pytest.raises(ModelError, match="Linear must have a BatchNorm layer"), collect_statistics(nn.Linear(2, 2)):
         pass

@@ -13,7 +13,7 @@ LABELS = torch.arange(6) % 4
 
 @pytest.fixture
 def no_kernels():
-    """As on a machine where torch.compile is of use."""
+    """Without the C kernels, which make torch.compile unnecessary."""
     with kernels.by_torch():
         yield
 
@@ -42,7 +42,7 @@ def check_equal(outcome, expected, gradient, expected_gradient):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_is_the_network_with_hooks_and_the_losses(small, layout):
+def test_pass_equals_the_network_with_hooks_and_the_losses(small, layout):
     outcomes, gradients = [], []
     for function in (ForwardPass(small.network), lambda *a: plain(small, *a)):
         own = images()
@@ -54,7 +54,7 @@ def test_is_the_network_with_hooks_and_the_losses(small, layout):
 
 
 @pytest.mark.slow
-def test_compiled_is_the_same_within_rounding_whatever_is_turned(small, no_kernels):
+def test_compiled_pass_equals_eager_within_rounding_for_any_weights(small, no_kernels):
     compiled = ForwardPass(small.network)
     compiled.compile(images(seed=1), LABELS, {"alpha_tv": 1.0, "alpha_l2": 1.0, "beta": 1.0})
     if compiled.compile_failure:
@@ -66,16 +66,16 @@ def test_compiled_is_the_same_within_rounding_whatever_is_turned(small, no_kerne
         outcome[0].backward()
         expected[0].backward()
         check_equal(outcome, expected, own.grad, other.grad)
-    # one translation, whatever the weights
+    # compiled once, whatever the weights
     torch._dynamo.config.error_on_recompile = True
     try:
         compiled(images(), LABELS, {"alpha_tv": 0.5, "alpha_l2": 0.1, "beta": 0.7})
-        compiled(images(4), LABELS[:4], WEIGHTS)  # another size goes without
+        compiled(images(4), LABELS[:4], WEIGHTS)  # another size runs eagerly
     finally:
         torch._dynamo.config.error_on_recompile = False
 
 
-def test_without_a_compiler_it_goes_on_as_it_is(small, monkeypatch, no_kernels):
+def test_without_a_compiler_the_pass_stays_eager(small, monkeypatch, no_kernels):
     def no_compiler(function, **_options):
         def fail(*_arguments):
             raise RuntimeError("no C++ compiler was found\nand more")
@@ -94,7 +94,7 @@ def test_without_a_compiler_it_goes_on_as_it_is(small, monkeypatch, no_kernels):
     check_equal(outcome, expected, own.grad, other.grad)
 
 
-def test_memory_that_runs_out_is_no_failure_of_the_compiler(small, monkeypatch, no_kernels):
+def test_out_of_memory_is_raised(small, monkeypatch, no_kernels):
     def too_large(*_arguments):
         raise RuntimeError("can't allocate memory: you tried to allocate 9 bytes")
 
@@ -108,14 +108,14 @@ class Untraceable(nn.Sequential):
         return super().forward(x if x.sum() > 1e9 else x + 0)
 
 
-def test_a_network_that_cannot_be_traced_is_not_compiled():
+def test_untraceable_network_is_not_compiled():
     forward_pass = ForwardPass(Untraceable(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval())
     forward_pass.compile(images(), LABELS, WEIGHTS)
     assert forward_pass.compile_failure == "the network cannot be traced"
     assert forward_pass.kernels == "torch: the network cannot be traced"
 
 
-def test_nothing_is_compiled_again_that_is_in_c(small, monkeypatch):
+def test_nothing_is_compiled_if_the_c_kernels_are_used(small, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
     monkeypatch.setattr(kernels, "description", lambda: "C")
     forward_pass = ForwardPass(small.network)

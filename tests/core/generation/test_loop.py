@@ -51,14 +51,14 @@ def test_images_labels_and_summary(small):
     assert (images.manifest["method"], images.manifest["seed"]) == ("mi-fgsm", 0)
 
 
-def test_teacher_agreement_is_that_of_the_saved_images(small):
+def test_teacher_agreement_is_computed_on_the_saved_images(small):
     images, summary = synthesise(small, CONFIG)
     with torch.no_grad():
         predicted = small.network((images.images.float() / 255 - 0.5) / 0.25).argmax(dim=1)
     assert summary["teacher_agreement"] == pytest.approx(100 * (predicted == images.labels).float().mean().item(), abs=0.01)
 
 
-def test_same_seed_same_bits_and_another_seed_others(small):
+def test_same_seed_same_bits_and_another_seed_other_images(small):
     torch.manual_seed(1)
     first, _ = synthesise(small, CONFIG)
     torch.manual_seed(2)
@@ -68,7 +68,7 @@ def test_same_seed_same_bits_and_another_seed_others(small):
     assert not torch.equal(first.images, other.images)
 
 
-def test_nothing_global_and_nothing_of_the_network_changes(small):
+def test_network_and_global_random_state_are_unchanged(small):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -86,10 +86,10 @@ def test_images_stay_in_the_valid_pixel_range(small):
     low, high = (0 - 0.5) / 0.25, (1 - 0.5) / 0.25
     assert low <= synthesis.source.current().min().item()
     assert synthesis.source.current().max().item() <= high
-    assert (synthesis.source.current() == high).any()  # a step this large reaches the border
+    assert (synthesis.source.current() == high).any()  # a step this large reaches the limit
 
 
-def test_both_methods_start_from_the_same_noise_and_labels_in_every_batch(small):
+def test_both_methods_start_every_batch_with_the_same_noise_and_labels(small):
     config = replace(CONFIG, images=48, iterations=2)
     methods = [GenerationLoop(small, config, name) for name in ("mi-fgsm", "adam")]
     for _ in range(3):  # into the second batch
@@ -111,12 +111,12 @@ def test_snapshots_are_the_states_at_their_iterations(small):
     assert CONFIG.snapshot_iterations[-1] == CONFIG.iterations
 
 
-def test_one_snapshot_saves_only_the_last_state(small):
+def test_single_snapshot_is_the_last_iteration(small):
     images, summary = synthesise(small, replace(CONFIG, snapshots=1, images=12))
     assert (len(images), summary["image_iterations"]) == (12, 144)
 
 
-def test_the_loop_announces_every_iteration_with_every_layer(small):
+def test_every_iteration_is_recorded_with_every_layer(small):
     recorder = Recorder()
     synthesise(small, CONFIG, reporter=recorder)
     assert [(method, step) for _, method, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
@@ -128,8 +128,8 @@ def test_the_loop_announces_every_iteration_with_every_layer(small):
     assert kept == list(range(1, 13))
 
 
-def test_a_frame_says_what_the_step_saw(small):
-    """Class, confidence and batch statistics are those of a forward pass over the images as they were before the step."""
+def test_frame_has_the_predictions_and_statistics_of_its_step(small):
+    """Class, confidence and batch statistics are those of a forward pass over the images before the step."""
     recorder = Recorder()
     config = replace(CONFIG, max_shift=0, flip=False)
     synthesis = GenerationLoop(small, config, reporter=recorder)
@@ -157,7 +157,7 @@ def test_a_frame_says_what_the_step_saw(small):
     assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalise(synthesis.source.current().detach()))
 
 
-def test_running_statistics_of_a_frames_layers(small):
+def test_running_statistics_of_all_layers(small):
     statistics = GenerationLoop(small, CONFIG).running_statistics()
     assert statistics.channels == [8, 8]
     assert statistics.means.tolist() == small.network.bn1.running_mean.tolist() + small.network.bn2.running_mean.tolist()
@@ -167,15 +167,15 @@ def test_running_statistics_of_a_frames_layers(small):
 @pytest.mark.parametrize(
     ("config", "most", "always"),
     [
-        # a few batches: every first iteration and snapshot, and moments between
+        # few batches: the first iteration and the snapshots of each, and evenly spaced iterations
         (replace(CONFIG, images=96, iterations=120, snapshots=2), 60, [1, 72, 120, 121, 192, 240, 241, 480]),
-        # many: only those of some batches
+        # many batches: those of every n-th only
         (replace(CONFIG, images=12 * 300, iterations=3, snapshots=1, burn_in=0.0), 105, [1, 900]),
         # one long batch
         (replace(CONFIG, images=12, iterations=1001, snapshots=1), 52, [1, 1001]),
     ],
 )
-def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_methods(config, most, always):
+def test_kept_steps_are_spread_over_the_run_and_the_same_for_all_methods(config, most, always):
     steps = sorted(kept_steps(config))
     assert steps == sorted(kept_steps(replace(config, epsilon=0.5, lr=0.5)))
     total = len(config.batches) * config.iterations
@@ -184,7 +184,7 @@ def test_kept_moments_are_spread_over_the_run_and_the_same_for_all_methods(confi
     assert max(after - before for before, after in zip([0, *steps], steps)) <= -(-total // 50)
 
 
-def test_few_large_images_are_shown(small):
+def test_only_a_few_large_images_are_shown(small):
     large = FullPrecisionModel(small.network, replace(small.spec, image_size=512))
     recorder = Recorder()
     GenerationLoop(large, CONFIG, reporter=recorder).step()
@@ -193,7 +193,7 @@ def test_few_large_images_are_shown(small):
     assert [len(each) for each in (frame.labels, frame.predicted, frame.confidence)] == [4, 4, 4]
 
 
-def test_a_live_value_acts_on_the_next_iteration_and_is_recorded_with_it(small):
+def test_live_change_applies_to_the_next_iteration_and_is_recorded(small):
     class Turn(NoControl):
         def values(self, method, step):
             return {"epsilon": 0.0} if step >= 3 else {}
@@ -226,20 +226,20 @@ def test_stops_between_two_iterations(small):
     assert len(recorder.records) == 4
 
 
-def test_a_loss_that_is_no_number_names_iteration_and_layer(small):
+def test_error_for_a_nan_loss_names_iteration_and_layer(small):
     small.network.bn2.running_var[0] = float("nan")
     with pytest.raises(CoreError, match="^the loss of mi-fgsm must be finite, got nan at iteration 1, first in bn2"):
         synthesise(small, CONFIG)
 
 
-def test_refuses_a_network_without_batch_norm(small):
+def test_network_without_batch_norm_is_refused(small):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 4))
     with pytest.raises(ModelError, match="must have a BatchNorm layer"):
         GenerationLoop(FullPrecisionModel(network, small.spec), CONFIG)
 
 
 @pytest.mark.slow
-def test_the_teacher_soon_agrees_on_images_of_the_embedded_network(embedded):
+def test_teacher_agrees_on_images_of_the_embedded_network_after_25_iterations(embedded):
     config = GenerationConfig(images=64, iterations=25, batch_size=64, snapshots=1)
     _, summary = synthesise(embedded, config)
     assert summary["teacher_agreement"] > 60
@@ -247,7 +247,7 @@ def test_the_teacher_soon_agrees_on_images_of_the_embedded_network(embedded):
 
 
 @pytest.mark.parametrize(("kind", "size"), [("white", 32), ("pink", 32), ("pink", 20)])
-def test_noise_has_unit_variance_and_its_seed(kind, size):
+def test_noise_has_unit_variance_and_is_reproducible(kind, size):
     first, second = (initial_noise(kind, 64, size, torch.Generator().manual_seed(4)) for _ in range(2))
     assert first.shape == (64, 3, size, size)
     assert first.mean().item() == pytest.approx(0.0, abs=0.1)
@@ -255,7 +255,7 @@ def test_noise_has_unit_variance_and_its_seed(kind, size):
     assert torch.equal(first, second)
 
 
-def test_power_of_pink_noise_falls_with_frequency_and_that_of_white_does_not():
+def test_power_falls_with_frequency_in_pink_noise_only():
     shares = {}
     for kind in ("white", "pink"):
         noise = initial_noise(kind, 64, 32, torch.Generator().manual_seed(4))
@@ -266,11 +266,11 @@ def test_power_of_pink_noise_falls_with_frequency_and_that_of_white_does_not():
     assert shares["pink"] > 50
 
 
-# half the size first
+# half resolution first
 
 
 def by_hand(model, config, sizes):
-    """MI-FGSM as its formula says it; `sizes`: (side, first iteration, last iteration, largest shift), one after the other."""
+    """MI-FGSM by its formula. sizes: (side, first iteration, iteration after the last, largest shift), in order."""
     random = torch.Generator().manual_seed(0)
     low, high = model.pixel_range()
     forward, weights = ForwardPass(model.network), {"alpha_tv": config.alpha_tv, "alpha_l2": config.alpha_l2, "beta": config.beta}
@@ -300,7 +300,7 @@ def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
     assert torch.equal(images.images, by_hand(small, config, sizes))
 
 
-def test_an_odd_size_is_halved_downwards_and_reached_again(small):
+def test_half_of_an_odd_size_is_rounded_down(small):
     odd = FullPrecisionModel(small.network, replace(small.spec, image_size=9))
     synthesis = GenerationLoop(odd, replace(CONFIG, half_resolution_fraction=0.25))
     sides = []
@@ -311,7 +311,7 @@ def test_an_odd_size_is_halved_downwards_and_reached_again(small):
     assert synthesis.image_set().images.shape == (24, 3, 9, 9)
 
 
-def test_small_images_are_shown_at_full_size(small):
+def test_half_resolution_images_are_shown_at_full_size(small):
     class Curious(Recorder):
         def wants_images(self, method):
             return True
@@ -324,8 +324,8 @@ def test_small_images_are_shown_at_full_size(small):
     assert blocks == [True] * 3 + [False] * 9
 
 
-def test_a_network_that_does_not_take_half_the_size_is_refused(embedded):
-    """Its pooling is a window of 8 pixels, and 4 are left."""
+def test_network_that_does_not_support_half_resolution_is_refused(embedded):
+    """Its pooling window has 8 pixels, but only 4 are left."""
     config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution_fraction=0.5)
     words = r"^half_resolution_fraction must be 0 for this network, got 0.5: .* 16 x 16 pixels with 4 images fails"
     with pytest.raises(ModelError, match=words):
@@ -342,7 +342,7 @@ def test_only_the_full_size_is_compiled(small, monkeypatch, half):
     assert torch.equal(images.images, synthesise(small, config)[0].images)
 
 
-# going on
+# resuming
 
 
 def batch(value, count=3):
@@ -350,7 +350,7 @@ def batch(value, count=3):
 
 
 @pytest.mark.parametrize("in_folder", [False, True])
-def test_snapshots_come_back_in_order(tmp_path, in_folder):
+def test_snapshots_are_read_in_order(tmp_path, in_folder):
     snapshots = Snapshots(tmp_path / "kept" if in_folder else None)
     assert list(snapshots) == []
     for value in (3, 1, 2):
@@ -366,13 +366,13 @@ def test_snapshots_in_a_folder_outlive_the_object(tmp_path):
     for value in (1, 2, 3):
         first.add(*batch(value))
     second = Snapshots(tmp_path)
-    assert len(second) == 0  # what lies there belongs to nobody yet
+    assert len(second) == 0  # existing files do not count before resume_after
     second.resume_after(2)
-    second.add(*batch(9))  # the third is made again
+    second.add(*batch(9))  # the third is written again
     assert [int(images[0, 0, 0, 0]) for images, _ in second] == [1, 2, 9]
 
 
-def test_snapshots_that_are_missing_are_named(tmp_path):
+def test_error_names_the_missing_snapshot(tmp_path):
     first = Snapshots(tmp_path)
     first.add(*batch(1))
     second = Snapshots(tmp_path)
@@ -400,9 +400,8 @@ def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("half", "at"), [*((0.0, at) for at in (0, 1, 7, 12, 13, 24)), *((0.25, at) for at in (0, 2, 3, 4, 12, 14, 15, 16, 24))]
 )
-def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
-    """In the middle of a batch, between two, before the first and after the last, and around the change of size after 3 iterations;
-    by way of a file, as in a run."""
+def test_resuming_gives_the_same_bits(small, tmp_path, name, half, at):
+    """Within a batch, between batches, before the first, after the last, around the change of size at iteration 3; through a file."""
     config = replace(CONFIG, images=48, max_shift=2, flip=True, half_resolution_fraction=half)
 
     class Turn(NoControl):
@@ -417,7 +416,7 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
         first.step()
     torch.save(first.state(), tmp_path / "state.pt")
     if not first.finished:
-        first.step()  # which is lost
+        first.step()  # lost in the interruption
     second = GenerationLoop(small, config, name, reporter=recorder, control=Turn(), folder=tmp_path / "parts")
     second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.step_count == at
@@ -436,14 +435,14 @@ def test_state_goes_on_to_the_same_bits(small, tmp_path, name, half, at):
     assert figures[0] == figures[1]
 
 
-def test_state_is_plain_values_and_tensors(small, tmp_path):
+def test_state_has_plain_values_and_tensors_only(small, tmp_path):
     synthesis = GenerationLoop(small, CONFIG, folder=tmp_path / "kept")
     for _ in range(7):
         synthesis.step()
     state = synthesis.state()
     torch.save(state, tmp_path / "state.pt")
     torch.load(tmp_path / "state.pt", weights_only=True)
-    # nothing that grows with what was made before
+    # the size does not grow with the number of saved images
     assert (tmp_path / "state.pt").stat().st_size < 10 * synthesis.source.current().numel() * 4
 
 

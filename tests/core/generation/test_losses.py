@@ -11,7 +11,7 @@ def noise(*shape, seed=0):
 
 
 def test_total_variation_by_hand():
-    # one channel, 2 x 2: right 1 and 3, below 2 and 4, diagonals 5 and 1
+    # one channel, 2 x 2; differences: horizontal 1 and 3, vertical 2 and 4, diagonal 5 and 1
     image = torch.tensor([[[[0.0, 1.0], [2.0, 5.0]]]])
     expected = (1 + 9) ** 0.5 + (4 + 16) ** 0.5 + 5.0 + 1.0
     assert total_variation(image).item() == pytest.approx(expected)
@@ -23,14 +23,14 @@ def test_l2_norm_by_hand():
     assert l2_norm(images).item() == pytest.approx(2.5)
 
 
-def test_parts_do_not_depend_on_the_batch_size():
+def test_terms_do_not_depend_on_the_batch_size():
     images = noise(4, 3, 5, 5)
     for part in (total_variation, l2_norm):
         assert part(images).item() == pytest.approx(part(torch.cat([images, images])).item())
 
 
 @pytest.mark.parametrize("part", [total_variation, l2_norm])
-def test_gradients_are_the_numeric_ones(part):
+def test_gradients_match_numeric_ones(part):
     images = noise(2, 2, 3, 3).double().requires_grad_(True)
     assert torch.autograd.gradcheck(part, (images,))
 
@@ -52,7 +52,7 @@ def test_total_is_the_weighted_sum():
     assert parts["ce"].item() == pytest.approx(F.cross_entropy(logits, labels).item())
 
 
-def test_a_part_of_weight_zero_is_reported_and_costs_no_gradient():
+def test_term_of_weight_zero_is_reported_without_a_gradient():
     images = noise(2, 3, 4, 4).requires_grad_(True)
     logits = noise(2, 5, seed=1)
     total, parts = total_loss(
@@ -63,7 +63,7 @@ def test_a_part_of_weight_zero_is_reported_and_costs_no_gradient():
 
 
 @pytest.mark.parametrize("term", TERMS.values(), ids=lambda term: term.name)
-def test_every_objective_falls_within_five_steps(term, embedded):
+def test_every_term_falls_within_five_steps(term, embedded):
     images = noise(4, 3, 32, 32).requires_grad_(True)
     labels = torch.arange(4)
     optimizer = torch.optim.Adam([images], lr=0.05)

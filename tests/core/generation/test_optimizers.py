@@ -19,7 +19,7 @@ def test_one_step_by_hand():
     gradient = torch.tensor([[[[3.0, -1.0]]], [[[0.0, 0.5]]]])
     moved, momentum = run_steps(images, [gradient], epsilon=0.1, mu=0.9)
     assert torch.equal(momentum, torch.tensor([[[[0.75, -0.25]]], [[[0.0, 1.0]]]]))
-    # against the sign of the gradient; where there is none, nothing moves
+    # against the sign of the gradient; a pixel whose gradient is zero stays
     assert torch.allclose(moved, torch.tensor([[[[0.9, 2.1]]], [[[3.0, 3.9]]]]))
 
 
@@ -31,7 +31,7 @@ def test_momentum_over_two_steps_by_hand():
     assert torch.allclose(moved, torch.tensor([[[[0.0, -1.0]]]]))
 
 
-def test_every_image_weighs_the_same_whatever_the_scale_of_its_gradient():
+def test_step_does_not_depend_on_the_scale_of_the_gradient():
     gradient = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     later = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     both = [torch.cat([gradient, 1000 * gradient]), torch.cat([later, 0.001 * later])]
@@ -39,14 +39,14 @@ def test_every_image_weighs_the_same_whatever_the_scale_of_its_gradient():
     assert torch.equal(moved[0], moved[1])
 
 
-def test_an_image_without_gradient_goes_on_with_its_momentum_and_stays_finite():
+def test_image_with_zero_gradient_moves_by_its_momentum():
     ones, nothing = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     moved, momentum = run_steps(torch.zeros(1, 1, 2, 2), [ones, nothing], epsilon=0.1, mu=0.5)
     assert torch.allclose(momentum, torch.full((1, 1, 2, 2), 0.125))
     assert torch.allclose(moved, torch.full((1, 1, 2, 2), -0.2))
 
 
-def test_a_torch_scheduler_moves_epsilon():
+def test_torch_scheduler_changes_epsilon():
     images = torch.zeros(1, 1, 1, 1, requires_grad=True)
     optimizer = MIFGSM([images], epsilon=0.4, mu=0.0)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
@@ -72,7 +72,7 @@ def test_closure_is_evaluated_with_gradients():
 
 
 @pytest.mark.parametrize(("knob", "value"), [("epsilon", -0.1), ("mu", -1.0), ("epsilon", float("nan"))])
-def test_refuses_values_outside(knob, value):
+def test_negative_or_nan_knob_is_refused(knob, value):
     with pytest.raises(ConfigError, match=f"{knob} must be 0 or more, got {value}"):
         MIFGSM([torch.zeros(1, 1, requires_grad=True)], **{knob: value})
 

@@ -29,36 +29,36 @@ def test_trained_networks_pass(embedded, small):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_batch_norm(small):
+def test_network_without_batch_norm_is_refused(small):
     network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
     assert "must have at least one BatchNorm layer" in refused(network.eval(), small.spec)
 
 
-def test_statistics_that_a_layer_starts_with(network, small):
+def test_initial_statistics_in_every_layer_are_refused(network, small):
     network.bn1.reset_running_stats()
-    check_network(network, small.spec)  # one of them can be so, as where its input is always zero mean
+    check_network(network, small.spec)  # one layer may have them, for example if its input always has zero mean
     network.bn2.reset_running_stats()
     assert "mean 0 and variance 1" in refused(network, small.spec)
 
 
 @pytest.mark.parametrize(("key", "value"), [("running_mean", float("nan")), ("running_var", float("inf")), ("running_var", -0.1)])
-def test_statistics_that_none_can_be(network, small, key, value):
+def test_impossible_statistics_are_refused(network, small, key, value):
     getattr(network.bn2, key)[3] = value
     assert "bn2" in refused(network, small.spec)
 
 
-def test_scores_that_are_not_finite(network, small):
+def test_nonfinite_scores_are_refused(network, small):
     network.output.bias.data[1] = float("nan")
     assert "must be finite" in refused(network, small.spec)
 
 
-def test_number_of_classes(network, small):
+def test_wrong_number_of_classes_is_refused(network, small):
     message = refused(network, replace(small.spec, classes=("a", "b")))
     assert "(4, 4)" in message
     assert "(4, 2)" in message
 
 
-def test_image_size_that_does_not_fit(small):
+def test_image_size_that_does_not_fit_the_last_layer_is_refused(small):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 4)).eval()
     network[1].running_mean += 0.1
     check_network(network, small.spec)
@@ -66,6 +66,6 @@ def test_image_size_that_does_not_fit(small):
     assert "9 x 9 pixels" in message
 
 
-def test_image_size_that_the_network_cannot_take_is_refused(embedded):
+def test_image_size_that_is_too_small_is_refused(embedded):
     with pytest.raises(ModelError, match="^image size of mine must be .*, 1 x 1 pixels with 4 images fails"):
         check_network(embedded.network, replace(embedded.spec, image_size=1), "mine")

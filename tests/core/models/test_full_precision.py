@@ -1,4 +1,4 @@
-"""Loading networks: what fits is frozen and in evaluation mode, what does not is refused in one line."""
+"""Loading networks: a valid file gives a frozen network in evaluation mode, any other a one-line error."""
 
 import json
 import math
@@ -61,15 +61,15 @@ def test_loaded_weights_are_those_of_the_file(embedded, weights):
     assert all(torch.equal(state[key], weights[key]) for key in weights)
 
 
-def test_loading_leaves_the_global_seed_alone():
+def test_loading_does_not_change_the_global_random_state():
     before = torch.get_rng_state()
     load_model("resnet20_cifar10", "cpu")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_embedded_network_is_the_papers():
+def test_embedded_network_is_that_of_the_paper():
     network = load_model("resnet20_cifar10", "cpu").network
-    assert sum(p.numel() for p in network.parameters()) == 272_474  # ResNet-20 of He et al. with its 1x1 shortcuts
+    assert sum(p.numel() for p in network.parameters()) == 272_474  # ResNet-20 of He et al. with 1x1 shortcuts
     assert len(batch_norm_layers(network)) == 21
 
 
@@ -88,7 +88,7 @@ def test_denormalise_undoes_normalise_for_every_value(embedded, small):
 
 
 def test_denormalise_rounds_and_clamps(small):
-    # mean 0.5, std 0.25: pixel 100.4 and 100.6, and far outside
+    # mean 0.5, std 0.25; pixel values 100.4 and 100.6, and two far outside
     values = torch.tensor([100.4, 100.6, -50.0, 400.0]) / 255
     normalised = ((values - 0.5) / 0.25).view(4, 1, 1, 1).expand(4, 3, 1, 1)
     assert small.denormalise(normalised)[:, 0, 0, 0].tolist() == [100, 101, 0, 255]
@@ -102,7 +102,7 @@ def test_pixel_range_by_hand(embedded, small):
     assert [bound.flatten().tolist() for bound in small.pixel_range()] == [[-2.0] * 3, [2.0] * 3]
 
 
-def test_unknown_model_lists_those_that_exist():
+def test_error_for_an_unknown_model_lists_the_known_ones():
     message = refused("resnet2000", UnknownNameError)
     assert "resnet20_cifar10" in message
     assert ".safetensors" in message
@@ -111,12 +111,12 @@ def test_unknown_model_lists_those_that_exist():
             find_model(name)
 
 
-def test_missing_checkpoint(tmp_path):
+def test_missing_checkpoint_is_refused(tmp_path):
     assert "does not exist" in refused(str(tmp_path / "none.safetensors"))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100, b'\x08\x00\x00\x00\x00\x00\x00\x00{"a": 1'])
-def test_garbage_file(tmp_path, content):
+def test_garbage_file_is_refused(tmp_path, content):
     path = tmp_path / "garbage.safetensors"
     path.write_bytes(content)
     refused(str(path))
@@ -128,19 +128,19 @@ def test_pickle_is_never_opened(tmp_path):
     refused(str(path))
 
 
-def test_folder_with_the_name_of_a_checkpoint(tmp_path):
+def test_folder_with_the_name_of_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
     refused(str(tmp_path / "folder.safetensors"))
 
 
-def test_file_without_a_spec(tmp_path, weights):
+def test_file_without_a_spec_is_refused(tmp_path, weights):
     path = tmp_path / "bare.safetensors"
     save_file(weights, path)
     assert "must be a checkpoint written by `pretrain`" in refused(str(path))
 
 
 @pytest.mark.parametrize("header", ["{", "[]", "{}", '{"name": "x"}', "null"])
-def test_spec_that_is_none(tmp_path, weights, header):
+def test_invalid_spec_is_refused(tmp_path, weights, header):
     path = tmp_path / "bad.safetensors"
     save_file(weights, path, metadata={"spec": header})
     assert "must be a checkpoint written by `pretrain`" in refused(str(path))
@@ -150,17 +150,17 @@ def test_spec_that_is_none(tmp_path, weights, header):
     "changes",
     [{"classes": 10}, {"mean": [0.5]}, {"std": [0.2, 0.2, 0.0]}, {"image_size": "32"}, {"image_size": 0}, {"mean": ["a", "b", "c"]}],
 )
-def test_spec_with_values_that_cannot_be(tmp_path, weights, changes):
+def test_spec_with_invalid_values_is_refused(tmp_path, weights, changes):
     refused(write(tmp_path / "bad.safetensors", weights, **changes))
 
 
-def test_unknown_architecture(tmp_path, weights):
+def test_checkpoint_of_an_unknown_architecture_is_refused(tmp_path, weights):
     with pytest.raises(UnknownNameError, match="unknown architecture 'resnet2000'"):
         load_model(write(tmp_path / "a.safetensors", weights, architecture="resnet2000"), "cpu")
 
 
 @pytest.mark.parametrize("count", [0, 2, 11])
-def test_number_of_classes_that_the_architecture_does_not_have(tmp_path, weights, count):
+def test_number_of_classes_that_does_not_fit_is_refused(tmp_path, weights, count):
     classes = [f"class {i}" for i in range(count)]
     path = write(tmp_path / "a.safetensors", weights, classes=classes)
     with pytest.raises(CoreError) as caught:
@@ -183,7 +183,7 @@ def test_missing_and_unexpected_keys_are_named(tmp_path, weights):
     assert len(hostile) < 400 + len(str(tmp_path))
 
 
-def test_network_without_batch_norm(tmp_path):
+def test_network_without_batch_norm_is_refused(tmp_path):
     network = build_architecture("squeezenet_v1_0", 10)
     spec = replace(EMBEDDED_SPEC, architecture="squeezenet_v1_0")
     path = tmp_path / "squeeze.safetensors"
@@ -221,7 +221,7 @@ def test_resolve_device(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tpu", "", "cuda:99"])
-def test_unknown_device(name):
+def test_unknown_device_is_refused(name):
     with pytest.raises(CoreError, match="must be one of auto"):
         resolve_device(name)
 
@@ -233,14 +233,14 @@ def test_batch_norm_layers_are_those_with_running_statistics():
     assert list(batch_norm_layers(network)) == ["0", "1.1"]
 
 
-def test_build_architecture_refuses_by_name():
+def test_unknown_architecture_is_refused():
     with pytest.raises(ConfigError, match="unknown architecture 'nonsense'"):
         build_architecture("nonsense", 10)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 37])
-def test_architecture_for_other_classes_works_or_is_refused_in_words(classes):
-    """pytorchcv has networks that assert 10 or 100 classes."""
+def test_architecture_for_another_number_of_classes_works_or_is_refused(classes):
+    """Some pytorchcv networks assert 10 or 100 classes."""
     try:
         network = build_architecture("resnet20_cifar10", classes)
     except CoreError as error:
@@ -252,29 +252,29 @@ def test_architecture_for_other_classes_works_or_is_refused_in_words(classes):
 
 
 @pytest.mark.parametrize("architecture", ["resnet20_cifar10", "resnet20_cifar100", "nin_cifar10"])
-def test_last_layer_is_replaced_where_the_architecture_refuses_the_number(architecture):
+def test_last_layer_is_replaced_if_the_architecture_has_a_fixed_number_of_classes(architecture):
     network = build_architecture(architecture, 3).eval()
     with torch.no_grad():
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
-def test_network_for_three_classes_can_be_written_and_loaded(tmp_path):
+def test_network_for_three_classes_can_be_saved_and_loaded(tmp_path):
     path = tmp_path / "three.safetensors"
     spec = replace(EMBEDDED_SPEC, name="three", classes=("a", "b", "c"))
     network = build_architecture("resnet20_cifar10", 3).eval()
     save_checkpoint(network, spec, path)
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    # another memory layout, so another order of summation
+    # a different memory format changes the order of summation
     torch.testing.assert_close(load_model(str(path), "cpu").network(image), network(image))
 
 
-def test_checkpoint_has_the_rights_of_a_plain_file(tmp_path, embedded):
+def test_checkpoint_has_the_permissions_of_a_plain_file(tmp_path, embedded):
     save_checkpoint(embedded.network, EMBEDDED_SPEC, tmp_path / "a.safetensors")
     (tmp_path / "plain").write_text("1")
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
-def test_failed_write_leaves_nothing(tmp_path, embedded, monkeypatch):
+def test_failed_write_leaves_no_file(tmp_path, embedded, monkeypatch):
     def fails(_state, path, **_):
         path.write_bytes(b"half")
         raise OSError("disk full")
@@ -286,7 +286,7 @@ def test_failed_write_leaves_nothing(tmp_path, embedded, monkeypatch):
 
 
 @pytest.mark.parametrize("changes", [{"classes": []}, {"classes": "abc"}, {"classes": [1, 2]}, {"mean": [math.nan] * 3}, {"name": 3}])
-def test_header_is_refused_by_name_and_value(tmp_path, weights, changes):
+def test_error_names_the_header_field_and_its_value(tmp_path, weights, changes):
     message = refused(write(tmp_path / "bad.safetensors", weights, **changes))
     key, value = next(iter(changes.items()))
     assert f"{key} in the header of " in message
@@ -308,28 +308,28 @@ def test_header_is_refused_by_name_and_value(tmp_path, weights, changes):
         {"std": "abc"},
     ],
 )
-def test_header_beyond_any_network_is_refused_without_repeating_it(tmp_path, weights, changes):
+def test_huge_header_values_are_refused_without_repeating_them(tmp_path, weights, changes):
     message = refused(write(tmp_path / "bad.safetensors", weights, **changes))
     assert f"{next(iter(changes))} in the header of " in message
     assert len(message) < 400 + len(str(tmp_path))
 
 
-def test_header_of_brackets_is_refused(tmp_path, weights):
-    """Python's JSON reader goes as deep as the text does."""
+def test_deeply_nested_header_is_refused(tmp_path, weights):
+    """Python's JSON parser recurses as deeply as the text nests."""
     path = tmp_path / "deep.safetensors"
     save_file(weights, path, metadata={"spec": "[" * 200_000})
     assert "must be a checkpoint written by `pretrain`" in refused(str(path))
 
 
 @pytest.mark.parametrize("length", [HEADER_BYTES + 1, 2**63, 2**64 - 1])
-def test_header_that_says_that_it_is_gigantic(tmp_path, length):
+def test_huge_header_length_is_refused(tmp_path, length):
     path = tmp_path / "long.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(1000))
     assert f"bytes, got {length:,}" in refused(str(path))
 
 
 def test_network_larger_than_its_file_is_refused_before_it_is_built(tmp_path, weights, monkeypatch):
-    """A file of a megabyte names the largest of networks: only its shapes are looked at."""
+    """A 1 MB file names the largest network: only its shapes are computed."""
     built = []
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda layer: built.append(layer.weight.device.type))
     path = write(tmp_path / "small.safetensors", weights, architecture="bn_vgg19", classes=[str(i) for i in range(CLASSES)])
@@ -338,12 +338,12 @@ def test_network_larger_than_its_file_is_refused_before_it_is_built(tmp_path, we
 
 
 @pytest.mark.parametrize("architecture", ["voca", "visemenet20", "simplepose_resnet18_coco", "raft_things"])
-def test_what_is_no_classifier_is_refused(architecture):
+def test_network_that_is_not_a_classifier_is_refused(architecture):
     with pytest.raises(UnknownNameError, match=f"unknown architecture '{architecture}': must be any classifier"):
         build_architecture(architecture, 10)
 
 
-def test_layout_is_that_of_the_weights(weights):
+def test_layout_matches_the_weights(weights):
     assert layout_of(EMBEDDED_SPEC) == {key: tuple(value.shape) for key, value in weights.items()}
     before = torch.get_rng_state()
     assert batch_norm_names(EMBEDDED_SPEC) == list(batch_norm_layers(build_architecture("resnet20_cifar10", 10)))[:21]

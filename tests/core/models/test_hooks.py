@@ -27,7 +27,7 @@ def test_hooks_are_called_in_order_and_removed():
     assert not has_hooks(made)
 
 
-def test_hooks_see_input_and_output_and_leave_both():
+def test_hooks_see_input_and_output_and_change_neither():
     made, x = network(), torch.tensor([[1.0, -2.0]])
     expected, seen = made(x), {}
     with hooked({7: made[1]}, lambda key, inputs, output: seen.setdefault(key, (*inputs, output)), lambda key, inputs: torch.zeros(1)):
@@ -47,7 +47,7 @@ def test_hooks_are_removed_after_an_error():
     assert not has_hooks(made)
 
 
-def test_replacement_under_every_name():
+def test_modules_are_replaced_under_every_name():
     made, new = network(), nn.Identity()
     outer = nn.ModuleDict({"a": made, "b": made[0]})
     replace_modules(outer, {made[0]: new})
@@ -55,7 +55,7 @@ def test_replacement_under_every_name():
     assert isinstance(made[1], nn.ReLU)
 
 
-def test_replacement_of_a_kind_is_made_once_per_module():
+def test_kind_is_replaced_once_per_module():
     made, calls = network(), []
     first = made[0]
 

@@ -1,4 +1,4 @@
-"""Checkpoints of others become networks of ours: with what the source knows, or with what was given; anything else is refused in words."""
+"""Imports of weights files: the zoo or the user supplies the spec of the network; invalid files and values are refused with a message."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ NAMES = {"pytorchcv": "pytorchcv:resnet20_cifar10", "torchvision": "torchvision:
 
 
 def trained(network, size=32) -> nn.Module:
-    """With statistics of one pass over noise, as if it had been trained."""
+    """The network with statistics of one pass over noise, as if trained."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(4)
         network.train()(torch.randn(4, 3, size, size))
@@ -31,7 +31,7 @@ def trained(network, size=32) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def networks():
-    """Zoo -> a network as the zoo builds it."""
+    """Zoo -> a network built by that zoo."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return {
@@ -43,7 +43,7 @@ def networks():
 
 @pytest.fixture
 def resnet(networks):
-    """Its state dict, for a test to spoil."""
+    """A state dict that a test may modify."""
     return {key: value.clone() for key, value in networks["pytorchcv"].state_dict().items()}
 
 
@@ -53,7 +53,7 @@ def write(state, path):
 
 
 @pytest.mark.parametrize(("zoo", "size"), [("pytorchcv", 32), ("torchvision", 64), ("timm", 64)])
-def test_network_is_kept_with_what_the_source_knows(tmp_path, networks, zoo, size):
+def test_imported_network_has_the_spec_of_its_zoo(tmp_path, networks, zoo, size):
     file = write({"state_dict": {f"module.{key}": value for key, value in networks[zoo].state_dict().items()}}, tmp_path / "my net.pth")
     path = import_checkpoint(file, NAMES[zoo], given=GivenSpec(image_size=size), out_folder=tmp_path / "kept")
     assert path.name == f"{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
@@ -68,7 +68,7 @@ def test_network_is_kept_with_what_the_source_knows(tmp_path, networks, zoo, siz
         torch.testing.assert_close(model.network(image), networks[zoo](image))
 
 
-def test_what_is_given_takes_the_place_of_what_the_source_knows(tmp_path, networks):
+def test_given_values_override_those_of_the_zoo(tmp_path, networks):
     file = write(networks["torchvision"].state_dict(), tmp_path / "a.pt")
     path = import_checkpoint(
         file,
@@ -81,14 +81,14 @@ def test_what_is_given_takes_the_place_of_what_the_source_knows(tmp_path, networ
     assert spec.trained_on == "unknown: imported from a.pt"
 
 
-def test_same_network_twice_is_one_file(tmp_path, networks, resnet):
+def test_importing_a_network_twice_gives_one_file(tmp_path, networks, resnet):
     first = import_checkpoint(write(resnet, tmp_path / "a.pt"), NAMES["pytorchcv"], out_folder=tmp_path / "kept")
     again = import_checkpoint(write({"model": resnet}, tmp_path / "a.pt"), NAMES["pytorchcv"], out_folder=tmp_path / "kept")
     assert first == again
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-def test_half_precision_and_missing_counters_are_fine(tmp_path, resnet):
+def test_half_precision_and_missing_counters_are_accepted(tmp_path, resnet):
     state = {key: value.half() for key, value in resnet.items() if not key.endswith("num_batches_tracked")}
     path = import_checkpoint(write(state, tmp_path / "a.pt"), "resnet20_cifar10", out_folder=tmp_path)
     loaded = load_model(str(path), "cpu").network.state_dict()
@@ -96,14 +96,14 @@ def test_half_precision_and_missing_counters_are_fine(tmp_path, resnet):
     assert all(torch.equal(loaded[key], value.float()) for key, value in state.items())
 
 
-def test_importing_leaves_the_global_seed_alone(tmp_path, resnet):
+def test_importing_does_not_change_the_global_random_state(tmp_path, resnet):
     before = torch.get_rng_state()
     import_checkpoint(write(resnet, tmp_path / "a.pt"), "resnet20_cifar10", out_folder=tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def refused(file, architecture=NAMES["pytorchcv"], error=ModelError, **given) -> str:
-    """The message; nothing is left in the folder."""
+    """The error message; checks that no file is left in the folder."""
     kept = file.parent / "kept"
     with pytest.raises(error) as caught:
         import_checkpoint(file, architecture, out_folder=kept, given=GivenSpec(**given))
@@ -114,23 +114,23 @@ def refused(file, architecture=NAMES["pytorchcv"], error=ModelError, **given) ->
     return message
 
 
-def test_scores_that_are_not_finite(tmp_path, resnet):
+def test_nonfinite_scores_are_refused(tmp_path, resnet):
     resnet["output.bias"][3] = math.nan
     assert "must be finite for every class" in refused(write(resnet, tmp_path / "a.pt"))
 
 
-def test_scores_that_are_finite_for_black_only(tmp_path, resnet):
-    """Black times anything is nothing; only the noise makes these weights overflow."""
+def test_scores_that_are_finite_for_a_zero_image_only_are_refused(tmp_path, resnet):
+    """An image of zeros gives finite scores; only noise makes these weights overflow."""
     resnet["features.init_block.conv.weight"].fill_(3e38)
     assert "must be finite for every class" in refused(write(resnet, tmp_path / "a.pt"))
 
 
-def test_statistics_that_are_untouched(tmp_path):
+def test_initial_statistics_are_refused(tmp_path):
     file = write(get_model("resnet20_cifar10").state_dict(), tmp_path / "a.pt")
     assert "must be those of a trained network, got the initial ones" in refused(file)
 
 
-def test_network_without_batch_norm(tmp_path):
+def test_network_without_batch_norm_is_refused(tmp_path):
     assert "must have at least one BatchNorm layer" in refused(
         write(models.squeezenet1_1().state_dict(), tmp_path / "a.pt"), "torchvision:squeezenet1_1"
     )
@@ -150,7 +150,7 @@ def test_shapes_that_do_not_fit_are_listed(tmp_path, resnet):
     assert "output.bias must be (12,), got (10,); output.weight must be (12, 64), got (10, 64)" in message
 
 
-def test_whole_numbers_in_place_of_weights(tmp_path, resnet):
+def test_integer_weights_are_refused(tmp_path, resnet):
     resnet["output.bias"] = resnet["output.bias"].int()
     assert "torch.int32 in output.bias" in refused(write(resnet, tmp_path / "a.pt"))
 
@@ -171,22 +171,22 @@ def test_whole_numbers_in_place_of_weights(tmp_path, resnet):
         ({"class_names": ["x" * 201] * 10}, "classes of "),
     ],
 )
-def test_values_that_no_network_can_have(tmp_path, resnet, given, words):
+def test_impossible_given_values_are_refused(tmp_path, resnet, given, words):
     assert words in refused(write(resnet, tmp_path / "a.pt"), **given)
 
 
 @pytest.mark.parametrize("architecture", ["resnet2000", "torchvision:resnet2000", "timm:x", "nowhere:resnet18", "a.safetensors", ""])
-def test_architectures_that_no_zoo_has(tmp_path, resnet, architecture):
+def test_unknown_architecture_is_refused(tmp_path, resnet, architecture):
     assert "unknown architecture" in refused(write(resnet, tmp_path / "a.pt"), architecture, CoreError)
 
 
-def test_file_that_is_too_large_is_not_even_read(tmp_path, resnet, monkeypatch):
+def test_file_that_is_too_large_is_not_read(tmp_path, resnet, monkeypatch):
     file = write(resnet, tmp_path / "a.pt")
     monkeypatch.setattr(importing, "NETWORK_BYTES", 1000)
     assert f"must be at most 1,000 bytes, got {file.stat().st_size:,}" in refused(file)
 
 
-def test_missing_file(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     assert "does not exist" in refused(tmp_path / "none.pt")
 
 
@@ -198,19 +198,19 @@ class Evil:
         return open, (str(self.target), "w")
 
 
-def test_malicious_pickle_is_refused_and_does_nothing(tmp_path, resnet):
+def test_malicious_pickle_is_refused_and_not_executed(tmp_path, resnet):
     message = refused(write({"state_dict": resnet, "epoch": Evil(tmp_path / "was executed")}, tmp_path / "a.pt"))
     assert "cannot be read as weights" in message
     assert not (tmp_path / "was executed").exists()
 
 
-def test_classes_of_a_tensor_that_only_says_it_is_large(tmp_path, resnet):
-    """A view of one number with a stride of zero: a few bytes in the file."""
+def test_number_of_classes_of_an_expanded_tensor_is_refused(tmp_path, resnet):
+    """A view of one number with stride zero takes a few bytes in the file."""
     resnet["output.weight"] = torch.zeros(1, 1).expand(10**9, 64)
     assert "must be 1 to 50,000, got 1,000,000,000" in refused(write(resnet, tmp_path / "a.pt"))
 
 
-def test_disk_that_fails_is_said_in_a_sentence(tmp_path, resnet, monkeypatch):
+def test_disk_error_is_reported(tmp_path, resnet, monkeypatch):
     def fails(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -219,7 +219,7 @@ def test_disk_that_fails_is_said_in_a_sentence(tmp_path, resnet, monkeypatch):
 
 
 def test_efficientnet_lite0_with_its_real_weights(efficientnet_lite0):
-    """ImageNet weights of a package: the statistics are those of photographs, and depthwise layers are among the convolutions."""
+    """ImageNet weights from a package: statistics of photographs, and depthwise convolutions."""
     model = efficientnet_lite0(64)
     assert model.spec.architecture == "timm:efficientnet_lite0"
     assert (model.spec.image_size, model.spec.mean, model.spec.std) == (64, (0.5,) * 3, (0.5,) * 3)
@@ -229,5 +229,5 @@ def test_efficientnet_lite0_with_its_real_weights(efficientnet_lite0):
     image[:, :, :32] = 1
     with torch.no_grad():
         scores = model.network(image).softmax(1)
-    # a trained classifier is sure of something, and not of the same thing for everything
+    # a trained classifier does not give every class the same probability
     assert scores.max() > 5 / 1000

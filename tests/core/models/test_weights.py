@@ -1,4 +1,4 @@
-"""Weights of others: read without unpickling, whatever they are wrapped in; what would run code or grow is refused."""
+"""Weights files: read without unpickling and unwrapped; those that would execute code or expand in memory are refused."""
 
 import pickle
 import zipfile
@@ -16,7 +16,7 @@ STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2), "n"
 
 
 class Evil:
-    """What a pickle can do: here it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, target):
         self.target = target
@@ -42,12 +42,12 @@ def refused(path) -> str:
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_state_dict_by_torch_save_of_any_name(tmp_path, legacy, name):
+def test_state_dict_of_torch_save_with_any_file_name(tmp_path, legacy, name):
     torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=not legacy)
     assert same(read_weights(tmp_path / name))
 
 
-def test_safetensors_of_any_name(tmp_path):
+def test_safetensors_with_any_file_name(tmp_path):
     save_file(STATE, tmp_path / "a.bin")
     assert same(read_weights(tmp_path / "a.bin"))
 
@@ -69,11 +69,11 @@ def test_wrapped_state_dict_is_found(tmp_path, wrapped):
 @pytest.mark.parametrize(
     "prefixes", [["module."], ["model."], ["_orig_mod."], ["_orig_mod.", "module."], ["model.", "_orig_mod.", "module."]]
 )
-def test_prefixes_of_training_are_taken_off(prefixes):
+def test_training_prefixes_are_removed(prefixes):
     assert same(without_prefixes({"".join(prefixes) + key: value for key, value in STATE.items()}, dict.fromkeys(STATE)))
 
 
-def test_prefix_that_is_the_networks_own_stays():
+def test_prefix_of_the_network_itself_is_kept():
     own = {f"model.{key}": value for key, value in STATE.items()}
     assert without_prefixes(own, dict.fromkeys(own)).keys() == own.keys()
     mixed = {"model.a": STATE["n"], "criterion.a": STATE["n"]}
@@ -81,13 +81,13 @@ def test_prefix_that_is_the_networks_own_stays():
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_malicious_pickle_is_refused_and_does_nothing(tmp_path, legacy):
+def test_malicious_pickle_is_refused_and_not_executed(tmp_path, legacy):
     target = tmp_path / "was executed"
     torch.save({"state_dict": STATE, "extra": Evil(target)}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     message = refused(tmp_path / "a.pt")
     assert "open" in message
     assert not target.exists()
-    # the same file does harm when it is unpickled, so the test can fail
+    # unpickling the same file does harm, so this test can fail
     torch.load(tmp_path / "a.pt", weights_only=False)
     assert target.exists()
 
@@ -103,7 +103,7 @@ def test_whole_network_is_refused(tmp_path):
     assert "state dict" in refused(tmp_path / "a.pt")
 
 
-def test_archive_that_would_grow_is_refused(tmp_path):
+def test_compressed_archive_is_refused(tmp_path):
     torch.save({"a": torch.zeros(100_000)}, tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as packed:
         for member in plain.namelist():
@@ -111,7 +111,7 @@ def test_archive_that_would_grow_is_refused(tmp_path):
     assert "compressed" in refused(tmp_path / "a.pt")
 
 
-def test_long_descriptions_are_refused(tmp_path, monkeypatch):
+def test_long_tensor_descriptions_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "HEADER_BYTES", 50)
     torch.save(STATE, tmp_path / "a.pt")
     assert "description of its tensors" in refused(tmp_path / "a.pt")
@@ -127,7 +127,7 @@ def test_garbage_is_refused(tmp_path, content):
     refused(tmp_path / "a.pt")
 
 
-def test_cut_off_file_is_refused(tmp_path):
+def test_truncated_file_is_refused(tmp_path):
     torch.save(STATE, tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     for length in (20, len(content) // 2, len(content) - 10):
@@ -144,12 +144,12 @@ def test_missing_file_and_folder_are_refused(tmp_path):
     "value",
     [{}, [1, 2], {"a": 3}, {"a": STATE["n"], 3: STATE["n"]}, torch.zeros(2), {"a": torch.eye(3).to_sparse()}, {"state_dict": {"a": "b"}}],
 )
-def test_what_holds_no_plain_tensors_is_refused(tmp_path, value):
+def test_file_without_plain_tensors_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "a.pt")
     assert "must" in refused(tmp_path / "a.pt")
 
 
-def test_what_does_not_fit_is_listed():
+def test_mismatches_with_the_layout_are_listed():
     expected = {"a": (1, 2), "b": (3,), "c": (4,)}
     check_layout({"a": [1, 2], "b": (3,), "c": (4,)}, expected, "mine", "net")
     with pytest.raises(ModelError, match="^tensors of mine must be those of net; missing: b; unexpected: d, e, f ...$"):

@@ -1,4 +1,4 @@
-"""A small joint training: a generator whose updates depend on the student. As a program, it trains until it is killed, or to the end."""
+"""A small joint training: a generator whose updates depend on the student. As a program, it trains until it is finished or killed."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ STEPS = 6
 
 
 class Generator:
-    """Images that a linear layer makes of noise; trained so that teacher and student disagree."""
+    """A linear layer from noise to images, trained to make teacher and student disagree."""
 
     def __init__(self) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -78,13 +78,13 @@ def training(method: str = "lsq", reporter=None) -> QuantizationTraining:
 
 
 def digest(joint: QuantizationTraining) -> str:
-    """SHA-256 of all tensors of the student and of the source."""
+    """SHA-256 of all tensors of the student and the source."""
     tensors = [*joint.student.state_dict().values(), *joint.source.layer.state_dict().values(), joint.source.random.get_state()]
     return hashlib.sha256(b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 def main(folder: Path, kill_at: int) -> None:
-    """Resumes from the folder, saves a state before each step, and prints the digest at the end."""
+    """Resumes from the folder, saves a state before each step, and prints the step at which it started and the digest."""
     torch.set_num_threads(1)
     checkpoints = Checkpoints(folder, every=0)
     joint = training()

@@ -1,4 +1,4 @@
-"""Helpers of the tests of placement."""
+"""Helpers for the placement tests."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ def calibrate(quantized: QuantizedNetwork, calibration: torch.Tensor) -> None:
 
 
 def readings(quantized: QuantizedNetwork) -> list[int]:
-    """Number of different output values of each activation quantizer in one pass."""
+    """Number of distinct output values of each activation quantizer in one pass."""
     seen = []
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output.unique()))) for module in quantized.activations
@@ -41,7 +41,7 @@ def readings(quantized: QuantizedNetwork) -> list[int]:
 
 
 class Undecided(nn.Module):
-    """Its control flow depends on values, which a graph cannot represent."""
+    """A network whose control flow depends on tensor values, which a graph cannot represent."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Compared with independent computations: grid positions in numpy, and outputs of the networks written out without hooks."""
+"""Analysis against independent computations: grid positions in numpy, and network outputs written out without hooks."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def decibels(exact: torch.Tensor, quantized: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_errors_against_the_networks_run_step_by_step(small, small_images, method):
+def test_sqnr_against_the_networks_written_out(small, small_images, method):
     training = trained(small, small_images, range=method)
     found = figures(small, training)
     assert found["images"] == 64
@@ -108,27 +108,27 @@ def test_histogram_of_an_input_counts_every_value(small, small_images):
     assert sum(second["input"]["histogram"]["counts"]) == 64 * 8 * 8 * 8
     assert sum(last["input"]["histogram"]["counts"]) == 64 * 8
     assert second["input"]["bits"] == 4
-    # outputs of ReLU are at or above zero, which is the lowest level
+    # ReLU outputs are never below zero, which is the lowest level
     zero = second["input"]["zero_point"][0]
     assert zero == second["input"]["lowest"] == -8
     assert sum(second["input"]["histogram"]["counts"][:8]) == 0
 
 
-def test_more_bits_less_error(small, small_images):
+def test_more_bits_give_less_error(small, small_images):
     errors = {}
     for bits in (2, 4, 8):
         layers = figures(small, trained(small, small_images, weight_bits=bits, activation_bits=bits, steps=0))["layers"]
         errors[bits] = [layer["sqnr"] for layer in layers]
     for few, more, most in zip(*errors.values()):
         assert few < more < most
-    # each bit more halves the step, which is 6 dB
+    # each additional bit halves the step, which is 6 dB
     assert errors[8][0] - errors[4][0] == pytest.approx(24, abs=5)
 
 
-def test_both_networks_stay_unchanged(small, small_images):
+def test_both_networks_are_unchanged(small, small_images):
     training = trained(small, small_images, range="minmax")
     with torch.no_grad():
-        training.student(small.normalise(small_images.images))  # only this updates the ranges of its weights
+        training.student(small.normalise(small_images.images))  # only a forward pass updates its weight ranges
     before = copy.deepcopy(training.student.state_dict())
     figures(small, training)
     assert all(torch.equal(value, before[name]) for name, value in training.student.state_dict().items())
@@ -144,7 +144,7 @@ def test_only_the_first_images_are_used(small, small_images):
 
 
 class Twice(nn.Module):
-    """One layer that runs twice, in a network that cannot be traced."""
+    """One layer that runs twice, in an untraceable network."""
 
     def __init__(self) -> None:
         super().__init__()

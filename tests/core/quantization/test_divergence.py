@@ -16,7 +16,7 @@ def config(**changes) -> TrainingConfig:
     return TrainingConfig(**{**values, "alpha_feature": 0.0, "ema_decay": 0.0, **changes})
 
 
-def test_loss_that_is_not_a_number(small, small_images):
+def test_nan_loss_is_refused_before_the_weights_change(small, small_images):
     training = QuantizationTraining(small, small_images, config())
     weight = training.student.conv1.weight.detach().clone()
     with torch.no_grad():
@@ -28,16 +28,16 @@ def test_loss_that_is_not_a_number(small, small_images):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_weights_that_have_diverged(small, small_images, method, value):
+def test_diverged_weights_raise_only_core_errors(small, small_images, method, value):
     training = QuantizationTraining(small, small_images, config(range=method))
     with torch.no_grad():
         training.student.conv2.weight[0] = value
-    # a fixed range may clip them, so that the step succeeds; if it fails, it must raise our own error
+    # a fixed range may clip them and let the step succeed; if it fails, it must raise our own error
     with suppress(CoreError):
         training.step()
 
 
-def test_first_module_that_is_not_finite(small, small_images):
+def test_first_nonfinite_module(small, small_images):
     images = small.normalise(small_images.images[:4])
     assert first_not_finite(small.network, images) == ""
     small.network.bn2.weight.data[0] = float("inf")
@@ -49,11 +49,11 @@ def test_first_module_that_is_not_finite(small, small_images):
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_error_names_layer_and_step(small, small_images, method):
-    """Also if a range is not finite before there is a loss, or if a fixed range clips the values, so that the loss is finite."""
+    """Even if a range is not finite before the loss is computed, or a fixed range clips the values and the loss stays finite."""
     training = QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
     training.step()
     with torch.no_grad():
-        # values beyond a fixed range are clipped, infinite ones too
+        # a fixed range clips even infinite values
         training.student.bn1.bias[0] = float("inf" if method == "mse" else "nan")
     where = r"^parameters must be finite, got infinity or NaN in bn1.bias after step 2 of adam W4A4; try a smaller training_lr$"
     if method != "mse":
@@ -62,7 +62,7 @@ def test_error_names_layer_and_step(small, small_images, method):
         training.step()
 
 
-def test_weights_whose_range_is_not_finite(small, small_images):
+def test_error_names_the_layer_of_a_nonfinite_weight_range(small, small_images):
     training = QuantizationTraining(small, small_images, config(range="minmax"), series="adam W4A4")
     with torch.no_grad():
         training.student.conv2.weight[0] = float("nan")
@@ -71,13 +71,13 @@ def test_weights_whose_range_is_not_finite(small, small_images):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_calibration_names_the_layer(small, small_images, method):
+def test_error_in_the_calibration_names_the_layer(small, small_images, method):
     small.network.bn1.running_mean[0] = float("nan")
     with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* in the calibration of adam W4A4, first in bn1$"):
         QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
 
 
-def test_last_step_that_diverges(small, small_images):
+def test_divergence_in_the_last_step_is_reported(small, small_images):
     """A finite loss does not guarantee finite parameters after the step."""
     training = QuantizationTraining(small, small_images, config(steps=1), series="adam W4A4")
     step = training.optimizer.step

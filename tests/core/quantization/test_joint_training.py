@@ -35,7 +35,7 @@ def trained(joint: QuantizationTraining) -> QuantizationTraining:
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_resumed_at_any_step_to_the_same_bits(method, tmp_path):
+def test_resuming_at_any_step_gives_the_same_bits(method, tmp_path):
     expected = digest(trained(training(method)))
     for at in range(STEPS + 1):
         first = training(method)
@@ -61,8 +61,8 @@ def run(folder, kill_at: int = -1) -> subprocess.CompletedProcess:
     )
 
 
-def test_killed_and_resumed_to_the_same_bits(tmp_path):
-    """SIGKILL in the middle of a step: after the student's part, before the source's. Twice, at different steps."""
+def test_resuming_after_a_kill_gives_the_same_bits(tmp_path):
+    """SIGKILL within a step, after the student's update and before the source's, at two different steps."""
     uninterrupted = run(tmp_path / "whole")
     assert uninterrupted.returncode == 0, uninterrupted.stderr
     for kill_at in (2, 4):
@@ -75,7 +75,7 @@ def test_killed_and_resumed_to_the_same_bits(tmp_path):
 
 
 def test_images_depend_on_the_student_and_figures_are_recorded():
-    """With another student, the generator ends with other weights."""
+    """A different student leads to different generator weights."""
     records = Records()
     joint = training(reporter=records)
     other = training()
@@ -108,7 +108,7 @@ def test_update_leaves_both_networks_unchanged():
     assert seen == [True] * 2 * STEPS
 
 
-def test_calibration_images_that_do_not_fit():
+def test_calibration_images_of_another_size_are_refused():
     class Wrong(Generator):
         def calibration_images(self, count):
             return torch.zeros(count, 3, 9, 9), torch.zeros(count, dtype=torch.long)
@@ -127,7 +127,7 @@ def test_inference_network_of_a_joint_training():
 
 
 class Linear(GeneratedImages):
-    """A generator of core/generation with a loss that depends on the student."""
+    """A generator of core/generation whose loss depends on the student."""
 
     latent = 4
 
@@ -146,8 +146,8 @@ class Linear(GeneratedImages):
         return -torch.nn.functional.l1_loss(student(images), teacher(images))
 
 
-def test_source_of_the_generation(small):
-    """The two sides fit: a joint method of core/generation is a TrainingSource, and resumes to the same bits."""
+def test_joint_method_is_a_training_source(small):
+    """A joint method of core/generation trains a student, and resumes to the same bits."""
     config = TrainingConfig(weight_bits=3, activation_bits=3, range="minmax", steps=4, calibration_images=16)
 
     def made():
@@ -165,7 +165,7 @@ def test_source_of_the_generation(small):
 
 
 def test_state_of_an_earlier_version(small, small_images):
-    """It had order and random state of the set at the top, and no ranges of weights."""
+    """Order and random state of the image set were top-level keys, and weight ranges were not stored."""
     config = TrainingConfig(range="minmax", steps=4, training_batch_size=24)
     expected = trained(QuantizationTraining(small, ImageSet(small_images.images, small_images.labels), config)).student.state_dict()
     first, second = (QuantizationTraining(small, small_images, config) for _ in range(2))

@@ -26,7 +26,7 @@ SOURCES = {
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The layers below have the same initial weights every time."""
+    """The layers below always have the same initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -64,7 +64,7 @@ def test_close_to_the_float_layer_at_8_bits(source, method):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_gradients_are_those_of_the_float_layer_at_8_bits(source, method):
+def test_gradients_are_close_to_the_float_layer_at_8_bits(source, method):
     layer = from_module(copy.deepcopy(source), 8, factory(method))
     finish_calibration(layer)
     upstream = torch.randn(source(images()).shape, generator=torch.Generator().manual_seed(2))
@@ -95,15 +95,15 @@ def test_each_channel_has_at_most_2_to_the_bits_values(bits, method):
     assert float((weight - source.weight.detach()).norm()) < float(source.weight.detach().norm())
 
 
-def test_minmax_range_is_that_of_the_current_weight():
+def test_minmax_range_follows_the_weight():
     layer = from_module(nn.Linear(8, 2, bias=False), 3, factory("minmax"))
     finish_calibration(layer)
     with torch.no_grad():
-        layer.weight.copy_(torch.linspace(-4, 3, 8).repeat(2, 1))  # 8 levels a step of 1 apart
+        layer.weight.copy_(torch.linspace(-4, 3, 8).repeat(2, 1))  # 8 levels in steps of 1
     torch.testing.assert_close(layer.quantized_weight().detach(), layer.weight.detach())
 
 
-def test_range_of_mse_stays_when_the_weight_changes():
+def test_mse_range_is_fixed_when_the_weight_changes():
     layer = from_module(nn.Linear(8, 2), 3, factory("mse"))
     finish_calibration(layer)
     end = layer.quantized_weight().detach().abs().max()
@@ -129,7 +129,7 @@ def test_activation_quantizer_phases(method):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_activation_passes_through_until_calibrated_in_training_too(method):
+def test_uncalibrated_activation_passes_through_in_training(method):
     x = torch.linspace(-1, 2, 301)
     assert torch.equal(ActivationQuantizer(2, factory(method)).train()(x), x)
 

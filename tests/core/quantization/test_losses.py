@@ -19,7 +19,7 @@ def test_distillation_loss_by_hand():
 
 
 def test_gradient_of_the_distillation_loss():
-    # d/d logits of T^2 KL is T (p_student - p_teacher), over the batch
+    # d/d logits of T^2 KL is T (p_student - p_teacher), divided by the batch size
     student = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     teacher = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
     distillation_loss(student, teacher, 4.0).backward()
@@ -30,7 +30,7 @@ def test_gradient_of_the_distillation_loss():
 def test_feature_loss_by_hand():
     student = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
     teacher = [torch.tensor([1.0, 1.0]), torch.tensor([[2.0]])]
-    # (0 + 1) / (1 + 1) and 1 / 4, their mean
+    # mean of (0 + 1) / (1 + 1) and 1 / 4
     assert feature_loss(student, teacher).item() == pytest.approx(0.375)
 
 
@@ -53,4 +53,4 @@ def test_feature_loss_and_its_gradient_against_torch(layout):
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
     leaf = student[0].requires_grad_()
     (gradient,) = torch.autograd.grad(feature_loss([leaf], [teacher[0]]), leaf)
-    assert gradient.stride() == leaf.stride()  # the memory format in which the earlier layers work
+    assert gradient.stride() == leaf.stride()  # the memory format of the earlier layers

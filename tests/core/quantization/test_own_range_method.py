@@ -1,4 +1,4 @@
-"""A range method with a knob of its own, registered at run time, works from the config to the saved network without other changes."""
+"""A range method with its own knob, registered at run time, works from the config to the saved network without other changes."""
 
 from functools import partial
 
@@ -45,19 +45,19 @@ def percentile():
     del RANGE_METHODS["percentile"]
 
 
-def test_choice_is_live(percentile):
+def test_registered_method_has_its_knob(percentile):
     assert "percentile" in knobs(TrainingConfig)
     assert RunConfig().with_knobs({"range": "percentile", "percentile": 90.0}).training.percentile == 90.0
     with pytest.raises(ConfigError, match="percentile"):
         TrainingConfig(range="percentile", percentile=20.0)
 
 
-def test_choice_is_gone_afterwards():
+def test_removed_method_is_unknown():
     with pytest.raises(ConfigError, match="range must be one of minmax, mse, lsq, got 'percentile'"):
         TrainingConfig(range="percentile")
 
 
-def test_trains_saves_and_exports(percentile, small, small_images, tmp_path):
+def test_method_trains_saves_and_exports(percentile, small, small_images, tmp_path):
     scales = {}
     for value in (80.0, 100.0):
         config = TrainingConfig(range="percentile", percentile=value, steps=2, training_batch_size=16, crop_padding=1)

@@ -16,7 +16,7 @@ from core.quantization.placement import check_layer_bits, quantize_network
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The networks below have the same initial weights every time."""
+    """The networks below always have the same initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -33,7 +33,7 @@ def test_small_network_by_hand(small):
     assert quantized.traced
     assert quantized.note == ""
     assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
-    # after the first use of the ReLU, and after the pooling that flatten preserves; not the image, not the end of the residual
+    # after the first ReLU, and after the pooling, whose values flatten preserves; not the image, not the sum of the residual block
     assert len(quantized.activations) == 2
     calibrate(quantized, images())
     conv1, conv2, output = (layer.quantized_weight() for layer in quantized.layers)
@@ -42,12 +42,12 @@ def test_small_network_by_hand(small):
     with torch.no_grad():
         x = first(F.relu(net.bn1(F.conv2d(images(), conv1, padding=1))))
         assert len(x.unique()) <= 4
-        x = F.relu(net.bn2(F.conv2d(x, conv2, padding=1)) + x)  # both arms see quantized values
+        x = F.relu(net.bn2(F.conv2d(x, conv2, padding=1)) + x)  # both branches read quantized values
         expected = F.linear(second(x.mean(dim=(2, 3))), output, net.output.bias)
         torch.testing.assert_close(quantized.network(images()), expected)
 
 
-def test_network_stays_unchanged(small):
+def test_network_is_unchanged(small):
     network = small.network.train()
     before = copy.deepcopy(network.state_dict())
     modules = [(name, id(module)) for name, module in network.named_modules()]
@@ -64,7 +64,7 @@ def test_network_stays_unchanged(small):
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in quantized.network.modules())
 
 
-def test_network_in_training_mode_stays_unchanged(small):
+def test_network_in_training_mode_is_unchanged(small):
     network = small.network.train()
     statistics = network.bn1.running_mean.clone()
     quantized = quantize_network(network, CONFIG, images()[:2])
@@ -73,11 +73,11 @@ def test_network_in_training_mode_stays_unchanged(small):
     assert not quantized.network.training
 
 
-def test_embedded_network(embedded):
+def test_placement_in_the_embedded_network(embedded):
     quantized = quantize_network(embedded.network, CONFIG, torch.zeros(1, 3, 32, 32))
     # 1 stem, 9 units of 2, 2 projections, 1 classifier
     assert len(quantized.layers) == 22
-    # the stem's output, the middle of 9 units, the end of the first 8, and the pooled end of the ninth; projections share theirs
+    # the stem output, the middle of 9 units, the end of the first 8, and the pooled end of the ninth; projections share a quantizer
     assert len(quantized.activations) == 19
     assert quantized.traced
 
@@ -111,7 +111,7 @@ def test_value_preserving_operations_share_a_quantizer(passes_on):
 
 
 @pytest.mark.parametrize("between", [[], [nn.AvgPool2d(2)], [nn.ReLU(), nn.AvgPool2d(2)], [nn.ReLU(), nn.MaxPool2d(2)]])
-def test_input_of_a_layer_is_on_the_grid(between):
+def test_layer_input_is_on_the_grid(between):
     quantized = place(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *between, nn.Conv2d(4, 2, 1)))
     assert len(quantized.activations) == 1
     calibrate(quantized, images())
@@ -121,7 +121,7 @@ def test_input_of_a_layer_is_on_the_grid(between):
     assert 2 < len(read[0].unique()) <= 8
 
 
-def test_a_tensor_read_by_two_layers_is_quantized_once():
+def test_tensor_read_by_two_layers_is_quantized_once():
     class Fork(nn.Module):
         def __init__(self):
             super().__init__()
@@ -160,7 +160,7 @@ def test_functional_network():
     assert all(2 < values <= 8 for values in readings(quantized))
 
 
-def test_the_image_is_not_quantized_even_after_pooling():
+def test_image_is_not_quantized_even_after_pooling():
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -173,7 +173,7 @@ def test_the_image_is_not_quantized_even_after_pooling():
     assert quantized.activations == []
 
 
-def test_a_layer_used_twice():
+def test_layer_used_twice():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -200,7 +200,7 @@ def test_first_and_last_layer_at_8_bits(small):
     assert [quantizer.quantizer.bits for quantizer in plain.activations] == [2, 2]
 
 
-def test_single_layers_with_bits_of_their_own(small):
+def test_layer_bits(small):
     config = TrainingConfig(weight_bits=3, activation_bits=2, first_last_8bit=True, layer_bits={"conv2": 5, "output": 4})
     quantized = place(small.network, config)
     assert quantized.names == ["conv1", "conv2", "output"]
@@ -216,7 +216,7 @@ def test_single_layers_with_bits_of_their_own(small):
     assert 4 < most[2] <= 8
 
 
-def test_activation_that_several_layers_read_has_their_largest_width():
+def test_activation_read_by_several_layers_has_their_largest_bit_width():
     class Fork(nn.Module):
         def __init__(self):
             super().__init__()
@@ -232,7 +232,7 @@ def test_activation_that_several_layers_read_has_their_largest_width():
         assert quantized.inputs["left"] is quantized.inputs["right"]
 
 
-def test_layer_that_does_not_exist(small):
+def test_unknown_layer_in_layer_bits_is_refused(small):
     with pytest.raises(UnknownNameError, match="unknown layer in layer_bits 'conv9': must be one of conv1, conv2, output"):
         place(small.network, TrainingConfig(layer_bits={"conv9": 4}))
     with pytest.raises(UnknownNameError, match="conv9"):
@@ -261,7 +261,7 @@ def test_subclass_of_a_convolution_is_quantized():
     assert ran == quantized.layers
 
 
-def test_subclass_with_its_own_forward_keeps_its_meaning():
+def test_subclass_with_its_own_forward_computes_the_same_or_is_refused():
     class Standardised(nn.Conv2d):
         def forward(self, x):
             return F.conv2d(x, self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True), self.bias)
@@ -271,7 +271,7 @@ def test_subclass_with_its_own_forward_keeps_its_meaning():
     try:
         quantized = place(network)
     except ModelError:
-        return  # an error is right, too
+        return  # an error is correct as well
     torch.testing.assert_close(quantized.network(images()), network(images()))
 
 
@@ -299,10 +299,10 @@ def test_padding_that_depends_on_the_size_is_fixed(size):
     read = []
     quantized.layers[2].register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
     quantized.network(images(size))
-    assert 2 < len(read[0].unique()) <= 8  # the padding is on the grid, too
+    assert 2 < len(read[0].unique()) <= 8  # the padding is on the grid as well
 
 
-def test_padding_for_several_sizes():
+def test_padding_for_several_sizes_is_refused():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -315,20 +315,20 @@ def test_padding_for_several_sizes():
         place(Twice())
 
 
-def test_layers_of_timm_that_compute_the_same():
+def test_timm_layers_that_compute_the_same_are_quantized():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.SiLU), nn.Conv2d(4, 4, 1), nn.Flatten(), TimmLinear(144, 2))
     quantized = place(network)
     assert quantized.traced
     assert [type(layer) for layer in quantized.layers] == [QuantizedConv2d, QuantizedConv2d, QuantizedLinear]
-    # not taken apart, so that training can compare its output with the full-precision network's
+    # not split, so that training can compare its output with the teacher's
     assert sum(isinstance(module, BatchNormAct2d) for module in quantized.network.modules()) == 1
     with torch.no_grad():
         assert torch.equal(quantized.network(images()), network(images()))
 
 
-def test_other_weights_are_named():
+def test_note_names_weights_in_full_precision():
     class Attention(nn.Module):
-        """Over channels, like that of ECA-Net, with a parameter of its own."""
+        """Attention over channels, as in ECA-Net, with its own parameter."""
 
         def __init__(self):
             super().__init__()
@@ -343,6 +343,6 @@ def test_other_weights_are_named():
     assert quantized.note == "weights in full precision: Attention (1), Conv1d (1)"
 
 
-def test_network_without_layers():
+def test_network_without_layers_is_refused():
     with pytest.raises(ModelError, match="^Sequential must have at least one Conv2d or Linear layer, got none$"):
         place(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))

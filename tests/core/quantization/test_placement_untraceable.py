@@ -12,13 +12,13 @@ from core.quantization.layers import ActivationQuantizer
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The networks below have the same initial weights every time."""
+    """The networks below always have the same initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
 
-def test_layer_of_an_untraceable_network_with_bits_of_its_own():
+def test_layer_bits_in_an_untraceable_network():
     quantized = place(Undecided(), TrainingConfig(layer_bits={"middle": 7, "stem": 2}))
     assert [layer.weight_quantizer.bits for layer in quantized.layers] == [2, 4, 7, 4]
     assert {name: quantizer.quantizer.bits for name, quantizer in quantized.inputs.items()} == {"middle": 7, "output": 4}
@@ -42,7 +42,7 @@ def test_results_cached_during_a_failed_trace_are_discarded():
 
 
 @pytest.mark.parametrize("first_last", [False, True])
-def test_untraceable_network_is_quantized_at_inputs(first_last):
+def test_untraceable_network_is_quantized_at_layer_inputs(first_last):
     network = Undecided()
     config = TrainingConfig(weight_bits=4, activation_bits=3, range="mse", first_last_8bit=first_last)
     before = network(images())
@@ -81,7 +81,7 @@ def test_untraceable_network_that_flattens_the_image():
 
 
 def test_layer_with_two_names_in_an_untraceable_network():
-    """The second name leads to the quantized layer, too."""
+    """The second name also refers to the quantized layer."""
 
     class Twice(nn.Module):
         def __init__(self):

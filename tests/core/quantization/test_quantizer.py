@@ -13,7 +13,7 @@ def tensor(*values: float) -> torch.Tensor:
 
 
 def exact_ranges(bits: int, channels: int = 5) -> tuple[torch.Tensor, ...]:
-    """Ranges whose S is a power of two and whose ends lie on levels: nothing in the formulas rounds. Scale and zero point by hand."""
+    """Ranges, scales and zero points by hand: S is a power of two and the ends are levels, so nothing in the formulas is rounded."""
     levels = 2**bits - 1
     below = torch.tensor([0, 1, levels // 2, levels - 1, levels])[:channels]  # levels below zero
     scale = 2.0 ** torch.tensor([-3.0, 0.0, 2.0, -6.0, 1.0])[:channels]
@@ -21,15 +21,15 @@ def exact_ranges(bits: int, channels: int = 5) -> tuple[torch.Tensor, ...]:
 
 
 def quarter_steps(bits: int, scale: float) -> torch.Tensor:
-    """Values a quarter of a step from a level or on it, and clipped ones on both sides.
+    """Values on a level or a quarter of a step from one, and clipped values on both sides.
 
-    Without the exact halves: torch rounds before it adds the zero point, the paper after, so that half to even goes the other way.
+    Exact halves are left out: torch rounds before it adds the zero point, the paper after, so half to even may go the other way.
     """
     quarters = torch.arange(-6 * 2**bits, 6 * 2**bits + 1)
     return quarters[quarters % 4 != 2] * (scale / 4)
 
 
-def test_table_by_hand():
+def test_quantization_by_hand():
     # 3 bits over [-1, 2.5]: S = 7 / 3.5 = 2, Z = 2 * -1 + 4 = 2
     scaling, offset = affine_parameters(torch.tensor(-1.0), torch.tensor(2.5), 3)
     assert (float(scaling), float(offset)) == (2.0, 2.0)
@@ -107,7 +107,7 @@ def test_zero_is_exact(bits):
 
 
 @pytest.mark.parametrize("bits", [1, 9])
-def test_unknown_bit_width(bits):
+def test_bit_width_outside_2_to_8_is_refused(bits):
     for build in (integer_range, Quantizer, lambda b: affine_parameters(torch.zeros(()), torch.ones(()), b)):
         with pytest.raises(ConfigError, match=rf"^bit width must be 2 to 8, got {bits}$"):
             build(bits)
@@ -134,7 +134,7 @@ def test_passes_through_until_a_range_is_set():
     assert torch.equal(Quantizer(2, learned=True)(x), x)
 
 
-def test_state_dict_carries_the_range():
+def test_state_dict_contains_the_range():
     source, target = Quantizer(3, learned=True), Quantizer(3, learned=True)
     source.set_range(torch.tensor(-1.0), torch.tensor(2.5))
     target.load_state_dict(source.state_dict())
@@ -142,7 +142,7 @@ def test_state_dict_carries_the_range():
 
 
 def away_from_borders(scale: float, lowest: int, highest: int, zero_point: int, count: int = 400) -> torch.Tensor:
-    """Values inside and outside the range, none within a tenth of a step of a rounding border nor in the half step beyond an end."""
+    """Values inside and outside the range, none within a tenth of a step of a rounding boundary or in the half step beyond an end."""
     position = torch.rand(count, generator=torch.Generator().manual_seed(0)) * 3 * (highest - lowest) - 1.5 * (highest - lowest)
     fraction = position - position.floor()
     beyond = ((position > highest) & (position < highest + 0.6)) | ((position < lowest) & (position > lowest - 0.6))
@@ -152,7 +152,7 @@ def away_from_borders(scale: float, lowest: int, highest: int, zero_point: int, 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_gradients_equal_torch_learnable_per_tensor(bits):
-    # torch 2.15 leaves the zero point out of the backward pass of this one; per channel, below, it does not
+    # per tensor, torch 2.15 ignores the zero point in the backward pass; per channel, tested below, it does not
     lowest, highest, zero_point = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0
     values = away_from_borders(0.3, lowest, highest, zero_point)
     weights = torch.randn(len(values), generator=torch.Generator().manual_seed(1))
@@ -193,7 +193,7 @@ def test_scale_gradient_is_that_of_the_surrogate():
     lowest, highest, zero_point, s = -4, 3, 1, 0.4
     x = away_from_borders(s, lowest, highest, zero_point).double()
 
-    # LSQ's surrogate: round(v) is v plus a residue that does not depend on v; the clamp does what clamps do
+    # LSQ's surrogate: round(v) is v plus a residue that does not depend on v, followed by an ordinary clamp
     position = x / s + zero_point
     residue = torch.where((position > lowest) & (position < highest), position.round() - position, 0.0)
 
@@ -211,7 +211,7 @@ def test_scale_gradient_is_that_of_the_surrogate():
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_straight_through(learned):
+def test_straight_through_gradient(learned):
     quantizer = Quantizer(3, learned=learned)
     quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.5))
     x = tensor(-4, -1.3, -0.9, 0, 0.1, 1.26, 2.4, 2.8, 7).requires_grad_()
@@ -221,8 +221,8 @@ def test_straight_through(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("channels", [None, 6])
-def test_value_and_gradients_against_the_formula(channels, learned):
-    """In double precision, apart from `FakeQuantize`; channels-last, and with an upstream gradient in another memory format."""
+def test_values_and_gradients_against_the_formula(channels, learned):
+    """The formula in double precision, without `FakeQuantize`; channels-last, with an upstream gradient in another memory format."""
     generator = torch.Generator().manual_seed(8)
     x = torch.randn(6, 5, 4, 3, generator=generator).contiguous(memory_format=torch.channels_last)
     upstream = torch.randn(6, 5, 4, 3, generator=generator)
@@ -252,7 +252,7 @@ def test_value_and_gradients_against_the_formula(channels, learned):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_what_is_no_number_stays_so(learned):
+def test_nan_stays_nan_and_infinity_is_clipped(learned):
     quantizer = Quantizer(4, learned=learned)
     quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.0))
     y = quantizer(tensor(float("nan"), float("inf"), -float("inf"))).detach()

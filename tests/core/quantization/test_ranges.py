@@ -23,7 +23,7 @@ def squared_error(values: Tensor, lower: float, upper: float, bits: int) -> floa
 
 
 def brute_force(values: Tensor, bits: int, steps: int = 40) -> float:
-    """Least error over a grid of both ends, each from its extreme to zero."""
+    """Smallest error over a grid of lower and upper ends, each from its extreme to zero."""
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     pairs = [(low * i / steps, high * j / steps) for i in range(1, steps + 1) for j in range(1, steps + 1)]
     return min(squared_error(values, *pair, bits) for pair in pairs)
@@ -57,7 +57,7 @@ def test_minmax_averages_over_batches():
     torch.testing.assert_close(torch.stack(method.range()), torch.tensor([-1.01, 2.98]))
 
 
-def test_minmax_of_a_weight_is_that_of_the_last_observation():
+def test_minmax_of_a_weight_is_the_last_observation():
     method = MinMax(4, 2)
     method.observe(torch.tensor([[-9.0, 9.0], [5.0, 6.0]]).view(2, 2, 1, 1))
     method.observe(torch.tensor([[-1.0, 2.0], [3.0, -4.0]]).view(2, 2, 1, 1))
@@ -66,7 +66,7 @@ def test_minmax_of_a_weight_is_that_of_the_last_observation():
     assert upper.tolist() == [2, 3]
 
 
-def test_minmax_is_not_changed_by_later_writes_to_what_it_saw():
+def test_minmax_keeps_no_reference_to_observed_values():
     method, values = MinMax(4, 1), torch.tensor([[-1.0, 2.0]])
     method.observe(values)
     values.mul_(10)
@@ -91,7 +91,7 @@ def test_least_squares_beats_minmax_on_heavy_tails(bits):
     assert squared_error(values, *least.range(), bits) < 0.7 * squared_error(values, *minmax.range(), bits)
 
 
-def test_least_squares_lies_within_the_values():
+def test_least_squares_range_is_within_the_values():
     values = heavy_tailed(9)
     method = LeastSquares(4, None)
     method.observe(values)
@@ -111,7 +111,7 @@ def test_least_squares_treats_channels_separately():
         torch.testing.assert_close((lower[channel], upper[channel]), alone.range())
 
 
-def test_least_squares_sees_all_batches():
+def test_least_squares_uses_all_batches():
     first, second = noise(1), 5 * noise(2)
     batches, whole = LeastSquares(4, None), LeastSquares(4, None)
     batches.observe(first)
@@ -138,15 +138,15 @@ def test_all_zeros(name):
     assert [float(end) for end in method.range()] == [0, 0]
 
 
-def test_names():
+def test_flags_of_the_range_methods():
     flags = {name: (made(name).updates_in_training, made(name).learned) for name in RANGE_METHODS}
     assert flags == {"minmax": (True, False), "mse": (False, False), "lsq": (False, True)}
 
 
 def test_unknown_name(monkeypatch):
-    """A config that was built while the method was registered."""
+    """The config was built while the method was still registered."""
     config = TrainingConfig(range="lsq")
-    monkeypatch.delitem(RANGE_METHODS, "lsq")  # the last one, so that putting it back leaves the order
+    monkeypatch.delitem(RANGE_METHODS, "lsq")  # the last one, so that restoring it keeps the order
     with pytest.raises(UnknownNameError, match="^unknown range method 'lsq': must be one of minmax, mse$"):
         range_method(config)
 
@@ -167,7 +167,7 @@ def test_resumed_running_average_has_the_same_bits():
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_state_before_anything_was_observed(method):
+def test_state_before_the_first_observation_is_empty(method):
     one, other = made(method), made(method)
     assert one.state() == []
     other.observe(torch.tensor([-1.0, 2.0]))

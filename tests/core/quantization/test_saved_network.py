@@ -59,7 +59,7 @@ def test_round_trip_of_mixed_widths(small, small_images, tmp_path):
     assert torch.equal(outputs(again.network, images), outputs(training.student, images))
 
 
-def test_file_with_a_layer_that_the_network_does_not_have(small, small_images, tmp_path):
+def test_unknown_layer_in_layer_bits_is_refused(small, small_images, tmp_path):
     training = trained(small, small_images, steps=0)
     path = tmp_path / "odd.safetensors"
     config = {**training.config.to_dict(), "layer_bits": {"conv9": 8}}
@@ -106,11 +106,11 @@ def test_round_trip_of_a_layer_with_two_names(small, small_images, tmp_path):
     assert torch.equal(outputs(again.network, images), outputs(training.student, images))
 
 
-def test_missing_file(small, tmp_path):
+def test_missing_file_is_refused(small, tmp_path):
     refusal(tmp_path / "absent.safetensors", small)
 
 
-def test_file_of_another_kind(small, tmp_path):
+def test_file_that_is_not_safetensors_is_refused(small, tmp_path):
     path = tmp_path / "notes.safetensors"
     path.write_text("these are\nnot weights\n")
     refusal(path, small)
@@ -128,19 +128,19 @@ def test_file_of_another_kind(small, tmp_path):
         {"quantization": json.dumps(TrainingConfig().to_dict())},
     ],
 )
-def test_file_without_a_usable_config_or_weights(small, tmp_path, metadata):
+def test_file_without_a_valid_config_or_weights_is_refused(small, tmp_path, metadata):
     path = tmp_path / "odd.safetensors"
     save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
     refusal(path, small)
 
 
-def test_file_of_another_network(small, small_images, embedded, tmp_path):
+def test_file_of_another_network_is_refused(small, small_images, embedded, tmp_path):
     training = trained(small, small_images, steps=0)
     path = save_quantized(training.quantized, training.config, tmp_path)
     assert "resnet20_cifar10" in refusal(path, embedded)
 
 
-def test_message_names_the_tensor_that_does_not_fit(small, small_images, tmp_path):
+def test_error_names_the_tensor_that_does_not_fit(small, small_images, tmp_path):
     training = trained(small, small_images, steps=0)
     state = load_file(save_quantized(training.quantized, training.config, tmp_path))
     state["conv2.weight"] = state["conv2.weight"][:4].contiguous()

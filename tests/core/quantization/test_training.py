@@ -25,7 +25,7 @@ class Notes(NullReporter):
 
 
 def config(**changes) -> TrainingConfig:
-    """The paper's loss, without a moving average, unless a test changes it."""
+    """The paper's loss without a moving average, unless changed."""
     values = {
         "weight_bits": 4,
         "activation_bits": 4,
@@ -66,7 +66,7 @@ def test_learning_rate_factor_is_never_zero_nor_above_one(steps):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_training_moves_the_student_only(small, small_images, method, optimizer):
+def test_training_changes_the_student_only(small, small_images, method, optimizer):
     teacher_before = copy.deepcopy(small.network.state_dict())
     training = QuantizationTraining(small, small_images, config(range=method, training_optimizer=optimizer))
     before = {name: value.clone() for name, value in training.student.state_dict().items()}
@@ -84,7 +84,7 @@ def test_training_moves_the_student_only(small, small_images, method, optimizer)
     assert not training.student.training
 
 
-def test_the_weight_scale_is_learned_by_lsq_only(small, small_images):
+def test_weight_scale_is_learned_by_lsq_only(small, small_images):
     moved = {}
     for method in ("mse", "lsq"):
         training = QuantizationTraining(small, small_images, config(range=method))
@@ -95,8 +95,8 @@ def test_the_weight_scale_is_learned_by_lsq_only(small, small_images):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_fused_optimizer_takes_the_steps_of_the_plain_one(small, small_images, optimizer):
-    """This needs gradients with the memory format of the weights."""
+def test_fused_optimizer_takes_the_same_steps(small, small_images, optimizer):
+    """Requires gradients in the memory format of the weights."""
     fused, plain = (QuantizationTraining(small, small_images, config(training_optimizer=optimizer)) for _ in range(2))
     for group in plain.optimizer.param_groups:
         assert group["fused"]
@@ -118,7 +118,7 @@ def test_same_seed_same_bits(small, small_images, method):
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-def test_global_random_state_stays_unchanged(small, small_images):
+def test_global_random_state_is_unchanged(small, small_images):
     state = torch.get_rng_state()
     run(small, small_images)
     assert torch.equal(torch.get_rng_state(), state)
@@ -187,12 +187,12 @@ def test_every_image_is_used_once_before_any_is_used_again(small, small_images):
         assert sorted(pixels.tolist()) == list(range(64))
 
 
-def test_few_images(small, small_images):
+def test_fewer_images_than_a_batch(small, small_images):
     few = ImageSet(small_images.images[:3], small_images.labels[:3])
     assert run(small, few, steps=3, training_batch_size=64).step_count == 3
 
 
-def test_images_of_another_size(small, small_images):
+def test_images_of_another_size_are_refused(small, small_images):
     with pytest.raises(DataError, match="images must be 8 x 8 pixels for small, got 10 x 8"):
         check_images(small, ImageSet(torch.zeros(4, 3, 10, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)))
     with pytest.raises(DataError, match="got 8 x 16"):
@@ -200,14 +200,14 @@ def test_images_of_another_size(small, small_images):
 
 
 @pytest.mark.parametrize("label", [4, -1])
-def test_label_outside_the_classes(small, small_images, label):
+def test_label_outside_the_classes_is_refused(small, small_images, label):
     labels = small_images.labels.clone()
     labels[5] = label
     with pytest.raises(DataError, match=f"labels must be 0 to 3, .*got {label}"):
         check_images(small, ImageSet(small_images.images, labels))
 
 
-def test_no_images(small, small_images):
+def test_empty_image_set_is_refused(small, small_images):
     with pytest.raises(DataError, match="^image set must have at least one image, got none$"):
         QuantizationTraining(small, ImageSet(small_images.images[:0], small_images.labels[:0]), config())
 
@@ -248,7 +248,7 @@ def test_training_ends_with_the_moving_average_of_its_parameters(small, small_im
     torch.testing.assert_close(training.student.state_dict()[name], expected)
 
 
-def test_feature_loss_takes_part_with_its_weight(small, small_images):
+def test_feature_loss_is_added_with_its_weight(small, small_images):
     totals = {}
     for weight in (0.0, 2.0, 4.0):
         notes = Notes()
@@ -267,7 +267,7 @@ def test_feature_loss_takes_part_with_its_weight(small, small_images):
 @pytest.mark.parametrize("method", RANGE_METHODS)
 @pytest.mark.parametrize("at", [0, 3, 6])
 def test_resumed_training_has_the_same_bits(small, small_images, tmp_path, method, optimizer, decay, at):
-    """Through a file, as in a run; 24 of 64 images per batch, so that a second order begins."""
+    """Through a file, as in a run; batches of 24 from 64 images, so that a second pass over the set begins."""
     knobs = config(range=method, training_optimizer=optimizer, ema_decay=decay, steps=6, training_batch_size=24, alpha_feature=0.5)
     whole = QuantizationTraining(small, small_images, knobs)
     while not whole.finished:
@@ -294,7 +294,7 @@ def test_resumed_training_has_the_same_bits(small, small_images, tmp_path, metho
 
 
 def test_dropout_is_off_during_training(small, small_images):
-    """In a network that cannot be traced, its own modules run, and only the quantizers may be in training mode."""
+    """An untraceable network runs its own modules; only the quantizers may be in training mode."""
     seen = []
 
     class Watching(nn.Module):

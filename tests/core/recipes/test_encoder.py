@@ -42,7 +42,7 @@ def plain(red: float, green: float, blue: float) -> torch.Tensor:
         ((0.6, 0.8, 1.0), "bright", "blue"),
     ],
 )
-def test_plain_colours(colour, brightness, tone):
+def test_brightness_and_tone_of_plain_colors(colour, brightness, tone):
     assert describe_pixels(plain(*colour)) == (BRIGHTNESS.index(brightness), TONES.index(tone))
 
 
@@ -67,7 +67,7 @@ def features(seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def test_loss_without_shared_captions_is_open_clips():
+def test_loss_without_shared_captions_equals_open_clip():
     images, texts, scale = features(0).requires_grad_(), features(1).requires_grad_(), torch.tensor(14.0)
     loss = contrastive_loss(images, texts, scale, torch.eye(6))
     expected = open_clip.ClipLoss()(images, texts, scale)
@@ -77,12 +77,12 @@ def test_loss_without_shared_captions_is_open_clips():
 
 
 def test_loss_spreads_evenly_over_true_pairs():
-    # all cosines equal: every softmax is uniform, so the cross entropy to anything is ln 6
+    # all cosines are equal: every softmax is uniform, so every cross entropy is ln 6
     same = torch.ones(6, 4) / 2
     targets = torch.eye(6)
     targets[0, 1:4] = 1
     torch.testing.assert_close(contrastive_loss(same, same, torch.tensor(10.0), targets), torch.tensor(6.0).log())
-    # two images that share both captions: the best there is puts half on each, which costs ln 2
+    # two images share both captions: the optimum puts half on each, at a loss of ln 2
     features = torch.eye(2)[[0, 0, 1, 1]]
     targets = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))
     loss = contrastive_loss(features, features, torch.tensor(100.0), targets)
@@ -90,7 +90,7 @@ def test_loss_spreads_evenly_over_true_pairs():
     assert contrastive_loss(features, features, torch.tensor(100.0), torch.eye(4)) >= loss - 1e-6
 
 
-def test_what_a_caption_states_stands_in_its_text():
+def test_caption_text_contains_what_it_states():
     generator = torch.Generator().manual_seed(0)
     facts = torch.stack([torch.randint(high, (300,), generator=generator) for high in (2, len(BRIGHTNESS), len(TONES))], dim=1)
     texts, stated = _write_captions(facts, ["cat", "dog"], generator)
@@ -101,7 +101,7 @@ def test_what_a_caption_states_stands_in_its_text():
         tones = [word.removeprefix("mostly ") for word in words if word.startswith("mostly ")]
         levels = [word for word in words if not word.startswith("mostly ")]
         assert tones == ([TONES[fact[2]]] if tone >= 0 else [])
-        # a text that is silent on brightness is true of any brightness
+        # a text that does not mention brightness is true of any brightness
         assert levels == ([BRIGHTNESS[fact[1]]] if brightness >= 0 else []), text
     assert {len(text.split(", ")) for text in texts} == {1, 2, 3}
 
@@ -110,7 +110,7 @@ def colour_images() -> list[tuple[Image.Image, int]]:
     return [(Image.new("RGB", (32, 32), colour), i % 2) for i, colour in enumerate(COLOURS)]
 
 
-def test_training_writes_what_open_clip_opens(tmp_path):
+def test_open_clip_loads_the_trained_encoder(tmp_path):
     steps, before = [], torch.get_rng_state()
     config = EncoderTrainingConfig(epochs=1, batch_size=4, threads=1)
     out = train_encoder(colour_images(), ["cat", "dog"], config, tmp_path / "encoder", "eight plain images", lambda *s: steps.append(s))
@@ -137,7 +137,7 @@ def test_same_seed_same_encoder(tmp_path):
     assert files[0] == files[1]
 
 
-def test_fewer_images_than_a_batch(tmp_path):
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
     with pytest.raises(DataError, match="must have at least one batch of 9 images, got 8"):
         train_encoder(colour_images(), ["cat", "dog"], EncoderTrainingConfig(batch_size=9), tmp_path / "encoder", "")
     assert not (tmp_path / "encoder").exists()

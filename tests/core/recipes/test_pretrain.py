@@ -1,4 +1,4 @@
-"""The recipe on a handful of images: what it writes can be used, the same seed gives the same bits, nothing global is changed."""
+"""The recipe on a few images: its checkpoint can be loaded, the same seed gives the same bits, nothing global is changed."""
 
 import os
 
@@ -15,7 +15,7 @@ CLASSES = [f"class {i}" for i in range(10)]
 
 
 class Pictures:
-    """16 pictures of noise."""
+    """Noise images, 16 by default."""
 
     def __init__(self, count=16, size=36):
         pixels = torch.randint(0, 256, (count, size, size, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
@@ -32,7 +32,7 @@ def config(**changes) -> PretrainConfig:
     return PretrainConfig(**{"data": "noise", "epochs": 1, "batch_size": 4, "device": "cpu", **changes})
 
 
-def test_checkpoint_can_be_loaded_and_says_what_it_is(tmp_path):
+def test_checkpoint_can_be_loaded_with_its_spec(tmp_path):
     out = tmp_path / "deeper" / "mine.safetensors"
     steps = []
     spec = pretrain(Pictures(), CLASSES, config(), out, lambda *step: steps.append(step))
@@ -46,8 +46,8 @@ def test_checkpoint_can_be_loaded_and_says_what_it_is(tmp_path):
     assert os.listdir(out.parent) == ["mine.safetensors"]
 
 
-def test_even_a_short_training_is_in_the_checkpoint(tmp_path):
-    """Four steps move the weights and, above all, the BatchNorm statistics that images are made from."""
+def test_short_training_changes_the_checkpoint(tmp_path):
+    """Four steps change the weights and, above all, the BatchNorm statistics that images are generated from."""
     out = tmp_path / "a.safetensors"
     pretrain(Pictures(), CLASSES, config(), out)
     state = load_model(str(out), "cpu").network.state_dict()
@@ -58,7 +58,7 @@ def test_even_a_short_training_is_in_the_checkpoint(tmp_path):
         assert not torch.equal(state[name], start[name]), name
 
 
-def test_loss_falls_on_images_that_can_be_told_apart(tmp_path):
+def test_loss_falls_on_separable_images(tmp_path):
     class Colours(Pictures):
         def __init__(self):
             self.pictures = [Image.new("RGB", (32, 32), (255 * (i % 2),) * 3) for i in range(16)]
@@ -120,21 +120,21 @@ def test_name_must_end_in_safetensors(tmp_path):
         ({"batch_size": 17}, DataError, "at least one batch of 17 images, got 16"),
     ],
 )
-def test_refused_before_anything_is_written(tmp_path, changes, error, message):
+def test_invalid_config_is_refused_before_anything_is_written(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         pretrain(Pictures(), CLASSES, config(**changes), tmp_path / "deeper" / "a.safetensors")
     assert os.listdir(tmp_path) == []
 
 
-def test_padding_as_large_as_the_image_is_refused_in_words(tmp_path):
-    """Reflection needs more pixels than it pads."""
+def test_padding_as_large_as_the_image_is_refused(tmp_path):
+    """Reflection padding needs an image larger than the padding."""
     with pytest.raises(CoreError, match="crop_padding"):
         pretrain(Pictures(), CLASSES, config(crop_padding=32), tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [8, 64])
-def test_image_size_that_the_architecture_cannot_take_is_refused_in_words(tmp_path, size):
+def test_image_size_that_the_architecture_does_not_support_is_refused(tmp_path, size):
     with pytest.raises(CoreError, match="image_size|resnet20_cifar10"):
         pretrain(Pictures(), CLASSES, config(image_size=size), tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == []
@@ -160,7 +160,7 @@ def test_any_number_of_classes(tmp_path):
     assert load_model(str(out), "cpu").network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
 
 
-def test_name_below_a_file_is_refused_before_anything_is_computed(tmp_path):
+def test_path_below_a_file_is_refused_before_training(tmp_path):
     (tmp_path / "file").write_text("1")
     with pytest.raises(DataError, match="cannot be created in .*file"):
         pretrain(Pictures(), CLASSES, config(), tmp_path / "file" / "a.safetensors", lambda *_: pytest.fail("computed for nothing"))

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import core.generation.snapshots
-import core.pipeline
 import core.quantization.saved_network
 import core.runs.database
 from core import layout

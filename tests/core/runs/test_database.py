@@ -192,9 +192,9 @@ def test_database_of_version_2_is_upgraded(version_2):
     store.close()
 
 
-@pytest.mark.parametrize("statements", range(5))
+@pytest.mark.parametrize("statements", range(7))
 def test_migration_from_version_2_that_fails_halfway_changes_nothing(version_2, monkeypatch, statements):
-    """Fails at one of the first five statements."""
+    """Fails at one of its statements: four of version 3, two of version 4, and the version number."""
     execute = Database._migrate
 
     class Breaking:

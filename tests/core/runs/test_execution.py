@@ -192,7 +192,7 @@ def test_dead_runs_ahead_are_marked(store, computed, monkeypatch):
     dead.close()
 
 
-def test_interrupted_run_is_resumed_only_once(store, computed):
+def test_interrupted_run_is_resumed_only_once(store):
     """Two stores resume an interrupted run at the same time, in several rounds. The second is refused."""
     others = [RunStore(store.folder) for _ in range(2)]
     for _ in range(10):

@@ -64,7 +64,6 @@ def test_registered_executor_computes_the_runs(counting):
 
 def test_live_values_and_a_stop_reach_waiting_runs(counting):
     manager, executor = counting
-    executor.steps = 3
     first = manager.store.create(TINY, "ahead")  # blocks the queue
     run_id = manager.start(TINY)
     manager.control(run_id).set("lr", 0.5, ["adam"])

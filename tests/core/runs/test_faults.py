@@ -19,10 +19,7 @@ import pytest
 from file_faults import CONFIG, FULL, STAGES, check_files, check_store, compute, fingerprint, is_sentence
 from safetensors import SafetensorError
 
-import core.generation.snapshots
 import core.pipeline
-import core.quantization.saved_network
-import core.runs.database
 from core.errors import CoreError, RunError, RunStopped
 from core.reporting import NoControl
 from core.runs.database import DATABASE, RESERVE, Database
@@ -256,7 +253,7 @@ def test_real_disk_that_fills_up(small_disk, monkeypatch, prepared, undisturbed,
     store.close()
 
 
-def test_interrupted_run_is_marked_on_a_full_disk(small_disk, prepared):
+def test_interrupted_run_is_marked_on_a_full_disk(small_disk):
     folder, _ = small_disk
     store = RunStore(folder / "runs")
     run_id = store.create(CONFIG, "")

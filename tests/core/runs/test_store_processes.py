@@ -219,7 +219,6 @@ def test_partial_files_of_a_run_resumed_elsewhere_are_kept(tmp_path, monkeypatch
 BUSY = """
 import random
 from core.errors import RunError
-from core.reporting import Frame, RunningStatistics
 chance = random.Random(int(sys.argv[1]))
 mine = [run_id]
 for round in range(30):
@@ -283,7 +282,6 @@ def test_clock_and_signals_do_not_make_a_process_look_dead(store, monkeypatch, y
 CLAIM = """
 sys.stdin.readline()
 from core.errors import RunError
-from core.reporting import Frame, RunningStatistics
 store.mark_interrupted()
 try:
     store.resume(sys.argv[1])

@@ -33,7 +33,7 @@ def affine(channels):
 
 
 def formula(y, residual, layer, activation):
-    """In double precision: z, and mean and variance of what the layer made y of."""
+    """In double precision: z, and mean and variance of the input of the layer whose output is y."""
     y = y.double()
     z = y if residual is None else y + residual.double()
     if activation is not None:
@@ -47,21 +47,21 @@ CASES = [(None, False), (RELU, False), (RELU6, False), (RELU, True), (RELU6, Tru
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("activation", "added"), CASES)
-def test_forward_is_the_formula(shape, activation, added, way):
+def test_forward_equals_the_formula(shape, activation, added, way):
     y, residual, layer = random(shape, 0), random(shape, 1) if added else None, affine(shape[1])
     z, mean, variance = kernels.forward(y, residual, layer, activation)
     expected, wanted, spread = formula(y, residual, layer, activation)
     assert torch.allclose(z.double(), expected, rtol=1e-6)
     assert z.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(mean.double(), wanted, rtol=1e-4, atol=1e-4)
-    # of two numbers, from the squares: the mean is much larger than what they differ by
+    # cancellation: the variance is computed from squares, and two numbers may differ by much less than their mean
     assert torch.allclose(variance.double(), spread, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("users", [1, 2])
 @pytest.mark.parametrize(("activation", "added"), CASES)
-def test_backward_is_what_autograd_does_with_the_formula(shape, activation, added, users, way):
+def test_backward_equals_autograd_of_the_formula(shape, activation, added, users, way):
     y, residual, layer = random(shape, 0), random(shape, 1) if added else None, affine(shape[1])
     grads = [random(shape, 2 + user) for user in range(users)]
     on_mean, on_variance = torch.randn(2, shape[1], generator=torch.Generator().manual_seed(4))
@@ -76,11 +76,11 @@ def test_backward_is_what_autograd_does_with_the_formula(shape, activation, adde
         assert torch.allclose(passed.double(), other.grad, rtol=1e-6)
     else:
         assert passed is None
-    if activation is None:  # then y is what went out, and may be needed
+    if activation is None:  # then y is the output itself, which may still be needed
         assert torch.equal(y, before)
 
 
-def test_what_is_no_number_stays_none(way):
+def test_nan_stays_nan(way):
     y = random((2, 16, 8, 8), 0)
     y[1, 3, 2, 2] = float("nan")
     z, mean, _ = kernels.forward(y, None, affine(16), RELU6)
@@ -88,7 +88,7 @@ def test_what_is_no_number_stays_none(way):
     assert mean.isnan().sum() == 1
 
 
-def test_gradients_in_any_layout(way):
+def test_gradients_in_any_memory_format(way):
     y, grad, layer, statistics = random((2, 16, 8, 8), 0), random((2, 16, 8, 8), 1), affine(16), torch.zeros(3, 16)
     expected, _ = kernels.backward(y.clone(memory_format=torch.preserve_format), [grad], None, layer, statistics, RELU)
     assert torch.equal(kernels.backward(y, [grad.contiguous()], None, layer, statistics, RELU)[0], expected)
@@ -97,7 +97,7 @@ def test_gradients_in_any_layout(way):
 
 
 @needs_compiler
-def test_the_number_of_threads_changes_no_bit():
+def test_same_bits_with_any_number_of_threads():
     y, residual, *grads = (random((40, 16, 32, 32), seed) for seed in range(4))
     layer, gradients = affine(16), torch.randn(2, 16, generator=torch.Generator().manual_seed(5))
     found, before = [], torch.get_num_threads()
@@ -120,7 +120,7 @@ def test_the_number_of_threads_changes_no_bit():
         ({"CC": "false"}, "false failed: 1"),
     ],
 )
-def test_a_machine_without_a_compiler_goes_on_by_torch(environment, reason):
+def test_without_a_compiler_torch_is_used(environment, reason):
     code = (
         "import torch; from core.generation.fused import kernels; print(kernels.description()); "
         "layer = kernels.BatchNormAffine(torch.ones(1), torch.ones(1)); y = torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2); "

@@ -21,7 +21,7 @@ def noise(*shape, seed=0):
 
 
 def settled(network, size=8, seed=0):
-    """In double precision, with affine parameters and running statistics that are nobody's defaults."""
+    """The network in double precision, with affine parameters and running statistics other than the defaults."""
     generator = torch.Generator().manual_seed(seed)
     network = network.double().eval().requires_grad_(False)
     for layer in batch_norm_layers(network).values():
@@ -34,7 +34,7 @@ def settled(network, size=8, seed=0):
 
 
 class Block(nn.Module):
-    """conv, BatchNorm, `behind`; twice, the second time with an addition before it."""
+    """conv, BatchNorm, `behind`; twice, the second time with an addition before `behind`."""
 
     def __init__(self, behind=F.relu, groups=1, bias=False):
         super().__init__()
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Projected(Block):
-    """Both sides of the addition are BatchNorm layers, in stride."""
+    """Both inputs of the addition are BatchNorm layers after strided convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ class Projected(Block):
 
 
 class BatchNormFirst(Block):
-    """BatchNorm layers that no convolution feeds, or not alone, or that have no affine parameters."""
+    """BatchNorm layers of the image, of a sum, and, without affine parameters, of an output with another consumer."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ class Shared(Block):
 
 
 class ActivationInside(Block):
-    """timm's BatchNorm layers, which do what follows them, too."""
+    """timm's BatchNorm layers with a built-in activation."""
 
     def __init__(self, act_layer, inplace=True, apply_act=True):
         super().__init__()
@@ -96,7 +96,7 @@ class ActivationInside(Block):
 
 
 class Doubling(nn.BatchNorm2d):
-    """A BatchNorm layer with a forward of its own that nobody knows."""
+    """A BatchNorm layer with its own forward."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -109,7 +109,7 @@ class OwnForward(Block):
 
 
 class SameSize(Block):
-    """timm's convolution that finds its padding from the size of what it reads."""
+    """timm's convolution, whose padding depends on the input size."""
 
     def __init__(self):
         super().__init__()
@@ -117,7 +117,7 @@ class SameSize(Block):
 
 
 class UsedOften(Block):
-    """What goes out of a convolution is used three times."""
+    """The output of a fused convolution has three consumers."""
 
     def forward(self, x):
         x = self.bn1(self.conv1(x))
@@ -165,8 +165,8 @@ def loss_and_gradient(function, images):
 
 @pytest.mark.parametrize("chunk", [64, kernels.CHUNK])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_fused_is_the_network_with_hooks(name, chunk, monkeypatch):
-    """In double precision, so that what differs by more than rounding shows; in one chunk and in many."""
+def test_fused_equals_the_network_with_hooks(name, chunk, monkeypatch):
+    """In double precision, so that any difference beyond rounding shows; in one chunk and in many."""
     monkeypatch.setattr(kernels, "CHUNK", chunk)
     torch.manual_seed(0)
     network = settled(NETWORKS[name]())
@@ -178,7 +178,7 @@ def test_fused_is_the_network_with_hooks(name, chunk, monkeypatch):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fused_in_single_precision(name):
-    """As generation runs it: by the kernels, where there is a C compiler."""
+    """As in a generation: with the C kernels, if there is a compiler."""
     torch.manual_seed(0)
     network = settled(NETWORKS[name]())
     images = noise(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -198,10 +198,10 @@ def test_fused_in_single_precision(name):
     ],
     ids=lambda build: str((build.args or (build.func.__name__,))[0]),
 )
-def test_fused_is_the_network_with_hooks_for_real_architectures(build):
+def test_fused_equals_the_network_with_hooks_for_real_architectures(build):
     torch.manual_seed(0)
     network = settled(build())
-    with torch.no_grad():  # statistics of one pass, as far apart as these are: otherwise activations grow from layer to layer
+    with torch.no_grad():  # with the statistics of one pass, because activations would otherwise grow from layer to layer
         for layer in batch_norm_layers(network.train()).values():
             layer.momentum = 1.0
         network(noise(8, 3, 32, 32, seed=1))
@@ -213,7 +213,7 @@ def test_fused_is_the_network_with_hooks_for_real_architectures(build):
         assert torch.allclose(value, wanted, rtol=1e-6, atol=1e-8)
 
 
-def test_in_float32_only_rounding_differs(embedded):
+def test_float32_differs_by_rounding_only(embedded):
     images = noise(16, 3, 32, 32).float()
     expected = loss_and_gradient(HookedNetwork(copy.deepcopy(embedded.network).double()), images.double())
     for form in (FusedNetwork, HookedNetwork):
@@ -235,7 +235,7 @@ def test_every_convolution_of_the_embedded_network_is_fused(embedded):
     assert not any(isinstance(part, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)) for part in module.modules())
 
 
-def test_an_activation_inside_is_fused_and_the_layer_stays_whole():
+def test_built_in_activation_is_fused_and_the_network_is_unchanged():
     network = settled(ActivationInside(nn.ReLU))
     before = [name for name, _ in network.named_modules()]
     module = FusedNetwork(network).module
@@ -244,7 +244,7 @@ def test_an_activation_inside_is_fused_and_the_layer_stays_whole():
     assert [name for name, _ in network.named_modules()] == before
 
 
-def test_a_channel_that_is_scaled_to_nothing_stays_apart():
+def test_layer_with_a_channel_scaled_to_zero_is_not_fused():
     network = settled(Block())
     network.bn1.weight[2] = 0.0
     fused = FusedNetwork(network)
@@ -254,14 +254,11 @@ def test_a_channel_that_is_scaled_to_nothing_stays_apart():
         assert torch.allclose(value, wanted, rtol=1e-9, atol=1e-10)
 
 
-def test_a_network_that_cannot_be_traced_has_hooks():
+def test_untraceable_network_uses_hooks():
     network = settled(Untraceable())
     images = noise(6, 3, 8, 8)
     form = with_statistics(network)
     assert isinstance(form, HookedNetwork)
-    expected = loss_and_gradient(FusedNetwork(settled(Block())), images)
-    network.load_state_dict(settled(Block()).state_dict())
-    torch.manual_seed(0)
     plain = settled(Block())
     network.load_state_dict(plain.state_dict())
     expected = loss_and_gradient(FusedNetwork(plain), images)
@@ -269,15 +266,15 @@ def test_a_network_that_cannot_be_traced_has_hooks():
         assert torch.allclose(value, wanted, rtol=1e-9, atol=1e-10)
 
 
-def test_the_network_itself_stays_as_it_is(embedded):
+def test_original_network_is_unchanged(embedded):
     before = {name: value.clone() for name, value in embedded.network.state_dict().items()}
     loss_and_gradient(FusedNetwork(embedded.network), noise(4, 3, 32, 32).float())
     assert all(torch.equal(value, before[name]) for name, value in embedded.network.state_dict().items())
     assert isinstance(embedded.network.features.init_block.bn, nn.BatchNorm2d)
 
 
-def test_what_a_network_remembers_is_its_own():
-    """As the attention of LeViT does with its table of biases."""
+def test_cached_results_do_not_reach_the_network():
+    """LeViT's attention caches its table of biases in this way."""
 
     class Remembering(Block):
         def __init__(self):
@@ -297,7 +294,7 @@ def test_what_a_network_remembers_is_its_own():
     assert torch.allclose(fused(images)[0], network(images))
 
 
-def test_the_way_back_can_be_gone_once():
+def test_backward_runs_only_once():
     fused = FusedNetwork(settled(Block()))
     logits, statistics = fused(noise(2, 3, 8, 8).requires_grad_(True))
     loss = statistics.layer_losses().sum()
@@ -306,6 +303,6 @@ def test_the_way_back_can_be_gone_once():
         loss.backward()
 
 
-def test_refuses_a_network_without_batch_norm():
+def test_network_without_batch_norm_is_refused():
     with pytest.raises(ModelError, match="must have a BatchNorm layer"):
         with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))

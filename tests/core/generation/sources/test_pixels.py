@@ -1,4 +1,4 @@
-"""Pixel methods: which update rule they have, that live knobs reach it, and where batches start."""
+"""Pixel methods: update rules, live knobs, and the noise that batches start from."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_methods_and_their_sources():
     assert in_order(["given", "adam", "mi-fgsm"]) == ["mi-fgsm", "adam", "given"]
 
 
-def test_update_rules_take_live_knobs_and_the_schedule(small):
+def test_update_rules_use_live_knobs_and_the_schedule(small):
     signed, adam = (source(small, CONFIG, MachineConfig()) for source in (SignedMomentumImages, AdamImages))
     assert isinstance(signed.optimizer, MIFGSM)
     assert isinstance(adam.optimizer, torch.optim.Adam)
@@ -52,7 +52,7 @@ def test_batches_start_from_the_same_noise_in_every_method(small):
         assert source.labels.tolist() == [(4 + index) % len(small.spec.classes) for index in range(4)]
 
 
-def test_a_source_continues_to_the_same_bits(small):
+def test_resuming_gives_the_same_bits(small):
     first = AdamImages(small, CONFIG, MachineConfig())
     gradients = [torch.randn(first.pixels.shape, generator=torch.Generator().manual_seed(step)) for step in range(4)]
 

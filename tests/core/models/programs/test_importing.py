@@ -28,7 +28,7 @@ def refused(folder: Path, program: Path, error=ModelError, **changes) -> str:
     return str(caught.value)
 
 
-def test_imported_program_is_a_model(small, tmp_path):
+def test_imported_program_can_be_loaded(small, tmp_path):
     given = exported(small.network, tmp_path / "given.pt2")
     out = import_program(given, given=GivenSpec(**SAID), out_folder=tmp_path / "networks")
     assert {path.name for path in out.parent.iterdir()} == {out.name, out.with_suffix(".json").name}
@@ -39,7 +39,7 @@ def test_imported_program_is_a_model(small, tmp_path):
     torch.testing.assert_close(model.network(images), small.network(images))
 
 
-def test_what_is_said_has_to_fit(small, tmp_path):
+def test_given_values_must_fit_the_program(small, tmp_path):
     given = exported(small.network, tmp_path / "given.pt2")
     assert "8 x 8 pixels" in refused(tmp_path, given, image_size=32)
     assert "must be of shape (4, 2)" in refused(tmp_path, given, class_names=("a", "b"))
@@ -49,14 +49,14 @@ def test_what_is_said_has_to_fit(small, tmp_path):
     refused(tmp_path, tmp_path / "none.pt2", CoreError)
 
 
-def test_what_the_program_says_itself_need_not_be_said(small, tmp_path):
+def test_image_size_and_classes_come_from_the_program(small, tmp_path):
     given = exported(small.network, tmp_path / "given.pt2")
     said = GivenSpec(mean=SAID["mean"], std=SAID["std"])
     spec = load_model(str(import_program(given, out_folder=tmp_path / "networks", given=said)), "cpu").spec
     assert (spec.image_size, spec.classes) == (8, ("class 0", "class 1", "class 2", "class 3"))
 
 
-def test_network_that_cannot_be_used(small, tmp_path):
+def test_unusable_network_is_refused(small, tmp_path):
     network = copy.deepcopy(small.network)
     network.output.weight.data[0, 0] = float("inf")
     assert "finite" in refused(tmp_path, exported(network, tmp_path / "a.pt2"))

@@ -17,7 +17,7 @@ ANY_NUMBER = ({0: torch.export.Dim.DYNAMIC},)
 
 
 def with_noise(network: nn.Module) -> nn.Module:
-    """BatchNorm layers as if trained."""
+    """The network with BatchNorm layers as if trained."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
@@ -35,7 +35,7 @@ def exported(network: nn.Module, path: Path, size: int = 8, dynamic=ANY_NUMBER, 
 
 
 def changed(path: Path, out: Path, changes: dict, compression: int = zipfile.ZIP_STORED) -> Path:
-    """A copy of a program whose members are changed: name -> bytes, or a function of the JSON that is in it."""
+    """A copy of a program with changed members: name -> new bytes, or a function that edits the parsed JSON."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w", compression) as new:
         left = dict(changes)
         root = old.namelist()[0].split("/")[0]
@@ -72,25 +72,25 @@ def program(small, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("spec", [b"{", b"[]", b"null", b"\xff", b'{"name": "x"}', b"[" * 100_000])
-def test_spec_that_is_none(program, tmp_path, spec):
+def test_invalid_spec_is_refused(program, tmp_path, spec):
     path = changed(program, tmp_path / "bad.pt2", {"extra/spec.json": spec})
     with pytest.raises(ModelError, match="must"):
         find_model(str(path))
 
 
-def test_fixed_number_of_images_says_how_to_export(small, tmp_path):
+def test_error_for_a_fixed_batch_size_says_how_to_export(small, tmp_path):
     exported(small.network, tmp_path / "one.pt2", dynamic=None)
     message = refused(tmp_path / "one.pt2")
     assert "batch size must be dynamic, got 2" in message
     assert "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" in message
 
 
-def test_training_mode(tmp_path):
+def test_program_in_training_mode_is_refused(tmp_path):
     exported(nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten()).train(), tmp_path / "a.pt2")
     assert "network.eval()" in refused(tmp_path / "a.pt2")
 
 
-def test_change_in_place_that_another_tensor_shows(tmp_path):
+def test_in_place_change_visible_in_a_view_is_refused(tmp_path):
     class InPlace(nn.Module):
         def __init__(self, shows: bool) -> None:
             super().__init__()
@@ -114,7 +114,7 @@ def test_change_in_place_that_another_tensor_shows(tmp_path):
         torch.testing.assert_close(load_program(tmp_path / "a.pt2")(images), network(images))
 
 
-def test_other_files(tmp_path):
+def test_files_that_are_not_programs_are_refused(tmp_path):
     assert "does not exist" in refused(tmp_path / "none.pt2")
     (tmp_path / "folder.pt2").mkdir()
     refused(tmp_path / "folder.pt2")
@@ -125,7 +125,7 @@ def test_other_files(tmp_path):
     refused(tmp_path / "state.pt2")
 
 
-def test_file_that_is_cut_or_damaged(program, tmp_path):
+def test_truncated_file_is_refused(program, tmp_path):
     content = program.read_bytes()
     for length in range(0, len(content), len(content) // 20):
         (tmp_path / "cut.pt2").write_bytes(content[:length])
@@ -137,7 +137,7 @@ def graph(values: dict) -> dict:
 
 
 class Payload:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -152,8 +152,8 @@ def set_expression(values: dict, text: str) -> None:
     tensors[name]["sizes"][0]["as_expr"]["expr_str"] = text
 
 
-def test_malicious_program_runs_nothing(program, tmp_path):
-    """Each does harm in torch.export.load, which shows that they are real, and nothing here."""
+def test_malicious_program_executes_nothing(program, tmp_path):
+    """Each executes code in torch.export.load, which proves that the attack works, and none does here."""
     pickled = tmp_path / "payload"
     torch.save((Payload(tmp_path / "inputs"),), pickled)
     inputs = changed(program, tmp_path / "inputs.pt2", {"data/sample_inputs/model.pt": pickled.read_bytes()})
@@ -174,7 +174,7 @@ def test_malicious_program_runs_nothing(program, tmp_path):
         if path == weight:
             assert "pickle" in refused(path)
         else:
-            load_program(path)  # what is harmful in it is never looked at
+            load_program(path)  # the harmful part is never read
         assert not harm.exists()
         try:
             torch.export.load(path)
@@ -200,7 +200,7 @@ def test_malicious_program_runs_nothing(program, tmp_path):
         None,
     ],
 )
-def test_operation_that_is_none_of_a_classifier(program, tmp_path, target):
+def test_unknown_operation_is_refused(program, tmp_path, target):
     def change(values: dict) -> None:
         graph(values)["nodes"][0]["target"] = target
 
@@ -210,7 +210,7 @@ def test_operation_that_is_none_of_a_classifier(program, tmp_path, target):
 @pytest.mark.parametrize(
     "name", ["conv1.weight; import os", "a\nb", "", "a..b", "forward.weight", "_modules.weight", "graph.weight", "x" * 600]
 )
-def test_name_that_no_attribute_has(program, tmp_path, name):
+def test_invalid_attribute_name_is_refused(program, tmp_path, name):
     def rename(values: dict) -> None:
         text = json.dumps(values).replace('"conv1.weight"', json.dumps(name))
         values.clear()
@@ -220,7 +220,7 @@ def test_name_that_no_attribute_has(program, tmp_path, name):
     refused(path)
 
 
-def test_names_of_results_never_become_code(program, tmp_path):
+def test_result_names_never_become_code(program, tmp_path):
     def rename(values: dict) -> None:
         text = json.dumps(values).replace('"conv2d"', json.dumps("x=__import__('os').abort()\n"))
         values.clear()
@@ -230,7 +230,7 @@ def test_names_of_results_never_become_code(program, tmp_path):
     assert "abort" not in network.code
 
 
-def test_bombs(program, tmp_path):
+def test_bombs_are_refused(program, tmp_path):
     packed = changed(program, tmp_path / "packed.pt2", {"extra/zeros": bytes(10_000_000)}, zipfile.ZIP_DEFLATED)
     assert "compressed" in refused(packed)
 
@@ -256,7 +256,7 @@ def test_bombs(program, tmp_path):
     refused(changed(program, tmp_path / "e.pt2", {"models/model.json": b"[" * 1_000_000}))
 
 
-def test_tensor_that_would_not_fit_in_memory(program, tmp_path):
+def test_tensor_too_large_for_memory_is_refused(program, tmp_path):
     def repeat(values: dict) -> None:
         node = graph(values)["nodes"][0]
         node["target"] = "torch.ops.aten.repeat.default"

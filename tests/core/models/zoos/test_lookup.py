@@ -1,4 +1,4 @@
-"""Networks by name: what is known of them agrees with their source; weights are loaded from the zoos' own files, or missed in words."""
+"""Networks by name: their specs match the zoos' own, weights are loaded from the zoos' files, and missing files are named."""
 
 import math
 import os
@@ -28,7 +28,7 @@ SMALL = {"pytorchcv": "resnet20_cifar10", "torchvision": "shufflenet_v2_x0_5", "
 
 @pytest.fixture
 def caches(tmp_path, monkeypatch):
-    """Empty folders in the place of those where the zoos keep their files, and no network."""
+    """Empty folders in place of the zoos' caches, and no internet connection."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -44,7 +44,7 @@ def caches(tmp_path, monkeypatch):
 
 
 def untrained(zoo) -> torch.nn.Module:
-    """As the zoo itself builds it, with statistics of one pass over noise."""
+    """The network as the zoo itself builds it, with statistics of one pass over noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         name = SMALL[zoo]
@@ -55,7 +55,7 @@ def untrained(zoo) -> torch.nn.Module:
 
 
 def put(zoo, state, folder):
-    """A file where the zoo looks for it; returns its path."""
+    """Writes a file where the zoo looks for it, and returns its path."""
     if zoo == "pytorchcv":
         error, checksum, _ = model_store.get_model_name_suffix_data(SMALL[zoo])
         path = folder / ".torch" / "models" / f"{SMALL[zoo]}-{error}-{checksum[:8]}.pth"
@@ -72,10 +72,10 @@ def put(zoo, state, folder):
 
 
 @pytest.mark.parametrize("zoo", SMALL)
-def test_weights_are_those_of_the_zoos_file(zoo, caches, monkeypatch):
+def test_weights_are_loaded_from_the_zoos_file(zoo, caches, monkeypatch):
     network = untrained(zoo)
     path = put(zoo, network.state_dict(), caches)
-    # random weights have another hash than those it would download
+    # the hash of random weights differs from that of the published file
     monkeypatch.setattr(model_store, "_check_sha1", lambda file, _: file == str(path))
     before = torch.get_rng_state()
     model = load_model(f"{zoo}:{SMALL[zoo]}", "cpu")
@@ -91,7 +91,7 @@ def test_weights_are_those_of_the_zoos_file(zoo, caches, monkeypatch):
 
 
 @pytest.mark.parametrize("zoo", SMALL)
-def test_without_network_it_is_said_what_is_missing_where_and_what_works(zoo, caches):
+def test_offline_error_names_the_missing_file_and_the_available_networks(zoo, caches):
     with pytest.raises(ModelError) as caught:
         load_model(f"{zoo}:{SMALL[zoo]}", "cpu")
     message = str(caught.value)
@@ -101,8 +101,8 @@ def test_without_network_it_is_said_what_is_missing_where_and_what_works(zoo, ca
     assert len(message) < 1500
 
 
-def test_download_that_fails_leaves_stdout_alone(caches, capfd):
-    """The command line prints JSON there."""
+def test_failed_download_prints_nothing_to_stdout(caches, capfd):
+    """The command line prints JSON to stdout."""
     for zoo in SMALL:
         with pytest.raises(ModelError):
             load_model(f"{zoo}:{SMALL[zoo]}", "cpu")
@@ -118,7 +118,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("zoo", ["pytorchcv", "torchvision"])
-def test_malicious_file_of_a_zoo_is_refused_and_does_nothing(zoo, caches, monkeypatch):
+def test_malicious_file_of_a_zoo_is_refused_and_not_executed(zoo, caches, monkeypatch):
     put(zoo, {**untrained(zoo).state_dict(), "extra": Evil(caches / "was executed")}, caches)
     monkeypatch.setattr(model_store, "_check_sha1", lambda *_: True)
     with pytest.raises(ModelError, match="open"):
@@ -126,7 +126,7 @@ def test_malicious_file_of_a_zoo_is_refused_and_does_nothing(zoo, caches, monkey
     assert not (caches / "was executed").exists()
 
 
-def test_malicious_file_of_timm_is_refused_and_does_nothing(caches):
+def test_malicious_file_of_timm_is_refused_and_not_executed(caches):
     path = put("timm", untrained("timm").state_dict(), caches)
     path.unlink()
     torch.save({"extra": Evil(caches / "was executed")}, path.with_name("pytorch_model.bin"))
@@ -135,7 +135,7 @@ def test_malicious_file_of_timm_is_refused_and_does_nothing(caches):
     assert not (caches / "was executed").exists()
 
 
-def test_file_that_does_not_fit_is_refused_in_one_line(caches):
+def test_file_that_does_not_fit_is_refused(caches):
     put("torchvision", {"a": torch.zeros(1)}, caches)
     with pytest.raises(ModelError, match="could not be loaded"):
         load_model("torchvision:shufflenet_v2_x0_5", "cpu")
@@ -143,18 +143,18 @@ def test_file_that_does_not_fit_is_refused_in_one_line(caches):
 
 @pytest.mark.parametrize("zoo", SMALL)
 @pytest.mark.parametrize("name", ["resnet2000", "", "../resnet18", "resnet18:x", "hf-hub:timm/resnet18", "raft_large", "resnet18.nonsense"])
-def test_names_that_a_zoo_does_not_have(zoo, name, caches):
+def test_unknown_name_is_refused(zoo, name, caches):
     for load in (known_spec, lambda name: load_model(name, "cpu"), lambda name: build_architecture(name, 10)):
         with pytest.raises(UnknownNameError, match=f"must be any classifier of {zoo}"):
             load(f"{zoo}:{name}")
 
 
-def test_network_without_weights(caches):
+def test_network_without_weights_is_refused(caches):
     with pytest.raises(ModelError, match="pytorchcv has no trained weights for pytorchcv:resnet34_cub; use"):
         load_model("pytorchcv:resnet34_cub", "cpu")
 
 
-def test_network_without_batch_norm(caches):
+def test_network_without_batch_norm_is_refused(caches):
     network = models.squeezenet1_1()
     path = caches / "torch" / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
     path.parent.mkdir(parents=True)
@@ -164,10 +164,10 @@ def test_network_without_batch_norm(caches):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_v2_s", "mobilenet_v3_large", "regnet_y_400mf"])
-def test_spec_of_torchvision_is_that_of_its_transforms(name):
+def test_spec_of_torchvision_matches_its_transforms(name):
     spec = known_spec(f"torchvision:{name}")
     weights = models.get_model_weights(name).DEFAULT
-    # what its own preprocessing makes of a picture, by the spec's numbers
+    # torchvision's preprocessing, repeated with the values of the spec
     picture = torch.randint(0, 256, (3, 500, 400), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mode = torchvision.transforms.InterpolationMode(spec.interpolation)
     resized = torchvision.transforms.functional.resize(picture, [spec.resize], mode, antialias=True)
@@ -179,7 +179,7 @@ def test_spec_of_torchvision_is_that_of_its_transforms(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", "efficientnet_lite0", "test_byobnet", "mobilenetv3_large_100"])
-def test_spec_of_timm_is_that_of_its_evaluation(name):
+def test_spec_of_timm_matches_its_evaluation_transforms(name):
     spec = known_spec(f"timm:{name}")
     data = timm.data.resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
     resize, crop = timm.data.create_transform(**data).transforms[:2]
@@ -203,13 +203,13 @@ def test_spec_of_pytorchcv():
 
 
 @pytest.mark.parametrize("name", ["pytorchcv:raft_things", "pytorchcv:pspnet_resnetd50b_voc", "timm:vit_base_patch16_224.dino"])
-def test_what_is_no_classifier_is_refused(name):
+def test_network_that_is_not_a_classifier_is_refused(name):
     with pytest.raises((UnknownNameError, ModelError), match="must be"):
         known_spec(name)
 
 
-def test_normalisation_inside_a_network_is_done_outside(caches):
-    """torchvision's GoogLeNet normalises a second time when it has its weights, and has heads that only training uses."""
+def test_normalization_inside_a_network_is_moved_outside(caches):
+    """With its weights, torchvision's GoogLeNet normalizes a second time; it also has heads that only training uses."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         network = models.googlenet(transform_input=True, aux_logits=True, init_weights=False).eval()
@@ -224,7 +224,7 @@ def test_normalisation_inside_a_network_is_done_outside(caches):
     assert not any(key.startswith("aux") for key in model.network.state_dict())
 
 
-def test_old_names_in_a_densenet(caches):
+def test_old_tensor_names_of_densenet_are_converted(caches):
     state = ZOOS["torchvision"].build("densenet121", None).state_dict()
     old = dict(state)
     for key in state:
@@ -242,7 +242,7 @@ def test_old_names_in_a_densenet(caches):
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:efficientnet_lite0", "pytorchcv:mobilenetv2_w1", "timm:resnet18.a1_in1k"])
-def test_architecture_for_other_classes(name):
+def test_architecture_for_another_number_of_classes(name):
     with shapes_only():
         network = build_architecture(name, 7)
     assert 7 in [value.shape[0] for value in network.state_dict().values() if value.ndim]
@@ -259,12 +259,12 @@ def test_shapes_take_no_memory(name):
     assert torch.empty(1).device.type == "cpu"
 
 
-def test_shapes_are_those_of_the_network():
+def test_layout_matches_the_network():
     network = models.regnet_x_400mf()
     assert layout_of(known_spec("torchvision:regnet_x_400mf")) == {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
-def test_offline_names_of_torchvision_are_those_of_its_default_weights(caches):
+def test_offline_names_of_torchvision_need_its_default_weights(caches):
     folder = caches / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"")
@@ -272,7 +272,7 @@ def test_offline_names_of_torchvision_are_those_of_its_default_weights(caches):
     assert offline_names() == ["resnet20_cifar10", "torchvision:resnet18"]
 
 
-def test_offline_names_import_no_torch_where_nothing_was_downloaded_for_it(tmp_path):
+def test_offline_names_do_not_import_torch_if_its_cache_is_empty(tmp_path):
     snapshot = tmp_path / "hf" / "hub" / "models--timm--resnet18.a1_in1k" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").write_bytes(b"")

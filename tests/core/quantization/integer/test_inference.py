@@ -23,7 +23,7 @@ def outputs(network, images):
 
 
 def filled(network: nn.Module, images: torch.Tensor, size: int = 8) -> FullPrecisionModel:
-    """The network with weights of seed 0 and the BatchNorm statistics of noise."""
+    """The network with weights from seed 0 and BatchNorm statistics of noise."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for module in network.modules():
@@ -88,7 +88,7 @@ def test_scores_by_hand(small, calibrated, images, bits):
 
 
 class Tangled(nn.Module):
-    """Layers whose outputs and inputs have several readers of several kinds, and BatchNorm in all positions."""
+    """Layers whose inputs and outputs have several consumers of different kinds, and BatchNorm in every position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,14 +111,14 @@ class Tangled(nn.Module):
 
 @pytest.mark.parametrize("name", ["small", "Mobile", "Untraceable", "Undecided", "Tangled"])
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_scores_are_those_of_the_trained_network(model, calibrated, images, name, bits):
-    """Except where a value is rounded to another level, which is why most scores are compared and not all."""
+def test_scores_match_the_trained_network(model, calibrated, images, name, bits):
+    """Compares the median difference, because a value may be rounded to another level."""
     made = filled(Tangled(), images) if name == "Tangled" else model(name)
     quantized, _ = calibrated(made, bits)
     assert quantized.traced == (name not in ("Untraceable", "Undecided"))
     before = copy.deepcopy(quantized.network.state_dict())
     network = integer_inference_network(quantized, made.spec)
-    # the rounding of the image is below a thousandth of these scores
+    # rounding the image changes these scores by less than a thousandth
     difference = (outputs(network, images) - outputs(quantized.network, images)).abs().amax(dim=1)
     assert float(difference.median()) < 2e-3
     assert not network.training
@@ -141,11 +141,11 @@ def test_every_layer_sums_integers(model, calibrated, images):
             assert torch.equal(values, values.round())
             assert float(values.abs().max()) < 1 << 24
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    # stem_norm is folded into its layer; the outputs of the other layers have several readers, or BatchNorm does not follow directly
+    # stem_norm is folded into its layer; the outputs of the other layers have several consumers, or BatchNorm does not follow directly
     assert sum(isinstance(module, ChannelAffine) and not module.overwrite for module in network.modules()) == 3
 
 
-def test_graph_module_that_cannot_be_traced(model, calibrated, images):
+def test_untraceable_graph_module(model, calibrated, images):
     undecided = model("Undecided")
 
     class Outer(fx.Tracer):
@@ -161,7 +161,7 @@ def test_graph_module_that_cannot_be_traced(model, calibrated, images):
     assert torch.equal(outputs(network, images), outputs(integer_inference_network(calibrated(undecided, 5)[0], made.spec), images))
 
 
-def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
+def test_timm_batch_norm_with_a_built_in_activation(calibrated, images):
     from timm.layers import BatchNormAct2d
 
     class Act(nn.Sequential):
@@ -180,8 +180,8 @@ def test_timm_s_batch_norm_with_an_activation_inside(calibrated, images):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_after_a_training(small, small_images, calibrated, method):
-    """Ranges that depend on the weights are those of the final weights."""
+def test_scores_after_a_training(small, small_images, calibrated, method):
+    """Ranges that depend on the weights must be those of the final weights."""
     config = TrainingConfig(weight_bits=3, activation_bits=3, steps=4, training_batch_size=16, range=method, training_lr=0.01)
     training = QuantizationTraining(small, small_images, config)
     while not training.finished:
@@ -193,8 +193,8 @@ def test_after_a_training(small, small_images, calibrated, method):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_same_bits_in_any_order(embedded, calibrated, bits):
-    """For any batch size, number of threads and memory format. The scores of the trained network do differ."""
+def test_same_bits_in_any_order(embedded, calibrated, bits):
+    """For any batch size, number of threads and memory format, which do change the scores of the trained network."""
     quantized, _ = calibrated(embedded, bits)
     network = integer_inference_network(quantized, embedded.spec)
     images = embedded.normalise(embedded_images()[0][:48]).contiguous(memory_format=torch.channels_last)
@@ -210,7 +210,7 @@ def test_levels_are_clamped_and_rounded_half_to_even(small, calibrated):
     fixed = integer_inference_network(quantized, small.spec)
     levels = next(module for module in fixed.modules() if isinstance(module, QuantizeActivation))
     scale = float(levels.scale)
-    # after a ReLU the eight levels of three bits begin at zero
+    # after a ReLU, the eight 3-bit levels start at zero
     values = torch.tensor([-5.0, -0.4, 0.4, 0.6, 2.4, 6.6, 7.4, 100.0]) * scale
     assert levels(values).tolist() == [0, 0, 0, 1, 2, 7, 7, 7]
     levels.scale.fill_(1.0)
@@ -219,7 +219,7 @@ def test_levels_are_clamped_and_rounded_half_to_even(small, calibrated):
 
 @pytest.mark.parametrize(("kernel", "bits"), [(1, 2), (3, 4), (7, 8), (11, 8)])
 def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
-    """For the worst possible image: each pixel at the end of its range that has the sign of its weight."""
+    """For the worst possible image, in which each pixel is at the end of its range that has the sign of its weight."""
     size = max(kernel, 8)
     made = filled(
         nn.Sequential(nn.Conv2d(3, 8, kernel), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
@@ -239,7 +239,7 @@ def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
     assert float(np.log2(float(grid.scale))).is_integer()
 
 
-def test_network_without_ranges(small, images):
+def test_uncalibrated_network_is_refused(small, images):
     quantized = quantize_network(small.network, TrainingConfig(), images[:1])
     with pytest.raises(ModelError, match=r"^network must be calibrated, but quantizer \S+ has no range$"):
         integer_inference_network(quantized, small.spec)

@@ -18,7 +18,7 @@ def outputs(network, images):
 
 @pytest.mark.parametrize("name", ["small", "Mobile", "Untraceable", "Undecided"])
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_same_outputs_to_the_bit(model, calibrated, images, name, bits):
+def test_outputs_are_bit_identical(model, calibrated, images, name, bits):
     quantized, _ = calibrated(model(name), bits)
     assert quantized.traced == (name in ("small", "Mobile"))
     assert torch.equal(outputs(integer_network(quantized), images), outputs(quantized.network, images))
@@ -34,7 +34,7 @@ def test_every_range_method(model, calibrated, images, method):
 
 
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
-def test_weights_are_integers_of_their_width(small, calibrated, bits):
+def test_weights_are_integers_within_their_bit_width(small, calibrated, bits):
     quantized, _ = calibrated(small, bits)
     weights = [module for module in integer_network(quantized).modules() if isinstance(module, IntegerWeight)]
     assert len(weights) == len(quantized.layers) == 3
@@ -45,7 +45,7 @@ def test_weights_are_integers_of_their_width(small, calibrated, bits):
         assert torch.equal(weight(), layer.quantized_weight())
 
 
-def test_the_quantized_network_stays_unchanged(small, calibrated):
+def test_quantized_network_is_unchanged(small, calibrated):
     quantized, _ = calibrated(small, 4)
     before, kinds = copy.deepcopy(quantized.network.state_dict()), [type(module) for module in quantized.network.modules()]
     network = integer_network(quantized)
@@ -78,7 +78,7 @@ def test_layer_with_two_names_stays_one_layer(images):
     assert sum(isinstance(module, FixedQuantizer) for module in network.modules()) == 2
 
 
-def test_network_without_ranges(small, images):
+def test_uncalibrated_network_is_refused(small, images):
     quantized = quantize_network(small.network, TrainingConfig(), images[:1])
     with pytest.raises(ModelError, match=r"^network must be calibrated, but quantizer \S+ has no range$"):
         integer_network(quantized)
