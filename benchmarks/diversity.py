@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import write
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.evaluation.diversity import mean_similarity, similarity_histogram, similarity_matrix
 from core.evaluation.encoder import load_encoder
 

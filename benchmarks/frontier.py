@@ -26,9 +26,9 @@ from benchmarks.machine import write
 from benchmarks.peers.zeroq import ZeroQ, initial_images
 from core.config import GenerationConfig, MachineConfig, TrainingConfig
 from core.data.image_sets import ImageSet
-from core.data.labelled import load_evaluation_set
+from core.data.labeled import load_evaluation_set
 from core.evaluation.accuracy import evaluate
-from core.generation.loop import synthesise
+from core.generation.loop import synthesize
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.quantization.training import QuantizationTraining
 
@@ -43,7 +43,7 @@ def ours(model: FullPrecisionModel, method: str, seed: int) -> Iterator[tuple[in
         snapshots = min(4, iterations - 1)
         config = GenerationConfig(images=snapshots * BATCH, iterations=iterations, snapshots=snapshots, batch_size=BATCH)
         began = _now()
-        images, _ = synthesise(model, config, method, MachineConfig(seed=seed))
+        images, _ = synthesize(model, config, method, MachineConfig(seed=seed))
         seconds = _now() - began
         # equally many of each snapshot, the first ones, whose labels are balanced
         part = torch.arange(len(images)).view(snapshots, BATCH)[:, : USED // snapshots].flatten()
@@ -65,7 +65,7 @@ def zeroq(model: FullPrecisionModel, seed: int) -> Iterator[tuple[int, float, Im
         peer.step()
         seconds += _now() - began
         if iteration in ITERATIONS["ZeroQ"]:
-            yield iteration, seconds / BATCH, ImageSet(model.denormalise(peer.images).contiguous(), labels)
+            yield iteration, seconds / BATCH, ImageSet(model.denormalize(peer.images).contiguous(), labels)
     peer.close()
 
 

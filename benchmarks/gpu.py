@@ -99,7 +99,7 @@ def measure(device: str, rounds: int) -> dict[str, Any]:
     on_cpu = {name: generated(reference, name) for name in sets}
     with torch.no_grad():
         pixels = sets["mi-fgsm"][0].images
-        classes = [one.network(one.normalise(pixels)).argmax(1).cpu() for one in (model, reference)]
+        classes = [one.network(one.normalize(pixels)).argmax(1).cpu() for one in (model, reference)]
     return {
         "generation": [generation(model, batch, rounds) for batch in (128, 512)],
         "training": training(model, sets["mi-fgsm"][0], rounds),

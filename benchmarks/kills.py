@@ -67,7 +67,7 @@ def write_data(folder: Path) -> None:
     """Writes some of the embedded evaluation images, one folder per class."""
     from PIL import Image
 
-    from core.data.labelled import load_evaluation_set
+    from core.data.labeled import load_evaluation_set
     from core.models.registry import MODELS
 
     spec = MODELS["resnet20_cifar10"][1]

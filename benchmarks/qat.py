@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from benchmarks.machine import write
 from core.config import TrainingConfig, preset
 from core.data.image_sets import ImageSet
-from core.data.labelled import EvaluationSet, embedded_images
+from core.data.labeled import EvaluationSet, embedded_images
 from core.evaluation.accuracy import evaluate
 from core.memory import keep_memory
 from core.models.full_precision import FullPrecisionModel, load_model

@@ -15,7 +15,7 @@ from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
 from core.data.image_sets import ImageSet, check_images, load_image_set
-from core.data.labelled import EvaluationSet, load_evaluation_set
+from core.data.labeled import EvaluationSet, load_evaluation_set
 from core.evaluation.accuracy import Accuracy
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json

@@ -11,13 +11,13 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from core.data.labelled import load_evaluation_set
+from core.data.labeled import load_evaluation_set
 from core.models.full_precision import load_model
 
 
 class SyntheticImages(CalibrationDataReader):
     def __init__(self, path):
-        images = np.load(path)["images"]  # float32 (N, 3, H, W), normalised as the network takes them
+        images = np.load(path)["images"]  # float32 (N, 3, H, W), normalized as the network takes them
         self.batches = iter(np.array_split(images, -(-len(images) // 32)))
 
     def get_next(self):
@@ -33,7 +33,7 @@ def top1(path):
 
 model = load_model("resnet20_cifar10", "cpu")
 evaluation = load_evaluation_set("embedded", model.spec)
-images = model.normalise(evaluation.images)
+images = model.normalize(evaluation.images)
 full, quantized = (Path(sys.argv[1]).with_name(name) for name in ("float.onnx", "8bit.onnx"))
 shapes = ({0: torch.export.Dim("batch")},)
 torch.onnx.export(model.network, (images[:2],), full, input_names=["images"], dynamic_shapes=shapes, verbose=False)

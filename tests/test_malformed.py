@@ -394,7 +394,7 @@ def command_line(place, capsys):
 def test_flags(place, capsys, monkeypatch):
     """An invalid value for one flag, drawn from the knobs of all commands."""
     monkeypatch.setattr("core.pipeline.prepare", _computed)
-    monkeypatch.setattr("core.data.labelled.open_training_set", _computed)
+    monkeypatch.setattr("core.data.labeled.open_training_set", _computed)
     values = texts | numbers.filter(lambda number: abs(number) < 10**400 or number != number).map(str)
 
     @st.composite
@@ -417,7 +417,7 @@ def test_flags(place, capsys, monkeypatch):
 def test_commands(place, capsys, monkeypatch):
     """Unknown commands, unknown flags, and too few or too many arguments."""
     monkeypatch.setattr("core.pipeline.prepare", _computed)
-    monkeypatch.setattr("core.data.labelled.open_training_set", _computed)
+    monkeypatch.setattr("core.data.labeled.open_training_set", _computed)
     known = st.sampled_from([*COMMANDS, "run", "runs", "resume", "delete", "diversity", "list", "table"])
     words = st.lists(texts | texts.map(lambda text: f"--{text}"), max_size=3)
     unknown = st.tuples(texts, words).map(lambda parts: [parts[0], *parts[1]])

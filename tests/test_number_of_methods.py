@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.__main__ import main
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.generation.methods import METHODS, Method
 from core.models.registry import CIFAR10_CLASSES
 from core.runs.manager import RunManager

@@ -296,7 +296,7 @@ def table(options: Namespace) -> dict[str, Any]:
 
 def pretrain(options: Namespace) -> dict[str, Any]:
     config = _config(PretrainConfig, options)
-    from core.data.labelled import open_training_set
+    from core.data.labeled import open_training_set
     from core.recipes.pretrain import check_new_checkpoint, pretrain
 
     check_new_checkpoint(options.out)
@@ -312,7 +312,7 @@ def pretrain_encoder(options: Namespace) -> dict[str, Any]:
     from core.files import atomic_folder, check_free
 
     check_free(options.out)
-    from core.data.labelled import open_training_set
+    from core.data.labeled import open_training_set
     from core.recipes.encoder import train_encoder
 
     dataset, classes = open_training_set(config.data)

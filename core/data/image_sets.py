@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from core.data.archives import is_archive, unpack_images
 from core.data.class_folders import FOLDERS, read_class_folders
-from core.data.labelled import class_mapping, open_image_folder
+from core.data.labeled import class_mapping, open_image_folder
 from core.data.numpy_archives import SUFFIX, read_numpy_archive
 from core.errors import DataError
 from core.files import atomic_write, write_json

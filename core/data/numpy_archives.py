@@ -36,18 +36,18 @@ _HEADER = re.compile(rb"\{'descr': '([^']{2,20})', 'fortran_order': (True|False)
 
 
 def write_numpy_archive(
-    path: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], manifest: Mapping[str, Any], normalise: Callable[[Tensor], Tensor]
+    path: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], manifest: Mapping[str, Any], normalize: Callable[[Tensor], Tensor]
 ) -> None:
     """Writes a calibration set to `path`. Needs memory for only a few images besides those given.
 
     pixels: uint8 `(N, 3, H, W)`; labels: int64 `(N,)`. manifest: JSON values with {"normalisation": {"mean", "std"}}, three numbers
-    each. normalise: pixels -> normalized float images, with that mean and std.
+    each. normalize: pixels -> normalized float images, with that mean and std.
     Raises DataError if there are more pixels than `read_numpy_archive` accepts, or float32 cannot represent them because mean or std is
     extreme.
     """
     if pixels.numel() > UNPACKED_BYTES:
         raise DataError(f"image set must have at most {UNPACKED_BYTES:,} bytes of pixels, got {pixels.numel():,}")
-    mean, std = _normalisation(manifest, path)
+    mean, std = _normalization(manifest, path)
     texts = {"classes": np.array(classes, dtype=np.str_), "manifest": np.array(json.dumps(manifest))}
     if max(text.nbytes for text in texts.values()) > MANIFEST_BYTES - _CHUNK:
         raise DataError(
@@ -56,7 +56,7 @@ def write_numpy_archive(
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with _new_entry(archive, "images", "<f4", pixels.shape) as file:
             for part in pixels.split(_images_at_once(pixels.shape)):
-                values = normalise(part).cpu().numpy().astype("<f4")
+                values = normalize(part).cpu().numpy().astype("<f4")
                 back = _to_pixels(values, mean, std)
                 if back is None or not np.array_equal(back, part.numpy()):
                     raise DataError(
@@ -77,7 +77,7 @@ def read_numpy_archive(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """
     with open_zip(path, 4 * UNPACKED_BYTES + 2 * MANIFEST_BYTES, ALLOWED) as members:
         manifest = _read_manifest(members, path)
-        mean, std = _normalisation(manifest, path)
+        mean, std = _normalization(manifest, path)
         with _entry(members, "images", "<f4", path) as (shape, file):
             if len(shape) != 4 or shape[1] != 3 or not math.prod(shape) or math.prod(shape) > UNPACKED_BYTES:
                 _refuse(path, f"shape of images must be (N, 3, H, W) with 1 to {UNPACKED_BYTES:,} pixel values, got {quoted(shape)}")
@@ -108,7 +108,7 @@ def _to_pixels(values: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndar
     return nearest.astype(np.uint8) if fits.all() else None
 
 
-def _normalisation(manifest: Mapping[str, Any], path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _normalization(manifest: Mapping[str, Any], path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the channels, float64 `(3, 1, 1)`. Raises DataError."""
     constants = manifest.get("normalisation")
     both = [constants.get(key) if isinstance(constants, Mapping) else None for key in ("mean", "std")]

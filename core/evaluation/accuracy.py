@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.errors import DataError
 from core.models.full_precision import FullPrecisionModel
 
@@ -73,7 +73,7 @@ def top1_hits(
             for pixels, labels in DataLoader(evaluation_set, batch_size=batch_size):
                 if pause_point is not None:
                     pause_point()
-                images = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
+                images = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
                 hits.append(network(images).argmax(dim=1).cpu() == labels)
     finally:
         for module, training in modes:

@@ -4,7 +4,7 @@ import torch
 
 from core.config import GenerationConfig
 from core.data.image_sets import ImageSet
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.evaluation.diversity import evenly_spaced
 from core.generation.noise import starting_noise
 from core.models.full_precision import FullPrecisionModel
@@ -19,7 +19,7 @@ def noise_images(model: FullPrecisionModel, config: GenerationConfig, seed: int 
     for index in range(len(config.batches)):
         if sum(map(len, batches)) >= REFERENCE_IMAGES:
             break
-        batches.append(model.denormalise(starting_noise(model, config, index, seed)[0]).cpu())
+        batches.append(model.denormalize(starting_noise(model, config, index, seed)[0]).cpu())
     images = torch.cat(batches)[:REFERENCE_IMAGES]
     description = f"{len(images):,} images of the {config.noise} noise that generation starts from"
     return ImageSet(images, torch.arange(len(images)), {"description": description})

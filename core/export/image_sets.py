@@ -65,7 +65,7 @@ def export_images(
     try:
         if format == "npz":
             with parents_of(out), atomic_write(out) as partial:
-                write_numpy_archive(partial, image_set.images, image_set.labels, model.spec.classes, manifest, model.normalise)
+                write_numpy_archive(partial, image_set.images, image_set.labels, model.spec.classes, manifest, model.normalize)
         else:
             with atomic_folder(out) as folder:
                 if format == "png":

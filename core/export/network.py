@@ -9,7 +9,7 @@ from typing import Any
 
 from core import layout
 from core.config import NETWORK_FORMATS, RunConfig, TrainingConfig
-from core.data.labelled import load_evaluation_set
+from core.data.labeled import load_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed

@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import evaluate
 from core.export.packed import load_packed
 from core.models.full_precision import FullPrecisionModel
@@ -69,7 +69,7 @@ def verify(
     accuracy = evaluate(comparison, model, evaluation_set, pause_point=pause_point)
     correct = torch.cat(comparison.predictions) == evaluation_set.labels
     pixels, _ = evaluation_set[0]
-    image = model.normalise(pixels[None]).contiguous(memory_format=torch.channels_last)
+    image = model.normalize(pixels[None]).contiguous(memory_format=torch.channels_last)
     with cpu_threads(1), torch.no_grad():
         float32 = model.network if kind == "packed" else _open(kind, float32_path, model.network, 1)
         latency, float32_latency = _latencies((_open(kind, path, model.network, 1), float32), image)

@@ -154,7 +154,7 @@ class GenerationLoop:
         """The current images and what the forward pass computed from them."""
         side = self.model.spec.image_size
         count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // side**2))
-        images = self.model.denormalise(self.source.current()[:count]).cpu()
+        images = self.model.denormalize(self.source.current()[:count]).cpu()
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="nearest")
         confidence, predicted = logits[:count].float().softmax(dim=1).max(dim=1)
@@ -199,8 +199,8 @@ class GenerationLoop:
             raise CoreError(
                 f"images of {self.method} must be finite, got others after {self.step_count} steps: try a smaller {self._knobs_to_try()}"
             )
-        pixels = self.model.denormalise(images)
-        predicted = self.network(self.model.normalise(pixels).contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+        pixels = self.model.denormalize(images)
+        predicted = self.network(self.model.normalize(pixels).contiguous(memory_format=torch.channels_last)).argmax(dim=1)
         self._agreeing += int((predicted == labels).sum())
         self._saved.add(pixels.cpu().contiguous(), labels.cpu())
         self._saved_images += len(labels)
@@ -255,7 +255,7 @@ def _mean(values: list[float]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def synthesise(
+def synthesize(
     model: FullPrecisionModel,
     config: GenerationConfig,
     method: str = DEFAULT_METHODS[0],

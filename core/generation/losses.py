@@ -16,7 +16,7 @@ from torch import Tensor
 class ForwardOutputs:
     """The outputs of one forward pass that the loss terms use."""
 
-    images: Tensor  # (N, C, H, W), normalised
+    images: Tensor  # (N, C, H, W), normalized
     labels: Tensor  # (N,)
     logits: Tensor  # (N, classes)
     layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer

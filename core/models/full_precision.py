@@ -45,12 +45,12 @@ class FullPrecisionModel:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 `(N, 3, H, W)` in [0, 255] -> normalized float32, (pixels / 255 - mean) / std, on the network's device."""
         mean, std = self._channel_constants()
         return (pixels.to(self.device).float() / 255 - mean) / std
 
-    def denormalise(self, images: Tensor) -> Tensor:
+    def denormalize(self, images: Tensor) -> Tensor:
         """Normalized float `(N, 3, H, W)` -> uint8 in [0, 255], rounded to the nearest pixel value."""
         mean, std = self._channel_constants()
         return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -34,7 +34,7 @@ class ModelSpec:
     mean: tuple[float, float, float]  # of RGB values in [0, 1]
     std: tuple[float, float, float]
     trained_on: str
-    # length in pixels to which the short side of evaluation images is resized before the center crop; None: see core.data.labelled
+    # length in pixels to which the short side of evaluation images is resized before the center crop; None: see core.data.labeled
     resize: int | None = None
     interpolation: str = "bilinear"  # one of INTERPOLATIONS
 

@@ -50,7 +50,7 @@ def analyze(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tens
     layers = {name: _LayerErrors(layer) for name, layer in zip(quantized.names, quantized.layers)}
     inputs = {quantizer: _InputErrors(quantizer.quantizer) for quantizer in quantized.inputs.values()}
     for pixels in images.split(batch_size):
-        batch = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        batch = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
         with _outputs({name: _full_precision_layer(model.network, name) for name in layers}) as expected:
             model.network(batch)
         with _compared(layers, inputs, expected):

@@ -19,7 +19,7 @@ def calibrate(model: FullPrecisionModel, config: TrainingConfig, images: Tensor,
     images: uint8 pixels or normalized float `(N, 3, H, W)`. series: for error messages, such as "mi-fgsm W4A4".
     Raises ModelError if the network cannot be quantized or outputs anything but one tensor of scores, CoreError if a range is not finite.
     """
-    batches = [model.normalise(part) if images.dtype == torch.uint8 else part.detach() for part in images.split(IMAGES_AT_ONCE)]
+    batches = [model.normalize(part) if images.dtype == torch.uint8 else part.detach() for part in images.split(IMAGES_AT_ONCE)]
     scores_of(model.network(batches[0][:1]), 1)
     quantized = quantize_network(model.network, config, batches[0][:1])
     quantized.network.to(model.device).to(memory_format=torch.channels_last)

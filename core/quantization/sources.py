@@ -65,7 +65,7 @@ class ImageSetSource:
         size, device = self.config.training_batch_size, self.model.device
         index, self._order = self._order[:size], self._order[size:]
         pixels = crop_and_flip(self.images.images[index].to(device), self.config.crop_padding, self.config.training_flip, self._random)
-        return self.model.normalise(pixels), self.images.labels[index].to(device)
+        return self.model.normalize(pixels), self.images.labels[index].to(device)
 
     def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
         return {}

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from core.config import EncoderTrainingConfig
-from core.data.labelled import LabelledImages
+from core.data.labeled import LabeledImages
 from core.errors import DataError
 from core.layout import plain_rights
 from core.schedules import cosine_below_warm_up
@@ -108,7 +108,7 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tenso
 class _CaptionedImages(Dataset):
     """Images of a labeled set, augmented and enlarged, with the three facts that captions state."""
 
-    def __init__(self, base: LabelledImages, crop_padding: int, size: int) -> None:
+    def __init__(self, base: LabeledImages, crop_padding: int, size: int) -> None:
         self.base = base
         preprocess = OPEN_CLIP_CONFIG["preprocess_cfg"]
         self.to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -152,7 +152,7 @@ def _write_captions(facts: Tensor, classes: list[str], generator: torch.Generato
 
 
 def train_encoder(
-    dataset: LabelledImages,
+    dataset: LabeledImages,
     classes: list[str],
     config: EncoderTrainingConfig,
     out: Path,

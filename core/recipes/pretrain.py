@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from core.config import PretrainConfig
-from core.data.labelled import LabelledImages
+from core.data.labeled import LabeledImages
 from core.errors import ConfigError, DataError, ModelError
 from core.files import check_parents, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
@@ -28,7 +28,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def pretrain(
-    dataset: LabelledImages,
+    dataset: LabeledImages,
     classes: Sequence[str],
     config: PretrainConfig,
     out: Path,
@@ -95,7 +95,7 @@ def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) 
         )
 
 
-def _fit(network: nn.Module, dataset: LabelledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
+def _fit(network: nn.Module, dataset: LabeledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
     transform = v2.Compose(
         [
             v2.PILToTensor(),
@@ -161,7 +161,7 @@ def _average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None
 
 
 class _Transformed(Dataset):
-    def __init__(self, base: LabelledImages, transform: v2.Transform) -> None:
+    def __init__(self, base: LabeledImages, transform: v2.Transform) -> None:
         self.base, self.transform = base, transform
 
     def __len__(self) -> int:

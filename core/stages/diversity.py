@@ -5,7 +5,7 @@ from typing import Any
 
 from core.config import EVALUATION_SETS, RunConfig
 from core.data.image_sets import ImageSet
-from core.data.labelled import EvaluationSet, load_evaluation_set
+from core.data.labeled import EvaluationSet, load_evaluation_set
 from core.errors import DataError
 from core.evaluation.diversity import CHART_DATA, measure_diversity
 from core.evaluation.encoder import Encoder

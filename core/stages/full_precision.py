@@ -1,6 +1,6 @@
 """Stage: accuracy of the full-precision network."""
 
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, evaluate
 from core.models.full_precision import FullPrecisionModel
 from core.stages.context import Context

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits
 from core.files import write_json
 from core.generation.sources.base import JointSource

@@ -26,7 +26,7 @@ _NUMBERS = {  # columns of the table of layers -> help
 }
 
 
-def analysed(run: Run) -> list[tuple[str, str]]:
+def analyzed(run: Run) -> list[tuple[str, str]]:
     """(method, width), such as (mi-fgsm, W4A4), of every network of the run whose layers were analyzed, in order of methods."""
     names = [name.split("/") for name in session.store().result_names(run.id) if name.startswith("layers/")]
     return sorted(((method, width) for _, method, width in names), key=lambda pair: (method_order(pair[0]), pair))
@@ -35,7 +35,7 @@ def analysed(run: Run) -> list[tuple[str, str]]:
 @st.fragment
 def layers(run: Run) -> None:
     """Error by layer, histograms of one layer, and a table to change bit widths. A fragment: its widgets redraw only this part."""
-    known = analysed(run)
+    known = analyzed(run)
     if not known:
         if run.config.bits and run.state.is_finished() and session.store().result(run.id, "full_precision"):
             st.caption("No per-layer analysis for this run. Quantize its images again to get one.")

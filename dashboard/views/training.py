@@ -17,7 +17,7 @@ from dashboard.components import address_widgets, figures
 from dashboard.updates import pace
 from dashboard.updates.live_view import LAYOUT, PAGE, Values, View
 from dashboard.views import accuracy, status
-from dashboard.views.layers import analysed
+from dashboard.views.layers import analyzed
 
 CURVE_PARAMETER = "training"  # of the address
 _CURVE, _TESTED = "figure/training", "figure/tested"
@@ -28,7 +28,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     records, tested = session.records(run, "training"), session.records(run, TEST)
     known: Values = {
         LAYOUT: [accuracy.version(run, address), bool(records), bool(tested)],
-        PAGE: analysed(run),
+        PAGE: analyzed(run),
         **status.values(run, address),
     }
     if records:

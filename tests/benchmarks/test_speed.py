@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import generation, gpu, qat
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 
 SMALL = 16
 

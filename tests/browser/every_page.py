@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from torchvision.utils import save_image
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore

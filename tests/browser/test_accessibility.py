@@ -29,9 +29,9 @@ def findings(page: Page, within: str = "document") -> list[str]:
 
 # axe-core ignores text in SVG. Text with its own background box is skipped, since its contrast is with the box
 FAINT_TEXT = """() => {
-    const channels = colour => {
+    const channels = color => {
         const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
-        canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+        canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
         const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
         return [r / 255, g / 255, b / 255, a / 255];
     };

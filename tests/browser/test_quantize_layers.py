@@ -5,7 +5,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.models.registry import CIFAR10_CLASSES
 from core.runs.manager import RunManager
 from core.runs.state import RunState

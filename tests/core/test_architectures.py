@@ -15,7 +15,7 @@ from core.errors import ModelError
 from core.export.onnx import save_onnx
 from core.export.verify import open_onnx
 from core.generation.fused.network import FusedNetwork, HookedNetwork, with_statistics
-from core.generation.loop import GenerationLoop, synthesise
+from core.generation.loop import GenerationLoop, synthesize
 from core.generation.noise import initial_noise
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.registry import ModelSpec
@@ -141,7 +141,7 @@ def check_generation(model: FullPrecisionModel) -> None:
         def record(self, stage, method, step, values) -> None:
             records.append(values)
 
-    images, summary = synthesise(model, config, reporter=Notes())
+    images, summary = synthesize(model, config, reporter=Notes())
     assert summary["bns_loss_last"] == pytest.approx(sum(records[-1]["layers"]), rel=1e-5, abs=1e-4)
     expected = set(reached(model.network, noise(2, model.spec.image_size, 1), nn.BatchNorm2d))
     counted = {name for name, value in zip(batch_norm_layers(model.network), records[-1]["layers"]) if value > 0}
@@ -168,9 +168,9 @@ def check_alike(scores: torch.Tensor, expected: torch.Tensor, share: float) -> N
 
 def check_quantization(model: FullPrecisionModel) -> None:
     size = model.spec.image_size
-    pixels = model.denormalise(noise(few(size), size, 2)).contiguous()
+    pixels = model.denormalize(noise(few(size), size, 2)).contiguous()
     images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
-    inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    inputs = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         float_scores = model.network(inputs)
     config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
@@ -186,7 +186,7 @@ def check_quantization(model: FullPrecisionModel) -> None:
 
 def check_training(model: FullPrecisionModel) -> None:
     size = model.spec.image_size
-    images = ImageSet(model.denormalise(noise(4, size, 3)).contiguous(), torch.arange(4))
+    images = ImageSet(model.denormalize(noise(4, size, 3)).contiguous(), torch.arange(4))
     config = TrainingConfig(
         weight_bits=4, activation_bits=4, range="minmax", steps=2, training_batch_size=4, calibration_images=4, crop_padding=2
     )
@@ -206,11 +206,11 @@ def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) ->
     weights amplify the approximation of functions between the layers.
     """
     size = model.spec.image_size
-    pixels = model.denormalise(noise(few(size), size, 2)).contiguous()
+    pixels = model.denormalize(noise(few(size), size, 2)).contiguous()
     images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
     config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
     training = QuantizationTraining(model, images, config)
-    inputs = model.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    inputs = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
     save_onnx(training.inference_network(), model.spec, folder / "network.onnx", config)
     scores = open_onnx(folder / "network.onnx", 1)(inputs)
     with torch.no_grad():
@@ -256,7 +256,7 @@ class Pair(nn.Module):
 def test_outputs_other_than_scores_are_refused(small, small_images, wrap):
     model = FullPrecisionModel(wrap(small.network).eval(), small.spec)
     with pytest.raises(ModelError, match=r"^the network's output for 4 images must be one tensor of scores"):
-        synthesise(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
+        synthesize(model, GenerationConfig(images=4, snapshots=1, iterations=1, burn_in=0.0))
     with pytest.raises(ModelError, match=r"^the network's output for 1 images must be one tensor of scores"):
         QuantizationTraining(model, small_images, TrainingConfig())
 
@@ -285,12 +285,12 @@ def test_imagenet_network_on_a_cpu(lite0):
             records.append(values)
 
     config = GenerationConfig(images=4, batch_size=4, snapshots=1, iterations=6, half_resolution_fraction=0.5)
-    images, _ = synthesise(lite0, config, reporter=Notes())
+    images, _ = synthesize(lite0, config, reporter=Notes())
     assert images.images.shape == (4, 3, 224, 224)
     for at_one_size in (records[:3], records[3:]):
         assert at_one_size[2]["bns"] < at_one_size[0]["bns"]
 
-    inputs = lite0.normalise(images.images).contiguous(memory_format=torch.channels_last)
+    inputs = lite0.normalize(images.images).contiguous(memory_format=torch.channels_last)
     settings = {"range": "minmax", "calibration_images": 4, "training_batch_size": 4}
     with torch.no_grad():
         eight = QuantizationTraining(lite0, images, TrainingConfig(weight_bits=8, activation_bits=8, steps=0, **settings))

@@ -11,7 +11,7 @@ from torch import nn
 from core import pipeline
 from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.errors import DataError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
@@ -138,7 +138,7 @@ def test_result_has_all_figures(whole):
 def test_full_precision_accuracy(whole, embedded, data):
     images = load_image_set(data)  # CIFAR-10's classes are in alphabetical order, as the folders are
     with torch.no_grad():
-        right = (embedded.network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
+        right = (embedded.network(embedded.normalize(images.images)).argmax(dim=1) == images.labels).float().mean()
     assert whole[1]["full_precision"] == pytest.approx(100 * float(right), abs=1e-3)
 
 
@@ -149,7 +149,7 @@ def test_saved_network_has_the_reported_accuracy(whole, embedded, data):
         quantized = load_quantized(folder / "quantized" / method / "W3A3" / "quantized.safetensors", embedded)
         network = integer_inference_network(quantized, embedded.spec)
         with torch.no_grad():
-            right = (network(embedded.normalise(images.images)).argmax(dim=1) == images.labels).float().mean()
+            right = (network(embedded.normalize(images.images)).argmax(dim=1) == images.labels).float().mean()
         assert result["methods"][method]["accuracy"]["3"]["quantized"] == pytest.approx(100 * float(right), abs=1e-3)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.models.full_precision import build_architecture, save_checkpoint
 from core.models.registry import CIFAR10_CLASSES, MODELS
 from core.runs.store import RUNS_VARIABLE

@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from core.data import cifar
 from core.data.cifar import open_cifar
-from core.data.labelled import load_evaluation_set, open_training_set
+from core.data.labeled import load_evaluation_set, open_training_set
 from core.errors import DataError
 from core.models.registry import CIFAR10_CLASSES, CIFAR100_CLASSES, MODELS
 

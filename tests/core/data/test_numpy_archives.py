@@ -21,7 +21,7 @@ MANIFEST = {"normalisation": {"mean": list(MEAN), "std": list(STD)}, "name": "ε
 CLASSES = ("ant", "Bär", "../x")
 
 
-def normalise(pixels, mean=MEAN, std=STD):
+def normalize(pixels, mean=MEAN, std=STD):
     return (pixels.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
@@ -32,14 +32,14 @@ def some_pixels(count=5, size=4) -> torch.Tensor:
 @pytest.fixture
 def path(tmp_path):
     target = tmp_path / "set.npz"
-    write_numpy_archive(target, some_pixels(), torch.arange(5) % 3, CLASSES, MANIFEST, normalise)
+    write_numpy_archive(target, some_pixels(), torch.arange(5) % 3, CLASSES, MANIFEST, normalize)
     return target
 
 
 def arrays() -> dict:
     """The arrays of a valid file."""
     return {
-        "images": normalise(some_pixels()).numpy(),
+        "images": normalize(some_pixels()).numpy(),
         "labels": np.arange(5) % 3,
         "classes": np.array(CLASSES),
         "manifest": np.array(json.dumps(MANIFEST)),
@@ -60,7 +60,7 @@ def test_numpy_reads_it_without_pickle(path):
     with np.load(path, allow_pickle=False) as archive:
         assert sorted(archive.files) == ["classes", "images", "labels", "manifest"]
         assert archive["images"].dtype == np.float32
-        np.testing.assert_array_equal(archive["images"], normalise(some_pixels()).numpy())
+        np.testing.assert_array_equal(archive["images"], normalize(some_pixels()).numpy())
         assert archive["labels"].dtype == np.int64
         assert archive["labels"].tolist() == [0, 1, 2, 0, 1]
         assert archive["classes"].tolist() == list(CLASSES)
@@ -81,7 +81,7 @@ def test_every_pixel_value_is_preserved(tmp_path, mean, std):
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     manifest = {"normalisation": {"mean": list(mean), "std": list(std)}}
     write_numpy_archive(
-        tmp_path / "a.npz", pixels, torch.zeros(1, dtype=torch.long), CLASSES, manifest, lambda part: normalise(part, mean, std)
+        tmp_path / "a.npz", pixels, torch.zeros(1, dtype=torch.long), CLASSES, manifest, lambda part: normalize(part, mean, std)
     )
     assert torch.equal(read_numpy_archive(tmp_path / "a.npz")[0], pixels)
 
@@ -89,14 +89,14 @@ def test_every_pixel_value_is_preserved(tmp_path, mean, std):
 def test_archive_in_several_parts(tmp_path, monkeypatch):
     """Part sizes that divide neither the set nor an image."""
     monkeypatch.setattr(numpy_archives, "_CHUNK", 100)
-    write_numpy_archive(tmp_path / "a.npz", some_pixels(7, 5), torch.arange(7), CLASSES, MANIFEST, normalise)
+    write_numpy_archive(tmp_path / "a.npz", some_pixels(7, 5), torch.arange(7), CLASSES, MANIFEST, normalize)
     assert torch.equal(read_numpy_archive(tmp_path / "a.npz")[0], some_pixels(7, 5))
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["images"], normalise(some_pixels(7, 5)).numpy())
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["images"], normalize(some_pixels(7, 5)).numpy())
 
 
 def test_same_set_gives_the_same_bytes(tmp_path, path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 2e9)
-    write_numpy_archive(tmp_path / "again.npz", some_pixels(), torch.arange(5) % 3, CLASSES, MANIFEST, normalise)
+    write_numpy_archive(tmp_path / "again.npz", some_pixels(), torch.arange(5) % 3, CLASSES, MANIFEST, normalize)
     assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
 
 
@@ -104,7 +104,7 @@ def test_normalization_that_loses_pixels_is_refused(tmp_path):
     manifest = {"normalisation": {"mean": [9e5] * 3, "std": [1.0] * 3}}
     with pytest.raises(DataError, match="must be those of values in .*900000.*lose pixels in float32"):
         write_numpy_archive(
-            tmp_path / "a.npz", some_pixels(), torch.arange(5), CLASSES, manifest, lambda part: normalise(part, (9e5,) * 3, (1.0,) * 3)
+            tmp_path / "a.npz", some_pixels(), torch.arange(5), CLASSES, manifest, lambda part: normalize(part, (9e5,) * 3, (1.0,) * 3)
         )
 
 
@@ -246,7 +246,7 @@ def test_more_pixels_than_allowed_are_refused(tmp_path, path, monkeypatch):
     monkeypatch.setattr(numpy_archives, "UNPACKED_BYTES", 100)
     assert "with 1 to 100 pixel values" in refused(path)
     with pytest.raises(DataError, match="at most 100 bytes of pixels, got 240"):
-        write_numpy_archive(tmp_path / "b.npz", some_pixels(), torch.arange(5), CLASSES, MANIFEST, normalise)
+        write_numpy_archive(tmp_path / "b.npz", some_pixels(), torch.arange(5), CLASSES, MANIFEST, normalize)
     assert not (tmp_path / "b.npz").exists()
 
 

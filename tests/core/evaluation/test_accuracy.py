@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.data.labelled import EvaluationSet, load_evaluation_set
+from core.data.labeled import EvaluationSet, load_evaluation_set
 from core.errors import DataError, RunStopped
 from core.evaluation.accuracy import evaluate
 

@@ -98,32 +98,32 @@ def test_matrix_of_many_images_is_spread_over_the_set():
     assert np.abs(positions[20:-20] - np.linspace(0, 3, MATRIX_IMAGES)[20:-20]).max() < 0.02
 
 
-class MeanColour(torch.nn.Module):
+class MeanColor(torch.nn.Module):
     def encode_image(self, pixels):
         return pixels.mean(dim=(2, 3))
 
 
-def colour_encoder() -> Encoder:
+def color_encoder() -> Encoder:
     def preprocess(image):
         return torch.tensor(np.array(image)).permute(2, 0, 1).float() / 255
 
-    return Encoder("colour", "nothing", MeanColour(), preprocess, torch.device("cpu"))
+    return Encoder("color", "nothing", MeanColor(), preprocess, torch.device("cpu"))
 
 
 def test_measure_diversity():
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     images[0, 0], images[1, 0], images[2, 1], images[3, 2] = 255, 80, 255, 255  # red, dark red, green, blue
-    measured = measure_diversity(ImageSet(images, torch.tensor([0, 0, 1, 1])), colour_encoder())
+    measured = measure_diversity(ImageSet(images, torch.tensor([0, 0, 1, 1])), color_encoder())
     assert measured["mean_similarity"] == pytest.approx(1 / 6, abs=1e-5)  # of six pairs only the two reds agree
     assert measured["within_class_similarity"] == pytest.approx(0.5)
-    assert (measured["encoder"], measured["encoder_trained_on"], measured["images"]) == ("colour", "nothing", 4)
+    assert (measured["encoder"], measured["encoder_trained_on"], measured["images"]) == ("color", "nothing", 4)
     assert json.loads(json.dumps(measured)) == measured
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images_are_refused(count):
     with pytest.raises(DataError, match=f"at least 2 images to measure diversity, got {count}"):
-        measure_diversity(ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count)), colour_encoder())
+        measure_diversity(ImageSet(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count)), color_encoder())
 
 
 def generated(config: GenerationConfig) -> ImageSet:
@@ -206,7 +206,7 @@ def test_neighbors_come_from_other_noise_images():
     # noise images 0 and 1 are red, 2 is green, 3 is blue; their two snapshots differ in brightness
     for index, (channel, value) in enumerate([(0, 255), (0, 200), (1, 255), (2, 255), (0, 90), (0, 255), (1, 80), (2, 10)]):
         images.images[index, channel] = value
-    measured = measure_diversity(images, colour_encoder())
+    measured = measure_diversity(images, color_encoder())
     assert measured["snapshot_similarity"] == 1
     # the nearest neighbor of a red image is red, cosine 1; for green and blue only cosine 0 is left
     assert measured["nearest_similarity"] == pytest.approx(0.5)
@@ -218,7 +218,7 @@ def test_neighbors_come_from_other_noise_images():
     assert neighbours["pairs"][0][2] == pytest.approx(1)
     assert len({image % 4 for pair in neighbours["pairs"] for image in pair[:2]}) == 2 * len(neighbours["pairs"])
     assert json.loads(json.dumps(measured)) == measured
-    without = measure_diversity(images, colour_encoder(), keep_matrices=False)
+    without = measure_diversity(images, color_encoder(), keep_matrices=False)
     assert without == {name: value for name, value in measured.items() if name not in ("matrix", "neighbours")}
 
 
@@ -227,5 +227,5 @@ def test_neighbors_in_a_large_set_are_searched_for_some_images_only(monkeypatch)
     images = torch.zeros(9, 3, 8, 8, dtype=torch.uint8)
     images[:, 0] = 255  # all red except the fifth, which is the second of the three queries
     images[4, 0], images[4, 1] = 0, 255
-    measured = measure_diversity(ImageSet(images, torch.zeros(9, dtype=torch.long)), colour_encoder())
+    measured = measure_diversity(ImageSet(images, torch.zeros(9, dtype=torch.long)), color_encoder())
     assert measured["close_share"] == pytest.approx(2 / 3, abs=1e-5)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.errors import EncoderError, UnknownNameError
 from core.evaluation.encoder import EMBEDDED_FOLDER, Encoder, describe_folder, load_encoder
 from core.models.registry import CIFAR10_CLASSES

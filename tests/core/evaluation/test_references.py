@@ -1,7 +1,7 @@
 import torch
 
 from core.config import GenerationConfig, MachineConfig
-from core.data.labelled import EvaluationSet, embedded_images, load_evaluation_set
+from core.data.labeled import EvaluationSet, embedded_images, load_evaluation_set
 from core.evaluation.references import REFERENCE_IMAGES, noise_images, real_images
 from core.generation.sources.pixels import SignedMomentumImages
 
@@ -13,7 +13,7 @@ def test_noise_images_are_those_that_batches_start_from(embedded):
     started = []
     for index in range(len(config.batches)):
         source.start_batch(index)
-        started.append(embedded.denormalise(source.current().detach()))
+        started.append(embedded.denormalize(source.current().detach()))
     assert torch.equal(noise.images, torch.cat(started))
     assert noise.images.shape == (10, 3, 32, 32)
     assert "10 images of the white noise" in noise.manifest["description"]

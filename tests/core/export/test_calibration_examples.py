@@ -10,7 +10,7 @@ import pytest
 
 from core.config import GenerationConfig
 from core.export.image_sets import export_images
-from core.generation.loop import synthesise
+from core.generation.loop import synthesize
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,7 +20,7 @@ def archive(tmp_path_factory, embedded) -> Path:
     """128 images from few iterations."""
     config = GenerationConfig(images=128, iterations=20, snapshots=4)
     out = tmp_path_factory.mktemp("sets") / "set.npz"
-    export_images(synthesise(embedded, config)[0], embedded, "npz", out)
+    export_images(synthesize(embedded, config)[0], embedded, "npz", out)
     return out
 
 

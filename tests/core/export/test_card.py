@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet, load_image_set
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.errors import DataError, ModelError
 from core.export.card import CARD, MethodImages, model_card, plain, sheet, write_card
 from core.models.full_precision import FullPrecisionModel

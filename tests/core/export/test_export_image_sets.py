@@ -98,7 +98,7 @@ def test_npz_has_normalized_images(tmp_path, small, generated):
     with np.load(tmp_path / "set.npz", allow_pickle=False) as archive:
         expected = (generated.images.numpy().astype(np.float64) / 255 - 0.5) / 0.25
         np.testing.assert_allclose(archive["images"], expected, atol=1e-6)
-        assert torch.equal(small.network(torch.from_numpy(archive["images"])), small.network(small.normalise(generated.images)))
+        assert torch.equal(small.network(torch.from_numpy(archive["images"])), small.network(small.normalize(generated.images)))
         assert archive["classes"][archive["labels"]].tolist() == list("abcd") * 16
         assert json.loads(archive["manifest"].item())["network"]["name"] == "small"
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 import core.export.network
 from core.__main__ import main
 from core.config import EvaluationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.errors import ConfigError, DataError, RunError, RunStopped, UnknownNameError
 from core.export.network import check_new_file, export_network, find_network
 from core.layout import NETWORK_FILE

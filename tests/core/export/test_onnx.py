@@ -147,10 +147,10 @@ def test_full_precision(small, images, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 def test_embedded_network(embedded, calibrated, tmp_path, bits):
-    from core.data.labelled import embedded_images
+    from core.data.labeled import embedded_images
 
     quantized, config = calibrated(embedded, bits)
     model = exported(tmp_path / "network.onnx", quantized, config, embedded.spec)
-    images = embedded.normalise(embedded_images()[0][:100]).contiguous(memory_format=torch.channels_last)
+    images = embedded.normalize(embedded_images()[0][:100]).contiguous(memory_format=torch.channels_last)
     expected, found = outputs(integer_inference_network(quantized, embedded.spec), images), run(model, images)[0]
     assert np.array_equal(found, expected)  # bit-identical: no value on another level

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.errors import RunStopped
 from core.evaluation.accuracy import evaluate
 from core.export.network import save_network

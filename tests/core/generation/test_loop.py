@@ -10,7 +10,7 @@ from core.data.augment import jitter_batch
 from core.data.image_sets import load_image_set
 from core.errors import CoreError, ModelError, RunStopped
 from core.generation.forward_pass import ForwardPass
-from core.generation.loop import GenerationLoop, synthesise
+from core.generation.loop import GenerationLoop, synthesize
 from core.generation.noise import initial_noise
 from core.generation.snapshots import Snapshots, kept_steps
 from core.models.full_precision import FullPrecisionModel
@@ -35,12 +35,12 @@ class Recorder(NullReporter):
 
 def test_statistics_approach_those_of_the_network(small):
     for method in ("mi-fgsm", "adam"):
-        _, summary = synthesise(small, replace(CONFIG, iterations=40), method)
+        _, summary = synthesize(small, replace(CONFIG, iterations=40), method)
         assert summary["bns_loss_last"] < 0.5 * summary["bns_loss_first"]
 
 
 def test_images_labels_and_summary(small):
-    images, summary = synthesise(small, CONFIG)
+    images, summary = synthesize(small, CONFIG)
     assert images.images.shape == (24, 3, 8, 8)
     assert images.images.dtype == torch.uint8
     assert images.labels.bincount().tolist() == [6, 6, 6, 6]
@@ -52,7 +52,7 @@ def test_images_labels_and_summary(small):
 
 
 def test_teacher_agreement_is_computed_on_the_saved_images(small):
-    images, summary = synthesise(small, CONFIG)
+    images, summary = synthesize(small, CONFIG)
     with torch.no_grad():
         predicted = small.network((images.images.float() / 255 - 0.5) / 0.25).argmax(dim=1)
     assert summary["teacher_agreement"] == pytest.approx(100 * (predicted == images.labels).float().mean().item(), abs=0.01)
@@ -60,10 +60,10 @@ def test_teacher_agreement_is_computed_on_the_saved_images(small):
 
 def test_same_seed_same_bits_and_another_seed_other_images(small):
     torch.manual_seed(1)
-    first, _ = synthesise(small, CONFIG)
+    first, _ = synthesize(small, CONFIG)
     torch.manual_seed(2)
-    second, _ = synthesise(small, CONFIG)
-    other, _ = synthesise(small, CONFIG, machine=MachineConfig(seed=1))
+    second, _ = synthesize(small, CONFIG)
+    other, _ = synthesize(small, CONFIG, machine=MachineConfig(seed=1))
     assert torch.equal(first.images, second.images)
     assert not torch.equal(first.images, other.images)
 
@@ -73,7 +73,7 @@ def test_network_and_global_random_state_are_unchanged(small):
     expected = torch.rand(3)
     torch.manual_seed(7)
     before = {name: value.clone() for name, value in small.network.state_dict().items()}
-    synthesise(small, CONFIG)
+    synthesize(small, CONFIG)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(value, before[name]) for name, value in small.network.state_dict().items())
     assert not any(p.grad is not None for p in small.network.parameters())
@@ -105,20 +105,20 @@ def test_snapshots_are_the_states_at_their_iterations(small):
     states = {}
     while not synthesis.finished:
         synthesis.step()
-        states[synthesis.step_count] = small.denormalise(synthesis.source.current().detach())
+        states[synthesis.step_count] = small.denormalize(synthesis.source.current().detach())
     saved = synthesis.image_set().images
     assert torch.equal(saved, torch.cat([states[step] for step in CONFIG.snapshot_iterations]))
     assert CONFIG.snapshot_iterations[-1] == CONFIG.iterations
 
 
 def test_single_snapshot_is_the_last_iteration(small):
-    images, summary = synthesise(small, replace(CONFIG, snapshots=1, images=12))
+    images, summary = synthesize(small, replace(CONFIG, snapshots=1, images=12))
     assert (len(images), summary["image_iterations"]) == (12, 144)
 
 
 def test_every_iteration_is_recorded_with_every_layer(small):
     recorder = Recorder()
-    synthesise(small, CONFIG, reporter=recorder)
+    synthesize(small, CONFIG, reporter=recorder)
     assert [(method, step) for _, method, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
     for _, _, _, values in recorder.records:
         assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
@@ -154,7 +154,7 @@ def test_frame_has_the_predictions_and_statistics_of_its_step(small):
         assert frame.variances.tolist() == pytest.approx(torch.cat([x.var(dim=(0, 2, 3)) for x in inputs]).tolist(), rel=1e-3)
         assert [frame.predicted.dtype, frame.labels.dtype] == ["int64", "int64"]
         assert [frame.confidence.dtype, frame.means.dtype, frame.variances.dtype] == ["float32"] * 3
-    assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalise(synthesis.source.current().detach()))
+    assert torch.equal(torch.from_numpy(recorder.frames[-1][1].images), small.denormalize(synthesis.source.current().detach()))
 
 
 def test_running_statistics_of_all_layers(small):
@@ -222,14 +222,14 @@ def test_stops_between_two_iterations(small):
 
     recorder = Recorder()
     with pytest.raises(RunStopped):
-        synthesise(small, CONFIG, reporter=recorder, control=StopAtFour())
+        synthesize(small, CONFIG, reporter=recorder, control=StopAtFour())
     assert len(recorder.records) == 4
 
 
 def test_error_for_a_nan_loss_names_iteration_and_layer(small):
     small.network.bn2.running_var[0] = float("nan")
     with pytest.raises(CoreError, match="^the loss of mi-fgsm must be finite, got nan at iteration 1, first in bn2"):
-        synthesise(small, CONFIG)
+        synthesize(small, CONFIG)
 
 
 def test_network_without_batch_norm_is_refused(small):
@@ -241,7 +241,7 @@ def test_network_without_batch_norm_is_refused(small):
 @pytest.mark.slow
 def test_teacher_agrees_on_images_of_the_embedded_network_after_25_iterations(embedded):
     config = GenerationConfig(images=64, iterations=25, batch_size=64, snapshots=1)
-    _, summary = synthesise(embedded, config)
+    _, summary = synthesize(embedded, config)
     assert summary["teacher_agreement"] > 60
     assert summary["bns_loss_last"] < 0.3 * summary["bns_loss_first"]
 
@@ -287,7 +287,7 @@ def by_hand(model, config, sizes):
             momentum = (momentum * config.mu).addcdiv(gradient, gradient.abs().sum(dim=(1, 2, 3), keepdim=True))
             step = config.epsilon * (1 - 0.98 * iteration / (config.iterations - 1))
             images = images.detach().add(momentum.sign(), alpha=-step).clamp(low, high)
-    return model.denormalise(images)
+    return model.denormalize(images)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def by_hand(model, config, sizes):
 )
 def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
     config = replace(CONFIG, snapshots=1, images=12, half_resolution_fraction=half)
-    images, _ = synthesise(small, config)
+    images, _ = synthesize(small, config)
     assert torch.equal(images.images, by_hand(small, config, sizes))
 
 
@@ -317,7 +317,7 @@ def test_half_resolution_images_are_shown_at_full_size(small):
             return True
 
     recorder = Curious()
-    synthesise(small, replace(CONFIG, half_resolution_fraction=0.25), reporter=recorder)
+    synthesize(small, replace(CONFIG, half_resolution_fraction=0.25), reporter=recorder)
     pictures = [torch.from_numpy(frame.images) for _, frame, _ in recorder.frames]
     assert {tuple(images.shape) for images in pictures} == {(12, 3, 8, 8)}
     blocks = [torch.equal(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)) for images in pictures]
@@ -337,9 +337,9 @@ def test_only_the_full_size_is_compiled(small, monkeypatch, half):
     compiled = []
     monkeypatch.setattr(ForwardPass, "compile", lambda self, images, labels, weights: compiled.append(tuple(images.shape)))
     config = replace(CONFIG, half_resolution_fraction=half)
-    images, _ = synthesise(small, config, machine=MachineConfig(compile=True))
+    images, _ = synthesize(small, config, machine=MachineConfig(compile=True))
     assert compiled == [(12, 3, 8, 8)]
-    assert torch.equal(images.images, synthesise(small, config)[0].images)
+    assert torch.equal(images.images, synthesize(small, config)[0].images)
 
 
 # resuming

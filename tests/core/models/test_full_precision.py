@@ -73,25 +73,25 @@ def test_embedded_network_is_that_of_the_paper():
     assert len(batch_norm_layers(network)) == 21
 
 
-def test_normalise_by_hand(embedded):
+def test_normalize_by_hand(embedded):
     pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     expected = [(0 - 0.4914) / 0.2470, (128 / 255 - 0.4822) / 0.2435, (1 - 0.4465) / 0.2616]
-    assert embedded.normalise(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    assert embedded.normalize(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_denormalise_undoes_normalise_for_every_value(embedded, small):
+def test_denormalize_undoes_normalize_for_every_value(embedded, small):
     every = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, 3, 2, 2)
     for model in (embedded, small):
-        normalised = model.normalise(every)
-        assert normalised.dtype == torch.float32
-        assert torch.equal(model.denormalise(normalised), every)
+        normalized = model.normalize(every)
+        assert normalized.dtype == torch.float32
+        assert torch.equal(model.denormalize(normalized), every)
 
 
-def test_denormalise_rounds_and_clamps(small):
+def test_denormalize_rounds_and_clamps(small):
     # mean 0.5, std 0.25; pixel values 100.4 and 100.6, and two far outside
     values = torch.tensor([100.4, 100.6, -50.0, 400.0]) / 255
-    normalised = ((values - 0.5) / 0.25).view(4, 1, 1, 1).expand(4, 3, 1, 1)
-    assert small.denormalise(normalised)[:, 0, 0, 0].tolist() == [100, 101, 0, 255]
+    normalized = ((values - 0.5) / 0.25).view(4, 1, 1, 1).expand(4, 3, 1, 1)
+    assert small.denormalize(normalized)[:, 0, 0, 0].tolist() == [100, 101, 0, 255]
 
 
 def test_pixel_range_by_hand(embedded, small):

@@ -53,7 +53,7 @@ def test_sqnr_against_the_networks_written_out(small, small_images, method):
     found = figures(small, training)
     assert found["images"] == 64
     assert [layer["name"] for layer in found["layers"]] == ["conv1", "conv2", "output"]
-    x = small.normalise(seen(training))
+    x = small.normalize(seen(training))
     teacher, student = small.network, training.student
     quantizers = training.quantized.activations
     # the small network, written out
@@ -128,7 +128,7 @@ def test_more_bits_give_less_error(small, small_images):
 def test_both_networks_are_unchanged(small, small_images):
     training = trained(small, small_images, range="minmax")
     with torch.no_grad():
-        training.student(small.normalise(small_images.images))  # only a forward pass updates its weight ranges
+        training.student(small.normalize(small_images.images))  # only a forward pass updates its weight ranges
     before = copy.deepcopy(training.student.state_dict())
     figures(small, training)
     assert all(torch.equal(value, before[name]) for name, value in training.student.state_dict().items())
@@ -169,7 +169,7 @@ def test_layer_that_runs_twice_in_an_untraceable_network(small, small_images):
         outputs = []
         handle = network.shared.register_forward_hook(lambda _m, _a, output, outputs=outputs: outputs.append(output.clone()))
         with torch.no_grad():
-            network(model.normalise(seen(training)))
+            network(model.normalize(seen(training)))
         handle.remove()
         shared.append(torch.cat([output.flatten() for output in outputs]))
     assert layers["shared"]["sqnr"] == pytest.approx(decibels(*shared), abs=0.01)

@@ -38,7 +38,7 @@ def test_diverged_weights_raise_only_core_errors(small, small_images, method, va
 
 
 def test_first_nonfinite_module(small, small_images):
-    images = small.normalise(small_images.images[:4])
+    images = small.normalize(small_images.images[:4])
     assert first_not_finite(small.network, images) == ""
     small.network.bn2.weight.data[0] = float("inf")
     assert first_not_finite(small.network, images) == "bn2"

@@ -69,7 +69,7 @@ def test_method_trains_saves_and_exports(percentile, small, small_images, tmp_pa
         while not training.finished:
             training.step()
         again = load_quantized(save_quantized(training.quantized, config, tmp_path), small)
-        images = small.normalise(small_images.images)
+        images = small.normalize(small_images.images)
         save_packed(integer_network(again), small.spec, config, tmp_path / f"{value}.safetensors")
         with torch.no_grad():
             assert torch.equal(again.network(images), training.student(images))

@@ -43,7 +43,7 @@ def test_round_trip(small, small_images, tmp_path, method, first_last):
     path = save_quantized(training.quantized, training.config, tmp_path)
     assert path == tmp_path / NETWORK_FILE
     again = load_quantized(path, small)
-    images = small.normalise(small_images.images)
+    images = small.normalize(small_images.images)
     assert torch.equal(outputs(again.network, images), outputs(training.student, images))
     assert not again.network.training
     assert len(again.layers) == 3
@@ -55,7 +55,7 @@ def test_round_trip_of_mixed_widths(small, small_images, tmp_path):
     training = trained(small, small_images, layer_bits={"conv2": 6, "output": 8})
     again = load_quantized(save_quantized(training.quantized, training.config, tmp_path), small)
     assert [layer.weight_quantizer.bits for layer in again.layers] == [3, 6, 8]
-    images = small.normalise(small_images.images)
+    images = small.normalize(small_images.images)
     assert torch.equal(outputs(again.network, images), outputs(training.student, images))
 
 
@@ -69,13 +69,13 @@ def test_unknown_layer_in_layer_bits_is_refused(small, small_images, tmp_path):
 
 def test_round_trip_of_the_embedded_network(embedded, tmp_path):
     from core.data.image_sets import ImageSet
-    from core.data.labelled import embedded_images
+    from core.data.labeled import embedded_images
 
     images, labels = embedded_images()
     training = trained(embedded, ImageSet(images[:32], torch.tensor(labels[:32])), steps=1, training_batch_size=16)
     path = save_quantized(training.quantized, training.config, tmp_path)
     fresh = load_model("resnet20_cifar10", "cpu")
-    batch = fresh.normalise(images[100:116])
+    batch = fresh.normalize(images[100:116])
     assert torch.equal(outputs(load_quantized(path, fresh).network, batch), outputs(training.student, batch))
 
 
@@ -93,7 +93,7 @@ def test_round_trip_of_an_untraceable_network(small, small_images, tmp_path):
     training = trained(model, small_images)
     again = load_quantized(save_quantized(training.quantized, training.config, tmp_path), model)
     assert not again.traced
-    images = model.normalise(small_images.images)
+    images = model.normalize(small_images.images)
     assert torch.equal(outputs(again.network, images), outputs(training.student, images))
 
 
@@ -102,7 +102,7 @@ def test_round_trip_of_a_layer_with_two_names(small, small_images, tmp_path):
     model = FullPrecisionModel(Undecided(small.network), small.spec)
     training = trained(model, small_images, steps=0)
     again = load_quantized(save_quantized(training.quantized, training.config, tmp_path), model)
-    images = model.normalise(small_images.images)
+    images = model.normalize(small_images.images)
     assert torch.equal(outputs(again.network, images), outputs(training.student, images))
 
 

@@ -154,7 +154,7 @@ def test_training_at_8_bits_stays_close_to_the_teacher(small, small_images, meth
     notes = Notes()
     knobs = config(weight_bits=8, activation_bits=8, range=method, steps=40, training_batch_size=64, alpha_ce=0.0, crop_padding=0)
     training = QuantizationTraining(small, small_images, knobs, reporter=notes)
-    images = small.normalise(small_images.images)
+    images = small.normalize(small_images.images)
     with torch.no_grad():
         teacher = small.network(images)
         before = float(distillation_loss(training.student(images), teacher, 4.0))
@@ -169,7 +169,7 @@ def test_training_at_8_bits_stays_close_to_the_teacher(small, small_images, meth
 def test_zero_steps_stops_after_calibration(small, small_images):
     training = QuantizationTraining(small, small_images, config(steps=0, weight_bits=2))
     assert training.finished
-    images = small.normalise(small_images.images)
+    images = small.normalize(small_images.images)
     with torch.no_grad():
         assert not torch.equal(training.student(images), small.network(images))
     assert all(len(channel.unique()) <= 4 for layer in training.quantized.layers for channel in layer.quantized_weight())
@@ -183,7 +183,7 @@ def test_every_image_is_used_once_before_any_is_used_again(small, small_images):
     batches = [training.source.batch(step, training.teacher, training.student)[0] for step in range(6)]
     assert [len(batch) for batch in batches] == [24, 24, 16] * 2
     for order in (batches[:3], batches[3:]):
-        pixels = small.denormalise(torch.cat(order))[:, 0, 0, 0]
+        pixels = small.denormalize(torch.cat(order))[:, 0, 0, 0]
         assert sorted(pixels.tolist()) == list(range(64))
 
 
@@ -288,7 +288,7 @@ def test_resumed_training_has_the_same_bits(small, small_images, tmp_path, metho
     one, other = whole.student.state_dict(), second.student.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    images = small.normalise(small_images.images)
+    images = small.normalize(small_images.images)
     with torch.no_grad():
         assert torch.equal(whole.student(images), second.student(images))
 

@@ -20,7 +20,7 @@ from core.recipes.encoder import (
     train_encoder,
 )
 
-COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (240, 240, 240), (5, 5, 5), (120, 80, 40), (160, 40, 200), (128, 128, 128)]
+COLORS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (240, 240, 240), (5, 5, 5), (120, 80, 40), (160, 40, 200), (128, 128, 128)]
 
 
 def plain(red: float, green: float, blue: float) -> torch.Tensor:
@@ -28,7 +28,7 @@ def plain(red: float, green: float, blue: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("colour", "brightness", "tone"),
+    ("color", "brightness", "tone"),
     [
         ((0.0, 0.0, 0.0), "dark", "gray"),
         ((0.05, 0.05, 0.05), "dark", "gray"),
@@ -42,8 +42,8 @@ def plain(red: float, green: float, blue: float) -> torch.Tensor:
         ((0.6, 0.8, 1.0), "bright", "blue"),
     ],
 )
-def test_brightness_and_tone_of_plain_colors(colour, brightness, tone):
-    assert describe_pixels(plain(*colour)) == (BRIGHTNESS.index(brightness), TONES.index(tone))
+def test_brightness_and_tone_of_plain_colors(color, brightness, tone):
+    assert describe_pixels(plain(*color)) == (BRIGHTNESS.index(brightness), TONES.index(tone))
 
 
 def test_caption():
@@ -106,14 +106,14 @@ def test_caption_text_contains_what_it_states():
     assert {len(text.split(", ")) for text in texts} == {1, 2, 3}
 
 
-def colour_images() -> list[tuple[Image.Image, int]]:
-    return [(Image.new("RGB", (32, 32), colour), i % 2) for i, colour in enumerate(COLOURS)]
+def color_images() -> list[tuple[Image.Image, int]]:
+    return [(Image.new("RGB", (32, 32), color), i % 2) for i, color in enumerate(COLORS)]
 
 
 def test_open_clip_loads_the_trained_encoder(tmp_path):
     steps, before = [], torch.get_rng_state()
     config = EncoderTrainingConfig(epochs=1, batch_size=4, threads=1)
-    out = train_encoder(colour_images(), ["cat", "dog"], config, tmp_path / "encoder", "eight plain images", lambda *s: steps.append(s))
+    out = train_encoder(color_images(), ["cat", "dog"], config, tmp_path / "encoder", "eight plain images", lambda *s: steps.append(s))
     assert torch.equal(torch.get_rng_state(), before)
     assert [step[:2] for step in steps] == [(1, 2), (2, 2)]
     assert sorted(path.name for path in out.iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
@@ -121,7 +121,7 @@ def test_open_clip_loads_the_trained_encoder(tmp_path):
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{out}")
     tokens = open_clip.get_tokenizer(f"local-dir:{out}")(["a photo of a cat"])
     with torch.no_grad():
-        image = model.eval().encode_image(preprocess(colour_images()[0][0])[None])
+        image = model.eval().encode_image(preprocess(color_images()[0][0])[None])
         text = model.encode_text(tokens)
     assert image.shape == text.shape == (1, OPEN_CLIP_CONFIG["model_cfg"]["embed_dim"])
     assert torch.isfinite(image).all()
@@ -132,12 +132,12 @@ def test_same_seed_same_encoder(tmp_path):
     config = EncoderTrainingConfig(epochs=1, batch_size=8, threads=1)
     files = []
     for name in ("first", "second"):
-        out = train_encoder(colour_images(), ["cat", "dog"], config, tmp_path / name, "eight plain images")
+        out = train_encoder(color_images(), ["cat", "dog"], config, tmp_path / name, "eight plain images")
         files.append((out / "open_clip_model.safetensors").read_bytes())
     assert files[0] == files[1]
 
 
 def test_fewer_images_than_a_batch_are_refused(tmp_path):
     with pytest.raises(DataError, match="must have at least one batch of 9 images, got 8"):
-        train_encoder(colour_images(), ["cat", "dog"], EncoderTrainingConfig(batch_size=9), tmp_path / "encoder", "")
+        train_encoder(color_images(), ["cat", "dog"], EncoderTrainingConfig(batch_size=9), tmp_path / "encoder", "")
     assert not (tmp_path / "encoder").exists()

@@ -20,7 +20,7 @@ import core.quantization.saved_network
 import core.runs.database
 from core import layout
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.pipeline import Prepared
 from core.runs.control import LocalControl
 from core.runs.database import DATABASE, RESERVE

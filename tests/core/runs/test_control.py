@@ -8,7 +8,7 @@ import torch
 
 from core.config import GenerationConfig, live_knobs
 from core.errors import ConfigError, RunStopped, UnknownNameError
-from core.generation.loop import GenerationLoop, synthesise
+from core.generation.loop import GenerationLoop, synthesize
 from core.reporting import NullReporter
 from core.runs.control import LocalControl, ReplayControl
 
@@ -268,11 +268,11 @@ TURNS = {2: [("epsilon", 0.3)], 4: [("mu", 0.25), ("beta", 3)], 7: [("epsilon", 
 
 
 def test_replay_gives_the_same_bits(small):
-    turned, _ = synthesise(small, CONFIG, control=Turned(TURNS))
-    plain, _ = synthesise(small, CONFIG)
+    turned, _ = synthesize(small, CONFIG, control=Turned(TURNS))
+    plain, _ = synthesize(small, CONFIG)
     changes = turned.manifest["changes"]
     assert [(c["step"], c["name"], c["value"]) for c in changes] == [(s, n, v) for s, turns in TURNS.items() for n, v in turns]
-    again, _ = synthesise(small, CONFIG, control=ReplayControl(changes))
+    again, _ = synthesize(small, CONFIG, control=ReplayControl(changes))
     assert torch.equal(again.images, turned.images)
     assert torch.equal(again.labels, turned.labels)
     assert again.manifest["changes"] == changes
@@ -280,17 +280,17 @@ def test_replay_gives_the_same_bits(small):
 
 
 def test_replay_of_adam(small):
-    turned, _ = synthesise(small, CONFIG, "adam", control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
-    again, _ = synthesise(small, CONFIG, "adam", control=ReplayControl(turned.manifest["changes"]))
+    turned, _ = synthesize(small, CONFIG, "adam", control=Turned({3: [("lr", 0.5)], 8: [("lr", 0.01)]}))
+    again, _ = synthesize(small, CONFIG, "adam", control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
-    assert not torch.equal(again.images, synthesise(small, CONFIG, "adam")[0].images)
+    assert not torch.equal(again.images, synthesize(small, CONFIG, "adam")[0].images)
 
 
 def test_return_to_the_original_value_is_recorded_and_replayed(small):
     turns = {2: [("epsilon", 0.3)], 5: [("epsilon", CONFIG.epsilon)]}
-    turned, _ = synthesise(small, CONFIG, control=Turned(turns))
+    turned, _ = synthesize(small, CONFIG, control=Turned(turns))
     assert [change["value"] for change in turned.manifest["changes"]] == [0.3, CONFIG.epsilon]
-    again, _ = synthesise(small, CONFIG, control=ReplayControl(turned.manifest["changes"]))
+    again, _ = synthesize(small, CONFIG, control=ReplayControl(turned.manifest["changes"]))
     assert torch.equal(again.images, turned.images)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import core.pipeline
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.errors import RunError
 from core.pipeline import Prepared
 from core.runs.control import LocalControl

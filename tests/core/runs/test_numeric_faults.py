@@ -10,7 +10,7 @@ import pytest
 import torch
 from file_faults import CONFIG, compute, is_sentence, prepared_with
 
-from core.data.labelled import EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.errors import CoreError
 from core.pipeline import Prepared
 from core.quantization.training import QuantizationTraining

@@ -159,8 +159,8 @@ def test_accuracies_against_the_baseline():
     assert charts.accuracy_figure([compared("C")]) is None
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -168,8 +168,8 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("background", ["#FFFFFF", "#11161D"])
 def test_colors_are_visible_on_both_backgrounds(background):
     assert len(set(charts.COLORS)) == charts.MOST
-    for colour in charts.COLORS:
-        low, high = sorted((luminance(colour), luminance(background)))
+    for color in charts.COLORS:
+        low, high = sorted((luminance(color), luminance(background)))
         assert (high + 0.05) / (low + 0.05) >= 3
 
 

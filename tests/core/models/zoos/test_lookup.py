@@ -172,8 +172,8 @@ def test_spec_of_torchvision_matches_its_transforms(name):
     mode = torchvision.transforms.InterpolationMode(spec.interpolation)
     resized = torchvision.transforms.functional.resize(picture, [spec.resize], mode, antialias=True)
     cut = torchvision.transforms.functional.center_crop(resized, [spec.image_size]).float() / 255
-    normalised = (cut - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(3, 1, 1)
-    torch.testing.assert_close(normalised, weights.transforms()(picture))
+    normalized = (cut - torch.tensor(spec.mean).view(3, 1, 1)) / torch.tensor(spec.std).view(3, 1, 1)
+    torch.testing.assert_close(normalized, weights.transforms()(picture))
     assert spec.classes[:2] == ("tench", "goldfish")
     assert len(spec.classes) == 1000
 
@@ -220,7 +220,7 @@ def test_normalization_inside_a_network_is_moved_outside(caches):
     pixels = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     imagenet = (pixels.float() / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
-        torch.testing.assert_close(model.network(model.normalise(pixels)), network(imagenet), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(model.network(model.normalize(pixels)), network(imagenet), rtol=1e-3, atol=1e-4)
     assert not any(key.startswith("aux") for key in model.network.state_dict())
 
 

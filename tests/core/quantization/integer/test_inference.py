@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from core.config import BIT_WIDTHS, RANGE_METHODS, TrainingConfig
-from core.data.labelled import embedded_images
+from core.data.labeled import embedded_images
 from core.errors import ModelError
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
@@ -60,7 +60,7 @@ def by_hand(quantized, images: torch.Tensor) -> np.ndarray:
         sums = np.einsum("oc,ncp->nop", whole.reshape(len(whole), -1), columns)
         return sums.reshape(len(x), len(whole), *x.shape[2:]) * (own * scale).reshape(1, -1, 1, 1)
 
-    def normalised(x, layer):
+    def normalized(x, layer):
         mean, variance, weight, bias = (
             value.detach().double().numpy().reshape(1, -1, 1, 1)
             for value in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
@@ -72,9 +72,9 @@ def by_hand(quantized, images: torch.Tensor) -> np.ndarray:
     heaviest = np.abs(weights(quantized.layers[0])[0]).reshape(8, -1).sum(axis=1).max()
     steps = 2.0 ** min(14, np.floor(np.log2(2**24 / (2 * heaviest))))  # pixels reach from -2 to 2
     x = np.round(images.double().numpy() * steps).astype(np.int64)
-    x = np.maximum(normalised(convolved(x, quantized.layers[0], 1 / steps), network.bn1), 0)
+    x = np.maximum(normalized(convolved(x, quantized.layers[0], 1 / steps), network.bn1), 0)
     whole = levels(x, first)
-    x = normalised(convolved(whole, quantized.layers[1], float(first.scale)), network.bn2) + whole * float(first.scale)
+    x = normalized(convolved(whole, quantized.layers[1], float(first.scale)), network.bn2) + whole * float(first.scale)
     pooled = np.maximum(x, 0).mean(axis=(2, 3))
     weight, own = weights(quantized.layers[2])
     return levels(pooled, last) @ weight.T * own * float(last.scale) + quantized.layers[2].bias.detach().double().numpy()
@@ -186,7 +186,7 @@ def test_scores_after_a_training(small, small_images, calibrated, method):
     training = QuantizationTraining(small, small_images, config)
     while not training.finished:
         training.step()
-    images = small.normalise(small_images.images)
+    images = small.normalize(small_images.images)
     network = training.inference_network()
     difference = (outputs(network, images) - outputs(training.student, images)).abs().amax(dim=1)
     assert float(difference.median()) < 2e-3
@@ -197,7 +197,7 @@ def test_same_bits_in_any_order(embedded, calibrated, bits):
     """For any batch size, number of threads and memory format, which do change the scores of the trained network."""
     quantized, _ = calibrated(embedded, bits)
     network = integer_inference_network(quantized, embedded.spec)
-    images = embedded.normalise(embedded_images()[0][:48]).contiguous(memory_format=torch.channels_last)
+    images = embedded.normalize(embedded_images()[0][:48]).contiguous(memory_format=torch.channels_last)
     with cpu_threads(2):
         scores = outputs(network, images)
     with cpu_threads(1):

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import to_pil_image
 
-from core.data.labelled import EMBEDDED_SHEET, EvaluationSet, embedded_images, load_evaluation_set, open_image_folder, open_training_set
+from core.data.labeled import EMBEDDED_SHEET, EvaluationSet, embedded_images, load_evaluation_set, open_image_folder, open_training_set
 from core.errors import DataError
 from core.models.registry import MODELS, ModelSpec
 from core.threads import cpu_threads

@@ -25,7 +25,7 @@ EMBEDDED_COLUMNS = 50
 CLASSES = {"embedded": CIFAR10_CLASSES, "cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 
 
-class LabelledImages(Protocol):
+class LabeledImages(Protocol):
     """Items (PIL image, class index), like torchvision's datasets without a transform."""
 
     def __len__(self) -> int: ...
@@ -141,7 +141,7 @@ def embedded_images() -> tuple[Tensor, list[int]]:
     return tiles.reshape(-1, channels, size, size).contiguous(), labels
 
 
-def open_training_set(source: str) -> tuple[LabelledImages, list[str]]:
+def open_training_set(source: str) -> tuple[LabeledImages, list[str]]:
     """Labeled training images as (PIL image, class index), and the class names.
 
     source: `cifar10`, `cifar100`, or a folder: one folder per class, possibly in a folder `train` beside `val`, or CIFAR as stored by
