@@ -147,8 +147,7 @@
       save("\ufeff" + csv(chart._fullData, chart._fullLayout), "text/csv;charset=utf-8", `${nameOf(chart)}.csv`);
     });
     camera.style.display = "none";
-    // covers a long title below it
-    chart.querySelector(".modebar").style.background = background(chart);
+    chart.querySelector(".modebar").style.setProperty("--behind-toolbar", background(chart));
   }
 
   const style = document.createElement("style");
@@ -157,6 +156,8 @@
     ".js-plotly-plot .modebar-btn.download-button:is(:hover, :focus-visible) { opacity: 1; text-decoration: underline }" +
     // plotly's own message, because browsers show downloads themselves
     ".plotly-notifier { display: none }" +
+    // opaque over a long title, but only while it is shown: plotly 7 hides the buttons of a toolbar, not the toolbar
+    ".js-plotly-plot:is(:hover, :focus-within) .modebar { background: var(--behind-toolbar) }" +
     ".js-plotly-plot .modebar:focus-within { opacity: 1 !important }";
   document.head.append(style);
   // plotly recreates its toolbar sometimes, so buttons are added when a chart is about to be used (figure.js also adds them after drawing)

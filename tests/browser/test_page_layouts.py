@@ -84,6 +84,9 @@ CUT = f"""() => {{ {COMMON}
             if (text.textContent.trim() && visible(text) && out > 2)
                 wrong.push(`"${{text.textContent}}" leaves its figure by ${{out.toFixed()}} pixels`);
         }}
+        const bar = figure.querySelector('.modebar'), style = bar && getComputedStyle(bar);
+        if (bar && !figure.matches(':hover, :focus-within') && style.opacity !== '0' && !/, 0\\)$/.test(style.backgroundColor))
+            wrong.push(`an invisible toolbar covers "${{figure.querySelector('.gtitle')?.textContent}}"`);
     }}
     return wrong;
 }}"""
