@@ -5,6 +5,7 @@ exactly, pixels within a tolerance, because processors round differently.
 """
 
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -248,12 +249,20 @@ def shown(name: str, **address: str) -> AppTest:
     return app
 
 
+# such a page shows another run: the Studio shows images that were generated, the others what was made of images
+NOTHING_TO_SHOW = {("studio", name) for name in ("given images", "given images of both")} | {
+    (page, "killed in generation") for page in ("quantize", "diversity", "export")
+}
+
+
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("page", ["studio", "quantize", "diversity", "export"])
 def test_each_page_shows_each_stored_run(server, page, name):
     app = shown(page, run=server[name])
     said = {"its process ended while the run was going on"} if name == "killed in generation" else set()
     assert {error.value for error in app.error} <= said
+    headline = next(element.value for element in app.markdown if element.value.startswith("**"))
+    assert (f"**{name}**" in headline) == ((page, name) not in NOTHING_TO_SHOW)
 
 
 def test_the_studio_shows_a_stored_iteration(server):
@@ -277,7 +286,7 @@ def test_stored_runs_are_compared(server):
 
 def test_the_list_shows_stored_runs(server):
     app = shown("runs")
-    assert app.info.len == 0
+    assert set(next(frame.value["name"] for frame in app.dataframe if "name" in frame.value)) >= set(RUNS)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -300,7 +309,7 @@ def test_the_report_of_a_stored_run_has_its_live_changes(shared):
     ]
     html = report.report(store, store.run(ids["live changes"]), ())
     store.close()
-    assert "0.05" in html
+    assert ["2", "MI-FGSM", "epsilon", "0.05"] in [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr>")]
 
 
 @pytest.fixture(autouse=True)
