@@ -78,10 +78,10 @@ LOOK = """element => {
 
 def unseen_focus(page: Page, most: int = 40) -> list[str]:
     """Elements that look the same with and without keyboard focus."""
-    page.add_style_tag(content="* { transition: none !important }")  # Streamlit's focus rings fade in
     unseen, met = [], set()
     page.locator("body").press("Tab")
     for _ in range(most):
+        page.wait_for_timeout(250)  # Streamlit's focus rings fade in
         focused = page.evaluate_handle(FOCUSED).as_element()
         name = focused.evaluate("e => e === document.body ? '' : e.outerHTML.slice(0, 200)")
         if not name or name in met:
@@ -92,6 +92,7 @@ def unseen_focus(page: Page, most: int = 40) -> list[str]:
             continue
         before = focused.evaluate(LOOK)
         focused.evaluate("e => e.blur()")
+        page.wait_for_timeout(250)
         after = focused.evaluate(LOOK)
         if before == after:
             unseen.append(name)
