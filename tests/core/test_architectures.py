@@ -59,6 +59,10 @@ ARCHITECTURES = (
     ("timm:levit_128s", 224),  # attention with BatchNorm of vectors, which has no statistics to match
 )
 
+SHORTENED = {
+    "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100", "timm:tf_mobilenetv3_small_100",
+    "timm:efficientnet_b0", "timm:efficientnet_lite0", "timm:efficientnetv2_rw_t", "timm:mixnet_s",
+}  # fmt: skip
 FEWER_LAYERS = {"resnet26", "res2net50_14w_8s"}
 
 # with sigmoid, SiLU, Hardswish, Hardsigmoid or softmax, which torch and onnxruntime approximate or round differently
@@ -70,7 +74,7 @@ APPROXIMATING = {
 
 
 def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
-    """The network with random weights. Those with many equal blocks have fewer, because translating to ONNX takes seconds per block."""
+    """The network with random weights."""
     if name == "torchvision:densenet121":
         return torchvision.models.DenseNet(block_config=(2, 3, 3, 2), num_classes=classes)
     zoo, _, own = name.partition(":")
@@ -78,6 +82,23 @@ def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
         fewer = {"layers": (1, 1, 1, 1)} if own in FEWER_LAYERS else {}
         return timm.create_model(own, pretrained=False, num_classes=classes, **fewer)
     return torchvision.models.get_model(own, weights=None, num_classes=classes)
+
+
+def shorten(network: nn.Module) -> None:
+    """Removes repeated blocks, all of the same shape, because translating to ONNX takes seconds per block.
+
+    The first two stages with repeated blocks keep one, with its residual addition.
+    """
+    stages = [stage for stage in getattr(network, "blocks", ()) if isinstance(stage, nn.Sequential) and len(stage) > 1]
+    for stage in stages[:2]:
+        del stage[2:]
+    for stage in stages[2:]:
+        del stage[1:]
+    repeated = [
+        name for name, block in getattr(network, "features", nn.Module()).named_children() if getattr(block, "use_res_connect", False)
+    ]
+    for name in repeated[2:]:
+        delattr(network.features, name)
 
 
 def noise(count: int, size: int, seed: int) -> torch.Tensor:
@@ -96,6 +117,8 @@ def untrained(name: str, size: int) -> FullPrecisionModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(name).train().to(memory_format=torch.channels_last)
+        if name in SHORTENED:
+            shorten(network)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None  # the plain average
