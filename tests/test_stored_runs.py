@@ -249,7 +249,7 @@ def shown(name: str, **address: str) -> AppTest:
     return app
 
 
-# such a page shows another run: the Studio shows images that were generated, the others what was made of images
+# a page that can show nothing of a run opens another one: the Studio needs generated images, the others a complete set of images
 NOTHING_TO_SHOW = {("studio", name) for name in ("given images", "given images of both")} | {
     (page, "killed in generation") for page in ("quantize", "diversity", "export")
 }

@@ -111,6 +111,7 @@ def test_page_has_no_serious_findings(full_server, empty_server, open_page, addr
     wrong = [f"empty: {one}" for one in findings(page)]
 
     visit(page, full_server, address)
+    wrong += findings(page)
     if page.get_by_test_id("stDataFrame").count():
         # the column that selects rows, if there is one
         page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55})

@@ -1,6 +1,7 @@
 """Generation, calibration, training and export of every kind of network; and an ImageNet network with its trained weights."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,9 @@ ARCHITECTURES = (
 
 SHORTENED = {
     "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100", "timm:tf_mobilenetv3_small_100",
-    "timm:efficientnet_b0", "timm:efficientnet_lite0", "timm:efficientnetv2_rw_t", "timm:mixnet_s",
+    "timm:efficientnet_b0", "timm:efficientnet_lite0", "timm:efficientnetv2_rw_t", "timm:mixnet_s", "timm:resnet26",
+    "timm:res2net50_14w_8s",
 }  # fmt: skip
-FEWER_LAYERS = {"resnet26", "res2net50_14w_8s"}
 
 # with sigmoid, SiLU, Hardswish, Hardsigmoid or softmax, which torch and onnxruntime approximate or round differently
 APPROXIMATING = {
@@ -75,12 +76,11 @@ APPROXIMATING = {
 
 def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
     """The network with random weights."""
-    if name == "torchvision:densenet121":
+    if name == "torchvision:densenet121":  # with fewer layers in its blocks, see `shorten`
         return torchvision.models.DenseNet(block_config=(2, 3, 3, 2), num_classes=classes)
     zoo, _, own = name.partition(":")
     if zoo == "timm":
-        fewer = {"layers": (1, 1, 1, 1)} if own in FEWER_LAYERS else {}
-        return timm.create_model(own, pretrained=False, num_classes=classes, **fewer)
+        return timm.create_model(own, pretrained=False, num_classes=classes)
     return torchvision.models.get_model(own, weights=None, num_classes=classes)
 
 
@@ -89,11 +89,9 @@ def shorten(network: nn.Module) -> None:
 
     The first two stages with repeated blocks keep one, with its residual addition.
     """
-    stages = [stage for stage in getattr(network, "blocks", ()) if isinstance(stage, nn.Sequential) and len(stage) > 1]
-    for stage in stages[:2]:
-        del stage[2:]
-    for stage in stages[2:]:
-        del stage[1:]
+    stages = [stage for name, stage in network.named_modules() if re.fullmatch(r"blocks\.\d+|layer\d", name) and len(stage) > 1]
+    for index, stage in enumerate(stages):
+        del stage[2 if index < 2 else 1 :]
     repeated = [
         name for name, block in getattr(network, "features", nn.Module()).named_children() if getattr(block, "use_res_connect", False)
     ]
