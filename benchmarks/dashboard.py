@@ -242,7 +242,8 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             page.goto(f"{address}/?run={generation}")
-            page.get_by_role("button", name="Stop", exact=True).click()
+            # not Streamlit's own Stop, in the header while a script runs
+            page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
             page.get_by_text("stopped", exact=True).wait_for()
             begin_job(page, address, TRAINING)
             while taken(store, "training") < 20:

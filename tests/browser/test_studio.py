@@ -188,6 +188,7 @@ def test_active_run_is_updated_without_redrawing_the_page(server, browser_page):
     expect(page.get_by_text("Adam, image 0: airplane")).to_be_visible()
     src = picture(page, "Adam")
     expect(page.get_by_alt_text("synthetic images by Adam")).not_to_have_attribute("src", src)
-    page.get_by_role("button", name="Stop", exact=True).click()
+    # not Streamlit's own Stop, in the header while a script runs
+    page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text("stopped", exact=True)).to_be_visible()
     assert problems == []

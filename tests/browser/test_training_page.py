@@ -57,7 +57,8 @@ def test_active_training_is_updated_without_redrawing_the_page(serve, browser_pa
         page.get_by_role("button", name="One step").click()
         one_more = f"{int(before[1].replace(',', '')) + 1:,} of 5,000 steps"
         expect(progress).to_have_attribute("aria-label", re.compile(one_more))
-        page.get_by_role("button", name="Stop", exact=True).click()
+        # not Streamlit's own Stop, in the header while a script runs
+        page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
         expect(page.get_by_text("stopped", exact=True)).to_be_visible()
         expect(agreement).to_be_visible()
     assert problems == []
