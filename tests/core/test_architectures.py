@@ -43,7 +43,7 @@ ARCHITECTURES = (
     ("torchvision:mnasnet0_5", 64),
     ("torchvision:shufflenet_v2_x0_5", 64),  # channels are split and shuffled
     ("torchvision:googlenet", 64),  # branches, and heads that only training uses
-    ("torchvision:inception_v3", 299),  # long kernels, at its native image size
+    ("torchvision:inception_v3", 139),  # long kernels
     ("timm:regnetx_002", 64),
     ("torchvision:regnet_y_400mf", 64),
     ("timm:repvgg_a0", 64),  # a BatchNorm layer without a convolution, next to two with one each
@@ -60,12 +60,6 @@ ARCHITECTURES = (
     ("timm:levit_128s", 224),  # attention with BatchNorm of vectors, which has no statistics to match
 )
 
-SHORTENED = {
-    "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100", "timm:tf_mobilenetv3_small_100",
-    "timm:efficientnet_b0", "timm:efficientnet_lite0", "timm:efficientnetv2_rw_t", "timm:mixnet_s", "timm:resnet26",
-    "timm:res2net50_14w_8s",
-}  # fmt: skip
-
 # with sigmoid, SiLU, Hardswish, Hardsigmoid or softmax, which torch and onnxruntime approximate or round differently
 APPROXIMATING = {
     "timm:resnext26ts", "timm:seresnext26ts", "torchvision:mobilenet_v3_small", "timm:mobilenetv3_large_100",
@@ -76,8 +70,10 @@ APPROXIMATING = {
 
 def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
     """The network with random weights."""
-    if name == "torchvision:densenet121":  # with fewer layers in its blocks, see `shorten`
+    if name == "torchvision:densenet121":  # with fewer layers in its blocks, which `shorten` cannot remove
         return torchvision.models.DenseNet(block_config=(2, 3, 3, 2), num_classes=classes)
+    if name == "torchvision:inception_v3":  # its head for training needs 299 pixels
+        return torchvision.models.inception_v3(num_classes=classes, aux_logits=False, init_weights=False)
     zoo, _, own = name.partition(":")
     if zoo == "timm":
         return timm.create_model(own, pretrained=False, num_classes=classes)
@@ -85,18 +81,19 @@ def build(name: str, classes: int = len(CLASSES)) -> nn.Module:
 
 
 def shorten(network: nn.Module) -> None:
-    """Removes repeated blocks, all of the same shape, because translating to ONNX takes seconds per block.
+    """Removes repeated blocks, because translating to ONNX takes seconds per block.
 
-    The first two stages with repeated blocks keep one, with its residual addition.
+    In each nn.Sequential, a block goes if it is of the same class, with parameters of the same shapes, as the block before. From the third
+    stage on, only the first block remains.
     """
-    stages = [stage for name, stage in network.named_modules() if re.fullmatch(r"blocks\.\d+|layer\d", name) and len(stage) > 1]
-    for index, stage in enumerate(stages):
-        del stage[2 if index < 2 else 1 :]
-    repeated = [
-        name for name, block in getattr(network, "features", nn.Module()).named_children() if getattr(block, "use_res_connect", False)
-    ]
-    for name in repeated[2:]:
-        delattr(network.features, name)
+    for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        kinds = [(type(block), [parameter.shape for parameter in block.parameters()]) for block in sequence]
+        for index in reversed(range(1, len(kinds))):
+            if kinds[index] == kinds[index - 1] and not kinds[index][0].__module__.startswith("torch.nn"):
+                del sequence[index]
+    stages = [module for name, module in network.named_modules() if re.fullmatch(r"blocks\.\d+|layer\d|stage\d|.*\.block\d", name)]
+    for stage in [stage for stage in stages if isinstance(stage, nn.Sequential) and len(stage) > 1][2:]:
+        del stage[1:]
 
 
 def noise(count: int, size: int, seed: int) -> torch.Tensor:
@@ -115,8 +112,7 @@ def untrained(name: str, size: int) -> FullPrecisionModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(name).train().to(memory_format=torch.channels_last)
-        if name in SHORTENED:
-            shorten(network)
+        shorten(network)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None  # the plain average
@@ -187,17 +183,14 @@ def check_alike(scores: torch.Tensor, expected: torch.Tensor, share: float) -> N
     assert (apart - expected_apart).norm() < 0.35 * expected_apart.norm()
 
 
-def check_quantization(model: FullPrecisionModel) -> None:
-    size = model.spec.image_size
-    pixels = model.denormalize(noise(few(size), size, 2)).contiguous()
-    images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
-    inputs = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
+def calibrated_to_8_bits(model: FullPrecisionModel, images: torch.Tensor) -> QuantizationTraining:
+    config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=len(images))
+    return QuantizationTraining(model, ImageSet(images, torch.arange(len(images)) % len(CLASSES)), config)
+
+
+def check_quantization(model: FullPrecisionModel, training: QuantizationTraining, inputs: torch.Tensor) -> None:
     with torch.no_grad():
-        float_scores = model.network(inputs)
-    config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
-    training = QuantizationTraining(model, images, config)
-    with torch.no_grad():
-        scores = training.student(inputs)
+        float_scores, scores = model.network(inputs), training.student(inputs)
     check_alike(scores, float_scores, 0.15)
     assert (scores.argmax(dim=1) == float_scores.argmax(dim=1)).float().mean() >= 0.75
     layers = set(reached(model.network, inputs[:1], (nn.Conv2d, nn.Linear)))
@@ -220,22 +213,17 @@ def check_training(model: FullPrecisionModel) -> None:
     assert sum(moved) > 0.9 * len(training.quantized.layers)
 
 
-def check_export(model: FullPrecisionModel, folder: Path, approximates: bool) -> None:
+def check_export(model: FullPrecisionModel, training: QuantizationTraining, inputs: torch.Tensor, file: Path, approximates: bool) -> None:
     """onnxruntime computes from the file what torch computes from the network.
 
     Bit for bit, except that the last bit of a mean may move a value to the next level of the last quantizer, and that networks with random
     weights amplify the approximation of functions between the layers.
     """
-    size = model.spec.image_size
-    pixels = model.denormalize(noise(few(size), size, 2)).contiguous()
-    images = ImageSet(pixels, torch.arange(len(pixels)) % len(CLASSES))
-    config = TrainingConfig(weight_bits=8, activation_bits=8, range="minmax", steps=0, calibration_images=few(size))
-    training = QuantizationTraining(model, images, config)
-    inputs = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
-    save_onnx(training.inference_network(), model.spec, folder / "network.onnx", config)
-    scores = open_onnx(folder / "network.onnx", 1)(inputs)
+    network = training.inference_network()
     with torch.no_grad():
-        expected = training.inference_network()(inputs)
+        expected = network(inputs)
+    save_onnx(network, model.spec, file, training.config)
+    scores = open_onnx(file, 1)(inputs)
     difference = (scores - expected).abs().amax(dim=1)
     if approximates:
         check_alike(scores, expected, 0.1)
@@ -250,9 +238,12 @@ def test_every_stage(name, size, tmp_path):
     model = untrained(name, size)
     check_statistics(model)
     check_generation(model)
-    check_quantization(model)
     check_training(model)
-    check_export(model, tmp_path, name in APPROXIMATING)
+    images = model.denormalize(noise(few(size), size, 2)).contiguous()
+    inputs = model.normalize(images).contiguous(memory_format=torch.channels_last)
+    training = calibrated_to_8_bits(model, images)
+    check_quantization(model, training, inputs)
+    check_export(model, training, inputs, tmp_path / "network.onnx", name in APPROXIMATING)
 
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:convnext_atto"])
