@@ -1,4 +1,4 @@
-"""Atomic writes (temporary name, sync, rename), and checks of output paths.
+"""Atomic writes (temporary name, sync, rename), checks of output paths, and bounded reads of files of the user.
 
 Runs write all their files with `atomic_write`. If the process is killed or the disk is full, the earlier file or none exists under the
 name, and at worst a `.NAME.partial` is left over, which `remove_partials` removes.
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from core.errors import DataError, quoted
 from core.layout import NAME_BYTES, PATH_BYTES, plain_rights
 
 PARTIAL = ".partial"
+JSON_BYTES = 8 << 20  # of a JSON text; parsed, it can take 27 times as much memory
 
 
 @contextmanager
@@ -42,10 +44,55 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
 
 
+def not_stored(source: str, folder: Path, error: OSError) -> DataError:
+    """The error to raise when a copy of the file `source` cannot be written to `folder`."""
+    return DataError(f"{source} could not be stored ({error.strerror or error}): {folder} must be writable and have free space")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises OSError unless the path is that of a regular file, or of a link to one, because opening a pipe or a device can block forever.
+
+    Called before every file of the user is opened. `strerror` of the exception is the reason in words, also for a path with a NUL.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "it does not exist", str(path)) from error
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    kind = next((title for is_kind, title in _KINDS if is_kind(mode)), None)
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+def read_bounded(path: str | Path, most: int) -> bytes:
+    """All bytes of a regular file. Raises OSError if it has more than `most`, is not a regular file, or cannot be read."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        content = file.read(most + 1)  # not its stated size, which can change, and is 0 for files of the kernel
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return content
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file. Raises OSError if it is not a regular file of at most JSON_BYTES, ValueError or RecursionError for
+    anything but JSON."""
+    return json.loads(read_bounded(path, JSON_BYTES))
 
 
 def sync(path: Path) -> None:

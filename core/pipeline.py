@@ -21,6 +21,7 @@ from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
 from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.user_files import check_program
 from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
 from core.reporting import Control, Reporter
@@ -49,6 +50,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     """Loads and checks everything that can be refused, before the first image is computed. Raises CoreError for bad input."""
     if is_zoo_name(config.model):
         reporter.stage(f"loading {config.model}", 0)
+    check_program(config.model)
     model = load_model(config.model, config.machine.device)
     sets = {method: load_image_set(path, model.spec) for method, path in given_images(config).items()}
     for image_set in sets.values():

@@ -47,6 +47,7 @@ LAYERS = (
         "core.reporting",
         "core.schedules",
         "core.threads",
+        "core.untrusted",
     ),
 )
 LOWEST_PAGE_LAYER = 12

@@ -107,24 +107,20 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
-    from core.models.importing import import_checkpoint
-    from core.models.programs.importing import import_program
     from core.models.registry import GivenSpec
+    from core.models.user_files import import_network
     from core.runs.store import default_folder
 
     folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
-    spec = GivenSpec(**given)
-    if options.weights.suffix == ".pt2":
-        return replace(config, model=str(import_program(options.weights, out_folder=folder, given=spec)))
-    return replace(config, model=str(import_checkpoint(options.weights, config.model, out_folder=folder, given=spec)))
+    return replace(config, model=str(import_network(options.weights, config.model, out_folder=folder, given=GivenSpec(**given))))
 
 
 def _lines(file: Path) -> list[str]:
     """Lines of a text file that are not empty. Raises DataError for anything else."""
+    from core.files import read_bounded
+
     try:
-        if file.stat().st_size > _CLASS_NAMES_BYTES:
-            raise DataError(f"{file} must have at most {_CLASS_NAMES_BYTES:,} bytes of class names, got {file.stat().st_size:,}")
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_bounded(file, _CLASS_NAMES_BYTES).decode("utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{file} cannot be read ({reason}): must be a UTF-8 text file with one class name per line") from error

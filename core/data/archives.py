@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Contents, Member, quoted_name, read_member, reason_of, refuse, zip_contents
 from core.errors import DataError
-from core.files import remove
+from core.files import check_regular, remove
 from core.layout import IMAGES_FILE, MANIFEST, plain_rights
+from core.untrusted import check_apart
 
 ARCHIVE_BYTES = 500 * MEGABYTE  # the 50,000 CIFAR-10 training images as PNG have 130 MB; the dashboard holds an upload in memory
 IMAGE_BYTES = 64 * MEGABYTE  # of one file: enough for a BMP of PIXELS
@@ -35,6 +36,28 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(".zip")
 
 
+def is_numpy_archive(path: Path) -> bool:
+    """Whether the name of a file is that of a NumPy archive."""
+    return path.name.lower().endswith(".npz")
+
+
+def unpack_apart(file: Path, folder: Path, name: str = "") -> None:
+    """Unpacks a zip file or a NumPy archive of images into `folder`, which must be empty, in a process of its own (core.untrusted).
+
+    name: used instead of the path in error messages; its ending is that of the file. Raises DataError if the file is refused or takes too
+    much memory or time; the folder may then contain a part of it.
+    """
+    name = name or str(file)
+    # the second imports torch
+    task = "core.data.image_sets:convert_numpy_archive" if is_numpy_archive(Path(name)) else f"{__name__}:unpack_here"
+    check_apart(task, file, name, folder=str(folder.absolute()))
+
+
+def unpack_here(file: Path, *, name: str, folder: str) -> None:
+    """`unpack_apart` for a zip file, in the process of the file."""
+    unpack_images(file, Path(folder), name)
+
+
 def unpack_images(source: Path | IO[bytes], folder: Path, name: str = "") -> int:
     """Unpacks a zip file of images into `folder`; returns the number of images.
 
@@ -46,6 +69,7 @@ def unpack_images(source: Path | IO[bytes], folder: Path, name: str = "") -> int
     """
     if isinstance(source, Path):
         try:
+            check_regular(source)
             with source.open("rb") as file:
                 return unpack_images(file, folder, name or str(source))
         except OSError as error:
@@ -98,7 +122,7 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
                 target.write(chunk)
         plain_rights(folder / member.path.name)
     try:
-        with safe_open(folder / IMAGES_FILE, framework="pt") as file:
+        with safe_open(folder / IMAGES_FILE, framework="np") as file:
             shapes = {key: (file.get_slice(key).get_dtype(), tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
         _check_manifest((folder / MANIFEST).read_bytes())
     except (SafetensorError, OSError, ValueError, RecursionError) as error:

@@ -1,6 +1,5 @@
 """Maps folder names to the classes of a network."""
 
-import json
 import os
 import re
 import unicodedata
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, quoted
+from core.files import read_json
 from core.models.registry import ModelSpec
 
 MAPPING_FILES = ("classes.json", "class_to_idx.json")
-MAPPING_BYTES = 16 << 20  # 50,000 folders need 2 MB
 # share of ImageNet's classes that must have their WordNet names: torchvision renamed two of 1,000
 SAME_NAMES = 0.9
 
@@ -134,15 +133,14 @@ def _index_of_id(folder: str, ids: dict[str, int], spec: ModelSpec, source: str)
 
 
 def _read_mapping(folder: Path) -> dict[str, Any] | None:
-    present = [folder / name for name in MAPPING_FILES if os.path.isfile(folder / name)]
+    # a pipe must be refused, not skipped
+    present = [folder / name for name in MAPPING_FILES if os.path.lexists(folder / name) and not os.path.isdir(folder / name)]
     if not present:
         return None
     if len(present) > 1:
         raise DataError(f"{folder} must have only one list of classes, got {' and '.join(MAPPING_FILES)}")
     try:
-        if (size := present[0].stat().st_size) > MAPPING_BYTES:
-            raise ValueError(f"{size:,} bytes")
-        mapping = json.loads(present[0].read_text(encoding="utf-8"))
+        mapping = read_json(present[0])
         if not isinstance(mapping, dict):
             raise ValueError(f"got {quoted(mapping)}")
     except (OSError, ValueError, RecursionError) as error:

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import v2
 
-from core.data.archives import is_archive, unpack_images
+from core.data.archives import is_archive, is_numpy_archive, unpack_apart
 from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labeled import class_mapping, open_image_folder
 from core.data.numpy_archives import SUFFIX, read_numpy_archive
 from core.errors import DataError
-from core.files import atomic_write, write_json
+from core.files import atomic_write, check_regular, read_json, write_json
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
@@ -73,6 +73,14 @@ def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: I
     write_json(folder / MANIFEST, manifest)
 
 
+def convert_numpy_archive(file: Path, *, name: str, folder: str) -> None:
+    """Writes the images of a NumPy archive into a folder, as `save_image_set`. name: used instead of the path in error messages."""
+    try:
+        save_image_set(ImageSet(*read_numpy_archive(file)), Path(folder))
+    except DataError as error:
+        raise DataError(str(error).replace(repr(str(file)), repr(name))) from error
+
+
 def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
     """Raises DataError unless the images have the network's size, and labels that are indices of its classes."""
     size, classes = model.spec.image_size, len(model.spec.classes)
@@ -94,19 +102,19 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     Raises DataError if the path is missing, empty, in another format, or cannot be read.
     """
     folder = Path(path)
-    if folder.suffix.lower() == SUFFIX and os.path.isfile(folder):
-        return ImageSet(*read_numpy_archive(folder))
-    if is_archive(folder) and os.path.isfile(folder):  # unlike Path.is_file, returns False for names that are too long
+    if (is_archive(folder) or is_numpy_archive(folder)) and os.path.isfile(
+        folder
+    ):  # unlike Path.is_file, False for names that are too long
         with tempfile.TemporaryDirectory() as temporary:
-            unpacked = Path(temporary) / folder.name  # the name of the zip file, for error messages
+            unpacked = Path(temporary) / folder.name  # the name of the archive, for error messages
             unpacked.mkdir()
-            unpack_images(folder, unpacked)
+            unpack_apart(folder, unpacked)
             image_set = load_image_set(unpacked, spec)
             if image_set.manifest.get("source") == str(unpacked):
                 image_set.manifest["source"] = str(folder)
             return image_set
     if not os.path.isdir(folder):
-        found = "another file" if os.path.isfile(folder) else "a path that does not exist"
+        found = "another file" if os.path.lexists(folder) else "a path that does not exist"
         raise DataError(
             f"images must be a folder written by `generate` or `export`, a folder with one folder of images per class, a .zip file of "
             f"these, or a {SUFFIX} file written by `export`, got {found}: {str(path)!r}"
@@ -114,11 +122,12 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     if not os.path.isfile(folder / MANIFEST):
         return _from_image_folder(folder, spec)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict):
             raise ValueError(f"its {MANIFEST} must be a JSON object")
         if FOLDERS in manifest and not os.path.isfile(folder / IMAGES_FILE):
             return ImageSet(*read_class_folders(folder, manifest), manifest)
+        check_regular(folder / IMAGES_FILE)
         tensors = load_file(folder / IMAGES_FILE)
         images, labels = tensors["images"], tensors["labels"]
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:

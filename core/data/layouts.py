@@ -13,8 +13,11 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from core.errors import DataError, quoted
+from core.files import read_bounded
 
 LABELS = "val.txt"  # Caffe's name for the list of ImageNet's validation images
+LABELS_BYTES = 64 << 20  # a line for each of a million images
+PIXELS = 50_000_000  # of an image, which is then resized: four bytes each while it is decoded
 PARTS = frozenset(("train", "val", "test"))
 ONE_PER_CLASS = "a folder with one folder of images per class"
 _Inode = tuple[int, int]  # device and inode
@@ -90,7 +93,7 @@ def list_of(path: Path, *names: str) -> Path | None:
     entries = _entries(path)
     if any(os.path.isdir(entry.path) for entry in entries) or not any(_is_image(entry) for entry in entries):
         return None
-    found = next((folder / LABELS for folder in (path, path.parent) if os.path.isfile(folder / LABELS)), None)
+    found = next((folder / LABELS for folder in (path, path.parent) if os.path.lexists(folder / LABELS)), None)
     if found is None:
         raise DataError(
             f"folder {str(path)!r} must contain one folder per class, or {LABELS} with a line 'FILE CLASS' for each image, "
@@ -108,16 +111,17 @@ def open_image_list(path: Path, labels: Path) -> ImageFiles:
     images = {entry.name: entry.path for entry in _entries(path) if _is_image(entry)}
     label_of: dict[str, str] = {}
     try:
-        with labels.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                words = line.split(maxsplit=1)
-                if len(words) == 1:
-                    raise DataError(f"line {number} of {labels} must be a file name, a space, and a class, got {quoted(line.strip())}")
-                name = words[0].rpartition("/")[2] if words else ""
-                if name in images and label_of.setdefault(name, words[1].strip()) != words[1].strip():
-                    raise DataError(f"{labels} must have one class per image, got two for {quoted(name)}")
+        lines = read_bounded(labels, LABELS_BYTES).decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{labels} must be a text file in UTF-8 with lines 'FILE CLASS', but cannot be read ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{labels} must be a text file in UTF-8 with lines 'FILE CLASS', but cannot be read ({reason})") from error
+    for number, line in enumerate(lines, 1):
+        words = line.split(maxsplit=1)
+        if len(words) == 1:
+            raise DataError(f"line {number} of {labels} must be a file name, a space, and a class, got {quoted(line.strip())}")
+        name = words[0].rpartition("/")[2] if words else ""
+        if name in images and label_of.setdefault(name, words[1].strip()) != words[1].strip():
+            raise DataError(f"{labels} must have one class per image, got two for {quoted(name)}")
     missing = next((name for name in images if name not in label_of), None)
     if missing is not None:
         raise DataError(f"{labels} must have a class for every image of {path}, got none for {quoted(missing)}")
@@ -175,9 +179,12 @@ def _is_image(entry: os.DirEntry) -> bool:
 def _load_rgb(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            size = image.size
+            if size[0] * size[1] <= PIXELS:
+                return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
         raise _unreadable(path) from error
+    raise DataError(f"{path} must have at most {PIXELS // 1_000_000} million pixels, got {size[0]} x {size[1]}")
 
 
 def _unreadable(path: str) -> DataError:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
 from core.errors import DataError
+from core.files import check_regular
 
 MEGABYTE = 1 << 20
 UNPACKED_BYTES = 2048 * MEGABYTE  # of all files, and of all pixels: an image set is held in memory completely when it is used
@@ -57,6 +58,7 @@ def open_zip(path: Path, unpacked: int, allowed: str) -> Iterator[dict[str, Memb
     name = str(path)
     with ExitStack() as stack:
         try:
+            check_regular(path)
             file = stack.enter_context(path.open("rb"))
         except OSError as error:
             raise DataError(f"{name!r} cannot be read ({error.strerror}); it must be {allowed}") from error

@@ -7,7 +7,7 @@ from core.errors import ModelError, first_line
 from core.models.full_precision import NEEDED_LAYER, batch_norm_layers
 from core.models.registry import ModelSpec
 
-_IMAGES = 4
+_IMAGES = 2  # several, but no more, because at 600 pixels each takes hundreds of MB
 _SEED = 0
 
 

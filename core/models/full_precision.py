@@ -6,7 +6,6 @@ path of a .pt2 program (core.models.programs), which contains the spec in an ext
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ModelError, UnknownNameError, quoted
-from core.files import atomic_write
+from core.files import atomic_write, check_regular
 from core.gpu import repeat_to_the_bit
 from core.models.programs.archive import read_spec
 from core.models.programs.translation import load_program
@@ -187,8 +186,12 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
         zoos = ", ".join(f"{zoo}:NAME" for zoo in ZOOS)
         files = "the path of a .safetensors checkpoint written by `pretrain`, or of a .pt2 program"
         raise UnknownNameError("model", name, [*MODELS, zoos, files])
-    if not os.path.isfile(name):  # unlike Path.is_file, returns False for names that are too long and inaccessible folders
-        raise ModelError(f"{name} does not exist; the path must be that of a .safetensors checkpoint written by `pretrain`")
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise ModelError(
+            f"{name} cannot be read ({error.strerror}); the path must be that of a .safetensors checkpoint written by `pretrain`"
+        ) from error
     try:
         _check_header_length(path, name)
         with safe_open(path, framework="pt") as file:

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.errors import DataError, ModelError, one_line
-from core.files import sync, write_json
+from core.errors import ModelError, one_line
+from core.files import not_stored, sync, write_json
 from core.models.checks import check_network
 from core.models.full_precision import CLASSES, check_spec, layout_of, save_checkpoint, spec_values
-from core.models.registry import NETWORK_BYTES, GivenSpec, ModelSpec
+from core.models.registry import GivenSpec, ModelSpec, check_size
 from core.models.weights import check_layout, fill, first_names, read_weights, without_prefixes
 from core.models.zoos.lookup import build_architecture, known_spec
 from core.models.zoos.zoo import numbered_classes
@@ -47,28 +47,12 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
         raise ModelError(f"number of classes of {source} must be 1 to {CLASSES:,}, got {classes:,}")
     spec = _spec(known, source, classes, given)
     network = _filled(spec, weights, source)
+    weights.clear()  # the check and the writing need the memory
     check_network(network, spec, source)
     try:
         return store(lambda path: save_checkpoint(network, spec, path), ".safetensors", out_folder, label(spec, source))
     except OSError as error:
         raise not_stored(source, out_folder, error) from error
-
-
-def not_stored(source: str, folder: Path, error: OSError) -> DataError:
-    """The error to raise when writing an imported network fails."""
-    return DataError(f"{source} could not be stored ({error.strerror or error}): {folder} must be writable and have free space")
-
-
-def check_size(file: Path, source: str) -> None:
-    """Raises ModelError if the file is missing or larger than NETWORK_BYTES."""
-    try:
-        size = file.stat().st_size
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{source} does not exist; the path must be that of a .safetensors file, a state dict by torch.save, or a .pt2 program"
-        ) from error
-    if size > NETWORK_BYTES:
-        raise ModelError(f"size of {source} must be at most {NETWORK_BYTES:,} bytes, got {size:,}")
 
 
 def _classifier_width(weights: Mapping[str, Tensor], known: ModelSpec) -> int:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from core.errors import ModelError
+from core.files import check_regular
+
 ASSETS = Path(__file__).parents[2] / "assets"
 # Limit on an imported network; a ResNet-152 is 230 MB. Streamlit holds an upload in memory, up to `server.maxUploadSize`.
 NETWORK_BYTES = 500 << 20
@@ -70,3 +73,16 @@ MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
         )
     }
 )
+
+
+def check_size(file: Path, source: str) -> None:
+    """Raises ModelError if the file is missing, not a regular file, or larger than NETWORK_BYTES."""
+    try:
+        check_regular(file)
+        size = file.stat().st_size
+    except OSError as error:
+        raise ModelError(
+            f"{source} cannot be read ({error.strerror}); it must be a .safetensors file, a state dict by torch.save, or a .pt2 program"
+        ) from error
+    if size > NETWORK_BYTES:
+        raise ModelError(f"size of {source} must be at most {NETWORK_BYTES:,} bytes, got {size:,}")

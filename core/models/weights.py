@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import ModelError, first_line, one_line, quoted
+from core.files import JSON_BYTES, check_regular
 
-HEADER_BYTES = 16 << 20  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
+HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
 NAME_LENGTH = 200  # characters of a tensor or class name
 _ZIP = b"PK\x03\x04"  # torch.save since 1.6
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # torch.save before
@@ -43,6 +44,7 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
     """
     name = name or str(path)
     try:
+        check_regular(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(9)

@@ -1,4 +1,4 @@
-"""Uploaded networks and archives of images: checked before they are stored, stored under the hash of their content.
+"""Uploaded networks and archives of images: checked in a process of their own before they are stored, under the hash of their content.
 
 In the run store's folder: `uploads/networks/HASH.safetensors` with `HASH.json` (its label on the page) beside it, and
 `uploads/images/HASH/given`, an image set or one folder per class. The browser's file name is shown but never used as a path. Files appear
@@ -19,23 +19,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from weakref import WeakValueDictionary
 
 from core.config import RunConfig
-from core.data.archives import ARCHIVE_BYTES, unpack_images
+from core.data.archives import ARCHIVE_BYTES, unpack_apart
 from core.data.zip_files import RATIO, UNPACKED_BYTES
-from core.errors import CoreError, DataError, ModelError
-from core.files import remove, sync, write_json
+from core.errors import DataError
+from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
 from core.models.registry import NETWORK_BYTES, GivenSpec
+from core.models.user_files import PROGRAM, check_checkpoint, import_network
 from dashboard import text
 
-PROGRAM = ".pt2"
 MEGABYTE = 1 << 20
 SPARE_BYTES = 512 * MEGABYTE  # of the disk that uploads leave free for runs
 _CHUNK = MEGABYTE
 _STALE_SECONDS = 24 * 3600  # older temporary files are from processes that were killed
-# one at a time: two would take twice the memory, and could be the same file
-_lock = threading.Lock()
+_lock = threading.Lock()  # of the next; nothing is computed while it is held
+# hash of a file -> held while that file is checked and stored
+_storing_now: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
 
 class Uploads:
@@ -58,32 +60,24 @@ class Uploads:
                 f"but starts with {start!r}"
             )
         with _storing(name):
-            return str(self._store_network(file, name, size))
+            folder = self._folder_for(NETWORKS, size)
+            digest = _hash(file)
+            target = folder / f"{digest}.safetensors"
+            with _one_at_a_time(digest):
+                if not target.exists():
+                    self._store_network(file, name, target)
+        return str(target)
 
-    def _store_network(self, file: IO[bytes], name: str, size: int) -> Path:
-        from core.models.checks import check_network  # imports torch, which takes seconds
-        from core.models.full_precision import load_model
-
-        folder = self._folder_for(NETWORKS, size)
-        target = folder / f"{_hash(file)}.safetensors"
-        if target.exists():
-            return target
-        with _copied(file, folder) as temporary:
-            try:
-                model = load_model(str(temporary), "cpu")
-                check_network(model.network, model.spec, str(temporary))
-            except CoreError as error:
-                # the user knows the name of the file, not its temporary path
-                raise ModelError(str(error).replace(str(temporary), repr(name))) from error
+    def _store_network(self, file: IO[bytes], name: str, target: Path) -> None:
+        with _copied(file, target.parent) as temporary:
+            title, classes = check_checkpoint(temporary, name)
             plain_rights(temporary)
             sync(temporary)
             # the label first, so that no network is without one
-            title = text.one_line_text(model.spec.name, 60)
-            label = f"{title} ({len(model.spec.classes)} classes), uploaded as {text.one_line_text(name, 60)}"
+            label = f"{text.one_line_text(title, 60)} ({classes} classes), uploaded as {text.one_line_text(name, 60)}"
             write_json(target.with_suffix(".json"), {"label": label})
             temporary.replace(target)
-            sync(folder)
-        return target
+            sync(target.parent)
 
     def import_network(self, file: IO[bytes], name: str, architecture: str, given: GivenSpec | None = None) -> str:
         """Imports weights or a program trained elsewhere, with the values that the user gave; returns the path of the stored network.
@@ -93,17 +87,9 @@ class Uploads:
         name = text.one_line_text(name, 100)
         size = _checked_size(file, name, NETWORK_BYTES)
         with _storing(name):
-            return str(self._import_network(file, name, size, architecture, given or GivenSpec()))
-
-    def _import_network(self, file: IO[bytes], name: str, size: int, architecture: str, given: GivenSpec) -> Path:
-        from core.models.importing import import_checkpoint  # imports torch
-        from core.models.programs.importing import import_program
-
-        folder = self._folder_for(NETWORKS, 2 * size)
-        with _copied(file, folder) as temporary:
-            if name.endswith(PROGRAM):
-                return import_program(temporary, out_folder=folder, name=name, given=given)
-            return import_checkpoint(temporary, architecture, out_folder=folder, name=name, given=given)
+            folder = self._folder_for(NETWORKS, 2 * size)
+            with _copied(file, folder) as temporary:
+                return str(import_network(temporary, architecture, out_folder=folder, name=name, given=given or GivenSpec()))
 
     def store_images(self, file: IO[bytes], name: str) -> Path:
         """Unpacks and stores an archive of images or a NumPy archive; returns the folder, for `images_from` with the method USER_IMAGES.
@@ -113,32 +99,14 @@ class Uploads:
         name = text.one_line_text(name, 100)
         size = _checked_size(file, name, ARCHIVE_BYTES)
         with _storing(name):
-            return self._store_images(file, name, size)
-
-    def _store_images(self, file: IO[bytes], name: str, size: int) -> Path:
-        # these import torch
-        from core.data.image_sets import ImageSet, save_image_set
-        from core.data.numpy_archives import SUFFIX, read_numpy_archive
-        from core.files import atomic_folder
-
-        target = self._folder_for("images", min(UNPACKED_BYTES, RATIO * size)) / _hash(file)
-        if target.is_dir():
-            return target
-        file.seek(0)
-        with atomic_folder(target) as folder:
-            (folder / USER_IMAGES).mkdir()
-            if name.lower().endswith(SUFFIX):
-                copy = folder / f"upload{SUFFIX}"  # its reader wants a path
-                with copy.open("wb") as whole_file:
-                    shutil.copyfileobj(file, whole_file)
-                try:
-                    save_image_set(ImageSet(*read_numpy_archive(copy)), folder / USER_IMAGES)
-                except DataError as error:
-                    raise DataError(str(error).replace(repr(str(copy)), repr(name))) from error
-                copy.unlink()
-            else:
-                unpack_images(file, folder / USER_IMAGES, name)
-        sync(target.parent)
+            digest = _hash(file)
+            target = self._folder_for("images", size + min(UNPACKED_BYTES, RATIO * size)) / digest
+            with _one_at_a_time(digest):
+                if not target.is_dir():
+                    with _copied(file, target.parent) as temporary, atomic_folder(target) as folder:
+                        (folder / USER_IMAGES).mkdir()
+                        unpack_apart(temporary, folder / USER_IMAGES, name)
+                    sync(target.parent)
         return target
 
     def networks(self) -> dict[str, str]:
@@ -191,14 +159,22 @@ def _copied(file: IO[bytes], folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _storing(name: str) -> Iterator[None]:
-    """One upload at a time. Raises DataError, naming the file, for what the disk refuses."""
+    """Raises DataError, naming the file, for what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{name!r} could not be stored: the run store must be writable and have space, got {error.strerror or error}"
+        ) from error
+
+
+@contextmanager
+def _one_at_a_time(digest: str) -> Iterator[None]:
+    """Waits while the same file, sent by somebody else or twice, is checked, so that it becomes one upload. Other files do not wait."""
     with _lock:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"{name!r} could not be stored: the run store must be writable and have space, got {error.strerror or error}"
-            ) from error
+        mine = _storing_now.setdefault(digest, threading.Lock())
+    with mine:
+        yield
 
 
 def _checked_size(file: IO[bytes], name: str, most: int) -> int:

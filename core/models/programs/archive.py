@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError, quoted
+from core.files import JSON_BYTES, check_regular
 
 MEGABYTE = 1 << 20
 SPEC_FILE = "spec.json"  # the extra file with the ModelSpec, written by core.models.programs.export.save_program
 GRAPH_BYTES = 64 * MEGABYTE  # of JSON; a ResNet-50 needs 1 MB
-SPEC_BYTES = 16 * MEGABYTE  # same limit as for the header of a checkpoint
+SPEC_BYTES = JSON_BYTES  # same limit as for the header of a checkpoint
 INDEX_BYTES = 4 * MEGABYTE  # of the zip directory, which is read in one piece
 NAME_LENGTH = 500
 SCHEMA = 8  # major version of torch's file format
@@ -112,8 +113,10 @@ def refuse(path: Path, problem: str) -> NoReturn:
 
 @contextmanager
 def _opened(path: Path) -> Iterator["_Members"]:
-    if not os.path.isfile(path):
-        refuse(path, "does not exist; the path must be that of a .pt2 program")
+    try:
+        check_regular(path)
+    except OSError as error:
+        refuse(path, f"cannot be read ({error.strerror}); the path must be that of a .pt2 program")
     try:
         with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
             yield _Members(archive, path)

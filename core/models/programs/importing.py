@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from core.errors import ConfigError, ModelError, one_line, quoted
+from core.files import not_stored
 from core.models.checks import check_network
 from core.models.full_precision import check_spec, spec_values
-from core.models.importing import LABEL_LENGTH, check_size, label, not_stored, store
+from core.models.importing import LABEL_LENGTH, label, store
 from core.models.programs.export import save_program
 from core.models.programs.translation import Program, read_program
-from core.models.registry import GivenSpec, ModelSpec
+from core.models.registry import GivenSpec, ModelSpec, check_size
 
 ARCHITECTURE = "program"  # `ModelSpec.architecture` of a network that can only be built from its file
 

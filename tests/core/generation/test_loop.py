@@ -327,7 +327,7 @@ def test_half_resolution_images_are_shown_at_full_size(small):
 def test_network_that_does_not_support_half_resolution_is_refused(embedded):
     """Its pooling window has 8 pixels, but only 4 are left."""
     config = GenerationConfig(images=8, snapshots=1, iterations=10, half_resolution_fraction=0.5)
-    words = r"^half_resolution_fraction must be 0 for this network, got 0.5: .* 16 x 16 pixels with 4 images fails"
+    words = r"^half_resolution_fraction must be 0 for this network, got 0.5: .* 16 x 16 pixels with 2 images fails"
     with pytest.raises(ModelError, match=words):
         GenerationLoop(embedded, config)
 

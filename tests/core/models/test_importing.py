@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from core.errors import CoreError, DataError, ModelError
-from core.models import importing
+from core.models import importing, registry
 from core.models.full_precision import batch_norm_layers, find_model, load_model
 from core.models.importing import import_checkpoint
 from core.models.registry import GivenSpec
@@ -182,7 +182,7 @@ def test_unknown_architecture_is_refused(tmp_path, resnet, architecture):
 
 def test_file_that_is_too_large_is_not_read(tmp_path, resnet, monkeypatch):
     file = write(resnet, tmp_path / "a.pt")
-    monkeypatch.setattr(importing, "NETWORK_BYTES", 1000)
+    monkeypatch.setattr(registry, "NETWORK_BYTES", 1000)
     assert f"must be at most 1,000 bytes, got {file.stat().st_size:,}" in refused(file)
 
 

@@ -1,0 +1,90 @@
+"""Networks of the user: checked in a process of its own (core.untrusted) before anything else reads the file. Imports no torch."""
+
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.errors import CoreError, ModelError
+from core.files import not_stored, parents_of, sync
+from core.layout import NETWORKS, UPLOADS
+from core.models.registry import GivenSpec, check_size
+from core.models.zoos.lookup import ZOOS
+from core.untrusted import check_apart
+
+PROGRAM = ".pt2"
+# what torch.export imports at its first call
+_FOR_PROGRAMS = ("torch.export", "torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy")
+
+
+def import_network(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
+    """Imports a weights file (`core.models.importing`) or, by the ending of its name, a program (`core.models.programs.importing`).
+
+    Parameters, result and exceptions are those of `import_checkpoint` and `import_program`.
+    """
+    name = name or str(file)
+    check_size(file, name)
+    try:
+        # what a killed process leaves must not stay in the folder
+        with parents_of(out_folder / "network"), tempfile.TemporaryDirectory(prefix=".", dir=out_folder) as temporary:
+            values = {"architecture": architecture, "out_folder": temporary, "given": asdict(given)}
+            made = Path(_checked("import_here", file, name, architecture.partition(":")[0], **values))
+            target = out_folder / made.name
+            if not target.exists():
+                # the label first, so that no network is ever without one
+                for path in (made.with_suffix(".json"), made):
+                    path.replace(out_folder / path.name)
+                sync(out_folder)
+    except OSError as error:
+        raise not_stored(name, out_folder, error) from error
+    return target
+
+
+def check_checkpoint(file: Path, name: str = "") -> tuple[str, int]:
+    """Name and number of classes of the network in a .safetensors file written by `pretrain`, or in a stored program.
+
+    Raises ModelError if it cannot be read, or images cannot be generated from it.
+    """
+    title, classes = _checked("check_here", file, name or str(file), "")
+    return title, classes
+
+
+def check_program(model: str) -> None:
+    """Does `check_checkpoint` for a model name that is the path of a program, unless `import_network` stored it; nothing for other names.
+
+    A .safetensors file needs no such check: it has no graph, and what is allocated for it has its size.
+    """
+    path = Path(model)
+    # for a path without a file, `load_model` says what is allowed
+    if path.suffix == PROGRAM and path.parent.parts[-2:] != (UPLOADS, NETWORKS) and os.path.isfile(path):
+        check_checkpoint(path)
+
+
+def _checked(function: str, file: Path, name: str, zoo: str, **arguments: Any) -> Any:
+    imports = _FOR_PROGRAMS if name.endswith(PROGRAM) else (zoo,) if zoo in ZOOS else ()
+    return check_apart(f"{__name__}:{function}", file, name, error=ModelError, imports=imports, **arguments)
+
+
+def import_here(file: Path, *, name: str, architecture: str, out_folder: str, given: dict[str, Any]) -> str:
+    """`import_network` in the process of the file."""
+    from core.models.importing import import_checkpoint
+    from core.models.programs.importing import import_program
+
+    if name.endswith(PROGRAM):
+        return str(import_program(file, out_folder=Path(out_folder), given=GivenSpec(**given), name=name))
+    return str(import_checkpoint(file, architecture, out_folder=Path(out_folder), given=GivenSpec(**given), name=name))
+
+
+def check_here(file: Path, *, name: str) -> tuple[str, int]:
+    """`check_checkpoint` in the process of the file."""
+    from core.models.checks import check_network
+    from core.models.full_precision import load_model
+
+    try:
+        model = load_model(str(file), "cpu")
+        check_network(model.network, model.spec, str(file))
+    except CoreError as error:
+        # the user knows the name of the file, not the temporary path of its copy
+        raise ModelError(str(error).replace(str(file), repr(name))) from error
+    return model.spec.name, len(model.spec.classes)
