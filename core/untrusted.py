@@ -33,7 +33,7 @@ from core.memory import is_out_of_memory
 
 MEGABYTE = 1 << 20
 MEMORY_FACTOR, MEMORY_BYTES = 4, 200 * MEGABYTE  # a file may take so many times its size, and so much in addition
-SECONDS, BYTES_PER_SECOND = 30, 5 * MEGABYTE  # of processor time, and how much longer a large file may take
+SECONDS, BYTES_PER_SECOND = 60, 5 * MEGABYTE  # of processor time, and how much longer a large file may take
 AT_ONCE = 4  # files checked at the same time by this process; more wait
 WAIT_SECONDS = 300
 _CLOCK = 4  # seconds on the clock for each second of processor time

@@ -1,5 +1,8 @@
 """Shared fixtures: the embedded network, EfficientNet-Lite0, a small network, and a small image set."""
 
+import contextlib
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +85,38 @@ def small_images() -> ImageSet:
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (64, 3, 8, 8), generator=generator, dtype=torch.uint8)
     return ImageSet(images, torch.arange(64) % 4)
+
+
+class Children:
+    """The largest resident memory of child processes of the tests, watched while a test runs."""
+
+    def __init__(self) -> None:
+        self._largest, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.005):
+            for children in Path("/proc/self/task").glob("*/children"):
+                with contextlib.suppress(OSError):  # a thread or a process has ended
+                    for child in children.read_text().split():
+                        status = Path("/proc", child, "status").read_text()
+                        found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+                        self._largest = max(self._largest, int(found[1]) << 10 if found else 0)
+
+    def peak(self) -> int:
+        """Bytes; the next call counts from now on."""
+        largest, self._largest = self._largest, 0
+        return largest
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def children():
+    """Measures the memory of the child processes of a test, on Linux."""
+    watched = Children()
+    yield watched
+    watched.close()

@@ -48,7 +48,7 @@ def arrays() -> dict:
 
 def refused(path) -> str:
     with pytest.raises(DataError) as error:
-        load_image_set(path)
+        read_numpy_archive(path)
     message = str(error.value)
     assert str(path) in message
     assert "must" in message
