@@ -4,6 +4,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,15 @@ def children():
     watched = Children()
     yield watched
     watched.close()
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Files of the user are checked in the process of the test, without limits: tests of what is refused would import torch for each file."""
+
+    def here(task, file, name, *, error=None, imports=(), **arguments):
+        module, _, function = task.partition(":")
+        return getattr(import_module(module), function)(file, name=name, **arguments)
+
+    for caller in ("core.data.archives", "core.models.user_files"):
+        monkeypatch.setattr(f"{caller}.check_apart", here)

@@ -717,7 +717,7 @@ def test_archives(tmp_path):
     refuses("archive", archives(), attempt)
 
 
-def test_uploads(tmp_path):
+def test_uploads(tmp_path, in_this_process):
     uploads = Uploads(tmp_path / "runs")
     path, spec = MODELS["resnet20_cifar10"]
     content = with_header(path.read_bytes(), lambda header: header | {"__metadata__": {"spec": json.dumps(asdict(spec))}})

@@ -10,12 +10,13 @@ from core.errors import CoreError, ModelError
 from core.files import not_stored, parents_of, sync
 from core.layout import NETWORKS, UPLOADS
 from core.models.registry import GivenSpec, check_size
-from core.models.zoos.lookup import ZOOS
 from core.untrusted import check_apart
 
 PROGRAM = ".pt2"
-# what torch.export imports at its first call
+# what the process imports before its memory is limited: the functions called here, and what torch.export imports at its first call
+_ALWAYS = ("core.models.importing", "core.models.programs.importing", "core.models.checks")
 _FOR_PROGRAMS = ("torch.export", "torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy")
+_OF_ZOOS = {"pytorchcv": "pytorchcv.model_provider", "torchvision": "torchvision.models", "timm": "timm"}
 
 
 def import_network(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
@@ -62,8 +63,8 @@ def check_program(model: str) -> None:
 
 
 def _checked(function: str, file: Path, name: str, zoo: str, **arguments: Any) -> Any:
-    imports = _FOR_PROGRAMS if name.endswith(PROGRAM) else (zoo,) if zoo in ZOOS else ()
-    return check_apart(f"{__name__}:{function}", file, name, error=ModelError, imports=imports, **arguments)
+    more = _FOR_PROGRAMS if name.endswith(PROGRAM) else (_OF_ZOOS.get(zoo, _OF_ZOOS["pytorchcv"]),)
+    return check_apart(f"{__name__}:{function}", file, name, error=ModelError, imports=(*_ALWAYS, *more), **arguments)
 
 
 def import_here(file: Path, *, name: str, architecture: str, out_folder: str, given: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -48,7 +50,13 @@ def archive(value=0, name="cat/a.png") -> bytes:
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path, in_this_process):
+    return Uploads(tmp_path / "runs")
+
+
+@pytest.fixture
+def apart(tmp_path):
+    """The same, with a process for each file, as in the server."""
     return Uploads(tmp_path / "runs")
 
 
@@ -265,15 +273,68 @@ def test_leftovers_of_a_killed_process_are_removed_after_a_day(tmp_path, kept):
     assert [name for name in os.listdir(folder) if name.startswith(".")] == [".young"]
 
 
-def test_concurrent_uploads_of_one_file(kept):
+def test_concurrent_uploads_of_one_file(apart):
     content, folders = archive(), []
-    threads = [threading.Thread(target=lambda: folders.append(kept.store_images(io.BytesIO(content), "a.zip"))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: folders.append(apart.store_images(io.BytesIO(content), "a.zip"))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(folders) == 4
     assert len(set(folders)) == 1
+
+
+def test_slow_upload_does_not_keep_others_waiting(tmp_path, apart, monkeypatch):
+    """A network whose check takes as long as the test, and an archive of somebody else."""
+    release, started = threading.Event(), threading.Event()
+
+    def slow(file, name):
+        started.set()
+        release.wait(60)
+        return "slow", 10
+
+    monkeypatch.setattr(uploads, "check_checkpoint", slow)
+    stored = []
+    thread = threading.Thread(target=lambda: stored.append(apart.store_network(io.BytesIO(checkpoint(tmp_path)), "slow.safetensors")))
+    thread.start()
+    assert started.wait(60)
+    assert apart.store_images(io.BytesIO(archive()), "a.zip").is_dir()
+    assert stored == []
+    release.set()
+    thread.join()
+    assert len(stored) == 1
+
+
+@pytest.mark.slow
+def test_uploads_are_checked_without_importing_torch_here(tmp_path):
+    """A network, a weights file, an archive and a NumPy archive; a file of 32 bytes that asks for 12 GB."""
+    (tmp_path / "a.safetensors").write_bytes(checkpoint(tmp_path))
+    (tmp_path / "a.pth").write_bytes(others())
+    (tmp_path / "a.zip").write_bytes(archive())
+    (tmp_path / "bad.pth").write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (12 << 30).to_bytes(6, "little") + b"\x85R.")
+    code = f"""
+import sys
+from pathlib import Path
+from core.errors import ModelError
+from dashboard.server.uploads import Uploads
+folder = Path({str(tmp_path)!r})
+kept = Uploads(folder / "runs")
+print(kept.store_network(open(folder / "a.safetensors", "rb"), "a.safetensors"))
+print(kept.import_network(open(folder / "a.pth", "rb"), "a.pth", "pytorchcv:resnet20_cifar10"))
+print(kept.store_images(open(folder / "a.zip", "rb"), "a.zip"))
+try:
+    kept.import_network(open(folder / "bad.pth", "rb"), "bad.pth", "pytorchcv:resnet20_cifar10")
+except ModelError as error:
+    print(error)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    *paths, refusal = done.stdout.splitlines()
+    assert [Path(path).exists() for path in paths] == [True] * 3
+    assert load_model(paths[1], "cpu").spec.name == "a"
+    if sys.platform == "linux":
+        assert refusal == "'bad.pth' needs more than 200 MB of memory to check; a file may need 4 times its size and 200 MB"
 
 
 def test_run_names(tmp_path, kept):
