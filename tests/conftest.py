@@ -125,7 +125,7 @@ def children():
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Files of the user are checked in the process of the test, without limits: tests of what is refused would import torch for each file."""
+    """Files of the user are checked in the process of the test, without limits, because another one would import torch for each file."""
 
     def here(task, file, name, *, error=None, imports=(), **arguments):
         module, _, function = task.partition(":")

@@ -144,7 +144,8 @@ def _read_mapping(folder: Path) -> dict[str, Any] | None:
         if not isinstance(mapping, dict):
             raise ValueError(f"got {quoted(mapping)}")
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{present[0]} must be a JSON object {{folder: class index or name}}, but cannot be read ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{present[0]} must be a JSON object {{folder: class index or name}}, but cannot be read ({reason})") from error
     return mapping
 
 

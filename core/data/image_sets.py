@@ -131,7 +131,8 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
         tensors = load_file(folder / IMAGES_FILE)
         images, labels = tensors["images"], tensors["labels"]
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise DataError(f"{folder} must be a set of images written by `generate`, but cannot be read as one ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{folder} must be a set of images written by `generate`, but cannot be read as one ({reason})") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
         raise DataError(
             f"images of {folder} must be uint8 (N, 3, H, W) with N labels, got {images.dtype} {tuple(images.shape)} "

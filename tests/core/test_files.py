@@ -4,13 +4,26 @@ import errno
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 
 import pytest
 
 from core import files
-from core.files import PARTIAL, atomic_write, is_full, remove, remove_partials, sync_tree, temporary_copy_path, write_json
+from core.files import (
+    PARTIAL,
+    atomic_write,
+    check_regular,
+    is_full,
+    read_bounded,
+    read_json,
+    remove,
+    remove_partials,
+    sync_tree,
+    temporary_copy_path,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -171,3 +184,39 @@ def hidden(error: BaseException, by: BaseException) -> BaseException:
 )
 def test_full_disk_is_distinguished_from_other_errors(error, full):
     assert is_full(error) is full
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(os.path.relpath(tmp_path / "socket"))  # the whole path may be too long
+    for path, reason in (
+        (tmp_path / "pipe", "it is a named pipe, not a regular file"),
+        (tmp_path / "link", "it is a named pipe, not a regular file"),
+        (tmp_path / "socket", "it is a socket, not a regular file"),
+        (tmp_path, "it is a folder, not a regular file"),
+        ("/dev/zero", "it is a device, not a regular file"),
+        (tmp_path / "none", "it does not exist"),
+        ("a\0b", "embedded null byte"),
+    ):
+        for read in (check_regular, read_json, lambda path: read_bounded(path, 10)):
+            with pytest.raises(OSError, match=".") as caught:
+                read(path)
+            assert caught.value.strerror == reason
+    server.close()
+    (tmp_path / "file").write_bytes(b"[1]")
+    (tmp_path / "good").symlink_to(tmp_path / "file")
+    check_regular(tmp_path / "good")
+    assert read_json(tmp_path / "good") == [1]
+
+
+def test_no_more_than_the_limit_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"[1, 2, 3]")
+    assert read_bounded(tmp_path / "file", 9) == b"[1, 2, 3]"
+    with pytest.raises(OSError, match="it has more than 8 bytes"):
+        read_bounded(tmp_path / "file", 8)
+    monkeypatch.setattr(files, "JSON_BYTES", 8)
+    with pytest.raises(OSError, match="it has more than 8 bytes"):
+        read_json(tmp_path / "file")

@@ -1,6 +1,7 @@
 """`generate`: output, files, weights files, and refusals."""
 
 import json
+import os
 
 import pytest
 from command_line import GENERATE_KEYS, QUANTIZE, TINY, call, last_json, refused, tree
@@ -129,7 +130,25 @@ def test_generate_and_quantize_with_a_weights_file(tmp_path, capsys, of_others, 
     assert len(list(network.parent.iterdir())) == 2
 
 
-def test_class_names_are_read_from_a_file(tmp_path, of_others):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_are_refused_at_once(tmp_path, capsys, of_others):
+    os.mkfifo(tmp_path / "pipe.pt")
+    os.mkfifo(tmp_path / "pipe.npz")
+    given = ["--model", "pytorchcv:resnet20_cifar10", "--weights"]
+    for arguments, kind in (
+        ([*given, tmp_path / "pipe.pt"], "a named pipe"),
+        ([*given, of_others, "--class-names", tmp_path / "pipe.pt"], "a named pipe"),
+        ([*given, of_others, "--class-names", "/dev/zero"], "a device"),
+        ([*given, "/dev/zero"], "a device"),
+        ([*given, tmp_path], "a folder"),
+    ):
+        line = refused(capsys, tmp_path / "deeper" / "set", "generate", *TINY, *map(str, arguments))
+        assert f"cannot be read (it is {kind}, not a regular file)" in line
+    line = refused(capsys, tmp_path / "deeper" / "set", "quantize", *QUANTIZE, "--images", tmp_path / "pipe.npz")
+    assert "got another file" in line
+
+
+def test_class_names_are_read_from_a_file(tmp_path, in_this_process, of_others):
     names = [f"thing {index}, naïve" for index in range(10)]
     (tmp_path / "names.txt").write_text("\ufeff" + "\r\n\r\n".join(f" {name} " for name in names) + "\n", encoding="utf-8")
     given = ["--model", "pytorchcv:resnet20_cifar10", "--weights", of_others, "--class-names", tmp_path / "names.txt"]
@@ -141,7 +160,7 @@ def test_class_names_are_read_from_a_file(tmp_path, of_others):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "cannot be read (No such file or directory"),
+        (None, "cannot be read (it does not exist"),
         (b"", "is empty: must be a UTF-8 text file with one class name per line"),
         (b"\n \r\n", "is empty"),
         (b"caf\xe9", "cannot be read ('utf-8' codec"),
@@ -149,7 +168,7 @@ def test_class_names_are_read_from_a_file(tmp_path, of_others):
         (b"x" * 10_000_001, "it has more than 10,000,000 bytes"),
     ],
 )
-def test_bad_class_names_are_refused(tmp_path, capsys, of_others, content, words):
+def test_bad_class_names_are_refused(tmp_path, capsys, in_this_process, of_others, content, words):
     if content is not None:
         (tmp_path / "names.txt").write_bytes(content)
     given = ["--model", "pytorchcv:resnet20_cifar10", "--weights", of_others, "--class-names", tmp_path / "names.txt"]
@@ -174,6 +193,6 @@ def test_bad_class_names_are_refused(tmp_path, capsys, of_others, content, words
     ],
 )
 @pytest.mark.parametrize("command", ["generate", "run"])
-def test_bad_weights_options_are_refused(tmp_path, capsys, of_others, tiny_preset, command, arguments, words):
+def test_bad_weights_options_are_refused(tmp_path, capsys, in_this_process, of_others, tiny_preset, command, arguments, words):
     arguments = [str(of_others) if argument == "OTHERS" else argument for argument in arguments]
     assert words in refused(capsys, tmp_path / "deeper" / "set", command, *(TINY if command == "generate" else ()), *arguments)

@@ -1,6 +1,7 @@
 """The class of a folder: by a mapping file, its name, its WordNet id, its number, or its position."""
 
 import json
+import os
 
 import pytest
 from timm.data import ImageNetInfo
@@ -8,7 +9,7 @@ from torchvision.models import ResNet18_Weights
 
 from core.data.class_names import class_mapping, dataset_mapping, wordnet_ids
 from core.errors import DataError
-from core.models.registry import ModelSpec
+from core.models.registry import MODELS, ModelSpec
 
 TORCHVISION = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 TIMM = tuple(ImageNetInfo().label_descriptions())
@@ -154,7 +155,7 @@ def test_mapping_file_may_give_two_folders_one_class(tmp_path):
         ("{", "classes.json must be a JSON object"),
         ("[" * 100_000, "classes.json must be a JSON object"),
         (b"\xff\xfe", "classes.json must be a JSON object"),
-        (" " * (17 << 20), "but cannot be read (17,825,792 bytes)"),
+        (" " * (17 << 20), "but cannot be read (it has more than 8,388,608 bytes)"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -174,3 +175,10 @@ def test_published_sets_are_mapped_in_order_only_to_numbers():
     assert dataset_mapping(["ant", "bee"], spec_of("0", "1")) == [0, 1]
     assert dataset_mapping(["ant", "bee"], spec_of("x", "y")) is None
     assert dataset_mapping(["ant", "bee"], spec_of("0", "1", "2")) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_list_of_classes_that_is_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "classes.json")
+    with pytest.raises(DataError, match="classes.json must be a JSON object .*named pipe"):
+        class_mapping(["cat"], MODELS["resnet20_cifar10"][1], str(tmp_path))

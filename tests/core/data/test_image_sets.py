@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from core.data.image_sets import ImageSet, load_image_set, save_image_set, write_image_set
 from core.errors import DataError
 from core.files import atomic_folder, check_free
+from core.layout import IMAGES_FILE, MANIFEST
 from core.models.registry import ModelSpec
 
 
@@ -264,3 +265,21 @@ def test_parts_are_consumed_one_at_a_time(tmp_path):
 
     write_image_set(tmp_path, torch.arange(6), (3, 4, 4), parts(), {})
     assert load_image_set(tmp_path).images[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", [IMAGES_FILE, MANIFEST])
+def test_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path, name):
+    save_image_set(ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2)), tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="named pipe" if name == IMAGES_FILE else "must contain one folder of images per class"):
+        load_image_set(tmp_path)
+
+
+def test_endless_manifest_is_refused(tmp_path, monkeypatch):
+    save_image_set(ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), {"a": "b" * 100}), tmp_path)
+    assert load_image_set(tmp_path).manifest == {"a": "b" * 100}
+    monkeypatch.setattr("core.files.JSON_BYTES", 100)
+    with pytest.raises(DataError, match="it has more than 100 bytes"):
+        load_image_set(tmp_path)

@@ -137,3 +137,26 @@ def test_bad_list_is_refused(tmp_path, content, message):
     image(tmp_path / "2.png")
     (tmp_path / "val.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message in refused(lambda: open_image_list(tmp_path, tmp_path / "val.txt"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_list_that_is_a_pipe_or_too_long_is_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "val.txt")
+    with pytest.raises(DataError, match=r"val.txt must be a text file .*cannot be read \(it is a named pipe, not a regular file\)"):
+        open_image_list(tmp_path, list_of(tmp_path))
+    (tmp_path / "val.txt").unlink()
+    (tmp_path / "val.txt").write_text("a.png 3\n" * 10)
+    assert open_image_list(tmp_path, list_of(tmp_path)).classes == ["3"]
+    monkeypatch.setattr("core.data.layouts.LABELS_BYTES", 79)
+    with pytest.raises(DataError, match="it has more than 79 bytes"):
+        open_image_list(tmp_path, list_of(tmp_path))
+
+
+def test_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "a.png")
+    assert open_image_folder(tmp_path)[0][0].size == (8, 8)
+    monkeypatch.setattr("core.data.layouts.PIXELS", 63)
+    with pytest.raises(DataError, match="a.png must have at most 0 million pixels, got 8 x 8"):
+        open_image_folder(tmp_path)[0]

@@ -20,6 +20,7 @@ from core.layout import USER_IMAGES
 from core.models.registry import MODELS
 from core.pipeline import given_images
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 DIVERSITY = {"encoder": "embedded", "encoder_trained_on": "captions", "images": 64, "mean_similarity": 0.3, "within_class_similarity": None}
 FORMATS = pytest.mark.parametrize("format", IMAGE_FORMATS)
 
