@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import tarfile
 import zipfile
 
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from core.data.archives import is_archive, unpack_images
+from core.data.archives import is_archive, unpack_apart, unpack_images
 from core.data.image_sets import load_image_set
 from core.errors import DataError
 from core.files import remove
+from core.untrusted import MEMORY_BYTES
 
 
 def picture(value=0, size=(8, 8), kind="PNG", mode="RGB") -> bytes:
@@ -284,3 +286,24 @@ def test_full_disk_is_not_reported_as_a_bad_archive(folder, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         unpack_images(io.BytesIO(zipped(TWO_CLASSES)), folder)
     assert os.listdir(folder) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured there")
+def test_checking_large_images_takes_little_memory(tmp_path, children):
+    """Ten black images of 4096 x 4096 pixels, each 48 MB of pixels in a file of 50 kB."""
+    (tmp_path / "small.zip").write_bytes(zipped({"ant/a.png": picture()}))
+    (tmp_path / "large.zip").write_bytes(zipped({f"ant/{index}.png": picture(size=(4096, 4096)) for index in range(10)}))
+    peaks = []
+    for name in ("small", "large"):
+        (tmp_path / name).mkdir()
+        unpack_apart(tmp_path / f"{name}.zip", tmp_path / name)
+        peaks.append(children.peak())
+    assert len(list((tmp_path / "large" / "ant").iterdir())) == 10
+    assert 0 < peaks[0] < peaks[1] < peaks[0] + MEMORY_BYTES
+
+
+def test_refused_archive_is_named_in_a_process_of_its_own(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped({"../a.png": picture()}))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="^'mine.zip': paths must stay inside the zip file"):
+        unpack_apart(tmp_path / "a.zip", tmp_path / "out", "mine.zip")
