@@ -41,7 +41,7 @@ def _torch_of_this_python() -> str:
     """The version of torch that this Python imports; "" if it has none, or one older than requirements.txt allows."""
     if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0:
         return ""
-    lowest = re.search(r"^torch>=([\d.]+)", REQUIREMENTS.read_text(), re.MULTILINE)
+    lowest = re.search(r"^torch>=([\d.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
     assert lowest is not None
     found = version("torch")
     return found if _numbers(found) >= _numbers(lowest[1]) else ""
@@ -63,9 +63,10 @@ def _share_packages() -> None:
     that has torch.
     """
     command = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    folder = subprocess.run([PYTHON, "-c", command], check=True, capture_output=True, text=True).stdout.strip()
+    folder = subprocess.run([PYTHON, "-c", command], check=True, capture_output=True, encoding="locale").stdout.strip()
     shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    Path(folder, "packages_of_the_python_with_torch.pth").write_text("\n".join(shared) + "\n")
+    # the encoding that Python reads .pth files in
+    Path(folder, "packages_of_the_python_with_torch.pth").write_text("\n".join(shared) + "\n", encoding="locale")
 
 
 def _pip(*more: str) -> None:

@@ -213,7 +213,7 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
     server = None
     store = RunStore(folder)
     try:
-        with sync_playwright() as playwright, (folder / "log").open("w") as log:
+        with sync_playwright() as playwright, (folder / "log").open("w", encoding="utf-8") as log:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
             server, seconds = started(port, environment, log, browser)
             is_known("seconds_to_the_first_page_of_a_server", round(seconds, 2))

@@ -91,7 +91,7 @@ def toolkit(python: str, threads: int) -> dict[str, Any]:
     method = GenerationLoop(load_model("resnet20_cifar10", "cpu"), CONFIG)
     theirs, ours, versions = [], [], {}
     for _ in range(TURNS):
-        answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        answer = json.loads(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
         theirs.append(answer["seconds_per_iteration"])
         versions = answer["versions"]
         ours.append(statistics.median(in_turns({"ours": method.step}, 25)["ours"]))
@@ -118,7 +118,7 @@ def growth(threads: int) -> list[dict[str, float]]:
             command = ["generate", "--images", str(images), "--iterations", "2", "--snapshots", "1", "--threads", str(threads)]
             command = [sys.executable, "-c", code, *command, "--runs", folder, "--json"]
             lines = subprocess.run(
-                command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
             ).stdout.splitlines()
         result = json.loads(lines[-2])
         rows.append(

@@ -34,7 +34,9 @@ def processor() -> str:
     """The model name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+        [line.partition(":")[2].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
     )
     return names[0] if names else platform.processor()
 
@@ -43,7 +45,7 @@ def write(name: str, measured: Mapping[str, Any]) -> Path:
     """Writes benchmarks/results/NAME.json with the description of the machine; returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **measured}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine(), **measured}, indent=1) + "\n", encoding="utf-8")
     return path
 
 

@@ -41,7 +41,7 @@ class Checkpoints:
         try:
             self._earlier, self._stages = 0.0, {}
             if (folder / DONE).exists():
-                values = json.loads((folder / DONE).read_text())
+                values = json.loads((folder / DONE).read_text(encoding="utf-8"))
                 self._earlier, self._stages = float(values["seconds"]), dict(values["parts"])
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{folder / DONE} must be a file written by a run, but cannot be read ({first_line(error)})") from error

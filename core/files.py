@@ -52,7 +52,7 @@ def not_stored(source: str, folder: Path, error: OSError) -> DataError:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 _KINDS = (

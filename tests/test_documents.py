@@ -82,18 +82,22 @@ def core_flags() -> dict[str, frozenset[str]]:
 
 @cache
 def make_targets() -> frozenset[str]:
-    return frozenset(re.findall(r"^([\w./-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return frozenset(re.findall(r"^([\w./-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @cache
 def names_of_tests() -> frozenset[str]:
-    return frozenset(name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"^\s*def (test_\w+)", path.read_text(), re.M))
+    return frozenset(
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"^\s*def (test_\w+)", path.read_text(encoding="utf-8"), re.M)
+    )
 
 
 @cache
 def is_key(name: str) -> bool:
     """Whether the engine has a result with this name."""
-    return any(f'"{name}"' in path.read_text() for path in (ROOT / "core").rglob("*.py"))
+    return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (ROOT / "core").rglob("*.py"))
 
 
 def markdown(text: str) -> list[Token]:
@@ -132,7 +136,7 @@ def link_problems(tokens: Sequence[Token], path: Path) -> Iterator[str]:
         file = (path.parent / name).resolve() if name else path
         if not file.exists() or not file.is_relative_to(ROOT):
             yield f"link to {target}, which does not exist"
-        elif anchor and anchor not in anchors(markdown(file.read_text()) if name else tokens):
+        elif anchor and anchor not in anchors(markdown(file.read_text(encoding="utf-8")) if name else tokens):
             yield f"link to {target}, which has no such heading"
     yield from (f"{token.content.strip()} is HTML, which is not checked" for token in tokens if token.type == "html_block")
 
@@ -160,7 +164,7 @@ def script_problems(words: Sequence[str]) -> Iterator[str]:
     if not script.is_file():
         yield f"python {words[0]}: there is no such file"
         return
-    source = script.read_text()
+    source = script.read_text(encoding="utf-8")
     yield from (f"python {words[0]} has no flag {word}" for word in words[1:] if word.startswith("--") and f'"{word}"' not in source)
 
 
@@ -169,7 +173,7 @@ def pytest_problems(words: Sequence[str]) -> Iterator[str]:
     for before, word in zip(["", *words], words):
         if before == "-k":
             files = [ROOT / other for other in words if (ROOT / other).is_file()]
-            if not any(word in file.read_text() for file in files):
+            if not any(word in file.read_text(encoding="utf-8") for file in files):
                 yield f"python -m pytest -k {word}: no test has that name"
         elif not word.startswith("-"):
             name, _, test = word.partition("::")
@@ -207,7 +211,7 @@ def name_problem(dotted: str) -> str:
         file = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
         if file is None:
             continue
-        if length == len(parts) or re.search(rf"\b{parts[length]}\b", file.read_text()):
+        if length == len(parts) or re.search(rf"\b{parts[length]}\b", file.read_text(encoding="utf-8")):
             return ""
         return f"{dotted}: {file.relative_to(ROOT)} has no {parts[length]}"
     return "" if ROOT.joinpath(*parts).is_dir() else f"{dotted} does not exist"
@@ -225,7 +229,7 @@ def code_problems(code: str) -> Iterator[str]:
         yield f"{code}: there is no such test"
     if code.startswith("--") and not OTHER_FLAGS.match(code):
         flag = code.split()[0]
-        benchmarks = (path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+        benchmarks = (path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
         if not any(flag in flags for flags in core_flags().values()) and not any(f'"{flag}"' in source for source in benchmarks):
             yield f"{flag}: there is no such flag"
     words = code.split()
@@ -271,7 +275,7 @@ def problems(text: str, path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_document_matches_the_repository(path):
-    assert problems(path.read_text(), path) == []
+    assert problems(path.read_text(encoding="utf-8"), path) == []
 
 
 def test_every_document_is_reachable_from_the_readme():
@@ -279,7 +283,11 @@ def test_every_document_is_reachable_from_the_readme():
     while waiting:
         path = waiting.pop()
         linked.add(path)
-        targets = {str(token.attrs["href"]).partition("#")[0] for token in inline(markdown(path.read_text())) if "href" in token.attrs}
+        targets = {
+            str(token.attrs["href"]).partition("#")[0]
+            for token in inline(markdown(path.read_text(encoding="utf-8")))
+            if "href" in token.attrs
+        }
         pages = {(path.parent / target).resolve() for target in targets if target.endswith(".md") and ":" not in target}
         waiting += [page for page in pages if page.exists() and page not in linked]
     assert [path.name for path in (ROOT / "docs").glob("*.md") if path not in linked] == []

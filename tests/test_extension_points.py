@@ -166,7 +166,7 @@ def test_a_run_uses_the_dummies(run):
     store = session.store()
     assert run.state is RunState.COMPLETE, run.traceback
     assert (run.config.generation.gamma, run.config.training.percentile, run.config.training.range) == (0.07, 98.0, "percentile")
-    result = json.loads((store.run_folder(run.id) / "result.json").read_text())
+    result = json.loads((store.run_folder(run.id) / "result.json").read_text(encoding="utf-8"))
     assert list(result["methods"]) == ["mi-fgsm", "sign", "tiny"]
     for method, figures in result["methods"].items():
         assert figures["generation"]["images"] == 8
@@ -264,7 +264,7 @@ def test_report_card_and_command_line(run, folder, tmp_path, capsys):
     assert "Tiny generator" in html
     assert "percentile" in html
     assert main(["export", run.id, "--format", "card", "--out", str(tmp_path / "card"), "--runs", str(folder)]) == 0
-    card = (tmp_path / "card" / "README.md").read_text()
+    card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     assert "Tiny generator" in card
     assert "percentile" in card
     # the command that reproduces the run has the knobs that are not at their defaults

@@ -347,7 +347,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / "here" / "classes" / name).mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (8, 8)).save(tmp_path / "here" / "classes" / name / f"{number}.png")
-    (tmp_path / "here" / "file").write_text("no image")
+    (tmp_path / "here" / "file").write_text("no image", encoding="utf-8")
     (tmp_path / "here" / "loop").symlink_to("loop")
     for name in ("no checkpoint.safetensors", "no archive.zip"):
         (tmp_path / "here" / name).write_bytes(b"\x10\0\0\0\0\0\0\0{}")

@@ -94,7 +94,7 @@ def test_report_card_and_table(runs, folder, count, tmp_path, capsys):
     titles = [METHODS[method].title for method in run.config.methods]
     html = report(session.store(), run, ())
     assert main(["export", run.id, "--format", "card", "--out", str(tmp_path / "card"), "--runs", str(folder)]) == 0
-    card = (tmp_path / "card" / "README.md").read_text()
+    card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     for title in titles:
         assert title in html
         assert title in card.replace("\\", "")

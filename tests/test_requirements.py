@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def bounds(file: str, operator: str) -> dict[str, str]:
     """Name -> version, for lines such as `name>=1.2,<3`."""
-    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
     found = {line: re.match(rf"([\w.-]+){operator}([\w.]+)(,<[\w.]+)?$", line) for line in lines if line}
     assert all(found.values()), [line for line, match in found.items() if not match]
     return {match[1]: match[2] for match in found.values() if match}
@@ -35,23 +35,23 @@ def mine(tmp_path_factory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    packages = Path(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.strip())
     for name, version in (("torch", "2.9.1+cu128"), ("torchvision", "0.24.1")):
-        (packages / f"{name}.py").write_text(f"__version__ = {version!r}\n")
+        (packages / f"{name}.py").write_text(f"__version__ = {version!r}\n", encoding="utf-8")
         info = packages / f"{name}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "RECORD").write_text("")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+        (info / "RECORD").write_text("", encoding="utf-8")
     return python
 
 
 def run(folder: Path, python: Path, wanted: str, *command: str) -> subprocess.CompletedProcess[str]:
     """Runs a command of `python` in a folder with install.py and these requirements, without a package index."""
     folder.mkdir()
-    (folder / "install.py").write_text((ROOT / "install.py").read_text())
-    (folder / "requirements.txt").write_text(wanted)
+    (folder / "install.py").write_text((ROOT / "install.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "requirements.txt").write_text(wanted, encoding="utf-8")
     alone = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
-    return subprocess.run([python, *command], cwd=folder, env=os.environ | alone, capture_output=True, text=True)
+    return subprocess.run([python, *command], cwd=folder, env=os.environ | alone, capture_output=True, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_torch_is_not_installed_again(tmp_path, mine):
     assert result.returncode == 0, result.stderr
     assert "torch 2.9.1+cu128" in result.stdout
     command = [tmp_path / "project/.venv/bin/python", "-c", "import torch, torchvision; print(torch.__file__)"]
-    seen = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seen = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
     assert Path(seen.strip()).is_relative_to(mine.parents[1])
 
 

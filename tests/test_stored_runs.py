@@ -25,7 +25,7 @@ from dashboard.downloads import report
 DATA = Path(__file__).parent / "data" / "runs_of_version_1"
 PAGES = Path(__file__).parents[1] / "dashboard" / "pages"
 PLACEHOLDER = "@RUNS@"  # stands for the runs folder in the stored files
-EXPECTED = json.loads((DATA / "expected.json").read_text())
+EXPECTED = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
 STATES = {
     "killed in generation": "interrupted",
     "complete": "complete",
@@ -37,7 +37,7 @@ STATES = {
     "given images": "complete",
 }
 RUNS = list(STATES)
-FLAGS = json.loads((DATA / "flags.json").read_text())
+FLAGS = json.loads((DATA / "flags.json").read_text(encoding="utf-8"))
 # the last step of each stage in the resume state; steps up to it must not be computed again
 CHECKPOINTS = {"killed in generation": {"generation": 6}, "stopped in training": {"generation": 4, "training": 2}}
 CONFIGS = sorted((DATA / "configs").glob("*.json"))
@@ -52,7 +52,7 @@ def copy_to(folder: Path) -> Path:
     connection.commit()
     connection.close()
     for path in folder.rglob("*.json"):
-        path.write_text(path.read_text().replace(PLACEHOLDER, str(folder)))
+        path.write_text(path.read_text(encoding="utf-8").replace(PLACEHOLDER, str(folder)), encoding="utf-8")
     return folder
 
 
@@ -116,7 +116,7 @@ def test_every_stored_run_keeps_its_state_note_tags_and_pin(folder):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_stored_settings_are_read_with_their_values(path):
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     config = RunConfig.from_dict(stored)
     written = json.loads(json.dumps(config.to_dict()))
     assert RunConfig.from_dict(written) == config
@@ -128,7 +128,7 @@ def test_stored_settings_are_read_with_their_values(path):
 
 @pytest.mark.parametrize("name", ["quick", "imagenet", "paper"])
 def test_stored_presets_are_still_the_presets(name):
-    assert RunConfig.from_dict(json.loads((DATA / "configs" / f"preset_{name}.json").read_text())) == PRESETS[name]
+    assert RunConfig.from_dict(json.loads((DATA / "configs" / f"preset_{name}.json").read_text(encoding="utf-8"))) == PRESETS[name]
 
 
 @pytest.mark.parametrize("name", sorted(FLAGS.keys() - {"runs", "list"}))  # these two reject nothing
@@ -168,7 +168,11 @@ def test_an_unfinished_run_is_resumed_and_completes(folder, capsys, name):
     networks = [str(path) for path in expected["sha256"] if path.endswith("quantized.safetensors")]
     assert len(list(home.rglob("quantized.safetensors"))) == len(networks)
     # version 1 called the methods optimizers; the printed result has both names
-    assert result.keys() - {"run"} == {*expected["result"], "methods"} == {*json.loads((home / "result.json").read_text()), "optimizers"}
+    assert (
+        result.keys() - {"run"}
+        == {*expected["result"], "methods"}
+        == {*json.loads((home / "result.json").read_text(encoding="utf-8")), "optimizers"}
+    )
     for method, figures in expected["result"]["optimizers"].items():
         assert result["optimizers"][method].keys() == figures.keys()
         for bits, accuracy in figures.get("accuracy", {}).items():
@@ -203,7 +207,7 @@ def test_a_model_card_is_written_for_a_stored_run(shared, capsys, tmp_path, name
     folder, ids = shared
     command(capsys, "export", ids[name], "--format", "card", "--out", tmp_path / "card", "--runs", folder)
     (card,) = (tmp_path / "card").glob("*.md")
-    assert name in card.read_text()
+    assert name in card.read_text(encoding="utf-8")
 
 
 def test_stored_images_are_exported_as_png(shared, capsys, tmp_path):
@@ -233,7 +237,7 @@ def test_a_stored_run_is_in_the_paper_table(shared, capsys):
 def test_a_stored_quantized_resnet20_is_loaded(shared, capsys, tmp_path):
     """Its file names layers and quantizers; loading fails if a name is missing or unexpected."""
     folder, ids = shared
-    result = json.loads((folder / ids["embedded network"] / "result.json").read_text())
+    result = json.loads((folder / ids["embedded network"] / "result.json").read_text(encoding="utf-8"))
     out = tmp_path / "network.safetensors"
     figures = command(capsys, "export", ids["embedded network"], "--format", "packed", "--out", out, "--runs", folder)
     assert figures["torch_accuracy"] == pytest.approx(result["optimizers"]["adam"]["accuracy"]["4"]["quantized"], abs=5.0)

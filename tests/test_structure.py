@@ -1,4 +1,4 @@
-"""Imports point down the list in ARCHITECTURE.md, there are no import cycles, core never imports Streamlit, and paths in comments exist."""
+"""Imports point down the list in ARCHITECTURE.md, without cycles; core never imports Streamlit; text has an encoding; paths exist."""
 
 import ast
 import re
@@ -112,7 +112,7 @@ def complaints(sources: dict[str, str]) -> list[str]:
 
 def project() -> dict[str, str]:
     files = [ROOT / "streamlit_app.py", *(ROOT / "core").rglob("*.py"), *(ROOT / "dashboard").rglob("*.py")]
-    return {module_name(path, ROOT): path.read_text() for path in files}
+    return {module_name(path, ROOT): path.read_text(encoding="utf-8") for path in files}
 
 
 def test_imports_point_down():
@@ -208,6 +208,53 @@ def test_checker_allows_downward_imports(module, source):
 def test_import_cycle_is_found():
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def without_encoding(source: str) -> list[int]:
+    """Lines that read or write text in the encoding of the locale. Ruff's PLW1514 finds only those whose object it knows to be a path."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        owner, name = ast.unparse(node.func).rpartition(".")[::2]
+        mode = keywords.get("mode") or next(iter(node.args[0 if owner and name == "open" else 1 :]), ast.Constant("r"))
+        opened = name in ("open", "fdopen") and owner not in ("Image", "tarfile") and isinstance(mode, ast.Constant)
+        text = opened and re.fullmatch("[rwax]t?[+]?", str(mode.value))
+        if text or name in ("read_text", "write_text") or keywords.keys() & {"text", "universal_newlines"}:
+            found.append(node.lineno)
+    return found
+
+
+def test_text_files_have_an_encoding():
+    """Without one, the program fails or writes other files in a locale without UTF-8, such as that of Windows."""
+    rooms = ("core", "dashboard", "benchmarks", "examples", "tests")
+    files = [ROOT / "streamlit_app.py", ROOT / "install.py", *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]
+    wrong = [(str(path.relative_to(ROOT)), line) for path in files for line in without_encoding(path.read_text(encoding="utf-8"))]
+    # members of zip files, whose open() reads bytes
+    assert {file for file, _ in wrong} == {"core/data/numpy_archives.py", "core/data/zip_files.py"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "p.read_text()",
+        "p.write_text(x)",
+        "p.open()",
+        "open(p)",
+        "open(p, 'w')",
+        "os.fdopen(n, mode='r+')",
+        "run(c, text=True)",
+        "p.open(newline='')",
+    ],
+)
+def test_missing_encoding_is_found(source):
+    assert without_encoding(source) == [1]
+
+
+@pytest.mark.parametrize("source", ["p.read_text(encoding='utf-8')", "p.open('rb')", "open(p, 'wb')", "Image.open(p)", "run(c)"])
+def test_binary_files_need_no_encoding(source):
+    assert without_encoding(source) == []
 
 
 def test_paths_in_comments_exist():

@@ -1,14 +1,7 @@
 """The human-readable output of the commands."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-
-def printable(text: str) -> str:
-    """The text with what the terminal cannot encode escaped, such as bytes of a file name that is not UTF-8."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def as_table(runs: Sequence[Mapping[str, Any]]) -> str:

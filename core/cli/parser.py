@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from core.cli import commands
-from core.cli.output import as_table, in_words, printable
+from core.cli.output import as_table, in_words
 from core.config import (
     IMAGE_FORMATS,
     NETWORK_FORMATS,
@@ -73,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         text = json.dumps(result)
     elif options.command == "runs":
-        text = printable(as_table(result["runs"]) or f"no runs in {result['folder']}")
+        text = as_table(result["runs"]) or f"no runs in {result['folder']}"
     elif options.command == "table":
-        text = printable(result["text"])
+        text = result["text"]
     else:
-        text = printable(in_words(result))
+        text = in_words(result)
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -287,7 +287,7 @@ def _number(text: str) -> float:
 def _path(text: str) -> Path:
     # it is kept with the run, as text
     if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"must be a path in UTF-8 without NUL, got {quoted(text)}")
+        raise argparse.ArgumentTypeError(f"must be a path in {sys.getfilesystemencoding().upper()} without NUL, got {quoted(text)}")
     return Path(text)
 
 

@@ -134,7 +134,7 @@ def _open_files(folder: Path, spec: ModelSpec) -> tuple[ImageFiles, list[int]]:
 def embedded_images() -> tuple[Tensor, list[int]]:
     """The embedded evaluation images, uint8 `(2000, 3, 32, 32)` in the order of the CIFAR-10 test set, and their labels."""
     sheet = decode_image(str(EMBEDDED_SHEET), ImageReadMode.RGB)
-    labels = json.loads(EMBEDDED_LABELS.read_text())
+    labels = json.loads(EMBEDDED_LABELS.read_text(encoding="utf-8"))
     channels, height, width = sheet.shape
     size = width // EMBEDDED_COLUMNS
     tiles = sheet.view(channels, height // size, size, EMBEDDED_COLUMNS, size).permute(1, 3, 0, 2, 4)

@@ -78,7 +78,7 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
 
 def describe_folder(folder: Path) -> str:
     """What the encoder in an open_clip folder was trained on, from its config."""
-    return str(json.loads((folder / "open_clip_config.json").read_text()).get("trained_on", "unknown"))
+    return str(json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8")).get("trained_on", "unknown"))
 
 
 @contextmanager

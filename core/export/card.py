@@ -86,7 +86,7 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
 
 def _result(folder: Path) -> dict[str, Any]:
     try:
-        result = json.loads((folder / layout.RESULT).read_text())
+        result = json.loads((folder / layout.RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{folder.name} has no {layout.RESULT}: the run must be complete") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -42,7 +42,7 @@ def export_method(folder: Path, config: RunConfig, format: str, out: Path, metho
     if method not in sets:
         raise UnknownNameError("method", method, sets)
     model = load_model(config.model, "cpu")
-    result = json.loads((folder / layout.RESULT).read_text()) if (folder / layout.RESULT).is_file() else {}
+    result = json.loads((folder / layout.RESULT).read_text(encoding="utf-8")) if (folder / layout.RESULT).is_file() else {}
     diversity = layout.methods_of(result).get(method, {}).get("diversity")
     return {**export_images(load_image_set(sets[method], model.spec), model, format, out, diversity), "method": method}
 

@@ -171,7 +171,9 @@ def train_encoder(
         raise DataError(f"the training set must have at least one batch of {config.batch_size} images, got {len(dataset)}")
     out.mkdir(parents=True, exist_ok=True)
     # open_clip reads the architecture from the same file that is shipped with the weights
-    (out / "open_clip_config.json").write_text(json.dumps({**OPEN_CLIP_CONFIG, "trained_on": trained_on}, indent=2) + "\n")
+    (out / "open_clip_config.json").write_text(
+        json.dumps({**OPEN_CLIP_CONFIG, "trained_on": trained_on}, indent=2) + "\n", encoding="utf-8"
+    )
     with cpu_threads(config.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = open_clip.create_model(f"local-dir:{out}", load_weights=False)

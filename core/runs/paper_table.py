@@ -100,7 +100,7 @@ class Measurement:
 
 def paper_rows(model: str = "") -> list[PaperRow]:
     """The paper's rows in its order. model: only those of this network (a name for `load_model`); none if the paper does not have it."""
-    with PAPER.open(newline="") as file:
+    with PAPER.open(newline="", encoding="utf-8") as file:
         rows = [
             PaperRow(
                 line["dataset"],
@@ -131,7 +131,7 @@ def table(store: RunStore) -> list[tuple[PaperRow, list[Measurement]]]:
 
 def read_kept(path: Path) -> list[dict[str, Any]]:
     """The figures kept with the program, as benchmarks/paper.py writes them, each with the commands and config that reproduce it."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _kept() -> list[Measurement]:

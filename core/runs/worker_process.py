@@ -96,10 +96,10 @@ class Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             },
-            text=True,
             bufsize=1,
             # Ctrl-C must reach the server only; the worker ends with it
             start_new_session=True,
+            encoding="utf-8",
         )
 
     @property
@@ -207,7 +207,7 @@ def import_engine() -> None:
 
 def main(folder: Path) -> None:
     """Computes the runs named on standard input until it ends."""
-    output = os.fdopen(os.dup(1), "w", buffering=1)
+    output = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # so that nothing a library prints is read as a message
     keep_memory()
     runs = _WorkerRuns(RunStore(folder), output)

@@ -26,14 +26,14 @@ from dashboard.text import one_line_text
 
 T = TypeVar("T")
 _FOLDER = Path(__file__).parent
-_APPLY_UPDATE = (_FOLDER / "apply_update.js").read_text()
+_APPLY_UPDATE = (_FOLDER / "apply_update.js").read_text(encoding="utf-8")
 _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 # the name contains the version, so that browsers may cache the file forever
 _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
 
 
 def _component(name: str, isolate_styles: bool = True) -> Any:
-    texts = {path.suffix[1:]: path.read_text() for path in _FOLDER.glob(f"{name}.*")}
+    texts = {path.suffix[1:]: path.read_text(encoding="utf-8") for path in _FOLDER.glob(f"{name}.*")}
     texts["js"] = _APPLY_UPDATE + texts["js"]
     return st.components.v2.component(f"dashboard.{name}", isolate_styles=isolate_styles, **texts)
 

@@ -7,6 +7,7 @@ with the figures that the command printed beside it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,9 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
     with tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
         out = Path(temporary) / f"{offer.name}{_SUFFIXES.get(kind, '')}"
         arguments = ["export", run_id, "--runs", str(runs), "--format", kind, *offer.options, "--out", str(out), "--json"]
-        process = subprocess.run([sys.executable, "-m", "core", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "core", *arguments]
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        process = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)
         if process.returncode:
             said = [line for line in process.stderr.splitlines() if line.strip()]
             raise RunError(
@@ -99,7 +102,7 @@ def exported(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in (folder / layout.EXPORTS).glob("*.json"):
         file = path.with_suffix("")
         if file.is_file():
-            found.append((file, json.loads(path.read_text())))
+            found.append((file, json.loads(path.read_text(encoding="utf-8"))))
     return sorted(found, key=lambda one: one[0].stat().st_mtime, reverse=True)
 
 

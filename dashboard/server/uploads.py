@@ -196,6 +196,6 @@ def _hash(file: IO[bytes]) -> str:
 
 def _label(path: Path) -> str:
     try:
-        return text.one_line_text(json.loads(path.with_suffix(".json").read_text())["label"], 200)
+        return text.one_line_text(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["label"], 200)
     except (OSError, ValueError, KeyError, TypeError):
         return f"an uploaded network ({path.stem[:8]})"

@@ -29,14 +29,14 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 @contextmanager
 def serving(folder: Path, port: int, *options: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """Address and process of a server with its runs in `folder` and these options and environment variables; terminated on exit."""
-    with (folder / "log").open("w+") as log:
+    with (folder / "log").open("w+", encoding="utf-8") as log:
         process = subprocess.Popen(
             [*COMMAND, str(port), *options], cwd=ROOT, env=environment(folder, **variables), stdout=log, stderr=subprocess.STDOUT
         )
         address = f"http://127.0.0.1:{port}"
         try:
             for _ in range(120):
-                assert process.poll() is None, (folder / "log").read_text()
+                assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
                 try:
                     urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
                     break

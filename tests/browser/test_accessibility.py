@@ -7,7 +7,7 @@ import pytest
 from every_page import Address, open_everything, pages, settle, visit
 from playwright.sync_api import Page
 
-AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 ALWAYS = {"heading-order", "page-has-heading-one", "html-has-lang", "document-title", "image-alt"}  # reported whatever their impact
 # Streamlit's own findings, which no option changes: (rule, part of the element's HTML, why it is harmless)
 ACCEPTED: list[tuple[str, str, str]] = []

@@ -5,7 +5,6 @@ import subprocess
 import threading
 import time
 import urllib.parse
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def expect_login_only(page: Page) -> None:
 @pytest.mark.parametrize("variables", [{}, {"DASHBOARD_TOKEN": "short"}], ids=["no login", "short token"])
 def test_an_open_address_without_login_does_not_start(tmp_path, variables):
     command = [*COMMAND, str(free_port()), "--server.address", "0.0.0.0"]
-    ended = subprocess.run(command, cwd=ROOT, env=environment(tmp_path, **variables), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=ROOT, env=environment(tmp_path, **variables), capture_output=True, timeout=120, encoding="utf-8")
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     sentence = ended.stderr.strip().splitlines()[-1]
@@ -160,7 +159,8 @@ def secrets_file(folder: Path, port: int, provider: Provider) -> str:
         client_id = "dashboard"
         client_secret = "known to the provider"
         server_metadata_url = "{provider.address}/.well-known/openid-configuration"
-        """
+        """,
+        encoding="utf-8",
     )
     return str(file)
 

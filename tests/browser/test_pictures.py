@@ -73,7 +73,7 @@ def test_screenshots_are_taken(serve, tmp_path, open_page):
 
 
 def test_documents_show_these_screenshots():
-    readme, dashboard = ((ROOT / name).read_text() for name in ("README.md", "docs/dashboard.md"))
+    readme, dashboard = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/dashboard.md"))
     shown = re.findall(r"\]\(assets/([a-z]+)\.webp\)", readme) + re.findall(r"\]\(\.\./assets/([a-z]+)\.webp\)", dashboard)
     assert shown == list(PICTURES)
     for name in shown:

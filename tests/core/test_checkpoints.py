@@ -265,4 +265,4 @@ def test_other_pickles_are_not_executed(folder, tmp_path):
 
 def test_outcomes_are_plain_json(folder):
     Checkpoints(folder).finish("a", {"x": 1})
-    assert json.loads((folder / DONE).read_text())["parts"] == {"a": {"x": 1}}
+    assert json.loads((folder / DONE).read_text(encoding="utf-8"))["parts"] == {"a": {"x": 1}}

@@ -38,10 +38,10 @@ def synced(monkeypatch):
 def test_file_appears_when_it_is_complete(tmp_path, synced, durable):
     path = tmp_path / "a.txt"
     with atomic_write(path, durable) as partial:
-        partial.write_text("new")
+        partial.write_text("new", encoding="utf-8")
         assert not path.exists()
         assert partial.parent == tmp_path
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [path]
     # the file before it is renamed, its folder afterwards
     assert synced == ([partial, tmp_path] if durable else [])
@@ -51,7 +51,7 @@ def test_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     path, seen = tmp_path / "a.txt", []
     monkeypatch.setattr(files, "sync", lambda what: seen.append((what.name, path.exists())))
     with atomic_write(path) as partial:
-        partial.write_text("new")
+        partial.write_text("new", encoding="utf-8")
     assert seen == [(partial.name, False), (tmp_path.name, True)]
 
 
@@ -60,16 +60,16 @@ def test_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
 def test_failing_block_keeps_the_earlier_file(tmp_path, error, before):
     path = tmp_path / "a.txt"
     if before is not None:
-        path.write_text(before)
+        path.write_text(before, encoding="utf-8")
 
     def write():
         with atomic_write(path) as partial:
-            partial.write_text("half")
+            partial.write_text("half", encoding="utf-8")
             raise error
 
     with pytest.raises(type(error)):
         write()
-    assert (path.read_text() if path.exists() else None) == before
+    assert (path.read_text(encoding="utf-8") if path.exists() else None) == before
     assert not list(tmp_path.glob(f"*{PARTIAL}"))
 
 
@@ -85,7 +85,7 @@ def test_failing_operation_keeps_the_earlier_file(tmp_path, monkeypatch, operati
         patch.setattr(os, operation, fails)
         with pytest.raises(OSError, match="broken"):
             write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 

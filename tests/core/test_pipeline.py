@@ -101,12 +101,12 @@ def test_files_of_a_run(whole):
 
 def test_result_matches_the_files(whole):
     folder, result, _ = whole
-    assert json.loads((folder / "result.json").read_text()) == result
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
     for method in ("adam", "mi-fgsm"):
         for bits in (3, 8):
-            written = json.loads((folder / "quantized" / method / f"W{bits}A{bits}" / "quantize.json").read_text())
+            written = json.loads((folder / "quantized" / method / f"W{bits}A{bits}" / "quantize.json").read_text(encoding="utf-8"))
             assert written == result["methods"][method]["accuracy"][str(bits)]
-        manifest = json.loads((folder / "images" / method / "manifest.json").read_text())
+        manifest = json.loads((folder / "images" / method / "manifest.json").read_text(encoding="utf-8"))
         assert manifest["summary"] == result["methods"][method]["generation"]
         assert manifest["method"] == method
 

@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.charts import style as chart_style
 
-THEME = tomllib.loads((Path(__file__).parents[2] / ".streamlit" / "config.toml").read_text())["theme"]
+THEME = tomllib.loads((Path(__file__).parents[2] / ".streamlit" / "config.toml").read_text(encoding="utf-8"))["theme"]
 METHODS = {f"method {number}": color for number, color in enumerate(chart_style.METHOD_COLORS)}
 DATA = {**METHODS, **chart_style.COLORS, "full precision": chart_style.FULL_PRECISION, "paper": chart_style.PAPER}
 

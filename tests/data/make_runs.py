@@ -273,7 +273,7 @@ def one_file(folder: Path, old: str) -> None:
     for name in ("owners.lock", ".reserve"):
         (folder / name).unlink()
     for path in folder.rglob("*.json"):
-        path.write_text(path.read_text().replace(old, PLACEHOLDER))
+        path.write_text(path.read_text(encoding="utf-8").replace(old, PLACEHOLDER), encoding="utf-8")
     for path in folder.rglob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -314,13 +314,13 @@ def main(target: Path) -> None:
     shutil.rmtree(copy)
     one_file(folder, str(folder))
     text = json.dumps(outcomes, indent=1).replace(str(copy), PLACEHOLDER).replace(str(folder), PLACEHOLDER)
-    (target / "expected.json").write_text(text + "\n")
+    (target / "expected.json").write_text(text + "\n", encoding="utf-8")
     save_file(pixels, target / "expected.safetensors")
-    (target / "flags.json").write_text(json.dumps(flags(), indent=1) + "\n")
+    (target / "flags.json").write_text(json.dumps(flags(), indent=1) + "\n", encoding="utf-8")
     (target / "configs").mkdir()
     for name, config in {**kept, **commands_configs()}.items():
         text = json.dumps(config.to_dict(), indent=2).replace(str(folder), PLACEHOLDER)
-        (target / "configs" / f"{name.replace(' ', '_')}.json").write_text(text + "\n")
+        (target / "configs" / f"{name.replace(' ', '_')}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def _library() -> ctypes.CDLL | str:
             target = Path(folder) / f"kernels{len(own)}.so"
             command = [compiler, *_FLAGS, *own, str(_SOURCE), "-o", str(target)]
             try:
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+                subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS, encoding="utf-8", errors="replace")
                 return _declared(ctypes.CDLL(str(target)))
             except subprocess.CalledProcessError as error:
                 failure = f"{compiler} failed: {error.stderr.strip().splitlines()[0] if error.stderr.strip() else error.returncode}"

@@ -76,7 +76,7 @@ def test_generate_refuses_a_network_without_batch_norm(tmp_path, capsys, without
 def test_existing_folder_is_refused_and_kept(tmp_path, capsys, generated, pictures, tiny_preset):
     out = tmp_path / "full"
     out.mkdir()
-    (out / "mine").write_text("1")
+    (out / "mine").write_text("1", encoding="utf-8")
     commands = [
         ["generate", *TINY],
         ["quantize", *QUANTIZE, "--images", generated, "--data", pictures],
@@ -86,11 +86,11 @@ def test_existing_folder_is_refused_and_kept(tmp_path, capsys, generated, pictur
     for command in commands:
         line = refused(capsys, out, *command)
         assert "output path must be new or an empty folder" in line
-    assert (out / "mine").read_text() == "1"
+    assert (out / "mine").read_text(encoding="utf-8") == "1"
 
 
 def test_output_path_below_a_file_is_refused(tmp_path, capsys, monkeypatch):
-    (tmp_path / "file").write_text("1")
+    (tmp_path / "file").write_text("1", encoding="utf-8")
     monkeypatch.setattr("core.stages.generation.GenerationLoop", lambda *_: pytest.fail("computed for nothing"))
     capsys.readouterr()
     assert call("generate", *TINY, "--out", tmp_path / "file" / "set") == 2

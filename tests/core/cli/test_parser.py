@@ -13,7 +13,7 @@ from core.cli.parser import build_parser
 
 def test_closed_pipe_is_not_an_error():
     with subprocess.Popen(
-        [sys.executable, "-m", "core", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "core", "list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as command:
         command.stdout.close()  # before the command prints anything
         assert command.stderr.read() == ""
@@ -21,7 +21,7 @@ def test_closed_pipe_is_not_an_error():
 
 
 def test_list_in_a_process():
-    done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "core", "list", "--json"], cwd=ROOT, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0
     assert done.stderr == ""
     names = json.loads(done.stdout.splitlines()[-1])
@@ -52,7 +52,12 @@ except SystemExit:
 sys.exit(10 if "torch" in sys.modules else 0)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
 
@@ -104,7 +109,7 @@ def test_wrong_command_line_is_refused_in_one_line(capsys, arguments, value):
 
 def test_bad_value_exits_with_code_two(tmp_path):
     command = [sys.executable, "-m", "core", "quantize", "--images", "/nowhere", "--weight-bits", "1", "--out", str(tmp_path / "x")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "python -m core quantize: weight_bits must be one of 2, 3, 4, 5, 6, 7, 8, got 1\n"

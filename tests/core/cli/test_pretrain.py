@@ -61,8 +61,8 @@ def test_pretrain_refuses(pictures, tmp_path, capsys, arguments, value, allowed)
 
 def test_pretrain_refuses_existing_files_and_other_suffixes(pictures, tmp_path, capsys):
     there = tmp_path / "there.safetensors"
-    there.write_text("mine")
+    there.write_text("mine", encoding="utf-8")
     given = ["--data", pictures, "--epochs", 1, "--batch-size", 4, "--threads", 1]
     assert "already exists" in refused(capsys, there, "pretrain", *given)
-    assert there.read_text() == "mine"
+    assert there.read_text(encoding="utf-8") == "mine"
     assert ".safetensors" in refused(capsys, tmp_path / "mine.pt", "pretrain", *given)

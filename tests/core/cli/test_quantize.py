@@ -50,7 +50,7 @@ def test_quantize(generated, pictures, tmp_path, capsys):
     for key in ("full_precision", "calibrated", "quantized"):
         assert result[key] in [5.0 * right for right in range(21)]
     assert tree(tmp_path) == ["network", "network/quantize.json", "network/quantized.safetensors"]
-    assert {**json.loads((out / "quantize.json").read_text()), "run": result["run"]} == result
+    assert {**json.loads((out / "quantize.json").read_text(encoding="utf-8")), "run": result["run"]} == result
 
 
 def test_quantize_with_real_images(pictures, tmp_path, capsys):

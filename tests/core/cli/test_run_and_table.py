@@ -25,7 +25,7 @@ def test_run(tiny_preset, tmp_path, capsys):
         assert figures["generation"].keys() >= GENERATE_KEYS
         assert list(figures["accuracy"]) == ["4", "8"]
         assert all(accuracy.keys() >= QUANTIZE_KEYS for accuracy in figures["accuracy"].values())
-    written = json.loads((out / "result.json").read_text())
+    written = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert {**written, "optimizers": written["methods"], "run": result["run"]} == result
     assert os.listdir(tmp_path) == ["run"]
     manifest = load_image_set(out / "images" / "adam").manifest
@@ -114,13 +114,13 @@ def test_run_refuses_a_network_without_batch_norm(tiny_preset, tmp_path, capsys,
 def test_output_files_have_default_permissions(tiny_preset, tmp_path):
     out = tmp_path / "run"
     assert call("run", "--bits", 4, "--methods", "adam", "--encoder", "", "--out", out) == 0
-    (tmp_path / "plain").write_text("1")
+    (tmp_path / "plain").write_text("1", encoding="utf-8")
     plain = (tmp_path / "plain").stat().st_mode
     assert {path.stat().st_mode for path in out.rglob("*") if path.is_file()} == {plain}
 
 
 def test_table_without_measurements(capsys, monkeypatch, tmp_path):
-    (tmp_path / "measured.json").write_text("[]")
+    (tmp_path / "measured.json").write_text("[]", encoding="utf-8")
     monkeypatch.setattr("core.runs.paper_table.MEASURED", tmp_path / "measured.json")
     assert call("table", "--json") == 0
     rows = last_json(capsys)["rows"]

@@ -50,7 +50,7 @@ def test_complete_run_cannot_be_resumed(capsys, runs):
 
 @pytest.mark.parametrize("command", ["runs", "list"])
 def test_file_as_runs_folder_is_refused(command, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     code = call(command, "--runs", tmp_path / "file")
     if command == "list":
         assert code == 0  # it does not use the folder

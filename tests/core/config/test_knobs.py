@@ -182,7 +182,7 @@ def test_symbols_are_those_of_the_paper():
 
 def test_command_line_help_has_the_default_once_and_keeps_lines():
     command = [sys.executable, "-m", "core", "generate", "--help"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"}).stdout
+    out = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "COLUMNS": "100"}, encoding="utf-8").stdout
     knob_help = out[out.index("  --epsilon EPSILON ") : out.index("  --mu MU ")]
     lines = [line.strip() for line in knob_help.splitlines()]
     assert knob_help.count("Default:") == 1

@@ -83,7 +83,7 @@ def test_complete_config():
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_stored_configs(path):
     """Every value is in the section that has the knob now, under its current name."""
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     config = RunConfig.from_dict(stored)
     generation, quantization = stored["generation"], stored["quantization"]
     renamed = {"batch_size": "training_batch_size", "averaging": "ema_decay"}

@@ -27,12 +27,12 @@ def some_pixels(count=7, height=4, width=5) -> torch.Tensor:
 
 def write(folder, classes=CLASSES) -> None:
     manifest = write_class_folders(folder, some_pixels(), LABELS, classes)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def change(folder, **values) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 def refused(path) -> str:
@@ -62,7 +62,11 @@ def test_files_and_folders(tmp_path):
         "cat/000001.png", "cat/000003.png", "cat/000006.png", "cup/000000.png", "cup/000004.png",
         "great white shark, white shark/000002.png", "great white shark, white shark/000005.png",
     ]  # fmt: skip
-    assert json.loads((tmp_path / "manifest.json").read_text())["folders"] == {"cat": 0, "great white shark, white shark": 2, "cup": 3}
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["folders"] == {
+        "cat": 0,
+        "great white shark, white shark": 2,
+        "cup": 3,
+    }
 
 
 def test_torchvision_reads_the_same_pixels(tmp_path):
@@ -207,8 +211,8 @@ def test_gap_in_the_numbers_is_refused(tmp_path):
 
 def test_hidden_files_are_ignored(tmp_path):
     write(tmp_path)
-    (tmp_path / ".DS_Store").write_text("x")
-    (tmp_path / "cat" / "._000001.png").write_text("x")
+    (tmp_path / ".DS_Store").write_text("x", encoding="utf-8")
+    (tmp_path / "cat" / "._000001.png").write_text("x", encoding="utf-8")
     (tmp_path / ".git").mkdir()
     assert len(load_image_set(tmp_path)) == 7
 

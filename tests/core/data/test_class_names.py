@@ -131,12 +131,12 @@ def test_other_names_are_mapped_in_order_if_their_count_matches():
 
 @pytest.mark.parametrize("name", ["classes.json", "class_to_idx.json"])
 def test_mapping_file_takes_precedence_over_names(tmp_path, name):
-    (tmp_path / name).write_text(json.dumps({"ant": 2, "7": "BEE", "not there": 1}))
+    (tmp_path / name).write_text(json.dumps({"ant": 2, "7": "BEE", "not there": 1}), encoding="utf-8")
     assert class_mapping(["7", "ant"], spec_of("ant", "bee", "cat"), str(tmp_path)) == [1, 2]
 
 
 def test_mapping_file_may_give_two_folders_one_class(tmp_path):
-    (tmp_path / "classes.json").write_text(json.dumps({"terrier": 0, "poodle": "dog"}))
+    (tmp_path / "classes.json").write_text(json.dumps({"terrier": 0, "poodle": "dog"}), encoding="utf-8")
     assert class_mapping(["poodle", "terrier"], spec_of("dog", "cat"), str(tmp_path)) == [0, 0]
 
 
@@ -166,7 +166,7 @@ def test_bad_mapping_file_is_refused(tmp_path, content, message):
 
 def test_two_mapping_files_are_refused(tmp_path):
     for name in ("classes.json", "class_to_idx.json"):
-        (tmp_path / name).write_text('{"a": 0}')
+        (tmp_path / name).write_text('{"a": 0}', encoding="utf-8")
     assert "must have only one list of classes, got classes.json and class_to_idx.json" in refused(["a"], spec_of("ant"), tmp_path)
 
 

@@ -54,7 +54,7 @@ def test_channels_last_images_are_preserved(tmp_path):
 
 def test_missing_folder_is_refused(tmp_path):
     assert "nowhere" in refused(tmp_path / "nowhere")
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     assert "file" in refused(tmp_path / "file")
 
 
@@ -146,7 +146,7 @@ def test_folder_has_default_permissions(tmp_path):
 def test_empty_folder_is_accepted(tmp_path):
     (tmp_path / "set").mkdir()
     with atomic_folder(tmp_path / "set") as folder:
-        (folder / "a").write_text("1")
+        (folder / "a").write_text("1", encoding="utf-8")
     assert os.listdir(tmp_path / "set") == ["a"]
 
 
@@ -154,7 +154,7 @@ def test_empty_folder_is_accepted(tmp_path):
 def test_exception_leaves_no_files(tmp_path, error):
     def fails_half_way():
         with atomic_folder(tmp_path / "set") as folder:
-            (folder / "half").write_text("1")
+            (folder / "half").write_text("1", encoding="utf-8")
             raise error
 
     with pytest.raises(error):
@@ -170,20 +170,20 @@ def test_exception_leaves_no_parent_folders(tmp_path):
 
 def test_existing_files_are_never_overwritten(tmp_path):
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine").write_text("1")
-    (tmp_path / "file").write_text("2")
+    (tmp_path / "full" / "mine").write_text("1", encoding="utf-8")
+    (tmp_path / "file").write_text("2", encoding="utf-8")
     for name in ("full", "file"):
         with pytest.raises(DataError, match=f"must be new or an empty folder, .*{name}.*already exists"):
             check_free(tmp_path / name)
         with pytest.raises(DataError, match="already exists"), atomic_folder(tmp_path / name):
             pytest.fail("the block must not begin")
-    assert (tmp_path / "full" / "mine").read_text() == "1"
+    assert (tmp_path / "full" / "mine").read_text(encoding="utf-8") == "1"
     assert sorted(os.listdir(tmp_path)) == ["file", "full"]
     check_free(tmp_path / "new")
 
 
 def test_path_below_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("2")
+    (tmp_path / "file").write_text("2", encoding="utf-8")
     with pytest.raises(DataError, match="file"):
         check_free(tmp_path / "file" / "set")
 
@@ -202,12 +202,12 @@ def test_manifest_is_written_last(tmp_path):
 
 def test_manifest_is_plain_json(tmp_path):
     save_image_set(some_images(), tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "ε"
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["name"] == "ε"
 
 
 def test_files_have_default_permissions(tmp_path):
     save_image_set(some_images(), tmp_path)
-    (tmp_path / "plain").write_text("1")
+    (tmp_path / "plain").write_text("1", encoding="utf-8")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(modes) == 1
 

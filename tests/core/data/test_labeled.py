@@ -137,7 +137,7 @@ def test_missing_folder_is_refused(tmp_path):
 
 
 def test_file_instead_of_a_folder_is_refused(tmp_path):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(DataError, match="data must be .*a folder.*file"):
         open_image_folder(tmp_path / "file")
 
@@ -153,7 +153,7 @@ def test_folder_without_images_is_refused(tmp_path, inside):
 
 def test_text_files_are_ignored(tmp_path):
     root = folder_of(tmp_path, ["ant"])
-    (root / "ant" / "notes.txt").write_text("no image")
+    (root / "ant" / "notes.txt").write_text("no image", encoding="utf-8")
     assert len(load_evaluation_set(str(root), PETS)) == 1
 
 
@@ -250,7 +250,7 @@ def test_classes_may_be_named_train_and_val(tmp_path):
 
 def test_list_gives_the_classes_of_images_without_folders(tmp_path):
     images = folder_of(tmp_path, ["val"], per_class=3) / "val"
-    (tmp_path / "val.txt").write_text("2.png 1\nval/0.png 0\n\n1.png 2\nabsent.png 0\n")
+    (tmp_path / "val.txt").write_text("2.png 1\nval/0.png 0\n\n1.png 2\nabsent.png 0\n", encoding="utf-8")
     for folder in (tmp_path, images):
         dataset = load_evaluation_set(str(folder), PETS)
         assert dataset.labels.tolist() == [0, 2, 1]
@@ -259,7 +259,7 @@ def test_list_gives_the_classes_of_images_without_folders(tmp_path):
 
 def test_numbers_in_a_list_are_class_indices(tmp_path):
     folder_of(tmp_path, ["val"], per_class=2)
-    (tmp_path / "val.txt").write_text("0.png 1\n1.png 3\n")
+    (tmp_path / "val.txt").write_text("0.png 1\n1.png 3\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"numbered classes of .*val\.txt must be class indices, 0 to 2, got 3") as error:
         load_evaluation_set(str(tmp_path), PETS)
     one_sentence(error)

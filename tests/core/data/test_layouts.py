@@ -27,7 +27,7 @@ def refused(call) -> str:
 def test_same_files_in_the_same_order_as_torchvision(tmp_path):
     for name in ("b/2.png", "b/10.PNG", "b/1.jpeg", "a/z/1.png", "a/z.png", "a/b/c/1.bmp", "a/b/1.png", "c d/ü.webp", "c d/x.tif"):
         image(tmp_path / name)
-    (tmp_path / "b" / "notes.txt").write_text("no image")
+    (tmp_path / "b" / "notes.txt").write_text("no image", encoding="utf-8")
     (tmp_path / "loose.png").write_bytes(b"beside the folders")
     mine, theirs = open_image_folder(tmp_path), ImageFolder(str(tmp_path))
     assert mine.classes == theirs.classes
@@ -103,9 +103,9 @@ def test_list_is_used_for_images_without_folders(tmp_path):
     folder = tmp_path / "val"
     image(folder / "1.png")
     assert "got images without either" in refused(lambda: list_of(folder))
-    (tmp_path / "val.txt").write_text("1.png 0\n")
+    (tmp_path / "val.txt").write_text("1.png 0\n", encoding="utf-8")
     assert list_of(folder) == tmp_path / "val.txt"
-    (folder / "val.txt").write_text("1.png 0\n")
+    (folder / "val.txt").write_text("1.png 0\n", encoding="utf-8")
     assert list_of(folder) == folder / "val.txt"
     image(folder / "a" / "1.png")
     assert list_of(folder) is None
@@ -115,7 +115,7 @@ def test_list_gives_the_class_of_each_image(tmp_path):
     for name in ("1.png", "2.JPEG", "3.png"):
         image(tmp_path / name)
     labels = tmp_path / "val.txt"
-    labels.write_text("3.png great white shark\n./2.JPEG tench\n/etc/passwd tench\n../1.png tench\n")
+    labels.write_text("3.png great white shark\n./2.JPEG tench\n/etc/passwd tench\n../1.png tench\n", encoding="utf-8")
     files = open_image_list(tmp_path, labels)
     assert files.classes == ["great white shark", "tench"]
     assert (files.paths, files.targets) == ([str(tmp_path / name) for name in ("1.png", "2.JPEG", "3.png")], [1, 1, 0])

@@ -27,7 +27,7 @@ def archive(tmp_path_factory, embedded) -> Path:
 def accuracies(example: str, archive: Path) -> tuple[float, float]:
     """Top-1 in percent, as printed by the example: float and 8 bits."""
     command = [sys.executable, "-m", f"examples.{example}", str(archive)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=900, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     found = re.fullmatch(r"top-1: float (\d+\.\d\d), 8 bits (\d+\.\d\d)", done.stdout.splitlines()[-1])
     assert found, done.stdout

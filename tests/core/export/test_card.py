@@ -95,7 +95,7 @@ def rows(text: str, first: str) -> list[list[str]]:
 
 
 def test_front_matter(written):
-    front_matter, rest = parts((written / CARD).read_text())
+    front_matter, rest = parts((written / CARD).read_text(encoding="utf-8"))
     assert front_matter == {
         "library_name": "pytorch",
         "pipeline_tag": "image-classification",
@@ -106,8 +106,8 @@ def test_front_matter(written):
 
 
 def test_figures_match_the_run(finished, written):
-    text = (written / CARD).read_text()
-    result = json.loads((finished / "result.json").read_text())
+    text = (written / CARD).read_text(encoding="utf-8")
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
     expected = []
     for method, title in (("mi-fgsm", "MI-FGSM"), ("adam", "Adam")):
         for bits in (4, 5):
@@ -139,7 +139,7 @@ def test_figures_match_the_run(finished, written):
 
 
 def test_live_change_is_listed_as_missing_from_the_commands(written):
-    text = (written / CARD).read_text()
+    text = (written / CARD).read_text(encoding="utf-8")
     assert rows(text, "step") == [["2", "beta", "0.25"]]
     assert "changed by hand while Adam was running" in text
     assert "The commands do not include the settings changed by hand" in text
@@ -149,7 +149,7 @@ def test_live_change_is_listed_as_missing_from_the_commands(written):
 
 def test_pictures_are_next_to_the_card(finished, written):
     assert sorted(path.name for path in written.iterdir()) == [CARD, "adam.png", "mi-fgsm.png"]
-    assert Page((written / CARD).read_text()).links == ["mi-fgsm.png", "adam.png"]
+    assert Page((written / CARD).read_text(encoding="utf-8")).links == ["mi-fgsm.png", "adam.png"]
     with Image.open(written / "adam.png") as picture:
         # 10 columns and 6 rows of 32-pixel images at twice their size, with gaps of 2 pixels
         assert (picture.size, picture.format) == ((10 * 66 - 2, 6 * 66 - 2), "PNG")
@@ -173,7 +173,7 @@ def test_large_images_are_not_enlarged():
 def test_text_from_outside_is_shown_verbatim(embedded, finished, config):
     """Names of networks, classes, runs, folders and encoders, and notes."""
     spec = replace(embedded.spec, name=HOSTILE, architecture=HOSTILE, trained_on=HOSTILE, classes=tuple(f"{HOSTILE}{i}" for i in range(10)))
-    result = json.loads((finished / "result.json").read_text())
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
     figures = result["methods"]["adam"]
     figures["diversity"] |= {"encoder": HOSTILE, "encoder_trained_on": HOSTILE}
     for outcome in figures["accuracy"].values():
@@ -206,7 +206,7 @@ def test_plain_text_survives_rendering(text):
 
 
 def test_card_contains_no_paths(written, config):
-    text = (written / CARD).read_text()
+    text = (written / CARD).read_text(encoding="utf-8")
     assert config.evaluation.data not in text
     assert str(written) not in text
     assert "--data photographs" in text
@@ -218,7 +218,7 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
     folder.mkdir()
     execute(config, folder, NullReporter(), ReplayControl([]))
     write_card(folder, config, "again", tmp_path / "card")
-    text = (tmp_path / "card" / CARD).read_text()
+    text = (tmp_path / "card" / CARD).read_text(encoding="utf-8")
     assert "images that were given to the run, whose origin is unknown to it" in text
     assert "No real image was used to generate the images" not in text
     assert (tmp_path / "card" / "adam.png").is_file()
@@ -226,7 +226,7 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
 
 
 def test_calibration_alone_is_not_called_trained(finished, config, embedded):
-    result = json.loads((finished / "result.json").read_text())
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
     for outcome in result["methods"]["adam"]["accuracy"].values():
         outcome["steps"] = 0
     text = model_card(embedded, config, "a run", 92.1, [MethodImages("adam", {}, 40, result["methods"]["adam"])])
@@ -248,13 +248,13 @@ def test_incomplete_run_is_refused(config, tmp_path):
 
 def test_unreadable_result_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "result.json").write_text("{")
+    (tmp_path / "run" / "result.json").write_text("{", encoding="utf-8")
     refused(DataError, "cannot be read", tmp_path / "run", config, tmp_path / "card")
 
 
 def test_run_without_a_quantized_network_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "result.json").write_text('{"optimizers": {"adam": {}}, "seconds": 1.0}')
+    (tmp_path / "run" / "result.json").write_text('{"optimizers": {"adam": {}}, "seconds": 1.0}', encoding="utf-8")
     refused(DataError, "no quantized network", tmp_path / "run", replace(config, bits=()), tmp_path / "card")
 
 
@@ -266,7 +266,7 @@ def test_missing_network_is_refused(finished, config, tmp_path):
 
 def test_folder_with_files_is_refused(finished, config, tmp_path):
     (tmp_path / "card").mkdir()
-    (tmp_path / "card" / "mine").write_text("1")
+    (tmp_path / "card" / "mine").write_text("1", encoding="utf-8")
     refused(DataError, "already exists", finished, config, tmp_path / "card")
 
 

@@ -68,7 +68,7 @@ def test_manifest(tmp_path, small, generated, format):
     assert (manifest["image_size"], manifest["images"], manifest["format"]) == (8, 64, format)
     assert manifest["diversity"] == DIVERSITY
     if format != "npz":
-        assert json.loads((tmp_path / "set" / "manifest.json").read_text()) == manifest
+        assert json.loads((tmp_path / "set" / "manifest.json").read_text(encoding="utf-8")) == manifest
 
 
 @FORMATS
@@ -126,15 +126,15 @@ def test_classes_with_hostile_names(tmp_path, small, generated, format):
 def test_existing_files_are_kept(tmp_path, small, generated, format, kind):
     out = target(tmp_path, format)
     if kind == "file":
-        out.write_text("mine")
+        out.write_text("mine", encoding="utf-8")
     elif kind == "folder":
         out.mkdir()
-        (out / "mine").write_text("mine")
+        (out / "mine").write_text("mine", encoding="utf-8")
     else:
         out.symlink_to(tmp_path / "nowhere")
     with pytest.raises(DataError, match="(exists already|already exists)"):
         export_images(generated, small, format, out)
-    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"] * (kind != "link")
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()] == ["mine"] * (kind != "link")
     assert os.listdir(tmp_path) == [out.name]
 
 
@@ -171,7 +171,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, small, generated, format, er
     ],
 )
 def test_invalid_target_is_refused(tmp_path, small, generated, format, name, error, words):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     for attempt in (lambda: check_image_target(format, tmp_path / name), lambda: export_images(generated, small, format, tmp_path / name)):
         with pytest.raises(error, match=words):
             attempt()

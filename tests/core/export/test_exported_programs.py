@@ -35,7 +35,7 @@ def test_program_gives_the_same_bits_with_torch_alone(model, calibrated, images,
     expected = integer_inference_network(quantized, made.spec)
     save_program(expected, made.spec, tmp_path / "network.pt2")
     torch.save(images, tmp_path / "images.pt")
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == ["a", "b", "c", "d"]
     whole, one, twice = torch.load(tmp_path / "outputs.pt", weights_only=True)

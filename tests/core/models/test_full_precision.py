@@ -270,7 +270,7 @@ def test_network_for_three_classes_can_be_saved_and_loaded(tmp_path):
 
 def test_checkpoint_has_the_permissions_of_a_plain_file(tmp_path, embedded):
     save_checkpoint(embedded.network, EMBEDDED_SPEC, tmp_path / "a.safetensors")
-    (tmp_path / "plain").write_text("1")
+    (tmp_path / "plain").write_text("1", encoding="utf-8")
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 

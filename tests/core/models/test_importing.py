@@ -59,7 +59,9 @@ def test_imported_network_has_the_spec_of_its_zoo(tmp_path, networks, zoo, size)
     assert path.name == f"{hashlib.sha256(path.read_bytes()).hexdigest()}.safetensors"
     assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.stem}.json", path.name]
     classes = {"pytorchcv": 10, "torchvision": 5, "timm": 7}[zoo]
-    assert json.loads(path.with_suffix(".json").read_text()) == {"label": f"my net ({classes} classes), imported from my net.pth"}
+    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == {
+        "label": f"my net ({classes} classes), imported from my net.pth"
+    }
     model, known = load_model(str(path), "cpu"), known_spec(NAMES[zoo])
     assert (model.spec.mean, model.spec.std, model.spec.architecture) == (known.mean, known.std, NAMES[zoo])
     assert model.spec.classes == (known.classes if zoo == "pytorchcv" else tuple(f"class {index}" for index in range(classes)))

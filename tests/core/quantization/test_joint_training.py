@@ -55,9 +55,9 @@ def run(folder, kill_at: int = -1) -> subprocess.CompletedProcess:
         [sys.executable, str(PROGRAM), str(folder), str(kill_at)],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        text=True,
         capture_output=True,
         check=False,
+        encoding="utf-8",
     )
 
 

@@ -112,7 +112,7 @@ def test_missing_file_is_refused(small, tmp_path):
 
 def test_file_that_is_not_safetensors_is_refused(small, tmp_path):
     path = tmp_path / "notes.safetensors"
-    path.write_text("these are\nnot weights\n")
+    path.write_text("these are\nnot weights\n", encoding="utf-8")
     refusal(path, small)
 
 

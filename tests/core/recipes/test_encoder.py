@@ -117,7 +117,7 @@ def test_open_clip_loads_the_trained_encoder(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     assert [step[:2] for step in steps] == [(1, 2), (2, 2)]
     assert sorted(path.name for path in out.iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
-    assert json.loads((out / "open_clip_config.json").read_text())["trained_on"] == "eight plain images"
+    assert json.loads((out / "open_clip_config.json").read_text(encoding="utf-8"))["trained_on"] == "eight plain images"
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{out}")
     tokens = open_clip.get_tokenizer(f"local-dir:{out}")(["a photo of a cat"])
     with torch.no_grad():

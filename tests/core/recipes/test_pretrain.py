@@ -101,10 +101,10 @@ def test_threads_are_those_of_the_config(tmp_path):
 
 def test_existing_file_is_refused_and_kept(tmp_path):
     out = tmp_path / "a.safetensors"
-    out.write_text("mine")
+    out.write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match="must be a new file, .*a.safetensors' already exists"):
         pretrain(Pictures(), CLASSES, config(), out)
-    assert out.read_text() == "mine"
+    assert out.read_text(encoding="utf-8") == "mine"
 
 
 def test_name_must_end_in_safetensors(tmp_path):
@@ -161,6 +161,6 @@ def test_any_number_of_classes(tmp_path):
 
 
 def test_path_below_a_file_is_refused_before_training(tmp_path):
-    (tmp_path / "file").write_text("1")
+    (tmp_path / "file").write_text("1", encoding="utf-8")
     with pytest.raises(DataError, match="cannot be created in .*file"):
         pretrain(Pictures(), CLASSES, config(), tmp_path / "file" / "a.safetensors", lambda *_: pytest.fail("computed for nothing"))

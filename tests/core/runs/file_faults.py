@@ -201,7 +201,7 @@ def check_files(folder: Path) -> None:
                 assert len(file["means"]) == 16, path  # channels of the small network's two layers
                 assert path.name == layout.RUNNING_STATISTICS or file["images"].ndim == 4
         elif path.suffix == ".json":
-            assert json.loads(path.read_text())
+            assert json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".pt":
             assert torch.load(path, weights_only=True)["part"]
         else:

@@ -72,4 +72,4 @@ print(run_id, flush=True)
 {code}
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", source, *arguments], cwd=ROOT, text=True, **pipes)
+    return subprocess.Popen([sys.executable, "-c", source, *arguments], cwd=ROOT, **pipes, encoding="utf-8")

@@ -30,7 +30,7 @@ def test_run_to_its_end(manager):
         frame = manager.store.frames.read(run_id, method)
         assert (frame.step, frame.images.shape, frame.labels.tolist()) == (6, (4, 3, 32, 32), [4, 5, 6, 7])
         assert frame.means.shape == (sum(manager.store.frames.running_statistics(run_id).channels),)
-    assert json.loads((folder / "result.json").read_text())["methods"].keys() == {"mi-fgsm", "adam"}
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["methods"].keys() == {"mi-fgsm", "adam"}
     wait_until(lambda: not manager.controls(run_id))
 
 

@@ -30,7 +30,7 @@ store.set_state(run_id, RunState.RUNNING)
 print(run_id, flush=True)
 {code}
 """
-    return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
 
 
 def test_paused_run_lets_the_next_run_start_and_queues_again(manager):

@@ -77,7 +77,7 @@ manager.wait(run_id)
 run = manager.store.run(run_id)
 print(run.state, run.error, sep="\\n")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120, encoding="utf-8")
     state, error = done.stdout.strip().splitlines()
     assert state == "failed", done.stderr
     assert "the generation ran out of memory with batch_size 4096; try 2048" in error

@@ -41,12 +41,12 @@ def a_run(store, out, part=""):
     for name, text in CONTENT.items():
         path = store.run_folder(run.id) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return run
 
 
 def content(folder) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()}
 
 
 def test_only_results_are_exported(store, out):
@@ -78,7 +78,7 @@ def test_empty_folder_is_filled(store, out):
 @pytest.mark.parametrize("name", ["other.txt", "result.json"])
 def test_folder_with_other_files_is_refused_and_unchanged(store, out, name):
     out.mkdir(parents=True)
-    (out / name).write_text("mine")
+    (out / name).write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match="already exists"):
         export_results(store, a_run(store, out))
     assert content(out) == {name: "mine"}
@@ -101,7 +101,7 @@ def test_copy_that_differs_is_refused(store, out, change):
     if change == "missing":
         (out / "result.json").unlink()
     else:
-        (out / ("more.txt" if change == "more" else "result.json")).write_text("[]")
+        (out / ("more.txt" if change == "more" else "result.json")).write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match="already exists"):
         export_results(store, run)
 
@@ -110,7 +110,7 @@ def test_partial_copy_of_a_killed_run_is_replaced(store, out):
     run = a_run(store, out)
     left = temporary_copy_path(out, run.id)
     left.mkdir(parents=True)
-    (left / "stale.txt").write_text("half")
+    (left / "stale.txt").write_text("half", encoding="utf-8")
     export_results(store, run)
     assert content(out) == RESULTS
     assert not left.exists()

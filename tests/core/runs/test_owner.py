@@ -34,7 +34,7 @@ owner = Owner(Path({str(tmp_path)!r}))
 print(owner.name, flush=True)
 sys.stdin.read()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     yield process, process.stdout.readline().strip()
     process.kill()
     process.communicate(timeout=10)

@@ -27,7 +27,7 @@ def store(tmp_path):
 def nothing_kept(tmp_path, monkeypatch):
     """An empty file of kept figures; another test checks the committed one."""
     path = tmp_path / "measured.json"
-    path.write_text("[]")
+    path.write_text("[]", encoding="utf-8")
     monkeypatch.setattr(paper_table, "MEASURED", path)
     return path
 
@@ -46,7 +46,7 @@ def measured(store, row=ROW):
 
 
 def test_rows_match_the_file(store):
-    with (ASSETS / "paper" / "results.csv").open(newline="") as file:
+    with (ASSETS / "paper" / "results.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     rows = [row for row, _ in paper_table.table(store)]
     assert [row.name for row in rows] == [f"{line['dataset']}/{line['model']}/{line['bits']}" for line in lines]
@@ -151,7 +151,7 @@ def test_kept_figures_are_listed_with_those_of_runs(store, nothing_kept):
         "standard_error": {"adam": 0.6},
         "evaluated_on": "2,000 images",
     }
-    nothing_kept.write_text(json.dumps([entry]))
+    nothing_kept.write_text(json.dumps([entry]), encoding="utf-8")
     run_id = finished(store)
     newest, kept = measured(store)
     assert newest.run == run_id

@@ -19,7 +19,7 @@ def in_trash(store) -> str:
     store.append(run_id, "generation", "adam", 1, {"total": 1.0})
     store.set_note(run_id, "a note")
     store.pin(run_id)
-    (store.run_folder(run_id) / "file").write_text("content")
+    (store.run_folder(run_id) / "file").write_text("content", encoding="utf-8")
     store.trash.put(run_id)
     return run_id
 
@@ -27,7 +27,7 @@ def in_trash(store) -> str:
 def test_run_in_the_trash_is_unlisted_and_restored_unchanged(store):
     other = created(store)
     run_id = created(store, RunState.STOPPED)
-    (store.run_folder(run_id) / "file").write_text("content")
+    (store.run_folder(run_id) / "file").write_text("content", encoding="utf-8")
     store.append(run_id, "generation", "adam", 1, {"total": 1.0})
     store.set_tags(run_id, ["a tag"])
     before = store.run(run_id)
@@ -53,7 +53,7 @@ def test_run_in_the_trash_is_unlisted_and_restored_unchanged(store):
     store.trash.restore(run_id)
     assert store.run(run_id) == before
     assert store.trash.runs() == []
-    assert (store.run_folder(run_id) / "file").read_text() == "content"
+    assert (store.run_folder(run_id) / "file").read_text(encoding="utf-8") == "content"
     assert [record.data for record in store.records(run_id, "generation")] == [{"total": 1.0}]
 
 

@@ -106,7 +106,7 @@ def owner_process(folder) -> int:
 
 def read(path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""
 
@@ -123,7 +123,8 @@ def test_worker_ends_when_the_server_is_killed(tmp_path):
         "time.sleep(600)\n"
     )
     (tmp_path / "tests_config.py").write_text(
-        f"from core.config import RunConfig\nimport json\nLONG = RunConfig.from_dict(json.loads({json.dumps(LONG.to_dict())!r}))\n"
+        f"from core.config import RunConfig\nimport json\nLONG = RunConfig.from_dict(json.loads({json.dumps(LONG.to_dict())!r}))\n",
+        encoding="utf-8",
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([sys.executable, "-c", server, str(folder)], env=environment)

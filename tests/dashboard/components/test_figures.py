@@ -33,7 +33,7 @@ def test_script_survives_html_sanitizing():
 def test_all_figures_and_tables_are_shown_by_one_module():
     wrong = []
     for path in DASHBOARD.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("plotly_chart", "dataframe"):
                 if (path.name, node.func.attr) == ("figures.py", "dataframe"):
                     continue

@@ -57,7 +57,7 @@ def test_networks_are_offered_with_their_bit_width_the_papers_method_first(run, 
     for method in ("adam", "mi-fgsm"):
         (tmp_path / "quantized" / method / "W4A4").mkdir(parents=True)
         (tmp_path / "quantized" / method / "W4A4" / "quantized.safetensors").write_bytes(b"")
-    (tmp_path / "result.json").write_text(json.dumps({}))
+    (tmp_path / "result.json").write_text(json.dumps({}), encoding="utf-8")
     found = artifacts.offers(replace(finished, config=config), tmp_path, [])
     assert [offer.title for offer in found] == [
         "W4A4 network, trained on images by MI-FGSM",

@@ -101,7 +101,7 @@ def test_unreadable_secrets_do_not_count_as_no_login(tmp_path):
     st.secrets._reset()
     try:
         assert access.objection() == ""  # there is no file
-        file.write_text("[auth")
+        file.write_text("[auth", encoding="utf-8")
         assert "Cannot read the login settings: Error parsing secrets file" in access.objection()
     finally:
         config.set_option("secrets.files", before)

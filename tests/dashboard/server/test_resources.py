@@ -60,7 +60,9 @@ libc.fflush(file)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has an arena for each thread")
 def test_threads_share_memory_arenas():
     def arenas(mode):
-        return subprocess.run([sys.executable, "-c", _THREADS, mode], capture_output=True, text=True, check=True).stdout.count("<heap ")
+        return subprocess.run([sys.executable, "-c", _THREADS, mode], capture_output=True, check=True, encoding="utf-8").stdout.count(
+            "<heap "
+        )
 
     assert arenas("separate") >= 8
     assert arenas("shared") <= resources.ARENAS + 1  # one more if a library has started a thread

@@ -349,6 +349,6 @@ def test_run_names(tmp_path, kept):
 def test_network_with_an_unreadable_label_is_still_listed(tmp_path, kept):
     path = kept.store_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
     for path_of_label in (kept.folder / "networks").glob("*.json"):
-        path_of_label.write_text("{")
+        path_of_label.write_text("{", encoding="utf-8")
     assert list(kept.networks()) == [path]
     assert "an uploaded network" in kept.networks()[path]

@@ -30,7 +30,7 @@ def test_drop_is_full_precision_minus_trained():
 
 
 def test_paper_rows_are_those_of_the_file():
-    with TABLE.open(newline="") as file:
+    with TABLE.open(newline="", encoding="utf-8") as file:
         expected = {
             int(row["bits"]): float(row["dffg"])
             for row in csv.DictReader(file)

@@ -126,7 +126,9 @@ def test_without_a_compiler_torch_is_used(environment, reason):
         "layer = kernels.BatchNormAffine(torch.ones(1), torch.ones(1)); y = torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2); "
         "print(kernels.forward(y, None, layer, (0.0, float('inf')))[0].flatten().tolist())"
     )
-    answer = subprocess.run([sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, encoding="utf-8"
+    )
     first, second = answer.stdout.splitlines()
     assert reason in first
     assert second == "[0.0, 2.0]"

@@ -32,7 +32,7 @@ def test_imported_program_can_be_loaded(small, tmp_path):
     given = exported(small.network, tmp_path / "given.pt2")
     out = import_program(given, given=GivenSpec(**SAID), out_folder=tmp_path / "networks")
     assert {path.name for path in out.parent.iterdir()} == {out.name, out.with_suffix(".json").name}
-    assert "given (4 classes)" in json.loads(out.with_suffix(".json").read_text())["label"]
+    assert "given (4 classes)" in json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["label"]
     model = load_model(str(out), "cpu")
     assert (model.spec.name, model.spec.classes, model.spec.mean) == ("given", SAID["class_names"], SAID["mean"])
     images = torch.randn(3, 3, 8, 8)

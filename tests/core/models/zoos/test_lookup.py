@@ -64,7 +64,7 @@ def put(zoo, state, folder):
     else:
         repository = folder / "hub" / "models--timm--test_byobnet.r160_in1k"
         (repository / "refs").mkdir(parents=True)
-        (repository / "refs" / "main").write_text("0" * 40)
+        (repository / "refs" / "main").write_text("0" * 40, encoding="utf-8")
         path = repository / "snapshots" / ("0" * 40) / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path) if zoo == "timm" else torch.save(state, path)
@@ -278,6 +278,6 @@ def test_offline_names_do_not_import_torch_if_its_cache_is_empty(tmp_path):
     (snapshot / "model.safetensors").write_bytes(b"")
     code = "import sys; from core.models.zoos.lookup import offline_names; print(offline_names()); sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "TORCH_HOME": str(tmp_path), "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['resnet20_cifar10', 'timm:resnet18.a1_in1k']"
