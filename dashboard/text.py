@@ -18,8 +18,9 @@ _REPLACED = re.compile(
     r"|(?<=[<~>-])(?=[->=]+(?:\s|$))",  # arrows and signs
     re.IGNORECASE,
 )
-# spreadsheets evaluate text that starts with these; some skip blanks before it
-_FORMULA = re.compile(r"[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+# spreadsheets evaluate text that starts with these; some skip blanks and invisible characters before it. The same rule is in
+# components/download_buttons.js
+_FORMULA = re.compile(r"[\t\r\n]|[\s\0\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>$\"'"}
 REPLACEMENT = "\ufffd"
@@ -48,10 +49,13 @@ def plotly(text: object) -> str:
 
 
 def cell(value: object) -> object:
-    """A value in a table. Text that a spreadsheet would evaluate gets an invisible character in front; anything else is unchanged.
+    """A value in a table. Text that a spreadsheet would evaluate gets an invisible character in front, also within a list; anything else
+    is unchanged.
 
     The table looks as typed, and its CSV contains no formula.
     """
+    if isinstance(value, (list, tuple)):
+        return [cell(one) for one in value]
     return _JOINER + value if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 

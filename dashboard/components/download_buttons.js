@@ -20,13 +20,13 @@
     return String(number);
   }
 
-  // One cell. Text that a spreadsheet would evaluate (= + - @, also after a tab, and their full-width forms) gets a leading apostrophe,
+  // One cell. Text that a spreadsheet would evaluate (the rule of dashboard/text.py) gets a leading apostrophe,
   // unless it is a number.
   function cell(value, single = false) {
     if (value === null || value === undefined) return "";
     if (typeof value === "number") return Number.isFinite(value) ? digits(value, single) : "";
     let text = plain(value);
-    if (/^[\s\u0000]*[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(text) && !/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) text = "'" + text;
+    if (/^([\t\r\n]|[\s\u0000\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])/.test(text) && !/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) text = "'" + text;
     return /[",\r\n\t]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 

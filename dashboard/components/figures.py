@@ -39,5 +39,14 @@ def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options:
 
     rows: a mapping from column title to value for each row, or a data frame. options: of st.dataframe.
     """
+    return st.dataframe(_safe(rows), hide_index=True, key=key, **options)
+
+
+def editor(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> pd.DataFrame:
+    """`table` with cells that can be edited. Returns the edited cells. options: of st.data_editor."""
+    return st.data_editor(_safe(rows), hide_index=True, key=key, **options)
+
+
+def _safe(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return st.dataframe(frame.map(text.cell).rename(columns=text.cell), hide_index=True, key=key, **options)
+    return frame.map(text.cell).rename(columns=text.cell)

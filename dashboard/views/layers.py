@@ -171,10 +171,9 @@ def _edited_bits(by_error: Sequence[Mapping[str, Any]], key: str) -> dict[str, i
             "% of weights": [round(100 * layer["weights"] / total, 1) for layer in by_error],
         }
     )
-    edited = st.data_editor(
+    edited = figures.editor(
         table,
-        key=key,
-        hide_index=True,
+        key,
         disabled=[column for column in table.columns if column != "bits"],
         column_config={
             "bits": st.column_config.SelectboxColumn(

@@ -109,6 +109,12 @@ def test_csv_has_no_spreadsheet_formulas(blank, name):
     assert [float(row[2]) for row in rows[1:]] == [-1, -1e-7, 2, 3]
 
 
+def test_csv_has_no_formulas_after_invisible_characters(blank):
+    names = ["\u200b=1", "\ufeff=1", "\tcmd"]
+    rows = rows_of(csv_of(blank, go.Figure(go.Scatter(x=names, y=[1, 2, 3]))))
+    assert [row[1] for row in rows[1:]] == [f"'{name}" for name in names]
+
+
 def test_csv_keeps_names_with_markup(blank):
     blank.evaluate("() => { window.alerts = 0; window.alert = () => { window.alerts++ } }")
     rows = rows_of(csv_of(blank, go.Figure(go.Scatter(x=[1], y=[2], name=plotly(HOSTILE)))))

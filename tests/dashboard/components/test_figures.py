@@ -34,19 +34,25 @@ def test_all_figures_and_tables_are_shown_by_one_module():
     wrong = []
     for path in DASHBOARD.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("plotly_chart", "dataframe"):
-                if (path.name, node.func.attr) == ("figures.py", "dataframe"):
+            if isinstance(node, ast.Attribute) and (
+                node.attr in ("plotly_chart", "dataframe", "data_editor") or ast.unparse(node) == "st.table"
+            ):
+                if (path.name, node.attr) in (("figures.py", "dataframe"), ("figures.py", "data_editor")):
                     continue
-                wrong.append(f"{path.relative_to(DASHBOARD)}:{node.lineno} must call figures.show or figures.table, got {node.func.attr}")
+                wrong.append(f"{path.relative_to(DASHBOARD)}:{node.lineno} must call show, table or editor of figures, got {node.attr}")
     assert wrong == []
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", " =1", "＝1", "-", "+a"])
+@pytest.mark.parametrize(
+    "formula",
+    ["=1+1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", " =1", "＝1", "-", "+a", "\tcmd", "\rcmd", "\ufeff=1", "\u200b=1", "=cmd|' /C calc'!A0"],
+)
 def test_formulas_in_cells_become_text(formula):
     cell = text.cell(formula)
     assert cell != formula
     assert cell[1:] == formula
     assert cell[0] == "\u2060"
+    assert text.cell(["a tag", formula]) == ["a tag", cell]
 
 
 @pytest.mark.parametrize("value", ["a run", "a=1", "", "-3", "+4.5", "-1e-7", ".5", -3, -0.5, None, True, "± error", "– none"])
