@@ -5,7 +5,6 @@ limits and checks of zip files are in core.data.zip_files.
 """
 
 import io
-import json
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import IO
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from core.data.manifests import parse_manifest
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Contents, Member, quoted_name, read_member, reason_of, refuse, zip_contents
 from core.errors import DataError
 from core.files import check_regular, remove
@@ -124,8 +124,8 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
     try:
         with safe_open(folder / IMAGES_FILE, framework="np") as file:
             shapes = {key: (file.get_slice(key).get_dtype(), tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
-        _check_manifest((folder / MANIFEST).read_bytes())
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        parse_manifest((folder / MANIFEST).read_bytes())
+    except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{name!r} must be a set written by `generate`, but cannot be read as one ({reason_of(error)})") from error
     kind, shape = shapes.get("images", ("", ()))
     fits = kind == "U8" and len(shape) == 4 and shape[1] == 3 and all(shape) and shapes.get("labels") == ("I64", shape[:1])
@@ -147,17 +147,12 @@ def _unpack_exported(files: list[Member], folders: list[PurePosixPath], folder: 
             refuse(name, f"images beside a {MANIFEST} must be numbered as by `export`, got {quoted_name(member.path)}")
     content = b"".join(read_member(manifests[0], MANIFEST_BYTES, name, ALLOWED))
     try:
-        _check_manifest(content)
-    except (ValueError, RecursionError) as error:
+        parse_manifest(content)
+    except ValueError as error:
         raise DataError(f"{name!r} must be a set written by `export`, but cannot be read as one ({reason_of(error)})") from error
     count = _unpack_classes(images, folders, folder, name, keep_numbers=True)
     (folder / MANIFEST).write_bytes(content)
     return count
-
-
-def _check_manifest(content: bytes) -> None:
-    if not isinstance(json.loads(content), dict):
-        raise ValueError(f"{MANIFEST} must be a JSON object")
 
 
 def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str, keep_numbers: bool = False) -> int:

@@ -22,9 +22,10 @@ from torchvision.transforms import v2
 from core.data.archives import is_archive, is_numpy_archive, unpack_apart
 from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labeled import class_mapping, open_image_folder
-from core.data.numpy_archives import SUFFIX, read_numpy_archive
+from core.data.manifests import parse_manifest
+from core.data.numpy_archives import MANIFEST_BYTES, SUFFIX, read_numpy_archive
 from core.errors import DataError
-from core.files import atomic_write, check_regular, read_json, write_json
+from core.files import atomic_write, check_regular, read_bounded, write_json
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
@@ -122,15 +123,13 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     if not os.path.isfile(folder / MANIFEST):
         return _from_image_folder(folder, spec)
     try:
-        manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict):
-            raise ValueError(f"its {MANIFEST} must be a JSON object")
+        manifest = parse_manifest(read_bounded(folder / MANIFEST, MANIFEST_BYTES))
         if FOLDERS in manifest and not os.path.isfile(folder / IMAGES_FILE):
             return ImageSet(*read_class_folders(folder, manifest), manifest)
         check_regular(folder / IMAGES_FILE)
         tensors = load_file(folder / IMAGES_FILE)
         images, labels = tensors["images"], tensors["labels"]
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{folder} must be a set of images written by `generate`, but cannot be read as one ({reason})") from error
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:

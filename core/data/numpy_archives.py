@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.manifests import parse_manifest
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Member, open_zip
-from core.errors import DataError, quoted
+from core.errors import DataError, first_line, quoted
 
 SUFFIX = ".npz"
 ALLOWED = "a .npz file written by `export`"
@@ -131,12 +132,9 @@ def _read_manifest(members: Mapping[str, Member], path: Path) -> dict[str, Any]:
             _refuse(path, f"manifest must be one string of at most {MANIFEST_BYTES:,} bytes, got shape {quoted(shape)} and {size:,} bytes")
         text = _exactly(file, size - file.tell()).decode("utf-32-le").rstrip("\0")
     try:
-        manifest = json.loads(text)
-    except RecursionError as error:
-        raise DataError(f"{str(path)!r}: manifest must be a JSON object of {ALLOWED}, got too many nested brackets") from error
-    if not isinstance(manifest, dict):
-        _refuse(path, f"manifest must be a JSON object, as in {ALLOWED}")
-    return manifest
+        return parse_manifest(text)
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} must be {ALLOWED}, but cannot be read as one ({first_line(error)})") from error
 
 
 # entries: a header of about 128 bytes, followed by the bytes of the array

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import GenerationConfig, upgrade_generation
 from core.data.image_sets import ImageSet
-from core.errors import ConfigError, DataError
+from core.data.manifests import known_config
+from core.errors import DataError
 from core.evaluation.encoder import Encoder
 
 HISTOGRAM_BINS = 60
@@ -74,10 +74,10 @@ def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
 
 def snapshot_groups(images: ImageSet) -> Tensor | None:
     """The images that are snapshots of the same noise image, one row each: indices `(G, k)`; None if that is unknown."""
-    try:
-        starts = torch.tensor(GenerationConfig.from_dict(upgrade_generation(images.manifest["config"])).starts)
-    except (KeyError, TypeError, AttributeError, ConfigError):  # not generated, or by a version that cannot be read
+    config = known_config(images.manifest.get("config"))
+    if config is None:
         return None
+    starts = torch.tensor(config.starts)
     if len(starts) != len(images):
         return None
     groups = torch.argsort(starts, stable=True).view(int(starts.max()) + 1, -1)

@@ -235,12 +235,17 @@ def _images(model: FullPrecisionModel, config: RunConfig, methods: Sequence[Meth
 def _generated(method: MethodImages, summary: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
         method.title,
-        _thousands(summary["images"]),
-        _thousands(method.manifest["config"]["iterations"]),
-        Markup(f"{summary['bns_loss_first']:.1f} to {summary['bns_loss_last']:.1f}"),
-        Markup(f"{summary['teacher_agreement']:.1f} %"),
-        _thousands(summary["seconds"]),
+        _known(summary, "images", ",.0f"),
+        _known(method.manifest.get("config", {}), "iterations", ",.0f"),
+        Markup(f"{_known(summary, 'bns_loss_first', '.1f')} to {_known(summary, 'bns_loss_last', '.1f')}"),
+        Markup(f"{_known(summary, 'teacher_agreement', '.1f')} %"),
+        _known(summary, "seconds", ",.0f"),
     )
+
+
+def _known(figures: Mapping[str, Any], name: str, form: str) -> Markup:
+    """A number, or a question mark if there is none. form: of its digits."""
+    return Markup(format(figures[name], form) if figures.get(name) is not None else "?")
 
 
 def _within_class(similarity: float | None) -> str:

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -223,6 +224,25 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
     assert "No real image was used to generate the images" not in text
     assert (tmp_path / "card" / "adam.png").is_file()
     assert "--images images/adam" in text
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {},
+        {"summary": {}},
+        {"summary": 3, "changes": 4, "config": 5},
+        {"summary": {"images": "many", "seconds": None, "bns_loss_last": float("nan")}, "config": {"iterations": -1}, "changes": [{}]},
+        {"summary": {"images": 10**400, "seconds": [[]]}, "changes": [{"step": 1, "name": "beta", "value": "high"}]},
+    ],
+)
+def test_card_of_images_with_a_foreign_manifest(finished, config, tmp_path, manifest):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "images" / "adam" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_card(tmp_path / "run", config, "a run", tmp_path / "card")
+    text = (tmp_path / "card" / CARD).read_text(encoding="utf-8")
+    of_adam = [row[1:] for row in rows(text, "method") if row[0] == "Adam"]
+    assert of_adam == ([["?", "?", "? to ?", "? %", "?"]] if isinstance(manifest.get("summary"), dict) else [])
 
 
 def test_calibration_alone_is_not_called_trained(finished, config, embedded):
