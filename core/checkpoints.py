@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import RunError, first_line
-from core.files import atomic_write, remove, remove_partials, write_json
+from core.files import atomic_write, remove_partials, write_json
 
 DONE = "done.json"
 STATE = "state.pt"
@@ -107,7 +107,3 @@ class Checkpoints:
         write_json(self.folder / DONE, {"seconds": self.seconds, "parts": self._stages})
         # if the process is killed before this line, the state of a finished stage remains, but is never requested
         (self.folder / STATE).unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Removes everything; called when the run is complete."""
-        remove(self.folder)

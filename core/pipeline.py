@@ -3,6 +3,7 @@
 Both the command line and the worker processes come through here; `reporter` receives progress, `control` supplies parameter changes.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
 from core.data.image_sets import ImageSet, check_images, load_image_set
 from core.data.labeled import EvaluationSet, load_evaluation_set
+from core.errors import RunError, first_line
 from core.evaluation.accuracy import Accuracy
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
@@ -79,19 +81,29 @@ def execute(
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
     Where an earlier call with the same config and folder was interrupted, for whatever reason, this one continues from its last resume
-    state and ends with the same bits. `control` must supply the same changes at the same iterations again.
+    state and ends with the same bits. `control` must supply the same changes at the same iterations again. Where an earlier call has
+    written the result, this one returns it and computes nothing. The resume state stays in `folder`: the caller removes it
+    (RunStore.remove_resume_state) once nothing is left to do that could be interrupted.
 
     prepared: what `prepare` returned for this config, where it was called before. every: seconds between two resume states.
     Raises RunStopped when `control` stops the run, CoreError for bad input.
     """
+    remove_partials(folder)
+    if (folder / layout.RESULT).exists():  # the last file that a run writes
+        return _stored_result(folder / layout.RESULT)
     with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
-        remove_partials(folder)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
         result = _Execution(prepared, folder, checkpoints, Context(reporter, control, checkpoints)).result()
     write_json(folder / layout.RESULT, result)
-    checkpoints.clear()
     return result
+
+
+def _stored_result(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} must be a file written by a run, but cannot be read ({first_line(error)}): delete it") from error
 
 
 class _Execution:

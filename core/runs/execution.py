@@ -92,7 +92,6 @@ def perform(
         result = execute(store.config(run_id), store.run_folder(run_id), reporter, control, prepared, every)
         finish()
         store.set_state(run_id, RunState.COMPLETE)
-        return result
     except RunStopped:
         store.set_state(run_id, RunState.STOPPED)
         raise
@@ -102,6 +101,9 @@ def perform(
     except BaseException as error:
         store.set_state(run_id, RunState.FAILED, describe_error(error, store), traceback.format_exc())
         raise
+    # last, so that a run whose process is killed before it is complete has nothing to compute again
+    store.remove_resume_state(run_id)
+    return result
 
 
 def attempt(store: RunStore, run_id: str, compute: Callable[[], object], closed: Callable[[], bool] = lambda: False) -> None:

@@ -1,4 +1,4 @@
-"""Which process a run belongs to, and whether that process is alive."""
+"""Which process a run belongs to, and whether that process is alive. A complete run belongs to nobody once its resume state is gone."""
 
 import uuid
 from collections.abc import Iterator

@@ -191,18 +191,32 @@ class RunStore:
             ).fetchall()
         return [row["id"] for row in rows]
 
+    def remove_resume_state(self, run_id: str) -> None:
+        """Removes the resume state of a complete run. If that fails now, `mark_interrupted` does it later."""
+        try:
+            remove(self.run_folder(run_id) / layout.CHECKPOINT)
+            with self.database.write(durable=False) as connection:
+                connection.execute("UPDATE run SET owner = '' WHERE id = ? AND state = 'complete'", (run_id,))
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("could not remove the resume state of run %s yet: %s", run_id, error)
+
     def mark_interrupted(self) -> list[str]:
         """Marks unfinished runs whose process has died, and removes their partial files. Returns their ids.
 
-        Also deletes expired runs from the trash, and completes deletions that were interrupted.
+        Also removes the resume states of complete runs, deletes expired runs from the trash, and completes deletions that were
+        interrupted.
         """
         with self.database.read() as connection:
-            rows = connection.execute(f"SELECT id, owner, out FROM run WHERE state IN ({UNFINISHED})").fetchall()
+            rows = connection.execute(
+                f"SELECT id, owner, out, state FROM run WHERE state IN ({UNFINISHED}) OR (state = 'complete' AND owner != '')"
+            ).fetchall()
         process = self.database.process
         marked = []
         for row in rows:
             mark = functools.partial(self._mark_interrupted_run, row)
-            if not process.is_alive(row["owner"]) and self.database.write_or_use_reserve(mark):
+            if row["state"] == RunState.COMPLETE:
+                self.remove_resume_state(row["id"])
+            elif not process.is_alive(row["owner"]) and self.database.write_or_use_reserve(mark):
                 marked.append(row["id"])
         self.trash.remove_expired()
         process.remove_stale()

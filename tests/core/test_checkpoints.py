@@ -140,15 +140,6 @@ def test_partial_files_are_removed(folder):
     assert [path.name for path in folder.iterdir()] == [STATE]
 
 
-def test_clear_removes_everything(folder):
-    checkpoints = Checkpoints(folder)
-    checkpoints.save("a", {})
-    (folder / "snapshots").mkdir()
-    checkpoints.clear()
-    checkpoints.clear()
-    assert not folder.exists()
-
-
 def test_due(folder, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])

@@ -1,6 +1,7 @@
 """A complete tiny run: its files, what it reports, and what is refused before anything is computed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from core import pipeline
 from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labeled import embedded_images
-from core.errors import DataError, RunStopped, UnknownNameError
+from core.errors import DataError, RunError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.models.registry import CIFAR10_CLASSES
@@ -91,7 +92,7 @@ def series_of(recorder, stage):
 def test_files_of_a_run(whole):
     folder, _, _ = whole
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    expected = ["result.json"]
+    expected = ["checkpoint/done.json", "result.json"]  # the resume state is removed when the run is complete
     for method in ("adam", "mi-fgsm"):
         expected += [f"images/{method}/images.safetensors", f"images/{method}/manifest.json"]
         for width in ("W3A3", "W8A8"):
@@ -315,12 +316,14 @@ def test_references_of_a_run_without_evaluation(tmp_path, whole, config, embedde
     """The embedded images if they fit the network, else none: such a run downloads nothing and does not fail."""
     images = whole[0] / "images"
     config = replace(config, images_from=str(images), bits=()).with_knobs({"data": "cifar10"})
-    result = pipeline.execute(config, tmp_path, NullReporter(), NoControl())
+    for name in ("fits", "other"):
+        (tmp_path / name).mkdir()
+    result = pipeline.execute(config, tmp_path / "fits", NullReporter(), NoControl())
     assert "512 of the first 2,000 CIFAR-10 test images" in result["references"]["real"]["description"]
     other = replace(embedded, spec=replace(embedded.spec, classes=("a", "b")))
     prepared = replace(pipeline.prepare(config, NullReporter()), model=other)
     recorder = Recorder()
-    result = pipeline.execute(config, tmp_path, recorder, NoControl(), prepared)
+    result = pipeline.execute(config, tmp_path / "other", recorder, NoControl(), prepared)
     assert result["references"]["real"].keys() == {"left_out"}
     assert "data must have the classes of" in recorder.results["reference/real"]["left_out"]
     assert result["references"]["noise"]["images"] == 4
@@ -334,13 +337,31 @@ def test_finished_references_are_not_computed_again(tmp_path, whole, config):
             if self.stages[-1][0] == "diversity of real images":
                 raise RunStopped("enough")
 
+    for name in ("parts", "whole"):
+        (tmp_path / name).mkdir()
     recorder = StopsBeforeReal()
     with pytest.raises(RunStopped):
-        pipeline.execute(config, tmp_path, recorder, recorder)
+        pipeline.execute(config, tmp_path / "parts", recorder, recorder)
     recorder = Recorder()
-    result = pipeline.execute(config, tmp_path, recorder, NoControl())
+    result = pipeline.execute(config, tmp_path / "parts", recorder, NoControl())
     assert [name for name, _ in recorder.stages if "diversity" in name] == ["diversity of real images"]
-    assert result["references"] == pipeline.execute(config, tmp_path, NullReporter(), NoControl())["references"]
+    assert result["references"] == pipeline.execute(config, tmp_path / "whole", NullReporter(), NoControl())["references"]
+
+
+def test_run_with_a_result_computes_nothing_and_changes_no_file(tmp_path, whole, config, monkeypatch):
+    """Its process was killed after the result was written. Not even the network is loaded, which may be gone by now."""
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: pytest.fail("prepared again"))
+    assert pipeline.execute(config, folder, NullReporter(), NoControl()) == whole[1]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_result_that_cannot_be_read_is_named(tmp_path, config, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(RunError, match=r"result\.json must be a file written by a run, but cannot be read \(.*: delete it"):
+        pipeline.execute(config, tmp_path, NullReporter(), NoControl())
 
 
 def test_snapshots_are_reported_and_kept(whole):

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 import core.pipeline
+from core import layout
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.errors import ConfigError, CoreError, RunError, RunStopped
 from core.reporting import NoControl, NullReporter
@@ -94,6 +95,56 @@ def test_reason_for_the_end_of_a_run_is_stored_and_raised(store, computed, error
     assert (run.state, run.error) == (state, text)
     assert ("Traceback" in run.traceback and "fails" in run.traceback) == (state is RunState.FAILED)
     assert run.ended is not None
+
+
+def resume_state(store, run_id):
+    folder = store.run_folder(run_id) / layout.CHECKPOINT
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "done.json").write_text("{}")
+    return folder
+
+
+def test_resume_state_is_removed_after_the_run_is_complete(store, computed):
+    run_id, found = store.create(CONFIG, ""), []
+    folder = resume_state(store, run_id)
+    go(store, run_id, finish=lambda: found.append(folder.exists()))
+    assert found == [True]
+    assert store.run(run_id).state is RunState.COMPLETE
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("ending", [RunStopped("enough"), CoreError("x is 3"), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_resume_state_of_a_run_that_is_not_complete_is_kept(store, computed, ending):
+    def fails():
+        raise ending
+
+    run_id = store.create(CONFIG, "")
+    folder = resume_state(store, run_id)
+    with pytest.raises(type(ending)):
+        go(store, run_id, finish=fails)
+    store.mark_interrupted()
+    assert folder.exists()
+
+
+def test_resume_state_that_stays_behind_is_removed_later(store, computed, monkeypatch):
+    """The process was killed after COMPLETE, or the files could not be removed then: the run is complete all the same."""
+    run_id = store.create(CONFIG, "")
+    folder = resume_state(store, run_id)
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.runs.store.remove", refused)
+        go(store, run_id)
+        assert store.mark_interrupted() == []  # and does not raise
+    assert store.run(run_id).state is RunState.COMPLETE
+    assert folder.exists()
+    later = RunStore(store.folder)
+    assert later.mark_interrupted() == []
+    assert not folder.exists()
+    assert later.run(run_id) == store.run(run_id)
+    later.close()
 
 
 def test_error_of_a_full_disk_names_the_folder_and_how_to_resume(store):
