@@ -1,7 +1,7 @@
 """The exceptions that the engine raises on purpose, all derived from CoreError, so that callers can tell them from bugs.
 
-Every message is one sentence that names the wrong value and what is allowed. The command line prints it and exits with code 2; the
-dashboard shows it next to the form.
+Every message is one sentence that names the wrong value and what is allowed. The command line prints it and exits with code 2, or 1 for
+a StoreError; the dashboard shows it next to the form.
 """
 
 import reprlib
@@ -82,6 +82,13 @@ class EncoderError(CoreError):
 
 class RunError(CoreError):
     """A run cannot do what was requested, such as resuming a run that has ended."""
+
+
+class StoreError(CoreError):
+    """The runs folder cannot be read or written now: its disk is full, it is read-only or gone, or another process locks its database.
+
+    Nothing is wrong with what was asked for, and it works again when the folder does. The command line exits with code 1.
+    """
 
 
 class RunStopped(CoreError):

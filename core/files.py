@@ -143,8 +143,8 @@ def is_full(error: BaseException) -> bool:
             return True
         if isinstance(link, sqlite3.Error) and "is full" in str(link):
             return True
-        # safetensors raises an error of its own, with Rust's message and without a Python cause
-        if any(f"(os error {code})" in str(link) for code in codes):
+        # safetensors raises an error of its own, with Rust's message, and shutil.copytree one with a list of messages; neither has a cause
+        if any(text in str(link) for code in codes for text in (f"(os error {code})", f"[Errno {code}]")):
             return True
         link = link.__cause__ or link.__context__
     return False

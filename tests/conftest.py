@@ -17,6 +17,7 @@ from core.models.importing import import_checkpoint
 from core.models.registry import GivenSpec, ModelSpec
 from core.models.weights import read_weights
 from core.models.zoos.lookup import known_spec
+from tests.small_disks import mounted
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +79,13 @@ def small() -> FullPrecisionModel:
             network(torch.randn(64, 3, 8, 8) * 0.5 + 0.4)
     spec = ModelSpec("small", "small", ("a", "b", "c", "d"), 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "noise")
     return FullPrecisionModel(network.eval().requires_grad_(False), spec)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A 3 MB file system, see SmallDisk."""
+    with mounted(tmp_path / "disk") as disk:
+        yield disk
 
 
 @pytest.fixture

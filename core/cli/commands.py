@@ -137,22 +137,23 @@ def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepare
     from core.runs.execution import perform, runs_at_once
     from core.runs.output_folder import export_results
 
-    run = store.run(run_id)
-    progress.control = LocalControl(past=store.changes(run_id))
-    before = len(store.ahead(run_id))
-    if before:
-        progress.wait(before)
     try:
-        store.mark_interrupted()
-        result = perform(
-            store,
-            run_id,
-            TeeReporter(progress, StoreReporter(store, run_id)),
-            progress,
-            at_once=runs_at_once(),
-            finish=lambda: export_results(store, run),
-            prepared=prepared,
-        )
+        with store.database.patient():
+            run = store.run(run_id)
+            progress.control = LocalControl(past=store.changes(run_id))
+            before = len(store.ahead(run_id))
+            if before:
+                progress.wait(before)
+            store.mark_interrupted()
+            result = perform(
+                store,
+                run_id,
+                TeeReporter(progress, StoreReporter(store, run_id)),
+                progress,
+                at_once=runs_at_once(),
+                finish=lambda: export_results(store, run),
+                prepared=prepared,
+            )
     except KeyboardInterrupt:
         raise Interrupted(run_id) from None
     finally:

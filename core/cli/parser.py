@@ -1,6 +1,7 @@
 """The commands of `python -m core` and their flags. Progress goes to stderr; `--json` prints one JSON object last on stdout.
 
-Bad input ends in one line that names the value and what is allowed, with exit code 2. torch is imported only by commands that compute.
+Bad input ends in one line that names the value and what is allowed, with exit code 2; a full disk, and a runs folder that cannot be read or
+written, in one line with exit code 1. torch is imported only by commands that compute.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
@@ -33,7 +35,8 @@ from core.config import (
     help_text,
     knobs,
 )
-from core.errors import CoreError, one_line, quoted
+from core.errors import CoreError, StoreError, one_line, quoted
+from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
 _IN_THE_RUN = " Default: the files stay in the run's folder."
@@ -61,14 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result = options.function(options)
-    except CoreError as error:
-        print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog} {options.command}: interrupted, nothing was written", file=sys.stderr)
-        return 130
     except commands.Interrupted as interrupted:
         print(f"{parser.prog} {options.command}: interrupted; resume with {parser.prog} resume {interrupted}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        of_disk = is_full(error) or isinstance(error, StoreError)
+        if not of_disk and not isinstance(error, CoreError):
+            raise
+        sentence = str(error) if isinstance(error, CoreError) else _full_disk(error, options)
+        print(f"{parser.prog} {options.command}: {sentence}", file=sys.stderr)
+        return 1 if of_disk else 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {options.command}: interrupted, nothing was written", file=sys.stderr)
         return 130
     if options.json:
         text = json.dumps(result)
@@ -80,10 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = in_words(result)
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        # the reader, such as `head`, has enough; without this, Python would complain about the rest at exit
+    except OSError as error:
+        # without this, Python would complain about the rest at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, has enough
+            print(f"{parser.prog} {options.command}: the result could not be printed ({error.strerror})", file=sys.stderr)
+            return 1
     return 0
+
+
+def _full_disk(error: BaseException, options: argparse.Namespace) -> str:
+    """The sentence for a full disk, which names the file that was written or, where the error does not tell, the output path."""
+    link: BaseException | None = error
+    while link is not None and not (isinstance(link, OSError) and link.filename):
+        link = link.__cause__ or link.__context__
+    path = link.filename if isinstance(link, OSError) else getattr(options, "out", None) or tempfile.gettempdir()
+    return one_line(f"the disk that holds {path} is full: free some space and try again")
 
 
 def build_parser() -> argparse.ArgumentParser:

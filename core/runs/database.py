@@ -1,21 +1,27 @@
 """The SQLite database of a runs folder: connections, transactions, schema versions, and the reserve for a full disk."""
 
+import errno
+import logging
+import os
 import queue
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from core.config import RunConfig
-from core.errors import RunError
+from core.errors import RunError, StoreError
 from core.files import atomic_write, is_full
 from core.runs.owner import Owner
 from core.runs.run import Run, config_of_row, require_listed, run_of_row
+from core.runs.store_errors import DATABASE, is_locked, store_error
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
-DATABASE = "runs.sqlite3"
+SECONDS_FOR_A_LOCK = 10.0  # how long a transaction waits for another process; those of runs wait on, see Database.patient
 RESERVE = ".reserve"  # deleted when the disk is full, so that a run can still record that it failed
 RESERVE_BYTES = 1 << 20
 # one entry per schema version, starting from an empty database: a database of version n still needs the entries from index n on
@@ -62,6 +68,9 @@ _VERSIONS = (
 )
 
 
+_File = tuple[int, int]  # device and number of a file
+
+
 class Database:
     """The database of one runs folder, opened by one process.
 
@@ -72,48 +81,93 @@ class Database:
 
     **Full disk.** `write_or_use_reserve` and `change_run` delete the reserve file and try again. `refill_reserve` restores it.
 
-    **Errors.** The constructor raises RunError for a folder that cannot be written to, a file that is not a database, a newer schema
-    version, and a full disk. It creates a missing folder and upgrades an older schema; a failed upgrade changes nothing.
+    **Locks.** A transaction waits SECONDS_FOR_A_LOCK for one of another process, and in a block of `patient` as long as it takes.
+
+    **Errors.** Every method raises StoreError when the folder cannot be read or written, such as on a full disk, and works again when it
+    can be. The constructor also raises RunError for a path that is not a writable folder, a file that is not a database, and a newer
+    schema version. It creates a missing folder and upgrades an older schema; a failed upgrade changes nothing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # connections not in use; a new one is opened for each thread that needs one at the same time
-        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        # connections not in use, each with the database file that it has open; a new one is opened for each thread that needs one at the
+        # same time
+        self._idle: queue.LifoQueue[tuple[sqlite3.Connection, _File]] = queue.LifoQueue()
+        self._thread = threading.local()
         self._process: Owner | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._process = Owner(self.folder)
             with self._process.exclusive():
-                self.write_or_use_reserve(self._migrate)
+                if not os.path.exists(self.folder / DATABASE):
+                    with self.errors():
+                        self._connect().close()
+                # read first: that does not wait for a process that writes
+                if not self._or_use_reserve(self._is_migrated):
+                    self.write_or_use_reserve(self._migrate)
             self.refill_reserve()
         except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
             self.close()
-            raise RunError(f"the runs folder must be a writable folder, got {str(self.folder)!r} ({error})") from error
-        except sqlite3.DatabaseError as error:
+            found = store_error(error, self.folder) if is_full(error) else None
+            raise found or RunError(f"the runs folder must be a writable folder, got {str(self.folder)!r} ({error})") from error
+        except StoreError as error:
             self.close()
-            if is_full(error):
-                raise RunError(f"the disk that holds {self.folder} is full: free at least one megabyte") from error
-            raise RunError(
-                f"{self.folder / DATABASE} must be a database of this program or absent, but cannot be read ({error})"
-            ) from error
+            cause = error.__cause__
+            if type(cause) is sqlite3.DatabaseError or not (self.folder / DATABASE).is_file():
+                raise RunError(
+                    f"{self.folder / DATABASE} must be a database of this program or absent, but cannot be read ({cause})"
+                ) from error
+            raise
         except RunError:
             self.close()
             raise
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Errors of the folder in the block become StoreErrors."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            found = store_error(error, self.folder)
+            if found is None:
+                raise
+            raise found from error
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """In this thread, transactions in the block wait for another process that locks the database as long as it takes."""
+        before = getattr(self._thread, "patient", False)
+        self._thread.patient = True
+        try:
+            yield
+        finally:
+            self._thread.patient = before
+
+    def _when_unlocked(self, act: Callable[[], _T]) -> _T:
+        """The result of `act`, which is called again when it finds the database locked and this thread is patient."""
+        while True:
+            try:
+                return act()
+            except sqlite3.OperationalError as error:
+                if not is_locked(error) or not getattr(self._thread, "patient", False):
+                    raise
+                _log.warning("the database in %s is locked by another process: waiting for it", self.folder)
+
+    def _is_migrated(self) -> bool:
+        with self.read() as connection:
+            return bool(connection.execute("PRAGMA user_version").fetchone()[0] == len(_VERSIONS))
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_VERSIONS):
             raise RunError(f"{self.folder / DATABASE} must have schema version 0 to {len(_VERSIONS)}, got {version}: update this program")
-        if version == len(_VERSIONS):
-            return  # without a write, so that stored runs can be read on a full disk
         for statements in _VERSIONS[version:]:
             for statement in statements.split(";"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.folder / DATABASE, timeout=30, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.folder / DATABASE, timeout=SECONDS_FOR_A_LOCK, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
@@ -125,25 +179,48 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """A connection that no other thread uses during the block."""
-        try:
-            connection = self._idle.get_nowait()
-        except queue.Empty:
-            connection = self._connect()
+        """A connection that no other thread uses during the block. Raises StoreError, also for what SQLite raises in the block."""
+        with self.errors():
+            connection, file = self._when_unlocked(self._take)
         try:
             yield connection
+        except sqlite3.Error as error:
+            found = store_error(error, self.folder)
+            if found is None:
+                raise
+            raise found from error
         finally:
             if connection.in_transaction:
                 connection.close()  # the rollback failed too; the next user would continue that transaction
             else:
-                self._idle.put(connection)
+                self._idle.put((connection, file))
+
+    def _take(self) -> tuple[sqlite3.Connection, _File]:
+        """An idle or new connection, and the file it has open."""
+        # a connection would go on with the file that it has open, also when it was deleted, and what it writes would be lost
+        found = os.stat(self.folder / DATABASE)
+        file = found.st_dev, found.st_ino
+        with suppress(queue.Empty):
+            while True:
+                connection, opened = self._idle.get_nowait()
+                if opened == file:
+                    return connection, file
+                connection.close()
+        connection = self._connect()
+        try:
+            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()  # finds out whether it is locked
+        except BaseException:
+            connection.close()
+            raise
+        return connection, file
 
     @contextmanager
     def write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A transaction: committed when the block ends, rolled back when it raises. durable: see the class."""
         with self.read() as connection:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")  # at once: a transaction that starts by reading may be outdated when it writes
+            # at once: a transaction that starts by reading may be outdated when it writes
+            self._when_unlocked(lambda: connection.execute("BEGIN IMMEDIATE"))
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -155,21 +232,29 @@ class Database:
 
     def write_or_use_reserve(self, change: Callable[[sqlite3.Connection], _T]) -> _T:
         """A durable transaction that deletes the reserve and tries again when the disk is full. Returns what `change` returns."""
-        try:
+
+        def transaction() -> _T:
             with self.write() as connection:
                 return change(connection)
-        except sqlite3.OperationalError:
+
+        return self._or_use_reserve(transaction)
+
+    def _or_use_reserve(self, act: Callable[[], _T]) -> _T:
+        try:
+            return act()
+        except StoreError as error:
             reserve = self.folder / RESERVE
-            if not reserve.exists():
+            # a full disk may also show as "disk I/O error"
+            if not isinstance(error.__cause__, sqlite3.OperationalError) or is_locked(error.__cause__) or not reserve.exists():
                 raise
-            reserve.unlink(missing_ok=True)
-        with self.write() as connection:
-            return change(connection)
+            with self.errors():
+                reserve.unlink(missing_ok=True)
+        return act()
 
     def refill_reserve(self) -> None:
         """Restores the reserve file if there is space for it; otherwise continues without it."""
         reserve = self.folder / RESERVE
-        with self.process.exclusive():
+        with self.errors(), self._in_folder(), self.process.exclusive():
             if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
                 return
             try:
@@ -178,6 +263,13 @@ class Database:
             except OSError as error:
                 if not is_full(error):
                     raise
+
+    @contextmanager
+    def _in_folder(self) -> Iterator[None]:
+        """Raises FileNotFoundError where the folder is gone, which the lock files of `Owner` would create again."""
+        if not os.path.exists(self.folder / DATABASE):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder / DATABASE))
+        yield
 
     def sync(self) -> None:
         """Everything written so far is on the disk when this returns."""
@@ -215,6 +307,6 @@ class Database:
         """Closes idle connections and releases the runs of this process. May be called more than once."""
         with suppress(queue.Empty):
             while True:
-                self._idle.get_nowait().close()
+                self._idle.get_nowait()[0].close()
         if self._process is not None:
             self._process.close()

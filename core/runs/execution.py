@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from core.checkpoints import SECONDS_BETWEEN
-from core.errors import ConfigError, CoreError, RunStopped, first_line, quoted
+from core.errors import ConfigError, CoreError, RunError, RunStopped, StoreError, first_line, quoted
 from core.files import is_full
 from core.reporting import Control, Reporter
 from core.runs.control import LocalControl
 from core.runs.state import RunState
 from core.runs.store import RunStore
+from core.runs.store_errors import store_error
 
 AT_ONCE_VARIABLE = "RUNS_AT_ONCE"
 SECONDS_BETWEEN_TRIES = 1.0
@@ -79,31 +80,35 @@ def perform(
 
     finish: called before the run is marked complete, for example to export its files. prepared: see core.pipeline.execute. every: seconds
     between two resume states.
-    Raises what ended the run, after storing it: RunStopped, CoreError, or any other exception.
+    Raises what ended the run, after storing it: RunStopped, CoreError (StoreError for a full disk), or any other exception.
     """
-    try:
-        wait_for_turn(store, run_id, stopping, at_once)
-        if stopping():
-            raise RunStopped("the run was stopped before it began")
-        from core.pipeline import execute  # torch takes seconds to import, so not before the run's turn
+    with store.database.patient():
+        try:
+            wait_for_turn(store, run_id, stopping, at_once)
+            if stopping():
+                raise RunStopped("the run was stopped before it began")
+            from core.pipeline import execute  # torch takes seconds to import, so not before the run's turn
 
-        store.set_state(run_id, RunState.RUNNING)
-        store.run_folder(run_id).mkdir(exist_ok=True)
-        result = execute(store.config(run_id), store.run_folder(run_id), reporter, control, prepared, every)
-        finish()
-        store.set_state(run_id, RunState.COMPLETE)
-    except RunStopped:
-        store.set_state(run_id, RunState.STOPPED)
-        raise
-    except KeyboardInterrupt:
-        store.set_state(run_id, RunState.INTERRUPTED, "it was interrupted from the keyboard")
-        raise
-    except BaseException as error:
-        store.set_state(run_id, RunState.FAILED, describe_error(error, store), traceback.format_exc())
-        raise
-    # last, so that a run whose process is killed before it is complete has nothing to compute again
-    store.remove_resume_state(run_id)
-    return result
+            store.set_state(run_id, RunState.RUNNING)
+            store.run_folder(run_id).mkdir(exist_ok=True)
+            result = execute(store.config(run_id), store.run_folder(run_id), reporter, control, prepared, every)
+            finish()
+            store.set_state(run_id, RunState.COMPLETE)
+        except RunStopped:
+            store.set_state(run_id, RunState.STOPPED)
+            raise
+        except KeyboardInterrupt:
+            store.set_state(run_id, RunState.INTERRUPTED, "it was interrupted from the keyboard")
+            raise
+        except BaseException as error:
+            store.set_state(run_id, RunState.FAILED, describe_error(error, store), traceback.format_exc())
+            of_store = _of_store(error, store)
+            if of_store is not None:
+                raise of_store from error
+            raise
+        # last, so that a run whose process is killed before it is complete has nothing to compute again
+        store.remove_resume_state(run_id)
+        return result
 
 
 def attempt(store: RunStore, run_id: str, compute: Callable[[], object], closed: Callable[[], bool] = lambda: False) -> None:
@@ -111,31 +116,51 @@ def attempt(store: RunStore, run_id: str, compute: Callable[[], object], closed:
 
     If the state cannot be stored, for example because the disk is full, tries again until it can be, or until `closed()`.
     """
-    try:
-        compute()
-    except CoreError:
-        _log.info("run %s ended early", run_id, exc_info=True)  # its state has the reason
-    except Exception as error:
-        _log.exception("run %s ended early", run_id)
-        _store_failure(store, run_id, describe_error(error, store), traceback.format_exc(), closed)
+    number = 0
+    with store.database.patient():
+        try:
+            number = store.run(run_id).attempt
+            compute()
+        except Exception as error:
+            if isinstance(error, CoreError) and not isinstance(error, StoreError):
+                _log.info("run %s ended early", run_id, exc_info=True)  # its state has the reason
+                return
+            _log.exception("run %s ended early", run_id)
+            _store_failure(store, run_id, number, describe_error(error, store), traceback.format_exc(), closed)
 
 
-def _store_failure(store: RunStore, run_id: str, error: str, where: str, closed: Callable[[], bool]) -> None:
+def _store_failure(store: RunStore, run_id: str, attempt: int, error: str, where: str, closed: Callable[[], bool]) -> None:
     while not closed():
         try:
-            if not store.run(run_id).state.is_finished():
+            run = store.run(run_id)
+            # it may have been resumed since its end was stored
+            if not run.state.is_finished() and attempt in (0, run.attempt):
                 store.set_state(run_id, RunState.FAILED, error, where)
             return
+        except RunError:
+            return  # the run was deleted
         except Exception:
             _log.exception("could not store the final state of run %s yet", run_id)
             time.sleep(SECONDS_BETWEEN_TRIES)
 
 
+def _of_store(error: BaseException, store: RunStore) -> StoreError | None:
+    """The sentence for a run that ended because the runs folder could not be read or written; None for any other error."""
+    if isinstance(error, CoreError) and not isinstance(error, StoreError):
+        return None  # it names what was full, such as the disk of --out
+    if is_full(error):
+        return StoreError(
+            f"the disk that holds {store.folder} is full: free some space and resume the run, which continues from its last resume state"
+        )
+    return StoreError(str(error)) if isinstance(error, StoreError) else store_error(error, store.folder)
+
+
 def describe_error(error: BaseException, store: RunStore) -> str:
     """Why a run ended, in one human-readable line."""
+    of_store = _of_store(error, store)
+    if of_store is not None:
+        return str(of_store)
     if isinstance(error, CoreError):
         return str(error)
-    if is_full(error):
-        return f"the disk that holds {store.folder} is full: free some space and resume the run, which continues from its last resume state"
     message = first_line(error)  # the traceback has the rest
     return message if message == type(error).__name__ else f"{type(error).__name__}: {message}"

@@ -1,6 +1,7 @@
 """Copies the files of a run to the folder given by --out."""
 
 import filecmp
+import re
 import shutil
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _reason(error: OSError) -> str:
     """The reason without file names. copytree continues after an error and then raises a list of all errors."""
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
         first = error.args[0][0]  # (source, destination, reason), or only the reason
-        return str(first[-1] if isinstance(first, tuple) else first).split(": '")[0]
+        return re.sub(r"^\[Errno \d+\] ", "", str(first[-1] if isinstance(first, tuple) else first).split(": '")[0])
     return error.strerror or first_line(error)
 
 

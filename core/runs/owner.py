@@ -1,5 +1,6 @@
 """Which process a run belongs to, and whether that process is alive. A complete run belongs to nobody once its resume state is gone."""
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 FOLDER = "owners"
+_log = logging.getLogger(__name__)
 
 
 class Owner:
@@ -63,6 +65,12 @@ class Owner:
 
     def close(self) -> None:
         """This process no longer owns anything."""
-        with self._gate:
+        try:
+            if self._folder.is_dir():  # the gate would create it again
+                with self._gate:
+                    self._lock.release()
+                    (self._folder / self.name).unlink(missing_ok=True)
+        except OSError as error:  # such as a folder that has become read-only; the next census removes the file
+            _log.warning("could not remove %s yet: %s", self._folder / self.name, error)
+        finally:
             self._lock.release()
-            (self._folder / self.name).unlink(missing_ok=True)

@@ -30,7 +30,7 @@ import numpy as np
 
 from core import layout
 from core.config import RunConfig
-from core.errors import RunError
+from core.errors import RunError, StoreError
 from core.files import remove, remove_partials, temporary_copy_path
 from core.runs.database import Database
 from core.runs.frames import Frames
@@ -68,7 +68,8 @@ class RunStore:
     """The runs below one folder, which is created when it is missing.
 
     `frames` has the image snapshots, `trash` the deleted runs, `database` the connections and transactions.
-    Raises RunError for a database of a newer version, one that cannot be read, and a folder that cannot be written to.
+    Raises RunError for a database of a newer version, one that cannot be read, and a folder that cannot be written to. Every method raises
+    StoreError while the folder cannot be read or written, see Database.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -197,7 +198,7 @@ class RunStore:
             remove(self.run_folder(run_id) / layout.CHECKPOINT)
             with self.database.write(durable=False) as connection:
                 connection.execute("UPDATE run SET owner = '' WHERE id = ? AND state = 'complete'", (run_id,))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, StoreError) as error:
             _log.warning("could not remove the resume state of run %s yet: %s", run_id, error)
 
     def mark_interrupted(self) -> list[str]:
@@ -212,14 +213,15 @@ class RunStore:
             ).fetchall()
         process = self.database.process
         marked = []
-        for row in rows:
-            mark = functools.partial(self._mark_interrupted_run, row)
-            if row["state"] == RunState.COMPLETE:
-                self.remove_resume_state(row["id"])
-            elif not process.is_alive(row["owner"]) and self.database.write_or_use_reserve(mark):
-                marked.append(row["id"])
-        self.trash.remove_expired()
-        process.remove_stale()
+        with self.database.errors():
+            for row in rows:
+                mark = functools.partial(self._mark_interrupted_run, row)
+                if row["state"] == RunState.COMPLETE:
+                    self.remove_resume_state(row["id"])
+                elif not process.is_alive(row["owner"]) and self.database.write_or_use_reserve(mark):
+                    marked.append(row["id"])
+            self.trash.remove_expired()
+            process.remove_stale()
         return marked
 
     def _mark_interrupted_run(self, row: sqlite3.Row, connection: sqlite3.Connection) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from core.errors import CoreError, RunError
+from core.errors import CoreError, RunError, StoreError
 from core.memory import keep_memory
 from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
@@ -210,13 +210,17 @@ def main(folder: Path) -> None:
     output = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # so that nothing a library prints is read as a message
     keep_memory()
-    runs = _WorkerRuns(RunStore(folder), output)
+    store = RunStore(folder)
+    runs = _WorkerRuns(store, output)
     threading.Thread(target=import_engine, name="import", daemon=True).start()
-    for line in sys.stdin:
-        try:
-            runs.receive(json.loads(line))
-        except CoreError as error:
-            print(error, file=sys.stderr)
+    with store.database.patient():
+        for line in sys.stdin:
+            try:
+                runs.receive(json.loads(line))
+            except StoreError:
+                raise  # the run cannot be taken over: the server notices that this process has ended
+            except CoreError as error:
+                print(error, file=sys.stderr)
     os._exit(0)  # without waiting for the threads: the server is gone
 
 

@@ -174,6 +174,7 @@ def hidden(error: BaseException, by: BaseException) -> BaseException:
         (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
         (sqlite3.OperationalError("database or disk is full"), True),
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), errno.ENOSPC == 28),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), errno.ENOSPC == 28),
         (hidden(OSError(errno.ENOSPC, "no space"), RuntimeError("unexpected pos 576 vs 534")), True),
         (OSError(errno.EIO, "Input/output error"), False),
         (PermissionError(errno.EACCES, "Permission denied"), False),

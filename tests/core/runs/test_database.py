@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 import pytest
 from run_stores import CONFIG, created
 
-from core.errors import RunError
+from core.errors import RunError, StoreError
 from core.runs.database import DATABASE, Database
 from core.runs.state import RunState
 from core.runs.store import RunStore
@@ -126,7 +126,7 @@ def test_migration_that_fails_halfway_changes_nothing(version_1, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Database, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
-        with pytest.raises(RunError, match="is full: free"):
+        with pytest.raises(StoreError, match="is full: free"):
             RunStore(version_1)
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
@@ -211,7 +211,7 @@ def test_migration_from_version_2_that_fails_halfway_changes_nothing(version_2, 
         before = list(connection.iterdump())
     with monkeypatch.context() as patch:
         patch.setattr(Database, "_migrate", lambda self, connection: execute(self, Breaking(connection)))
-        with pytest.raises(RunError, match="is full: free"):
+        with pytest.raises(StoreError, match="is full: free"):
             RunStore(version_2)
     with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
@@ -252,7 +252,7 @@ def test_reserve_is_used_once_and_refilled(store, monkeypatch):
     def full(durable=True):
         if reserve.exists():
             refused.append(durable)
-            raise sqlite3.OperationalError("database or disk is full")
+            raise StoreError("the disk is full") from sqlite3.OperationalError("database or disk is full")
         with write(durable) as connection:
             yield connection
 

@@ -85,7 +85,9 @@ class Script:
 
 def tensors(manager, run_id):
     folder = manager.store.run_folder(run_id)
-    return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+    # not in the resume state, which is removed just after the run is complete
+    paths = [path for kind in ("images", "quantized") for path in sorted(folder.glob(f"{kind}/**/*.safetensors"))]
+    return {str(path.relative_to(folder)): load_file(path) for path in paths}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
