@@ -5,9 +5,8 @@ from typing import Any
 
 import streamlit as st
 
-from core.errors import CoreError
-from dashboard import session, text
-from dashboard.components import elements, figures
+from dashboard import session
+from dashboard.components import elements, figures, problems
 from dashboard.pages import PAGES, Page
 from dashboard.server import access, resources
 from dashboard.updates import socket
@@ -25,13 +24,10 @@ if __name__ == "__main__":  # run as a script for each session and after each in
 
     access.admit()
     figures.offer_files()
-    try:
+    with problems.shown():  # for example a database of a newer version
         session.manager()
         session.remember_run()
-    except CoreError as error:  # for example a database of a newer version
-        st.error(text.error(error), icon=":material/error:")
-        st.stop()
-    st.navigation([as_streamlit_page(page) for page in PAGES], position="top").run()
+        st.navigation([as_streamlit_page(page) for page in PAGES], position="top").run()
 else:  # imported once by the server, before it serves anything
     access.refuse_to_start()
     resources.share_memory()

@@ -28,6 +28,8 @@ class Checkpoints:
     """The saved state of one run, in its own folder, which is created by the first write.
 
     every: seconds between two saves of a state; 0 saves at every opportunity. Raises RunError if the folder cannot be read.
+
+    `kernels` is stored with everything that is saved: which kernels the run computes with, empty if that does not matter.
     """
 
     def __init__(self, folder: Path, before: Callable[[], None] = lambda: None, every: float = SECONDS_BETWEEN) -> None:
@@ -35,6 +37,7 @@ class Checkpoints:
         self._before = before
         self._began = self._saved = time.monotonic()
         self._cost = 0.0
+        self.kernels = ""
         self._earlier: float
         self._stages: dict[str, Any]
         remove_partials(folder)
@@ -43,6 +46,7 @@ class Checkpoints:
             if (folder / DONE).exists():
                 values = json.loads((folder / DONE).read_text(encoding="utf-8"))
                 self._earlier, self._stages = float(values["seconds"]), dict(values["parts"])
+                self.kernels = str(values.get("kernels", ""))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{folder / DONE} must be a file written by a run, but cannot be read ({first_line(error)})") from error
         self._stage, self._state = self._load_state()
@@ -57,6 +61,7 @@ class Checkpoints:
             # load to the CPU; the values are later copied into existing tensors
             values = torch.load(path, map_location="cpu", weights_only=True)
             self._earlier = max(self._earlier, values["seconds"])
+            self.kernels = str(values.get("kernels", self.kernels))
             return values["part"], values["state"]
         except (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise RunError(f"{path} must be a file written by a run, but cannot be read ({first_line(error)})") from error
@@ -90,7 +95,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / STATE) as partial, partial.open("wb") as file:
             try:
-                torch.save({"part": stage, "seconds": self.seconds, "state": dict(state)}, file)
+                torch.save({"part": stage, "seconds": self.seconds, "kernels": self.kernels, "state": dict(state)}, file)
             except RuntimeError as error:
                 # torch hides the error of the disk behind "unexpected pos"
                 if isinstance(error.__context__, OSError):
@@ -104,6 +109,6 @@ class Checkpoints:
         self._before()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stages[stage] = outcome
-        write_json(self.folder / DONE, {"seconds": self.seconds, "parts": self._stages})
+        write_json(self.folder / DONE, {"seconds": self.seconds, "kernels": self.kernels, "parts": self._stages})
         # if the process is killed before this line, the state of a finished stage remains, but is never requested
         (self.folder / STATE).unlink(missing_ok=True)

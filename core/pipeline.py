@@ -4,7 +4,8 @@ Both the command line and the worker processes come through here; `reporter` rec
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,14 @@ from core.errors import RunError, first_line
 from core.evaluation.accuracy import Accuracy
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
+from core.generation.fused.kernels import resumed
+from core.generation.methods import METHODS
 from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.user_files import check_program
 from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
-from core.reporting import Control, Reporter
+from core.reporting import WARNING, Control, Reporter
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
 from core.stages.full_precision import measure_full_precision
@@ -94,9 +97,24 @@ def execute(
     with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
-        result = _Execution(prepared, folder, checkpoints, Context(reporter, control, checkpoints)).result()
+        with _same_kernels(prepared, checkpoints, reporter):
+            result = _Execution(prepared, folder, checkpoints, Context(reporter, control, checkpoints)).result()
     write_json(folder / layout.RESULT, result)
     return result
+
+
+@contextmanager
+def _same_kernels(prepared: Prepared, checkpoints: Checkpoints, reporter: Reporter) -> Iterator[None]:
+    """A resumed run computes with the kernels that it began with; where they are missing, its result says that images will differ."""
+    methods = [] if prepared.sets or prepared.model.device.type != "cpu" else list(prepared.config.methods)
+    if checkpoints.outcome(STAGE) is not None:  # the sources of joint methods are trained further
+        methods = [method for method in methods if METHODS[method].is_joint]
+    if not methods:
+        yield
+        return
+    names = " and ".join(METHODS[method].title for method in methods)
+    with resumed(checkpoints.kernels, names, lambda sentence: reporter.result(f"{WARNING}/kernels", sentence)) as checkpoints.kernels:
+        yield
 
 
 def _stored_result(path: Path) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class RunningStatistics:
     variances: np.ndarray  # float32 (C,), unbiased
 
 
+WARNING = "warning"  # results named WARNING/... are sentences for people, about what may be unexpected in the other results
 TEST = "test"  # stage of the accuracy records during training, which are not training steps
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from core.reporting import TEST, Control, NoControl, NullReporter
+from core.reporting import TEST, WARNING, Control, NoControl, NullReporter
 
 
 class Progress(NullReporter):
@@ -67,6 +67,12 @@ class Progress(NullReporter):
         bar = self._drawn()
         bar.update(step - bar.n)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    def result(self, name: str, value: Any) -> None:
+        """Prints warnings."""
+        if name.startswith(f"{WARNING}/"):
+            self._close()
+            print(f"warning: {value}", file=sys.stderr)
 
     def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
         """One step; accuracy checks are not steps."""

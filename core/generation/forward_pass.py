@@ -108,8 +108,11 @@ class ForwardPass:
         if not isinstance(self._network, FusedNetwork):
             self.compile_failure = "the network cannot be traced"
             return
-        if images.device.type == "cpu" and kernels.description() == "C":
+        if images.device.type == "cpu" and kernels.description() == kernels.C:
             self.compile_failure = "on a CPU the C compiler has done it already"
+            return
+        if images.device.type == "cpu" and kernels.description().endswith(kernels.AS_BEFORE):
+            self.compile_failure = "the run began without a compiler, and ends with the same bits"
             return
         self._compiled, self._shape = torch.compile(self._compute, dynamic=False, fullgraph=True), images.shape
         try:

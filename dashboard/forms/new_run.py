@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from core.config import PRESETS, GenerationConfig, RunConfig, live_knobs
-from core.errors import CoreError
 from core.runs.run import Run
-from dashboard import session, text
+from dashboard import session
+from dashboard.components import problems
 from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.forms.knobs import live_sliders
@@ -30,11 +30,9 @@ def just_asked_for() -> bool:
 
 def form() -> None:
     """Preset, sliders and all settings. Starts the run and shows it after Start was pressed."""
-    try:
+    earlier = None
+    with problems.shown():
         earlier = _earlier_run()
-    except CoreError as error:
-        st.error(text.error(error), icon=":material/error:")
-        earlier = None
     if earlier is None:
         preset = forms.preset_choice("preset")
         start, key = PRESETS[preset], preset
@@ -50,17 +48,15 @@ def form() -> None:
     values = {}
     if not start.images_from:
         values = live_sliders({name: getattr(start.generation, name) for name in live_knobs(GenerationConfig)}, f"new/{key}")
-    try:
+    with problems.shown():
         config = forms.run_form(start, key, values)
         if config is not None:
-            st.query_params.pop(FROM_PARAMETER, None)
             session.start(config, session.uploads().run_name(config))
+            st.query_params.pop(FROM_PARAMETER, None)  # only now, so that the form stays as it is when the run cannot start
             sources.forget_uploads()
             if config.images_from:  # the Studio shows generated images only
                 st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})
             st.rerun()
-    except CoreError as error:
-        st.error(text.error(error), icon=":material/error:")
 
 
 def _earlier_run() -> tuple[Run, RunConfig] | None:

@@ -5,9 +5,8 @@ from dataclasses import replace
 import streamlit as st
 
 from core.config import PRESETS
-from core.errors import CoreError
-from dashboard import session, text
-from dashboard.components import elements
+from dashboard import session
+from dashboard.components import elements, problems
 from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.updates import live_view
@@ -29,7 +28,7 @@ if run is not None and session.image_methods(run):
     with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
         encoder = forms.encoder_widget(PRESETS["quick"], "diversity")
         if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure"):
-            try:
+            with problems.shown():
                 config = replace(
                     run.config,
                     methods=tuple(session.image_methods(run)),
@@ -39,8 +38,6 @@ if run is not None and session.image_methods(run):
                 )
                 session.start(config)
                 st.rerun()
-            except CoreError as error:
-                st.error(text.error(error), icon=":material/error:")
 
 
 def own_form():
@@ -53,15 +50,13 @@ def own_form():
         with right:
             network = sources.network_widgets(PRESETS["quick"].model, "own diversity")
         if st.form_submit_button("Measure these images", type="primary", icon=":material/play_arrow:", key="measure own"):
-            try:
+            with problems.shown():
                 config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
                 config = forms.with_own_images(config, sources.kept_images(own_images), sources.kept_network(network))
                 name = session.uploads().run_name(config, own_images.name if own_images else "")
                 session.start(config, name)
                 sources.forget_uploads()
                 st.rerun()
-            except CoreError as error:
-                st.error(text.error(error), icon=":material/error:")
 
 
 key = f"diversity own/{run.id if run is not None else ''}"

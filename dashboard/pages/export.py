@@ -4,9 +4,8 @@ from functools import partial
 
 import streamlit as st
 
-from core.errors import CoreError
 from dashboard import session, text
-from dashboard.components import figures
+from dashboard.components import figures, problems
 from dashboard.downloads import artifacts, report
 from dashboard.names import class_names
 from dashboard.updates import live_view
@@ -49,11 +48,8 @@ with left:
 with right:
     kind = st.selectbox("Format", offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
 if st.button("Create file", type="primary", icon=":material/file_export:", key="make"):
-    try:
-        with st.spinner("Writing and verifying the file ...", show_time=True):
-            artifacts.make(session.store().folder, run.id, offer, kind, folder)
-    except (CoreError, OSError) as error:
-        st.error(text.error(error), icon=":material/error:")
+    with problems.shown(), st.spinner("Writing and verifying the file ...", show_time=True):
+        artifacts.make(session.store().folder, run.id, offer, kind, folder)
 
 files = artifacts.exported(folder)
 if not files:

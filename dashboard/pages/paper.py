@@ -3,11 +3,10 @@
 import streamlit as st
 
 from core.config import PRESETS
-from core.errors import CoreError
 from core.generation.methods import METHODS
 from core.runs import paper_table
-from dashboard import session, text
-from dashboard.components import figures
+from dashboard import session
+from dashboard.components import figures, problems
 from dashboard.forms import run as forms
 from dashboard.names import method_name
 from dashboard.tables import results
@@ -84,8 +83,6 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
             key=f"{name}/data",
         ).strip()
     if st.button("Measure", type="primary", icon=":material/play_arrow:", key="measure row"):
-        try:
+        with problems.shown():
             session.start(paper_table.row_config(name, PRESETS[preset], model, data))
             st.switch_page("dashboard/pages/studio.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})
-        except CoreError as error:
-            st.error(text.error(error), icon=":material/error:")

@@ -5,9 +5,8 @@ from dataclasses import replace
 import streamlit as st
 
 from core.config import PRESETS
-from core.errors import CoreError
-from dashboard import session, text
-from dashboard.components import elements, figures
+from dashboard import session
+from dashboard.components import elements, figures, problems
 from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.tables import results
@@ -30,14 +29,12 @@ if run is None:
 
 def start_run(start, preset, own_images):
     """The form; starts a run when its button is pressed."""
-    try:
+    with problems.shown():
         config, pressed, name = forms.quantization_form(start, f"own/{preset}" if own_images else preset, own_images)
         if pressed:
             session.start(config, session.uploads().run_name(config, name))
             sources.forget_uploads()
             st.rerun()
-    except CoreError as error:
-        st.error(text.error(error), icon=":material/error:")
 
 
 if run is not None and session.image_methods(run):

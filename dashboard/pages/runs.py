@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import session, text
 from dashboard.charts.comparison import MOST
-from dashboard.components import figures
+from dashboard.components import figures, problems
 from dashboard.forms import new_run
 from dashboard.pages import PAGES
 from dashboard.tables import run_list
@@ -14,7 +14,8 @@ from dashboard.views import comparison, run_actions, status
 st.title("Runs")
 st.caption(f"All runs, stored in {text.plain(session.store().folder)}.")
 
-session.store().mark_interrupted()  # runs of other processes that ended without finishing
+with problems.shown():  # a folder that is read-only can still be listed
+    session.store().mark_interrupted()  # runs of other processes that ended without finishing
 runs = session.store().runs()
 run_actions.undo_line()
 if not runs:

@@ -11,11 +11,11 @@ from urllib.parse import parse_qsl
 
 import streamlit as st
 
-from core.errors import RunError
+from core.errors import RunError, StoreError
 from core.runs.run import Run
 from core.runs.state import RunState
 from dashboard import session
-from dashboard.components import elements
+from dashboard.components import elements, problems
 from dashboard.pages import PAGES
 from dashboard.server import resources
 from dashboard.updates import pace, socket
@@ -26,6 +26,8 @@ PAGE = "page"  # any JSON value; when it changes, the whole page is redrawn
 ENDED = "ended"  # whether the values no longer change; default: whether the run is finished
 BEHIND = "behind"  # whether newer data is about to be complete, so that the page should ask again soon
 _NOT_ELEMENTS = (LAYOUT, PAGE, ENDED, BEHIND)
+# layout versions of an answer without values
+_DELETED, _UNREADABLE = "deleted", "unreadable"
 _SOON = 0.2  # fraction of the usual time between two updates
 
 Values = dict[str, Any]
@@ -58,8 +60,7 @@ def follow(view: View, run: Run) -> None:
     """Draws a view and updates its elements until the values no longer change; then the whole page is redrawn."""
     ended, page = _of_page(run, view.values(run, st.query_params.to_dict()))
 
-    @st.fragment
-    def region() -> None:
+    def draw() -> str:
         try:
             current = session.store().run(run.id)
         except RunError:
@@ -69,9 +70,18 @@ def follow(view: View, run: Run) -> None:
             st.rerun(scope="app")
         with elements.rendering("" if ended else str(time.time())):
             view.draw(current, values)
+        return _layout_version(current, values)
+
+    @st.fragment
+    def region() -> None:
+        try:
+            layout = draw()
+        except StoreError as error:
+            problems.show(error)
+            layout = _UNREADABLE  # the view is drawn again when an update has another
         if not ended:
             milliseconds = round(1000 * pace.stream_seconds())
-            elements.update_socket(f"updates/{run.id}", socket.address(run.id, view.name), _layout_version(current, values), milliseconds)
+            elements.update_socket(f"updates/{run.id}", socket.address(run.id, view.name), layout, milliseconds)
 
     region()
 
@@ -84,14 +94,17 @@ def collect_updates(view: View, run_id: str, query: str) -> dict[str, Any]:
     again = round(1000 * pace.stream_seconds())
     try:
         run = session.store().run(run_id)
+        values = view.values(run, dict(parse_qsl(query.removeprefix("?"))))
+        layout = _layout_version(run, values)
     except RunError:
-        return {"layout": "deleted", "again": again, "values": {}}
-    values = view.values(run, dict(parse_qsl(query.removeprefix("?"))))
+        return {"layout": _DELETED, "again": again, "values": {}}
+    except StoreError:
+        return {"layout": _UNREADABLE, "again": again, "values": {}}
     if run.state is RunState.RUNNING and values.get(BEHIND):
         # at its usual pace, a page in step with the job could miss every moment at which new data is complete
         again = round(again * _SOON)
     data = {key: json.dumps(value) for key, value in values.items() if key not in _NOT_ELEMENTS}
-    return {"layout": _layout_version(run, values), "again": again, "values": data}
+    return {"layout": layout, "again": again, "values": data}
 
 
 def _of_page(run: Run, values: Values) -> tuple[bool, Any]:
@@ -116,6 +129,7 @@ def refreshed(seconds: float | None, draw: Callable[[], None]) -> None:
         if not first and seconds is not None:  # the user waits for the first drawing and for the effects of a click
             resources.lower_priority()
         first = False
-        draw()
+        with problems.shown():
+            draw()
 
     region()

@@ -10,13 +10,12 @@ import pandas as pd
 import streamlit as st
 
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
-from core.errors import CoreError
 from core.generation.methods import method_order
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures
+from dashboard.components import figures, problems
 from dashboard.names import method_name
 
 _NUMBERS = {  # columns of the table of layers -> help
@@ -146,11 +145,9 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
         f"{_kilobytes(after)} kB after."
     )
     if pressed:
-        try:
+        with problems.shown():
             session.start(again(run, method, bits, found["layers"], chosen, wanted))
             st.rerun(scope="app")
-        except CoreError as error:
-            st.error(text.error(error), icon=":material/error:")
     rows = compared(run, method, width)
     if len(rows) > 1:
         st.markdown("**Runs on the same images at this bit width**")

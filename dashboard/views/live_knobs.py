@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.config import GenerationConfig, live_knobs
-from core.errors import CoreError
 from core.runs.run import Run
-from dashboard import session, text
+from dashboard import session
+from dashboard.components import problems
 from dashboard.forms.knobs import live_sliders
 from dashboard.names import method_name
 
@@ -59,7 +59,5 @@ def draw_knobs(run: Run) -> None:
 
 def _change(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
     of = live_knobs(GenerationConfig)[name].metadata["of"]
-    try:
+    with problems.shown(st.toast):
         session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if not of or method in of])
-    except CoreError as error:
-        st.toast(text.error(error), icon=":material/error:")

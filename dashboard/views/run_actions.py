@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from core.errors import CoreError
 from core.runs.run import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
 from dashboard import session, text
-from dashboard.components import figures
+from dashboard.components import figures, problems
 from dashboard.tables import run_list
 
 _JUST_DELETED = "just deleted"
@@ -179,9 +178,7 @@ def deleted_runs() -> None:
 
 def _done(act: Callable[[], None]) -> bool:
     """Whether the action succeeded; if not, the page shows the error."""
-    try:
+    with problems.shown():
         act()
-    except CoreError as error:
-        st.error(text.error(error), icon=":material/error:")
-        return False
-    return True
+        return True
+    return False

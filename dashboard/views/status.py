@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from core.errors import CoreError
+from core.reporting import WARNING
 from core.runs.run import Run
 from core.runs.state import RunState
 from dashboard import session, text
-from dashboard.components import elements
+from dashboard.components import elements, problems
 from dashboard.updates.live_view import Values, View
 
 _SECONDS_FOR_A_STEP = 1.5
@@ -58,6 +58,8 @@ def draw(run: Run, values: Values) -> None:
         if run.traceback:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
+    for sentence in session.store().results_of_all([WARNING], run.id).get(run.id, {}).values():
+        st.warning(text.plain(sentence), icon=":material/warning:")
     if _progress_key(run) in values:
         elements.text_block(_progress_key(run), values[_progress_key(run)])
     if run.state.can_resume():
@@ -80,10 +82,8 @@ STATUS = View("status", values, draw)
 
 
 def _resume(run_id: str) -> None:
-    try:
+    with problems.shown(st.toast):
         session.manager().resume(run_id)
-    except CoreError as error:
-        st.toast(text.error(error), icon=":material/error:")
 
 
 def _time_left(run: Run) -> str:
@@ -108,9 +108,10 @@ def _buttons(run: Run) -> None:
     control = session.manager().control(run.id)
 
     def one_step() -> None:
-        before = session.store().run(run.id).step, _image_versions(run)
-        control.step()
-        _wait_for_step(run, *before)
+        with problems.shown(st.toast):
+            before = session.store().run(run.id).step, _image_versions(run)
+            control.step()
+            _wait_for_step(run, *before)
         elements.follow_newest(run.id)
 
     with st.container(horizontal=True):

@@ -16,6 +16,7 @@ from core.data.labeled import embedded_images
 from core.errors import DataError, RunError, RunStopped, UnknownNameError
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
+from core.generation.fused import kernels
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.saved_network import load_quantized
@@ -474,6 +475,36 @@ def test_stop_ends_a_generation_at_the_next_iteration(tmp_path, count):
         )
     assert series_of(recorder, "generation") == [(method, step) for step in range(1, count + 1) for method in ("mi-fgsm", "adam")]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(("began", "ends"), [("torch", "C"), ("C", "torch")])
+def test_resumed_run_on_a_machine_with_another_compiler(tmp_path, monkeypatch, began, ends):
+    """Begun without a C compiler, a run ends with the same bits where there is one; the other way around, it says that it cannot."""
+    if kernels.description() != "C":
+        pytest.skip("needs a C compiler")
+    config = RunConfig(generation=GENERATION, methods=("adam",), bits=(), evaluation=EvaluationConfig(encoder=""))
+    library = kernels._library()
+
+    def machine(kind):
+        monkeypatch.setattr(kernels, "_library", lambda: library if kind == "C" else "no C compiler")
+
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    machine(began)
+    pipeline.execute(config, tmp_path / "whole", NullReporter(), NoControl())
+    stopped = StopsAt(2)
+    with pytest.raises(RunStopped):
+        pipeline.execute(config, tmp_path / "parts", Recorder(), stopped)
+    machine(ends)
+    recorder = Recorder()
+    pipeline.execute(config, tmp_path / "parts", recorder, NoControl())
+    images = [load_image_set(tmp_path / name / "images" / "adam") for name in ("whole", "parts")]
+    assert [one.manifest["summary"]["kernels"] for one in images][1].startswith("torch")
+    if ends == "C":
+        assert torch.equal(images[0].images, images[1].images)
+        assert "warning/kernels" not in recorder.results
+    else:
+        assert "the images by Adam will differ slightly" in recorder.results["warning/kernels"]
 
 
 def test_stop_ends_a_training_at_the_next_step(tmp_path, whole, config):

@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ _SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = ("-O3", "-fopenmp", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-trapping-math")
 _SECONDS = 60.0  # timeout of the compiler, which takes less than one
 _EVERYTHING = (-float("inf"), float("inf"))
-_in_use = True
+C = "C"
+AS_BEFORE = "as before the run was interrupted"  # a reason for by_torch
+_thread = threading.local()  # `reason`: why this thread computes with torch although it has the choice; "" or missing: it does not
 
 
 @dataclass(frozen=True)
@@ -74,23 +77,43 @@ def backward(
 
 def description() -> str:
     """ "C", or "torch" and the reason."""
-    library = _library()
-    return "C" if _in_use and isinstance(library, ctypes.CDLL) else f"torch: {library if _in_use else 'chosen'}"
+    library = _reason() or _library()
+    return C if isinstance(library, ctypes.CDLL) else f"torch: {library}"
+
+
+def _reason() -> str:
+    return getattr(_thread, "reason", "")
 
 
 @contextmanager
-def by_torch() -> Iterator[None]:
-    """Computes with torch while the block runs, as on a machine without a C compiler."""
-    global _in_use
-    before, _in_use = _in_use, False
+def by_torch(reason: str = "chosen") -> Iterator[None]:
+    """This thread computes with torch while the block runs, as on a machine without a C compiler."""
+    before, _thread.reason = _reason(), reason
     try:
         yield
     finally:
-        _in_use = before
+        _thread.reason = before
+
+
+@contextmanager
+def resumed(before: str, method_names: str, warn: Callable[[str], None]) -> Iterator[str]:
+    """During the block, a resumed run computes with the kernels that it began with, if they are available here.
+
+    before: what an earlier block yielded; empty if there was none. Yields "C" or "torch", for the next block. warn: called with a sentence
+    if the images of `method_names` will differ from those of an uninterrupted run.
+    """
+    now = description()
+    if before == C and now != C:
+        warn(
+            f"the images by {method_names} will differ slightly from those of an uninterrupted run, because the run began with kernels "
+            f"compiled by a C compiler and is resumed without ({now.removeprefix('torch: ')})"
+        )
+    with by_torch(AS_BEFORE) if before and before != C and now == C else nullcontext():
+        yield C if description() == C else "torch"
 
 
 def _library_for(*tensors: Tensor | None) -> ctypes.CDLL | None:
-    if not _in_use or any(t is not None and (t.device.type != "cpu" or t.dtype != torch.float32) for t in tensors):
+    if _reason() or any(t is not None and (t.device.type != "cpu" or t.dtype != torch.float32) for t in tensors):
         return None
     library = _library()
     return library if isinstance(library, ctypes.CDLL) else None

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -132,3 +133,38 @@ def test_without_a_compiler_torch_is_used(environment, reason):
     first, second = answer.stdout.splitlines()
     assert reason in first
     assert second == "[0.0, 2.0]"
+
+
+def test_torch_is_chosen_for_one_thread_only():
+    """Runs may be computed in several threads of one process."""
+    before, others = kernels.description(), []
+    with kernels.by_torch():
+        thread = threading.Thread(target=lambda: others.append(kernels.description()))
+        thread.start()
+        thread.join()
+        assert kernels.description() == "torch: chosen"
+    assert others == [before]
+    assert kernels.description() == before
+
+
+@needs_compiler
+@pytest.mark.parametrize(("before", "used"), [("", "C"), ("C", "C"), ("torch", "torch")])
+def test_resumed_run_uses_the_kernels_it_began_with(before, used):
+    said = []
+    with kernels.resumed(before, "Adam", said.append) as now:
+        assert now == used
+        assert kernels.description().startswith(used)
+    assert said == []
+    assert kernels.description() == "C"
+
+
+@pytest.mark.parametrize(("before", "warns"), [("", False), ("torch", False), ("C", True)])
+def test_resumed_run_without_a_compiler_warns_if_it_began_with_one(monkeypatch, before, warns):
+    monkeypatch.setattr(kernels, "_library", lambda: "no C compiler")
+    said = []
+    with kernels.resumed(before, "Adam", said.append) as now:
+        assert now == "torch"
+    assert len(said) == warns
+    if warns:
+        assert said[0].startswith("the images by Adam will differ slightly from those of an uninterrupted run")
+        assert said[0].endswith("resumed without (no C compiler)")

@@ -1,0 +1,211 @@
+"""A full disk, and a runs folder that cannot be read or written: a sentence on the page, and nothing that was typed is lost."""
+
+import sqlite3
+from contextlib import closing, contextmanager
+
+import pytest
+from app_pages import ROOT, page, texts
+from streamlit.testing.v1 import AppTest
+from test_runs_and_comparison import finished, select
+
+from core.runs import database
+from core.runs.database import DATABASE, Database
+from core.runs.state import RunState
+from dashboard import session
+from dashboard.updates import live_view
+from dashboard.views import status
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A list: while it has something in it, nothing can be written to the database."""
+    found, write = [], Database.write
+
+    @contextmanager
+    def no_space(self, durable=True):
+        if found:
+            with self.errors():
+                raise sqlite3.OperationalError("database or disk is full")
+        with write(self, durable) as connection:
+            yield connection
+
+    monkeypatch.setattr(Database, "write", no_space)
+    return found
+
+
+def shows(app, full):
+    """Whether the page shows the sentence; the page works again when there is space."""
+    assert not app.exception, app.exception
+    shown = [one.value.replace("\\", "") for one in (*app.error, *app.toast)]
+    full.clear()
+    return any(f"the disk that holds {session.store().folder} is full: free some space" in text for text in shown)
+
+
+def test_start_keeps_what_was_chosen(runs_folder, full):
+    app = page("studio")
+    app.multiselect(key="quick/methods").set_value(["adam"])
+    app.number_input(key="quick/generation/images").set_value(40)
+    full.append(True)
+    app.button(key="start").click().run()
+    assert shows(app, full)
+    assert app.multiselect(key="quick/methods").value == ["adam"]
+    assert app.number_input(key="quick/generation/images").value == 40
+    assert session.store().runs() == []
+
+
+def test_start_again_keeps_the_settings_of_the_earlier_run(runs_folder, full):
+    run_id = finished("earlier", seed=5)
+    app = page("studio", **{"from": run_id})
+    full.append(True)
+    app.button(key="start").click().run()
+    assert shows(app, full)
+    assert app.query_params["from"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("name", "opened", "button"),
+    [
+        ("quantize", "quantize/{}/False", "quantize"),
+        ("diversity", "Measure with another encoder", "measure"),
+        ("paper", "Measure a row", "measure row"),
+    ],
+)
+def test_buttons_that_start_runs(with_finished_run, full, name, opened, button):
+    app = page(name, opened.format(with_finished_run))
+    full.append(True)
+    app.button(key=button).click().run()
+    assert shows(app, full)
+    assert [run.id for run in session.store().runs()] == [with_finished_run]
+
+
+def test_resume(runs_folder, full):
+    run_id = finished("stopped", final=RunState.STOPPED)
+    app = page("runs")
+    select(app, 0)
+    full.append(True)
+    app.button(key=f"resume {run_id}").click().run()
+    assert shows(app, full)
+    assert session.store().run(run_id).state == "stopped"
+
+
+def test_description_keeps_what_was_typed(runs_folder, full):
+    run_id = finished("as it was")
+    app = select(page("runs"), 0)
+    app.text_input(key=f"name {run_id}").set_value("a new name")
+    app.text_area(key=f"note {run_id}").set_value("a long note")
+    full.append(True)
+    app.button(key="save description").click().run()
+    assert shows(app, full)
+    assert app.text_input(key=f"name {run_id}").value == "a new name"
+    assert app.text_area(key=f"note {run_id}").value == "a long note"
+    app.button(key="save description").click().run()
+    assert (session.store().run(run_id).name, session.store().run(run_id).note) == ("a new name", "a long note")
+
+
+@pytest.mark.parametrize("button", ["pin", "delete"])
+def test_buttons_of_a_run(runs_folder, full, button):
+    run_id = finished("a run")
+    app = select(page("runs"), 0)
+    full.append(True)
+    app.button(key=button).click().run()
+    assert shows(app, full)
+    assert not session.store().run(run_id).pinned
+
+
+def test_tags_of_several_runs(runs_folder, full):
+    runs = [finished(name) for name in "ab"]
+    app = select(page("runs"), 0, 1)
+    app.multiselect(key="tags to add").set_value(["new"])
+    full.append(True)
+    app.button(key="save tags").click().run()
+    assert shows(app, full)
+    assert app.multiselect(key="tags to add").value == ["new"]
+    assert all(session.store().run(run_id).tags == () for run_id in runs)
+
+
+@pytest.mark.parametrize("button", ["restore", "delete permanently"])
+def test_deleted_runs(runs_folder, full, button):
+    run_id = finished("deleted")
+    session.store().trash.put(run_id)
+    app = select(page("runs", "deleted runs"), 0, table="deleted table")
+    full.append(True)
+    app.button(key=button).click().run()
+    assert shows(app, full)
+    assert [run.id for run in session.store().trash.runs()] == [run_id]
+
+
+def router(**address):
+    app = AppTest.from_file(str(ROOT / "streamlit_app.py"), default_timeout=60)
+    for name, value in address.items():
+        app.query_params[name] = value
+    return app
+
+
+def test_folder_that_is_removed_under_a_server(runs_folder, tmp_path):
+    run_id = finished("a run")
+    app = router(run=run_id).run()
+    assert not app.exception
+    assert "a run" in texts(app)
+    (run,) = session.store().runs()
+    layout = live_view.collect_updates(status.STATUS, run_id, "")["layout"]
+    runs_folder.rename(tmp_path / "away")
+    app.run()
+    assert not app.exception
+    assert [one.value.replace("\\", "") for one in app.error] == [
+        f"the runs folder {runs_folder} was removed or is not mounted: put it back and try again"
+    ]
+    gone = live_view.collect_updates(status.STATUS, run_id, "")
+    assert (gone["layout"], gone["values"]) == ("unreadable", {})
+    assert not runs_folder.exists()
+    (tmp_path / "away").rename(runs_folder)
+    app.run()
+    assert not app.exception
+    assert not app.error
+    assert "a run" in texts(app)
+    assert live_view.collect_updates(status.STATUS, run_id, "")["layout"] == layout
+
+
+def test_folder_that_is_removed_while_a_view_is_followed(runs_folder, tmp_path, monkeypatch):
+    """The page asks on, and draws the view again when the folder is back."""
+    finished("a run", final=None)
+    asked = []
+    read = Database.run
+
+    def gone_for_the_view(self, run_id):
+        asked.append(run_id)
+        with self.errors():
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Database, "run", gone_for_the_view)
+    app = page("runs")
+    monkeypatch.setattr(Database, "run", read)
+    assert "cannot be read or written (disk I/O error)" in texts(select(app, 0)) or asked == []
+
+
+def test_read_only_folder_can_still_be_listed(runs_folder, monkeypatch):
+    finished("a run")
+
+    def read_only(self, name):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("core.runs.owner.Owner.is_alive", read_only)
+    monkeypatch.setattr("core.runs.owner.Owner.remove_stale", lambda self: read_only(self, ""))
+    app = page("runs")
+    assert [frame.value["name"].tolist() for frame in app.dataframe if "name" in frame.value] == [["a run"]]
+    assert "must be writable" in texts(app)
+
+
+def test_locked_database(runs_folder, monkeypatch):
+    run_id = finished("as it was")
+    session.store().close()
+    session.manager.clear()
+    monkeypatch.setattr(database, "SECONDS_FOR_A_LOCK", 0.1)
+    app = select(page("runs"), 0)
+    app.text_input(key=f"name {run_id}").set_value("a new name")
+    with closing(sqlite3.connect(runs_folder / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        app.button(key="save description").click().run()
+        assert not app.exception
+        assert "is locked by another process: try again" in texts(app)
+        other.execute("ROLLBACK")
+    assert app.text_input(key=f"name {run_id}").value == "a new name"
