@@ -5,16 +5,20 @@ name, and at worst a `.NAME.partial` is left over, which `remove_partials` remov
 """
 
 import errno
+import glob
 import json
 import os
 import shutil
 import sqlite3
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from core.errors import DataError, quoted
 from core.layout import NAME_BYTES, PATH_BYTES, plain_rights
@@ -150,6 +154,43 @@ def is_full(error: BaseException) -> bool:
     return False
 
 
+_TEMPORARY = "data-free-quantization-"
+_LOCK = ".lock"
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = _TEMPORARY) -> Iterator[Path]:
+    """A new folder in `parent`, by default the system's temporary folder. It is removed after the block, unless the block renamed it.
+
+    First removes the folders with this prefix that killed processes left in `parent`.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    remove_abandoned(parent, prefix)
+    folder = parent / f"{prefix}{uuid.uuid4().hex}"
+    # held as long as the process lives, and acquired before the folder exists: a folder whose lock is free is abandoned
+    lock = FileLock(folder.with_name(folder.name + _LOCK))
+    with suppress(NotImplementedError):  # a file system without locks, where nothing is taken for abandoned
+        lock.acquire()
+    try:
+        folder.mkdir(0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+
+
+def remove_abandoned(parent: Path | None = None, prefix: str = _TEMPORARY) -> None:
+    """Removes the temporary folders that killed processes left in `parent`, by default the system's temporary folder."""
+    parent = parent or Path(tempfile.gettempdir())
+    for path in parent.glob(f"{glob.escape(prefix)}*{_LOCK}"):
+        # a live process holds the lock, and what other users left is theirs to remove
+        with suppress(Timeout, NotImplementedError, OSError), FileLock(path, timeout=0):
+            remove(path.with_name(path.name.removesuffix(_LOCK)))
+            path.unlink()
+
+
 OUT_BYTES = 200  # of an output name; its temporary name is longer, and file systems accept 255
 
 
@@ -161,18 +202,13 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     check_free(out)
     out = Path(os.path.realpath(out))
-    with parents_of(out):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            yield temporary
-            plain_rights(temporary)
-            sync_tree(temporary)
-            if out.is_dir():
-                out.rmdir()
-            temporary.rename(out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with parents_of(out), temporary_folder(out.parent, f".{out.name}.") as temporary:
+        yield temporary
+        plain_rights(temporary)
+        sync_tree(temporary)
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ images, and zip files.
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from core.data.labeled import class_mapping, open_image_folder
 from core.data.manifests import parse_manifest
 from core.data.numpy_archives import MANIFEST_BYTES, SUFFIX, read_numpy_archive
 from core.errors import DataError
-from core.files import atomic_write, check_regular, read_bounded, write_json
+from core.files import atomic_write, check_regular, read_bounded, temporary_folder, write_json
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
@@ -103,11 +102,10 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     Raises DataError if the path is missing, empty, in another format, or cannot be read.
     """
     folder = Path(path)
-    if (is_archive(folder) or is_numpy_archive(folder)) and os.path.isfile(
-        folder
-    ):  # unlike Path.is_file, False for names that are too long
-        with tempfile.TemporaryDirectory() as temporary:
-            unpacked = Path(temporary) / folder.name  # the name of the archive, for error messages
+    is_one_file = is_archive(folder) or is_numpy_archive(folder)
+    if is_one_file and os.path.isfile(folder):  # unlike Path.is_file, returns False for names that are too long
+        with temporary_folder() as temporary:
+            unpacked = temporary / folder.name  # the name of the archive, for error messages
             unpacked.mkdir()
             unpack_apart(folder, unpacked)
             image_set = load_image_set(unpacked, spec)

@@ -3,7 +3,6 @@
 import copy
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from core.errors import ConfigError, DataError, RunError, UnknownNameError, firs
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
-from core.files import atomic_write, check_parents, parents_of
+from core.files import atomic_write, check_parents, parents_of, temporary_folder
 from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
@@ -52,8 +51,8 @@ def export_network(
         model = load_model(config.model, "cpu")
         evaluation_set = load_evaluation_set(config.evaluation.data, model.spec)
         quantized = load_quantized(path, model)
-        with tempfile.TemporaryDirectory() as temporary:
-            written, float32 = (Path(temporary) / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
+        with temporary_folder() as temporary:
+            written, float32 = (temporary / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
             reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
             control.pause_point()
             save_network(kind, quantized, model, quantization, written)

@@ -5,6 +5,7 @@ import traceback
 
 from core.config import RunConfig
 from core.errors import RunError
+from core.files import remove_abandoned
 from core.runs.control import LocalControl
 from core.runs.execution import attempt, describe_error
 from core.runs.executors import make_executor
@@ -17,8 +18,8 @@ class RunManager:
 
     executor: a name in EXECUTORS, the place where the runs are computed. What a person can do with a run is the same everywhere.
 
-    Closing or reloading a page has no effect on runs. The constructor marks runs that a dead process left behind as INTERRUPTED. It
-    raises ConfigError for a bad RUNS_AT_ONCE, and UnknownNameError for an unknown executor.
+    Closing or reloading a page has no effect on runs. The constructor marks runs that a dead process left behind as INTERRUPTED,
+    and removes temporary folders. It raises ConfigError for a bad RUNS_AT_ONCE, and UnknownNameError for an unknown executor.
     """
 
     def __init__(self, store: RunStore, executor: str = "threads") -> None:
@@ -28,6 +29,7 @@ class RunManager:
         self._closed = False
         self._lock = threading.Lock()  # so that no run starts after `close`
         self.store.mark_interrupted()
+        remove_abandoned()
         self._executor = make_executor(executor, store)
 
     def start(self, config: RunConfig, name: str = "", user: str = "") -> str:

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from core import layout
 from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
-from core.files import atomic_write, write_json
+from core.files import atomic_write, temporary_folder, write_json
 from core.generation.methods import method_order
 from core.runs.run import Run
 from dashboard.names import method_name
@@ -76,8 +75,8 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
     """
     target = folder / layout.EXPORTS
     target.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".") as temporary:
-        out = Path(temporary) / f"{offer.name}{_SUFFIXES.get(kind, '')}"
+    with temporary_folder(target, ".making-") as temporary:
+        out = temporary / f"{offer.name}{_SUFFIXES.get(kind, '')}"
         arguments = ["export", run_id, "--runs", str(runs), "--format", kind, *offer.options, "--out", str(out), "--json"]
         command = [sys.executable, "-m", "core", *arguments]
         environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}

@@ -4,24 +4,31 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from core import files
 from core.files import (
     PARTIAL,
+    atomic_folder,
     atomic_write,
     check_regular,
     is_full,
     read_bounded,
     read_json,
     remove,
+    remove_abandoned,
     remove_partials,
     sync_tree,
     temporary_copy_path,
+    temporary_folder,
     write_json,
 )
 
@@ -221,3 +228,77 @@ def test_no_more_than_the_limit_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "JSON_BYTES", 8)
     with pytest.raises(OSError, match="it has more than 8 bytes"):
         read_json(tmp_path / "file")
+
+
+def holder(folder, prefix):
+    """A process with a temporary folder in `folder`, which has a file; and the name of its folder."""
+    code = f"""
+import sys
+from pathlib import Path
+from pathlib import Path
+from core.files import temporary_folder
+with temporary_folder(Path({str(folder)!r}), {prefix!r}) as made:
+    (made / "large.bin").write_bytes(bytes(1000))
+    print(made.name, flush=True)
+    sys.stdin.read()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], text=True, **pipes)
+    return process, process.stdout.readline().strip()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_temporary_folder_is_removed_after_the_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with temporary_folder() as folder:
+        assert folder.parent == tmp_path
+        (folder / "a.txt").touch()
+    with pytest.raises(KeyError), temporary_folder() as folder:
+        raise KeyError
+    with temporary_folder() as folder:
+        folder.rename(tmp_path / "kept")
+    assert names(tmp_path) == ["kept"]
+
+
+def test_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path):
+    """Those of live processes, and what others keep there, stay."""
+    (tmp_path / "a-of-others").mkdir()
+    living, dying = (holder(tmp_path, "a-") for _ in range(2))
+    try:
+        os.kill(dying[0].pid, signal.SIGKILL)
+        dying[0].wait(10)
+        assert {dying[1], living[1]} <= set(names(tmp_path))
+        with temporary_folder(tmp_path, "a-"), temporary_folder(tmp_path, "b-"):
+            left = names(tmp_path)
+        assert dying[1] not in left
+        assert f"{dying[1]}.lock" not in left
+        assert (tmp_path / living[1] / "large.bin").exists()
+        living[0].communicate("", timeout=10)
+        assert names(tmp_path) == ["a-of-others"]
+    finally:
+        for process, _ in (living, dying):
+            process.kill()
+            process.communicate(timeout=10)
+
+
+def test_output_folder_of_a_killed_process_leaves_nothing_beside_the_next(tmp_path):
+    process, name = holder(tmp_path, ".out.")
+    process.kill()
+    process.communicate(timeout=10)
+    assert name in names(tmp_path)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").touch()
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_next_start_removes_what_killed_processes_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    process, name = holder(tmp_path, "data-free-quantization-")
+    process.kill()
+    process.communicate(timeout=10)
+    assert name in names(tmp_path)
+    remove_abandoned()
+    assert names(tmp_path) == []

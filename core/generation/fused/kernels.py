@@ -9,7 +9,6 @@ import functools
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from core.errors import first_line
+from core.files import temporary_folder
 from core.generation.bn_statistics import channel_rows, images_of, mean_and_variance, statistics_slope
 
 Activation = tuple[float, float] | None  # clamps to this interval; None: no activation
@@ -128,9 +128,9 @@ def _library() -> ctypes.CDLL | str:
         return "no C compiler (cc, gcc, clang or the environment variable CC)"
     failure = ""
     # a temporary folder, because the result is for this processor and another machine may share a permanent one
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for own in (("-march=native",), ()):  # some compilers do not accept it
-            target = Path(folder) / f"kernels{len(own)}.so"
+            target = folder / f"kernels{len(own)}.so"
             command = [compiler, *_FLAGS, *own, str(_SOURCE), "-o", str(target)]
             try:
                 subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS, encoding="utf-8", errors="replace")
