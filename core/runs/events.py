@@ -10,6 +10,7 @@ from core.reporting import TEST, Frame, RunningStatistics
 from core.runs.store import RunStore
 
 SECONDS_BETWEEN_FRAMES = 0.5
+SECONDS = "seconds"  # the result that says how long a run has been computed, in all its attempts, by a clock that nobody sets
 
 
 class StoreReporter:
@@ -20,9 +21,13 @@ class StoreReporter:
         self._last_frame: dict[str, float] = {}
         self._steps: dict[str, int] = {}  # last step of each series
         self._frame_step = 0  # step of the last frame of any method
+        self._earlier = 0.0  # seconds of earlier attempts
+        self._began: float | None = None
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Becomes the stage and progress of the run."""
+        if self._began is None:
+            self._began, self._earlier = time.monotonic(), self._store.result(self._run_id, SECONDS) or 0.0
         self._store.set_stage(self._run_id, name, total, done)
 
     def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
@@ -59,5 +64,7 @@ class StoreReporter:
         self._store.rewind(self._run_id, stage, series, step)
 
     def flush(self) -> None:
-        """Waits until the database is on the disk."""
+        """Stores the seconds so far, and waits until the database is on the disk."""
+        if self._began is not None:
+            self._store.set_result(self._run_id, SECONDS, round(self._earlier + time.monotonic() - self._began, 3))
         self._store.sync()

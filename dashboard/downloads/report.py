@@ -39,7 +39,7 @@ from dashboard.downloads import facts
 from dashboard.images.contact_sheet import COLUMNS, MOST_COLUMNS_OF_CLASSES, data_uri
 from dashboard.names import method_name
 from dashboard.tables import results
-from dashboard.tables.run_list import width_of
+from dashboard.tables.run_list import minutes, width_of
 from dashboard.tables.terms import loss_terms
 from dashboard.text import one_line_text
 
@@ -139,7 +139,7 @@ def _head(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
     """State, dates, and the main figures."""
     lines = [str(run.state), f"started {facts.date(run.started or run.created)}"]
     if run.ended and run.started:
-        lines.append(f"took {(run.ended - run.started) / 60:.1f} minutes")
+        lines.append(f"took {minutes(run, known)} minutes")
     if run.user:
         lines.append(f"by {run.user}")
     figures = []

@@ -6,12 +6,13 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from core.runs.events import SECONDS
 from core.runs.run import Run
 from dashboard.names import method_name
 from dashboard.tables import results
 
 BASELINE = "★"
-FIGURES = ("full_precision", "accuracy")  # kinds of results that `lines` shows
+FIGURES = ("full_precision", "accuracy", SECONDS)  # kinds of results that `lines` shows
 
 
 def network(run: Run) -> str:
@@ -51,13 +52,23 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
             "images by": " + ".join(map(method_name, run.config.methods)),
             "by": run.user,
             "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
-            "minutes": round(((run.ended or time.time()) - run.started) / 60, 1) if run.started else None,
+            "minutes": minutes(run, figures.get(run.id, {})),
             "full precision %": figures.get(run.id, {}).get("full_precision", {}).get("top1"),
             **{f"{width} %": trained[run.id].get(width) for width in widths},
             "note": run.note,
         }
         for run in runs
     ]
+
+
+def minutes(run: Run, known: Mapping[str, Any]) -> float | None:
+    """How long the run was computed; None if it has not begun. Earlier versions stored only when it started and ended.
+
+    known: its results.
+    """
+    if run.started is None:
+        return None
+    return round(known.get(SECONDS, max(0.0, (run.ended or time.time()) - run.started)) / 60, 1)
 
 
 def _trained(known: Mapping[str, Any]) -> dict[str, float]:

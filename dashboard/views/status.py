@@ -93,7 +93,10 @@ def _time_left(run: Run) -> str:
     taken = run.step - run.stage_done
     if run.state is RunState.PAUSED or taken < 3:
         return done
-    seconds = (time.time() - run.stage_started) / taken * (run.total - run.step)
+    since = time.time() - run.stage_started
+    if since <= 0:  # the clock was put back
+        return done
+    seconds = since / taken * (run.total - run.step)
     return f"{done}, about {_duration(seconds)} left"
 
 

@@ -98,3 +98,23 @@ def test_frames_to_keep_are_always_stored(store, run_id, reporter, clock):
     for step in (1, 2, 3):
         reporter.images("adam", pictures(step), True)
     assert store.frames.steps(run_id, "adam") == [1, 2, 3]
+
+
+def test_seconds_add_up_over_attempts_whatever_the_clock_of_the_machine_says(store, run_id, clock):
+    reporter = StoreReporter(store, run_id)
+    clock.now += 500  # in the queue
+    reporter.flush()
+    assert store.result(run_id, events.SECONDS) is None
+    reporter.stage("generation", 6)
+    clock.now += 60
+    reporter.flush()
+    reporter.stage("training", 6)
+    clock.now += 1.5
+    reporter.flush()
+    assert store.result(run_id, events.SECONDS) == 61.5
+    clock.now = 3.0  # the machine was started again
+    resumed = StoreReporter(store, run_id)
+    resumed.stage("training", 6, 3)
+    clock.now += 10
+    resumed.flush()
+    assert store.result(run_id, events.SECONDS) == 71.5
