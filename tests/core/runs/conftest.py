@@ -1,15 +1,20 @@
 """Stores, managers and faults for the tests of runs."""
 
+import functools
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from file_faults import CONFIG, STAGES, Faults, compute, fingerprint, prepared_with
 
+from core.generation import forward_pass
+from core.quantization.training import QuantizationTraining
 from core.runs.manager import RunManager
 from core.runs.store import RunStore
+from core.stages import quantization
 
 
 @pytest.fixture
@@ -39,7 +44,16 @@ def in_memory(tmp_path):
 
 
 @pytest.fixture
-def undisturbed(in_memory, prepared, faults):
+def fast_engine(monkeypatch):
+    """The engine without what takes time and writes no file: evaluation, analysis, and tracing the network again for each run."""
+    monkeypatch.setattr(forward_pass, "with_statistics", functools.cache(forward_pass.with_statistics))
+    monkeypatch.setattr(QuantizationTraining, "inference_network", lambda training: training.student)
+    monkeypatch.setattr(quantization, "top1_hits", lambda network, model, images, **_: torch.zeros(len(images), dtype=torch.bool))
+    monkeypatch.setattr(quantization, "analyze", lambda *_: {"layers": []})
+
+
+@pytest.fixture
+def undisturbed(in_memory, prepared, faults, fast_engine):
     """(operations, fingerprint, records) of a run without faults."""
     store = RunStore(in_memory / "undisturbed")
     faults.watch(store.folder)
