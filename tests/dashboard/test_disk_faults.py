@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 
 import pytest
-from app_pages import ROOT, page, texts
+from app_pages import ROOT, component, page, texts
 from streamlit.testing.v1 import AppTest
 from test_runs_and_comparison import finished, select
 
@@ -165,21 +165,32 @@ def test_folder_that_is_removed_under_a_server(runs_folder, tmp_path):
     assert live_view.collect_updates(status.STATUS, run_id, "")["layout"] == layout
 
 
-def test_folder_that_is_removed_while_a_view_is_followed(runs_folder, tmp_path, monkeypatch):
-    """The page asks on, and draws the view again when the folder is back."""
-    finished("a run", final=None)
-    asked = []
-    read = Database.run
+def test_view_asks_on_until_the_folder_is_back(runs_folder, monkeypatch):
+    """The page shows the sentence in place of the view, whose layout then differs from that of the next update."""
+    run_id = finished("a run", final=None)
+    app = select(page("runs"), 0)
+    connected = [data["layout"] for data in component(app, "update_socket")]
+    assert connected == [live_view.collect_updates(status.STATUS, run_id, "")["layout"]]
 
-    def gone_for_the_view(self, run_id):
-        asked.append(run_id)
+    def unreadable(self, run_id):
         with self.errors():
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(Database, "run", gone_for_the_view)
-    app = page("runs")
-    monkeypatch.setattr(Database, "run", read)
-    assert "cannot be read or written (disk I/O error)" in texts(select(app, 0)) or asked == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "run", unreadable)
+        app.run()
+        assert not app.exception
+        assert "cannot be read or written (disk I/O error): check its disk" in texts(app)
+        assert [data["layout"] for data in component(app, "update_socket")] == ["unreadable"]
+        assert live_view.collect_updates(status.STATUS, run_id, "")["layout"] == "unreadable"
+    assert live_view.collect_updates(status.STATUS, run_id, "")["layout"] == connected[0]
+
+
+def test_warnings_of_a_run(runs_folder):
+    run_id = finished("a run")
+    session.store().set_result(run_id, "warning/kernels", "the images by *Adam* will differ")
+    app = select(page("runs"), 0)
+    assert [one.value.replace("\\", "") for one in app.warning] == ["the images by *Adam* will differ"]
 
 
 def test_read_only_folder_can_still_be_listed(runs_folder, monkeypatch):
