@@ -1,12 +1,8 @@
-"""Names of methods, knobs and classes as the pages show them."""
+"""Names of methods and knobs as the pages show them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cache
-
 from core.config import every_knob, label
-from core.errors import CoreError
 from core.generation.methods import METHODS
 
 NAMES = {"given": "given images", "real": "real images"}  # of what no method made
@@ -29,23 +25,3 @@ def knob_title(name: str) -> str:
     """Label of a knob; its name if no config has it, as in a run of another version."""
     known = every_knob()
     return label(known[name]) if name in known else name
-
-
-def class_names(model: str, labels: Iterable[int]) -> Sequence[str]:
-    """Class names of a network, enough for these labels; "class 3" and the like if its file is gone."""
-    known = _known_classes(model)
-    return [*known, *(f"class {index}" for index in range(len(known), max(map(int, labels), default=-1) + 1))]
-
-
-@cache
-def _known_classes(model: str) -> Sequence[str]:
-    from core.models.registry import MODELS
-
-    if model in MODELS:
-        return MODELS[model][1].classes
-    from core.models.full_precision import find_model
-
-    try:
-        return find_model(model)[1].classes
-    except CoreError:
-        return ()

@@ -1,11 +1,15 @@
-"""State shared by the pages: the server's RunManager, the shown run and other address parameters, and caches of what the store holds."""
+"""State shared by the pages: the server's RunManager, the shown run and other address parameters, and caches of what the store holds.
+
+Pages read the runs that they show, never all of them (core/runs/lists.py).
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +18,15 @@ from safetensors.numpy import load_file
 
 from core import layout
 from core.config import RunConfig
+from core.errors import RunError
+from core.models.network_names import names_of
+from core.models.registry import MODELS
+from core.runs.lists import RunFilter
 from core.runs.manager import RunManager
 from core.runs.records import Record
 from core.runs.run import Run
 from core.runs.store import RunStore
+from dashboard import text
 from dashboard.pages import PAGES
 from dashboard.server import access, resources
 from dashboard.server.uploads import Uploads
@@ -28,6 +37,11 @@ VIEW_PARAMETER = "view"  # the chart that the Studio shows
 _METHOD_PARAMETER, _IMAGE_PARAMETER = "method", "image"  # the enlarged image
 _OLD_METHOD_PARAMETER = "lane"  # in links of version 1
 _LAYER_PARAMETER = "layer"  # counted from 1
+MOST_LISTED = 200  # runs in a selection box, and in the table of runs; with thousands of them, a browser takes seconds
+WITH_IMAGES = RunFilter(has_images=True)
+GENERATING = RunFilter(generates=True)
+# for the sentence about a run that does not fit
+_LACKS = {WITH_IMAGES: "has no images", GENERATING: "was given its images and did not generate any"}
 
 
 @st.cache_resource(show_spinner=False)
@@ -45,11 +59,6 @@ def store() -> RunStore:
 def uploads() -> Uploads:
     """Uploaded networks and images, stored beside the runs."""
     return Uploads(store().folder)
-
-
-def has_images(run: Run) -> bool:
-    """Whether the run has images, generated or from the user, or will have them."""
-    return bool(image_methods(run)) or bool(run.config.images_from) or not run.state.is_finished()
 
 
 def show_run(run_id: str | None) -> None:
@@ -70,16 +79,28 @@ def remember_run() -> None:
     Call it before any links are drawn: clicking one stops the script of the current page at any point.
     """
     wanted = st.query_params.get(RUN_PARAMETER)
-    if wanted and any(run.id == wanted for run in store().runs()):
+    if wanted and store().lists.count(RunFilter(ids=[wanted])):
         st.session_state["shown run"] = wanted
 
 
-def shown_run(fits: Callable[[Run], bool] = lambda run: True) -> Run | None:
-    """The run in the address or chosen earlier, if it fits the page; otherwise an active run; otherwise the newest run that fits."""
-    runs = [run for run in store().runs() if fits(run)]
+def shown_run(which: RunFilter) -> Run | None:
+    """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one."""
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
-    chosen = next((run for run in runs if run.id == wanted), None)
-    return chosen or next((run for run in runs if not run.state.is_finished()), runs[0] if runs else None)
+    runs = store().runs(replace(which, ids=[wanted]), most=1) if wanted else []
+    runs = runs or store().runs(replace(which, active=True), most=1) or store().runs(which, most=1)
+    return runs[0] if runs else None
+
+
+def say_if_another(shown: Run | None, which: RunFilter) -> None:
+    """A sentence if the address names a run that the page does not show, because it does not exist or the page's filter leaves it out."""
+    wanted = st.query_params.get(RUN_PARAMETER)
+    if not wanted or (shown is not None and shown.id == wanted):
+        return
+    try:
+        reason = f"Run {text.plain(store().run(wanted).name)} {_LACKS[which]}"
+    except RunError as error:
+        reason = text.error(error)
+    st.warning(reason + ("" if shown is None else "; this page shows another run") + ".", icon=":material/info:")
 
 
 def put_into_address(name: str, value: object) -> None:
@@ -154,25 +175,46 @@ def image_methods(run: Run) -> list[str]:
     return list(layout.user_image_sets(folder, run.config.methods)) if folder.exists() else []
 
 
-def choose_run(fits: Callable[[Run], bool], label: str, key: str) -> Run | None:
-    """A box to choose one of the runs that fit the page, starting with the shown one; None if no run fits."""
-    runs = [run for run in store().runs() if fits(run)]
-    if not runs:
+def choose_run(which: RunFilter, label: str, key: str) -> Run | None:
+    """A box to choose one of the runs of a filter, starting with the shown one; None if there is none."""
+    shown = shown_run(which)
+    say_if_another(shown, which)
+    if shown is None:
         return None
-    shown = shown_run(fits)
-    ids = [run.id for run in runs]
+    runs = {run.id: run for run in offered(which, [shown.id], key)}
     # the key contains the shown run, so that a run that was just started replaces an earlier choice
     chosen = st.selectbox(
         label,
-        ids,
-        index=ids.index(shown.id) if shown else 0,
-        format_func=lambda run_id: title(next(run for run in runs if run.id == run_id)),
-        key=f"{key}/{shown.id if shown else ''}",
+        list(runs),
+        index=list(runs).index(shown.id),
+        format_func=lambda run_id: title(runs[run_id]),
+        key=f"{key}/{shown.id}",
     )
-    if chosen != (shown.id if shown else None):
+    if chosen != shown.id:
         show_run(chosen)
         st.rerun()
-    return next(run for run in runs if run.id == chosen)
+    return runs[chosen]
+
+
+def offered(which: RunFilter, kept: Sequence[str], key: str) -> list[Run]:
+    """The runs of a filter that a selection box offers, newest first: `kept`, and the newest MOST_LISTED.
+
+    If there are more, a field above the box searches all of them, as the one under Runs does. kept: ids, of any runs. key: of the box.
+    """
+    runs = store().runs(which, most=MOST_LISTED + 1)
+    if len(runs) > MOST_LISTED:
+        words = st.text_input(
+            "Search runs",
+            key=f"{key}/search",
+            placeholder="name, note, tag or network",
+            help=f"The box lists the newest {MOST_LISTED} runs. With words here, it lists the newest {MOST_LISTED} that have all of them "
+            "in their name, note, tags or network.",
+        )
+        runs = store().runs(replace(which, words=words), most=MOST_LISTED)
+        if not runs:
+            st.caption("No run matches the search.")
+    known = {run.id: run for run in [*runs, *store().runs(replace(which, ids=kept))]}
+    return sorted(known.values(), key=lambda run: (run.created, run.id), reverse=True)
 
 
 def title(run: Run) -> str:
@@ -192,3 +234,10 @@ def sheet(run: Run, method: str) -> tuple[np.ndarray, np.ndarray] | None:
     """200 evenly spaced images of a finished set, uint8 `(N, 3, H, W)`, and their labels; None if the set does not exist."""
     path = store().images_folder(run) / method / layout.IMAGES_FILE
     return _sheet(str(path), 200) if path.is_file() else None
+
+
+def class_names(run: Run, labels: Iterable[int]) -> Sequence[str]:
+    """Class names of the run's network, enough for these labels; "class 3" and the like where they are unknown."""
+    model = run.config.model
+    known = MODELS[model][1].classes if model in MODELS else store().result(run.id, "classes") or names_of(model).classes
+    return [*known, *(f"class {index}" for index in range(len(known), max(map(int, labels), default=-1) + 1))]

@@ -172,13 +172,15 @@ def settings(config: RunConfig, method: str = "", bits: int = 0) -> dict[str, An
     step size and activations of this width; default: with `steps_by_bits` and `lr_by_bits`.
     """
     methods = (method,) if method else config.methods
-    own = config if not bits else replace(config, training=config.training_for(bits))
+    own = {section: getattr(config, section) for section in SECTIONS}
+    if bits:
+        own["training"] = config.training_for(bits)
     found = {}
     for section, config_class in SECTIONS.items():
         for name, knob_field in knobs(config_class).items():
             of = knob_field.metadata["of"]
             if knob_field.metadata["affects_result"] and name != "weight_bits" and (not of or set(of) & set(methods)):
-                found[name] = getattr(getattr(own, section), name)
+                found[name] = getattr(own[section], name)
     if found["activation_bits"] == bits:
         found["activation_bits"] = 0  # as the weights
     if not bits:

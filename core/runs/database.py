@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.config import RunConfig
-from core.errors import RunError, StoreError
+from core.errors import ConfigError, RunError, StoreError
 from core.files import atomic_write, is_full
 from core.runs.owner import Owner
-from core.runs.run import Run, config_of_row, require_listed, run_of_row
+from core.runs.run import Run, config_of_row, require_listed, run_of_row, searched_columns
 from core.runs.store_errors import DATABASE, is_locked, store_error
 
 _T = TypeVar("_T")
@@ -65,7 +65,23 @@ _VERSIONS = (
     ALTER TABLE record RENAME COLUMN lane TO series;
     ALTER TABLE change RENAME COLUMN lane TO method
     """,
+    # see `searched_columns`; `mixed`: whether layers have different bits
+    """
+    ALTER TABLE run ADD COLUMN model TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN data TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN images_from TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN methods TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN widths TEXT NOT NULL DEFAULT '';
+    ALTER TABLE run ADD COLUMN mixed INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX run_by_time ON run (created DESC, id DESC) WHERE NOT deleted AND trashed IS NULL;
+    CREATE INDEX run_by_state ON run (state, place);
+    CREATE INDEX run_by_images ON run (images_from) WHERE images_from != '';
+    CREATE INDEX run_in_trash ON run (trashed) WHERE trashed IS NOT NULL;
+    CREATE INDEX run_deleted ON run (deleted) WHERE deleted;
+    CREATE INDEX result_by_name ON result (name)
+    """,
 )
+_FIRST_WITH_SEARCHED_COLUMNS = 5
 
 
 _File = tuple[int, int]  # device and number of a file
@@ -164,12 +180,24 @@ class Database:
         for statements in _VERSIONS[version:]:
             for statement in statements.split(";"):
                 connection.execute(statement)
+        if version < _FIRST_WITH_SEARCHED_COLUMNS:
+            self._fill_searched_columns(connection)
         connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
+
+    @staticmethod
+    def _fill_searched_columns(connection: sqlite3.Connection) -> None:
+        """For runs of earlier versions; they stay empty for a config that cannot be read."""
+        for row in connection.execute("SELECT id, config FROM run").fetchall():
+            with suppress(ConfigError):
+                columns = searched_columns(config_of_row(row))
+                names = ", ".join(f"{name} = ?" for name in columns)
+                connection.execute(f"UPDATE run SET {names} WHERE id = ?", (*columns.values(), row["id"]))
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.folder / DATABASE, timeout=SECONDS_FOR_A_LOCK, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
+            connection.create_function("casefold", 1, str.casefold, deterministic=True)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:

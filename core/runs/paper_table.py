@@ -16,6 +16,7 @@ from typing import Any
 from core.config import RunConfig, nearest_preset
 from core.errors import ConfigError, DataError, UnknownNameError, one_line
 from core.models.registry import ASSETS
+from core.runs.lists import RunFilter
 from core.runs.run import Run
 from core.runs.state import RunState
 from core.runs.store import RunStore
@@ -65,6 +66,11 @@ class PaperRow:
     def name(self) -> str:
         """Name of the row, such as cifar10/resnet20/4."""
         return f"{self.dataset}/{self.network}/{self.bits}"
+
+    @property
+    def width(self) -> str:
+        """Width of weights and activations, such as W4A4."""
+        return f"W{self.bits}A{self.bits}"
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -122,11 +128,16 @@ def paper_row(name: str) -> PaperRow:
     return rows[name]
 
 
-def table(store: RunStore) -> list[tuple[PaperRow, list[Measurement]]]:
-    """Every row of the paper with all its measurements, the newest first."""
-    measured = [*_kept(), *(one for run in store.runs() for one in measurements(store, run))]
-    measured.sort(key=lambda one: one.when, reverse=True)
-    return [(row, [one for one in measured if one.row == row.name]) for row in paper_rows()]
+def table(store: RunStore, most: int | None = None) -> list[tuple[PaperRow, list[Measurement]]]:
+    """Every row of the paper with its measurements, the newest first. most: runs of each network of a row; default: all of them."""
+    kept, found = _kept(), []
+    for row in paper_rows():
+        measured = [one for one in kept if one.row == row.name]
+        for model in row.networks:
+            which = RunFilter(states=(RunState.COMPLETE,), generates=True, model=model, width=row.width, one_width=True)
+            measured += [one for run in store.runs(which, most) for one in measurements(store, run, row)]
+        found.append((row, sorted(measured, key=lambda one: one.when, reverse=True)))
+    return found
 
 
 def read_kept(path: Path) -> list[dict[str, Any]]:
@@ -151,8 +162,8 @@ def _kept() -> list[Measurement]:
     ]
 
 
-def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
-    """The measurements of a run; none if it is not complete or does not measure a row."""
+def measurements(store: RunStore, run: Run, only: PaperRow | None = None) -> Iterator[Measurement]:
+    """The measurements of a run; none if it is not complete or does not measure a row. only: of this row."""
     if run.state is not RunState.COMPLETE:
         return
     try:
@@ -161,10 +172,10 @@ def measurements(store: RunStore, run: Run) -> Iterator[Measurement]:
         return
     if config.images_from or config.training.first_last_8bit or config.training.layer_bits:
         return
-    for row in paper_rows(config.model):
+    for row in [only] if only else paper_rows(config.model):
         if row.bits not in config.bits or config.training.activation_bits not in (0, row.bits):
             continue
-        figures = {method: store.result(run.id, f"accuracy/{method}/W{row.bits}A{row.bits}") for method in config.methods}
+        figures = {method: store.result(run.id, f"accuracy/{method}/{row.width}") for method in config.methods}
         done = {method: figure for method, figure in figures.items() if figure is not None and "quantized" in figure}
         if not done:
             continue

@@ -133,16 +133,17 @@ class Records:
         with self._database.read() as connection:
             return [row["name"] for row in connection.execute("SELECT name FROM result WHERE run = ? ORDER BY name", (run_id,))]
 
-    def results_of_all(self, kinds: Iterable[str], run_id: str | None = None) -> dict[str, dict[str, Any]]:
+    def results_of(self, run_ids: Iterable[str], kinds: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The few results that a table of runs needs: run -> name -> value, of the names that equal one of `kinds` or start with
-        "KIND/". run_id: of this run only.
+        "KIND/". Runs without any are left out.
         """
+        wanted = json.dumps(list(run_ids))
         found: dict[str, dict[str, Any]] = {}
         with self._database.read() as connection:
             for kind in kinds:
                 for row in connection.execute(
-                    "SELECT run, name, data FROM result WHERE (name = ? OR name GLOB ?) AND (? IS NULL OR run = ?)",
-                    (kind, f"{kind}/*", run_id, run_id),
+                    "SELECT run, name, data FROM result WHERE run IN (SELECT value FROM json_each(?)) AND (name = ? OR name GLOB ?)",
+                    (wanted, kind, f"{kind}/*"),
                 ):
                     found.setdefault(row["run"], {})[row["name"]] = json.loads(row["data"])
         return found

@@ -94,10 +94,22 @@ def config_of_row(row: sqlite3.Row) -> RunConfig:
         raise ConfigError(f"the stored settings of run {row['id']!r} must be those of a run, but are not ({first_line(error)})") from error
 
 
-# cached because validating every field takes longer than all other work of reading a run, and pages list all runs
+# cached because validating every field takes longer than all other work of reading a run; a page reads some hundred runs at most
 @functools.lru_cache(maxsize=1000)
 def _read_config(text: str) -> RunConfig:
     return RunConfig.from_dict(json.loads(text))
+
+
+def searched_columns(config: RunConfig) -> dict[str, Any]:
+    """Column -> value, of the columns that repeat parts of a config for SQL to find (see lists.py). Lists have a line for each entry."""
+    return {
+        "model": config.model,
+        "data": config.evaluation.data,
+        "images_from": str(Path(config.images_from)) if config.images_from else "",
+        "methods": "\n".join(config.methods),
+        "widths": "\n".join(config.training_for(bits).width for bits in config.bits),
+        "mixed": int(config.training.first_last_8bit or bool(config.training.layer_bits)),
+    }
 
 
 def require_listed(row: sqlite3.Row | None, run_id: str) -> sqlite3.Row:

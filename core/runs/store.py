@@ -34,6 +34,7 @@ from core.errors import RunError, StoreError
 from core.files import remove, remove_partials, temporary_copy_path
 from core.runs.database import Database
 from core.runs.frames import Frames
+from core.runs.lists import ALL, NEWEST, RunFilter, RunLists
 from core.runs.records import Record, Records
 from core.runs.run import (
     LISTED,
@@ -45,7 +46,7 @@ from core.runs.run import (
     UNFINISHED,
     Run,
     check_length,
-    run_of_row,
+    searched_columns,
     unknown_run,
     with_absolute_paths,
 )
@@ -67,7 +68,7 @@ def default_folder() -> Path:
 class RunStore:
     """The runs below one folder, which is created when it is missing.
 
-    `frames` has the image snapshots, `trash` the deleted runs, `database` the connections and transactions.
+    `frames` has the image snapshots, `lists` the lists of runs, `trash` the deleted runs, `database` the connections and transactions.
     Raises RunError for a database of a newer version, one that cannot be read, and a folder that cannot be written to. Every method raises
     StoreError while the folder cannot be read or written, see Database.
     """
@@ -77,6 +78,7 @@ class RunStore:
         self.database = Database(self.folder)
         self.frames = Frames(self.folder)
         self.trash = Trash(self.database)
+        self.lists = RunLists(self.database)
         self._records = Records(self.database)
 
     def close(self) -> None:
@@ -98,13 +100,23 @@ class RunStore:
         self.database.refill_reserve()
         now = time.time()
         run_id = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + uuid.uuid4().hex[:6]
-        config_text = json.dumps(with_absolute_paths(config).to_dict())
-        values = (run_id, name, config_text, RunState.QUEUED, self.owner, now, user, out, output_subset)
+        config = with_absolute_paths(config)
+        columns = {
+            "id": run_id,
+            "name": name,
+            "config": json.dumps(config.to_dict()),
+            "state": RunState.QUEUED,
+            "owner": self.owner,
+            "created": now,
+            "user": user,
+            "out": out,
+            "part": output_subset,
+            **searched_columns(config),
+        }
         with self.database.write() as connection:
             connection.execute(
-                "INSERT INTO run (id, name, config, state, owner, created, user, out, part, place)"
-                f" VALUES ({', '.join('?' * len(values))}, {_LAST_QUEUE_POSITION})",
-                values,
+                f"INSERT INTO run ({', '.join(columns)}, place) VALUES ({', '.join('?' * len(columns))}, {_LAST_QUEUE_POSITION})",
+                tuple(columns.values()),
             )
         # after the row, because a folder without a row would belong to no run. If it cannot be created, the run fails when it starts;
         # raising here would leave a run in the queue that is never computed
@@ -128,11 +140,9 @@ class RunStore:
         """The config to compute with. Raises RunError as `run` does, and ConfigError when this version cannot read the config."""
         return self.database.config(run_id)
 
-    def runs(self) -> list[Run]:
-        """All runs except those in the trash, newest first."""
-        with self.database.read() as connection:
-            rows = connection.execute(f"SELECT * FROM run WHERE {LISTED} ORDER BY created DESC, id DESC").fetchall()
-        return [run_of_row(row) for row in rows]
+    def runs(self, which: RunFilter = ALL, most: int | None = None, skip: int = 0, order: str = NEWEST) -> list[Run]:
+        """All runs except those in the trash, newest first; or only some of them, see RunLists.runs."""
+        return self.lists.runs(which, most, skip, order)
 
     def delete(self, run_id: str) -> None:
         """Deletes a finished run permanently, see Trash.delete."""
@@ -345,6 +355,6 @@ class RunStore:
         """Sorted names of all results of a run, without reading the values."""
         return self._records.result_names(run_id)
 
-    def results_of_all(self, kinds: Iterable[str], run_id: str | None = None) -> dict[str, dict[str, Any]]:
-        """The results of some kinds for all runs, see Records.results_of_all."""
-        return self._records.results_of_all(kinds, run_id)
+    def results_of(self, run_ids: Iterable[str], kinds: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The results of some kinds of several runs, see Records.results_of."""
+        return self._records.results_of(run_ids, kinds)

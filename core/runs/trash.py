@@ -1,15 +1,18 @@
 """Deleting runs: into the trash, out of it, and permanently."""
 
 import functools
+import json
 import logging
 import sqlite3
 import time
+from collections.abc import Collection
 
 from core.errors import RunError
 from core.files import remove
 from core.runs.database import Database
 from core.runs.run import DAYS_IN_TRASH, FINISHED, LISTED, Run, run_of_row
 
+_IN_TRASH = "trashed IS NOT NULL AND NOT deleted"
 _log = logging.getLogger(__name__)
 
 
@@ -41,13 +44,20 @@ class Trash:
         if not self._database.write_or_use_reserve(lambda connection: connection.execute(statement, (run_id,)).rowcount):
             raise RunError(f"run to restore must have been deleted within the last {DAYS_IN_TRASH} days, got {run_id!r}")
 
-    def runs(self) -> list[Run]:
-        """The runs in the trash, the last deleted one first."""
+    def runs(self, most: int | None = None, ids: Collection[str] | None = None) -> list[Run]:
+        """The runs in the trash, the last deleted one first. most: at most so many. ids: only these."""
         with self._database.read() as connection:
             rows = connection.execute(
-                "SELECT * FROM run WHERE trashed IS NOT NULL AND NOT deleted ORDER BY trashed DESC, id DESC"
+                f"SELECT * FROM run WHERE {_IN_TRASH} AND (? OR id IN (SELECT value FROM json_each(?)))"
+                " ORDER BY trashed DESC, id DESC LIMIT ?",
+                (ids is None, json.dumps(list(ids or ())), -1 if most is None else most),
             ).fetchall()
         return [run_of_row(row) for row in rows]
+
+    def count(self) -> int:
+        """The number of runs in the trash."""
+        with self._database.read() as connection:
+            return connection.execute(f"SELECT COUNT(*) FROM run WHERE {_IN_TRASH}").fetchone()[0]
 
     def delete(self, run_id: str) -> None:
         """Deletes a finished run and its files permanently, whether or not it is in the trash. Raises RunError when it is not finished."""

@@ -84,10 +84,10 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
     )
 
 
-def report_now(store: RunStore, run_id: str, classes: Callable[[str, Iterable[int]], Sequence[str]]) -> str:
-    """`report` of the run as it is when this is called. classes: called with the network's name and no labels, returns its class names."""
+def report_now(store: RunStore, run_id: str, classes: Callable[[Run, Iterable[int]], Sequence[str]]) -> str:
+    """`report` of the run as it is when this is called. classes: called with the run and no labels, returns the names of its classes."""
     run = store.run(run_id)
-    return report(store, run, classes(run.config.model, ()))
+    return report(store, run, classes(run, ()))
 
 
 def file_name(run: Run) -> str:

@@ -11,11 +11,10 @@ from dashboard.views import comparison
 st.title("Compare")
 st.caption("Several runs side by side: different settings, curves on one axis, and accuracies.")
 
-runs = session.store().runs()
-if not runs:
+if not session.store().lists.count():
     st.info("No runs yet. Start one in the Studio, then another with one setting changed.", icon=":material/lightbulb:")
     st.stop()
-chosen = comparison.choose(runs)
+chosen = comparison.choose()
 if len(chosen) < 2:
     st.info(
         "Choose two or more runs above, or select their rows under Runs and press Compare. "

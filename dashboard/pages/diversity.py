@@ -15,7 +15,7 @@ from dashboard.views import diversity
 st.title("Diversity")
 st.caption("Cosine similarity of the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse.")
 
-run = session.choose_run(session.has_images, "Run", "diversity run")
+run = session.choose_run(session.WITH_IMAGES, "Run", "diversity run")
 if run is None:
     st.info(
         "No run with images yet. Start a run in the Studio, or upload your own images below.",

@@ -7,7 +7,6 @@ import streamlit as st
 from dashboard import session, text
 from dashboard.components import figures, problems
 from dashboard.downloads import artifacts, report
-from dashboard.names import class_names
 from dashboard.updates import live_view
 from dashboard.views import status
 
@@ -17,7 +16,7 @@ st.caption(
     "original network."
 )
 
-run = session.choose_run(session.has_images, "Run", "export run")
+run = session.choose_run(session.WITH_IMAGES, "Run", "export run")
 if run is None:
     st.info("Nothing to export yet. Start a run in the Studio; its images and networks appear here.", icon=":material/lightbulb:")
     st.stop()
@@ -27,7 +26,7 @@ store = session.store()
 st.download_button(
     "Download report (HTML)",
     # rendered when the button is pressed, from the state of the run at that time
-    partial(report.report_now, store, run.id, class_names),
+    partial(report.report_now, store, run.id, session.class_names),
     file_name=report.file_name(run),
     mime="text/html",
     on_click="ignore",

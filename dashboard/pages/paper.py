@@ -11,13 +11,15 @@ from dashboard.forms import run as forms
 from dashboard.names import method_name
 from dashboard.tables import results
 
+MOST = 20  # runs of each network of a row
+
 st.title("The paper's table")
 st.caption(
     "Top-1 (%) of DFFG (BMVC 2023) and the methods it compares with, all layers at the same bit width, beside measurements made here. "
     "If a measurement started from other weights than the paper's, compare the drop from full precision rather than the value."
 )
 
-rows = paper_table.table(session.store())
+rows = paper_table.table(session.store(), MOST)
 figure = st.column_config.NumberColumn(format="%.2f", width=75)
 methods = {
     f"{quantity} {method}": st.column_config.NumberColumn(f"{quantity} {method_name(method)}", format="%.2f", width=110)
@@ -55,7 +57,10 @@ if measured:
             session.show_run(measured[chosen[0]].run)
             st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: measured[chosen[0]].run})
     else:
-        st.caption("±: one standard error of the top-1 on its left. Select a row to open its run.")
+        st.caption(
+            "±: one standard error of the top-1 on its left. Select a row to open its run. Of each row and network, the newest "
+            f"{MOST} runs are shown; `python -m core table` prints all."
+        )
 else:
     st.info("No row has been measured yet. Choose one below and press Measure.", icon=":material/lightbulb:")
 

@@ -19,7 +19,7 @@ st.caption(
     "images that were not used to choose anything."
 )
 
-run = session.choose_run(session.has_images, "Run", "quantize run")
+run = session.choose_run(session.WITH_IMAGES, "Run", "quantize run")
 if run is None:
     st.info(
         "No run with images yet. Start a run in the Studio, or upload your own images below.",

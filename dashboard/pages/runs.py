@@ -2,12 +2,12 @@
 
 import streamlit as st
 
+from core.runs.lists import RunFilter
 from dashboard import session, text
 from dashboard.charts.comparison import MOST
 from dashboard.components import figures, problems
 from dashboard.forms import new_run
 from dashboard.pages import PAGES
-from dashboard.tables import run_list
 from dashboard.updates import live_view
 from dashboard.views import comparison, run_actions, status
 
@@ -16,27 +16,36 @@ st.caption(f"All runs, stored in {text.plain(session.store().folder)}.")
 
 with problems.shown():  # a folder that is read-only can still be listed
     session.store().mark_interrupted()  # runs of other processes that ended without finishing
-runs = session.store().runs()
+lists = session.store().lists
+count = lists.count()
 run_actions.undo_line()
-if not runs:
+if not count:
     st.info("No runs yet. Start one in the Studio.", icon=":material/lightbulb:")
     run_actions.deleted_runs()
     st.stop()
 
 with st.container(horizontal=True):
     words = st.text_input("Search", placeholder="name, note, tag or network", key="find", bind="query-params", width=320)
-    states = st.multiselect("State", list(dict.fromkeys(str(run.state) for run in runs)), key="state", bind="query-params", width=260)
-    known = run_list.all_tags(runs)
-    tags = st.multiselect("Tags", known, key="tag", bind="query-params", width=260) if known else []
-fitting = [run for run in runs if run_list.fits(run, words, states, tags)]
-chosen = run_actions.choose_in_table(fitting, runs)
+    states = st.multiselect("State", [str(state) for state in lists.states()], key="state", bind="query-params", width=260)
+    known_tags = lists.tags()
+    tags = st.multiselect("Tags", known_tags, key="tag", bind="query-params", width=260) if known_tags else []
+    wanted = RunFilter(words=words, states=states, tags=tags)
+    fitting = lists.count(wanted)
+    order, first = run_actions.choose_part(fitting)
+shown = lists.runs(wanted, session.MOST_LISTED, first, order)
+chosen = run_actions.choose_in_table(shown)
 
-if not fitting:
+if not shown:
     st.caption("No run matches the filters above.")
 elif not chosen:
     st.caption(
-        f"{len(fitting)} of {len(runs)} runs. Select a row to describe, open, repeat or delete the run; select several to compare, tag or "
-        "delete them. Click a column header to sort."
+        f"{fitting:,} of {count:,} runs. Select a row to describe, open, repeat or delete the run; select several to compare, tag or "
+        "delete them. "
+        + (
+            "Click a column header to sort."
+            if fitting <= len(shown)
+            else f"The table shows {len(shown)} of them: choose others, or how all are sorted, above. A column header sorts only these."
+        )
     )
 elif len(chosen) == 1:
     run = chosen[0]
@@ -53,7 +62,7 @@ elif len(chosen) == 1:
         run_actions.delete_button([run])
     left, right = st.columns(2)
     with left:
-        run_actions.description_form(run, run_list.all_tags(runs))
+        run_actions.description_form(run, known_tags)
         st.caption(f"Files: {text.plain(session.store().run_folder(run.id))}")
         with st.expander("Live changes", expanded=True):
             changes = session.store().changes(run.id)
@@ -71,7 +80,7 @@ else:
             help=f"At most {MOST} at once.",
         ):  # fmt: skip
             comparison.compare([run.id for run in chosen])
-        run_actions.tag_together(chosen, run_list.all_tags(runs))
+        run_actions.tag_together(chosen, known_tags)
         run_actions.delete_button(chosen)
 
 run_actions.deleted_runs()

@@ -12,13 +12,14 @@ from dashboard.views import status
 from dashboard.views.generation import GENERATION
 from dashboard.views.generation_data import generation_finished
 
-run = session.shown_run(lambda run: not run.config.images_from)
+run = session.shown_run(session.GENERATING)
 
 st.title("Studio")
 st.caption(
     "Generates images from a trained network alone: starting from noise, until their batch statistics match the running statistics stored "
     "in the BatchNorm layers of the network. The images then train a 2- to 8-bit version of it."
 )
+session.say_if_another(run, session.GENERATING)
 
 # the key contains the run, so that the form closes when a run starts
 key = f"new run/{run.id if run is not None else ''}"

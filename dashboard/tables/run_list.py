@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.runs.events import SECONDS
@@ -18,16 +18,6 @@ FIGURES = ("full_precision", "accuracy", SECONDS)  # kinds of results that `line
 def network(run: Run) -> str:
     """The network's name, without the folder of its file."""
     return run.config.model.rsplit("/", 1)[-1]
-
-
-def fits(run: Run, words: str, states: Collection[str], tags: Collection[str]) -> bool:
-    """Whether all words occur in its name, note, tags or network, its state is in `states`, and it has all `tags`; empty matches all."""
-    everything = " ".join((run.name, run.note, *run.tags, run.config.model)).casefold()
-    return (
-        all(word in everything for word in words.casefold().split())
-        and (not states or run.state in states)
-        and set(tags) <= set(run.tags)
-    )  # fmt: skip
 
 
 def all_tags(runs: Sequence[Run]) -> list[str]:

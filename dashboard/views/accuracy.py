@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from core import layout
+from core.runs.lists import RunFilter
 from core.runs.paper_table import PAPER_METHODS
 from core.runs.run import Run
 from dashboard import session, text
@@ -47,10 +49,9 @@ def accuracy(run: Run) -> None:
 
 def version(run: Run, address: Mapping[str, str]) -> int:
     """Version key: changes with the accuracies of this run and of the runs that an address shows beside it."""
-    others = {other.id: other for other in session.store().runs()} if address.get(WITH) else {}
-    shown = [run, *(others[run_id] for run_id in address.get(WITH, "").split(",") if run_id in others)]
+    others = session.store().runs(RunFilter(ids=address[WITH].split(",")), most=MOST_RUNS) if address.get(WITH) else []
     # a checksum, because the numbers are a few kilobytes and every update contains them
-    return zlib.crc32(json.dumps([_evaluated(one).results for one in shown[: 1 + MOST_RUNS]]).encode())
+    return zlib.crc32(json.dumps([_evaluated(one).results for one in [run, *others]]).encode())
 
 
 def _nothing(run: Run) -> str:
@@ -86,17 +87,13 @@ def _evaluated(run: Run) -> series.Evaluated:
 
 def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
     """Chosen runs of the same network and evaluation images, to compare with."""
-    fitting = {
-        other.id: other
-        for other in session.store().runs()
-        if other.id != run.id
-        and other.config.bits
-        and (other.config.model, other.config.evaluation.data) == (run.config.model, run.config.evaluation.data)
-    }
-    if not fitting:
+    key = f"accuracy with/{run.id}"
+    comparable = RunFilter(model=run.config.model, data=run.config.evaluation.data, quantizes=True, without=run.id)
+    if not session.store().runs(comparable, most=1):
         st.caption("No other run of this network on these evaluation images to compare with.")
         return []
-    key = f"accuracy with/{run.id}"
+    kept = st.session_state.get(key, st.query_params.get(WITH, "").split(","))
+    fitting = {other.id: other for other in session.offered(comparable, kept, key)}
     chosen = address_widgets.choose_several(
         "Compare with",
         list(fitting),
@@ -107,9 +104,7 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         max_selections=MOST_RUNS,
         help="Runs of the same network on the same evaluation images. Runs that differ only in their seeds are averaged.",
     )
-    seeds = [run_id for run_id, other in fitting.items() if run_id not in chosen and series.differ_only_in_seeds(run.config, other.config)][
-        : MOST_RUNS - len(chosen)
-    ]
+    seeds = _other_seeds(run, comparable, chosen)[: MOST_RUNS - len(chosen)]
     if seeds:
         st.button(
             "Add the run that differs only in its seeds" if len(seeds) == 1 else f"Add {len(seeds)} runs that differ only in their seeds",
@@ -126,6 +121,13 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
     if len(same) < len(found):
         st.caption("Omitted: runs without accuracies yet, or with other evaluation images.")
     return same
+
+
+def _other_seeds(run: Run, comparable: RunFilter, chosen: Sequence[str]) -> list[str]:
+    """Runs that differ from this one only in their seeds and are not chosen yet; of the newest with its methods and bit widths."""
+    widths = [run.config.training_for(bits).width for bits in run.config.bits]
+    alike = session.store().runs(replace(comparable, methods=run.config.methods, widths=widths), most=session.MOST_LISTED)
+    return [other.id for other in alike if other.id not in chosen and series.differ_only_in_seeds(run.config, other.config)]
 
 
 def _choose(key: str, values: list[str]) -> None:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from core.config import RunConfig
 from core.errors import ConfigError, RunError
+from core.runs.lists import ALL
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts.comparison import COLORS, MOST, Compared
@@ -21,6 +22,7 @@ from dashboard.tables.run_list import FIGURES
 from dashboard.updates import live_view, pace
 
 RUNS_PARAMETER = "runs"
+_BOX = "runs to compare"  # key of the selection box
 _SECONDS_BEFORE_PROGRESS = 0.5
 
 
@@ -29,12 +31,12 @@ def compare(run_ids: Sequence[str]) -> None:
     st.switch_page("dashboard/pages/compare.py", query_params={RUNS_PARAMETER: ",".join(run_ids)})
 
 
-def choose(runs: Sequence[Run]) -> list[Run]:
+def choose() -> list[Run]:
     """A box to choose the runs to compare; initially those in the address, or those that were compared last."""
-    known = {run.id: run for run in runs}
     wanted = st.query_params.get(RUNS_PARAMETER)
     asked = [part for part in wanted.split(",") if part] if wanted else st.session_state.get("compared", [])
     asked = list(dict.fromkeys(asked))
+    known = {run.id: run for run in session.offered(ALL, [*asked, *st.session_state.get(_BOX, [])], _BOX)}
     for run_id in [run_id for run_id in asked if run_id not in known][:3]:
         st.warning(f"No run has the id {text.plain(text.one_line_text(run_id, 60))}: it may have been deleted. See Runs for the ids.")
     chosen = st.multiselect(
@@ -45,7 +47,7 @@ def choose(runs: Sequence[Run]) -> list[Run]:
         format_func=lambda run_id: session.title(known[run_id]),
         placeholder="Choose two or more",
         help=f"At most {MOST}. Differences are relative to the baseline pinned under Runs, or to the first run if none is pinned.",
-        key="runs to compare",
+        key=_BOX,
     )
     st.session_state["compared"] = chosen
     session.put_into_address(RUNS_PARAMETER, ",".join(chosen) or None)
@@ -81,7 +83,7 @@ def _compared(index: int, run: Run) -> Compared:
         config = store.config(run.id)
     except ConfigError:  # of another version
         config = None
-    known = store.results_of_all((*FIGURES, terms.RESULT), run.id).get(run.id, {})
+    known = store.results_of([run.id], (*FIGURES, terms.RESULT)).get(run.id, {})
     return Compared(run, chr(ord("A") + index), COLORS[index], config, {}, known, store.changes(run.id))
 
 

@@ -15,7 +15,7 @@ from dashboard.charts import diversity as diversity_charts
 from dashboard.charts.style import json_of
 from dashboard.components import elements, figures
 from dashboard.images import contact_sheet, rows
-from dashboard.names import class_names, method_name
+from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.updates.live_view import LAYOUT, Values, View
 from dashboard.views import status
@@ -72,7 +72,7 @@ def similarity(run: Run) -> None:
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
     for cell, (method, of_set) in elements.grid(list(measured.items()), _MATRICES_IN_A_ROW):
-        classes = class_names(run.config.model, of_set["matrix"]["labels"])
+        classes = session.class_names(run, of_set["matrix"]["labels"])
         with cell:
             matrix = diversity_charts.matrix_figure(method, of_set["matrix"], classes, low)
             figures.show(json_of(matrix), f"matrix {method}", f"{run.name} similarity matrix {method}")
@@ -116,7 +116,7 @@ def images(run: Run) -> None:
     st.header("Images", divider=False)
     for cell, method in elements.grid(list(sheets), _SHEETS_IN_A_ROW):
         with cell:
-            classes = class_names(run.config.model, sheets[method][1])
+            classes = session.class_names(run, sheets[method][1])
             st.markdown(f"**{text.plain(method_name(method))}**")
             st.html(contact_sheet.sheet_html(*sheets[method], classes, f"images by {method_name(method)}", rows=8))
 
@@ -193,7 +193,7 @@ def _draw_nearest(run: Run, file: Path, near: Mapping[str, Any], number: int, me
     if read is None:
         return
     pixels, labels = read
-    classes = class_names(run.config.model, labels)
+    classes = session.class_names(run, labels)
     captions = [classes[labels[0]], *(f"{cosine:.3f} {classes[label]}" for cosine, label in zip(near["cosine"][index], labels[1:]))]
     alt = f"image {number} by {method_name(method)} and its nearest neighbors"
     st.html(rows.row_html([pixels[start : start + 1] for start in range(len(pixels))], captions, alt))

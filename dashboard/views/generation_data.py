@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
-from core.errors import CoreError
+from core.models.network_names import names_of
 from core.reporting import Frame
 from core.runs.records import Record
 from core.runs.run import Run
 from dashboard import session
 from dashboard.charts import generation as generation_charts
-from dashboard.names import class_names
 from dashboard.tables import iterations
 from dashboard.tables.terms import RESULT as TERMS
 from dashboard.tables.terms import Term, loss_terms
@@ -117,29 +115,18 @@ def frame_at(run: Run, method: str, step: int | None) -> Frame | None:
     return session.shared_cache(("frame", run.id, method, step, version), lambda: session.store().frames.read(run.id, method, step))
 
 
-def names_for(model: str, *frames: Frame) -> Sequence[str]:
+def names_for(run: Run, *frames: Frame) -> Sequence[str]:
     """Class names, enough for all labels and predictions of the frames."""
     labels = [label for frame in frames for of in (frame.labels, frame.predicted) if of is not None for label in of]
-    return class_names(model, labels)
+    return session.class_names(run, labels)
 
 
 def layer_names(run: Run, count: int) -> Sequence[str]:
     """Names of the `count` BatchNorm layers of the run's network; numbered if unknown."""
-    # asking the network imports torch, which takes seconds; needed only for runs of earlier versions, which did not record their layers
-    names = session.store().result(run.id, "layers") or _names_from_network(run.config.model)
+    names = session.store().result(run.id, "layers") or names_of(run.config.model).layers
     return names if len(names) == count else [f"layer {index + 1}" for index in range(count)]
 
 
 def layer_names_of(run: Run, shown: ShownIteration) -> Sequence[str]:
     """`layer_names` for the layers in the records."""
     return layer_names(run, len(shown.history.records[0].data["layers"]))
-
-
-@cache
-def _names_from_network(model: str) -> Sequence[str]:
-    from core.models.full_precision import batch_norm_names_of
-
-    try:
-        return batch_norm_names_of(model)
-    except CoreError:
-        return []

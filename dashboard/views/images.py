@@ -38,7 +38,7 @@ def _sheet_key(run: Run, method: str) -> str:
 def _sheet(run: Run, shown: ShownIteration, method: str) -> contact_sheet.Sheet:
     frame = shown.frames[method]
     key = ("sheet", run.id, run.attempt, method, frame.step)
-    return session.shared_cache(key, lambda: contact_sheet.sheet(frame, names_for(run.config.model, frame)))
+    return session.shared_cache(key, lambda: contact_sheet.sheet(frame, names_for(run, frame)))
 
 
 def draw_sheets(run: Run, values: Values) -> None:
@@ -72,8 +72,8 @@ def draw_large(run: Run, shown: ShownIteration) -> None:
         last = len(next(iter(frames.values())).labels) - 1
         st.warning(text.plain(f"image in the address must be 0 to {last} of {', '.join(frames)}, got {index} of {method}"))
         return
-    frame, model = frames[method], run.config.model
-    names = names_for(model, frame)
+    frame = frames[method]
+    names = names_for(run, frame)
     steps = iterations.history(frame.step, kept, run.config.generation.iterations)
     with st.container(border=True, key="large view"):
         left, right = st.columns([1, 4])
@@ -87,10 +87,10 @@ def draw_large(run: Run, shown: ShownIteration) -> None:
             for other in frames:
                 st.markdown(f"{text.plain(method_name(other))} :small[:gray[iteration and confidence of the teacher]]")
                 key = ("strip", run.id, run.attempt, other, index, tuple(steps), frame.step)
-                st.html(session.shared_cache(key, partial(_strip, run, other, index, steps, frames[other], model)))
+                st.html(session.shared_cache(key, partial(_strip, run, other, index, steps, frames[other])))
 
 
-def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, model: str) -> str:
+def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame) -> str:
     per_batch = run.config.generation.iterations
     read = [
         contact_sheet.single_image(now, index) if step == now.step else _one_image(run.id, run.attempt, method, step, index)
@@ -98,7 +98,7 @@ def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame, 
     ]
     frames = [frame for frame in read if frame is not None]
     titles = [str((frame.step - 1) % per_batch + 1) for frame in frames]
-    return contact_sheet.strip_html(frames, titles, names_for(model, *frames), now.step)
+    return contact_sheet.strip_html(frames, titles, names_for(run, *frames), now.step)
 
 
 @lru_cache(maxsize=500)  # 3 kB each; a strip is redrawn in every iteration, in which only one of its images is new

@@ -11,6 +11,7 @@ import streamlit as st
 
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.generation.methods import method_order
+from core.runs.lists import RunFilter
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import training as training_charts
@@ -203,13 +204,13 @@ def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]],
 
 
 def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
-    """A row for each network of any run on the same images at this width, oldest first."""
-    folder = session.store().images_folder(run)
+    """A row for each network of the newest runs on the same images at this width, oldest first."""
+    store, name = session.store(), f"accuracy/{method}/{width}"
+    others = store.runs(RunFilter(images=store.images_folder(run), model=run.config.model, width=width), most=session.MOST_LISTED)
+    results = store.results_of([other.id for other in others], [name])
     rows = []
-    for other in reversed(session.store().runs()):
-        if session.store().images_folder(other) != folder or other.config.model != run.config.model:
-            continue
-        known = session.store().result(other.id, f"accuracy/{method}/{width}")
+    for other in reversed(others):
+        known = results.get(other.id, {}).get(name)
         if known is None or "quantized" not in known:
             continue
         layer_bits = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from core.runs.lists import NEWEST
 from core.runs.run import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
 from dashboard import session, text
 from dashboard.components import figures, problems
@@ -16,16 +17,34 @@ _JUST_DELETED = "just deleted"
 _SELECTED = "selected runs"
 
 
-def choose_in_table(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
-    """Draws the table of the runs that fit; returns the selected ones."""
+def choose_part(count: int) -> tuple[str, int]:
+    """Boxes to choose an order, and which part of `count` runs the table shows. Returns the order, and how many runs come before the part.
+
+    There are none if the table shows all: its column headers sort it.
+    """
+    if count <= session.MOST_LISTED:
+        return NEWEST, 0
+    order = st.selectbox("Sort by", session.store().lists.orders(), key="sort", bind="query-params", width=200)
+    first = st.selectbox(
+        "Show",
+        range(0, count, session.MOST_LISTED),
+        format_func=lambda start: f"{start + 1:,} to {min(start + session.MOST_LISTED, count):,}",
+        key=f"part {order}",
+        width=200,
+    )
+    return order, first
+
+
+def choose_in_table(runs: Sequence[Run]) -> list[Run]:
+    """Draws a table of these runs; returns the selected ones."""
     # Streamlit stores selected row numbers, so each set of rows gets a table of its own, which starts with the same runs selected
-    key = f"runs table {zlib.crc32(' '.join(run.id for run in fitting).encode())}"
+    key = f"runs table {zlib.crc32(' '.join(run.id for run in runs).encode())}"
     before = st.session_state.get(_SELECTED, [])
     selection = figures.table(
-        run_list.lines(fitting, session.store().results_of_all(run_list.FIGURES)),
+        run_list.lines(runs, session.store().results_of([run.id for run in runs], run_list.FIGURES)),
         on_select="rerun",
         selection_mode="multi-row",
-        selection_default={"selection": {"rows": [index for index, run in enumerate(fitting) if run.id in before]}},
+        selection_default={"selection": {"rows": [index for index, run in enumerate(runs) if run.id in before]}},
         key=key,
         alt="Runs",
         placeholder="",
@@ -36,7 +55,7 @@ def choose_in_table(fitting: Sequence[Run], runs: Sequence[Run]) -> list[Run]:
             "tags": st.column_config.ListColumn(),
         },
     )
-    chosen = [fitting[row] for row in selection.selection.rows if row < len(fitting)]
+    chosen = [runs[row] for row in selection.selection.rows if row < len(runs)]
     st.session_state[_SELECTED] = [run.id for run in chosen]
     return chosen
 
@@ -120,7 +139,7 @@ def delete_button(runs: Sequence[Run]) -> None:
 
 def undo_line() -> None:
     """The runs that were just deleted, with a button that restores them."""
-    deleted = [run for run in session.store().trash.runs() if run.id in st.session_state.get(_JUST_DELETED, [])]
+    deleted = session.store().trash.runs(ids=st.session_state.get(_JUST_DELETED, []))
     if not deleted:
         return
     with st.container(horizontal=True, vertical_alignment="center", border=True):
@@ -142,15 +161,16 @@ def _restore(runs: Sequence[Run]) -> None:
 
 def deleted_runs() -> None:
     """The runs in the trash, to restore or to delete permanently."""
-    trashed = session.store().trash.runs()
-    if not trashed:
+    count = session.store().trash.count()
+    if not count:
         return
     with st.expander("Deleted runs", icon=":material/delete:", key="deleted runs", on_change="rerun") as expander:
         if not expander.open:
             return
+        trashed = session.store().trash.runs(most=session.MOST_LISTED)
         st.caption(
-            f"{len(trashed)} deleted run{'s' if len(trashed) > 1 else ''}. Files are kept for {DAYS_IN_TRASH} days and removed at the "
-            "next start after that."
+            f"{count:,} deleted run{'s' if count > 1 else ''}. Files are kept for {DAYS_IN_TRASH} days and removed at the next start after "
+            "that." + (f" The table shows the last {len(trashed)}." if count > len(trashed) else "")
         )
         selection = figures.table(
             run_list.deleted_lines(trashed, DAYS_IN_TRASH),
@@ -160,12 +180,12 @@ def deleted_runs() -> None:
             alt="Deleted runs",
         )
         chosen = [trashed[row] for row in selection.selection.rows if row < len(trashed)]
-        count = "" if not chosen else " 1 run" if len(chosen) == 1 else f" {len(chosen)} runs"
+        these = "" if not chosen else " 1 run" if len(chosen) == 1 else f" {len(chosen)} runs"
         with st.container(horizontal=True):
-            if st.button(f"Restore{count}", icon=":material/undo:", key="restore", disabled=not chosen) and _done(lambda: _restore(chosen)):
+            if st.button(f"Restore{these}", icon=":material/undo:", key="restore", disabled=not chosen) and _done(lambda: _restore(chosen)):
                 st.rerun()
             with st.popover("Delete permanently", disabled=not chosen):
-                st.write(f"Removes{count} with all images and networks. This cannot be undone.")
+                st.write(f"Removes{these} with all images and networks. This cannot be undone.")
                 if st.button("Delete permanently", type="primary", key="delete permanently"):
 
                     def delete() -> None:

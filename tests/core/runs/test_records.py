@@ -92,16 +92,16 @@ def test_curves_have_the_numbers_of_the_records(store):
     assert store.curves(run_id, "training") == (0, {})
 
 
-def test_selected_results_of_all_runs(store):
+def test_selected_results_of_several_runs(store):
     first, second = created(store), created(store)
     store.set_result(first, "full_precision", {"top1": 92.5})
     store.set_result(first, "accuracy/adam/W4A4", {"quantized": 90.0})
     store.set_result(first, "accuracy_of_another_kind", 1)
     store.set_result(first, "diversity/adam", {"matrix": [1]})
     store.set_result(second, "accuracy/adam/W4A4", {"quantized": 91.0})
-    assert store.results_of_all(["full_precision", "accuracy"]) == {
+    assert store.results_of([first, second, "nobody"], ["full_precision", "accuracy"]) == {
         first: {"full_precision": {"top1": 92.5}, "accuracy/adam/W4A4": {"quantized": 90.0}},
         second: {"accuracy/adam/W4A4": {"quantized": 91.0}},
     }
-    assert store.results_of_all(["accuracy"], second) == {second: {"accuracy/adam/W4A4": {"quantized": 91.0}}}
-    assert store.results_of_all(["nothing"]) == {}
+    assert store.results_of([second], ["accuracy"]) == {second: {"accuracy/adam/W4A4": {"quantized": 91.0}}}
+    assert store.results_of([first], ["nothing"]) == {}

@@ -1,0 +1,49 @@
+"""Names of the classes and BatchNorm layers of a network, found in another process: it imports torch, which the server must not.
+
+New runs store these names. This is for runs of earlier versions.
+"""
+
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path(__file__).parents[2]
+_SECONDS = 60  # importing torch and a zoo takes up to ten
+
+
+class NetworkNames(NamedTuple):
+    """Class names by label, and BatchNorm layers in the order of the modules; empty for a network that cannot be found."""
+
+    classes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=100)
+def names_of(model: str) -> NetworkNames:
+    """Names of the network `model`, any name for `load_model`. The first call takes seconds."""
+    command = [sys.executable, "-m", "core.models.network_names", model]
+    try:
+        answer = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+    except subprocess.SubprocessError:
+        return NetworkNames()
+    return NetworkNames(*map(tuple, json.loads(answer.splitlines()[-1])))
+
+
+def _print_names(model: str) -> None:
+    from core.errors import CoreError
+    from core.models.full_precision import batch_norm_names_of, find_model
+
+    found: list[list[str]] = []
+    for read in (lambda: find_model(model)[1].classes, lambda: batch_norm_names_of(model)):
+        try:
+            found.append(list(read()))
+        except CoreError:
+            found.append([])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _print_names(sys.argv[1])
