@@ -56,7 +56,7 @@ SMALL = RunConfig(
     bits=(3, 4),
 )
 ROUNDS = 5
-# of ten runs
+# of ten runs each
 STATES = [RunState.COMPLETE] * 7 + [RunState.STOPPED, RunState.FAILED, RunState.INTERRUPTED]
 TEMPLATES = [0] * 6 + [1] * 2 + [2] * 2
 # results that are small; the others would need gigabytes, and no list shows them
@@ -90,10 +90,10 @@ def add_runs(folder: Path, templates: list[str], count: int) -> None:
     with store.database.write() as connection:
         rows = [dict(connection.execute("SELECT * FROM run WHERE id = ?", (run_id,)).fetchone()) for run_id in templates]
         columns = list(rows[0])
-        now = time.time()
+        newest = min(row["created"] for row in rows)
         for number in range(count - len(templates)):
             template = rows[TEMPLATES[number % 10]]
-            begun = now - 600 * (number + 1)
+            begun = newest - 600 * (number + 1)
             run_id = time.strftime("%Y%m%d-%H%M%S-", time.localtime(begun)) + f"{number:06x}"
             config = json.loads(template["config"])
             config["machine"]["seed"] = number % 50
@@ -215,7 +215,7 @@ def measure(counts: list[int], folder: Path) -> dict[str, Any]:
     templates = make_templates(folder / "templates")
     stores = []
     for count in counts:
-        copy = folder / "runs"  # the same path each time, because runs refer to images by their path
+        copy = folder / "runs"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder / "templates", copy)
         add_runs(copy, templates, count)

@@ -74,7 +74,8 @@ _VERSIONS = (
     ALTER TABLE run ADD COLUMN widths TEXT NOT NULL DEFAULT '';
     ALTER TABLE run ADD COLUMN mixed INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX run_by_time ON run (created DESC, id DESC) WHERE NOT deleted AND trashed IS NULL;
-    CREATE INDEX run_by_state ON run (state, place);
+    CREATE INDEX run_by_state ON run (state, place, deleted, trashed);
+    CREATE INDEX run_by_model ON run (model, created DESC, id DESC) WHERE NOT deleted AND trashed IS NULL;
     CREATE INDEX run_by_images ON run (images_from) WHERE images_from != '';
     CREATE INDEX run_in_trash ON run (trashed) WHERE trashed IS NOT NULL;
     CREATE INDEX run_deleted ON run (deleted) WHERE deleted;

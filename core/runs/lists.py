@@ -65,7 +65,8 @@ class RunFilter:
         """A condition in SQL, and its values. store: the folder of the runs."""
         parts: list[tuple[str, tuple]] = [(LISTED, ())]
         # lists are JSON, because a statement has a limited number of values
-        for column, wanted in (("state", self.states or None), ("id", self.ids)):
+        # "+" keeps the index of the states out, because lists are sorted by time and end early
+        for column, wanted in (("+state", self.states or None), ("id", self.ids)):
             if wanted is not None:
                 parts.append((f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(wanted)),)))
         for column, exactly in (("model", self.model), ("data", self.data), ("methods", self.methods), ("widths", self.widths)):

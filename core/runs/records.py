@@ -141,9 +141,11 @@ class Records:
         found: dict[str, dict[str, Any]] = {}
         with self._database.read() as connection:
             for kind in kinds:
-                for row in connection.execute(
-                    "SELECT run, name, data FROM result WHERE run IN (SELECT value FROM json_each(?)) AND (name = ? OR name GLOB ?)",
-                    (wanted, kind, f"{kind}/*"),
-                ):
-                    found.setdefault(row["run"], {})[row["name"]] = json.loads(row["data"])
+                # a range, which the primary key finds, in place of a pattern; "0" follows "/"
+                for condition, values in (("name = ?", (kind,)), ("name > ? AND name < ?", (f"{kind}/", f"{kind}0"))):
+                    for row in connection.execute(
+                        f"SELECT run, name, data FROM result WHERE run IN (SELECT value FROM json_each(?)) AND {condition}",
+                        (wanted, *values),
+                    ):
+                        found.setdefault(row["run"], {})[row["name"]] = json.loads(row["data"])
         return found

@@ -172,11 +172,11 @@ def test_report_shows_the_run_as_it_is_now(store, run):
     store.rename(run.id, "renamed later")
     try:
         asked = []
-        html = report.report_now(store, run.id, lambda model, labels: asked.append(model) or CLASSES)
+        html = report.report_now(store, run.id, lambda of, labels: asked.append(of.id) or CLASSES)
     finally:
         store.rename(run.id, run.name)
     assert "<h1>renamed later</h1>" in html
-    assert asked == [run.config.model]
+    assert asked == [run.id]
     assert report.file_name(run) == "a-finished-run-report.html"
 
 

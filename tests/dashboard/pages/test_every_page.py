@@ -51,6 +51,7 @@ def test_pages_show_a_run_whose_weights_file_was_deleted(runs_folder, tmp_path):
     run_id = session.manager().start(config.with_knobs({"encoder": "embedded"}))
     session.manager().wait(run_id)
     assert session.store().run(run_id).state is RunState.COMPLETE
+    assert session.store().result(run_id, "classes") == list(spec.classes)  # for the pages, which must not import torch to find them
     path.unlink()
     for name, number in (("quantize", 0), ("diversity", 3), ("runs", 0)):
         assert len(component(page(name), "figure")) == number
