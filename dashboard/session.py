@@ -196,15 +196,16 @@ def choose_run(which: RunFilter, label: str, key: str) -> Run | None:
     return runs[chosen]
 
 
-def offered(which: RunFilter, kept: Sequence[str], key: str) -> list[Run]:
+def offered(which: RunFilter, kept: Sequence[str], key: str, label: str = "Search runs") -> list[Run]:
     """The runs of a filter that a selection box offers, newest first: `kept`, and the newest MOST_LISTED.
 
     If there are more, a field above the box searches all of them, as the one under Runs does. kept: ids, of any runs. key: of the box.
+    label: of the field.
     """
     runs = store().runs(which, most=MOST_LISTED + 1)
     if len(runs) > MOST_LISTED:
         words = st.text_input(
-            "Search runs",
+            label,
             key=f"{key}/search",
             placeholder="name, note, tag or network",
             help=f"The box lists the newest {MOST_LISTED} runs. With words here, it lists the newest {MOST_LISTED} that have all of them "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _ROOT = Path(__file__).parents[2]
-_SECONDS = 60  # importing torch and a zoo takes up to ten
+_SECONDS = 300  # importing torch and a zoo takes up to ten; the server's low priority makes it longer beside jobs
 
 
 class NetworkNames(NamedTuple):

@@ -73,7 +73,9 @@ class Trash:
         """Deletes runs that were in the trash for more than DAYS_IN_TRASH, and completes interrupted deletions."""
         limit = time.time() - DAYS_IN_TRASH * 24 * 3600
         with self._database.read() as connection:
-            rows = connection.execute("SELECT id, deleted FROM run WHERE deleted UNION SELECT id, deleted FROM run WHERE trashed < ?", (limit,)).fetchall()
+            rows = connection.execute(
+                "SELECT id, deleted FROM run WHERE deleted UNION SELECT id, deleted FROM run WHERE trashed < ?", (limit,)
+            ).fetchall()
         for row in rows:
             # checked again inside a transaction, because the run may have been restored since
             if row["deleted"] or self._database.write_or_use_reserve(functools.partial(self._expire, row["id"], limit)):

@@ -93,7 +93,7 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         st.caption("No other run of this network on these evaluation images to compare with.")
         return []
     kept = st.session_state.get(key, st.query_params.get(WITH, "").split(","))
-    fitting = {other.id: other for other in session.offered(comparable, kept, key)}
+    fitting = {other.id: other for other in session.offered(comparable, kept, key, "Search runs to compare with")}
     chosen = address_widgets.choose_several(
         "Compare with",
         list(fitting),
