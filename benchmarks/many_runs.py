@@ -8,6 +8,7 @@ writes benchmarks/results/many_runs.json. For each number of runs (100, 1,000, a
 - `load`: by a new session later
 - `rerun`: by the same session again, as after a click
 - `oldest`: by a new session, with the address of the oldest run
+- `processor`: time of the processor that one of these three takes on average, which other programs on the machine do not lengthen
 
 Also the resident memory of the server at the end, and whether it loaded torch. The runs are copies, with other settings, states, names,
 tags and notes, of three real ones: a complete run, one of a network of its own, and one on given images. Takes five minutes.
@@ -36,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import websockets
 from safetensors.numpy import load_file, save_file
-from sessions import free_port, resident
+from sessions import free_port, processor_seconds, resident
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
@@ -162,7 +163,7 @@ class Tab:
         return 1000 * (time.perf_counter() - began)
 
 
-async def times_of(port: int, names: list[str], oldest: str) -> dict[str, dict[str, Any]]:
+async def times_of(port: int, server: int, names: list[str], oldest: str) -> dict[str, dict[str, Any]]:
     """Page -> kind of request -> median milliseconds; `kilobytes` is what a load sends."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for name in names:
@@ -170,6 +171,7 @@ async def times_of(port: int, names: list[str], oldest: str) -> dict[str, dict[s
             found[name]["cold"] = round(await tab.ask(name))
     for name in names:
         taken: dict[str, list[float]] = {"load": [], "rerun": [], "oldest": []}
+        before = processor_seconds(server)
         for _ in range(ROUNDS):
             async with Tab(port) as tab:
                 taken["load"].append(await tab.ask(name))
@@ -177,6 +179,7 @@ async def times_of(port: int, names: list[str], oldest: str) -> dict[str, dict[s
                 taken["rerun"].append(await tab.ask(name))
             async with Tab(port) as tab:
                 taken["oldest"].append(await tab.ask(name, f"{'runs' if name == 'compare' else 'run'}={oldest}"))
+        found[name]["processor"] = round(1000 * (processor_seconds(server) - before) / (3 * ROUNDS))
         found[name] |= {kind: round(statistics.median(values)) for kind, values in taken.items()}
     return found
 
@@ -196,7 +199,7 @@ def measure_store(folder: Path) -> dict[str, Any]:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
                     break
                 time.sleep(0.05)
-            pages = asyncio.run(times_of(port, [page.name for page in PAGES], oldest))
+            pages = asyncio.run(times_of(port, server.pid, [page.name for page in PAGES], oldest))
             maps = Path(f"/proc/{server.pid}/maps").read_text()
             return {
                 "runs": count,
@@ -226,7 +229,7 @@ def measure(counts: list[int], folder: Path) -> dict[str, Any]:
 
 def slowest(pages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The slowest request of each kind that is not the first of a server."""
-    return {kind: max(figures[kind] for figures in pages.values()) for kind in ("load", "rerun", "oldest")}
+    return {kind: max(figures[kind] for figures in pages.values()) for kind in ("load", "rerun", "oldest", "processor")}
 
 
 if __name__ == "__main__":
