@@ -1,14 +1,16 @@
 """Entry point of the dashboard: `streamlit run` finds it by its name. Routes to PAGES."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from starlette.middleware import Middleware
 
 from dashboard import session
 from dashboard.components import elements, figures, problems
 from dashboard.pages import PAGES, Page
-from dashboard.server import access, resources
+from dashboard.server import access, gate, resources
 from dashboard.updates import socket
 
 
@@ -19,7 +21,9 @@ def as_streamlit_page(page: Page) -> Any:
 
 
 if __name__ == "__main__":  # run as a script for each session and after each interaction
-    st.set_page_config(page_title="Data-free quantization", page_icon=str(Path(__file__).parent / "assets" / "icon.png"), layout="wide")
+    # in the page itself, because a media file would not be sent before the login
+    icon = "data:image/png;base64," + base64.b64encode((Path(__file__).parent / "assets" / "icon.png").read_bytes()).decode()
+    st.set_page_config(page_title="Data-free quantization", page_icon=icon, layout="wide")
     st.html(Path(__file__).parent / "dashboard" / "page.css")
 
     access.admit()
@@ -38,4 +42,4 @@ else:  # imported once by the server, before it serves anything
 
         return collect_updates(find_view(view), run_id, query)
 
-    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *socket.routes(collect)])
+    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *socket.routes(collect)], middleware=[Middleware(gate.Gate)])

@@ -28,7 +28,7 @@ from core.runs.run import Run
 from core.runs.store import RunStore
 from dashboard import text
 from dashboard.pages import PAGES
-from dashboard.server import access, resources
+from dashboard.server import resources, rights
 from dashboard.server.uploads import Uploads
 
 RUN_PARAMETER = "run"
@@ -139,8 +139,8 @@ def show_layer(index: int) -> None:
 
 
 def start(config: RunConfig, name: str = "") -> None:
-    """Queues a run for the user who is logged in, and shows it."""
-    show_run(manager().start(config, name, user=access.user()))
+    """Queues a run for the user who is logged in, and shows it. Raises RunError if the login has ended."""
+    show_run(manager().start(config, name, user=rights.user()))
 
 
 _records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()

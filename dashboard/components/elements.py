@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from dashboard import session
 from dashboard.charts import files as chart_files
-from dashboard.server import access
+from dashboard.server import settings
 from dashboard.tables.iterations import from_address, nearest
 from dashboard.text import one_line_text
 
@@ -56,7 +56,7 @@ async def _send_library(request: Request) -> FileResponse:
 
 
 def _library_address() -> str:
-    return access.path(_LIBRARY_NAME)
+    return settings.path(_LIBRARY_NAME)
 
 
 def grid(items: Sequence[T], columns: int) -> Iterator[tuple[Any, T]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,25 +16,27 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
+from itsdangerous import BadData
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dashboard.server import access, resources
+from dashboard.server import logins, resources, settings
+from dashboard.server.gate import POLICY_VIOLATION
 from dashboard.updates import pace
 
 _PATH = "follow"
 _ALL = "all"  # a question for all values; any other is for "new" ones
-_POLICY_VIOLATION = 1008  # close code of RFC 6455
 _LONGEST_QUESTION = 4000  # characters; no address of a page is longer
 
-# known to this process only, so that socket addresses can come only from pages of users who are logged in
-_SECRET = secrets.token_hex(32)
+# known to this process only, so that socket addresses come only from its pages. The gate asks for the login
+_SIGNER = logins.serializer(secrets.token_hex(32), "socket")
+_log = logging.getLogger(__name__)
 
 
 def address(run_id: str, view: str) -> str:
     """Address from which the current page gets updates of a view of a run; valid as long as a login."""
-    watcher = json.dumps([view, run_id, *pace.watcher()])
-    return access.path(_PATH) + "?" + urlencode({"watcher": access.sign(watcher, _SECRET)})
+    watcher = [view, run_id, *pace.watcher()]
+    return settings.path(_PATH) + "?" + urlencode({"watcher": _SIGNER.dumps(watcher)})
 
 
 def routes(collect: Callable[[str, str, str], dict[str, Any]]) -> list[BaseRoute]:
@@ -54,16 +57,26 @@ def routes(collect: Callable[[str, str, str], dict[str, Any]]) -> list[BaseRoute
         return json.dumps({**answer, "values": new})
 
     async def follow(socket: WebSocket) -> None:
-        signed = access.signed_name(socket.query_params.get("watcher", ""), _SECRET)
-        if not signed:
-            await socket.close(_POLICY_VIOLATION)
+        try:
+            view, run_id, *watcher = _SIGNER.loads(socket.query_params.get("watcher", ""), max_age=logins.SECONDS)
+        except BadData:
+            _log.warning("Refused a socket to %r: its address is not one of this server's, or it is too old", _PATH)
+            await socket.close(POLICY_VIOLATION)
             return
-        view, run_id, *watcher = json.loads(signed)
         await socket.accept()
         sent: dict[str, int] = {}
-        with suppress(WebSocketDisconnect):  # the page was closed
-            while True:
-                question = (view, run_id, pace.Watcher(*watcher), await socket.receive_text(), sent)
-                await socket.send_text(await asyncio.get_running_loop().run_in_executor(pool, answer_to, *question))
+        while (message := await socket.receive())["type"] == "websocket.receive":
+            question = message.get("text")
+            try:
+                if question is None:
+                    raise ValueError("questions are text, got bytes")
+                asked = (view, run_id, pace.Watcher(*watcher), question, sent)
+                answer = await asyncio.get_running_loop().run_in_executor(pool, answer_to, *asked)
+            except Exception as error:  # of any kind: a page can ask anything
+                _log.warning("Closed a socket to %r: question %r: %s: %s", _PATH, (question or "")[:100], type(error).__name__, error)
+                await socket.close(POLICY_VIOLATION)
+                return
+            with suppress(WebSocketDisconnect):  # the page was closed meanwhile
+                await socket.send_text(answer)
 
-    return [WebSocketRoute(access.path(_PATH), follow)]
+    return [WebSocketRoute(settings.path(_PATH), follow)]

@@ -12,6 +12,7 @@ from dashboard import session
 from dashboard.components import problems
 from dashboard.forms.knobs import live_sliders
 from dashboard.names import method_name
+from dashboard.server import rights
 
 _ALL = "all"
 
@@ -47,6 +48,8 @@ def draw_knobs(run: Run) -> None:
         )
         chosen = methods if act_on == _ALL else [act_on]
     known = live_knobs(GenerationConfig)
+    if refusal := rights.objection(run):
+        st.caption(text.plain(refusal))
     # a knob that only some methods have shows the value of the first such method
     owners = {name: next((method for method in chosen if method in knob.metadata["of"]), chosen[0]) for name, knob in known.items()}
     live_sliders(
@@ -54,10 +57,12 @@ def draw_knobs(run: Run) -> None:
         f"live/{run.id}" if chosen == methods else f"live/{run.id}/{chosen[0]}",
         lambda name, key: _change(run, name, key, chosen),
         chosen,
+        disabled=known if refusal else (),
     )
 
 
 def _change(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
     of = live_knobs(GenerationConfig)[name].metadata["of"]
     with problems.shown(st.toast):
+        rights.require([run])
         session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if not of or method in of])

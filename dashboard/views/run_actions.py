@@ -11,6 +11,7 @@ from core.runs.lists import NEWEST
 from core.runs.run import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
 from dashboard import session, text
 from dashboard.components import figures, problems
+from dashboard.server import rights
 from dashboard.tables import run_list
 
 _JUST_DELETED = "just deleted"
@@ -116,17 +117,17 @@ def tag_together(runs: Sequence[Run], known_tags: Sequence[str]) -> None:
 def delete_button(runs: Sequence[Run]) -> None:
     """Moves runs to the trash."""
     active = [run for run in runs if not run.state.is_finished()]
+    refusal = _refusal(runs) or ("Active runs cannot be deleted. Stop them first." if active else "")
     if st.button(
         "Delete",
         icon=":material/delete:",
         key="delete",
-        disabled=bool(active),
-        help="Active runs cannot be deleted. Stop them first."
-        if active
-        else f"Can be restored for {DAYS_IN_TRASH} days under Deleted runs below.",
+        disabled=bool(refusal),
+        help=text.plain(refusal) or f"Can be restored for {DAYS_IN_TRASH} days under Deleted runs below.",
     ):
 
         def trash() -> None:
+            rights.require(runs)
             for run in runs:
                 session.store().trash.put(run.id)
 
@@ -155,6 +156,7 @@ def undo_line() -> None:
 
 
 def _restore(runs: Sequence[Run]) -> None:
+    rights.require(runs)
     for run in runs:
         session.store().trash.restore(run.id)
 
@@ -180,20 +182,30 @@ def deleted_runs() -> None:
             alt="Deleted runs",
         )
         chosen = [trashed[row] for row in selection.selection.rows if row < len(trashed)]
+        refusal = _refusal(chosen)
+        if refusal:
+            st.caption(text.plain(refusal))
+        off = not chosen or bool(refusal)
         these = "" if not chosen else " 1 run" if len(chosen) == 1 else f" {len(chosen)} runs"
         with st.container(horizontal=True):
-            if st.button(f"Restore{these}", icon=":material/undo:", key="restore", disabled=not chosen) and _done(lambda: _restore(chosen)):
+            if st.button(f"Restore{these}", icon=":material/undo:", key="restore", disabled=off) and _done(lambda: _restore(chosen)):
                 st.rerun()
-            with st.popover("Delete permanently", disabled=not chosen):
+            with st.popover("Delete permanently", disabled=off):
                 st.write(f"Removes{these} with all images and networks. This cannot be undone.")
                 if st.button("Delete permanently", type="primary", key="delete permanently"):
 
                     def delete() -> None:
+                        rights.require(chosen)
                         for run in chosen:
                             session.store().delete(run.id)
 
                     if _done(delete):
                         st.rerun()
+
+
+def _refusal(runs: Sequence[Run]) -> str:
+    """Why the user may not delete or restore these runs; "" if they may."""
+    return next((refusal for run in runs if (refusal := rights.objection(run))), "")
 
 
 def _done(act: Callable[[], None]) -> bool:

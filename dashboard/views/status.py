@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from core.reporting import WARNING
+from core.runs.control import LocalControl
 from core.runs.run import Run
 from core.runs.state import RunState
 from dashboard import session, text
 from dashboard.components import elements, problems
+from dashboard.server import rights
 from dashboard.updates.live_view import Values, View
 
 _SECONDS_FOR_A_STEP = 1.5
@@ -58,18 +60,21 @@ def draw(run: Run, values: Values) -> None:
         if run.traceback:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
-    for sentence in session.store().results_of_all([WARNING], run.id).get(run.id, {}).values():
+    for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values():
         st.warning(text.plain(sentence), icon=":material/warning:")
     if _progress_key(run) in values:
         elements.text_block(_progress_key(run), values[_progress_key(run)])
     if run.state.can_resume():
+        refusal = rights.objection(run)
         st.button(
             "Resume",
             icon=":material/play_arrow:",
             key=f"resume {run.id}",
-            on_click=_resume,
-            args=(run.id,),
-            help="Continues from the last resume state, or from the start. The result is the same as without the interruption.",
+            on_click=_act,
+            args=(run, lambda: session.manager().resume(run.id)),
+            disabled=bool(refusal),
+            help=text.plain(refusal)
+            or "Continues from the last resume state, or from the start. The result is the same as without the interruption.",
         )
     elif not run.state.is_finished():
         if session.manager().controls(run.id):
@@ -81,9 +86,11 @@ def draw(run: Run, values: Values) -> None:
 STATUS = View("status", values, draw)
 
 
-def _resume(run_id: str) -> None:
+def _act(run: Run, action: Callable[[], None]) -> None:
+    """Does what a button says, if the user still may, and the run is still there."""
     with problems.shown(st.toast):
-        session.manager().resume(run_id)
+        rights.require([run])
+        action()
 
 
 def _time_left(run: Run) -> str:
@@ -109,33 +116,27 @@ def _duration(seconds: float) -> str:
 
 def _buttons(run: Run) -> None:
     control = session.manager().control(run.id)
+    refusal = rights.objection(run)
 
-    def one_step() -> None:
-        with problems.shown(st.toast):
-            before = session.store().run(run.id).step, _image_versions(run)
-            control.step()
-            _wait_for_step(run, *before)
-        elements.follow_newest(run.id)
+    def button(label: str, icon: str, action: Callable[[], None], help: str | None = None) -> None:
+        key = label.lower().removeprefix("one ")
+        st.button(label, icon=icon, key=key, on_click=_act, args=(run, action), disabled=bool(refusal), help=text.plain(refusal) or help)
 
     with st.container(horizontal=True):
         if control.paused:
-            st.button("Resume", icon=":material/play_arrow:", key="resume", on_click=control.resume)
+            button("Resume", ":material/play_arrow:", control.resume)
         else:
-            st.button("Pause", icon=":material/pause:", key="pause", on_click=control.pause)
-        st.button(
-            "One step",
-            icon=":material/skip_next:",
-            key="step",
-            on_click=one_step,
-            help="One iteration of every method, or one training step, then pause.",
-        )
-        st.button(
-            "Stop",
-            icon=":material/stop:",
-            key="stop",
-            on_click=control.stop,
-            help="Ends the run. Its results so far are kept, and it can be resumed.",
-        )
+            button("Pause", ":material/pause:", control.pause)
+        one_step = "One iteration of every method, or one training step, then pause."
+        button("One step", ":material/skip_next:", lambda: _take_step(run, control), one_step)
+        button("Stop", ":material/stop:", control.stop, "Ends the run. Its results so far are kept, and it can be resumed.")
+
+
+def _take_step(run: Run, control: LocalControl) -> None:
+    before = session.store().run(run.id).step, _image_versions(run)
+    control.step()
+    _wait_for_step(run, *before)
+    elements.follow_newest(run.id)
 
 
 def _wait_for_step(run: Run, step: int, versions: list[int]) -> None:

@@ -1,14 +1,17 @@
-"""A store with one real finished run, made once per session; each test gets its own copy."""
+"""A store with one real finished run, made once per session; each test gets its own copy. And logins."""
 
 import shutil
 
 import pytest
+import streamlit as st
+from login_cookies import OIDC, TOKEN
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RUNS_VARIABLE, RunStore
 from dashboard import session
+from dashboard.server import settings
 
 TINY = RunConfig(
     machine=MachineConfig(device="cpu"),
@@ -48,3 +51,23 @@ def with_finished_run(runs_folder, finished_runs):
     """The id of the finished run, in the store of `runs_folder`."""
     shutil.copytree(finished_runs, runs_folder, dirs_exist_ok=True)
     return session.store().runs()[0].id
+
+
+@pytest.fixture
+def with_token(monkeypatch):
+    """A login by token is configured."""
+    monkeypatch.setenv(settings.TOKEN_VARIABLE, TOKEN)
+
+
+@pytest.fixture
+def with_accounts(monkeypatch):
+    """A login by account is configured."""
+    monkeypatch.setattr(settings, "auth", lambda: OIDC)
+
+
+@pytest.fixture
+def cookies(monkeypatch):
+    """The cookies that the browser sends with a session."""
+    sent: dict[str, str] = {}
+    monkeypatch.setattr(type(st.context), "cookies", property(lambda context: sent))
+    return sent

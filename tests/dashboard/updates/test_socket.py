@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from dashboard.server import access
+from dashboard.server import logins
 from dashboard.updates import pace
 from dashboard.updates import socket as updates
 
@@ -72,7 +72,7 @@ def changed(address, change):
         lambda text: text[:-1],
         lambda text: "00" + text,
         lambda text: text.partition(".")[0],
-        lambda text: access.sign(json.dumps(["status", "a run", *ME]), "another secret"),
+        lambda text: logins.serializer("another secret", "socket").dumps(["status", "a run", *ME]),
     ],
 )
 def test_address_not_signed_by_this_server_is_refused(client, change):
@@ -81,9 +81,42 @@ def test_address_not_signed_by_this_server_is_refused(client, change):
     assert refused.value.code == 1008
 
 
+def refusing(*question):
+    raise KeyError("no such\nview")
+
+
+@pytest.mark.parametrize(
+    ("collect", "send", "logged"),
+    [
+        (refusing, lambda socket: socket.send_text("all?at=3"), "question 'all?at=3': KeyError: 'no such\\nview'"),
+        (dict, lambda socket: socket.send_bytes(b"all"), "question '': ValueError: questions are text, got bytes"),
+    ],
+)
+def test_a_question_without_an_answer_closes_the_socket_with_a_sentence(collect, send, logged, monkeypatch, caplog):
+    monkeypatch.setattr(pace, "watcher", lambda: ME)
+    client = TestClient(Starlette(routes=updates.routes(collect)))
+    with client.websocket_connect(updates.address("a run", "status")) as socket:
+        send(socket)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+    assert closed.value.code == 1008
+    assert caplog.messages == [f"Closed a socket to 'follow': {logged}"]
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "query", ["", "watcher", "watcher=", "watcher=%00", "watcher=%FF", "watcher=a&watcher=b", "other=1", "watcher=.%2E."]
+)
+def test_odd_parameters_are_refused_with_a_sentence(query, client, caplog):
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(f"/follow?{query}"):
+        pass
+    assert refused.value.code == 1008
+    assert caplog.messages == ["Refused a socket to 'follow': its address is not one of this server's, or it is too old"]
+
+
 def test_address_expires(client, monkeypatch):
     address = updates.address("a run", "status")
-    later = time.time() + access.LOGIN_SECONDS + 1
+    later = time.time() + logins.SECONDS + 1
     monkeypatch.setattr(time, "time", lambda: later)
     with pytest.raises(WebSocketDisconnect), client.websocket_connect(address):
         pass
