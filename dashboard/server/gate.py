@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from dashboard.pages import PAGES
 from dashboard.server import access, logins, settings
@@ -152,8 +152,9 @@ class Gate:
             _log.warning("Refused a socket to %r: %s", name[:100], refusal)
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             return
-        if guest:
-            scope = {**scope, "headers": list(_without_session(scope["headers"]))}
+        if guest and len(scope["subprotocols"]) > 2:  # the third is the session that a page wants to continue
+            await _reload_page(scope, receive, send)
+            return
         await self._connected(_Socket(cookies, login, guest), scope, receive, send)
 
     def _has_room(self) -> bool:
@@ -253,10 +254,11 @@ def _host_and_port(address: str, scheme: str) -> tuple[str, int | None] | None:
     return (parts.hostname, port) if parts.hostname else None
 
 
-def _without_session(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
-    """The headers without the third entry of the subprotocol, in which Streamlit's pages name the session they want to continue.
-
-    A page whose login has ended would otherwise get back the session of that login.
-    """
-    for name, value in headers:
-        yield name, b",".join(value.split(b",")[:2]) if name == b"sec-websocket-protocol" else value
+async def _reload_page(scope: Scope, receive: Receive, send: Send) -> None:
+    """Makes a page load again that wants to continue its session without a login, so that it shows the login and not what it had."""
+    reload = ForwardMsg()
+    reload.auth_redirect.url = ""  # relative to the page
+    await receive()
+    await send({"type": "websocket.accept", "subprotocol": scope["subprotocols"][0]})
+    await send({"type": "websocket.send", "bytes": reload.SerializeToString()})
+    await send({"type": "websocket.close", "code": POLICY_VIOLATION})

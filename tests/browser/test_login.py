@@ -4,11 +4,13 @@ import json
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from every_page import make_runs
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from playwright.sync_api import Page, expect
@@ -84,6 +86,52 @@ def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
         expect_login_only(page)
         page.goto(f"{address}/runs")
         expect_login_only(page)
+
+
+@pytest.mark.slow
+def test_log_out_ends_every_tab_and_socket_and_the_cookie(tmp_path, open_page):
+    page, _ = open_page()
+    make_runs(tmp_path)
+    with serving(tmp_path, free_port(), DASHBOARD_TOKEN=TOKEN) as (address, _):
+        page.goto(f"{address}/runs")
+        log_in(page, "Anna", TOKEN)
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+        (cookie,) = [cookie for cookie in page.context.cookies() if cookie["name"].startswith("dashboard_login")]
+        kept = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+        other = page.context.new_page()
+        other.goto(address)
+        expect(other.get_by_role("heading", name="Studio")).to_be_visible()
+        assert status_of(f"{address}/_stcore/metrics", kept) == 200
+
+        page.get_by_role("button", name="Log out").click()
+        expect_login_only(page)
+        expect_login_only(other)  # without a click or a reload
+        assert status_of(f"{address}/_stcore/metrics", kept) == 403
+
+        page.context.add_cookies([cookie])
+        page.goto(f"{address}/runs")
+        expect_login_only(page)
+
+
+def status_of(address, headers):
+    try:
+        return urllib.request.urlopen(urllib.request.Request(address, headers=headers)).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.slow
+def test_the_login_page_asks_for_nothing_that_it_may_not_have(tmp_path, open_page):
+    with serving(tmp_path, free_port(), DASHBOARD_TOKEN=TOKEN) as (address, _):
+        page, problems = open_page(viewport={"width": 390, "height": 844})
+        page.goto(f"{address}/runs")
+        expect_login_only(page)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert problems == []
+        log_in(page, "Anna", TOKEN)
+        expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+        assert problems == []
 
 
 class Provider(ThreadingHTTPServer):

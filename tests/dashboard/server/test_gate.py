@@ -11,6 +11,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from streamlit import config
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from dashboard.pages import PAGES
 from dashboard.server import gate, logins, settings
@@ -221,8 +222,15 @@ def test_before_the_login_only_the_login_page_has_a_socket(with_token, client, c
         pass
     assert refused.value.code == gate.POLICY_VIOLATION
     assert caplog.messages == ["Refused a socket to 'follow': it has no login"]
-    with client.websocket_connect(STREAM, subprotocols=["streamlit", "xsrf", "the session of somebody"]) as socket:
+    with client.websocket_connect(STREAM, subprotocols=["streamlit", "xsrf"]) as socket:
         assert socket.receive_text() == "streamlit, xsrf"
+
+
+def test_a_page_without_a_login_cannot_continue_a_session_and_loads_again(with_token, client):
+    with client.websocket_connect(STREAM, subprotocols=["streamlit", "xsrf", "the session of somebody"]) as socket:
+        message = ForwardMsg.FromString(socket.receive_bytes())
+        assert message.WhichOneof("type") == "auth_redirect"
+        assert closed_within(socket, 1) == gate.POLICY_VIOLATION
 
 
 def test_sockets_of_login_pages_are_bounded_in_size_number_and_time(monkeypatch, with_token, client):
