@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from every_page import make_runs
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from playwright.sync_api import Page, expect
@@ -91,7 +90,6 @@ def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
 @pytest.mark.slow
 def test_log_out_ends_every_tab_and_socket_and_the_cookie(tmp_path, open_page):
     page, _ = open_page()
-    make_runs(tmp_path)
     with serving(tmp_path, free_port(), DASHBOARD_TOKEN=TOKEN) as (address, _):
         page.goto(f"{address}/runs")
         log_in(page, "Anna", TOKEN)
