@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -178,7 +179,8 @@ class Gate:
                 return await receive()
             coming = asyncio.ensure_future(receive())
             try:
-                await asyncio.wait({coming, socket.closing}, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {coming, socket.closing}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if coming.done():
                     message = coming.result()
                     if message["type"] == "websocket.receive":
