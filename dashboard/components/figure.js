@@ -99,10 +99,12 @@ function create(root) {
       do {
         drawing = "once";
         if (ended) return;
+        const switched = drawn && isNarrow() !== narrow;
         narrow = isNarrow();
         const layout = layoutNow();
         container.style.height = `${layout.height}px`;
         await plotly.react(container, figure.data, layout, { ...data.config, responsive: false, displayModeBar: "hover" });
+        if (switched) await plotly.redraw(container); // react places the legend by the margins of the other layout
         if (!drawn) {
           drawn = true;
           container.on("plotly_click", (event) => chart.pick(event.points[0].customdata ?? event.points[0].pointNumber));
