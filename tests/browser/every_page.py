@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from computed_runs import computed, few_images
 from playwright.sync_api import Page, expect
-from torchvision.utils import save_image
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labeled import embedded_images
-from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
 from dashboard.pages import PAGES
@@ -20,6 +18,9 @@ CONFIG = RunConfig(
     training=TrainingConfig(steps=4, training_batch_size=40),
     bits=(3, 4),
 )
+
+
+HIGHEST = 12_000  # pixels
 
 
 class Address(NamedTuple):
@@ -34,22 +35,13 @@ def pages() -> list[Address]:
 
 def make_runs(folder: Path) -> None:
     """Makes a store in folder/runs with a failed run and a newer complete one."""
-    images, labels = embedded_images()
-    for label in range(10):
-        (folder / "data" / str(label)).mkdir(parents=True)
-        for index in [i for i in range(60) if labels[i] == label][:2]:
-            save_image(images[index] / 255, folder / "data" / str(label) / f"{index}.png")
     store = RunStore(folder / "runs")
     failed = store.create(CONFIG, "a run that failed")
     store.set_state(
         failed, RunState.FAILED, "images must be a multiple of snapshots (4), got 51", "Traceback (most recent call last):\n" * 3
     )
-    manager = RunManager(store)
-    config = CONFIG.with_knobs({"data": str(folder / "data")})
-    complete = manager.start(config, "a run with a name that is rather long, as people like to write into it what was special about it")
-    manager.wait(complete)
-    manager.close()
-    assert store.run(complete).state is RunState.COMPLETE, store.run(complete).traceback
+    config = CONFIG.with_knobs({"data": few_images(folder / "data")})
+    computed(store, config, "a run with a name that is rather long, as people like to write into it what was special about it")
     store.close()
 
 
@@ -61,13 +53,14 @@ def visit(page: Page, server: str, address: Address) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until the page is drawn: no placeholders, no running script, and no change for a second."""
+    """Waits until the page is drawn: no placeholders, no running script, no empty figures, and no change for a second."""
+    page.evaluate("() => { window.seen = undefined }")  # by an earlier call
     page.wait_for_function(
         """() => {
             const quiet = !document.querySelector('[data-testid=stSkeleton], [data-testid=stStatusWidget], [data-stale=true]')
-                && [...document.querySelectorAll('.js-plotly-plot')].every(figure => figure.querySelector('.main-svg'));
-            const now = quiet ? document.querySelector('.stApp').innerHTML.length : Math.random();
-            if (now !== window.lastLength) { window.lastLength = now; window.lastChange = performance.now(); }
+                && [...document.querySelectorAll('.chart')].every(figure => figure.querySelector('.main-svg'));
+            const now = quiet ? document.querySelector('.stApp').innerHTML : Math.random();
+            if (now !== window.seen) { window.seen = now; window.lastChange = performance.now(); }
             return performance.now() - window.lastChange > 1000;
         }""",
         polling=200,
@@ -76,11 +69,18 @@ def settle(page: Page) -> None:
 
 def open_everything(page: Page) -> None:
     """Opens every expander, including nested ones."""
-    for _ in range(30):
-        closed = page.locator(".stApp details:not([open]) > summary:visible")
-        if not closed.count():
-            break
-        closed.first.click()
-        page.wait_for_timeout(300)
-    page.mouse.move(0, 0)  # so that no element that moved under the pointer shows its tooltip
+    while page.evaluate(
+        """() => {
+            const closed = [...document.querySelectorAll('.stApp details:not([open]) > summary')].filter(e => e.checkVisibility());
+            closed.forEach(e => e.click());
+            return closed.length;
+        }"""
+    ):
+        settle(page)
+
+
+def show_whole(page: Page, width: int) -> None:
+    """Gives the page a window of this width and higher than any page: figures outside the window keep their size and colors."""
+    page.set_viewport_size({"width": width, "height": HIGHEST})
     settle(page)
+    assert page.get_by_test_id("stMain").evaluate("e => e.scrollHeight") <= HIGHEST

@@ -1,24 +1,30 @@
 """Accessibility of every page, light and dark, with and without runs: axe-core findings, contrast of text in figures, keyboard focus."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from every_page import Address, open_everything, pages, settle, visit
-from playwright.sync_api import Page
+from every_page import Address, open_everything, pages, settle, show_whole, visit
+from playwright.sync_api import ElementHandle, Page
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 ALWAYS = {"heading-order", "page-has-heading-one", "html-has-lang", "document-title", "image-alt"}  # reported whatever their impact
 # Streamlit's own findings, which no option changes: (rule, part of the element's HTML, why it is harmless)
 ACCEPTED: list[tuple[str, str, str]] = []
+COLOR_RULES = ["color-contrast", "link-in-text-block"]
 
 
-def findings(page: Page, within: str = "document") -> list[str]:
-    """Serious and critical axe-core findings, and those of ALWAYS, in one line each: rule, element, and what is wrong."""
+def findings(page: Page, rules: list[str], within: str | None = None) -> list[str]:
+    """Serious and critical axe-core findings, and those of ALWAYS, in one line each: rule, element, and what is wrong.
+
+    rules: [] for all. within: a selector; None for the whole page.
+    """
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
+    options = {"resultTypes": ["violations"], **({"runOnly": {"type": "rule", "values": rules}} if rules else {})}
     found = []
-    for violation in page.evaluate(f"() => axe.run({within}, {{resultTypes: ['violations']}})")["violations"]:
+    for violation in page.evaluate("([within, options]) => axe.run(within ?? document, options)", [within, options])["violations"]:
         if violation["impact"] not in ("serious", "critical") and violation["id"] not in ALWAYS:
             continue
         for node in violation["nodes"]:
@@ -63,8 +69,11 @@ FOCUSED = """() => {
     return element;
 }"""
 
-# style of an element and those around it, where Streamlit draws its focus ring
-LOOK = """element => {
+# style of an element and those around it, where Streamlit draws its focus ring, which fades in and out
+LOOK = """async element => {
+    await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+    for (const root of [document, element.getRootNode()])
+        root.getAnimations().filter(e => e instanceof CSSTransition).forEach(e => e.finish());
     const looks = [];
     for (let level = 0; level < 4 && element && element !== document.body; level++, element = element.parentElement) {
         for (const one of [element, ...element.children]) {
@@ -76,65 +85,89 @@ LOOK = """element => {
 }"""
 
 
+def shows_focus(page: Page, element: ElementHandle, wait: int) -> bool:
+    """Whether the element, which has the focus, looks different without it. wait: milliseconds before each look."""
+    page.wait_for_timeout(wait)
+    before = element.evaluate(LOOK)
+    element.evaluate("e => e.blur()")
+    page.wait_for_timeout(wait)
+    after = element.evaluate(LOOK)
+    element.focus()
+    return before != after
+
+
 def unseen_focus(page: Page, most: int = 40) -> list[str]:
     """Elements that look the same with and without keyboard focus."""
     unseen, met = [], set()
     page.locator("body").press("Tab")
     for _ in range(most):
-        page.wait_for_timeout(250)  # Streamlit's focus rings fade in
         focused = page.evaluate_handle(FOCUSED).as_element()
         name = focused.evaluate("e => e === document.body ? '' : e.outerHTML.slice(0, 200)")
         if not name or name in met:
             break
         met.add(name)
-        if "glide-cell" in name:  # in a table, which draws its focus ring on a canvas
+        if "glide-cell" in name or "data-grid-canvas" in name:  # a table, which draws its focus ring on its canvas
             page.keyboard.press("Tab")
             continue
-        before = focused.evaluate(LOOK)
-        focused.evaluate("e => e.blur()")
-        page.wait_for_timeout(250)
-        after = focused.evaluate(LOOK)
-        if before == after:
+        if not any(shows_focus(page, focused, wait) for wait in (0, 250)):
             unseen.append(name)
-        focused.focus()
         page.keyboard.press("Tab")
     assert len(met) > 5, f"the Tab key reached only {met}"
     return unseen
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
-def test_page_has_no_serious_findings(full_server, empty_server, open_page, address: Address, scheme):
-    page, problems = open_page(color_scheme=scheme)
-    visit(page, empty_server, address)
-    wrong = [f"empty: {one}" for one in findings(page)]
+def in_both_schemes(page: Page, where: str, look: Callable[[Page, list[str]], list[str]]) -> list[str]:
+    """What `look` finds by all rules in the page's color scheme, and by the rules about colors in the other one, which the page keeps."""
+    dark = page.evaluate("() => matchMedia('(prefers-color-scheme: dark)').matches")
+    scheme, other = ("dark", "light") if dark else ("light", "dark")
+    wrong = [f"{where}, {scheme}: {one}" for one in look(page, [])]
+    page.emulate_media(color_scheme=other)
+    settle(page)
+    return wrong + [f"{where}, {other}: {one}" for one in look(page, COLOR_RULES)]
 
-    visit(page, full_server, address)
-    wrong += findings(page)
-    if page.get_by_test_id("stDataFrame").count():
-        # the column that selects rows, if there is one
-        page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55})
-        settle(page)
-    open_everything(page)
-    wrong += [f"opened: {one}" for one in findings(page)]
+
+def findings_when_opened(page: Page, rules: list[str]) -> list[str]:
+    """Findings in the whole page, in its figures, and in what its tabs and popovers show."""
+    wrong = findings(page, rules)
     wrong += [f"in a figure: {one}" for one in page.evaluate(FAINT_TEXT)]
     for tab in page.get_by_role("tab").all():
         tab.click()
-        wrong += [f"tab {tab.inner_text()}: {one}" for one in findings(page, "'[role=tabpanel]'")]
+        wrong += [f"tab {tab.inner_text()}: {one}" for one in findings(page, rules, "[role=tabpanel]")]
     for button in page.locator("[data-testid=stPopoverButton]:enabled:visible").all():
         button.click()
         page.get_by_test_id("stPopoverBody").wait_for()
-        wrong += [f"{button.inner_text()}: {one}" for one in findings(page, "'[data-testid=stPopoverBody]'")]
+        wrong += [f"{button.inner_text()}: {one}" for one in findings(page, rules, "[data-testid=stPopoverBody]")]
         page.keyboard.press("Escape")
+    return wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
+def test_page_has_no_serious_findings(full_server, empty_server, cached_page, address: Address):
+    page, problems = cached_page
+    page.emulate_media(color_scheme="light")
+    visit(page, empty_server, address)
+    wrong = in_both_schemes(page, "empty", findings)
+
+    visit(page, full_server, address)  # in the dark scheme
+    wrong += in_both_schemes(page, "full", findings)
+    if page.get_by_test_id("stDataFrame").count():
+        # the column that selects rows, if there is one
+        page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55})
+        page.mouse.move(0, 0)
+        settle(page)
+    open_everything(page)
+    show_whole(page, 1280)
+    wrong += in_both_schemes(page, "opened", findings_when_opened)
     assert list(dict.fromkeys(wrong)) == []
     assert problems == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("address", pages(), ids=lambda address: address.title)
-def test_keyboard_focus_is_visible(full_server, open_page, address: Address):
-    page, problems = open_page(reduced_motion="reduce")
+def test_keyboard_focus_is_visible(full_server, cached_page, address: Address):
+    page, problems = cached_page
+    page.emulate_media(reduced_motion="reduce")
     visit(page, full_server, address)
     assert unseen_focus(page) == []
     assert problems == []

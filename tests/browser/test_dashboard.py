@@ -17,12 +17,12 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
     expect(page.get_by_text("Press Start")).to_be_visible()
 
     page.get_by_text("All settings").click()
-    fill(page, "Images", "160")
+    fill(page, "Images", "80")
     fill(page, "Iterations", "30")
-    fill(page, "Batch size", "80")
+    fill(page, "Batch size", "40")
     fill(page, "Snapshots", "2")
     page.get_by_role("tab", name="Quantization").click()
-    fill(page, "Training steps", "4")
+    fill(page, "Training steps", "1")
     # one bit width is enough: remove the last two of 3, 4, 5
     widths = page.get_by_role("combobox", name="Then quantize to (bits)")
     widths.press("Backspace")

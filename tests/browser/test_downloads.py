@@ -3,11 +3,13 @@
 import csv
 import io
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from computed_runs import computed, few_images
 from PIL import Image
 from playwright.sync_api import expect
 from plotly.offline import get_plotlyjs
@@ -15,8 +17,6 @@ from plotly.subplots import make_subplots
 from real_server import free_port, serving
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.runs.manager import RunManager
-from core.runs.state import RunState
 from core.runs.store import RunStore
 from dashboard.charts import files as chart_files
 from dashboard.downloads import report
@@ -127,19 +127,15 @@ def runs(tmp_path_factory):
     """A folder with a store of two runs, one with a hostile name and one whose name is a formula; their ids."""
     folder = tmp_path_factory.mktemp("along")
     store = RunStore(folder / "runs")
-    manager = RunManager(store)
     config = RunConfig(
         machine=MachineConfig(device="cpu"),
         generation=GenerationConfig(images=40, iterations=4, batch_size=20, snapshots=2),
         training=TrainingConfig(steps=3, training_batch_size=20),
         bits=(4,),
+        evaluation=EvaluationConfig(data=few_images(folder / "data")),
     )
-    hostile = manager.start(config, HOSTILE)
-    formula = manager.start(RunConfig(generation=config.generation, bits=(), evaluation=EvaluationConfig(encoder="")), FORMULA)
-    for run_id in (hostile, formula):
-        manager.wait(run_id)
-        assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
-    manager.close()
+    hostile = computed(store, config, HOSTILE)
+    formula = computed(store, replace(config, bits=(), evaluation=EvaluationConfig(encoder="")), FORMULA)
     store.close()
     return folder, hostile, formula
 

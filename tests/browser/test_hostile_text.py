@@ -6,15 +6,15 @@ from dataclasses import asdict, replace
 from urllib.parse import quote, urlsplit
 
 import pytest
+from computed_runs import computed, few_images
+from every_page import settle
 from playwright.sync_api import expect
 from real_server import free_port, serving
 from safetensors.torch import load_file, save_file
-from torchvision.utils import save_image
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labeled import embedded_images
+from core.errors import CoreError
 from core.models.registry import MODELS
-from core.runs.manager import RunManager
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
@@ -41,34 +41,23 @@ def runs(tmp_path_factory):
     network = folder / "[x](javascript:alert(1)) :red[f] $a$ <b>.safetensors"
     spec = replace(spec, name=NAME[:200], classes=HOSTILE, trained_on=NAME)
     save_file(load_file(path), network, metadata={"spec": json.dumps(asdict(spec))})
-    images, labels = embedded_images()
-    data = folder / "<img src=x onerror=alert(2)> :red[d] $b$ https:"
-    for label in range(10):
-        (data / f"{label}").mkdir(parents=True)
-        for index in [i for i in range(60) if labels[i] == label][:2]:
-            save_image(images[index] / 255, data / f"{label}" / f"{index}.png")
+    data = few_images(folder / "<img src=x onerror=alert(2)> :red[d] $b$ https:")
     store = RunStore(folder / "runs")
-    manager = RunManager(store)
-    model = str(network)
     config = RunConfig(
-        model=model,
+        model=str(network),
         machine=MachineConfig(device="cpu"),
         generation=GenerationConfig(images=40, iterations=2, batch_size=20, snapshots=1),
         training=TrainingConfig(steps=2, training_batch_size=20),
         bits=(4,),
-        evaluation=EvaluationConfig(data=str(data)),
+        evaluation=EvaluationConfig(data=data),
     )
-    complete = manager.start(config, NAME)
-    failed = manager.start(config.with_knobs({"encoder": NAME}), NAME)
-    manager.wait(complete)
-    manager.wait(failed)
-    assert store.run(complete).state is RunState.COMPLETE, store.run(complete).traceback
-    assert store.run(failed).state is RunState.FAILED
-    message = store.run(failed).error
-    assert HOSTILE[0] in message
-    manager.close()
+    complete = computed(store, config, NAME)
+    with pytest.raises(CoreError, match=re.escape(HOSTILE[0])):
+        computed(store, config.with_knobs({"encoder": NAME}), NAME)
+    failed = store.runs()[0]
+    assert failed.state is RunState.FAILED
     store.close()
-    return folder / "runs", complete, failed, message
+    return folder / "runs", complete, failed.id, failed.error
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +72,12 @@ def is_outside(url: str) -> bool:
 
 
 @pytest.fixture
-def page(chromium):
+def page(context):
     """A page that records dialogs and requests to other machines."""
-    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
     page.dialogs, page.outside = [], []
     page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: page.outside.append(request.url) if is_outside(request.url) else None)
-    page.set_default_timeout(60_000)
     yield page
     page.close()
 
@@ -112,11 +100,6 @@ def injected(page) -> list[str]:
     )
 
 
-def settled(page) -> None:
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
-    page.wait_for_timeout(1500)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "charts"), [("", 1), ("quantize", 6), ("diversity", 3)], ids=["studio", "quantize", "diversity"])
 def test_names_are_shown_as_typed(server, runs, page, name, charts):
@@ -124,7 +107,7 @@ def test_names_are_shown_as_typed(server, runs, page, name, charts):
     expect(page.get_by_text("complete", exact=True)).to_be_visible()
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(charts)
-    settled(page)
+    settle(page)
     headline = page.locator("[data-testid=stMarkdownContainer] strong").first
     assert unhidden(headline.inner_text()) == NAME
     assert injected(page) == []
@@ -146,7 +129,7 @@ def test_names_are_shown_as_typed(server, runs, page, name, charts):
 def test_error_of_a_run_is_shown_as_text(server, runs, page):
     page.goto(f"{server}/?run={runs[2]}")
     expect(page.get_by_text("failed", exact=True)).to_be_visible()
-    settled(page)
+    settle(page)
     assert unhidden(runs[3]) in unhidden(page.get_by_test_id("stAlert").inner_text())
     assert injected(page) == []
     assert page.dialogs == page.outside == []
@@ -159,7 +142,7 @@ def test_list_of_runs_shows_names_as_typed(server, runs, page):
     # the first column selects rows
     page.get_by_test_id("stDataFrame").click(position={"x": 20, "y": 55})
     expect(page.get_by_role("button", name="Pin as baseline")).to_be_visible()
-    settled(page)
+    settle(page)
     assert unhidden(page.locator("[data-testid=stMarkdownContainer] strong").first.inner_text()) == NAME
     assert injected(page) == []
     assert page.dialogs == page.outside == []

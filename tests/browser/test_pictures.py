@@ -1,6 +1,7 @@
 """Takes the screenshots in README.md and docs/dashboard.md, of real runs in a real browser.
 
-`PICTURES=assets python -m pytest tests/browser/test_pictures.py` replaces them. Without PICTURES, they go to the test's temporary folder.
+`PICTURES=assets python -m pytest tests/browser/test_pictures.py` replaces them. Without PICTURES, they are of smaller runs and go to the
+test's temporary folder.
 """
 
 import io
@@ -10,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from computed_runs import computed, few_images
 from every_page import settle
 from PIL import Image
 from playwright.sync_api import expect
 from real_server import ROOT
 
-from core.config import PRESETS
-from core.runs.manager import RunManager
-from core.runs.state import RunState
+from core.config import PRESETS, RunConfig
 from core.runs.store import RunStore
 
 MOST_BYTES = 250_000
@@ -43,20 +43,26 @@ PICTURES = {  # name -> address, and the element to scroll to
 }
 
 
+def smaller(config: RunConfig, data: str) -> RunConfig:
+    """The same kind of run within seconds, evaluated on the images in the folder `data`."""
+    few = {"images": 40, "iterations": 8, "batch_size": 40, "steps": 2, "training_batch_size": 20, "data": data}
+    return config.with_knobs(few)
+
+
 @pytest.mark.slow
-def test_screenshots_are_taken(serve, tmp_path, open_page):
-    store = RunStore(tmp_path / "runs")
-    manager = RunManager(store)
-    ids = {"run": manager.start(CONFIG, "quick, 320 images"), "other": manager.start(OTHER, "without momentum: μ = 0")}
-    for run_id in ids.values():
-        manager.wait(run_id)
-        assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
-    manager.close()
-    store.close()
+def test_screenshots_are_taken(serve, tmp_path, browser_page):
+    config, other = CONFIG, OTHER
     folder = Path(os.environ.get("PICTURES", tmp_path / "pictures"))
     folder.mkdir(exist_ok=True)
+    if "PICTURES" not in os.environ:
+        data = few_images(tmp_path / "data")
+        config, other = smaller(CONFIG, data), smaller(OTHER, data)
+    store = RunStore(tmp_path / "runs")
+    ids = {"run": computed(store, config, "quick, 320 images"), "other": computed(store, other, "without momentum: μ = 0")}
+    store.close()
+    page, problems = browser_page
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     with serve() as (address, _):
-        page, problems = open_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         for name, (path, top) in PICTURES.items():
             page.goto(f"{address}/{path.format(**ids)}")
             expect(page.locator("h1")).to_be_visible()

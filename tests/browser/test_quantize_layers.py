@@ -1,39 +1,26 @@
 """Layers on Quantize in a real browser: the largest error, a layer chosen by a click, and another bit width evaluated."""
 
 import pytest
-from PIL import Image
+from computed_runs import computed, few_images
 from playwright.sync_api import expect
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.data.labeled import embedded_images
-from core.models.registry import CIFAR10_CLASSES
-from core.runs.manager import RunManager
-from core.runs.state import RunState
 from core.runs.store import RunStore
 
 
 @pytest.fixture
 def run_id(tmp_path):
     """A small finished run of one method at 4 bits, evaluated on two images per class, in the store of `serve`."""
-    images, labels = embedded_images()
-    for label, name in enumerate(CIFAR10_CLASSES):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for index in [i for i, other in enumerate(labels) if other == label][:2]:
-            Image.fromarray(images[index].permute(1, 2, 0).numpy()).save(tmp_path / "data" / name / f"{index}.png")
     store = RunStore(tmp_path / "runs")
-    manager = RunManager(store)
     config = RunConfig(
         machine=MachineConfig(device="cpu"),
         generation=GenerationConfig(images=16, iterations=3, batch_size=16, snapshots=1),
         training=TrainingConfig(steps=2, training_batch_size=8),
         methods=("adam",),
         bits=(4,),
-        evaluation=EvaluationConfig(encoder="", data=str(tmp_path / "data")),
+        evaluation=EvaluationConfig(encoder="", data=few_images(tmp_path / "data")),
     )
-    run_id = manager.start(config, "before")
-    manager.wait(run_id)
-    manager.close()
-    assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
+    run_id = computed(store, config, "before")
     store.close()
     return run_id
 

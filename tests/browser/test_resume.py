@@ -13,7 +13,7 @@ from core.runs.store import RunStore
 # long enough to kill, short enough to wait for
 CONFIG = RunConfig(
     machine=MachineConfig(device="cpu"),
-    generation=GenerationConfig(images=64, iterations=60, batch_size=64, snapshots=1),
+    generation=GenerationConfig(images=32, iterations=60, batch_size=32, snapshots=1),
     bits=(),
     evaluation=EvaluationConfig(encoder=""),
 )
