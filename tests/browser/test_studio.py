@@ -1,9 +1,11 @@
 """The Studio in a real browser: keys and clicks update images, cursors and the address together."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Page, expect
+from real_server import free_port, serving
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
 from core.runs.control import LocalControl
@@ -22,10 +24,22 @@ CURSORS = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(
     chart => chart.layout.shapes.filter(shape => shape.name === 'cursor').map(shape => shape.x0))"""
 
 
-@pytest.fixture
-def run_id(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("studio")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """Address of a server with the runs in `folder`."""
+    with serving(folder, free_port()) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def run_id(folder):
     """A finished run whose step size was changed in its fourth iteration."""
-    store = RunStore(tmp_path / "runs")
+    store = RunStore(folder / "runs")
     run_id = store.create(CONFIG, "to be looked at")
     past = [{"method": "mi-fgsm", "step": 3, "name": "epsilon", "value": 0.05}]
     perform(store, run_id, StoreReporter(store, run_id), LocalControl(past=past))
@@ -139,17 +153,16 @@ def test_white_corner_marks_images_the_teacher_predicts_differently(run_id, serv
 
 
 @pytest.mark.slow
-def test_active_run_is_updated_without_redrawing_the_page(server, browser_page):
+def test_active_run_is_updated_without_redrawing_the_page(folder, server, browser_page):
     page, problems = browser_page
+    store = RunStore(folder / "runs")
+    endless = store.create(replace(CONFIG, generation=GenerationConfig(images=20_000, iterations=5000, batch_size=20)), "endless")
+    store.set_state(endless, RunState.STOPPED)  # so that it can be resumed
+    store.close()
     messages: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
-    page.goto(server)
-    page.get_by_text("All settings").first.click()
-    for label, value in (("Images", "20000"), ("Iterations", "5000"), ("Batch size", "20")):
-        field = page.get_by_role("spinbutton", name=label, exact=True).first
-        field.fill(value)
-        field.press("Tab")
-    page.get_by_role("button", name="Start", exact=True).click()
+    page.goto(f"{server}/?run={endless}")
+    page.get_by_role("button", name="Resume").click()
     for method in ("MI-FGSM", "Adam"):
         expect(page.get_by_alt_text(f"synthetic images by {method}")).to_be_visible()
     chart = page.locator(".js-plotly-plot")

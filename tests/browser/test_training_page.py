@@ -3,26 +3,35 @@
 import re
 
 import pytest
+from computed_runs import few_images
 from playwright.sync_api import expect
+
+from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
+from core.runs.state import RunState
+from core.runs.store import RunStore
 
 POINTS = "chart => chart._fullData[0].x.length"
 
 
 @pytest.mark.slow
-def test_active_training_is_updated_without_redrawing_the_page(serve, browser_page):
+def test_active_training_is_updated_without_redrawing_the_page(serve, tmp_path, browser_page):
     page, problems = browser_page
+    config = RunConfig(
+        machine=MachineConfig(device="cpu"),
+        generation=GenerationConfig(images=40, iterations=10, batch_size=20),
+        training=TrainingConfig(steps=5000),
+        bits=(3,),
+        evaluation=EvaluationConfig(encoder="", data=few_images(tmp_path / "data")),
+    )
+    store = RunStore(tmp_path / "runs")
+    run_id = store.create(config, "a long training")
+    store.set_state(run_id, RunState.STOPPED)  # so that it can be resumed
+    store.close()
     messages: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda _: messages.append(socket.url)))
     with serve() as (address, _):
-        page.goto(address)
-        page.get_by_text("All settings").first.click()
-        for tab, values in (("Generation", {"Images": 40, "Iterations": 10, "Batch size": 20}), ("Quantization", {"Training steps": 5000})):
-            page.get_by_role("tab", name=tab).click()
-            for label, value in values.items():
-                field = page.get_by_role("spinbutton", name=label, exact=True).first
-                field.fill(str(value))
-                field.press("Tab")
-        page.get_by_role("button", name="Start", exact=True).click()
+        page.goto(f"{address}/?run={run_id}")
+        page.get_by_role("button", name="Resume").click()
         expect(page.get_by_text("running", exact=True)).to_be_visible()
         page.get_by_role("link", name="Quantize").click()
         curve, tested = (page.get_by_role("figure", name=name) for name in ("loss (smoothed)", "test accuracy, %"))
