@@ -81,7 +81,7 @@ def finish(folder: Path, at: int | None, lines: Path) -> None:
     except Exception:
         traceback.print_exc()  # the run is FAILED, and so counts as lost
     sys.settrace(None)
-    lines.write_text(str(killer.lines))
+    lines.write_text(str(killer.lines), encoding="utf-8")
 
 
 def wrong_at_the_end(folder: Path, wanted: str) -> list[str]:
@@ -120,7 +120,7 @@ def measure(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     assert not ended
     shutil.copytree(target, template)
     in_child(partial(finish, target, None, lines))
-    window = int(lines.read_text())
+    window = int(lines.read_text(encoding="utf-8"))
     (run_folder,) = (path.parent for path in target.glob(f"*/{layout.RESULT}") if path.parent.name != "out")
     wanted = fingerprint(run_folder)
     lost: dict[str, list[str]] = {}

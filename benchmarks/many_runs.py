@@ -200,7 +200,7 @@ def measure_store(folder: Path) -> dict[str, Any]:
                     break
                 time.sleep(0.05)
             pages = asyncio.run(times_of(port, server.pid, [page.name for page in PAGES], oldest))
-            maps = Path(f"/proc/{server.pid}/maps").read_text()
+            maps = Path(f"/proc/{server.pid}/maps").read_text(encoding="utf-8")
             return {
                 "runs": count,
                 "milliseconds": pages,

@@ -99,7 +99,7 @@ def _answer(request: dict[str, Any], timeout: float) -> tuple[int | None, dict[s
                 "OMP_NUM_THREADS": "1",
                 "CUDA_VISIBLE_DEVICES": "",
             },
-            text=True,
+            encoding="utf-8",
             timeout=timeout,
             check=False,
         )

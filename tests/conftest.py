@@ -108,11 +108,11 @@ class Children:
         while not self._ended.wait(0.005):
             for children in Path("/proc/self/task").glob("*/children"):
                 with contextlib.suppress(OSError):  # a thread or a process has ended
-                    for child in children.read_text().split():
+                    for child in children.read_text(encoding="utf-8").split():
                         # before it executes another program, a child has the memory of the tests
                         if b"core.untrusted" not in Path("/proc", child, "cmdline").read_bytes():
                             continue
-                        status = Path("/proc", child, "status").read_text()
+                        status = Path("/proc", child, "status").read_text(encoding="utf-8")
                         found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
                         self._largest = max(self._largest, int(found[1]) << 10 if found else 0)
 

@@ -36,7 +36,7 @@ DOCUMENTS = [
 FOLDERS = ("assets", "benchmarks", "core", "dashboard", "docs", "examples", "tests")
 # arguments that the parser accepts as any string and `python -m core` checks later
 CHOICES = {"preset": tuple(PRESETS), "format": EXPORT_FORMATS, "range": RANGE_METHODS}
-OTHER_FLAGS = re.compile(r"--server\.\w+")  # Streamlit's
+OTHER_FLAGS = re.compile(r"--(?:server|browser)\.\w+")  # Streamlit's
 _SHELL = {"", "sh", "bash", "console"}
 _PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./*-]*")
 _DOTTED = re.compile(r"(?:core|dashboard|examples)(?:\.\w+)+")

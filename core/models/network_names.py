@@ -26,7 +26,7 @@ def names_of(model: str) -> NetworkNames:
     """Names of the network `model`, any name for `load_model`. The first call takes seconds."""
     command = [sys.executable, "-m", "core.models.network_names", model]
     try:
-        answer = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        answer = subprocess.run(command, cwd=_ROOT, capture_output=True, encoding="utf-8", timeout=_SECONDS, check=True).stdout
     except subprocess.SubprocessError:
         return NetworkNames()
     return NetworkNames(*map(tuple, json.loads(answer.splitlines()[-1])))

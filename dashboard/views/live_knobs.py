@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.config import GenerationConfig, live_knobs
 from core.runs.run import Run
-from dashboard import session
+from dashboard import session, text
 from dashboard.components import problems
 from dashboard.forms.knobs import live_sliders
 from dashboard.names import method_name

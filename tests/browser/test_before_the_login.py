@@ -45,7 +45,7 @@ def test_uploads_before_the_login_take_no_memory(server):
     address, process = server
 
     def megabytes():
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     async def upload():

@@ -243,7 +243,7 @@ with temporary_folder(Path({str(folder)!r}), {prefix!r}) as made:
     sys.stdin.read()
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], text=True, **pipes)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], encoding="utf-8", **pipes)
     return process, process.stdout.readline().strip()
 
 

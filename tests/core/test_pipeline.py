@@ -360,7 +360,7 @@ def test_run_with_a_result_computes_nothing_and_changes_no_file(tmp_path, whole,
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_result_that_cannot_be_read_is_named(tmp_path, config, text):
-    (tmp_path / "result.json").write_text(text)
+    (tmp_path / "result.json").write_text(text, encoding="utf-8")
     with pytest.raises(RunError, match=r"result\.json must be a file written by a run, but cannot be read \(.*: delete it"):
         pipeline.execute(config, tmp_path, NullReporter(), NoControl())
 

@@ -67,7 +67,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lim
 def check(tmp_path, monkeypatch):
     """check(function, content, **arguments): one of TASKS in a process of its own, with a file."""
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "some_tasks.py").write_text(TASKS)
+    (tmp_path / "tasks" / "some_tasks.py").write_text(TASKS, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "tasks"))
 
     def call(function, content=b"abc", **arguments):

@@ -70,7 +70,7 @@ def test_pages_of_an_own_network_do_not_import_torch(with_finished_run, runs_fol
         cwd=ROOT,
         env={**os.environ, RUNS_VARIABLE: str(runs_folder), "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.stdout.endswith("torch was not imported\n"), done.stderr[-3000:]

@@ -85,7 +85,7 @@ def test_other_errors_are_bugs(monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="takes a device that is always full")
 def test_result_that_cannot_be_printed(monkeypatch, capsys):
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr("sys.stdout", full)
         assert call("list") == 1
     assert "python -m core list: the result could not be printed (No space left on device)" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def test_list_that_is_a_pipe_or_too_long_is_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"val.txt must be a text file .*cannot be read \(it is a named pipe, not a regular file\)"):
         open_image_list(tmp_path, list_of(tmp_path))
     (tmp_path / "val.txt").unlink()
-    (tmp_path / "val.txt").write_text("a.png 3\n" * 10)
+    (tmp_path / "val.txt").write_text("a.png 3\n" * 10, encoding="utf-8")
     assert open_image_list(tmp_path, list_of(tmp_path)).classes == ["3"]
     monkeypatch.setattr("core.data.layouts.LABELS_BYTES", 79)
     with pytest.raises(DataError, match="it has more than 79 bytes"):

@@ -20,7 +20,7 @@ def test_names_of_an_own_network_without_torch_in_this_process(tmp_path):
         "import sys; from core.models.network_names import names_of; names = names_of(sys.argv[1]);"
         "assert 'torch' not in sys.modules; print(len(names.layers), *names.classes, sep=',')"
     )
-    answer = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    answer = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, encoding="utf-8", check=True).stdout
     assert answer.strip() == ",".join(["21", *classes])
 
 

@@ -167,7 +167,7 @@ def test_errors_of_the_import_are_those_of_import_checkpoint(tmp_path):
 
 def test_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     torch.save(load_file(PATH), tmp_path / "a.pth")
-    (tmp_path / "kept").write_text("no folder")
+    (tmp_path / "kept").write_text("no folder", encoding="utf-8")
     with pytest.raises(DataError, match=r"a.pth could not be stored \(.*\): .*kept must be writable and have free space"):
         import_network(tmp_path / "a.pth", ARCHITECTURE, out_folder=tmp_path / "kept", given=GivenSpec())
 

@@ -100,7 +100,7 @@ def test_reason_for_the_end_of_a_run_is_stored_and_raised(store, computed, error
 def resume_state(store, run_id):
     folder = store.run_folder(run_id) / layout.CHECKPOINT
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "done.json").write_text("{}")
+    (folder / "done.json").write_text("{}", encoding="utf-8")
     return folder
 
 

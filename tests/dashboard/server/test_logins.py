@@ -142,7 +142,7 @@ def test_only_this_user_can_read_the_key(with_token):
 
 
 def test_a_folder_that_cannot_keep_logins_is_named(with_token, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "file" / "runs"))
     assert logins.prepare().startswith(f"Cannot keep logins in {tmp_path / 'file' / 'runs' / logins.FILE}: NotADirectoryError")
 

@@ -39,7 +39,7 @@ def test_unreadable_secrets_do_not_count_as_no_login(tmp_path):
     try:
         assert settings.objection() == ""  # there is no file
         assert not settings.have_logins()
-        file.write_text("[auth")
+        file.write_text("[auth", encoding="utf-8")
         assert "Cannot read the login settings: Error parsing secrets file" in settings.objection()
         assert settings.have_logins()
     finally:

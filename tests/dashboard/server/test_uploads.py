@@ -328,7 +328,7 @@ except ModelError as error:
     print(error)
 assert "torch" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     *paths, refusal = done.stdout.splitlines()
     assert [Path(path).exists() for path in paths] == [True] * 3
