@@ -1,7 +1,7 @@
 """The manifest of an image set, which may be from outside: read and checked here for every reader.
 
 A set is used for its images, so that a statement of an unexpected type is left out, as if the set had none. Of what `generate` writes,
-these are checked: `config`, which is then a dictionary of a GenerationConfig in today's form; `changes`, live changes {"step", "name",
+these are checked: `config`, which `known_config` can then read; `changes`, live changes {"step", "name",
 "value"} each; and `summary`, with those of FIGURES that are known. Others are any JSON values.
 """
 
@@ -59,8 +59,7 @@ def _summary(value: Any) -> dict[str, Any] | None:
 
 
 def _config(value: Any) -> dict[str, Any] | None:
-    config = known_config(value)
-    return None if config is None else config.to_dict()
+    return value if known_config(value) is not None else None
 
 
 def known_config(value: Any) -> GenerationConfig | None:

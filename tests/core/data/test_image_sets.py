@@ -280,6 +280,6 @@ def test_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path, name):
 def test_endless_manifest_is_refused(tmp_path, monkeypatch):
     save_image_set(ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), {"a": "b" * 100}), tmp_path)
     assert load_image_set(tmp_path).manifest == {"a": "b" * 100}
-    monkeypatch.setattr("core.files.JSON_BYTES", 100)
+    monkeypatch.setattr("core.data.image_sets.MANIFEST_BYTES", 100)
     with pytest.raises(DataError, match="it has more than 100 bytes"):
         load_image_set(tmp_path)
