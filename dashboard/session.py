@@ -21,7 +21,7 @@ from core.config import RunConfig
 from core.errors import RunError
 from core.models.network_names import names_of
 from core.models.registry import MODELS
-from core.runs.lists import RunFilter
+from core.runs.lists import ALL, RunFilter
 from core.runs.manager import RunManager
 from core.runs.records import Record
 from core.runs.run import Run
@@ -83,7 +83,7 @@ def remember_run() -> None:
         st.session_state["shown run"] = wanted
 
 
-def shown_run(which: RunFilter) -> Run | None:
+def shown_run(which: RunFilter = ALL) -> Run | None:
     """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one."""
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     runs = store().runs(replace(which, ids=[wanted]), most=1) if wanted else []
@@ -97,7 +97,7 @@ def say_if_another(shown: Run | None, which: RunFilter) -> None:
     if not wanted or (shown is not None and shown.id == wanted):
         return
     try:
-        reason = f"Run {text.plain(store().run(wanted).name)} {_LACKS[which]}"
+        reason = f"Run {text.plain(store().run(wanted).name)} {_LACKS.get(which, 'is not one that this page shows')}"
     except RunError as error:
         reason = text.error(error)
     st.warning(reason + ("" if shown is None else "; this page shows another run") + ".", icon=":material/info:")
