@@ -59,7 +59,8 @@ if measured:
     else:
         st.caption(
             "±: one standard error of the top-1 on its left. Select a row to open its run. Of each row and network, the newest "
-            f"{MOST} runs are shown; `python -m core table` prints all."
+            # without backticks: code in a caption has too little contrast
+            f'{MOST} runs are shown; "python -m core table" prints all.'
         )
 else:
     st.info("No row has been measured yet. Choose one below and press Measure.", icon=":material/lightbulb:")
