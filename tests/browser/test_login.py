@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.parse
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -88,8 +89,8 @@ def test_the_token_opens_the_pages_until_log_out(tmp_path, page):
 
 
 @pytest.mark.slow
-def test_log_out_ends_every_tab_and_socket_and_the_cookie(tmp_path, open_page):
-    page, _ = open_page()
+def test_log_out_ends_every_tab_and_socket_and_the_cookie(tmp_path, context):
+    page = context.new_page()
     with serving(tmp_path, free_port(), DASHBOARD_TOKEN=TOKEN) as (address, _):
         page.goto(f"{address}/runs")
         log_in(page, "Anna", TOKEN)
@@ -119,9 +120,9 @@ def status_of(address, headers):
 
 
 @pytest.mark.slow
-def test_the_login_page_asks_for_nothing_that_it_may_not_have(tmp_path, open_page):
+def test_the_login_page_asks_for_nothing_that_it_may_not_have(tmp_path, phone):
+    page, problems = phone
     with serving(tmp_path, free_port(), DASHBOARD_TOKEN=TOKEN) as (address, _):
-        page, problems = open_page(viewport={"width": 390, "height": 844})
         page.goto(f"{address}/runs")
         expect_login_only(page)
         page.wait_for_load_state("networkidle")

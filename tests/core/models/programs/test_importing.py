@@ -42,7 +42,7 @@ def test_imported_program_can_be_loaded(small, tmp_path):
 def test_given_values_must_fit_the_program(small, tmp_path):
     given = exported(small.network, tmp_path / "given.pt2")
     assert "8 x 8 pixels" in refused(tmp_path, given, image_size=32)
-    assert "must be of shape (4, 2)" in refused(tmp_path, given, class_names=("a", "b"))
+    assert "must be of shape (2, 2)" in refused(tmp_path, given, class_names=("a", "b"))
     assert "std" in refused(tmp_path, given, std=(0.2, 0.2, 0.0))
     assert "mean" in refused(tmp_path, given, mean=(0.2, float("nan"), 0.0))
     assert "mean" in refused(tmp_path, given, ConfigError, mean=None)
