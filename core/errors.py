@@ -5,7 +5,7 @@ a StoreError; the dashboard shows it next to the form.
 """
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _MESSAGE = 8000  # characters; no message meant for a reader is longer
 _VALUE = 200
@@ -47,6 +47,14 @@ def printable(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """First non-empty line of an error message, or the type of the error if there is none; messages of libraries can fill a page."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, the one that caused it or was being handled, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 class CoreError(Exception):

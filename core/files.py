@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from core.errors import DataError, quoted
+from core.errors import DataError, causes, quoted
 from core.layout import NAME_BYTES, PATH_BYTES, plain_rights
 
 PARTIAL = ".partial"
@@ -141,8 +141,7 @@ def remove(path: Path) -> None:
 def is_full(error: BaseException) -> bool:
     """Whether an error, or one of its causes, reports a full disk or an exceeded quota."""
     codes = (errno.ENOSPC, errno.EDQUOT)
-    link: BaseException | None = error
-    while link is not None:
+    for link in causes(error):
         if isinstance(link, OSError) and link.errno in codes:
             return True
         if isinstance(link, sqlite3.Error) and "is full" in str(link):
@@ -150,7 +149,6 @@ def is_full(error: BaseException) -> bool:
         # safetensors raises an error of its own, with Rust's message, and shutil.copytree one with a list of messages; neither has a cause
         if any(text in str(link) for code in codes for text in (f"(os error {code})", f"[Errno {code}]")):
             return True
-        link = link.__cause__ or link.__context__
     return False
 
 

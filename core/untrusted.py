@@ -27,9 +27,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from core.errors import ConfigError, CoreError, DataError, ModelError, UnknownNameError
+from core.errors import ConfigError, CoreError, DataError, ModelError, UnknownNameError, causes
 from core.files import check_regular
 from core.memory import is_out_of_memory
+from core.processes import module_command, module_environment
 
 MEGABYTE = 1 << 20
 MEMORY_FACTOR, MEMORY_BYTES = 4, 200 * MEGABYTE  # a file may take so many times its size, and so much in addition
@@ -38,7 +39,6 @@ AT_ONCE = 4  # files checked at the same time by this process; more wait
 WAIT_SECONDS = 300
 _CLOCK = 4  # seconds on the clock for each second of processor time
 _IMPORT_SECONDS = 120  # on the clock; torch takes 2 when the machine is idle
-_ROOT = Path(__file__).parents[1]
 _ERRORS = {kind.__name__: kind for kind in (CoreError, ConfigError, DataError, ModelError, UnknownNameError)}
 _slots = threading.BoundedSemaphore(AT_ONCE)
 
@@ -88,13 +88,12 @@ def _answer(request: dict[str, Any], timeout: float) -> tuple[int | None, dict[s
     """Exit code (None: killed after `timeout` seconds on the clock) and answer of the process; {} if it gave none."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "core.untrusted"],
+            module_command("core.untrusted"),
             input=json.dumps(request),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+                **module_environment(),
                 # more threads take more memory; runs need the other cores and the GPU
                 "OMP_NUM_THREADS": "1",
                 "CUDA_VISIBLE_DEVICES": "",
@@ -129,7 +128,7 @@ def _perform(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": function(Path(request["file"]), **request["arguments"])}
     except Exception as error:
-        if _ran_out_of_memory(error):
+        if any(map(is_out_of_memory, causes(error))):
             return {"memory": True}
         if isinstance(error, CoreError):
             kind = next(kind for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
@@ -162,16 +161,6 @@ def _data_bytes(status: Path) -> int:
     found = re.search(r"^VmData:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     assert found is not None
     return int(found[1]) << 10
-
-
-def _ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it was made of, reports that memory ran out."""
-    link: BaseException | None = error
-    while link is not None:
-        if is_out_of_memory(link):
-            return True
-        link = link.__cause__ or link.__context__
-    return False
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ LAYERS = (
         "core.reporting",
         "core.schedules",
         "core.threads",
+        "core.processes",
         "core.untrusted",
     ),
 )

@@ -35,7 +35,7 @@ from core.config import (
     help_text,
     knobs,
 )
-from core.errors import CoreError, StoreError, one_line, quoted
+from core.errors import CoreError, StoreError, causes, one_line, quoted
 from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
@@ -98,10 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _full_disk(error: BaseException, options: argparse.Namespace) -> str:
     """The sentence for a full disk, which names the file that was written or, where the error does not tell, the output path."""
-    link: BaseException | None = error
-    while link is not None and not (isinstance(link, OSError) and link.filename):
-        link = link.__cause__ or link.__context__
-    path = link.filename if isinstance(link, OSError) else getattr(options, "out", None) or tempfile.gettempdir()
+    written = next((link.filename for link in causes(error) if isinstance(link, OSError) and link.filename), None)
+    path = written or getattr(options, "out", None) or tempfile.gettempdir()
     return one_line(f"the disk that holds {path} is full: free some space and try again")
 
 

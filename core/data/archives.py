@@ -20,6 +20,7 @@ from core.files import check_regular, remove
 from core.layout import IMAGES_FILE, MANIFEST, plain_rights
 from core.untrusted import check_apart
 
+NUMPY_SUFFIX = ".npz"
 ARCHIVE_BYTES = 500 * MEGABYTE  # the 50,000 CIFAR-10 training images as PNG have 130 MB; the dashboard holds an upload in memory
 IMAGE_BYTES = 64 * MEGABYTE  # of one file: enough for a BMP of PIXELS
 PIXELS = 16 * MEGABYTE  # 4096 x 4096, more than any network here accepts
@@ -38,7 +39,7 @@ def is_archive(path: Path) -> bool:
 
 def is_numpy_archive(path: Path) -> bool:
     """Whether the name of a file is that of a NumPy archive."""
-    return path.name.lower().endswith(".npz")
+    return path.name.lower().endswith(NUMPY_SUFFIX)
 
 
 def unpack_apart(file: Path, folder: Path, name: str = "") -> None:

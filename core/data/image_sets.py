@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import v2
 
-from core.data.archives import is_archive, is_numpy_archive, unpack_apart
+from core.data.archives import NUMPY_SUFFIX, is_archive, is_numpy_archive, unpack_apart
 from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labeled import class_mapping, open_image_folder
 from core.data.manifests import parse_manifest
-from core.data.numpy_archives import MANIFEST_BYTES, SUFFIX, read_numpy_archive
+from core.data.numpy_archives import MANIFEST_BYTES, read_numpy_archive
 from core.errors import DataError
 from core.files import atomic_write, check_regular, read_bounded, temporary_folder, write_json
 from core.layout import IMAGES_FILE, MANIFEST
@@ -116,7 +116,7 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
         found = "another file" if os.path.lexists(folder) else "a path that does not exist"
         raise DataError(
             f"images must be a folder written by `generate` or `export`, a folder with one folder of images per class, a .zip file of "
-            f"these, or a {SUFFIX} file written by `export`, got {found}: {str(path)!r}"
+            f"these, or a {NUMPY_SUFFIX} file written by `export`, got {found}: {str(path)!r}"
         )
     if not os.path.isfile(folder / MANIFEST):
         return _from_image_folder(folder, spec)

@@ -27,7 +27,6 @@ from core.data.manifests import parse_manifest
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Member, open_zip
 from core.errors import DataError, first_line, quoted
 
-SUFFIX = ".npz"
 ALLOWED = "a .npz file written by `export`"
 MANIFEST_BYTES = 64 * MEGABYTE  # NumPy strings have four bytes per character, and the manifest contains the names of all classes
 _CHUNK = MEGABYTE

@@ -16,9 +16,10 @@ from torch import nn
 
 from core import layout
 from core.config import IMAGE_FORMATS, RunConfig
+from core.data.archives import NUMPY_SUFFIX
 from core.data.class_folders import FOLDERS, write_class_folders
 from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
-from core.data.numpy_archives import SUFFIX, write_numpy_archive
+from core.data.numpy_archives import write_numpy_archive
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.files import atomic_folder, atomic_write, check_free, check_parents, parents_of, write_json
 from core.generation.methods import in_order
@@ -92,8 +93,8 @@ def check_image_target(format: str, out: Path) -> None:
     if format not in IMAGE_FORMATS:
         raise UnknownNameError("format of images", format, IMAGE_FORMATS)
     if format == "npz":
-        if out.suffix != SUFFIX:
-            raise ConfigError(f"out must end in {SUFFIX}, got {str(out)!r}")
+        if out.suffix != NUMPY_SUFFIX:
+            raise ConfigError(f"out must end in {NUMPY_SUFFIX}, got {str(out)!r}")
         if os.path.lexists(out):
             raise DataError(f"out must be a new file, and {str(out)!r} exists already")
         check_parents(out)

@@ -7,10 +7,10 @@ import json
 import subprocess
 import sys
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
-_ROOT = Path(__file__).parents[2]
+from core.processes import module_command, module_environment
+
 _SECONDS = 300  # importing torch and a zoo takes up to ten; the server's low priority makes it longer beside jobs
 
 
@@ -24,9 +24,10 @@ class NetworkNames(NamedTuple):
 @lru_cache(maxsize=100)
 def names_of(model: str) -> NetworkNames:
     """Names of the network `model`, any name for `load_model`. The first call takes seconds."""
-    command = [sys.executable, "-m", "core.models.network_names", model]
+    command = module_command("core.models.network_names", model)
+    environment = module_environment()
     try:
-        answer = subprocess.run(command, cwd=_ROOT, capture_output=True, encoding="utf-8", timeout=_SECONDS, check=True).stdout
+        answer = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=_SECONDS, check=True).stdout
     except subprocess.SubprocessError:
         return NetworkNames()
     return NetworkNames(*map(tuple, json.loads(answer.splitlines()[-1])))

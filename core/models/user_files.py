@@ -1,13 +1,12 @@
 """Networks of the user: checked in a process of its own (core.untrusted) before anything else reads the file. Imports no torch."""
 
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from core.errors import CoreError, ModelError
-from core.files import not_stored, parents_of, sync
+from core.files import not_stored, parents_of, sync, temporary_folder
 from core.layout import NETWORKS, UPLOADS
 from core.models.registry import GivenSpec, check_size
 from core.untrusted import check_apart
@@ -28,8 +27,8 @@ def import_network(file: Path, architecture: str, *, out_folder: Path, given: Gi
     check_size(file, name)
     try:
         # what a killed process leaves must not stay in the folder
-        with parents_of(out_folder / "network"), tempfile.TemporaryDirectory(prefix=".", dir=out_folder) as temporary:
-            values = {"architecture": architecture, "out_folder": temporary, "given": asdict(given)}
+        with parents_of(out_folder / "network"), temporary_folder(out_folder, ".importing-") as temporary:
+            values = {"architecture": architecture, "out_folder": str(temporary), "given": asdict(given)}
             made = Path(_checked("import_here", file, name, architecture.partition(":")[0], **values))
             target = out_folder / made.name
             if not target.exists():

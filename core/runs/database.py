@@ -140,11 +140,11 @@ class Database:
             raise
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Errors of the folder in the block become StoreErrors."""
+    def errors(self, kinds: tuple[type[Exception], ...] = (sqlite3.Error, OSError)) -> Iterator[None]:
+        """Errors of these kinds in the block become StoreErrors if they are about the folder."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except kinds as error:
             found = store_error(error, self.folder)
             if found is None:
                 raise
@@ -212,12 +212,8 @@ class Database:
         with self.errors():
             connection, file = self._when_unlocked(self._take)
         try:
-            yield connection
-        except sqlite3.Error as error:
-            found = store_error(error, self.folder)
-            if found is None:
-                raise
-            raise found from error
+            with self.errors((sqlite3.Error,)):
+                yield connection
         finally:
             if connection.in_transaction:
                 connection.close()  # the rollback failed too; the next user would continue that transaction
@@ -283,22 +279,23 @@ class Database:
     def refill_reserve(self) -> None:
         """Restores the reserve file if there is space for it; otherwise continues without it."""
         reserve = self.folder / RESERVE
-        with self.errors(), self._in_folder(), self.process.exclusive():
-            if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
-                return
-            try:
-                with atomic_write(reserve) as partial:
-                    partial.write_bytes(bytes(RESERVE_BYTES))
-            except OSError as error:
-                if not is_full(error):
-                    raise
+        with self.errors():
+            # the lock files of `Owner` would create the folder again
+            if not os.path.exists(self.folder / DATABASE):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder / DATABASE))
+            with self.process.exclusive():
+                self._refill(reserve)
 
-    @contextmanager
-    def _in_folder(self) -> Iterator[None]:
-        """Raises FileNotFoundError where the folder is gone, which the lock files of `Owner` would create again."""
-        if not os.path.exists(self.folder / DATABASE):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder / DATABASE))
-        yield
+    @staticmethod
+    def _refill(reserve: Path) -> None:
+        if reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES:
+            return
+        try:
+            with atomic_write(reserve) as partial:
+                partial.write_bytes(bytes(RESERVE_BYTES))
+        except OSError as error:
+            if not is_full(error):
+                raise
 
     def sync(self) -> None:
         """Everything written so far is on the disk when this returns."""

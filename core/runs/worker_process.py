@@ -24,13 +24,13 @@ from typing import Any, TextIO
 
 from core.errors import CoreError, RunError, StoreError
 from core.memory import keep_memory
+from core.processes import module_command, module_environment
 from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import attempt, describe_error, perform, queued_control, runs_at_once
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
-_ROOT = Path(__file__).parents[2]
 # Value of GOMP_SPINCOUNT: how often an OpenMP thread checks for the others before it sleeps. The default spins for some milliseconds;
 # with this, a thread whose core is taken by another program can continue on the core of a sleeping one.
 _SPIN_COUNT = "20000"
@@ -88,14 +88,10 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "core.runs.worker_process", str(folder)],
+            module_command("core.runs.worker_process", str(folder)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={
-                "GOMP_SPINCOUNT": _SPIN_COUNT,
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            },
+            env={"GOMP_SPINCOUNT": _SPIN_COUNT, **module_environment()},
             bufsize=1,
             # Ctrl-C must reach the server only; the worker ends with it
             start_new_session=True,
