@@ -140,6 +140,17 @@ def _perform(request: dict[str, Any]) -> dict[str, Any]:
         _limit(None, None)
 
 
+def allow_more_memory(count: int) -> None:
+    """Raises the memory limit of this process, if it has one, by `count` bytes: for work whose size the user chose, not the file."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard), hard))
+
+
 def _limit(memory: int | None, seconds: int | None) -> None:
     """Sets the limits, in bytes and seconds from now on; None for none."""
     try:

@@ -6,8 +6,11 @@ from torch import Tensor, nn
 from core.errors import ModelError, first_line
 from core.models.full_precision import NEEDED_LAYER, batch_norm_layers
 from core.models.registry import ModelSpec
+from core.untrusted import allow_more_memory
 
-_IMAGES = 2  # several, but no more, because at 600 pixels each takes hundreds of MB
+_IMAGES = 2  # several, but no more, because each takes memory
+_LARGE = 512  # pixels; above, the activations of one image can be more than a small file may take (core/untrusted.py)
+_BYTES = 256  # for each pixel beyond a large image: what efficientnet_lite0 and mobilenet_v2 need for their activations, and some more
 _SEED = 0
 
 
@@ -16,7 +19,7 @@ def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None
 
     network: in evaluation mode; normalized images `(N, 3, spec.image_size, spec.image_size)` -> logits `(N, classes)`. It must have a
     BatchNorm layer; its statistics must be finite, with non-negative variance, and not the initial ones of every layer; and its scores
-    for noise must be finite for every class, for one image and for several. The mode of the network and the global random number
+    for noise must be finite for every class, for one image and, unless they are large, for several. The mode of the network and the global random number
     generator are not changed. called: its name in error messages, by default spec.name.
     """
     _check_statistics(network, called or spec.name)
@@ -44,13 +47,17 @@ def _check_statistics(network: nn.Module, called: str) -> None:
 
 @torch.no_grad()
 def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: int | None = None) -> None:
-    """Raises ModelError unless the network's scores for noise are finite. size: of the noise in pixels, by default spec.image_size."""
+    """Raises ModelError unless the network's scores for noise are finite. size: of the noise in pixels, by default spec.image_size.
+
+    Scores for one image, and for several unless they are large.
+    """
     size, classes = size or spec.image_size, len(spec.classes)
     device = next(network.parameters()).device
-    pixels = torch.rand(_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(_SEED))
+    noise = torch.rand(_IMAGES if size <= _LARGE else 1, 3, size, size, generator=torch.Generator().manual_seed(_SEED))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-    noise = ((pixels - mean) / std).to(device)
-    for images in (noise, noise[:1]):
+    noise = noise.sub_(mean).div_(std).to(device)
+    allow_more_memory(_BYTES * max(0, size**2 - _LARGE**2))
+    for images in (noise, noise[:1])[-len(noise) :]:
         try:
             scores = network(images)
         except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:

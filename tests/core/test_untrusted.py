@@ -38,6 +38,11 @@ def takes(file, *, name, megabytes):
     block = bytearray(megabytes << 20)
     return len(block)
 
+def takes_what_it_was_given(file, *, name, megabytes):
+    from core.untrusted import allow_more_memory
+    allow_more_memory(100 << 20)
+    return takes(file, name=name, megabytes=megabytes)
+
 def grows(file, *, name):
     blocks = []
     while True:
@@ -118,6 +123,13 @@ def test_larger_files_may_take_more(check):
     assert check("takes", bytes(50 * MEGABYTE), megabytes=390) == 390 * MEGABYTE
     with pytest.raises(DataError, match="needs more than 400 MB"):
         check("takes", bytes(50 * MEGABYTE), megabytes=410)
+
+
+@needs_linux
+def test_work_of_the_users_size_may_take_more(check):
+    assert check("takes_what_it_was_given", megabytes=290) == 290 * MEGABYTE
+    with pytest.raises(DataError, match=TOO_MUCH):
+        check("takes_what_it_was_given", megabytes=301)
 
 
 def test_process_that_aborts_becomes_a_sentence(check):

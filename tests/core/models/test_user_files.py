@@ -156,6 +156,19 @@ def test_real_networks_of_224_pixels_are_accepted(tmp_path, name, kind):
         assert check_checkpoint(path) == ("mine", 1000)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenetv2_050"])
+def test_small_networks_with_large_images_are_accepted(tmp_path, name):
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        network = timm.create_model(name)
+    weights = {key: value + 0.1 if key.endswith("running_mean") else value for key, value in network.state_dict().items()}
+    torch.save(weights, tmp_path / "mine.pth")
+    given = GivenSpec(image_size=1024)
+    path = import_network(tmp_path / "mine.pth", f"timm:{name}", out_folder=tmp_path / "kept", given=given)
+    assert load_model(str(path), "cpu").spec.image_size == 1024
+
+
 def test_errors_of_the_import_are_those_of_import_checkpoint(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(ModelError, match="^tensors of mine.pth must be those of pytorchcv:resnet20_cifar10; missing: "):
