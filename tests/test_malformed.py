@@ -429,7 +429,7 @@ def test_commands(place, capsys, monkeypatch):
 def test_paths(place, capsys, monkeypatch):
     """The wrong file or folder wherever the command line takes one; everything before the first step really runs."""
     monkeypatch.setattr("core.runs.execution.perform", _computed)
-    monkeypatch.setattr("core.recipes.pretrain._fit", _computed)
+    monkeypatch.setattr("core.recipes.pretrain.fit", _computed)
     monkeypatch.setattr("core.recipes.encoder.train_encoder", _computed)
     wrong = st.sampled_from(
         [

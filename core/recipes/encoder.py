@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from core.recipes.mixed_precision import bfloat16_autocast
 from core.config import EncoderTrainingConfig
 from core.data.labeled import LabeledImages
 from core.errors import DataError
@@ -209,7 +210,7 @@ def _fit(model: open_clip.CLIP, tokenizer, dataset, classes, config: EncoderTrai
         for images, facts in loader:
             texts, stated = _write_captions(facts, classes, generator)
             # bfloat16 for the convolutions only: the text tower is small, and its sums over positions need float32
-            with torch.autocast("cpu", torch.bfloat16):
+            with bfloat16_autocast(torch.device("cpu")):
                 image_features = model.encode_image(images.to(memory_format=torch.channels_last))
             text_features = model.encode_text(tokenizer(texts), normalize=True)
             loss = contrastive_loss(

@@ -1,7 +1,7 @@
 """Recipe of the embedded full-precision network, for CIFAR-10 or any folder of labeled images.
 
-SGD with Nesterov momentum, a warm-up, cosine decay to zero, label smoothing for the first 80 % of epochs, random crop and flip, bfloat16
-autocast. The result is the exponential moving average of the weights, including the BatchNorm statistics.
+SGD with Nesterov momentum, a warm-up, cosine decay to zero, label smoothing for the first 80 % of epochs, random crop and flip,
+autocast to bfloat16 where that is faster. The result is the exponential moving average of the weights, including the BatchNorm statistics.
 """
 
 import copy
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from core.recipes.mixed_precision import bfloat16_autocast
 from core.config import PretrainConfig
 from core.data.labeled import LabeledImages
 from core.errors import ConfigError, DataError, ModelError
@@ -53,7 +54,7 @@ def pretrain(
             )
         network = network.to(device).to(memory_format=torch.channels_last)
         _check_image_size(network, len(classes), config)
-        averaged = _fit(network, dataset, config, device, on_step)
+        averaged = fit(network, dataset, config, device, on_step)
     spec = ModelSpec(
         name=out.stem,
         architecture=config.architecture,
@@ -95,7 +96,7 @@ def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) 
         )
 
 
-def _fit(network: nn.Module, dataset: LabeledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
+def fit(network: nn.Module, dataset: LabeledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
     transform = v2.Compose(
         [
             v2.PILToTensor(),
@@ -132,7 +133,7 @@ def _fit(network: nn.Module, dataset: LabeledImages, config: PretrainConfig, dev
         smoothing = config.label_smoothing if epoch < 0.8 * config.epochs else 0.0
         for images, labels in loader:
             images = images.to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16):
+            with bfloat16_autocast(device):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=smoothing)
             optimizer.zero_grad(set_to_none=True)
