@@ -19,8 +19,8 @@ def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None
 
     network: in evaluation mode; normalized images `(N, 3, spec.image_size, spec.image_size)` -> logits `(N, classes)`. It must have a
     BatchNorm layer; its statistics must be finite, with non-negative variance, and not the initial ones of every layer; and its scores
-    for noise must be finite for every class, for one image and, unless they are large, for several. The mode of the network and the global random number
-    generator are not changed. called: its name in error messages, by default spec.name.
+    for noise must be finite for every class, for one image and, unless they are large, for several. The mode of the network and the global
+    random number generator are not changed. called: its name in error messages, by default spec.name.
     """
     _check_statistics(network, called or spec.name)
     check_scores(network, spec, called or spec.name)

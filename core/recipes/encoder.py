@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from core.recipes.mixed_precision import bfloat16_autocast
 from core.config import EncoderTrainingConfig
 from core.data.labeled import LabeledImages
 from core.errors import DataError
 from core.layout import plain_rights
+from core.recipes.mixed_precision import bfloat16_autocast
 from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 

@@ -15,13 +15,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from core.recipes.mixed_precision import bfloat16_autocast
 from core.config import PretrainConfig
 from core.data.labeled import LabeledImages
 from core.errors import ConfigError, DataError, ModelError
 from core.files import check_parents, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
+from core.recipes.mixed_precision import bfloat16_autocast
 from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 
