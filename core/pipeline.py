@@ -23,7 +23,7 @@ from core.evaluation.accuracy import Accuracy
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
 from core.generation.fused.kernels import resumed
-from core.generation.methods import METHODS
+from core.generation.methods import DEFAULT_METHODS, METHODS
 from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import MODELS
@@ -34,7 +34,7 @@ from core.reporting import WARNING, Control, Reporter
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
 from core.stages.full_precision import measure_full_precision
-from core.stages.generation import STAGE, generate, joint_source, save_images
+from core.stages.generation import HELD_OUT, STAGE, generate, generate_held_out, joint_source, save_images
 from core.stages.quantization import QuantizationInput, quantize
 from core.threads import cpu_threads
 
@@ -110,6 +110,8 @@ def _same_kernels(prepared: Prepared, checkpoints: Checkpoints, reporter: Report
     methods = [] if prepared.sets or prepared.model.device.type != "cpu" else list(prepared.config.methods)
     if checkpoints.outcome(STAGE) is not None:  # the sources of joint methods are trained further
         methods = [method for method in methods if METHODS[method].is_joint]
+    if prepared.config.compares and prepared.model.device.type == "cpu" and checkpoints.outcome(HELD_OUT) is None:
+        methods = list(dict.fromkeys((*methods, *DEFAULT_METHODS)))
     if not methods:
         yield
         return
@@ -151,6 +153,9 @@ class _Execution:
         if self.prepared.encoder is not None:
             self._add_diversity(result, sets)
         if full_precision is not None:
+            if self.config.compares:
+                self._once(HELD_OUT, self._generate_held_out)
+                remove(self.checkpoints.folder / SNAPSHOTS)
             for method, image_set in sets.items():
                 accuracy = result["methods"][method]["accuracy"] = {}
                 for bits in self.config.bits:
@@ -181,6 +186,11 @@ class _Execution:
             save_images(loop, self.folder)
         return [loop.method for loop in loops]
 
+    def _generate_held_out(self) -> list[str]:
+        folder = self.checkpoints.folder
+        generate_held_out(self.prepared.model, self.config, self.context, folder / HELD_OUT, folder / SNAPSHOTS)
+        return list(DEFAULT_METHODS)
+
     def _add_diversity(self, result: dict[str, Any], sets: Mapping[str, ImageSet]) -> None:
         prepared = self.prepared
         assert prepared.encoder is not None
@@ -205,7 +215,8 @@ class _Execution:
 
         def compute() -> dict[str, Any]:
             source = joint_source(model, self.config, method, self.folder)
-            given = QuantizationInput(model, method, image_set, evaluation_set, full_precision, source)
+            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.config.compares else None
+            given = QuantizationInput(model, method, image_set, evaluation_set, full_precision, source, held_out)
             return quantize(given, self.config, bits, self.folder / layout.QUANTIZED / method / width, self.context)
 
         return self._once(f"quantize/{method}/{width}", compute)

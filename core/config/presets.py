@@ -38,6 +38,7 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
                 alpha_ce=1.0,
                 alpha_feature=0.0,
                 ema_decay=0.0,
+                keep="trained",
             ),
             evaluation=EvaluationConfig(data="cifar10", accuracy_checks=20),
         ),

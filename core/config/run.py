@@ -111,6 +111,11 @@ class RunConfig(Checked):
         )
 
     @property
+    def compares(self) -> bool:
+        """Whether some bit width keeps the better of its calibrated and its trained network."""
+        return self.training.keep == "better" and any(self.training_for(bits).steps for bits in self.bits)
+
+    @property
     def seed_of_training(self) -> int:
         """The seed of the training: the run's, but for some runs of earlier versions."""
         return self.machine.seed if self.training_seed is None else self.training_seed

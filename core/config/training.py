@@ -158,6 +158,14 @@ class TrainingConfig(Checked):
         low="half as many different images.",
         high="suits classes without left and right, not letters.",
     )
+    keep: str = knob(
+        "better",
+        "Which network a bit width ends with: better, the calibrated or the trained one, whichever has the smaller mean KL divergence "
+        "from full precision on held-out synthetic images; or trained.",
+        choices=("better", "trained"),
+        label="Keep",
+        paper="trained",
+    )
     calibration_images: int = knob(
         256,
         "Images used to calibrate the activation ranges.",

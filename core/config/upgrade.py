@@ -30,7 +30,9 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(generation, Mapping) or not isinstance({} if old is None else old, Mapping):
         return {**values, "quantization": old}
     if not is_old and not {"model", "seed", "optimizer", "threads", "device", "compile"} & generation.keys():
-        return {**values, "generation": _renamed(GenerationConfig, generation)} if generation else values
+        training = values.get("training")
+        current = {"generation": _renamed(GenerationConfig, generation)} if generation else {}
+        return {**values, **current, **({"training": upgrade_training(training)} if isinstance(training, Mapping) else {})}
     generation, old = _renamed(GenerationConfig, generation), dict(old or {})
     model, other = generation.pop("model", None), old.get("model")
     if None not in (model, other) and model != other:
@@ -63,6 +65,8 @@ def upgrade_generation(values: Mapping[str, Any]) -> dict[str, Any]:
 def upgrade_training(values: Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary of a TrainingConfig of any version, such as that in the file of a quantized network, in today's form."""
     values = {name: value for name, value in values.items() if name not in _NOT_OF_TRAINING}
+    if "layer_bits" in values:  # a stored section, with every knob
+        values = {"keep": "trained", **values}
     return _renamed(TrainingConfig, {_ONCE_SHARED.get(name, name): value for name, value in values.items()})
 
 

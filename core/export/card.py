@@ -193,7 +193,8 @@ def _results(config: RunConfig, full_precision: float, methods: Sequence[MethodI
                 method.title,
                 config.training_for(bits).width,
                 _fixed(outcome["calibrated"], 2),
-                _fixed(outcome["quantized"], 2) if outcome["steps"] else None,
+                _fixed(outcome.get("trained", outcome["quantized"]), 2) if outcome["steps"] else None,
+                outcome.get("kept", "trained" if outcome["steps"] else "calibrated"),
                 _fixed(outcome["standard_error"], 2),
                 _fixed(full_precision - outcome["quantized"], 2),
             )

@@ -1,5 +1,7 @@
-"""Stage: images by every method."""
+"""Stages: images by every method; and held-out images, on which the networks of a bit width are compared without labels."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +9,20 @@ import torch
 
 from core import layout
 from core.config import RunConfig
+from core.data.image_sets import ImageSet, save_image_set
 from core.files import atomic_write
 from core.generation.loop import GenerationLoop
-from core.generation.methods import METHODS, load_source
+from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
 from core.stages.context import Context
 
 STAGE = "generation"
+HELD_OUT = "held-out images"
+_SEED = 1_000_003  # from the run's seed to that of its held-out images, which must not be the images it trains on
+_SEEDS = 2**31
+_LEAST, _MOST, _SHARE = 8, 64, 8  # noise images of each method: an eighth of the run's
 
 
 def generate(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None) -> list[GenerationLoop]:
@@ -30,18 +37,48 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
         reporter.result("terms", loops[0].terms())
         reporter.result("methods", [{"name": method, "title": METHODS[method].title} for method in config.methods])
         reporter.running_statistics(loops[0].running_statistics())
-        state = context.saved_state(STAGE)
+        _load(loops, STAGE, context)
         for loop in loops:
-            if state:
-                loop.load_state(state[loop.method])
             reporter.rewind(STAGE, loop.method, loop.step_count)
         reporter.stage(STAGE, sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
-        while any(not loop.finished for loop in loops):
-            context.between_steps(STAGE, lambda: {loop.method: loop.state() for loop in loops})
-            for loop in loops:
-                if not loop.finished:
-                    loop.step()
+        _finish(loops, STAGE, context)
         return loops
+
+
+def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path, snapshots: Path) -> None:
+    """Writes images into `folder` that no network of the run is calibrated or trained on, half by MI-FGSM and half by Adam.
+
+    They start from other noise than the run's own, and only the last snapshot is kept; otherwise the run's settings apply, as they were
+    when it started. Two methods, so that a network does not win by fitting the style of the one that it was trained on. snapshots: a
+    folder for what a resumed attempt needs.
+    """
+    count = min(_MOST, max(_LEAST, config.generation.noise_images // _SHARE))
+    own = replace(config.generation, images=count, snapshots=1, batch_size=min(config.generation.batch_size, count))
+    machine = replace(config.machine, seed=(config.machine.seed + _SEED) % _SEEDS)
+    context.reporter.stage("generating held-out images", 0)
+    with memory_advice("the generation", "batch_size", own.batch_size, least=2):
+        loops = [GenerationLoop(model, own, method, machine, folder=snapshots / method) for method in DEFAULT_METHODS]
+        _load(loops, HELD_OUT, context)
+        _finish(loops, HELD_OUT, context)
+    sets = [loop.image_set() for loop in loops]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_image_set(ImageSet(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets])), folder)
+
+
+def _load(loops: Sequence[GenerationLoop], stage: str, context: Context) -> None:
+    """Continues where an earlier attempt was interrupted."""
+    if state := context.saved_state(stage):
+        for loop in loops:
+            loop.load_state(state[loop.method])
+
+
+def _finish(loops: Sequence[GenerationLoop], stage: str, context: Context) -> None:
+    """All remaining iterations."""
+    while any(not loop.finished for loop in loops):
+        context.between_steps(stage, lambda: {loop.method: loop.state() for loop in loops})
+        for loop in loops:
+            if not loop.finished:
+                loop.step()
 
 
 def save_images(loop: GenerationLoop, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Stage: one bit width, from calibration to the analysis of its layers."""
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits
+from core.evaluation.agreement import Agreement, agreement
 from core.files import write_json
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
@@ -21,7 +23,7 @@ from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import ANALYZED_IMAGES, analyze
 from core.quantization.saved_network import save_quantized
 from core.quantization.training import QuantizationTraining
-from core.reporting import TEST, Reporter
+from core.reporting import TEST, WARNING, Reporter
 from core.stages.context import Context
 
 CHECKED_IMAGES = 500  # of the evaluation set, at most, on which accuracy is checked during training
@@ -32,7 +34,8 @@ class QuantizationInput:
     """One method's images at one bit width.
 
     images: the set to train on; with `source`, a joint method's, it is only analyzed. evaluation_set, full_precision: what accuracy is
-    measured on and compared with.
+    measured on and compared with. held_out: uint8 `(N, C, H, W)`, on which the calibrated and the trained network are compared; None
+    keeps the trained one.
     """
 
     model: FullPrecisionModel
@@ -41,10 +44,14 @@ class QuantizationInput:
     evaluation_set: EvaluationSet
     full_precision: Accuracy
     source: JointSource | None = None
+    held_out: Tensor | None = None
 
 
 def quantize(given: QuantizationInput, config: RunConfig, bits: int, folder: Path, context: Context) -> dict[str, Any]:
     """Calibrates, evaluates, trains, evaluates and analyzes one bit width, and saves the network in `folder`. Accuracies in percent.
+
+    With `given.held_out`, what is saved is the calibrated or the trained network, whichever has the smaller mean KL divergence from the
+    full-precision one on these images. No label takes part in the choice.
 
     On the way accuracy is reported as records of TEST: after calibration, after `evaluation.check_steps` and after the last step, all on
     the same part of the evaluation set, with the weights that training would end with at that step.
@@ -62,6 +69,7 @@ class _Quantization:
         self.series = f"{given.method} {self.config.width}"
         self.stage = f"quantize/{given.method}/{self.config.width}"
         self.result_name = f"accuracy/{given.method}/{self.config.width}"
+        self.compared: dict[str, Agreement] = {}  # "calibrated", "trained" -> how close it is to full precision
         self.check = AccuracyCheck(given.model, given.evaluation_set, self.series, context.reporter)
 
     def outcome(self) -> dict[str, Any]:
@@ -69,7 +77,10 @@ class _Quantization:
         state = self.context.saved_state(self.stage)
         self.began = time.perf_counter() - (state["seconds"] if state else 0.0)
         self._calibrate(state)
-        final = self._train() if self.config.steps else self.calibrated
+        final = self.trained = self._train() if self.config.steps else self.calibrated
+        self.kept = "trained" if self.config.steps else "calibrated"
+        if self.compared:
+            final = self._keep_better()
         self._analyze()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_quantized(self.training.quantized, self.config, self.folder)
@@ -85,6 +96,10 @@ class _Quantization:
         with memory_advice(f"the calibration of {self.series}", "calibration_images", self.config.calibration_images):
             images: Any = given.source or given.images
             self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter)
+        if self.given.held_out is not None and self.config.steps:
+            # before the state is loaded: calibration is repeated on resume, to the same bits
+            self.compared["calibrated"] = self._agreement()
+            self.at_start = copy.deepcopy(self.training.quantized)
         reporter.rewind("training", self.series, state["training"]["step_count"] if state else 0)
         reporter.rewind(TEST, self.series, state.get("tested", 0) if state else -1)
         if state:
@@ -128,6 +143,25 @@ class _Quantization:
         context.reporter.stage(f"evaluating {self.series}", 0)
         return self._measure(training.step_count)
 
+    def _agreement(self) -> Agreement:
+        assert self.given.held_out is not None
+        return agreement(self.training.inference_network(), self.given.model, self.given.held_out)
+
+    def _keep_better(self) -> Accuracy:
+        """Goes back to the calibrated network if it is closer to full precision than the trained one; the accuracy of what is kept."""
+        self.compared["trained"] = self._agreement()
+        calibrated, trained = self.compared["calibrated"], self.compared["trained"]
+        if trained.kl <= calibrated.kl:  # false for NaN
+            return self.trained
+        self.kept = "calibrated"
+        self.training.quantized = self.at_start
+        self.context.reporter.result(
+            f"{WARNING}/kept/{self.given.method}/{self.config.width}",
+            f"Training {self.series} moved it away from full precision (KL on held-out images {calibrated.kl:.3f} before, {trained.kl:.3f} "
+            "after), so the calibrated network is kept. Try a smaller training_lr.",
+        )
+        return self.calibrated
+
     def _analyze(self) -> None:
         """What quantization does to each layer, as a result of the run."""
         self.context.reporter.stage(f"analyzing the layers of {self.series}", 0)
@@ -144,6 +178,9 @@ class _Quantization:
             **summary,
             "full_precision": self.given.full_precision.top1,
             "calibrated": self.calibrated.top1,
+            "trained": self.trained.top1,
+            "kept": self.kept,
+            "held_out": {name: asdict(figures) for name, figures in self.compared.items()},
             "quantized": final.top1,
             "standard_error": final.standard_error,
             "evaluated_on": final.evaluated_on,

@@ -35,9 +35,9 @@ def accuracy_figure(
         index = settings[method] = settings.get(method, -1) + 1
         name = title_of(method) + (f", {plotly(label)}" if label else "")
         traces.append(draw(own, method, f"{name}, calibrated only", "calibrated", "calibrated_error", index))
-        trained = [row for row in own if row.get("quantized") is not None]
+        trained = [row for row in own if row.get("trained") is not None]
         if trained:
-            traces.append(draw(trained, method, f"{name}, trained", "quantized", "standard_error", index))
+            traces.append(draw(trained, method, f"{name}, trained", "trained", "standard_error", index))
     for symbol, (method, by_bits) in zip(cycle(_PAPER_SYMBOLS), paper.items()):
         traces.append({
             "type": "scatter", "x": list(by_bits), "y": list(by_bits.values()), "name": f"{plotly(method)}, paper", "mode": "markers",
@@ -72,7 +72,7 @@ def _levels(full_precision: float | None, paper_full_precision: float | None) ->
 
 def _line(rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str, error: str, index: int) -> dict[str, Any]:
     symbol = _SYMBOLS[index % len(_SYMBOLS)]
-    trained = value == "quantized"
+    trained = value == "trained"
     return _marks(rows, name, value, error) | {
         "type": "scatter", "mode": "lines+markers", "line": {"color": color(method), "dash": "solid" if trained else "dot"},
         "marker": {"symbol": symbol if trained else f"{symbol}-open", "size": 9},
@@ -80,7 +80,7 @@ def _line(rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str,
 
 
 def _bar(rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str, error: str, index: int) -> dict[str, Any]:
-    opacity = 1.0 if value == "quantized" else 0.45
+    opacity = 1.0 if value == "trained" else 0.45
     pattern = _PATTERNS[index % len(_PATTERNS)]
     return _marks(rows, name, value, error) | {
         "type": "bar", "marker": {"color": color(method), "opacity": opacity, "pattern": {"shape": pattern}}

@@ -11,12 +11,14 @@ from dashboard.names import method_name
 
 
 def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each method and bit width of a run's results, in that order."""
+    """One row for each method and bit width of a run's results, in that order: `quantized` is the accuracy of what is `kept`."""
     rows = []
     for name, value in results.items():
         kind, _, rest = name.partition("/")
         if kind == "accuracy":
-            rows.append({**value, "method": rest.partition("/")[0]})
+            # runs of earlier versions kept what training ended with
+            before = {} if value.get("quantized") is None else {"trained": value["quantized"], "kept": "trained"}
+            rows.append({**before, **value, "method": rest.partition("/")[0]})
     return sorted(rows, key=lambda row: (method_order(row["method"]), row["method"], row["bits"]))
 
 
@@ -128,10 +130,10 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
 
 
 def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | None) -> list[dict[str, Any]]:
-    """Rows of `accuracies` or `accuracy_series`, ready to show: calibrated, trained, drop, and their errors."""
+    """Rows of `accuracies` or `accuracy_series`, ready to show: calibrated, trained, which one is kept, its drop, and their errors."""
     table = []
     for row in rows:
-        trained, runs = row.get("quantized"), row.get("runs", 1)
+        quantized, trained, runs = row.get("quantized"), row.get("trained"), row.get("runs", 1)
         table.append(
             {
                 "images by": row["method"],
@@ -141,9 +143,10 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | No
                 "runs": runs,
                 "calibrated %": round(row["calibrated"], 2),
                 "trained %": None if trained is None else round(trained, 2),
-                "drop": None if trained is None or full_precision is None else round(full_precision - trained, 2),
+                "kept": row.get("kept"),
+                "drop": None if quantized is None or full_precision is None else round(full_precision - quantized, 2),
                 "±": None if row.get("standard_error") is None else round(row["standard_error"], 2),
-                "error bar": "" if trained is None else "standard error" if runs == 1 else f"deviation over {runs} seeds",
+                "error bar": "" if quantized is None else "standard error" if runs == 1 else f"deviation over {runs} seeds",
                 "steps": row.get("steps"),
                 "seconds": row.get("seconds"),
             }

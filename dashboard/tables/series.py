@@ -73,6 +73,8 @@ def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "runs": len(trained or rows),
         "calibrated": statistics.fmean(calibrated),
         "calibrated_error": statistics.stdev(calibrated) if len(calibrated) > 1 else None,
+        "trained": statistics.fmean(row["trained"] for row in trained) if trained else None,
+        "kept": " or ".join(sorted({row["kept"] for row in trained})) or None,
         "quantized": statistics.fmean(tops) if tops else None,
         "standard_error": statistics.stdev(tops) if len(tops) > 1 else trained[0].get("standard_error") if trained else None,
         "steps": trained[0].get("steps") if trained else None,

@@ -70,7 +70,8 @@ def _explanation(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool)
         bars = f"standard deviation over {', '.join(map(str, several))} seeds; for a single seed, {bars}"
     caption = (
         f"Top-1 on {text.plain(evaluated_on)}, higher is better. Error bars: {bars}. Calibrated: ranges only, no training (PTQ); trained: "
-        "the same network after quantization-aware training (QAT)."
+        "the same network after quantization-aware training (QAT). Kept: the one that is saved and exported, closer to full precision on "
+        "held-out synthetic images unless the run keeps the trained one anyway; the drop is its own."
     )
     return caption + (" The paper starts from other weights: compare the drop from full precision." if paper else "")
 

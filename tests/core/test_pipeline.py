@@ -93,7 +93,12 @@ def series_of(recorder, stage):
 def test_files_of_a_run(whole):
     folder, _, _ = whole
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    expected = ["checkpoint/done.json", "result.json"]  # the resume state is removed when the run is complete
+    # the state of a stage is removed with the stage; the caller removes the folder
+    expected = [
+        "checkpoint/done.json",
+        "result.json",
+        *(f"checkpoint/held-out images/{name}" for name in ("images.safetensors", "manifest.json")),
+    ]
     for method in ("adam", "mi-fgsm"):
         expected += [f"images/{method}/images.safetensors", f"images/{method}/manifest.json"]
         for width in ("W3A3", "W8A8"):
@@ -134,6 +139,13 @@ def test_result_has_all_figures(whole):
             assert accuracy["standard_error"] == pytest.approx(100 * (share * (1 - share) / 20) ** 0.5, abs=1e-3)
         assert figures["accuracy"]["3"]["steps"] == 2
         assert figures["accuracy"]["8"]["steps"] == 0
+        assert (figures["accuracy"]["8"]["kept"], figures["accuracy"]["8"]["held_out"]) == ("calibrated", {})
+        compared = figures["accuracy"]["3"]["held_out"]
+        assert compared.keys() == {"calibrated", "trained"}
+        assert compared["trained"]["images"] == 16  # 8 by each of two methods
+        better = min(compared, key=lambda name: compared[name]["kl"])
+        assert figures["accuracy"]["3"]["kept"] == better
+        assert figures["accuracy"]["3"]["quantized"] == figures["accuracy"]["3"][better]
         assert figures["accuracy"]["8"]["quantized"] == figures["accuracy"]["8"]["calibrated"]
 
 
@@ -232,6 +244,59 @@ def test_accuracy_checks_use_the_moving_average(embedded, data):
         assert not torch.equal(student.state_dict()["features.init_block.conv.weight"], own["features.init_block.conv.weight"])
     assert all(torch.equal(value, own[name]) for name, value in training.student.state_dict().items())
     assert all(torch.equal(one, other) for one, other in zip(training._average.values, average))
+
+
+@pytest.mark.parametrize("keep", ["better", "trained"])
+def test_training_that_harms_is_kept_only_on_request(tmp_path, config, whole, keep, embedded, data):
+    given = replace(config, images_from=str(whole[0] / "images"), bits=(8,), methods=("adam",), steps_by_bits={})
+    given = given.with_knobs({"encoder": "", "steps": 3, "training_lr": 0.3, "ema_decay": 0.0, "keep": keep})
+    recorder = Recorder()
+    outcome = pipeline.execute(given, tmp_path, recorder, NoControl())["methods"]["adam"]["accuracy"]["8"]
+    assert outcome["trained"] < outcome["calibrated"] - 20  # the step size ruins it
+    kept = "calibrated" if keep == "better" else "trained"
+    assert (outcome["kept"], outcome["quantized"]) == (kept, outcome[kept])
+    saved = integer_inference_network(
+        load_quantized(tmp_path / "quantized" / "adam" / "W8A8" / "quantized.safetensors", embedded), embedded.spec
+    )
+    images = load_image_set(data)
+    with torch.no_grad():
+        right = (saved(embedded.normalize(images.images)).argmax(dim=1) == images.labels).float().mean()
+    assert outcome[kept] == pytest.approx(100 * float(right), abs=1e-3)
+    warnings = [value for name, value in recorder.results.items() if name.startswith("warning/kept")]
+    if keep == "trained":
+        assert outcome["held_out"] == {}
+        assert warnings == []
+    else:
+        compared = outcome["held_out"]
+        assert compared["calibrated"]["kl"] < compared["trained"]["kl"]
+        assert compared["calibrated"]["agreement"] > compared["trained"]["agreement"]
+        assert len(warnings) == 1
+        assert warnings[0].endswith("so the calibrated network is kept. Try a smaller training_lr.")
+
+
+def test_held_out_images_are_none_of_the_run(whole, tmp_path, config):
+    """Other noise; and what was stopped in their midst continues to the same bits."""
+    held_out = load_image_set(whole[0] / "checkpoint" / "held-out images").images
+    assert len(held_out) == 16
+    for method in ("mi-fgsm", "adam"):
+        own = load_image_set(whole[0] / "images" / method).images
+        assert not any(torch.equal(one, other) for one in held_out for other in own)
+
+    class Stopping(NoControl):
+        left = 2
+
+        def pause_point(self):
+            if recorder.stages and recorder.stages[-1][0] == "generating held-out images":
+                self.left -= 1
+                if not self.left:
+                    raise RunStopped("enough")
+
+    recorder = Recorder()
+    given = replace(config, images_from=str(whole[0] / "images"), bits=(3,), methods=("adam",), steps_by_bits={})
+    with pytest.raises(RunStopped):
+        pipeline.execute(given, tmp_path, recorder, Stopping())
+    pipeline.execute(given, tmp_path, Recorder(), NoControl())
+    assert torch.equal(load_image_set(tmp_path / "checkpoint" / "held-out images").images, held_out)
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 4])

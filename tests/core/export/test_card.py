@@ -113,13 +113,9 @@ def test_figures_match_the_run(finished, written):
     for method, title in (("mi-fgsm", "MI-FGSM"), ("adam", "Adam")):
         for bits in (4, 5):
             outcome = result["methods"][method]["accuracy"][str(bits)]
-            figures = [
-                outcome["calibrated"],
-                outcome["quantized"],
-                outcome["standard_error"],
-                result["full_precision"] - outcome["quantized"],
-            ]
-            expected.append([title, f"W{bits}A{bits}", *(f"{figure:.2f}" for figure in figures)])
+            before, after, error = (f"{outcome[name]:.2f}" for name in ("calibrated", "trained", "standard_error"))
+            drop = f"{result['full_precision'] - outcome[outcome['kept']]:.2f}"
+            expected.append([title, f"W{bits}A{bits}", before, after, outcome["kept"], error, drop])
     assert rows(text, "images by") == [[plain(cell).replace("\\.", ".") for cell in row] for row in expected]
     for (_, images, iterations, loss, agreement, _seconds), method in zip(rows(text, "method"), ("mi-fgsm", "adam")):
         made = result["methods"][method]["generation"]

@@ -184,8 +184,8 @@ def test_training_curve_of_a_long_run_has_few_points_and_keeps_the_last():
 
 def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
     rows = [
-        {"method": "mi-fgsm", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "standard_error": 0.6},
-        {"method": "mi-fgsm", "bits": 3, "calibrated": 80.0, "quantized": None},
+        {"method": "mi-fgsm", "bits": 4, "calibrated": 90.0, "trained": 91.0, "standard_error": 0.6},
+        {"method": "mi-fgsm", "bits": 3, "calibrated": 80.0, "trained": None},
     ]
     figure = plotted(accuracy_charts.accuracy_figure(rows, 92.1, {"DFFG": {3: 84.68}}, 93.89))
     by_name = {trace.name: trace for trace in figure.data}
@@ -198,7 +198,7 @@ def test_accuracy_shows_calibrated_trained_paper_and_full_precision():
 
 def test_settings_of_one_method_share_its_color_and_differ_in_marker():
     rows = [
-        {"method": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "quantized": 90.0,
+        {"method": "adam", "label": label, "bits": 4, "runs": runs, "calibrated": 80.0, "calibrated_error": error, "trained": 90.0,
          "standard_error": 0.5}
         for label, runs, error in (("range lsq", 3, 0.25), ("<b>", 1, None))
     ]  # fmt: skip
