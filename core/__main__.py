@@ -5,8 +5,10 @@ import sys
 
 from core.cli.parser import main
 from core.memory import keep_memory
+from core.processes import share_cores
 
 if __name__ == "__main__":
+    share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # as on stderr: Greek letters, or file names that are not UTF-8, where the terminal's encoding lacks them
         sys.stdout.reconfigure(errors="backslashreplace")

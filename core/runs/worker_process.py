@@ -24,17 +24,12 @@ from typing import Any, TextIO
 
 from core.errors import CoreError, RunError, StoreError
 from core.memory import keep_memory
-from core.processes import module_command, module_environment
+from core.processes import SPIN_COUNT, module_command, module_environment
 from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import attempt, describe_error, perform, queued_control, runs_at_once
 from core.runs.state import RunState
 from core.runs.store import RunStore
-
-# Value of GOMP_SPINCOUNT: how often an OpenMP thread checks for the others before it sleeps. The default spins for some milliseconds;
-# with this, a thread whose core is taken by another program can continue on the core of a sleeping one.
-_SPIN_COUNT = "20000"
-
 
 # in the server
 
@@ -91,7 +86,7 @@ class Worker:
             module_command("core.runs.worker_process", str(folder)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={"GOMP_SPINCOUNT": _SPIN_COUNT, **module_environment()},
+            env={"GOMP_SPINCOUNT": SPIN_COUNT, **module_environment()},
             bufsize=1,
             # Ctrl-C must reach the server only; the worker ends with it
             start_new_session=True,

@@ -54,6 +54,7 @@ CONFIGS = {
             ema_decay=0.9999,
             crop_padding=0,
             training_flip=False,
+            keep="trained",
             calibration_images=1,
             layer_bits=(("a.layer", 6), ("b*", 2)),
         ),
