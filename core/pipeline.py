@@ -26,6 +26,7 @@ from core.generation.fused.kernels import resumed
 from core.generation.methods import DEFAULT_METHODS, METHODS
 from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.importing import notes_of
 from core.models.registry import MODELS
 from core.models.user_files import check_program
 from core.models.zoos.lookup import is_zoo_name
@@ -139,6 +140,8 @@ class _Execution:
         if self.config.model not in MODELS:
             # before the first image, because the pages show its class and must not import torch to find the name
             self.context.reporter.result("classes", list(self.prepared.model.spec.classes))
+        if notes := notes_of(self.config.model):
+            self.context.reporter.result(f"{WARNING}/network", f"In the file of the network: {'; '.join(notes)}.")
         methods = list(self.prepared.sets or self.config.methods)
         result: dict[str, Any] = {"methods": {method: {} for method in methods}}
         full_precision = None

@@ -4,8 +4,9 @@ The stored file is like one written by `pretrain`: it contains its spec, and its
 """
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,24 +14,26 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError, one_line
-from core.files import not_stored, sync, write_json
+from core.files import JSON_BYTES, not_stored, read_bounded, sync, write_json
+from core.layout import NETWORKS
 from core.models.checks import check_network
 from core.models.full_precision import CLASSES, check_spec, layout_of, save_checkpoint, spec_values
 from core.models.registry import GivenSpec, ModelSpec, check_size
-from core.models.weights import check_layout, fill, first_names, read_weights, without_prefixes
+from core.models.state_dicts import COUNTER, check_complete, find_state_dict
+from core.models.weights import check_layout, fill, first_names, read_content
 from core.models.zoos.lookup import build_architecture, known_spec
 from core.models.zoos.zoo import numbered_classes
 
 LABEL_LENGTH = 60  # characters of a name in the label of a network
-_COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
 
 
 def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec | None = None, name: str = "") -> Path:
     """Stores weights for an architecture as a network below `out_folder`, named by the hash of its content; returns the new path.
 
-    file: safetensors, or a state dict written by torch.save. architecture: "ZOO:NAME". given: values that are None default to the width
-    of the classifier in the file for classes, and to the zoo's spec for the rest; unknown class names become "class 0" and so on. name:
-    used instead of the path in error messages. HASH.json beside the network contains its label.
+    file: safetensors, or a file of torch.save with a state dict in it. architecture: "ZOO:NAME". given: values that are None default to
+    the width of the classifier in the file for classes, and to the zoo's spec for the rest; unknown class names become "class 0" and so
+    on. name: used instead of the path in error messages. HASH.json beside the network contains its label, and notes about what was chosen
+    in the file.
     Raises UnknownNameError for the architecture; ModelError for a file that cannot be read or does not fit, a network without BatchNorm
     layers or with initial statistics, or one whose scores for noise are not finite; DataError if it cannot be stored.
     """
@@ -38,8 +41,8 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
     source = name or str(file)
     check_size(file, source)
     known = known_spec(architecture)
-    weights = read_weights(file, source)
-    weights = without_prefixes(weights, layout_of(known))
+    found = find_state_dict(read_content(file, source), layout_of(known), source)
+    weights = found.weights
     classes = given.classes
     if classes is None:
         classes = len(given.class_names) if given.class_names else _classifier_width(weights, known)
@@ -50,7 +53,7 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
     weights.clear()  # the check and the writing need the memory
     check_network(network, spec, source)
     try:
-        return store(lambda path: save_checkpoint(network, spec, path), ".safetensors", out_folder, label(spec, source))
+        return store(lambda path: save_checkpoint(network, spec, path), ".safetensors", out_folder, label(spec, source), found.notes)
     except OSError as error:
         raise not_stored(source, out_folder, error) from error
 
@@ -94,22 +97,24 @@ def _filled(spec: ModelSpec, weights: dict[str, Tensor], source: str) -> torch.n
     """The network with these weights. Raises ModelError, before any large tensor is allocated, if they do not fit."""
     expected = layout_of(spec)
     for key in expected:
-        if key.rpartition(".")[2] == _COUNTER:
+        if key.rpartition(".")[2] == COUNTER:
             weights.setdefault(key, torch.zeros((), dtype=torch.long))
+    check_complete(weights, expected, source)
     check_layout({key: tuple(value.shape) for key, value in weights.items()}, expected, source, spec.architecture)
-    other = [key for key, value in weights.items() if not value.is_floating_point() and not key.endswith(_COUNTER)]
-    if other:
-        raise ModelError(f"tensors of {source} must be floating point, got {weights[other[0]].dtype} in {first_names(other)}")
     with torch.random.fork_rng(devices=[]):
         network = build_architecture(spec.architecture, len(spec.classes))
+    floating = {key for key, value in network.state_dict().items() if value.is_floating_point()}
+    other = [key for key, value in weights.items() if key in floating and not value.is_floating_point()]
+    if other:
+        raise ModelError(f"tensors of {source} must be floating point, got {weights[other[0]].dtype} in {first_names(other)}")
     fill(network, weights)
     return network.eval().requires_grad_(False)
 
 
-def store(write: Callable[[Path], object], suffix: str, folder: Path, label: str) -> Path:
+def store(write: Callable[[Path], object], suffix: str, folder: Path, label: str, notes: Sequence[str] = ()) -> Path:
     """Has `write` write a network below `folder`, atomically, and names it by the hash of its content, so duplicates are stored once.
 
-    label: display name, written to HASH.json beside it. Raises OSError if it cannot be written.
+    label: display name, written to HASH.json beside it, as are notes for the user. Raises OSError if it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
@@ -119,10 +124,22 @@ def store(write: Callable[[Path], object], suffix: str, folder: Path, label: str
             target = folder / f"{hashlib.file_digest(file, 'sha256').hexdigest()}{suffix}"
         if not target.exists():
             # the label first, so that no network is ever without one
-            write_json(target.with_suffix(".json"), {"label": one_line(label)})
+            described = {"label": one_line(label), **({"notes": [one_line(note) for note in notes]} if notes else {})}
+            write_json(target.with_suffix(".json"), described)
             written.replace(target)
             sync(folder)
     return target
+
+
+def notes_of(model: str) -> list[str]:
+    """What the import of a stored network noted for the user; empty for any other model name."""
+    path = Path(model).with_suffix(".json")
+    if path.parent.name != NETWORKS or not path.is_file():
+        return []
+    try:
+        return [str(note) for note in json.loads(read_bounded(path, JSON_BYTES)).get("notes", ())]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []  # the file only describes the network
 
 
 def label(spec: ModelSpec, source: str) -> str:

@@ -1,18 +1,25 @@
-"""Reads untrusted files of weights without unpickling, unwraps them, and checks them against the layout of a network.
+"""Reads untrusted files of weights without unpickling, and checks weights against the layout of a network.
 
-Accepts safetensors, and files of torch.save, which are opened with `weights_only=True`: a file that would execute code is refused.
+Accepts safetensors, and files of torch.save, which are opened with `weights_only=True`: a file that would execute code is refused. Beside
+tensors, such a file may have values of types that only hold data (_harmless_types), as training programs store their settings.
 """
 
+import argparse
+import datetime
+import pathlib
+import re
+import types
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import ModelError, first_line, one_line, quoted
+from core.errors import ModelError, one_line, quoted
 from core.files import JSON_BYTES, check_regular
 
 HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
@@ -21,7 +28,14 @@ _ZIP = b"PK\x03\x04"  # torch.save since 1.6
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # torch.save before
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WRAPPINGS = 4  # levels of nesting
-_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel; of Lightning and others; of torch.compile
+# how a file begins -> what it is and what to do instead
+_OTHERS = {
+    b"\x1f\x8b": "a file packed with gzip: unpack it first",
+    b"BZh": "a file packed with bzip2: unpack it first",
+    b"\x89HDF": "a Keras file, which this program does not read",
+    b"\x08": "an ONNX file, in which the BatchNorm layers are usually folded into the convolutions, so that nothing is left to generate "
+    "images from: use the network that it was exported from",
+}
 ALLOWED = "a .safetensors file, or a state dict written by torch.save(network.state_dict(), file)"
 
 
@@ -35,12 +49,10 @@ def is_weights(start: bytes, size: int) -> bool:
     return is_safetensors(start, size) or start.startswith((_ZIP, *_PICKLES))
 
 
-def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
-    """Name -> tensor of a file of weights, on the CPU.
+def read_content(path: Path, name: str = "") -> Any:
+    """What a file of weights contains, its tensors on the CPU: usually a mapping with a state dict somewhere (core.models.state_dicts).
 
-    A state dict is also found inside {"state_dict": ...}, {"model": ...} or {"model_state_dict": ...}, up to four levels deep.
-    name: used instead of the path in error messages. Raises ModelError for a file that cannot be read, contains anything but tensors, or
-    would have to be unpickled.
+    name: used instead of the path in error messages. Raises ModelError for a file that cannot be read or would have to be unpickled.
     """
     name = name or str(path)
     try:
@@ -51,18 +63,67 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
     except OSError as error:
         raise ModelError(f"{name} cannot be read ({error.strerror or error}); it must be {ALLOWED}") from error
     if not is_weights(start, size):
-        raise ModelError(f"{name} must be {ALLOWED}, got a file that begins with {start!r}")
+        raise ModelError(f"{name} must be {ALLOWED}, got {_kind(path, start, name)}")
     try:
         if is_safetensors(start, size):
             value: Any = _read_safetensors(path, start)
         else:
             if start.startswith(_ZIP):
                 _check_archive(path, size)
-            with path.open("rb") as file:  # for a path, torch would trust the suffix
+            # for a path, torch would trust the suffix
+            with path.open("rb") as file, torch.serialization.safe_globals(_harmless_types()):
                 value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise UnpicklingError, RuntimeError, KeyError, EOFError and others
         raise ModelError(f"{name} cannot be read as weights ({reason_of(error)}); it must be {ALLOWED}") from error
-    return _tensors(value, name)
+    return value
+
+
+def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
+    """Name -> tensor of a file that contains one state dict, also inside {"state_dict": ...}, {"model": ...} or {"model_state_dict": ...}.
+
+    Arguments and errors are those of `read_content`; also raises ModelError if there is anything but tensors.
+    """
+    return _tensors(read_content(path, name), name or str(path))
+
+
+def _kind(path: Path, start: bytes, name: str) -> str:
+    """What a file is that has no weights, and what to do instead."""
+    if name.endswith(".index.json") or start.lstrip().startswith(b"{"):
+        return "the index of a file in several parts, or other JSON: merge the parts into one .safetensors file first"
+    if path.open("rb").read(8)[4:] == b"TFL3":
+        return "a TensorFlow Lite file, which this program does not read"
+    return next((kind for begin, kind in _OTHERS.items() if start.startswith(begin)), f"a file that begins with {start!r}")
+
+
+def _harmless_types() -> list[Any]:
+    """Types of values beside the tensors, for `weights_only`: creating them executes nothing but a constructor that only stores.
+
+    Paths become pure ones, which exist on every system and touch no file. Dictionaries and lists of other kinds become plain ones,
+    because torch fills no others, and so do objects of the libraries whose programs save them.
+    """
+    scalar, array = (value.__reduce__()[0] for value in (np.float64(0), np.zeros(1)))  # what NumPy makes its values with
+    named: list[tuple[Any, str]] = [(_plain_dict, "collections.defaultdict"), (_plain_list, "collections.deque")]
+    for module in ("pathlib", "pathlib._local"):
+        named += [(pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath", "Path", "PurePath")]
+        named += [(pathlib.PureWindowsPath, f"{module}.{name}") for name in ("WindowsPath", "PureWindowsPath")]
+    for package in ("numpy.core", "numpy._core"):
+        named += [(scalar, f"{package}.multiarray.scalar"), (array, f"{package}.multiarray._reconstruct")]
+    for package in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        named += [(dict, f"{package}.utilities.{module}.AttributeDict") for module in ("parsing", "data")]
+    named += [(types.SimpleNamespace, "mmengine.logging.history_buffer.HistoryBuffer")]
+    return [
+        *named, argparse.Namespace, types.SimpleNamespace, list, dict, int, float, str, bool, frozenset, slice, range,
+        datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
+        np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdFDMmUS"},
+    ]  # fmt: skip
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _plain_list(*_: Any) -> list[Any]:
+    return []
 
 
 def _read_safetensors(path: Path, start: bytes) -> dict[str, Tensor]:
@@ -76,6 +137,8 @@ def _check_archive(path: Path, size: int) -> None:
     """Raises ValueError for a compressed archive. torch.save never compresses, so reading one of its files cannot take more memory."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise ValueError("it is a TorchScript program")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > size:
         raise ValueError("it is compressed")
     if any(member.file_size > HEADER_BYTES for member in members if member.filename.endswith(".pkl")):
@@ -84,9 +147,11 @@ def _check_archive(path: Path, size: int) -> None:
 
 def reason_of(error: Exception) -> str:
     """The message of a reader's error in one line, without torch's advice to load the file unsafely."""
-    text = first_line(error)
-    found = str(error).partition("WeightsUnpickler error: ")[2]
-    return one_line(next(iter(found.splitlines()), "")[:NAME_LENGTH] or text[:NAME_LENGTH])
+    found = str(error).partition("WeightsUnpickler error:")[2]
+    if blocked := re.search(r"GLOBAL ([\w.<>]+)|class ([\w.<>]+)", found):
+        return f"it contains an object of {(blocked[1] or blocked[2])[:NAME_LENGTH]}, which could execute code"
+    lines = (found or str(error)).strip().splitlines()
+    return one_line((lines or [type(error).__name__])[0][:NAME_LENGTH])
 
 
 def _tensors(value: Any, name: str) -> dict[str, Tensor]:
@@ -102,17 +167,6 @@ def _tensors(value: Any, name: str) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
             raise ModelError(f"{name} must contain only plain tensors under names, got {quoted(tensor)} under {quoted(key)}")
     return dict(value)
-
-
-def without_prefixes(weights: Mapping[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The same tensors without prefixes of training frameworks, such as "module."; unchanged if any name is already expected."""
-    result = dict(weights)
-    while not expected.keys() & result.keys():
-        prefix = next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in result)), None)
-        if prefix is None:
-            break
-        result = {key[len(prefix) :]: value for key, value in result.items()}
-    return result
 
 
 def check_layout(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, tuple[int, ...]], name: str, architecture: str) -> None:

@@ -139,9 +139,9 @@ def test_network_without_batch_norm_is_refused(tmp_path):
 
 
 def test_names_that_do_not_fit_are_listed(tmp_path, resnet):
-    message = refused(write({**resnet, "extra": torch.zeros(1)}, tmp_path / "a.pt"))
+    message = refused(write({**resnet, "features.extra": torch.zeros(1)}, tmp_path / "a.pt"))
     assert "must be those of pytorchcv:resnet20_cifar10" in message
-    assert "missing: none; unexpected: extra" in message
+    assert "missing: none; unexpected: features.extra" in message
     del resnet["output.weight"]
     assert "missing: output.weight; unexpected: none" in refused(write(resnet, tmp_path / "a.pt"))
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from core.errors import ModelError
 from core.models import weights
-from core.models.weights import check_layout, fill, read_weights, without_prefixes
+from core.models.weights import check_layout, fill, read_weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2), "n": torch.tensor(3)}
 
@@ -64,20 +64,6 @@ def test_safetensors_with_any_file_name(tmp_path):
 def test_wrapped_state_dict_is_found(tmp_path, wrapped):
     torch.save(wrapped, tmp_path / "a.pt")
     assert same(read_weights(tmp_path / "a.pt"))
-
-
-@pytest.mark.parametrize(
-    "prefixes", [["module."], ["model."], ["_orig_mod."], ["_orig_mod.", "module."], ["model.", "_orig_mod.", "module."]]
-)
-def test_training_prefixes_are_removed(prefixes):
-    assert same(without_prefixes({"".join(prefixes) + key: value for key, value in STATE.items()}, dict.fromkeys(STATE)))
-
-
-def test_prefix_of_the_network_itself_is_kept():
-    own = {f"model.{key}": value for key, value in STATE.items()}
-    assert without_prefixes(own, dict.fromkeys(own)).keys() == own.keys()
-    mixed = {"model.a": STATE["n"], "criterion.a": STATE["n"]}
-    assert without_prefixes(mixed, {"a": ()}).keys() == mixed.keys()
 
 
 @pytest.mark.parametrize("legacy", [False, True])
