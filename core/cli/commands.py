@@ -101,8 +101,8 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
     if options.weights is None:
         if given:
             name, value = next(iter(given.items()))
-            value = str(value) if isinstance(value, Path) else value
-            raise ConfigError(f"{name} must come with --weights FILE, got {quoted(value)} alone")
+            text = " ".join(map(str, value)) if isinstance(value, list) else quoted(str(value) if isinstance(value, Path) else value)
+            raise ConfigError(f"{name} must come with --weights FILE, got {text} alone")
         return config
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])

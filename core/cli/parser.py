@@ -242,9 +242,15 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Names of the classes, one per line in the order of the network's scores. Default: those of its zoo.",
     )
-    add("--image-size", type=_whole, metavar="N", help="Side of the images in pixels. Default: that of its zoo.")
-    add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="Mean of the images in [0, 1]. Default: that of its zoo.")
-    add("--std", type=_number, nargs=3, metavar=("R", "G", "B"), help="Standard deviation in [0, 1]. Default: that of its zoo.")
+    add(
+        "--image-size",
+        type=_whole,
+        nargs="+",
+        metavar="N",
+        help="Side of the images in pixels, or height and width. Default: that of its zoo.",
+    )
+    add("--mean", type=_number, nargs="+", metavar="X", help="Mean of each channel of the images in [0, 1]. Default: that of its zoo.")
+    add("--std", type=_number, nargs="+", metavar="X", help="Standard deviation of each channel in [0, 1]. Default: that of its zoo.")
 
 
 def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short: bool = False, of_preset: bool = False) -> None:

@@ -17,7 +17,7 @@ _SEED = 0
 def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None:
     """Raises ModelError unless images can be generated from the statistics of this network and classified by it.
 
-    network: in evaluation mode; normalized images `(N, 3, spec.image_size, spec.image_size)` -> logits `(N, classes)`. It must have a
+    network: in evaluation mode; normalized images `(N, *spec.shape)` -> logits `(N, classes)`. It must have a
     BatchNorm layer; its statistics must be finite, with non-negative variance, and not the initial ones of every layer; and its scores
     for noise must be finite for every class, for one image and, unless they are large, for several. The mode of the network and the global
     random number generator are not changed. called: its name in error messages, by default spec.name.
@@ -46,23 +46,25 @@ def _check_statistics(network: nn.Module, called: str) -> None:
 
 
 @torch.no_grad()
-def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: int | None = None) -> None:
-    """Raises ModelError unless the network's scores for noise are finite. size: of the noise in pixels, by default spec.image_size.
+def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: tuple[int, int] | None = None) -> None:
+    """Raises ModelError unless the network's scores for noise are finite. size: height and width of the noise, by default spec.size.
 
     Scores for one image, and for several unless they are large.
     """
-    size, classes = size or spec.image_size, len(spec.classes)
+    height, width = size or spec.size
+    classes = len(spec.classes)
     device = next(network.parameters()).device
-    noise = torch.rand(_IMAGES if size <= _LARGE else 1, 3, size, size, generator=torch.Generator().manual_seed(_SEED))
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    more = height * width - _LARGE**2
+    noise = torch.rand(1 if more > 0 else _IMAGES, spec.channels, height, width, generator=torch.Generator().manual_seed(_SEED))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     noise = noise.sub_(mean).div_(std).to(device)
-    allow_more_memory(_BYTES * max(0, size**2 - _LARGE**2))
+    allow_more_memory(_BYTES * max(0, more))
     for images in (noise, noise[:1])[-len(noise) :]:
         try:
             scores = network(images)
         except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
             raise ModelError(
-                f"image size of {called} must be one that the network supports, {size} x {size} pixels with {len(images)} images fails "
+                f"image size of {called} must be one that the network supports, {height} x {width} pixels with {len(images)} images fails "
                 f"({first_line(error)})"
             ) from error
         if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(images), classes):

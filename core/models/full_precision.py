@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from core.channels import MODES
 from core.errors import ModelError, UnknownNameError, quoted
 from core.files import atomic_write, check_regular
 from core.gpu import repeat_to_the_bit
@@ -29,6 +30,7 @@ from core.models.zoos.zoo import shapes_only
 # limits on the spec in a checkpoint's header, because the file may be untrusted
 CLASSES = 50_000  # twice as many as ImageNet-21k
 IMAGE_SIZE = 1024  # as in PretrainConfig
+IMAGE_SIZES = f"an integer from 1 to {IMAGE_SIZE}, or two of them, height and width"
 NEEDED_LAYER = "BatchNorm layer with running statistics, from which images are generated"
 TEXT_LENGTH = 5000  # `trained_on` may be the path of a folder
 
@@ -45,22 +47,22 @@ class FullPrecisionModel:
         return next(self.network.parameters()).device
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 `(N, 3, H, W)` in [0, 255] -> normalized float32, (pixels / 255 - mean) / std, on the network's device."""
+        """uint8 `(N, C, H, W)` in [0, 255] -> normalized float32, (pixels / 255 - mean) / std, on the network's device."""
         mean, std = self._channel_constants()
         return (pixels.to(self.device).float() / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Normalized float `(N, 3, H, W)` -> uint8 in [0, 255], rounded to the nearest pixel value."""
+        """Normalized float `(N, C, H, W)` -> uint8 in [0, 255], rounded to the nearest pixel value."""
         mean, std = self._channel_constants()
         return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def pixel_range(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest valid normalized value of each channel (black and white), both `(1, 3, 1, 1)`."""
+        """Smallest and largest valid normalized value of each channel (black and white), both `(1, C, 1, 1)`."""
         mean, std = self._channel_constants()
         return (0 - mean) / std, (1 - mean) / std
 
     def _channel_constants(self) -> tuple[Tensor, Tensor]:
-        shape = (1, 3, 1, 1)
+        shape = (1, -1, 1, 1)
         return (
             torch.tensor(self.spec.mean, device=self.device).view(shape),
             torch.tensor(self.spec.std, device=self.device).view(shape),
@@ -133,7 +135,7 @@ def _load_file(name: str) -> tuple[nn.Module, ModelSpec]:
         raise ModelError(f"{path} cannot be read as safetensors ({error}); it must be a checkpoint written by `pretrain`") from error
     # the initial weights are overwritten, so drawing them must not advance the global random number generator
     with torch.random.fork_rng(devices=[]):
-        network = build_architecture(spec.architecture, len(spec.classes))
+        network = build_architecture(spec.architecture, len(spec.classes), spec.channels)
     fill(network, weights)
     return network, spec
 
@@ -159,7 +161,7 @@ def batch_norm_names_of(name: str) -> list[str]:
 
 def _shapes_only(spec: ModelSpec) -> nn.Module:
     with shapes_only():
-        return build_architecture(spec.architecture, len(spec.classes))
+        return build_architecture(spec.architecture, len(spec.classes), spec.channels)
 
 
 def scores_of(output: Any, count: int) -> Tensor:
@@ -235,13 +237,17 @@ def spec_values(spec: ModelSpec) -> dict[str, Any]:
 
 def check_spec(values: Mapping[str, Any], name: str, where: str = "") -> None:
     """Raises ModelError for invalid fields of the spec of `name`, given as JSON values. where: appended to the field in the message."""
-    classes, size, std, resize = values["classes"], values["image_size"], values["std"], values["resize"]
+    classes, size, resize, mean, std = (values[key] for key in ("classes", "image_size", "resize", "mean", "std"))
     names = isinstance(classes, list) and 0 < len(classes) <= CLASSES and all(_short(one, NAME_LENGTH) for one in classes)
     rules = (
         ("classes", names, f"1 to {CLASSES:,} names of at most {NAME_LENGTH} characters"),
-        ("image_size", type(size) is int and 0 < size <= IMAGE_SIZE, f"an integer from 1 to {IMAGE_SIZE}"),
-        ("mean", _three_numbers(values["mean"]), "three finite numbers"),
-        ("std", _three_numbers(std) and min(std) >= 1e-6, "three finite numbers of at least 0.000001"),  # the divisor in float32
+        ("image_size", is_image_size(size), IMAGE_SIZES),
+        ("mean", _numbers(mean) and len(mean) in MODES, f"{min(MODES)} to {max(MODES)} finite numbers, one for each channel"),
+        (
+            "std",
+            _numbers(std) and len(std) == len(mean) and all(one >= 1e-6 for one in std),  # the divisor in float32
+            "as many finite numbers as mean, of at least 0.000001",
+        ),
         *((key, _short(values[key], NAME_LENGTH), f"a string of at most {NAME_LENGTH} characters") for key in ("name", "architecture")),
         ("trained_on", _short(values["trained_on"], TEXT_LENGTH), f"a string of at most {TEXT_LENGTH} characters"),
         (
@@ -260,9 +266,15 @@ def _short(value: Any, length: int) -> bool:
     return isinstance(value, str) and len(value) <= length
 
 
-def _three_numbers(values: Any) -> bool:
+def is_image_size(value: Any) -> bool:
+    """Whether an untrusted value is one of IMAGE_SIZES."""
+    sides = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    return all(type(side) is int and 0 < side <= IMAGE_SIZE for side in sides)
+
+
+def _numbers(values: Any) -> bool:
     # the bound excludes NaN and infinity
-    return isinstance(values, list) and len(values) == 3 and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+    return isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
 
 
 def save_checkpoint(network: nn.Module, spec: ModelSpec, path: Path) -> None:

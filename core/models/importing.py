@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from core.channels import MODES
 from core.errors import ModelError, one_line
 from core.files import JSON_BYTES, not_stored, read_bounded, sync, write_json
 from core.layout import NETWORKS
 from core.models.checks import check_network
 from core.models.full_precision import CLASSES, check_spec, layout_of, save_checkpoint, spec_values
-from core.models.registry import GivenSpec, ModelSpec, check_size
+from core.models.registry import GivenSpec, ModelSpec, check_size, one_or_two
 from core.models.state_dicts import COUNTER, check_complete, find_state_dict
 from core.models.weights import check_layout, fill, first_names, read_content
 from core.models.zoos.lookup import build_architecture, known_spec
@@ -32,8 +34,9 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
 
     file: safetensors, or a file of torch.save with a state dict in it. architecture: "ZOO:NAME". given: values that are None default to
     the width of the classifier in the file for classes, and to the zoo's spec for the rest; unknown class names become "class 0" and so
-    on. name: used instead of the path in error messages. HASH.json beside the network contains its label, and notes about what was chosen
-    in the file.
+    on. The file also determines the number of channels; if the zoo's is another, the average of its mean and std is used for each. name:
+    used instead of the path in error messages. HASH.json beside the network contains its label, and notes about what was chosen in the
+    file.
     Raises UnknownNameError for the architecture; ModelError for a file that cannot be read or does not fit, a network without BatchNorm
     layers or with initial statistics, or one whose scores for noise are not finite; DataError if it cannot be stored.
     """
@@ -43,6 +46,7 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
     known = known_spec(architecture)
     found = find_state_dict(read_content(file, source), layout_of(known), source)
     weights = found.weights
+    known = _with_channels(known, _input_channels(weights, known))
     classes = given.classes
     if classes is None:
         classes = len(given.class_names) if given.class_names else _classifier_width(weights, known)
@@ -61,21 +65,44 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
 def _classifier_width(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
     """Number of classes, read from a tensor whose shape depends on it; the zoo's number if the file has no such tensor."""
     count = len(known.classes)
-    layouts = (layout_of(replace(known, classes=("",) * number)) for number in (count, count + 1))
-    shapes, other_shapes = layouts
+    # in the bias and the weights of one or several classifiers
+    return _size_that_grows(weights, *(replace(known, classes=("",) * number) for number in (count, count + 1))) or count
+
+
+def _input_channels(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
+    """Number of channels of the images, read from the first convolution; the zoo's number if the file has no such tensor."""
+    other = next(channels for channels in MODES if channels != known.channels)
+    found = _size_that_grows(weights, known, _with_channels(known, other)) or known.channels
+    return found if found in MODES else known.channels
+
+
+def _size_that_grows(weights: Mapping[str, Tensor], one: ModelSpec, other: ModelSpec) -> int | None:
+    """The size in the file of the first dimension that differs between the layouts of two specs; None if the file has no such tensor."""
+    shapes, other_shapes = layout_of(one), layout_of(other)
     for key, shape in shapes.items():
-        # dimension that grows with the number of classes: in the bias and the weights of one or several classifiers
         sizes = zip(shape, other_shapes.get(key, shape))
-        dimension = next((index for index, (one, other) in enumerate(sizes) if one != other), None)
+        dimension = next((index for index, (size, other_size) in enumerate(sizes) if size != other_size), None)
         if dimension is not None and key in weights and weights[key].ndim == len(shape):
             return weights[key].shape[dimension]
-    return count
+    return None
+
+
+def _with_channels(known: ModelSpec, channels: int) -> ModelSpec:
+    """The spec for images of so many channels, normalized alike."""
+    if channels == known.channels:
+        return known
+    mean, std = (round(fmean(values), 4) for values in (known.mean, known.std))
+    return replace(known, mean=(mean,) * channels, std=(std,) * channels)
 
 
 def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelSpec:
     """The zoo's spec with the given values. Raises ModelError for invalid values."""
     if given.class_names is not None and len(given.class_names) != count:
         raise ModelError(f"number of class names of {source} must be {count}, one for each class, got {len(given.class_names)}")
+    for key, values in (("mean", given.mean), ("std", given.std)):
+        if values is not None and len(values) != known.channels:
+            raise ModelError(f"{key} of {source} must be {known.channels} finite numbers, one for each channel, got {len(values)}")
+    size = known.image_size if given.image_size is None else one_or_two(given.image_size)
     names = given.class_names or (known.classes if len(known.classes) == count else numbered_classes(count))
     title = one_line(Path(source).stem)[:LABEL_LENGTH] or "imported"
     values = asdict(known) | {
@@ -84,9 +111,9 @@ def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelS
         "trained_on": f"unknown: imported from {one_line(Path(source).name)[:200]}",
         "mean": known.mean if given.mean is None else tuple(given.mean),
         "std": known.std if given.std is None else tuple(given.std),
-        "image_size": known.image_size if given.image_size is None else given.image_size,
+        "image_size": size,
         # the zoo's value only fits the zoo's image size
-        "resize": known.resize if given.image_size in (None, known.image_size) else None,
+        "resize": known.resize if size == known.image_size else None,
     }
     spec = ModelSpec(**values)
     check_spec(spec_values(spec), source)
@@ -102,7 +129,7 @@ def _filled(spec: ModelSpec, weights: dict[str, Tensor], source: str) -> torch.n
     check_complete(weights, expected, source)
     check_layout({key: tuple(value.shape) for key, value in weights.items()}, expected, source, spec.architecture)
     with torch.random.fork_rng(devices=[]):
-        network = build_architecture(spec.architecture, len(spec.classes))
+        network = build_architecture(spec.architecture, len(spec.classes), spec.channels)
     floating = {key for key, value in network.state_dict().items() if value.is_floating_point()}
     other = [key for key, value in weights.items() if key in floating and not value.is_floating_point()]
     if other:

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from core.channels import MODES
 from core.errors import ModelError
 from core.files import check_regular
 
@@ -33,25 +35,57 @@ class ModelSpec:
     name: str
     architecture: str  # ZOO:NAME, or "program"; a name without a zoo is pytorchcv's
     classes: tuple[str, ...]
-    image_size: int  # height and width in pixels
-    mean: tuple[float, float, float]  # of RGB values in [0, 1]
-    std: tuple[float, float, float]
+    image_size: int | tuple[int, int]  # height and width in pixels; one number for square images
+    mean: tuple[float, ...]  # of each channel, 1 to 4 of them, of values in [0, 1]
+    std: tuple[float, ...]
     trained_on: str
     # length in pixels to which the short side of evaluation images is resized before the center crop; None: see core.data.labeled
     resize: int | None = None
     interpolation: str = "bilinear"  # one of INTERPOLATIONS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", one_or_two(self.image_size))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the images."""
+        return MODES[self.channels]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return (self.channels, *self.size)
+
+
+def one_or_two(size: Any) -> Any:
+    """An image size as ModelSpec has it: one number for square images, otherwise the pair; any other value unchanged."""
+    if isinstance(size, (list, tuple)) and len(size) in (1, 2):
+        return size[0] if size[0] == size[-1] else tuple(size)
+    return size
 
 
 @dataclass(frozen=True)
 class GivenSpec:
     """What the user states about a network to be imported; None for what its source or the file determines.
 
-    classes: number of classes. image_size: in pixels. mean, std: three values each, of RGB values in [0, 1], as used in training.
+    classes: number of classes. image_size: height and width in pixels, or one number for both. mean, std: one number for each channel, of
+    values in [0, 1], as used in training.
     class_names: one for each class.
     """
 
     classes: int | None = None
-    image_size: int | None = None
+    image_size: int | Sequence[int] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     class_names: Sequence[str] | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -14,6 +16,8 @@ from core.models.registry import MODELS, GivenSpec
 from dashboard import session
 from dashboard.server import uploads
 
+_ONE_PER_CHANNEL = "one number for each channel, such as 0.485 0.456 0.406"
+
 
 @dataclass(frozen=True)
 class ChosenNetwork:
@@ -22,7 +26,7 @@ class ChosenNetwork:
     model: str
     file: UploadedFile | None
     architecture: str
-    image_size: int | None
+    image_size: str
     mean: str
     std: str
     class_names: str
@@ -57,8 +61,9 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
             help="pytorchcv:NAME, torchvision:NAME or timm:NAME. Required for a checkpoint that `pretrain` has not written.",
             key=f"{key}/architecture",
         )
-        size = st.number_input("Image size (pixels)", min_value=1, max_value=1024, value=None, step=1, key=f"{key}/image size")
-        channels = "Of red, green and blue in [0, 1], as in the training of the network."
+        sides = "One number, or height and width."
+        size = st.text_input("Image size (pixels)", placeholder="224", help=sides, key=f"{key}/image size")
+        channels = "Of red, green and blue in [0, 1], as in the training of the network; one number for each channel of its images."
         mean = st.text_input("Mean", placeholder="0.485 0.456 0.406", help=channels, key=f"{key}/mean")
         std = st.text_input("Standard deviation", placeholder="0.229 0.224 0.225", help=channels, key=f"{key}/std")
         class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")
@@ -90,22 +95,23 @@ def kept_network(chosen: ChosenNetwork) -> str:
             chosen.file.name,
             chosen.architecture,
             GivenSpec(
-                image_size=chosen.image_size,
-                mean=_three_numbers("mean", chosen.mean),
-                std=_three_numbers("standard deviation", chosen.std),
+                image_size=_numbers("image size", chosen.image_size, int, 2, "one or two whole numbers, such as 224 or 32 48"),
+                mean=_numbers("mean", chosen.mean, float, 4, _ONE_PER_CHANNEL),
+                std=_numbers("standard deviation", chosen.std, float, 4, _ONE_PER_CHANNEL),
                 class_names=names or None,
             ),
         )
 
 
-def _three_numbers(name: str, typed: str) -> list[float] | None:
-    """The three numbers, or None for an empty field. Raises ConfigError for any other text."""
+def _numbers(name: str, typed: str, kind: Callable[[str], Any], most: int, allowed: str) -> list[Any] | None:
+    """The numbers in a field, None if it is empty. Raises ConfigError for any other text, or more than `most` of them."""
     try:
-        numbers = [float(number) for number in typed.replace(",", " ").split()]
+        numbers = [kind(number) for number in typed.replace(",", " ").split()]
+        fits = len(numbers) <= most
     except ValueError:
-        numbers = [0.0]
-    if len(numbers) not in (0, 3):
-        raise ConfigError(f"{name} must be three numbers, such as 0.485 0.456 0.406, got {quoted(typed)}")
+        fits = False
+    if not fits:
+        raise ConfigError(f"{name} must be {allowed}, got {quoted(typed)}")
     return numbers or None
 
 

@@ -20,12 +20,12 @@ _ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "to
 
 
 def trace(network: nn.Module, spec: ModelSpec) -> ExportedProgram:
-    """A network in evaluation mode as a program: normalized float32 images `(N, 3, size, size)`, any N -> logits `(N, classes)`.
+    """A network in evaluation mode as a program: normalized float32 images `(N, C, H, W)`, any N -> logits `(N, classes)`.
 
     Raises ModelError if the network has data-dependent control flow, or uses something that torch.export does not support.
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
-    images = torch.zeros(_EXAMPLES, 3, spec.image_size, spec.image_size, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(_EXAMPLES, *spec.shape, device=device).to(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
             program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from core.channels import MODES
 from core.errors import ModelError, first_line, quoted
 from core.models.programs import operations
 from core.models.programs.archive import HOW_TO_EXPORT, ProgramArchive, read_archive, refuse
@@ -33,14 +34,15 @@ _EXAMPLES = 2  # images in that check
 
 @dataclass(frozen=True)
 class Program:
-    """A program's network, in evaluation mode with frozen parameters, and the height and width of its images (None: any)."""
+    """A program's network, in evaluation mode with frozen parameters; and channels, height and width (None: any) of its images."""
 
     network: fx.GraphModule
+    channels: int
     image_size: tuple[int | None, int | None]
 
 
 def load_program(path: Path) -> fx.GraphModule:
-    """The network in a .pt2 file: float images `(N, 3, H, W)`, normalized as the program expects -> logits `(N, classes)`.
+    """The network in a .pt2 file: float images `(N, C, H, W)`, normalized as the program expects -> logits `(N, classes)`.
 
     Its Conv2d, Linear and BatchNorm2d modules have the names that they had in the exported module. It is in evaluation mode, with
     frozen parameters, on the CPU. Raises ModelError if the file is damaged, has a fixed batch size, was exported in training mode, or
@@ -50,17 +52,16 @@ def load_program(path: Path) -> fx.GraphModule:
 
 
 def read_program(path: Path) -> Program:
-    """As `load_program`, together with the image size that the program accepts."""
+    """As `load_program`, together with the images that the program accepts."""
     archive = read_archive(path)
     try:
         translation = _Translation(archive, path)
-        network, sides = translation.result()
-        height, width = sides
-        _check_sizes(network, (_EXAMPLES, 3, height or _SIDE, width or _SIDE), path)
+        network, (channels, height, width) = translation.result()
+        _check_sizes(network, (_EXAMPLES, channels, height or _SIDE, width or _SIDE), path)
         network.load_state_dict(translation.layers.state, assign=True)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError, SyntaxError) as error:
         refuse(path, f"graph cannot be read ({quoted(first_line(error))}); it must be as written by torch.export.save")
-    return Program(network.eval().requires_grad_(False), sides)
+    return Program(network.eval().requires_grad_(False), channels, (height, width))
 
 
 class _Translation:
@@ -78,8 +79,8 @@ class _Translation:
         self.last_reader = {name: i for i, node in enumerate(self.given["nodes"]) for name in _names_in([x["arg"] for x in node["inputs"]])}
         self.last_reader |= dict.fromkeys(_names_in(self.given["outputs"]), len(self.given["nodes"]))
 
-    def result(self) -> tuple[fx.GraphModule, tuple[int | None, int | None]]:
-        sides = self._inputs()
+    def result(self) -> tuple[fx.GraphModule, tuple[int, int | None, int | None]]:
+        shape = self._inputs()
         if len(self.given["nodes"]) > NODES:
             refuse(self.path, f"number of operations must be at most {NODES:,}, got {len(self.given['nodes']):,}")
         for position, node in enumerate(self.given["nodes"]):
@@ -93,11 +94,12 @@ class _Translation:
                 f"got {len(outputs)} outputs ({quoted(', '.join(kinds[:3]))})",
             )
         self.graph.output(self._tensor(outputs[0]["as_tensor"]["name"]))
-        return self._assembled(), sides
+        return self._assembled(), shape
 
     # inputs and outputs
 
-    def _inputs(self) -> tuple[int | None, int | None]:
+    def _inputs(self) -> tuple[int, int | None, int | None]:
+        """Channels, height and width of the images."""
         images = None
         for spec in self.signature["input_specs"]:
             ((kind, what),) = spec.items()
@@ -118,11 +120,11 @@ class _Translation:
         self.values[images] = self.graph.placeholder("images")
         meta = self.given["tensor_values"][images]
         sizes = [one.get("as_int") for one in meta["sizes"]]
-        if meta["dtype"] != 7 or len(sizes) != 4 or sizes[1] not in (3, None):
-            refuse(self.path, f"input must be float32 images (N, 3, H, W), got a tensor of shape {quoted(sizes)}")
+        if meta["dtype"] != 7 or len(sizes) != 4 or sizes[1] not in (*MODES, None):
+            refuse(self.path, f"input must be float32 images (N, 1 to 4 channels, H, W), got a tensor of shape {quoted(sizes)}")
         if sizes[0] is not None:
             refuse(self.path, f"batch size must be dynamic, got {quoted(sizes[0])}; export with {HOW_TO_EXPORT}")
-        return sizes[2], sizes[3]
+        return sizes[1] or 3, sizes[2], sizes[3]
 
     def _assembled(self) -> fx.GraphModule:
         """A module with all layers and loose tensors, on the meta device, in the order of the exported module."""

@@ -41,20 +41,21 @@ def _parsed(architecture: str) -> tuple[str, str]:
     return zoo, name
 
 
-def build_architecture(architecture: str, classes: int | None) -> nn.Module:
+def build_architecture(architecture: str, classes: int | None, channels: int = 3) -> nn.Module:
     """An untrained network, initialized from torch's global random number generator.
 
     architecture: "ZOO:NAME"; a name without a zoo is pytorchcv's. classes: None for the number of classes of the zoo's own weights.
-    Raises UnknownNameError for a name that the zoo does not have, ModelError if it cannot be built for that many classes.
+    channels: of the images. Raises UnknownNameError for a name that the zoo does not have, ModelError if it cannot be built for that many
+    classes or channels.
     """
     zoo, name = _parsed(architecture)
-    return ZOOS[zoo].build(name, classes)
+    return ZOOS[zoo].build(name, classes, channels)
 
 
 def known_spec(architecture: str) -> ModelSpec:
     """Normalization, image size, class names and resizing of the zoo's own weights for an architecture.
 
-    Raises UnknownNameError for a name that the zoo does not have, ModelError if it is not a classifier of square RGB images.
+    Raises UnknownNameError for a name that the zoo does not have, ModelError if it is not a classifier of images.
     """
     zoo, name = _parsed(architecture)
     return ZOOS[zoo].spec(name)

@@ -35,17 +35,18 @@ class Pytorchcv:
     def folder(self) -> Path:
         return Path("~/.torch/models").expanduser()
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
+    def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
         from pytorchcv.model_provider import get_model
 
+        images = {} if channels == 3 else {"in_channels": channels}
         count = {} if classes is None else {"num_classes": classes}
         try:
-            return get_model(name, pretrained=False, **count)
+            return get_model(name, pretrained=False, **images, **count)
         except AssertionError:
             pass  # networks for CIFAR assert that they have its 10 or 100 classes, although nothing else depends on that number
         except (ValueError, TypeError, ImportError) as error:  # not a classifier, or requires another package
             raise self._unknown(name) from error
-        network = get_model(name, pretrained=False)
+        network = get_model(name, pretrained=False, **images)
         assert classes is not None
         _replace_output(network, name, classes)
         return network

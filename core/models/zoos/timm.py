@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.channels import MODES, channels_title
 from core.errors import ModelError, UnknownNameError, first_line
 from core.models.registry import ModelSpec
 from core.models.zoos.zoo import checkpoints_folder, known_interpolation, numbered_classes
@@ -34,35 +35,36 @@ class Timm:
     def _unknown(self, name: str) -> UnknownNameError:
         return UnknownNameError("architecture", name, ["any classifier of timm, such as resnet18 or resnet18.a1_in1k"])
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
+    def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
         import timm
 
         self._config(name)
         try:
-            return timm.create_model(name, pretrained=False, num_classes=classes)
+            return timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
         except (RuntimeError, ValueError, TypeError, ImportError, AssertionError, AttributeError) as error:
             raise ModelError(
-                f"timm:{name} cannot be built for {classes or 'its own number of'} classes ({first_line(error)}); "
+                f"timm:{name} cannot be built for {classes or 'its own number of'} classes and {channels_title(channels)} images "
+                f"({first_line(error)}); "
                 "use another architecture of timm"
             ) from error
 
     def spec(self, name: str) -> ModelSpec:
         config = self._config(name)
         channels, height, width = config.input_size
-        if channels != 3 or height != width or config.num_classes < 1:
+        if channels not in MODES or config.num_classes < 1:
             raise ModelError(
-                f"timm:{name} must be a classifier of square RGB images, got {channels} channels of {height} x {width} pixels "
+                f"timm:{name} must be a classifier of images with {min(MODES)} to {max(MODES)} channels, got {channels} channels "
                 f"and {config.num_classes} classes"
             )
         return ModelSpec(
             name=f"timm:{name}",
             architecture=f"timm:{name}",
             classes=self._classes(config),
-            image_size=height,
+            image_size=(height, width),
             mean=tuple(config.mean),
             std=tuple(config.std),
             trained_on=f"unknown: timm's weights {'.'.join(filter(None, (name.partition('.')[0], config.tag)))}",
-            resize=math.floor(height / config.crop_pct),
+            resize=math.floor(min(height, width) / config.crop_pct),
             interpolation=known_interpolation(config.interpolation),
         )
 

@@ -32,13 +32,16 @@ class Torchvision:
         self._check(name)
         return models.get_model_weights(name).DEFAULT
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
+    def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
         from torchvision import models
 
         self._check(name)
         options = {"aux_logits": False, "init_weights": True} if name in self.with_auxiliary_heads else {}
         count = len(self._weights(name).meta["categories"]) if classes is None else classes
-        return models.get_model_builder(name)(weights=None, num_classes=count, **options)
+        network = models.get_model_builder(name)(weights=None, num_classes=count, **options)
+        if channels != 3:
+            _replace_input(network, channels)
+        return network
 
     def spec(self, name: str) -> ModelSpec:
         weights = self._weights(name)
@@ -84,3 +87,22 @@ class Torchvision:
         from torchvision import models
 
         return models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+
+
+def _replace_input(network: nn.Module, channels: int) -> None:
+    """Replaces the first convolution by an untrained one for images of so many channels: torchvision has no option for it."""
+    from torch import nn
+
+    name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    made = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,
+        first.stride,
+        first.padding,
+        first.dilation,
+        bias=first.bias is not None,
+        padding_mode=first.padding_mode,
+    )
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, made)

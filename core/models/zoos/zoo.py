@@ -26,10 +26,10 @@ class Zoo(Protocol):
     Every method that takes a name raises UnknownNameError if the library does not have it.
     """
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
-        """An untrained network. classes: None for the number of classes of its weights.
+    def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
+        """An untrained network. classes: None for the number of classes of its weights. channels: of the images.
 
-        Raises ModelError if the architecture cannot be built for that many classes.
+        Raises ModelError if the architecture cannot be built for that many classes or channels.
         """
 
     def spec(self, name: str) -> ModelSpec:

@@ -160,11 +160,14 @@ def test_integer_weights_are_refused(tmp_path, resnet):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"image_size": 0}, "must be an integer from 1 to 1024, got 0"),
-        ({"image_size": 5000}, "must be an integer from 1 to 1024, got 5000"),
+        ({"image_size": 0}, "must be an integer from 1 to 1024, or two of them, height and width, got 0"),
+        ({"image_size": 5000}, "must be an integer from 1 to 1024, or two of them, height and width, got 5000"),
+        ({"image_size": [32, 48, 3]}, "height and width, got [32, 48, 3]"),
+        ({"image_size": [32, 0]}, "height and width, got [32, 0]"),
         ({"image_size": 1}, "1 x 1 pixels"),
-        ({"mean": [0.5, 0.5]}, "must be three finite numbers, got [0.5, 0.5]"),
-        ({"mean": [math.nan] * 3}, "must be three finite numbers, got [nan, nan, nan]"),
+        ({"mean": [0.5, 0.5]}, "must be 3 finite numbers, one for each channel, got 2"),
+        ({"std": [0.5]}, "must be 3 finite numbers, one for each channel, got 1"),
+        ({"mean": [math.nan] * 3}, "must be 1 to 4 finite numbers, one for each channel, got [nan, nan, nan]"),
         ({"std": [0.0, 1.0, 1.0]}, "of at least 0.000001, got [0.0, 1.0, 1.0]"),
         ({"classes": 0}, "must be 1 to 50,000, got 0"),
         ({"classes": -3}, "must be 1 to 50,000, got -3"),
