@@ -65,8 +65,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     if not sets:
         check_half_resolution(model, config.generation)
     if config.bits:
-        size = model.spec.image_size
-        check_layer_bits(model.network, config.training, torch.zeros(1, 3, size, size, device=model.device))
+        check_layer_bits(model.network, config.training, torch.zeros(1, *model.spec.shape, device=model.device))
     evaluation_set = load_evaluation_set(config.evaluation.data, model.spec) if config.bits else None
     encoder = None
     if config.evaluation.encoder:

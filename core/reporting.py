@@ -23,7 +23,7 @@ class Frame:
     """
 
     step: int  # counted from 1 over all batches
-    images: np.ndarray  # uint8 (N, 3, H, W)
+    images: np.ndarray  # uint8 (N, C, H, W)
     labels: np.ndarray  # int64 (N,), the assigned classes
     predicted: np.ndarray | None = None  # int64 (N,), the class that the teacher predicts
     confidence: np.ndarray | None = None  # float32 (N,), its softmax probability of that class, 0 to 1

@@ -40,7 +40,7 @@ class _PrecomputedGradient(torch.autograd.Function):
 
 
 class ForwardPass:
-    """Images `(N, 3, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
+    """Images `(N, C, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
 
     Raises ModelError when the network has no BatchNorm layer or, when called, returns anything but one tensor of logits.
     """

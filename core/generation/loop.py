@@ -4,6 +4,7 @@
 its ImageSource. Several loops stepped in turn stay at the same iteration.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,11 +153,11 @@ class GenerationLoop:
 
     def _frame(self, logits: Tensor, statistics: Tensor) -> Frame:
         """The current images and what the forward pass computed from them."""
-        side = self.model.spec.image_size
-        count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // side**2))
+        size = self.model.spec.size
+        count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // math.prod(size)))
         images = self.model.denormalize(self.source.current()[:count]).cpu()
-        if images.shape[-1] != side:
-            images = F.interpolate(images, size=(side, side), mode="nearest")
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size=size, mode="nearest")
         confidence, predicted = logits[:count].float().softmax(dim=1).max(dim=1)
         means, variances = statistics.float().cpu().numpy()
         return Frame(
@@ -234,8 +235,7 @@ class GenerationLoop:
     def save(self, folder: Path) -> None:
         """`image_set` as files in `folder`, which must exist, in the memory of one batch."""
         labels = torch.cat([labels for _, labels in self._saved])
-        side = self.model.spec.image_size
-        write_image_set(folder, labels, (3, side, side), (pixels for pixels, _ in self._saved), self.manifest())
+        write_image_set(folder, labels, self.model.spec.shape, (pixels for pixels, _ in self._saved), self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         """How the images were made."""

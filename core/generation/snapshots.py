@@ -23,7 +23,7 @@ class Snapshots:
         self._count = 0
 
     def add(self, pixels: Tensor, labels: Tensor) -> None:
-        """Saves uint8 `(n, 3, H, W)` and int64 `(n,)`, both on the CPU."""
+        """Saves uint8 `(n, C, H, W)` and int64 `(n,)`, both on the CPU."""
         if self._folder is None:
             self._kept.append((pixels, labels))
         else:

@@ -35,7 +35,7 @@ def sqnr(signal: float, noise: float) -> float | None:
 def analyze(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tensor) -> dict[str, Any]:
     """Figures of every quantized layer, in the order of a forward pass, as JSON values; both networks stay unchanged.
 
-    images: uint8 `(N, 3, H, W)`, of which the first ANALYZED_IMAGES are used; those of the calibration, so that nothing depends on the
+    images: uint8 `(N, C, H, W)`, of which the first ANALYZED_IMAGES are used; those of the calibration, so that nothing depends on the
     evaluation images. Returns {"images", "weight_size" (bits), "layers": [...]}, where a layer has
 
     - "name", "bits" (of the weights), "weights" (their number)

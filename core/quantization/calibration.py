@@ -16,7 +16,7 @@ IMAGES_AT_ONCE = 128
 def calibrate(model: FullPrecisionModel, config: TrainingConfig, images: Tensor, series: str) -> QuantizedNetwork:
     """A quantized copy of the network: quantizers observe one forward pass of the float network, then every range is set.
 
-    images: uint8 pixels or normalized float `(N, 3, H, W)`. series: for error messages, such as "mi-fgsm W4A4".
+    images: uint8 pixels or normalized float `(N, C, H, W)`. series: for error messages, such as "mi-fgsm W4A4".
     Raises ModelError if the network cannot be quantized or outputs anything but one tensor of scores, CoreError if a range is not finite.
     """
     batches = [model.normalize(part) if images.dtype == torch.uint8 else part.detach() for part in images.split(IMAGES_AT_ONCE)]

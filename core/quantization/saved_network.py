@@ -31,8 +31,7 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
         with safe_open(path, framework="pt") as file:
             config = TrainingConfig.from_dict(upgrade_training(json.loads((file.metadata() or {})["quantization"])))
             state = {key: file.get_tensor(key) for key in list(file.keys())}
-        size = model.spec.image_size
-        quantized = quantize_network(model.network, config, torch.zeros(1, 3, size, size, device=model.device))
+        quantized = quantize_network(model.network, config, torch.zeros(1, *model.spec.shape, device=model.device))
         expected = quantized.network.state_dict()
         for key in sorted({*expected, *state}):
             if key not in state or key not in expected or state[key].shape != expected[key].shape:

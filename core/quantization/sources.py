@@ -27,10 +27,10 @@ class TrainingSource(Protocol):
     """
 
     def calibration_images(self, count: int) -> tuple[Tensor, Tensor]:
-        """At most `count` images for the calibration, uint8 pixels or normalized float `(N, 3, H, W)`, and labels int64 `(N,)`."""
+        """At most `count` images for the calibration, uint8 pixels or normalized float `(N, C, H, W)`, and labels int64 `(N,)`."""
 
     def batch(self, step: int, teacher: nn.Module, student: nn.Module) -> tuple[Tensor, Tensor]:
-        """Normalized images `(N, 3, H, W)` without gradient, and labels int64 `(N,)`, of this step of the student (from 0)."""
+        """Normalized images `(N, C, H, W)` without gradient, and labels int64 `(N,)`, of this step of the student (from 0)."""
 
     def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
         """The source's own step after the student's (from 0). Returns figures for the records of the training."""

@@ -98,7 +98,7 @@ def shorten(network: nn.Module) -> None:
 
 def noise(count: int, size: int, seed: int) -> torch.Tensor:
     """Pink noise, so that images differ after any pooling; paler than the noise that generation starts from, so that its loss can fall."""
-    images = initial_noise("pink", count, size, torch.Generator().manual_seed(seed)) * 0.5 + 0.4
+    images = initial_noise("pink", count, (3, size, size), torch.Generator().manual_seed(seed)) * 0.5 + 0.4
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -170,7 +170,7 @@ class FusedNetwork:
         self.module, self._order = _fuse(network)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
-        """Logits `(N, classes)` of normalized images `(N, 3, H, W)`, and the batch statistics of that pass."""
+        """Logits `(N, classes)` of normalized images `(N, C, H, W)`, and the batch statistics of that pass."""
         logits, means, variances = self.module(images)
         statistics = BatchStatistics(self._statistics.names, self._statistics.running)
         statistics.clear()

@@ -25,7 +25,7 @@ class ImageSource(ABC):
 
     Rules
         Everything random comes from a torch.Generator seeded with `machine.seed` and is in `state()`: the same config and seed give the
-        same bits, also after a resume at any step. Images are normalized, `(N, 3, H, W)`; labels are int64 `(N,)`.
+        same bits, also after a resume at any step. Images are normalized, `(N, C, H, W)`; labels are int64 `(N,)`.
 
     model: the full-precision network, which stays as it is. Raises ModelError for a network that the method cannot work on.
     """

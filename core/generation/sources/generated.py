@@ -34,7 +34,7 @@ class GeneratedImages(JointSource):
 
     @abstractmethod
     def make_generator(self) -> nn.Module:
-        """A module from z `(N, latent)` and labels `(N,)` to normalized images `(N, 3, H, W)`."""
+        """A module from z `(N, latent)` and labels `(N,)` to normalized images `(N, C, H, W)`."""
 
     def student_loss(self, images: Tensor, labels: Tensor, teacher: nn.Module, student: nn.Module) -> Tensor:
         """A scalar that is added to the generator's loss in a joint training, differentiable in the images; default: zero."""

@@ -44,7 +44,7 @@ class PixelImages(ImageSource):
 
     @abstractmethod
     def make_optimizer(self, pixels: Tensor) -> Optimizer:
-        """The update rule, over one batch `(N, 3, H, W)`."""
+        """The update rule, over one batch `(N, C, H, W)`."""
 
     @abstractmethod
     def set_knobs(self, values: Mapping[str, float], step_size: float) -> None:
@@ -82,10 +82,10 @@ class PixelImages(ImageSource):
     @torch.no_grad()
     def full_size(self) -> Tensor:
         """The images at full size, which they may already have."""
-        side = self.model.spec.image_size
-        if self.pixels.shape[-1] == side:
+        size = self.model.spec.size
+        if self.pixels.shape[2:] == size:
             return self.pixels.detach()
-        larger = F.interpolate(self.pixels, size=(side, side), mode="bilinear", align_corners=False)
+        larger = F.interpolate(self.pixels, size=size, mode="bilinear", align_corners=False)
         return larger.clamp(self.low, self.high)
 
     def current(self) -> Tensor:

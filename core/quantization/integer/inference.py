@@ -139,7 +139,7 @@ class StandaloneLayer(nn.Module):
 def integer_inference_network(quantized: QuantizedNetwork, spec: ModelSpec) -> nn.Module:
     """The quantized network in evaluation mode, frozen, computing with integers; `quantized` stays unchanged.
 
-    spec: of the network; its mean and standard deviation bound the pixel values. Normalized images `(N, 3, size, size)` -> scores
+    spec: of the network; its mean and standard deviation bound the pixel values. Normalized images `(N, *spec.shape)` -> scores
     `(N, classes)`. They equal those of `quantized`, except where rounding errors of its float sums move a value to another level.
     Raises ModelError if a range has not been set.
     """
