@@ -232,7 +232,7 @@ def _sheet(path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sheet(run: Run, method: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """200 evenly spaced images of a finished set, uint8 `(N, 3, H, W)`, and their labels; None if the set does not exist."""
+    """200 evenly spaced images of a finished set, uint8 `(N, C, H, W)`, and their labels; None if the set does not exist."""
     path = store().images_folder(run) / method / layout.IMAGES_FILE
     return _sheet(str(path), 200) if path.is_file() else None
 

@@ -13,6 +13,7 @@ from typing import IO
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from core.channels import MODES
 from core.data.manifests import parse_manifest
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Contents, Member, quoted_name, read_member, reason_of, refuse, zip_contents
 from core.errors import DataError
@@ -129,10 +130,13 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{name!r} must be a set written by `generate`, but cannot be read as one ({reason_of(error)})") from error
     kind, shape = shapes.get("images", ("", ()))
-    fits = kind == "U8" and len(shape) == 4 and shape[1] == 3 and all(shape) and shapes.get("labels") == ("I64", shape[:1])
+    fits = kind == "U8" and len(shape) == 4 and shape[1] in MODES and all(shape) and shapes.get("labels") == ("I64", shape[:1])
     if not fits or len(shapes) != 2:
         found = ", ".join(f"{key[:40]!r} {kind} {shape}" for key, (kind, shape) in sorted(shapes.items())[:3])
-        refuse(name, f"tensors in {IMAGES_FILE} must be images U8 (N, 3, H, W) and labels I64 (N,), N at least 1, got {found or 'none'}")
+        refuse(
+            name,
+            f"tensors in {IMAGES_FILE} must be images U8 (N, 1 to 4, H, W) and labels I64 (N,), N at least 1, got {found or 'none'}",
+        )
     return shape[0]
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
+from core.channels import MODES
 from core.data.archives import PIXELS
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES
 from core.errors import DataError, quoted
@@ -52,19 +53,19 @@ def _is_plain(name: str) -> bool:
 def write_class_folders(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Writes the images into `folder`, which must exist; returns their entries for the manifest.
 
-    pixels: uint8 `(N, 3, H, W)`; labels: int64 `(N,)`, below the number of classes. Classes without images get no folder.
+    pixels: uint8 `(N, 1 to 4, H, W)`; labels: int64 `(N,)`, below the number of classes. Classes without images get no folder.
     """
     names = folder_names(classes)
     present = labels.unique().tolist()
     for label in present:
         (folder / names[label]).mkdir()
     for number, (image, label) in enumerate(zip(pixels, labels.tolist())):
-        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(folder / names[label] / f"{number:06d}.png", format="PNG")
+        to_pil_image(image).save(folder / names[label] / f"{number:06d}.png", format="PNG")
     return {FOLDERS: {names[label]: label for label in present}, IMAGES: len(pixels)}
 
 
 def read_class_folders(folder: Path, manifest: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Reads pixels uint8 `(N, 3, H, W)` and labels int64 `(N,)` from a folder written by `write_class_folders`.
+    """Reads pixels uint8 `(N, C, H, W)` and labels int64 `(N,)` from a folder written by `write_class_folders`.
 
     Raises DataError unless the folder contains exactly the numbered images of the manifest, all of one size and within the limits of zip
     files.
@@ -77,16 +78,19 @@ def read_class_folders(folder: Path, manifest: Mapping[str, Any]) -> tuple[Tenso
     found = _numbered(folder, folders)
     if type(count) is not int or len(found) != count or not count or max(found) != count - 1:
         _refuse(folder, f"images must be numbered from 0 to the count in its manifest ({quoted(count)}), got {len(found):,} images")
-    size = _size(found[0][0])
-    if size[0] * size[1] > PIXELS or 3 * size[0] * size[1] * count > UNPACKED_BYTES:
+    size, mode = _header(found[0][0])
+    channels = next((channels for channels, one in MODES.items() if one == mode), None)
+    if channels is None:
+        _refuse(found[0][0], f"must be {', '.join(MODES.values())}, got {mode}")
+    if size[0] * size[1] > PIXELS or channels * size[0] * size[1] * count > UNPACKED_BYTES:
         _refuse(
             folder,
             f"images must have at most {PIXELS // MEGABYTE} million pixels each and {UNPACKED_BYTES // MEGABYTE:,} MB in total, "
             f"got {count:,} images of {size[0]} x {size[1]} pixels",
         )
-    pixels = torch.empty(count, 3, size[1], size[0], dtype=torch.uint8)
+    pixels = torch.empty(count, channels, size[1], size[0], dtype=torch.uint8)
     for number in range(count):
-        pixels[number] = torch.from_numpy(_decoded(found[number][0], size)).permute(2, 0, 1)
+        pixels[number] = _decoded(found[number][0], size, mode)
     return pixels, torch.tensor([found[number][1] for number in range(count)])
 
 
@@ -112,25 +116,26 @@ def _numbered(folder: Path, folders: Mapping[str, int]) -> dict[int, tuple[Path,
     return found
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, without decoding it."""
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    """Width and height, and Pillow's mode, of an image, without decoding it."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            return image.size
+            return image.size, image.mode
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
         raise DataError(f"{path} must be a PNG image, but cannot be read as one") from error
 
 
-def _decoded(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Pixels uint8 `(H, W, 3)`."""
+def _decoded(path: Path, size: tuple[int, int], mode: str) -> Tensor:
+    """Pixels uint8 `(C, H, W)`."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            found, mode = image.size, image.mode
-            pixels = np.array(image) if (found, mode) == (size, "RGB") else None
+            found = image.size, image.mode
+            pixels = pil_to_tensor(image) if found == (size, mode) else None
     except Exception as error:  # as above
         raise DataError(f"{path} must be a PNG image, but cannot be read as one") from error
     if pixels is None:
-        _refuse(path, f"must be {size[0]} x {size[1]} pixels and RGB, as the first image of its set, got {found[0]} x {found[1]}, {mode}")
+        wanted, got = (f"{width} x {height} pixels and {kind}" for (width, height), kind in ((size, mode), found))
+        _refuse(path, f"must be {wanted}, as the first image of its set, got {got}")
     return pixels
 
 

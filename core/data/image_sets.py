@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import v2
 
+from core.channels import MODES, channels_title
 from core.data.archives import NUMPY_SUFFIX, is_archive, is_numpy_archive, unpack_apart
 from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.labeled import class_mapping, open_image_folder
@@ -34,7 +35,7 @@ from core.models.registry import ModelSpec
 class ImageSet:
     """Images and labels to train a network on.
 
-    images: uint8 `(N, 3, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were generated, JSON values.
+    images: uint8 `(N, 1 to 4, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were generated, JSON values.
     """
 
     images: Tensor
@@ -53,7 +54,7 @@ def save_image_set(image_set: ImageSet, folder: Path) -> None:
 def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: Iterable[Tensor], manifest: Mapping[str, Any]) -> None:
     """`save_image_set` for images that arrive in parts, so that a set may be larger than memory.
 
-    labels: int64 `(N,)`. shape: `(3, H, W)`. parts: uint8 `(n, 3, H, W)`, N images in total, on the CPU. The safetensors library cannot
+    labels: int64 `(N,)`. shape: `(C, H, W)`. parts: uint8 `(n, C, H, W)`, N images in total, on the CPU. The safetensors library cannot
     write in parts, so its format is written here, byte for byte: a length, a JSON header padded to 8 bytes, and the tensors end to end.
     """
     ends = (8 * len(labels), 8 * len(labels) + len(labels) * math.prod(shape))
@@ -82,11 +83,15 @@ def convert_numpy_archive(file: Path, *, name: str, folder: str) -> None:
 
 
 def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
-    """Raises DataError unless the images have the network's size, and labels that are indices of its classes."""
-    size, classes = model.spec.image_size, len(model.spec.classes)
-    if tuple(images.images.shape[2:]) != (size, size):
-        height, width = images.images.shape[2:]
-        raise DataError(f"images must be {size} x {size} pixels for {model.spec.name}, got {height} x {width}")
+    """Raises DataError unless the images have the network's channels and size, and labels that are indices of its classes."""
+    classes = len(model.spec.classes)
+    found_channels, *found_size = images.images.shape[1:]
+    if tuple(found_size) != model.spec.size:
+        wanted, found = (f"{height} x {width}" for height, width in (model.spec.size, found_size))
+        raise DataError(f"images must be {wanted} pixels for {model.spec.name}, got {found}")
+    if found_channels != model.spec.channels:
+        wanted, found = channels_title(model.spec.channels), channels_title(found_channels)
+        raise DataError(f"images must be {wanted} for {model.spec.name}, got {found}")
     if not len(images):
         raise DataError("image set must have at least one image, got none")
     wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
@@ -130,9 +135,9 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{folder} must be a set of images written by `generate`, but cannot be read as one ({reason})") from error
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1]:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or labels.shape != images.shape[:1]:
         raise DataError(
-            f"images of {folder} must be uint8 (N, 3, H, W) with N labels, got {images.dtype} {tuple(images.shape)} "
+            f"images of {folder} must be uint8 (N, 1 to 4 channels, H, W) with N labels, got {images.dtype} {tuple(images.shape)} "
             f"with labels {tuple(labels.shape)}"
         )
     if labels.dtype != torch.int64:
@@ -144,6 +149,8 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
 
 def _from_image_folder(folder: Path, spec: ModelSpec | None) -> ImageSet:
     dataset = open_image_folder(folder)
+    if spec is not None:
+        dataset = replace(dataset, mode=spec.mode)
     mapping = range(len(dataset.classes)) if spec is None else class_mapping(dataset.classes, spec, str(folder))
     to_tensor = v2.PILToTensor()
     images = [to_tensor(image) for image, _ in dataset]

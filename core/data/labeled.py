@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
 
 from core.data.cifar import TITLES, cifar_folders, open_cifar, open_cifar_folder, pixels
 from core.data.class_names import class_mapping, dataset_mapping
@@ -36,8 +39,8 @@ class LabeledImages(Protocol):
 class EvaluationSet(Dataset):
     """Labeled images, resized and cropped for a network.
 
-    Items are (uint8 `(3, H, W)` in [0, 255], class index of the network). `description` names the images in reports of the accuracy.
-    resize, interpolation: as in ModelSpec.
+    Items are (uint8 `(C, H, W)` in [0, 255], class index of the network). `description` names the images in reports of the accuracy.
+    image_size, resize, interpolation: as in ModelSpec.
     """
 
     def __init__(
@@ -45,22 +48,22 @@ class EvaluationSet(Dataset):
         images: Tensor | ImageFiles,
         labels: Sequence[int],
         description: str,
-        image_size: int,
+        image_size: int | tuple[int, int],
         resize: int | None = None,
         interpolation: str = "bilinear",
     ) -> None:
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.long)
         self.description = description
-        self.image_size = image_size
+        self.size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+        short = min(self.size)
         # images that already have the network's size are not enlarged and cropped, unless the spec requires it
-        self.keep_size = resize in (None, image_size)
+        self.keep_size = resize in (None, short)
         if resize is None:
             # ImageNet's protocol for larger networks: short side to 256 / 224 of the image size, then a center crop
-            resize = image_size if image_size <= 64 else round(image_size * 256 / 224)
-        self.transform = v2.Compose(
-            [v2.Resize(resize, InterpolationMode(interpolation), antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()]
-        )
+            resize = short if short <= 64 else round(short * 256 / 224)
+        covered = tuple(round(side * resize / short) for side in self.size)
+        self.transform = v2.Compose([_Cover(covered, InterpolationMode(interpolation)), v2.CenterCrop(self.size), v2.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,7 +72,7 @@ class EvaluationSet(Dataset):
         if not isinstance(self.images, Tensor):
             return self.transform(self.images[index][0]), self.labels[index]
         image = self.images[index]
-        fits = self.keep_size and tuple(image.shape[1:]) == (self.image_size, self.image_size)
+        fits = self.keep_size and tuple(image.shape[1:]) == self.size
         return image if fits else self.transform(image), self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -78,6 +81,25 @@ class EvaluationSet(Dataset):
             return [self[index] for index in indices]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return list(pool.map(self.__getitem__, indices))
+
+
+class _Cover(nn.Module):
+    """Resizes an image so that it just covers an area and keeps its proportions; for a square: its short side to the side of the square."""
+
+    def __init__(self, area: Sequence[int], interpolation: InterpolationMode) -> None:
+        super().__init__()
+        self.area, self.interpolation = area, interpolation
+
+    def forward(self, image: Any) -> Any:
+        height, width = functional.get_size(image)
+        rows, columns = self.area
+        # rows of the image for all columns, and columns for all rows: one of the two covers the area
+        size = [rows, rows * width // height] if rows * width >= columns * height else [columns * height // width, columns]
+        if not isinstance(image, Image.Image) or image.mode not in ("LA", "RGBA"):
+            return functional.resize(image, size, self.interpolation, antialias=True)
+        # Pillow would weight the other channels with the last one, which means transparency to it
+        bands = [functional.resize(band, size, self.interpolation, antialias=True) for band in image.split()]
+        return Image.merge(image.mode, bands)
 
 
 def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
@@ -113,7 +135,16 @@ def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
         targets = images.targets
         description = f"{len(targets):,} images of {source}"
     labels = [mapping[target] for target in targets]
+    images = replace(images, mode=spec.mode) if isinstance(images, ImageFiles) else _in_mode(images, spec.mode)
     return EvaluationSet(images, labels, description, spec.image_size, spec.resize, spec.interpolation)
+
+
+def _in_mode(images: Tensor, mode: str) -> Tensor:
+    """RGB images, uint8 `(N, 3, H, W)`, in one of Pillow's modes, as image files would be read."""
+    if mode == "RGB":
+        return images
+    pictures = (functional.to_pil_image(image).convert(mode) for image in images)
+    return torch.stack([functional.pil_to_tensor(picture) for picture in pictures])
 
 
 def _open_files(folder: Path, spec: ModelSpec) -> tuple[ImageFiles, list[int]]:

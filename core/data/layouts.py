@@ -25,18 +25,19 @@ _Inode = tuple[int, int]  # device and inode
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Paths of images with their indices into `classes`. Items are (PIL image in RGB, index)."""
+    """Paths of images with their indices into `classes`. Items are (PIL image in `mode`, index)."""
 
     classes: list[str]
     paths: list[str]
     targets: list[int]
+    mode: str = "RGB"
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Raises DataError, naming the file, if it cannot be read."""
-        return _load_rgb(self.paths[index]), self.targets[index]
+        return _load(self.paths[index], self.mode), self.targets[index]
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         return (self[index] for index in range(len(self)))
@@ -176,12 +177,12 @@ def _is_image(entry: os.DirEntry) -> bool:
     return True
 
 
-def _load_rgb(path: str) -> Image.Image:
+def _load(path: str, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             size = image.size
             if size[0] * size[1] <= PIXELS:
-                return image.convert("RGB")
+                return image.convert(mode)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
         raise _unreadable(path) from error
     raise DataError(f"{path} must have at most {PIXELS // 1_000_000} million pixels, got {size[0]} x {size[1]}")

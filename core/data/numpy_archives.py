@@ -2,7 +2,7 @@
 
 `numpy.load(path)`, which refuses pickled arrays by default, reads every entry:
 
-- `images`: float32 `(N, 3, H, W)`, normalized, because tools feed calibration images to the network as they are
+- `images`: float32 `(N, 1 to 4, H, W)`, normalized, because tools feed calibration images to the network as they are
 - `labels`: int64 `(N,)`; `classes`: strings `(C,)`, the name of each class
 - `manifest`: a string with a JSON object, which describes how the images were generated; its `normalisation` contains mean and std
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.channels import MODES
 from core.data.manifests import parse_manifest
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Member, open_zip
 from core.errors import DataError, first_line, quoted
@@ -40,14 +41,14 @@ def write_numpy_archive(
 ) -> None:
     """Writes a calibration set to `path`. Needs memory for only a few images besides those given.
 
-    pixels: uint8 `(N, 3, H, W)`; labels: int64 `(N,)`. manifest: JSON values with {"normalisation": {"mean", "std"}}, three numbers
-    each. normalize: pixels -> normalized float images, with that mean and std.
+    pixels: uint8 `(N, C, H, W)`; labels: int64 `(N,)`. manifest: JSON values with {"normalisation": {"mean", "std"}}, one number for
+    each channel. normalize: pixels -> normalized float images, with that mean and std.
     Raises DataError if there are more pixels than `read_numpy_archive` accepts, or float32 cannot represent them because mean or std is
     extreme.
     """
     if pixels.numel() > UNPACKED_BYTES:
         raise DataError(f"image set must have at most {UNPACKED_BYTES:,} bytes of pixels, got {pixels.numel():,}")
-    mean, std = _normalization(manifest, path)
+    mean, std = _normalization(manifest, pixels.shape[1], path)
     texts = {"classes": np.array(classes, dtype=np.str_), "manifest": np.array(json.dumps(manifest))}
     if max(text.nbytes for text in texts.values()) > MANIFEST_BYTES - _CHUNK:
         raise DataError(
@@ -60,7 +61,7 @@ def write_numpy_archive(
                 back = _to_pixels(values, mean, std)
                 if back is None or not np.array_equal(back, part.numpy()):
                     raise DataError(
-                        f"mean and std must be those of values in [0, 1], {_three(mean)} and {_three(std)} lose pixels in float32"
+                        f"mean and std must be those of values in [0, 1], {_listed(mean)} and {_listed(std)} lose pixels in float32"
                     )
                 file.write(values.tobytes())
         with _new_entry(archive, "labels", "<i8", labels.shape) as file:
@@ -71,16 +72,19 @@ def write_numpy_archive(
 
 
 def read_numpy_archive(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Pixels uint8 `(N, 3, H, W)`, labels int64 `(N,)` and manifest of a file written by `write_numpy_archive`.
+    """Pixels uint8 `(N, C, H, W)`, labels int64 `(N,)` and manifest of a file written by `write_numpy_archive`.
 
     Raises DataError for any other file. Sizes are checked before anything is unpacked, and nothing is ever unpickled.
     """
     with open_zip(path, 4 * UNPACKED_BYTES + 2 * MANIFEST_BYTES, ALLOWED) as members:
         manifest = _read_manifest(members, path)
-        mean, std = _normalization(manifest, path)
         with _entry(members, "images", "<f4", path) as (shape, file):
-            if len(shape) != 4 or shape[1] != 3 or not math.prod(shape) or math.prod(shape) > UNPACKED_BYTES:
-                _refuse(path, f"shape of images must be (N, 3, H, W) with 1 to {UNPACKED_BYTES:,} pixel values, got {quoted(shape)}")
+            if len(shape) != 4 or shape[1] not in MODES or not math.prod(shape) or math.prod(shape) > UNPACKED_BYTES:
+                _refuse(
+                    path,
+                    f"shape of images must be (N, 1 to 4 channels, H, W) with 1 to {UNPACKED_BYTES:,} pixel values, got {quoted(shape)}",
+                )
+            mean, std = _normalization(manifest, shape[1], path)
             pixels = torch.empty(shape, dtype=torch.uint8)
             for part in pixels.split(_images_at_once(shape)):
                 values = _to_pixels(np.frombuffer(_exactly(file, 4 * part.numel()), dtype="<f4").reshape(part.shape), mean, std)
@@ -108,19 +112,26 @@ def _to_pixels(values: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndar
     return nearest.astype(np.uint8) if fits.all() else None
 
 
-def _normalization(manifest: Mapping[str, Any], path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channels, float64 `(3, 1, 1)`. Raises DataError."""
+def _normalization(manifest: Mapping[str, Any], channels: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the channels, float64 `(C, 1, 1)`. Raises DataError."""
     constants = manifest.get("normalisation")
     both = [constants.get(key) if isinstance(constants, Mapping) else None for key in ("mean", "std")]
     for values in both:
         # the bound excludes NaN and infinity
-        if not isinstance(values, list) or len(values) != 3 or not all(type(one) in (int, float) and abs(one) < 1e6 for one in values):
-            _refuse(path, f"normalisation in its manifest must be mean and std, three finite numbers each, got {quoted(constants)}")
-    mean, std = (np.array(values, dtype=np.float64).reshape(3, 1, 1) for values in both)
+        if (
+            not isinstance(values, list)
+            or len(values) != channels
+            or not all(type(one) in (int, float) and abs(one) < 1e6 for one in values)
+        ):
+            _refuse(
+                path,
+                f"normalisation in its manifest must be mean and std, {channels} finite numbers each, got {quoted(constants)}",
+            )
+    mean, std = (np.array(values, dtype=np.float64).reshape(-1, 1, 1) for values in both)
     return mean, std
 
 
-def _three(values: np.ndarray) -> str:
+def _listed(values: np.ndarray) -> str:
     return ", ".join(f"{value:g}" for value in values.flat)
 
 

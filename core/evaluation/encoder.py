@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from core.channels import as_rgb
 from core.errors import EncoderError, UnknownNameError
 from core.models.full_precision import resolve_device
 from core.models.registry import ASSETS
@@ -34,7 +35,7 @@ class Encoder:
 
     @torch.no_grad()
     def embed_images(self, images: Tensor, batch_size: int = 128, pause_point: Callable[[], None] | None = None) -> Tensor:
-        """uint8 `(N, 3, H, W)` -> L2-normalized embeddings `(N, D)` on the CPU, with open_clip's preprocessing.
+        """uint8 `(N, C, H, W)`, in RGB by `as_rgb`, -> L2-normalized embeddings `(N, D)` on the CPU, with open_clip's preprocessing.
 
         pause_point: called between batches; may raise to stop early.
         """
@@ -42,7 +43,7 @@ class Encoder:
         for batch in images.split(batch_size):
             if pause_point is not None:
                 pause_point()
-            pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in batch]).to(self.device)
+            pixels = torch.stack([self.preprocess(to_pil_image(image)) for image in as_rgb(batch)]).to(self.device)
             features.append(F.normalize(self.model.encode_image(pixels), dim=-1).cpu())
         return torch.cat(features)
 

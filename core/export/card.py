@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from core import layout
+from core.channels import channels_title
 from core.config import GenerationConfig, RunConfig, TrainingConfig, knobs
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line, printable
@@ -28,7 +29,7 @@ from core.export.contact_sheet import class_columns, contact_sheet, evenly_space
 from core.files import atomic_folder
 from core.generation.methods import METHODS
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, load_model
-from core.models.registry import CIFAR10_CLASSES
+from core.models.registry import CIFAR10_CLASSES, ModelSpec
 
 CARD = "README.md"  # the name that model hubs look for
 PACKAGES = ("torch", "torchvision", "pytorchcv", "numpy", "safetensors")
@@ -176,11 +177,20 @@ def _network(model: FullPrecisionModel, full_precision: float) -> list[tuple[str
         ("architecture", spec.architecture),
         ("parameters", _thousands(sum(parameter.numel() for parameter in model.network.parameters()))),
         ("BatchNorm layers", len(batch_norm_layers(model.network))),
-        ("input", f"RGB, {spec.image_size} x {spec.image_size} pixels in [0, 1], minus mean {spec.mean}, divided by {spec.std}"),
+        ("input", f"{_input(spec)} pixels in [0, 1], minus mean {_one_by_one(spec.mean)}, divided by {_one_by_one(spec.std)}"),
         ("classes", f"{len(spec.classes):,}: {', '.join(spec.classes[:NAMES_SHOWN])}{more}"),
         ("trained on", spec.trained_on),
         ("top-1 in full precision", Markup(f"{full_precision:.2f} %")),
     ]
+
+
+def _input(spec: ModelSpec) -> str:
+    height, width = spec.size
+    return f"{channels_title(spec.channels)}, {height} x {width}{'' if height == width else ' (height x width)'}"
+
+
+def _one_by_one(values: Sequence[float]) -> str:
+    return f"({', '.join(map(str, values))})"
 
 
 def _results(config: RunConfig, full_precision: float, methods: Sequence[MethodImages]) -> dict[str, Any]:

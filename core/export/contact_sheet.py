@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from core.channels import as_rgb
+
 EMPTY = -1  # a cell without an image
 
 
 def contact_sheet(images: np.ndarray, columns: int, cells: Sequence[int] | None = None, gap: int = 1, scale: int = 1) -> np.ndarray:
-    """uint8 `(N, 3, H, W)` -> uint8 RGBA `(rows (scale H + gap) - gap, columns (scale W + gap) - gap, 4)`; gaps are transparent.
+    """uint8 `(N, C, H, W)`, as RGB -> uint8 RGBA `(rows (scale H + gap) - gap, columns (scale W + gap) - gap, 4)`; gaps are transparent.
 
     cells: index of the image in each cell, row by row, EMPTY for a transparent one; default: all images in order. gap: pixels between
     images. scale: whole number by which they are enlarged.
@@ -21,7 +23,7 @@ def contact_sheet(images: np.ndarray, columns: int, cells: Sequence[int] | None 
         if index == EMPTY:
             continue
         top, left = number // columns * (height + gap), number % columns * (width + gap)
-        image = images[index].transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+        image = as_rgb(images[index : index + 1])[0].transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
         sheet[top : top + height, left : left + width, :3] = image
         sheet[top : top + height, left : left + width, 3] = 255
     return sheet

@@ -16,6 +16,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from core.channels import channels_title
 from core.config import TrainingConfig
 from core.errors import ModelError, first_line
 from core.models.programs.export import trace
@@ -34,7 +35,7 @@ _VALUE_PRESERVING = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Uns
 def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingConfig | None = None) -> None:
     """Writes a network in evaluation mode: one made by `integer_inference_network` with its `config`, or a full-precision one without.
 
-    Input: float32 `(N, 3, size, size)`, any N, normalized as the file's metadata describes; output `(N, classes)`. `network` is modified.
+    Input: float32 `(N, C, H, W)`, any N, normalized as the file's metadata describes; output `(N, classes)`. `network` is modified.
     Raises ModelError if it cannot be translated.
     """
     replace_kind(network, IntegerWeight, _DequantizedWeight)
@@ -63,12 +64,13 @@ def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingC
 
 
 def _metadata(spec: ModelSpec, config: TrainingConfig | None) -> dict[str, str]:
+    shape = ", ".join(map(str, spec.shape))
     metadata = {
         "network": spec.name,
-        "input": "RGB, (value in [0, 1] - mean) / std for each channel, float32 (N, 3, image_size, image_size)",
+        "input": f"{channels_title(spec.channels)}, (value in [0, 1] - mean) / std for each channel, float32 (N, {shape})",
         "mean": json.dumps(spec.mean),
         "std": json.dumps(spec.std),
-        "image_size": str(spec.image_size),
+        "image_size": json.dumps(spec.image_size),
         "classes": json.dumps(spec.classes),
         "trained_on": spec.trained_on,
     }

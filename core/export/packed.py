@@ -63,7 +63,7 @@ def save_packed(network: nn.Module, spec: ModelSpec, config: TrainingConfig, pat
 def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
     """The network written by `save_packed`, in evaluation mode, computing with integers.
 
-    Normalized images `(N, 3, size, size)` -> scores `(N, classes)`. network: a network of the quantized architecture, required if the
+    Normalized images `(N, C, H, W)` -> scores `(N, classes)`. network: a network of the quantized architecture, required if the
     architecture cannot be built by its name; it stays unchanged. Raises ModelError if the file is of another kind or does not fit.
     """
     _, spec = find_model(str(path))
@@ -74,8 +74,8 @@ def load_packed(path: Path, network: nn.Module | None = None) -> nn.Module:
             state = {key: file.get_tensor(key) for key in list(file.keys())}
         if network is None:
             with torch.random.fork_rng(devices=[]):
-                network = build_architecture(spec.architecture, len(spec.classes))
-        quantized = quantize_network(network, config, torch.zeros(1, 3, spec.image_size, spec.image_size))
+                network = build_architecture(spec.architecture, len(spec.classes), spec.channels)
+        quantized = quantize_network(network, config, torch.zeros(1, *spec.shape))
         result = integer_network(quantized, needs_ranges=False)
         _load(result.to(memory_format=torch.channels_last), state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -24,7 +24,7 @@ from core.threads import cpu_threads
 LATENCY_RUNS = 50
 WARM_UP_RUNS = 5
 
-Scorer = Callable[[Tensor], Tensor]  # normalized images (N, 3, H, W) -> scores (N, classes), both on the CPU
+Scorer = Callable[[Tensor], Tensor]  # normalized images (N, C, H, W) -> scores (N, classes), both on the CPU
 
 
 def open_onnx(path: Path, threads: int) -> Scorer:

@@ -14,6 +14,7 @@ from html import escape
 
 import numpy as np
 
+from core.channels import as_rgb
 from core.export.contact_sheet import EMPTY, class_columns, contact_sheet
 from core.reporting import Frame
 from dashboard.text import one_line_text
@@ -39,6 +40,11 @@ def data_uri(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file).decode()
 
 
+def _uri_of(image: np.ndarray) -> str:
+    """An image uint8 `(C, H, W)` as a PNG in a data URI."""
+    return data_uri(as_rgb(image[None])[0].transpose(1, 2, 0))
+
+
 def sheet_html(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], alt: str, rows: int = 6) -> str:
     """HTML of a contact sheet as wide as its column: one named column per class if there are at most ten, else 8 images per row."""
     if len(classes) <= MOST_COLUMNS_OF_CLASSES:
@@ -52,7 +58,8 @@ def sheet_html(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], a
     height, width = pixels.shape[:2]
     return (
         f'{header}<img alt="{escape(one_line_text(alt))}" src="{data_uri(pixels)}" '
-        f'style="width:100%;aspect-ratio:{width}/{height};image-rendering:pixelated;display:block;border-radius:4px">'
+        f'style="width:100%;aspect-ratio:{width}/{height};'
+        'image-rendering:pixelated;display:block;border-radius:4px">'
     )
 
 
@@ -97,10 +104,12 @@ def is_predicted_otherwise(frame: Frame, index: int) -> bool:
 
 
 def large_html(frame: Frame, index: int, alt: str) -> str:
-    """One image at the width of its column, at most 256 pixels."""
+    """One image at the width of its column, at most 256 pixels wide and high."""
+    height, width = frame.images.shape[2:]
     return (
-        f'<img alt="{escape(one_line_text(alt))}" src="{data_uri(frame.images[index].transpose(1, 2, 0))}" '
-        'style="width:100%;max-width:256px;aspect-ratio:1;image-rendering:pixelated;display:block;border-radius:4px">'
+        f'<img alt="{escape(one_line_text(alt))}" src="{_uri_of(frame.images[index])}" '
+        f'style="width:100%;max-width:{256 * width / max(height, width):g}px;aspect-ratio:{width}/{height};'
+        'image-rendering:pixelated;display:block;border-radius:4px">'
     )
 
 
@@ -131,7 +140,7 @@ def _strip_cell(frame: Frame, title: str, classes: Sequence[str], is_shown: bool
         f'<button type="button" data-step="{frame.step}" title="{escape(known)}" '
         'style="all:unset;cursor:pointer;width:68px;text-align:center;font-size:0.75rem;line-height:1.4;font-variant-numeric:tabular-nums" '
         f'aria-label="{escape(one_line_text(f"show iteration {title}: {known}"))}">'
-        f'<img alt="" src="{data_uri(frame.images[0].transpose(1, 2, 0))}" style="width:64px;height:64px;image-rendering:pixelated;'
+        f'<img alt="" src="{_uri_of(frame.images[0])}" style="width:64px;height:64px;object-fit:contain;image-rendering:pixelated;'
         f'display:block;margin:auto;border:2px solid {border};border-radius:4px">'
         f'<b style="font-weight:600">{escape(title)}</b><br>{confidence}{other}</button>'
     )

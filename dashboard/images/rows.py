@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from core.channels import as_rgb
 from dashboard.images.contact_sheet import data_uri
 from dashboard.text import one_line_text
 
@@ -17,7 +18,7 @@ LARGEST = 112  # pixels of a side on the page: larger images are downscaled befo
 
 
 def read_images(path: Path, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images with these numbers of a set's file, uint8 `(N, 3, H, W)`, and their labels `(N,)`; None if the file lacks one of them.
+    """Images with these numbers of a set's file, uint8 `(N, C, H, W)`, and their labels `(N,)`; None if the file lacks one of them.
 
     Reads only these, because a whole set may be larger than memory.
     """
@@ -54,8 +55,8 @@ def strip(groups: Sequence[np.ndarray], between: int) -> np.ndarray:
 
 
 def row_html(groups: Sequence[np.ndarray], captions: Sequence[str], alt: str) -> str:
-    """HTML of one picture as wide as its column: groups of images, uint8 `(n, 3, H, W)` each, with a caption below each group."""
-    groups = [_small(group) for group in groups]
+    """HTML of one picture as wide as its column: groups of images, uint8 `(n, 1 to 4, H, W)` each, with a caption below each group."""
+    groups = [_small(as_rgb(group)) for group in groups]
     between = max(2, groups[0].shape[3] // 6)
     pixels = strip(groups, between)
     widths = [len(group) * (groups[0].shape[3] + 1) - 1 for group in groups]

@@ -262,7 +262,7 @@ def some_set(**changes) -> dict[str, bytes]:
         ({**some_set(), "manifest.json": b"\xff"}, "cannot be read as one"),
         ({**some_set(), "manifest.json": b"[" * 100_000}, "cannot be read as one"),
         (some_set(images=torch.zeros(2, 3, 8, 8)), "F32"),
-        (some_set(images=torch.zeros(2, 1, 8, 8, dtype=torch.uint8)), "(2, 1, 8, 8)"),
+        (some_set(images=torch.zeros(2, 5, 8, 8, dtype=torch.uint8)), "(2, 5, 8, 8)"),
         (some_set(images=torch.zeros(0, 3, 8, 8, dtype=torch.uint8), labels=torch.zeros(0, dtype=torch.long)), "(0, 3, 8, 8)"),
         (some_set(labels=torch.zeros(3, dtype=torch.long)), "tensors in images.safetensors must be"),
         (some_set(labels=None), "tensors in images.safetensors must be"),

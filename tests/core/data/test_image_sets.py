@@ -84,11 +84,11 @@ def test_broken_images_are_refused(tmp_path, content):
         {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)},
         {"labels": torch.zeros(2, dtype=torch.long)},
         {"images": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(2, dtype=torch.long)},
-        {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "labels": torch.zeros(2, dtype=torch.long)},
+        {"images": torch.zeros(2, 5, 8, 8, dtype=torch.uint8), "labels": torch.zeros(2, dtype=torch.long)},
         {"images": torch.zeros(2, 3, 8, dtype=torch.uint8), "labels": torch.zeros(2, dtype=torch.long)},
         {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "labels": torch.zeros(3, dtype=torch.long)},
     ],
-    ids=["no labels", "no images", "float", "one channel", "three dimensions", "more labels"],
+    ids=["no labels", "no images", "float", "five channels", "three dimensions", "more labels"],
 )
 def test_wrong_tensors_are_refused(tmp_path, tensors):
     save_image_set(some_images(), tmp_path)

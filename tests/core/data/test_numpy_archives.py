@@ -158,7 +158,7 @@ GOOD = arrays()
         ({"images": some_pixels().numpy()}, "got '|u1' in row order"),
         ({"images": np.asfortranarray(GOOD["images"])}, "in column order"),
         ({"images": GOOD["images"][0]}, "pixel values, got (3, 4, 4)"),
-        ({"images": GOOD["images"][:, :1]}, "pixel values, got (5, 1, 4, 4)"),
+        ({"images": GOOD["images"][:, :1].repeat(5, 1)}, "pixel values, got (5, 5, 4, 4)"),
         ({"images": GOOD["images"][:0]}, "pixel values, got (0, 3, 4, 4)"),
         ({"images": GOOD["images"] * np.nan}, "got values that no pixel has"),
         ({"images": GOOD["images"] + np.inf}, "got values that no pixel has"),
