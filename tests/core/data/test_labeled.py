@@ -12,7 +12,7 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import center_crop, pil_to_tensor, to_pil_image
 
 from core.data.labeled import EMBEDDED_SHEET, EvaluationSet, embedded_images, load_evaluation_set, open_image_folder, open_training_set
 from core.errors import DataError
@@ -315,3 +315,59 @@ def test_images_in_memory_are_resized_for_the_network():
     mine = EvaluationSet(images, [0], "", 16, resize=20, interpolation="bicubic")[0][0]
     # Pillow rounds differently: up to one of 255 steps
     torch.testing.assert_close(mine.float() / 255, enlarged(to_pil_image(images[0])), rtol=0, atol=1.001 / 255)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4)])
+def test_images_have_the_channels_of_the_network(tmp_path, mode, channels):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 48, 4), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    for name in PETS.classes:
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "0.png")
+    spec = replace(PETS, image_size=(32, 48), mean=(0.5,) * channels, std=(0.2,) * channels)
+    image, _ = load_evaluation_set(str(tmp_path), spec)[0]
+    assert torch.equal(image, pil_to_tensor(picture))
+    # a color image for a grey network, and the other way round
+    other = replace(spec, mean=(0.5,) * (4 - channels or 1), std=(0.2,) * (4 - channels or 1))
+    image, _ = load_evaluation_set(str(tmp_path), other)[0]
+    assert torch.equal(image, pil_to_tensor(picture.convert(other.mode)))
+
+
+def test_the_last_of_four_channels_does_not_weigh_the_others(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 4), dtype=np.uint8)
+    noise[..., 3] = 0  # Pillow takes this for a transparent image, whose other channels do not matter
+    for name in PETS.classes:
+        (tmp_path / name).mkdir()
+        Image.fromarray(noise).save(tmp_path / name / "0.png")
+    four = replace(PETS, image_size=(32, 48), mean=(0.5,) * 4, std=(0.2,) * 4)
+    image, _ = load_evaluation_set(str(tmp_path), four)[0]
+    expected = pil_to_tensor(Image.fromarray(noise[..., :3]).resize((48, 32), Image.Resampling.BILINEAR))
+    assert torch.equal(image[:3], expected)
+    assert not image[3].any()
+
+
+@pytest.mark.parametrize(
+    ("image_size", "resize", "found", "resized"),
+    [
+        ((32, 48), None, (64, 96), (32, 48)),
+        ((32, 48), None, (64, 64), (48, 48)),  # as large as needed for both sides
+        ((48, 32), None, (64, 64), (48, 48)),
+        ((32, 48), None, (20, 90), (32, 144)),
+        ((32, 48), 40, (64, 96), (40, 60)),
+        ((128, 192), None, (200, 300), (146, 219)),  # 256 / 224 of the image size
+        (32, None, (50, 75), (32, 48)),
+        (32, 40, (75, 50), (60, 40)),
+    ],
+)
+def test_images_are_resized_to_cover_the_image_size(tmp_path, image_size, resize, found, resized):
+    noise = np.random.default_rng(0).integers(0, 256, (*found, 3), dtype=np.uint8)
+    spec = replace(PETS, image_size=image_size, resize=resize)
+    whole = Image.fromarray(noise).resize(resized[::-1], Image.Resampling.BILINEAR)
+    expected = pil_to_tensor(center_crop(whole, list(spec.size)))
+    assert torch.equal(prepared(Image.fromarray(noise), tmp_path, spec), expected)
+
+
+def test_cifar_images_are_grey_for_a_grey_network():
+    grey = replace(CIFAR10_SPEC, mean=(0.5,), std=(0.2,))
+    image, _ = load_evaluation_set("embedded", grey)[7]
+    assert torch.equal(image, pil_to_tensor(to_pil_image(embedded_images()[0][7]).convert("L")))

@@ -246,7 +246,8 @@ def test_teacher_agrees_on_images_of_the_embedded_network_after_25_iterations(em
     assert summary["bns_loss_last"] < 0.3 * summary["bns_loss_first"]
 
 
-@pytest.mark.parametrize(("kind", "size"), [("white", (3, 32, 32)), ("pink", (3, 32, 32)), ("pink", (1, 20, 20)), ("pink", (2, 20, 47)), ("pink", (4, 33, 7))]
+@pytest.mark.parametrize(
+    ("kind", "size"), [("white", (3, 32, 32)), ("pink", (3, 32, 32)), ("pink", (1, 20, 20)), ("pink", (2, 20, 47)), ("pink", (4, 33, 7))]
 )
 def test_noise_has_unit_variance_and_is_reproducible(kind, size):
     first, second = (initial_noise(kind, 64, size, torch.Generator().manual_seed(4)) for _ in range(2))

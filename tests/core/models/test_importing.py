@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from pytorchcv.model_provider import get_model
+from safetensors import safe_open
 from torch import nn
 from torchvision import models
 
@@ -236,3 +237,61 @@ def test_efficientnet_lite0_with_its_real_weights(efficientnet_lite0):
         scores = model.network(image).softmax(1)
     # a trained classifier does not give every class the same probability
     assert scores.max() > 5 / 1000
+
+
+def other_input(network: nn.Module, name: str, channels: int) -> nn.Module:
+    """The network with a first convolution for images of so many channels, as its user would replace it."""
+    first = network.get_submodule(name)
+    parent, _, attribute = name.rpartition(".")
+    made = nn.Conv2d(channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None)
+    setattr(network.get_submodule(parent), attribute, made)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("architecture", "make", "channels"),
+    [
+        ("torchvision:resnet18", lambda: other_input(models.resnet18(num_classes=3), "conv1", 1), 1),
+        ("torchvision:mobilenet_v2", lambda: other_input(models.mobilenet_v2(num_classes=3), "features.0.0", 4), 4),
+        ("timm:test_byobnet", lambda: timm.create_model("test_byobnet", in_chans=2, num_classes=3), 2),
+        ("pytorchcv:resnet20_cifar10", lambda: get_model("resnet20_cifar10", in_channels=1, num_classes=10), 1),
+    ],
+)
+def test_the_first_convolution_determines_the_channels(tmp_path, architecture, make, channels):
+    size = 32 if architecture.startswith("pytorchcv") else (32, 48)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        network = make()
+        network.train()(torch.randn(4, channels, 32, 32 if size == 32 else 48))
+    file = write(network.eval().state_dict(), tmp_path / "a.pth")
+    path = import_checkpoint(file, architecture, given=GivenSpec(image_size=size), out_folder=tmp_path / "kept")
+    model, known = load_model(str(path), "cpu"), known_spec(architecture)
+    assert (model.spec.channels, model.spec.image_size) == (channels, size)
+    # the images of the zoo, normalized alike in each channel
+    assert model.spec.mean == (round(sum(known.mean) / 3, 4),) * channels
+    assert model.spec.std == (round(sum(known.std) / 3, 4),) * channels
+    images = torch.randn(2, *model.spec.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(images), network(images))
+
+
+def test_five_channels_are_refused(tmp_path):
+    network = trained(timm.create_model("test_byobnet", num_classes=7), 64)
+    state = other_input(network, "stem.conv", 5).state_dict()
+    assert "stem.conv.weight must be (" in refused(write(state, tmp_path / "a.pt"), "timm:test_byobnet")
+
+
+def test_an_old_file_of_square_images_keeps_its_name_and_content(tmp_path, networks):
+    file = write(networks["pytorchcv"].state_dict(), tmp_path / "a.pt")
+    kept = [
+        import_checkpoint(file, NAMES["pytorchcv"], given=GivenSpec(image_size=size), out_folder=tmp_path / "kept")
+        for size in (None, 32, [32], (32, 32))
+    ]
+    assert len(set(kept)) == 1
+    spec = json.loads(header_of(kept[0])["spec"])
+    assert (spec["image_size"], len(spec["mean"])) == (32, 3)
+
+
+def header_of(path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()

@@ -78,7 +78,9 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     app.text_input(key="quick/machine/mean").set_value("0.5 half")
     app.button(key="start").click().run()
     assert not app.exception
-    assert [error.value for error in app.error] == [plain("mean must be one number for each channel, such as 0.485 0.456 0.406, got '0.5 half'")]
+    assert [error.value for error in app.error] == [
+        plain("mean must be one number for each channel, such as 0.485 0.456 0.406, got '0.5 half'")
+    ]
     app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
     app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij"))
     app.button(key="start").click().run()
@@ -99,7 +101,9 @@ def test_an_unusable_network_starts_nothing(runs_folder, tmp_path):
     app.button(key="start").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == [
-        plain("image_size in the header of 'a_b.safetensors' must be an integer from 1 to 1024, or two of them, height and width, got 1000000000")
+        plain(
+            "image_size in the header of 'a_b.safetensors' must be an integer from 1 to 1024, or two of them, height and width, got 1000000000"
+        )
     ]
     assert session.store().runs() == []
     assert session.uploads().networks() == {}

@@ -66,3 +66,51 @@ def test_unusable_network_is_refused(small, tmp_path):
     assert "mean 0 and variance 1" in refused(tmp_path, exported(network, tmp_path / "b.pt2"))
     network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()).eval()
     assert "at least one BatchNorm" in refused(tmp_path, exported(network, tmp_path / "c.pt2"))
+
+
+def grey(height, width, dynamic=()) -> tuple[nn.Module, tuple[int, ...], dict]:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        network.train()(torch.randn(8, 1, height, width))
+    return network.eval(), (2, 1, height, width), dict.fromkeys((0, *dynamic), torch.export.Dim.DYNAMIC)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "given", "size"),
+    [
+        ((), None, (8, 12)),
+        ((), (8, 12), (8, 12)),
+        ((2, 3), (16, 12), (16, 12)),
+        ((2, 3), [10], 10),
+        ((3,), None, 8),  # the width is free, so that it is the height
+        ((3,), (8, 20), (8, 20)),
+    ],
+)
+def test_channels_height_and_width_of_a_program(tmp_path, dynamic, given, size):
+    network, shape, dimensions = grey(8, 12, dynamic)
+    torch.export.save(torch.export.export(network, (torch.zeros(shape),), dynamic_shapes=(dimensions,)), tmp_path / "a.pt2")
+    said = GivenSpec(mean=(0.5,), std=(0.2,), image_size=given)
+    model = load_model(str(import_program(tmp_path / "a.pt2", out_folder=tmp_path / "networks", given=said)), "cpu")
+    assert (model.spec.channels, model.spec.image_size) == (1, size)
+    images = torch.randn(2, *model.spec.shape)
+    torch.testing.assert_close(model.network(images), network(images))
+
+
+def test_values_that_do_not_fit_a_grey_program_are_refused(tmp_path):
+    network, shape, dimensions = grey(8, 12)
+    torch.export.save(torch.export.export(network, (torch.zeros(shape),), dynamic_shapes=(dimensions,)), tmp_path / "a.pt2")
+
+    def message(**changes):
+        said = GivenSpec(**{"mean": (0.5,), "std": (0.2,), **changes})
+        with pytest.raises(CoreError) as caught:
+            import_program(tmp_path / "a.pt2", out_folder=tmp_path / "networks", given=said)
+        return str(caught.value)
+
+    assert "must be 8 x 12 pixels, got 8 x 8" in message(image_size=8)
+    assert "must be 8 x 12 pixels, got 12 x 8" in message(image_size=(12, 8))
+    assert "height and width, got [8, 12, 1]" in message(image_size=[8, 12, 1])
+    assert "height and width, got (8, -1)" in message(image_size=[8, -1])
+    assert "mean of " in message(mean=(0.5,) * 3)
+    assert "must be one number, got 3" in message(mean=(0.5,) * 3)
+    assert "std must be given" in message(std=None)
