@@ -6,6 +6,7 @@ model card and the command line run with them.
 """
 
 import json
+import math
 from functools import partial
 
 import pytest
@@ -52,20 +53,19 @@ class TinyGenerator(GeneratedImages):
     latent = 4
 
     def make_generator(self):
-        side = self.model.spec.image_size
-        return _Generator(self.latent, len(self.model.spec.classes), side)
+        return _Generator(self.latent, len(self.model.spec.classes), self.model.spec.shape)
 
     def student_loss(self, images, labels, teacher, student):
         return -(teacher(images) - student(images)).square().mean()
 
 
 class _Generator(nn.Module):
-    def __init__(self, latent: int, classes: int, side: int) -> None:
+    def __init__(self, latent: int, classes: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.side, self.linear, self.labels = side, nn.Linear(latent, 3 * side * side), nn.Embedding(classes, latent)
+        self.shape, self.linear, self.labels = shape, nn.Linear(latent, math.prod(shape)), nn.Embedding(classes, latent)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return self.linear(z * self.labels(labels)).view(len(z), 3, self.side, self.side).tanh()
+        return self.linear(z * self.labels(labels)).view(len(z), *self.shape).tanh()
 
 
 class Percentile(RangeMethod):

@@ -81,7 +81,7 @@ def read_class_folders(folder: Path, manifest: Mapping[str, Any]) -> tuple[Tenso
     size, mode = _header(found[0][0])
     channels = next((channels for channels, one in MODES.items() if one == mode), None)
     if channels is None:
-        _refuse(found[0][0], f"must be {', '.join(MODES.values())}, got {mode}")
+        _refuse(found[0][0], f"must have one of the modes {', '.join(MODES.values())}, got {mode}")
     if size[0] * size[1] > PIXELS or channels * size[0] * size[1] * count > UNPACKED_BYTES:
         _refuse(
             folder,

@@ -80,7 +80,7 @@ def scores_of_files(folder, channels: int, images: torch.Tensor) -> dict[str, to
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "channels", "size"),
-    [("weights", 1, (32, 32)), ("program", 2, (16, 16)), ("weights", 4, (48, 32)), ("program", 3, (32, 48)), ("program", 1, (16, 24))],
+    [("weights", 1, (32, 32)), ("program", 2, (16, 24)), ("weights", 4, (48, 32)), ("program", 3, (32, 48))],
 )
 def test_from_a_file_to_every_export(tmp_path, runs, capsys, kind, channels, size):
     flags, network = brought(tmp_path, kind, channels, size)

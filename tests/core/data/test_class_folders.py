@@ -264,3 +264,22 @@ def test_more_pixels_than_allowed_are_refused(tmp_path, monkeypatch):
     assert "7 images of 5 x 4 pixels" in refused(tmp_path)
     monkeypatch.setattr(class_folders, "UNPACKED_BYTES", 7 * 60)
     assert len(load_image_set(tmp_path)) == 7
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4)])
+def test_files_have_the_channels_of_the_images(tmp_path, mode, channels):
+    pixels = torch.randint(0, 256, (6, channels, 5, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    manifest = write_class_folders(tmp_path, pixels, torch.arange(6) % 2, ["a", "b"])
+    with Image.open(tmp_path / "a" / "000000.png") as image:
+        assert (image.mode, image.size) == (mode, (7, 5))
+    read, labels = read_class_folders(tmp_path, manifest)
+    assert torch.equal(read, pixels)
+    assert torch.equal(labels, torch.arange(6) % 2)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "I;16"])
+def test_files_of_other_kinds_are_refused(tmp_path, mode):
+    manifest = write_class_folders(tmp_path, torch.zeros(1, 1, 4, 5, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ["a"])
+    Image.new(mode, (5, 4)).save(tmp_path / "a" / "000000.png")
+    with pytest.raises(DataError, match=f"must have one of the modes L, LA, RGB, RGBA, got {mode}$"):
+        read_class_folders(tmp_path, manifest)

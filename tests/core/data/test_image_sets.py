@@ -4,17 +4,20 @@ import json
 import os
 import stat
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms.v2.functional import to_pil_image
 
-from core.data.image_sets import ImageSet, load_image_set, save_image_set, write_image_set
+from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set, write_image_set
 from core.errors import DataError
 from core.files import atomic_folder, check_free
 from core.layout import IMAGES_FILE, MANIFEST
+from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
 
 
@@ -283,3 +286,31 @@ def test_endless_manifest_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("core.data.image_sets.MANIFEST_BYTES", 100)
     with pytest.raises(DataError, match="it has more than 100 bytes"):
         load_image_set(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_images_of_other_channels_than_the_network_are_refused(small, channels):
+    images = ImageSet(torch.zeros(4, channels, 8, 8, dtype=torch.uint8), torch.arange(4))
+    with pytest.raises(DataError, match=f"^images must be RGB for small, got {'grey' if channels == 1 else f'{channels} channels'}$"):
+        check_images(small, images)
+
+
+def test_images_that_are_turned_are_refused(small):
+    wide = FullPrecisionModel(small.network, replace(small.spec, image_size=(8, 12)))
+    check_images(wide, ImageSet(torch.zeros(4, 3, 8, 12, dtype=torch.uint8), torch.arange(4)))
+    with pytest.raises(DataError, match="^images must be 8 x 12 pixels for small, got 12 x 8$"):
+        check_images(wide, ImageSet(torch.zeros(4, 3, 12, 8, dtype=torch.uint8), torch.arange(4)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_real_images_and_stored_sets_have_the_channels_of_the_network(tmp_path, small, channels):
+    spec = replace(small.spec, image_size=(8, 12), mean=(0.5,) * channels, std=(0.25,) * channels)
+    pixels = torch.randint(0, 256, (4, channels, 8, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for name, image in zip(spec.classes, pixels):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        to_pil_image(image).save(tmp_path / "pictures" / name / "0.png")
+    found = load_image_set(tmp_path / "pictures", spec)
+    assert torch.equal(found.images, pixels)
+    (tmp_path / "set").mkdir()
+    save_image_set(found, tmp_path / "set")
+    assert torch.equal(load_image_set(tmp_path / "set").images, pixels)

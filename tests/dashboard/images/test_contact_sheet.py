@@ -2,10 +2,12 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from core.reporting import Frame
-from dashboard.images.contact_sheet import data_uri, sheet, sheet_html, single_image, strip_html
+from dashboard.images.contact_sheet import data_uri, large_html, sheet, sheet_html, single_image, strip_html
+from dashboard.images.rows import row_html
 
 
 def pictures(count, size=4):
@@ -80,3 +82,24 @@ def test_strip_shows_its_iterations_and_escapes_names():
     assert "<b>," not in html
     assert data_uri(pictures(4)[3].transpose(1, 2, 0)) in html
     assert html.count("border:2px solid currentColor") == 1
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, [7, 7, 7]), (2, [7, 8, 8]), (3, [7, 8, 9]), (4, [7, 8, 9])])
+def test_images_of_any_channels_and_proportions_are_shown(channels, shown):
+    images = np.arange(7, 7 + channels, dtype=np.uint8)[None, :, None, None].repeat(4, axis=2).repeat(6, axis=3)
+    frame = Frame(1, images, np.zeros(1, dtype=np.int64))
+    made = sheet(frame, ["a"])
+    assert (made.width, made.height) == (6, 4)
+    large, small = large_html(frame, 0, "an image"), strip_html([frame], ["1"], ["a"], 1)
+    assert "max-width:256px;aspect-ratio:6/4" in large
+    for picture in (made.picture, *(html.split('src="')[1].split('"')[0] for html in (large, small))):
+        pixels = decoded(picture)
+        assert pixels.shape[:2] == (4, 6)
+        assert (pixels[..., :3] == shown).all()
+    pixels = decoded(row_html([images], ["a"], "an image").split('src="')[1].split('"')[0])
+    assert (pixels[..., :3] == shown).all()
+
+
+def test_a_high_image_is_at_most_256_pixels_high():
+    frame = Frame(1, np.zeros((1, 1, 64, 16), dtype=np.uint8), np.zeros(1, dtype=np.int64))
+    assert "max-width:64px;aspect-ratio:16/64" in large_html(frame, 0, "an image")

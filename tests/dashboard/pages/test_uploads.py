@@ -102,7 +102,8 @@ def test_an_unusable_network_starts_nothing(runs_folder, tmp_path):
     assert not app.exception
     assert [error.value for error in app.error] == [
         plain(
-            "image_size in the header of 'a_b.safetensors' must be an integer from 1 to 1024, or two of them, height and width, got 1000000000"
+            "image_size in the header of 'a_b.safetensors' must be an integer from 1 to 1024, or two of them, height and width, "
+            "got 1000000000"
         )
     ]
     assert session.store().runs() == []
