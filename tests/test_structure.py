@@ -39,6 +39,7 @@ LAYERS = (
     ("core.generation.methods",),  # the table of methods, which configs name; imports no torch
     (
         "core.checkpoints",
+        "core.channels",
         "core.errors",
         "core.files",
         "core.gpu",

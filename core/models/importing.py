@@ -99,9 +99,7 @@ def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelS
     """The zoo's spec with the given values. Raises ModelError for invalid values."""
     if given.class_names is not None and len(given.class_names) != count:
         raise ModelError(f"number of class names of {source} must be {count}, one for each class, got {len(given.class_names)}")
-    for key, values in (("mean", given.mean), ("std", given.std)):
-        if values is not None and len(values) != known.channels:
-            raise ModelError(f"{key} of {source} must be {known.channels} finite numbers, one for each channel, got {len(values)}")
+    check_normalization(given, known.channels, source)
     size = known.image_size if given.image_size is None else one_or_two(given.image_size)
     names = given.class_names or (known.classes if len(known.classes) == count else numbered_classes(count))
     title = one_line(Path(source).stem)[:LABEL_LENGTH] or "imported"
@@ -118,6 +116,18 @@ def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelS
     spec = ModelSpec(**values)
     check_spec(spec_values(spec), source)
     return spec
+
+
+def check_normalization(given: GivenSpec, channels: int, source: str) -> None:
+    """Raises ModelError unless a given mean or std has a number for each channel."""
+    for key, numbers in (("mean", given.mean), ("std", given.std)):
+        if numbers is not None and len(numbers) != channels:
+            raise ModelError(f"{key} of {source} must be {one_for_each(channels)}, got {len(numbers)}")
+
+
+def one_for_each(channels: int) -> str:
+    """What mean and std must be, for messages."""
+    return "one number" if channels == 1 else f"{channels} numbers, one for each channel"
 
 
 def _filled(spec: ModelSpec, weights: dict[str, Tensor], source: str) -> torch.nn.Module:

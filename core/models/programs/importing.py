@@ -8,7 +8,7 @@ from core.errors import ConfigError, ModelError, one_line, quoted
 from core.files import not_stored
 from core.models.checks import check_network
 from core.models.full_precision import IMAGE_SIZES, check_spec, is_image_size, spec_values
-from core.models.importing import LABEL_LENGTH, label, store
+from core.models.importing import LABEL_LENGTH, check_normalization, label, one_for_each, store
 from core.models.programs.export import save_program
 from core.models.programs.translation import Program, read_program
 from core.models.registry import GivenSpec, ModelSpec, check_size, one_or_two
@@ -33,11 +33,9 @@ def import_program(file: Path, *, out_folder: Path, given: GivenSpec, name: str 
         raise ModelError(str(error).replace(str(file), source)) from error
     size = _image_size(program, given, source)
     for key, value in (("mean", given.mean), ("std", given.std)):
-        count = f"{program.channels} numbers, one for each channel" if program.channels > 1 else "one number"
         if value is None:
-            raise ConfigError(f"{key} must be given for {source}: {count}, as used in training")
-        if len(value) != program.channels:
-            raise ModelError(f"{key} of {source} must be {count}, got {len(value)}")
+            raise ConfigError(f"{key} must be given for {source}: {one_for_each(program.channels)}, as used in training")
+    check_normalization(given, program.channels, source)
     assert given.mean is not None
     assert given.std is not None
     with torch.no_grad():

@@ -40,7 +40,7 @@ class Torchvision:
         count = len(self._weights(name).meta["categories"]) if classes is None else classes
         network = models.get_model_builder(name)(weights=None, num_classes=count, **options)
         if channels != 3:
-            _replace_input(network, channels)
+            _set_channels(network, channels)
         return network
 
     def spec(self, name: str) -> ModelSpec:
@@ -89,20 +89,11 @@ class Torchvision:
         return models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
 
 
-def _replace_input(network: nn.Module, channels: int) -> None:
-    """Replaces the first convolution by an untrained one for images of so many channels: torchvision has no option for it."""
+def _set_channels(network: nn.Module, channels: int) -> None:
+    """Makes the first convolution one for images of so many channels, untrained: torchvision has no option for it."""
     from torch import nn
 
-    name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    made = nn.Conv2d(
-        channels,
-        first.out_channels,
-        first.kernel_size,
-        first.stride,
-        first.padding,
-        first.dilation,
-        bias=first.bias is not None,
-        padding_mode=first.padding_mode,
-    )
-    parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, made)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.in_channels = channels
+    first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, channels, *first.kernel_size))
+    first.reset_parameters()
