@@ -1,8 +1,9 @@
 """Where quantizers go: the paper's placement, found in the network's graph.
 
 Every tensor that enters a convolution or linear layer is quantized once, at the operation that produces it, so that its other readers,
-such as a residual addition, also see the quantized values. The image itself is not quantized. In the graph, several uses of one ReLU
-module are separate nodes, each with its own quantizer. If a network cannot be traced, the input of each layer is quantized instead.
+such as a residual addition, also see the quantized values. The image itself is not quantized, nor what is computed from it before the
+first layers (dataflow.py). In the graph, several uses of one ReLU module are separate nodes, each with its own quantizer. If a network
+cannot be traced, the input of each layer is quantized instead.
 """
 
 import copy
@@ -17,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.config import TrainingConfig
-from core.errors import ModelError, UnknownNameError, quoted
+from core.errors import ModelError, UnknownNameError, first_line, quoted
 from core.models.hooks import hooked
 from core.models.replacement import replace_modules
 from core.models.tracing import LayerTracer, computes_as
+from core.quantization.dataflow import image_readers
 from core.quantization.layers import (
     ActivationQuantizer,
     QuantizedConv2d,
@@ -98,13 +100,12 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
         # tracing a copy: a network may cache results, and would keep the tracer's proxies
         result: nn.Module = _trace(copy.deepcopy(network), names)
     except Exception as error:  # torch.fx raises whatever the network's own code raises for a proxy
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        notes.append(f"the network cannot be traced ({reason}), so activations are quantized at each layer's input")
+        notes.append(f"the network cannot be traced ({first_line(error)}), so activations are quantized at each layer's input")
         at_inputs = _quantize_inputs(network, names, own_bits, config, new_range, example)
         activations, inputs, result = list(at_inputs.values()), at_inputs, network
     else:
         assert isinstance(result, fx.GraphModule)
-        activations, inputs = _quantize_producers(result, ends, config, new_range)
+        activations, inputs = _quantize_producers(result, names, ends, config, new_range, example)
     traced = not notes
     if others := _other_weights(network):
         notes.append(f"weights in full precision: {others}")
@@ -204,21 +205,22 @@ def _inputs_of(
 
 
 def _quantize_producers(
-    traced: fx.GraphModule, ends: set[str], config: TrainingConfig, new_range: RangeFactory
+    traced: fx.GraphModule, names: Sequence[str], ends: set[str], config: TrainingConfig, new_range: RangeFactory, example: Tensor
 ) -> tuple[list[ActivationQuantizer], dict[str, ActivationQuantizer]]:
     """Inserts one quantizer after each node that produces the input of a layer.
 
     Returns all quantizers, and layer name -> the quantizer of its input; for a layer that is called several times, of its first input.
     """
     modules: dict[Any, nn.Module] = dict(traced.named_modules())
+    reads_image = {name: iter(calls) for name, calls in image_readers(traced, {name: modules[name] for name in names}, example).items()}
     own_bits = dict(config.layer_bits)
     bits: dict[fx.Node, int] = {}
     producers: dict[str, fx.Node] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module" and isinstance(modules[node.target], (nn.Conv2d, nn.Linear)):
-            producer = _producer(node.all_input_nodes[0], modules)
-            if producer.op in ("placeholder", "get_attr"):
+            if next(reads_image[node.target]):
                 continue
+            producer = _producer(node.all_input_nodes[0], modules)
             # a tensor that several layers read is quantized once, at the largest bit width that one of them requires
             usual = 8 if node.target in ends and _is_last(node, traced, modules) else config.input_bits
             bits[producer] = max(own_bits.get(node.target, usual), bits.get(producer, 0))
@@ -265,8 +267,5 @@ def _quantize_inputs(
     example: Tensor,
 ) -> dict[str, ActivationQuantizer]:
     """Without a graph: layer name -> the quantizer of its input, for all layers except those that read the image."""
-    # a view of the image, for example a flattened one, is still the image
-    image = example.untyped_storage().data_ptr()
-    layers = {name: network.get_submodule(name) for name in names}
-    reads_image = _inputs_of(network, layers, example, lambda x: x.untyped_storage().data_ptr() == image)
+    reads_image = image_readers(network, {name: network.get_submodule(name) for name in names}, example)
     return {name: ActivationQuantizer(own_bits.get(name, config.input_bits), new_range) for name in names if not all(reads_image[name])}

@@ -7,17 +7,20 @@ therefore do not depend on the number of threads or on the batch size, and anoth
 onnxruntime, rounds values to the same levels. A BatchNorm after a layer is folded into the multiplication; any other BatchNorm becomes
 a multiplication and an addition.
 
-The image is not quantized. A layer that reads it gets the image rounded to multiples of 2^-k, with the largest k up to 14 for which its
-sums stay within 2^24: the error is a fraction of the step between two pixel values. For layers with so many inputs that the worst
-possible image would need k below 8, k is 8, because real images do not come near that worst case.
+The image is not quantized. A layer that reads it, or what the network itself computes from it before its first layers, gets values
+rounded to multiples of 2^-k, with the largest k for which its sums stay within 2^24. For values up to between 2 and 4, as those of
+normalized images, k is at most 14: the error is a fraction of the step between two pixel values. For layers with so many inputs that
+the worst possible image would need k below 8, k is 8, because real images do not come near that worst case.
 
 Two sources of differences in the last bits remain: operations between the layers that sum or approximate, such as average pooling and
 sigmoid, and GPUs that multiply with fewer bits than float32 has.
 """
 
 import copy
+import itertools
 import math
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.models.full_precision import batch_norm_affine
+from core.models.hooks import hooked
 from core.models.registry import ModelSpec
 from core.models.replacement import replace_kind
 from core.models.tracing import computes_as, has_activation_inside
@@ -32,7 +36,8 @@ from core.quantization.integer.weights import FixedQuantizer, IntegerConv2d, Int
 from core.quantization.placement import QuantizedNetwork, is_value_preserving
 
 EXACT = 1 << 24  # integers up to here are exact in float32
-FINEST, COARSEST = 14, 8  # limits of k in the image grid 2^-k: above 14 nothing is gained, below 8 the rounding would be visible
+# limits of k in the image grid 2^-k, for values up to between 2 and 4: above 14 nothing is gained, below 8 the rounding would be visible
+FINEST, COARSEST = 14, 8
 _SPLITTING = {torch.chunk, torch.split, "chunk", "split"}  # operations that return several tensors
 _SHAPE_METHODS = {"size", "dim"}
 _SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
@@ -66,12 +71,13 @@ class QuantizeImage(nn.Module):
     scale: Tensor
 
     def __init__(self, layer: _Layer, largest: float) -> None:
-        """layer: the one that reads the image. largest: maximum absolute value of a normalized pixel."""
+        """layer: the one that reads the image. largest: maximum absolute value that it reads; zero counts as 2."""
         super().__init__()
-        weight = layer.integer_weight
+        weight, largest = layer.integer_weight, largest or 2.0
         sums = float(weight.levels().abs().flatten(1).sum(dim=1).max())
-        finest = math.floor(math.log2(EXACT / max(sums * largest, 1.0)))
-        self.register_buffer("scale", torch.tensor(2.0 ** -min(max(finest, COARSEST), FINEST), device=weight.scale.device))
+        finest = math.floor(math.log2(EXACT / (max(sums, 1.0) * largest)))
+        more = 1 - math.floor(math.log2(largest))
+        self.register_buffer("scale", torch.tensor(2.0 ** -min(max(finest, COARSEST + more), FINEST + more), device=weight.scale.device))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.div(x, self.scale).round_()
@@ -139,7 +145,8 @@ class StandaloneLayer(nn.Module):
 def integer_inference_network(quantized: QuantizedNetwork, spec: ModelSpec) -> nn.Module:
     """The quantized network in evaluation mode, frozen, computing with integers; `quantized` stays unchanged.
 
-    spec: of the network; its mean and standard deviation bound the pixel values. Normalized images `(N, *spec.shape)` -> scores
+    spec: of the network; its shape, mean and standard deviation bound the values that its first layers read. Normalized images
+    `(N, *spec.shape)` -> scores
     `(N, classes)`. They equal those of `quantized`, except where rounding errors of its float sums move a value to another level.
     Raises ModelError if a range has not been set.
     """
@@ -148,15 +155,31 @@ def integer_inference_network(quantized: QuantizedNetwork, spec: ModelSpec) -> n
 
 def to_integer_inference(network: nn.Module, traced: bool, spec: ModelSpec) -> nn.Module:
     """`integer_inference_network` of a network made by `integer_network`, which is modified. traced: as in QuantizedNetwork."""
-    largest = max(max(mean, 1 - mean) / std for mean, std in zip(spec.mean, spec.std))
     with torch.no_grad():
+        largest = _largest_inputs(network, spec)
         if traced:
             assert isinstance(network, fx.GraphModule)
             _Lowering(network, largest).run()
         else:
-            replace_kind(network, (IntegerConv2d, IntegerLinear), lambda layer: StandaloneLayer(layer, largest))
+            replace_kind(network, (IntegerConv2d, IntegerLinear), lambda layer: StandaloneLayer(layer, max(largest.get(layer, [0.0]))))
         replace_kind(network, nn.BatchNorm2d, _standalone_batch_norm)
     return network.eval().requires_grad_(False)
+
+
+def _largest_inputs(network: nn.Module, spec: ModelSpec) -> dict[nn.Module, list[float]]:
+    """Layer -> the maximum absolute value that each of its calls reads, for a black image, a white one, and noise between them.
+
+    An image has no larger values, nor has what a monotonic function, such as a normalization, makes of them.
+    """
+    tensor = next(itertools.chain(network.parameters(), network.buffers()))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    pixels = torch.rand(3, 3, spec.image_size, spec.image_size, generator=torch.Generator().manual_seed(0))
+    pixels[0], pixels[1] = 0.0, 1.0
+    found: dict[nn.Module, list[float]] = {}
+    layers = {layer: layer for layer in network.modules() if isinstance(layer, _Layer)}
+    with hooked(layers, before_forward=lambda layer, inputs: found.setdefault(layer, []).append(float(inputs[0].abs().max()))):
+        network(((pixels - mean) / std).to(tensor.device, memory_format=torch.channels_last))
+    return found
 
 
 def _rescaling(layer: _Layer, input_scale: Tensor, batch_norm: nn.BatchNorm2d | None = None) -> ChannelAffine:
@@ -197,8 +220,10 @@ def _reads_shape_only(node: fx.Node) -> bool:
 class _Lowering:
     """Rewrites the graph of a network so that its layers compute with integers."""
 
-    def __init__(self, network: fx.GraphModule, largest: float) -> None:
-        self.network, self.graph, self.largest = network, network.graph, largest
+    def __init__(self, network: fx.GraphModule, largest: Mapping[nn.Module, Sequence[float]]) -> None:
+        """largest: as `_largest_inputs` returns it."""
+        self.network, self.graph = network, network.graph
+        self.largest = {layer: iter(calls) for layer, calls in largest.items()}
         self.modules: dict[Any, nn.Module] = dict(network.named_modules(remove_duplicate=False))
         self.scales: dict[fx.Node, Tensor] = {}  # nodes that output levels -> the value of one level
         self.dequantized: dict[fx.Node, fx.Node] = {}  # such a node -> the node that dequantizes it
@@ -244,8 +269,9 @@ class _Lowering:
     def _lower_layer(self, node: fx.Node, layer: _Layer) -> None:
         """Replaces a layer by an integer matmul and a rescaling, with the following BatchNorm if that is the only reader."""
         (source,) = node.all_input_nodes
+        largest = next(self.largest[layer])
         if source not in self.scales:
-            image = QuantizeImage(layer, self.largest)
+            image = QuantizeImage(layer, largest)
             with self.graph.inserting_before(node):
                 levels = self.graph.call_module(self._add(image), (source,))
             node.replace_input_with(source, levels)

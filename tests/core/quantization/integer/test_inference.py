@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from core.config import BIT_WIDTHS, RANGE_METHODS, TrainingConfig
+from core.data.image_sets import ImageSet
 from core.data.labeled import embedded_images
 from core.errors import ModelError
 from core.models.full_precision import FullPrecisionModel
@@ -237,6 +239,38 @@ def test_sums_over_the_image_stay_exact(calibrated, images, kernel, bits):
     assert float((levels * weight).double().flatten(1).sum(1).max()) <= 1 << 24
     assert 2.0**-14 <= float(grid.scale) <= 2.0**-8
     assert float(np.log2(float(grid.scale))).is_integer()
+
+
+class NormalizedInside(nn.Module):
+    """A network for pixels of `scale` times their value in [0, 1], which it normalizes itself."""
+
+    def __init__(self, model: FullPrecisionModel, scale: float) -> None:
+        super().__init__()
+        self.network, self.scale = model.network, scale
+        self.register_buffer("mean", torch.tensor(model.spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(model.spec.std).view(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.network((x / self.scale - self.mean) / self.std)
+
+    def model(self, spec: ModelSpec) -> FullPrecisionModel:
+        spec = replace(spec, mean=(0.0,) * 3, std=(1 / self.scale,) * 3)
+        return FullPrecisionModel(self.eval().requires_grad_(False), spec)
+
+
+@pytest.mark.parametrize("scale", [1.0, 256.0, 2.0**-10])
+def test_a_network_that_normalizes_its_images_gives_the_bits_of_one_that_does_not(embedded, scale):
+    """scale: powers of two, so that the same pixels are read."""
+    inside = NormalizedInside(embedded, scale).model(embedded.spec)
+    images = ImageSet(embedded_images()[0][:64], torch.arange(64) % 10)
+    config = TrainingConfig(weight_bits=2, activation_bits=2, steps=2, calibration_images=64, training_batch_size=32)
+    scores = []
+    for model in (embedded, inside):
+        training = QuantizationTraining(model, images, config)
+        training.step()
+        training.step()
+        scores.append(outputs(training.inference_network(), model.normalize(images.images)))
+    assert torch.equal(*scores)
 
 
 def test_uncalibrated_network_is_refused(small, images):
