@@ -30,9 +30,11 @@ def image_readers(network: nn.Module, layers: Mapping[str, nn.Module], example: 
     def begins(name: str, inputs: Any) -> None:
         found.setdefault(name, []).append(flow.source(inputs[0]) < _ACTIVATION)
 
-    with _Flow(network, example) as flow, hooked(layers, lambda _name, _inputs, output: flow.mark(output, _ACTIVATION), begins):
-        with torch.no_grad():
-            network(example)
+    def ends(_name: str, _inputs: Any, output: Any) -> None:
+        flow.mark(output, _ACTIVATION)
+
+    with _Flow(network, example) as flow, hooked(layers, ends, begins), torch.no_grad():
+        network(example)
     return found
 
 

@@ -146,8 +146,8 @@ def integer_inference_network(quantized: QuantizedNetwork, spec: ModelSpec) -> n
     """The quantized network in evaluation mode, frozen, computing with integers; `quantized` stays unchanged.
 
     spec: of the network; its shape, mean and standard deviation bound the values that its first layers read. Normalized images
-    `(N, *spec.shape)` -> scores
-    `(N, classes)`. They equal those of `quantized`, except where rounding errors of its float sums move a value to another level.
+    `(N, *spec.shape)` -> scores `(N, classes)`. They equal those of `quantized`, except where rounding errors of its float sums move a
+    value to another level.
     Raises ModelError if a range has not been set.
     """
     return to_integer_inference(integer_network(quantized), quantized.traced, spec)
