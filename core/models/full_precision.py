@@ -279,6 +279,7 @@ def _numbers(values: Any) -> bool:
 
 def save_checkpoint(network: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Writes the weights, and the spec in the header, atomically; the path is then the name of a model."""
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    # copies, because safetensors refuses tensors that share memory, as those of tied layers do
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
     with atomic_write(path) as partial:
         save_file(state, partial, metadata={"spec": json.dumps(asdict(spec))})

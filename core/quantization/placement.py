@@ -95,6 +95,7 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
     own_bits = dict.fromkeys(ends, 8) | dict(config.layer_bits)
     new_range = range_method(config)
     notes: list[str] = []
+    read_by_functions: list[str] = []
     at_inputs: dict[str, ActivationQuantizer] = {}
     try:
         # tracing a copy: a network may cache results, and would keep the tracer's proxies
@@ -105,11 +106,14 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
         activations, inputs, result = list(at_inputs.values()), at_inputs, network
     else:
         assert isinstance(result, fx.GraphModule)
+        read_by_functions = _keep_parameters_of_functions(result, names)
         activations, inputs = _quantize_producers(result, names, ends, config, new_range, example)
     traced = not notes
     if others := _other_weights(network):
         notes.append(f"weights in full precision: {others}")
-    layers = {name: from_module(network.get_submodule(name), own_bits.get(name, config.weight_bits), new_range) for name in names}
+    if read_by_functions:
+        notes.append(f"in full precision where a function reads them: {', '.join(read_by_functions)}")
+    layers = {name: from_module(result.get_submodule(name), own_bits.get(name, config.weight_bits), new_range) for name in names}
     for name, quantizer in at_inputs.items():
         layers[name].input_quantizer = quantizer
     replace_modules(result, {result.get_submodule(name): layer for name, layer in layers.items()})
@@ -148,6 +152,20 @@ def _trace(network: nn.Module, names: Sequence[str]) -> fx.GraphModule:
     if hidden is not None:
         raise ValueError(f"layer {hidden!r} is inside a module that is not traced")
     return traced
+
+
+def _keep_parameters_of_functions(traced: fx.GraphModule, names: Sequence[str]) -> list[str]:
+    """Gives parameters of layers that functions read as well a second name, because integer layers do not have them; returns the first.
+
+    A tied weight is read like this, for example the transposed one of a linear layer.
+    """
+    nodes = [node for node in traced.graph.nodes if node.op == "get_attr" and node.target.rpartition(".")[0] in names]
+    for number, node in enumerate(nodes):
+        traced.register_parameter(f"tied_parameter_{number}", traced.get_parameter(node.target))
+    read = sorted({node.target for node in nodes})
+    for number, node in enumerate(nodes):
+        node.target = f"tied_parameter_{number}"
+    return read
 
 
 def _fix_padding(network: nn.Module, example: Tensor) -> None:

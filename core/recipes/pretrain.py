@@ -153,12 +153,12 @@ def fit(network: nn.Module, dataset: LabeledImages, config: PretrainConfig, devi
 @torch.no_grad()
 def _average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None:
     """Exponential moving average of every floating-point tensor, including the BatchNorm statistics."""
-    current = network.state_dict()
-    for name, value in averaged.state_dict().items():
+    # not by their names in the state dict, of which a shared tensor has several
+    for value, current in zip((*averaged.parameters(), *averaged.buffers()), (*network.parameters(), *network.buffers()), strict=True):
         if value.is_floating_point():
-            value.lerp_(current[name], 1 - decay)
+            value.lerp_(current, 1 - decay)
         else:
-            value.copy_(current[name])
+            value.copy_(current)
 
 
 class _Transformed(Dataset):

@@ -1,5 +1,6 @@
 """Layers of a program: modules rebuilt from operations and the tensors that they read."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ class Layers:
     def __init__(self, archive: ProgramArchive, path: Path) -> None:
         self.archive, self.path = archive, path
         self.modules: dict[str, nn.Module] = {}  # name -> layer, on the meta device
-        self.layer_of: dict[str, str] = {}  # name of a tensor -> name of the layer that has it
+        self.layers_of: dict[str, list[str]] = {}  # name of a tensor -> names of the layers that have it
         self.state: dict[str, Tensor] = {}  # state dict of the translated network
+        self._taken = {name.partition(".")[0] for name in archive.tensors}  # names that no other layer may have
         self._names: dict[tuple, str] = {}  # kind, geometry and tensors of a layer -> its name
         self._parameters: dict[str, nn.Parameter] = {}  # by name in the program, so that a shared parameter stays shared
 
@@ -85,12 +87,14 @@ class Layers:
             first = next(name for name in names.values() if name is not None)
             title = first.rpartition(".")[0]
             if title in self.modules or any(name not in (None, f"{title}.{attribute}") for attribute, name in names.items()) or not title:
-                title = f"layer_{len(self._names)}"  # the exported module had these tensors under other names
+                # the exported module had these tensors under other names
+                title = next(name for number in itertools.count() if (name := f"layer_{number}") not in self._taken)
             self._names[key] = title
+            self._taken.add(title)
             self.modules[title] = layer
             for attribute, name in names.items():
                 if name is not None:
-                    self.layer_of.setdefault(name, title)
+                    self.layers_of.setdefault(name, []).append(title)
                     is_parameter = attribute in layer._parameters
                     self.state[f"{title}.{attribute}"] = self.parameter(name) if is_parameter else self.float_tensor(name)
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -132,11 +132,10 @@ class _Translation:
         added: set[str] = set()
         for name, tensor in self.archive.tensors.items():
             parent, _, leaf = name.rpartition(".")
-            layer = self.layers.layer_of.get(name, parent if parent in self.layers.modules else None)
-            if layer is not None and layer not in added:
-                added.add(layer)
-                if not network.add_submodule(layer, self.layers.modules[layer]):
+            for layer in self.layers.layers_of.get(name, [parent] if parent in self.layers.modules else []):
+                if layer not in added and not network.add_submodule(layer, self.layers.modules[layer]):
                     refuse(self.path, f"layer names must be names of modules, got {quoted(layer)}")
+                added.add(layer)
             if name in self.loose:
                 if parent and not _has_module(network, parent) and not network.add_submodule(parent, nn.Module()):
                     refuse(self.path, f"tensor names must be names of attributes, got {quoted(name)}")
@@ -196,7 +195,7 @@ class _Translation:
         """A call of the layer or function for operations that need special treatment; None for all others."""
         if name in ("conv2d", "convolution") and isinstance(a["weight"], HeldTensor):
             return self._call(self.layers.convolution(a, overload), a["input"])
-        if name == "linear" and isinstance(a["weight"], HeldTensor):
+        if name == "linear" and isinstance(a["weight"], HeldTensor) and not a["weight"].transposed:
             return self._call(self.layers.linear(a["weight"].name, a.get("bias")), a["input"])
         if name == "addmm" and _is_transposed(a["mat2"]) and a.get("beta", 1) == 1 and a.get("alpha", 1) == 1:
             return self._call(self.layers.linear(a["mat2"].name, a["self"]), a["mat1"])
