@@ -6,12 +6,14 @@ from torch import Tensor, nn
 from core.errors import ModelError, first_line
 from core.models.full_precision import NEEDED_LAYER, batch_norm_layers
 from core.models.registry import ModelSpec
+from core.models.weights import first_names
 from core.untrusted import allow_more_memory
 
 _IMAGES = 2  # several, but no more, because each takes memory
 _LARGE = 512  # pixels; above, the activations of one image can be more than a small file may take (core/untrusted.py)
 _BYTES = 256  # for each pixel beyond a large image: what efficientnet_lite0 and mobilenet_v2 need for their activations, and some more
 _SEED = 0
+_ALIKE = 0.01  # of the largest score: what rounding may change in an image's scores, which depends on the size of its batch
 
 
 def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None:
@@ -19,11 +21,12 @@ def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None
 
     network: in evaluation mode; normalized images `(N, *spec.shape)` -> logits `(N, classes)`. It must have a
     BatchNorm layer; its statistics must be finite, with non-negative variance, and not the initial ones of every layer; and its scores
-    for noise must be finite for every class, for one image and, unless they are large, for several. The mode of the network and the global
-    random number generator are not changed. called: its name in error messages, by default spec.name.
+    for noise must be finite for every class, for one image and, unless they are large, for several, and the same for an image alone and
+    in a batch. The mode of the network and the global random number generator are not changed. called: its name in error messages, by
+    default spec.name.
     """
     _check_statistics(network, called or spec.name)
-    check_scores(network, spec, called or spec.name)
+    _check_independent(network, spec, called or spec.name)
 
 
 def _check_statistics(network: nn.Module, called: str) -> None:
@@ -46,20 +49,22 @@ def _check_statistics(network: nn.Module, called: str) -> None:
 
 
 @torch.no_grad()
-def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: tuple[int, int] | None = None) -> None:
+def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
     """Raises ModelError unless the network's scores for noise are finite. size: height and width of the noise, by default spec.size.
 
-    Scores for one image, and for several unless they are large.
+    Returns the scores of one image in a batch and alone, both `(classes,)`. A large image is only scored alone, twice.
     """
     height, width = size or spec.size
     classes = len(spec.classes)
     device = next(network.parameters()).device
     more = height * width - _LARGE**2
     noise = torch.rand(1 if more > 0 else _IMAGES, spec.channels, height, width, generator=torch.Generator().manual_seed(_SEED))
+    noise[1:] /= 4  # darker, so that a batch has other statistics than its first image
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     noise = noise.sub_(mean).div_(std).to(device)
     allow_more_memory(_BYTES * max(0, more))
-    for images in (noise, noise[:1])[-len(noise) :]:
+    first = []
+    for images in (noise, noise[:1]):
         try:
             scores = network(images)
         except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
@@ -72,3 +77,26 @@ def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: tuple[i
             raise ModelError(f"scores of {called} for {len(images)} images must be of shape ({len(images)}, {classes}), got {shape}")
         if not scores.isfinite().all():
             raise ModelError(f"scores of {called} for noise must be finite for every class, got infinity or NaN")
+        first.append(scores[0])
+    in_batch, alone = first
+    return in_batch, alone
+
+
+def _check_independent(network: nn.Module, spec: ModelSpec, called: str) -> None:
+    """`check_scores`; also raises ModelError unless an image has the same scores each time, in a batch and alone."""
+    in_batch, alone = check_scores(network, spec, called)
+    largest = max(float(in_batch.abs().max()), float(alone.abs().max()))
+    share = float((in_batch - alone).abs().max()) / (largest or 1.0)
+    if share <= _ALIKE:
+        return
+    if not torch.equal(check_scores(network, spec, called)[1], alone):
+        raise ModelError(
+            f"scores of {called} must be the same each time, got a difference of {share:.0%} of the largest for the same image; "
+            "dropout must be off in evaluation mode"
+        )
+    kinds = nn.modules.batchnorm._BatchNorm
+    found = [name for name, layer in network.named_modules() if isinstance(layer, kinds) and layer.running_mean is None]
+    raise ModelError(
+        f"scores of {called} for an image must not depend on the other images of its batch, got a difference of {share:.0%} of the "
+        f"largest; BatchNorm layers must have running statistics{f', missing: {first_names(found)}' if found else ''}"
+    )

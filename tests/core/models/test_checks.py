@@ -69,3 +69,35 @@ def test_image_size_that_does_not_fit_the_last_layer_is_refused(small):
 def test_image_size_that_is_too_small_is_refused(embedded):
     with pytest.raises(ModelError, match="^image size of mine must be .*, 1 x 1 pixels with 2 images fails"):
         check_network(embedded.network, replace(embedded.spec, image_size=1), "mine")
+
+
+class BatchMean(nn.Module):
+    def forward(self, x):
+        return x - x.mean(dim=0)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_without_statistics_among_others_is_refused(network, small, affine):
+    network.relu = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8, affine=affine, track_running_stats=False))
+    message = refused(network, small.spec)
+    assert message.startswith("scores of small for an image must not depend on the other images of its batch, got a difference of ")
+    assert message.endswith("% of the largest; BatchNorm layers must have running statistics, missing: relu.1")
+
+
+def test_other_operations_over_the_batch_are_refused(network, small):
+    network.pool = nn.Sequential(network.pool, BatchMean())
+    assert "must not depend on the other images of its batch" in refused(network, small.spec)
+
+
+def test_dropout_that_is_always_active_is_refused(network, small):
+    class Active(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x)  # as written by those who forget `training=self.training`
+
+    network.pool = nn.Sequential(network.pool, Active())
+    assert "must be the same each time" in refused(network, small.spec)
+
+
+def test_normalizations_within_an_image_pass(network, small):
+    network.relu = nn.Sequential(nn.ReLU(), nn.InstanceNorm2d(8), nn.GroupNorm(2, 8))
+    check_network(network, small.spec)
