@@ -4,11 +4,14 @@ Every message is one sentence that names the wrong value and what is allowed. Th
 a StoreError; the dashboard shows it next to the form.
 """
 
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 
 _MESSAGE = 8000  # characters; no message meant for a reader is longer
 _VALUE = 200
+# escape sequences (ECMA-48): colors and cursor movements, titles and links, others
+_TERMINAL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 
 
 class _Shortened(reprlib.Repr):
@@ -45,8 +48,11 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """First non-empty line of an error message, or the type of the error if there is none; messages of libraries can fill a page."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """First non-empty line of an error message, or the type of the error if there is none; messages of libraries can fill a page.
+
+    Without colors: torch's exporter writes for a terminal.
+    """
+    return next((line.strip() for line in _TERMINAL.sub("", str(error)).splitlines() if line.strip()), type(error).__name__)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
-from core.errors import DataError
+from core.errors import DataError, first_line
 from core.files import check_regular
 
 MEGABYTE = 1 << 20
@@ -201,7 +201,7 @@ def quoted_name(value: object) -> str:
 
 def reason_of(error: BaseException) -> str:
     """The first line of an error's message, or its type, shortened to about 80 characters."""
-    return _shortened(next(iter(str(error).splitlines()), "") or type(error).__name__)
+    return _shortened(first_line(error))
 
 
 def _shortened(text: str) -> str:

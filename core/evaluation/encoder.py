@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from core.channels import as_rgb
-from core.errors import EncoderError, UnknownNameError
+from core.errors import EncoderError, UnknownNameError, first_line
 from core.models.full_precision import resolve_device
 from core.models.registry import ASSETS
 
@@ -72,7 +72,7 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
         with _quiet_log():
             model, preprocess = open_clip.create_model_from_pretrained(source, device=target, **arguments)
     except Exception as error:  # a download can raise many types of error, depending on the hub
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = first_line(error)
         raise EncoderError(f"encoder {name!r} could not be loaded ({reason}): without network access it must be {EMBEDDED}") from error
     return Encoder(name, trained_on, model.eval(), preprocess, target)
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import ModelError, one_line, quoted
+from core.errors import ModelError, first_line, one_line, quoted
 from core.files import JSON_BYTES, check_regular
 
 HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
@@ -150,8 +150,7 @@ def reason_of(error: Exception) -> str:
     found = str(error).partition("WeightsUnpickler error:")[2]
     if blocked := re.search(r"GLOBAL ([\w.<>]+)|class ([\w.<>]+)", found):
         return f"it contains an object of {(blocked[1] or blocked[2])[:NAME_LENGTH]}, which could execute code"
-    lines = (found or str(error)).strip().splitlines()
-    return one_line((lines or [type(error).__name__])[0][:NAME_LENGTH])
+    return one_line(first_line(ValueError(found.strip()) if found.strip() else error)[:NAME_LENGTH])
 
 
 def _tensors(value: Any, name: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from core.config import TrainingConfig, upgrade_training
-from core.errors import ModelError
+from core.errors import ModelError, first_line
 from core.files import atomic_write
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel
@@ -38,6 +38,6 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
                 raise KeyError(f"{key} is missing, unexpected or has another shape")
         quantized.network.to(model.device).load_state_dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ModelError(f"{path} must be a quantized {model.spec.name} written by `quantize`, and cannot be read ({reason})") from error
     return quantized

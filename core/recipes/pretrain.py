@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from core.config import PretrainConfig
 from core.data.labeled import LabeledImages
-from core.errors import ConfigError, DataError, ModelError
+from core.errors import ConfigError, DataError, ModelError, first_line
 from core.files import check_parents, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
@@ -87,7 +87,7 @@ def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) 
         shape = tuple(network.eval()(images).shape)
         reason = f"its output is {shape}"
     except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
-        shape, reason = (), next(iter(str(error).splitlines()), type(error).__name__)
+        shape, reason = (), first_line(error)
     if shape != (2, classes):
         made_for = getattr(network, "in_size", ("unknown",))[0]
         raise ConfigError(

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from core.errors import ModelError, quoted
+from core.errors import ModelError, first_line, quoted
 from core.files import JSON_BYTES, check_regular
 
 MEGABYTE = 1 << 20
@@ -124,7 +124,7 @@ def _opened(path: Path) -> Iterator["_Members"]:
         zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError,
         RecursionError, NotImplementedError, MemoryError,
     ) as error:  # fmt: skip
-        reason = quoted(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        reason = quoted(first_line(error))
         raise ModelError(f"{path}: cannot be read as a program ({reason}); it must be {_ALLOWED}") from error
 
 
