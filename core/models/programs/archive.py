@@ -55,7 +55,7 @@ class ProgramArchive:
     """
 
     graph: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
     parameters: frozenset[str]
 
 

@@ -17,6 +17,16 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "max_pool2d": torch.max_pool2d, "max_pool2d_with_indices": torch.max_pool2d, "avg_pool2d": F.avg_pool2d,
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d, "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
 }  # fmt: skip
+# Operations that become layers: their tensors, and what the layer calls each.
+LAYERS: Mapping[str, Mapping[str, str]] = {
+    **dict.fromkeys(("conv2d", "convolution", "linear"), {"weight": "weight", "bias": "bias"}),
+    **dict.fromkeys(
+        ("batch_norm", "_native_batch_norm_legit_no_training"),
+        {name: name for name in ("weight", "bias", "running_mean", "running_var")},
+    ),
+    "addmm": {"mat2": "weight", "self": "bias"},
+    "mm": {"mat2": "weight"},
+}
 # Operations kept unchanged: they compute tensors from tensors, write to no argument and draw no random numbers.
 KEPT = frozenset({
     "abs", "add", "adaptive_max_pool2d", "addmm", "amax", "amin", "argmax", "avg_pool1d", "bmm", "celu", "ceil", "channel_shuffle",
@@ -29,7 +39,8 @@ KEPT = frozenset({
     "rsub", "scaled_dot_product_attention", "select", "selu", "sign", "slice", "softmax", "_softmax", "softplus", "softsign", "sqrt",
     "square", "std", "sub", "sum", "swapaxes", "t", "tanh", "threshold", "to", "_to_copy", "topk", "unbind", "unflatten",
     "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "where", "zeros_like", "ones_like", "movedim",
-    "T", "numpy_T", "batch_norm", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine",
+    "T", "numpy_T", "mT", "mH", "_weight_norm", "_weight_norm_interface", "dot", "vdot", "mv", "tril", "triu", "matrix_exp", "batch_norm",
+    "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine",
 })  # fmt: skip
 # Operations that return their input: dropout is inactive in evaluation mode, and `reshape`, used for `view`, needs no contiguous tensor.
 IDENTITIES = frozenset({

@@ -24,6 +24,7 @@ from core.channels import MODES
 from core.errors import ModelError, first_line, quoted
 from core.models.programs import operations
 from core.models.programs.archive import HOW_TO_EXPORT, ProgramArchive, read_archive, refuse
+from core.models.programs.folding import Folding, erase_unread
 from core.models.programs.layers import HeldTensor, Layers
 
 NODES = 20_000  # operations; a DenseNet-201 has 700
@@ -74,7 +75,7 @@ class _Translation:
         self.graph = fx.Graph()
         self.values: dict[str, Any] = {}  # name in the program -> node, HeldTensor or None
         self.layers = Layers(archive, path)
-        self.loose: set[str] = set()  # names of tensors that are read outside of layers
+        self.folding = Folding(archive.tensors, ELEMENTS)
         self.sharing: dict[str, set[str]] = {}  # name in the program -> names that may share its memory
         self.last_reader = {name: i for i, node in enumerate(self.given["nodes"]) for name in _names_in([x["arg"] for x in node["inputs"]])}
         self.last_reader |= dict.fromkeys(_names_in(self.given["outputs"]), len(self.given["nodes"]))
@@ -129,6 +130,8 @@ class _Translation:
     def _assembled(self) -> fx.GraphModule:
         """A module with all layers and loose tensors, on the meta device, in the order of the exported module."""
         network = fx.GraphModule(nn.Module(), fx.Graph(), "Program")
+        erase_unread(self.graph)  # what has been folded
+        loose = {node.target for node in self.graph.nodes if node.op == "get_attr"}
         added: set[str] = set()
         for name, tensor in self.archive.tensors.items():
             parent, _, leaf = name.rpartition(".")
@@ -136,7 +139,7 @@ class _Translation:
                 if layer not in added and not network.add_submodule(layer, self.layers.modules[layer]):
                     refuse(self.path, f"layer names must be names of modules, got {quoted(layer)}")
                 added.add(layer)
-            if name in self.loose:
+            if name in loose:
                 if parent and not _has_module(network, parent) and not network.add_submodule(parent, nn.Module()):
                     refuse(self.path, f"tensor names must be names of attributes, got {quoted(name)}")
                 holder = network.get_submodule(parent)
@@ -149,7 +152,6 @@ class _Translation:
                     self.layers.state[name] = tensor
                     holder.register_buffer(leaf, tensor.to("meta"))
         network.graph = self.graph
-        network.graph.eliminate_dead_code()
         network.recompile()
         return network
 
@@ -193,6 +195,8 @@ class _Translation:
 
     def _special(self, name: str, overload: str, a: dict[str, Any], outputs: Sequence[Mapping[str, Any]]) -> Any:
         """A call of the layer or function for operations that need special treatment; None for all others."""
+        if name in operations.LAYERS:
+            a |= {key: self.folding.held(a[key], attribute) for key, attribute in operations.LAYERS[name].items() if key in a}
         if name in ("conv2d", "convolution") and isinstance(a["weight"], HeldTensor):
             return self._call(self.layers.convolution(a, overload), a["input"])
         if name == "linear" and isinstance(a["weight"], HeldTensor) and not a["weight"].transposed:
@@ -280,7 +284,6 @@ class _Translation:
         """A value for the graph: a tensor of the module becomes a node that reads it."""
         if not isinstance(value, HeldTensor):
             return value
-        self.loose.add(value.name)
         node = self.graph.get_attr(value.name)
         return self.graph.call_function(torch.transpose, (node, 0, 1)) if value.transposed else node
 
