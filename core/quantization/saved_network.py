@@ -35,7 +35,8 @@ def load_quantized(path: Path, model: FullPrecisionModel) -> QuantizedNetwork:
         expected = quantized.network.state_dict()
         for key in sorted({*expected, *state}):
             if key not in state or key not in expected or state[key].shape != expected[key].shape:
-                raise KeyError(f"{key} is missing, unexpected or has another shape")
+                earlier = "; an earlier version placed other quantizers, quantize the network again" if "quantizer" in key else ""
+                raise KeyError(f"{key} is missing, unexpected or has another shape{earlier}")
         quantized.network.to(model.device).load_state_dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = first_line(error)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.config import TrainingConfig
 from core.data.image_sets import ImageSet, check_images
-from core.errors import CoreError
+from core.errors import CoreError, ModelError
 from core.gpu import CudaGraph
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.average import ParameterAverage
@@ -155,7 +155,12 @@ class QuantizationTraining:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state` was taken, to the same bits."""
+        """Continues where `state` was taken, to the same bits. Raises ModelError for a state of a network with other quantizers."""
+        if missing := sorted(state["student"].keys() ^ self.student.state_dict().keys()):
+            raise ModelError(
+                f"resume state of {self.series} must have the quantizers of the network, got others ({missing[0]}); it was saved by an "
+                "earlier version that placed them elsewhere, so start a new run"
+            )
         self.step_count, self.seconds = state["step_count"], state["seconds"]
         self.student.load_state_dict(state["student"])
         for quantizer, values in zip(self.quantized.activations, state["ranges"]):

@@ -147,3 +147,12 @@ def test_error_names_the_tensor_that_does_not_fit(small, small_images, tmp_path)
     path = tmp_path / "cut.safetensors"
     save_file(state, path, metadata={"quantization": json.dumps(training.config.to_dict())})
     assert "conv2.weight" in refusal(path, small)
+
+
+def test_network_with_other_quantizers_is_refused(small, small_images, tmp_path):
+    """As one of a version that quantized what the network computes from its image."""
+    path = save_quantized(trained(small, small_images, steps=0).quantized, TrainingConfig(), tmp_path)
+    state = load_file(path)
+    state |= {key.replace("_0.", "_2."): value.clone() for key, value in state.items() if key.startswith("activation_quantizer_0.")}
+    save_file(state, path, metadata={"quantization": json.dumps(TrainingConfig().to_dict())})
+    assert "an earlier version placed other quantizers, quantize the network again" in refusal(path, small)

@@ -7,7 +7,7 @@ from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.data.image_sets import ImageSet, check_images
-from core.errors import DataError
+from core.errors import DataError, ModelError
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.losses import distillation_loss
 from core.quantization.training import QuantizationTraining, learning_rate_factor
@@ -311,3 +311,11 @@ def test_dropout_is_off_during_training(small, small_images):
     assert not training.quantized.traced
     assert len(seen) > 4
     assert not any(seen)
+
+
+def test_resume_state_with_other_quantizers_is_refused(small, small_images):
+    training = run(small, small_images)
+    state = training.state()
+    del state["student"]["activation_quantizer_1.quantizer.zero_point"]
+    with pytest.raises(ModelError, match=r"^resume state of W4A4 must have the quantizers of the network, .*, so start a new run$"):
+        training.load_state(state)
