@@ -148,6 +148,13 @@ def layout_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in _shapes_only(spec).state_dict().items()}
 
 
+def further_names(spec: ModelSpec) -> dict[str, str]:
+    """Further name of a tensor of this network -> its first name, for layers that share parameters or are registered twice."""
+    first: dict[int, str] = {}
+    state = _shapes_only(spec).state_dict(keep_vars=True)
+    return {name: known for name, tensor in state.items() if (known := first.setdefault(id(tensor), name)) != name}
+
+
 def batch_norm_names(spec: ModelSpec) -> list[str]:
     """Names of `batch_norm_layers`, without loading weights. Raises UnknownNameError or ModelError as `build_architecture` does."""
     return list(batch_norm_layers(_shapes_only(spec)))

@@ -19,7 +19,7 @@ from core.errors import ModelError, one_line
 from core.files import JSON_BYTES, not_stored, read_bounded, sync, write_json
 from core.layout import NETWORKS
 from core.models.checks import check_network
-from core.models.full_precision import CLASSES, check_spec, layout_of, save_checkpoint, spec_values
+from core.models.full_precision import CLASSES, check_spec, further_names, layout_of, save_checkpoint, spec_values
 from core.models.registry import GivenSpec, ModelSpec, check_size, one_or_two
 from core.models.state_dicts import COUNTER, check_complete, find_state_dict
 from core.models.weights import check_layout, fill, first_names, read_content
@@ -136,6 +136,9 @@ def _filled(spec: ModelSpec, weights: dict[str, Tensor], source: str) -> torch.n
     for key in expected:
         if key.rpartition(".")[2] == COUNTER:
             weights.setdefault(key, torch.zeros((), dtype=torch.long))
+    shared = further_names(spec)  # some programs write a shared tensor once, under any of its names
+    weights |= {first: weights[further] for further, first in shared.items() if further in weights and first not in weights}
+    weights |= {further: weights[first] for further, first in shared.items() if first in weights and further not in weights}
     check_complete(weights, expected, source)
     check_layout({key: tuple(value.shape) for key, value in weights.items()}, expected, source, spec.architecture)
     with torch.random.fork_rng(devices=[]):

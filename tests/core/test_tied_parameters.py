@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_model
 
 from core.config import GenerationConfig, TrainingConfig
 from core.data.image_sets import ImageSet
@@ -112,15 +113,21 @@ def test_a_function_of_a_transposed_weight_is_no_linear_layer(tmp_path):
     assert training.quantized.note == "in full precision where a function reads them: middle.weight"
 
 
-def test_checkpoints(tmp_path):
-    """A DIA-ResNet calls one recurrent cell in every block of a stage."""
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_checkpoints(form, tmp_path):
+    """A DIA-ResNet calls one recurrent cell in every block of a stage; safetensors writes a shared tensor once."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_architecture("pytorchcv:diaresnet20_cifar10", 10)
     assert shared(network) > 0
     network.train()(torch.randn(8, 3, 32, 32))
-    torch.save(network.eval().state_dict(), tmp_path / "network.pth")
-    path = import_checkpoint(tmp_path / "network.pth", "pytorchcv:diaresnet20_cifar10", out_folder=tmp_path / "networks")
+    file = tmp_path / "network"
+    if form == "torch":
+        torch.save(network.eval().state_dict(), file)
+    else:
+        save_model(network.eval(), str(file))
+        assert len(load_file(file)) < len(network.state_dict())
+    path = import_checkpoint(file, "pytorchcv:diaresnet20_cifar10", out_folder=tmp_path / "networks")
     model = load_model(str(path), "cpu")
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
