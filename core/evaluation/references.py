@@ -7,6 +7,7 @@ from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.diversity import evenly_spaced
 from core.generation.noise import starting_noise
+from core.generation.scale import in_usual_scale
 from core.models.full_precision import FullPrecisionModel
 
 NOISE, REAL = "noise", "real"
@@ -15,7 +16,7 @@ REFERENCE_IMAGES = 512  # of each: enough for two decimals of their mean cosine,
 
 def noise_images(model: FullPrecisionModel, config: GenerationConfig, seed: int = 0) -> ImageSet:
     """The first REFERENCE_IMAGES noise images that a generation with this config starts from, as pixels, each a class of its own."""
-    batches: list[torch.Tensor] = []
+    model, batches = in_usual_scale(model), list[torch.Tensor]()
     for index in range(len(config.batches)):
         if sum(map(len, batches)) >= REFERENCE_IMAGES:
             break

@@ -20,8 +20,9 @@ from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError
 from core.generation.forward_pass import ForwardPass
 from core.generation.losses import TERMS
-from core.generation.methods import DEFAULT_METHODS, load_source
+from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.optimizers import step_size_factor
+from core.generation.scale import in_usual_scale
 from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
@@ -50,14 +51,16 @@ class GenerationLoop:
         control: Control | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.model = model
+        source = load_source(method)
+        # a joint source makes images for the teacher and the student of a training, which read them in the network's own scale
+        self.model = model if METHODS[method].is_joint else in_usual_scale(model)
         self.config = config
         self.method = method
         self.machine = machine or MachineConfig()
         self.reporter: Reporter = reporter or NullReporter()
         self.control: Control = control or NoControl()
-        self.network = model.network
-        self.layer_names = list(batch_norm_layers(self.network))
+        self.network = self.model.network
+        self.layer_names = list(batch_norm_layers(model.network))
         self.step_count = 0
         self.steps = len(config.batches) * config.iterations
         self.seconds = 0.0
@@ -70,7 +73,7 @@ class GenerationLoop:
         self._first: list[float] = []
         self._last: list[float] = []
         self._forward = ForwardPass(self.network)
-        self.source: ImageSource = load_source(method)(model, config, self.machine)
+        self.source: ImageSource = source(self.model, config, self.machine)
         if self.machine.compile:
             self.reporter.stage(f"compiling the generation by {method}", 0)
             # only at full size, which takes most of the time
