@@ -37,5 +37,5 @@ def in_usual_scale(model: FullPrecisionModel) -> FullPrecisionModel:
     if all(_USUAL[0] <= std <= _USUAL[1] for std in model.spec.std):
         return model
     channels = len(model.spec.mean)
-    spec = replace(model.spec, mean=(MEAN,) * channels, std=(STD,) * channels)
+    spec = replace(model.spec, mean=(MEAN,) * channels, std=(STD,) * channels)  # type: ignore[arg-type]
     return FullPrecisionModel(_Rescaled(model).eval(), spec)

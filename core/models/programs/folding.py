@@ -55,7 +55,7 @@ class Folding:
         sources = {source: self._computed(source) for source in node.all_input_nodes}
         if node.op not in ("call_function", "call_method") or not sources or None in sources.values():
             return None
-        arguments = fx.node.map_arg((node.args, node.kwargs), lambda source: HeldTensor(str(sources[source])))
+        arguments = fx.node.map_arg((node.args, node.kwargs), lambda source: f"tensor {sources[source]}")
         key = (node.target, repr(arguments))
         if key not in self._names:
             result = self._run(node, lambda source: self._values[str(sources[source])].to("meta"))

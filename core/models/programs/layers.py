@@ -88,7 +88,7 @@ class Layers:
             title = first.rpartition(".")[0]
             if title in self.modules or any(name not in (None, f"{title}.{attribute}") for attribute, name in names.items()) or not title:
                 # the exported module had these tensors under other names
-                title = next(name for number in itertools.count() if (name := f"layer_{number}") not in self._taken)
+                title = next(free for number in itertools.count() if (free := f"layer_{number}") not in self._taken)
             self._names[key] = title
             self._taken.add(title)
             self.modules[title] = layer
