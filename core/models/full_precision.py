@@ -6,7 +6,7 @@ path of a .pt2 program (core.models.programs), which contains the spec in an ext
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from core.models.zoos.zoo import shapes_only
 CLASSES = 50_000  # twice as many as ImageNet-21k
 IMAGE_SIZE = 1024  # as in PretrainConfig
 IMAGE_SIZES = f"an integer from 1 to {IMAGE_SIZE}, or two of them, height and width"
+LARGEST_CONSTANT = 3  # of mean and std: with pixels from 0 to 1 both are at most 1, with pixels from 0 to 255 usually above 50
 NEEDED_LAYER = "BatchNorm layer with running statistics, from which images are generated"
 TEXT_LENGTH = 5000  # `trained_on` may be the path of a folder
 
@@ -267,6 +268,20 @@ def check_spec(values: Mapping[str, Any], name: str, where: str = "") -> None:
     for key, fits, allowed in rules:
         if not fits:
             raise ModelError(f"{key}{where} of {name} must be {allowed}, got {quoted(values[key])}")
+    _check_scale(values["mean"], std, name, where)
+
+
+def _check_scale(mean: Sequence[float], std: Sequence[float], name: str, where: str) -> None:
+    """Raises ModelError for mean and std of pixels from 0 to 255, which Caffe and mmpretrain use, with both of them divided by 255."""
+    if max(map(abs, (*mean, *std))) <= LARGEST_CONSTANT:
+        return
+    # one of them may be of the other scale: a standard deviation of pixels from 0 to 1 is at most 0.5
+    divided = [" ".join(f"{one / 255:.6g}" if max(map(abs, values)) >= 1 else f"{one:.6g}" for one in values) for values in (mean, std)]
+    given = [" ".join(f"{one:g}" for one in values) for values in (mean, std)]
+    raise ModelError(
+        f"mean and std{where} of {name} must be those of pixels from 0 to 1, but {given[0]} and {given[1]} are of pixels from 0 to 255; "
+        f"divided by 255 they are mean {divided[0]} and std {divided[1]}"
+    )
 
 
 def _short(value: Any, length: int) -> bool:

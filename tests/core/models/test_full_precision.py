@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -306,11 +307,12 @@ def test_error_names_the_header_field_and_its_value(tmp_path, weights, changes):
         {"trained_on": "x" * 5001},
         {"mean": {"0": 0, "1": 0, "2": 0}},
         {"std": "abc"},
+        {"mean": [9e5, 1, 1]},
     ],
 )
 def test_huge_header_values_are_refused_without_repeating_them(tmp_path, weights, changes):
     message = refused(write(tmp_path / "bad.safetensors", weights, **changes))
-    assert f"{next(iter(changes))} in the header of " in message
+    assert re.search(rf"{next(iter(changes))}( and std)? in the header of ", message)
     assert len(message) < 400 + len(str(tmp_path))
 
 

@@ -170,6 +170,16 @@ def test_integer_weights_are_refused(tmp_path, resnet):
         ({"std": [0.5]}, "must be 3 numbers, one for each channel, got 1"),
         ({"mean": [math.nan] * 3}, "must be 1 to 4 finite numbers, one for each channel, got [nan, nan, nan]"),
         ({"std": [0.0, 1.0, 1.0]}, "of at least 0.000001, got [0.0, 1.0, 1.0]"),
+        # mmpretrain, Caffe, and each with the other constants already divided
+        (
+            {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+            "but 123.675 116.28 103.53 and 58.395 57.12 57.375 are of pixels from 0 to 255; "
+            "divided by 255 they are mean 0.485 0.456 0.406 and std 0.229 0.224 0.225",
+        ),
+        ({"mean": [127.5] * 3, "std": [1.0] * 3}, "mean 0.5 0.5 0.5 and std 0.00392157 0.00392157 0.00392157"),
+        ({"mean": [0.5] * 3, "std": [51.0] * 3}, "mean 0.5 0.5 0.5 and std 0.2 0.2 0.2"),
+        ({"mean": [51.0] * 3, "std": [0.25] * 3}, "mean 0.2 0.2 0.2 and std 0.25 0.25 0.25"),
+        ({"mean": [-127.5] * 3, "std": [127.5] * 3}, "mean -0.5 -0.5 -0.5 and std 0.5 0.5 0.5"),
         ({"classes": 0}, "must be 1 to 50,000, got 0"),
         ({"classes": -3}, "must be 1 to 50,000, got -3"),
         ({"classes": 10**9}, "must be 1 to 50,000, got 1,000,000,000"),
