@@ -93,6 +93,15 @@ def read_bounded(path: str | Path, most: int) -> bytes:
     return content
 
 
+def read_unicode(path: str | Path, most: int) -> str:
+    """The text of `read_bounded` in UTF-8, or in UTF-16 or UTF-32 as Windows writes them, without a byte order mark.
+
+    Raises OSError as `read_bounded`, UnicodeDecodeError for other bytes.
+    """
+    content = read_bounded(path, most)
+    return content.decode(json.detect_encoding(content))
+
+
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file. Raises OSError if it is not a regular file of at most JSON_BYTES, ValueError or RecursionError for
     anything but JSON."""

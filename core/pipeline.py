@@ -59,14 +59,15 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
         reporter.stage(f"loading {config.model}", 0)
     check_program(config.model)
     model = load_model(config.model, config.machine.device)
-    sets = {method: load_image_set(path, model.spec) for method, path in given_images(config).items()}
+    strict = config.evaluation.strict
+    sets = {method: load_image_set(path, model.spec, strict) for method, path in given_images(config).items()}
     for image_set in sets.values():
         check_images(model, image_set)
     if not sets:
         check_half_resolution(model, config.generation)
     if config.bits:
         check_layer_bits(model.network, config.training, torch.zeros(1, *model.spec.shape, device=model.device))
-    evaluation_set = load_evaluation_set(config.evaluation.data, model.spec) if config.bits else None
+    evaluation_set = load_evaluation_set(config.evaluation.data, model.spec, strict=strict) if config.bits else None
     encoder = None
     if config.evaluation.encoder:
         reporter.stage(f"loading encoder {config.evaluation.encoder}", 0)
@@ -133,20 +134,21 @@ class _Execution:
     def __init__(self, prepared: Prepared, folder: Path, checkpoints: Checkpoints, context: Context) -> None:
         self.prepared, self.config, self.folder = prepared, prepared.config, folder
         self.checkpoints, self.context = checkpoints, context
+        self.said: set[str] = set()  # notes that were reported
 
     def result(self) -> dict[str, Any]:
         """The result of the run, fit for JSON."""
         if self.config.model not in MODELS:
             # before the first image, because the pages show its class and must not import torch to find the name
             self.context.reporter.result("classes", list(self.prepared.model.spec.classes))
-        if notes := notes_of(self.config.model):
-            self.context.reporter.result(f"{WARNING}/network", f"In the file of the network: {'; '.join(notes)}.")
+        self._say_notes()
         methods = list(self.prepared.sets or self.config.methods)
         result: dict[str, Any] = {"methods": {method: {} for method in methods}}
         full_precision = None
         if self.prepared.evaluation_set is not None:
             full_precision = Accuracy(**self._once("full_precision", self._full_precision))
             result["full_precision"] = full_precision.top1
+            self._say_notes()  # now all images were read
         sets = self.prepared.sets or self._generated(methods)
         for method, image_set in sets.items():
             if "summary" in image_set.manifest:
@@ -164,6 +166,17 @@ class _Execution:
                     accuracy[str(bits)] = self._quantized(method, image_set, bits, full_precision)
         result["seconds"] = round(self.checkpoints.seconds, 3)
         return result
+
+    def _say_notes(self) -> None:
+        """Reports what was guessed, ignored and skipped in the network and the images of the user."""
+        if notes := notes_of(self.config.model):
+            self.context.reporter.result(f"{WARNING}/network", f"In the file of the network: {'; '.join(notes)}.")
+        evaluated = [] if self.prepared.evaluation_set is None else self.prepared.evaluation_set.notes()
+        notes = [*(note for image_set in self.prepared.sets.values() for note in image_set.notes), *evaluated]
+        for number, note in enumerate(dict.fromkeys(notes), 1):
+            if note not in self.said:
+                self.said.add(note)
+                self.context.reporter.result(f"{WARNING}/data {number}", note)
 
     def _once(self, stage: str, compute: Callable[[], Any]) -> Any:
         outcome = self.checkpoints.outcome(stage)

@@ -117,10 +117,10 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
 
 def _lines(file: Path) -> list[str]:
     """Lines of a text file that are not empty. Raises DataError for anything else."""
-    from core.files import read_bounded
+    from core.files import read_unicode
 
     try:
-        lines = [line.strip() for line in read_bounded(file, _CLASS_NAMES_BYTES).decode("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_unicode(file, _CLASS_NAMES_BYTES).splitlines()]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{file} cannot be read ({reason}): must be a UTF-8 text file with one class name per line") from error
@@ -243,8 +243,9 @@ def diversity(options: Namespace) -> dict[str, Any]:
     from core.stages.diversity import diversity as measure
     from core.threads import cpu_threads
 
-    sets = {path: load_image_set(path) for path in options.sets}
+    sets = {path: load_image_set(path, strict=options.strict) for path in options.sets}
     with cpu_threads(options.threads), Progress() as progress:
+        progress.warn(note for image_set in sets.values() for note in image_set.notes)
         encoder = load_encoder(options.encoder, options.device)
         measured = measure(sets, encoder, Context(progress, progress))
     keys = ("images", "mean_similarity", "within_class_similarity")
@@ -297,8 +298,9 @@ def pretrain(options: Namespace) -> dict[str, Any]:
     from core.recipes.pretrain import check_new_checkpoint, pretrain
 
     check_new_checkpoint(options.out)
-    dataset, classes = open_training_set(config.data)
+    dataset, classes = open_training_set(config.data, options.strict)
     with Progress() as progress:
+        progress.warn(getattr(dataset, "notes", []))
         progress.stage(f"pretraining {config.architecture}", 0)
         spec = pretrain(dataset, classes, config, options.out, progress.count)
     return {"out": str(options.out), "architecture": spec.architecture, "classes": list(spec.classes), "trained_on": spec.trained_on}
@@ -312,13 +314,14 @@ def pretrain_encoder(options: Namespace) -> dict[str, Any]:
     from core.data.labeled import open_training_set
     from core.recipes.encoder import train_encoder
 
-    dataset, classes = open_training_set(config.data)
+    dataset, classes = open_training_set(config.data, options.strict)
     trained_on = (
         "the 50,000 CIFAR-10 training images, with captions"
         if config.data == "cifar10"
         else f"{len(dataset):,} images of {config.data}, with captions"
     )
     with Progress() as progress, atomic_folder(options.out) as folder:
+        progress.warn(getattr(dataset, "notes", []))
         progress.stage("pretraining the encoder", 0)
         train_encoder(dataset, classes, config, folder, trained_on, progress.count)
     return {"out": str(options.out), "trained_on": trained_on}

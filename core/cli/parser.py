@@ -40,7 +40,7 @@ from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
 _IN_THE_RUN = " Default: the files stay in the run's folder."
-_IMAGES = "Images written by generate or export, or a folder with one folder of images per class."
+_IMAGES = "Images written by generate or export, or a folder or zip file with one folder of images per class."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -143,7 +143,8 @@ def _add_stages(subparsers: Any) -> None:
 
     diversity = _command(subparsers, "diversity", "CLIP similarity within sets of images.", commands.diversity)
     diversity.add_argument("sets", nargs="+", metavar="PATH", help=_IMAGES)
-    _add_knobs(diversity, [knobs(EvaluationConfig)["encoder"], *(knobs(MachineConfig)[name] for name in ("device", "threads"))])
+    known = {**knobs(EvaluationConfig), **knobs(MachineConfig)}
+    _add_knobs(diversity, [known[name] for name in ("encoder", "strict", "device", "threads")])
 
 
 def _add_run(subparsers: Any) -> None:
@@ -204,11 +205,11 @@ def _add_stored_runs(subparsers: Any) -> None:
 
 def _add_recipes(subparsers: Any) -> None:
     pretrain = _command(subparsers, "pretrain", "Train a full-precision network to start from.", commands.pretrain)
-    _add_knobs(pretrain, knobs(PretrainConfig).values())
+    _add_knobs(pretrain, [*knobs(PretrainConfig).values(), knobs(EvaluationConfig)["strict"]])
     _add_out(pretrain, "New .safetensors file, to be used as --model.")
 
     encoder = _command(subparsers, "pretrain-encoder", "Train a small CLIP encoder, as the embedded one was.", commands.pretrain_encoder)
-    _add_knobs(encoder, knobs(EncoderTrainingConfig).values())
+    _add_knobs(encoder, [*knobs(EncoderTrainingConfig).values(), knobs(EvaluationConfig)["strict"]])
     _add_out(encoder, "New folder in open_clip's format.")
 
 

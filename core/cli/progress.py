@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core.reporting import TEST, WARNING, Control, NoControl, NullReporter
@@ -71,8 +71,13 @@ class Progress(NullReporter):
     def result(self, name: str, value: Any) -> None:
         """Prints warnings."""
         if name.startswith(f"{WARNING}/"):
+            self.warn([value])
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Prints sentences about what may be unexpected."""
+        for sentence in sentences:
             self._close()
-            print(f"warning: {value}", file=sys.stderr)
+            print(f"warning: {sentence}", file=sys.stderr)
 
     def record(self, stage: str, series: str, step: int, values: Mapping[str, Any]) -> None:
         """One step; accuracy checks are not steps."""

@@ -13,10 +13,19 @@ class EvaluationConfig(Checked):
 
     data: str = knob(
         "embedded",
-        "Evaluation images: embedded (2,000 of the CIFAR-10 test set), cifar10 or cifar100 (downloaded by torchvision), or a folder with "
-        "one folder per class (named after the class, its number or its WordNet ID), or ImageNet or CIFAR as torchvision stores them.",
+        "Evaluation images: embedded (2,000 of the CIFAR-10 test set), cifar10 or cifar100 (downloaded by torchvision), or a folder or zip "
+        "file with one folder per class (named after the class, its number or its WordNet ID), or ImageNet or CIFAR as torchvision stores "
+        "them.",
         label="Evaluation images",
         paper="CIFAR-10, CIFAR-100 and ImageNet",
+        affects_result=False,
+    )
+    strict: bool = knob(
+        False,
+        "Stop at the first image file that cannot be read, instead of skipping up to 1 % of them.",
+        low="damaged images are skipped, counted and named.",
+        high="one damaged image ends the run.",
+        in_form=False,
         affects_result=False,
     )
     accuracy_checks: int = knob(

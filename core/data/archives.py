@@ -10,11 +10,13 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from core.channels import MODES
+from core.data.class_names import MAPPING_FILES
+from core.data.label_lists import LABELS, LABELS_BYTES
 from core.data.manifests import parse_manifest
+from core.data.pictures import is_picture_name, open_picture
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Contents, Member, quoted_name, read_member, reason_of, refuse, zip_contents
 from core.errors import DataError
 from core.files import check_regular, remove
@@ -26,7 +28,6 @@ ARCHIVE_BYTES = 500 * MEGABYTE  # the 50,000 CIFAR-10 training images as PNG hav
 IMAGE_BYTES = 64 * MEGABYTE  # of one file: enough for a BMP of PIXELS
 PIXELS = 16 * MEGABYTE  # 4096 x 4096, more than any network here accepts
 MANIFEST_BYTES = MEGABYTE  # `generate` writes some kilobytes
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 ALLOWED = "a zip file with one folder of images per class, or with a set written by `generate` or `export`"
 _NUMBERED = re.compile("[0-9]{6}")
 # files that operating systems add to archives
@@ -55,6 +56,34 @@ def unpack_apart(file: Path, folder: Path, name: str = "") -> None:
     check_apart(task, file, name, folder=str(folder.absolute()))
 
 
+def unpack_data_set(file: Path, folder: Path) -> None:
+    """Unpacks the images, lists and folders of a zip file into `folder`, which must be empty, under their own names.
+
+    For data of any layout and image size (core.data.layouts); other files are left out. In a process of its own, as `unpack_apart`.
+    Raises DataError if the file is refused or takes too much memory or time; the folder may then contain a part of it.
+    """
+    check_apart(f"{__name__}:unpack_data_set_here", file, str(file), folder=str(folder.absolute()))
+
+
+def unpack_data_set_here(file: Path, *, name: str, folder: str) -> None:
+    """`unpack_data_set` in the process of the file."""
+    allowed = "a zip file of a folder of images"
+    try:
+        with file.open("rb") as opened, zip_contents(opened, name, UNPACKED_BYTES, allowed) as contents:
+            for path in contents.folders:
+                (Path(folder) / path).mkdir(parents=True, exist_ok=True)
+            for member in contents.files:
+                is_list = member.path.name in (LABELS, *MAPPING_FILES)
+                if is_list or is_picture_name(member.path.name):
+                    target = Path(folder) / member.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as copy:  # names that differ only in case may be the same file
+                        for chunk in read_member(member, LABELS_BYTES if is_list else IMAGE_BYTES, name, allowed):
+                            copy.write(chunk)
+    except FileExistsError as error:
+        raise DataError(f"{name!r}: names must not differ only in case, got {quoted_name(error.filename)}") from error
+
+
 def unpack_here(file: Path, *, name: str, folder: str) -> None:
     """`unpack_apart` for a zip file, in the process of the file."""
     unpack_images(file, Path(folder), name)
@@ -65,7 +94,7 @@ def unpack_images(source: Path | IO[bytes], folder: Path, name: str = "") -> int
 
     source: a path, or a seekable binary file. folder: must exist and be empty; it is emptied again if the zip file is refused. name: used
     instead of the path in error messages. The zip file contains either a set of images written by `generate` (two files, possibly in one
-    folder), or one folder of images (png, jpg, bmp, webp) per class, possibly in another folder, and the manifest if `export` wrote it.
+    folder), or one folder of images per class, possibly in another folder, and the manifest if `export` wrote it.
     Images keep their bytes and are renamed to numbers, in the order of their names; those of an exported set keep their numbers.
     Raises DataError if the zip file has other contents, exceeds the limits above, or would write outside the folder.
     """
@@ -166,7 +195,7 @@ def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: P
     pixels = 0
     for number, member in enumerate(sorted(files, key=lambda member: member.path)):
         content = b"".join(read_member(member, IMAGE_BYTES, name, ALLOWED))
-        kind, size = _check_image(content, member.path, name)
+        size = _check_image(content, member.path, name)
         first = first or size
         if size != first:
             expected, found = (f"{width} x {height}" for width, height in (first, size))
@@ -175,7 +204,7 @@ def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: P
         if pixels > UNPACKED_BYTES:
             refuse(name, f"all images together must have at most {UNPACKED_BYTES // MEGABYTE:,} MB of pixels, got more")
         stem = member.path.stem if keep_numbers else f"{number:06d}"
-        target = folder / member.path.parts[depth] / f"{stem}.{kind.lower()}"
+        target = folder / member.path.parts[depth] / (stem + member.path.suffix.lower())
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
     return len(files)
@@ -183,7 +212,7 @@ def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: P
 
 def _check_classes(files: list[Member], folders: list[PurePosixPath], name: str) -> int:
     """Position of the class folder in the paths of the images. Raises DataError unless there is one folder of images per class."""
-    allowed = f"images ({', '.join(suffix[1:] for suffix in SUFFIXES)}) in one folder per class"
+    allowed = "images (png, jpg, webp, tif and others that Pillow reads) in one folder per class"
     depths = {len(member.path.parts) for member in files}
     tops = {member.path.parts[0] for member in files}
     inside = len(depths) == 1 and depths == {3} and len(tops) == 1
@@ -192,7 +221,7 @@ def _check_classes(files: list[Member], folders: list[PurePosixPath], name: str)
         refuse(name, f"contents must be {allowed}, possibly in one more folder, {quoted_name(odd.path)} is not in a class folder")
     depth = 1 if inside else 0
     for member in files:
-        if member.path.suffix.lower() not in SUFFIXES:
+        if not is_picture_name(member.path.name):
             refuse(name, f"contents must be {allowed}, {quoted_name(member.path)} is not an image")
     classes = {member.path.parts[depth] for member in files}
     for one in sorted(classes):
@@ -208,19 +237,20 @@ def _check_classes(files: list[Member], folders: list[PurePosixPath], name: str)
     return depth
 
 
-def _check_image(content: bytes, path: PurePosixPath, name: str) -> tuple[str, tuple[int, int]]:
-    """Format and size (width, height) of an image that can be decoded. Its size is checked before it is decoded."""
-    formats = sorted(set(SUFFIXES.values()))
+def _check_image(content: bytes, path: PurePosixPath, name: str) -> tuple[int, int]:
+    """Size (width, height) of an image that can be decoded. It is checked before the image is decoded."""
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as image:
-            kind, size = str(image.format), image.size
+        with open_picture(io.BytesIO(content)) as image:
+            size = image.size
             if size[0] * size[1] <= PIXELS:
                 image.load()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
-        raise DataError(f"{name!r}: {quoted_name(path)} must be an image ({', '.join(formats)}), but cannot be read as one") from error
+        raise DataError(
+            f"{name!r}: {quoted_name(path)} must be an image in a format that Pillow supports, but cannot be read as one"
+        ) from error
     if size[0] * size[1] > PIXELS:
         refuse(name, f"images must have at most {PIXELS // MEGABYTE} million pixels, {quoted_name(path)} has {size[0]} x {size[1]}")
-    return kind, size
+    return size
 
 
 def _is_litter(path: PurePosixPath) -> bool:

@@ -17,42 +17,71 @@ MAPPING_FILES = ("classes.json", "class_to_idx.json")
 SAME_NAMES = 0.9
 
 
-def class_mapping(folders: Sequence[str], spec: ModelSpec, source: str, kind: str = "folders") -> list[int]:
+def class_mapping(
+    folders: Sequence[str],
+    spec: ModelSpec,
+    source: str,
+    kind: str = "folders",
+    empty: Sequence[str] = (),
+    notes: list[str] | None = None,
+) -> list[int]:
     """Folder index -> class index of the network, by the first of these rules that applies.
 
     1. `classes.json` or `class_to_idx.json` in the folder `source`: {folder: class index or class name}.
     2. Every folder has the name of a class. Case is ignored, "_" equals a space, and the part of a class name before its first comma is
        enough.
     3. Every folder is a WordNet id and the network has the classes of ImageNet: class indices are in the order of the ids.
-    4. Every folder is a number: the class index.
-    5. No folder has the name of a class, and there are as many folders as classes: in order.
+    4. Every folder is a number: the class index, from 0; or from 1, if one of them is the number of classes and none is 0.
+    5. No folder has the name of a class, and there are as many folders as classes, those in `empty` included if needed: in order.
 
-    kind: the word for the names in error messages. Raises DataError in all other cases, for a name that matches two classes, and for two
+    kind: the word for the names in messages. empty: names of folders with nothing in them. notes: gets a sentence where numbers or empty
+    folders had to be interpreted. Raises DataError in all other cases, for a name that matches two classes, and for two
     folders of the same class: a guess would train or evaluate with wrong labels.
     """
+    notes = [] if notes is None else notes
     explicit = _read_mapping(Path(source))
     if explicit is not None:
-        return [_explicit_class(folder, explicit, spec, source) for folder in folders]
+        first = _first_number([value for value in explicit.values() if type(value) is int], spec, source, kind, notes)
+        return [_explicit_class(folder, explicit, spec, source, first) for folder in folders]
     named = _named_classes(folders, spec, source)
     known = [index for index in named if index is not None]
     if len(known) == len(folders):
         return _each_once(folders, known, source)
     count = len(spec.classes)
-    if not known:
+    if not known or _has_only_numbers(spec):
         if all(re.fullmatch("n[0-9]{8}", folder) for folder in folders) and (ids := wordnet_ids(spec)) is not None:
             return [_index_of_id(folder, ids, spec, source) for folder in folders]
         if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
-            outside = next((folder for folder in folders if int(folder) >= count), None)
+            numbers = [int(folder) for folder in folders]
+            first = _first_number([*numbers, *(int(name) for name in empty if name.isdecimal())], spec, source, kind, notes)
+            outside = next((number for number in numbers if number - first >= count), None)
             if outside is not None:
                 raise DataError(f"numbered {kind} of {source} must be class indices, 0 to {count - 1}, got {outside}")
-            return _each_once(folders, [int(folder) for folder in folders], source)
+            return _each_once(folders, [number - first for number in numbers], source)
+    if not known:
         if len(folders) == count:
             return list(range(count))
+        if len(folders) + len(empty) == count:
+            everything = sorted([*folders, *empty])
+            notes.append(
+                f"Empty folders of {source} count as classes: {', '.join(map(quoted, empty[:3]))}{' ...' if len(empty) > 3 else ''}."
+            )
+            return [everything.index(folder) for folder in folders]
     unknown = next(folder for folder, index in zip(folders, named) if index is None)
     raise DataError(
         f"{kind} of {source} must have the names of the classes of {spec.name} ({', '.join(spec.classes[:10])}) or their numbers, "
         f"or be exactly {count} with other names, in order, got {len(folders)} {kind} with {quoted(unknown)}"
     )
+
+
+def _first_number(numbers: Sequence[int], spec: ModelSpec, source: str, kind: str, notes: list[str]) -> int:
+    """The number of the first class, 0 or 1, where classes are numbered."""
+    if 0 in numbers or len(spec.classes) not in numbers:
+        return 0
+    if wordnet_ids(spec) is not None:
+        return 0  # ImageNet's own numbers begin with 1 but are in another order: no guess
+    notes.append(f"Numbers of the {kind} of {source} are taken to begin with 1, which is {quoted(spec.classes[0])}.")
+    return 1
 
 
 def dataset_mapping(classes: Sequence[str], spec: ModelSpec) -> list[int] | None:
@@ -149,13 +178,14 @@ def _read_mapping(folder: Path) -> dict[str, Any] | None:
     return mapping
 
 
-def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, source: str) -> int:
+def _explicit_class(folder: str, mapping: dict[str, Any], spec: ModelSpec, source: str, first: int) -> int:
+    """first: the number of the first class."""
     if folder not in mapping:
         raise DataError(f"folders of {source} must be in its list of classes, {quoted(folder)} is missing")
     value = mapping[folder]
     count = len(spec.classes)
-    if type(value) is int and 0 <= value < count:
-        return value
+    if type(value) is int and 0 <= value - first < count:
+        return value - first
     named = _named_classes([value], spec, source)[0] if isinstance(value, str) else None
     if named is None:
         raise DataError(

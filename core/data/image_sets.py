@@ -21,7 +21,8 @@ from torchvision.transforms import v2
 from core.channels import MODES, channels_title
 from core.data.archives import NUMPY_SUFFIX, is_archive, is_numpy_archive, unpack_apart
 from core.data.class_folders import FOLDERS, read_class_folders
-from core.data.labeled import class_mapping, open_image_folder
+from core.data.class_names import class_mapping
+from core.data.layouts import FOR_TRAINING, open_images
 from core.data.manifests import parse_manifest
 from core.data.numpy_archives import MANIFEST_BYTES, read_numpy_archive
 from core.errors import DataError
@@ -35,12 +36,14 @@ from core.models.registry import ModelSpec
 class ImageSet:
     """Images and labels to train a network on.
 
-    images: uint8 `(N, 1 to 4, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were generated, JSON values.
+    images: uint8 `(N, 1 to 4, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were generated, JSON values; notes: sentences
+    on what was guessed, ignored or skipped.
     """
 
     images: Tensor
     labels: Tensor
     manifest: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,11 +102,12 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
         raise DataError(f"labels must be 0 to {classes - 1}, the classes of {model.spec.name}, got {int(wrong[0])}")
 
 
-def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
-    """Reads a set written by `save_image_set` or, in any of its formats, by `export_images`; a folder of real images of one size with one
-    folder per class; or a zip file of the first or the last.
+def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool = False) -> ImageSet:
+    """Reads a set written by `save_image_set` or, in any of its formats, by `export_images`; a folder of real images of one size in a
+    layout of `open_images`; or a zip file of the first or, with one folder per class, of the last.
 
-    spec: the network whose class indices the labels of real images become; without it, labels are the position of the folder.
+    spec: the network whose class indices the labels of real images become; without it, labels are the position of the folder, and
+    images in a single folder are classes of their own. strict: see ImageFiles.
     Raises DataError if the path is missing, empty, in another format, or cannot be read.
     """
     folder = Path(path)
@@ -113,7 +117,7 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
             unpacked = temporary / folder.name  # the name of the archive, for error messages
             unpacked.mkdir()
             unpack_apart(folder, unpacked)
-            image_set = load_image_set(unpacked, spec)
+            image_set = load_image_set(unpacked, spec, strict)
             if image_set.manifest.get("source") == str(unpacked):
                 image_set.manifest["source"] = str(folder)
             return image_set
@@ -124,7 +128,7 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
             f"these, or a {NUMPY_SUFFIX} file written by `export`, got {found}: {str(path)!r}"
         )
     if not os.path.isfile(folder / MANIFEST):
-        return _from_image_folder(folder, spec)
+        return _from_image_folder(folder, spec, strict)
     try:
         manifest = parse_manifest(read_bounded(folder / MANIFEST, MANIFEST_BYTES))
         if FOLDERS in manifest and not os.path.isfile(folder / IMAGES_FILE):
@@ -147,15 +151,19 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None) -> ImageSet:
     return ImageSet(images, labels, manifest)
 
 
-def _from_image_folder(folder: Path, spec: ModelSpec | None) -> ImageSet:
-    dataset = open_image_folder(folder)
+def _from_image_folder(folder: Path, spec: ModelSpec | None, strict: bool) -> ImageSet:
+    files = open_images(folder, FOR_TRAINING, labels_needed=spec is not None, strict=strict)
     if spec is not None:
-        dataset = replace(dataset, mode=spec.mode)
-    mapping = range(len(dataset.classes)) if spec is None else class_mapping(dataset.classes, spec, str(folder))
+        files.mode = spec.mode
+    mapping = (
+        range(len(files)) if spec is None else class_mapping(files.classes, spec, str(files.source), files.kind, files.empty, files.notes)
+    )
+    files.check_headers()
     to_tensor = v2.PILToTensor()
-    images = [to_tensor(image) for image, _ in dataset]
-    sizes = {tuple(image.shape[1:]) for image in images}
+    pictures = [(to_tensor(picture), target) for index, target in enumerate(files.targets) if (picture := files.read(index)) is not None]
+    sizes = {tuple(image.shape[1:]) for image, _ in pictures}
     if len(sizes) > 1:
         raise DataError(f"images of {folder} must have the same size, got {len(sizes)} sizes, such as {sorted(sizes)[:2]}")
-    labels = torch.tensor([mapping[label] for label in dataset.targets])
-    return ImageSet(torch.stack(images), labels, {"source": str(folder), "images": len(images)})
+    images = torch.stack([image for image, _ in pictures])
+    labels = torch.tensor([mapping[target] for _, target in pictures])
+    return ImageSet(images, labels, {"source": str(folder), "images": len(images)}, [*files.notes, *files.damage()])

@@ -1,9 +1,11 @@
 """Real, labeled images: the embedded evaluation set, CIFAR-10 and CIFAR-100, or folders of images."""
 
 import json
+import os
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +17,18 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from core.data.archives import is_archive, unpack_data_set
 from core.data.cifar import TITLES, cifar_folders, open_cifar, open_cifar_folder, pixels
 from core.data.class_names import class_mapping, dataset_mapping
-from core.data.layouts import ImageFiles, list_of, open_image_folder, open_image_list, part_of
+from core.data.layouts import FOR_EVALUATION, FOR_TRAINING, ImageFiles, open_images
 from core.errors import DataError
+from core.files import temporary_folder
 from core.models.registry import ASSETS, CIFAR10_CLASSES, CIFAR100_CLASSES, ModelSpec
 
 EMBEDDED_SHEET = ASSETS / "evaluation" / "cifar10_test_2000.png"
 EMBEDDED_LABELS = ASSETS / "evaluation" / "cifar10_test_2000.json"
 EMBEDDED_COLUMNS = 50
+UNREADABLE = -1  # label of an image that is skipped
 # class names of the data sets with a name
 CLASSES = {"embedded": CIFAR10_CLASSES, "cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 
@@ -39,7 +44,8 @@ class LabeledImages(Protocol):
 class EvaluationSet(Dataset):
     """Labeled images, resized and cropped for a network.
 
-    Items are (uint8 `(C, H, W)` in [0, 255], class index of the network). `description` names the images in reports of the accuracy.
+    Items are (uint8 `(C, H, W)` in [0, 255], class index of the network); of a file that cannot be read, black pixels and UNREADABLE,
+    which also becomes its label. description: of a tensor of images, whole; of files, what follows their number.
     image_size, resize, interpolation: as in ModelSpec.
     """
 
@@ -54,7 +60,7 @@ class EvaluationSet(Dataset):
     ) -> None:
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.long)
-        self.description = description
+        self._description = description
         self.size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
         short = min(self.size)
         # images that already have the network's size are not enlarged and cropped, unless the spec requires it
@@ -68,9 +74,24 @@ class EvaluationSet(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def description(self) -> str:
+        """Names the images in reports of the accuracy; of files, without those that could not be read."""
+        if isinstance(self.images, Tensor):
+            return self._description
+        return f"{len(self.images) - len(self.images.damaged):,} {self._description}"
+
+    def notes(self) -> list[str]:
+        """Sentences on what was guessed, ignored, and so far skipped."""
+        return [] if isinstance(self.images, Tensor) else [*self.images.notes, *self.images.damage()]
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not isinstance(self.images, Tensor):
-            return self.transform(self.images[index][0]), self.labels[index]
+            picture = self.images.read(index)
+            if picture is None:
+                self.labels[index] = UNREADABLE
+                return torch.zeros(len(self.images.mode), *self.size, dtype=torch.uint8), self.labels[index]
+            return self.transform(picture), self.labels[index]
         image = self.images[index]
         fits = self.keep_size and tuple(image.shape[1:]) == self.size
         return image if fits else self.transform(image), self.labels[index]
@@ -102,12 +123,13 @@ class _Cover(nn.Module):
         return Image.merge(image.mode, bands)
 
 
-def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
+def load_evaluation_set(source: str, spec: ModelSpec, *, labels_needed: bool = True, strict: bool = False) -> EvaluationSet:
     """The evaluation set `source` for the network `spec`.
 
-    source: `embedded` (2,000 images, only for networks with CIFAR-10's classes), `cifar10`, `cifar100`, or a folder: one folder per class
-    (see `class_mapping`), possibly in a folder `val` beside `train`; images and a list `val.txt`; or CIFAR as stored by torchvision.
-    Raises DataError if the data is missing, its classes are not those of the network, or a file is not an image.
+    source: `embedded` (2,000 images, only for networks with CIFAR-10's classes), `cifar10`, `cifar100`; a folder in a layout of
+    `open_images`, with folders or a list named as `class_mapping` allows, or a zip file of it; or a folder of CIFAR as stored by
+    torchvision. labels_needed, strict: see `open_images`. Raises DataError if the data is missing, its classes are not those of the
+    network, or too many files are not images.
     """
     images: Tensor | ImageFiles
     if source in CLASSES:
@@ -131,11 +153,16 @@ def load_evaluation_set(source: str, spec: ModelSpec) -> EvaluationSet:
         images, targets = pixels(dataset), dataset.targets
         description = f"all {len(targets):,} {TITLES[name]} test images of {source}"
     else:
-        images, mapping = _open_files(Path(source), spec)
-        targets = images.targets
-        description = f"{len(targets):,} images of {source}"
+        images = _open_files(source, FOR_EVALUATION, list(CLASSES), labels_needed, strict)
+        targets, mapping = images.targets, _class_indices(images, spec)
+        # only the headers, because decoding all images would take as long as the evaluation
+        images.check_headers()
+        description = f"images of {source}"
     labels = [mapping[target] for target in targets]
-    images = replace(images, mode=spec.mode) if isinstance(images, ImageFiles) else _in_mode(images, spec.mode)
+    if isinstance(images, ImageFiles):
+        images.mode = spec.mode
+    else:
+        images = _in_mode(images, spec.mode)
     return EvaluationSet(images, labels, description, spec.image_size, spec.resize, spec.interpolation)
 
 
@@ -147,19 +174,28 @@ def _in_mode(images: Tensor, mode: str) -> Tensor:
     return torch.stack([functional.pil_to_tensor(picture) for picture in pictures])
 
 
-def _open_files(folder: Path, spec: ModelSpec) -> tuple[ImageFiles, list[int]]:
-    """The images of a folder in any layout, and the mapping of their classes to class indices of the network."""
-    part = part_of(folder, "val")
-    labels = list_of(part, *CLASSES)
-    if labels is None:
-        files = open_image_folder(part, *CLASSES)
-        mapping = class_mapping(files.classes, spec, str(part))
-    else:
-        files = open_image_list(part, labels)
-        mapping = class_mapping(files.classes, spec, str(labels), "classes")
-    # only the headers, because decoding all images would take as long as the evaluation
-    files.check_headers()
-    return files, mapping
+def _open_files(source: str, parts: Sequence[str], names: Sequence[str], labels_needed: bool, strict: bool) -> ImageFiles:
+    """The images of a folder, or of a zip file of one, in any layout; see `open_images`."""
+    if not (is_archive(Path(source)) and os.path.isfile(source)):
+        return open_images(Path(source), parts, *names, labels_needed=labels_needed, strict=strict)
+    keep = ExitStack()
+    folder = keep.enter_context(temporary_folder()) / Path(source).name  # the name of the archive, for error messages
+    try:
+        folder.mkdir()
+        unpack_data_set(Path(source), folder)
+        files = open_images(folder, parts, *names, labels_needed=labels_needed, strict=strict)
+    except BaseException:
+        keep.close()
+        raise
+    weakref.finalize(files, keep.close)
+    return files
+
+
+def _class_indices(files: ImageFiles, spec: ModelSpec) -> list[int]:
+    """Class of the files -> class index of the network; images without labels stay classes of their own."""
+    if not files.classes:
+        return files.targets
+    return class_mapping(files.classes, spec, str(files.source), files.kind, files.empty, files.notes)
 
 
 def embedded_images() -> tuple[Tensor, list[int]]:
@@ -172,11 +208,12 @@ def embedded_images() -> tuple[Tensor, list[int]]:
     return tiles.reshape(-1, channels, size, size).contiguous(), labels
 
 
-def open_training_set(source: str) -> tuple[LabeledImages, list[str]]:
+def open_training_set(source: str, strict: bool = False) -> tuple[LabeledImages, list[str]]:
     """Labeled training images as (PIL image, class index), and the class names.
 
-    source: `cifar10`, `cifar100`, or a folder: one folder per class, possibly in a folder `train` beside `val`, or CIFAR as stored by
-    torchvision. Raises DataError if it is missing or has other contents.
+    source: `cifar10`, `cifar100`; a folder with one folder per class, in a layout of `open_images`, or a zip file of it; or a folder of
+    CIFAR as stored by torchvision. strict: see ImageFiles. Raises DataError if it is missing, has other contents, or too many files
+    cannot be read: all are, once.
     """
     names = ("cifar10", "cifar100")
     if source in names:
@@ -186,5 +223,5 @@ def open_training_set(source: str) -> tuple[LabeledImages, list[str]]:
         raise DataError(f"training data must be one data set, folder {source!r} contains CIFAR-10 and CIFAR-100")
     for name, root in found.items():
         return open_cifar_folder(name, root, train=True), list(CLASSES[name])
-    files = open_image_folder(part_of(Path(source), "train"), *names)
+    files = _open_files(source, FOR_TRAINING, names, labels_needed=True, strict=strict).readable()
     return files, files.classes

@@ -1,35 +1,52 @@
-"""Folders of labeled image files: one folder per class, or a single folder with a list of the classes.
+"""Folders of image files: one folder per class, or a single folder, possibly with a list of the classes.
 
 Symbolic links are followed, because data sets are often assembled from links; a link to one of its parent folders is refused, because
-its images would be counted repeatedly. Hidden files, and files that operating systems add to folders, are skipped.
+its images would be counted repeatedly. Hidden files, and what operating systems add to folders, are skipped.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from core.data.label_lists import LABELS, read_labels
+from core.data.pictures import has_unknown_white, is_picture_name, open_picture, read_picture, unreadable
 from core.errors import DataError, quoted
-from core.files import read_bounded
 
-LABELS = "val.txt"  # Caffe's name for the list of ImageNet's validation images
-LABELS_BYTES = 64 << 20  # a line for each of a million images
-PIXELS = 50_000_000  # of an image, which is then resized: four bytes each while it is decoded
-PARTS = frozenset(("train", "val", "test"))
+# names of the parts of a data set, best first: what is evaluated on, and what is trained on
+FOR_EVALUATION = ("val", "valid", "validation", "dev", "eval", "test", "testing", "train", "training")
+FOR_TRAINING = ("train", "training", *FOR_EVALUATION[:-2])
 ONE_PER_CLASS = "a folder with one folder of images per class"
+MOST_DAMAGED = 0.01  # share of the images that may be skipped
+_LITTER = {"__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+_DEEPEST = 5  # folders above the one that contains the classes
+_NAMED = 3  # files and folders named in a sentence
 _Inode = tuple[int, int]  # device and inode
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImageFiles:
-    """Paths of images with their indices into `classes`. Items are (PIL image in `mode`, index)."""
+    """Paths of images with their indices into `classes`. Items are (PIL image in `mode`, index).
+
+    source: the folder or list that the classes are from, the subject of error messages about them. empty: names of folders beside those
+    of the classes with nothing in them. notes: sentences on what was guessed or ignored. strict: whether the first image that cannot be
+    read is an error; otherwise at most 1 % of them are skipped, and `damaged` has their paths.
+    keep: what must live as long as the files are needed.
+    """
 
     classes: list[str]
     paths: list[str]
     targets: list[int]
+    source: Path
+    empty: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    strict: bool = False
+    damaged: dict[str, DataError] = field(default_factory=dict)
+    keep: Any = None
     mode: str = "RGB"
 
     def __len__(self) -> int:
@@ -37,98 +54,171 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Raises DataError, naming the file, if it cannot be read."""
-        return _load(self.paths[index], self.mode), self.targets[index]
+        return read_picture(self.paths[index], self.mode), self.targets[index]
 
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        return (self[index] for index in range(len(self)))
+    @property
+    def kind(self) -> str:
+        """What has the names of the classes, for messages."""
+        return "classes" if self.source.name == LABELS else "folders"
+
+    def read(self, index: int) -> Image.Image | None:
+        """An image, or None if it is damaged. Raises DataError for the first of these if `strict`, or for more than 1 % of them."""
+        path = self.paths[index]
+        if path in self.damaged:
+            return None
+        try:
+            return read_picture(path, self.mode)
+        except DataError as error:
+            self._skip(path, error)
+            return None
+
+    def _skip(self, path: str, error: DataError) -> None:
+        if self.strict:
+            raise error
+        self.damaged[path] = error
+        if len(self.damaged) > MOST_DAMAGED * len(self):
+            first = next(iter(self.damaged.values()))
+            raise DataError(
+                f"{first}; at most 1 % of the images may be skipped, got {len(self.damaged)} of {len(self):,} so far"
+            ) from error
 
     def check_headers(self) -> None:
-        """Raises DataError for the first file without the header of an image. Errors in the rest of a file are only found by reading it."""
+        """Does what `read` does with every file that has no header of an image. Errors in the rest of a file are only found by reading it.
+
+        Adds a note for images of which only their values tell what white is.
+        """
+        guessed = []
         for path in self.paths:
             try:
-                with Image.open(path):
-                    pass
-            except Exception as error:
-                raise _unreadable(path) from error
+                with open_picture(path) as image:
+                    if has_unknown_white(image):
+                        guessed.append(os.path.basename(path))
+            except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
+                self._skip(path, unreadable(path, error))
+        if guessed:
+            self.notes.append(f"Images of 32 bits are scaled by their largest values: {some(guessed)}.")
+
+    def readable(self) -> "ImageFiles":
+        """The images that can be read, all of which are decoded once."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(lambda index: self.read(index) is not None, range(len(self))))
+        kept = [index for index, is_read in enumerate(found) if is_read]
+        notes = [*self.notes, *self.damage()]
+        paths, targets = [self.paths[index] for index in kept], [self.targets[index] for index in kept]
+        return ImageFiles(self.classes, paths, targets, self.source, self.empty, notes, self.strict, keep=self, mode=self.mode)
+
+    def damage(self) -> list[str]:
+        """A sentence on the images that were skipped; none if all could be read."""
+        if not self.damaged:
+            return []
+        names = some([os.path.basename(path) for path in sorted(self.damaged)])
+        return [f"{len(self.damaged):,} of {len(self):,} images of {self.source} cannot be read and are skipped: {names}."]
 
 
-def open_image_folder(path: Path, *names: str) -> ImageFiles:
-    """A folder with one folder of images per class, possibly nested. Classes are in the order of their names.
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _NAMED
+    shown = ", ".join(quoted(name) for name in names[:_NAMED])
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
-    names: alternatives to a folder that the caller accepts, for the error message. Raises DataError if the folder is missing, one of its
-    folders has no image, or a link leads to one of its parent folders. Reading a file that is not an image raises DataError.
+
+def open_images(path: Path, parts: Sequence[str], *names: str, labels_needed: bool = True, strict: bool = False) -> ImageFiles:
+    """The images of a folder in any layout. Classes are in the order of their names.
+
+    The folder contains one folder of images per class, possibly nested; or images, and the list `val.txt` in or beside it; or parts such
+    as `train` and `val`; or a single folder with one of these. Folders without images are ignored.
+
+    parts: names of parts, best first. names: alternatives to a folder that the caller accepts, for the error message. labels_needed:
+    without them, images in a single folder need no list: each is a class of its own, and `classes` is empty. strict: see ImageFiles.
+    Raises DataError if the folder is missing or has no images, a link leads to one of its parent folders, or labels are missing.
     """
     _check_folder(path, names)
-    classes = [entry for entry in _entries(path) if os.path.isdir(entry.path)]
-    if not classes:
-        raise DataError(f"folder {str(path)!r} must contain one folder of images per class, got no folders")
-    paths: list[str] = []
-    targets: list[int] = []
-    empty = []
-    for index, entry in enumerate(classes):
-        found = list(_images_below(entry, _inode(path)))
-        if not found:
-            empty.append(entry.name)
-        paths += found
-        targets += [index] * len(found)
-    if empty:
-        raise DataError(f"every class folder of {str(path)!r} must contain images, got none in {', '.join(empty[:3])}")
-    return ImageFiles([entry.name for entry in classes], paths, targets)
-
-
-def part_of(path: Path, part: str) -> Path:
-    """The subfolder `part` (train or val) of a folder that contains nothing but such parts, as ImageNet's; otherwise the folder itself."""
-    if os.path.isdir(path):
-        folders = {entry.name for entry in _entries(path) if os.path.isdir(entry.path)}
-        if part in folders and folders <= PARTS:
-            return path / part
-    return path
-
-
-def list_of(path: Path, *names: str) -> Path | None:
-    """The list of classes, `val.txt` in or beside a folder that contains images and no folders; None if it contains folders.
-
-    Raises DataError if the folder is missing, or contains images without a list.
-    """
-    _check_folder(path, names)
-    entries = _entries(path)
-    if any(os.path.isdir(entry.path) for entry in entries) or not any(_is_image(entry) for entry in entries):
-        return None
-    found = next((folder / LABELS for folder in (path, path.parent) if os.path.lexists(folder / LABELS)), None)
-    if found is None:
+    notes: list[str] = []
+    folder = _folder_of_classes(path, parts, notes)
+    folders = _Folders(folder)
+    if folders.images:
+        files = ImageFiles([entry.name for entry in folders.images], [], [], folder, folders.empty, notes, strict)
+        for index, entry in enumerate(folders.images):
+            found = list(_images_below(entry, _inode(folder)))
+            files.paths += found
+            files.targets += [index] * len(found)
+        if folders.others:
+            notes.append(f"Folders of {folder} without images are ignored: {some(folders.others)}.")
+        if folders.loose:
+            notes.append(f"Images of {folder} beside the folders of its classes are ignored: {some(folders.loose)}.")
+        return files
+    if not folders.loose:
+        got = f"no images in {some(folders.others)}" if folders.others else "no folders"
+        raise DataError(f"folder {str(path)!r} must contain one folder of images per class, got {got}")
+    labels = _list_of(folder)
+    paths = {name: str(folder / name) for name in folders.loose}
+    if labels is not None:
+        label_of = read_labels(labels, paths, folder)
+        classes = sorted(set(label_of.values()))
+        index_of = {name: number for number, name in enumerate(classes)}
+        return ImageFiles(classes, list(paths.values()), [index_of[label_of[name]] for name in paths], labels, [], notes, strict)
+    if labels_needed:
         raise DataError(
-            f"folder {str(path)!r} must contain one folder per class, or {LABELS} with a line 'FILE CLASS' for each image, "
-            "got images without either"
+            f"folder {str(folder)!r} must contain one folder per class, or {LABELS} with a line 'FILE CLASS' for each image, "
+            "because labels are needed here, got images without either"
         )
-    return found
+    return ImageFiles([], list(paths.values()), list(range(len(paths))), folder, [], notes, strict)
 
 
-def open_image_list(path: Path, labels: Path) -> ImageFiles:
-    """The images of a folder with the classes in a list of lines "FILE CLASS"; a class is a name, a number or a WordNet id.
+class _Folders:
+    """What is in a folder: folders with images, names of other folders, those of them with nothing inside, and names of loose images."""
 
-    Lines for missing images are skipped, because a part of a data set may be enough. Names are looked up among the files of the folder
-    and never used as paths. Raises DataError for an image without a line or with two classes, and for a list that cannot be read.
-    """
-    images = {entry.name: entry.path for entry in _entries(path) if _is_image(entry)}
-    label_of: dict[str, str] = {}
-    try:
-        lines = read_bounded(labels, LABELS_BYTES).decode().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{labels} must be a text file in UTF-8 with lines 'FILE CLASS', but cannot be read ({reason})") from error
-    for number, line in enumerate(lines, 1):
-        words = line.split(maxsplit=1)
-        if len(words) == 1:
-            raise DataError(f"line {number} of {labels} must be a file name, a space, and a class, got {quoted(line.strip())}")
-        name = words[0].rpartition("/")[2] if words else ""
-        if name in images and label_of.setdefault(name, words[1].strip()) != words[1].strip():
-            raise DataError(f"{labels} must have one class per image, got two for {quoted(name)}")
-    missing = next((name for name in images if name not in label_of), None)
-    if missing is not None:
-        raise DataError(f"{labels} must have a class for every image of {path}, got none for {quoted(missing)}")
-    classes = sorted(set(label_of.values()))
-    index = {name: number for number, name in enumerate(classes)}
-    return ImageFiles(classes, list(images.values()), [index[label_of[name]] for name in images])
+    def __init__(self, path: Path) -> None:
+        entries = _entries(path)
+        self.images: list[os.DirEntry] = []
+        self.others: list[str] = []
+        self.empty: list[str] = []
+        for entry in entries:
+            if not os.path.isdir(entry.path):
+                continue
+            if next(_images_below(entry, _inode(path)), None) is not None:
+                self.images.append(entry)
+                continue
+            self.others.append(entry.name)
+            if not _entries(entry.path):
+                self.empty.append(entry.name)
+        self.loose = [entry.name for entry in entries if _is_image(entry)]
+
+
+def _folder_of_classes(path: Path, parts: Sequence[str], notes: list[str]) -> Path:
+    """`path`, or the folder below it that contains the classes: a part, or the only folder with images. Adds notes on what was chosen."""
+    current = path
+    for _ in range(_DEEPEST):
+        found = _Folders(current)
+        names = [entry.name for entry in found.images]
+        if not names or (found.loose and not _are_parts(names, parts)):
+            break
+        chosen = Path(min(found.images, key=lambda entry: _rank(entry.name, parts)).path)
+        if len(names) == 1:
+            # a folder of images without a list is a class
+            if any(_is_image(entry) for entry in _entries(chosen)) and _list_of(chosen) is None:
+                break
+        elif not _are_parts(names, parts):
+            break
+        if len(names) > 1 and chosen.name.lower() != parts[0]:
+            notes.append(f"Images of {chosen} are used; beside it: {some([name for name in names if name != chosen.name])}.")
+        elif len(names) == 1:
+            notes.append(f"Images of {chosen} are used, the only folder of {current} with images.")
+        current = chosen
+    return current
+
+
+def _are_parts(names: Sequence[str], parts: Sequence[str]) -> bool:
+    return all(name.lower() in parts for name in names)
+
+
+def _rank(name: str, parts: Sequence[str]) -> int:
+    return parts.index(name.lower()) if name.lower() in parts else len(parts)
+
+
+def _list_of(path: Path) -> Path | None:
+    """The list of classes in or beside a folder of images."""
+    return next((folder / LABELS for folder in (path, path.parent) if os.path.lexists(folder / LABELS)), None)
 
 
 def _check_folder(path: Path, names: tuple[str, ...]) -> None:
@@ -144,7 +234,7 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
     """The entries of a folder that are not hidden, sorted by name."""
     try:
         with os.scandir(path) as entries:
-            seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+            seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _LITTER]
     except OSError as error:
         raise DataError(f"folder {str(path)!r} must be readable ({error.strerror})") from error
     return sorted(seen, key=lambda entry: entry.name)
@@ -169,24 +259,5 @@ def _inode(path: str | Path) -> _Inode:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    """Whether an entry is a file with the suffix of an image. Raises DataError for a broken link or a device with such a suffix."""
-    if not entry.name.lower().endswith(IMG_EXTENSIONS) or os.path.isdir(entry.path):
-        return False
-    if not os.path.isfile(entry.path):  # reading a pipe would block forever
-        raise DataError(f"{entry.path} must be a file or a link to one, got a broken link or a device")
-    return True
-
-
-def _load(path: str, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            if size[0] * size[1] <= PIXELS:
-                return image.convert(mode)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
-        raise _unreadable(path) from error
-    raise DataError(f"{path} must have at most {PIXELS // 1_000_000} million pixels, got {size[0]} x {size[1]}")
-
-
-def _unreadable(path: str) -> DataError:
-    return DataError(f"{path} must be an image in a format that Pillow supports, but cannot be read as one")
+    """Whether an entry has the suffix of an image and is no folder. It may be a broken link or a device, which cannot be read."""
+    return is_picture_name(entry.name) and not os.path.isdir(entry.path)

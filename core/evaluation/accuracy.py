@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from core.data.labeled import EvaluationSet
+from core.data.labeled import UNREADABLE, EvaluationSet
 from core.errors import DataError
 from core.models.full_precision import FullPrecisionModel
 
@@ -55,7 +55,7 @@ def top1_hits(
     batch_size: int = 0,
     pause_point: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU.
+    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU. Images that cannot be read are left out.
 
     batch_size: 0 chooses by the device. pause_point: called between batches; may raise to stop early. Raises DataError for an empty set.
     """
@@ -74,7 +74,7 @@ def top1_hits(
                 if pause_point is not None:
                     pause_point()
                 images = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
-                hits.append(network(images).argmax(dim=1).cpu() == labels)
+                hits.append((network(images).argmax(dim=1).cpu() == labels)[labels != UNREADABLE])
     finally:
         for module, training in modes:
             module.training = training

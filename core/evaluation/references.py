@@ -4,7 +4,7 @@ import torch
 
 from core.config import GenerationConfig
 from core.data.image_sets import ImageSet
-from core.data.labeled import EvaluationSet
+from core.data.labeled import UNREADABLE, EvaluationSet
 from core.evaluation.diversity import evenly_spaced
 from core.generation.noise import starting_noise
 from core.generation.scale import in_usual_scale
@@ -29,6 +29,7 @@ def noise_images(model: FullPrecisionModel, config: GenerationConfig, seed: int 
 def real_images(evaluation_set: EvaluationSet) -> ImageSet:
     """At most REFERENCE_IMAGES of the evaluation images, evenly spaced over the set, at the network's size."""
     chosen = evenly_spaced(len(evaluation_set), REFERENCE_IMAGES).tolist()
-    images, labels = zip(*evaluation_set.__getitems__(chosen))
-    some = "" if len(chosen) == len(evaluation_set) else f"{len(chosen):,} of "
-    return ImageSet(torch.stack(images), torch.stack(labels), {"description": some + evaluation_set.description})
+    images, labels = map(torch.stack, zip(*evaluation_set.__getitems__(chosen)))
+    images, labels = images[labels != UNREADABLE], labels[labels != UNREADABLE]
+    some = "" if len(chosen) == len(evaluation_set) else f"{len(images):,} of "
+    return ImageSet(images, labels, {"description": some + evaluation_set.description})

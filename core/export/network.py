@@ -49,7 +49,7 @@ def export_network(
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
         model = load_model(config.model, "cpu")
-        evaluation_set = load_evaluation_set(config.evaluation.data, model.spec)
+        evaluation_set = load_evaluation_set(config.evaluation.data, model.spec, strict=config.evaluation.strict)
         quantized = load_quantized(path, model)
         with temporary_folder() as temporary:
             written, float32 = (temporary / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))

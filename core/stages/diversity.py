@@ -47,7 +47,8 @@ def reference_diversity(
 def _real_set(model: FullPrecisionModel, config: RunConfig) -> EvaluationSet:
     """Real images for a run that is not evaluated. Raises DataError where there are none, rather than download any."""
     data = config.evaluation.data
-    return load_evaluation_set("embedded" if data in EVALUATION_SETS else data, model.spec)
+    named = "embedded" if data in EVALUATION_SETS else data
+    return load_evaluation_set(named, model.spec, labels_needed=False, strict=config.evaluation.strict)
 
 
 def without_charts(measured: Mapping[str, Any]) -> dict[str, Any]:

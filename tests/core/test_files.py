@@ -23,6 +23,7 @@ from core.files import (
     is_full,
     read_bounded,
     read_json,
+    read_unicode,
     remove,
     remove_abandoned,
     remove_partials,
@@ -228,6 +229,15 @@ def test_no_more_than_the_limit_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "JSON_BYTES", 8)
     with pytest.raises(OSError, match="it has more than 8 bytes"):
         read_json(tmp_path / "file")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_text_in_the_encodings_of_windows(tmp_path, encoding):
+    (tmp_path / "file").write_bytes("cat\nBär\n".encode(encoding))
+    assert read_unicode(tmp_path / "file", 100) == "cat\nBär\n"
+    (tmp_path / "file").write_bytes(b"cat \xff")
+    with pytest.raises(UnicodeDecodeError):
+        read_unicode(tmp_path / "file", 100)
 
 
 def holder(folder, prefix):

@@ -118,8 +118,29 @@ def test_numbers_that_are_class_names_are_names():
     assert class_mapping(["10", "2"], spec, "somewhere") == [2, 4]
 
 
-def test_numbers_that_start_at_one_are_refused():
-    assert "must be class indices, 0 to 2, got 3" in refused(["1", "2", "3"], spec_of("ant", "bee", "cat"))
+def test_numbers_begin_with_1_if_the_number_of_classes_is_among_them():
+    spec = spec_of("ant", "bee", "cat")
+    for folders, expected, said in (
+        (["1", "2", "3"], [0, 1, 2], True),
+        (["03", "1"], [2, 0], True),
+        (["1", "2"], [1, 2], False),  # a part of the classes from 0
+    ):
+        notes: list[str] = []
+        assert class_mapping(folders, spec, "somewhere", notes=notes) == expected
+        assert notes == (["Numbers of the folders of somewhere are taken to begin with 1, which is 'ant'."] if said else [])
+    assert class_mapping(["1", "2", "3"], spec_of("0", "1", "2"), "somewhere") == [0, 1, 2]
+    for folders in (["0", "3"], ["1", "4"], ["0", "1", "2", "3"]):
+        assert f"must be class indices, 0 to 2, got {folders[-1]}" in refused(folders, spec)
+    with pytest.raises(DataError, match="0 to 2, got 3"):
+        class_mapping(["1", "2", "3"], spec, "somewhere", empty=["0"])
+
+
+def test_numbers_of_imagenet_begin_with_0():
+    """Its own numbers, from 1 to 1,000, are in another order than the classes of every network."""
+    assert "must be class indices, 0 to 999, got 1000" in refused(["1", "1000"], spec_of(*TIMM))
+
+
+def test_numbers_are_decimal():
     assert "got 2 folders with '²'" in refused(["²", "1"], spec_of("ant", "bee", "cat"))
 
 
@@ -127,6 +148,22 @@ def test_other_names_are_mapped_in_order_if_their_count_matches():
     assert class_mapping(["x", "y", "z"], spec_of("ant", "bee", "cat"), "somewhere") == [0, 1, 2]
     assert "got 2 folders with 'x'" in refused(["x", "y"], spec_of("ant", "bee", "cat"))
     assert "got 3 folders with 'x'" in refused(["ANT", "x", "y"], spec_of("ant", "bee", "cat"))
+
+
+def test_empty_folders_count_where_the_order_decides():
+    notes: list[str] = []
+    assert class_mapping(["x", "z"], spec_of("ant", "bee", "cat"), "somewhere", empty=["y"], notes=notes) == [0, 2]
+    assert notes == ["Empty folders of somewhere count as classes: 'y'."]
+    assert class_mapping(["cat", "ant"], spec_of("ant", "bee", "cat"), "somewhere", empty=["y"]) == [2, 0]
+    assert class_mapping(["x", "y", "z"], spec_of("ant", "bee", "cat"), "somewhere", empty=["a"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_mapping_file_with_a_byte_order_mark_and_numbers_from_1(tmp_path, encoding):
+    (tmp_path / "classes.json").write_bytes(json.dumps({"a": 3, "b": 1}).encode(encoding))
+    notes: list[str] = []
+    assert class_mapping(["a", "b"], spec_of("ant", "bee", "cat"), str(tmp_path), notes=notes) == [2, 0]
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize("name", ["classes.json", "class_to_idx.json"])

@@ -1,8 +1,14 @@
 """Evaluation sets: the embedded images, folders in every layout, and resizing for the network."""
 
+import gc
+import json
 import math
+import os
+import tempfile
+import zipfile
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import center_crop, pil_to_tensor, to_pil_image
 
-from core.data.labeled import EMBEDDED_SHEET, EvaluationSet, embedded_images, load_evaluation_set, open_image_folder, open_training_set
+from core.data.labeled import EMBEDDED_SHEET, UNREADABLE, EvaluationSet, embedded_images, load_evaluation_set, open_training_set
 from core.errors import DataError
 from core.models.registry import MODELS, ModelSpec
 from core.threads import cpu_threads
@@ -130,7 +136,7 @@ def test_crop_is_centered(tmp_path):
 
 
 def test_missing_folder_is_refused(tmp_path):
-    for call in (lambda p: load_evaluation_set(str(p), PETS), open_image_folder, lambda p: open_training_set(str(p))):
+    for call in (lambda p: load_evaluation_set(str(p), PETS), lambda p: open_training_set(str(p))):
         with pytest.raises(DataError, match="data must be .*nowhere.*does not exist") as error:
             call(tmp_path / "nowhere")
         one_sentence(error)
@@ -139,7 +145,7 @@ def test_missing_folder_is_refused(tmp_path):
 def test_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(DataError, match="data must be .*a folder.*file"):
-        open_image_folder(tmp_path / "file")
+        load_evaluation_set(str(tmp_path / "file"), PETS)
 
 
 @pytest.mark.parametrize("inside", [[], ["cat"]])
@@ -166,16 +172,39 @@ def test_file_that_is_not_an_image_is_named_at_once(tmp_path, content):
     one_sentence(error)
 
 
+def cut_jpeg(path):
+    """A file whose header can be read, and no more."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def test_truncated_image_is_named_when_it_is_read(tmp_path):
     root = folder_of(tmp_path, ["ant"])
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(root / "ant" / "a.jpg")
-    whole = (root / "ant" / "a.jpg").read_bytes()
-    (root / "ant" / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    cut_jpeg(root / "ant" / "a.jpg")
     dataset = load_evaluation_set(str(root), PETS)
-    with pytest.raises(DataError, match=r"a\.jpg must be an image") as error:
+    with pytest.raises(DataError, match=r"a\.jpg must be an image.*at most 1 % .* got 1 of 2 so far") as error:
         [dataset[i] for i in range(2)]
     one_sentence(error)
+
+
+def test_few_damaged_images_are_skipped_counted_and_named(tmp_path):
+    root = folder_of(tmp_path, ["ant"], per_class=198)
+    cut_jpeg(root / "ant" / "a.jpg")
+    (root / "ant" / "b.png").write_bytes(b"no image at all")
+    dataset = load_evaluation_set(str(root), PETS)
+    assert dataset.notes() == [f"1 of 200 images of {root} cannot be read and are skipped: 'b.png'."]
+    items = dataset.__getitems__(range(200))
+    assert [int(label) for _, label in items].count(UNREADABLE) == 2
+    assert dataset.labels.tolist().count(UNREADABLE) == 2
+    assert dataset.description == f"198 images of {root}"
+    assert dataset.notes() == [f"2 of 200 images of {root} cannot be read and are skipped: 'a.jpg', 'b.png'."]
+    with pytest.raises(DataError, match=r"b\.png must be an image"):
+        load_evaluation_set(str(root), PETS, strict=True)
+    (root / "ant" / "b.png").unlink()
+    dataset = load_evaluation_set(str(root), PETS, strict=True)
+    with pytest.raises(DataError, match=r"a\.jpg must be an image"):
+        dataset.__getitems__(range(199))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -191,11 +220,17 @@ def test_batches_are_in_order_for_any_number_of_threads(tmp_path, threads):
 
 
 def test_unreadable_training_image_is_named(tmp_path):
-    root = folder_of(tmp_path, ["ant"])
-    (root / "ant" / "a.png").write_bytes(b"no image at all")
+    root = folder_of(tmp_path, ["ant"], per_class=100)
+    cut_jpeg(root / "ant" / "a.jpg")
     dataset, _ = open_training_set(str(root))
-    with pytest.raises(DataError, match=r"a\.png"):
-        [dataset[i] for i in range(2)]
+    assert len([dataset[i] for i in range(len(dataset))]) == 100
+    assert dataset.notes == [f"1 of 101 images of {root} cannot be read and are skipped: 'a.jpg'."]
+    with pytest.raises(DataError, match=r"a\.jpg must be an image"):
+        open_training_set(str(root), strict=True)
+    for number in range(2):
+        (root / "ant" / f"{number}.png").unlink()
+    with pytest.raises(DataError, match=r"a\.jpg must be an image.* got 1 of 99 so far"):
+        open_training_set(str(root))
 
 
 def test_training_set_has_images_and_class_names(tmp_path):
@@ -212,12 +247,54 @@ def test_folders_that_are_only_partly_classes_are_refused(tmp_path):
     one_sentence(error)
 
 
-def test_class_without_images_is_named(tmp_path):
+def test_folders_without_images_change_no_class(tmp_path):
     root = folder_of(tmp_path, ["ant", "bee"])
-    (root / "cat").mkdir()
-    with pytest.raises(DataError, match="must contain images, got none in cat") as error:
-        load_evaluation_set(str(root), PETS)
-    one_sentence(error)
+    (root / "annotations").mkdir()
+    dataset = load_evaluation_set(str(root), PETS)
+    assert dataset.labels.tolist() == [0, 1]
+    assert dataset.notes() == [f"Folders of {root} without images are ignored: 'annotations'."]
+    # with other names the order decides, in which an empty class has its place
+    dataset = load_evaluation_set(str(folder_of(tmp_path / "others", ["a", "c"])), replace(PETS, classes=("x", "y")))
+    assert dataset.labels.tolist() == [0, 1]
+    (tmp_path / "others" / "b").mkdir()
+    assert load_evaluation_set(str(tmp_path / "others"), replace(PETS, classes=("x", "y"))).labels.tolist() == [0, 1]
+    dataset = load_evaluation_set(str(tmp_path / "others"), PETS)
+    assert dataset.labels.tolist() == [0, 2]
+    assert dataset.notes()[1:] == [f"Empty folders of {tmp_path / 'others'} count as classes: 'b'."]
+
+
+def test_classes_numbered_from_1(tmp_path):
+    dataset = load_evaluation_set(str(folder_of(tmp_path, ["1", "2", "3"])), PETS)
+    assert dataset.labels.tolist() == [0, 1, 2]
+    assert dataset.notes() == [f"Numbers of the folders of {tmp_path} are taken to begin with 1, which is 'ant'."]
+
+
+@pytest.mark.parametrize("top", ["", "pets/"])
+def test_zip_file_of_a_folder_in_any_layout(tmp_path, top):
+    folder_of(tmp_path / "set" / "valid", ["x", "y"], size=(16, 8))
+    folder_of(tmp_path / "set" / "train", ["x"])
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for path in (tmp_path / "set").rglob("*.png"):
+            archive.write(path, top + str(path.relative_to(tmp_path / "set")))
+        archive.writestr(top + "README.md", "not an image")
+        archive.writestr(top + "valid/classes.json", b"\xef\xbb\xbf" + json.dumps({"x": "cat", "y": 0}).encode())
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    dataset = load_evaluation_set(str(tmp_path / "pets.zip"), PETS)
+    assert dataset.labels.tolist() == [2, 0]
+    assert dataset.description == f"2 images of {tmp_path / 'pets.zip'}"
+    assert [int(pixels[0, 0, 0]) for pixels, _ in dataset.__getitems__([0, 1])] == [0, 20]
+    images, classes = open_training_set(str(tmp_path / "pets.zip"))
+    assert (classes, images[0][0].size) == (["x"], (8, 8))
+    del dataset, images
+    gc.collect()
+    assert {path for path in set(Path(tempfile.gettempdir()).iterdir()) - before if os.access(path / "pets.zip", os.F_OK)} == set()
+
+
+def test_folder_of_images_without_labels_where_none_are_needed(tmp_path):
+    images = folder_of(tmp_path, ["photos"], per_class=3) / "photos"
+    with pytest.raises(DataError, match="labels are needed here"):
+        load_evaluation_set(str(images), PETS)
+    assert load_evaluation_set(str(images), PETS, labels_needed=False).labels.tolist() == [0, 1, 2]
 
 
 def test_error_for_an_unknown_name_lists_the_data_sets():
@@ -259,8 +336,8 @@ def test_list_gives_the_classes_of_images_without_folders(tmp_path):
 
 def test_numbers_in_a_list_are_class_indices(tmp_path):
     folder_of(tmp_path, ["val"], per_class=2)
-    (tmp_path / "val.txt").write_text("0.png 1\n1.png 3\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"numbered classes of .*val\.txt must be class indices, 0 to 2, got 3") as error:
+    (tmp_path / "val.txt").write_text("0.png 1\n1.png 4\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"numbered classes of .*val\.txt must be class indices, 0 to 2, got 4") as error:
         load_evaluation_set(str(tmp_path), PETS)
     one_sentence(error)
 
