@@ -8,6 +8,7 @@ import errno
 import glob
 import json
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -20,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from core.errors import DataError, causes, quoted
+from core.errors import ConfigError, DataError, causes, quoted
 from core.layout import NAME_BYTES, PATH_BYTES, plain_rights
 
 PARTIAL = ".partial"
@@ -231,6 +232,15 @@ def parents_of(out: Path) -> Iterator[None]:
             with suppress(OSError):
                 parent.rmdir()
         raise
+
+
+def named_as(out: Path, suffix: str) -> Path:
+    """`out` if it ends in `suffix`, in upper or lower case; with `suffix` appended if it has no ending. Raises ConfigError for another."""
+    if out.suffix.lower() == suffix:
+        return out
+    if re.match(r"\.[^\W\d]", out.suffix):  # what follows the point of a number is no ending
+        raise ConfigError(f"out must end in {suffix}, got {str(out)!r}")
+    return out.with_name(out.name + suffix)
 
 
 def check_free(out: Path) -> None:

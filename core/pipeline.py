@@ -134,7 +134,6 @@ class _Execution:
     def __init__(self, prepared: Prepared, folder: Path, checkpoints: Checkpoints, context: Context) -> None:
         self.prepared, self.config, self.folder = prepared, prepared.config, folder
         self.checkpoints, self.context = checkpoints, context
-        self.said: set[str] = set()  # notes that were reported
 
     def result(self) -> dict[str, Any]:
         """The result of the run, fit for JSON."""
@@ -148,7 +147,6 @@ class _Execution:
         if self.prepared.evaluation_set is not None:
             full_precision = Accuracy(**self._once("full_precision", self._full_precision))
             result["full_precision"] = full_precision.top1
-            self._say_notes()  # now all images were read
         sets = self.prepared.sets or self._generated(methods)
         for method, image_set in sets.items():
             if "summary" in image_set.manifest:
@@ -168,15 +166,17 @@ class _Execution:
         return result
 
     def _say_notes(self) -> None:
-        """Reports what was guessed, ignored and skipped in the network and the images of the user."""
-        if notes := notes_of(self.config.model):
-            self.context.reporter.result(f"{WARNING}/network", f"In the file of the network: {'; '.join(notes)}.")
-        evaluated = [] if self.prepared.evaluation_set is None else self.prepared.evaluation_set.notes()
-        notes = [*(note for image_set in self.prepared.sets.values() for note in image_set.notes), *evaluated]
+        """Reports what was rounded, and what was guessed, ignored and skipped in the network and the images of the user."""
+        if chosen := notes_of(self.config.model):
+            self.context.reporter.result(f"{WARNING}/network", f"In the file of the network: {'; '.join(chosen)}.")
+        generation = self.config.generation
+        notes = [note for image_set in self.prepared.sets.values() for note in image_set.notes]
+        if not self.prepared.sets and generation.saved_images != generation.images:
+            made = f"{generation.saved_images:,} images are saved instead of {generation.images:,}"
+            notes.append(f"{made}: two or more noise images, {generation.snapshots} times each.")
+        notes += [] if self.prepared.evaluation_set is None else self.prepared.evaluation_set.notes
         for number, note in enumerate(dict.fromkeys(notes), 1):
-            if note not in self.said:
-                self.said.add(note)
-                self.context.reporter.result(f"{WARNING}/data {number}", note)
+            self.context.reporter.result(f"{WARNING}/data {number}", note)
 
     def _once(self, stage: str, compute: Callable[[], Any]) -> Any:
         outcome = self.checkpoints.outcome(stage)
@@ -187,7 +187,10 @@ class _Execution:
 
     def _full_precision(self) -> dict[str, Any]:
         assert self.prepared.evaluation_set is not None
-        return asdict(measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.context))
+        accuracy = measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.context)
+        for sentence in self.prepared.evaluation_set.damage():  # now that all images were read
+            self.context.reporter.result(f"{WARNING}/damage", sentence)
+        return asdict(accuracy)
 
     def _generated(self, methods: list[str]) -> dict[str, ImageSet]:
         self._once(STAGE, self._generate)

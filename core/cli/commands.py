@@ -295,15 +295,15 @@ def table(options: Namespace) -> dict[str, Any]:
 def pretrain(options: Namespace) -> dict[str, Any]:
     config = _config(PretrainConfig, options)
     from core.data.labeled import open_training_set
-    from core.recipes.pretrain import check_new_checkpoint, pretrain
+    from core.recipes.pretrain import new_checkpoint, pretrain
 
-    check_new_checkpoint(options.out)
+    out = new_checkpoint(options.out)
     dataset, classes = open_training_set(config.data, options.strict)
     with Progress() as progress:
         progress.warn(getattr(dataset, "notes", []))
         progress.stage(f"pretraining {config.architecture}", 0)
-        spec = pretrain(dataset, classes, config, options.out, progress.count)
-    return {"out": str(options.out), "architecture": spec.architecture, "classes": list(spec.classes), "trained_on": spec.trained_on}
+        spec = pretrain(dataset, classes, config, out, progress.count)
+    return {"out": str(out), "architecture": spec.architecture, "classes": list(spec.classes), "trained_on": spec.trained_on}
 
 
 def pretrain_encoder(options: Namespace) -> dict[str, Any]:

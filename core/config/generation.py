@@ -14,7 +14,7 @@ class GenerationConfig(Checked):
 
     images: int = knob(
         512,
-        "Images saved. With k snapshots, images / k noise images are optimized.",
+        "Images saved. With k snapshots, images / k noise images are optimized, two or more: the number is rounded up to fit.",
         minimum=1,
         maximum=1_000_000,
         paper="5,120 for ImageNet",
@@ -182,13 +182,6 @@ class GenerationConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images % self.snapshots:
-            raise ConfigError(f"images must be a multiple of snapshots ({self.snapshots}), got {self.images}")
-        if self.images // self.snapshots < 2:
-            raise ConfigError(
-                f"images must be at least {2 * self.snapshots}, got {self.images}: statistics need two noise images, "
-                f"and each is saved {self.snapshots} times"
-            )
         available = self.iterations - math.floor(self.burn_in * self.iterations)
         if self.snapshots > available:
             raise ConfigError(f"snapshots must be at most {available}, the iterations left after the burn-in, got {self.snapshots}")
@@ -200,8 +193,13 @@ class GenerationConfig(Checked):
 
     @property
     def noise_images(self) -> int:
-        """How many noise images are optimized."""
-        return self.images // self.snapshots
+        """How many noise images are optimized: at least two, because the variance of one is not defined."""
+        return max(2, math.ceil(self.images / self.snapshots))
+
+    @property
+    def saved_images(self) -> int:
+        """How many images are saved: `images`, rounded up to a multiple of `snapshots`, of two noise images at least."""
+        return self.noise_images * self.snapshots
 
     @property
     def batches(self) -> list[int]:

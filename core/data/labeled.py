@@ -81,9 +81,19 @@ class EvaluationSet(Dataset):
             return self._description
         return f"{len(self.images) - len(self.images.damaged):,} {self._description}"
 
+    @property
+    def readable(self) -> Tensor:
+        """Whether each image can be read, as far as it was tried: bool `(N,)`."""
+        return self.labels != UNREADABLE
+
+    @property
     def notes(self) -> list[str]:
-        """Sentences on what was guessed, ignored, and so far skipped."""
-        return [] if isinstance(self.images, Tensor) else [*self.images.notes, *self.images.damage()]
+        """Sentences on what was guessed and ignored."""
+        return [] if isinstance(self.images, Tensor) else self.images.notes
+
+    def damage(self) -> list[str]:
+        """A sentence on the images that could not be read so far, if there are any."""
+        return [] if isinstance(self.images, Tensor) else self.images.damage()
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not isinstance(self.images, Tensor):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from core.data.labeled import UNREADABLE, EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.errors import DataError
 from core.models.full_precision import FullPrecisionModel
 
@@ -33,7 +33,8 @@ def evaluate(
 
     Arguments and errors are those of `top1_hits`.
     """
-    return accuracy_of(top1_hits(network, model, evaluation_set, batch_size, pause_point), evaluation_set.description)
+    hits = top1_hits(network, model, evaluation_set, batch_size, pause_point)
+    return accuracy_of(hits[evaluation_set.readable], evaluation_set.description)
 
 
 def accuracy_of(hits: Tensor, evaluated_on: str) -> Accuracy:
@@ -55,7 +56,9 @@ def top1_hits(
     batch_size: int = 0,
     pause_point: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU. Images that cannot be read are left out.
+    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU.
+
+    Where an image cannot be read it is False, and its label in the evaluation set becomes UNREADABLE.
 
     batch_size: 0 chooses by the device. pause_point: called between batches; may raise to stop early. Raises DataError for an empty set.
     """
@@ -74,7 +77,7 @@ def top1_hits(
                 if pause_point is not None:
                     pause_point()
                 images = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
-                hits.append((network(images).argmax(dim=1).cpu() == labels)[labels != UNREADABLE])
+                hits.append(network(images).argmax(dim=1).cpu() == labels)
     finally:
         for module, training in modes:
             module.training = training

@@ -30,6 +30,6 @@ def real_images(evaluation_set: EvaluationSet) -> ImageSet:
     """At most REFERENCE_IMAGES of the evaluation images, evenly spaced over the set, at the network's size."""
     chosen = evenly_spaced(len(evaluation_set), REFERENCE_IMAGES).tolist()
     images, labels = map(torch.stack, zip(*evaluation_set.__getitems__(chosen)))
-    images, labels = images[labels != UNREADABLE], labels[labels != UNREADABLE]
-    some = "" if len(chosen) == len(evaluation_set) else f"{len(images):,} of "
-    return ImageSet(images, labels, {"description": some + evaluation_set.description})
+    read = labels != UNREADABLE
+    some = "" if len(chosen) == len(evaluation_set) else f"{int(read.sum()):,} of "
+    return ImageSet(images[read], labels[read], {"description": some + evaluation_set.description})

@@ -20,8 +20,8 @@ from core.data.archives import NUMPY_SUFFIX
 from core.data.class_folders import FOLDERS, write_class_folders
 from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
 from core.data.numpy_archives import write_numpy_archive
-from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
-from core.files import atomic_folder, atomic_write, check_free, check_parents, parents_of, write_json
+from core.errors import DataError, RunError, UnknownNameError, first_line
+from core.files import atomic_folder, atomic_write, check_free, check_parents, named_as, parents_of, write_json
 from core.generation.methods import in_order
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
@@ -32,7 +32,7 @@ def export_method(folder: Path, config: RunConfig, format: str, out: Path, metho
 
     Raises UnknownNameError for a method that the run does not have, RunError for a run without images, and the errors of `export_images`.
     """
-    check_image_target(format, out)
+    out = image_target(format, out)
     images = folder / layout.IMAGES
     sets = {name: images / name for name in layout.image_methods(images)}
     if config.images_from:
@@ -61,7 +61,7 @@ def export_images(
     not fit the network.
     """
     check_images(model, image_set)
-    check_image_target(format, out)
+    out = image_target(format, out)
     manifest = _manifest(image_set, model, format, diversity)
     try:
         if format == "npz":
@@ -88,18 +88,19 @@ def export_images(
     }
 
 
-def check_image_target(format: str, out: Path) -> None:
-    """Raises UnknownNameError, ConfigError or DataError unless `export_images` can write this format to `out`."""
+def image_target(format: str, out: Path) -> Path:
+    """`out` with the ending of the format, if it has one. Raises UnknownNameError, ConfigError or DataError unless `export_images` can
+    write there."""
     if format not in IMAGE_FORMATS:
         raise UnknownNameError("format of images", format, IMAGE_FORMATS)
     if format == "npz":
-        if out.suffix != NUMPY_SUFFIX:
-            raise ConfigError(f"out must end in {NUMPY_SUFFIX}, got {str(out)!r}")
+        out = named_as(out, NUMPY_SUFFIX)
         if os.path.lexists(out):
             raise DataError(f"out must be a new file, and {str(out)!r} exists already")
         check_parents(out)
     else:
         check_free(out)
+    return out
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -13,7 +13,7 @@ from core.errors import ConfigError, DataError, RunError, UnknownNameError, firs
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
-from core.files import atomic_write, check_parents, parents_of, temporary_folder
+from core.files import atomic_write, check_parents, named_as, parents_of, temporary_folder
 from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
@@ -38,14 +38,14 @@ def export_network(
     reporter: Reporter | None = None,
     control: Control | None = None,
 ) -> dict[str, Any]:
-    """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the figures of `verify`.
+    """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the path and the figures of `verify`.
 
     kind: one of NETWORK_FORMATS. method, bits: which network; an empty method is the first one of the run, 0 bits the only width of
     the method. Everything is computed on the CPU. Raises CoreError if there is no such network, `out` cannot be written or the network
     has operations that the format does not support; RunStopped if the run is stopped.
     """
     reporter, control = reporter or NullReporter(), control or NoControl()
-    check_new_file(kind, out)
+    out = new_file(kind, out)
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
         model = load_model(config.model, "cpu")
@@ -73,15 +73,15 @@ def _put(written: Path, out: Path) -> None:
         ) from error
 
 
-def check_new_file(kind: str, out: Path) -> None:
-    """Raises ConfigError or DataError unless a new file of this format can be written to `out`."""
+def new_file(kind: str, out: Path) -> Path:
+    """`out` with the ending of the format. Raises ConfigError or DataError unless it can be written there as a new file."""
     if kind not in NETWORK_FORMATS:
         raise UnknownNameError("format", kind, NETWORK_FORMATS)
-    if out.suffix != SUFFIXES[kind]:
-        raise ConfigError(f"out must end in {SUFFIXES[kind]}, got {str(out)!r}")
+    out = named_as(out, SUFFIXES[kind])
     if os.path.lexists(out):
         raise DataError(f"out must be a new file, and {str(out)!r} exists already")
     check_parents(out)
+    return out
 
 
 def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 0) -> tuple[Path, str, TrainingConfig]:

@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from core.data.labeled import UNREADABLE, EvaluationSet
+from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import evaluate
 from core.export.packed import load_packed
 from core.models.full_precision import FullPrecisionModel
@@ -67,8 +67,7 @@ def verify(
     """
     comparison = _Comparison(integer_inference_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
     accuracy = evaluate(comparison, model, evaluation_set, pause_point=pause_point)
-    read = evaluation_set.labels != UNREADABLE
-    correct = (torch.cat(comparison.predictions) == evaluation_set.labels)[read]
+    correct = (torch.cat(comparison.predictions) == evaluation_set.labels)[evaluation_set.readable]
     pixels, _ = evaluation_set[0]
     image = model.normalize(pixels[None]).contiguous(memory_format=torch.channels_last)
     with cpu_threads(1), torch.no_grad():

@@ -123,7 +123,7 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
 
 def _load_file(name: str) -> tuple[nn.Module, ModelSpec]:
     path, spec = find_model(name)
-    if path.suffix == ".pt2":
+    if path.suffix.lower() == ".pt2":
         return load_program(path), spec
     expected = layout_of(spec)
     try:
@@ -164,7 +164,7 @@ def batch_norm_names(spec: ModelSpec) -> list[str]:
 def batch_norm_names_of(name: str) -> list[str]:
     """Names of `batch_norm_layers` of the network `name` (see `load_model`). Raises UnknownNameError or ModelError."""
     path, spec = find_model(name)
-    return list(batch_norm_layers(load_program(path))) if path.suffix == ".pt2" else batch_norm_names(spec)
+    return list(batch_norm_layers(load_program(path))) if path.suffix.lower() == ".pt2" else batch_norm_names(spec)
 
 
 def _shapes_only(spec: ModelSpec) -> nn.Module:
@@ -190,9 +190,9 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     if is_zoo_name(name):
         return find_pretrained(name)
     path = Path(name)
-    if path.suffix == ".pt2":
+    if path.suffix.lower() == ".pt2":
         return path, _program_spec(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         zoos = ", ".join(f"{zoo}:NAME" for zoo in ZOOS)
         files = "the path of a .safetensors checkpoint written by `pretrain`, or of a .pt2 program"
         raise UnknownNameError("model", name, [*MODELS, zoos, files])

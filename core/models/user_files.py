@@ -57,7 +57,7 @@ def check_program(model: str) -> None:
     """
     path = Path(model)
     # for a path without a file, `load_model` says what is allowed
-    if path.suffix == PROGRAM and path.parent.parts[-2:] != (UPLOADS, NETWORKS) and os.path.isfile(path):
+    if path.suffix.lower() == PROGRAM and path.parent.parts[-2:] != (UPLOADS, NETWORKS) and os.path.isfile(path):
         check_checkpoint(path)
 
 

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from core.config import PretrainConfig
 from core.data.labeled import LabeledImages
 from core.errors import ConfigError, DataError, ModelError, first_line
-from core.files import check_parents, parents_of
+from core.files import check_parents, named_as, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
 from core.models.registry import ModelSpec
 from core.recipes.mixed_precision import bfloat16_autocast
@@ -41,7 +41,7 @@ def pretrain(
     Raises ConfigError if `out` has another suffix or the architecture does not support this image size, DataError if `out` already
     exists or there are fewer images than one batch, ModelError if the architecture has no BatchNorm layer.
     """
-    check_new_checkpoint(out)
+    out = new_checkpoint(out)
     if len(dataset) < config.batch_size:
         raise DataError(f"the training set must have at least one batch of {config.batch_size} images, got {len(dataset)}")
     device = resolve_device(config.device)
@@ -69,13 +69,13 @@ def pretrain(
     return spec
 
 
-def check_new_checkpoint(out: Path) -> None:
-    """Raises ConfigError or DataError unless a weights file can be written to `out`."""
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"out must end in .safetensors, got {str(out)!r}")
+def new_checkpoint(out: Path) -> Path:
+    """`out` with the ending .safetensors. Raises ConfigError or DataError unless a weights file can be written there."""
+    out = named_as(out, ".safetensors")
     if os.path.lexists(out):
         raise DataError(f"out must be a new file, {str(out)!r} already exists")
     check_parents(out)
+    return out
 
 
 @torch.no_grad()

@@ -117,7 +117,7 @@ class _Quantization:
         given = self.given
         hits = top1_hits(self.training.inference_network(), given.model, given.evaluation_set, pause_point=self.context.control.pause_point)
         self.check.report(step, hits[self.check.indices])
-        return accuracy_of(hits, given.evaluation_set.description)
+        return accuracy_of(hits[given.evaluation_set.readable], given.evaluation_set.description)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -197,20 +197,20 @@ class AccuracyCheck:
         self.model, self.series, self.reporter = model, series, reporter
         count = len(evaluation_set)
         self.indices = torch.linspace(0, count - 1, min(CHECKED_IMAGES, count)).round().long()
-        self.images = Subset(evaluation_set, self.indices.tolist())
+        self.evaluation_set = evaluation_set
         self.step = 0  # the last one reported
         self.seconds = 0.0  # spent measuring
 
     def measure(self, network: nn.Module, step: int) -> None:
         """Measures and reports. Does not poll for pauses: a single step would be consumed in the middle of a measurement."""
         began = time.perf_counter()
-        hits = top1_hits(network, self.model, self.images)
+        hits = top1_hits(network, self.model, Subset(self.evaluation_set, self.indices.tolist()))
         self.seconds += time.perf_counter() - began
         self.report(step, hits)
 
     def report(self, step: int, hits: Tensor) -> None:
         """hits: for each of `indices`, whether the network was right."""
         self.step = step
-        accuracy = accuracy_of(hits, "")
+        accuracy = accuracy_of(hits[self.evaluation_set.readable[self.indices]], "")
         figures = {"top1": accuracy.top1, "standard_error": accuracy.standard_error, "images": accuracy.images, "seconds": self.seconds}
         self.reporter.record(TEST, self.series, step, figures)

@@ -205,7 +205,7 @@ def images_generated(config: GenerationConfig, steps: np.ndarray) -> np.ndarray:
 
 def images_trained_on(config: RunConfig, steps: np.ndarray) -> np.ndarray:
     """Images up to each training step. The last batch of an epoch may be short, but counts as full for given images."""
-    size, images = config.training.training_batch_size, config.generation.images
+    size, images = config.training.training_batch_size, config.generation.saved_images
     if config.images_from:
         return steps * size
     epoch = math.ceil(images / size)

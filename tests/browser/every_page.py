@@ -37,9 +37,7 @@ def make_runs(folder: Path) -> None:
     """Makes a store in folder/runs with a failed run and a newer complete one."""
     store = RunStore(folder / "runs")
     failed = store.create(CONFIG, "a run that failed")
-    store.set_state(
-        failed, RunState.FAILED, "images must be a multiple of snapshots (4), got 51", "Traceback (most recent call last):\n" * 3
-    )
+    store.set_state(failed, RunState.FAILED, "snapshots must be at most 40, got 51", "Traceback (most recent call last):\n" * 3)
     config = CONFIG.with_knobs({"data": few_images(folder / "data")})
     computed(store, config, "a run with a name that is rather long, as people like to write into it what was special about it")
     store.close()

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from core import files
+from core.errors import ConfigError
 from core.files import (
     PARTIAL,
     atomic_folder,
     atomic_write,
     check_regular,
     is_full,
+    named_as,
     read_bounded,
     read_json,
     read_unicode,
@@ -229,6 +231,20 @@ def test_no_more_than_the_limit_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "JSON_BYTES", 8)
     with pytest.raises(OSError, match="it has more than 8 bytes"):
         read_json(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("x", "x.onnx"), ("x.onnx", "x.onnx"), ("x.ONNX", "x.ONNX"), ("w4.5", "w4.5.onnx"), ("x.", "x..onnx"), (".x", ".x.onnx")],
+)
+def test_missing_ending_is_appended(tmp_path, given, expected):
+    assert named_as(tmp_path / given, ".onnx") == tmp_path / expected
+
+
+@pytest.mark.parametrize("given", ["x.pt2", "x.bin", "x.tar.gz"])
+def test_other_ending_is_refused(tmp_path, given):
+    with pytest.raises(ConfigError, match=f"^out must end in .onnx, got '.*{given}'$"):
+        named_as(tmp_path / given, ".onnx")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])

@@ -14,9 +14,9 @@ from core.generation.sources.base import JointSource, balanced_labels
 class GeneratedImages(JointSource):
     """Images that a generator makes from Gaussian noise z `(N, latent)` and labels, conditioned on them as in GDFQ (Xu et al., ECCV 2020).
 
-    The generation stage trains it on the loss terms of the full-precision network alone, and saves `config.images` images with balanced
-    labels at its end. A joint training then continues from there: each step of the student is followed by one of the generator, whose loss
-    also has `student_loss`. Subclasses define the generator, and may change everything else.
+    The generation stage trains it on the loss terms of the full-precision network alone, and saves `config.saved_images` images with
+    balanced labels at its end. A joint training then continues from there: each step of the student is followed by one of the generator,
+    whose loss also has `student_loss`. Subclasses define the generator, and may change everything else.
     """
 
     latent = 100  # as in GDFQ
@@ -76,7 +76,7 @@ class GeneratedImages(JointSource):
     def to_save(self, iteration: int, is_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
         if not is_last:
             return
-        labels = balanced_labels(self.config.images, len(self.model.spec.classes))
+        labels = balanced_labels(self.config.saved_images, len(self.model.spec.classes))
         for part in labels.split(self.config.batch_size):
             z, _ = self._draw(len(part))
             yield self.generator(z, part.to(self.model.device)), part.to(self.model.device)

@@ -26,6 +26,20 @@ def test_generate(generated, tmp_path, capsys):
     assert load_image_set(out).manifest["config"]["lr"] == 0.2
 
 
+def test_number_of_images_is_rounded_up_and_said(tmp_path, capsys):
+    rounded = ["--images", "7", "--snapshots", "4", "--iterations", "5"]
+    assert call("generate", *TINY, *rounded, "--json", "--out", tmp_path / "set") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["images"] == 8
+    assert captured.err.count("warning: 8 images are saved instead of 7: two or more noise images, 4 times each.\n") == 1
+    assert len(load_image_set(tmp_path / "set")) == 8
+    assert call("generate", *TINY, "--images", "1", "--method", "adam", "--json", "--out", tmp_path / "one") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["images"] == 4
+    assert "4 images are saved instead of 1" in captured.err
+    assert len(load_image_set(tmp_path / "one")) == 4
+
+
 def test_generate_twice_gives_the_same_bits(generated, tmp_path):
     assert call("generate", *TINY, "--out", tmp_path / "again") == 0
     assert call("generate", *TINY, "--seed", "1", "--out", tmp_path / "other") == 0
@@ -53,7 +67,7 @@ def test_generate_prints_its_result(tmp_path, capsys):
         (["--epsilon", "nan"], "nan", "0 to 2"),
         (["--epsilon", "-1"], "-1", "0 to 2"),
         (["--mu", "inf"], "inf", "0 to 2"),
-        (["--images", "10", "--snapshots", "4"], "10", "multiple of snapshots (4)"),
+        (["--images", "0"], "0", "1 to"),
         (["--batch-size", "1"], "1", "2 to"),
         (["--threads", "-1"], "-1", "0 to"),
         (["--device", "tpu"], "tpu", "auto, cpu"),

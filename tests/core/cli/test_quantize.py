@@ -79,6 +79,39 @@ def test_quantize_refuses_other_numpy_archives(pictures, tmp_path, capsys):
     assert "must be a .npz file written by `export`" in line
 
 
+def test_diversity_of_images_without_labels(pictures, tmp_path, capsys):
+    for number, picture in enumerate(sorted(pictures.rglob("*.png"))[:4]):
+        (tmp_path / f"{number}.png").write_bytes(picture.read_bytes())
+    (tmp_path / "meta").mkdir()
+    assert call("diversity", tmp_path, "--threads", 1, "--device", "cpu", "--json") == 0
+    (one,) = last_json(capsys)["sets"]
+    assert (one["images"], one["within_class_similarity"]) == (4, None)
+    assert call("quantize", "--images", tmp_path, *QUANTIZE, "--data", pictures) == 2
+    assert "labels are needed here" in capsys.readouterr().err
+
+
+def test_damaged_images_are_skipped_and_said_once(pictures, tmp_path, capsys):
+    """One cannot be opened, and one breaks off."""
+    data = tmp_path / "data" / "valid"
+    for folder in pictures.iterdir():
+        (data / folder.name).mkdir(parents=True)
+        for number in range(10):
+            for picture in folder.glob("*.png"):
+                (data / folder.name / f"{number}-{picture.name}").write_bytes(picture.read_bytes())
+    one, other = sorted(data.rglob("*.png"))[3:5]
+    one.write_bytes(b"")
+    other.write_bytes(other.read_bytes()[:200])
+    arguments = ["quantize", "--images", pictures, *QUANTIZE, "--data", tmp_path / "data"]
+    assert call(*arguments, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["evaluated_on"] == f"198 images of {tmp_path / 'data'}"
+    said = f"warning: 2 of 200 images of {data} cannot be read and are skipped: {one.name!r}, {other.name!r}."
+    assert captured.err.count(said) == 1
+    assert captured.err.count(f"Images of {data} are used, the only folder of {tmp_path / 'data'} with images.") == 1
+    assert call(*arguments, "--strict") == 2
+    assert f"{one} must be an image" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "value", "allowed"),
     [

@@ -194,7 +194,7 @@ def test_knobs_that_depend_on_each_other_are_changed_together():
 
 def test_settings_are_the_knobs_that_affect_the_result():
     found = settings(RunConfig())
-    without = {"model", "device", "threads", "compile", "data", "accuracy_checks", "encoder", "weight_bits"}
+    without = {"model", "device", "threads", "compile", "data", "accuracy_checks", "encoder", "strict", "weight_bits"}
     every = {name for section in SECTIONS.values() for name in knobs(section)}
     assert found.keys() == (every - without) | {"steps_by_bits", "lr_by_bits"}
     changed = {"device": "cpu", "threads": 3, "compile": True, "data": "cifar10", "accuracy_checks": 9, "encoder": "", "model": "x"}

@@ -8,15 +8,15 @@ from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingC
 from core.errors import ConfigError
 
 
-def test_images_must_be_a_multiple_of_snapshots():
-    with pytest.raises(ConfigError, match=r"^images must be a multiple of snapshots \(4\), got 10$"):
-        GenerationConfig(images=10, snapshots=4)
-    assert GenerationConfig(images=12, snapshots=4).noise_images == 3
-
-
-def test_one_noise_image_is_refused():
-    with pytest.raises(ConfigError, match="^images must be at least 8, got 4: "):
-        GenerationConfig(images=4, snapshots=4)
+@pytest.mark.parametrize(
+    ("images", "snapshots", "saved"), [(7, 4, 8), (12, 4, 12), (1, 4, 8), (1, 1, 2), (4, 4, 8), (1_000_000, 3, 1_000_002)]
+)
+def test_images_are_rounded_up_to_two_noise_images_with_all_snapshots(images, snapshots, saved):
+    config = GenerationConfig(images=images, snapshots=snapshots)
+    assert (config.images, config.saved_images, config.noise_images) == (images, saved, saved // snapshots)
+    assert len(config.starts) == saved
+    assert min(config.batches) >= 2
+    assert GenerationConfig.from_dict(config.to_dict()) == config
 
 
 def test_more_snapshots_than_iterations_after_the_burn_in_are_refused():

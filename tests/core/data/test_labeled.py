@@ -193,12 +193,12 @@ def test_few_damaged_images_are_skipped_counted_and_named(tmp_path):
     cut_jpeg(root / "ant" / "a.jpg")
     (root / "ant" / "b.png").write_bytes(b"no image at all")
     dataset = load_evaluation_set(str(root), PETS)
-    assert dataset.notes() == [f"1 of 200 images of {root} cannot be read and are skipped: 'b.png'."]
+    assert dataset.damage() == [f"1 of 200 images of {root} cannot be read and are skipped: 'b.png'."]
     items = dataset.__getitems__(range(200))
     assert [int(label) for _, label in items].count(UNREADABLE) == 2
     assert dataset.labels.tolist().count(UNREADABLE) == 2
     assert dataset.description == f"198 images of {root}"
-    assert dataset.notes() == [f"2 of 200 images of {root} cannot be read and are skipped: 'a.jpg', 'b.png'."]
+    assert dataset.damage() == [f"2 of 200 images of {root} cannot be read and are skipped: 'a.jpg', 'b.png'."]
     with pytest.raises(DataError, match=r"b\.png must be an image"):
         load_evaluation_set(str(root), PETS, strict=True)
     (root / "ant" / "b.png").unlink()
@@ -252,7 +252,7 @@ def test_folders_without_images_change_no_class(tmp_path):
     (root / "annotations").mkdir()
     dataset = load_evaluation_set(str(root), PETS)
     assert dataset.labels.tolist() == [0, 1]
-    assert dataset.notes() == [f"Folders of {root} without images are ignored: 'annotations'."]
+    assert dataset.notes == [f"Folders of {root} without images are ignored: 'annotations'."]
     # with other names the order decides, in which an empty class has its place
     dataset = load_evaluation_set(str(folder_of(tmp_path / "others", ["a", "c"])), replace(PETS, classes=("x", "y")))
     assert dataset.labels.tolist() == [0, 1]
@@ -260,13 +260,13 @@ def test_folders_without_images_change_no_class(tmp_path):
     assert load_evaluation_set(str(tmp_path / "others"), replace(PETS, classes=("x", "y"))).labels.tolist() == [0, 1]
     dataset = load_evaluation_set(str(tmp_path / "others"), PETS)
     assert dataset.labels.tolist() == [0, 2]
-    assert dataset.notes()[1:] == [f"Empty folders of {tmp_path / 'others'} count as classes: 'b'."]
+    assert dataset.notes[1:] == [f"Empty folders of {tmp_path / 'others'} count as classes: 'b'."]
 
 
 def test_classes_numbered_from_1(tmp_path):
     dataset = load_evaluation_set(str(folder_of(tmp_path, ["1", "2", "3"])), PETS)
     assert dataset.labels.tolist() == [0, 1, 2]
-    assert dataset.notes() == [f"Numbers of the folders of {tmp_path} are taken to begin with 1, which is 'ant'."]
+    assert dataset.notes == [f"Numbers of the folders of {tmp_path} are taken to begin with 1, which is 'ant'."]
 
 
 @pytest.mark.parametrize("top", ["", "pets/"])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from core.config import IMAGE_FORMATS, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import ConfigError, DataError, UnknownNameError
-from core.export.image_sets import check_image_target, export_images, weights_hash
+from core.export.image_sets import export_images, image_target, weights_hash
 from core.layout import USER_IMAGES
 from core.models.registry import MODELS
 from core.pipeline import given_images
@@ -159,11 +159,17 @@ def test_interrupted_write_leaves_nothing(tmp_path, small, generated, format, er
     assert os.listdir(tmp_path) == []
 
 
+def test_ending_of_the_archive_may_be_missing(tmp_path, small, generated):
+    for name, written in (("a", "a.npz"), ("b.NPZ", "b.NPZ")):
+        assert export_images(generated, small, "npz", tmp_path / name)["out"] == str(tmp_path / written)
+        assert torch.equal(load_image_set(tmp_path / written).images, generated.images)
+    assert image_target("png", tmp_path / "c") == tmp_path / "c"
+
+
 @pytest.mark.parametrize(
     ("format", "name", "error", "words"),
     [
         ("zip", "set", UnknownNameError, "unknown format of images 'zip': must be one of png, safetensors, npz"),
-        ("npz", "set", ConfigError, "^out must end in .npz, got "),
         ("npz", "set.npy", ConfigError, "^out must end in .npz, got "),
         ("npz", "file/set.npz", DataError, "must be in a writable folder"),
         ("png", "file/set", DataError, "must be in a writable folder"),
@@ -172,7 +178,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, small, generated, format, er
 )
 def test_invalid_target_is_refused(tmp_path, small, generated, format, name, error, words):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    for attempt in (lambda: check_image_target(format, tmp_path / name), lambda: export_images(generated, small, format, tmp_path / name)):
+    for attempt in (lambda: image_target(format, tmp_path / name), lambda: export_images(generated, small, format, tmp_path / name)):
         with pytest.raises(error, match=words):
             attempt()
     assert os.listdir(tmp_path) == ["file"]

@@ -12,7 +12,7 @@ from core.__main__ import main
 from core.config import EvaluationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.data.labeled import embedded_images
 from core.errors import ConfigError, DataError, RunError, RunStopped, UnknownNameError
-from core.export.network import check_new_file, export_network, find_network
+from core.export.network import export_network, find_network, new_file
 from core.layout import NETWORK_FILE
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.saved_network import save_quantized
@@ -77,16 +77,17 @@ def test_choice_of_a_network(tmp_path, config):
 
 def test_new_file_is_checked(tmp_path):
     with pytest.raises(UnknownNameError, match="unknown format 'tflite': must be one of onnx, packed, pt2"):
-        check_new_file("tflite", tmp_path / "a.tflite")
+        new_file("tflite", tmp_path / "a.tflite")
     for kind, suffix in (("onnx", ".onnx"), ("packed", ".safetensors"), ("pt2", ".pt2")):
-        check_new_file(kind, tmp_path / f"new{suffix}")
+        for name, completed in ((f"new{suffix}", f"new{suffix}"), (f"x{suffix.upper()}", f"x{suffix.upper()}"), ("x", f"x{suffix}")):
+            assert new_file(kind, tmp_path / name) == tmp_path / completed
         with pytest.raises(ConfigError, match=f"^out must end in {suffix}, got "):
-            check_new_file(kind, tmp_path / "new.bin")
+            new_file(kind, tmp_path / "new.bin")
         (tmp_path / f"there{suffix}").write_bytes(b"kept")
         with pytest.raises(DataError, match="^out must be a new file, and .* exists already$"):
-            check_new_file(kind, tmp_path / f"there{suffix}")
+            new_file(kind, tmp_path / f"there{suffix}")
         with pytest.raises(DataError, match="cannot be created in"):
-            check_new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
+            new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
 
 
 def test_export(run, config, tmp_path):

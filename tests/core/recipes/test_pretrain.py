@@ -9,7 +9,7 @@ from PIL import Image
 from core.config import PretrainConfig
 from core.errors import ConfigError, CoreError, DataError, ModelError, UnknownNameError
 from core.models.full_precision import build_architecture, load_model
-from core.recipes.pretrain import pretrain
+from core.recipes.pretrain import new_checkpoint, pretrain
 
 CLASSES = [f"class {i}" for i in range(10)]
 
@@ -110,6 +110,7 @@ def test_existing_file_is_refused_and_kept(tmp_path):
 def test_name_must_end_in_safetensors(tmp_path):
     with pytest.raises(ConfigError, match=r"out must end in .safetensors, got .*a\.pt"):
         pretrain(Pictures(), CLASSES, config(), tmp_path / "a.pt")
+    assert new_checkpoint(tmp_path / "a") == tmp_path / "a.safetensors"
 
 
 @pytest.mark.parametrize(

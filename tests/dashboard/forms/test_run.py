@@ -108,9 +108,9 @@ def test_slider_values_are_part_of_the_config(form):
 
 def test_conflicting_knobs_are_rejected(form):
     app = form(run_script, RunConfig())
-    app.number_input(key="form/generation/images").set_value(9)
+    app.number_input(key="form/generation/snapshots").set_value(41)
     app.button(key="start").click().run()
-    assert app.exception[0].message == "images must be a multiple of snapshots (4), got 9"
+    assert app.exception[0].message == "snapshots must be at most 40, the iterations left after the burn-in, got 41"
 
 
 def test_form_for_given_images_has_no_generation_settings(form):

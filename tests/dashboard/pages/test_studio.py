@@ -52,9 +52,9 @@ def test_start_uses_the_values_of_sliders_and_form(runs_folder):
 
 def test_invalid_form_shows_the_error_and_starts_nothing(runs_folder):
     app = page("studio")
-    app.number_input(key="quick/generation/images").set_value(51)
+    app.number_input(key="quick/generation/snapshots").set_value(51)
     app.button(key="start").click().run()
-    assert [error.value for error in app.error] == [plain("images must be a multiple of snapshots (4), got 51")]
+    assert [error.value for error in app.error] == [plain("snapshots must be at most 40, the iterations left after the burn-in, got 51")]
     assert session.store().runs() == []
 
 
