@@ -80,8 +80,11 @@ def unpack_data_set_here(file: Path, *, name: str, folder: str) -> None:
                     with target.open("xb") as copy:  # names that differ only in case may be the same file
                         for chunk in read_member(member, LABELS_BYTES if is_list else IMAGE_BYTES, name, allowed):
                             copy.write(chunk)
-    except FileExistsError as error:
-        raise DataError(f"{name!r}: names must not differ only in case, got {quoted_name(error.filename)}") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        found = quoted_name(Path(error.filename).relative_to(folder))
+        raise DataError(
+            f"{name!r}: names must be different, also without regard to case, and none both a file and a folder, got {found}"
+        ) from error
 
 
 def unpack_here(file: Path, *, name: str, folder: str) -> None:

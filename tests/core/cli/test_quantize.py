@@ -104,12 +104,18 @@ def test_damaged_images_are_skipped_and_said_once(pictures, tmp_path, capsys):
     arguments = ["quantize", "--images", pictures, *QUANTIZE, "--data", tmp_path / "data"]
     assert call(*arguments, "--json") == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out.splitlines()[-1])["evaluated_on"] == f"198 images of {tmp_path / 'data'}"
+    result = json.loads(captured.out.splitlines()[-1])
+    assert result["evaluated_on"] == f"198 images of {tmp_path / 'data'}"
     said = f"warning: 2 of 200 images of {data} cannot be read and are skipped: {one.name!r}, {other.name!r}."
     assert captured.err.count(said) == 1
     assert captured.err.count(f"Images of {data} are used, the only folder of {tmp_path / 'data'} with images.") == 1
     assert call(*arguments, "--strict") == 2
     assert f"{one} must be an image" in capsys.readouterr().err
+    one.unlink()
+    other.unlink()
+    assert call(*arguments, "--json") == 0
+    without = last_json(capsys)
+    assert {key: without[key] for key in QUANTIZE_KEYS - {"seconds"}} == {key: result[key] for key in QUANTIZE_KEYS - {"seconds"}}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from core.data.archives import is_archive, unpack_apart, unpack_images
+from core.data.archives import is_archive, unpack_apart, unpack_data_set, unpack_images
 from core.data.image_sets import load_image_set
 from core.errors import DataError
 from core.files import remove
@@ -320,3 +320,43 @@ def test_refused_archive_is_named_in_a_process_of_its_own(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="^'mine.zip': paths must stay inside the zip file"):
         unpack_apart(tmp_path / "a.zip", tmp_path / "out", "mine.zip")
+
+
+# data sets in any layout
+
+
+def test_data_set_is_unpacked_under_its_own_names(tmp_path):
+    files = {
+        "set/val/b é.PNG": picture(1),
+        "set/val.txt": b"\xef\xbb\xbfb \xc3\xa9.PNG 0",
+        "set/classes.json": b"{}",
+        "set/run.sh": b"#!/bin/sh",
+        "set/manifest.json": b"{}",
+    }
+    (tmp_path / "a.zip").write_bytes(zipped({**files, zipfile.ZipInfo("set/empty/"): b""}))
+    (tmp_path / "out").mkdir()
+    unpack_data_set(tmp_path / "a.zip", tmp_path / "out")
+    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
+    assert found == ["set", "set/classes.json", "set/empty", "set/val", "set/val.txt", "set/val/b é.PNG"]
+    assert (tmp_path / "out/set/val/b é.PNG").read_bytes() == files["set/val/b é.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"../a.png": picture()}, "must stay inside"),
+        ({"/a.png": picture()}, "must be relative"),
+        ({"a/../../a.png": picture()}, "must stay inside"),
+        ({"a.png": picture(), "a.png/b.png": picture()}, "none both a file and a folder, got 'a.png'"),
+        ({"a.png": picture(), "a.png/b/c.png": picture()}, "none both a file and a folder, got 'a.png/b'"),
+        ({"val.txt": bytes(10 << 20)}, "compression ratio"),
+    ],
+)
+def test_data_set_that_leads_elsewhere_or_is_a_bomb_is_refused(tmp_path, files, words):
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError) as caught:
+        unpack_data_set(tmp_path / "a.zip", tmp_path / "out")
+    assert words in str(caught.value)
+    assert "a.zip" in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "out"}

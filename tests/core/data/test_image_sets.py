@@ -7,6 +7,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -113,6 +114,34 @@ def test_folder_of_real_images(tmp_path):
     assert images.images.dtype == torch.uint8
     assert images.images[:, :, 0, 0].tolist() == [[200, 0, 1], [7, 0, 1]]
     assert images.labels.tolist() == [0, 1]
+
+
+def test_real_images_of_any_depth_and_few_damaged_ones(tmp_path):
+    for number in range(100):
+        (tmp_path / "train" / "ant").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 1)).save(tmp_path / "train" / "ant" / f"{number:03}.png")
+    (tmp_path / "val" / "ant").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "val" / "ant" / "0.png")
+    (tmp_path / "train" / "ant" / "050.png").write_bytes(b"no image")
+    Image.fromarray(np.full((4, 4), 200 * 257, dtype=np.uint16)).save(tmp_path / "train" / "ant" / "060.png")
+    Image.fromarray(np.full((4, 4), 100 / 255, dtype=np.float32)).save(tmp_path / "train" / "ant" / "070.tif")
+    images = load_image_set(tmp_path)
+    assert images.images[:, 0, 0, 0].tolist() == [*range(50), *range(51, 60), 200, *range(61, 71), 100, *range(71, 100)]
+    assert images.manifest == {"source": str(tmp_path), "images": 100}
+    assert images.notes == [
+        "Images of 32 bits are scaled by their largest values: '070.tif'.",
+        f"1 of 101 images of {tmp_path / 'train'} cannot be read and are skipped: '050.png'.",
+    ]
+    with pytest.raises(DataError, match=r"050\.png must be an image"):
+        load_image_set(tmp_path, strict=True)
+
+
+def test_images_without_labels_are_classes_of_their_own_unless_a_network_needs_labels(tmp_path):
+    for number in range(3):
+        Image.new("L", (4, 4), number).save(tmp_path / f"{number}.gif")
+    assert load_image_set(tmp_path).labels.tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="labels are needed here"):
+        load_image_set(tmp_path, ModelSpec("pets", "resnet20_cifar10", ("ant", "bee"), 4, (0.5,) * 3, (0.25,) * 3, "nothing"))
 
 
 def test_images_of_two_sizes_are_refused(tmp_path):
