@@ -18,6 +18,7 @@ from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
 from core.models.programs.export import save_program
+from core.models.programs.importing import ARCHITECTURE
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.integer.weights import integer_network
 from core.quantization.placement import QuantizedNetwork
@@ -116,7 +117,8 @@ def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionMod
     elif kind == "pt2":
         save_program(integer_inference_network(quantized, model.spec), model.spec, path)
     else:
-        save_packed(integer_network(quantized), model.spec, config, path)
+        full_precision = model.network if model.spec.architecture == ARCHITECTURE else None
+        save_packed(integer_network(quantized), model.spec, config, path, full_precision)
 
 
 def _save_float32(kind: str, model: FullPrecisionModel, path: Path) -> None:

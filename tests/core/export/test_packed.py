@@ -1,4 +1,6 @@
 import json
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from core.config import BIT_WIDTHS, TrainingConfig
 from core.errors import CoreError, ModelError
+from core.export import packed
+from core.export.network import save_network
 from core.export.packed import load_packed, pack, save_packed, unpack
-from core.models.full_precision import save_checkpoint
+from core.models.full_precision import load_model, save_checkpoint
+from core.models.programs.export import save_program
+from core.models.programs.importing import ARCHITECTURE
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.integer.weights import integer_network
 from core.quantization.saved_network import save_quantized
@@ -154,3 +160,36 @@ def test_network_that_cannot_be_built_by_name_is_refused(small, calibrated, tmp_
     save_packed(integer_network(quantized), small.spec, config, path)
     with pytest.raises(CoreError, match="'small'"):
         load_packed(path)
+
+
+@pytest.fixture
+def program(small, tmp_path):
+    """The small network as the network of a .pt2 file."""
+    spec = replace(small.spec, architecture=ARCHITECTURE)
+    save_program(small.network, spec, tmp_path / "small.pt2")
+    return load_model(str(tmp_path / "small.pt2"), "cpu")
+
+
+def test_a_network_of_a_program_is_loaded_from_the_packed_file_alone(program, calibrated, images, tmp_path):
+    quantized, config = calibrated(program, 4)
+    path = tmp_path / "packed.safetensors"
+    save_network("packed", quantized, program, config, path)
+    (tmp_path / "small.pt2").unlink()
+    expected = outputs(integer_inference_network(quantized, program.spec), images)
+    assert torch.equal(outputs(load_packed(path), images), expected)
+    assert torch.equal(outputs(load_packed(path, program.network), images), expected)
+    # a few kilobytes in addition, not the weights once more
+    tensors = load_file(path)
+    assert len(tensors[".program"]) < 20_000
+
+
+def test_a_damaged_program_in_a_packed_file_is_refused(program, calibrated, tmp_path, monkeypatch):
+    quantized, config = calibrated(program, 4)
+    path = tmp_path / "packed.safetensors"
+    save_network("packed", quantized, program, config, path)
+    monkeypatch.setattr(packed, "NETWORK_BYTES", 1 << 20)
+    header = {key: json.dumps(value) for key, value in header_of(path).items()}
+    tensors = load_file(path)
+    for content in (b"not compressed", zlib.compress(b"no program"), zlib.compress(bytes(2 << 20))):
+        save_file({**tensors, ".program": torch.frombuffer(bytearray(content), dtype=torch.uint8)}, path, metadata=header)
+        refusal(path)
