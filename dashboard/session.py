@@ -22,7 +22,7 @@ from core.errors import RunError
 from core.models.network_names import names_of
 from core.models.registry import MODELS
 from core.runs.lists import ALL, RunFilter
-from core.runs.manager import RunManager
+from core.runs.manager import RunManager, default_name
 from core.runs.records import Record
 from core.runs.run import Run
 from core.runs.store import RunStore
@@ -138,9 +138,12 @@ def show_layer(index: int) -> None:
     put_into_address(_LAYER_PARAMETER, index + 1)
 
 
-def start(config: RunConfig, name: str = "") -> None:
-    """Queues a run for the user who is logged in, and shows it. Raises RunError if the login has ended."""
-    show_run(manager().start(config, name, user=rights.user()))
+def start(config: RunConfig, images: str = "") -> None:
+    """Queues a run for the user who is logged in, and shows it. Raises RunError if the login has ended.
+
+    images: the browser's name of the file with its images, if they were uploaded for it.
+    """
+    show_run(manager().start(config, default_name(config, text.one_line_text(images, 60)), user=rights.user()))
 
 
 _records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()

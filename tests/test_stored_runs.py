@@ -43,16 +43,17 @@ CHECKPOINTS = {"killed in generation": {"generation": 6}, "stopped in training":
 CONFIGS = sorted((DATA / "configs").glob("*.json"))
 
 
-def copy_to(folder: Path) -> Path:
-    """Copies the stored runs to `folder` and makes the paths in their settings point there."""
+def copy_to(folder: Path, place: str = "") -> Path:
+    """Copies the stored runs to `folder`. place: where the paths in their settings point; default: there."""
+    place = place or str(folder)
     shutil.copytree(DATA / "runs", folder)
     connection = sqlite3.connect(folder / DATABASE)
     for table, column in (("run", "config"), ("run", "name"), ("result", "data"), ("record", "data")):
-        connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (PLACEHOLDER, str(folder)))
+        connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (PLACEHOLDER, place))
     connection.commit()
     connection.close()
     for path in folder.rglob("*.json"):
-        path.write_text(path.read_text(encoding="utf-8").replace(PLACEHOLDER, str(folder)), encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace(PLACEHOLDER, place), encoding="utf-8")
     return folder
 
 
@@ -323,3 +324,22 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def test_runs_whose_folder_was_moved_are_exported_and_resumed(tmp_path, capsys):
+    """Their settings name the earlier place of the folder, which is gone."""
+    folder = copy_to(tmp_path / "moved", place="/an/earlier/place")
+    ids = {run["name"]: run["id"] for run in command(capsys, "runs", "--runs", folder)["runs"]}
+    out = tmp_path / "network.safetensors"
+    figures = command(capsys, "export", ids["given images"], "--format", "packed", "--out", out, "--runs", folder)
+    assert figures["max_output_difference"] < 1e-4
+    command(capsys, "export", ids["given images"], "--format", "card", "--out", tmp_path / "card", "--runs", folder)
+    command(capsys, "resume", ids["stopped in training"], "--runs", folder)
+    again = folder.rename(tmp_path / "moved again")
+    store = RunStore(again)
+    run = store.run(ids["given images"])
+    assert run.config.images_from == str(again / ids["complete"] / "images" / "adam")
+    html = report.report(store, run, ())
+    store.close()
+    assert "/an/earlier/place" not in html
+    assert str(tmp_path) not in html

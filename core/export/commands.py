@@ -9,6 +9,7 @@ from typing import Any
 
 from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, every_knob, flag, knobs
 from core.layout import user_image_sets
+from core.models.registry import NETWORK_SUFFIXES, own_name
 
 
 def commands(config: RunConfig) -> list[str]:
@@ -21,8 +22,9 @@ def commands(config: RunConfig) -> list[str]:
 
 
 def bare_name(name: str) -> str:
-    """The name of a file or folder without its parent folders; any other name unchanged."""
-    return Path(name).name if os.path.isabs(name) else name
+    """The name of a file or folder, also behind ARCH: of an encoder, without its parent folders; any other name unchanged."""
+    before, separator, path = name.rpartition(":")
+    return before + separator + Path(path).name if os.path.isabs(path) else name
 
 
 def _sets(config: RunConfig) -> dict[str, str]:
@@ -36,7 +38,13 @@ def _sets(config: RunConfig) -> dict[str, str]:
 def _portable(config: RunConfig) -> RunConfig:
     # `auto` instead of a GPU, because the other machine may not have one
     device = config.machine.device if config.machine.device == "cpu" else "auto"
-    return config.with_knobs({"model": bare_name(config.model), "device": device, "data": bare_name(config.evaluation.data)})
+    evaluation = {name: bare_name(getattr(config.evaluation, name)) for name in ("data", "encoder")}
+    return config.with_knobs({"model": _own_file(config.model), "device": device, **evaluation})
+
+
+def _own_file(model: str) -> str:
+    """The name of a network, with the ending that `--model` takes: weights of other programs were stored in another format."""
+    return Path(own_name(model)).stem + Path(model).suffix if model.endswith(NETWORK_SUFFIXES) else bare_name(model)
 
 
 def _as_preset(config: RunConfig) -> list[str]:

@@ -1,5 +1,7 @@
-"""Specs of networks, and the embedded networks with their weights. Imports no torch."""
+"""Specs and names of networks, and the embedded networks with their weights. Imports no torch."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +9,16 @@ from types import MappingProxyType
 from typing import Any
 
 from core.channels import MODES
-from core.errors import ModelError
+from core.errors import ModelError, one_line
 from core.files import check_regular
 
 ASSETS = Path(__file__).parents[2] / "assets"
 # Limit on an imported network; a ResNet-152 is 230 MB. Streamlit holds an upload in memory, up to `server.maxUploadSize`.
 NETWORK_BYTES = 500 << 20
+NETWORK_SUFFIXES = (".safetensors", ".pt2")  # of names of networks that are files
 INTERPOLATIONS = ("bilinear", "bicubic")
+_HASH = re.compile(r"[0-9a-f]{64}")  # the name of a network that `core.models.user_files` or an upload stored
+_FROM = re.compile(r" classes\), (?:uploaded as|imported from) (.+)")  # in its label
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # in the order of the labels
 CIFAR100_CLASSES = tuple(
@@ -120,3 +125,18 @@ def check_size(file: Path, source: str) -> None:
         ) from error
     if size > NETWORK_BYTES:
         raise ModelError(f"size of {source} must be at most {NETWORK_BYTES:,} bytes, got {size:,}")
+
+
+def own_name(model: str) -> str:
+    """The name of a network for people: of a stored one, that of the file it came from; of another file, without its folder."""
+    path = Path(model)
+    if not model.endswith(NETWORK_SUFFIXES):
+        return path.name if path.is_absolute() else model
+    if not _HASH.fullmatch(path.stem):
+        return path.name
+    try:
+        label = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["label"]
+        found = _FROM.search(label)
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"an uploaded network ({path.stem[:8]})"
+    return one_line(found[1] if found else label)

@@ -14,8 +14,10 @@ from typing import TypeVar
 from core.config import RunConfig
 from core.errors import ConfigError, RunError, StoreError
 from core.files import atomic_write, is_full
+from core.models.registry import NETWORK_SUFFIXES
 from core.runs.owner import Owner
-from core.runs.run import Run, config_of_row, require_listed, run_of_row, searched_columns
+from core.runs.places import portable
+from core.runs.run import Run, config_of_row, portable_text, require_listed, run_of_row, searched_columns
 from core.runs.store_errors import DATABASE, is_locked, store_error
 
 _T = TypeVar("_T")
@@ -81,8 +83,12 @@ _VERSIONS = (
     CREATE INDEX run_deleted ON run (deleted) WHERE deleted;
     CREATE INDEX result_by_name ON result (name)
     """,
+    # `network`: see Run; from this version on, paths are stored as places.py describes
+    """
+    ALTER TABLE run ADD COLUMN network TEXT NOT NULL DEFAULT ''
+    """,
 )
-_FIRST_WITH_SEARCHED_COLUMNS = 5
+_FIRST_WITH_PLACES = 6
 
 
 _File = tuple[int, int]  # device and number of a file
@@ -181,16 +187,24 @@ class Database:
         for statements in _VERSIONS[version:]:
             for statement in statements.split(";"):
                 connection.execute(statement)
-        if version < _FIRST_WITH_SEARCHED_COLUMNS:
-            self._fill_searched_columns(connection)
+        if version < _FIRST_WITH_PLACES:
+            self._rewrite_runs(connection)
         connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
 
-    @staticmethod
-    def _fill_searched_columns(connection: sqlite3.Connection) -> None:
-        """For runs of earlier versions; they stay empty for a config that cannot be read."""
-        for row in connection.execute("SELECT id, config FROM run").fetchall():
+    def _rewrite_runs(self, connection: sqlite3.Connection) -> None:
+        """Of earlier versions: their paths in the stored form of today, names without a hash, and the searched columns.
+
+        A config that cannot be read stays as it is.
+        """
+        for row in connection.execute("SELECT id, name, config, out FROM run").fetchall():
+            with suppress(ValueError, RecursionError):
+                connection.execute("UPDATE run SET config = ? WHERE id = ?", (portable_text(row["config"], self.folder), row["id"]))
+            connection.execute("UPDATE run SET out = ? WHERE id = ?", (portable(row["out"], self.folder), row["id"]))
             with suppress(ConfigError):
-                columns = searched_columns(config_of_row(row))
+                config = config_of_row(connection.execute("SELECT id, config FROM run WHERE id = ?", (row["id"],)).fetchone(), self.folder)
+                columns = searched_columns(config, self.folder)
+                if config.model.endswith(NETWORK_SUFFIXES):
+                    columns["name"] = row["name"].replace(Path(config.model).name, columns["network"])
                 names = ", ".join(f"{name} = ?" for name in columns)
                 connection.execute(f"UPDATE run SET {names} WHERE id = ?", (*columns.values(), row["id"]))
 
@@ -307,13 +321,13 @@ class Database:
         """One run. Raises RunError for an unknown id and for a run in the trash."""
         with self.read() as connection:
             row = connection.execute("SELECT * FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
-        return run_of_row(require_listed(row, run_id))
+        return run_of_row(require_listed(row, run_id), self.folder)
 
     def config(self, run_id: str) -> RunConfig:
         """The config of one run. Raises RunError as `run` does, and ConfigError when this version cannot read the config."""
         with self.read() as connection:
             row = connection.execute("SELECT id, config, trashed FROM run WHERE id = ? AND NOT deleted", (run_id,)).fetchone()
-        return config_of_row(require_listed(row, run_id))
+        return config_of_row(require_listed(row, run_id), self.folder)
 
     def change_run(self, run_id: str, statement: str, values: tuple, refusal: str) -> None:
         """Executes a statement that changes one run and must succeed even on a full disk.

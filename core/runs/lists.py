@@ -12,11 +12,12 @@ from core import layout
 from core.errors import UnknownNameError
 from core.generation.methods import METHODS
 from core.runs.database import Database
+from core.runs.places import portable
 from core.runs.run import LISTED, UNFINISHED, Run, run_of_row
 from core.runs.state import RunState
 
 NEWEST = "newest first"
-_SEARCHED = "casefold(name || ' ' || note || ' ' || replace(tags, char(10), ' ') || ' ' || model)"
+_SEARCHED = "casefold(name || ' ' || note || ' ' || replace(tags, char(10), ' ') || ' ' || network)"
 _ACTIVE = f"state IN ({UNFINISHED})"
 _MADE_IMAGES = "EXISTS (SELECT 1 FROM result WHERE run = run.id AND result.name > 'generation/' AND result.name < 'generation0')"
 # name -> SQL
@@ -25,7 +26,7 @@ _ORDERS: Mapping[str, str] = MappingProxyType(
         NEWEST: "created DESC, id DESC",
         "oldest first": "created, id",
         "name": "casefold(name)",
-        "network": "casefold(model)",
+        "network": "casefold(network)",
         "state": "state",
         "minutes": "COALESCE(ended, strftime('%s', 'now')) - started DESC",
         "full precision": "(SELECT json_extract(data, '$.top1') FROM result WHERE run = run.id AND result.name = 'full_precision') DESC",
@@ -71,7 +72,7 @@ class RunFilter:
                 parts.append((f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(wanted)),)))
         for column, exactly in (("model", self.model), ("data", self.data), ("methods", self.methods), ("widths", self.widths)):
             if exactly is not None:
-                parts.append((f"{column} = ?", (exactly if isinstance(exactly, str) else "\n".join(exactly),)))
+                parts.append((f"{column} = ?", (portable(exactly, store) if isinstance(exactly, str) else "\n".join(exactly),)))
         for condition, applies in (
             (_ACTIVE, self.active),
             ("images_from = ''", self.generates),
@@ -86,7 +87,12 @@ class RunFilter:
         if self.images is not None:
             # runs that were given this folder, and the run that it belongs to
             owner = self.images.parent.name
-            parts.append(("(images_from = ? OR id = ?)", (str(self.images), owner if self.images == store / owner / layout.IMAGES else "")))
+            parts.append(
+                (
+                    "(images_from = ? OR id = ?)",
+                    (portable(str(self.images), store), owner if self.images == store / owner / layout.IMAGES else ""),
+                )
+            )
         parts += [(_has_line("tags"), (tag,)) for tag in self.tags]
         parts += [(_has_line("widths"), (self.width,))] if self.width else []
         parts += [(f"instr({_SEARCHED}, ?)", (word,)) for word in self.words.casefold().split()]
@@ -115,7 +121,7 @@ class RunLists:
         statement = f"SELECT run.* FROM run WHERE {condition} ORDER BY {_order(order)}, {_ORDERS[NEWEST]} LIMIT ? OFFSET ?"
         with self._database.read() as connection:
             rows = connection.execute(statement, [*values, -1 if most is None else most, skip]).fetchall()
-        return [run_of_row(row) for row in rows]
+        return [run_of_row(row, self._database.folder) for row in rows]
 
     def count(self, which: RunFilter = ALL) -> int:
         """The number of runs of a filter."""

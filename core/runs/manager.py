@@ -6,6 +6,7 @@ import traceback
 from core.config import RunConfig
 from core.errors import RunError
 from core.files import remove_abandoned
+from core.models.registry import own_name
 from core.runs.control import LocalControl
 from core.runs.execution import attempt, describe_error
 from core.runs.executors import make_executor
@@ -110,10 +111,10 @@ class RunManager:
                     del self._controls[run_id], self._threads[run_id]
 
 
-def default_name(config: RunConfig) -> str:
-    """The name of a run that was started without one: network, methods and bit widths."""
+def default_name(config: RunConfig, images: str = "") -> str:
+    """The name of a run that was started without one: network, methods or the name of given images, and bit widths."""
     widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
-    source = "given images" if config.images_from else " + ".join(config.methods)
+    source = images or ("given images" if config.images_from else " + ".join(config.methods))
     own = len(config.training.layer_bits)
     widths += f", {own} layer{'s' if own > 1 else ''} changed" if widths and own else ""
-    return f"{config.model.rsplit('/', 1)[-1]}, {source}" + (f", {widths}" if widths else "")
+    return f"{own_name(config.model)}, {source}" + (f", {widths}" if widths else "")

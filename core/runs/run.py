@@ -11,6 +11,8 @@ from typing import Any
 
 from core.config import EVALUATION_SETS, RunConfig
 from core.errors import ConfigError, RunError, first_line, quoted
+from core.models.registry import NETWORK_SUFFIXES, own_name
+from core.runs.places import each_text, located, portable
 from core.runs.state import RunState
 
 DAYS_IN_TRASH = 7
@@ -32,6 +34,7 @@ class Run:
 
     id: str
     name: str
+    network: str  # its name for people, see `own_name`
     config: RunConfig
     state: RunState
     created: float
@@ -56,20 +59,20 @@ class Run:
 
 # fields of a Run whose column has the same name and needs no conversion; database columns keep the names they were created with
 _PLAIN_COLUMNS = (
-    "id", "name", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total", "stage_done", "attempt", "user",
-    "out", "note", "trashed",
+    "id", "name", "network", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total", "stage_done", "attempt",
+    "user", "note", "trashed",
 )  # fmt: skip
 
 
-def run_of_row(row: sqlite3.Row) -> Run:
-    """The run of a row of table `run`.
+def run_of_row(row: sqlite3.Row, folder: Path) -> Run:
+    """The run of a row of table `run`. folder: the runs folder.
 
     A config that this version cannot read is replaced by the defaults and reported in `error`, so that one run written by another
     version does not hide the others.
     """
     error = row["error"]
     try:
-        config = config_of_row(row)
+        config = config_of_row(row, folder)
     except ConfigError as problem:
         config, error = RunConfig(), f"this version cannot read the settings of this run and shows the defaults instead ({problem})"
     plain: Mapping[str, Any] = {name: row[name] for name in _PLAIN_COLUMNS}
@@ -77,6 +80,7 @@ def run_of_row(row: sqlite3.Row) -> Run:
         config=config,
         error=error,
         state=RunState(row["state"]),
+        out=located(row["out"], folder),
         output_subset=row["part"],
         tags=tuple(row["tags"].split("\n")) if row["tags"] else (),
         pinned=bool(row["pinned"]),
@@ -84,10 +88,13 @@ def run_of_row(row: sqlite3.Row) -> Run:
     )
 
 
-def config_of_row(row: sqlite3.Row) -> RunConfig:
-    """The config of a row. Raises ConfigError for one that this version cannot read, whatever another version wrote there."""
+def config_of_row(row: sqlite3.Row, folder: Path) -> RunConfig:
+    """The config of a row, with the paths where they are now.
+
+    Raises ConfigError for one that this version cannot read, whatever another version wrote there.
+    """
     try:
-        return _read_config(row["config"])
+        return _read_config(row["config"], folder)
     except ConfigError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -96,16 +103,17 @@ def config_of_row(row: sqlite3.Row) -> RunConfig:
 
 # cached because validating every field takes longer than all other work of reading a run; a page reads some hundred runs at most
 @functools.lru_cache(maxsize=1000)
-def _read_config(text: str) -> RunConfig:
-    return RunConfig.from_dict(json.loads(text))
+def _read_config(text: str, folder: Path) -> RunConfig:
+    return RunConfig.from_dict(each_text(json.loads(text), lambda path: located(path, folder)))
 
 
-def searched_columns(config: RunConfig) -> dict[str, Any]:
+def searched_columns(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Column -> value, of the columns that repeat parts of a config for SQL to find (see lists.py). Lists have a line for each entry."""
     return {
-        "model": config.model,
-        "data": config.evaluation.data,
-        "images_from": str(Path(config.images_from)) if config.images_from else "",
+        "model": portable(config.model, folder),
+        "network": own_name(config.model),
+        "data": portable(config.evaluation.data, folder),
+        "images_from": portable(str(Path(config.images_from)), folder) if config.images_from else "",
         "methods": "\n".join(config.methods),
         "widths": "\n".join(config.training_for(bits).width for bits in config.bits),
         "mixed": int(config.training.first_last_8bit or bool(config.training.layer_bits)),
@@ -132,6 +140,16 @@ def check_length(what: str, value: str, most: int) -> None:
         raise RunError(f"{what} must have at most {most:,} characters, got {len(value):,} in {quoted(value)}")
 
 
+def stored_config(config: RunConfig, folder: Path) -> str:
+    """The text of column `config`."""
+    return portable_text(json.dumps(config.to_dict()), folder)
+
+
+def portable_text(text: str, folder: Path) -> str:
+    """JSON with the paths below the runs folder in their stored form, see places.py. Raises ValueError for any other text."""
+    return json.dumps(each_text(json.loads(text), lambda path: portable(path, folder)))
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with every path made absolute, so that the run can be resumed from any folder."""
 
@@ -141,7 +159,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     data = config.evaluation.data
     return replace(
         config,
-        model=absolute(config.model) if config.model.endswith(".safetensors") else config.model,
+        model=absolute(config.model) if config.model.endswith(NETWORK_SUFFIXES) else config.model,
         evaluation=replace(config.evaluation, data=data if data in EVALUATION_SETS else absolute(data)),
         images_from=absolute(config.images_from),
     )

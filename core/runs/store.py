@@ -15,7 +15,6 @@ exception, see frames.py; for deleted runs see trash.py.
 """
 
 import functools
-import json
 import logging
 import os
 import sqlite3
@@ -35,6 +34,7 @@ from core.files import remove, remove_partials, temporary_copy_path
 from core.runs.database import Database
 from core.runs.frames import Frames
 from core.runs.lists import ALL, NEWEST, RunFilter, RunLists
+from core.runs.places import located, portable
 from core.runs.records import Record, Records
 from core.runs.run import (
     LISTED,
@@ -47,6 +47,7 @@ from core.runs.run import (
     Run,
     check_length,
     searched_columns,
+    stored_config,
     unknown_run,
     with_absolute_paths,
 )
@@ -95,7 +96,8 @@ class RunStore:
     def create(self, config: RunConfig, name: str, user: str = "", out: str = "", output_subset: str = "") -> str:
         """Adds a QUEUED run at the end of the queue and returns its id. The other arguments are fields of Run.
 
-        Paths in the config become absolute, so that the run can be resumed from any folder.
+        Paths in the config become absolute, so that the run can be resumed from any folder; those below the runs folder are stored
+        relative to it (places.py).
         """
         self.database.refill_reserve()
         now = time.time()
@@ -104,14 +106,14 @@ class RunStore:
         columns = {
             "id": run_id,
             "name": name,
-            "config": json.dumps(config.to_dict()),
+            "config": stored_config(config, self.folder),
             "state": RunState.QUEUED,
             "owner": self.owner,
             "created": now,
             "user": user,
-            "out": out,
+            "out": portable(out, self.folder),
             "part": output_subset,
-            **searched_columns(config),
+            **searched_columns(config, self.folder),
         }
         with self.database.write() as connection:
             connection.execute(
@@ -246,7 +248,7 @@ class RunStore:
         try:
             remove_partials(self.run_folder(row["id"]))
             if row["out"]:
-                remove(temporary_copy_path(Path(row["out"]), row["id"]))
+                remove(temporary_copy_path(Path(located(row["out"], self.folder)), row["id"]))
         except OSError as error:  # another user's folder, or a disk that is not mounted; removed when the run is resumed
             _log.warning("could not remove the partial files of run %s yet: %s", row["id"], error)
         return True

@@ -52,7 +52,7 @@ class Trash:
                 " ORDER BY trashed DESC, id DESC LIMIT ?",
                 (ids is None, json.dumps(list(ids or ())), -1 if most is None else most),
             ).fetchall()
-        return [run_of_row(row) for row in rows]
+        return [run_of_row(row, self._database.folder) for row in rows]
 
     def count(self) -> int:
         """The number of runs in the trash."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.config import SECTIONS, GenerationConfig, RunConfig
 from core.generation.methods import in_order, method_order
+from core.models.registry import own_name
 from core.runs.run import Run
 from dashboard.charts.style import DASHES, POINTS, Figure, figure, numbers, thinned
 from dashboard.names import method_name
@@ -110,7 +111,7 @@ def _settings(one: Compared) -> dict[str, str]:
     settings: dict[str, str] = {}
     for name, value in one.config.to_dict().items():
         for knob, part in value.items() if name in SECTIONS else [("", value)]:
-            settings[f"{name}: {knob}" if knob else name] = _words(part)
+            settings[f"{name}: {knob}" if knob else name] = _words(own_name(part) if name == "model" else part)
     changes = [f"{change['name']} = {change['value']:g} at {change['step']} ({change['method']})" for change in one.changes]
     return {**settings, "live changes": ", ".join(changes) or "none"}
 

@@ -12,6 +12,7 @@ from typing import Any
 from core.config import SECTIONS, RunConfig
 from core.export import provenance
 from core.export.commands import bare_name
+from core.models.registry import own_name
 from core.runs.run import Run
 from dashboard.names import knob_symbol
 
@@ -26,7 +27,7 @@ def settings(config: RunConfig) -> dict[tuple[str, str], Any]:
             # the run's bit widths are in `bits`
             values |= {(name, knob): own for knob, own in value.items() if knob != "weight_bits"}
         else:
-            values["run", name] = value
+            values["run", name] = own_name(value) if name == "model" else value
     return {key: _plain(value) for key, value in values.items()}
 
 
@@ -51,7 +52,7 @@ def facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     config = run.config
     found: list[tuple[str, Any]] = [
         ("run", run.id),
-        ("network", bare_name(config.model)),
+        ("network", run.network),
         ("seed", config.machine.seed),
         ("seed of the training", config.seed_of_training),
         ("threads", config.machine.threads or "chosen by torch"),

@@ -51,7 +51,7 @@ def form() -> None:
     with problems.shown():
         config = forms.run_form(start, key, values)
         if config is not None:
-            session.start(config, session.uploads().run_name(config))
+            session.start(config)
             st.query_params.pop(FROM_PARAMETER, None)  # only now, so that the form stays as it is when the run cannot start
             sources.forget_uploads()
             if config.images_from:  # the Studio shows generated images only

@@ -53,8 +53,7 @@ def own_form():
             with problems.shown():
                 config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
                 config = forms.with_own_images(config, sources.kept_images(own_images), sources.kept_network(network))
-                name = session.uploads().run_name(config, own_images.name if own_images else "")
-                session.start(config, name)
+                session.start(config, own_images.name if own_images else "")
                 sources.forget_uploads()
                 st.rerun()
 

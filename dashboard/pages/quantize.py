@@ -32,7 +32,7 @@ def start_run(start, preset, own_images):
     with problems.shown():
         config, pressed, name = forms.quantization_form(start, f"own/{preset}" if own_images else preset, own_images)
         if pressed:
-            session.start(config, session.uploads().run_name(config, name))
+            session.start(config, name)
             sources.forget_uploads()
             st.rerun()
 

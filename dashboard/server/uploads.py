@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import IO
 from weakref import WeakValueDictionary
 
-from core.config import RunConfig
 from core.data.archives import ARCHIVE_BYTES, unpack_apart
 from core.data.zip_files import RATIO, UNPACKED_BYTES
 from core.errors import DataError
@@ -114,20 +112,6 @@ class Uploads:
         stored = [path for suffix in (".safetensors", PROGRAM) for path in (self.folder / NETWORKS).glob(f"[0-9a-f]*{suffix}")]
         paths = sorted(stored, key=lambda path: path.stat().st_mtime, reverse=True)
         return {str(path): _label(path) for path in paths}
-
-    def run_name(self, config: RunConfig, images: str = "") -> str:
-        """A name for a run with an uploaded network or uploaded images (their file name); empty if it has neither."""
-        network = self.networks().get(config.model)
-        if network is None and not images:
-            return ""
-        widths = " ".join(f"W{bits}A{bits}" for bits in config.bits)
-        source = text.one_line_text(images, 60) if images else " + ".join(config.methods)
-        parts = (
-            re.split(", uploaded as |, imported from ", network)[0] if network else config.model.rsplit("/", 1)[-1],
-            source,
-            widths,
-        )
-        return ", ".join(part for part in parts if part)
 
     def _folder_for(self, kind: str, size: int) -> Path:
         """The folder for a kind of upload. Raises OSError if it cannot be made, DataError if the disk has no space for `size` bytes."""

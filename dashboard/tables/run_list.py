@@ -15,11 +15,6 @@ BASELINE = "★"
 FIGURES = ("full_precision", "accuracy", SECONDS)  # kinds of results that `lines` shows
 
 
-def network(run: Run) -> str:
-    """The network's name, without the folder of its file."""
-    return run.config.model.rsplit("/", 1)[-1]
-
-
 def all_tags(runs: Sequence[Run]) -> list[str]:
     """Every tag of these runs once, in alphabetical order."""
     return sorted({tag for run in runs for tag in run.tags})
@@ -38,7 +33,7 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
             "name": run.name,
             "tags": list(run.tags),
             "state": str(run.state),
-            "network": network(run),
+            "network": run.network,
             "images by": " + ".join(map(method_name, run.config.methods)),
             "by": run.user,
             "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
@@ -80,7 +75,7 @@ def deleted_lines(runs: Sequence[Run], days: int) -> list[dict[str, Any]]:
     return [
         {
             "name": run.name,
-            "network": network(run),
+            "network": run.network,
             "deleted": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.trashed)),
             "permanently deleted on": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.trashed or 0) + days * 24 * 3600)),
         }

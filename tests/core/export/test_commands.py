@@ -147,3 +147,12 @@ def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch, training_seed)
         own, whole = load_file(Path(name)), load_file(tmp_path / "whole" / name)
         assert own.keys() == whole.keys()
         assert all(bool((own[key] == whole[key]).all()) for key in own)
+
+
+def test_files_are_named_as_their_user_named_them(tmp_path):
+    network = tmp_path / f"{'0a' * 32}.safetensors"
+    network.with_suffix(".json").write_text('{"label": "net (10 classes), imported from my net.pth"}', encoding="utf-8")
+    (line,) = commands(QUICK.with_knobs({"model": str(network), "encoder": f"ViT-B-32:{tmp_path / 'clip.pt'}"}))
+    options = parsed(line)
+    # with the ending of the stored file, because --model takes no .pth
+    assert (options.model, options.encoder) == ("my net.safetensors", "ViT-B-32:clip.pt")

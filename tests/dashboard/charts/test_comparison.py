@@ -18,8 +18,8 @@ CONFIG = RunConfig(generation=GenerationConfig(images=40, snapshots=2, iteration
 def compared(letter="A", config=CONFIG, curves=None, results=None, changes=(), pinned=False, name="a run") -> charts.Compared:
     run = Run(
         id=letter,
-        name=name, config=CONFIG, state=RunState.COMPLETE, created=0.0, started=None, ended=None, error="", traceback="",
-        stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", output_subset="",
+        name=name, network=CONFIG.model, config=CONFIG, state=RunState.COMPLETE, created=0.0, started=None, ended=None, error="",
+        traceback="", stage="", stage_started=None, step=0, total=0, stage_done=0, attempt=1, user="", out="", output_subset="",
         note="", tags=(), pinned=pinned, trashed=None,
     )  # fmt: skip
     return charts.Compared(run, letter, charts.COLORS[ord(letter) - ord("A")], config, curves or {}, results or {}, changes)

@@ -50,7 +50,7 @@ def test_studio_accepts_an_uploaded_network_and_offers_it_again(runs_folder, tmp
     (run,) = session.store().runs()
     (path,) = session.uploads().networks()
     assert run.config.model == path
-    assert run.name == "mine (10 classes), mi-fgsm + adam"
+    assert run.name == "net.safetensors, mi-fgsm + adam"
     session.manager().wait(run.id)
     assert session.store().run(run.id).state is RunState.COMPLETE
     again = page("studio")
@@ -87,7 +87,7 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     assert not app.exception
     assert [error.value for error in app.error] == []
     (run,) = session.store().runs()
-    assert run.name == "others (10 classes), mi-fgsm + adam"
+    assert run.name == "others.pth, mi-fgsm + adam"
     spec = find_model(run.config.model)[1]
     assert (spec.mean, spec.classes) == ((0.5, 0.5, 0.5), tuple("abcdefghij"))
     session.manager().wait(run.id)

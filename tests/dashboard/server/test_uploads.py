@@ -25,6 +25,7 @@ from core.errors import CoreError, DataError, ModelError
 from core.export.image_sets import export_images
 from core.models.full_precision import find_model, load_model
 from core.models.registry import MODELS, GivenSpec
+from core.runs.manager import default_name
 from dashboard.server import uploads
 from dashboard.server.uploads import Uploads
 
@@ -169,8 +170,7 @@ def test_third_party_weights_file_is_stored_with_the_given_settings(tmp_path, ke
     assert model.spec.classes == tuple(names)
     assert model.spec.mean == (0.5, 0.5, 0.5)
     assert torch.equal(model.network.state_dict()["output.bias"], load_file(PATH)["output.bias"])
-    config = replace(PRESETS["quick"], model=path)
-    assert kept.run_name(config) == "my net (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
+    assert default_name(replace(PRESETS["quick"], model=path)) == "my net.pth, mi-fgsm + adam, W3A3 W4A4 W5A5"
     assert sorted(os.listdir(kept.folder / "networks")) == sorted(
         os.path.basename(path).replace("safetensors", end) for end in ("json", "safetensors")
     )
@@ -340,10 +340,8 @@ assert "torch" not in sys.modules
 def test_run_names(tmp_path, kept):
     path = kept.store_network(io.BytesIO(checkpoint(tmp_path)), "a.safetensors")
     plain = PRESETS["quick"]
-    mine = replace(plain, model=path)
-    assert kept.run_name(plain) == ""
-    assert kept.run_name(mine) == "mine (10 classes), mi-fgsm + adam, W3A3 W4A4 W5A5"
-    assert kept.run_name(plain, "cats.zip") == "resnet20_cifar10, cats.zip, W3A3 W4A4 W5A5"
+    assert default_name(replace(plain, model=path)) == "a.safetensors, mi-fgsm + adam, W3A3 W4A4 W5A5"
+    assert default_name(plain, "cats.zip") == "resnet20_cifar10, cats.zip, W3A3 W4A4 W5A5"
 
 
 def test_network_with_an_unreadable_label_is_still_listed(tmp_path, kept):
