@@ -186,6 +186,9 @@ def resume(options: Namespace) -> dict[str, Any]:
     store = RunStore(options.runs)
     try:
         store.mark_interrupted()
+        places = _given(("model", "data", "encoder", "images"), options)
+        if places:
+            store.relocate(options.run, places)
         store.resume(options.run)
     except CoreError:
         store.close()

@@ -186,6 +186,10 @@ def _add_stored_runs(subparsers: Any) -> None:
     ):
         command = _command(subparsers, name, help, function)
         command.add_argument("run", type=_run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
+        if name == "resume":
+            for option, what in (("model", "network"), ("data", "evaluation images"), ("images", "given images")):
+                command.add_argument(f"--{option}", metavar="PATH", help=f"New place of its {what}, if gone from the old one.")
+            command.add_argument("--encoder", metavar="ARCH:FILE", help="New place of its CLIP encoder, if gone from the old one.")
 
     export = _command(subparsers, "export", "Write a result of a run as a file that runs elsewhere, and check it.", commands.export)
     export.add_argument("run", type=_run_id, metavar="RUN", help="Its ID, as `runs` lists it.")

@@ -65,8 +65,8 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
     """Makes the folder `out` with README.md, the model card of a finished run, and a picture with some images of each method.
 
     folder: of the run, from `RunStore.run_folder`. config, name: of the run. Returns the path of the card. Writes all or nothing.
-    Raises DataError if the run has no result or no quantized network, or `out` is not a new or empty folder; ModelError if the
-    full-precision network no longer exists.
+    Images that were given to the run and are gone are left out. Raises DataError if the run has no result or no quantized network, or
+    `out` is not a new or empty folder; ModelError if the full-precision network no longer exists.
     """
     result = _result(folder)
     model = load_model(config.model, "cpu")
@@ -75,7 +75,11 @@ def write_card(folder: Path, config: RunConfig, name: str, out: Path) -> Path:
     with atomic_folder(out) as temporary:
         methods = []
         for number, (method, figures) in enumerate(layout.methods_of(result).items(), 1):
-            image_set = load_image_set(given.get(method, images / method), model.spec)
+            path = given.get(method, images / method)
+            if config.images_from and not path.exists():
+                methods.append(MethodImages(method, {}, 0, figures))
+                continue
+            image_set = load_image_set(path, model.spec)
             # a given set may have any name
             picture = f"{method}.png" if method in METHODS else f"images-{number}.png"
             pictured = evenly_spaced(np.unique(image_set.labels.numpy()), COLUMNS).tolist()
@@ -230,6 +234,7 @@ def _images(model: FullPrecisionModel, config: RunConfig, methods: Sequence[Meth
                 "classes": ", ".join(model.spec.classes[label] for label in method.pictured),
             }
             for method in methods
+            if method.picture
         ],
         "diversity": measured
         and {

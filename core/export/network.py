@@ -8,8 +8,9 @@ from typing import Any
 
 from core import layout
 from core.config import NETWORK_FORMATS, RunConfig, TrainingConfig
-from core.data.labeled import load_evaluation_set
+from core.data.labeled import EvaluationSet, load_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
+from core.evaluation.references import noise_images
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
@@ -42,15 +43,16 @@ def export_network(
     """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the path and the figures of `verify`.
 
     kind: one of NETWORK_FORMATS. method, bits: which network; an empty method is the first one of the run, 0 bits the only width of
-    the method. Everything is computed on the CPU. Raises CoreError if there is no such network, `out` cannot be written or the network
-    has operations that the format does not support; RunStopped if the run is stopped.
+    the method. Everything is computed on the CPU. Where the evaluation images of the run cannot be read any more, the scores are compared
+    on noise images; then the accuracies are None, and `left_out` says why. Raises CoreError if there is no such network, `out` cannot be
+    written or the network has operations that the format does not support; RunStopped if the run is stopped.
     """
     reporter, control = reporter or NullReporter(), control or NoControl()
     out = new_file(kind, out)
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
         model = load_model(config.model, "cpu")
-        evaluation_set = load_evaluation_set(config.evaluation.data, model.spec, strict=config.evaluation.strict)
+        evaluation_set, left_out = _images_to_compare(model, config)
         quantized = load_quantized(path, model)
         with temporary_folder() as temporary:
             written, float32 = (temporary / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
@@ -61,7 +63,19 @@ def export_network(
             reporter.stage("evaluating the file and the network", 0)
             figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point)
             _put(written, out)
+    if left_out:
+        figures |= dict.fromkeys(("torch_accuracy", "onnxruntime_accuracy", "file_accuracy", "standard_error")) | {"left_out": left_out}
     return {"out": str(out), "format": kind, "method": method, "width": quantization.width, **figures}
+
+
+def _images_to_compare(model: FullPrecisionModel, config: RunConfig) -> tuple[EvaluationSet, str]:
+    """The evaluation images of the run, or noise images and why those cannot be read."""
+    try:
+        return load_evaluation_set(config.evaluation.data, model.spec, strict=config.evaluation.strict), ""
+    except DataError as error:
+        noise = noise_images(model, config.generation, config.machine.seed)
+        left_out = f"accuracy was not compared, because the evaluation images cannot be read: {error}"
+        return EvaluationSet(noise.images, noise.labels.tolist(), noise.manifest["description"], model.spec.image_size), left_out
 
 
 def _put(written: Path, out: Path) -> None:

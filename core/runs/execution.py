@@ -8,11 +8,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from core import layout
 from core.checkpoints import SECONDS_BETWEEN
 from core.errors import ConfigError, CoreError, RunError, RunStopped, StoreError, first_line, quoted
 from core.files import is_full
 from core.reporting import Control, Reporter
 from core.runs.control import LocalControl
+from core.runs.places import check_places
 from core.runs.state import RunState
 from core.runs.store import RunStore
 from core.runs.store_errors import store_error
@@ -91,7 +93,10 @@ def perform(
 
             store.set_state(run_id, RunState.RUNNING)
             store.run_folder(run_id).mkdir(exist_ok=True)
-            result = execute(store.config(run_id), store.run_folder(run_id), reporter, control, prepared, every)
+            config = store.config(run_id)
+            if store.run(run_id).attempt > 1 and not (store.run_folder(run_id) / layout.RESULT).exists():
+                check_places(run_id, config)
+            result = execute(config, store.run_folder(run_id), reporter, control, prepared, every)
             finish()
             store.set_state(run_id, RunState.COMPLETE)
         except RunStopped:

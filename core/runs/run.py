@@ -157,9 +157,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         return str(Path(name).absolute()) if name and os.path.exists(name) else name
 
     data = config.evaluation.data
+    architecture, colon, file = config.evaluation.encoder.partition(":")
     return replace(
         config,
         model=absolute(config.model) if config.model.endswith(NETWORK_SUFFIXES) else config.model,
-        evaluation=replace(config.evaluation, data=data if data in EVALUATION_SETS else absolute(data)),
+        evaluation=replace(
+            config.evaluation,
+            data=data if data in EVALUATION_SETS else absolute(data),
+            # a name of open_clip's weights has no suffix
+            encoder=architecture + colon + (absolute(file) if Path(file).suffix else file),
+        ),
         images_from=absolute(config.images_from),
     )

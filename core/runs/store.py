@@ -34,7 +34,7 @@ from core.files import remove, remove_partials, temporary_copy_path
 from core.runs.database import Database
 from core.runs.frames import Frames
 from core.runs.lists import ALL, NEWEST, RunFilter, RunLists
-from core.runs.places import located, portable
+from core.runs.places import located, portable, relocated
 from core.runs.records import Record, Records
 from core.runs.run import (
     LISTED,
@@ -184,6 +184,19 @@ class RunStore:
             (self.owner, run_id),
             f"run {run_id!r} must be stopped, failed or interrupted to be resumed, but is {{state}}",
         )
+
+    def relocate(self, run_id: str, places: Mapping[str, str]) -> None:
+        """Changes where a run to be resumed finds what is gone from its place, see `places.relocated`.
+
+        Raises RunError for a run that cannot be resumed, and as `relocated` does; ConfigError for a value that is not allowed.
+        """
+        run = self.run(run_id)
+        if not run.state.can_resume():
+            raise RunError(f"run {run_id!r} must be stopped, failed or interrupted to get new places, but is {run.state}")
+        config = with_absolute_paths(relocated(self.config(run_id), places))
+        columns = {"config": stored_config(config, self.folder), **searched_columns(config, self.folder)}
+        with self.database.write() as connection:
+            connection.execute(f"UPDATE run SET {', '.join(f'{name} = ?' for name in columns)} WHERE id = ?", (*columns.values(), run_id))
 
     def adopt(self, run_id: str, owner: str) -> None:
         """Makes this process the owner of an unfinished run of the process `owner`. Raises RunError for any other run."""

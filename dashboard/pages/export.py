@@ -60,7 +60,8 @@ for path, facts in files:
         st.download_button(
             path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
         )
-        st.markdown(f"{text.plain(facts['title'])} · {facts['bytes'] / 1e6:.2f} MB")
+        left_out = f" · {facts['left_out']}" if "left_out" in facts else ""
+        st.markdown(f"{text.plain(facts['title'])} · {facts['bytes'] / 1e6:.2f} MB{text.plain(left_out)}")
 networks = [artifacts.network_row(path, facts) for path, facts in files if "torch_accuracy" in facts]
 if networks:
     figures.table(networks, "networks")

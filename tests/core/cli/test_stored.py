@@ -2,9 +2,13 @@
 
 import pytest
 from command_line import GENERATE_KEYS, TINY, call, last_json, listed
+from PIL import Image
 
+from core.data.labeled import embedded_images
 from core.errors import quoted
 from core.generation.loop import GenerationLoop
+from core.models.full_precision import load_model, save_checkpoint
+from core.models.registry import CIFAR10_CLASSES, MODELS
 
 
 def test_runs_without_any(capsys, runs):
@@ -96,3 +100,43 @@ def test_interrupted_run_prints_the_command_to_resume_it(tmp_path, capsys, monke
     assert call("generate", *TINY) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"python -m core generate: interrupted; resume with python -m core resume {listed(capsys)[0]['id']}"
+
+
+def pictures(folder):
+    images, labels = embedded_images()
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(images[labels.index(label)].permute(1, 2, 0).numpy()).save(folder / name / "one.png")
+    return folder
+
+
+def test_a_run_whose_files_were_moved_says_what_is_missing_and_takes_the_new_places(tmp_path, capsys, monkeypatch, runs):
+    data, network = pictures(tmp_path / "pictures"), tmp_path / "net.safetensors"
+    save_checkpoint(load_model("resnet20_cifar10", "cpu").network, MODELS["resnet20_cifar10"][1], network)
+    knobs = ("--model", network, "--data", data, "--steps", 1, "--encoder", "", "--methods", "adam", "--bits", 4, "--accuracy-checks", 0)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        assert call("run", *TINY, *knobs) == 130
+    run_id = listed(capsys)[0]["id"]
+    data.rename(tmp_path / "new pictures")
+    assert call("resume", run_id) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    missing = f"the evaluation images of this run must be at '{data}', which does not exist: put it there again"
+    assert f"{missing}, or say where it is now with `python -m core resume {run_id} --data PATH`" in line
+    assert listed(capsys)[0]["error"] in line
+    network.rename(tmp_path / "new.safetensors")
+    for given, says in (
+        (
+            ("--images", "x"),
+            "new place to what is gone, and of this run that is the network and the evaluation images",
+        ),
+        (("--model", tmp_path / "new.safetensors"), missing),
+        (("--data", tmp_path / "nowhere"), "nowhere"),
+    ):
+        assert call("resume", run_id, *given) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert says in line
+    assert call("resume", run_id, "--data", tmp_path / "new pictures", "--json") == 0
+    assert last_json(capsys)["full_precision"] >= 80
+    assert call("resume", run_id, "--data", data) == 2
+    assert "must be stopped, failed or interrupted to get new places, but is complete" in capsys.readouterr().err

@@ -222,6 +222,17 @@ def test_given_images_are_not_called_synthetic(finished, config, tmp_path):
     assert "--images images/adam" in text
 
 
+def test_card_of_given_images_that_are_gone(finished, config, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("images"))
+    config = replace(config, images_from=str(tmp_path / "gone"), methods=("adam",))
+    write_card(tmp_path / "run", config, "again", tmp_path / "card")
+    text = (tmp_path / "card" / CARD).read_text(encoding="utf-8")
+    assert "They are gone from where the run found them." in text
+    assert "images were given to the run, which" not in text
+    assert "![" not in text
+    assert [path.name for path in (tmp_path / "card").iterdir()] == [CARD]
+
+
 @pytest.mark.parametrize(
     "manifest",
     [

@@ -101,9 +101,29 @@ def test_export(run, config, tmp_path):
     assert figures["bytes"] == out.stat().st_size
     assert figures["bytes"] * 5 < figures["float32_bytes"]
     assert figures["evaluated_on"].startswith("20 images of ")
+    assert "left_out" not in figures
     assert os.listdir(out.parent) == [out.name]
     with safe_open(out, framework="pt") as file:
         assert json.loads(file.metadata()["quantization"]) == config.training_for(4).to_dict()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "another thing"])
+def test_a_network_whose_evaluation_images_are_gone_is_exported_without_that_check(run, config, tmp_path, left):
+    shutil.rmtree(config.evaluation.data)
+    if left == "an empty folder":
+        (tmp_path / "pictures").mkdir()
+    elif left == "another thing":
+        (tmp_path / "pictures").write_text("not a folder", encoding="utf-8")
+    out = tmp_path / "packed.safetensors"
+    figures = export_network(run, config, "packed", out)
+    assert figures["left_out"].startswith("accuracy was not compared, because the evaluation images cannot be read: ")
+    assert config.evaluation.data in figures["left_out"]
+    accuracies = {name: figures[name] for name in ("torch_accuracy", "file_accuracy", "onnxruntime_accuracy", "standard_error")}
+    assert set(accuracies.values()) == {None}
+    # the scores are still compared
+    assert figures["max_output_difference"] == 0
+    assert "noise" in figures["evaluated_on"]
+    assert out.stat().st_size == figures["bytes"]
 
 
 class Stopped(NoControl):
