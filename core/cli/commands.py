@@ -341,7 +341,7 @@ def list_names(options: Namespace) -> dict[str, Any]:
         "optimizers": list(METHODS),  # their name in version 1
         "ranges": list(RANGE_METHODS),
         "bits": list(BIT_WIDTHS),
-        "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use"],
+        "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use", "ARCH:FILE, weights for open_clip"],
         "data": [*EVALUATION_SETS, "PATH of a folder with one folder a class", "PATH of ImageNet or CIFAR as torchvision keeps them"],
         "presets": list(PRESETS),
     }

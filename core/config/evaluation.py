@@ -43,7 +43,7 @@ class EvaluationConfig(Checked):
     encoder: str = knob(
         "embedded",
         "CLIP encoder for diversity: embedded, which needs no network; or ARCH:PRETRAINED as open_clip lists them, such as "
-        "ViT-B-32:laion2b_s34b_b79k, downloaded on first use. Empty: diversity is not measured.",
+        "ViT-B-32:laion2b_s34b_b79k, downloaded on first use; or ARCH:FILE with a file of weights. Empty: diversity is not measured.",
         label="CLIP encoder for diversity",
         affects_result=False,
     )

@@ -1,9 +1,9 @@
-"""CLIP encoders, all through open_clip: the embedded one, and any architecture with pretrained weights."""
+"""CLIP encoders, all through open_clip: the embedded one, and any architecture with pretrained weights or weights of a file."""
 
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from core.channels import as_rgb
-from core.errors import EncoderError, UnknownNameError, first_line
+from core.errors import EncoderError, ModelError, UnknownNameError, first_line
 from core.models.full_precision import resolve_device
 from core.models.registry import ASSETS
+from core.models.zoos.hub import hub_asked_once
+from core.untrusted import check_apart
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = ASSETS / "encoder"
+_FORMS = ("ARCH:PRETRAINED as open_clip lists them, such as ViT-B-32:laion2b_s34b_b79k", "ARCH:FILE with a file of weights")
+_OFFLINE = f": without network access it must be {EMBEDDED} or ARCH:FILE"
 
 
 @dataclass
@@ -49,32 +53,51 @@ class Encoder:
 
 
 def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
-    """`embedded`, or `ARCH:PRETRAINED` as open_clip names them, such as `ViT-B-32:laion2b_s34b_b79k`; downloaded on first use.
+    """The encoder `name`, with open_clip's preprocessing.
 
-    open_clip shows the progress of a download on stderr. Raises UnknownNameError for a name that open_clip does not have, and
-    EncoderError if the weights cannot be loaded.
+    name: `embedded`; `ARCH:PRETRAINED` as open_clip names them, such as `ViT-B-32:laion2b_s34b_b79k`, downloaded on first use; or
+    `ARCH:FILE`, a file of weights as open_clip and its training save them. open_clip shows the progress of a download on stderr.
+    Raises UnknownNameError for a name that open_clip does not have, and EncoderError if the weights cannot be loaded.
     """
     target = resolve_device(device)
     architecture, _, pretrained = name.partition(":")
     if name == EMBEDDED:
         source, trained_on = f"local-dir:{EMBEDDED_FOLDER}", describe_folder(EMBEDDED_FOLDER)
         arguments: dict[str, str] = {}
+        advice = ""
     else:
         if architecture not in open_clip.list_models() or not pretrained:
-            raise UnknownNameError(
-                "encoder", name, [EMBEDDED, "ARCH:PRETRAINED as open_clip lists them, such as ViT-B-32:laion2b_s34b_b79k"]
-            )
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        if pretrained not in tags:
-            raise UnknownNameError("encoder", name, [EMBEDDED, *(f"{architecture}:{tag}" for tag in tags)])
-        source, trained_on, arguments = architecture, pretrained, {"pretrained": pretrained}
+            raise UnknownNameError("encoder", name, [EMBEDDED, *_FORMS])
+        trained_on, advice = _weights_of(name)
+        source, arguments = architecture, {"pretrained": pretrained}
     try:
-        with _quiet_log():
+        # the initial weights are overwritten, so drawing them must not advance the global random number generator
+        with _quiet_log(), hub_asked_once() if advice == _OFFLINE else nullcontext(), torch.random.fork_rng(devices=[]):
             model, preprocess = open_clip.create_model_from_pretrained(source, device=target, **arguments)
     except Exception as error:  # a download can raise many types of error, depending on the hub
-        reason = first_line(error)
-        raise EncoderError(f"encoder {name!r} could not be loaded ({reason}): without network access it must be {EMBEDDED}") from error
+        raise EncoderError(f"encoder {name!r} could not be loaded ({first_line(error)}){advice}") from error
     return Encoder(name, trained_on, model.eval(), preprocess, target)
+
+
+def _weights_of(name: str) -> tuple[str, str]:
+    """What the encoder ARCH:PRETRAINED or ARCH:FILE was trained on, and what to do if its weights cannot be loaded.
+
+    Raises UnknownNameError and EncoderError as `load_encoder` does. A file is read first in a process of its own.
+    """
+    architecture, _, pretrained = name.partition(":")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if pretrained in tags:
+        return pretrained, _OFFLINE
+    path = Path(pretrained)
+    if not path.suffix:
+        raise UnknownNameError("encoder", name, [EMBEDDED, *(f"{architecture}:{tag}" for tag in tags), f"{architecture}:FILE"])
+    try:
+        check_apart("core.models.weights:count_tensors", path, pretrained, error=EncoderError, imports=("core.models.weights",))
+    except ModelError as error:
+        raise EncoderError(f"encoder {name!r} could not be loaded: {error}") from error
+    except OSError as error:
+        raise EncoderError(f"encoder {name!r} could not be loaded: its file cannot be read ({error.strerror or error})") from error
+    return f"unknown: weights in {path.name}", f": the file must have the weights of {architecture} under the names of open_clip"
 
 
 def describe_folder(folder: Path) -> str:

@@ -126,6 +126,11 @@ def _plain_list(*_: Any) -> list[Any]:
     return []
 
 
+def count_tensors(path: Path, *, name: str) -> int:
+    """The number of tensors that `read_weights` finds; for `core.untrusted.check_apart`."""
+    return len(read_weights(path, name))
+
+
 def _read_safetensors(path: Path, start: bytes) -> dict[str, Tensor]:
     length = int.from_bytes(start[:8], "little")
     if length > HEADER_BYTES:

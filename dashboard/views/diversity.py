@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from core import layout
+from core.export.commands import bare_name
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import diversity as diversity_charts
@@ -50,7 +51,7 @@ def similarity(run: Run) -> None:
         return
     any_set = next(iter(measured.values()))
     st.markdown(
-        f"Encoder **{text.plain(any_set['encoder'])}**, trained on {text.plain(any_set['encoder_trained_on'])}. "
+        f"Encoder **{text.plain(bare_name(any_set['encoder']))}**, trained on {text.plain(any_set['encoder_trained_on'])}. "
         "Similarities by different encoders cannot be compared."
     )
     sets = {**measured, **references}

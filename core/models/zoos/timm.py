@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.channels import MODES, channels_title
 from core.errors import ModelError, UnknownNameError, first_line
 from core.models.registry import ModelSpec
+from core.models.zoos.hub import hub_asked_once
 from core.models.zoos.zoo import checkpoints_folder, known_interpolation, numbered_classes
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Timm:
 
         config = self._config(name)
         if config.hf_hub_id:
-            return timm.create_model(name, pretrained=True)
+            with hub_asked_once():
+                return timm.create_model(name, pretrained=True)
         # For some files that timm downloads from a URL it falls back to unpickling; for a local file it does not.
         path = download_cached_file(config.url, check_hash=True, progress=True, cache_dir=str(checkpoints_folder()))
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": path, "custom_load": config.custom_load})

@@ -1,15 +1,21 @@
+import json
 import logging
+import time
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
+from open_clip import factory
+from safetensors.torch import save_file
 from torchvision.transforms.v2.functional import to_pil_image
 
 from core.data.labeled import embedded_images
 from core.errors import EncoderError, UnknownNameError
 from core.evaluation.encoder import EMBEDDED_FOLDER, Encoder, describe_folder, load_encoder
 from core.models.registry import CIFAR10_CLASSES
+from core.models.zoos import hub
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,7 @@ def test_failed_download_is_reported(monkeypatch):
         raise OSError("[Errno -3] Temporary failure in name resolution\nsecond line")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", no_network)
+    monkeypatch.setattr(hub, "_problem", lambda address: "")
     level = logging.getLogger().level
     with pytest.raises(EncoderError, match="'RN50:openai'.*name resolution.*embedded") as caught:
         load_encoder("RN50:openai", "cpu")
@@ -104,3 +111,63 @@ def test_failure_without_a_message_is_reported(monkeypatch):
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", silent)
     with pytest.raises(EncoderError, match="'RN50:openai'.*embedded"):
         load_encoder("RN50:openai", "cpu")
+
+
+@pytest.fixture
+def architecture(tmp_path, monkeypatch):
+    """The name in open_clip of the architecture of the embedded encoder."""
+    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
+    config = json.loads((EMBEDDED_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "tiny-test.json").write_text(json.dumps(config["model_cfg"]), encoding="utf-8")
+    open_clip.add_model_config(tmp_path / "tiny-test.json")
+    return "tiny-test"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "training"])
+def test_weights_of_a_local_file(architecture, encoder, tmp_path, form):
+    weights = encoder.model.state_dict()
+    path = tmp_path / ("clip.safetensors" if form == "safetensors" else "clip.pt")
+    if form == "safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    else:
+        # as open_clip's training writes its checkpoints
+        torch.save({"epoch": 3, "name": "a", "state_dict": weights}, path)
+    state = torch.random.get_rng_state()
+    loaded = load_encoder(f"{architecture}:{path}", "cpu")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert loaded.name == f"{architecture}:{path}"
+    assert loaded.trained_on == f"unknown: weights in {path.name}"
+    images = torch.rand(2, 3, *[encoder.model.visual.image_size[0]] * 2)
+    with torch.no_grad():
+        assert torch.equal(loaded.model.encode_image(images), encoder.model.encode_image(images))
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_a_file_that_is_no_weights_of_the_architecture_is_refused(architecture, tmp_path, capfd):
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "others.pt")
+    torch.save({"state_dict": Code()}, tmp_path / "code.pt")
+    (tmp_path / "folder.pt").mkdir()
+    for name, says in (
+        ("others.pt", "the file must have the weights of tiny-test under the names of open_clip"),
+        ("code.pt", "could not be loaded"),
+        ("folder.pt", "it is a folder"),
+        ("nowhere.pt", "it does not exist"),
+    ):
+        with pytest.raises(EncoderError, match=says) as caught:
+            load_encoder(f"{architecture}:{tmp_path / name}", "cpu")
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+    assert "executed" not in capfd.readouterr().out
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(EncoderError, match=r"http://127.0.0.1:9 does not answer: .*: without network access it must be embedded"):
+        load_encoder("ViT-B-32:laion2b_s34b_b79k", "cpu")
+    assert time.monotonic() - began < 20  # its client alone takes 47 seconds
