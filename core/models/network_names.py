@@ -6,12 +6,14 @@ New runs store these names. This is for runs of earlier versions.
 import json
 import subprocess
 import sys
-from functools import lru_cache
+import time
 from typing import NamedTuple
 
 from core.processes import module_command, module_environment
 
 _SECONDS = 300  # importing torch and a zoo takes up to ten; the server's low priority makes it longer beside jobs
+SECONDS_BETWEEN_TRIES = 600.0
+_KEPT = 100
 
 
 class NetworkNames(NamedTuple):
@@ -21,9 +23,31 @@ class NetworkNames(NamedTuple):
     layers: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=100)
+# of every network that was asked for, and when the names of some could not be found
+_names: dict[str, NetworkNames] = {}
+_failed: dict[str, float] = {}
+
+
 def names_of(model: str) -> NetworkNames:
-    """Names of the network `model`, any name for `load_model`. The first call takes seconds."""
+    """Names of the network `model`, any name for `load_model`. The first call takes seconds.
+
+    Names that could not be found are looked for again after SECONDS_BETWEEN_TRIES: the machine may have been busy, the file not mounted.
+    """
+    now = time.monotonic()
+    for other in [other for other, failed in list(_failed.items()) if now - failed > SECONDS_BETWEEN_TRIES]:
+        _failed.pop(other, None)
+        _names.pop(other, None)
+    names = _names.get(model)
+    if names is None:
+        names = _names[model] = _ask(model)
+        if not all(names):
+            _failed[model] = time.monotonic()
+        while len(_names) > _KEPT:
+            _names.pop(next(iter(_names)), None)
+    return names
+
+
+def _ask(model: str) -> NetworkNames:
     command = module_command("core.models.network_names", model)
     environment = module_environment()
     try:
