@@ -18,10 +18,10 @@ _REPLACED = re.compile(
     r"|(?<=[<~>-])(?=[->=]+(?:\s|$))",  # arrows and signs
     re.IGNORECASE,
 )
-# spreadsheets evaluate text that starts with these; some skip blanks and invisible characters before it. The same rule is in
-# components/download_buttons.js
-_FORMULA = re.compile(r"[\t\r\n]|[\s\0\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+# Spreadsheets evaluate text that starts with these; some skip blanks and invisible characters before it. download_buttons.js gets both
+# patterns from here, so they name every character: \s and \d differ between Python and JavaScript.
+FORMULA = r"[\t\r\n]|[\0\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
+NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>$\"'"}
 REPLACEMENT = "\ufffd"
 _JOINERS_OF_SCRIPTS = "\u200c\u200d"  # of Persian, Hindi and emoji
@@ -56,7 +56,7 @@ def cell(value: object) -> object:
     """
     if isinstance(value, (list, tuple)):
         return [cell(one) for one in value]
-    return _JOINER + value if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+    return _JOINER + value if isinstance(value, str) and re.match(FORMULA, value) and not re.fullmatch(NUMBER, value) else value
 
 
 def error(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -33,4 +34,6 @@ def file_name(name: str) -> str:
 @cache
 def script() -> str:
     """JavaScript that adds the download buttons to the figures of a document."""
-    return _SCRIPT.read_text(encoding="utf-8")
+    rules = {"FORMULA": text.FORMULA, "NUMBER": text.NUMBER}
+    given = "".join(f"const {name} = {json.dumps(pattern)};\n" for name, pattern in rules.items())
+    return _SCRIPT.read_text(encoding="utf-8").replace("// FORMULA and NUMBER\n", given)

@@ -20,13 +20,16 @@
     return String(number);
   }
 
-  // One cell. Text that a spreadsheet would evaluate (the rule of dashboard/text.py) gets a leading apostrophe,
-  // unless it is a number.
+  // Patterns of dashboard/text.py, which dashboard/charts/files.py writes in place of the next line.
+  // FORMULA and NUMBER
+  const [formula, numeric] = [new RegExp(`^(?:${FORMULA})`), new RegExp(`^(?:${NUMBER})$`)];
+
+  // One cell. Text that a spreadsheet would evaluate gets a leading apostrophe, unless it is a number.
   function cell(value, single = false) {
     if (value === null || value === undefined) return "";
     if (typeof value === "number") return Number.isFinite(value) ? digits(value, single) : "";
     let text = plain(value);
-    if (/^([\t\r\n]|[\s\u0000\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])/.test(text) && !/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) text = "'" + text;
+    if (formula.test(text) && !numeric.test(text)) text = "'" + text;
     return /[",\r\n\t]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
