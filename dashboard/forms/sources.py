@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from core.data.archives import ALLOWED, ARCHIVE_BYTES
 from core.errors import ConfigError, DataError, quoted
 from core.models.registry import MODELS, GivenSpec
 from dashboard import session
-from dashboard.server import uploads
+from dashboard.server import access, uploads
 
 _ONE_PER_CHANNEL = "one number for each channel, such as 0.485 0.456 0.406"
 
@@ -86,7 +87,7 @@ def kept_network(chosen: ChosenNetwork) -> str:
     """Stores the uploaded network, if any; returns the value for `model`. Raises ConfigError, DataError or ModelError if unusable."""
     if chosen.file is None:
         return chosen.model
-    with st.spinner("Checking the network ..."):
+    with uploads.place_of(_uploader()), st.spinner("Checking the network ..."):
         if not chosen.architecture and not chosen.file.name.endswith(uploads.PROGRAM):
             return session.uploads().store_network(chosen.file, chosen.file.name)
         names = [line.strip() for line in chosen.class_names.splitlines() if line.strip()]
@@ -119,8 +120,13 @@ def kept_images(file: UploadedFile | None) -> str:
     """Stores the uploaded images; returns their folder, for `images_from`. Raises DataError if there is no file or it cannot be used."""
     if file is None:
         raise DataError(f"images must be {ALLOWED}, got no file")
-    with st.spinner("Checking the images ..."):
+    with uploads.place_of(_uploader()), st.spinner("Checking the images ..."):
         return str(session.uploads().store_images(file, file.name))
+
+
+def _uploader() -> str:
+    """The user who is logged in, or where nobody logs in, this session."""
+    return access.user() or st.session_state.setdefault("uploader", uuid.uuid4().hex)
 
 
 def forget_uploads() -> None:

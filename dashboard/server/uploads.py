@@ -27,6 +27,7 @@ from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
 from core.models.registry import NETWORK_BYTES, GivenSpec
 from core.models.user_files import PROGRAM, check_checkpoint, import_network
+from core.untrusted import AT_ONCE, WAIT_SECONDS
 from dashboard import text
 
 MEGABYTE = 1 << 20
@@ -36,6 +37,28 @@ _STALE_SECONDS = 24 * 3600  # older temporary files are from processes that were
 _lock = threading.Lock()  # of the next; nothing is computed while it is held
 # hash of a file -> held while that file is checked and stored
 _storing_now: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+AT_ONCE_OF_ONE = AT_ONCE // 2  # checks for one user: half of all, so that others find a place
+# user -> the places that are left to them, while they have an upload
+_places: WeakValueDictionary[str, threading.BoundedSemaphore] = WeakValueDictionary()
+
+
+@contextmanager
+def place_of(user: str) -> Iterator[None]:
+    """During the block, one of the AT_ONCE_OF_ONE uploads of a user that are checked at the same time; waits for one.
+
+    user: the name of a login, or of a session without one. Raises DataError after WAIT_SECONDS.
+    """
+    with _lock:
+        mine = _places.setdefault(user, threading.BoundedSemaphore(AT_ONCE_OF_ONE))
+    if not mine.acquire(timeout=WAIT_SECONDS):
+        raise DataError(
+            f"at most {AT_ONCE_OF_ONE} files of one user are checked at the same time, and yours took over {WAIT_SECONDS} seconds; "
+            "try again later"
+        )
+    try:
+        yield
+    finally:
+        mine.release()
 
 
 class Uploads:

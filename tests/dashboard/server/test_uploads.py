@@ -13,12 +13,14 @@ import time
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
+from core import untrusted
 from core.config import IMAGE_FORMATS, PRESETS
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import CoreError, DataError, ModelError
@@ -282,6 +284,39 @@ def test_concurrent_uploads_of_one_file(apart):
         thread.join()
     assert len(folders) == 4
     assert len(set(folders)) == 1
+
+
+def test_uploads_of_one_user_leave_places_to_another(tmp_path, apart, monkeypatch):
+    """Somebody sends more files than are checked at once, each of which takes as long as the test."""
+    monkeypatch.setattr(untrusted, "_slots", threading.BoundedSemaphore(untrusted.AT_ONCE))
+    monkeypatch.setattr(uploads, "_places", WeakValueDictionary())
+    release, waiting = threading.Event(), []
+
+    def slow():
+        waiting.append(1)
+        with uploads.place_of("somebody"), untrusted._slots:
+            waiting.pop()
+            release.wait(60)
+
+    threads = [threading.Thread(target=slow) for _ in range(untrusted.AT_ONCE + 2)]
+    try:
+        for thread in threads:
+            thread.start()
+        while untrusted._slots._value > untrusted.AT_ONCE - uploads.AT_ONCE_OF_ONE:
+            time.sleep(0.01)
+        monkeypatch.setattr(untrusted, "WAIT_SECONDS", 5)
+        with uploads.place_of("somebody else"):
+            assert apart.store_images(io.BytesIO(archive()), "a.zip").is_dir()
+        assert len(waiting) == len(threads) - uploads.AT_ONCE_OF_ONE
+        monkeypatch.setattr(uploads, "WAIT_SECONDS", 0.1)
+        with pytest.raises(DataError, match="at most 2 files of one user are checked at the same time"), uploads.place_of("somebody"):
+            pass
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
+    with uploads.place_of("somebody"):
+        pass
 
 
 def test_slow_upload_does_not_keep_others_waiting(tmp_path, apart, monkeypatch):
