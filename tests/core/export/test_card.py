@@ -228,7 +228,7 @@ def test_card_of_given_images_that_are_gone(finished, config, tmp_path):
     write_card(tmp_path / "run", config, "again", tmp_path / "card")
     text = (tmp_path / "card" / CARD).read_text(encoding="utf-8")
     assert "They are gone from where the run found them." in text
-    assert "0 images" not in text
+    assert "\n0 images" not in text
     assert "![" not in text
     assert [path.name for path in (tmp_path / "card").iterdir()] == [CARD]
 
