@@ -339,7 +339,12 @@ def test_runs_whose_folder_was_moved_are_exported_and_resumed(tmp_path, capsys):
     store = RunStore(again)
     run = store.run(ids["given images"])
     assert run.config.images_from == str(again / ids["complete"] / "images" / "adam")
-    html = report.report(store, run, ())
+    html = "".join(report.report(store, store.run(ids[name]), ()) for name in ("given images", "embedded network"))
     store.close()
-    assert "/an/earlier/place" not in html
-    assert str(tmp_path) not in html
+    assert "40 images of evaluation" in html
+    (card,) = (tmp_path / "card").glob("*.md")
+    (network,) = (again / "uploads" / "networks").glob("*.pt2")
+    for text in (html, card.read_text(encoding="utf-8")):
+        assert "/an/earlier/place" not in text
+        assert str(tmp_path) not in text
+        assert network.stem not in text  # the hash of an uploaded network

@@ -23,7 +23,7 @@ def commands(config: RunConfig) -> list[str]:
 
 def bare_name(name: str) -> str:
     """The name of a file or folder, also behind ARCH: of an encoder, without its parent folders; any other name unchanged."""
-    before, separator, path = name.rpartition(":")
+    before, separator, path = ("", "", name) if os.path.isabs(name) else name.partition(":")
     return before + separator + Path(path).name if os.path.isabs(path) else name
 
 

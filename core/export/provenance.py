@@ -16,7 +16,10 @@ def papers(config: RunConfig) -> list[str]:
 
 def evaluated_on(config: RunConfig, description: str) -> str:
     """The description of the evaluation images, with a folder named without its location."""
-    return description.replace(config.evaluation.data, bare_name(config.evaluation.data))
+    text = description.replace(config.evaluation.data, bare_name(config.evaluation.data))
+    # the folder may have had another place when it was described
+    before, of, folder = text.partition(" images of ")
+    return before + of + bare_name(folder)
 
 
 def versions(packages: Iterable[str]) -> str:

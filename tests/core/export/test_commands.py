@@ -10,7 +10,7 @@ from core.cli.commands import _run_config
 from core.cli.parser import build_parser, main
 from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, knobs
 from core.evaluation.accuracy import Accuracy
-from core.export.commands import commands
+from core.export.commands import bare_name, commands
 from core.pipeline import execute
 from core.reporting import NoControl, NullReporter
 
@@ -156,3 +156,17 @@ def test_files_are_named_as_their_user_named_them(tmp_path):
     options = parsed(line)
     # with the ending of the stored file, because --model takes no .pth
     assert (options.model, options.encoder) == ("my net.safetensors", "ViT-B-32:clip.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("/data/photographs", "photographs"),
+        ("/data/a:b/c", "c"),
+        ("ViT-B-32:/data/clip.pt", "ViT-B-32:clip.pt"),
+        ("ViT-B-32:laion2b_s34b_b79k", "ViT-B-32:laion2b_s34b_b79k"),
+        ("embedded", "embedded"),
+    ],
+)
+def test_folders_above_a_file_are_left_out(name, bare):
+    assert bare_name(name) == bare
