@@ -61,8 +61,8 @@ def in_mode(image: Image.Image, mode: str = "RGB") -> Image.Image:
 
     Pillow clips values above 255, so images of 16 and 32 bits are scaled here: those of 16 bits to their upper byte, which recovers 8-bit
     values however they were widened. A file of 32 bits does not tell what white is: it is the smallest of 255, 65,535 and the largest
-    whole number, or of 1, 255 and 65,535 for floating-point numbers, that no pixel exceeds. Transparency is dropped, as by torchvision, where
-    the mode has none.
+    whole number, or of 1, 255 and 65,535 for floating-point numbers, that no pixel exceeds. A mode without transparency
+    drops it, as torchvision does.
     Raises DataError for negative values and others that no such file has.
     """
     if image.mode.startswith("I;16"):

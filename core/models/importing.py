@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.channels import MODES
-from core.errors import ModelError, one_line
+from core.errors import CoreError, ModelError, one_line
 from core.files import JSON_BYTES, not_stored, read_bounded, sync, write_json
 from core.layout import NETWORKS
 from core.models.checks import check_network
@@ -71,8 +71,14 @@ def _classifier_width(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
 
 def _input_channels(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
     """Number of channels of the images, read from the first convolution; the zoo's number if the file has no such tensor."""
+    kernels = {key: shape for key, shape in layout_of(known).items() if len(shape) == 4 and key in weights}
+    if all(tuple(weights[key].shape) == shape for key, shape in kernels.items()):
+        return known.channels
     other = next(channels for channels in MODES if channels != known.channels)
-    found = _size_that_grows(weights, known, _with_channels(known, other)) or known.channels
+    try:
+        found = _size_that_grows(weights, known, _with_channels(known, other))
+    except CoreError:  # it can only be built for the zoo's number
+        found = None
     return found if found in MODES else known.channels
 
 

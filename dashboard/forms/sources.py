@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
         )
         sides = "One number, or height and width."
         size = st.text_input("Image size (pixels)", placeholder="224", help=sides, key=f"{key}/image size")
-        channels = "Of red, green and blue in [0, 1], as in the training of the network; one number for each channel of its images."
+        channels = "Of each channel in [0, 1], such as red, green and blue, as in the training of the network."
         mean = st.text_input("Mean", placeholder="0.485 0.456 0.406", help=channels, key=f"{key}/mean")
         std = st.text_input("Standard deviation", placeholder="0.229 0.224 0.225", help=channels, key=f"{key}/std")
         class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")

@@ -41,7 +41,8 @@ class Timm:
 
         self._config(name)
         try:
-            return timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
+            images = {} if channels == 3 else {"in_chans": channels}
+            return timm.create_model(name, pretrained=False, num_classes=classes, **images)
         except (RuntimeError, ValueError, TypeError, ImportError, AssertionError, AttributeError) as error:
             raise ModelError(
                 f"timm:{name} cannot be built for {classes or 'its own number of'} classes and {channels_title(channels)} images "

@@ -173,7 +173,7 @@ def _largest_inputs(network: nn.Module, spec: ModelSpec) -> dict[nn.Module, list
     """
     tensor = next(itertools.chain(network.parameters(), network.buffers()))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
-    pixels = torch.rand(3, 3, spec.image_size, spec.image_size, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(3, *spec.shape, generator=torch.Generator().manual_seed(0))
     pixels[0], pixels[1] = 0.0, 1.0
     found: dict[nn.Module, list[float]] = {}
     layers = {layer: layer for layer in network.modules() if isinstance(layer, _Layer)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from core.data.pictures import FORMATS, SUFFIXES, has_unknown_white, open_picture, read_picture, in_mode
+from core.data.pictures import FORMATS, SUFFIXES, has_unknown_white, in_mode, open_picture, read_picture
 from core.errors import DataError
 
 GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
