@@ -79,7 +79,7 @@ def _input_channels(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
         found = _size_that_grows(weights, known, _with_channels(known, other))
     except CoreError:  # it can only be built for the zoo's number
         found = None
-    return found if found in MODES else known.channels
+    return known.channels if found is None or found not in MODES else found
 
 
 def _size_that_grows(weights: Mapping[str, Tensor], one: ModelSpec, other: ModelSpec) -> int | None:

@@ -41,7 +41,7 @@ class Timm:
 
         self._config(name)
         try:
-            images = {} if channels == 3 else {"in_chans": channels}
+            images: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
             return timm.create_model(name, pretrained=False, num_classes=classes, **images)
         except (RuntimeError, ValueError, TypeError, ImportError, AssertionError, AttributeError) as error:
             raise ModelError(

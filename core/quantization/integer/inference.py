@@ -172,7 +172,7 @@ def _largest_inputs(network: nn.Module, spec: ModelSpec) -> dict[nn.Module, list
     An image has no larger values, nor has what a monotonic function, such as a normalization, makes of them.
     """
     tensor = next(itertools.chain(network.parameters(), network.buffers()))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
     pixels = torch.rand(3, *spec.shape, generator=torch.Generator().manual_seed(0))
     pixels[0], pixels[1] = 0.0, 1.0
     found: dict[nn.Module, list[float]] = {}
