@@ -451,7 +451,6 @@ def test_paths(place, capsys, monkeypatch):
     places = {
         "generate --model": ["generate", "--out", "new", "--model"],
         "generate --out": ["generate", "--images", "4", "--out"],
-        "generate --runs": ["generate", "--images", "4", "--runs"],
         "quantize --images": ["quantize", "--out", "new", "--images"],
         "quantize --data": ["quantize", "--out", "new", "--images", "set", "--data"],
         "quantize --model": ["quantize", "--out", "new", "--images", "set", "--model"],

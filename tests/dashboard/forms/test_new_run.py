@@ -62,7 +62,7 @@ CONFIGS = {
         bits=(8, 2),
         steps_by_bits={2: 11, 6: 12},
         lr_by_bits={8: 1e-09},
-        evaluation=EvaluationConfig(encoder="ViT-B-32:laion2b_s34b_b79k", data="/a folder/of images", accuracy_checks=7),
+        evaluation=EvaluationConfig(encoder="ViT-B-32:laion2b_s34b_b79k", data="/a folder/of images", accuracy_checks=7, strict=True),
     ),
     "no quantization, no encoder": RunConfig(bits=(), methods=("adam",), evaluation=EvaluationConfig(encoder="")),
     "given images": RunConfig(images_from="/of/another run", methods=("given", "a_method of *others*"), bits=(4,), lr_by_bits={4: 0.0001}),
