@@ -97,17 +97,18 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
 
 def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
     """The config for the weights file of the user, which is copied to where uploads are kept; without one, the config as it is."""
+    from core.models.registry import GivenSpec, one_or_two
+
     given = _given(_ABOUT_WEIGHTS, options)
     if options.weights is None:
         if given:
             name, value = next(iter(given.items()))
-            text = " ".join(map(str, value)) if isinstance(value, list) else quoted(str(value) if isinstance(value, Path) else value)
-            raise ConfigError(f"{name} must come with --weights FILE, got {text} alone")
+            value = str(value) if isinstance(value, Path) else one_or_two(value) if name == "image_size" else value
+            raise ConfigError(f"{name} must come with --weights FILE, got {quoted(value)} alone")
         return config
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
-    from core.models.registry import GivenSpec
     from core.models.user_files import import_network
     from core.runs.store import default_folder
 

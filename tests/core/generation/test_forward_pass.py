@@ -121,3 +121,28 @@ def test_nothing_is_compiled_if_the_c_kernels_are_used(small, monkeypatch):
     forward_pass = ForwardPass(small.network)
     forward_pass.compile(images(), LABELS, WEIGHTS)
     assert forward_pass.compile_failure == "on a CPU the C compiler has done it already"
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 12), (2, 12, 8), (4, 9, 5), (1, 1, 40), (1, 40, 1)])
+def test_images_of_any_channels_and_proportions(shape):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.BatchNorm2d(shape[0]), nn.Conv2d(shape[0], 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1)
+        network = nn.Sequential(*layers, nn.BatchNorm2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 4)).eval()
+        given = torch.randn(6, *shape)
+    network.requires_grad_(False)
+    mine, other = (given.clone().requires_grad_(True) for _ in range(2))
+    outcome = ForwardPass(network)(mine, LABELS, WEIGHTS)
+    values, found = other, []
+    for module in network:
+        if isinstance(module, nn.BatchNorm2d):
+            found.append(torch.stack([values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3))]))
+        values = module(values)
+    assert torch.allclose(outcome[-1], torch.cat(found, dim=1), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(outcome[3], values, atol=1e-5)
+    _, terms = total_loss(ForwardOutputs(other, LABELS, values, outcome[2].detach()), WEIGHTS)
+    for name, term in terms.items():
+        assert term.item() == pytest.approx(outcome[1][name].item(), rel=1e-4)
+    outcome[0].backward()
+    assert mine.grad.shape == (6, *shape)
+    assert mine.grad.isfinite().all()

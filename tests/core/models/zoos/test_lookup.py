@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -281,3 +282,10 @@ def test_offline_names_do_not_import_torch_if_its_cache_is_empty(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['resnet20_cifar10', 'timm:resnet18.a1_in1k']"
+
+
+def test_spec_of_a_timm_network_for_grey_images_that_are_not_square(monkeypatch):
+    config = replace(timm.models.get_pretrained_cfg("test_byobnet"), input_size=(1, 32, 48), mean=(0.5,), std=(0.2,), crop_pct=0.8)
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: config)
+    spec = known_spec("timm:test_byobnet")
+    assert (spec.shape, spec.resize) == ((1, 32, 48), 40)
