@@ -82,6 +82,12 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
         plain("mean must be one number for each channel, such as 0.485 0.456 0.406, got '0.5 half'")
     ]
     app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
+    app.text_input(key="quick/machine/image size").set_value("32 x 48")
+    app.button(key="start").click().run()
+    assert [error.value for error in app.error] == [
+        plain("image size must be one or two whole numbers, such as 224 or 32 48, got '32 x 48'")
+    ]
+    app.text_input(key="quick/machine/image size").set_value("32 32")
     app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij"))
     app.button(key="start").click().run()
     assert not app.exception
@@ -89,7 +95,7 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     (run,) = session.store().runs()
     assert run.name == "others.pth, mi-fgsm + adam"
     spec = find_model(run.config.model)[1]
-    assert (spec.mean, spec.classes) == ((0.5, 0.5, 0.5), tuple("abcdefghij"))
+    assert (spec.mean, spec.classes, spec.image_size) == ((0.5, 0.5, 0.5), tuple("abcdefghij"), 32)
     session.manager().wait(run.id)
     assert session.store().run(run.id).state is RunState.COMPLETE
 
