@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -63,7 +62,7 @@ def read_content(path: Path, name: str = "") -> Any:
     except OSError as error:
         raise ModelError(f"{name} cannot be read ({error.strerror or error}); it must be {ALLOWED}") from error
     if not is_weights(start, size):
-        raise ModelError(f"{name} must be {ALLOWED}, got {_kind(path, start, name)}")
+        raise ModelError(f"{name} must be {ALLOWED}, got {_kind(start, name)}")
     try:
         if is_safetensors(start, size):
             value: Any = _read_safetensors(path, start)
@@ -86,35 +85,43 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
     return _tensors(read_content(path, name), name or str(path))
 
 
-def _kind(path: Path, start: bytes, name: str) -> str:
+def _kind(start: bytes, name: str) -> str:
     """What a file is that has no weights, and what to do instead."""
     if name.endswith(".index.json") or start.lstrip().startswith(b"{"):
         return "the index of a file in several parts, or other JSON: merge the parts into one .safetensors file first"
-    if path.open("rb").read(8)[4:] == b"TFL3":
+    if start[4:8] == b"TFL3":
         return "a TensorFlow Lite file, which this program does not read"
     return next((kind for begin, kind in _OTHERS.items() if start.startswith(begin)), f"a file that begins with {start!r}")
+
+
+class _Ignored:
+    """In place of objects that nothing here needs, and whose own code should not see an untrusted file, such as NumPy's."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _harmless_types() -> list[Any]:
     """Types of values beside the tensors, for `weights_only`: creating them executes nothing but a constructor that only stores.
 
     Paths become pure ones, which exist on every system and touch no file. Dictionaries and lists of other kinds become plain ones,
-    because torch fills no others, and so do objects of the libraries whose programs save them.
+    because torch fills no others; arrays and objects of the libraries whose programs save them are ignored.
     """
-    scalar, array = (value.__reduce__()[0] for value in (np.float64(0), np.zeros(1)))  # what NumPy makes its values with
     named: list[tuple[Any, str]] = [(_plain_dict, "collections.defaultdict"), (_plain_list, "collections.deque")]
     for module in ("pathlib", "pathlib._local"):
         named += [(pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath", "Path", "PurePath")]
         named += [(pathlib.PureWindowsPath, f"{module}.{name}") for name in ("WindowsPath", "PureWindowsPath")]
-    for package in ("numpy.core", "numpy._core"):
-        named += [(scalar, f"{package}.multiarray.scalar"), (array, f"{package}.multiarray._reconstruct")]
     for package in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         named += [(dict, f"{package}.utilities.{module}.AttributeDict") for module in ("parsing", "data")]
-    named += [(types.SimpleNamespace, "mmengine.logging.history_buffer.HistoryBuffer")]
+    ignored = ["numpy.ndarray", "numpy.dtype", "mmengine.logging.history_buffer.HistoryBuffer"]
+    ignored += [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
     return [
-        *named, argparse.Namespace, types.SimpleNamespace, list, dict, int, float, str, bool, frozenset, slice, range,
+        *named, *((_Ignored, name) for name in ignored), _Ignored,
+        argparse.Namespace, types.SimpleNamespace, list, dict, int, float, str, bool, frozenset, slice, range,
         datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
-        np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdFDMmUS"},
     ]  # fmt: skip
 
 

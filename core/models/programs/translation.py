@@ -26,6 +26,7 @@ from core.models.programs import operations
 from core.models.programs.archive import HOW_TO_EXPORT, ProgramArchive, read_archive, refuse
 from core.models.programs.folding import Folding, erase_unread
 from core.models.programs.layers import HeldTensor, Layers
+from core.models.programs.outputs import scores_of_program
 
 NODES = 20_000  # operations; a DenseNet-201 has 700
 ELEMENTS = 1 << 28  # of one tensor for a batch of two images: 1 GB in float32
@@ -35,11 +36,14 @@ _EXAMPLES = 2  # images in that check
 
 @dataclass(frozen=True)
 class Program:
-    """A program's network, in evaluation mode with frozen parameters; and channels, height and width (None: any) of its images."""
+    """A program's network, in evaluation mode with frozen parameters; channels, height and width (None: any) of its images; and sentences
+    about what was chosen in the file.
+    """
 
     network: fx.GraphModule
     channels: int
     image_size: tuple[int | None, int | None]
+    notes: tuple[str, ...] = ()
 
 
 def load_program(path: Path) -> fx.GraphModule:
@@ -62,7 +66,7 @@ def read_program(path: Path) -> Program:
         network.load_state_dict(translation.layers.state, assign=True)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError, SyntaxError) as error:
         refuse(path, f"graph cannot be read ({quoted(first_line(error))}); it must be as written by torch.export.save")
-    return Program(network.eval().requires_grad_(False), channels, (height, width))
+    return Program(network.eval().requires_grad_(False), channels, (height, width), translation.notes)
 
 
 class _Translation:
@@ -86,18 +90,10 @@ class _Translation:
             refuse(self.path, f"number of operations must be at most {NODES:,}, got {len(self.given['nodes']):,}")
         for position, node in enumerate(self.given["nodes"]):
             self._translate(node, position)
-        outputs = self.given["outputs"]
-        kinds = [next(iter(one)) for one in self.signature["output_specs"]]
-        if kinds != ["user_output"] or len(outputs) != 1 or "as_tensor" not in outputs[0]:
-            refuse(
-                self.path,
-                "output must be one tensor of logits from a network in evaluation mode, "
-                f"got {len(outputs)} outputs ({quoted(', '.join(kinds[:3]))})",
-            )
-        self.graph.output(self._tensor(outputs[0]["as_tensor"]["name"]))
+        name, is_map, self.notes = scores_of_program(self.given, self.signature, self.path)
+        scores = self._tensor(name)
+        self.graph.output(self.graph.call_function(torch.flatten, (scores, 1)) if is_map else scores)
         return self._assembled(), shape
-
-    # inputs and outputs
 
     def _inputs(self) -> tuple[int, int | None, int | None]:
         """Channels, height and width of the images."""
@@ -121,6 +117,8 @@ class _Translation:
         self.values[images] = self.graph.placeholder("images")
         meta = self.given["tensor_values"][images]
         sizes = [one.get("as_int") for one in meta["sizes"]]
+        if meta["dtype"] in (6, 8, 13):
+            refuse(self.path, "input must be float32 images, got another precision; export network.float()")
         if meta["dtype"] != 7 or len(sizes) != 4 or sizes[1] not in (*MODES, None):
             refuse(self.path, f"input must be float32 images (N, 1 to 4 channels, H, W), got a tensor of shape {quoted(sizes)}")
         if sizes[0] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -22,6 +23,11 @@ from core.models.zoos.zoo import (
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+# in place of a row of the table, for networks that it does not have
+_NO_WEIGHTS: Mapping[str, str] = MappingProxyType({"test_dataset": "in1k", "img_scale": "NA", "img_size": "NA", "checksum": "NA"})
+IMAGENET_CLASSES = 1000
 
 
 class Pytorchcv:
@@ -60,14 +66,15 @@ class Pytorchcv:
             return {row["model_name"]: row for row in csv.DictReader(file)}
 
     def spec(self, name: str) -> ModelSpec:
-        row = self.rows().get(name, {})
-        data = row.get("test_dataset")
+        row = self.rows().get(name, _NO_WEIGHTS)
+        data = row["test_dataset"]
         if data not in ("in1k", "cf", "cub"):
             raise self._unknown(name)
         with shapes_only():
             network = self.build(name, None)
         count, size = getattr(network, "num_classes", None), getattr(network, "in_size", (0,))[0]
-        if not isinstance(count, int):
+        # without a row, the number of classes and the name tell whether it is a classifier
+        if not isinstance(count, int) or (row is _NO_WEIGHTS and count != IMAGENET_CLASSES and not name.endswith(tuple(self.small))):
             raise self._unknown(name)
         ending = next((ending for ending in self.small if name.endswith(ending)), None)
         if ending is not None:
@@ -84,7 +91,7 @@ class Pytorchcv:
         )  # fmt: skip
 
     def file(self, name: str) -> Path | None:
-        row = self.rows()[name]
+        row = self.rows().get(name, _NO_WEIGHTS)
         if row["checksum"] == "NA":
             return None
         return self.folder() / f"{name}-{row['error_value']}-{row['checksum'][:8]}.pth"

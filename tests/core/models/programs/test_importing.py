@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from core.config import TrainingConfig
+from core.data.image_sets import ImageSet
 from core.errors import ConfigError, CoreError, ModelError
 from core.models.full_precision import load_model
+from core.models.importing import notes_of
+from core.models.programs.export import save_program
 from core.models.programs.importing import import_program
 from core.models.registry import GivenSpec
+from core.quantization.integer.inference import integer_inference_network
+from core.quantization.training import QuantizationTraining
 
 SAID = {"image_size": 8, "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3), "class_names": ("a", "b", "c", "d")}
 
@@ -114,3 +120,47 @@ def test_values_that_do_not_fit_a_grey_program_are_refused(tmp_path):
     assert "mean of " in message(mean=(0.5,) * 3)
     assert "must be one number, got 3" in message(mean=(0.5,) * 3)
     assert "std must be given" in message(std=None)
+
+
+def test_program_that_this_program_exported_is_named_as_what_it_is(small, tmp_path):
+    images = ImageSet(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8), torch.arange(8) % 4)
+    quantized = QuantizationTraining(small, images, TrainingConfig(steps=0, calibration_images=8)).quantized
+    save_program(integer_inference_network(quantized, small.spec), small.spec, tmp_path / "mine.pt2")
+    assert "got a quantized one, such as this program exports" in refused(tmp_path, tmp_path / "mine.pt2")
+
+
+class Outputs(nn.Module):
+    """A network with more outputs, or scores of another shape, than the one it wraps."""
+
+    def __init__(self, network, form):
+        super().__init__()
+        self.network, self.form = network, form
+
+    def forward(self, images):
+        scores = self.network(images)
+        if self.form == "map":
+            return scores[:, :, None, None]
+        if self.form == "tuple":
+            return scores, scores.square()
+        return {"out": scores, "aux": scores.square(), "features": images.mean(dim=(2, 3))}
+
+
+@pytest.mark.parametrize(
+    ("form", "notes"),
+    [("map", []), ("tuple", ["took the first of 2 outputs as the scores"]), ("mapping", ["took the first of 3 outputs as the scores"])],
+)
+def test_scores_are_found_among_the_outputs(small, tmp_path, form, notes):
+    given = exported(Outputs(small.network, form).eval(), tmp_path / "given.pt2")
+    out = import_program(given, given=GivenSpec(**SAID), out_folder=tmp_path / "networks")
+    images = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(load_model(str(out), "cpu").network(images), small.network(images))
+    assert notes_of(str(out)) == notes
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_refused_with_what_to_do(small, tmp_path, kind):
+    network = copy.deepcopy(small.network).to(kind)
+    images = torch.zeros(2, 3, 8, 8, dtype=kind)
+    program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, tmp_path / "given.pt2")
+    assert refused(tmp_path, tmp_path / "given.pt2").endswith("export network.float()")

@@ -20,7 +20,7 @@ from torchvision import models
 from core.errors import ModelError, UnknownNameError
 from core.models.full_precision import find_model, layout_of, load_model
 from core.models.registry import CIFAR10_CLASSES, CIFAR100_CLASSES
-from core.models.zoos.lookup import ZOOS, build_architecture, known_spec, offline_names
+from core.models.zoos.lookup import ZOOS, build_architecture, find_pretrained, known_spec, offline_names
 from core.models.zoos.zoo import IMAGENET_MEAN, IMAGENET_STD, shapes_only
 
 ROOT = Path(__file__).parents[4]
@@ -289,3 +289,20 @@ def test_spec_of_a_timm_network_for_grey_images_that_are_not_square(monkeypatch)
     monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: config)
     spec = known_spec("timm:test_byobnet")
     assert (spec.shape, spec.resize) == ((1, 32, 48), 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size"), [("sknet50", 1000, 224), ("efficientnet_b8", 1000, 672), ("shakedropresnet20_cifar100", 100, 32)]
+)
+def test_classifiers_of_pytorchcv_without_weights_are_known(name, classes, size):
+    """pytorchcv's table lists the networks that it has weights for, about ninety classifiers fewer than it can build."""
+    spec = known_spec(f"pytorchcv:{name}")
+    assert (len(spec.classes), spec.image_size) == (classes, size)
+    with pytest.raises(ModelError, match="has no trained weights"):
+        find_pretrained(f"pytorchcv:{name}")
+
+
+@pytest.mark.parametrize("name", ["unet_cityscapes", "centernet_resnet18_voc", "no_network"])
+def test_other_networks_of_pytorchcv_without_weights_are_refused(name):
+    with pytest.raises(UnknownNameError, match="unknown architecture"):
+        known_spec(f"pytorchcv:{name}")
