@@ -45,8 +45,6 @@ def import_program(file: Path, *, out_folder: Path, given: GivenSpec, name: str 
     trained_on = f"unknown: imported from {one_line(Path(source).name)[:200]}"
     spec = ModelSpec(title, ARCHITECTURE, tuple(names), size, tuple(given.mean), tuple(given.std), trained_on)  # type: ignore[arg-type]
     check_spec(spec_values(spec), source)
-    if any(tensor.dtype in (torch.int8, torch.uint8) for tensor in program.network.state_dict().values()):
-        raise ModelError(f"{source} must be a full-precision network, got a quantized one, such as this program exports")
     check_network(program.network, spec, source)
     try:
         return store(lambda path: save_program(program.network, spec, path), ".pt2", out_folder, label(spec, source), program.notes)

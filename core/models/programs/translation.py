@@ -59,6 +59,8 @@ def load_program(path: Path) -> fx.GraphModule:
 def read_program(path: Path) -> Program:
     """As `load_program`, together with the images that the program accepts."""
     archive = read_archive(path)
+    if any(tensor.dtype in (torch.int8, torch.uint8) for tensor in archive.tensors.values()):
+        refuse(path, "network must be in full precision, got a quantized one, such as this program exports")
     try:
         translation = _Translation(archive, path)
         network, (channels, height, width) = translation.result()
@@ -152,8 +154,6 @@ class _Translation:
         network.graph = self.graph
         network.recompile()
         return network
-
-    # operations
 
     def _translate(self, node: Mapping[str, Any], position: int) -> None:
         target, outputs = node["target"], node["outputs"]
