@@ -39,7 +39,7 @@ from core.stages.generation import HELD_OUT, STAGE, generate, generate_held_out,
 from core.stages.quantization import QuantizationInput, quantize
 from core.threads import cpu_threads
 
-SNAPSHOTS = "snapshots"
+SNAPSHOTS, HELD_OUT_SNAPSHOTS = "snapshots", "held-out snapshots"
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Execution:
         if full_precision is not None:
             if self.config.compares:
                 self._once(HELD_OUT, self._generate_held_out)
-                remove(self.checkpoints.folder / SNAPSHOTS)
+                remove(self.checkpoints.folder / HELD_OUT_SNAPSHOTS)
             for method, image_set in sets.items():
                 accuracy = result["methods"][method]["accuracy"] = {}
                 for bits in self.config.bits:
@@ -206,7 +206,7 @@ class _Execution:
 
     def _generate_held_out(self) -> list[str]:
         folder = self.checkpoints.folder
-        generate_held_out(self.prepared.model, self.config, self.context, folder / HELD_OUT, folder / SNAPSHOTS)
+        generate_held_out(self.prepared.model, self.config, self.context, folder / HELD_OUT, folder / HELD_OUT_SNAPSHOTS)
         return list(DEFAULT_METHODS)
 
     def _add_diversity(self, result: dict[str, Any], sets: Mapping[str, ImageSet]) -> None:

@@ -7,6 +7,7 @@ input computes nothing and leaves nothing behind. `refuses` counts the rejection
 import io
 import json
 import math
+import shutil
 import warnings
 import zipfile
 from dataclasses import asdict, fields
@@ -361,7 +362,7 @@ def tree(folder):
 
 def command_line(place, capsys):
     """A function that calls `main` and returns the only line on stderr, None if the example is valid or asks for help."""
-    before = tree(place)
+    before, kept = tree(place), set(place.iterdir())
 
     def attempt(arguments):
         if any(word.startswith(("-h", "--h")) for word in arguments):
@@ -372,6 +373,8 @@ def command_line(place, capsys):
         except SystemExit as end:
             code = end.code
         except Computed:
+            for made in set(place.iterdir()) - kept:  # by a command that is valid
+                shutil.rmtree(made)
             return None
         captured = capsys.readouterr()
         assert tree(place) == before, "something was written"

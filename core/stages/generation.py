@@ -62,7 +62,8 @@ def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Con
         _finish(loops, HELD_OUT, context)
     sets = [loop.image_set() for loop in loops]
     folder.mkdir(parents=True, exist_ok=True)
-    save_image_set(ImageSet(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets])), folder)
+    manifest = {"made_by": HELD_OUT, "methods": [loop.method for loop in loops], "seed": machine.seed}
+    save_image_set(ImageSet(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets]), manifest), folder)
 
 
 def _load(loops: Sequence[GenerationLoop], stage: str, context: Context) -> None:

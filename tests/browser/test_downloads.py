@@ -187,7 +187,7 @@ def test_downloads_of_charts_tables_and_the_report(browser_page, runs, tmp_path,
         known = [row for row in results.accuracies(store.results(hostile)) if row["method"] == "mi-fgsm"]
         back = pd.read_csv(io.BytesIO(file))
         trained = back[back.curve == "MI-FGSM, trained"]
-        assert trained.y.tolist() == [row["quantized"] for row in known]
+        assert trained.y.tolist() == [row["trained"] for row in known]
         assert trained.error.tolist() == [row["standard_error"] for row in known]
 
         page.get_by_role("link", name="Runs").click()

@@ -105,7 +105,7 @@ def test_poisoned_weight_is_found_in_generation(tmp_path, small, value):
 
 @pytest.mark.parametrize("method", ["minmax", "mse", "lsq"])
 def test_poisoned_weight_is_found_in_calibration(tmp_path, small, small_images, method):
-    config = replace(CONFIG, images_from="given", training=replace(CONFIG.training, range=method))
+    config = replace(CONFIG, images_from="given", training=replace(CONFIG.training, range=method, keep="trained"))
     small.network.conv2.weight.data[3, 2, 1, 1] = float("nan")
     given = replace(prepared_with(small, config), sets={"given": small_images})
     error = failed_with(tmp_path, given, config)

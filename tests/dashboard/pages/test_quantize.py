@@ -51,7 +51,7 @@ def copied(run_id, seed, name, **training):
     copy = store.create(config, name)
     for key, value in store.results(run_id).items():
         if key.startswith("accuracy/"):
-            value = {**value, "quantized": value["quantized"] - seed}
+            value = {**value, **{name: value[name] - seed for name in ("trained", "quantized")}}
         store.set_result(copy, key, value)
     store.set_state(copy, RunState.RUNNING)
     store.set_state(copy, RunState.COMPLETE)
