@@ -199,7 +199,7 @@ def test_bad_class_names_are_refused(tmp_path, capsys, in_this_process, of_other
         (["--image-size", "32", "48"], "image_size must come with --weights FILE, got (32, 48) alone"),
         (["--weights", "OTHERS", "--image-size", "32", "48", "3"], "or two of them, height and width, got [32, 48, 3]"),
         (["--weights", "OTHERS", "--mean", "0.5"], "must be 3 numbers, one for each channel, got 1"),
-        (["--mean", "0.5", "0.5", "0.5"], "mean must come with --weights FILE, got 0.5 0.5 0.5 alone"),
+        (["--mean", "0.5", "0.5", "0.5"], "mean must come with --weights FILE, got [0.5, 0.5, 0.5] alone"),
         (["--weights", "none.pt"], "none.pt cannot be read (it does not exist)"),
         (["--weights", "OTHERS", "--model", "timm:none"], "unknown architecture 'none'"),
         (["--weights", "OTHERS", "--classes", "7"], "output.bias must be (7,), got (10,)"),
