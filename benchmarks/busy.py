@@ -4,8 +4,8 @@ The threads of OpenMP wait for each other at barriers by spinning, for as many r
 that spins takes the core that the thread it waits for needs. A process for each of several counts takes training steps of the embedded
 network in turn, with the threads that torch chooses, beside 0, 1, 2 and 4 processes that only compute.
 
-Reported: median seconds of a step; over that of OpenMP's own count on the idle machine; and over the fair share, which is the idle time
-of the product's count times (threads + busy processes) / cores. Prints one JSON object and writes benchmarks/results/busy.json.
+Reported: median seconds of a step; over that of OpenMP's own count on the idle machine; and over the fair share, which is that time times
+(threads + busy processes) / cores. Prints one JSON object and writes benchmarks/results/busy.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from core.processes import SPIN_COUNT
 
 BUSY = (0, 1, 2, 4)
-COUNTS = ("default", "0", "100", "1000", SPIN_COUNT)
+COUNTS = ("0", "1000")
 _BUSY_LOOP = "while True: pass"
 
 
 def steps(count: int, images: int = 64) -> None:
     """In a process of its own: for each line of standard input, the seconds of each of `count` training steps."""
+    import torch
+
     from core.config import TrainingConfig
     from core.data.image_sets import ImageSet
     from core.data.labeled import embedded_images
@@ -41,7 +43,7 @@ def steps(count: int, images: int = 64) -> None:
     model = load_model("resnet20_cifar10", "cpu")
     pixels, labels = embedded_images()
     training = QuantizationTraining(
-        model, ImageSet(pixels[:256], labels[:256]), TrainingConfig(steps=1_000_000, training_batch_size=images)
+        model, ImageSet(pixels[:256], torch.tensor(labels[:256])), TrainingConfig(steps=1_000_000, training_batch_size=images)
     )
     for _ in range(3):
         training.step()
@@ -84,13 +86,13 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(rounds: int, count: int) -> dict[str, dict[int, float]]:
+def measure(rounds: int, count: int, counts: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[int, float]]:
     """Spin count -> number of busy processes -> median seconds of a step."""
-    processes = {spin_count: started(spin_count, count) for spin_count in dict.fromkeys(COUNTS)}
-    taken: dict[str, dict[int, list[float]]] = {spin_count: {number: [] for number in BUSY} for spin_count in processes}
+    processes = {spin_count: started(spin_count, count) for spin_count in dict.fromkeys(counts)}
+    taken: dict[str, dict[int, list[float]]] = {spin_count: {number: [] for number in numbers} for spin_count in processes}
     try:
         for _ in range(rounds):
-            for number in BUSY:
+            for number in numbers:
                 for spin_count, process in processes.items():
                     assert process.stdin is not None
                     assert process.stdout is not None
@@ -108,19 +110,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="each takes steps with every count beside every number of processes")
     parser.add_argument("--steps", type=int, default=8, help="in a round")
+    parser.add_argument("--counts", nargs="*", default=COUNTS, help="values of GOMP_SPINCOUNT, beside OpenMP's own and the product's")
+    parser.add_argument("--busy", nargs="*", type=int, default=BUSY, help="numbers of busy processes, beside none")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         steps(options.steps)
         return
-    seconds = measure(options.rounds, options.steps)
+    counts, numbers = dict.fromkeys(["default", *options.counts, SPIN_COUNT]), sorted({0, *options.busy})
+    seconds = measure(options.rounds, options.steps, list(counts), numbers)
 
     import torch
 
     from benchmarks.machine import write
 
     idle, cores = seconds["default"][0], os.cpu_count() or 1
-    fair = {number: seconds[SPIN_COUNT][0] * max(1.0, (torch.get_num_threads() + number) / cores) for number in BUSY}
+    fair = {number: idle * max(1.0, (torch.get_num_threads() + number) / cores) for number in numbers}
     result = {
         "rounds": options.rounds,
         "steps": options.steps,

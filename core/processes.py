@@ -7,7 +7,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 # Value of GOMP_SPINCOUNT: how often an OpenMP thread checks for the others before it sleeps. The default spins for some milliseconds;
 # with this, a thread whose core is taken by another program can continue on the core of a sleeping one (benchmarks/busy.py).
-SPIN_COUNT = "1000"
+SPIN_COUNT = "20000"
 
 
 def share_cores() -> None:
