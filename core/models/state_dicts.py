@@ -20,7 +20,7 @@ from core.errors import ModelError, quoted
 from core.models.weights import ALLOWED, first_names
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
-_STATISTICS = ("running_mean", "running_var", COUNTER)
+_STATISTICS = ("running_mean", "running_var")
 _DEPTH = 4  # mappings inside each other
 _MAPPINGS = 10_000  # looked at
 _PREFIXES = 100  # looked at in each mapping
@@ -61,7 +61,7 @@ def find_state_dict(content: Any, expected: Mapping[str, Any], source: str) -> F
     expected stays, so that the caller can refuse it. source: name of the file, for errors.
     Raises ModelError if there are no tensors under names.
     """
-    candidates = [candidate for label, values in _mappings(content, "") for candidate in _candidates(label, values, expected)]
+    candidates = [candidate for label, values in _mappings(content) for candidate in _candidates(label, values, expected)]
     if not candidates:
         found = quoted(content) if isinstance(content, Mapping) else type(content).__name__
         raise ModelError(f"{source} must be {ALLOWED}, got {found}")
@@ -88,9 +88,9 @@ def find_state_dict(content: Any, expected: Mapping[str, Any], source: str) -> F
     return Found({key: value for key, value in weights.items() if isinstance(value, Tensor)}, tuple(notes))
 
 
-def _mappings(value: Any, label: str, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Label and content of each mapping that has tensors under names, outermost first."""
-    waiting = [(label, value, depth)]
+    waiting = [("", content, 0)]
     for _ in range(_MAPPINGS):
         if not waiting:
             return
