@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 
+from core.barriers import share_cores
+
+share_cores()  # every benchmark imports this file
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "numpy", "open-clip-torch", "pytorchcv")
 

@@ -3,9 +3,9 @@
 import io
 import sys
 
+from core.barriers import share_cores
 from core.cli.parser import main
 from core.memory import keep_memory
-from core.processes import share_cores
 
 if __name__ == "__main__":
     share_cores()

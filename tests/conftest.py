@@ -1,6 +1,7 @@
 """Shared fixtures: the embedded network, EfficientNet-Lite0, a small network, and a small image set."""
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -8,6 +9,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+# before torch is imported: threads sleep at barriers, because tests run beside others and their servers (core/barriers.py)
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import torch
 from torch import nn
 

@@ -38,6 +38,7 @@ LAYERS = (
     ("core.config",),
     ("core.generation.methods",),  # the table of methods, which configs name; imports no torch
     (
+        "core.barriers",
         "core.checkpoints",
         "core.channels",
         "core.errors",

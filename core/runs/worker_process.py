@@ -22,9 +22,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from core.barriers import SPIN_COUNT, share_cores
 from core.errors import CoreError, RunError, StoreError
 from core.memory import keep_memory
-from core.processes import SPIN_COUNT, module_command, module_environment
+from core.processes import module_command, module_environment
 from core.runs.control import LocalControl
 from core.runs.events import StoreReporter
 from core.runs.execution import attempt, describe_error, perform, queued_control, runs_at_once
@@ -200,6 +201,7 @@ def main(folder: Path) -> None:
     """Computes the runs named on standard input until it ends."""
     output = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # so that nothing a library prints is read as a message
+    share_cores()
     keep_memory()
     store = RunStore(folder)
     runs = _WorkerRuns(store, output)
