@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError, quoted
-from core.models.weights import ALLOWED, first_names
+from core.models.weights import ALLOWED, first_names, notes_of_conversion
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
 _STATISTICS = ("running_mean", "running_var")
@@ -82,10 +82,8 @@ def find_state_dict(content: Any, expected: Mapping[str, Any], source: str) -> F
         weights = {key: value for key, value in weights.items() if key not in beside}
         if beside:
             notes.append(f"left out {first_names([best.prefix + key for key in beside])}")
-    converted = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values() if _is_converted(value)})
-    if converted:
-        notes.append(f"converted {' and '.join(converted)} to float32")
-    return Found({key: value for key, value in weights.items() if isinstance(value, Tensor)}, tuple(notes))
+    tensors = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    return Found(tensors, (*notes, *notes_of_conversion(value.dtype for value in tensors.values())))
 
 
 def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -150,10 +148,6 @@ def _with_original_head(weights: Mapping[str, Any], expected: Mapping[str, Any])
 
 def _is_matrix(key: str, value: Any) -> bool:
     return key.endswith(".weight") and isinstance(value, Tensor) and value.ndim == 2
-
-
-def _is_converted(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32
 
 
 def _last(name: str) -> str:

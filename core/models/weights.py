@@ -10,7 +10,7 @@ import pathlib
 import re
 import types
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,12 @@ def check_layout(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, tup
     if different:
         listed = "; ".join(f"{key} must be {expected[key]}, got {quoted(tuple(shapes[key]))}" for key in different[:3])
         raise ModelError(f"shapes of {name} must be those of {architecture}: {listed}{' ...' if len(different) > 3 else ''}")
+
+
+def notes_of_conversion(types: Iterable[torch.dtype]) -> list[str]:
+    """A note for the user on those of the types that are converted to float32; empty if there are none."""
+    names = sorted({str(one).removeprefix("torch.") for one in types if one.is_floating_point and one != torch.float32})
+    return [f"converted {' and '.join(names)} to float32"] if names else []
 
 
 def first_names(names: Sequence[str]) -> str:

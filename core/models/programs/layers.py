@@ -112,7 +112,7 @@ class Layers:
         """A tensor of the program. Raises ModelError unless it is float32."""
         tensor = self.archive.tensors[name]
         if tensor.dtype != torch.float32:
-            refuse(self.path, f"type of {name} must be float32, got {tensor.dtype}; export network.float()")
+            refuse(self.path, f"type of {name} must be float32, got {tensor.dtype}")
         return tensor
 
     def parameter(self, name: str) -> nn.Parameter:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from core.models.programs.precision import FLOAT32
+
 # Operations replaced by a torch function that core.generation.fusion and core.quantization.placement recognize. Arguments stay the same.
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "silu": F.silu, "sigmoid": torch.sigmoid,
@@ -40,12 +42,14 @@ KEPT = frozenset({
     "square", "std", "sub", "sum", "swapaxes", "t", "tanh", "threshold", "to", "_to_copy", "topk", "unbind", "unflatten",
     "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "where", "zeros_like", "ones_like", "movedim",
     "T", "numpy_T", "mT", "mH", "_weight_norm", "_weight_norm_interface", "dot", "vdot", "mv", "tril", "triu", "matrix_exp", "batch_norm",
-    "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine",
+    "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine", "full_like", "type_as",
 })  # fmt: skip
 # Operations that return their input: dropout is inactive in evaluation mode, and `reshape`, used for `view`, needs no contiguous tensor.
 IDENTITIES = frozenset({
     "dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "lift_fresh",
 })  # fmt: skip
+# Operations that return their input when both are float32.
+CASTS = frozenset({"to", "_to_copy", "type_as"})
 # Assertions about the sizes that the program was exported with.
 CHECKS = frozenset({"_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"})
 # Operations whose result may share memory with their input.
@@ -62,5 +66,5 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
 }  # fmt: skip
 OPERATION = re.compile(r"torch\.ops\.aten\.(\w{1,60})\.(\w{1,60})", re.ASCII)
 WORD = re.compile(r"[a-z_]{1,30}")  # string arguments, such as a padding mode
-DTYPES = {4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16}
+DTYPES = {4: torch.int32, 5: torch.int64, FLOAT32: torch.float32, 12: torch.bool}  # of casts, see core.models.programs.precision
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}

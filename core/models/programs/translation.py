@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch._ops import OpOverload
 
 from core.channels import MODES
@@ -27,11 +27,10 @@ from core.models.programs.archive import HOW_TO_EXPORT, ProgramArchive, read_arc
 from core.models.programs.folding import Folding, erase_unread
 from core.models.programs.layers import HeldTensor, Layers
 from core.models.programs.outputs import scores_of_program
+from core.models.programs.precision import FLOAT32, in_float32
+from core.models.programs.sizes import ELEMENTS, check_sizes
 
 NODES = 20_000  # operations; a DenseNet-201 has 700
-ELEMENTS = 1 << 28  # of one tensor for a batch of two images: 1 GB in float32
-_SIDE = 224  # image size for the check of programs that accept any size
-_EXAMPLES = 2  # images in that check
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,14 @@ def read_program(path: Path) -> Program:
     if any(tensor.dtype in (torch.int8, torch.uint8) for tensor in archive.tensors.values()):
         refuse(path, "network must be in full precision, got a quantized one, such as this program exports")
     try:
+        archive, notes = in_float32(archive, path)
         translation = _Translation(archive, path)
         network, (channels, height, width) = translation.result()
-        _check_sizes(network, (_EXAMPLES, channels, height or _SIDE, width or _SIDE), path)
+        check_sizes(network, (channels, height, width), path)
         network.load_state_dict(translation.layers.state, assign=True)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError, SyntaxError) as error:
         refuse(path, f"graph cannot be read ({quoted(first_line(error))}); it must be as written by torch.export.save")
-    return Program(network.eval().requires_grad_(False), channels, (height, width), translation.notes)
+    return Program(network.eval().requires_grad_(False), channels, (height, width), (*translation.notes, *notes))
 
 
 class _Translation:
@@ -119,9 +119,7 @@ class _Translation:
         self.values[images] = self.graph.placeholder("images")
         meta = self.given["tensor_values"][images]
         sizes = [one.get("as_int") for one in meta["sizes"]]
-        if meta["dtype"] in (6, 8, 13):
-            refuse(self.path, "input must be float32 images, got another precision; export network.float()")
-        if meta["dtype"] != 7 or len(sizes) != 4 or sizes[1] not in (*MODES, None):
+        if meta["dtype"] != FLOAT32 or len(sizes) != 4 or sizes[1] not in (*MODES, None):
             refuse(self.path, f"input must be float32 images (N, 1 to 4 channels, H, W), got a tensor of shape {quoted(sizes)}")
         if sizes[0] is not None:
             refuse(self.path, f"batch size must be dynamic, got {quoted(sizes[0])}; export with {HOW_TO_EXPORT}")
@@ -170,7 +168,7 @@ class _Translation:
         written = None
         if name.endswith("_") and not name.startswith("__"):
             name, written = name[:-1], arguments[0][1]["as_tensor"]["name"]
-        if name in operations.IDENTITIES:
+        if name in operations.IDENTITIES or (name in operations.CASTS and self._is_float(arguments[0][1]) and self._is_float(outputs[0])):
             source = arguments[0][1]["as_tensor"]["name"]
             if {key: arg for key, arg, _ in arguments}.get("train", {}).get("as_bool") is True:
                 self._refuse_training()
@@ -259,6 +257,9 @@ class _Translation:
         if kind in ("as_ints", "as_floats", "as_bools"):
             return [_plain_number(one) for one in value]
         if kind == "as_scalar_type":
+            if value not in operations.DTYPES:
+                allowed = ", ".join(str(one).removeprefix("torch.") for one in operations.DTYPES.values())
+                refuse(self.path, f"casts must be to {allowed}, or a precision converted to float32, got torch's type {quoted(value)}")
             return operations.DTYPES[value]
         if kind == "as_memory_format":
             return operations.FORMATS[value]
@@ -291,6 +292,9 @@ class _Translation:
         if name == "permute":
             return list(a["dims"]) in ([1, 0], [-1, -2], [1, -2], [-1, 0])
         return name != "transpose" or a["dim0"] % 2 != a["dim1"] % 2
+
+    def _is_float(self, tensor: Mapping[str, Any]) -> bool:
+        return self.given["tensor_values"][tensor["as_tensor"]["name"]]["dtype"] == FLOAT32
 
     def _rank(self, output: Mapping[str, Any]) -> int:
         return len(self.given["tensor_values"][output["as_tensor"]["name"]]["sizes"])
@@ -338,33 +342,6 @@ class _Translation:
 
     def _refuse_training(self) -> NoReturn:
         refuse(self.path, "network must be exported in evaluation mode, got training mode; call `network.eval()` first")
-
-
-class _Measuring(fx.Interpreter):
-    """Runs a graph on the meta device, and raises ValueError for a tensor of more than ELEMENTS."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor) and tensor.numel() > ELEMENTS:
-                raise ValueError(f"a tensor of {tensor.numel():,} elements at {n.name}, must be at most {ELEMENTS:,}")
-        return result
-
-
-def _check_sizes(network: fx.GraphModule, shape: tuple[int, ...], path: Path) -> None:
-    """Raises ModelError unless the network returns logits for images of this shape without an intermediate tensor above ELEMENTS.
-
-    network: on the meta device; it is set to evaluation mode.
-    """
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = _Measuring(network).run(torch.empty(shape, device="meta"))
-    except Exception as error:  # torch can raise anything for the operations of an untrusted file
-        reason = quoted(first_line(error))
-        refuse(path, f"must be a classifier, but fails on {shape[0]} images of {shape[2]} x {shape[3]} pixels ({reason})")
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != shape[0]:
-        refuse(path, f"output must be logits ({shape[0]}, classes), got shape {quoted(tuple(getattr(logits, 'shape', ())))}")
 
 
 def _names_in(arguments: Sequence[Mapping[str, Any]]) -> list[str]:

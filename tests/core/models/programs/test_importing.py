@@ -158,9 +158,13 @@ def test_scores_are_found_among_the_outputs(small, tmp_path, form, notes):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_are_refused_with_what_to_do(small, tmp_path, kind):
+def test_program_of_another_precision_is_converted_and_says_so(small, tmp_path, kind):
     network = copy.deepcopy(small.network).to(kind)
     images = torch.zeros(2, 3, 8, 8, dtype=kind)
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     torch.export.save(program, tmp_path / "given.pt2")
-    assert refused(tmp_path, tmp_path / "given.pt2").endswith("export network.float()")
+    out = import_program(tmp_path / "given.pt2", given=GivenSpec(**SAID), out_folder=tmp_path / "networks")
+    assert notes_of(str(out)) == [f"converted {str(kind).removeprefix('torch.')} to float32"]
+    images = torch.randn(3, 3, 8, 8)
+    # the weights have been rounded, but what is computed with them is not
+    torch.testing.assert_close(load_model(str(out), "cpu").network(images), network.float()(images))
