@@ -47,17 +47,24 @@ _slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 def check_apart(
-    task: str, file: Path, name: str, *, error: type[CoreError] = DataError, imports: Sequence[str] = (), **arguments: Any
+    task: str,
+    file: Path,
+    name: str,
+    *,
+    error: type[CoreError] = DataError,
+    imports: Sequence[str] = (),
+    size: int | None = None,
+    **arguments: Any,
 ) -> Any:
     """Calls a function with a file in a process of its own, and returns its result.
 
     task: "module:function", called as function(file, name=name, **arguments); arguments and result are JSON values. name: of the file in
     error messages. error: of what is raised when the file exceeds a limit. imports: modules that the function imports only when they are
-    needed, whose memory must not count as the file's.
+    needed, whose memory must not count as the file's. size: in bytes, of the file and those that it names; None: that of the file.
     Raises the CoreError or OSError that the function raised.
     """
     check_regular(file)
-    size = file.stat().st_size
+    size = file.stat().st_size if size is None else size
     memory, seconds = MEMORY_FACTOR * size + MEMORY_BYTES, SECONDS + size // BYTES_PER_SECOND
     request = {
         "task": task, "file": os.path.abspath(file), "imports": list(imports), "memory": memory, "seconds": seconds,

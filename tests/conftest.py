@@ -143,7 +143,7 @@ def children():
 def in_this_process(monkeypatch):
     """Files of the user are checked in the process of the test, without limits, because another one would import torch for each file."""
 
-    def here(task, file, name, *, error=None, imports=(), **arguments):
+    def here(task, file, name, *, error=None, imports=(), size=None, **arguments):
         module, _, function = task.partition(":")
         return getattr(import_module(module), function)(file, name=name, **arguments)
 

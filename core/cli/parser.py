@@ -238,7 +238,8 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
         dest="weights",
         type=_path,
         metavar="FILE",
-        help="Your weights for the architecture --model: safetensors, or a state dict saved by torch.save; or a .pt2 program.",
+        help="Your weights for the architecture --model: safetensors, or a state dict saved by torch.save, or the .index.json "
+        "of several such files; or a .pt2 program.",
     )
     add("--classes", type=_whole, metavar="N", help="Number of classes. Default: the width of the last layer.")
     add(

@@ -21,8 +21,9 @@ from core.layout import NETWORKS
 from core.models.checks import check_network
 from core.models.full_precision import CLASSES, check_spec, further_names, layout_of, save_checkpoint, spec_values
 from core.models.registry import GivenSpec, ModelSpec, check_size, one_or_two
+from core.models.shards import INDEX_SUFFIX, is_index
 from core.models.state_dicts import COUNTER, check_complete, find_state_dict
-from core.models.weights import check_layout, fill, first_names, read_content
+from core.models.weights import check_layout, fill, first_names, read_content, read_shards
 from core.models.zoos.lookup import build_architecture, known_spec
 from core.models.zoos.zoo import numbered_classes
 
@@ -32,11 +33,11 @@ LABEL_LENGTH = 60  # characters of a name in the label of a network
 def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec | None = None, name: str = "") -> Path:
     """Stores weights for an architecture as a network below `out_folder`, named by the hash of its content; returns the new path.
 
-    file: safetensors, or a file of torch.save with a state dict in it. architecture: "ZOO:NAME". given: values that are None default to
-    the width of the classifier in the file for classes, and to the zoo's spec for the rest; unknown class names become "class 0" and so
-    on. The file also determines the number of channels; if the zoo's is another, the average of its mean and std is used for each. name:
-    used instead of the path in error messages. HASH.json beside the network contains its label, and notes about what was chosen in the
-    file.
+    file: safetensors, a file of torch.save with a state dict in it, or the index of several such files. architecture: "ZOO:NAME". given:
+    values that are None default to the width of the classifier in the file for classes, and to the zoo's spec for the rest; unknown class
+    names become "class 0" and so on. The file also determines the number of channels; if the zoo's is another, the average of its mean
+    and std is used for each. name: used instead of the path in error messages. HASH.json beside the network contains its label, and notes
+    about what was chosen in the file.
     Raises UnknownNameError for the architecture; ModelError for a file that cannot be read or does not fit, a network without BatchNorm
     layers or with initial statistics, or one whose scores for noise are not finite; DataError if it cannot be stored.
     """
@@ -44,7 +45,8 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
     source = name or str(file)
     check_size(file, source)
     known = known_spec(architecture)
-    found = find_state_dict(read_content(file, source), layout_of(known), source)
+    read = read_shards if is_index(file) else read_content
+    found = find_state_dict(read(file, source), layout_of(known), source)
     weights = found.weights
     known = _with_channels(known, _input_channels(weights, known))
     classes = given.classes
@@ -108,7 +110,7 @@ def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelS
     check_normalization(given, known.channels, source)
     size = known.image_size if given.image_size is None else one_or_two(given.image_size)
     names = given.class_names or (known.classes if len(known.classes) == count else numbered_classes(count))
-    title = one_line(Path(source).stem)[:LABEL_LENGTH] or "imported"
+    title = one_line(Path(source.removesuffix(INDEX_SUFFIX)).stem)[:LABEL_LENGTH] or "imported"
     values = asdict(known) | {
         "name": title,
         "classes": tuple(names),

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.channels import MODES
 from core.errors import ModelError, one_line
-from core.files import check_regular
+from core.models.shards import total_size
 
 ASSETS = Path(__file__).parents[2] / "assets"
 # Limit on an imported network; a ResNet-152 is 230 MB. Streamlit holds an upload in memory, up to `server.maxUploadSize`.
@@ -115,10 +115,9 @@ MODELS: Mapping[str, tuple[Path, ModelSpec]] = MappingProxyType(
 
 
 def check_size(file: Path, source: str) -> None:
-    """Raises ModelError if the file is missing, not a regular file, or larger than NETWORK_BYTES."""
+    """Raises ModelError if the file is missing, not a regular file, or larger than NETWORK_BYTES: of an index, its shards together."""
     try:
-        check_regular(file)
-        size = file.stat().st_size
+        size = total_size(file, source)
     except OSError as error:
         raise ModelError(
             f"{source} cannot be read ({error.strerror}); it must be a .safetensors file, a state dict by torch.save, or a .pt2 program"

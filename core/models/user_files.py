@@ -9,6 +9,7 @@ from core.errors import CoreError, ModelError
 from core.files import not_stored, parents_of, sync, temporary_folder
 from core.layout import NETWORKS, UPLOADS
 from core.models.registry import GivenSpec, check_size
+from core.models.shards import total_size
 from core.untrusted import check_apart
 
 PROGRAM = ".pt2"
@@ -19,7 +20,8 @@ _OF_ZOOS = {"pytorchcv": "pytorchcv.model_provider", "torchvision": "torchvision
 
 
 def import_network(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
-    """Imports a weights file (`core.models.importing`) or, by the ending of its name, a program (`core.models.programs.importing`).
+    """Imports a weights file or an index of several (`core.models.importing`) or, by the ending of its name, a program
+    (`core.models.programs.importing`).
 
     Parameters, result and exceptions are those of `import_checkpoint` and `import_program`.
     """
@@ -63,7 +65,9 @@ def check_program(model: str) -> None:
 
 def _checked(function: str, file: Path, name: str, zoo: str, **arguments: Any) -> Any:
     more = _FOR_PROGRAMS if name.endswith(PROGRAM) else (_OF_ZOOS.get(zoo, _OF_ZOOS["pytorchcv"]),)
-    return check_apart(f"{__name__}:{function}", file, name, error=ModelError, imports=(*_ALWAYS, *more), **arguments)
+    return check_apart(
+        f"{__name__}:{function}", file, name, error=ModelError, imports=(*_ALWAYS, *more), size=total_size(file, name), **arguments
+    )
 
 
 def import_here(file: Path, *, name: str, architecture: str, out_folder: str, given: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core.errors import ModelError, first_line, one_line, quoted
 from core.files import JSON_BYTES, check_regular
+from core.models.shards import ABOUT_INDEX, shards_of
 
 HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
 NAME_LENGTH = 200  # characters of a tensor or class name
@@ -77,6 +78,19 @@ def read_content(path: Path, name: str = "") -> Any:
     return value
 
 
+def read_shards(index: Path, name: str = "") -> dict[str, Any]:
+    """`read_content` of all shards that an index names, as one mapping. Also raises ModelError for a tensor that its shard lacks."""
+    name = name or str(index)
+    tensors = {}
+    for shard, names in shards_of(index, name).items():
+        content = read_content(shard, str(Path(name).with_name(shard.name)))
+        missing = [key for key in names if not isinstance(content, Mapping) or key not in content]
+        if missing:
+            raise ModelError(f"{shard.name} must have the tensors that {name} names, missing: {first_names(missing)}")
+        tensors |= {key: content[key] for key in names}
+    return tensors
+
+
 def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
     """Name -> tensor of a file that contains one state dict, also inside {"state_dict": ...}, {"model": ...} or {"model_state_dict": ...}.
 
@@ -87,8 +101,8 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
 
 def _kind(start: bytes, name: str) -> str:
     """What a file is that has no weights, and what to do instead."""
-    if name.endswith(".index.json") or start.lstrip().startswith(b"{"):
-        return "the index of a file in several parts, or other JSON: merge the parts into one .safetensors file first"
+    if start.lstrip().startswith(b"{"):
+        return ABOUT_INDEX
     if start[4:8] == b"TFL3":
         return "a TensorFlow Lite file, which this program does not read"
     return next((kind for begin, kind in _OTHERS.items() if start.startswith(begin)), f"a file that begins with {start!r}")

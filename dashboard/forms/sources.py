@@ -48,7 +48,7 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
     )
     file = st.file_uploader(
         "Or upload a network",
-        type=["safetensors", "pt", "pth", "pt2"],
+        type=["safetensors", "pt", "pth", "pt2", "json"],  # JSON for the sentence that says what to do with an index of shards
         max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
         help="A checkpoint written by `python -m core pretrain`; another checkpoint (safetensors, or a state dict written by torch.save), "
         "with its architecture below; or a .pt2 program written by torch.export. It replaces the choice above and is listed from then on.",

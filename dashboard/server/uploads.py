@@ -26,6 +26,7 @@ from core.errors import DataError
 from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
 from core.models.registry import NETWORK_BYTES, GivenSpec
+from core.models.shards import ABOUT_INDEX
 from core.models.user_files import PROGRAM, check_checkpoint, import_network
 from core.untrusted import AT_ONCE, WAIT_SECONDS
 from dashboard import text
@@ -75,6 +76,8 @@ class Uploads:
         name = text.one_line_text(name, 100)
         size = _checked_size(file, name, NETWORK_BYTES)
         start = file.read(9)
+        if start.lstrip().startswith(b"{"):
+            raise DataError(f"{name!r} must be a .safetensors file, got {ABOUT_INDEX}")
         if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
             raise DataError(
                 f"{name!r} must be a .safetensors file written by `pretrain`, or another one with its architecture given, "

@@ -67,6 +67,16 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize("architecture", ["", "pytorchcv:resnet20_cifar10"])
+def test_index_of_shards_says_what_to_do(kept, tmp_path, architecture):
+    """It cannot be read: its shards would be looked for among the uploads of others."""
+    other = kept.store_network(io.BytesIO(checkpoint(tmp_path)), "mine.safetensors")
+    name = "model.safetensors.index.json"
+    index = io.BytesIO(json.dumps({"weight_map": dict.fromkeys(load_file(PATH), Path(other).name)}, indent=2).encode())
+    with pytest.raises(CoreError, match=r"--weights of the command line, .*; elsewhere, merge them into one \.safetensors file$"):
+        kept.import_network(index, name, architecture) if architecture else kept.store_network(index, name)
+
+
 def test_network_is_stored_under_its_hash_and_loads(tmp_path, kept):
     content = checkpoint(tmp_path)
     path = kept.store_network(io.BytesIO(content), "../../evil name.safetensors")
