@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.config import RunConfig
-from core.errors import ConfigError, RunError, StoreError
+from core.errors import ConfigError, CoreError, RunError, StoreError
 from core.files import atomic_write, is_full
 from core.models.registry import NETWORK_SUFFIXES
 from core.runs.owner import Owner
 from core.runs.places import portable
 from core.runs.run import Run, config_of_row, portable_text, require_listed, run_of_row, searched_columns
-from core.runs.store_errors import DATABASE, is_locked, store_error
+from core.runs.store_errors import DATABASE, is_locked, is_read_only, read_only_error, store_error
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -106,9 +106,12 @@ class Database:
 
     **Locks.** A transaction waits SECONDS_FOR_A_LOCK for one of another process, and in a block of `patient` as long as it takes.
 
+    **Read-only folders.** One that has a database is opened for reading. What writes raises StoreError, until the folder can be written.
+
     **Errors.** Every method raises StoreError when the folder cannot be read or written, such as on a full disk, and works again when it
-    can be. The constructor also raises RunError for a path that is not a writable folder, a file that is not a database, and a newer
-    schema version. It creates a missing folder and upgrades an older schema; a failed upgrade changes nothing.
+    can be. The constructor also raises RunError for a path that is not a writable folder or one with a database, a file that is not a
+    database, a newer schema version, and an older one in a read-only folder. It creates a missing folder and upgrades an older schema; a
+    failed upgrade changes nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,8 +120,16 @@ class Database:
         # same time
         self._idle: queue.LifoQueue[tuple[sqlite3.Connection, _File]] = queue.LifoQueue()
         self._thread = threading.local()
+        self._opening = threading.RLock()
         self._process: Owner | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Registers this process and upgrades the schema; of a read-only folder, only checks that the schema needs no upgrade."""
         try:
+            if is_read_only(self.folder):
+                self._check_version()
+                return
             self.folder.mkdir(parents=True, exist_ok=True)
             self._process = Owner(self.folder)
             with self._process.exclusive():
@@ -180,10 +191,20 @@ class Database:
         with self.read() as connection:
             return bool(connection.execute("PRAGMA user_version").fetchone()[0] == len(_VERSIONS))
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    def _check_version(self) -> None:
+        with self.read() as connection:
+            version = self._version(connection)
+        if version < len(_VERSIONS):
+            raise RunError(f"{self.folder} must be upgraded from schema version {version} to {len(_VERSIONS)}, but is read-only: copy it")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > len(_VERSIONS):
             raise RunError(f"{self.folder / DATABASE} must have schema version 0 to {len(_VERSIONS)}, got {version}: update this program")
+        return version
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = self._version(connection)
         for statements in _VERSIONS[version:]:
             for statement in statements.split(";"):
                 connection.execute(statement)
@@ -208,13 +229,25 @@ class Database:
                 names = ", ".join(f"{name} = ?" for name in columns)
                 connection.execute(f"UPDATE run SET {names} WHERE id = ?", (*columns.values(), row["id"]))
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.folder / DATABASE, timeout=SECONDS_FOR_A_LOCK, isolation_level=None, check_same_thread=False)
+    @property
+    def is_for_reading(self) -> bool:
+        """Whether the folder is read-only, and was so from the start."""
+        return self._process is None and is_read_only(self.folder)
+
+    def _connect(self, read_only: bool = False) -> sqlite3.Connection:
+        address = (self.folder / DATABASE).absolute().as_uri()
+        if read_only:
+            # in mode=ro, SQLite also reads what a write-ahead log has and follows a process that can write, but only where it finds the
+            # log; nothing changes a database without one
+            log = self.folder / f"{DATABASE}-wal"
+            address += "?mode=ro" if log.exists() and log.stat().st_size else "?mode=ro&immutable=1"
+        connection = sqlite3.connect(address, timeout=SECONDS_FOR_A_LOCK, isolation_level=None, check_same_thread=False, uri=True)
         try:
             connection.row_factory = sqlite3.Row
             connection.create_function("casefold", 1, str.casefold, deterministic=True)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA foreign_keys = ON")
+            if not read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()
             raise
@@ -229,13 +262,15 @@ class Database:
             with self.errors((sqlite3.Error,)):
                 yield connection
         finally:
-            if connection.in_transaction:
-                connection.close()  # the rollback failed too; the next user would continue that transaction
+            # in a transaction, the rollback failed too; the next user would continue it
+            if connection.in_transaction or file is None:
+                connection.close()
             else:
                 self._idle.put((connection, file))
 
-    def _take(self) -> tuple[sqlite3.Connection, _File]:
-        """An idle or new connection, and the file it has open."""
+    def _take(self) -> tuple[sqlite3.Connection, _File | None]:
+        """An idle or new connection, and the file it has open; None for a read-only one, which is for one use: a process that can write
+        may start at any time, and an immutable database would not show what it writes."""
         # a connection would go on with the file that it has open, also when it was deleted, and what it writes would be lost
         found = os.stat(self.folder / DATABASE)
         file = found.st_dev, found.st_ino
@@ -245,17 +280,19 @@ class Database:
                 if opened == file:
                     return connection, file
                 connection.close()
-        connection = self._connect()
+        read_only = is_read_only(self.folder)
+        connection = self._connect(read_only)
         try:
             connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()  # finds out whether it is locked
         except BaseException:
             connection.close()
             raise
-        return connection, file
+        return connection, None if read_only else file
 
     @contextmanager
     def write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A transaction: committed when the block ends, rolled back when it raises. durable: see the class."""
+        _ = self.process  # raises StoreError, or upgrades the schema of what was read-only
         with self.read() as connection:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             # at once: a transaction that starts by reading may be outdated when it writes
@@ -339,9 +376,18 @@ class Database:
 
     @property
     def process(self) -> Owner:
-        """This process as an owner of runs."""
-        assert self._process is not None
-        return self._process
+        """This process as an owner of runs. Raises StoreError while the folder is read-only, and was so from the start."""
+        with self._opening:
+            if self._process is None:
+                if is_read_only(self.folder):
+                    raise read_only_error(self.folder)
+                try:
+                    self._open()
+                except CoreError:
+                    self._process = None  # what has been opened so far is closed
+                    raise
+            assert self._process is not None
+            return self._process
 
     def close(self) -> None:
         """Closes idle connections and releases the runs of this process. May be called more than once."""

@@ -230,8 +230,10 @@ class RunStore:
         """Marks unfinished runs whose process has died, and removes their partial files. Returns their ids.
 
         Also removes the resume states of complete runs, deletes expired runs from the trash, and completes deletions that were
-        interrupted.
+        interrupted. Does nothing in a folder that was read-only from the start, where runs can only be looked at.
         """
+        if self.database.is_for_reading:
+            return []
         with self.database.read() as connection:
             rows = connection.execute(
                 f"SELECT id, owner, out, state FROM run WHERE state IN ({UNFINISHED}) OR (state = 'complete' AND owner != '')"

@@ -19,6 +19,17 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
+def is_read_only(folder: Path) -> bool:
+    """Whether a runs folder has a database that this process can only read."""
+    database = folder / DATABASE
+    return os.path.exists(database) and not all(os.access(path, os.W_OK) for path in (folder, database))
+
+
+def read_only_error(folder: Path) -> StoreError:
+    """The sentence for what cannot be written."""
+    return StoreError(f"the runs folder must be writable, but {folder} is read-only: make it writable and try again")
+
+
 def store_error(error: BaseException, folder: Path) -> StoreError | None:
     """The sentence for an error while the runs folder was read or written; None for an error that is not about the folder."""
     of_file = isinstance(error, OSError) and (error.filename is None or _is_inside(error.filename, folder))
@@ -33,7 +44,7 @@ def store_error(error: BaseException, folder: Path) -> StoreError | None:
     if is_locked(error):
         return StoreError(f"the database in {folder} is locked by another process: try again when that process is done")
     if getattr(error, "errno", None) in _NOT_WRITABLE or (of_database and ("readonly" in str(error) or not os.access(folder, os.W_OK))):
-        return StoreError(f"the runs folder must be writable, but {folder} is read-only: make it writable and try again")
+        return read_only_error(folder)
     if of_database:
         return StoreError(f"the database in {folder} cannot be read or written ({first_line(error)}): check its disk and try again")
     return None

@@ -12,9 +12,14 @@ from dashboard.updates import live_view
 from dashboard.views import comparison, run_actions, status
 
 st.title("Runs")
-st.caption(f"All runs, stored in {text.plain(session.store().folder)}.")
+note = (
+    " The folder is read-only: runs can be looked at, but nothing can be started or changed."
+    if session.store().database.is_for_reading
+    else ""
+)
+st.caption(f"All runs, stored in {text.plain(session.store().folder)}.{note}")
 
-with problems.shown():  # a folder that is read-only can still be listed
+with problems.shown():  # a folder that has become read-only can still be listed
     session.store().mark_interrupted()  # runs of other processes that ended without finishing
 lists = session.store().lists
 count = lists.count()

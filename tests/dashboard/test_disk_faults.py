@@ -1,5 +1,6 @@
 """A full disk, and a runs folder that cannot be read or written: a sentence on the page, and nothing that was typed is lost."""
 
+import shutil
 import sqlite3
 from contextlib import closing, contextmanager
 
@@ -11,9 +12,12 @@ from test_runs_and_comparison import finished, select
 from core.runs import database
 from core.runs.database import DATABASE, Database
 from core.runs.state import RunState
+from core.runs.store import RUNS_VARIABLE
 from dashboard import session
+from dashboard.pages import PAGES
 from dashboard.updates import live_view
 from dashboard.views import status
+from tests.small_disks import mounted
 
 
 @pytest.fixture
@@ -204,6 +208,36 @@ def test_read_only_folder_can_still_be_listed(runs_folder, monkeypatch):
     app = page("runs")
     assert [frame.value["name"].tolist() for frame in app.dataframe if "name" in frame.value] == [["a run"]]
     assert "must be writable" in texts(app)
+
+
+def test_folder_on_a_read_only_disk(tmp_path, monkeypatch, finished_runs):
+    """Every page shows what is kept; what needs writing says in one sentence that it cannot."""
+    sentence = "the runs folder must be writable, but {} is read-only: make it writable and try again"
+    with mounted(tmp_path / "disk", 40) as disk:
+        folder = tmp_path / "disk" / "runs"
+        monkeypatch.setenv(RUNS_VARIABLE, str(folder))
+        session.manager.clear()
+        shutil.copytree(finished_runs, folder)
+        disk.remount("ro")
+        run_id = session.store().runs()[0].id
+        for one in PAGES:
+            app = router(run=run_id)
+            app.switch_page(one.path).run() if one is not PAGES[0] else app.run()
+            assert not app.exception, (one.name, app.exception)
+            assert not app.error, (one.name, texts(app))
+        app = select(page("runs"), 0)
+        assert "The folder is read-only" in texts(app)
+        app.text_input(key=f"name {run_id}").set_value("a new name")
+        app.button(key="save description").click().run()
+        assert [text.value.replace("\\", "") for text in app.error] == [sentence.format(folder)]
+        assert app.text_input(key=f"name {run_id}").value == "a new name"
+        for name, parameter, button in (("studio", "from", "start"), ("export", "run", "make")):
+            app = page(name, **{parameter: run_id})
+            app.button(key=button).click().run()
+            assert [text.value.replace("\\", "") for text in app.error] == [sentence.format(folder)], name
+        session.manager().close()
+        session.store().close()
+        session.manager.clear()
 
 
 def test_locked_database(runs_folder, monkeypatch):

@@ -9,6 +9,7 @@ from core.errors import quoted
 from core.generation.loop import GenerationLoop
 from core.models.full_precision import load_model, save_checkpoint
 from core.models.registry import CIFAR10_CLASSES, MODELS
+from tests.small_disks import mounted
 
 
 def test_runs_without_any(capsys, runs):
@@ -63,6 +64,26 @@ def test_file_as_runs_folder_is_refused(command, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert "the runs folder must be a writable folder" in line
         assert "must" in line
+
+
+def test_runs_on_a_read_only_disk(tmp_path, capsys, tiny_preset):
+    """They are listed, and exported elsewhere; what would change them says that it cannot."""
+    with mounted(tmp_path / "disk", 40) as disk:
+        runs = ("--runs", tmp_path / "disk" / "runs")
+        assert call("run", "--preset", "quick", "--bits", 4, "--methods", "adam", *runs, "--json") == 0
+        run_id = last_json(capsys)["run"]
+        disk.remount("ro")
+        assert call("runs", *runs) == 0
+        assert "complete" in capsys.readouterr().out
+        assert call("table", *runs) == 0
+        for kind, name in (("card", "card"), ("npz", "images.npz"), ("packed", "packed.safetensors")):
+            assert call("export", run_id, "--format", kind, "--out", tmp_path / name, *runs) == 0, kind
+            assert (tmp_path / name).exists()
+        capsys.readouterr()
+        for command in (("delete", run_id), ("resume", run_id), ("generate", *TINY)):
+            assert call(*command, *runs) == 1
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert f"the runs folder must be writable, but {runs[1]} is read-only: make it writable and try again" in line
 
 
 def interrupt_after(monkeypatch, steps):
