@@ -97,7 +97,8 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
 
 def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
     """The config for the weights file of the user, which is copied to where uploads are kept; without one, the config as it is."""
-    from core.models.registry import GivenSpec, one_or_two
+    from core.channels import one_or_two
+    from core.models.registry import GivenSpec
 
     given = _given(_ABOUT_WEIGHTS, options)
     if options.weights is None:
@@ -298,11 +299,12 @@ def table(options: Namespace) -> dict[str, Any]:
 
 def pretrain(options: Namespace) -> dict[str, Any]:
     config = _config(PretrainConfig, options)
+    from core.channels import MODES
     from core.data.labeled import open_training_set
     from core.recipes.pretrain import new_checkpoint, pretrain
 
     out = new_checkpoint(options.out)
-    dataset, classes = open_training_set(config.data, options.strict)
+    dataset, classes = open_training_set(config.data, options.strict, MODES[config.channels])
     with Progress() as progress:
         progress.warn(getattr(dataset, "notes", []))
         progress.stage(f"pretraining {config.architecture}", 0)

@@ -279,7 +279,7 @@ def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short:
             options |= {"nargs": "+", "type": _layer_width, "metavar": "NAME=BITS"}
         else:
             parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
-            options |= {"type": parse, "metavar": name.upper()}
+            options |= {"type": parse, "metavar": name.upper(), **({"nargs": "+"} if name == "image_size" else {})}
         command.add_argument(*flags, **options)
 
 

@@ -1,7 +1,9 @@
 """The recipes that made the embedded network and the embedded CLIP encoder: their knobs."""
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
+from typing import Any
 
+from core.channels import height_and_width, one_or_two
 from core.config.choices import DEVICES
 from core.config.knobs import Checked, knob
 from core.errors import ConfigError
@@ -21,13 +23,22 @@ class PretrainConfig(Checked):
         "resnet20_cifar10", "A classifier of pytorchcv, by its name there; or torchvision:NAME or timm:NAME.", paper=_GIVEN
     )
     data: str = knob("cifar10", _TRAINING_IMAGES, paper=_GIVEN)
-    image_size: int = knob(
+    image_size: int | tuple[int, int] = knob(
         32,
-        "Side of the images in pixels.",
+        "Side of the images in pixels, or height and width.",
         minimum=8,
         maximum=1024,
         low="details that tell classes apart are lost, and deep networks have no pixels left in their last layers.",
         high="time and memory grow with its square.",
+        paper=_GIVEN,
+    )
+    channels: int = knob(
+        3,
+        "Channels of the images: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.",
+        minimum=1,
+        maximum=4,
+        low="1 leaves out colors.",
+        high="a file without an alpha channel gets one that is the same everywhere.",
         paper=_GIVEN,
     )
     epochs: int = knob(
@@ -99,12 +110,21 @@ class PretrainConfig(Checked):
     device: str = knob("auto", "Where to compute; auto uses CUDA, else MPS, else the CPU.", choices=DEVICES, paper=_GIVEN)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", one_or_two(self.image_size))
         super().__post_init__()
-        if self.crop_padding >= self.image_size:
+        shorter = min(height_and_width(self.image_size))
+        if self.crop_padding >= shorter:
             raise ConfigError(
-                f"crop_padding must be less than image_size ({self.image_size}), because the border is a reflection of the image, "
+                f"crop_padding must be less than image_size ({shorter}), because the border is a reflection of the image, "
                 f"got {self.crop_padding}"
             )
+
+    @classmethod
+    def _check(cls, name: str, value: Any, knob_field: Field) -> None:
+        """Height and width are checked one by one."""
+        sides = value if name == "image_size" and isinstance(value, tuple) and len(value) == 2 else (value,)
+        for side in sides:
+            super()._check(name, side, knob_field)
 
 
 @dataclass(frozen=True)

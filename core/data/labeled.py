@@ -17,6 +17,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from core.channels import height_and_width
 from core.data.archives import is_archive, unpack_data_set
 from core.data.cifar import TITLES, cifar_folders, open_cifar, open_cifar_folder, pixels
 from core.data.class_names import class_mapping, dataset_mapping
@@ -61,7 +62,7 @@ class EvaluationSet(Dataset):
         self.images = images
         self.labels = torch.as_tensor(labels, dtype=torch.long)
         self._description = description
-        self.size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+        self.size = height_and_width(image_size)
         short = min(self.size)
         # images that already have the network's size are not enlarged and cropped, unless the spec requires it
         self.keep_size = resize in (None, short)
@@ -69,7 +70,7 @@ class EvaluationSet(Dataset):
             # ImageNet's protocol for larger networks: short side to 256 / 224 of the image size, then a center crop
             resize = short if short <= 64 else round(short * 256 / 224)
         covered = tuple(round(side * resize / short) for side in self.size)
-        self.transform = v2.Compose([_Cover(covered, InterpolationMode(interpolation)), v2.CenterCrop(self.size), v2.PILToTensor()])
+        self.transform = v2.Compose([Cover(covered, InterpolationMode(interpolation)), v2.CenterCrop(self.size), v2.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,10 +115,10 @@ class EvaluationSet(Dataset):
             return list(pool.map(self.__getitem__, indices))
 
 
-class _Cover(nn.Module):
+class Cover(nn.Module):
     """Resizes an image so that it just covers an area and keeps its proportions; for a square: its short side to the side of the square."""
 
-    def __init__(self, area: Sequence[int], interpolation: InterpolationMode) -> None:
+    def __init__(self, area: Sequence[int], interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
         super().__init__()
         self.area, self.interpolation = area, interpolation
 
@@ -218,12 +219,12 @@ def embedded_images() -> tuple[Tensor, list[int]]:
     return tiles.reshape(-1, channels, size, size).contiguous(), labels
 
 
-def open_training_set(source: str, strict: bool = False) -> tuple[LabeledImages, list[str]]:
+def open_training_set(source: str, strict: bool = False, mode: str = "RGB") -> tuple[LabeledImages, list[str]]:
     """Labeled training images as (PIL image, class index), and the class names.
 
     source: `cifar10`, `cifar100`; a folder with one folder per class, in a layout of `open_images`, or a zip file of it; or a folder of
-    CIFAR as stored by torchvision. strict: see ImageFiles. Raises DataError if it is missing, has other contents, or too many files
-    cannot be read: all are, once.
+    CIFAR as stored by torchvision. strict: see ImageFiles. mode: Pillow's, of images in files; those of CIFAR are RGB. Raises DataError if
+    it is missing, has other contents, or too many files cannot be read: all are, once.
     """
     names = ("cifar10", "cifar100")
     if source in names:
@@ -233,5 +234,7 @@ def open_training_set(source: str, strict: bool = False) -> tuple[LabeledImages,
         raise DataError(f"training data must be one data set, folder {source!r} contains CIFAR-10 and CIFAR-100")
     for name, root in found.items():
         return open_cifar_folder(name, root, train=True), list(CLASSES[name])
-    files = _open_files(source, FOR_TRAINING, names, labels_needed=True, strict=strict).readable()
+    found_files = _open_files(source, FOR_TRAINING, names, labels_needed=True, strict=strict)
+    found_files.mode = mode
+    files = found_files.readable()
     return files, files.classes

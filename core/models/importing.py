@@ -9,18 +9,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from core.channels import MODES
+from core.channels import MODES, for_channels, one_or_two
 from core.errors import CoreError, ModelError, one_line
 from core.files import JSON_BYTES, not_stored, read_bounded, sync, write_json
 from core.layout import NETWORKS
 from core.models.checks import check_network
 from core.models.full_precision import CLASSES, check_spec, further_names, layout_of, save_checkpoint, spec_values
-from core.models.registry import GivenSpec, ModelSpec, check_size, one_or_two
+from core.models.registry import GivenSpec, ModelSpec, check_size
 from core.models.shards import INDEX_SUFFIX, is_index
 from core.models.state_dicts import COUNTER, check_complete, find_state_dict
 from core.models.weights import check_layout, fill, first_names, read_content, read_shards
@@ -97,10 +96,7 @@ def _size_that_grows(weights: Mapping[str, Tensor], one: ModelSpec, other: Model
 
 def _with_channels(known: ModelSpec, channels: int) -> ModelSpec:
     """The spec for images of so many channels, normalized alike."""
-    if channels == known.channels:
-        return known
-    mean, std = (round(fmean(values), 4) for values in (known.mean, known.std))
-    return replace(known, mean=(mean,) * channels, std=(std,) * channels)
+    return replace(known, mean=for_channels(known.mean, channels), std=for_channels(known.std, channels))
 
 
 def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelSpec:

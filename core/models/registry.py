@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from core.channels import MODES
+from core.channels import MODES, height_and_width, one_or_two
 from core.errors import ModelError, one_line
 from core.models.shards import total_size
 
@@ -64,20 +63,12 @@ class ModelSpec:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
-        size = self.image_size
-        return size if isinstance(size, tuple) else (size, size)
+        return height_and_width(self.image_size)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
         return (self.channels, *self.size)
-
-
-def one_or_two(size: Any) -> Any:
-    """An image size as ModelSpec has it: one number for square images, otherwise the pair; any other value unchanged."""
-    if isinstance(size, (list, tuple)) and len(size) in (1, 2):
-        return size[0] if size[0] == size[-1] else tuple(size)
-    return size
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from core.channels import MODES, for_channels, height_and_width
 from core.config import PretrainConfig
-from core.data.labeled import LabeledImages
+from core.data.labeled import Cover, LabeledImages
+from core.data.pictures import in_mode
 from core.errors import ConfigError, DataError, ModelError, first_line
 from core.files import check_parents, named_as, parents_of
 from core.models.full_precision import batch_norm_layers, build_architecture, resolve_device, save_checkpoint
@@ -25,6 +27,7 @@ from core.recipes.mixed_precision import bfloat16_autocast
 from core.schedules import cosine_below_warm_up
 from core.threads import cpu_threads
 
+# also for other images, because the first BatchNorm layer learns the rest; their average for other than three channels
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -37,7 +40,7 @@ def pretrain(
 ) -> ModelSpec:
     """Trains `config.architecture` on `dataset` and writes a weights file, whose path can be used as a model name.
 
-    dataset: yields (PIL image, class index). out: a new .safetensors file. on_step: called with (step, steps, loss).
+    dataset: yields (PIL image of any mode, class index). out: a new .safetensors file. on_step: called with (step, steps, loss).
     Raises ConfigError if `out` has another suffix or the architecture does not support this image size, DataError if `out` already
     exists or there are fewer images than one batch, ModelError if the architecture has no BatchNorm layer.
     """
@@ -47,7 +50,7 @@ def pretrain(
     device = resolve_device(config.device)
     with cpu_threads(config.threads), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        network = build_architecture(config.architecture, len(classes))
+        network = build_architecture(config.architecture, len(classes), config.channels)
         if not batch_norm_layers(network):
             raise ModelError(
                 f"architecture must have at least one BatchNorm layer, from which images are generated, got {config.architecture!r}"
@@ -60,8 +63,8 @@ def pretrain(
         architecture=config.architecture,
         classes=tuple(classes),
         image_size=config.image_size,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
+        mean=for_channels(CIFAR10_MEAN, config.channels),
+        std=for_channels(CIFAR10_STD, config.channels),
         trained_on=f"{len(dataset):,} images of {config.data}" if config.data != "cifar10" else "the 50,000 CIFAR-10 training images",
     )
     with parents_of(out):
@@ -81,8 +84,8 @@ def new_checkpoint(out: Path) -> Path:
 @torch.no_grad()
 def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) -> None:
     """One forward pass in evaluation mode, which changes no state. Raises ConfigError if the network does not support this image size."""
-    size = config.image_size
-    images = torch.zeros(2, 3, size, size, device=next(network.parameters()).device).to(memory_format=torch.channels_last)
+    height, width = height_and_width(config.image_size)
+    images = torch.zeros(2, config.channels, height, width, device=next(network.parameters()).device).to(memory_format=torch.channels_last)
     try:
         shape = tuple(network.eval()(images).shape)
         reason = f"its output is {shape}"
@@ -92,25 +95,26 @@ def _check_image_size(network: nn.Module, classes: int, config: PretrainConfig) 
         made_for = getattr(network, "in_size", ("unknown",))[0]
         raise ConfigError(
             f"image_size must be one at which {config.architecture}, made for {made_for}, returns one score per class "
-            f"in channels-last memory, got {size} ({reason})"
+            f"in channels-last memory, got {height} x {width} ({reason})"
         )
 
 
 def fit(network: nn.Module, dataset: LabeledImages, config: PretrainConfig, device: torch.device, on_step) -> nn.Module:
+    size = height_and_width(config.image_size)
     transform = v2.Compose(
         [
             v2.PILToTensor(),
-            v2.Resize(config.image_size, antialias=True),
-            v2.CenterCrop(config.image_size),
+            Cover(size),
+            v2.CenterCrop(size),
             v2.Pad(config.crop_padding, padding_mode="reflect"),
-            v2.RandomCrop(config.image_size),
+            v2.RandomCrop(size),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(CIFAR10_MEAN, CIFAR10_STD),
+            v2.Normalize(*(for_channels(values, config.channels) for values in (CIFAR10_MEAN, CIFAR10_STD))),
         ]
     )
     loader = DataLoader(
-        _Transformed(dataset, transform),
+        _Transformed(dataset, MODES[config.channels], transform),
         batch_size=config.batch_size,
         shuffle=True,
         drop_last=True,
@@ -162,12 +166,12 @@ def _average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None
 
 
 class _Transformed(Dataset):
-    def __init__(self, base: LabeledImages, transform: v2.Transform) -> None:
-        self.base, self.transform = base, transform
+    def __init__(self, base: LabeledImages, mode: str, transform: v2.Transform) -> None:
+        self.base, self.mode, self.transform = base, mode, transform
 
     def __len__(self) -> int:
         return len(self.base)
 
     def __getitem__(self, index: int):
         image, label = self.base[index]
-        return self.transform(image), label
+        return self.transform(in_mode(image, self.mode)), label

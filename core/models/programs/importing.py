@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from core.channels import one_or_two
 from core.errors import ConfigError, ModelError, one_line, quoted
 from core.files import not_stored
 from core.models.checks import check_network
@@ -11,7 +12,7 @@ from core.models.full_precision import IMAGE_SIZES, check_spec, is_image_size, s
 from core.models.importing import LABEL_LENGTH, check_normalization, label, one_for_each, store
 from core.models.programs.export import save_program
 from core.models.programs.translation import Program, read_program
-from core.models.registry import GivenSpec, ModelSpec, check_size, one_or_two
+from core.models.registry import GivenSpec, ModelSpec, check_size
 
 ARCHITECTURE = "program"  # `ModelSpec.architecture` of a network that can only be built from its file
 

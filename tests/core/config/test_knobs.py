@@ -1,5 +1,6 @@
 """Every knob is checked and explained; knobs can be added and removed."""
 
+import json
 import math
 import os
 import pickle
@@ -311,3 +312,17 @@ def test_crop_padding_of_pretraining_must_be_less_than_the_image_size():
     assert PretrainConfig(image_size=8, crop_padding=7).crop_padding == 7
     with pytest.raises(ConfigError, match=r"^crop_padding must be less than image_size \(8\), .*, got 8$"):
         PretrainConfig(image_size=8, crop_padding=8)
+
+
+def test_height_and_width_of_pretraining():
+    config = PretrainConfig(image_size=[32, 48], crop_padding=31)
+    assert config.image_size == (32, 48)
+    assert PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert PretrainConfig(image_size=[32]) == PretrainConfig(image_size=(32, 32)) == PretrainConfig()
+    with pytest.raises(ConfigError, match=r"^crop_padding must be less than image_size \(32\), .*, got 32$"):
+        PretrainConfig(image_size=(48, 32), crop_padding=32)
+    for value, found in (((32, 7), "7"), ((2000, 32), "2000"), ((32, 48.0), "48.0"), ((32, True), "True")):
+        with pytest.raises(ConfigError, match=f"^image_size must be .*8 to 1,024, got {found}$"):
+            PretrainConfig(image_size=value)
+    with pytest.raises(ConfigError, match=r"^image_size must be a whole number, 8 to 1,024, got \[32, 32, 32\]$"):
+        PretrainConfig(image_size=[32, 32, 32])

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from core.channels import MODES
 from core.config import PretrainConfig
 from core.errors import ConfigError, CoreError, DataError, ModelError, UnknownNameError
 from core.models.full_precision import build_architecture, load_model
-from core.recipes.pretrain import new_checkpoint, pretrain
+from core.recipes.pretrain import fit, new_checkpoint, pretrain
 
 CLASSES = [f"class {i}" for i in range(10)]
 
@@ -17,9 +18,9 @@ CLASSES = [f"class {i}" for i in range(10)]
 class Pictures:
     """Noise images, 16 by default."""
 
-    def __init__(self, count=16, size=36):
+    def __init__(self, count=16, size=36, mode="RGB"):
         pixels = torch.randint(0, 256, (count, size, size, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-        self.pictures = [Image.fromarray(image.numpy()) for image in pixels]
+        self.pictures = [Image.fromarray(image.numpy()).convert(mode) for image in pixels]
 
     def __len__(self):
         return len(self.pictures)
@@ -165,3 +166,74 @@ def test_path_below_a_file_is_refused_before_training(tmp_path):
     (tmp_path / "file").write_text("1", encoding="utf-8")
     with pytest.raises(DataError, match="cannot be created in .*file"):
         pretrain(Pictures(), CLASSES, config(), tmp_path / "file" / "a.safetensors", lambda *_: pytest.fail("computed for nothing"))
+
+
+@pytest.mark.parametrize(
+    ("channels", "image_size", "mean", "std"),
+    [
+        (1, (32, 48), (0.4734,), (0.2507,)),
+        (2, 32, (0.4734,) * 2, (0.2507,) * 2),
+        (3, (48, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        (4, [64], (0.4734,) * 4, (0.2507,) * 4),
+    ],
+)
+def test_channels_height_and_width(tmp_path, channels, image_size, mean, std):
+    out = tmp_path / "a.safetensors"
+    images = Pictures(mode=MODES[channels])
+    given = config(architecture="timm:test_byobnet", channels=channels, image_size=image_size)
+    spec = pretrain(images, CLASSES, given, out)
+    model = load_model(str(out), "cpu")
+    assert model.spec == spec
+    sides = (64, 64) if image_size == [64] else (32, 32) if image_size == 32 else image_size
+    assert spec.shape == (channels, *sides)
+    assert (spec.mean, spec.std) == (pytest.approx(mean, abs=1e-4), pytest.approx(std, abs=1e-4))
+    assert model.network(torch.zeros(2, *spec.shape)).shape == (2, 10)
+
+
+def test_images_of_other_modes_are_converted(tmp_path):
+    """Grey pictures train a network for RGB images as their RGB versions do, and the reverse."""
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    colors = Pictures()
+    grey = Pictures(mode="L")
+    widened = Pictures(mode="L")
+    widened.pictures = [picture.convert("RGB") for picture in grey.pictures]
+    pretrain(colors, CLASSES, config(channels=1), paths[0])
+    pretrain(grey, CLASSES, config(channels=1), paths[1])
+    pretrain(widened, CLASSES, config(channels=1), paths[2])
+    first, *others = (load_model(str(path), "cpu").network.state_dict() for path in paths)
+    assert all(torch.equal(first[key], other[key]) for other in others for key in first)
+
+
+def test_architecture_for_one_proportion_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="image_size must be one at which resnet20_cifar10.* got 32 x 48"):
+        pretrain(Pictures(), CLASSES, config(image_size=(32, 48)), tmp_path / "a.safetensors")
+
+
+def test_images_are_covered_and_cropped_in_proportion():
+    """A wide picture keeps its proportions: its height becomes that of the images, and its sides are cut off."""
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 2)
+
+        def forward(self, images):
+            seen.append(images)
+            return self.layer(images.mean((1, 2, 3))[:, None])
+
+    class Wide(Pictures):
+        def __init__(self):
+            picture = Image.new("L", (160, 20))
+            picture.paste(255, (65, 0, 95, 20))  # 30 of 160 columns, in the middle
+            self.pictures = [picture] * 4
+
+        def __getitem__(self, index):
+            return self.pictures[index], 0
+
+    given = config(channels=1, image_size=(16, 24), crop_padding=0)
+    fit(Network(), Wide(), given, torch.device("cpu"), None)
+    (images,) = seen
+    assert images.shape == (4, 1, 16, 24)
+    white = (1 - 0.4734) / 0.2507
+    torch.testing.assert_close(images[:, :, :, 1:-1], torch.full((4, 1, 16, 22), white), atol=0.01, rtol=0)
