@@ -25,6 +25,7 @@ from core.generation.optimizers import step_size_factor
 from core.generation.scale import in_usual_scale
 from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
+from core.models.divergence import tensor_not_finite
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
 
@@ -54,6 +55,7 @@ class GenerationLoop:
         source = load_source(method)
         # a joint source makes images for the teacher and the student of a training, which read them in the network's own scale
         self.model = model if METHODS[method].is_joint else in_usual_scale(model)
+        self._given = model
         self.config = config
         self.method = method
         self.machine = machine or MachineConfig()
@@ -184,25 +186,27 @@ class GenerationLoop:
         return [{"name": term.name, "symbol": term.symbol, "title": term.title, "log": term.log} for term in TERMS.values()]
 
     def _check_finite(self, total: float, layers: list[float], iteration: int) -> None:
-        """Raises CoreError for a loss that is not finite, naming the layer where it began."""
+        """Raises CoreError for a loss that is not finite, naming the layer where it began and what to do."""
         if total - total == 0:  # false for infinities and NaN alike
             return
         where = next((name for name, value in zip(self.layer_names, layers) if value - value != 0), "the network's output")
         raise CoreError(
-            f"the loss of {self.method} must be finite, got {total} at iteration {iteration + 1}, first in {where}: try a smaller "
-            f"{self._knobs_to_try()}"
+            f"the loss of {self.method} must be finite, got {total} at iteration {iteration + 1}, first in {where}: {self._advice()}"
         )
 
-    def _knobs_to_try(self) -> str:
+    def _advice(self) -> str:
+        """What to do about values that are not finite: no knob helps if the network has them, or computes them from the first noise."""
+        if name := tensor_not_finite(self._given.network):
+            return f"{name} of {self.model.spec.name} has an infinity or NaN"
+        if self.step_count == 0:
+            return f"{self.model.spec.name} must be able to score noise in float32"
         names = list(live_knobs(GenerationConfig, self.method))
-        return " or ".join([", ".join(names[:-1]), names[-1]])
+        return "try a smaller " + " or ".join([", ".join(names[:-1]), names[-1]])
 
     @torch.no_grad()
     def _save(self, images: Tensor, labels: Tensor) -> None:
         if not bool(torch.isfinite(images).all()):
-            raise CoreError(
-                f"images of {self.method} must be finite, got others after {self.step_count} steps: try a smaller {self._knobs_to_try()}"
-            )
+            raise CoreError(f"images of {self.method} must be finite, got others after {self.step_count} steps: {self._advice()}")
         pixels = self.model.denormalize(images)
         predicted = self.network(self.model.normalize(pixels).contiguous(memory_format=torch.channels_last)).argmax(dim=1)
         self._agreeing += int((predicted == labels).sum())

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ModelError, first_line
+from core.models.divergence import check_tensors, first_not_finite, tensor_not_finite
 from core.models.full_precision import NEEDED_LAYER, batch_norm_layers
 from core.models.registry import ModelSpec
 from core.models.weights import first_names
@@ -20,11 +21,13 @@ def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None
     """Raises ModelError unless images can be generated from the statistics of this network and classified by it.
 
     network: in evaluation mode; normalized images `(N, *spec.shape)` -> logits `(N, classes)`. It must have a
-    BatchNorm layer; its statistics must be finite, with non-negative variance, and not the initial ones of every layer; and its scores
+    BatchNorm layer; its parameters and statistics must be finite, with non-negative variance, and the statistics not the initial ones of
+    every layer; and its scores
     for noise must be finite for every class, for one image and, unless they are large, for several, and the same for an image alone and
     in a batch. The mode of the network and the global random number generator are not changed. called: its name in error messages, by
     default spec.name.
     """
+    check_tensors(network, called or spec.name)
     _check_statistics(network, called or spec.name)
     _check_independent(network, spec, called or spec.name)
 
@@ -38,8 +41,8 @@ def _check_statistics(network: nn.Module, called: str) -> None:
         mean, variance = layer.running_mean, layer.running_var
         assert isinstance(mean, Tensor)
         assert isinstance(variance, Tensor)
-        if not (mean.isfinite().all() and variance.isfinite().all() and (variance >= 0).all()):
-            raise ModelError(f"running statistics of {name} in {called} must be finite means and non-negative finite variances")
+        if not (variance >= 0).all():
+            raise ModelError(f"running variances of {name} in {called} must be 0 or more, got {float(variance.min()):g}")
         if (mean == 0).all() and (variance == 1).all():
             untouched.append(name)
     if len(untouched) == len(layers):
@@ -76,7 +79,8 @@ def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: tuple[i
             shape = tuple(getattr(scores, "shape", ()))
             raise ModelError(f"scores of {called} for {len(images)} images must be of shape ({len(images)}, {classes}), got {shape}")
         if not scores.isfinite().all():
-            raise ModelError(f"scores of {called} for noise must be finite for every class, got infinity or NaN")
+            where = tensor_not_finite(network) or first_not_finite(network, images) or "the scores themselves"
+            raise ModelError(f"scores of {called} for noise must be finite for every class, got infinity or NaN, first in {where}")
         first.append(scores[0])
     in_batch, alone = first
     return in_batch, alone

@@ -20,6 +20,7 @@ from core.channels import MODES
 from core.errors import ModelError, UnknownNameError, quoted
 from core.files import atomic_write, check_regular
 from core.gpu import repeat_to_the_bit
+from core.models.divergence import check_tensors
 from core.models.programs.archive import read_spec
 from core.models.programs.translation import load_program
 from core.models.registry import INTERPOLATIONS, MODELS, ModelSpec
@@ -111,11 +112,12 @@ def load_model(name: str, device: str = "auto") -> FullPrecisionModel:
     name: a key of MODELS, "ZOO:NAME", the path of a .safetensors checkpoint with a header written by `save_checkpoint`, or the path of a
     .pt2 program with a spec written by `core.models.programs.export.save_program`.
     Raises UnknownNameError for any other name; ModelError for a file that does not fit or cannot be downloaded, or a network without
-    BatchNorm layers.
+    BatchNorm layers or with values that are not finite.
     """
     network, spec = load_pretrained(name) if is_zoo_name(name) else _load_file(name)
     if not batch_norm_layers(network):
         raise ModelError(f"{name!r} must have at least one {NEEDED_LAYER}")
+    check_tensors(network, repr(name))
     network.eval().requires_grad_(False)
     # channels-last makes convolutions and statistics per channel faster
     return FullPrecisionModel(network.to(resolve_device(device)).to(memory_format=torch.channels_last), spec)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from core.config import TrainingConfig
 from core.errors import CoreError
+from core.models.divergence import first_not_finite_of, tensor_not_finite
 from core.models.full_precision import FullPrecisionModel, scores_of
-from core.quantization.divergence import first_not_finite_of
 from core.quantization.layers import finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
 
@@ -31,7 +31,7 @@ def calibrate(model: FullPrecisionModel, config: TrainingConfig, images: Tensor,
     try:
         finish_calibration(quantized.network)
     except CoreError as error:
-        where = first_not_finite_of(model.network, batches) or "the weights"
+        where = tensor_not_finite(model.network) or first_not_finite_of(model.network, batches) or "the weights"
         raise CoreError(
             f"quantization ranges must be finite, got infinity or NaN in the calibration of {series}, first in {where}"
         ) from error

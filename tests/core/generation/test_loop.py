@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -228,8 +229,35 @@ def test_stops_between_two_iterations(small):
 
 def test_error_for_a_nan_loss_names_iteration_and_layer(small):
     small.network.bn2.running_var[0] = float("nan")
-    with pytest.raises(CoreError, match="^the loss of mi-fgsm must be finite, got nan at iteration 1, first in bn2"):
+    where = "^the loss of mi-fgsm must be finite, got nan at iteration 1, first in bn2: bn2.running_var of small has an infinity or NaN$"
+    with pytest.raises(CoreError, match=where):
         synthesize(small, CONFIG)
+
+
+@pytest.mark.parametrize("std", [0.25, 1.0])
+def test_error_for_an_infinite_weight_whose_scores_are_finite_names_it(small, std):
+    """ReLU6 hides it from the scores, but not from the gradient. With std 1, the network is wrapped."""
+    small.network.relu = nn.ReLU6()
+    small.network.conv1.bias.data[2] = math.inf
+    assert small.network(torch.zeros(2, 3, 8, 8)).isfinite().all()
+    model = FullPrecisionModel(small.network, replace(small.spec, std=(std,) * 3))
+    with pytest.raises(CoreError, match=r"must be finite, got .*: conv1.bias of small has an infinity or NaN$"):
+        synthesize(model, CONFIG)
+
+
+def test_network_that_overflows_for_noise_is_not_blamed_on_the_step_size(small):
+    small.network.conv1.weight.data.fill_(3e38)
+    where = "^the loss of mi-fgsm must be finite, got .* at iteration 1, first in bn1: small must be able to score noise in float32$"
+    with pytest.raises(CoreError, match=where):
+        synthesize(small, CONFIG)
+
+
+def test_divergence_is_blamed_on_the_knobs(small):
+    loop = GenerationLoop(small, CONFIG)
+    loop.step()
+    loop.source.current().fill_(math.nan)
+    with pytest.raises(CoreError, match="^the loss of mi-fgsm must be finite, got nan at iteration 2, first in bn1: try a smaller epsilon"):
+        loop.step()
 
 
 def test_network_without_batch_norm_is_refused(small):

@@ -47,9 +47,20 @@ def test_impossible_statistics_are_refused(network, small, key, value):
     assert "bn2" in refused(network, small.spec)
 
 
-def test_nonfinite_scores_are_refused(network, small):
+def test_parameters_that_are_not_finite_are_named_whatever_the_scores(network, small):
     network.output.bias.data[1] = float("nan")
-    assert "must be finite" in refused(network, small.spec)
+    assert refused(network, small.spec) == "parameters and statistics of small must be finite, got infinity or NaN in output.bias"
+    network.output.bias.data[1] = 0
+    network.output.weight.data[1] = float("-inf")
+    network.output = nn.Sequential(network.output, nn.Hardtanh())
+    assert network(torch.rand(2, 3, 8, 8)).isfinite().all()
+    assert "in output.0.weight" in refused(network, small.spec)
+
+
+def test_nonfinite_scores_of_finite_parameters_are_refused(network, small):
+    network.conv2.weight.data.fill_(3e38)
+    message = "scores of small for noise must be finite for every class, got infinity or NaN, first in conv2"
+    assert refused(network, small.spec) == message
 
 
 def test_wrong_number_of_classes_is_refused(network, small):

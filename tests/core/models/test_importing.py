@@ -117,9 +117,9 @@ def refused(file, architecture=NAMES["pytorchcv"], error=ModelError, **given) ->
     return message
 
 
-def test_nonfinite_scores_are_refused(tmp_path, resnet):
+def test_nonfinite_weights_are_refused(tmp_path, resnet):
     resnet["output.bias"][3] = math.nan
-    assert "must be finite for every class" in refused(write(resnet, tmp_path / "a.pt"))
+    assert "must be finite, got infinity or NaN in output.bias" in refused(write(resnet, tmp_path / "a.pt"))
 
 
 def test_scores_that_are_finite_for_a_zero_image_only_are_refused(tmp_path, resnet):

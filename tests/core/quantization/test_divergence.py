@@ -7,7 +7,7 @@ import torch
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.errors import CoreError
-from core.quantization.divergence import first_not_finite
+from core.models.divergence import first_not_finite
 from core.quantization.training import QuantizationTraining
 
 

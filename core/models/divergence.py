@@ -1,4 +1,4 @@
-"""Where a network that diverges has its first infinity or NaN."""
+"""Where a network has its first infinity or NaN: in its values, or in what it computes."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import CoreError
+from core.errors import CoreError, ModelError
 from core.models.hooks import hooked
 
 
@@ -41,6 +41,25 @@ def parameter_not_finite(network: nn.Module) -> str:
     if bool(torch.isfinite(largest)):
         return ""
     return next((name for name, parameter in network.named_parameters() if not bool(torch.isfinite(parameter).all())), "")
+
+
+def tensor_not_finite(network: nn.Module) -> str:
+    """Name of the first parameter or running statistic that contains an infinity or NaN, or other buffer that contains a NaN.
+
+    Empty if there is none. An infinity in a buffer may be a mask.
+    """
+    if name := parameter_not_finite(network):
+        return name
+    for name, buffer in network.named_buffers():
+        if bool(buffer.isnan().any()) or (name.endswith(("running_mean", "running_var")) and not bool(buffer.isfinite().all())):
+            return name
+    return ""
+
+
+def check_tensors(network: nn.Module, called: str) -> None:
+    """Raises ModelError, naming the tensor, for a network that has values which are not finite: its scores may be finite all the same."""
+    if name := tensor_not_finite(network):
+        raise ModelError(f"parameters and statistics of {called} must be finite, got infinity or NaN in {name}")
 
 
 def first_not_finite_of(network: nn.Module, batches: Iterable[Tensor]) -> str:
