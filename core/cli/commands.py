@@ -298,8 +298,10 @@ def table(options: Namespace) -> dict[str, Any]:
 
 
 def pretrain(options: Namespace) -> dict[str, Any]:
+    from core.channels import MODES, one_or_two
+
+    options.image_size = one_or_two(options.image_size)
     config = _config(PretrainConfig, options)
-    from core.channels import MODES
     from core.data.labeled import open_training_set
     from core.recipes.pretrain import new_checkpoint, pretrain
 

@@ -110,7 +110,8 @@ class PretrainConfig(Checked):
     device: str = knob("auto", "Where to compute; auto uses CUDA, else MPS, else the CPU.", choices=DEVICES, paper=_GIVEN)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", one_or_two(self.image_size))
+        if isinstance(self.image_size, (list, tuple)) and len(self.image_size) == 2:
+            object.__setattr__(self, "image_size", one_or_two(self.image_size))
         super().__post_init__()
         shorter = min(height_and_width(self.image_size))
         if self.crop_padding >= shorter:

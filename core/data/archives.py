@@ -1,10 +1,11 @@
 """Zip files of images from untrusted sources: checked, and unpacked completely or not at all.
 
-Names in the zip file are not used as paths: images are numbered, and only the names of the class folders are kept, after a check. The
-limits and checks of zip files are in core.data.zip_files.
+Only images, lists of classes and image sets are unpacked. The limits and checks of zip files, also of the names in them, are in
+core.data.zip_files.
 """
 
 import io
+import os
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
@@ -15,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from core.channels import MODES
 from core.data.class_names import MAPPING_FILES
 from core.data.label_lists import LABELS, LABELS_BYTES
+from core.data.layouts import FOR_TRAINING, open_images
 from core.data.manifests import parse_manifest
-from core.data.pictures import is_picture_name, open_picture
+from core.data.pictures import is_picture_name
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Contents, Member, quoted_name, read_member, reason_of, refuse, zip_contents
 from core.errors import DataError
 from core.files import check_regular, remove
@@ -44,16 +46,17 @@ def is_numpy_archive(path: Path) -> bool:
     return path.name.lower().endswith(NUMPY_SUFFIX)
 
 
-def unpack_apart(file: Path, folder: Path, name: str = "") -> None:
+def unpack_apart(file: Path, folder: Path, name: str = "", labels_needed: bool = True) -> None:
     """Unpacks a zip file or a NumPy archive of images into `folder`, which must be empty, in a process of its own (core.untrusted).
 
-    name: used instead of the path in error messages; its ending is that of the file. Raises DataError if the file is refused or takes too
-    much memory or time; the folder may then contain a part of it.
+    name: used instead of the path in error messages; its ending is that of the file. labels_needed: see `unpack_images`. Raises DataError
+    if the file is refused or takes too much memory or time; the folder may then contain a part of it.
     """
     name = name or str(file)
-    # the second imports torch
-    task = "core.data.image_sets:convert_numpy_archive" if is_numpy_archive(Path(name)) else f"{__name__}:unpack_here"
-    check_apart(task, file, name, folder=str(folder.absolute()))
+    if is_numpy_archive(Path(name)):
+        check_apart("core.data.image_sets:convert_numpy_archive", file, name, folder=str(folder.absolute()))  # it imports torch
+    else:
+        check_apart(f"{__name__}:unpack_here", file, name, folder=str(folder.absolute()), labels_needed=labels_needed)
 
 
 def unpack_data_set(file: Path, folder: Path) -> None:
@@ -68,18 +71,32 @@ def unpack_data_set(file: Path, folder: Path) -> None:
 def unpack_data_set_here(file: Path, *, name: str, folder: str) -> None:
     """`unpack_data_set` in the process of the file."""
     allowed = "a zip file of a folder of images"
+    with file.open("rb") as opened, zip_contents(opened, name, UNPACKED_BYTES, allowed) as contents:
+        _unpack_data(contents, Path(folder), name, allowed)
+
+
+def _unpack_data(contents: Contents, folder: Path, name: str, allowed: str) -> None:
+    """Writes images, lists and folders under their own names."""
+    above = {parent for member in contents.files for parent in member.path.parents}
+    spelled: dict[str, PurePosixPath] = {}
+    for path in sorted({*contents.folders, *above}):
+        # on some file systems these would be the same folder, and two classes one
+        other = spelled.setdefault(unicodedata.normalize("NFKC", str(path)).casefold(), path)
+        if other != path:
+            found = f"{quoted_name(other)} and {quoted_name(path)}"
+            refuse(name, f"names of folders must not differ only in case or in the encoding of accents, got {found}")
     try:
-        with file.open("rb") as opened, zip_contents(opened, name, UNPACKED_BYTES, allowed) as contents:
-            for path in contents.folders:
-                (Path(folder) / path).mkdir(parents=True, exist_ok=True)
-            for member in contents.files:
-                is_list = member.path.name in (LABELS, *MAPPING_FILES)
-                if is_list or is_picture_name(member.path.name):
-                    target = Path(folder) / member.path
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with target.open("xb") as copy:  # names that differ only in case may be the same file
-                        for chunk in read_member(member, LABELS_BYTES if is_list else IMAGE_BYTES, name, allowed):
-                            copy.write(chunk)
+        for path in contents.folders:
+            (folder / path).mkdir(parents=True, exist_ok=True)
+        for member in contents.files:
+            is_list = member.path.name in (LABELS, *MAPPING_FILES)
+            if not is_list and not is_picture_name(member.path.name):
+                continue
+            target = folder / member.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as copy:  # names that differ only in case may be the same file
+                for chunk in read_member(member, LABELS_BYTES if is_list else IMAGE_BYTES, name, allowed):
+                    copy.write(chunk)
     except (FileExistsError, NotADirectoryError) as error:
         found = quoted_name(Path(error.filename).relative_to(folder))
         raise DataError(
@@ -87,32 +104,32 @@ def unpack_data_set_here(file: Path, *, name: str, folder: str) -> None:
         ) from error
 
 
-def unpack_here(file: Path, *, name: str, folder: str) -> None:
+def unpack_here(file: Path, *, name: str, folder: str, labels_needed: bool) -> None:
     """`unpack_apart` for a zip file, in the process of the file."""
-    unpack_images(file, Path(folder), name)
+    unpack_images(file, Path(folder), name, labels_needed)
 
 
-def unpack_images(source: Path | IO[bytes], folder: Path, name: str = "") -> int:
+def unpack_images(source: Path | IO[bytes], folder: Path, name: str = "", labels_needed: bool = True) -> int:
     """Unpacks a zip file of images into `folder`; returns the number of images.
 
     source: a path, or a seekable binary file. folder: must exist and be empty; it is emptied again if the zip file is refused. name: used
     instead of the path in error messages. The zip file contains either a set of images written by `generate` (two files, possibly in one
-    folder), or one folder of images per class, possibly in another folder, and the manifest if `export` wrote it.
-    Images keep their bytes and are renamed to numbers, in the order of their names; those of an exported set keep their numbers.
+    folder) or by `export` (a folder per class and the manifest, possibly in one folder), or images of one size in a layout of
+    `open_images`, which are unpacked under their own names. labels_needed: see there.
     Raises DataError if the zip file has other contents, exceeds the limits above, or would write outside the folder.
     """
     if isinstance(source, Path):
         try:
             check_regular(source)
             with source.open("rb") as file:
-                return unpack_images(file, folder, name or str(source))
+                return unpack_images(file, folder, name or str(source), labels_needed)
         except OSError as error:
             raise DataError(f"{name or str(source)!r} cannot be read ({error.strerror}); it must be {ALLOWED}") from error
     name = name or "the zip file"
     _check_start(source, name)
     try:
         with zip_contents(source, name, UNPACKED_BYTES, ALLOWED) as contents:
-            return _unpack(contents, folder, name)
+            return _unpack(contents, folder, name, labels_needed)
     except BaseException:
         for path in folder.iterdir():
             remove(path)
@@ -129,17 +146,17 @@ def _check_start(file: IO[bytes], name: str) -> None:
         refuse(name, f"must be {ALLOWED}, got a file that begins with {start!r}; other archives must be unpacked to a folder first")
 
 
-def _unpack(contents: Contents, folder: Path, name: str) -> int:
+def _unpack(contents: Contents, folder: Path, name: str, labels_needed: bool) -> int:
     files = [member for member in contents.files if not _is_litter(member.path)]
     if not files:
         refuse(name, f"must be {ALLOWED}, got no images")
-    folders = [path for path in contents.folders if not _is_litter(path)]
     names = [member.path.name for member in files]
     if MANIFEST in names and IMAGES_FILE not in names and len(files) > 1:
-        return _unpack_exported(files, folders, folder, name)
+        return _unpack_exported(files, folder, name)
     if MANIFEST in names or IMAGES_FILE in names:
         return _unpack_set(files, folder, name)
-    return _unpack_classes(files, folders, folder, name)
+    _unpack_data(Contents(files, [path for path in contents.folders if not _is_litter(path)]), folder, name, ALLOWED)
+    return _check_images(folder, name, labels_needed)
 
 
 def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
@@ -172,88 +189,37 @@ def _unpack_set(files: list[Member], folder: Path, name: str) -> int:
     return shape[0]
 
 
-def _unpack_exported(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str) -> int:
+def _unpack_exported(files: list[Member], folder: Path, name: str) -> int:
     """A set that `export` wrote as PNG files: one folder per class, and beside them the manifest with the number of images."""
     manifests = [member for member in files if member.path.name == MANIFEST]
     images = [member for member in files if member.path.name != MANIFEST]
-    beside = {member.path.parent.parent for member in images}
-    if len(manifests) > 1 or beside != {manifests[0].path.parent}:
+    top = manifests[0].path.parent
+    depth = len(top.parts)
+    if len(manifests) > 1 or depth > 1 or any(member.path.parts[:-2] != top.parts or len(member.path.parts) < 2 for member in images):
         refuse(name, f"{quoted_name(manifests[0].path)} must be beside the folders of images of a set written by `export`")
     for member in images:
-        if not _NUMBERED.fullmatch(member.path.stem):
+        if not (_NUMBERED.fullmatch(member.path.stem) and is_picture_name(member.path.name)):
             refuse(name, f"images beside a {MANIFEST} must be numbered as by `export`, got {quoted_name(member.path)}")
     content = b"".join(read_member(manifests[0], MANIFEST_BYTES, name, ALLOWED))
     try:
         parse_manifest(content)
     except ValueError as error:
         raise DataError(f"{name!r} must be a set written by `export`, but cannot be read as one ({reason_of(error)})") from error
-    count = _unpack_classes(images, folders, folder, name, keep_numbers=True)
+    inside = [Member(PurePosixPath(*member.path.parts[depth:]), member.size, member.packed, member.open) for member in images]
+    _unpack_data(Contents(inside, []), folder, name, ALLOWED)
     (folder / MANIFEST).write_bytes(content)
-    return count
+    return _check_images(folder, name, labels_needed=True, strict=True)
 
 
-def _unpack_classes(files: list[Member], folders: list[PurePosixPath], folder: Path, name: str, keep_numbers: bool = False) -> int:
-    depth = _check_classes(files, folders, name)
-    first: tuple[int, int] | None = None
-    pixels = 0
-    for number, member in enumerate(sorted(files, key=lambda member: member.path)):
-        content = b"".join(read_member(member, IMAGE_BYTES, name, ALLOWED))
-        size = _check_image(content, member.path, name)
-        first = first or size
-        if size != first:
-            expected, found = (f"{width} x {height}" for width, height in (first, size))
-            refuse(name, f"images must have the same size, got {expected} and {found} pixels ({quoted_name(member.path)})")
-        pixels += 3 * size[0] * size[1]
-        if pixels > UNPACKED_BYTES:
-            refuse(name, f"all images together must have at most {UNPACKED_BYTES // MEGABYTE:,} MB of pixels, got more")
-        stem = member.path.stem if keep_numbers else f"{number:06d}"
-        target = folder / member.path.parts[depth] / (stem + member.path.suffix.lower())
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(content)
-    return len(files)
-
-
-def _check_classes(files: list[Member], folders: list[PurePosixPath], name: str) -> int:
-    """Position of the class folder in the paths of the images. Raises DataError unless there is one folder of images per class."""
-    allowed = "images (png, jpg, webp, tif and others that Pillow reads) in one folder per class"
-    depths = {len(member.path.parts) for member in files}
-    tops = {member.path.parts[0] for member in files}
-    inside = len(depths) == 1 and depths == {3} and len(tops) == 1
-    if not inside and depths != {2}:
-        odd = next(member for member in files if len(member.path.parts) != 2)
-        refuse(name, f"contents must be {allowed}, possibly in one more folder, {quoted_name(odd.path)} is not in a class folder")
-    depth = 1 if inside else 0
-    for member in files:
-        if not is_picture_name(member.path.name):
-            refuse(name, f"contents must be {allowed}, {quoted_name(member.path)} is not an image")
-    classes = {member.path.parts[depth] for member in files}
-    for one in sorted(classes):
-        if one.startswith(".") or one != one.strip() or one.endswith("."):
-            refuse(name, f"class names must neither begin nor end with a dot or space, got {quoted_name(one)}")
-    for path in folders:
-        # an empty class would be lost, which would change the indices of the other classes
-        if len(path.parts) == depth + 1 and path.parts[depth] not in classes and (not inside or path.parts[0] in tops):
-            refuse(name, f"every class must have at least one image, got no images in {quoted_name(path)}")
-    # on some file systems these would be the same folder
-    if len({unicodedata.normalize("NFKC", one).casefold() for one in classes}) < len(classes):
-        refuse(name, "class names must not differ only in case or in the encoding of accents")
-    return depth
-
-
-def _check_image(content: bytes, path: PurePosixPath, name: str) -> tuple[int, int]:
-    """Size (width, height) of an image that can be decoded. It is checked before the image is decoded."""
+def _check_images(folder: Path, name: str, labels_needed: bool, strict: bool = False) -> int:
+    """The number of images in an unpacked folder, all of which are decoded once."""
     try:
-        with open_picture(io.BytesIO(content)) as image:
-            size = image.size
-            if size[0] * size[1] <= PIXELS:
-                image.load()
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
-        raise DataError(
-            f"{name!r}: {quoted_name(path)} must be an image in a format that Pillow supports, but cannot be read as one"
-        ) from error
-    if size[0] * size[1] > PIXELS:
-        refuse(name, f"images must have at most {PIXELS // MEGABYTE} million pixels, {quoted_name(path)} has {size[0]} x {size[1]}")
-    return size
+        found = open_images(folder, FOR_TRAINING, labels_needed=labels_needed, strict=strict)
+        found.check_pixels(PIXELS, UNPACKED_BYTES)
+    except DataError as error:
+        # the user knows the name of the file, not where it is unpacked
+        raise DataError(f"{name!r}: {str(error).replace(f'{folder}{os.sep}', '').replace(str(folder), name)}") from error
+    return len(found)
 
 
 def _is_litter(path: PurePosixPath) -> bool:

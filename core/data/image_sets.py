@@ -104,7 +104,7 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
 
 def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool = False) -> ImageSet:
     """Reads a set written by `save_image_set` or, in any of its formats, by `export_images`; a folder of real images of one size in a
-    layout of `open_images`; or a zip file of the first or, with one folder per class, of the last.
+    layout of `open_images`; or a zip file of any of these.
 
     spec: the network whose class indices the labels of real images become; without it, labels are the position of the folder, and
     images in a single folder are classes of their own. strict: see ImageFiles.
@@ -116,8 +116,12 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool
         with temporary_folder() as temporary:
             unpacked = temporary / folder.name  # the name of the archive, for error messages
             unpacked.mkdir()
-            unpack_apart(folder, unpacked)
-            image_set = load_image_set(unpacked, spec, strict)
+            unpack_apart(folder, unpacked, labels_needed=spec is not None)
+            try:
+                image_set = load_image_set(unpacked, spec, strict)
+            except DataError as error:
+                raise DataError(str(error).replace(str(unpacked), str(folder))) from error
+            image_set.notes = [note.replace(str(unpacked), str(folder)) for note in image_set.notes]
             if image_set.manifest.get("source") == str(unpacked):
                 image_set.manifest["source"] = str(folder)
             return image_set

@@ -98,6 +98,33 @@ class ImageFiles:
         if guessed:
             self.notes.append(f"Images of 32 bits are scaled by their largest values: {some(guessed)}.")
 
+    def check_pixels(self, each: int, total: int) -> None:
+        """Does what `read` does with every file, one at a time and without keeping any.
+
+        each: limit on the pixels of an image; total: on the bytes of all of them in RGB. Both are checked before an image is decoded.
+        Raises DataError, also for images of several sizes.
+        """
+        first: tuple[int, int] | None = None
+        count = 0
+        for path in self.paths:
+            try:
+                with open_picture(path) as image:
+                    size = image.size
+                    if size[0] * size[1] <= each:
+                        image.load()
+            except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
+                self._skip(path, unreadable(path, error))
+                continue
+            if size[0] * size[1] > each:
+                raise DataError(f"{path} must have at most {each >> 20} million pixels, got {size[0]} x {size[1]}")
+            first = first or size
+            if size != first:
+                expected, found = (f"{width} x {height}" for width, height in (first, size))
+                raise DataError(f"images must have the same size, got {expected} and {found} pixels ({path})")
+            count += 3 * size[0] * size[1]
+            if count > total:
+                raise DataError(f"all images together must have at most {total >> 20:,} MB of pixels, got more")
+
     def readable(self) -> "ImageFiles":
         """The images that can be read, all of which are decoded once."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -77,8 +77,8 @@ def images_widget(key: str) -> UploadedFile | None:
         "Images",
         type=["zip", "npz"],
         max_upload_size=ARCHIVE_BYTES // uploads.MEGABYTE,
-        help="A zip file with one folder of images per class, all of the network's image size; or a set of images "
-        "written by the Export page or `python -m core export`.",
+        help="A zip file with one folder of images per class, or another layout of labeled images, all of the network's image size; or a "
+        "set of images written by the Export page or `python -m core export`.",
         key=f"{key}/upload images {_uploads_done()}",
     )
 

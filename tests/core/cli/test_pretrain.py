@@ -24,6 +24,15 @@ def test_generate_from_a_pretrained_network(pictures, tmp_path, capsys):
     assert load_image_set(tmp_path / "set").manifest["model"] == "mine"
 
 
+def test_grey_images_that_are_not_square(pictures, tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    flags = ["--architecture", "timm:test_byobnet", "--channels", 1, "--image-size", 32, 48, "--epochs", 1, "--batch-size", 4]
+    assert call("pretrain", "--data", pictures, *flags, "--threads", 1, "--device", "cpu", "--out", out) == 0
+    assert load_model(str(out), "cpu").spec.shape == (1, 32, 48)
+    assert call("generate", *TINY, "--model", out, "--out", tmp_path / "set") == 0
+    assert load_image_set(tmp_path / "set").images.shape == (8, 1, 32, 48)
+
+
 def test_pretraining_for_two_classes_succeeds_or_is_refused_in_one_line(pictures, tmp_path, capsys):
     two = tmp_path / "two"
     two.mkdir()
@@ -48,6 +57,9 @@ def test_pretraining_for_two_classes_succeeds_or_is_refused_in_one_line(pictures
         (["--data", "/nowhere"], "/nowhere", "one folder of images per class"),
         (["--batch-size", "21"], "got 20", "one batch of 21"),
         (["--epochs", "0"], "0", "1 to"),
+        (["--image-size", "32", "7"], "got 7", "8 to 1,024"),
+        (["--image-size", "32", "32", "32"], "got [32, 32, 32]", "8 to 1,024"),
+        (["--channels", "5"], "got 5", "1 to 4"),
         (["--lr", "fast"], "fast", "a number, such as 0.1"),
         (["--device", "tpu"], "tpu", "auto, cpu"),
     ],

@@ -6,6 +6,7 @@ import os
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from core.data.archives import is_archive, unpack_apart, unpack_data_set, unpack
 from core.data.image_sets import load_image_set
 from core.errors import DataError
 from core.files import remove
+from core.models.registry import MODELS
 from core.untrusted import MEMORY_BYTES
+
+SPEC = MODELS["resnet20_cifar10"][1]
 
 
 def picture(value=0, size=(8, 8), kind="PNG", mode="RGB") -> bytes:
@@ -74,7 +78,8 @@ def refused(content, folder, name="own images.zip") -> str:
 @pytest.mark.parametrize("top", ["", "my pets/", "./"])
 def test_one_folder_per_class(folder, top):
     assert unpack_images(io.BytesIO(zipped({top + name: content for name, content in TWO_CLASSES.items()})), folder) == 3
-    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == ["ant/000000.png", "ant/000001.png", "bee/000002.png"]
+    inside = folder / top.strip("./")
+    assert sorted(str(path.relative_to(inside)) for path in folder.rglob("*.*")) == ["ant/a.png", "ant/b.png", "bee/c.png"]
     images = load_image_set(folder)
     assert images.images[:, 0, 0, 0].tolist() == [10, 20, 30]
     assert images.labels.tolist() == [0, 0, 1]
@@ -123,7 +128,10 @@ def test_set_written_by_export(folder, top):
         ({"ant/000000.png": picture(), "manifest.json": b"[]"}, ["must be a JSON object"]),
         ({"ant/000000.png": picture(), "manifest.json": b"{"}, ["cannot be read"]),
         ({"ant/000000.png": picture(), "manifest.json": b"{}", "ant/../../manifest.json": b"{}"}, [".."]),
-        ({"000000.png": picture(), "manifest.json": b"{}"}, ["not in a class folder"]),
+        ({"000000.png": picture(), "manifest.json": b"{}"}, ["must be beside the folders"]),
+        ({"a/b/ant/000000.png": picture(), "a/b/manifest.json": b"{}"}, ["must be beside the folders"]),
+        ({"ant/000000.sh": b"#!/bin/sh", "ant/000001.png": picture(), "manifest.json": b"{}"}, ["'ant/000000.sh'", "must be numbered"]),
+        ({"ant/000000.png": picture()[:40], "manifest.json": b"{}"}, ["ant/000000.png must be an image"]),
     ],
 )
 def test_invalid_exported_sets_are_refused(folder, files, words):
@@ -237,13 +245,11 @@ def test_compression_methods_that_need_much_memory_are_refused(folder, compressi
     ("files", "words"),
     [
         ({"Thumbs.db": b"x"}, "got no images"),
-        ({"a.png": picture()}, "not in a class folder"),
-        ({"a/b/c/d.png": picture()}, "not in a class folder"),
-        ({"top/ant/a.png": picture(), "other/bee/b.png": picture()}, "not in a class folder"),
-        ({"ant/a.png": picture(), "top/bee/b.png": picture()}, "not in a class folder"),
-        ({"ant/notes.txt": b"text"}, "not an image"),
-        ({"ant/more.zip": zipped(TWO_CLASSES)}, "not an image"),
-        ({"ant/a.svg": b"<svg onload=alert(1)>"}, "not an image"),
+        ({"a.png": picture()}, "labels are needed here"),
+        ({"ant/notes.txt": b"text"}, "must contain one folder of images per class"),
+        ({"ant/more.zip": zipped(TWO_CLASSES)}, "must contain one folder of images per class"),
+        ({"ant/a.svg": b"<svg onload=alert(1)>"}, "must contain one folder of images per class"),
+        ({".hidden/a.png": picture()}, "must contain one folder of images per class"),
         ({"ant/a.png": b"no image at all"}, "must be an image"),
         ({"ant/a.png": picture()[:40]}, "must be an image"),
         ({"ant/a.png": picture(), "ant/b.png": picture(size=(9, 8))}, "8 x 8 and 9 x 8"),
@@ -253,9 +259,51 @@ def test_invalid_contents_are_refused(folder, files, words):
     assert words in refused(zipped(files), folder)
 
 
-def test_class_without_images_is_refused(folder):
-    """It would be lost, which would change the indices of the classes after it."""
-    assert "got no images in 'cow'" in refused(zipped({"cow/": b"", **TWO_CLASSES}), folder)
+LAYOUTS = {
+    "one folder above": {f"pets/{name}": content for name, content in TWO_CLASSES.items()},
+    "nested": {"ant/one/a.png": picture(10), "ant/two/b.png": picture(20), "bee/c.png": picture(30)},
+    "parts": {
+        **{f"train/{name}": content for name, content in TWO_CLASSES.items()},
+        "val/ant/a.png": picture(),
+        "val/bee/b.png": picture(),
+    },
+    "a list": {"a.png": picture(10), "b c.png": picture(20), "c.png": picture(30), "val.txt": b"a.png ant\nb c.png ant\nc.png bee\n"},
+    "with other files": {"notes.txt": b"x", "ant/a.xml": b"<a/>", "cow/": b"", **TWO_CLASSES},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_are_those_of_folders(tmp_path, folder, layout):
+    """A zip file gives what the folder gives that it was made of."""
+    content = zipped(LAYOUTS[layout])
+    assert unpack_images(io.BytesIO(content), folder) >= 3
+    (tmp_path / "a.zip").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        archive.extractall(tmp_path / "a")
+    ours, expected = (load_image_set(tmp_path / name, replace(SPEC, classes=("ant", "bee"))) for name in ("a.zip", "a"))
+    assert torch.equal(ours.images, expected.images)
+    assert ours.images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    assert torch.equal(ours.labels, expected.labels)
+    assert ours.notes == [note.replace(str(tmp_path / "a"), str(tmp_path / "a.zip")) for note in expected.notes]
+    assert list(folder.rglob("*.xml")) == list(folder.rglob("notes.txt")) == []
+
+
+def test_images_without_labels_are_read_where_none_are_needed(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped({"a.png": picture(1), "b.png": picture(2)}))
+    assert load_image_set(tmp_path / "a.zip").labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"a\.zip.* because labels are needed here") as caught:
+        load_image_set(tmp_path / "a.zip", SPEC)
+    assert "data-free-quantization-" not in str(caught.value)
+
+
+def test_damaged_images_are_skipped_as_in_folders(tmp_path):
+    files = {f"ant/{index:03}.png": picture(index) for index in range(200)} | {"bee/x.png": picture()[:40]}
+    (tmp_path / "a.zip").write_bytes(zipped({**files, "bee/y.png": picture()}))
+    images = load_image_set(tmp_path / "a.zip")
+    assert len(images) == 201
+    assert images.notes == [f"1 of 202 images of {tmp_path / 'a.zip'} cannot be read and are skipped: 'x.png'."]
+    with pytest.raises(DataError, match=r"a\.zip.*x\.png must be an image"):
+        load_image_set(tmp_path / "a.zip", strict=True)
 
 
 def some_set(**changes) -> dict[str, bytes]:
@@ -292,10 +340,10 @@ def test_manifest_that_is_too_large_is_refused(folder):
 
 
 def test_full_disk_is_not_reported_as_a_bad_archive(folder, monkeypatch):
-    def fails(self, content):
+    def fails(self, mode):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", fails)
+    monkeypatch.setattr("pathlib.Path.open", fails)
     with pytest.raises(OSError, match="No space left"):
         unpack_images(io.BytesIO(zipped(TWO_CLASSES)), folder)
     assert os.listdir(folder) == []

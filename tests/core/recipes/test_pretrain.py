@@ -174,7 +174,7 @@ def test_path_below_a_file_is_refused_before_training(tmp_path):
         (1, (32, 48), (0.4734,), (0.2507,)),
         (2, 32, (0.4734,) * 2, (0.2507,) * 2),
         (3, (48, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        (4, [64], (0.4734,) * 4, (0.2507,) * 4),
+        (4, [64, 64], (0.4734,) * 4, (0.2507,) * 4),
     ],
 )
 def test_channels_height_and_width(tmp_path, channels, image_size, mean, std):
@@ -184,7 +184,7 @@ def test_channels_height_and_width(tmp_path, channels, image_size, mean, std):
     spec = pretrain(images, CLASSES, given, out)
     model = load_model(str(out), "cpu")
     assert model.spec == spec
-    sides = (64, 64) if image_size == [64] else (32, 32) if image_size == 32 else image_size
+    sides = (64, 64) if image_size == [64, 64] else (32, 32) if image_size == 32 else image_size
     assert spec.shape == (channels, *sides)
     assert (spec.mean, spec.std) == (pytest.approx(mean, abs=1e-4), pytest.approx(std, abs=1e-4))
     assert model.network(torch.zeros(2, *spec.shape)).shape == (2, 10)
