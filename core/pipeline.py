@@ -16,7 +16,7 @@ import torch
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
-from core.data.image_sets import ImageSet, check_images, load_image_set
+from core.data.image_sets import ImageSet, check_images, check_origin, load_image_set
 from core.data.labeled import EvaluationSet, load_evaluation_set
 from core.errors import RunError, first_line
 from core.evaluation.accuracy import Accuracy
@@ -63,6 +63,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     sets = {method: load_image_set(path, model.spec, strict) for method, path in given_images(config).items()}
     for image_set in sets.values():
         check_images(model, image_set)
+        if config.bits:  # diversity can be measured of any images
+            check_origin(model, image_set)
     if not sets:
         check_half_resolution(model, config.generation)
     if config.bits:

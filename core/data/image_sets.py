@@ -25,10 +25,11 @@ from core.data.class_names import class_mapping
 from core.data.layouts import FOR_TRAINING, open_images
 from core.data.manifests import parse_manifest
 from core.data.numpy_archives import MANIFEST_BYTES, read_numpy_archive
-from core.errors import DataError
+from core.errors import DataError, quoted
 from core.files import atomic_write, check_regular, read_bounded, temporary_folder, write_json
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import FullPrecisionModel
+from core.models.identity import weights_hash
 from core.models.registry import ModelSpec
 
 
@@ -100,6 +101,21 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
     wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
     if len(wrong):
         raise DataError(f"labels must be 0 to {classes - 1}, the classes of {model.spec.name}, got {int(wrong[0])}")
+
+
+def check_origin(model: FullPrecisionModel, images: ImageSet) -> None:
+    """Raises DataError if the manifest of the images names another network than `model`, because their statistics are not its own.
+
+    Networks are compared by their weights, or by their names where an earlier version wrote the manifest. Images without a manifest, such
+    as real ones, and of other programs pass.
+    """
+    network = images.manifest.get("network")
+    stated = network if isinstance(network, Mapping) else {}
+    name, weights = stated.get("name", images.manifest.get("model")), stated.get("weights_sha256")
+    same = weights == weights_hash(model.network) if isinstance(weights, str) else not isinstance(name, str) or name == model.spec.name
+    if not same:
+        other = "other weights of the same name" if name == model.spec.name else quoted(name)
+        raise DataError(f"images must be made from the network to quantize, {model.spec.name!r}, got images made from {other}")
 
 
 def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool = False) -> ImageSet:

@@ -3,16 +3,12 @@
 `load_image_set` reads all three, with the same pixels and labels in the same order. The same set always gives the same bytes.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from core import layout
 from core.config import IMAGE_FORMATS, RunConfig
@@ -25,6 +21,7 @@ from core.files import atomic_folder, atomic_write, check_free, check_parents, n
 from core.generation.methods import in_order
 from core.layout import MANIFEST
 from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.identity import weights_hash
 
 
 def export_method(folder: Path, config: RunConfig, format: str, out: Path, method: str = "") -> dict[str, Any]:
@@ -101,15 +98,6 @@ def image_target(format: str, out: Path) -> Path:
     else:
         check_free(out)
     return out
-
-
-def weights_hash(network: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of the names, types, shapes and values of the state dict; the same for every file format."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _manifest(image_set: ImageSet, model: FullPrecisionModel, format: str, diversity: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
 from core.models.divergence import tensor_not_finite
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
+from core.models.identity import weights_hash
 from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
 
 PREVIEW_IMAGES = 64  # of the current batch, at most
@@ -249,6 +250,7 @@ class GenerationLoop:
         return {
             "made_by": "data-free generation from BatchNorm statistics",
             "model": self.model.spec.name,
+            "network": {"name": self.model.spec.name, "weights_sha256": weights_hash(self._given.network)},
             "classes": list(self.model.spec.classes),
             "method": self.method,
             "seed": self.machine.seed,

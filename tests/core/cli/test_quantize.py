@@ -1,6 +1,7 @@
 """`quantize` and `diversity`: output, files, and refusals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -51,6 +52,18 @@ def test_quantize(generated, pictures, tmp_path, capsys):
         assert result[key] in [5.0 * right for right in range(21)]
     assert tree(tmp_path) == ["network", "network/quantize.json", "network/quantized.safetensors"]
     assert {**json.loads((out / "quantize.json").read_text(encoding="utf-8")), "run": result["run"]} == result
+
+
+def test_images_made_from_another_network_are_refused(generated, pictures, tmp_path, capsys):
+    copy = tmp_path / "images"
+    shutil.copytree(generated, copy)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    network = {"name": "resnet56", "weights_sha256": "0" * 64}
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "network": network}), encoding="utf-8")
+    assert call("quantize", "--images", copy, *QUANTIZE, "--data", pictures) == 2
+    assert (
+        "images must be made from the network to quantize, 'resnet20_cifar10', got images made from 'resnet56'" in capsys.readouterr().err
+    )
 
 
 def test_quantize_with_real_images(pictures, tmp_path, capsys):

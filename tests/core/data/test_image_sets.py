@@ -14,9 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms.v2.functional import to_pil_image
 
-from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set, write_image_set
+from core.config import GenerationConfig, MachineConfig
+from core.data.image_sets import ImageSet, check_images, check_origin, load_image_set, save_image_set, write_image_set
 from core.errors import DataError
 from core.files import atomic_folder, check_free
+from core.generation.loop import synthesize
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
@@ -322,6 +324,35 @@ def test_images_of_other_channels_than_the_network_are_refused(small, channels):
     images = ImageSet(torch.zeros(4, channels, 8, 8, dtype=torch.uint8), torch.arange(4))
     with pytest.raises(DataError, match=f"^images must be RGB for small, got {'grey' if channels == 1 else f'{channels} channels'}$"):
         check_images(small, images)
+
+
+OTHER_WEIGHTS = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("manifest", "got"),
+    [
+        ({"model": "resnet56"}, "'resnet56'"),  # of an earlier version
+        ({"network": {"name": "resnet56", "weights_sha256": OTHER_WEIGHTS}, "model": "small"}, "'resnet56'"),
+        ({"network": {"name": "small", "weights_sha256": OTHER_WEIGHTS}}, "other weights of the same name"),
+    ],
+)
+def test_images_made_from_another_network_are_refused(small, small_images, manifest, got):
+    with pytest.raises(DataError, match=f"^images must be made from the network to quantize, 'small', got images made from {got}$"):
+        check_origin(small, replace(small_images, manifest=manifest))
+
+
+def test_images_of_the_same_weights_or_of_unknown_origin_pass(small, small_images):
+    config = GenerationConfig(images=2, iterations=2, batch_size=2, snapshots=1)
+    made, _ = synthesize(
+        FullPrecisionModel(small.network, replace(small.spec, name="renamed")), config, machine=MachineConfig(device="cpu")
+    )
+    check_origin(small, made)
+    for manifest in ({}, {"source": "pictures"}, {"model": "small"}, {"model": 5}, {"network": "resnet56"}, {"network": {"name": ["x"]}}):
+        check_origin(small, replace(small_images, manifest=manifest))
+    small.network.bn1.running_var[0] += 1e-6
+    with pytest.raises(DataError, match="got images made from 'renamed'$"):
+        check_origin(small, made)
 
 
 def test_images_that_are_turned_are_refused(small):

@@ -1,7 +1,6 @@
 """Exported sets: one function reads all three formats bit for bit, and their manifests are correct."""
 
 import errno
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -15,9 +14,9 @@ from safetensors.torch import load_file
 from core.config import IMAGE_FORMATS, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import ConfigError, DataError, UnknownNameError
-from core.export.image_sets import export_images, image_target, weights_hash
+from core.export.image_sets import export_images, image_target
 from core.layout import USER_IMAGES
-from core.models.registry import MODELS
+from core.models.identity import weights_hash
 from core.pipeline import given_images
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -198,18 +197,6 @@ def test_set_that_does_not_fit_the_network_is_refused(tmp_path, small, generated
     assert os.listdir(tmp_path) == []
 
 
-def test_weights_hash_depends_on_every_bit(small, embedded):
-    """Hash of the small network by hand. Changing a value changes the hash, changing the memory format does not."""
-    digest = hashlib.sha256()
-    for name in sorted(small.network.state_dict()):
-        array = small.network.state_dict()[name].numpy()
-        digest.update(f"{name} torch.{array.dtype} {array.shape}\n".encode() + array.tobytes())
-    assert weights_hash(small.network) == digest.hexdigest()
-    assert weights_hash(embedded.network) == weights_hash(embedded.network.to(memory_format=torch.channels_last))
-    small.network.bn1.running_var[0] += 1e-6
-    assert weights_hash(small.network) != digest.hexdigest()
-
-
 @pytest.mark.parametrize("format", ["png", "npz"])
 def test_run_reads_an_exported_set_as_one_set(tmp_path, small, generated, format):
     """Even if a class, and therefore a folder, has the name of a method."""
@@ -217,11 +204,3 @@ def test_run_reads_an_exported_set_as_one_set(tmp_path, small, generated, format
     out = target(tmp_path, format)
     export_images(generated, small, format, out)
     assert given_images(RunConfig(images_from=str(out), methods=(USER_IMAGES, "adam"))) == {USER_IMAGES: out}
-
-
-def test_weights_hash_of_the_embedded_network_matches_its_file(embedded):
-    weights = load_file(MODELS["resnet20_cifar10"][0])
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode() + value.numpy().tobytes())
-    assert weights_hash(embedded.network) == digest.hexdigest()
