@@ -10,8 +10,10 @@ from typing import Any
 
 from core.errors import DataError, quoted
 from core.files import read_json
-from core.models.registry import ModelSpec
+from core.models.registry import CIFAR10_CLASSES, CIFAR100_CLASSES, ModelSpec
 
+# of the data sets with a name
+CLASSES = {"embedded": CIFAR10_CLASSES, "cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 MAPPING_FILES = ("classes.json", "class_to_idx.json")
 # share of ImageNet's classes that must have their WordNet names: torchvision renamed two of 1,000
 SAME_NAMES = 0.9

@@ -20,18 +20,16 @@ from torchvision.transforms.v2 import functional
 from core.channels import height_and_width
 from core.data.archives import is_archive, unpack_data_set
 from core.data.cifar import TITLES, cifar_folders, open_cifar, open_cifar_folder, pixels
-from core.data.class_names import class_mapping, dataset_mapping
+from core.data.class_names import CLASSES, class_mapping, dataset_mapping
 from core.data.layouts import FOR_EVALUATION, FOR_TRAINING, ImageFiles, open_images
 from core.errors import DataError
 from core.files import temporary_folder
-from core.models.registry import ASSETS, CIFAR10_CLASSES, CIFAR100_CLASSES, ModelSpec
+from core.models.registry import ASSETS, ModelSpec
 
 EMBEDDED_SHEET = ASSETS / "evaluation" / "cifar10_test_2000.png"
 EMBEDDED_LABELS = ASSETS / "evaluation" / "cifar10_test_2000.json"
 EMBEDDED_COLUMNS = 50
 UNREADABLE = -1  # label of an image that is skipped
-# class names of the data sets with a name
-CLASSES = {"embedded": CIFAR10_CLASSES, "cifar10": CIFAR10_CLASSES, "cifar100": CIFAR100_CLASSES}
 
 
 class LabeledImages(Protocol):

@@ -19,6 +19,11 @@ _FOR_PROGRAMS = ("torch.export", "torch._dynamo", "torch._inductor", "torch.fx.e
 _OF_ZOOS = {"pytorchcv": "pytorchcv.model_provider", "torchvision": "torchvision.models", "timm": "timm"}
 
 
+def is_program(name: str) -> bool:
+    """Whether the name of a file is that of a program written by torch.export."""
+    return name.lower().endswith(PROGRAM)
+
+
 def import_network(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
     """Imports a weights file or an index of several (`core.models.importing`) or, by the ending of its name, a program
     (`core.models.programs.importing`).
@@ -59,12 +64,12 @@ def check_program(model: str) -> None:
     """
     path = Path(model)
     # for a path without a file, `load_model` says what is allowed
-    if path.suffix.lower() == PROGRAM and path.parent.parts[-2:] != (UPLOADS, NETWORKS) and os.path.isfile(path):
+    if is_program(model) and path.parent.parts[-2:] != (UPLOADS, NETWORKS) and os.path.isfile(path):
         check_checkpoint(path)
 
 
 def _checked(function: str, file: Path, name: str, zoo: str, **arguments: Any) -> Any:
-    more = _FOR_PROGRAMS if name.endswith(PROGRAM) else (_OF_ZOOS.get(zoo, _OF_ZOOS["pytorchcv"]),)
+    more = _FOR_PROGRAMS if is_program(name) else (_OF_ZOOS.get(zoo, _OF_ZOOS["pytorchcv"]),)
     return check_apart(
         f"{__name__}:{function}", file, name, error=ModelError, imports=(*_ALWAYS, *more), size=total_size(file, name), **arguments
     )
@@ -75,7 +80,7 @@ def import_here(file: Path, *, name: str, architecture: str, out_folder: str, gi
     from core.models.importing import import_checkpoint
     from core.models.programs.importing import import_program
 
-    if name.endswith(PROGRAM):
+    if is_program(name):
         return str(import_program(file, out_folder=Path(out_folder), given=GivenSpec(**given), name=name))
     return str(import_checkpoint(file, architecture, out_folder=Path(out_folder), given=GivenSpec(**given), name=name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field
+from types import MappingProxyType
 from typing import Any
 
 import streamlit as st
@@ -44,8 +45,17 @@ def knob_widget(config_class: type, knob: Field, value: Any, key: str) -> Any:
     return st.text_input(value=value, **shared).strip()
 
 
-def knob_grid(start: RunConfig, names: Sequence[str], key: str, columns: int = 3) -> dict[str, Any]:
-    """Widgets for several knobs in columns, initialized with the values of `start`. Returns name -> value."""
+def knob_grid(
+    start: RunConfig,
+    names: Sequence[str],
+    key: str,
+    columns: int = 3,
+    below: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Widgets for several knobs in columns, initialized with the values of `start`. Returns name -> value.
+
+    below: name -> what draws something below the widget, given its value.
+    """
     values = {}
     cells = st.columns(columns)
     for index, name in enumerate(names):
@@ -53,6 +63,8 @@ def knob_grid(start: RunConfig, names: Sequence[str], key: str, columns: int = 3
         with cells[index % columns]:
             config = getattr(start, section) if section else start
             values[name] = knob_widget(type(config), knob, start.value(name), f"{key}/{name}")
+            if name in below:
+                below[name](values[name])
     return values
 
 

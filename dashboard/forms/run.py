@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,15 @@ from core.config import (
 )
 from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
+from core.runs.early_checks import check_classes, check_data, check_encoder, check_images
 from dashboard.forms.knobs import help_of, knob_grid, number_arguments
-from dashboard.forms.sources import images_widget, kept_images, kept_network, network_widgets
+from dashboard.forms.refusals import Refusals
+from dashboard.forms.sources import ChosenNetwork, images_widget, kept_images, kept_network, network_widgets
 from dashboard.names import method_name
 from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
+_DATA = "the evaluation images"
 # knobs with a value for every bit width -> the field of RunConfig that has these values
 _BY_BITS = {"steps": "steps_by_bits", "training_lr": "lr_by_bits"}
 
@@ -62,32 +65,34 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     """The form of a whole run, initialized with `start`. Returns the config after Start was pressed, else None.
 
     Settings without a widget keep their values in `start`. live: values of the knobs that have sliders. Raises ConfigError when the knobs
-    do not fit together, DataError or ModelError when the uploaded network cannot be used.
+    do not fit together, DataError when the uploaded network cannot be stored now; a refused value is shown beside its field.
     """
+    refusals = Refusals(key)
     given = bool(start.images_from)  # no generation; the methods are the names of the image folders
-    with st.form(f"run form {key}", border=False):
-        if given:
-            st.caption(f"Uses the images in {plain(start.images_from)}. No images are generated.")
-        methods, bits = _choose_methods(start, key)
-        with st.expander("All settings"):
-            *generation_tabs, training_tab, machine_tab = st.tabs(
-                [*([] if given else ["Generation"]), "Quantization", "Network and machine"]
-            )
-            values: dict[str, Any] = dict(live)
-            for tab in generation_tabs:
-                with tab:
-                    values |= knob_grid(start, _in_form(GenerationConfig), f"{key}/generation")
-            with training_tab:
-                by_bits, run_by_bits = _by_bits_widgets(start, key)
-                values |= by_bits | knob_grid(start, _in_form(TrainingConfig), f"{key}/training")
-            with machine_tab:
-                network = network_widgets(start.model, f"{key}/machine")
-                values |= knob_grid(start, [*_in_form(MachineConfig), *_in_form(EvaluationConfig)], f"{key}/machine")
-        pressed = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:", key="start")
+    if given:
+        st.caption(f"Uses the images in {plain(start.images_from)}. No images are generated.")
+        refusals.field("the images", start.images_from, lambda: check_images(start.images_from))
+    methods, bits = _choose_methods(start, key)
+    with st.expander("All settings"):
+        *generation_tabs, training_tab, machine_tab = st.tabs([*([] if given else ["Generation"]), "Quantization", "Network and machine"])
+        values: dict[str, Any] = dict(live)
+        for tab in generation_tabs:
+            with tab:
+                values |= knob_grid(start, _in_form(GenerationConfig), f"{key}/generation")
+        with training_tab:
+            by_bits, run_by_bits = _by_bits_widgets(start, key)
+            values |= by_bits | knob_grid(start, _in_form(TrainingConfig), f"{key}/training")
+        with machine_tab:
+            network = network_widgets(start.model, f"{key}/machine", refusals)
+            names = [*_in_form(MachineConfig), *_in_form(EvaluationConfig)]
+            values |= knob_grid(start, names, f"{key}/machine", below=evaluation_checks(refusals, network.value, bits))
+    pressed = refusals.button("Start", "start")
     if not pressed:
         return None
-    config = replace(start, methods=tuple(methods), bits=tuple(bits), **run_by_bits)
-    return config.with_knobs({**values, "model": kept_network(network)})
+    config = replace(start, methods=tuple(methods), bits=tuple(bits), **run_by_bits).with_knobs(values)
+    model = kept_network(network, refusals)
+    _check_classes(refusals, values["data"], network.value, model, bits)
+    return config.with_knobs({"model": model})
 
 
 def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
@@ -121,9 +126,26 @@ def bits_widget(default: Sequence[int], key: str) -> list[int]:
     )
 
 
-def encoder_widget(start: RunConfig, key: str) -> str:
+def encoder_widget(start: RunConfig, key: str, refusals: Refusals) -> str:
     """A field for the name of the CLIP encoder; empty for none."""
-    return knob_grid(start, ["encoder"], key, columns=1)["encoder"]
+    return knob_grid(start, ["encoder"], key, columns=1, below=evaluation_checks(refusals))["encoder"]
+
+
+def evaluation_checks(refusals: Refusals, network: Hashable = "", bits: Sequence[int] = ()) -> dict[str, Callable[[str], None]]:
+    """For `knob_grid`: shows below the fields of the evaluation why their values are refused. Without bits, nothing is evaluated."""
+    checks: dict[str, Callable[[str], None]] = {
+        "encoder": lambda encoder: refusals.field("the encoder", encoder, lambda: check_encoder(encoder))
+    }
+    if bits:
+        checks["data"] = lambda data: refusals.field(_DATA, (data, network), lambda: check_data(data))
+    return checks
+
+
+def _check_classes(refusals: Refusals, data: str, network: Hashable, model: str, bits: Sequence[int]) -> None:
+    """Refuses evaluation images of other classes than those of the network, now that it is stored under the name `model`."""
+    if bits:
+        with refusals.late(_DATA, (data, network)):
+            check_classes(data, model)
 
 
 def _by_bits_widgets(start: RunConfig, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -158,29 +180,31 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
     """The form that quantizes with existing images. Returns the config, whether the button was pressed, and the name of the uploaded file.
 
     own_images: adds upload fields for images and a network. Both are stored when the button is pressed, the config then refers to them,
-    and the name is that of the image file; otherwise it is empty. Raises ConfigError when the knobs do not fit together, DataError or
-    ModelError when a file cannot be used.
+    and the name is that of the image file; otherwise it is empty. Raises ConfigError when the knobs do not fit together, DataError when
+    a file cannot be stored now; a refused value is shown beside its field.
     """
-    with st.form(f"quantization form {key}", border=False):
-        if own_images:
-            left, right = st.columns(2)
-            with left:
-                images = images_widget(key)
-            with right:
-                network = network_widgets(start.model, key)
-        bits = bits_widget(start.bits, f"{key}/bits")
-        with st.expander("All settings"):
-            values, run_by_bits = _by_bits_widgets(start, key)
-            values |= knob_grid(start, [*_in_form(TrainingConfig), *_in_form(EvaluationConfig, "encoder")], f"{key}/training")
-            values |= knob_grid(start, _in_form(MachineConfig, "compile"), f"{key}/machine")
-        button = "Quantize these" if own_images else "Quantize"
-        pressed = st.form_submit_button(
-            button, type="primary", icon=":material/play_arrow:", key="quantize own" if own_images else "quantize"
-        )
+    refusals, network = Refusals(key), ChosenNetwork(start.model)
+    if own_images:
+        left, right = st.columns(2)
+        with left:
+            images = images_widget(key, refusals)
+        with right:
+            network = network_widgets(start.model, key, refusals)
+    bits = bits_widget(start.bits, f"{key}/bits")
+    with st.expander("All settings"):
+        values, run_by_bits = _by_bits_widgets(start, key)
+        names = [*_in_form(TrainingConfig), *_in_form(EvaluationConfig, "encoder")]
+        checks = evaluation_checks(refusals, network.value, bits)
+        values |= knob_grid(start, names, f"{key}/training", below=checks)
+        values |= knob_grid(start, _in_form(MachineConfig, "compile"), f"{key}/machine")
+    pressed = refusals.button("Quantize these", "quantize own") if own_images else refusals.button("Quantize", "quantize")
     name = ""
-    if own_images and pressed:
-        start = with_own_images(start, kept_images(images), kept_network(network))
-        name = images.name if images else ""
+    if pressed:
+        model = kept_network(network, refusals)
+        _check_classes(refusals, values["data"], network.value, model, bits)
+        if own_images and images is not None:
+            start = with_own_images(start, kept_images(images, refusals), model)
+            name = images.name
     return replace(start, bits=tuple(bits), **run_by_bits).with_knobs(values), pressed, name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,33 +12,54 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.config import RunConfig, help_text, knobs, label
 from core.data.archives import ALLOWED, ARCHIVE_BYTES
-from core.errors import ConfigError, DataError, quoted
+from core.errors import ConfigError, quoted
 from core.models.registry import MODELS, GivenSpec
+from core.runs.early_checks import check_model
 from dashboard import session
+from dashboard.forms.refusals import Refusals
 from dashboard.server import access, uploads
 
+BY_NAME, UPLOAD = "By name or path", "Upload a file"
 _ONE_PER_CHANNEL = "one number for each channel, such as 0.485 0.456 0.406"
 
 
 @dataclass(frozen=True)
 class ChosenNetwork:
-    """Values of the widgets for a network. Those after `file` describe a file that `pretrain` has not written."""
+    """Values of the widgets for a network: a name or path, or a file. Those after `file` describe one that `pretrain` has not written."""
 
     model: str
-    file: UploadedFile | None
-    architecture: str
-    image_size: str
-    mean: str
-    std: str
-    class_names: str
+    file: UploadedFile | None = None
+    architecture: str = ""
+    image_size: str = ""
+    mean: str = ""
+    std: str = ""
+    class_names: str = ""
+
+    @property
+    def value(self) -> Hashable:
+        """What the network is read from, to compare."""
+        name = self.file.file_id if self.file else self.model
+        return (name, self.architecture, self.image_size, self.mean, self.std, self.class_names)
+
+    @property
+    def given(self) -> GivenSpec:
+        """What the user states about the file. Raises ConfigError for text that is not what its field needs."""
+        names = [line.strip() for line in self.class_names.splitlines() if line.strip()]
+        return GivenSpec(image_size=_size(self.image_size), mean=_mean(self.mean), std=_std(self.std), class_names=names or None)
 
 
-def network_widgets(default: str, key: str) -> ChosenNetwork:
-    """A box of embedded and uploaded networks that accepts any name or path, an upload field, and fields for missing metadata."""
+def network_widgets(default: str, key: str, refusals: Refusals) -> ChosenNetwork:
+    """The network by its name or path, or a file to upload: one or the other, so that no other network than the one in sight is used."""
+    source = st.radio(label(knobs(RunConfig)["model"]), [BY_NAME, UPLOAD], horizontal=True, key=f"{key}/network source {_uploads_done()}")
+    return _named_network(default, key, refusals) if source == BY_NAME else _uploaded_network(key, refusals)
+
+
+def _named_network(default: str, key: str, refusals: Refusals) -> ChosenNetwork:
+    """A box of embedded and uploaded networks that accepts any name or path."""
     known = {**dict.fromkeys(MODELS, "embedded"), **session.uploads().networks()}
     names = list(known) if default in known else [default, *known]
     chosen = st.selectbox(
-        label(knobs(RunConfig)["model"]),
+        BY_NAME,
         names,
         index=names.index(default),
         format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
@@ -46,14 +67,22 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
         help=f"{help_text(RunConfig, 'model')}\n\nUploaded networks are listed as well. You can type a name or path.".replace("\n", "\n\n"),
         key=f"{key}/model",
     )
+    network = ChosenNetwork((chosen or "").strip())
+    refusals.field("the network", network.model, lambda: check_model(network.model))
+    return network
+
+
+def _uploaded_network(key: str, refusals: Refusals) -> ChosenNetwork:
+    """An upload field, and fields for what the file does not tell."""
     file = st.file_uploader(
-        "Or upload a network",
-        type=["safetensors", "pt", "pth", "pt2", "json"],  # JSON for the sentence that says what to do with an index of shards
+        "Network file",
+        # all types, because one that the browser refused would be unknown here
         max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
         help="A checkpoint written by `python -m core pretrain`; another checkpoint (safetensors, or a state dict written by torch.save), "
-        "with its architecture below; or a .pt2 program written by torch.export. It replaces the choice above and is listed from then on.",
+        "with its architecture below; or a .pt2 program written by torch.export. It is listed under its name from then on.",
         key=f"{key}/upload network {_uploads_done()}",
     )
+    place = st.container()
     with st.expander("Metadata missing from the file"):
         st.caption("For checkpoints made elsewhere. Empty fields take the values of the model zoo of the architecture.")
         architecture = st.text_input(
@@ -61,47 +90,62 @@ def network_widgets(default: str, key: str) -> ChosenNetwork:
             placeholder="torchvision:resnet18",
             help="pytorchcv:NAME, torchvision:NAME or timm:NAME. Required for a checkpoint that `pretrain` has not written.",
             key=f"{key}/architecture",
-        )
+        ).strip()
         sides = "One number, or height and width."
         size = st.text_input("Image size (pixels)", placeholder="224", help=sides, key=f"{key}/image size")
+        refusals.field("the image size", size, lambda: _size(size))
         channels = "Of each channel in [0, 1], such as red, green and blue, as in the training of the network."
         mean = st.text_input("Mean", placeholder="0.485 0.456 0.406", help=channels, key=f"{key}/mean")
+        refusals.field("the mean", mean, lambda: _mean(mean))
         std = st.text_input("Standard deviation", placeholder="0.229 0.224 0.225", help=channels, key=f"{key}/std")
+        refusals.field("the standard deviation", std, lambda: _std(std))
         class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")
-    return ChosenNetwork((chosen or "").strip(), file, architecture.strip(), size, mean, std, class_names)
+    network = ChosenNetwork("", file, architecture, size, mean, std, class_names)
+    with place:
+        if file is None:
+            refusals.missing("the network", "Upload a network to start with it.")
+        else:
+            refusals.field("the network", network.value, lambda: uploads.check_network(file, file.name, architecture))
+    return network
 
 
-def images_widget(key: str) -> UploadedFile | None:
+def images_widget(key: str, refusals: Refusals) -> UploadedFile | None:
     """An upload field for a zip file of images or a NumPy archive."""
-    return st.file_uploader(
+    file = st.file_uploader(
         "Images",
-        type=["zip", "npz"],
         max_upload_size=ARCHIVE_BYTES // uploads.MEGABYTE,
         help="A zip file with one folder of images per class, or another layout of labeled images, all of the network's image size; or a "
         "set of images written by the Export page or `python -m core export`.",
         key=f"{key}/upload images {_uploads_done()}",
     )
+    if file is None:
+        refusals.missing("the images", f"Upload images to start: {ALLOWED}.")
+    else:
+        refusals.field("the images", file.file_id, lambda: uploads.check_images(file.name))
+    return file
 
 
-def kept_network(chosen: ChosenNetwork) -> str:
-    """Stores the uploaded network, if any; returns the value for `model`. Raises ConfigError, DataError or ModelError if unusable."""
-    if chosen.file is None:
+def kept_network(chosen: ChosenNetwork, refusals: Refusals) -> str:
+    """Stores the uploaded network, if any; returns the value for `model`. Raises DataError if nothing can be stored now."""
+    file = chosen.file
+    if file is None:
         return chosen.model
-    with uploads.place_of(_uploader()), st.spinner("Checking the network ..."):
-        if not chosen.architecture and not chosen.file.name.endswith(uploads.PROGRAM):
-            return session.uploads().store_network(chosen.file, chosen.file.name)
-        names = [line.strip() for line in chosen.class_names.splitlines() if line.strip()]
-        return session.uploads().import_network(
-            chosen.file,
-            chosen.file.name,
-            chosen.architecture,
-            GivenSpec(
-                image_size=_numbers("image size", chosen.image_size, int, 2, "one or two whole numbers, such as 224 or 32 48"),
-                mean=_numbers("mean", chosen.mean, float, 4, _ONE_PER_CHANNEL),
-                std=_numbers("standard deviation", chosen.std, float, 4, _ONE_PER_CHANNEL),
-                class_names=names or None,
-            ),
-        )
+    with uploads.place_of(_uploader()), st.spinner("Checking the network ..."), refusals.late("the network", chosen.value):
+        if not chosen.architecture and not uploads.is_program(file.name):
+            return session.uploads().store_network(file, file.name)
+        return session.uploads().import_network(file, file.name, chosen.architecture, chosen.given)
+
+
+def _size(typed: str) -> list[Any] | None:
+    return _numbers("image size", typed, int, 2, "one or two whole numbers, such as 224 or 32 48")
+
+
+def _mean(typed: str) -> list[Any] | None:
+    return _numbers("mean", typed, float, 4, _ONE_PER_CHANNEL)
+
+
+def _std(typed: str) -> list[Any] | None:
+    return _numbers("standard deviation", typed, float, 4, _ONE_PER_CHANNEL)
 
 
 def _numbers(name: str, typed: str, kind: Callable[[str], Any], most: int, allowed: str) -> list[Any] | None:
@@ -116,11 +160,9 @@ def _numbers(name: str, typed: str, kind: Callable[[str], Any], most: int, allow
     return numbers or None
 
 
-def kept_images(file: UploadedFile | None) -> str:
-    """Stores the uploaded images; returns their folder, for `images_from`. Raises DataError if there is no file or it cannot be used."""
-    if file is None:
-        raise DataError(f"images must be {ALLOWED}, got no file")
-    with uploads.place_of(_uploader()), st.spinner("Checking the images ..."):
+def kept_images(file: UploadedFile, refusals: Refusals) -> str:
+    """Stores the uploaded images; returns their folder, for `images_from`. Raises DataError if nothing can be stored now."""
+    with uploads.place_of(_uploader()), st.spinner("Checking the images ..."), refusals.late("the images", file.file_id):
         return str(session.uploads().store_images(file, file.name))
 
 

@@ -9,6 +9,7 @@ from dashboard import session
 from dashboard.components import elements, problems
 from dashboard.forms import run as forms
 from dashboard.forms import sources
+from dashboard.forms.refusals import Refusals
 from dashboard.updates import live_view
 from dashboard.views import diversity
 
@@ -25,9 +26,10 @@ else:
     live_view.follow(diversity.DIVERSITY, run)
 
 if run is not None and session.image_methods(run):
-    with st.expander("Measure with another encoder", icon=":material/add:"), st.form("diversity form", border=False):
-        encoder = forms.encoder_widget(PRESETS["quick"], "diversity")
-        if st.form_submit_button("Measure", type="primary", icon=":material/play_arrow:", key="measure"):
+    with st.expander("Measure with another encoder", icon=":material/add:"):
+        refusals = Refusals("diversity")
+        encoder = forms.encoder_widget(PRESETS["quick"], "diversity", refusals)
+        if refusals.button("Measure", "measure"):
             with problems.shown():
                 config = replace(
                     run.config,
@@ -42,20 +44,20 @@ if run is not None and session.image_methods(run):
 
 def own_form():
     """The form; starts a run when its button is pressed."""
-    with st.form("own diversity form", border=False):
-        left, right = st.columns(2)
-        with left:
-            own_images = sources.images_widget("own diversity")
-            own_encoder = forms.encoder_widget(PRESETS["quick"], "own diversity")
-        with right:
-            network = sources.network_widgets(PRESETS["quick"].model, "own diversity")
-        if st.form_submit_button("Measure these images", type="primary", icon=":material/play_arrow:", key="measure own"):
-            with problems.shown():
-                config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
-                config = forms.with_own_images(config, sources.kept_images(own_images), sources.kept_network(network))
-                session.start(config, own_images.name if own_images else "")
-                sources.forget_uploads()
-                st.rerun()
+    refusals = Refusals("own diversity")
+    left, right = st.columns(2)
+    with left:
+        own_images = sources.images_widget("own diversity", refusals)
+        own_encoder = forms.encoder_widget(PRESETS["quick"], "own diversity", refusals)
+    with right:
+        network = sources.network_widgets(PRESETS["quick"].model, "own diversity", refusals)
+    if refusals.button("Measure these images", "measure own") and own_images is not None:
+        with problems.shown():
+            config = replace(PRESETS["quick"], bits=()).with_knobs({"encoder": own_encoder})
+            config = forms.with_own_images(config, sources.kept_images(own_images, refusals), sources.kept_network(network, refusals))
+            session.start(config, own_images.name)
+            sources.forget_uploads()
+            st.rerun()
 
 
 key = f"diversity own/{run.id if run is not None else ''}"

@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import IO
 from weakref import WeakValueDictionary
 
-from core.data.archives import ARCHIVE_BYTES, unpack_apart
+from core.data.archives import ARCHIVE_BYTES, NUMPY_SUFFIX, is_archive, is_numpy_archive, unpack_apart
 from core.data.zip_files import RATIO, UNPACKED_BYTES
 from core.errors import DataError
 from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
 from core.models.registry import NETWORK_BYTES, GivenSpec
 from core.models.shards import ABOUT_INDEX
-from core.models.user_files import PROGRAM, check_checkpoint, import_network
+from core.models.user_files import PROGRAM, check_checkpoint, import_network, is_program
 from core.untrusted import AT_ONCE, WAIT_SECONDS
 from dashboard import text
 
 MEGABYTE = 1 << 20
+NETWORK_ENDINGS = (".safetensors", ".pt", ".pth", PROGRAM)
 SPARE_BYTES = 512 * MEGABYTE  # of the disk that uploads leave free for runs
 _CHUNK = MEGABYTE
 _STALE_SECONDS = 24 * 3600  # older temporary files are from processes that were killed
@@ -75,14 +76,7 @@ class Uploads:
         """
         name = text.one_line_text(name, 100)
         size = _checked_size(file, name, NETWORK_BYTES)
-        start = file.read(9)
-        if start.lstrip().startswith(b"{"):
-            raise DataError(f"{name!r} must be a .safetensors file, got {ABOUT_INDEX}")
-        if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
-            raise DataError(
-                f"{name!r} must be a .safetensors file written by `pretrain`, or another one with its architecture given, "
-                f"but starts with {start!r}"
-            )
+        _check_start(file, name)
         with _storing(name):
             folder = self._folder_for(NETWORKS, size)
             digest = _hash(file)
@@ -151,6 +145,37 @@ class Uploads:
         if free < size + SPARE_BYTES:
             raise DataError(f"the disk must have {(size + SPARE_BYTES) // MEGABYTE:,} MB free for this upload, got {free // MEGABYTE:,} MB")
         return folder
+
+
+def check_network(file: IO[bytes], name: str, architecture: str) -> None:
+    """Raises DataError, naming the file, if its name or first bytes show that it is not a network that can be stored or imported."""
+    shown = text.one_line_text(name, 100)
+    if name.lower().endswith(".json"):
+        raise DataError(f"{shown!r} must be a .safetensors file, got {ABOUT_INDEX}")
+    if not name.lower().endswith(NETWORK_ENDINGS):
+        raise DataError(f"network must be a {', '.join(NETWORK_ENDINGS[:-1])} or {NETWORK_ENDINGS[-1]} file, got {shown!r}")
+    if not architecture and not is_program(name):
+        _check_start(file, shown)
+
+
+def _check_start(file: IO[bytes], name: str) -> None:
+    """Raises DataError, naming the file, unless it begins like a safetensors file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(9)
+    if start.lstrip().startswith(b"{"):
+        raise DataError(f"{name!r} must be a .safetensors file, got {ABOUT_INDEX}")
+    if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
+        raise DataError(
+            f"{name!r} must be a .safetensors file written by `pretrain`, or another one with its architecture given, "
+            f"but starts with {start!r}"
+        )
+
+
+def check_images(name: str) -> None:
+    """Raises DataError, naming the file, if its name is not that of images that can be stored."""
+    if not (is_archive(Path(name)) or is_numpy_archive(Path(name))):
+        raise DataError(f"images must be a .zip or {NUMPY_SUFFIX} file, got {text.one_line_text(name, 100)!r}")
 
 
 @contextmanager

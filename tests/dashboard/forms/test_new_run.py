@@ -7,6 +7,7 @@ import streamlit
 from streamlit.testing.v1 import AppTest
 
 from core.config import PRESETS, SECTIONS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
+from core.models.registry import ASSETS
 from core.runs.state import RunState
 from dashboard import session
 from dashboard.text import plain
@@ -62,10 +63,10 @@ CONFIGS = {
         bits=(8, 2),
         steps_by_bits={2: 11, 6: 12},
         lr_by_bits={8: 1e-09},
-        evaluation=EvaluationConfig(encoder="ViT-B-32:laion2b_s34b_b79k", data="/a folder/of images", accuracy_checks=7, strict=True),
+        evaluation=EvaluationConfig(encoder="ViT-B-32:laion2b_s34b_b79k", data=str(ASSETS), accuracy_checks=7, strict=True),
     ),
     "no quantization, no encoder": RunConfig(bits=(), methods=("adam",), evaluation=EvaluationConfig(encoder="")),
-    "given images": RunConfig(images_from="/of/another run", methods=("given", "a_method of *others*"), bits=(4,), lr_by_bits={4: 0.0001}),
+    "given images": RunConfig(images_from=str(ASSETS), methods=("given", "a_method of *others*"), bits=(4,), lr_by_bits={4: 0.0001}),
 }
 
 

@@ -113,8 +113,50 @@ def test_conflicting_knobs_are_rejected(form):
     assert app.exception[0].message == "snapshots must be at most 40, the iterations left after the burn-in, got 41"
 
 
-def test_form_for_given_images_has_no_generation_settings(form):
-    given = RunConfig(images_from="/a *folder*", methods=("of others",))
+@pytest.mark.parametrize(
+    ("field", "value", "name"),
+    [
+        ("machine/model", "resnet", "the network"),
+        ("machine/data", "gone/folder", "the evaluation images"),
+        ("machine/encoder", "clip", "the encoder"),
+    ],
+)
+def test_a_refused_text_disables_start_until_it_is_corrected(form, field, value, name):
+    app = form(run_script, RunConfig())
+    before = app.session_state[f"form/{field}"]
+    app.session_state[f"form/{field}"] = value  # a name that the box of networks does not list
+    app.run()
+    (error,) = app.error
+    assert value.replace("_", "\\_") in error.value
+    assert app.button(key="start").disabled
+    assert app.caption[-1].value == f"Disabled because of {name}: see there."
+    app.session_state[f"form/{field}"] = before
+    app.run()
+    assert not app.error
+    assert start(app) == RunConfig()
+
+
+def test_evaluation_images_of_other_classes_are_refused_at_their_field(form):
+    app = form(run_script, RunConfig())
+    app.text_input(key="form/machine/data").set_value("cifar100")
+    app.button(key="start").click().run()
+    (error,) = app.error
+    assert "data must have the classes of resnet20" in error.value.replace("\\", "")
+    assert app.button(key="start").disabled
+    assert app.session_state["config"] is None
+    app.multiselect(key="form/bits").set_value([]).run()  # then nothing is evaluated
+    assert not app.button(key="start").disabled
+
+
+def test_images_that_are_gone_disable_start(form):
+    app = form(run_script, RunConfig(images_from="/gone", methods=("adam",)))
+    assert len(app.error) == 1
+    assert app.button(key="start").disabled
+
+
+def test_form_for_given_images_has_no_generation_settings(form, tmp_path):
+    (tmp_path / "a *folder*").mkdir()
+    given = RunConfig(images_from=str(tmp_path / "a *folder*"), methods=("of others",))
     app = form(run_script, given)
     assert [tab.label for tab in app.tabs] == ["Quantization", "Network and machine"]
     found = widgets(app)

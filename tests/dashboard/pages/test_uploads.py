@@ -37,13 +37,23 @@ def archive(count=2, name="cat/{}.png"):
     return buffer.getvalue()
 
 
+def upload_network(app, file, form="quick/machine"):
+    """Chooses to upload a network, and uploads this one: name, content and media type."""
+    app.radio(key=f"{form}/network source 0").set_value("Upload a file").run()
+    app.file_uploader(key=f"{form}/upload network 0").set_value(file).run()
+
+
+def errors(app):
+    return [error.value for error in app.error]
+
+
 def test_studio_accepts_an_uploaded_network_and_offers_it_again(runs_folder, tmp_path):
     app = page("studio")
     app.number_input(key="quick/generation/images").set_value(8)
     app.number_input(key="quick/generation/iterations").set_value(6)
     app.multiselect(key="quick/bits").set_value([])
     app.text_input(key="quick/machine/encoder").set_value("")
-    app.file_uploader(key="quick/machine/upload network 0").set_value(("net.safetensors", checkpoint(tmp_path), "application/octet-stream"))
+    upload_network(app, ("net.safetensors", checkpoint(tmp_path), "application/octet-stream"))
     app.button(key="start").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
@@ -73,22 +83,20 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     app.multiselect(key="quick/bits").set_value([])
     app.text_input(key="quick/machine/encoder").set_value("")
     content = (tmp_path / "others.pth").read_bytes()
-    app.file_uploader(key="quick/machine/upload network 0").set_value(("others.pth", content, "application/octet-stream"))
+    upload_network(app, ("others.pth", content, "application/octet-stream"))
     app.text_input(key="quick/machine/architecture").set_value("pytorchcv:resnet20_cifar10")
     app.text_input(key="quick/machine/mean").set_value("0.5 half")
-    app.button(key="start").click().run()
+    app.text_input(key="quick/machine/image size").set_value("32 x 48").run()
     assert not app.exception
-    assert [error.value for error in app.error] == [
-        plain("mean must be one number for each channel, such as 0.485 0.456 0.406, got '0.5 half'")
+    assert errors(app) == [
+        plain("image size must be one or two whole numbers, such as 224 or 32 48, got '32 x 48'"),
+        plain("mean must be one number for each channel, such as 0.485 0.456 0.406, got '0.5 half'"),
     ]
+    assert app.button(key="start").disabled
+    assert "Disabled because of the image size and the mean: see there." in texts(app)
     app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
-    app.text_input(key="quick/machine/image size").set_value("32 x 48")
-    app.button(key="start").click().run()
-    assert [error.value for error in app.error] == [
-        plain("image size must be one or two whole numbers, such as 224 or 32 48, got '32 x 48'")
-    ]
     app.text_input(key="quick/machine/image size").set_value("32 32")
-    app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij"))
+    app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij")).run()
     app.button(key="start").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
@@ -100,20 +108,57 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     assert session.store().run(run.id).state is RunState.COMPLETE
 
 
-def test_an_unusable_network_starts_nothing(runs_folder, tmp_path):
+def test_a_network_refused_at_start_disables_start_until_it_is_replaced(runs_folder, tmp_path):
     app = page("studio")
     content = checkpoint(tmp_path, image_size=10**9)
-    app.file_uploader(key="quick/machine/upload network 0").set_value(("a_b.safetensors", content, "application/octet-stream"))
+    upload_network(app, ("a_b.safetensors", content, "application/octet-stream"))
+    assert not app.button(key="start").disabled
     app.button(key="start").click().run()
     assert not app.exception
-    assert [error.value for error in app.error] == [
+    assert errors(app) == [
         plain(
             "image_size in the header of 'a_b.safetensors' must be an integer from 1 to 1024, or two of them, height and width, "
             "got 1000000000"
         )
     ]
+    assert app.button(key="start").disabled
     assert session.store().runs() == []
     assert session.uploads().networks() == {}
+    app.file_uploader(key="quick/machine/upload network 0").set_value(("net.safetensors", checkpoint(tmp_path), "")).run()
+    assert errors(app) == []
+    assert not app.button(key="start").disabled
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (None, b"", "Upload a network to start with it."),
+        ("network.onnx", b"\x08\x08", "network must be a .safetensors, .pt, .pth or .pt2 file, got 'network.onnx'"),
+        ("best.pth", b"PK\x03\x04", "'best.pth' must be a .safetensors file written by `pretrain`, or another one with its architecture"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("opened", "form", "button"),
+    [
+        ("studio", "quick/machine", "start"),
+        ("quantize own/", "own/quick", "quantize own"),
+        ("diversity own/", "own diversity", "measure own"),
+    ],
+)
+def test_a_refused_network_disables_the_button_until_another_is_chosen(runs_folder, opened, form, button, name, content, reason):
+    app = page(opened.split()[0], opened)
+    if button != "start":
+        app.file_uploader(key=f"{form}/upload images 0").set_value(("cats.zip", archive(), "application/zip")).run()
+    assert not app.button(key=button).disabled
+    app.radio(key=f"{form}/network source 0").set_value("Upload a file").run()
+    if name:
+        app.file_uploader(key=f"{form}/upload network 0").set_value((name, content, "")).run()
+    assert not app.exception
+    assert reason in texts(app)
+    assert app.button(key=button).disabled
+    app.radio(key=f"{form}/network source 0").set_value("By name or path").run()
+    assert errors(app) == []
+    assert not app.button(key=button).disabled
 
 
 @pytest.mark.slow
@@ -121,7 +166,7 @@ def test_quantize_accepts_uploaded_images_without_any_run(runs_folder):
     app = page("quantize", "quantize own/")
     app.multiselect(key="own/quick/bits").set_value([8])
     app.number_input(key="own/quick/steps").set_value(0)
-    app.file_uploader(key="own/quick/upload images 0").set_value(("own cats.zip", archive(), "application/zip"))
+    app.file_uploader(key="own/quick/upload images 0").set_value(("own cats.zip", archive(), "application/zip")).run()
     app.button(key="quantize own").click().run()
     assert not app.exception
     assert [error.value for error in app.error] == []
@@ -139,11 +184,7 @@ def test_quantize_accepts_uploaded_images_without_any_run(runs_folder):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [
-        (None, "got no file"),
-        (b"no archive", "begins with b'no archi'"),
-        (archive(name="../{}.png"), "'../0.png' leads elsewhere"),
-    ],
+    [(b"no archive", "begins with b'no archi'"), (archive(name="../{}.png"), "'../0.png' leads elsewhere")],
 )
 @pytest.mark.parametrize(
     ("name", "uploader", "button"),
@@ -151,20 +192,29 @@ def test_quantize_accepts_uploaded_images_without_any_run(runs_folder):
 )
 def test_unusable_images_start_nothing(runs_folder, name, uploader, button, content, reason):
     app = page(name, f"{name} own/")
-    if content is not None:
-        app.file_uploader(key=uploader).set_value(("a.zip", content, "application/zip"))
+    assert app.button(key=button).disabled
+    assert "Upload images to start" in texts(app)
+    app.file_uploader(key=uploader).set_value(("a.tar", content, "")).run()
+    assert errors(app) == [plain("images must be a .zip or .npz file, got 'a.tar'")]
+    assert app.button(key=button).disabled
+    app.file_uploader(key=uploader).set_value(("a.zip", content, "application/zip")).run()
+    assert errors(app) == []
     app.button(key=button).click().run()
     assert not app.exception
-    (error,) = app.error
-    assert plain(reason) in error.value
-    assert "must" in error.value
+    (error,) = errors(app)
+    assert plain(reason) in error
+    assert "must" in error
+    assert app.button(key=button).disabled
     assert session.store().runs() == []
+    app.file_uploader(key=uploader).set_value(("b.zip", archive(), "application/zip")).run()
+    assert errors(app) == []
+    assert not app.button(key=button).disabled
 
 
 @pytest.mark.slow
 def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity", "diversity own/")
-    app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip"))
+    app.file_uploader(key="own diversity/upload images 0").set_value(("cats.zip", archive(), "application/zip")).run()
     app.button(key="measure own").click().run()
     (run,) = session.store().runs()
     session.manager().wait(run.id)

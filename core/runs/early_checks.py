@@ -1,0 +1,100 @@
+"""What can be refused within a second, before a run is queued: names, places, and the number of classes. Imports no torch.
+
+A run checks everything again, and more, before its first image (core.pipeline.prepare).
+"""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from core.config import EVALUATION_SETS
+from core.data.archives import is_archive, is_numpy_archive
+from core.data.class_names import CLASSES, MAPPING_FILES, dataset_mapping
+from core.data.layouts import FOR_EVALUATION, ONE_PER_CLASS, open_images
+from core.errors import DataError, EncoderError, ModelError, UnknownNameError, quoted
+from core.files import check_regular
+from core.models.registry import MODELS, NETWORK_SUFFIXES, ModelSpec
+from core.models.zoos.lookup import ZOOS, is_zoo_name
+
+_NO_ENCODER, _EMBEDDED_ENCODER = "", "embedded"
+
+
+def check_model(model: str) -> None:
+    """Raises UnknownNameError or ModelError for a network that is neither embedded, in a zoo, nor an existing file of a network."""
+    if model in MODELS or (is_zoo_name(model) and model.partition(":")[2]):
+        return
+    if not model.lower().endswith(NETWORK_SUFFIXES):
+        zoos = ", ".join(f"{zoo}:NAME" for zoo in ZOOS)
+        raise UnknownNameError("model", model, [*MODELS, zoos, f"the path of a {' or '.join(NETWORK_SUFFIXES)} file"])
+    try:
+        check_regular(model)
+    except OSError as error:
+        raise ModelError(f"model must be the path of a file that can be read, got {quoted(model)}: {error.strerror}") from error
+
+
+def check_data(data: str) -> None:
+    """Raises DataError for evaluation images that do not exist."""
+    if data in EVALUATION_SETS or os.path.isdir(data) or (is_archive(Path(data)) and os.path.isfile(data)):
+        return
+    raise DataError(f"data must be {', '.join(EVALUATION_SETS)}, or the path of {ONE_PER_CLASS} or a zip file of it, got {quoted(data)}")
+
+
+def check_classes(data: str, model: str) -> None:
+    """Raises DataError for evaluation images of another data set's classes, or of more classes than the network has.
+
+    As far as the classes of the network can be read without building it, and those of the images without unpacking them.
+    """
+    spec = _spec_of(model)
+    if spec is None:
+        return
+    if data in EVALUATION_SETS:
+        if dataset_mapping(CLASSES[data], spec) is None:
+            raise DataError(f"data must have the classes of {spec.name}, {data!r} has others; use {ONE_PER_CLASS}")
+    elif os.path.isdir(data):
+        files = open_images(Path(data), FOR_EVALUATION, *EVALUATION_SETS, labels_needed=False)
+        mapped = any(os.path.lexists(files.source / name) for name in MAPPING_FILES)
+        if len(files.classes) > len(spec.classes) and not mapped:
+            raise DataError(
+                f"data must have at most the {len(spec.classes)} classes of {spec.name}, got {len(files.classes)} of {quoted(data)}"
+            )
+
+
+def check_encoder(encoder: str) -> None:
+    """Raises UnknownNameError or EncoderError for an encoder whose architecture open_clip does not have, or whose file does not exist."""
+    architecture, _, weights = encoder.partition(":")
+    if encoder in (_NO_ENCODER, _EMBEDDED_ENCODER):
+        return
+    package = find_spec("open_clip")  # does not import it
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    if not weights or not any(path.stem == architecture for path in folder.glob("model_configs/*.json")):
+        raise UnknownNameError("encoder", encoder, [_EMBEDDED_ENCODER, "ARCH:PRETRAINED as open_clip lists them", "ARCH:FILE"])
+    if Path(weights).suffix:
+        try:
+            check_regular(weights)
+        except OSError as error:
+            raise EncoderError(f"encoder must name a file that can be read, got {quoted(encoder)}: {error.strerror}") from error
+
+
+def check_images(images_from: str) -> None:
+    """Raises DataError for images of a run that do not exist."""
+    if not os.path.isdir(images_from) and not (
+        os.path.isfile(images_from) and (is_archive(Path(images_from)) or is_numpy_archive(Path(images_from)))
+    ):
+        raise DataError(f"images must be an existing folder or archive of images, got {quoted(images_from)}")
+
+
+def _spec_of(model: str) -> ModelSpec | None:
+    """The spec of an embedded network or in the header of a .safetensors file; None for others, and for files that a run will refuse."""
+    if model in MODELS:
+        return MODELS[model][1]
+    if not model.lower().endswith(".safetensors") or not os.path.isfile(model):
+        return None
+    try:
+        with safe_open(model, framework="np") as file:
+            values = json.loads((file.metadata() or {})["spec"])
+        return ModelSpec(**{**values, "classes": tuple(map(str, values["classes"]))})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
+        return None

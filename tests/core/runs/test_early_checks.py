@@ -1,0 +1,97 @@
+"""What is refused before a run is queued: in one sentence, within a second, and without torch."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from core.errors import CoreError
+from core.models.registry import MODELS
+from core.processes import module_environment
+from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_model
+
+
+def message(check, *values):
+    with pytest.raises(CoreError) as error:
+        check(*values)
+    return str(error.value)
+
+
+@pytest.fixture
+def network(tmp_path):
+    """The path of a network of ten unnamed classes."""
+    weights, spec = MODELS["resnet20_cifar10"]
+    path = tmp_path / "mine.safetensors"
+    spec = replace(spec, name="mine", classes=tuple(map(str, range(10))))
+    save_file(load_file(weights), path, metadata={"spec": json.dumps(asdict(spec))})
+    return str(path)
+
+
+def folders(path, count):
+    """A data set of that many classes."""
+    for index in range(count):
+        (path / f"kind {index}").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(path / f"kind {index}" / "0.png")
+    return str(path)
+
+
+def test_names_and_places_that_exist_pass(network, tmp_path):
+    for model in ("resnet20_cifar10", "timm:resnet18", network):
+        check_model(model)
+    for data in ("embedded", "cifar10", "cifar100", str(tmp_path)):
+        check_data(data)
+    (tmp_path / "weights.pt").touch()
+    for encoder in ("", "embedded", "ViT-B-32:laion2b_s34b_b79k", f"ViT-B-32:{tmp_path / 'weights.pt'}"):
+        check_encoder(encoder)
+    (tmp_path / "images.npz").touch()
+    for images in (tmp_path, tmp_path / "images.npz"):
+        check_images(str(images))
+
+
+@pytest.mark.parametrize("model", ["", "resnet", "timm:", "keras:resnet", "network.onnx"])
+def test_unknown_models_are_refused(model):
+    assert message(check_model, model).startswith(f"unknown model {model!r}: must be one of resnet20_cifar10, pytorchcv:NAME")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt2", ".PT2"])
+def test_files_of_networks_that_do_not_exist_are_refused(tmp_path, ending):
+    assert message(check_model, str(tmp_path / f"gone{ending}")).endswith("it does not exist")
+
+
+@pytest.mark.parametrize("data", ["", "imagenet", "gone/folder", "gone.zip", "a\0b", "x" * 5000])
+def test_evaluation_images_that_do_not_exist_are_refused(data):
+    assert message(check_data, data).startswith("data must be embedded, cifar10, cifar100, or the path of a folder")
+
+
+@pytest.mark.parametrize("encoder", ["clip", "ViT-B-32", "ViT-B-32:", "ViT-Z:openai", ":openai"])
+def test_unknown_encoders_are_refused(encoder):
+    assert message(check_encoder, encoder).startswith(f"unknown encoder {encoder!r}: must be one of embedded")
+
+
+def test_files_of_encoders_and_images_that_do_not_exist_are_refused(tmp_path):
+    assert message(check_encoder, f"ViT-B-32:{tmp_path / 'gone.pt'}").endswith("it does not exist")
+    assert message(check_images, str(tmp_path / "gone")).startswith("images must be an existing folder or archive of images")
+
+
+def test_classes_are_those_of_the_network(network, tmp_path):
+    check_classes("embedded", "resnet20_cifar10")
+    check_classes("cifar100", "timm:resnet18")  # unknown here: the run looks
+    check_classes(folders(tmp_path / "ten", 10), network)
+    assert message(check_classes, "cifar100", "resnet20_cifar10").startswith("data must have the classes of resnet20_cifar10")
+    eleven = folders(tmp_path / "eleven", 11)
+    assert message(check_classes, eleven, network) == f"data must have at most the 10 classes of mine, got 11 of {eleven!r}"
+    (tmp_path / "eleven" / "classes.json").write_text(json.dumps({f"kind {index}": index % 10 for index in range(11)}), encoding="utf-8")
+    check_classes(eleven, network)
+
+
+def test_nothing_imports_torch(network, tmp_path):
+    code = (
+        "import sys; from core.runs.early_checks import *; "
+        f"check_model({network!r}); check_data({str(tmp_path)!r}); check_classes('embedded', {network!r}); "
+        "check_encoder('ViT-B-32:laion2b_s34b_b79k'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], env=module_environment(), check=True)
