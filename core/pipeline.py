@@ -17,9 +17,9 @@ from core import layout
 from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
 from core.data.image_sets import ImageSet, check_images, check_origin, load_image_set
-from core.data.labeled import EvaluationSet, load_evaluation_set
+from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import RunError, first_line
-from core.evaluation.accuracy import Accuracy
+from core.evaluation.accuracy import Accuracy, top1_of
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
 from core.generation.fused.kernels import resumed
@@ -49,8 +49,13 @@ class Prepared:
     config: RunConfig
     model: FullPrecisionModel
     sets: Mapping[str, ImageSet]  # the given ones; empty when the run generates its own
-    evaluation_set: EvaluationSet | None
+    evaluation_set: EvaluationSet | None  # None also where a run that quantizes has no evaluation images
     encoder: Encoder | None
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the networks are compared on held-out images: to keep the better one, or because nothing else tells how good it is."""
+        return self.config.compares or (bool(self.config.bits) and self.evaluation_set is None)
 
 
 def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
@@ -69,7 +74,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
         check_half_resolution(model, config.generation)
     if config.bits:
         check_layer_bits(model.network, config.training, torch.zeros(1, *model.spec.shape, device=model.device))
-    evaluation_set = load_evaluation_set(config.evaluation.data, model.spec, strict=strict) if config.bits else None
+    evaluation_set = find_evaluation_set(config.evaluation.data, model.spec, strict=strict) if config.bits else None
     encoder = None
     if config.evaluation.encoder:
         reporter.stage(f"loading encoder {config.evaluation.encoder}", 0)
@@ -113,7 +118,7 @@ def _same_kernels(prepared: Prepared, checkpoints: Checkpoints, reporter: Report
     methods = [] if prepared.sets or prepared.model.device.type != "cpu" else list(prepared.config.methods)
     if checkpoints.outcome(STAGE) is not None:  # the sources of joint methods are trained further
         methods = [method for method in methods if METHODS[method].is_joint]
-    if prepared.config.compares and prepared.model.device.type == "cpu" and checkpoints.outcome(HELD_OUT) is None:
+    if prepared.holds_out and prepared.model.device.type == "cpu" and checkpoints.outcome(HELD_OUT) is None:
         methods = list(dict.fromkeys((*methods, *DEFAULT_METHODS)))
     if not methods:
         yield
@@ -148,7 +153,8 @@ class _Execution:
         full_precision = None
         if self.prepared.evaluation_set is not None:
             full_precision = Accuracy(**self._once("full_precision", self._full_precision))
-            result["full_precision"] = full_precision.top1
+        if self.config.bits:
+            result["full_precision"] = top1_of(full_precision)
         sets = self.prepared.sets or self._generated(methods)
         for method, image_set in sets.items():
             if "summary" in image_set.manifest:
@@ -156,8 +162,8 @@ class _Execution:
                 self.context.reporter.result(f"generation/{method}", image_set.manifest["summary"])
         if self.prepared.encoder is not None:
             self._add_diversity(result, sets)
-        if full_precision is not None:
-            if self.config.compares:
+        if self.config.bits:
+            if self.prepared.holds_out:
                 self._once(HELD_OUT, self._generate_held_out)
                 remove(self.checkpoints.folder / HELD_OUT_SNAPSHOTS)
             for method, image_set in sets.items():
@@ -228,14 +234,13 @@ class _Execution:
         assert self.prepared.encoder is not None
         return diversity({method: image_set}, self.prepared.encoder, self.context)[method]
 
-    def _quantized(self, method: str, image_set: ImageSet, bits: int, full_precision: Accuracy) -> dict[str, Any]:
+    def _quantized(self, method: str, image_set: ImageSet, bits: int, full_precision: Accuracy | None) -> dict[str, Any]:
         model, evaluation_set = self.prepared.model, self.prepared.evaluation_set
-        assert evaluation_set is not None
         width = self.config.training_for(bits).width
 
         def compute() -> dict[str, Any]:
             source = joint_source(model, self.config, method, self.folder)
-            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.config.compares else None
+            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.prepared.holds_out else None
             given = QuantizationInput(model, method, image_set, evaluation_set, full_precision, source, held_out)
             return quantize(given, self.config, bits, self.folder / layout.QUANTIZED / method / width, self.context)
 

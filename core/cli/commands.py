@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.cli.progress import Progress
 from core.config import (
     BIT_WIDTHS,
-    EVALUATION_SETS,
+    DATA_NAMES,
     EXPORT_FORMATS,
     IMAGE_FORMATS,
     NETWORK_FORMATS,
@@ -347,6 +347,6 @@ def list_names(options: Namespace) -> dict[str, Any]:
         "ranges": list(RANGE_METHODS),
         "bits": list(BIT_WIDTHS),
         "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use", "ARCH:FILE, weights for open_clip"],
-        "data": [*EVALUATION_SETS, "PATH of a folder with one folder a class", "PATH of ImageNet or CIFAR as torchvision keeps them"],
+        "data": [*DATA_NAMES, "PATH of a folder with one folder a class", "PATH of ImageNet or CIFAR as torchvision keeps them"],
         "presets": list(PRESETS),
     }

@@ -4,12 +4,15 @@ A config is a frozen dataclass that is passed whole. Nothing here imports torch,
 """
 
 from core.config.choices import (
+    AUTO_DATA,
     BIT_WIDTHS,
+    DATA_NAMES,
     DEVICES,
     EVALUATION_SETS,
     EXPORT_FORMATS,
     IMAGE_FORMATS,
     NETWORK_FORMATS,
+    NO_DATA,
     NOISES,
     RANGE_METHODS,
     SCHEDULES,
@@ -28,7 +31,10 @@ from core.config.upgrade import upgrade, upgrade_generation, upgrade_training
 __all__ = [
     "BIT_WIDTHS",
     "DEVICES",
+    "AUTO_DATA",
+    "DATA_NAMES",
     "EVALUATION_SETS",
+    "NO_DATA",
     "EXPORT_FORMATS",
     "IMAGE_FORMATS",
     "MOST_ACCURACY_CHECKS",

@@ -8,6 +8,9 @@ SCHEDULES = ("linear", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # evaluation images that have a name; all others are folders
 EVALUATION_SETS = ("embedded", "cifar10", "cifar100")
+# in place of evaluation images: those embedded if they are of the network's classes, otherwise none; and none
+AUTO_DATA, NO_DATA = "auto", "none"
+DATA_NAMES = (AUTO_DATA, NO_DATA, *EVALUATION_SETS)
 # what `export` writes: a quantized network, a set of images, a model card
 NETWORK_FORMATS = ("onnx", "packed", "pt2")
 IMAGE_FORMATS = ("png", "safetensors", "npz")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from core.config.choices import AUTO_DATA
 from core.config.knobs import Checked, knob
 
 MOST_ACCURACY_CHECKS = 100
@@ -12,10 +13,11 @@ class EvaluationConfig(Checked):
     """Evaluation images, accuracy checks during training, and the CLIP encoder for diversity."""
 
     data: str = knob(
-        "embedded",
-        "Evaluation images: embedded (2,000 of the CIFAR-10 test set), cifar10 or cifar100 (downloaded by torchvision), or a folder or zip "
-        "file with one folder per class (named after the class, its number or its WordNet ID), or ImageNet or CIFAR as torchvision stores "
-        "them.",
+        AUTO_DATA,
+        "Evaluation images: none (no accuracy; instead, how closely the quantized network follows the full-precision one on held-out "
+        "synthetic images); embedded (2,000 of the CIFAR-10 test set); auto (embedded for a network with the classes of CIFAR-10 by name, "
+        "otherwise none); cifar10 or cifar100 (downloaded by torchvision); or a folder or zip file with one folder per class (named after "
+        "the class, its number or its WordNet ID), or ImageNet or CIFAR as torchvision stores them.",
         label="Evaluation images",
         paper="CIFAR-10, CIFAR-100 and ImageNet",
         affects_result=False,

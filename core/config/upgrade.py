@@ -47,7 +47,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         upgraded["training_seed"] = seed
     training = upgrade_training(old)
     training["activation_bits"] = values.pop("activation_bits", 0)
-    evaluation = {"data": old.get("data"), "accuracy_checks": old.get("evaluations"), "encoder": values.pop("encoder", None)}
+    evaluation = {"data": old.get("data", "embedded"), "accuracy_checks": old.get("evaluations"), "encoder": values.pop("encoder", None)}
     sections = {
         "machine": machine,
         "generation": generation,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.config import AUTO_DATA, NO_DATA
 from core.errors import DataError, quoted
 from core.files import read_json
 from core.models.registry import CIFAR10_CLASSES, CIFAR100_CLASSES, ModelSpec
@@ -95,6 +96,18 @@ def dataset_mapping(classes: Sequence[str], spec: ModelSpec) -> list[int] | None
     if len(named) == len(classes):
         return named
     return list(range(len(classes))) if len(spec.classes) == len(classes) and _has_only_numbers(spec) else None
+
+
+def evaluation_source(data: str, spec: ModelSpec) -> str | None:
+    """What `load_evaluation_set` loads for `evaluation.data` of a run; None where the run has no evaluation images.
+
+    `auto` is `embedded` for a network whose classes have the names of those of the embedded images, in any order.
+    """
+    if data == NO_DATA:
+        return None
+    if data == AUTO_DATA:
+        return "embedded" if sorted(map(_first_synonym, spec.classes)) == sorted(CLASSES["embedded"]) else None
+    return data
 
 
 def wordnet_ids(spec: ModelSpec) -> dict[str, int] | None:

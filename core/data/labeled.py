@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional
 from core.channels import height_and_width
 from core.data.archives import is_archive, unpack_data_set
 from core.data.cifar import TITLES, cifar_folders, open_cifar, open_cifar_folder, pixels
-from core.data.class_names import CLASSES, class_mapping, dataset_mapping
+from core.data.class_names import CLASSES, class_mapping, dataset_mapping, evaluation_source
 from core.data.layouts import FOR_EVALUATION, FOR_TRAINING, ImageFiles, open_images
 from core.errors import DataError
 from core.files import temporary_folder
@@ -132,6 +132,12 @@ class Cover(nn.Module):
         return Image.merge(image.mode, bands)
 
 
+def find_evaluation_set(data: str, spec: ModelSpec, *, strict: bool = False) -> EvaluationSet | None:
+    """The evaluation images of a run with `evaluation.data`; None if it has none. Raises DataError as `load_evaluation_set`."""
+    source = evaluation_source(data, spec)
+    return None if source is None else load_evaluation_set(source, spec, strict=strict)
+
+
 def load_evaluation_set(source: str, spec: ModelSpec, *, labels_needed: bool = True, strict: bool = False) -> EvaluationSet:
     """The evaluation set `source` for the network `spec`.
 
@@ -144,7 +150,9 @@ def load_evaluation_set(source: str, spec: ModelSpec, *, labels_needed: bool = T
     if source in CLASSES:
         mapping = dataset_mapping(CLASSES[source], spec)
         if mapping is None:
-            raise DataError(f"data must have the classes of {spec.name}, {source!r} has others; use a folder with one folder per class")
+            raise DataError(
+                f"data must have the classes of {spec.name}, {source!r} has others; use a folder with one folder per class, or none"
+            )
         if source == "embedded":
             images, targets = embedded_images()
             description = f"the first {len(targets):,} CIFAR-10 test images (embedded)"

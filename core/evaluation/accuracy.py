@@ -22,6 +22,11 @@ class Accuracy:
     evaluated_on: str
 
 
+def top1_of(accuracy: Accuracy | None) -> float | None:
+    """Top-1 in percent; None where there are no evaluation images."""
+    return None if accuracy is None else accuracy.top1
+
+
 def evaluate(
     network: nn.Module,
     model: FullPrecisionModel,

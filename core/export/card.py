@@ -115,8 +115,10 @@ def plain(text: object) -> str:
     return one_line(" ".join(str(text).split())).translate(_PLAIN)
 
 
-def model_card(model: FullPrecisionModel, config: RunConfig, name: str, full_precision: float, methods: Sequence[MethodImages]) -> str:
-    """The card as Markdown with a front matter. name: of the run. full_precision: top-1 in percent."""
+def model_card(
+    model: FullPrecisionModel, config: RunConfig, name: str, full_precision: float | None, methods: Sequence[MethodImages]
+) -> str:
+    """The card as Markdown with a front matter. name: of the run. full_precision: top-1 in percent; None without evaluation images."""
     spec = model.spec
     widths = [config.training_for(bits).width for bits in config.bits]
     lines = [printable(line) for line in commands(config)]
@@ -174,7 +176,7 @@ def _thousands(value: float) -> Markup:
     return Markup(f"{value:,.0f}")
 
 
-def _network(model: FullPrecisionModel, full_precision: float) -> list[tuple[str, Any]]:
+def _network(model: FullPrecisionModel, full_precision: float | None) -> list[tuple[str, Any]]:
     spec = model.spec
     more = f" and {len(spec.classes) - NAMES_SHOWN:,} more" if len(spec.classes) > NAMES_SHOWN else ""
     return [
@@ -184,7 +186,7 @@ def _network(model: FullPrecisionModel, full_precision: float) -> list[tuple[str
         ("input", f"{_input(spec)} pixels in [0, 1], minus mean {_one_by_one(spec.mean)}, divided by {_one_by_one(spec.std)}"),
         ("classes", f"{len(spec.classes):,}: {', '.join(spec.classes[:NAMES_SHOWN])}{more}"),
         ("trained on", spec.trained_on),
-        ("top-1 in full precision", Markup(f"{full_precision:.2f} %")),
+        ("top-1 in full precision", "not measured" if full_precision is None else Markup(f"{full_precision:.2f} %")),
     ]
 
 
@@ -197,12 +199,33 @@ def _one_by_one(values: Sequence[float]) -> str:
     return f"({', '.join(map(str, values))})"
 
 
-def _results(config: RunConfig, full_precision: float, methods: Sequence[MethodImages]) -> dict[str, Any]:
+def _results(config: RunConfig, full_precision: float | None, methods: Sequence[MethodImages]) -> dict[str, Any]:
     outcomes = [(method, bits, method.figures["accuracy"][str(bits)]) for method in methods for bits in config.bits]
+    compared = [
+        (method.title, config.training_for(bits).width, network, outcome["held_out"][network])
+        for method, bits, outcome in outcomes
+        for network in ("calibrated", "trained")
+        if network in outcome.get("held_out", {})
+    ]
     return {
         "full_precision": full_precision,
-        "evaluated_on": provenance.evaluated_on(config, outcomes[0][2]["evaluated_on"]),
-        "results": [
+        "evaluated_on": None if full_precision is None else provenance.evaluated_on(config, outcomes[0][2]["evaluated_on"]),
+        "held_out_images": compared[0][-1]["images"] if compared else 0,
+        "closeness": [
+            (
+                title,
+                width,
+                network,
+                Markup(f"{_fixed(figures['agreement'], 2)} ± {_fixed(figures['standard_error'], 2)}"),
+                _fixed(figures["kl"], 4),
+                _known(figures, "score_sqnr", ".2f"),
+            )
+            for title, width, network, figures in compared
+        ],
+        "kept": [(method.title, config.training_for(bits).width, outcome.get("kept")) for method, bits, outcome in outcomes],
+        "results": []
+        if full_precision is None
+        else [
             (
                 method.title,
                 config.training_for(bits).width,

@@ -8,7 +8,7 @@ from typing import Any
 
 from core import layout
 from core.config import NETWORK_FORMATS, RunConfig, TrainingConfig
-from core.data.labeled import EvaluationSet, load_evaluation_set
+from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.evaluation.references import noise_images
 from core.export.onnx import save_onnx
@@ -43,9 +43,9 @@ def export_network(
     """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the path and the figures of `verify`.
 
     kind: one of NETWORK_FORMATS. method, bits: which network; an empty method is the first one of the run, 0 bits the only width of
-    the method. Everything is computed on the CPU. Where the evaluation images of the run cannot be read any more, the scores are compared
-    on noise images; then the accuracies are None, and `left_out` says why. Raises CoreError if there is no such network, `out` cannot be
-    written or the network has operations that the format does not support; RunStopped if the run is stopped.
+    the method. Everything is computed on the CPU. Where the run has no evaluation images, or they cannot be read any more, the scores
+    are compared on noise images; then the accuracies are None, and `left_out` says why. Raises CoreError if there is no such network,
+    `out` cannot be written or the network has operations that the format does not support; RunStopped if the run is stopped.
     """
     reporter, control = reporter or NullReporter(), control or NoControl()
     out = new_file(kind, out)
@@ -69,13 +69,17 @@ def export_network(
 
 
 def _images_to_compare(model: FullPrecisionModel, config: RunConfig) -> tuple[EvaluationSet, str]:
-    """The evaluation images of the run, or noise images and why those cannot be read."""
+    """The evaluation images of the run, or noise images and why it has none that can be read."""
     try:
-        return load_evaluation_set(config.evaluation.data, model.spec, strict=config.evaluation.strict), ""
+        found = find_evaluation_set(config.evaluation.data, model.spec, strict=config.evaluation.strict)
+        reason = "the run has no evaluation images"
     except DataError as error:
-        noise = noise_images(model, config.generation, config.machine.seed)
-        left_out = f"accuracy was not compared, because the evaluation images cannot be read: {error}"
-        return EvaluationSet(noise.images, noise.labels.tolist(), noise.manifest["description"], model.spec.image_size), left_out
+        found, reason = None, f"the evaluation images cannot be read: {error}"
+    if found is not None:
+        return found, ""
+    noise = noise_images(model, config.generation, config.machine.seed)
+    evaluation_set = EvaluationSet(noise.images, noise.labels.tolist(), noise.manifest["description"], model.spec.image_size)
+    return evaluation_set, f"accuracy was not compared, because {reason}"
 
 
 def _put(written: Path, out: Path) -> None:

@@ -26,9 +26,9 @@ _PIXELS = 64 * 32 * 32  # of the images that run at once: the outputs of all lay
 def sqnr(signal: float, noise: float) -> float | None:
     """Signal-to-quantization-noise ratio in dB: 10 log10(sum y^2 / sum (y' - y)^2), given both sums; y exact, y' quantized.
 
-    At 20 dB the error is a tenth of the signal. None if either sum is zero.
+    At 20 dB the error is a tenth of the signal. None if either sum is zero or not finite.
     """
-    return round(10 * math.log10(signal / noise), 3) if signal > 0 and noise > 0 else None
+    return round(10 * math.log10(signal / noise), 3) if 0 < signal < math.inf and 0 < noise < math.inf else None
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from core.config import EVALUATION_SETS
+from core.config import DATA_NAMES, EVALUATION_SETS
 from core.data.archives import is_archive, is_numpy_archive
 from core.data.class_names import CLASSES, MAPPING_FILES, dataset_mapping
 from core.data.layouts import FOR_EVALUATION, ONE_PER_CLASS, open_images
@@ -37,9 +37,9 @@ def check_model(model: str) -> None:
 
 def check_data(data: str) -> None:
     """Raises DataError for evaluation images that do not exist."""
-    if data in EVALUATION_SETS or os.path.isdir(data) or (is_archive(Path(data)) and os.path.isfile(data)):
+    if data in DATA_NAMES or os.path.isdir(data) or (is_archive(Path(data)) and os.path.isfile(data)):
         return
-    raise DataError(f"data must be {', '.join(EVALUATION_SETS)}, or the path of {ONE_PER_CLASS} or a zip file of it, got {quoted(data)}")
+    raise DataError(f"data must be {', '.join(DATA_NAMES)}, or the path of {ONE_PER_CLASS} or a zip file of it, got {quoted(data)}")
 
 
 def check_classes(data: str, model: str) -> None:
@@ -54,7 +54,7 @@ def check_classes(data: str, model: str) -> None:
         if dataset_mapping(CLASSES[data], spec) is None:
             raise DataError(f"data must have the classes of {spec.name}, {data!r} has others; use {ONE_PER_CLASS}")
     elif os.path.isdir(data):
-        files = open_images(Path(data), FOR_EVALUATION, *EVALUATION_SETS, labels_needed=False)
+        files = open_images(Path(data), FOR_EVALUATION, *DATA_NAMES, labels_needed=False)
         mapped = any(os.path.lexists(files.source / name) for name in MAPPING_FILES)
         if len(files.classes) > len(spec.classes) and not mapped:
             raise DataError(

@@ -41,8 +41,9 @@ class RunFilter:
 
     words: all are in its name, note, tags or network, in upper or lower case. states: its state is one of them. tags: it has all of them.
     ids: its id is one of them. without: its id is another. active: it is not finished. generates: it generates its images. has_images: it
-    has images, generated or given, or is active. model, data: its network and evaluation images. methods, widths: exactly these. width: one
-    of its bit widths, such as W4A4. quantizes: it has bit widths. one_width: no layer has other bits. images: the folder of its images.
+    has images, generated or given, or is active. model: its network. data: its evaluation images are one of them. methods, widths: exactly
+    these. width: one of its bit widths, such as W4A4. quantizes: it has bit widths. one_width: no layer has other bits. images: the folder
+    of its images.
     """
 
     words: str = ""
@@ -54,7 +55,7 @@ class RunFilter:
     generates: bool = False
     has_images: bool = False
     model: str | None = None
-    data: str | None = None
+    data: Collection[str] | None = None
     methods: Sequence[str] | None = None
     widths: Sequence[str] | None = None
     width: str = ""
@@ -67,10 +68,11 @@ class RunFilter:
         parts: list[tuple[str, tuple]] = [(LISTED, ())]
         # lists are JSON, because a statement has a limited number of values
         # "+" keeps the index of the states out, because lists are sorted by time and end early
-        for column, wanted in (("+state", self.states or None), ("id", self.ids)):
+        data = None if self.data is None else [portable(one, store) for one in self.data]
+        for column, wanted in (("+state", self.states or None), ("id", self.ids), ("data", data)):
             if wanted is not None:
                 parts.append((f"{column} IN (SELECT value FROM json_each(?))", (json.dumps(list(wanted)),)))
-        for column, exactly in (("model", self.model), ("data", self.data), ("methods", self.methods), ("widths", self.widths)):
+        for column, exactly in (("model", self.model), ("methods", self.methods), ("widths", self.widths)):
             if exactly is not None:
                 parts.append((f"{column} = ?", (portable(exactly, store) if isinstance(exactly, str) else "\n".join(exactly),)))
         for condition, applies in (

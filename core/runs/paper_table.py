@@ -176,7 +176,7 @@ def measurements(store: RunStore, run: Run, only: PaperRow | None = None) -> Ite
         if row.bits not in config.bits or config.training.activation_bits not in (0, row.bits):
             continue
         figures = {method: store.result(run.id, f"accuracy/{method}/{row.width}") for method in config.methods}
-        done = {method: figure for method, figure in figures.items() if figure is not None and "quantized" in figure}
+        done = {method: figure for method, figure in figures.items() if figure is not None and figure.get("quantized") is not None}
         if not done:
             continue
         changed = sorted({change["name"] for change in store.changes(run.id)})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.config import EVALUATION_SETS, RunConfig
+from core.config import DATA_NAMES, RunConfig
 from core.errors import ConfigError, RunError, first_line, quoted
 from core.models.registry import NETWORK_SUFFIXES, own_name
 from core.runs.places import each_text, located, portable
@@ -163,7 +163,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         model=absolute(config.model) if config.model.endswith(NETWORK_SUFFIXES) else config.model,
         evaluation=replace(
             config.evaluation,
-            data=data if data in EVALUATION_SETS else absolute(data),
+            data=data if data in DATA_NAMES else absolute(data),
             # a name of open_clip's weights has no suffix
             encoder=architecture + colon + (absolute(file) if Path(file).suffix else file),
         ),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.config import EVALUATION_SETS, RunConfig
+from core.data.class_names import evaluation_source
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet, load_evaluation_set
 from core.errors import DataError
@@ -46,8 +47,10 @@ def reference_diversity(
 
 def _real_set(model: FullPrecisionModel, config: RunConfig) -> EvaluationSet:
     """Real images for a run that is not evaluated. Raises DataError where there are none, rather than download any."""
-    data = config.evaluation.data
-    named = "embedded" if data in EVALUATION_SETS else data
+    source = evaluation_source(config.evaluation.data, model.spec)
+    if source is None:
+        raise DataError("data must name real images for a reference, and this run has none")
+    named = "embedded" if source in EVALUATION_SETS else source
     return load_evaluation_set(named, model.spec, labels_needed=False, strict=config.evaluation.strict)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
-from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits
+from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
 from core.evaluation.agreement import Agreement, agreement
 from core.files import write_json
 from core.generation.sources.base import JointSource
@@ -34,24 +34,25 @@ class QuantizationInput:
     """One method's images at one bit width.
 
     images: the set to train on; with `source`, a joint method's, it is only analyzed. evaluation_set, full_precision: what accuracy is
-    measured on and compared with. held_out: uint8 `(N, C, H, W)`, on which the calibrated and the trained network are compared; None
-    keeps the trained one.
+    measured on and compared with; both None without evaluation images. held_out: uint8 `(N, C, H, W)`, on which the networks are
+    compared with the full-precision one; None keeps the trained one.
     """
 
     model: FullPrecisionModel
     method: str
     images: ImageSet
-    evaluation_set: EvaluationSet
-    full_precision: Accuracy
+    evaluation_set: EvaluationSet | None
+    full_precision: Accuracy | None
     source: JointSource | None = None
     held_out: Tensor | None = None
 
 
 def quantize(given: QuantizationInput, config: RunConfig, bits: int, folder: Path, context: Context) -> dict[str, Any]:
-    """Calibrates, evaluates, trains, evaluates and analyzes one bit width, and saves the network in `folder`. Accuracies in percent.
+    """Calibrates, evaluates, trains, evaluates and analyzes one bit width, and saves the network in `folder`. Accuracies in percent;
+    None without evaluation images.
 
-    With `given.held_out`, what is saved is the calibrated or the trained network, whichever has the smaller mean KL divergence from the
-    full-precision one on these images. No label takes part in the choice.
+    With `given.held_out`, both networks are compared with the full-precision one on these images, and with `keep` "better", what is saved
+    is the calibrated or the trained network, whichever has the smaller mean KL divergence. No label takes part in the choice.
 
     On the way accuracy is reported as records of TEST: after calibration, after `evaluation.check_steps` and after the last step, all on
     the same part of the evaluation set, with the weights that training would end with at that step.
@@ -70,21 +71,22 @@ class _Quantization:
         self.stage = f"quantize/{given.method}/{self.config.width}"
         self.result_name = f"accuracy/{given.method}/{self.config.width}"
         self.compared: dict[str, Agreement] = {}  # "calibrated", "trained" -> how close it is to full precision
-        self.check = AccuracyCheck(given.model, given.evaluation_set, self.series, context.reporter)
+        labeled = given.evaluation_set
+        self.check = None if labeled is None else AccuracyCheck(given.model, labeled, self.series, context.reporter)
 
     def outcome(self) -> dict[str, Any]:
         """The figures of this bit width; also reported and written to quantize.json."""
         state = self.context.saved_state(self.stage)
         self.began = time.perf_counter() - (state["seconds"] if state else 0.0)
         self._calibrate(state)
-        final = self.trained = self._train() if self.config.steps else self.calibrated
+        self.trained = self._train() if self.config.steps else self.calibrated
         self.kept = "trained" if self.config.steps else "calibrated"
-        if self.compared:
-            final = self._keep_better()
+        if self.config.steps and self.given.held_out is not None:
+            self._compare(self.given.held_out)
         self._analyze()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_quantized(self.training.quantized, self.config, self.folder)
-        outcome = self._figures(final)
+        outcome = self._figures()
         write_json(self.folder / "quantize.json", outcome)
         self.context.reporter.result(self.result_name, {**outcome, "bits": self.config.weight_bits})
         return outcome
@@ -96,63 +98,69 @@ class _Quantization:
         with memory_advice(f"the calibration of {self.series}", "calibration_images", self.config.calibration_images):
             images: Any = given.source or given.images
             self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter)
-        if self.given.held_out is not None and self.config.steps:
+        if given.held_out is not None:
             # before the state is loaded: calibration is repeated on resume, to the same bits
-            self.compared["calibrated"] = self._agreement()
-            self.at_start = copy.deepcopy(self.training.quantized)
+            self.compared["calibrated"] = self._agreement(given.held_out)
+            if self.config.steps and self.config.keep == "better":
+                self.at_start = copy.deepcopy(self.training.quantized)
         reporter.rewind("training", self.series, state["training"]["step_count"] if state else 0)
-        reporter.rewind(TEST, self.series, state.get("tested", 0) if state else -1)
+        if self.check is not None:
+            reporter.rewind(TEST, self.series, state.get("tested", 0) if state else -1)
         if state:
             self.training.load_state(state["training"])
-            self.calibrated = Accuracy(**state["calibrated"])
-            self.check.step, self.check.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
+            self.calibrated = None if state["calibrated"] is None else Accuracy(**state["calibrated"])
+            if self.check is not None:
+                self.check.step, self.check.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
         else:
             self.calibrated = self._measure(step=0)
-        reporter.result(self.result_name, {"calibrated": self.calibrated.top1, "bits": self.config.weight_bits})
+        figures = {"calibrated": top1_of(self.calibrated), "held_out": self._held_out(), "bits": self.config.weight_bits}
+        reporter.result(self.result_name, figures)
         if not state:
             self.context.save(self.stage, self._state)  # so that a resumed run does not calibrate again
 
-    def _measure(self, step: int) -> Accuracy:
-        """Accuracy on the whole evaluation set, and its part for the checks as a record."""
-        given = self.given
-        hits = top1_hits(self.training.inference_network(), given.model, given.evaluation_set, pause_point=self.context.control.pause_point)
-        self.check.report(step, hits[self.check.indices])
-        return accuracy_of(hits[given.evaluation_set.readable], given.evaluation_set.description)
+    def _measure(self, step: int) -> Accuracy | None:
+        """Accuracy on the whole evaluation set, and its part for the checks as a record; None without evaluation images."""
+        if self.check is None:
+            return None
+        return self.check.measure_all(self.training.inference_network(), step, self.context.control.pause_point)
 
     def _state(self) -> dict[str, Any]:
+        check = {} if self.check is None else {"tested": self.check.step, "test_seconds": self.check.seconds}
         return {
             "training": self.training.state(),
-            "calibrated": asdict(self.calibrated),
+            "calibrated": None if self.calibrated is None else asdict(self.calibrated),
             "seconds": time.perf_counter() - self.began,
-            "tested": self.check.step,
-            "test_seconds": self.check.seconds,
+            **check,
         }
 
-    def _train(self) -> Accuracy:
+    def _train(self) -> Accuracy | None:
         """All steps, with accuracy checks between them; the accuracy after the last one."""
-        training, context = self.training, self.context
+        training, context, check = self.training, self.context, self.check
         checked = self.evaluation.check_steps(self.config.steps)
         context.reporter.stage(f"training {self.series}", self.config.steps, training.step_count)
         with memory_advice(f"the training of {self.series}", "training_batch_size", self.config.training_batch_size):
             while not training.finished:
                 context.between_steps(self.stage, self._state)
-                if self.check.step < training.step_count and training.step_count in checked:
-                    self.check.measure(training.inference_network(), training.step_count)
+                if check is not None and check.step < training.step_count and training.step_count in checked:
+                    check.measure(training.inference_network(), training.step_count)
                 training.step()
         context.save(self.stage, self._state)  # evaluation may take long, and may be stopped
         context.reporter.stage(f"evaluating {self.series}", 0)
         return self._measure(training.step_count)
 
-    def _agreement(self) -> Agreement:
-        assert self.given.held_out is not None
-        return agreement(self.training.inference_network(), self.given.model, self.given.held_out)
+    def _agreement(self, held_out: Tensor) -> Agreement:
+        return agreement(self.training.inference_network(), self.given.model, held_out)
 
-    def _keep_better(self) -> Accuracy:
-        """Goes back to the calibrated network if it is closer to full precision than the trained one; the accuracy of what is kept."""
-        self.compared["trained"] = self._agreement()
+    def _held_out(self) -> dict[str, Any]:
+        """How close each network so far is to full precision: "calibrated", "trained" -> figures."""
+        return {name: asdict(figures) for name, figures in self.compared.items()}
+
+    def _compare(self, held_out: Tensor) -> None:
+        """Compares the trained network, and goes back to the calibrated one if that is closer to full precision and may be kept."""
+        self.compared["trained"] = self._agreement(held_out)
         calibrated, trained = self.compared["calibrated"], self.compared["trained"]
-        if trained.kl <= calibrated.kl:  # false for NaN
-            return self.trained
+        if self.config.keep != "better" or trained.kl <= calibrated.kl:  # the second is false for NaN
+            return
         self.kept = "calibrated"
         self.training.quantized = self.at_start
         self.context.reporter.result(
@@ -160,7 +168,6 @@ class _Quantization:
             f"Training {self.series} moved it away from full precision (KL on held-out images {calibrated.kl:.3f} before, {trained.kl:.3f} "
             "after), so the calibrated network is kept. Try a smaller training_lr.",
         )
-        return self.calibrated
 
     def _analyze(self) -> None:
         """What quantization does to each layer, as a result of the run."""
@@ -172,20 +179,21 @@ class _Quantization:
         name = f"layers/{self.given.method}/{self.config.width}"
         self.context.reporter.result(name, analyze(self.given.model, self.training.quantized, seen))
 
-    def _figures(self, final: Accuracy) -> dict[str, Any]:
+    def _figures(self) -> dict[str, Any]:
         summary = self.training.summary()
+        final = self.trained if self.kept == "trained" else self.calibrated
         return {
             **summary,
-            "full_precision": self.given.full_precision.top1,
-            "calibrated": self.calibrated.top1,
-            "trained": self.trained.top1,
+            "full_precision": top1_of(self.given.full_precision),
+            "calibrated": top1_of(self.calibrated),
+            "trained": top1_of(self.trained),
             "kept": self.kept,
-            "held_out": {name: asdict(figures) for name, figures in self.compared.items()},
-            "quantized": final.top1,
-            "standard_error": final.standard_error,
-            "evaluated_on": final.evaluated_on,
+            "held_out": self._held_out(),
+            "quantized": top1_of(final),
+            "standard_error": None if final is None else final.standard_error,
+            "evaluated_on": None if final is None else final.evaluated_on,
             "training_seconds": summary["seconds"],
-            "test_seconds": round(self.check.seconds, 3),
+            "test_seconds": 0.0 if self.check is None else round(self.check.seconds, 3),
             "seconds": round(time.perf_counter() - self.began, 3),
         }
 
@@ -207,6 +215,12 @@ class AccuracyCheck:
         hits = top1_hits(network, self.model, Subset(self.evaluation_set, self.indices.tolist()))
         self.seconds += time.perf_counter() - began
         self.report(step, hits)
+
+    def measure_all(self, network: nn.Module, step: int, pause_point: Callable[[], None]) -> Accuracy:
+        """The accuracy on the whole evaluation set, and that on the part for the checks as a record."""
+        hits = top1_hits(network, self.model, self.evaluation_set, pause_point=pause_point)
+        self.report(step, hits[self.indices])
+        return accuracy_of(hits[self.evaluation_set.readable], self.evaluation_set.description)
 
     def report(self, step: int, hits: Tensor) -> None:
         """hits: for each of `indices`, whether the network was right."""

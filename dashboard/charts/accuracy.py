@@ -22,33 +22,42 @@ def accuracy_figure(
     paper_full_precision: float | None,
     bars: bool = False,
 ) -> Figure:
-    """Top-1 over bit width, calibrated and trained: a pair of lines or bars for each method and setting.
+    """Top-1 over bit width, calibrated and trained: a pair of lines or bars for each method and setting. Where no row has an accuracy, the
+    agreement with full precision on held-out images instead.
 
     accuracies: rows of `results.accuracies` or `series.accuracy_series`. full_precision: of these runs. paper: method -> bits -> top-1,
     drawn as single marks; paper_full_precision: what the paper's methods started from.
     """
     traces: list[dict[str, Any]] = []
     draw = _bar if bars else _line
+    measured = any(row["calibrated"] is not None for row in accuracies)
+    ending = "" if measured else "_agreement"
     settings: dict[str, int] = {}  # method -> how many of its settings are drawn
     for method, label in dict.fromkeys((row["method"], row.get("label", "")) for row in accuracies):
         own = sorted((row for row in accuracies if (row["method"], row.get("label", "")) == (method, label)), key=lambda row: row["bits"])
         index = settings[method] = settings.get(method, -1) + 1
         name = title_of(method) + (f", {plotly(label)}" if label else "")
-        traces.append(draw(own, method, f"{name}, calibrated only", "calibrated", "calibrated_error", index))
-        trained = [row for row in own if row.get("trained") is not None]
+        error = "calibrated_error" if measured else "calibrated_agreement_error"
+        calibrated = [row for row in own if row.get(f"calibrated{ending}") is not None]
+        if calibrated:
+            traces.append(draw(calibrated, method, f"{name}, calibrated only", f"calibrated{ending}", error, index))
+        error = "standard_error" if measured else "trained_agreement_error"
+        trained = [row for row in own if row.get(f"trained{ending}") is not None]
         if trained:
-            traces.append(draw(trained, method, f"{name}, trained", "trained", "standard_error", index))
-    for symbol, (method, by_bits) in zip(cycle(_PAPER_SYMBOLS), paper.items()):
+            traces.append(draw(trained, method, f"{name}, trained", f"trained{ending}", error, index))
+    for symbol, (method, by_bits) in zip(cycle(_PAPER_SYMBOLS), paper.items() if measured else ()):
         traces.append({
             "type": "scatter", "x": list(by_bits), "y": list(by_bits.values()), "name": f"{plotly(method)}, paper", "mode": "markers",
             "marker": {"color": PAPER, "symbol": symbol, "size": 11, "line": {"width": 1.5, "color": PAPER}},
             "hovertemplate": "%{y:.2f} % at %{x} bits",
         })  # fmt: skip
-    shapes, notes = _levels(full_precision, paper_full_precision if paper else None)
+    shapes, notes = _levels(full_precision, paper_full_precision if paper and measured else None)
+    title = "Accuracy at each bit width" if measured else "Agreement with full precision at each bit width"
+    axis = "top-1 accuracy, %" if measured else "held-out images of the same class, %"
     return figure(
-        traces, "Accuracy at each bit width", 430, shapes=shapes, annotations=notes, barmode="group",
+        traces, title, 430, shapes=shapes, annotations=notes, barmode="group",
         xaxis={"title": {"text": "bit width of weights and activations"}, "dtick": 1},
-        yaxis={"title": {"text": "top-1 accuracy, %"}, "rangemode": "tozero" if bars else "normal"},
+        yaxis={"title": {"text": axis}, "rangemode": "tozero" if bars else "normal"},
     )  # fmt: skip
 
 
@@ -72,7 +81,7 @@ def _levels(full_precision: float | None, paper_full_precision: float | None) ->
 
 def _line(rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str, error: str, index: int) -> dict[str, Any]:
     symbol = _SYMBOLS[index % len(_SYMBOLS)]
-    trained = value == "trained"
+    trained = value.startswith("trained")
     return _marks(rows, name, value, error) | {
         "type": "scatter", "mode": "lines+markers", "line": {"color": color(method), "dash": "solid" if trained else "dot"},
         "marker": {"symbol": symbol if trained else f"{symbol}-open", "size": 9},
@@ -80,7 +89,7 @@ def _line(rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str,
 
 
 def _bar(rows: Sequence[Mapping[str, Any]], method: str, name: str, value: str, error: str, index: int) -> dict[str, Any]:
-    opacity = 1.0 if value == "trained" else 0.45
+    opacity = 1.0 if value.startswith("trained") else 0.45
     pattern = _PATTERNS[index % len(_PATTERNS)]
     return _marks(rows, name, value, error) | {
         "type": "bar", "marker": {"color": color(method), "opacity": opacity, "pattern": {"shape": pattern}}

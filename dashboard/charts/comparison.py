@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -242,35 +242,60 @@ def _last_and_best(curve: Curve, columns: Mapping[str, np.ndarray]) -> tuple[flo
 
 
 def accuracy_table(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Top-1 of each run and method at each bit width, after training if there was one, else after calibration; and minus the baseline's."""
+    """Top-1 of each run and method at each bit width, after training if there was one, else after calibration; and minus the baseline's.
+    Then the agreement with full precision on held-out images, as far as it was measured.
+    """
     rows, base = [], _accuracies(baseline_of(compared))
     known = {one.letter: _accuracies(one) for one in compared}
-    widths = sorted({width for methods in known.values() for own in methods.values() for width in own})
+    agreements = {one.letter: _agreements(one) for one in compared}
+    widths, agreeing = _widths(known), _widths(agreements)
     for one in compared:
         for method, own in known[one.letter].items():
+            agreement = agreements[one.letter][method]
             against = base.get(method, {}) if one is not baseline_of(compared) else {}
             row: dict[str, Any] = {"run": one.title, "images by": method_name(method)}
             row["full precision %"] = one.results.get("full_precision", {}).get("top1")
             row |= {f"{width} %": own.get(width) for width in widths}
             row |= {f"{width} − baseline": round(own[width] - against[width], 2) if width in own and width in against else None
                     for width in widths}  # fmt: skip
+            row |= {f"{width} agreement %": agreement.get(width) for width in agreeing}
             rows.append(row)
     return rows
 
 
 def _accuracies(one: Compared) -> dict[str, dict[str, float]]:
-    """Method -> bit width -> top-1."""
+    """Method -> bit width -> top-1; without evaluation images, there are no bit widths."""
+    return _by_width(one, lambda row: row["calibrated"] if row.get("quantized") is None else row["quantized"])
+
+
+def _agreements(one: Compared) -> dict[str, dict[str, float]]:
+    """Method -> bit width -> agreement with full precision."""
+    return _by_width(one, lambda row: row["agreement"])
+
+
+def _by_width(one: Compared, figure: Callable[[Mapping[str, Any]], float | None]) -> dict[str, dict[str, float]]:
     methods: dict[str, dict[str, float]] = {}
     for row in results.accuracies(one.results):
-        top1 = row["calibrated"] if row.get("quantized") is None else row["quantized"]
-        methods.setdefault(row["method"], {})[width_of(row)] = top1
+        own, value = methods.setdefault(row["method"], {}), figure(row)
+        if value is not None:
+            own[width_of(row)] = value
     return methods
 
 
+def _widths(known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    return sorted({width for methods in known.values() for own in methods.values() for width in own})
+
+
 def accuracy_figure(compared: Sequence[Compared]) -> Figure | None:
-    """Top-1 over bit widths; color is the run, dash the method of the images. None if nothing was measured."""
+    """Top-1 over bit widths; color is the run, dash the method of the images. Where no run has an accuracy, the agreement with full
+    precision instead. None if nothing was measured.
+    """
     known = {one.letter: _accuracies(one) for one in compared}
-    widths = sorted({width for methods in known.values() for own in methods.values() for width in own})
+    name, axis = "Accuracy at each bit width", "top-1 accuracy, %"
+    if not _widths(known):
+        known = {one.letter: _agreements(one) for one in compared}
+        name, axis = "Agreement with full precision at each bit width", "held-out images of the same class, %"
+    widths = _widths(known)
     methods = in_order({method for own in known.values() for method in own})
     if not widths:
         return None
@@ -285,6 +310,6 @@ def accuracy_figure(compared: Sequence[Compared]) -> Figure | None:
     ]  # fmt: skip
     title = {"text": "bit width of weights and activations"}
     return figure(
-        traces, "Accuracy at each bit width", 400, yaxis={"title": {"text": "top-1 accuracy, %"}},
+        traces, name, 400, yaxis={"title": {"text": axis}},
         xaxis={"title": title, "categoryorder": "array", "categoryarray": widths, "type": "category"},
     )  # fmt: skip

@@ -15,6 +15,7 @@ from core.export.commands import bare_name
 from core.models.registry import own_name
 from core.runs.run import Run
 from dashboard.names import knob_symbol
+from dashboard.tables import results
 
 _PACKAGES = ("torch", "torchvision", "pytorchcv", "open-clip-torch", "numpy", "plotly")
 
@@ -64,6 +65,8 @@ def facts(run: Run, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
             ("evaluation images", provenance.evaluated_on(config, full_precision["evaluated_on"])),
             ("standard error of full precision", f"{full_precision['standard_error']:.2f} points"),
         ]
+    elif config.bits and not results.has_accuracy(results.accuracies(known)):
+        found.append(("evaluation images", "none"))
     return [
         *found,
         ("attempts", run.attempt),

@@ -150,6 +150,9 @@ def _head(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
         if row.get("quantized") is not None:
             title = f"{width_of(row)}, {method_name(row['method'])}"
             figures.append((title, f"{row['quantized']:.2f} %", f"± {row['standard_error']:.2f}"))
+        elif row.get("kept") and row["agreement"] is not None:
+            title = f"agreement of {width_of(row)}, {method_name(row['method'])}"
+            figures.append((title, f"{row['agreement']:.2f} %", f"± {row['agreement_error']:.2f}"))
     return {"facts": lines, "figures": figures}
 
 
@@ -233,6 +236,8 @@ def _accuracy(known: Mapping[str, Any], config: RunConfig) -> dict[str, Any] | N
     return {
         "chart": _chart(figure, "accuracy"),
         "rows": [{**row, "images by": method_name(row["images by"])} for row in results.accuracy_table(rows, full_precision)],
+        "measured": results.has_accuracy(rows),
+        "agreement": any(row["agreement"] is not None for row in rows),
         "notes": list(dict.fromkeys(row["note"] for row in rows if row.get("note"))),
     }
 

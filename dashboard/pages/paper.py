@@ -5,6 +5,7 @@ import streamlit as st
 from core.config import PRESETS
 from core.generation.methods import METHODS
 from core.runs import paper_table
+from core.runs.early_checks import check_classes, check_data
 from dashboard import session
 from dashboard.components import figures, problems
 from dashboard.forms import run as forms
@@ -90,5 +91,8 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
         ).strip()
     if st.button("Measure", type="primary", icon=":material/play_arrow:", key="measure row"):
         with problems.shown():
-            session.start(paper_table.row_config(name, PRESETS[preset], model, data))
+            config = paper_table.row_config(name, PRESETS[preset], model, data)
+            check_data(config.evaluation.data)
+            check_classes(config.evaluation.data, model)
+            session.start(config)
             st.switch_page("dashboard/pages/studio.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})

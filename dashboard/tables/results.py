@@ -9,17 +9,43 @@ from core.generation.methods import in_order, method_order
 from core.runs.paper_table import KEPT, NOT_MEASURED, PAPER_METHODS, Measurement, PaperRow, paper_rows, weights_source
 from dashboard.names import method_name
 
+# keys of a row of `accuracies` with figures on held-out images
+AGREEMENTS = ("agreement", "calibrated_agreement", "trained_agreement")
+CLOSENESS = (*AGREEMENTS, *(f"{name}_error" for name in AGREEMENTS), "kl", "score_sqnr")
+
 
 def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each method and bit width of a run's results, in that order: `quantized` is the accuracy of what is `kept`."""
+    """One row for each method and bit width of a run's results, in that order: `quantized` is the accuracy of what is `kept`, which is
+    absent until the end. Accuracies are None without evaluation images, and those of `closeness` without held-out images.
+    """
     rows = []
     for name, value in results.items():
         kind, _, rest = name.partition("/")
         if kind == "accuracy":
             # runs of earlier versions kept what training ended with
             before = {} if value.get("quantized") is None else {"trained": value["quantized"], "kept": "trained"}
-            rows.append({**before, **value, "method": rest.partition("/")[0]})
+            row = {**before, **value, "method": rest.partition("/")[0]}
+            rows.append(row | closeness(row))
     return sorted(rows, key=lambda row: (method_order(row["method"]), row["method"], row["bits"]))
+
+
+def closeness(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """How close the networks of a bit width are to full precision on held-out images: figures of CLOSENESS, None where not measured.
+
+    Those without the name of a network are of the one that is kept, and until the end of the calibrated one.
+    """
+    held_out = row.get("held_out") or {}
+    known: dict[str, float | None] = {}
+    for prefix, name in (("", row.get("kept") or "calibrated"), ("calibrated_", "calibrated"), ("trained_", "trained")):
+        figures = held_out.get(name) or {}
+        known |= {f"{prefix}agreement": figures.get("agreement"), f"{prefix}agreement_error": figures.get("standard_error")}
+    kept = held_out.get(row.get("kept") or "calibrated") or {}
+    return known | {"kl": kept.get("kl"), "score_sqnr": kept.get("score_sqnr")}
+
+
+def has_accuracy(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are evaluation images, given rows of `accuracies`; also where there are no rows yet."""
+    return not rows or any(row["calibrated"] is not None for row in rows)
 
 
 def diversities(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +156,9 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
 
 
 def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | None) -> list[dict[str, Any]]:
-    """Rows of `accuracies` or `accuracy_series`, ready to show: calibrated, trained, which one is kept, its drop, and their errors."""
+    """Rows of `accuracies` or `accuracy_series`, ready to show: calibrated, trained, which one is kept, its drop, and their errors; and
+    how close it is to full precision on held-out images. Groups of columns without any figure are omitted.
+    """
     table = []
     for row in rows:
         quantized, trained, runs = row.get("quantized"), row.get("trained"), row.get("runs", 1)
@@ -141,15 +169,32 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | No
                 "bits": row["bits"],
                 "range": row.get("range"),
                 "runs": runs,
-                "calibrated %": round(row["calibrated"], 2),
-                "trained %": None if trained is None else round(trained, 2),
+                "calibrated %": _rounded(row["calibrated"], 2),
+                "trained %": _rounded(trained, 2),
                 "kept": row.get("kept"),
                 "drop": None if quantized is None or full_precision is None else round(full_precision - quantized, 2),
-                "±": None if row.get("standard_error") is None else round(row["standard_error"], 2),
+                "±": _rounded(row.get("standard_error"), 2),
                 "error bar": "" if quantized is None else "standard error" if runs == 1 else f"deviation over {runs} seeds",
+                "agreement %": _rounded(row.get("agreement"), 2),
+                "agreement ±": _rounded(row.get("agreement_error"), 2),
+                "KL": _rounded(row.get("kl"), 4),
+                "score SQNR, dB": _rounded(row.get("score_sqnr"), 2),
                 "steps": row.get("steps"),
                 "seconds": row.get("seconds"),
             }
         )
-    # the column is omitted if it is empty
-    return [{name: value for name, value in row.items() if name != "setting" or any(r["setting"] for r in table)} for row in table]
+    omitted = {
+        name
+        for columns, shown in (
+            (("setting",), any(row["setting"] for row in table)),
+            (("calibrated %", "trained %", "drop", "±", "error bar"), has_accuracy(rows)),
+            (("agreement %", "agreement ±", "KL", "score SQNR, dB"), any(row["agreement %"] is not None for row in table)),
+        )
+        for name in columns
+        if not shown
+    }
+    return [{name: value for name, value in row.items() if name not in omitted} for row in table]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

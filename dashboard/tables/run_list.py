@@ -23,10 +23,11 @@ def all_tags(runs: Sequence[Run]) -> list[str]:
 def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line for each run. figures: run -> its results of FIGURES.
 
-    Top-1 at a bit width is that after training on the images of the run's first method, in the order of the method table, that has one.
+    Top-1 at a bit width is that after training on the images of the run's first method, in the order of the method table, that has one;
+    without evaluation images, it is the agreement with full precision, in a column of its own.
     """
-    trained = {run.id: _trained(figures.get(run.id, {})) for run in runs}
-    widths = sorted({width for own in trained.values() for width in own})
+    trained = {run.id: _figures(figures.get(run.id, {})) for run in runs}
+    columns = sorted({column for own in trained.values() for column in own})
     return [
         {
             "baseline": BASELINE if run.pinned else "",
@@ -39,7 +40,7 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
             "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
             "minutes": minutes(run, figures.get(run.id, {})),
             "full precision %": figures.get(run.id, {}).get("full_precision", {}).get("top1"),
-            **{f"{width} %": trained[run.id].get(width) for width in widths},
+            **{column: trained[run.id].get(column) for column in columns},
             "note": run.note,
         }
         for run in runs
@@ -56,13 +57,15 @@ def minutes(run: Run, known: Mapping[str, Any]) -> float | None:
     return round(known.get(SECONDS, max(0.0, (run.ended or time.time()) - run.started)) / 60, 1)
 
 
-def _trained(known: Mapping[str, Any]) -> dict[str, float]:
-    """Bit width, such as W4A4 -> top-1 after training."""
-    trained: dict[str, float] = {}
+def _figures(known: Mapping[str, Any]) -> dict[str, float]:
+    """Column, such as "W4A4 %" -> top-1 after training, or "W4A4 agreement %" -> agreement."""
+    figures: dict[str, float] = {}
     for row in results.accuracies(known):
         if row.get("quantized") is not None:
-            trained.setdefault(width_of(row), row["quantized"])
-    return trained
+            figures.setdefault(f"{width_of(row)} %", row["quantized"])
+        elif row.get("kept") and row["agreement"] is not None:
+            figures.setdefault(f"{width_of(row)} agreement %", row["agreement"])
+    return figures
 
 
 def width_of(row: Mapping[str, Any]) -> str:

@@ -38,9 +38,9 @@ def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
     Runs that differ only in their seeds are averaged; of two with the same seeds, which have the same bits, the first counts. A row has
     `method`, `bits`, `label` (how the setting differs from the others of its method; empty if it is the only one), `range`, `runs` (how
-    many), `calibrated`, `quantized` (None until the training has ended), and their error bars `calibrated_error` and `standard_error`: the
-    sample standard deviation over the seeds if there are several, else the standard error of the evaluation, which is not measured for
-    calibrated networks.
+    many), `calibrated`, `quantized` (both None without evaluation images, the second also until the training has ended), and their error
+    bars `calibrated_error` and `standard_error`: the sample standard deviation over the seeds if there are several, else the standard
+    error of the evaluation, which is not measured for calibrated networks. Then those of `results.CLOSENESS`, in the same way.
     """
     grouped: dict[tuple[str, tuple], dict[int, dict[tuple, Mapping[str, Any]]]] = {}
     settings: dict[tuple[str, tuple], dict[str, Any]] = {}
@@ -65,21 +65,35 @@ def accuracy_series(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
 def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of one row from those of each seed. Seeds that are not trained yet are left out of the trained figures."""
-    calibrated = [row["calibrated"] for row in rows]
-    trained = [row for row in rows if row.get("quantized") is not None]
-    tops = [row["quantized"] for row in trained]
-    seconds = [row["seconds"] for row in trained if row.get("seconds") is not None]
+    done = [row for row in rows if row.get("kept")]
+    seconds = _mean(done, "seconds")
     return {
-        "runs": len(trained or rows),
-        "calibrated": statistics.fmean(calibrated),
-        "calibrated_error": statistics.stdev(calibrated) if len(calibrated) > 1 else None,
-        "trained": statistics.fmean(row["trained"] for row in trained) if trained else None,
-        "kept": " or ".join(sorted({row["kept"] for row in trained})) or None,
-        "quantized": statistics.fmean(tops) if tops else None,
-        "standard_error": statistics.stdev(tops) if len(tops) > 1 else trained[0].get("standard_error") if trained else None,
-        "steps": trained[0].get("steps") if trained else None,
-        "seconds": round(statistics.fmean(seconds), 3) if seconds else None,
+        "runs": len(done or rows),
+        "calibrated": _mean(rows, "calibrated"),
+        "calibrated_error": _deviation(rows, "calibrated"),
+        "trained": _mean(done, "trained"),
+        "kept": " or ".join(sorted({row["kept"] for row in done})) or None,
+        "quantized": _mean(done, "quantized"),
+        "standard_error": _deviation(done, "quantized") if len(done) > 1 else done[0].get("standard_error") if done else None,
+        **{name: _mean(done or rows, name) for name in results.CLOSENESS},
+        **{f"{name}_error": _deviation(done or rows, name) for name in results.AGREEMENTS if len(done or rows) > 1},
+        "steps": done[0].get("steps") if done else None,
+        "seconds": None if seconds is None else round(seconds, 3),
     }
+
+
+def _known(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = _known(rows, name)
+    return statistics.fmean(values) if values else None
+
+
+def _deviation(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = _known(rows, name)
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _seeds(config: RunConfig) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import streamlit as st
 
 from core import layout
+from core.config import AUTO_DATA
 from core.runs.lists import RunFilter
 from core.runs.paper_table import PAPER_METHODS
 from core.runs.run import Run
@@ -20,6 +21,11 @@ from dashboard.charts.style import json_of
 from dashboard.components import address_widgets, figures
 from dashboard.tables import results, series
 
+_AGREEMENT = (
+    "Agreement: the share of held-out synthetic images to which the kept network gives the same class as the full-precision one, with its "
+    "standard error; KL: the mean divergence between their predictions, in nats, lower is better; score SQNR: the signal-to-noise ratio of "
+    "the scores, where at 20 dB the error is a tenth of the signal."
+)
 WITH, PAPER, CHART_TYPE = "with", "paper", "as"  # address parameters: other runs, methods of the paper, lines or bars
 MOST_RUNS = 12  # beside the shown one
 
@@ -42,9 +48,16 @@ def accuracy(run: Run) -> None:
     figure = accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision, bars)
     figures.show(json_of(figure), "accuracy", f"{run.name} accuracy")
     st.caption(_explanation(rows, full_precision.get("evaluated_on", ""), bool(paper)))
+    if any(row["agreement"] is not None for row in rows):
+        st.caption(_AGREEMENT)
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
+
+
+def has_accuracy(run: Run) -> bool:
+    """Whether a run has evaluation images, as far as it is known yet."""
+    return results.has_accuracy(results.accuracies(_evaluated(run).results))
 
 
 def version(run: Run, address: Mapping[str, str]) -> int:
@@ -66,10 +79,14 @@ def _explanation(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool)
     """A caption for the chart."""
     several = sorted({row["runs"] for row in rows if row["runs"] > 1})
     bars = "one standard error of the evaluation"
+    quantity = f"Top-1 on {text.plain(evaluated_on)}"
+    if not results.has_accuracy(rows):
+        bars, paper = "one standard error", False
+        quantity = "This run has no evaluation images, so its accuracy is unknown. Agreement with full precision"
     if several:
         bars = f"standard deviation over {', '.join(map(str, several))} seeds; for a single seed, {bars}"
     caption = (
-        f"Top-1 on {text.plain(evaluated_on)}, higher is better. Error bars: {bars}. Calibrated: ranges only, no training (PTQ); trained: "
+        f"{quantity}, higher is better. Error bars: {bars}. Calibrated: ranges only, no training (PTQ); trained: "
         "the same network after quantization-aware training (QAT). Kept: the one that is saved and exported, closer to full precision on "
         "held-out synthetic images unless the run keeps the trained one anyway; the drop is its own."
     )
@@ -89,7 +106,9 @@ def _evaluated(run: Run) -> series.Evaluated:
 def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
     """Chosen runs of the same network and evaluation images, to compare with."""
     key = f"accuracy with/{run.id}"
-    comparable = RunFilter(model=run.config.model, data=run.config.evaluation.data, quantizes=True, without=run.id)
+    data = run.config.evaluation.data
+    alike = (AUTO_DATA, "embedded") if data in (AUTO_DATA, "embedded") else (data,)
+    comparable = RunFilter(model=run.config.model, data=alike, quantizes=True, without=run.id)
     if not session.store().runs(comparable, most=1):
         st.caption("No other run of this network on these evaluation images to compare with.")
         return []

@@ -18,6 +18,7 @@ from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, problems
 from dashboard.names import method_name
+from dashboard.tables.results import closeness
 
 _NUMBERS = {  # columns of the table of layers -> help
     "output dB": "SQNR of the output of the layer against full precision, including the errors of all earlier layers.",
@@ -224,6 +225,7 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
                 "calibrated %": known["calibrated"],
                 "final %": known["quantized"],
                 "± standard error": known["standard_error"],
+                "agreement %": closeness(known)["agreement"],
             }
         )
     return rows

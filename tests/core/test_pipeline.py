@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingC
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
 from core.data.labeled import embedded_images
 from core.errors import DataError, RunError, RunStopped, UnknownNameError
+from core.evaluation.agreement import agreement
 from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.generation.fused import kernels
@@ -139,7 +140,8 @@ def test_result_has_all_figures(whole):
             assert accuracy["standard_error"] == pytest.approx(100 * (share * (1 - share) / 20) ** 0.5, abs=1e-3)
         assert figures["accuracy"]["3"]["steps"] == 2
         assert figures["accuracy"]["8"]["steps"] == 0
-        assert (figures["accuracy"]["8"]["kept"], figures["accuracy"]["8"]["held_out"]) == ("calibrated", {})
+        assert figures["accuracy"]["8"]["kept"] == "calibrated"
+        assert figures["accuracy"]["8"]["held_out"].keys() == {"calibrated"}
         compared = figures["accuracy"]["3"]["held_out"]
         assert compared.keys() == {"calibrated", "trained"}
         assert compared["trained"]["images"] == 16  # 8 by each of two methods
@@ -272,6 +274,72 @@ def test_training_that_harms_is_kept_only_on_request(tmp_path, config, whole, ke
         assert compared["calibrated"]["agreement"] > compared["trained"]["agreement"]
         assert len(warnings) == 1
         assert warnings[0].endswith("so the calibrated network is kept. Try a smaller training_lr.")
+
+
+@pytest.fixture(scope="module")
+def unlabeled(config):
+    return replace(config.with_knobs({"data": "none", "encoder": ""}), methods=("adam",))
+
+
+@pytest.fixture(scope="module")
+def without_data(unlabeled, tmp_path_factory):
+    """A complete run without evaluation images: its folder, its result, and what it reported."""
+    folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
+    return folder, pipeline.execute(unlabeled, folder, recorder, NoControl()), recorder
+
+
+def test_a_run_without_evaluation_images_is_measured_on_held_out_images(without_data, embedded):
+    folder, result, recorder = without_data
+    assert result["full_precision"] is None
+    assert "full_precision" not in recorder.results
+    assert series_of(recorder, "test") == []
+    held_out = load_image_set(folder / "checkpoint" / "held-out images").images
+    for width, networks in (("3", {"calibrated", "trained"}), ("8", {"calibrated"})):
+        outcome = result["methods"]["adam"]["accuracy"][width]
+        accuracies = ("full_precision", "calibrated", "trained", "quantized", "standard_error", "evaluated_on")
+        assert [outcome[name] for name in accuracies] == [None] * 6
+        assert outcome["held_out"].keys() == networks
+        saved = load_quantized(folder / "quantized" / "adam" / f"W{width}A{width}" / "quantized.safetensors", embedded)
+        figures = asdict(agreement(integer_inference_network(saved, embedded.spec), embedded, held_out))
+        assert outcome["held_out"][outcome["kept"]] == figures
+        assert recorder.results[f"accuracy/adam/W{width}A{width}"]["held_out"] == outcome["held_out"]
+    assert result["methods"]["adam"]["accuracy"]["8"]["held_out"]["calibrated"]["score_sqnr"] > 10
+
+
+def test_evaluation_images_change_no_bit_of_the_network(without_data, whole):
+    name = "quantized/adam/W3A3/quantized.safetensors"
+    assert (without_data[0] / name).read_bytes() == (whole[0] / name).read_bytes()
+    outcomes = [result["methods"]["adam"]["accuracy"]["3"]["held_out"] for _, result, _ in (without_data, whole)]
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("stage", ["generating held-out images", "training adam W3A3"])
+def test_a_run_without_evaluation_images_resumes_to_the_same_bits(tmp_path, unlabeled, without_data, stage):
+    class Stopping(NoControl):
+        left = 2
+
+        def pause_point(self):
+            if recorder.stages and recorder.stages[-1][0] == stage:
+                self.left -= 1
+                if not self.left:
+                    raise RunStopped("enough")
+
+    recorder = Recorder()
+    with pytest.raises(RunStopped):
+        pipeline.execute(unlabeled, tmp_path, recorder, Stopping())
+    result = pipeline.execute(unlabeled, tmp_path, Recorder(), NoControl())
+    name = "quantized/adam/W3A3/quantized.safetensors"
+    assert (tmp_path / name).read_bytes() == (without_data[0] / name).read_bytes()
+    ours, theirs = (one["methods"]["adam"]["accuracy"]["3"] for one in (result, without_data[1]))
+    assert (ours["held_out"], ours["kept"]) == (theirs["held_out"], theirs["kept"])
+
+
+def test_without_evaluation_images_the_trained_network_is_compared_and_kept_on_request(tmp_path, unlabeled, without_data):
+    given = replace(unlabeled, images_from=str(without_data[0] / "images"), bits=(8,), steps_by_bits={})
+    given = given.with_knobs({"steps": 3, "training_lr": 0.3, "ema_decay": 0.0, "keep": "trained"})
+    outcome = pipeline.execute(given, tmp_path, Recorder(), NoControl())["methods"]["adam"]["accuracy"]["8"]
+    assert outcome["kept"] == "trained"
+    assert outcome["held_out"]["trained"]["kl"] > outcome["held_out"]["calibrated"]["kl"]
 
 
 def test_held_out_images_are_none_of_the_run(whole, tmp_path, config):

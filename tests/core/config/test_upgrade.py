@@ -1,6 +1,7 @@
 """Configs stored by version 1 are read in the current form, value by value."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from core.config import (
 )
 from core.errors import ConfigError, UnknownNameError
 
+EVALUATION = EvaluationConfig(data="embedded")  # the default of version 1
 STORED = sorted((Path(__file__).parents[2] / "data" / "runs_of_version_1" / "configs").glob("*.json"))
 GENERATION = {
     "model": "net",
@@ -146,16 +148,16 @@ def test_activation_width_is_that_of_the_run():
     [
         ({"optimizers": ["adam"]}, RunConfig(methods=("adam",))),
         ({"optimizers": ["given"], "images_from": "/x"}, RunConfig(methods=("given",), images_from="/x")),
-        ({"encoder": ""}, RunConfig(evaluation=EvaluationConfig(encoder=""))),
-        ({"activation_bits": 8}, RunConfig(training=TrainingConfig(activation_bits=8))),
-        ({"generation": {"seed": 5}}, RunConfig(machine=MachineConfig(seed=5))),
-        ({"generation": {"model": "net"}}, RunConfig(model="net")),
+        ({"encoder": ""}, RunConfig(evaluation=replace(EVALUATION, encoder=""))),
+        ({"activation_bits": 8}, RunConfig(training=TrainingConfig(activation_bits=8), evaluation=EVALUATION)),
+        ({"generation": {"seed": 5}}, RunConfig(machine=MachineConfig(seed=5), evaluation=EVALUATION)),
+        ({"generation": {"model": "net"}}, RunConfig(model="net", evaluation=EVALUATION)),
         ({"generation": {"half_resolution": 0.1}}, RunConfig(generation=GenerationConfig(half_resolution_fraction=0.1))),
-        ({"quantization": {"model": "net"}}, RunConfig(model="net")),
-        ({"quantization": {"averaging": 0.5}}, RunConfig(training=TrainingConfig(ema_decay=0.5))),
-        ({"quantization": {"batch_size": 8}}, RunConfig(training=TrainingConfig(training_batch_size=8))),
-        ({"quantization": {"evaluations": 0}}, RunConfig(evaluation=EvaluationConfig(accuracy_checks=0))),
-        ({"quantization": {}}, RunConfig()),
+        ({"quantization": {"model": "net"}}, RunConfig(model="net", evaluation=EVALUATION)),
+        ({"quantization": {"averaging": 0.5}}, RunConfig(training=TrainingConfig(ema_decay=0.5), evaluation=EVALUATION)),
+        ({"quantization": {"batch_size": 8}}, RunConfig(training=TrainingConfig(training_batch_size=8), evaluation=EVALUATION)),
+        ({"quantization": {"evaluations": 0}}, RunConfig(evaluation=replace(EVALUATION, accuracy_checks=0))),
+        ({"quantization": {}}, RunConfig(evaluation=EVALUATION)),
         ({"generation": {}, "quantization": {"data": "cifar10"}}, RunConfig(evaluation=EvaluationConfig(data="cifar10"))),
     ],
 )

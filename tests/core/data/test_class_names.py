@@ -7,7 +7,7 @@ import pytest
 from timm.data import ImageNetInfo
 from torchvision.models import ResNet18_Weights
 
-from core.data.class_names import class_mapping, dataset_mapping, wordnet_ids
+from core.data.class_names import class_mapping, dataset_mapping, evaluation_source, wordnet_ids
 from core.errors import DataError
 from core.models.registry import MODELS, ModelSpec
 
@@ -31,6 +31,24 @@ def refused(folders, spec, source="somewhere") -> str:
     assert "\n" not in message
     assert "must" in message
     return message
+
+
+@pytest.mark.parametrize(
+    ("data", "classes", "source"),
+    [
+        ("auto", MODELS["resnet20_cifar10"][1].classes, "embedded"),
+        ("auto", ("Truck", *MODELS["resnet20_cifar10"][1].classes[:-1]), "embedded"),  # in another order
+        ("auto", tuple(map(str, range(10))), None),  # ten classes without names may be any
+        ("auto", tuple(f"class {index}" for index in range(10)), None),
+        ("auto", (*MODELS["resnet20_cifar10"][1].classes, "fish"), None),
+        ("auto", ("cat", "cat"), None),
+        ("none", MODELS["resnet20_cifar10"][1].classes, None),
+        ("embedded", tuple(map(str, range(10))), "embedded"),  # as asked for
+        ("a folder", ("cat",), "a folder"),
+    ],
+)
+def test_evaluation_images_that_fit_the_network_are_chosen_by_its_class_names(data, classes, source):
+    assert evaluation_source(data, spec_of(*classes)) == source
 
 
 @pytest.mark.parametrize("classes", [TORCHVISION, TIMM, tuple(map(str, range(1000))), tuple(f"class_{i:03}" for i in range(1000))])

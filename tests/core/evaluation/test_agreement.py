@@ -49,6 +49,33 @@ def test_figures_by_hand(model):
     assert figures.kl == pytest.approx(expected, abs=1e-6)
 
 
+class TwoScores(nn.Module):
+    """The same two scores for every image."""
+
+    def __init__(self, *scores):
+        super().__init__()
+        self.scores = nn.Parameter(torch.tensor(scores))
+
+    def forward(self, images):
+        return self.scores.expand(len(images), 2)
+
+
+@pytest.mark.parametrize(
+    ("full_precision", "quantized", "expected"),
+    [
+        ((1.0, -1.0), (0.9, -0.9), 20.0),  # 10 log10((1 + 1) / (0.01 + 0.01))
+        ((6.0, 4.0), (2.8, 1.2), 10 * math.log10(2 / 0.08)),  # minus their means: (1, -1) and (0.8, -0.8)
+        ((1.0, -1.0), (8.0, 6.0), None),  # the same but for a constant, which the softmax ignores
+        ((1.0, 1.0), (2.0, 1.0), None),  # no signal
+        ((1.0, -1.0), (math.inf, -1.0), None),
+    ],
+)
+def test_signal_to_noise_ratio_of_the_scores_by_hand(model, full_precision, quantized, expected):
+    exact = FullPrecisionModel(TwoScores(*full_precision), model.spec)
+    found = agreement(TwoScores(*quantized), exact, images(70)).score_sqnr
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-3))
+
+
 def test_standard_error(model):
     class Half(Scores):
         def forward(self, images):

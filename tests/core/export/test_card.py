@@ -135,6 +135,37 @@ def test_figures_match_the_run(finished, written):
     assert "trained on the 50,000 CIFAR-10 training images, with captions" in shown
 
 
+def test_a_card_without_accuracies_has_the_agreement_of_every_network(finished, config, tmp_path):
+    """Of a run without evaluation images."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result["full_precision"] = None
+    expected = []
+    for method in ("mi-fgsm", "adam"):
+        for bits in ("4", "5"):
+            outcome = result["methods"][method]["accuracy"][bits]
+            outcome |= dict.fromkeys(("full_precision", "calibrated", "trained", "quantized", "standard_error", "evaluated_on"))
+            for network, figures in outcome["held_out"].items():
+                agreement = f"{figures['agreement']:.2f} ± {figures['standard_error']:.2f}"
+                expected.append([network, agreement, f"{figures['kl']:.4f}", f"{figures['score_sqnr']:.2f}"])
+    assert len(expected) == 8
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    text = write_card(folder, config.with_knobs({"data": "none"}), "a run", tmp_path / "card").read_text(encoding="utf-8")
+    tables = text.split("How closely the networks follow the full-precision one")
+    assert [row[2:] for row in rows(tables[1], "images by")] == expected
+    shown = Page(parts(text)[1]).text
+    for words in (
+        "The run had no evaluation images: the accuracy is not known.",
+        "not measured",
+        "Accuracy was not measured, because the run had no evaluation images",
+        "on 16 synthetic images that none of them was calibrated or\ntrained on",
+    ):
+        assert words in shown, words
+    assert "None" not in shown
+    assert "Top-1 in percent" not in shown
+
+
 def test_live_change_is_listed_as_missing_from_the_commands(written):
     text = (written / CARD).read_text(encoding="utf-8")
     assert rows(text, "step") == [["2", "beta", "0.25"]]

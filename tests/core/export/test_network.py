@@ -46,6 +46,15 @@ def run(tmp_path, embedded, calibrated, config):
     return tmp_path / "runs" / "run"
 
 
+def test_file_of_a_run_without_evaluation_images_is_compared_on_noise(run, config, tmp_path):
+    figures = export_network(run, config.with_knobs({"data": "none"}), "packed", tmp_path / "network")
+    accuracies = ("torch_accuracy", "onnxruntime_accuracy", "file_accuracy", "standard_error")
+    assert [figures[name] for name in accuracies] == [None] * 4
+    assert figures["left_out"] == "accuracy was not compared, because the run has no evaluation images"
+    assert figures["max_output_difference"] == 0
+    assert "noise" in figures["evaluated_on"]
+
+
 def networks(folder, *names):
     for name in names:
         (folder / "quantized" / name).mkdir(parents=True)

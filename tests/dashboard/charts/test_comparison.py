@@ -159,6 +159,20 @@ def test_accuracies_against_the_baseline():
     assert charts.accuracy_figure([compared("C")]) is None
 
 
+def test_agreements_are_compared_where_there_is_no_accuracy():
+    held_out = {"calibrated": {"agreement": 75.0}, "trained": {"agreement": 97.0}}
+    row = {"bits": 4, "weight_bits": 4, "activation_bits": 4, "calibrated": None, "quantized": None, "kept": "trained"}
+    unlabeled = compared("A", results={"accuracy/adam/W4A4": {**row, "held_out": held_out}})
+    assert charts.accuracy_table([unlabeled]) == [
+        {"run": "A · a run", "images by": "Adam", "full precision %": None, "W4A4 agreement %": 97.0}
+    ]
+    figure = go.Figure(charts.accuracy_figure([unlabeled]))
+    assert [trace.y for trace in figure.data] == [(97.0,)]
+    assert figure.layout.title.text == "Agreement with full precision at each bit width"
+    first, second = charts.accuracy_table([unlabeled, compared("B", results=accuracies(90.0))])
+    assert (first["W4A4 %"], second["W4A4 %"], second["W4A4 agreement %"]) == (None, 90.0, None)
+
+
 def luminance(color: str) -> float:
     parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]

@@ -119,6 +119,41 @@ def test_paper_tables_have_columns_of_the_measured_methods():
 def test_run_list_shows_the_accuracy_of_the_first_trained_method():
     known = {f"accuracy/{method}/W4A4": {"bits": 4, "calibrated": 80.0, "quantized": top1}
              for method, top1 in (("adam", 90.0), ("mi-fgsm", 91.0))}  # fmt: skip
-    assert run_list._trained(known) == {"W4A4": 91.0}
+    assert run_list._figures(known) == {"W4A4 %": 91.0}
     known["accuracy/mi-fgsm/W4A4"] = {"bits": 4, "calibrated": 80.0}
-    assert run_list._trained(known) == {"W4A4": 90.0}
+    assert run_list._figures(known) == {"W4A4 %": 90.0}
+
+
+def held_out(agreement):
+    return {"agreement": agreement, "standard_error": 0.5, "kl": 0.01, "images": 64, "score_sqnr": 20.25}
+
+
+UNLABELED = {
+    "accuracy/adam/W4A4": {
+        "bits": 4, "calibrated": None, "trained": None, "quantized": None, "standard_error": None, "kept": "trained",
+        "held_out": {"calibrated": held_out(80.0), "trained": held_out(97.0)},
+    },
+    "accuracy/adam/W3A3": {"bits": 3, "calibrated": None, "held_out": {"calibrated": held_out(60.0)}},
+}  # fmt: skip
+
+
+def test_without_evaluation_images_rows_have_the_agreement_of_what_is_kept():
+    rows = results.accuracies(UNLABELED)
+    assert [(row["bits"], row["agreement"], row["calibrated_agreement"], row["trained_agreement"]) for row in rows] == [
+        (3, 60.0, 60.0, None),
+        (4, 97.0, 80.0, 97.0),
+    ]
+    assert not results.has_accuracy(rows)
+    first, second = results.accuracy_table(rows, None)
+    assert not first.keys() & {"calibrated %", "trained %", "drop", "±", "error bar"}
+    assert [second[name] for name in ("agreement %", "agreement ±", "KL", "score SQNR, dB", "kept")] == [97.0, 0.5, 0.01, 20.25, "trained"]
+    assert run_list._figures(UNLABELED) == {"W4A4 agreement %": 97.0}
+
+
+def test_with_evaluation_images_the_agreement_is_beside_the_accuracy_where_it_was_measured():
+    row = {"method": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "kept": "trained"}
+    (plain,) = results.accuracy_table([row], 92.0)
+    assert "agreement %" not in plain
+    compared = {**row, "held_out": {"trained": held_out(97.0)}}
+    (line,) = results.accuracy_table([compared | results.closeness(compared)], 92.0)
+    assert (line["drop"], line["agreement %"]) == (1.0, 97.0)

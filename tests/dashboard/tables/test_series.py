@@ -51,6 +51,23 @@ def test_a_single_run_has_the_standard_error_of_its_evaluation():
     assert (line["error bar"], "setting" in line) == ("standard error", False)
 
 
+def test_agreements_are_averaged_where_there_is_no_accuracy():
+    def unlabeled(agreement):
+        held_out = {"calibrated": {"agreement": 70.0, "standard_error": 5.0, "kl": 0.5, "score_sqnr": None}}
+        held_out["trained"] = {"agreement": agreement, "standard_error": 2.0, "kl": 0.1, "score_sqnr": 20.0}
+        return {"calibrated": None, "trained": None, "quantized": None, "kept": "trained", "bits": 4, "held_out": held_out, "seconds": 4.0}
+
+    (row,) = accuracy_series([evaluated(with_seed(seed), adam=unlabeled(agreement)) for seed, agreement in enumerate((96.0, 98.0))])
+    assert [row[name] for name in ("calibrated", "trained", "quantized", "standard_error", "calibrated_error")] == [None] * 5
+    assert (row["runs"], row["agreement"], row["trained_agreement"], row["calibrated_agreement"]) == (2, 97.0, 97.0, 70.0)
+    assert row["agreement_error"] == pytest.approx(np.std([96.0, 98.0], ddof=1))
+    assert (row["kl"], row["score_sqnr"], row["kept"], row["seconds"]) == (pytest.approx(0.1), 20.0, "trained", 4.0)
+    (single,) = accuracy_series([evaluated(START, adam=unlabeled(96.0))])
+    assert single["agreement_error"] == 2.0
+    (line,) = accuracy_table([row], None)
+    assert (line["agreement %"], line["score SQNR, dB"], line["runs"]) == (97.0, 20.0, 2)
+
+
 def test_the_same_seed_twice_counts_once():
     runs = [evaluated(with_seed(1), adam=figures(80.0, 88.0)), evaluated(with_seed(1), adam=figures(80.0, 88.0))]
     (row,) = accuracy_series(runs)
