@@ -23,9 +23,9 @@ from core.data.archives import NUMPY_SUFFIX, is_archive, is_numpy_archive, unpac
 from core.data.class_folders import FOLDERS, read_class_folders
 from core.data.class_names import class_mapping
 from core.data.layouts import FOR_TRAINING, open_images
-from core.data.manifests import parse_manifest
+from core.data.manifests import check_made_from, parse_manifest
 from core.data.numpy_archives import MANIFEST_BYTES, read_numpy_archive
-from core.errors import DataError, quoted
+from core.errors import DataError
 from core.files import atomic_write, check_regular, read_bounded, temporary_folder, write_json
 from core.layout import IMAGES_FILE, MANIFEST
 from core.models.full_precision import FullPrecisionModel
@@ -104,18 +104,8 @@ def check_images(model: FullPrecisionModel, images: ImageSet) -> None:
 
 
 def check_origin(model: FullPrecisionModel, images: ImageSet) -> None:
-    """Raises DataError if the manifest of the images names another network than `model`, because their statistics are not its own.
-
-    Networks are compared by their weights, or by their names where an earlier version wrote the manifest. Images without a manifest, such
-    as real ones, and of other programs pass.
-    """
-    network = images.manifest.get("network")
-    stated = network if isinstance(network, Mapping) else {}
-    name, weights = stated.get("name", images.manifest.get("model")), stated.get("weights_sha256")
-    same = weights == weights_hash(model.network) if isinstance(weights, str) else not isinstance(name, str) or name == model.spec.name
-    if not same:
-        other = "other weights of the same name" if name == model.spec.name else quoted(name)
-        raise DataError(f"images must be made from the network to quantize, {model.spec.name!r}, got images made from {other}")
+    """Raises DataError if the manifest of the images names another network than `model`; see `check_made_from`."""
+    check_made_from(images.manifest, model.spec.name, lambda: weights_hash(model.network))
 
 
 def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool = False) -> ImageSet:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.config import GenerationConfig, upgrade_generation
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError, quoted
 from core.layout import MANIFEST
 
 FIGURES = ("images", "image_iterations", "seconds", "bns_loss_first", "bns_loss_last", "teacher_agreement")
@@ -60,6 +60,25 @@ def _summary(value: Any) -> dict[str, Any] | None:
 
 def _config(value: Any) -> dict[str, Any] | None:
     return value if known_config(value) is not None else None
+
+
+def check_made_from(manifest: Mapping[str, Any], name: str, weights: Callable[[], str | None]) -> None:
+    """Raises DataError if the images of a manifest were made from another network than that to be quantized with them.
+
+    name, weights: of the network; the second returns its `weights_hash`, or None where it is not known. Networks are compared by their
+    weights, or by their names where an earlier version wrote the manifest. Images without a manifest, such as real ones, and of other
+    programs pass.
+    """
+    network = manifest.get("network")
+    stated = network if isinstance(network, Mapping) else {}
+    made_from, made_from_weights = stated.get("name", manifest.get("model")), stated.get("weights_sha256")
+    if isinstance(made_from_weights, str):
+        same = weights() in (None, made_from_weights)
+    else:
+        same = not isinstance(made_from, str) or made_from == name
+    if not same:
+        other = "other weights of the same name" if made_from == name else quoted(made_from)
+        raise DataError(f"images must be made from the network to quantize, {name!r}, got images made from {other}")
 
 
 def known_config(value: Any) -> GenerationConfig | None:

@@ -3,19 +3,23 @@
 A run checks everything again, and more, before its first image (core.pipeline.prepare).
 """
 
+import hashlib
 import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
+from core import layout
 from core.config import DATA_NAMES, EVALUATION_SETS
-from core.data.archives import is_archive, is_numpy_archive
+from core.data.archives import MANIFEST_BYTES, is_archive, is_numpy_archive
 from core.data.class_names import CLASSES, MAPPING_FILES, dataset_mapping
 from core.data.layouts import FOR_EVALUATION, ONE_PER_CLASS, open_images
+from core.data.manifests import check_made_from, parse_manifest
 from core.errors import DataError, EncoderError, ModelError, UnknownNameError, quoted
-from core.files import check_regular
+from core.files import check_regular, read_bounded
 from core.models.registry import MODELS, NETWORK_SUFFIXES, ModelSpec
 from core.models.zoos.lookup import ZOOS, is_zoo_name
 
@@ -84,6 +88,29 @@ def check_images(images_from: str) -> None:
         os.path.isfile(images_from) and (is_archive(Path(images_from)) or is_numpy_archive(Path(images_from)))
     ):
         raise DataError(f"images must be an existing folder or archive of images, got {quoted(images_from)}")
+
+
+def check_origin(images_from: str, model: str) -> None:
+    """Raises DataError for given images that were made from another network than `model`, as far as it can be read without building it."""
+    spec, folder = _spec_of(model), layout.user_image_sets(Path(images_from), ())[layout.USER_IMAGES]
+    if spec is None or not os.path.isfile(folder / layout.MANIFEST):
+        return
+    try:
+        manifest = parse_manifest(read_bounded(folder / layout.MANIFEST, MANIFEST_BYTES))
+    except (OSError, ValueError):  # a run says what is wrong with it
+        return
+    check_made_from(manifest, spec.name, lambda: _weights_hash(MODELS[model][0] if model in MODELS else Path(model)))
+
+
+def _weights_hash(file: Path) -> str | None:
+    """`core.models.identity.weights_hash` of a .safetensors file; None for a type of numbers that NumPy does not have."""
+    digest = hashlib.sha256()
+    try:
+        for name, value in sorted(load_file(file).items()):
+            digest.update(f"{name} torch.{value.dtype} {value.shape}\n".encode() + value.tobytes())
+    except (SafetensorError, OSError, KeyError, TypeError):
+        return None
+    return digest.hexdigest()
 
 
 def _spec_of(model: str) -> ModelSpec | None:

@@ -22,7 +22,7 @@ from core.config import (
 )
 from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
-from core.runs.early_checks import check_classes, check_data, check_encoder, check_images
+from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_origin
 from dashboard.forms.knobs import help_of, knob_grid, number_arguments
 from dashboard.forms.refusals import Refusals
 from dashboard.forms.sources import ChosenNetwork, images_widget, kept_images, kept_network, network_widgets
@@ -30,7 +30,7 @@ from dashboard.names import method_name
 from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
-_DATA = "the evaluation images"
+_DATA, _ORIGIN = "the evaluation images", "the network of the images"  # fields, in sentences
 # knobs with a value for every bit width -> the field of RunConfig that has these values
 _BY_BITS = {"steps": "steps_by_bits", "training_lr": "lr_by_bits"}
 
@@ -190,6 +190,7 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
             images = images_widget(key, refusals)
         with right:
             network = network_widgets(start.model, key, refusals)
+        refusals.field(_ORIGIN, (images and images.file_id, network.value))
     bits = bits_widget(start.bits, f"{key}/bits")
     with st.expander("All settings"):
         values, run_by_bits = _by_bits_widgets(start, key)
@@ -203,7 +204,10 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
         model = kept_network(network, refusals)
         _check_classes(refusals, values["data"], network.value, model, bits)
         if own_images and images is not None:
-            start = with_own_images(start, kept_images(images, refusals), model)
+            folder = kept_images(images, refusals)
+            with refusals.late(_ORIGIN, (images.file_id, network.value)):
+                check_origin(folder, model)
+            start = with_own_images(start, folder, model)
             name = images.name
     return replace(start, bits=tuple(bits), **run_by_bits).with_knobs(values), pressed, name
 

@@ -10,9 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core.errors import CoreError
+from core.models.identity import weights_hash
 from core.models.registry import MODELS
 from core.processes import module_environment
-from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_model
+from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_model, check_origin
 
 
 def message(check, *values):
@@ -86,6 +87,25 @@ def test_classes_are_those_of_the_network(network, tmp_path):
     assert message(check_classes, eleven, network) == f"data must have at most the 10 classes of mine, got 11 of {eleven!r}"
     (tmp_path / "eleven" / "classes.json").write_text(json.dumps({f"kind {index}": index % 10 for index in range(11)}), encoding="utf-8")
     check_classes(eleven, network)
+
+
+def test_images_made_from_another_network_are_refused_by_weights_or_by_name(network, embedded, tmp_path):
+    images = tmp_path / "given"
+    images.mkdir()
+
+    def given(manifest):
+        (images / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        return str(tmp_path)
+
+    same = {"name": "another name", "weights_sha256": weights_hash(embedded.network)}
+    for model in ("resnet20_cifar10", network, "timm:resnet18"):
+        check_origin(given({"network": same}), model)
+    check_origin(given({"model": "mine"}), network)
+    check_origin(str(tmp_path / "no manifest"), network)
+    other = {"network": {"name": "resnet56", "weights_sha256": "0" * 64}}
+    expected = "images must be made from the network to quantize, 'mine', got images made from 'resnet56'"
+    assert message(check_origin, given(other), network) == expected
+    assert message(check_origin, given({"model": "resnet56"}), network) == expected
 
 
 def test_nothing_imports_torch(network, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from app_pages import page, quantized_at_8_bits, texts
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from core.models.full_precision import find_model
 from core.models.registry import MODELS
@@ -239,3 +239,18 @@ def test_diversity_of_uploaded_images(runs_folder):
     app = page("diversity")
     assert "its images no longer exist" in texts(app)
     assert "measure" not in {button.key for button in app.button}
+
+
+def test_uploaded_images_of_another_network_are_refused_at_their_field(runs_folder):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        manifest = {"network": {"name": "resnet56", "weights_sha256": "0" * 64}}
+        file.writestr("manifest.json", json.dumps(manifest))
+        file.writestr("images.safetensors", save({"images": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "labels": torch.arange(2)}))
+    app = page("quantize", "quantize own/")
+    app.file_uploader(key="own/quick/upload images 0").set_value(("set.zip", made.getvalue(), "application/zip")).run()
+    app.button(key="quantize own").click().run()
+    assert not app.exception
+    assert errors(app) == [plain("images must be made from the network to quantize, 'resnet20_cifar10', got images made from 'resnet56'")]
+    assert app.button(key="quantize own").disabled
+    assert session.store().runs() == []
