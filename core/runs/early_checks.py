@@ -92,7 +92,8 @@ def check_images(images_from: str) -> None:
 
 def check_origin(images_from: str, model: str) -> None:
     """Raises DataError for given images that were made from another network than `model`, as far as it can be read without building it."""
-    spec, folder = _spec_of(model), layout.user_image_sets(Path(images_from), ())[layout.USER_IMAGES]
+    spec, method = _spec_of(model), layout.USER_IMAGES
+    folder = layout.user_image_sets(Path(images_from), (method,))[method]
     if spec is None or not os.path.isfile(folder / layout.MANIFEST):
         return
     try:

@@ -43,7 +43,7 @@ def folders(path, count):
 def test_names_and_places_that_exist_pass(network, tmp_path):
     for model in ("resnet20_cifar10", "timm:resnet18", network):
         check_model(model)
-    for data in ("embedded", "cifar10", "cifar100", str(tmp_path)):
+    for data in ("auto", "none", "embedded", "cifar10", "cifar100", str(tmp_path)):
         check_data(data)
     (tmp_path / "weights.pt").touch()
     for encoder in ("", "embedded", "ViT-B-32:laion2b_s34b_b79k", f"ViT-B-32:{tmp_path / 'weights.pt'}"):
@@ -65,7 +65,7 @@ def test_files_of_networks_that_do_not_exist_are_refused(tmp_path, ending):
 
 @pytest.mark.parametrize("data", ["", "imagenet", "gone/folder", "gone.zip", "a\0b", "x" * 5000])
 def test_evaluation_images_that_do_not_exist_are_refused(data):
-    assert message(check_data, data).startswith("data must be embedded, cifar10, cifar100, or the path of a folder")
+    assert message(check_data, data).startswith("data must be auto, none, embedded, cifar10, cifar100, or the path of a folder")
 
 
 @pytest.mark.parametrize("encoder", ["clip", "ViT-B-32", "ViT-B-32:", "ViT-Z:openai", ":openai"])
@@ -80,6 +80,8 @@ def test_files_of_encoders_and_images_that_do_not_exist_are_refused(tmp_path):
 
 def test_classes_are_those_of_the_network(network, tmp_path):
     check_classes("embedded", "resnet20_cifar10")
+    check_classes("auto", network)
+    check_classes("none", network)
     check_classes("cifar100", "timm:resnet18")  # unknown here: the run looks
     check_classes(folders(tmp_path / "ten", 10), network)
     assert message(check_classes, "cifar100", "resnet20_cifar10").startswith("data must have the classes of resnet20_cifar10")

@@ -113,25 +113,27 @@ def test_conflicting_knobs_are_rejected(form):
     assert app.exception[0].message == "snapshots must be at most 40, the iterations left after the burn-in, got 41"
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "name"),
-    [
-        ("machine/model", "resnet", "the network"),
-        ("machine/data", "gone/folder", "the evaluation images"),
-        ("machine/encoder", "clip", "the encoder"),
-    ],
-)
+@pytest.mark.parametrize(("field", "value", "name"), [("data", "gone/folder", "the evaluation images"), ("encoder", "clip", "the encoder")])
 def test_a_refused_text_disables_start_until_it_is_corrected(form, field, value, name):
     app = form(run_script, RunConfig())
-    before = app.session_state[f"form/{field}"]
-    app.session_state[f"form/{field}"] = value  # a name that the box of networks does not list
-    app.run()
+    text = app.text_input(key=f"form/machine/{field}")
+    before = text.value
+    text.set_value(value).run()
     (error,) = app.error
-    assert value.replace("_", "\\_") in error.value
+    assert value in error.value
     assert app.button(key="start").disabled
     assert app.caption[-1].value == f"Disabled because of {name}: see there."
-    app.session_state[f"form/{field}"] = before
-    app.run()
+    app.text_input(key=f"form/machine/{field}").set_value(before).run()
+    assert not app.error
+    assert start(app) == RunConfig()
+
+
+def test_an_unknown_network_disables_start_until_another_is_chosen(form):
+    app = form(run_script, RunConfig(model="resnet"))
+    (error,) = app.error
+    assert "unknown model 'resnet'" in error.value
+    assert app.button(key="start").disabled
+    app.selectbox(key="form/machine/model").set_value(RunConfig().model).run()
     assert not app.error
     assert start(app) == RunConfig()
 
