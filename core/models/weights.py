@@ -81,7 +81,7 @@ def read_content(path: Path, name: str = "") -> Any:
 def read_shards(index: Path, name: str = "") -> dict[str, Any]:
     """`read_content` of all shards that an index names, as one mapping. Also raises ModelError for a tensor that its shard lacks."""
     name = name or str(index)
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for shard, names in shards_of(index, name).items():
         content = read_content(shard, str(Path(name).with_name(shard.name)))
         missing = [key for key in names if not isinstance(content, Mapping) or key not in content]
