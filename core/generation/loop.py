@@ -25,7 +25,7 @@ from core.generation.optimizers import step_size_factor
 from core.generation.scale import in_usual_scale
 from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
-from core.models.divergence import tensor_not_finite
+from core.models.divergence import check_tensors
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.identity import weights_hash
 from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
@@ -40,7 +40,8 @@ class GenerationLoop:
     model: the full-precision network; its parameters do not change. method: a row of core/generation/methods.py.
     config, machine: checked knobs. reporter receives progress, control supplies changes of live knobs. folder: where images are saved as
     they are made, so that `load_state` can continue; without one they stay in memory.
-    Raises ModelError when the network has no BatchNorm layer or the method cannot work on it, UnknownNameError for an unknown method.
+    Raises ModelError when the network has no BatchNorm layer, has values that are not finite, or the method cannot work on it;
+    UnknownNameError for an unknown method.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class GenerationLoop:
         source = load_source(method)
         # a joint source makes images for the teacher and the student of a training, which read them in the network's own scale
         self.model = model if METHODS[method].is_joint else in_usual_scale(model)
-        self._given = model
+        check_tensors(model.network, model.spec.name)  # MI-FGSM would not even move: the sign of a NaN is 0
         self.config = config
         self.method = method
         self.machine = machine or MachineConfig()
@@ -196,9 +197,7 @@ class GenerationLoop:
         )
 
     def _advice(self) -> str:
-        """What to do about values that are not finite: no knob helps if the network has them, or computes them from the first noise."""
-        if name := tensor_not_finite(self._given.network):
-            return f"{name} of {self.model.spec.name} has an infinity or NaN"
+        """What to do about values that are not finite: no knob helps if the network computes them from the first noise."""
         if self.step_count == 0:
             return f"{self.model.spec.name} must be able to score noise in float32"
         names = list(live_knobs(GenerationConfig, self.method))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from core.config import TrainingConfig
 from core.errors import CoreError
-from core.models.divergence import first_not_finite_of, tensor_not_finite
+from core.models.divergence import check_tensors, first_not_finite_of
 from core.models.full_precision import FullPrecisionModel, scores_of
 from core.quantization.layers import finish_calibration
 from core.quantization.placement import QuantizedNetwork, quantize_network
@@ -17,8 +17,10 @@ def calibrate(model: FullPrecisionModel, config: TrainingConfig, images: Tensor,
     """A quantized copy of the network: quantizers observe one forward pass of the float network, then every range is set.
 
     images: uint8 pixels or normalized float `(N, C, H, W)`. series: for error messages, such as "mi-fgsm W4A4".
-    Raises ModelError if the network cannot be quantized or outputs anything but one tensor of scores, CoreError if a range is not finite.
+    Raises ModelError if the network has values that are not finite, cannot be quantized or outputs anything but one tensor of scores;
+    CoreError if a range is not finite.
     """
+    check_tensors(model.network, model.spec.name)
     batches = [model.normalize(part) if images.dtype == torch.uint8 else part.detach() for part in images.split(IMAGES_AT_ONCE)]
     scores_of(model.network(batches[0][:1]), 1)
     quantized = quantize_network(model.network, config, batches[0][:1])
@@ -31,7 +33,7 @@ def calibrate(model: FullPrecisionModel, config: TrainingConfig, images: Tensor,
     try:
         finish_calibration(quantized.network)
     except CoreError as error:
-        where = tensor_not_finite(model.network) or first_not_finite_of(model.network, batches) or "the weights"
+        where = first_not_finite_of(model.network, batches) or "the weights"
         raise CoreError(
             f"quantization ranges must be finite, got infinity or NaN in the calibration of {series}, first in {where}"
         ) from error

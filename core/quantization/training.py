@@ -13,7 +13,7 @@ from core.config import TrainingConfig
 from core.data.image_sets import ImageSet, check_images
 from core.errors import CoreError, ModelError
 from core.gpu import CudaGraph
-from core.models.divergence import first_not_finite, parameter_not_finite, tensor_not_finite
+from core.models.divergence import first_not_finite, parameter_not_finite
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.average import ParameterAverage
 from core.quantization.calibration import calibrate
@@ -86,7 +86,8 @@ class QuantizationTraining:
             self._average.write()
         if name := parameter_not_finite(self.student):
             raise CoreError(
-                f"parameters must be finite, got infinity or NaN in {name} after step {self.step_count} of {self.series}; {self._advice()}"
+                f"parameters must be finite, got infinity or NaN in {name} after step {self.step_count} of {self.series}; "
+                "try a smaller training_lr"
             )
         figures |= self.source.update(self.step_count - 1, self.teacher, self.student)
         self.seconds += time.perf_counter() - began
@@ -118,12 +119,7 @@ class QuantizationTraining:
     def _diverged(self, problem: str, images: Tensor) -> CoreError:
         """The error for a problem in the current step, with the first module that it shows in."""
         where = first_not_finite(self.student, images) or "the loss itself"
-        return CoreError(f"{problem} at step {self.step_count + 1} of {self.series}, first in {where}; {self._advice()}")
-
-    def _advice(self) -> str:
-        """What to do about values that are not finite: no step size helps if the full-precision network has them."""
-        name = tensor_not_finite(self.teacher)
-        return f"{name} of the full-precision network has an infinity or NaN" if name else "try a smaller training_lr"
+        return CoreError(f"{problem} at step {self.step_count + 1} of {self.series}, first in {where}; try a smaller training_lr")
 
     @contextmanager
     def averaged_parameters(self) -> Iterator[nn.Module]:

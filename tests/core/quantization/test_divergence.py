@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.config import RANGE_METHODS, TrainingConfig
-from core.errors import CoreError
+from core.errors import CoreError, ModelError
 from core.models.divergence import first_not_finite
 from core.quantization.training import QuantizationTraining
 
@@ -72,8 +72,16 @@ def test_error_names_the_layer_of_a_nonfinite_weight_range(small, small_images):
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
 def test_error_in_the_calibration_names_the_layer(small, small_images, method):
+    small.network.conv1.weight.data[0] = 3e38
+    with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* in the calibration of adam W4A4, first in conv1$"):
+        QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_network_that_is_not_finite_is_refused_by_the_name_of_its_tensor(small, small_images, method):
+    """An infinite weight may even have finite ranges."""
     small.network.bn1.running_mean[0] = float("nan")
-    with pytest.raises(CoreError, match="^quantization ranges must be finite, got .* in the calibration of adam W4A4, first in bn1$"):
+    with pytest.raises(ModelError, match="^parameters and statistics of small must be finite, got infinity or NaN in bn1.running_mean$"):
         QuantizationTraining(small, small_images, config(range=method), series="adam W4A4")
 
 
