@@ -88,8 +88,8 @@ def test_runs_with_a_network_methods_and_widths(store):
     assert ids(store, widths=["W4A8"]) == [wide]
     assert ids(store, quantizes=True) == [mixed, wide, plain]
     assert ids(store, methods=["adam"]) == [only_images]
-    assert ids(store, model="pytorchcv:resnet18", data=CONFIG.evaluation.data) == [mixed]
-    assert ids(store, model="pytorchcv:resnet18", data="other") == []
+    assert ids(store, model="pytorchcv:resnet18", data=[CONFIG.evaluation.data, "other"]) == [mixed]
+    assert ids(store, model="pytorchcv:resnet18", data=["other"]) == []
 
 
 def test_orders_and_parts(store):
@@ -133,7 +133,7 @@ def test_runs_of_the_version_before_are_found_by_their_settings(tmp_path):
         connection.execute("UPDATE run SET config = ? WHERE id = ?", (json.dumps({"new": 1}), unreadable))
         connection.execute("PRAGMA user_version = 4")
     store = RunStore(tmp_path)
-    assert ids(store, model="resnet20_cifar10", data=CONFIG.evaluation.data, width="W4A4", one_width=True) == [run_id]
+    assert ids(store, model="resnet20_cifar10", data=[CONFIG.evaluation.data], width="W4A4", one_width=True) == [run_id]
     assert ids(store) == [unreadable, run_id]
     store.close()
 
@@ -141,7 +141,7 @@ def test_runs_of_the_version_before_are_found_by_their_settings(tmp_path):
 def test_lists_that_pages_ask_for_use_an_index(store):
     """Sorting, or looking at every run, takes longer the more runs there are."""
     with store.database.read() as connection:
-        for which in (RunFilter(), RunFilter(active=True), RunFilter(model="a", data="b"), RunFilter(ids=["x"]), RunFilter(generates=True)):
+        for which in (RunFilter(), RunFilter(active=True), RunFilter(model="a"), RunFilter(ids=["x"]), RunFilter(generates=True)):
             condition, values = which.condition(Path(store.folder))
             statement = f"EXPLAIN QUERY PLAN SELECT * FROM run WHERE {condition} ORDER BY created DESC, id DESC LIMIT 5"
             plan = [row["detail"] for row in connection.execute(statement, values)]

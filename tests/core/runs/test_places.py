@@ -83,7 +83,7 @@ def test_a_store_that_was_moved_has_its_paths_in_the_new_place(folder, tmp_path)
     assert store.images_folder(run) == moved / RUN / "images"
     for which in (
         RunFilter(model=run.config.model),
-        RunFilter(data=run.config.evaluation.data),
+        RunFilter(data=[run.config.evaluation.data]),
         RunFilter(images=moved / RUN / "images"),
     ):
         assert [one.id for one in store.runs(which)] == [run_id]
