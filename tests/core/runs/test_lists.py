@@ -141,7 +141,8 @@ def test_runs_of_the_version_before_are_found_by_their_settings(tmp_path):
 def test_lists_that_pages_ask_for_use_an_index(store):
     """Sorting, or looking at every run, takes longer the more runs there are."""
     with store.database.read() as connection:
-        for which in (RunFilter(), RunFilter(active=True), RunFilter(model="a"), RunFilter(ids=["x"]), RunFilter(generates=True)):
+        others = RunFilter(model="a", data=["b", "c"]), RunFilter(ids=["x"]), RunFilter(generates=True)
+        for which in (RunFilter(), RunFilter(active=True), *others):
             condition, values = which.condition(Path(store.folder))
             statement = f"EXPLAIN QUERY PLAN SELECT * FROM run WHERE {condition} ORDER BY created DESC, id DESC LIMIT 5"
             plan = [row["detail"] for row in connection.execute(statement, values)]
