@@ -57,6 +57,7 @@ class GenerationLoop:
         source = load_source(method)
         # a joint source makes images for the teacher and the student of a training, which read them in the network's own scale
         self.model = model if METHODS[method].is_joint else in_usual_scale(model)
+        self._given = model
         check_tensors(model.network, model.spec.name)  # MI-FGSM would not even move: the sign of a NaN is 0
         self.config = config
         self.method = method

@@ -278,7 +278,7 @@ REFUSED = {
     "Keras": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "got a Keras file"),
     "TensorFlow Lite": (lambda path: path.write_bytes(b"\x1c\x00\x00\x00TFL3"), "got a TensorFlow Lite file"),
     "ONNX": (lambda path: path.write_bytes(b"\x08\x08\x12\x07pytorch"), "usually folded into the convolutions"),
-    "shards": (lambda path: path.write_text('{"metadata": {}, "weight_map": {}}', encoding="utf-8"), "merge the parts into one"),
+    "shards": (lambda path: path.write_text('{"metadata": {}, "weight_map": {}}', encoding="utf-8"), "merge them into one"),
 }  # fmt: skip
 
 
