@@ -119,7 +119,8 @@ def images_widget(key: str, refusals: Refusals) -> UploadedFile | None:
         key=f"{key}/upload images {_uploads_done()}",
     )
     if file is None:
-        refusals.missing("the images", f"Upload images to start: {ALLOWED}.")
+        # without the marks of code, whose color is too pale in a caption
+        refusals.missing("the images", f"Upload images to start: {ALLOWED.replace('`', '')}.")
     else:
         refusals.field("the images", file.file_id, lambda: uploads.check_images(file.name))
     return file

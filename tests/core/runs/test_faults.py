@@ -134,8 +134,8 @@ def test_database_that_cannot_grow(tmp_path, monkeypatch, prepared):
     store.close()
     connect, limit = Database._connect, [size]
 
-    def limited(self):
-        connection = connect(self)
+    def limited(self, *arguments):
+        connection = connect(self, *arguments)
         connection.execute(f"PRAGMA max_page_count = {limit[0]}")
         return connection
 

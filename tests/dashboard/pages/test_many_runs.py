@@ -44,8 +44,8 @@ def reading(monkeypatch):
         rows.append(values)
         return sqlite3.Row(cursor, values)
 
-    def counted(self):
-        connection = connect(self)
+    def counted(self, *arguments):
+        connection = connect(self, *arguments)
         connection.row_factory = row
         connection.set_trace_callback(statements.append)
         return connection
