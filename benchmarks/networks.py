@@ -6,7 +6,7 @@ training. Each is brought as a user brings a network that is in no zoo: exported
 
 Reported for each network, method and bit width: top-1 on the embedded 2,000 images of the full-precision, the calibrated and the trained
 network and of the one that was kept, all in percent; the drop, in points, from full precision to what was kept; and L_BNS at the first and
-last iteration. Prints one JSON object and writes benchmarks/results/networks.json. Half an hour on two cores.
+last iteration. Prints one JSON object and writes benchmarks/results/networks.json.
 
 `python benchmarks/networks.py --train NAME --cifar10 FILE` trains a network again; FILE is an .npz with xtr, uint8 (50000, 32, 32, 3), and
 ytr. An hour or more on one core.

@@ -1,7 +1,7 @@
 """How the threads of OpenMP wait for each other: by spinning on an idle machine, by sleeping beside busy programs.
 
-A thread that waits at a barrier spins before it sleeps, because waking up takes time: on two cores, a training step takes 5 to 10 % longer
-without spinning. Beside a busy program, the thread that it waits for may have no core, and spinning takes one: the step takes up to 2.4
+A thread that waits at a barrier spins before it sleeps, because waking up takes time: on two cores, a training step takes 9 % longer
+without spinning. Beside a busy program, the thread that it waits for may have no core, and spinning takes one: the step takes up to 2.3
 times as long as its fair share of the machine would take, but 1.1 times if threads sleep at once (benchmarks/busy.py). How threads wait
 changes no bit of a result.
 """

@@ -4,12 +4,11 @@ import shutil
 
 import pytest
 import streamlit as st
+from finished_runs import store_of_one_run
 from login_cookies import OIDC, TOKEN
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.runs.manager import RunManager
-from core.runs.state import RunState
-from core.runs.store import RUNS_VARIABLE, RunStore
+from core.runs.store import RUNS_VARIABLE
 from dashboard import session
 from dashboard.server import settings
 
@@ -24,15 +23,7 @@ TINY = RunConfig(
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory):
     """The folder of a store with one complete run of both methods."""
-    folder = tmp_path_factory.mktemp("finished")
-    store = RunStore(folder)
-    manager = RunManager(store)
-    run_id = manager.start(TINY, "a finished run")
-    manager.wait(run_id)
-    manager.close()
-    assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
-    store.close()
-    return folder
+    return store_of_one_run(tmp_path_factory.mktemp("finished"), TINY, "a finished run")
 
 
 @pytest.fixture

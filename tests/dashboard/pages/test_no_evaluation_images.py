@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 from app_pages import component, page, texts
+from finished_runs import store_of_one_run
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
-from core.runs.manager import RunManager
 from core.runs.state import RunState
-from core.runs.store import RunStore
 from dashboard import session
 from dashboard.downloads import report
 from dashboard.views import layers
@@ -27,15 +26,7 @@ UNLABELED = RunConfig(
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     """The folder of a store with one complete run."""
-    folder = tmp_path_factory.mktemp("unlabeled")
-    store = RunStore(folder)
-    manager = RunManager(store)
-    run_id = manager.start(UNLABELED, "without data")
-    manager.wait(run_id)
-    manager.close()
-    assert store.run(run_id).state is RunState.COMPLETE, store.run(run_id).traceback
-    store.close()
-    return folder
+    return store_of_one_run(tmp_path_factory.mktemp("unlabeled"), UNLABELED, "without data")
 
 
 @pytest.fixture
