@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 BIT_WIDTHS = range(2, 9)
 NOISES = ("white", "pink")
 SCHEDULES = ("linear", "constant")
+DIVERGENCE, NORMS = BNS_FORMS = ("divergence", "norms")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # evaluation images that have a name; all others are folders
 EVALUATION_SETS = ("embedded", "cifar10", "cifar100")

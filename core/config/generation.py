@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from core.config.choices import NOISES, SCHEDULES
+from core.config.choices import BNS_FORMS, NOISES, SCHEDULES
 from core.config.knobs import Checked, knob
 from core.errors import ConfigError
 
@@ -79,6 +79,15 @@ class GenerationConfig(Checked):
         "Step size over the iterations: linear decays to 2 %, so that images settle; constant leaves them coarse.",
         choices=SCHEDULES,
     )
+    bns_form: str = knob(
+        "divergence",
+        "How batch statistics are compared with the running ones: divergence (KL divergence of their normal distributions, mean over "
+        "channels, sum over layers, scaled so that the other weights suit every network) or norms (L_BNS of the paper, which grows with "
+        "the network).",
+        choices=BNS_FORMS,
+        label="Form of the BatchNorm loss",
+        paper="norms",
+    )
     epsilon: float = knob(
         0.1,
         "Step size of MI-FGSM in normalized units: every pixel moves by this much.",
@@ -94,7 +103,7 @@ class GenerationConfig(Checked):
         high="coarse, grainy images whose statistics oscillate instead of settling.",
     )
     mu: float = knob(
-        0.9,
+        0.5,
         "Momentum of MI-FGSM: the fraction of the accumulated gradient that is kept.",
         minimum=0.0,
         maximum=2.0,
@@ -164,20 +173,20 @@ class GenerationConfig(Checked):
         high="clear but uniform classes, and statistics that match less.",
     )
     max_shift: int = knob(
-        2,
+        0,
         "Largest random shift, in pixels, before each forward pass. 0 turns it off.",
         minimum=0,
         maximum=64,
         label="Random shift (pixels)",
-        low="0 lets patterns form that fit one pixel position only.",
-        high="images are rolled so far that their seams run through the middle.",
+        low="0 lets statistics match best.",
+        high="batch statistics change with every shift, and match less; from 8 on, seams run through the images.",
     )
     flip: bool = knob(
-        True,
+        False,
         "Mirror the batch at random before each forward pass.",
         label="Random flip",
         low="images are optimized for one orientation only.",
-        high="mirror images count as well, which suits classes without left and right, not letters.",
+        high="batch statistics change with every flip, and match less; mirror images suit classes without left and right, not letters.",
     )
 
     def __post_init__(self) -> None:

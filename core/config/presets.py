@@ -19,16 +19,16 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
             steps_by_bits={3: 300, 4: 250, 5: 150},
             lr_by_bits={3: 1e-3, 4: 2e-4, 5: 1e-4},
         ),
-        # for networks of ImageNet's size, where L_BNS, a sum over layers and channels, is about 10,000 and drowns a label loss weighted as
-        # in the other presets: with beta 1, EfficientNet-Lite0 assigned no image to its target class, with 100 seven of eight
         "imagenet": RunConfig(
-            generation=GenerationConfig(images=512, iterations=60, snapshots=4, batch_size=32, beta=100.0),
+            generation=GenerationConfig(images=512, iterations=60, snapshots=4, batch_size=32),
             training=TrainingConfig(training_batch_size=32),
             steps_by_bits={3: 300, 4: 250, 5: 150},
             lr_by_bits={3: 1e-3, 4: 2e-4, 5: 1e-4},
         ),
         "paper": RunConfig(
-            generation=GenerationConfig(images=5120, iterations=500, snapshots=4, noise="white"),
+            generation=GenerationConfig(
+                images=5120, iterations=500, snapshots=4, noise="white", bns_form="norms", mu=0.9, max_shift=2, flip=True
+            ),
             training=TrainingConfig(
                 range="minmax",
                 steps=40_000,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from core.config.choices import NORMS
 from core.config.generation import GenerationConfig
 from core.config.knobs import knobs
 from core.config.machine import MachineConfig
@@ -31,7 +32,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         return {**values, "quantization": old}
     if not is_old and not {"model", "seed", "optimizer", "threads", "device", "compile"} & generation.keys():
         training = values.get("training")
-        current = {"generation": _renamed(GenerationConfig, generation)} if generation else {}
+        current = {"generation": upgrade_generation(generation)} if generation else {}
         return {**values, **current, **({"training": upgrade_training(training)} if isinstance(training, Mapping) else {})}
     generation, old = _renamed(GenerationConfig, generation), dict(old or {})
     model, other = generation.pop("model", None), old.get("model")
@@ -48,6 +49,7 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     training = upgrade_training(old)
     training["activation_bits"] = values.pop("activation_bits", 0)
     evaluation = {"data": old.get("data", "embedded"), "accuracy_checks": old.get("evaluations"), "encoder": values.pop("encoder", None)}
+    generation = upgrade_generation(generation)
     sections = {
         "machine": machine,
         "generation": generation,
@@ -59,7 +61,10 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgrade_generation(values: Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary of a GenerationConfig of any version, such as that in the manifest of images, in today's form."""
-    return _renamed(GenerationConfig, {name: value for name, value in values.items() if name not in _NOT_OF_GENERATION})
+    values = {name: value for name, value in values.items() if name not in _NOT_OF_GENERATION}
+    if "noise" in values:  # a stored section, with every knob
+        values = {"bns_form": NORMS, **values}
+    return _renamed(GenerationConfig, values)
 
 
 def upgrade_training(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from core.errors import ModelError
 from core.models.full_precision import batch_norm_layers
 
 _ROW = 512  # numbers in a row of `channel_rows`, at least, so that row-wise operations vectorize well
+_EPS = 1e-5  # BatchNorm's own
+_FLOOR = 0.01  # of a layer's mean running variance: 0 and 1 lower L_BNS of EfficientNet-Lite0 less
 
 
 def channel_rows(x: Tensor) -> tuple[Tensor, int]:
@@ -112,6 +114,32 @@ class BatchStatistics:
             norms = torch.where(squares == 0, 1.0, squares).sqrt() * (squares != 0)
             losses = losses.index_add(0, layers, norms.to(losses.dtype))
         return losses
+
+    def divergences(self) -> Tensor:
+        """KL(batch || running) of each layer `(L,)`, both taken as normal distributions: mean over channels, summed where a layer runs
+        twice. With r the ratio of the batch variance to the running one, and the running mean and variance m and v, a channel has
+
+            (r - 1 - log r + (mean - m)^2 / v) / 2
+
+        A channel that is off by a given share of its running variance counts the same in every layer, whereas in L_BNS a few channels of
+        large variance outweigh all others. Both variances are raised by BatchNorm's eps and 1 % of the layer's mean running variance, so
+        that channels that hardly vary do not outweigh the others either.
+        """
+        passes = [(index, *own) for index, layer in enumerate(self.batch) for own in layer]
+        losses = self.running[0][0].new_zeros(len(self.names))
+        if not passes:
+            return losses
+        places = _places.__wrapped__ if torch.compiler.is_compiling() else _places
+        layers, place = places(tuple((index, len(mean)) for index, mean, _ in passes), losses.device)
+        means, variances = (torch.cat([own[kind] for _, *own in passes]) for kind in (0, 1))
+        with torch.no_grad():
+            running = torch.cat([self.running[index][0] for index, _, _ in passes])
+            floors = torch.cat([(_EPS + _FLOOR * self.running[index][1].mean()).expand(len(mean)) for index, mean, _ in passes])
+            scale = torch.cat([self.running[index][1] for index, _, _ in passes]) + floors
+            shares = torch.cat([mean.new_full((len(mean),), 0.5 / len(mean)) for _, mean, _ in passes])
+        ratio = (variances + floors) / scale
+        channels = shares * (ratio - 1 - ratio.log() + (means - running).square() / scale)
+        return losses.index_add(0, layers[place], channels.to(losses.dtype))
 
     @torch.no_grad()
     def end_to_end(self) -> Tensor:

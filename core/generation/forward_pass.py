@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.config.choices import DIVERGENCE
 from core.errors import first_line
 from core.generation.fused import kernels
 from core.generation.fused.network import FusedNetwork, with_statistics
-from core.generation.losses import TERMS, ForwardOutputs, total_loss
+from core.generation.losses import TERMS, ForwardOutputs, total_loss, used_terms
 from core.gpu import CudaGraph
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
@@ -21,7 +22,7 @@ LossOutputs = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
 
 def term_weights() -> list[str]:
     """The knobs that weigh a loss term."""
-    return [term.weight for term in TERMS.values() if term.weight is not None]
+    return [term.weight for term in TERMS.values() if term.weight not in (None, DIVERGENCE)]
 
 
 class _PrecomputedGradient(torch.autograd.Function):
@@ -47,7 +48,7 @@ class ForwardPass:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = with_statistics(network)
-        self._weights = term_weights()
+        self._weights: list[str] = []  # of the last call, in the order of their tensor
         self._compiled: Any = None
         self._shape: torch.Size | None = None
         self.compile_seconds: float | None = None
@@ -62,10 +63,11 @@ class ForwardPass:
         if not (self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
         # as a tensor, because a changed number would need another capture
+        self._weights = [name for name in (*term_weights(), DIVERGENCE) if name in weights]
         values = torch.tensor([weights[name] for name in self._weights], dtype=images.dtype).to(images.device)
         gradient, *results = (own.clone() for own in self._recording(self._with_gradient, images.detach(), labels, values))
         total, layers, logits, statistics, *terms = _PrecomputedGradient.apply(images, gradient, *results)
-        return total, dict(zip(TERMS, terms)), layers, logits, statistics
+        return total, {term.name: value for term, value in zip(used_terms(weights), terms)}, layers, logits, statistics
 
     def _plain(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
         # a last batch of another size is not worth compiling for
@@ -87,7 +89,8 @@ class ForwardPass:
         output, statistics = self._network(images)
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
-        total, terms = total_loss(ForwardOutputs(images, labels, logits, layers), weights)
+        divergences = statistics.divergences() if DIVERGENCE in weights else None
+        total, terms = total_loss(ForwardOutputs(images, labels, logits, layers, divergences), weights)
         return total, terms, layers, logits, statistics.end_to_end()
 
     @property

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import GenerationConfig, MachineConfig, live_knobs
+from core.config.choices import DIVERGENCE
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError
 from core.generation.forward_pass import ForwardPass
-from core.generation.losses import TERMS
+from core.generation.losses import START, used_terms
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.optimizers import step_size_factor
 from core.generation.scale import in_usual_scale
@@ -30,6 +31,7 @@ from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.identity import weights_hash
 from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
 
+ENOUGH = 10.0  # by this factor, L_BNS falls on networks that images match well
 PREVIEW_IMAGES = 64  # of the current batch, at most
 PREVIEW_PIXELS = 1 << 20  # of all of them together, about what a screen has room for: 64 images of 128 pixels, or 20 of 224
 
@@ -75,14 +77,17 @@ class GenerationLoop:
         self._saved = Snapshots(folder)
         self._saved_images = 0
         self._agreeing = 0
-        self._first: list[float] = []
-        self._last: list[float] = []
+        self._first: list[list[float]] = []  # L_BNS of each layer at the first iteration of each batch so far
+        self._last: list[list[float]] = []
+        # as their papers have it, generators are trained on L_BNS
+        self._has_divergence = config.bns_form == DIVERGENCE and METHODS[method].kind == "pixels"
+        self._scale: float | None = None  # of D_BNS, found at the first iteration
         self._forward = ForwardPass(self.network)
         self.source: ImageSource = source(self.model, config, self.machine)
         if self.machine.compile:
             self.reporter.stage(f"compiling the generation by {method}", 0)
             # only at full size, which takes most of the time
-            self._forward.compile(self.source.full_size(), self.source.labels, self._values)
+            self._forward.compile(self.source.full_size(), self.source.labels, self._weights())
 
     @property
     def finished(self) -> bool:
@@ -95,12 +100,13 @@ class GenerationLoop:
             **self.source.state(),
             "step_count": self.step_count,
             "values": dict(self._values),
+            "scale": self._scale,
             "changes": [dict(change) for change in self.changes],
             "saved": len(self._saved),
             "saved_images": self._saved_images,
             "agreeing": self._agreeing,
-            "first": list(self._first),
-            "last": list(self._last),
+            "first_layers": list(self._first),
+            "last_layers": list(self._last),
             "seconds": self.seconds,
         }
 
@@ -111,9 +117,10 @@ class GenerationLoop:
             self.source.start_batch(self.step_count // self.config.iterations)
         self.source.load_state(state)
         self._values, self.changes = {**self._values, **state["values"]}, list(state["changes"])
+        self._scale = state.get("scale")
         self._saved.resume_after(state["saved"])
         self._saved_images, self._agreeing = state["saved_images"], state["agreeing"]
-        self._first, self._last, self.seconds = list(state["first"]), list(state["last"]), state["seconds"]
+        self._first, self._last, self.seconds = list(state["first_layers"]), list(state["last_layers"]), state["seconds"]
 
     def step(self) -> None:
         """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
@@ -122,7 +129,7 @@ class GenerationLoop:
         self._read_live_values()
         with torch.enable_grad():
             images = self.source.images(iteration)
-            loss, terms, layers, logits, statistics = self._forward(images, self.source.labels, self._values)
+            loss, terms, layers, logits, statistics = self._forward(images, self.source.labels, self._weights())
             for parameter in self.source.parameters():
                 parameter.grad = None
             loss.backward()
@@ -132,9 +139,9 @@ class GenerationLoop:
         values["agreement"] = 100.0 * float((logits.detach().argmax(dim=1) == self.source.labels).float().mean())
         self.source.advance(iteration, self._values, step_size_factor(self.config.schedule, iteration, self.config.iterations))
         if iteration == 0:
-            self._first.append(values["bns"])
+            self._first.append(layer_values)
         if iteration == self.config.iterations - 1:
-            self._last.append(values["bns"])
+            self._last.append(layer_values)
         self.step_count += 1
         for saved, labels in self.source.to_save(iteration, self.finished):
             self._save(saved, labels)
@@ -145,6 +152,17 @@ class GenerationLoop:
             self.source.start_batch(self.step_count // self.config.iterations)
         else:
             self.source.end_iteration(iteration)
+
+    def _weights(self) -> dict[str, float]:
+        """The live values, among them the weights of the loss terms; with `bns_form` "divergence" also that of D_BNS."""
+        if not self._has_divergence:
+            return self._values
+        if self._scale is None:
+            with torch.no_grad():
+                _, terms, *_ = self._forward(self.source.current(), self.source.labels, {**self._values, DIVERGENCE: 1.0})
+            start = float(terms[DIVERGENCE])
+            self._scale = START / start if math.isfinite(start) and start > 0 else 1.0
+        return {**self._values, DIVERGENCE: self._scale}
 
     def _read_live_values(self) -> None:
         for name, value in self.control.values(self.method, self.step_count).items():
@@ -186,7 +204,8 @@ class GenerationLoop:
 
     def terms(self) -> list[dict[str, Any]]:
         """The loss terms that the records of this run have, for charts: name, symbol, title, and whether their axis is logarithmic."""
-        return [{"name": term.name, "symbol": term.symbol, "title": term.title, "log": term.log} for term in TERMS.values()]
+        terms = used_terms((DIVERGENCE,) if self._has_divergence else ())
+        return [{"name": term.name, "symbol": term.symbol, "title": term.title, "log": term.log} for term in terms]
 
     def _check_finite(self, total: float, layers: list[float], iteration: int) -> None:
         """Raises CoreError for a loss that is not finite, naming the layer where it began and what to do."""
@@ -221,13 +240,23 @@ class GenerationLoop:
             "images": saved,
             "image_iterations": self.config.noise_images * self.config.iterations,
             "seconds": round(self.seconds, 3),
-            "bns_loss_first": _mean(self._first),
-            "bns_loss_last": _mean(self._last),
+            "bns_loss_first": _mean([sum(layers) for layers in self._first]),
+            "bns_loss_last": _mean([sum(layers) for layers in self._last]),
             "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
             "layers": len(self.layer_names),
             "kernels": self._forward.kernels,
             **self._compilation(),
         }
+
+    def unmatched(self) -> dict[str, float]:
+        """Layer -> by what factor its L_BNS fell, from the first iteration to the last: the layers where it fell least, at most five, if
+        L_BNS as a whole fell less than tenfold; empty otherwise.
+        """
+        first, last = np.sum(self._first, axis=0), np.sum(self._last, axis=0)
+        if not self._last or last.sum() * ENOUGH <= first.sum():
+            return {}
+        folds = {name: float(a / b) for name, a, b in zip(self.layer_names, first, last) if b > 0}
+        return {name: folds[name] for name in sorted(folds, key=folds.__getitem__)[:5]}
 
     def _compilation(self) -> dict[str, Any]:
         """Compile time, or why compiling failed; empty when compile is off."""

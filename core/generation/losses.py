@@ -1,15 +1,22 @@
 """The terms of L_total = L_BNS + alpha_tv R_TV + alpha_l2 R_l2 + beta L_CE, and their sum.
 
+With `bns_form` "divergence", s D_BNS takes the place of L_BNS, which is still reported: s makes it START at the first iteration, so that
+the other weights mean the same for every network.
+
 Each term is computed per image and averaged over the batch, so that a weight means the same at every batch size; L_BNS is a property
 of the batch. Names are the paper's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from core.config.choices import DIVERGENCE
+
+START = 300.0  # of s D_BNS: about L_BNS of ResNet-20 for CIFAR-10 at the start, which the default weights were chosen with
 
 
 @dataclass(frozen=True)
@@ -20,13 +27,15 @@ class ForwardOutputs:
     labels: Tensor  # (N,)
     logits: Tensor  # (N, classes)
     layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer
+    divergences: Tensor | None = None  # (L,), KL divergence of the statistics of each BatchNorm layer
 
 
 @dataclass(frozen=True)
 class Term:
     """A term of the loss.
 
-    name: in records. symbol: the paper's. title: on the pages. weight: the knob of GenerationConfig that weighs it; None: weight 1.
+    name: in records. symbol: the paper's. title: on the pages. weight: the knob of GenerationConfig that weighs it; or DIVERGENCE, which
+    weighs the term where it replaces L_BNS; None: weight 1, and 0 where L_BNS is replaced.
     function: from the outputs of a forward pass to a scalar. log: whether its curve has a logarithmic axis.
     """
 
@@ -95,11 +104,17 @@ def image_norms(images: Tensor) -> Tensor:
     return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
 
 
+def _divergence(outputs: ForwardOutputs) -> Tensor:
+    assert outputs.divergences is not None
+    return outputs.divergences.sum()
+
+
 # To add a term: its function, a row here, and its weight as a knob in core/config/generation.py.
 TERMS: dict[str, Term] = {
     term.name: term
     for term in (
         Term("bns", "L_BNS", "batch-norm statistics", None, lambda outputs: outputs.layer_losses.sum()),
+        Term(DIVERGENCE, "D_BNS", "divergence", DIVERGENCE, _divergence),
         Term("tv", "R_TV", "total variation", "alpha_tv", lambda outputs: total_variation(outputs.images)),
         Term("l2", "R_l2", "l2 norm", "alpha_l2", lambda outputs: l2_norm(outputs.images)),
         Term("ce", "L_CE", "cross entropy", "beta", lambda outputs: F.cross_entropy(outputs.logits, outputs.labels)),
@@ -107,16 +122,21 @@ TERMS: dict[str, Term] = {
 }
 
 
+def used_terms(weights: Container[str]) -> list[Term]:
+    """The terms that a loss with these weights has."""
+    return [term for term in TERMS.values() if term.weight != DIVERGENCE or DIVERGENCE in weights]
+
+
 def total_loss(outputs: ForwardOutputs, weights: Mapping[str, float | Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """L_total and its unweighted terms by name.
 
-    weights: the value of every knob that weighs a term. A term whose weight is 0 is still reported, but costs no gradient; a tensor always
-    counts as nonzero, because a compiled function must not depend on its value.
+    weights: the value of every knob that weighs a term, and s under DIVERGENCE where D_BNS replaces L_BNS. A term whose weight is 0 is
+    still reported, but costs no gradient; a tensor always counts as nonzero, because a compiled function must not depend on its value.
     """
     total = outputs.images.new_zeros(())
     terms: dict[str, Tensor] = {}
-    for term in TERMS.values():
-        weight = 1.0 if term.weight is None else weights[term.weight]
+    for term in used_terms(weights):
+        weight = weights[term.weight] if term.weight else float(DIVERGENCE not in weights)
         counts = isinstance(weight, Tensor) or weight != 0
         with torch.set_grad_enabled(counts):
             terms[term.name] = term.function(outputs)

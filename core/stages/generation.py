@@ -16,6 +16,7 @@ from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
+from core.reporting import WARNING, Reporter
 from core.stages.context import Context
 
 STAGE = "generation"
@@ -42,7 +43,21 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
             reporter.rewind(STAGE, loop.method, loop.step_count)
         reporter.stage(STAGE, sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
         _finish(loops, STAGE, context)
+        for loop in loops:
+            _warn_of_layers(loop, reporter)
         return loops
+
+
+def _warn_of_layers(loop: GenerationLoop, reporter: Reporter) -> None:
+    """Says that the images match the running statistics less than usual, and in which layers."""
+    if folds := loop.unmatched():
+        summary = loop.summary()
+        layers = ", ".join(f"{name} ({fold:.1f})" for name, fold in folds.items())
+        reporter.result(
+            f"{WARNING}/statistics/{loop.method}",
+            f"Images of {METHODS[loop.method].title} match the running statistics less than usual: L_BNS fell from "
+            f"{summary['bns_loss_first']:.0f} to {summary['bns_loss_last']:.0f}, least in {layers}. Try more iterations.",
+        )
 
 
 def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path, snapshots: Path) -> None:

@@ -143,12 +143,12 @@ def test_config_errors_are_core_errors_and_value_errors():
 def test_help_text_line_by_line():
     assert help_text(GenerationConfig, "mu").splitlines() == [
         "μ: Momentum of MI-FGSM: the fraction of the accumulated gradient that is kept.",
-        "Range: 0 to 2. Default: 0.9. Paper: not stated.",
+        "Range: 0 to 2. Default: 0.5. Paper: not stated.",
         "Lower: 0 is plain FGSM: each step follows the current gradient, which oscillates.",
         "Higher: from 1 on, old gradients dominate and images overshoot.",
     ]
     assert "Choices: adam, sgd. Default: adam. Paper: sgd." in help_text(TrainingConfig, "training_optimizer")
-    assert help_text(GenerationConfig, "flip").splitlines()[1] == "Default: on. Paper: not stated."
+    assert help_text(GenerationConfig, "flip").splitlines()[1] == "Default: off. Paper: not stated."
     assert help_text(GenerationConfig, "flip").splitlines()[2].startswith("Off: ")
     assert "Range: 1 to 1,000,000. Default: 512. Paper: 5,120 for ImageNet." in help_text(GenerationConfig, "images")
     assert help_text(MachineConfig, "seed").count("No seed is better than another") == 1

@@ -98,6 +98,7 @@ def test_stored_configs(path):
         "activation_bits": stored["activation_bits"],
         "layer_bits": tuple(sorted(quantization["layer_bits"].items())),
         "keep": "trained",  # all that version 1 could do
+        "bns_form": "norms",
     }
     left_out = {"evaluations", "quantization_seed", "weight_bits"}
     for name in expected.keys() - left_out:

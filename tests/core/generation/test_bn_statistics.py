@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from core.errors import ModelError
 from core.generation.bn_statistics import ChannelStatistics, collect_statistics
@@ -83,6 +84,45 @@ def test_loss_by_hand_and_zero_for_matching_statistics():
         layer.running_var += torch.tensor([0.0, 0.0, 2.0])  # norm 2
         network(x)
         assert statistics.layer_losses().item() == pytest.approx(7.0, abs=1e-4)
+
+
+def test_divergence_equals_that_of_torch(small):
+    images = noise(16, 3, 8, 8)
+    with collect_statistics(small.network) as statistics:
+        small.network(images)
+        expected = []
+        for (mean, variance), ((batch_mean, batch_variance),) in zip(statistics.running, statistics.batch):
+            floor = 1e-5 + 0.01 * variance.mean()
+            running, batch = (Normal(m, (v + floor).sqrt()) for m, v in ((mean, variance), (batch_mean, batch_variance)))
+            expected.append(kl_divergence(batch, running).mean())
+        assert torch.allclose(statistics.divergences(), torch.stack(expected), rtol=1e-4)
+
+
+def test_divergence_of_a_layer_that_runs_twice_or_never():
+    x, network = noise(8, 2, 4, 4), Repeated().eval()
+    with collect_statistics(network) as statistics, torch.no_grad():
+        network(x)
+        both = statistics.divergences()
+        assert both[1] == 0.0
+        first, second = statistics.batch[0]
+        alone = []
+        for passes in ([first], [second]):
+            statistics.batch[0] = passes
+            alone.append(statistics.divergences()[0])
+        assert both[0].item() == pytest.approx(sum(alone).item())
+
+
+def test_divergence_does_not_depend_on_the_scale_of_a_layer():
+    x = noise(32, 3, 4, 4)
+    found = []
+    for scale in (1.0, 1000.0):
+        layer = nn.BatchNorm2d(3).eval()
+        layer.running_mean, layer.running_var = torch.full((3,), 0.5 * scale), torch.tensor([0.5, 1.0, 2.0]) * scale**2
+        with collect_statistics(nn.Sequential(layer)) as statistics:
+            layer(x * scale)
+            found.append(statistics.divergences().item())
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0] > 0.1
 
 
 def test_every_layer_counts_and_hooks_are_removed(embedded):

@@ -40,6 +40,38 @@ def test_statistics_approach_those_of_the_network(small):
         assert summary["bns_loss_last"] < 0.5 * summary["bns_loss_first"]
 
 
+def test_first_divergence_counts_300_on_every_network(small, embedded):
+    for model, count in ((small, 12), (embedded, 4)):
+        recorder = Recorder()
+        config = replace(
+            CONFIG, images=count, snapshots=1, batch_size=count, iterations=2, alpha_tv=0, alpha_l2=0, beta=0, max_shift=0, flip=False
+        )
+        synthesize(model, config, reporter=recorder)
+        first = recorder.records[0][3]
+        assert first["total"] == pytest.approx(300, rel=1e-4)
+        assert first["bns"] == pytest.approx(sum(first["layers"]), rel=1e-4)
+
+
+def test_norms_are_the_papers_plain_sum(small):
+    recorder = Recorder()
+    loop = GenerationLoop(small, replace(CONFIG, bns_form="norms", alpha_tv=0, alpha_l2=0, beta=0), reporter=recorder)
+    loop.step()
+    record = recorder.records[0][3]
+    assert record["total"] == pytest.approx(sum(record["layers"]), rel=1e-5)
+    assert "divergence" not in record
+    assert [term["name"] for term in loop.terms()] == ["bns", "tv", "l2", "ce"]
+
+
+def test_layers_that_do_not_follow_are_named(small):
+    loop = GenerationLoop(small, replace(CONFIG, iterations=2, epsilon=0.0))
+    while not loop.finished:
+        loop.step()
+    assert loop.unmatched().keys() == set(loop.layer_names)
+    assert list(loop.unmatched().values()) == pytest.approx([1.0, 1.0], rel=0.1)
+    loop._last = [[value / 11 for value in layers] for layers in loop._first]
+    assert loop.unmatched() == {}
+
+
 def test_images_labels_and_summary(small):
     images, summary = synthesize(small, CONFIG)
     assert images.images.shape == (24, 3, 8, 8)
@@ -119,7 +151,7 @@ def test_single_snapshot_is_the_last_iteration(small):
 
 def test_every_iteration_is_recorded_with_every_layer(small):
     recorder = Recorder()
-    synthesize(small, CONFIG, reporter=recorder)
+    synthesize(small, replace(CONFIG, bns_form="norms"), reporter=recorder)
     assert [(method, step) for _, method, step, _ in recorder.records] == [("mi-fgsm", step) for step in range(1, 13)]
     for _, _, _, values in recorder.records:
         assert sum(values["layers"]) == pytest.approx(values["bns"], rel=1e-5)
@@ -323,7 +355,7 @@ def by_hand(model, config, sizes):
     [(0.0, [(8, 0, 12, 2)]), (0.25, [(4, 0, 3, 1), (8, 3, 12, 2)]), (0.5, [(4, 0, 6, 1), (8, 6, 12, 2)])],
 )
 def test_sizes_momentum_and_shifts_by_hand(small, half, sizes):
-    config = replace(CONFIG, snapshots=1, images=12, half_resolution_fraction=half)
+    config = replace(CONFIG, snapshots=1, images=12, half_resolution_fraction=half, bns_form="norms", max_shift=2, flip=True)
     images, _ = synthesize(small, config)
     assert torch.equal(images.images, by_hand(small, config, sizes))
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.config.choices import DIVERGENCE
 from core.generation.bn_statistics import collect_statistics
 from core.generation.losses import TERMS, ForwardOutputs, image_norms, l2_norm, total_loss, total_variation
 
@@ -52,6 +53,15 @@ def test_total_is_the_weighted_sum():
     assert parts["ce"].item() == pytest.approx(F.cross_entropy(logits, labels).item())
 
 
+def test_divergence_takes_the_place_of_the_norms():
+    images, logits, labels = noise(3, 3, 4, 4), noise(3, 5, seed=1), torch.tensor([0, 4, 2])
+    outputs = ForwardOutputs(images, labels, logits, torch.tensor([2.0, 0.5]), torch.tensor([0.25, 0.5]))
+    total, parts = total_loss(outputs, {"alpha_tv": 0.0, "alpha_l2": 0.0, "beta": 3.0, DIVERGENCE: 40.0})
+    assert total.item() == pytest.approx(40 * 0.75 + 3 * F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert (parts["bns"].item(), parts["divergence"].item()) == (2.5, 0.75)
+    assert "divergence" not in total_loss(outputs, {"alpha_tv": 0.0, "alpha_l2": 0.0, "beta": 3.0})[1]
+
+
 def test_term_of_weight_zero_is_reported_without_a_gradient():
     images = noise(2, 3, 4, 4).requires_grad_(True)
     logits = noise(2, 5, seed=1)
@@ -71,7 +81,7 @@ def test_every_term_falls_within_five_steps(term, embedded):
     for _ in range(6):
         with collect_statistics(embedded.network) as statistics:
             logits = embedded.network(images)
-            value = term.function(ForwardOutputs(images, labels, logits, statistics.layer_losses()))
+            value = term.function(ForwardOutputs(images, labels, logits, statistics.layer_losses(), statistics.divergences()))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
