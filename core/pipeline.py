@@ -6,7 +6,7 @@ Both the command line and the worker processes come through here; `reporter` rec
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
 from core.stages.full_precision import measure_full_precision
 from core.stages.generation import HELD_OUT, STAGE, generate, generate_held_out, joint_source, save_images
+from core.stages.planning import Plan
 from core.stages.quantization import QuantizationInput, quantize
 from core.threads import cpu_threads
 
+PLAN = "plan"  # a stage, and the result with what it chose
 SNAPSHOTS, HELD_OUT_SNAPSHOTS = "snapshots", "held-out snapshots"
 
 
@@ -88,7 +90,13 @@ def given_images(config: RunConfig) -> dict[str, Path]:
 
 
 def execute(
-    config: RunConfig, folder: Path, reporter: Reporter, control: Control, prepared: Prepared | None = None, every: float = SECONDS_BETWEEN
+    config: RunConfig,
+    folder: Path,
+    reporter: Reporter,
+    control: Control,
+    prepared: Prepared | None = None,
+    every: float = SECONDS_BETWEEN,
+    keep_plan: Callable[[RunConfig], None] = lambda config: None,
 ) -> dict[str, Any]:
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
@@ -97,7 +105,8 @@ def execute(
     written the result, this one returns it and computes nothing. The resume state stays in `folder`: the caller removes it
     (RunStore.remove_resume_state) once nothing is left to do that could be interrupted.
 
-    prepared: what `prepare` returned for this config, where it was called before. every: seconds between two resume states.
+    prepared: what `prepare` returned for this config, where it was called before. every: seconds between two resume states. keep_plan:
+    called with the config that a budget of time led to, before anything is computed with it; an attempt to resume is given that one.
     Raises RunStopped when `control` stops the run, CoreError for bad input.
     """
     remove_partials(folder)
@@ -106,10 +115,24 @@ def execute(
     with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
+        context = Context(reporter, control, checkpoints)
         with _same_kernels(prepared, checkpoints, reporter):
-            result = _Execution(prepared, folder, checkpoints, Context(reporter, control, checkpoints)).result()
+            if config.machine.budget and checkpoints.outcome(PLAN) is None:
+                prepared = replace(prepared, config=_planned(prepared, context))
+                keep_plan(prepared.config)
+                checkpoints.finish(PLAN, {})
+            result = _Execution(prepared, folder, checkpoints, context).result()
     write_json(folder / layout.RESULT, result)
     return result
+
+
+def _planned(prepared: Prepared, context: Context) -> RunConfig:
+    """The config that fits into its budget of time; what was chosen is a result of the run."""
+    assert context.checkpoints is not None
+    plan = Plan(prepared.model, prepared.config, prepared.evaluation_set, prepared.encoder, prepared.sets, prepared.holds_out)
+    config = plan.measured(context, context.checkpoints.seconds)
+    context.reporter.result(PLAN, plan.as_result())
+    return config
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -275,6 +276,8 @@ def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short:
         options: dict[str, Any] = {"dest": name, "default": default, "help": help.replace("%", "%%")}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
+        elif name == "budget":
+            options |= {"type": _minutes, "metavar": "TIME"}
         elif name == "layer_bits":
             options |= {"nargs": "+", "type": _layer_width, "metavar": "NAME=BITS"}
         else:
@@ -311,6 +314,17 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {quoted(text)}") from None
+
+
+def _minutes(text: str) -> float:
+    """Minutes of a time such as 10m, 90s, 1h or 1h30m; a number alone is minutes."""
+    number = r"(\d+(?:\.\d+)?)"
+    written = text.strip().lower()
+    found = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", written + "m" * (written[-1:].isdecimal()))
+    if found is None or not any(found.groups()):
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 10m or 1h30m, got {quoted(text)}")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 60 * hours + minutes + seconds / 60
 
 
 def _path(text: str) -> Path:

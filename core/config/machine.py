@@ -31,6 +31,18 @@ class MachineConfig(Checked):
         high="more threads than cores slow each other down.",
         affects_result=False,
     )
+    budget: float = knob(
+        0.0,
+        "Minutes that the run may take. The speed of a few steps on this machine then decides how many images, iterations and training "
+        "steps there are, and the settings given are what they are scaled from. 0: as many as given.",
+        minimum=0.0,
+        maximum=10_080.0,
+        label="Time (minutes)",
+        step=1.0,
+        low="less accurate; the least possible takes a minute or two for a small network.",
+        high="more accurate, with diminishing gains.",
+        affects_result=False,
+    )
     compile: bool = knob(
         False,
         "On a GPU, compile the step with torch.compile before it is captured: takes about half a minute, which only long runs win back. "

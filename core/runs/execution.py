@@ -96,7 +96,9 @@ def perform(
             config = store.config(run_id)
             if store.run(run_id).attempt > 1 and not (store.run_folder(run_id) / layout.RESULT).exists():
                 check_places(run_id, config)
-            result = execute(config, store.run_folder(run_id), reporter, control, prepared, every)
+            result = execute(
+                config, store.run_folder(run_id), reporter, control, prepared, every, lambda plan: store.set_config(run_id, plan)
+            )
             finish()
             store.set_state(run_id, RunState.COMPLETE)
         except RunStopped:

@@ -1,9 +1,9 @@
 """Runs on disk: a SQLite database for what is small, a folder for each run with its images and weights.
 
-**A run.** It is created once and keeps its id and config forever. Its state changes as RunState describes. Records are appended and
-returned in the order of writing. They change only when a run is resumed: then those after its last resume state are deleted, because
-they are computed again, and `attempt` increases by one. Results are named values; the last one written counts. Returned values are
-copies: modifying them changes nothing in the store.
+**A run.** It is created once and keeps its id forever; its config changes only where a budget of time is planned, or a file has a new
+place. Its state changes as RunState describes. Records are appended and returned in the order of writing. They change only when a run is
+resumed: then those after its last resume state are deleted, because they are computed again, and `attempt` increases by one. Results are
+named values; the last one written counts. Returned values are copies: modifying them changes nothing in the store.
 
 **Threads and processes.** Every method may be called from any thread, and several processes may use one folder. A run belongs to the
 process that created or resumed it (see owner.py); an unfinished run whose owner has died is INTERRUPTED. There is one queue of runs for
@@ -193,7 +193,10 @@ class RunStore:
         run = self.run(run_id)
         if not run.state.can_resume():
             raise RunError(f"run {run_id!r} must be stopped, failed or interrupted to get new places, but is {run.state}")
-        config = with_absolute_paths(relocated(self.config(run_id), places))
+        self.set_config(run_id, with_absolute_paths(relocated(self.config(run_id), places)))
+
+    def set_config(self, run_id: str, config: RunConfig) -> None:
+        """Replaces the config, whose paths are absolute: by that with new places, or with the settings that a budget of time led to."""
         columns = {"config": stored_config(config, self.folder), **searched_columns(config, self.folder)}
         with self.database.write() as connection:
             connection.execute(f"UPDATE run SET {', '.join(f'{name} = ?' for name in columns)} WHERE id = ?", (*columns.values(), run_id))

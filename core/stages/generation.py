@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core import layout
-from core.config import RunConfig
+from core.config import GenerationConfig, RunConfig
 from core.data.image_sets import ImageSet, save_image_set
 from core.files import atomic_write
 from core.generation.loop import GenerationLoop
@@ -60,6 +60,12 @@ def _warn_of_layers(loop: GenerationLoop, reporter: Reporter) -> None:
         )
 
 
+def held_out_config(config: GenerationConfig) -> GenerationConfig:
+    """The settings of one method's held-out images."""
+    count = min(_MOST, max(_LEAST, config.noise_images // _SHARE))
+    return replace(config, images=count, snapshots=1, batch_size=min(config.batch_size, count))
+
+
 def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path, snapshots: Path) -> None:
     """Writes images into `folder` that no network of the run is calibrated or trained on, half by MI-FGSM and half by Adam.
 
@@ -67,8 +73,7 @@ def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Con
     when it started. Two methods, so that a network does not win by fitting the style of the one that it was trained on. snapshots: a
     folder for what a resumed attempt needs.
     """
-    count = min(_MOST, max(_LEAST, config.generation.noise_images // _SHARE))
-    own = replace(config.generation, images=count, snapshots=1, batch_size=min(config.generation.batch_size, count))
+    own = held_out_config(config.generation)
     machine = replace(config.machine, seed=(config.machine.seed + _SEED) % _SEEDS)
     context.reporter.stage("generating held-out images", 0)
     with memory_advice("the generation", "batch_size", own.batch_size, least=2):

@@ -103,7 +103,7 @@ def test_stored_configs(path):
     left_out = {"evaluations", "quantization_seed", "weight_bits"}
     for name in expected.keys() - left_out:
         assert config.value(name) == expected[name], name
-    assert {name for name in every_knob() if name not in expected} == {"strict"}
+    assert {name for name in every_knob() if name not in expected} == {"strict", "budget"}
     assert list(config.methods) == stored["optimizers"]
     assert list(config.bits) == stored["bits"]
     assert config.seed_of_training == quantization["quantization_seed"]
