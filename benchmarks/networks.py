@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from core.config import PretrainConfig
-from core.models.registry import CIFAR10_CLASSES
+from core.models.registry import CIFAR10_CLASSES, GivenSpec
 from core.recipes.pretrain import CIFAR10_MEAN, CIFAR10_STD
 
 EMBEDDED = "resnet20_cifar10"
@@ -124,6 +124,11 @@ def export(network: nn.Module, file: Path) -> None:
     """A .pt2 program that takes any number of images."""
     images = torch.zeros(2, 3, 32, 32)
     torch.export.save(torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), file)
+
+
+def given_spec() -> GivenSpec:
+    """What the program of a network does not tell."""
+    return GivenSpec(mean=CIFAR10_MEAN, std=CIFAR10_STD, class_names=CIFAR10_CLASSES)
 
 
 def given(name: str, folder: Path) -> list[str]:
