@@ -214,13 +214,32 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
 
 
 def _program_spec(path: Path) -> ModelSpec:
+    spec = program_spec(path)
+    if spec is None:
+        raise ModelError(f"{path} must contain its classes, image size, mean and standard deviation; import it with --weights first")
+    return spec
+
+
+def program_spec(path: Path) -> ModelSpec | None:
+    """The spec in a .pt2 program, None if it has none. Raises ModelError for an invalid one, and for a file that is not a program."""
     text = read_spec(path)
     if text is None:
-        raise ModelError(f"{path} must contain its classes, image size, mean and standard deviation; import it with --weights first")
+        return None
     try:
         return _spec_from(text, str(path))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} must contain a valid description of its network; import it with --weights first") from error
+
+
+def spec_in(path: Path) -> ModelSpec | None:
+    """The spec in the header of a .safetensors file, whatever its name; None if it has none, or is another file."""
+    try:
+        _check_header_length(path, str(path))
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("spec")
+        return None if text is None else _spec_from(text, str(path))
+    except (SafetensorError, OSError, ModelError, KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _spec_from(text: str, name: str) -> ModelSpec:

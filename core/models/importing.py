@@ -13,16 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.channels import MODES, for_channels, one_or_two
-from core.errors import CoreError, ModelError, one_line
+from core.channels import one_or_two
+from core.errors import ModelError, one_line
 from core.files import JSON_BYTES, not_stored, read_bounded, sync, write_json
 from core.layout import NETWORKS
+from core.models.candidates import of_content, read_weights_file
 from core.models.checks import check_network
-from core.models.full_precision import CLASSES, check_spec, further_names, layout_of, save_checkpoint, spec_values
+from core.models.full_precision import CLASSES, check_spec, save_checkpoint, spec_in, spec_values
+from core.models.identification import choose
+from core.models.matching import Matched, complete, match
 from core.models.registry import GivenSpec, ModelSpec, check_size
-from core.models.shards import INDEX_SUFFIX, is_index
-from core.models.state_dicts import COUNTER, check_complete, find_state_dict
-from core.models.weights import check_layout, fill, first_names, read_content, read_shards
+from core.models.shards import INDEX_SUFFIX
+from core.models.weights import fill, first_names
 from core.models.zoos.lookup import build_architecture, known_spec
 from core.models.zoos.zoo import numbered_classes
 
@@ -32,25 +34,23 @@ LABEL_LENGTH = 60  # characters of a name in the label of a network
 def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec | None = None, name: str = "") -> Path:
     """Stores weights for an architecture as a network below `out_folder`, named by the hash of its content; returns the new path.
 
-    file: safetensors, a file of torch.save with a state dict in it, or the index of several such files. architecture: "ZOO:NAME". given:
+    file: safetensors, a file of torch.save with a state dict in it, or the index of several such files. architecture: "ZOO:NAME"; "" for
+    the one that the file is found to be of (core.models.candidates), or that its header names. given:
     values that are None default to the width of the classifier in the file for classes, and to the zoo's spec for the rest; unknown class
     names become "class 0" and so on. The file also determines the number of channels; if the zoo's is another, the average of its mean
     and std is used for each. name: used instead of the path in error messages. HASH.json beside the network contains its label, and notes
-    about what was chosen in the file.
+    about what was found and chosen in the file.
     Raises UnknownNameError for the architecture; ModelError for a file that cannot be read or does not fit, a network without BatchNorm
     layers or with initial statistics, or one whose scores for noise are not finite; DataError if it cannot be stored.
     """
     given = given or GivenSpec()
     source = name or str(file)
     check_size(file, source)
-    known = known_spec(architecture)
-    read = read_shards if is_index(file) else read_content
-    found = find_state_dict(read(file, source), layout_of(known), source)
-    weights = found.weights
-    known = _with_channels(known, _input_channels(weights, known))
+    matched, notes = _matched(file, architecture, source)
+    known, weights = matched.known, matched.weights
     classes = given.classes
     if classes is None:
-        classes = len(given.class_names) if given.class_names else _classifier_width(weights, known)
+        classes = len(given.class_names) if given.class_names else matched.classes
     if not 0 < classes <= CLASSES:
         raise ModelError(f"number of classes of {source} must be 1 to {CLASSES:,}, got {classes:,}")
     spec = _spec(known, source, classes, given)
@@ -58,45 +58,27 @@ def import_checkpoint(file: Path, architecture: str, *, out_folder: Path, given:
     weights.clear()  # the check and the writing need the memory
     check_network(network, spec, source)
     try:
-        return store(lambda path: save_checkpoint(network, spec, path), ".safetensors", out_folder, label(spec, source), found.notes)
+        return store(lambda path: save_checkpoint(network, spec, path), ".safetensors", out_folder, label(spec, source), notes)
     except OSError as error:
         raise not_stored(source, out_folder, error) from error
 
 
-def _classifier_width(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
-    """Number of classes, read from a tensor whose shape depends on it; the zoo's number if the file has no such tensor."""
-    count = len(known.classes)
-    # in the bias and the weights of one or several classifiers
-    return _size_that_grows(weights, *(replace(known, classes=("",) * number) for number in (count, count + 1))) or count
-
-
-def _input_channels(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
-    """Number of channels of the images, read from the first convolution; the zoo's number if the file has no such tensor."""
-    kernels = {key: shape for key, shape in layout_of(known).items() if len(shape) == 4 and key in weights}
-    if all(tuple(weights[key].shape) == shape for key, shape in kernels.items()):
-        return known.channels
-    other = next(channels for channels in MODES if channels != known.channels)
-    try:
-        found = _size_that_grows(weights, known, _with_channels(known, other))
-    except CoreError:  # it can only be built for the zoo's number
-        found = None
-    return known.channels if found is None or found not in MODES else found
-
-
-def _size_that_grows(weights: Mapping[str, Tensor], one: ModelSpec, other: ModelSpec) -> int | None:
-    """The size in the file of the first dimension that differs between the layouts of two specs; None if the file has no such tensor."""
-    shapes, other_shapes = layout_of(one), layout_of(other)
-    for key, shape in shapes.items():
-        sizes = zip(shape, other_shapes.get(key, shape))
-        dimension = next((index for index, (size, other_size) in enumerate(sizes) if size != other_size), None)
-        if dimension is not None and key in weights and weights[key].ndim == len(shape):
-            return weights[key].shape[dimension]
-    return None
-
-
-def _with_channels(known: ModelSpec, channels: int) -> ModelSpec:
-    """The spec for images of so many channels, normalized alike."""
-    return replace(known, mean=for_channels(known.mean, channels), std=for_channels(known.std, channels))
+def _matched(file: Path, architecture: str, source: str) -> tuple[Matched, tuple[str, ...]]:
+    """The weights in a file under the names of their architecture, and what the user should know about them."""
+    contained = None if architecture else spec_in(file)
+    content = read_weights_file(file, source)
+    if architecture or contained is not None:
+        matched = match(content, contained or known_spec(architecture), source)
+        return matched, matched.notes
+    possible = of_content(content, source)
+    best, *others = choose([one.candidate for one in possible], source)
+    matched = possible[0].matched
+    if not best.named:  # as many classes as the zoo's own weights have, by chance
+        matched = replace(matched, known=replace(matched.known, classes=numbered_classes(len(matched.known.classes))))
+    found = f"found {source} to be weights of {best.architecture} with {best.classes} classes"
+    if others:
+        found += f"; {first_names([other.architecture for other in others])} would fit as well, and --model chooses one"
+    return matched, (found, *matched.notes)
 
 
 def _spec(known: ModelSpec, source: str, count: int, given: GivenSpec) -> ModelSpec:
@@ -136,15 +118,7 @@ def one_for_each(channels: int) -> str:
 
 def _filled(spec: ModelSpec, weights: dict[str, Tensor], source: str) -> torch.nn.Module:
     """The network with these weights. Raises ModelError, before any large tensor is allocated, if they do not fit."""
-    expected = layout_of(spec)
-    for key in expected:
-        if key.rpartition(".")[2] == COUNTER:
-            weights.setdefault(key, torch.zeros((), dtype=torch.long))
-    shared = further_names(spec)  # some programs write a shared tensor once, under any of its names
-    weights |= {first: weights[further] for further, first in shared.items() if further in weights and first not in weights}
-    weights |= {further: weights[first] for further, first in shared.items() if first in weights and further not in weights}
-    check_complete(weights, expected, source)
-    check_layout({key: tuple(value.shape) for key, value in weights.items()}, expected, source, spec.architecture)
+    complete(weights, spec, source)
     with torch.random.fork_rng(devices=[]):
         network = build_architecture(spec.architecture, len(spec.classes), spec.channels)
     floating = {key for key, value in network.state_dict().items() if value.is_floating_point()}

@@ -24,6 +24,7 @@ _STATISTICS = ("running_mean", "running_var")
 _DEPTH = 4  # mappings inside each other
 _MAPPINGS = 10_000  # looked at
 _PREFIXES = 100  # looked at in each mapping
+_SMALL = 10  # a part with so many times fewer tensors than the largest is no network
 _SAMPLE = 8  # names that prefixes are found with
 _LEFTOVERS = ("total_ops", "total_params")  # of profilers
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names, added by torch.compile and others
@@ -100,6 +101,31 @@ def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield label, named
         if depth < _DEPTH:
             waiting += [(f"{label}.{key}".lstrip("."), inner, depth + 1) for key, inner in named.items() if isinstance(inner, Mapping)]
+
+
+def parts_of(content: Any) -> list[tuple[str, dict[str, Tensor]]]:
+    """Label and tensors of each part of a file that may be a network: each mapping, and the tensors of it whose names begin alike.
+
+    Without counters and profilers' leftovers, in the order of the file; averaged copies come first, small parts are left out.
+    """
+    found = []
+    for label, values in _mappings(content):
+        tensors = {key: value for key, value in values.items() if isinstance(value, Tensor) and not is_beside(key, value)}
+        sizes: Counter[str] = Counter({"": len(tensors)})
+        for key in tensors:
+            parts = key.split(".")[:-1][:_DEPTH]
+            sizes.update(".".join(parts[: end + 1]) + "." for end in range(len(parts)))
+        for prefix, _ in sizes.most_common(_PREFIXES):
+            inside = {key: value for key, value in tensors.items() if key.startswith(prefix)}
+            found.append((f"{label}.{prefix}".strip("."), inside))
+    most = max((len(tensors) for _, tensors in found), default=0)
+    large = [(label, tensors) for label, tensors in found if len(tensors) > most // _SMALL]
+    return sorted(large, key=lambda part: not _AVERAGED.search(part[0]))
+
+
+def is_beside(key: str, value: Tensor) -> bool:
+    """Whether a tensor is a counter, under whatever name, or what a profiler left."""
+    return _last(key) in _LEFTOVERS or (value.ndim == 0 and not value.is_floating_point())
 
 
 def _unwrapped(key: str) -> str:

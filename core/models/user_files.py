@@ -8,20 +8,8 @@ from typing import Any
 from core.errors import CoreError, ModelError
 from core.files import not_stored, parents_of, sync, temporary_folder
 from core.layout import NETWORKS, UPLOADS
+from core.models.apart import called_apart, is_program
 from core.models.registry import GivenSpec, check_size
-from core.models.shards import total_size
-from core.untrusted import check_apart
-
-PROGRAM = ".pt2"
-# what the process imports before its memory is limited: the functions called here, and what torch.export imports at its first call
-_ALWAYS = ("core.models.importing", "core.models.programs.importing", "core.models.checks")
-_FOR_PROGRAMS = ("torch.export", "torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy")
-_OF_ZOOS = {"pytorchcv": "pytorchcv.model_provider", "torchvision": "torchvision.models", "timm": "timm"}
-
-
-def is_program(name: str) -> bool:
-    """Whether the name of a file is that of a program written by torch.export."""
-    return name.lower().endswith(PROGRAM)
 
 
 def import_network(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
@@ -36,7 +24,7 @@ def import_network(file: Path, architecture: str, *, out_folder: Path, given: Gi
         # what a killed process leaves must not stay in the folder
         with parents_of(out_folder / "network"), temporary_folder(out_folder, ".importing-") as temporary:
             values = {"architecture": architecture, "out_folder": str(temporary), "given": asdict(given)}
-            made = Path(_checked("import_here", file, name, architecture.partition(":")[0], **values))
+            made = Path(called_apart(f"{__name__}:import_here", file, name, architecture.partition(":")[0] or None, **values))
             target = out_folder / made.name
             if not target.exists():
                 # the label first, so that no network is ever without one
@@ -53,7 +41,7 @@ def check_checkpoint(file: Path, name: str = "") -> tuple[str, int]:
 
     Raises ModelError if it cannot be read, or images cannot be generated from it.
     """
-    title, classes = _checked("check_here", file, name or str(file), "")
+    title, classes = called_apart(f"{__name__}:check_here", file, name or str(file), "")
     return title, classes
 
 
@@ -66,13 +54,6 @@ def check_program(model: str) -> None:
     # for a path without a file, `load_model` says what is allowed
     if is_program(model) and path.parent.parts[-2:] != (UPLOADS, NETWORKS) and os.path.isfile(path):
         check_checkpoint(path)
-
-
-def _checked(function: str, file: Path, name: str, zoo: str, **arguments: Any) -> Any:
-    more = _FOR_PROGRAMS if is_program(name) else (_OF_ZOOS.get(zoo, _OF_ZOOS["pytorchcv"]),)
-    return check_apart(
-        f"{__name__}:{function}", file, name, error=ModelError, imports=(*_ALWAYS, *more), size=total_size(file, name), **arguments
-    )
 
 
 def import_here(file: Path, *, name: str, architecture: str, out_folder: str, given: dict[str, Any]) -> str:

@@ -25,9 +25,10 @@ from core.data.zip_files import RATIO, UNPACKED_BYTES
 from core.errors import DataError
 from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
+from core.models.apart import PROGRAM, is_program
 from core.models.registry import NETWORK_BYTES, GivenSpec
 from core.models.shards import ABOUT_INDEX
-from core.models.user_files import PROGRAM, check_checkpoint, import_network, is_program
+from core.models.user_files import check_checkpoint, import_network
 from core.untrusted import AT_ONCE, WAIT_SECONDS
 from dashboard import text
 

@@ -56,9 +56,13 @@ def shapes_only() -> Iterator[None]:
     from torch.overrides import TorchFunctionMode
 
     factories = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+    # initial values, whose computation on the meta device takes most of the time
+    of_values = {getattr(torch.Tensor, name) for name in ("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_")}
 
     class OnMeta(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function in of_values and args[0].is_meta:
+                return args[0]
             return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function in factories else {})})
 
     with torch.random.fork_rng(devices=[]), OnMeta():
