@@ -32,8 +32,8 @@ from core.models.weights import read_content, read_shards
 from core.models.zoos.lookup import known_spec
 from core.models.zoos.zoo import numbered_classes
 
-BUILT = 12  # architectures, the best of the index
-LISTED = 8
+LISTED = 5  # architectures that are built to compare names
+BUILT = 16  # so many if their shapes are all those of the file
 ZOOS = ("torchvision", "timm", "pytorchcv")  # in the order of preference
 IMAGENET_CLASSES = 1000  # a network with so many classes knows those of ImageNet-1k
 _NAMING = ("arch", "architecture", "model", "model_name", "backbone")  # where training programs keep the name of the architecture
@@ -73,15 +73,16 @@ def of_content(content: Any, source: str) -> list[Possible]:
     if not groups:
         find_state_dict(content, {}, source)  # says what is there instead
     hints = _hints(content, source)
-    likely = sorted(load_index().likely(groups, BUILT), key=lambda one: (-one[1], *_preference(one[0], hints)))
-    found = []
-    for architecture, share in likely[:BUILT]:
+    likely = sorted(load_index().likely(groups, LISTED), key=lambda one: (-one[1], *_preference(one[0], hints)))
+    found: list[Possible] = []
+    for architecture, share in likely:
+        if len(found) >= BUILT or (share < 1 and (len(found) >= LISTED or any(one.candidate.whole for one in found))):
+            break
         try:
-            known = known_spec(architecture)
-            found.append(_compared(content, known, share, hints, source))
+            found.append(_compared(content, known_spec(architecture), share, hints, source))
         except CoreError:  # another version of the zoo, which lacks it or cannot build it
             continue
-    return sorted(found, key=lambda one: _rank(one, hints))[:LISTED]
+    return sorted(found, key=lambda one: _rank(one, hints))
 
 
 def _compared(content: Any, known: ModelSpec, share: float, hints: str, source: str) -> Possible:

@@ -8,6 +8,7 @@ path of a .pt2 program (core.models.programs), which contains the spec in an ext
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +149,21 @@ def layout_of(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
     Raises UnknownNameError or ModelError as `build_architecture` does.
     """
-    return {key: tuple(value.shape) for key, value in _shapes_only(spec).state_dict().items()}
+    return dict(_layout(spec.architecture, len(spec.classes), spec.channels)[0])
 
 
 def further_names(spec: ModelSpec) -> dict[str, str]:
     """Further name of a tensor of this network -> its first name, for layers that share parameters or are registered twice."""
+    return dict(_layout(spec.architecture, len(spec.classes), spec.channels)[1])
+
+
+@lru_cache(maxsize=64)  # finding an architecture asks for each layout several times
+def _layout(architecture: str, classes: int, channels: int) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    with shapes_only():
+        state = build_architecture(architecture, classes, channels).state_dict(keep_vars=True)
     first: dict[int, str] = {}
-    state = _shapes_only(spec).state_dict(keep_vars=True)
-    return {name: known for name, tensor in state.items() if (known := first.setdefault(id(tensor), name)) != name}
+    further = {name: known for name, tensor in state.items() if (known := first.setdefault(id(tensor), name)) != name}
+    return {key: tuple(value.shape) for key, value in state.items()}, further
 
 
 def batch_norm_names(spec: ModelSpec) -> list[str]:

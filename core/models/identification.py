@@ -12,8 +12,8 @@ from typing import Any
 
 from core.channels import one_or_two
 from core.errors import ModelError
-from core.models.registry import check_size
 from core.models.apart import called_apart
+from core.models.registry import check_size
 
 NO_ARCHITECTURE = ""  # of a file that contains its network: a program, or a checkpoint written by `pretrain`
 

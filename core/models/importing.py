@@ -6,7 +6,7 @@ The stored file is like one written by `pretrain`: it contains its spec, and its
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
