@@ -1,7 +1,7 @@
 """The exceptions that the engine raises on purpose, all derived from CoreError, so that callers can tell them from bugs.
 
-Every message is one sentence that names the wrong value and what is allowed. The command line prints it and exits with code 2, or 1 for
-a StoreError; the dashboard shows it next to the form.
+Every message is one sentence that names the wrong value and what is allowed; a few have lines to paste as well. The command line prints
+it and exits with code 2, or 1 for a StoreError; the dashboard shows it next to the form.
 """
 
 import re
@@ -64,10 +64,14 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class CoreError(Exception):
-    """Base class of all exceptions that core raises on purpose. The message is a single line, even if it quotes untrusted names."""
+    """Base class of all exceptions that core raises on purpose. The message is a single line, even if it quotes untrusted names.
 
-    def __init__(self, message: str) -> None:
+    paste: lines of Python or of a shell that do what the message says to do instead, for the user to copy; usually none.
+    """
+
+    def __init__(self, message: str, paste: Iterable[str] = ()) -> None:
         super().__init__(one_line(message))
+        self.paste = tuple(map(one_line, paste))
 
 
 class ConfigError(CoreError, ValueError):

@@ -119,7 +119,7 @@ def _error(answer: dict[str, Any]) -> Exception:
     if answer["error"] == OSError.__name__:
         return OSError(answer["errno"], answer["message"])
     error = _ERRORS[answer["error"]].__new__(_ERRORS[answer["error"]])
-    CoreError.__init__(error, answer["message"])  # UnknownNameError's own would compose another message
+    CoreError.__init__(error, answer["message"], answer["paste"])  # UnknownNameError's own would compose another message
     return error
 
 
@@ -139,7 +139,7 @@ def _perform(request: dict[str, Any]) -> dict[str, Any]:
             return {"memory": True}
         if isinstance(error, CoreError):
             kind = next(kind for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
-            return {"error": kind.__name__, "message": str(error)}
+            return {"error": kind.__name__, "message": str(error), "paste": error.paste}
         if isinstance(error, OSError):
             return {"error": OSError.__name__, "errno": error.errno, "message": error.strerror or str(error)}
         return {"bug": traceback.format_exc()}

@@ -110,11 +110,13 @@ def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
     if "class_names" in given:
         given["class_names"] = _lines(given["class_names"])
     from core.layout import NETWORKS, UPLOADS
-    from core.models.user_files import import_network
+    from core.models.user_files import FIND_OUT, import_network
     from core.runs.store import default_folder
 
     folder = Path(os.path.realpath(options.runs or default_folder())) / UPLOADS / NETWORKS
-    return replace(config, model=str(import_network(options.weights, config.model, out_folder=folder, given=GivenSpec(**given))))
+    return replace(
+        config, model=str(import_network(options.weights, options.model or FIND_OUT, out_folder=folder, given=GivenSpec(**given)))
+    )
 
 
 def _lines(file: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """The commands of `python -m core` and their flags. Progress goes to stderr; `--json` prints one JSON object last on stdout.
 
-Bad input ends in one line that names the value and what is allowed, with exit code 2; a full disk, and a runs folder that cannot be read or
-written, in one line with exit code 1. torch is imported only by commands that compute.
+Bad input ends in one line that names the value and what is allowed, sometimes with lines to paste, and exit code 2; a full disk, and a
+runs folder that cannot be read or written, in one line with exit code 1. torch is imported only by commands that compute.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sentence = str(error) if isinstance(error, CoreError) else _full_disk(error, options)
         print(f"{parser.prog} {options.command}: {sentence}", file=sys.stderr)
+        for line in getattr(error, "paste", ()):
+            print(f"    {line}", file=sys.stderr)
         return 1 if of_disk else 2
     except KeyboardInterrupt:
         print(f"{parser.prog} {options.command}: interrupted, nothing was written", file=sys.stderr)
@@ -133,6 +135,7 @@ def _add_stages(subparsers: Any) -> None:
     )
     _add_knobs(generate, {**knobs(RunConfig), **knobs(MachineConfig), **knobs(GenerationConfig)}.values(), short=True)
     _add_weights(generate)
+    generate.set_defaults(model=None)  # so that a weights file is known to come without one
     _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
 
     quantize = _command(subparsers, "quantize", "Quantize a network with a folder of images.", commands.quantize)
@@ -140,6 +143,7 @@ def _add_stages(subparsers: Any) -> None:
     used = {**knobs(RunConfig), **knobs(MachineConfig), **knobs(TrainingConfig), **knobs(EvaluationConfig)}
     _add_knobs(quantize, [used[name] for name in used if name not in ("compile", "encoder")], short=True)
     _add_weights(quantize)
+    quantize.set_defaults(model=None)
     _add_out(quantize, "New folder for quantized.safetensors and quantize.json.", _IN_THE_RUN)
 
     diversity = _command(subparsers, "diversity", "CLIP similarity within sets of images.", commands.diversity)
@@ -239,8 +243,8 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
         dest="weights",
         type=_path,
         metavar="FILE",
-        help="Your weights for the architecture --model: safetensors, or a state dict saved by torch.save, or the .index.json "
-        "of several such files; or a .pt2 program.",
+        help="Your weights: safetensors, or a state dict saved by torch.save, or the .index.json of several such files, of the "
+        "architecture --model, which is found out if it is not given; or a .pt2 program.",
     )
     add("--classes", type=_whole, metavar="N", help="Number of classes. Default: the width of the last layer.")
     add(

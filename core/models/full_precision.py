@@ -157,29 +157,26 @@ def further_names(spec: ModelSpec) -> dict[str, str]:
     return dict(_layout(spec.architecture, len(spec.classes), spec.channels)[1])
 
 
-@lru_cache(maxsize=64)  # finding an architecture asks for each layout several times
-def _layout(architecture: str, classes: int, channels: int) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    with shapes_only():
-        state = build_architecture(architecture, classes, channels).state_dict(keep_vars=True)
-    first: dict[int, str] = {}
-    further = {name: known for name, tensor in state.items() if (known := first.setdefault(id(tensor), name)) != name}
-    return {key: tuple(value.shape) for key, value in state.items()}, further
-
-
 def batch_norm_names(spec: ModelSpec) -> list[str]:
     """Names of `batch_norm_layers`, without loading weights. Raises UnknownNameError or ModelError as `build_architecture` does."""
-    return list(batch_norm_layers(_shapes_only(spec)))
+    return list(_layout(spec.architecture, len(spec.classes), spec.channels)[2])
+
+
+@lru_cache(maxsize=64)  # finding an architecture asks for each layout several times
+def _layout(architecture: str, classes: int, channels: int) -> tuple[dict[str, tuple[int, ...]], dict[str, str], list[str]]:
+    """Layout, further names, and names of the BatchNorm layers."""
+    with shapes_only():
+        network = build_architecture(architecture, classes, channels)
+    state = network.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    further = {name: known for name, tensor in state.items() if (known := first.setdefault(id(tensor), name)) != name}
+    return {key: tuple(value.shape) for key, value in state.items()}, further, list(batch_norm_layers(network))
 
 
 def batch_norm_names_of(name: str) -> list[str]:
     """Names of `batch_norm_layers` of the network `name` (see `load_model`). Raises UnknownNameError or ModelError."""
     path, spec = find_model(name)
     return list(batch_norm_layers(load_program(path))) if path.suffix.lower() == ".pt2" else batch_norm_names(spec)
-
-
-def _shapes_only(spec: ModelSpec) -> nn.Module:
-    with shapes_only():
-        return build_architecture(spec.architecture, len(spec.classes), spec.channels)
 
 
 def scores_of(output: Any, count: int) -> Tensor:

@@ -91,8 +91,14 @@ def _has_all(weights: Mapping[str, Tensor], expected: Layout) -> bool:
 
 def _classifier_width(weights: Mapping[str, Tensor], known: ModelSpec) -> int:
     """Number of classes, read from a tensor whose shape depends on it; the zoo's number if the file has no such tensor."""
+    count = len(known.classes)
+    other = [(shape, tuple(weights[key].shape)) for key, shape in layout_of(known).items() if key in weights]
+    other = [(shape, found) for shape, found in other if shape != found]
+    widths = {found[0] if shape[:1] == (count,) and found[1:] == shape[1:] else 0 for shape, found in other}
+    if len(widths) < 2 and 0 not in widths:  # nothing else differs, so that no other layout need be built
+        return next(iter(widths), count)
     # in the bias and the weights of one or several classifiers
-    return _size_that_grows(weights, layout_of(known), layout_of(_with_classes(known, 1))) or len(known.classes)
+    return _size_that_grows(weights, layout_of(known), layout_of(_with_classes(known, 1))) or count
 
 
 def _input_channels(weights: Mapping[str, Tensor], known: ModelSpec, expected: Layout) -> int:

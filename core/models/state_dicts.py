@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError, quoted
-from core.models.weights import ALLOWED, first_names, notes_of_conversion
+from core.models.other_formats import ALLOWED
+from core.models.weights import first_names, notes_of_conversion
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
 _STATISTICS = ("running_mean", "running_var")

@@ -11,12 +11,15 @@ from core.layout import NETWORKS, UPLOADS
 from core.models.apart import called_apart, is_program
 from core.models.registry import GivenSpec, check_size
 
+FIND_OUT = ""  # instead of the name of an architecture
+
 
 def import_network(file: Path, architecture: str, *, out_folder: Path, given: GivenSpec, name: str = "") -> Path:
     """Imports a weights file or an index of several (`core.models.importing`) or, by the ending of its name, a program
     (`core.models.programs.importing`).
 
-    Parameters, result and exceptions are those of `import_checkpoint` and `import_program`.
+    architecture: FIND_OUT for the one that the file is of. Other parameters, result and exceptions are those of `import_checkpoint` and
+    `import_program`.
     """
     name = name or str(file)
     check_size(file, name)
@@ -26,11 +29,11 @@ def import_network(file: Path, architecture: str, *, out_folder: Path, given: Gi
             values = {"architecture": architecture, "out_folder": str(temporary), "given": asdict(given)}
             made = Path(called_apart(f"{__name__}:import_here", file, name, architecture.partition(":")[0] or None, **values))
             target = out_folder / made.name
+            # the label first, so that no network is ever without one; its notes are those of this import
+            made.with_suffix(".json").replace(target.with_suffix(".json"))
             if not target.exists():
-                # the label first, so that no network is ever without one
-                for path in (made.with_suffix(".json"), made):
-                    path.replace(out_folder / path.name)
-                sync(out_folder)
+                made.replace(target)
+            sync(out_folder)
     except OSError as error:
         raise not_stored(name, out_folder, error) from error
     return target

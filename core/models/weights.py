@@ -7,10 +7,13 @@ tensors, such a file may have values of types that only hold data (_harmless_typ
 import argparse
 import datetime
 import pathlib
+import pickletools
 import re
 import types
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +21,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import ModelError, first_line, one_line, quoted
+from core.errors import CoreError, ModelError, first_line, one_line, quoted
 from core.files import JSON_BYTES, check_regular
-from core.models.shards import ABOUT_INDEX, shards_of
+from core.models.other_formats import ALLOWED, KERAS, from_pickle, from_torchscript, other_format
+from core.models.shards import shards_of
 
 HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
 NAME_LENGTH = 200  # characters of a tensor or class name
 _ZIP = b"PK\x03\x04"  # torch.save since 1.6
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # torch.save before
+_BEFORE = 3  # pickles before that of the content, in a file without an archive
+_OF_UNPICKLER = "WeightsUnpickler error:"
+_KERAS_MEMBER = "model.weights.h5"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WRAPPINGS = 4  # levels of nesting
-# how a file begins -> what it is and what to do instead
-_OTHERS = {
-    b"\x1f\x8b": "a file packed with gzip: unpack it first",
-    b"BZh": "a file packed with bzip2: unpack it first",
-    b"\x89HDF": "a Keras file, which this program does not read",
-    b"\x08": "an ONNX file, in which the BatchNorm layers are usually folded into the convolutions, so that nothing is left to generate "
-    "images from: use the network that it was exported from",
-}
-ALLOWED = "a .safetensors file, or a state dict written by torch.save(network.state_dict(), file)"
 
 
 def is_safetensors(start: bytes, size: int) -> bool:
@@ -63,18 +61,20 @@ def read_content(path: Path, name: str = "") -> Any:
     except OSError as error:
         raise ModelError(f"{name} cannot be read ({error.strerror or error}); it must be {ALLOWED}") from error
     if not is_weights(start, size):
-        raise ModelError(f"{name} must be {ALLOWED}, got {_kind(start, name)}")
+        what, lines = other_format(start, name) or (f"a file that begins with {start!r}", ())
+        raise ModelError(f"{name} must be {ALLOWED}, got {what}", lines)
     try:
         if is_safetensors(start, size):
             value: Any = _read_safetensors(path, start)
         else:
             if start.startswith(_ZIP):
-                _check_archive(path, size)
+                _check_archive(path, size, name)
             # for a path, torch would trust the suffix
             with path.open("rb") as file, torch.serialization.safe_globals(_harmless_types()):
                 value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise UnpicklingError, RuntimeError, KeyError, EOFError and others
-        raise ModelError(f"{name} cannot be read as weights ({reason_of(error)}); it must be {ALLOWED}") from error
+        lines = error.paste if isinstance(error, CoreError) else _lines_for_pickle(error, path, name)
+        raise ModelError(f"{name} cannot be read as weights ({reason_of(error)}); it must be {ALLOWED}", lines) from error
     return value
 
 
@@ -99,13 +99,26 @@ def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
     return _tensors(read_content(path, name), name or str(path))
 
 
-def _kind(start: bytes, name: str) -> str:
-    """What a file is that has no weights, and what to do instead."""
-    if start.lstrip().startswith(b"{"):
-        return ABOUT_INDEX
-    if start[4:8] == b"TFL3":
-        return "a TensorFlow Lite file, which this program does not read"
-    return next((kind for begin, kind in _OTHERS.items() if start.startswith(begin)), f"a file that begins with {start!r}")
+def _lines_for_pickle(error: Exception, path: Path, name: str) -> tuple[str, ...]:
+    """Lines to paste for a file that was refused because of an object in it; none for other errors."""
+    blocked = _blocked(error)
+    return from_pickle(Path(name).name, _first_class(path) == blocked) if blocked else ()
+
+
+def _first_class(path: Path) -> str:
+    """The class that the pickle in a file of torch.save begins with, that of the whole object; "" if it begins with something else."""
+    with path.open("rb") as file:
+        if file.read(4) == _ZIP:
+            with zipfile.ZipFile(path) as archive:
+                member = next(member for member in archive.namelist() if member.endswith("/data.pkl"))
+                operations = [*islice(pickletools.genops(archive.read(member)), 3)]
+        else:
+            file.seek(0)
+            for _ in range(_BEFORE):
+                deque(pickletools.genops(file), maxlen=0)
+            operations = [*islice(pickletools.genops(file), 3)]
+    first = next((argument for operation, argument, _ in operations if operation.name not in ("PROTO", "FRAME")), None)
+    return first.replace(" ", ".") if isinstance(first, str) else ""
 
 
 class _Ignored:
@@ -159,12 +172,17 @@ def _read_safetensors(path: Path, start: bytes) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _check_archive(path: Path, size: int) -> None:
-    """Raises ValueError for a compressed archive. torch.save never compresses, so reading one of its files cannot take more memory."""
+def _check_archive(path: Path, size: int, name: str) -> None:
+    """Raises ValueError for a compressed archive, and ModelError for one of another program with lines to paste.
+
+    torch.save never compresses, so reading one of its files cannot take more memory.
+    """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise ValueError("it is a TorchScript program")
+        raise ModelError("it is a TorchScript program", from_torchscript(Path(name).name))
+    if any(member.filename == _KERAS_MEMBER for member in members):
+        raise ModelError(f"it is {KERAS[0]}", KERAS[1])
     if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > size:
         raise ValueError("it is compressed")
     if any(member.file_size > HEADER_BYTES for member in members if member.filename.endswith(".pkl")):
@@ -173,10 +191,16 @@ def _check_archive(path: Path, size: int) -> None:
 
 def reason_of(error: Exception) -> str:
     """The message of a reader's error in one line, without torch's advice to load the file unsafely."""
-    found = str(error).partition("WeightsUnpickler error:")[2]
-    if blocked := re.search(r"GLOBAL ([\w.<>]+)|class ([\w.<>]+)", found):
-        return f"it contains an object of {(blocked[1] or blocked[2])[:NAME_LENGTH]}, which could execute code"
+    if blocked := _blocked(error):
+        return f"it contains an object of {blocked[:NAME_LENGTH]}, which could execute code"
+    found = str(error).partition(_OF_UNPICKLER)[2]
     return one_line(first_line(ValueError(found.strip()) if found.strip() else error)[:NAME_LENGTH])
+
+
+def _blocked(error: Exception) -> str:
+    """The class that torch refused to unpickle; "" for other errors."""
+    blocked = re.search(r"GLOBAL ([\w.<>]+)|class ([\w.<>]+)", str(error).partition(_OF_UNPICKLER)[2])
+    return (blocked[1] or blocked[2]) if blocked else ""
 
 
 def _tensors(value: Any, name: str) -> dict[str, Tensor]:

@@ -15,8 +15,10 @@ from dashboard import text
 
 
 def show(error: CoreError, element: Callable[..., Any] | None = None) -> None:
-    """The message of the error, by default as an error box at this place. element: st.error or st.toast."""
+    """The message of the error, by default as an error box at this place, with the lines to paste below. element: st.error or st.toast."""
     (element or st.error)(text.error(error), icon=":material/error:")
+    if error.paste and element is None:
+        st.code("\n".join(error.paste), language="python", wrap_lines=True)
 
 
 @contextmanager

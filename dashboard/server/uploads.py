@@ -22,12 +22,12 @@ from weakref import WeakValueDictionary
 
 from core.data.archives import ARCHIVE_BYTES, NUMPY_SUFFIX, is_archive, is_numpy_archive, unpack_apart
 from core.data.zip_files import RATIO, UNPACKED_BYTES
-from core.errors import DataError
+from core.errors import DataError, ModelError
 from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
 from core.models.apart import PROGRAM, is_program
+from core.models.other_formats import ALLOWED, other_format
 from core.models.registry import NETWORK_BYTES, GivenSpec
-from core.models.shards import ABOUT_INDEX
 from core.models.user_files import check_checkpoint, import_network
 from core.untrusted import AT_ONCE, WAIT_SECONDS
 from dashboard import text
@@ -101,10 +101,13 @@ class Uploads:
     def import_network(self, file: IO[bytes], name: str, architecture: str, given: GivenSpec | None = None) -> str:
         """Imports weights or a program trained elsewhere, with the values that the user gave; returns the path of the stored network.
 
+        architecture: FIND_OUT for the one that the weights are found to be of.
+
         Raises ConfigError, DataError or ModelError, naming the file, if it cannot be used here.
         """
         name = text.one_line_text(name, 100)
         size = _checked_size(file, name, NETWORK_BYTES)
+        _check_format(file, name)
         with _storing(name):
             folder = self._folder_for(NETWORKS, 2 * size)
             with _copied(file, folder) as temporary:
@@ -149,23 +152,28 @@ class Uploads:
 
 
 def check_network(file: IO[bytes], name: str, architecture: str) -> None:
-    """Raises DataError, naming the file, if its name or first bytes show that it is not a network that can be stored or imported."""
+    """Raises DataError or ModelError, naming the file, if its name or first bytes show that it is no network to be stored or imported."""
     shown = text.one_line_text(name, 100)
-    if name.lower().endswith(".json"):
-        raise DataError(f"{shown!r} must be a .safetensors file, got {ABOUT_INDEX}")
+    _check_format(file, shown)
     if not name.lower().endswith(NETWORK_ENDINGS):
         raise DataError(f"network must be a {', '.join(NETWORK_ENDINGS[:-1])} or {NETWORK_ENDINGS[-1]} file, got {shown!r}")
     if not architecture and not is_program(name):
         _check_start(file, shown)
 
 
+def _check_format(file: IO[bytes], name: str) -> None:
+    """Raises ModelError, naming the file and what to do instead, if its first bytes or the ending of its name are of another format."""
+    file.seek(0)
+    if other := other_format(file.read(9), name):
+        raise ModelError(f"{name!r} must be {ALLOWED}, got {other[0]}", other[1])
+
+
 def _check_start(file: IO[bytes], name: str) -> None:
-    """Raises DataError, naming the file, unless it begins like a safetensors file."""
+    """Raises DataError or ModelError, naming the file, unless it begins like a safetensors file."""
+    _check_format(file, name)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(9)
-    if start.lstrip().startswith(b"{"):
-        raise DataError(f"{name!r} must be a .safetensors file, got {ABOUT_INDEX}")
     if len(start) < 9 or int.from_bytes(start[:8], "little") > size or start[8:] != b"{":
         raise DataError(
             f"{name!r} must be a .safetensors file written by `pretrain`, or another one with its architecture given, "

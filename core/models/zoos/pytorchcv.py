@@ -41,6 +41,11 @@ class Pytorchcv:
     def folder(self) -> Path:
         return Path("~/.torch/models").expanduser()
 
+    def names(self) -> list[str]:
+        from pytorchcv.model_provider import _models
+
+        return sorted(_models)
+
     def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
         from pytorchcv.model_provider import get_model
 

@@ -36,6 +36,11 @@ class Timm:
     def _unknown(self, name: str) -> UnknownNameError:
         return UnknownNameError("architecture", name, ["any classifier of timm, such as resnet18 or resnet18.a1_in1k"])
 
+    def names(self) -> list[str]:
+        import timm
+
+        return timm.list_models()
+
     def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
         import timm
 

@@ -20,10 +20,13 @@ class Torchvision:
     # They have heads used only in training, whose BatchNorm layers see no image in evaluation mode.
     with_auxiliary_heads = ("googlenet", "inception_v3")
 
-    def _check(self, name: str) -> None:
+    def names(self) -> list[str]:
         from torchvision import models
 
-        if name not in models.list_models(module=models):
+        return models.list_models(module=models)
+
+    def _check(self, name: str) -> None:
+        if name not in self.names():
             raise UnknownNameError("architecture", name, ["any classifier of torchvision, such as resnet18"])
 
     def _weights(self, name: str) -> Any:
@@ -79,9 +82,7 @@ class Torchvision:
         present = {path.name for path in checkpoints_folder().glob("*.pth")}
         if not present:
             return []
-        from torchvision import models  # imports torch, which takes seconds
-
-        return [name for name in models.list_models(module=models) if self._weights_file(name) in present]
+        return [name for name in self.names() if self._weights_file(name) in present]  # imports torch, which takes seconds
 
     def _weights_file(self, name: str) -> str:
         from torchvision import models

@@ -26,6 +26,9 @@ class Zoo(Protocol):
     Every method that takes a name raises UnknownNameError if the library does not have it.
     """
 
+    def names(self) -> list[str]:
+        """Names of all architectures, without tags; some may be no classifiers, which `spec` refuses."""
+
     def build(self, name: str, classes: int | None, channels: int = 3) -> nn.Module:
         """An untrained network. classes: None for the number of classes of its weights. channels: of the images.
 

@@ -1,0 +1,65 @@
+"""Files that are no weights this program can read: what they are, and what to do instead. Imports no torch.
+
+Where a few lines of the user's own Python help, they come with the error (CoreError.paste). They run where the file was made, by the
+person who made it, which is where unpickling it is safe.
+"""
+
+from __future__ import annotations
+
+from core.models.shards import ABOUT_INDEX
+
+ALLOWED = "a .safetensors file, or a state dict written by torch.save(network.state_dict(), file)"
+_EXPORT = (
+    "import torch",
+    "program = torch.export.export(network.eval(), (torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))",
+    'torch.export.save(program, "network.pt2")  # with the image size of the network instead of 224',
+)
+KERAS = (
+    "a Keras file, whose layers this program cannot read: build the same network in PyTorch, copy the weights into it, and export that",
+    _EXPORT,
+)
+_ONNX = (
+    "an ONNX file, in which the BatchNorm layers are usually folded into the convolutions, so that nothing is left to generate images "
+    "from: export the network that it was made from",
+    _EXPORT,
+)
+_LITE = (
+    "a TensorFlow Lite file, in which the BatchNorm layers are folded into the convolutions, so that nothing is left to generate images "
+    "from: build the network that it was made from in PyTorch, copy its weights into it, and export that",
+    _EXPORT,
+)
+# how a file begins, or the ending of its name -> what it is and what to do instead, and lines to paste
+_BEGINNINGS = {
+    b"\x1f\x8b": ("a file packed with gzip: unpack it first", ()),
+    b"BZh": ("a file packed with bzip2: unpack it first", ()),
+    b"\x89HDF": KERAS,
+    b"\x08": _ONNX,
+}
+_ENDINGS = {".onnx": _ONNX, ".h5": KERAS, ".hdf5": KERAS, ".keras": KERAS, ".tflite": _LITE}
+_LITE_MARK = b"TFL3"  # from the fifth byte on
+
+
+def other_format(start: bytes, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """What a file is that has no weights, with what to do instead, and lines to paste; None if neither its start nor its name tells.
+
+    start: its first nine bytes. name: with its ending.
+    """
+    if start.lstrip().startswith(b"{"):
+        return ABOUT_INDEX, ()
+    if start[4:8] == _LITE_MARK:
+        return _LITE
+    by_start = next((other for begin, other in _BEGINNINGS.items() if start.startswith(begin)), None)
+    return by_start or next((other for ending, other in _ENDINGS.items() if name.lower().endswith(ending)), None)
+
+
+def from_torchscript(name: str) -> tuple[str, ...]:
+    """Lines that save the weights of a TorchScript program, which have the names that they had before."""
+    return ("import torch", f"network = torch.jit.load({name!r})", 'torch.save(network.state_dict(), "weights.pth")')
+
+
+def from_pickle(name: str, is_network: bool) -> tuple[str, ...]:
+    """Lines that save the weights in a file of torch.save with objects. is_network: whether the file is one object, and no dictionary."""
+    load = f"saved = torch.load({name!r}, weights_only=False)  # where you trained it, and only a file of your own"
+    if is_network:
+        return ("import torch", load, 'torch.save(saved.state_dict(), "weights.pth")')
+    return ("import torch", load, 'torch.save(saved["model"], "weights.pth")  # or another of saved.keys(); .state_dict() of a network')
