@@ -69,9 +69,9 @@ def of_content(content: Any, source: str) -> list[Possible]:
 
     source: name of the file. Raises ModelError if there are no tensors under names.
     """
+    find_state_dict(content, {}, source)  # refuses what is no network to start from
     groups = [Counter(tuple(value.shape) for value in tensors.values()) for _, tensors in parts_of(content)]
     if not groups:
-        find_state_dict(content, {}, source)  # says what is there instead
         return []
     hints = _hints(content, source)
     likely = sorted(load_index().likely(groups, LISTED), key=lambda one: (-one[1], *_preference(one[0], hints)))

@@ -7,7 +7,8 @@ import pytest
 from command_line import GENERATE_KEYS, QUANTIZE, TINY, call, last_json, refused, tree
 
 from core.data.image_sets import load_image_set
-from core.models.full_precision import load_model
+from core.errors import ModelError
+from core.models.full_precision import find_model, load_model
 from core.runs.store import RunStore
 
 
@@ -142,6 +143,39 @@ def test_generate_and_quantize_with_a_weights_file(tmp_path, capsys, of_others, 
     assert call("quantize", *QUANTIZE, "--images", tmp_path / "set", "--data", pictures, *given, *runs, "--out", tmp_path / "w4a4") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["full_precision"] > 70
     assert len(list(network.parent.iterdir())) == 2
+
+
+def test_weights_alone_are_found_and_the_note_names_the_architecture(tmp_path, capsys, of_others):
+    assert call("generate", *TINY, "--weights", of_others, "--runs", tmp_path / "runs", "--out", tmp_path / "set", "--json") == 0
+    said = capsys.readouterr().err
+    assert "best.pth to be weights of pytorchcv:resnet20_cifar10 with 10 classes" in said
+    assert "--model chooses one" in said
+    (network,) = (tmp_path / "runs" / "uploads" / "networks").glob("*.safetensors")
+    assert find_model(str(network))[1].architecture == "pytorchcv:resnet20_cifar10"
+
+
+@pytest.mark.parametrize("command", ["generate", "quantize", "run"])
+def test_weights_alone_ask_for_the_architecture_and_a_model_given_wins(tmp_path, monkeypatch, command):
+    asked = []
+
+    def imported(file, architecture, **_):
+        asked.append(architecture)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("core.models.user_files.import_network", imported)
+    images = ["--images", tmp_path] if command == "quantize" else []
+    for model in ([], ["--model", "resnet20_cifar10"], ["--model", "timm:resnet18"]):
+        assert call(command, *images, "--weights", tmp_path / "a.pth", *model) == 2
+    assert asked == ["", "resnet20_cifar10", "timm:resnet18"]
+
+
+def test_lines_to_paste_follow_the_refusal(tmp_path, capsys):
+    (tmp_path / "mine.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    assert call("generate", *TINY, "--weights", tmp_path / "mine.onnx") == 2
+    sentence, *lines = capsys.readouterr().err.splitlines()
+    assert "got an ONNX file, in which the BatchNorm layers are usually folded into the convolutions" in sentence
+    assert [line[:4] for line in lines] == ["    "] * 3
+    assert lines[-1].strip().startswith('torch.export.save(program, "network.pt2")')
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -14,6 +14,7 @@ import pathlib
 import sys
 import types
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -267,6 +268,12 @@ def torchscript(path):
         torch.jit.save(torch.jit.trace(NETWORK.eval(), torch.zeros(1, 3, 64, 64)), path)
 
 
+def keras(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(name, "{}")
+
+
 REFUSED = {
     "whole module": (lambda path: torch.save(NETWORK, path), "it contains an object of torchvision.models.resnet.ResNet, which"),
     "module of Ultralytics": (lambda path: torch.save({"model": NETWORK, "ema": None}, path), "models.resnet.ResNet, which could"),
@@ -276,6 +283,7 @@ REFUSED = {
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"abc")), "got a file packed with gzip: unpack it first"),
     "bzip2": (lambda path: path.write_bytes(bz2.compress(b"abc")), "got a file packed with bzip2: unpack it first"),
     "Keras": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "got a Keras file"),
+    "Keras 3": (keras, "it is a Keras file"),
     "TensorFlow Lite": (lambda path: path.write_bytes(b"\x1c\x00\x00\x00TFL3"), "got a TensorFlow Lite file"),
     "ONNX": (lambda path: path.write_bytes(b"\x08\x08\x12\x07pytorch"), "usually folded into the convolutions"),
     "shards": (lambda path: path.write_text('{"metadata": {}, "weight_map": {}}', encoding="utf-8"), "merge them into one"),
@@ -294,6 +302,44 @@ def test_form_is_refused_with_what_to_do(tmp_path, form):
     assert "torch.save(network.state_dict(), file)" in message
     for unsafe in ("weights_only", "safe_globals", "trust", "\n"):
         assert unsafe not in message
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("form", ["TorchScript", "whole module", "dictionary with a module"])
+def test_pasted_lines_save_weights_that_are_read(tmp_path, monkeypatch, form, legacy):
+    """Run as the user would: the file that they write has the weights."""
+    file = tmp_path / "mine.pt"
+    if form == "TorchScript":
+        torchscript(file)
+    else:
+        content = NETWORK if form == "whole module" else {"model": NETWORK, "epoch": 3}
+        torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ModelError) as caught:
+        read_content(file, "mine.pt")
+    lines = "\n".join(caught.value.paste)
+    assert len(caught.value.paste) == 3
+    if form == "dictionary with a module":
+        assert 'saved["model"]' in lines
+        assert ".state_dict() of a network" in lines  # as its comment says
+        lines = lines.replace('saved["model"]', 'saved["model"].state_dict()')
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(lines, {})
+    found = find_state_dict(read_content(tmp_path / "weights.pth"), EXPECTED, "weights.pth").weights
+    assert all(torch.equal(found[key], value) for key, value in STATE.items())
+
+
+@pytest.mark.parametrize("form", ["ONNX", "TensorFlow Lite", "Keras", "Keras 3"])
+def test_pasted_lines_export_a_program(tmp_path, monkeypatch, form):
+    """With the image size of the network, as their comment says."""
+    write, _ = REFUSED[form]
+    write(tmp_path / "a.pth")
+    with pytest.raises(ModelError) as caught:
+        read_content(tmp_path / "a.pth", "mine.pth")
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(caught.value.paste).replace("224", "32"), {"network": timm.create_model("test_byobnet")})
+    assert (tmp_path / "network.pt2").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""What is no file of weights is recognized by its start or its name; files of weights are not."""
+
+import pytest
+
+from core.models.other_formats import other_format
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "words"),
+    [
+        (b"\x08\x08\x12\x07pyt", "a.bin", "an ONNX file, in which the BatchNorm layers are usually folded"),
+        (b"anything.", "a.ONNX", "an ONNX file"),
+        (b"\x89HDF\r\n\x1a\n", "a.pth", "a Keras file"),
+        (b"PK\x03\x04.....", "a.keras", "a Keras file"),
+        (b"", "a.h5", "a Keras file"),
+        (b"\x1c\x00\x00\x00TFL3\x00", "a.pt", "a TensorFlow Lite file"),
+        (b"", "a.tflite", "a TensorFlow Lite file"),
+    ],
+)
+def test_other_formats_say_what_to_do_instead(start, name, words):
+    found = other_format(start, name)
+    assert found is not None
+    what, lines = found
+    assert what.startswith(words)
+    assert len(lines) == 3
+    assert "torch.export.save" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [(b"PK\x03\x04.....", "a.pth"), (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "a.safetensors"), (b"\x80\x02c", "a.pt"), (b"", "a")],
+)
+def test_weights_are_no_other_format(start, name):
+    assert other_format(start, name) is None
