@@ -147,5 +147,5 @@ def in_this_process(monkeypatch):
         module, _, function = task.partition(":")
         return getattr(import_module(module), function)(file, name=name, **arguments)
 
-    for caller in ("core.data.archives", "core.models.user_files"):
+    for caller in ("core.data.archives", "core.models.apart"):
         monkeypatch.setattr(f"{caller}.check_apart", here)

@@ -31,6 +31,8 @@ NAME_LENGTH = 200  # characters of a tensor or class name
 _ZIP = b"PK\x03\x04"  # torch.save since 1.6
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # torch.save before
 _BEFORE = 3  # pickles before that of the content, in a file without an archive
+_FIRST = 8  # operations of a pickle, enough to see what its object is
+_PASSED = ("PROTO", "FRAME", "MARK", "BINUNICODE", "BINPUT")
 _OF_UNPICKLER = "WeightsUnpickler error:"
 _KERAS_MEMBER = "model.weights.h5"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -111,13 +113,14 @@ def _first_class(path: Path) -> str:
         if file.read(4) == _ZIP:
             with zipfile.ZipFile(path) as archive:
                 member = next(member for member in archive.namelist() if member.endswith("/data.pkl"))
-                operations = [*islice(pickletools.genops(archive.read(member)), 3)]
+                operations = [*islice(pickletools.genops(archive.read(member)), _FIRST)]
         else:
             file.seek(0)
             for _ in range(_BEFORE):
                 deque(pickletools.genops(file), maxlen=0)
-            operations = [*islice(pickletools.genops(file), 3)]
-    first = next((argument for operation, argument, _ in operations if operation.name not in ("PROTO", "FRAME")), None)
+            operations = [*islice(pickletools.genops(file), _FIRST)]
+    # without an archive, ("module", the class, ...) comes first
+    first = next((argument for operation, argument, _ in operations if operation.name not in _PASSED), None)
     return first.replace(" ", ".") if isinstance(first, str) else ""
 
 

