@@ -26,7 +26,7 @@ from core.generation.optimizers import step_size_factor
 from core.generation.scale import in_usual_scale
 from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
-from core.models.divergence import check_tensors
+from core.models.divergence import are_finite, check_tensors
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.identity import weights_hash
 from core.reporting import Control, Frame, NoControl, NullReporter, Reporter, RunningStatistics
@@ -136,6 +136,11 @@ class GenerationLoop:
         layer_values = layers.detach().tolist()
         values = {"total": float(loss.detach()), **{name: float(term) for name, term in terms.items()}}
         self._check_finite(values["total"], layer_values, iteration)
+        if not are_finite(parameter.grad for parameter in self.source.parameters() if parameter.grad is not None):
+            # of a finite loss. MI-FGSM would not move any more, because the sign of a NaN is 0
+            raise CoreError(
+                f"the gradient of {self.method} must be finite, got infinity or NaN at iteration {iteration + 1}: {self._advice()}"
+            )
         values["agreement"] = 100.0 * float((logits.detach().argmax(dim=1) == self.source.labels).float().mean())
         self.source.advance(iteration, self._values, step_size_factor(self.config.schedule, iteration, self.config.iterations))
         if iteration == 0:

@@ -37,10 +37,14 @@ def first_not_finite(network: nn.Module, images: Tensor) -> str:
 
 def parameter_not_finite(network: nn.Module) -> str:
     """Name of the first parameter that contains an infinity or NaN; empty if there is none. Cheap if all are finite."""
-    largest = nn.utils.get_total_norm(network.parameters(), norm_type=math.inf)  # one reduction over all, because this runs in every step
-    if bool(torch.isfinite(largest)):
+    if are_finite(network.parameters()):
         return ""
     return next((name for name, parameter in network.named_parameters() if not bool(torch.isfinite(parameter).all())), "")
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is an infinity or NaN: one reduction over all of them, because this runs in every step."""
+    return bool(torch.isfinite(nn.utils.get_total_norm(tensors, norm_type=math.inf)))
 
 
 def tensor_not_finite(network: nn.Module) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.errors import CoreError
 from core.generation.forward_pass import ForwardPass, term_weights
 from core.generation.sources.base import JointSource, balanced_labels
+from core.models.divergence import are_finite
 
 
 class GeneratedImages(JointSource):
@@ -115,6 +117,10 @@ class GeneratedImages(JointSource):
             loss, *_ = self._forward(images, labels, {name: getattr(self.config, name) for name in term_weights()})
             loss = loss + self.student_loss(images, labels, teacher, student)
             gradients = torch.autograd.grad(loss, self.parameters())
+        if not are_finite(gradients):
+            raise CoreError(
+                f"the gradient of the generator must be finite, got infinity or NaN at training step {step + 1}: try a smaller training_lr"
+            )
         for parameter, gradient in zip(self.parameters(), gradients):
             parameter.grad = gradient
         self.optimizer.step()

@@ -12,6 +12,7 @@ from core.data.image_sets import load_image_set
 from core.errors import CoreError, ModelError, RunStopped
 from core.generation.forward_pass import ForwardPass
 from core.generation.loop import GenerationLoop, synthesize
+from core.generation.methods import METHODS
 from core.generation.noise import initial_noise
 from core.generation.snapshots import Snapshots, kept_steps
 from core.models.full_precision import FullPrecisionModel
@@ -287,6 +288,23 @@ def test_divergence_is_blamed_on_the_knobs(small):
     loop.step()
     loop.source.current().fill_(math.nan)
     with pytest.raises(CoreError, match="^the loss of mi-fgsm must be finite, got nan at iteration 2, first in bn1: try a smaller epsilon"):
+        loop.step()
+
+
+class RootOfZero(nn.Module):
+    """Adds zero, whose gradient is infinity times zero."""
+
+    def forward(self, scores):
+        return scores + (0 * scores).sqrt()
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_gradient_that_is_not_finite_ends_the_generation(small, method):
+    """The loss is finite, and the sign of a NaN is 0: MI-FGSM's images would stay as they are, without an error."""
+    small.network.output = nn.Sequential(small.network.output, RootOfZero())
+    loop = GenerationLoop(small, CONFIG, method)
+    where = f"^the gradient of {method} must be finite, got infinity or NaN at iteration 1: small must be able to score noise in float32$"
+    with pytest.raises(CoreError, match=where):
         loop.step()
 
 

@@ -11,7 +11,7 @@ from joint_training import STEPS, Generator, digest, tiny, training
 
 from core.config import RANGE_METHODS, GenerationConfig, MachineConfig, TrainingConfig
 from core.data.image_sets import ImageSet
-from core.errors import DataError
+from core.errors import CoreError, DataError
 from core.generation.sources.generated import GeneratedImages
 from core.quantization.training import QuantizationTraining
 from core.reporting import NullReporter
@@ -162,6 +162,17 @@ def test_joint_method_is_a_training_source(small):
     second.load_state(first.state())
     trained(second)
     assert all(torch.equal(value, expected[name]) for name, value in second.student.state_dict().items())
+
+
+def test_generator_whose_gradient_is_not_finite_ends_the_training(small):
+    class Root(Linear):
+        def student_loss(self, images, labels, teacher, student):
+            return (0 * images).sqrt().sum()  # zero; its gradient is infinity times zero
+
+    config = GenerationConfig(images=16, batch_size=16, iterations=2, snapshots=1)
+    source = Root(small, config, MachineConfig(device="cpu", threads=1))
+    with pytest.raises(CoreError, match="^the gradient of the generator must be finite, got infinity or NaN at training step 3: try"):
+        source.update(2, small.network, small.network)
 
 
 def test_state_of_an_earlier_version(small, small_images):
