@@ -40,7 +40,7 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
                 ema_decay=0.0,
                 keep="trained",
             ),
-            evaluation=EvaluationConfig(data="cifar10", accuracy_checks=20),
+            evaluation=EvaluationConfig(accuracy_checks=20),
         ),
     }
 )

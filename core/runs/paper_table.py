@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.config import RunConfig, nearest_preset
+from core.config import AUTO_DATA, RunConfig, nearest_preset
 from core.errors import ConfigError, DataError, UnknownNameError, one_line
 from core.models.registry import ASSETS
 from core.runs.lists import RunFilter
@@ -204,8 +204,8 @@ def setting(config: RunConfig, bits: int) -> str:
 def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> RunConfig:
     """The config that measures a row with the settings and methods of `start`.
 
-    model: one of the row's networks; empty: that with the paper's weights. data: evaluation images; empty: those of `start`, which must
-    then be CIFAR-10's. Raises UnknownNameError for an unknown row or network, DataError if `data` is needed and empty.
+    model: one of the row's networks; empty: that with the paper's weights. data: evaluation images; empty: those of `default_data`. Raises
+    UnknownNameError for an unknown row or network, DataError if `data` is needed and empty.
     """
     row = paper_row(name)
     model = model or row.networks[0]
@@ -223,10 +223,18 @@ def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> 
             "first_last_8bit": False,
             "layer_bits": (),
             "activation_bits": 0,
-            "data": data or start.evaluation.data,
+            "data": data or default_data(start, row),
             "encoder": "",  # the table has no column for diversity
         }
     )
+
+
+def default_data(start: RunConfig, row: PaperRow) -> str:
+    """The evaluation images of a row on CIFAR-10: those of `start`; where these are not named and it has the paper's settings, the whole
+    test set, as in the paper.
+    """
+    nearest, _ = nearest_preset(start, row.bits)
+    return row.dataset if start.evaluation.data == AUTO_DATA and nearest == "paper" else start.evaluation.data
 
 
 def to_dict(row: PaperRow, measured: Sequence[Measurement]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
         preset = forms.preset_choice("table preset")
         data = st.text_input(
             "Evaluation images",
-            placeholder=PRESETS[preset].evaluation.data
+            placeholder=paper_table.default_data(PRESETS[preset], row)
             if row.dataset == paper_table.EMBEDDED_DATA
             else f"a folder of {row.dataset}'s images",
             help="A folder on the machine that runs the job. Leave empty for CIFAR-10 only.",

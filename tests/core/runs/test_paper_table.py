@@ -229,6 +229,10 @@ def test_row_config_has_the_papers_weights_and_the_settings_of_the_preset():
     assert (config.bits, config.methods, config.evaluation.encoder) == ((4,), ("mi-fgsm", "adam"), "")
     assert paper_table.setting(config, 4) == "quick"
     assert paper_table.row_config(ROW, QUICK, "resnet20_cifar10").model == "resnet20_cifar10"
+    assert config.evaluation.data == "auto"
+    # the paper measures on all test images
+    assert paper_table.row_config(ROW, PRESETS["paper"].with_knobs({"seed": 3})).evaluation.data == "cifar10"
+    assert paper_table.row_config(ROW, PRESETS["paper"].with_knobs({"data": "embedded"})).evaluation.data == "embedded"
     config = paper_table.row_config("imagenet/resnet50/5", PRESETS["paper"], data="/images")
     assert (config.model, config.evaluation.data, config.bits) == ("pytorchcv:resnet50", "/images", (5,))
 
