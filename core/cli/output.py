@@ -13,9 +13,13 @@ def as_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def in_words(result: Mapping[str, Any], indent: str = "") -> str:
-    """A result, one figure per line."""
+    """A result, one figure per line. What is unknown or empty has no line; of the layers there is only the worst, all are in `--json`."""
     lines = []
     for key, value in result.items():
+        if value is None or value in ({}, []):
+            continue
+        if key == "layers" and isinstance(value, Mapping):
+            value = _worst_layer(value)
         if isinstance(value, Mapping):
             lines.append(f"{indent}{key}\n{in_words(value, indent + '  ')}")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
@@ -25,3 +29,10 @@ def in_words(result: Mapping[str, Any], indent: str = "") -> str:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{key:<24} {text}")
     return "\n".join(lines)
+
+
+def _worst_layer(layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Of "layers" in the figures of a quantized network: the layer with the largest error. Layers without an error have no ratio."""
+    known = {name: ratio for name, ratio in layers["sqnr"].items() if ratio is not None}
+    worst = min(known, key=lambda name: known[name], default=None)
+    return {**layers, "sqnr": None if worst is None else f"{known[worst]:g} dB at least, in {worst}"}
