@@ -34,7 +34,7 @@ from core.quantization.placement import check_layer_bits
 from core.reporting import WARNING, Control, Reporter
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
-from core.stages.full_precision import measure_full_precision
+from core.stages.full_precision import measure_full_precision, real_scores
 from core.stages.generation import HELD_OUT, STAGE, generate, generate_held_out, joint_source, save_images
 from core.stages.planning import Plan
 from core.stages.quantization import QuantizationInput, quantize
@@ -56,8 +56,9 @@ class Prepared:
 
     @property
     def holds_out(self) -> bool:
-        """Whether the networks are compared on held-out images: to keep the better one, or because nothing else tells how good it is."""
-        return self.config.compares or (bool(self.config.bits) and self.evaluation_set is None)
+        """Whether the networks are compared on held-out images: to keep the better one, or because no label tells how good it is."""
+        labeled = self.evaluation_set is not None and self.evaluation_set.labeled
+        return self.config.compares or (bool(self.config.bits) and not labeled)
 
 
 def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
@@ -175,7 +176,8 @@ class _Execution:
         result: dict[str, Any] = {"methods": {method: {} for method in methods}}
         full_precision = None
         if self.prepared.evaluation_set is not None:
-            full_precision = Accuracy(**self._once("full_precision", self._full_precision))
+            measured = self._once("full_precision", self._full_precision)
+            full_precision = Accuracy(**measured) if measured else None
         if self.config.bits:
             result["full_precision"] = top1_of(full_precision)
         sets = self.prepared.sets or self._generated(methods)
@@ -218,10 +220,10 @@ class _Execution:
 
     def _full_precision(self) -> dict[str, Any]:
         assert self.prepared.evaluation_set is not None
-        accuracy = measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.context)
+        accuracy = measure_full_precision(self.prepared.model, self.prepared.evaluation_set, self.context, self.checkpoints.folder)
         for sentence in self.prepared.evaluation_set.damage():  # now that all images were read
             self.context.reporter.result(f"{WARNING}/damage", sentence)
-        return asdict(accuracy)
+        return {} if accuracy is None else asdict(accuracy)
 
     def _generated(self, methods: list[str]) -> dict[str, ImageSet]:
         self._once(STAGE, self._generate)
@@ -264,7 +266,10 @@ class _Execution:
         def compute() -> dict[str, Any]:
             source = joint_source(model, self.config, method, self.folder)
             held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.prepared.holds_out else None
-            given = QuantizationInput(model, method, image_set, evaluation_set, full_precision, source, held_out)
+            expected = None
+            if evaluation_set is not None:
+                expected = real_scores(model, evaluation_set, self.context, self.checkpoints.folder)
+            given = QuantizationInput(model, method, image_set, evaluation_set, full_precision, expected, source, held_out)
             return quantize(given, self.config, bits, self.folder / layout.QUANTIZED / method / width, self.context)
 
         return self._once(f"quantize/{method}/{width}", compute)

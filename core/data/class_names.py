@@ -52,7 +52,7 @@ def class_mapping(
         return _each_once(folders, known, source)
     count = len(spec.classes)
     if not known or _has_only_numbers(spec):
-        if all(re.fullmatch("n[0-9]{8}", folder) for folder in folders) and (ids := wordnet_ids(spec)) is not None:
+        if all(map(is_wordnet_id, folders)) and (ids := wordnet_ids(spec)) is not None:
             return [_index_of_id(folder, ids, spec, source) for folder in folders]
         if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
             numbers = [int(folder) for folder in folders]
@@ -75,6 +75,28 @@ def class_mapping(
         f"{kind} of {source} must have the names of the classes of {spec.name} ({', '.join(spec.classes[:10])}) or their numbers, "
         f"or be exactly {count} with other names, in order, got {len(folders)} {kind} with {quoted(unknown)}"
     )
+
+
+def are_classes(folders: Sequence[str], spec: ModelSpec, source: str, kind: str = "folders", empty: Sequence[str] = ()) -> bool:
+    """Whether folders are meant as classes of the network, so that `class_mapping` decides; otherwise their images have no labels.
+
+    They are, if there is a list of them; if one of them has the name, the WordNet id or the number of a class, because the others may be
+    misspelled; or if there are as many folders as classes. Arguments are those of `class_mapping`. Raises DataError for a name that
+    matches two classes.
+    """
+    count = len(spec.classes)
+    if kind != "folders" or _mapping_files(Path(source)) or count in (len(folders), len(folders) + len(empty)):
+        return True
+    if any(index is not None for index in _named_classes(folders, spec, source)):
+        return True
+    if any(re.fullmatch("[0-9]{1,9}", folder) and int(folder) <= count for folder in folders):
+        return True
+    ids = wordnet_ids(spec) if any(map(is_wordnet_id, folders)) else None
+    return ids is not None and not ids.keys().isdisjoint(folders)
+
+
+def is_wordnet_id(folder: str) -> bool:
+    return re.fullmatch("n[0-9]{8}", folder) is not None
 
 
 def _first_number(numbers: Sequence[int], spec: ModelSpec, source: str, kind: str, notes: list[str]) -> int:
@@ -176,9 +198,13 @@ def _index_of_id(folder: str, ids: dict[str, int], spec: ModelSpec, source: str)
 # an explicit mapping in a JSON file
 
 
-def _read_mapping(folder: Path) -> dict[str, Any] | None:
+def _mapping_files(folder: Path) -> list[Path]:
     # a pipe must be refused, not skipped
-    present = [folder / name for name in MAPPING_FILES if os.path.lexists(folder / name) and not os.path.isdir(folder / name)]
+    return [folder / name for name in MAPPING_FILES if os.path.lexists(folder / name) and not os.path.isdir(folder / name)]
+
+
+def _read_mapping(folder: Path) -> dict[str, Any] | None:
+    present = _mapping_files(folder)
     if not present:
         return None
     if len(present) > 1:

@@ -1,9 +1,9 @@
-"""Real, labeled images: the embedded evaluation set, CIFAR-10 and CIFAR-100, or folders of images."""
+"""Real images: the embedded evaluation set, CIFAR-10 and CIFAR-100, or folders of images, with or without labels."""
 
 import json
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,8 +20,9 @@ from torchvision.transforms.v2 import functional
 from core.channels import height_and_width
 from core.data.archives import is_archive, unpack_data_set
 from core.data.cifar import TITLES, cifar_folders, open_cifar, open_cifar_folder, pixels
-from core.data.class_names import CLASSES, class_mapping, dataset_mapping, evaluation_source
-from core.data.layouts import FOR_EVALUATION, FOR_TRAINING, ImageFiles, open_images
+from core.data.class_names import CLASSES, dataset_mapping, evaluation_source
+from core.data.evaluation_files import evaluation_targets, open_evaluation_files
+from core.data.layouts import FOR_TRAINING, ImageFiles, open_images
 from core.errors import DataError
 from core.files import temporary_folder
 from core.models.registry import ASSETS, ModelSpec
@@ -41,24 +42,26 @@ class LabeledImages(Protocol):
 
 
 class EvaluationSet(Dataset):
-    """Labeled images, resized and cropped for a network.
+    """Images, resized and cropped for a network.
 
     Items are (uint8 `(C, H, W)` in [0, 255], class index of the network); of a file that cannot be read, black pixels and UNREADABLE,
-    which also becomes its label. description: of a tensor of images, whole; of files, what follows their number.
+    which also becomes its label. labels: None where there are none; then each image is a class of its own. description: of a tensor of
+    images, whole; of files, what follows their number.
     image_size, resize, interpolation: as in ModelSpec.
     """
 
     def __init__(
         self,
         images: Tensor | ImageFiles,
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         description: str,
         image_size: int | tuple[int, int],
         resize: int | None = None,
         interpolation: str = "bilinear",
     ) -> None:
         self.images = images
-        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self.labeled = labels is not None
+        self.labels = torch.arange(len(images)) if labels is None else torch.as_tensor(labels, dtype=torch.long)
         self._description = description
         self.size = height_and_width(image_size)
         short = min(self.size)
@@ -138,15 +141,16 @@ def find_evaluation_set(data: str, spec: ModelSpec, *, strict: bool = False) -> 
     return None if source is None else load_evaluation_set(source, spec, strict=strict)
 
 
-def load_evaluation_set(source: str, spec: ModelSpec, *, labels_needed: bool = True, strict: bool = False) -> EvaluationSet:
+def load_evaluation_set(source: str, spec: ModelSpec, *, strict: bool = False) -> EvaluationSet:
     """The evaluation set `source` for the network `spec`.
 
     source: `embedded` (2,000 images, only for networks with CIFAR-10's classes), `cifar10`, `cifar100`; a folder in a layout of
-    `open_images`, with folders or a list named as `class_mapping` allows, or a zip file of it; or a folder of CIFAR as stored by
-    torchvision. labels_needed, strict: see `open_images`. Raises DataError if the data is missing, its classes are not those of the
-    network, or too many files are not images.
+    `open_images`, with folders or a list named as `class_mapping` allows, any other folder of images, which then have no labels, or a zip
+    file of it; or a folder of CIFAR as stored by torchvision. strict: see `open_images`. Raises DataError if the data is missing, its
+    classes are not those of the network, or too many files are not images.
     """
     images: Tensor | ImageFiles
+    mapping: list[int] | None
     if source in CLASSES:
         mapping = dataset_mapping(CLASSES[source], spec)
         if mapping is None:
@@ -170,12 +174,12 @@ def load_evaluation_set(source: str, spec: ModelSpec, *, labels_needed: bool = T
         images, targets = pixels(dataset), dataset.targets
         description = f"all {len(targets):,} {TITLES[name]} test images of {source}"
     else:
-        images = _open_files(source, FOR_EVALUATION, list(CLASSES), labels_needed, strict)
-        targets, mapping = images.targets, _class_indices(images, spec)
+        images = _open_files(source, lambda folder: open_evaluation_files(folder, spec, list(CLASSES), strict=strict))
+        targets, mapping = images.targets, evaluation_targets(images, spec) if images.classes else None
         # only the headers, because decoding all images would take as long as the evaluation
         images.check_headers()
         description = f"images of {source}"
-    labels = [mapping[target] for target in targets]
+    labels = None if mapping is None else [mapping[target] for target in targets]
     if isinstance(images, ImageFiles):
         images.mode = spec.mode
     else:
@@ -191,28 +195,21 @@ def _in_mode(images: Tensor, mode: str) -> Tensor:
     return torch.stack([functional.pil_to_tensor(picture) for picture in pictures])
 
 
-def _open_files(source: str, parts: Sequence[str], names: Sequence[str], labels_needed: bool, strict: bool) -> ImageFiles:
-    """The images of a folder, or of a zip file of one, in any layout; see `open_images`."""
+def _open_files(source: str, opened: Callable[[Path], ImageFiles]) -> ImageFiles:
+    """The images of a folder, or of a zip file of one. opened: what finds them in a folder."""
     if not (is_archive(Path(source)) and os.path.isfile(source)):
-        return open_images(Path(source), parts, *names, labels_needed=labels_needed, strict=strict)
+        return opened(Path(source))
     keep = ExitStack()
     folder = keep.enter_context(temporary_folder()) / Path(source).name  # the name of the archive, for error messages
     try:
         folder.mkdir()
         unpack_data_set(Path(source), folder)
-        files = open_images(folder, parts, *names, labels_needed=labels_needed, strict=strict)
+        files = opened(folder)
     except BaseException:
         keep.close()
         raise
     weakref.finalize(files, keep.close)
     return files
-
-
-def _class_indices(files: ImageFiles, spec: ModelSpec) -> list[int]:
-    """Class of the files -> class index of the network; images without labels stay classes of their own."""
-    if not files.classes:
-        return files.targets
-    return class_mapping(files.classes, spec, str(files.source), files.kind, files.empty, files.notes)
 
 
 def embedded_images() -> tuple[Tensor, list[int]]:
@@ -240,7 +237,7 @@ def open_training_set(source: str, strict: bool = False, mode: str = "RGB") -> t
         raise DataError(f"training data must be one data set, folder {source!r} contains CIFAR-10 and CIFAR-100")
     for name, root in found.items():
         return open_cifar_folder(name, root, train=True), list(CLASSES[name])
-    found_files = _open_files(source, FOR_TRAINING, names, labels_needed=True, strict=strict)
+    found_files = _open_files(source, lambda folder: open_images(folder, FOR_TRAINING, *names, strict=strict))
     found_files.mode = mode
     files = found_files.readable()
     return files, files.classes

@@ -1,4 +1,4 @@
-"""Folders of image files: one folder per class, or a single folder, possibly with a list of the classes.
+"""Folders of image files: one folder per class; a single folder, possibly with a list of the classes; or any, where no class is needed.
 
 Symbolic links are followed, because data sets are often assembled from links; a link to one of its parent folders is refused, because
 its images would be counted repeatedly. Hidden files, and what operating systems add to folders, are skipped.
@@ -21,6 +21,7 @@ from core.errors import DataError, quoted
 FOR_EVALUATION = ("val", "valid", "validation", "dev", "eval", "test", "testing", "train", "training")
 FOR_TRAINING = ("train", "training", *FOR_EVALUATION[:-2])
 ONE_PER_CLASS = "a folder with one folder of images per class"
+WITH_OR_WITHOUT_CLASSES = "a folder of images, with one folder per class or without labels"
 MOST_DAMAGED = 0.01  # share of the images that may be skipped
 _LITTER = {"__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 _DEEPEST = 5  # folders above the one that contains the classes
@@ -190,6 +191,22 @@ def open_images(path: Path, parts: Sequence[str], *names: str, labels_needed: bo
             "because labels are needed here, got images without either"
         )
     return ImageFiles([], list(paths.values()), list(range(len(paths))), folder, [], notes, strict)
+
+
+def open_all_images(path: Path, parts: Sequence[str], *names: str, strict: bool = False) -> ImageFiles:
+    """All images of a folder and of those below it, without their classes: each is a class of its own, and `classes` is empty.
+
+    Only the best of several parts is used. Arguments and errors are those of `open_images`.
+    """
+    _check_folder(path, names)
+    notes: list[str] = []
+    folder = _folder_of_classes(path, parts, notes)
+    entries = _entries(folder)
+    paths = [entry.path for entry in entries if _is_image(entry)]
+    for entry in entries:
+        if os.path.isdir(entry.path):
+            paths += _images_below(entry, _inode(folder))
+    return ImageFiles([], paths, list(range(len(paths))), folder, [], notes, strict)
 
 
 class _Folders:

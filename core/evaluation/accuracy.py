@@ -61,9 +61,26 @@ def top1_hits(
     batch_size: int = 0,
     pause_point: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU.
+    """Whether `network` scores the label of each image highest: bool `(N,)`, on the CPU. False where an image cannot be read.
 
-    Where an image cannot be read it is False, and its label in the evaluation set becomes UNREADABLE.
+    Arguments and errors are those of `each_batch`.
+    """
+    hits: list[Tensor] = []
+    each_batch(network, model, evaluation_set, lambda scores, labels: hits.append(scores.argmax(dim=1) == labels), batch_size, pause_point)
+    return torch.cat(hits)
+
+
+def each_batch(
+    network: nn.Module,
+    model: FullPrecisionModel,
+    evaluation_set: EvaluationSet | Subset,
+    see: Callable[[Tensor, Tensor], None],
+    batch_size: int = 0,
+    pause_point: Callable[[], None] | None = None,
+) -> None:
+    """Calls `see` with the scores `(B, classes)` and the labels `(B,)` of each batch, in order, on the CPU.
+
+    The label of an image that cannot be read, here and in the evaluation set, becomes UNREADABLE.
 
     batch_size: 0 chooses by the device. pause_point: called between batches; may raise to stop early. Raises DataError for an empty set.
     """
@@ -75,15 +92,13 @@ def top1_hits(
     # of each module: a network may be in training mode with its BatchNorm layers frozen
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    hits = []
     try:
         with torch.no_grad():
             for pixels, labels in DataLoader(evaluation_set, batch_size=batch_size):
                 if pause_point is not None:
                     pause_point()
                 images = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
-                hits.append(network(images).argmax(dim=1).cpu() == labels)
+                see(network(images).cpu(), labels)
     finally:
         for module, training in modes:
             module.training = training
-    return torch.cat(hits)

@@ -31,24 +31,41 @@ class Agreement:
 @torch.no_grad()
 def agreement(network: nn.Module, model: FullPrecisionModel, images: Tensor) -> Agreement:
     """Compares `network`, in evaluation mode, with the full-precision `model` on images: uint8 `(N, C, H, W)`, N at least 1."""
-    same, divergence, signal, noise = 0, 0.0, 0.0, 0.0
+    comparison = Comparison()
     for pixels in images.split(_BATCH):
         inputs = model.normalize(pixels).contiguous(memory_format=torch.channels_last)
-        ours, theirs = network(inputs).float(), model.network(inputs).float()
-        same += int((ours.argmax(dim=1) == theirs.argmax(dim=1)).sum())
+        comparison.add(network(inputs), model.network(inputs))
+    return comparison.figures()
+
+
+class Comparison:
+    """The sums of the figures of Agreement, over batches."""
+
+    def __init__(self) -> None:
+        self.images = self.same = 0
+        self.divergence = self.signal = self.noise = 0.0
+
+    def add(self, ours: Tensor, theirs: Tensor) -> None:
+        """Scores `(N, classes)` of the quantized and of the full-precision network."""
+        ours, theirs = ours.float(), theirs.float()
+        self.images += len(ours)
+        self.same += int((ours.argmax(dim=1) == theirs.argmax(dim=1)).sum())
         log_ours, log_theirs = F.log_softmax(ours, dim=1), F.log_softmax(theirs, dim=1)
-        divergence += float(F.kl_div(log_ours, log_theirs, reduction="sum", log_target=True))
+        self.divergence += float(F.kl_div(log_ours, log_theirs, reduction="sum", log_target=True))
         exact = _centered(theirs)
-        signal += float(exact.square().sum())
-        noise += float((_centered(ours) - exact).square().sum())
-    share = same / len(images)
-    return Agreement(
-        agreement=round(100 * share, 3),
-        standard_error=round(100 * (share * (1 - share) / len(images)) ** 0.5, 3),
-        kl=round(divergence / len(images), 6),
-        images=len(images),
-        score_sqnr=sqnr(signal, noise),
-    )
+        self.signal += float(exact.square().sum())
+        self.noise += float((_centered(ours) - exact).square().sum())
+
+    def figures(self) -> Agreement:
+        """The figures of what was added, at least one image."""
+        share = self.same / self.images
+        return Agreement(
+            agreement=round(100 * share, 3),
+            standard_error=round(100 * (share * (1 - share) / self.images) ** 0.5, 3),
+            kl=round(self.divergence / self.images, 6),
+            images=self.images,
+            score_sqnr=sqnr(self.signal, self.noise),
+        )
 
 
 def _centered(scores: Tensor) -> Tensor:

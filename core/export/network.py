@@ -44,8 +44,9 @@ def export_network(
 
     kind: one of NETWORK_FORMATS. method, bits: which network; an empty method is the first one of the run, 0 bits the only width of
     the method. Everything is computed on the CPU. Where the run has no evaluation images, or they cannot be read any more, the scores
-    are compared on noise images; then the accuracies are None, and `left_out` says why. Raises CoreError if there is no such network,
-    `out` cannot be written or the network has operations that the format does not support; RunStopped if the run is stopped.
+    are compared on noise images; then, and where the images have no labels, the accuracies are None, and `left_out` says why. Raises
+    CoreError if there is no such network, `out` cannot be written or the network has operations that the format does not support;
+    RunStopped if the run is stopped.
     """
     reporter, control = reporter or NullReporter(), control or NoControl()
     out = new_file(kind, out)
@@ -69,14 +70,14 @@ def export_network(
 
 
 def _images_to_compare(model: FullPrecisionModel, config: RunConfig) -> tuple[EvaluationSet, str]:
-    """The evaluation images of the run, or noise images and why it has none that can be read."""
+    """The evaluation images of the run, or noise images where it has none that can be read; and why no accuracy is compared, if so."""
     try:
         found = find_evaluation_set(config.evaluation.data, model.spec, strict=config.evaluation.strict)
         reason = "the run has no evaluation images"
     except DataError as error:
         found, reason = None, f"the evaluation images cannot be read: {error}"
     if found is not None:
-        return found, ""
+        return found, "" if found.labeled else "accuracy was not compared, because the evaluation images have no labels"
     noise = noise_images(model, config.generation, config.machine.seed)
     evaluation_set = EvaluationSet(noise.images, noise.labels.tolist(), noise.manifest["description"], model.spec.image_size)
     return evaluation_set, f"accuracy was not compared, because {reason}"

@@ -35,8 +35,8 @@ def sqnr(signal: float, noise: float) -> float | None:
 def analyze(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tensor) -> dict[str, Any]:
     """Figures of every quantized layer, in the order of a forward pass, as JSON values; both networks stay unchanged.
 
-    images: uint8 `(N, C, H, W)`, of which the first ANALYZED_IMAGES are used; those of the calibration, so that nothing depends on the
-    evaluation images. Returns {"images", "weight_size" (bits), "layers": [...]}, where a layer has
+    images: uint8 `(N, C, H, W)`, of which the first ANALYZED_IMAGES are used. Returns {"images", "weight_size" (bits), "layers": [...]},
+    where a layer has
 
     - "name", "bits" (of the weights), "weights" (their number)
     - "sqnr": of its output compared with the same layer of the full-precision network, including the errors of all earlier layers

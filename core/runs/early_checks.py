@@ -15,8 +15,9 @@ from safetensors.numpy import load_file
 from core import layout
 from core.config import DATA_NAMES, EVALUATION_SETS
 from core.data.archives import MANIFEST_BYTES, is_archive, is_numpy_archive
-from core.data.class_names import CLASSES, MAPPING_FILES, dataset_mapping
-from core.data.layouts import FOR_EVALUATION, ONE_PER_CLASS, open_images
+from core.data.class_names import CLASSES, MAPPING_FILES, are_classes, dataset_mapping, is_wordnet_id
+from core.data.evaluation_files import evaluation_targets
+from core.data.layouts import FOR_EVALUATION, WITH_OR_WITHOUT_CLASSES, open_images
 from core.data.manifests import check_made_from, parse_manifest
 from core.errors import DataError, EncoderError, ModelError, UnknownNameError, quoted
 from core.files import check_regular, read_bounded
@@ -43,11 +44,13 @@ def check_data(data: str) -> None:
     """Raises DataError for evaluation images that do not exist."""
     if data in DATA_NAMES or os.path.isdir(data) or (is_archive(Path(data)) and os.path.isfile(data)):
         return
-    raise DataError(f"data must be {', '.join(DATA_NAMES)}, or the path of {ONE_PER_CLASS} or a zip file of it, got {quoted(data)}")
+    raise DataError(
+        f"data must be {', '.join(DATA_NAMES)}, or the path of {WITH_OR_WITHOUT_CLASSES}, or a zip file of it, got {quoted(data)}"
+    )
 
 
 def check_classes(data: str, model: str) -> None:
-    """Raises DataError for evaluation images of another data set's classes, or of more classes than the network has.
+    """Raises DataError for evaluation images of another data set's classes, or in folders of which only some are classes of the network.
 
     As far as the classes of the network can be read without building it, and those of the images without unpacking them.
     """
@@ -56,14 +59,25 @@ def check_classes(data: str, model: str) -> None:
         return
     if data in EVALUATION_SETS:
         if dataset_mapping(CLASSES[data], spec) is None:
-            raise DataError(f"data must have the classes of {spec.name}, {data!r} has others; use {ONE_PER_CLASS}")
-    elif os.path.isdir(data):
+            raise DataError(f"data must have the classes of {spec.name}, {data!r} has others; use {WITH_OR_WITHOUT_CLASSES}")
+    elif os.path.isdir(data) and not _is_of_torchvision(data):
         files = open_images(Path(data), FOR_EVALUATION, *DATA_NAMES, labels_needed=False)
-        mapped = any(os.path.lexists(files.source / name) for name in MAPPING_FILES)
-        if len(files.classes) > len(spec.classes) and not mapped:
+        if any(os.path.lexists(files.source / name) for name in MAPPING_FILES) or any(map(is_wordnet_id, files.classes)):
+            return  # a run looks: timm knows the WordNet ids, and imports torch
+        if not files.classes or not are_classes(files.classes, spec, str(files.source), files.kind, files.empty):
+            return
+        if len(files.classes) > len(spec.classes):
             raise DataError(
                 f"data must have at most the {len(spec.classes)} classes of {spec.name}, got {len(files.classes)} of {quoted(data)}"
             )
+        if not all(name.isdecimal() for name in files.classes):
+            evaluation_targets(files, spec)
+
+
+def _is_of_torchvision(data: str) -> bool:
+    """Whether a folder is CIFAR as torchvision stores it, which `core.data.cifar` reads, with torch."""
+    names = ("cifar-10-batches-py", "cifar-100-python")
+    return Path(os.path.abspath(data)).name in names or any(os.path.isdir(os.path.join(data, name)) for name in names)
 
 
 def check_encoder(encoder: str) -> None:

@@ -51,7 +51,7 @@ def _real_set(model: FullPrecisionModel, config: RunConfig) -> EvaluationSet:
     if source is None:
         raise DataError("data must name real images for a reference, and this run has none")
     named = "embedded" if source in EVALUATION_SETS else source
-    return load_evaluation_set(named, model.spec, labels_needed=False, strict=config.evaluation.strict)
+    return load_evaluation_set(named, model.spec, strict=config.evaluation.strict)
 
 
 def without_charts(measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
 from core.evaluation.agreement import Agreement, agreement
+from core.evaluation.diversity import evenly_spaced
+from core.evaluation.real import RealScores, measure
 from core.files import write_json
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
@@ -33,9 +35,10 @@ CHECKED_IMAGES = 500  # of the evaluation set, at most, on which accuracy is che
 class QuantizationInput:
     """One method's images at one bit width.
 
-    images: the set to train on; with `source`, a joint method's, it is only analyzed. evaluation_set, full_precision: what accuracy is
-    measured on and compared with; both None without evaluation images. held_out: uint8 `(N, C, H, W)`, on which the networks are
-    compared with the full-precision one; None keeps the trained one.
+    images: the set to train on; with `source`, a joint method's, it is only analyzed. evaluation_set, full_precision, expected: what the
+    networks are measured on, and the accuracy and the scores they are compared with; all None without evaluation images, the accuracy
+    also where these have no labels. held_out: uint8 `(N, C, H, W)`, on which the networks are compared with the full-precision one;
+    None keeps the trained one.
     """
 
     model: FullPrecisionModel
@@ -43,13 +46,18 @@ class QuantizationInput:
     images: ImageSet
     evaluation_set: EvaluationSet | None
     full_precision: Accuracy | None
+    expected: RealScores | None = None
     source: JointSource | None = None
     held_out: Tensor | None = None
 
 
 def quantize(given: QuantizationInput, config: RunConfig, bits: int, folder: Path, context: Context) -> dict[str, Any]:
     """Calibrates, evaluates, trains, evaluates and analyzes one bit width, and saves the network in `folder`. Accuracies in percent;
-    None without evaluation images.
+    None without labeled evaluation images.
+
+    Both networks are compared with the full-precision one: "real" of the figures has how close each is to it on the evaluation images,
+    labeled or not, and "held_out" on `given.held_out`. "layers" has the signal-to-quantization-noise ratio of the output of each layer of
+    the network that is saved, in dB, on the held-out images, else on those of the calibration. "measured_on" says which images.
 
     With `given.held_out`, both networks are compared with the full-precision one on these images, and with `keep` "better", what is saved
     is the calibrated or the trained network, whichever has the smaller mean KL divergence. No label takes part in the choice.
@@ -70,9 +78,12 @@ class _Quantization:
         self.series = f"{given.method} {self.config.width}"
         self.stage = f"quantize/{given.method}/{self.config.width}"
         self.result_name = f"accuracy/{given.method}/{self.config.width}"
-        self.compared: dict[str, Agreement] = {}  # "calibrated", "trained" -> how close it is to full precision
-        labeled = given.evaluation_set
-        self.check = None if labeled is None else AccuracyCheck(given.model, labeled, self.series, context.reporter)
+        # "calibrated", "trained" -> how close it is to full precision: on held-out images, and on those for evaluation
+        self.compared: dict[str, Agreement] = {}
+        self.real: dict[str, Agreement] = {}
+        self.check = None
+        if given.evaluation_set is not None and given.evaluation_set.labeled:
+            self.check = AccuracyCheck(given.model, given.evaluation_set, self.series, context.reporter)
 
     def outcome(self) -> dict[str, Any]:
         """The figures of this bit width; also reported and written to quantize.json."""
@@ -109,26 +120,37 @@ class _Quantization:
         if state:
             self.training.load_state(state["training"])
             self.calibrated = None if state["calibrated"] is None else Accuracy(**state["calibrated"])
+            # earlier versions did not measure it
+            self.real = {name: Agreement(**figures) for name, figures in state.get("real", {}).items()}
             if self.check is not None:
                 self.check.step, self.check.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
         else:
-            self.calibrated = self._measure(step=0)
-        figures = {"calibrated": top1_of(self.calibrated), "held_out": self._held_out(), "bits": self.config.weight_bits}
+            self.calibrated = self._measure("calibrated", step=0)
+        figures = {"calibrated": top1_of(self.calibrated), **self._closeness(), "bits": self.config.weight_bits}
         reporter.result(self.result_name, figures)
         if not state:
             self.context.save(self.stage, self._state)  # so that a resumed run does not calibrate again
 
-    def _measure(self, step: int) -> Accuracy | None:
-        """Accuracy on the whole evaluation set, and its part for the checks as a record; None without evaluation images."""
-        if self.check is None:
+    def _measure(self, name: str, step: int) -> Accuracy | None:
+        """The network on the whole evaluation set: how close it is to full precision, under `name` in `real`; its accuracy on the part for
+        the checks as a record; and its accuracy, None without labels.
+        """
+        given = self.given
+        if given.evaluation_set is None or given.expected is None:
             return None
-        return self.check.measure_all(self.training.inference_network(), step, self.context.control.pause_point)
+        network, pause_point = self.training.inference_network(), self.context.control.pause_point
+        measured = measure(network, given.model, given.evaluation_set, given.expected, pause_point)
+        self.real[name] = measured.agreement
+        if self.check is not None:
+            self.check.report(step, measured.hits[self.check.indices])
+        return measured.accuracy
 
     def _state(self) -> dict[str, Any]:
         check = {} if self.check is None else {"tested": self.check.step, "test_seconds": self.check.seconds}
         return {
             "training": self.training.state(),
             "calibrated": None if self.calibrated is None else asdict(self.calibrated),
+            "real": {name: asdict(figures) for name, figures in self.real.items()},
             "seconds": time.perf_counter() - self.began,
             **check,
         }
@@ -146,14 +168,26 @@ class _Quantization:
                 training.step()
         context.save(self.stage, self._state)  # evaluation may take long, and may be stopped
         context.reporter.stage(f"evaluating {self.series}", 0)
-        return self._measure(training.step_count)
+        return self._measure("trained", training.step_count)
 
     def _agreement(self, held_out: Tensor) -> Agreement:
         return agreement(self.training.inference_network(), self.given.model, held_out)
 
-    def _held_out(self) -> dict[str, Any]:
-        """How close each network so far is to full precision: "calibrated", "trained" -> figures."""
-        return {name: asdict(figures) for name, figures in self.compared.items()}
+    def _closeness(self) -> dict[str, Any]:
+        """How close each network so far is to full precision: "real", "held_out" -> "calibrated", "trained" -> figures."""
+        return {
+            "held_out": {
+                name: asdict(figures) | {"measured_on": f"{figures.images:,} held-out synthetic images"}
+                for name, figures in self.compared.items()
+            },
+            "real": {name: asdict(figures) | {"measured_on": self._described(figures)} for name, figures in self.real.items()},
+        }
+
+    def _described(self, figures: Agreement) -> str:
+        """The evaluation images that `figures` were measured on."""
+        images = self.given.evaluation_set
+        assert images is not None
+        return images.description if figures.images == int(images.readable.sum()) else f"{figures.images:,} of {images.description}"
 
     def _compare(self, held_out: Tensor) -> None:
         """Compares the trained network, and goes back to the calibrated one if that is closer to full precision and may be kept."""
@@ -173,11 +207,18 @@ class _Quantization:
         """What quantization does to each layer, as a result of the run."""
         self.context.reporter.stage(f"analyzing the layers of {self.series}", 0)
         self.context.control.pause_point()
-        images = self.given.images.images
-        chosen = self.training.calibrated_on
-        seen = images[:ANALYZED_IMAGES] if chosen is None else images[chosen[:ANALYZED_IMAGES]]
-        name = f"layers/{self.given.method}/{self.config.width}"
-        self.context.reporter.result(name, analyze(self.given.model, self.training.quantized, seen))
+        held_out, images, chosen = self.given.held_out, self.given.images.images, self.training.calibrated_on
+        if held_out is not None:
+            # the first half is by one method, the second by another
+            seen, which = held_out[evenly_spaced(len(held_out), ANALYZED_IMAGES)], "held-out synthetic images"
+        else:
+            seen, which = images[:ANALYZED_IMAGES] if chosen is None else images[chosen[:ANALYZED_IMAGES]], "calibration images"
+        found = analyze(self.given.model, self.training.quantized, seen) | {"measured_on": f"{len(seen)} {which}"}
+        self.context.reporter.result(f"layers/{self.given.method}/{self.config.width}", found)
+        self.layers = {
+            "measured_on": found["measured_on"],
+            "sqnr": {layer["name"]: layer["sqnr"] for layer in found["layers"]},
+        }
 
     def _figures(self) -> dict[str, Any]:
         summary = self.training.summary()
@@ -188,10 +229,11 @@ class _Quantization:
             "calibrated": top1_of(self.calibrated),
             "trained": top1_of(self.trained),
             "kept": self.kept,
-            "held_out": self._held_out(),
+            **self._closeness(),
+            "layers": self.layers,
             "quantized": top1_of(final),
             "standard_error": None if final is None else final.standard_error,
-            "evaluated_on": None if final is None else final.evaluated_on,
+            "evaluated_on": None if self.given.evaluation_set is None else self.given.evaluation_set.description,
             "training_seconds": summary["seconds"],
             "test_seconds": 0.0 if self.check is None else round(self.check.seconds, 3),
             "seconds": round(time.perf_counter() - self.began, 3),
@@ -215,12 +257,6 @@ class AccuracyCheck:
         hits = top1_hits(network, self.model, Subset(self.evaluation_set, self.indices.tolist()))
         self.seconds += time.perf_counter() - began
         self.report(step, hits)
-
-    def measure_all(self, network: nn.Module, step: int, pause_point: Callable[[], None]) -> Accuracy:
-        """The accuracy on the whole evaluation set, and that on the part for the checks as a record."""
-        hits = top1_hits(network, self.model, self.evaluation_set, pause_point=pause_point)
-        self.report(step, hits[self.indices])
-        return accuracy_of(hits[self.evaluation_set.readable], self.evaluation_set.description)
 
     def report(self, step: int, hits: Tensor) -> None:
         """hits: for each of `indices`, whether the network was right."""

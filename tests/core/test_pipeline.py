@@ -3,11 +3,13 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from core import pipeline
 from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
@@ -19,6 +21,7 @@ from core.evaluation.diversity import measure_diversity
 from core.evaluation.encoder import load_encoder
 from core.generation.fused import kernels
 from core.models.registry import CIFAR10_CLASSES
+from core.quantization.analysis import analyze
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.saved_network import load_quantized
 from core.quantization.training import QuantizationTraining
@@ -97,6 +100,7 @@ def test_files_of_a_run(whole):
     # the state of a stage is removed with the stage; the caller removes the folder
     expected = [
         "checkpoint/done.json",
+        "checkpoint/full-precision scores.safetensors",
         "result.json",
         *(f"checkpoint/held-out images/{name}" for name in ("images.safetensors", "manifest.json")),
     ]
@@ -204,12 +208,16 @@ def test_accuracy_is_reported_during_training(whole):
 
 
 def test_layers_are_analyzed(whole):
-    folder, _, recorder = whole
+    folder, result, recorder = whole
     for method in ("mi-fgsm", "adam"):
         for width, bits in (("W3A3", 3), ("W8A8", 8)):
             found = recorder.results[f"layers/{method}/{width}"]
-            assert found["images"] == 8
+            assert found["images"] == 16
+            assert found["measured_on"] == "16 held-out synthetic images"
             assert len(found["layers"]) == 22
+            summary = result["methods"][method]["accuracy"][str(bits)]["layers"]
+            assert summary["measured_on"] == found["measured_on"]
+            assert summary["sqnr"] == {layer["name"]: layer["sqnr"] for layer in found["layers"]}
             assert {layer["bits"] for layer in found["layers"]} == {bits}
             assert found["weight_size"] == bits * sum(layer["weights"] for layer in found["layers"])
             assert len(json.dumps(found)) < 40_000
@@ -301,7 +309,8 @@ def test_a_run_without_evaluation_images_is_measured_on_held_out_images(without_
         assert outcome["held_out"].keys() == networks
         saved = load_quantized(folder / "quantized" / "adam" / f"W{width}A{width}" / "quantized.safetensors", embedded)
         figures = asdict(agreement(integer_inference_network(saved, embedded.spec), embedded, held_out))
-        assert outcome["held_out"][outcome["kept"]] == figures
+        assert outcome["held_out"][outcome["kept"]] == {**figures, "measured_on": "16 held-out synthetic images"}
+        assert outcome["real"] == {}
         assert recorder.results[f"accuracy/adam/W{width}A{width}"]["held_out"] == outcome["held_out"]
     assert result["methods"]["adam"]["accuracy"]["8"]["held_out"]["calibrated"]["score_sqnr"] > 10
 
@@ -332,6 +341,121 @@ def test_a_run_without_evaluation_images_resumes_to_the_same_bits(tmp_path, unla
     assert (tmp_path / name).read_bytes() == (without_data[0] / name).read_bytes()
     ours, theirs = (one["methods"]["adam"]["accuracy"]["3"] for one in (result, without_data[1]))
     assert (ours["held_out"], ours["kept"]) == (theirs["held_out"], theirs["kept"])
+
+
+def test_layers_are_measured_on_held_out_images(without_data, embedded):
+    folder, _, recorder = without_data
+    held_out = load_image_set(folder / "checkpoint" / "held-out images").images
+    saved = load_quantized(folder / "quantized" / "adam" / "W3A3" / "quantized.safetensors", embedded)
+    expected = analyze(embedded, saved, held_out)["layers"]
+    assert recorder.results["layers/adam/W3A3"]["layers"] == expected
+
+
+@pytest.fixture(scope="module")
+def photos(data, tmp_path_factory):
+    """The images of `data`, half in one folder and half in folders that are no classes of the network."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, path in enumerate(sorted(Path(data).rglob("*.png"))):
+        target = folder / ("", "spring/trip")[number % 2]
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def without_labels(unlabeled, photos, tmp_path_factory):
+    """A complete run on evaluation images without labels: its folder, its result, and what it reported."""
+    folder, recorder = tmp_path_factory.mktemp("run"), Recorder()
+    return folder, pipeline.execute(unlabeled.with_knobs({"data": str(photos)}), folder, recorder, NoControl()), recorder
+
+
+def compared_on(images, network, model):
+    """Figures of two networks on uint8 images, one by one."""
+    with torch.no_grad():
+        inputs = model.normalize(images).contiguous(memory_format=torch.channels_last)
+        ours, theirs = network(inputs).double(), model.network(inputs).double()
+    divergence = (theirs.softmax(1) * (theirs.log_softmax(1) - ours.log_softmax(1))).sum(1).mean()
+    return 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()), float(divergence)
+
+
+def test_a_run_without_labels_is_measured_on_its_images(without_labels, without_data, photos, embedded):
+    folder, result, recorder = without_labels
+    assert result["full_precision"] is None
+    assert "full_precision" not in recorder.results
+    assert series_of(recorder, "test") == []
+    assert f"'{photos.name}' has no folder for each class of resnet20_cifar10: measured without labels." in recorder.results.values()
+    images = torch.stack([pil_to_tensor(Image.open(path)) for path in sorted(photos.rglob("*.png"))])
+    assert len(images) == 20
+    for width, networks in (("3", {"calibrated", "trained"}), ("8", {"calibrated"})):
+        outcome = result["methods"]["adam"]["accuracy"][width]
+        assert [outcome[name] for name in ("full_precision", "calibrated", "trained", "quantized", "standard_error")] == [None] * 5
+        assert outcome["evaluated_on"] == f"20 images of {photos}"
+        assert outcome["real"].keys() == networks
+        saved = load_quantized(folder / "quantized" / "adam" / f"W{width}A{width}" / "quantized.safetensors", embedded)
+        agreement, kl = compared_on(images, integer_inference_network(saved, embedded.spec), embedded)
+        figures = outcome["real"][outcome["kept"]]
+        assert figures["agreement"] == pytest.approx(agreement, abs=1e-3)
+        assert figures["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)
+        assert figures["standard_error"] == pytest.approx((agreement * (100 - agreement) / 20) ** 0.5, abs=1e-3)
+        assert (figures["images"], figures["measured_on"]) == (20, f"20 images of {photos}")
+        assert recorder.results[f"accuracy/adam/W{width}A{width}"]["real"] == outcome["real"]
+        # the images take no part in any choice
+        assert outcome["held_out"] == without_data[1]["methods"]["adam"]["accuracy"][width]["held_out"]
+        name = f"quantized/adam/W{width}A{width}/quantized.safetensors"
+        assert (folder / name).read_bytes() == (without_data[0] / name).read_bytes()
+
+
+def test_labeled_images_are_compared_as_well(whole, without_labels):
+    """The same images in another order: the same figures as without labels."""
+    for bits in ("3", "8"):
+        labeled, unlabeled = (result["methods"]["adam"]["accuracy"][bits]["real"] for _, result, _ in (whole, without_labels))
+        assert labeled.keys() == unlabeled.keys()
+        for name, figures in labeled.items():
+            assert figures["agreement"] == unlabeled[name]["agreement"]
+            assert figures["kl"] == pytest.approx(unlabeled[name]["kl"], abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["evaluating full precision", "training adam W3A3"])
+def test_a_run_without_labels_resumes_to_the_same_figures_after_its_images_were_moved(tmp_path, unlabeled, without_labels, photos, stage):
+    class Stopping(NoControl):
+        left = 2 if stage.startswith("training") else 1
+
+        def pause_point(self):
+            if recorder.stages and recorder.stages[-1][0] == stage:
+                self.left -= 1
+                if not self.left:
+                    raise RunStopped("enough")
+
+    recorder, moved = Recorder(), tmp_path / "moved"
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunStopped):
+        pipeline.execute(unlabeled.with_knobs({"data": str(tmp_path / "photos")}), tmp_path / "run", recorder, Stopping())
+    (tmp_path / "photos").rename(moved)
+    if stage.startswith("training"):
+        # an earlier version kept no scores
+        (tmp_path / "run" / "checkpoint" / "full-precision scores.safetensors").unlink()
+    result = pipeline.execute(unlabeled.with_knobs({"data": str(moved)}), tmp_path / "run", Recorder(), NoControl())
+    ours, theirs = (one["methods"]["adam"]["accuracy"] for one in (result, without_labels[1]))
+    for bits in ("3", "8"):
+        assert json.loads(json.dumps(ours[bits]["real"]).replace(str(moved), str(photos))) == theirs[bits]["real"]
+        assert ours[bits]["kept"] == theirs[bits]["kept"]
+
+
+def test_an_unlabeled_image_that_cannot_be_read_is_counted_out(tmp_path, unlabeled, photos, without_data):
+    for number in range(120):
+        shutil.copy(next(photos.glob("*.png")), tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(next(photos.glob("*.png")).read_bytes()[:600])
+    (tmp_path / "run").mkdir()
+    given = replace(unlabeled, images_from=str(without_data[0] / "images"), bits=(8,)).with_knobs({"data": str(tmp_path)})
+    recorder = Recorder()
+    result = pipeline.execute(given, tmp_path / "run", recorder, NoControl())
+    figures = result["methods"]["adam"]["accuracy"]["8"]["real"]["calibrated"]
+    assert (figures["images"], figures["measured_on"]) == (120, f"120 images of {tmp_path}")
+    assert recorder.results["warning/damage"].startswith("1 of 121 images")
+    (tmp_path / "strict").mkdir()
+    with pytest.raises(DataError, match=r"broken\.png must be an image"):
+        pipeline.execute(given.with_knobs({"strict": True}), tmp_path / "strict", Recorder(), NoControl())
 
 
 def test_without_evaluation_images_the_trained_network_is_compared_and_kept_on_request(tmp_path, unlabeled, without_data):

@@ -290,11 +290,30 @@ def test_zip_file_of_a_folder_in_any_layout(tmp_path, top):
     assert {path for path in set(Path(tempfile.gettempdir()).iterdir()) - before if os.access(path / "pets.zip", os.F_OK)} == set()
 
 
-def test_folder_of_images_without_labels_where_none_are_needed(tmp_path):
-    images = folder_of(tmp_path, ["photos"], per_class=3) / "photos"
+def test_images_without_labels_are_resized_and_counted_as_those_with_labels(tmp_path):
+    images = folder_of(tmp_path, ["photos"], per_class=3, size=(40, 20)) / "photos"
     with pytest.raises(DataError, match="labels are needed here"):
-        load_evaluation_set(str(images), PETS)
-    assert load_evaluation_set(str(images), PETS, labels_needed=False).labels.tolist() == [0, 1, 2]
+        open_training_set(str(images))
+    dataset = load_evaluation_set(str(images), PETS)
+    assert not dataset.labeled
+    assert dataset.labels.tolist() == [0, 1, 2]
+    assert [(tuple(pixels.shape), int(pixels[0, 0, 0])) for pixels, _ in dataset.__getitems__(range(3))] == [
+        ((3, 8, 8), i) for i in range(3)
+    ]
+    assert dataset.description == f"3 images of {images}"
+    assert load_evaluation_set(str(folder_of(tmp_path / "labeled", ["ant"])), PETS).labeled
+
+
+def test_zip_file_of_images_without_labels(tmp_path):
+    folder_of(tmp_path / "set", ["spring", "summer"], per_class=2)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in (tmp_path / "set").rglob("*.png"):
+            archive.write(path, path.relative_to(tmp_path / "set"))
+    dataset = load_evaluation_set(str(tmp_path / "photos.zip"), PETS)
+    assert not dataset.labeled
+    assert sorted(int(pixels[0, 0, 0]) for pixels, _ in dataset.__getitems__(range(4))) == [0, 1, 20, 21]
+    assert dataset.notes == ["'photos.zip' has no folder for each class of pets: measured without labels."]
+    assert dataset.description == f"4 images of {tmp_path / 'photos.zip'}"
 
 
 def test_error_for_an_unknown_name_lists_the_data_sets():

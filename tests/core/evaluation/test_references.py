@@ -36,6 +36,11 @@ def test_real_images_are_spread_over_the_evaluation_set(embedded):
     assert real.manifest["description"] == "512 of the first 2,000 CIFAR-10 test images (embedded)"
 
 
+def test_real_images_without_labels_are_classes_of_their_own():
+    real = real_images(EvaluationSet(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), None, "five images", 32))
+    assert (len(real), real.labels.tolist()) == (5, [0, 1, 2, 3, 4])
+
+
 def test_few_real_images_are_all_used_at_the_image_size_of_the_network():
     evaluation_set = EvaluationSet(torch.randint(0, 256, (7, 3, 40, 40), dtype=torch.uint8), range(7), "seven images", 32)
     real = real_images(evaluation_set)

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -53,6 +54,19 @@ def test_file_of_a_run_without_evaluation_images_is_compared_on_noise(run, confi
     assert figures["left_out"] == "accuracy was not compared, because the run has no evaluation images"
     assert figures["max_output_difference"] == 0
     assert "noise" in figures["evaluated_on"]
+
+
+def test_a_network_is_compared_on_images_without_labels(run, config, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, path in enumerate(sorted(Path(config.evaluation.data).rglob("*.png"))):
+        shutil.copy(path, photos / f"{number}.png")
+    figures = export_network(run, config.with_knobs({"data": str(photos)}), "packed", tmp_path / "network")
+    accuracies = ("torch_accuracy", "onnxruntime_accuracy", "file_accuracy", "standard_error")
+    assert [figures[name] for name in accuracies] == [None] * 4
+    assert figures["left_out"] == "accuracy was not compared, because the evaluation images have no labels"
+    assert figures["evaluated_on"] == f"20 images of {photos}"
+    assert figures["max_output_difference"] == 0
 
 
 def networks(folder, *names):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from file_faults import CONFIG, STAGES, Faults, compute, fingerprint, prepared_with
 
+from core.evaluation import real
 from core.generation import forward_pass
 from core.quantization.training import QuantizationTraining
 from core.runs.manager import RunManager
@@ -49,6 +50,11 @@ def fast_engine(monkeypatch):
     monkeypatch.setattr(forward_pass, "with_statistics", functools.cache(forward_pass.with_statistics))
     monkeypatch.setattr(QuantizationTraining, "inference_network", lambda training: training.student)
     monkeypatch.setattr(quantization, "top1_hits", lambda network, model, images, **_: torch.zeros(len(images), dtype=torch.bool))
+
+    def scored_alike(network, model, images, see, **_):
+        see(torch.zeros(len(images), len(model.spec.classes)), images.labels)
+
+    monkeypatch.setattr(real, "each_batch", scored_alike)
     monkeypatch.setattr(quantization, "analyze", lambda *_: {"layers": []})
 
 

@@ -86,9 +86,24 @@ def test_classes_are_those_of_the_network(network, tmp_path):
     check_classes(folders(tmp_path / "ten", 10), network)
     assert message(check_classes, "cifar100", "resnet20_cifar10").startswith("data must have the classes of resnet20_cifar10")
     eleven = folders(tmp_path / "eleven", 11)
+    check_classes(eleven, network)  # none is a class: measured without labels
+    (tmp_path / "eleven" / "kind 0").rename(tmp_path / "eleven" / "0")
     assert message(check_classes, eleven, network) == f"data must have at most the 10 classes of mine, got 11 of {eleven!r}"
     (tmp_path / "eleven" / "classes.json").write_text(json.dumps({f"kind {index}": index % 10 for index in range(11)}), encoding="utf-8")
     check_classes(eleven, network)
+
+
+def test_a_misspelled_class_is_refused_before_the_run(tmp_path):
+    data = folders(tmp_path / "two", 2)
+    (tmp_path / "two" / "kind 0").rename(tmp_path / "two" / "cat")
+    expected = "got 2 folders with 'kind 1'; images in a single folder are measured without labels"
+    assert message(check_classes, data, "resnet20_cifar10").endswith(expected)
+    (tmp_path / "two" / "kind 1").rename(tmp_path / "two" / "dog")
+    check_classes(data, "resnet20_cifar10")
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    (tmp_path / "cifar" / "cifar-10-batches-py").mkdir(parents=True)
+    for passes in ("two/cat", "cifar", "cifar/cifar-10-batches-py"):
+        check_classes(str(tmp_path / passes), "resnet20_cifar10")
 
 
 def test_images_made_from_another_network_are_refused_by_weights_or_by_name(network, embedded, tmp_path):
@@ -111,9 +126,13 @@ def test_images_made_from_another_network_are_refused_by_weights_or_by_name(netw
 
 
 def test_nothing_imports_torch(network, tmp_path):
+    numbered = folders(tmp_path / "numbered", 3)
+    for index in range(3):  # from 1 to the number of classes, or WordNet ids
+        (tmp_path / "numbered" / f"kind {index}").rename(tmp_path / "numbered" / ("1", "10", "n01440764")[index])
     code = (
         "import sys; from core.runs.early_checks import *; "
         f"check_model({network!r}); check_data({str(tmp_path)!r}); check_classes('embedded', {network!r}); "
+        f"check_classes({folders(tmp_path / 'two', 2)!r}, {network!r}); check_classes({numbered!r}, {network!r}); "
         "check_encoder('ViT-B-32:laion2b_s34b_b79k'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], env=module_environment(), check=True)
