@@ -23,13 +23,17 @@ from core.errors import DataError, EncoderError, ModelError, UnknownNameError, q
 from core.files import check_regular, read_bounded
 from core.models.registry import MODELS, NETWORK_SUFFIXES, ModelSpec
 from core.models.zoos.lookup import ZOOS, is_zoo_name
+from core.models.zoos.names import check_zoo_name
 
 _NO_ENCODER, _EMBEDDED_ENCODER = "", "embedded"
 
 
 def check_model(model: str) -> None:
     """Raises UnknownNameError or ModelError for a network that is neither embedded, in a zoo, nor an existing file of a network."""
-    if model in MODELS or (is_zoo_name(model) and model.partition(":")[2]):
+    if model in MODELS:
+        return
+    if is_zoo_name(model) and model.partition(":")[2]:
+        check_zoo_name(model)
         return
     if not model.lower().endswith(NETWORK_SUFFIXES):
         zoos = ", ".join(f"{zoo}:NAME" for zoo in ZOOS)
@@ -38,6 +42,11 @@ def check_model(model: str) -> None:
         check_regular(model)
     except OSError as error:
         raise ModelError(f"model must be the path of a file that can be read, got {quoted(model)}: {error.strerror}") from error
+
+
+def check_architecture(architecture: str) -> None:
+    """Raises UnknownNameError for an architecture that its zoo does not have; a name without a zoo is pytorchcv's."""
+    check_zoo_name(architecture if is_zoo_name(architecture) else f"pytorchcv:{architecture}")
 
 
 def check_data(data: str) -> None:

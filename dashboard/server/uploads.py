@@ -29,6 +29,7 @@ from core.models.apart import PROGRAM, is_program
 from core.models.other_formats import ALLOWED, other_format
 from core.models.registry import NETWORK_BYTES, GivenSpec
 from core.models.user_files import check_checkpoint, import_network
+from core.runs.early_checks import check_architecture
 from core.untrusted import AT_ONCE, WAIT_SECONDS
 from dashboard import text
 
@@ -152,12 +153,18 @@ class Uploads:
 
 
 def check_network(file: IO[bytes], name: str, architecture: str) -> None:
-    """Raises DataError or ModelError, naming the file, if its name or first bytes show that it is no network to be stored or imported."""
+    """Raises DataError or ModelError, naming the file, if its name or first bytes show that it is no network to be stored or imported;
+    UnknownNameError for an architecture that its zoo does not have.
+    """
     shown = text.one_line_text(name, 100)
     _check_format(file, shown)
     if not name.lower().endswith(NETWORK_ENDINGS):
         raise DataError(f"network must be a {', '.join(NETWORK_ENDINGS[:-1])} or {NETWORK_ENDINGS[-1]} file, got {shown!r}")
-    if not architecture and not is_program(name):
+    if is_program(name):
+        return
+    if architecture:
+        check_architecture(architecture)
+    else:
         _check_start(file, shown)
 
 

@@ -13,7 +13,7 @@ from core.errors import CoreError
 from core.models.identity import weights_hash
 from core.models.registry import MODELS
 from core.processes import module_environment
-from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_model, check_origin
+from core.runs.early_checks import check_architecture, check_classes, check_data, check_encoder, check_images, check_model, check_origin
 
 
 def message(check, *values):
@@ -56,6 +56,16 @@ def test_names_and_places_that_exist_pass(network, tmp_path):
 @pytest.mark.parametrize("model", ["", "resnet", "timm:", "keras:resnet", "network.onnx"])
 def test_unknown_models_are_refused(model):
     assert message(check_model, model).startswith(f"unknown model {model!r}: must be one of resnet20_cifar10, pytorchcv:NAME")
+
+
+@pytest.mark.parametrize("model", ["timm:resnet5O", "torchvision:resnet19", "pytorchcv:resnet20_cifar11"])
+def test_names_that_a_zoo_does_not_have_are_refused(model):
+    zoo, _, name = model.partition(":")
+    assert message(check_model, model).startswith(f"unknown model {model!r}: must be one of {zoo}:resnet")
+    assert message(check_architecture, model) == message(check_model, model)
+    if zoo == "pytorchcv":
+        assert message(check_architecture, name) == message(check_architecture, model)
+    check_architecture("resnet20_cifar10")
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt2", ".PT2"])
@@ -131,7 +141,7 @@ def test_nothing_imports_torch(network, tmp_path):
         (tmp_path / "numbered" / f"kind {index}").rename(tmp_path / "numbered" / ("1", "10", "n01440764")[index])
     code = (
         "import sys; from core.runs.early_checks import *; "
-        f"check_model({network!r}); check_data({str(tmp_path)!r}); check_classes('embedded', {network!r}); "
+        f"check_model({network!r}); check_model('timm:resnet18'); check_data({str(tmp_path)!r}); check_classes('embedded', {network!r}); "
         f"check_classes({folders(tmp_path / 'two', 2)!r}, {network!r}); check_classes({numbered!r}, {network!r}); "
         "check_encoder('ViT-B-32:laion2b_s34b_b79k'); assert 'torch' not in sys.modules"
     )
