@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ SMALLEST = 64  # pixels: smaller images are enlarged by a whole number
 GAP = 2  # pixels between images
 NAMES_SHOWN = 20  # of classes: ImageNet has a thousand
 CHANGES_SHOWN = 50
+_MEASURED_ON = {"real": "real", "held_out": "synthetic"}  # how close networks are to full precision: key of a result -> word
+LAYERS_SHOWN = 3  # with the largest error
 # stated in sentences elsewhere in the card
 _STATED_ELSEWHERE = frozenset({"images", "weight_bits", "activation_bits", "steps", "training_lr", "layer_bits"})
 _ESCAPED = {character: f"\\{character}" for character in string.punctuation if character not in "-,'\""}
@@ -202,25 +205,32 @@ def _one_by_one(values: Sequence[float]) -> str:
 def _results(config: RunConfig, full_precision: float | None, methods: Sequence[MethodImages]) -> dict[str, Any]:
     outcomes = [(method, bits, method.figures["accuracy"][str(bits)]) for method in methods for bits in config.bits]
     compared = [
-        (method.title, config.training_for(bits).width, network, outcome["held_out"][network])
+        (method.title, config.training_for(bits).width, network, kind, outcome[kind][network])
+        for kind in _MEASURED_ON
         for method, bits, outcome in outcomes
         for network in ("calibrated", "trained")
-        if network in outcome.get("held_out", {})
+        if network in outcome.get(kind, {})
     ]
     return {
         "full_precision": full_precision,
         "evaluated_on": None if full_precision is None else provenance.evaluated_on(config, outcomes[0][2]["evaluated_on"]),
-        "held_out_images": compared[0][-1]["images"] if compared else 0,
+        "measured_on": {_MEASURED_ON[kind]: _images_of(config, kind, figures) for *_, kind, figures in compared},
         "closeness": [
             (
                 title,
                 width,
                 network,
+                _MEASURED_ON[kind],
                 Markup(f"{_fixed(figures['agreement'], 2)} ± {_fixed(figures['standard_error'], 2)}"),
                 _fixed(figures["kl"], 4),
                 _known(figures, "score_sqnr", ".2f"),
             )
-            for title, width, network, figures in compared
+            for title, width, network, kind, figures in compared
+        ],
+        "layers": [
+            _layers(method.title, config.training_for(bits).width, outcome["layers"])
+            for method, bits, outcome in outcomes
+            if outcome.get("layers", {}).get("sqnr")
         ],
         "kept": [(method.title, config.training_for(bits).width, outcome.get("kept")) for method, bits, outcome in outcomes],
         "results": []
@@ -239,6 +249,22 @@ def _results(config: RunConfig, full_precision: float | None, methods: Sequence[
         ],
         "notes": list(dict.fromkeys(outcome["note"] for _, _, outcome in outcomes if outcome["note"])),
     }
+
+
+def _images_of(config: RunConfig, kind: str, figures: Mapping[str, Any]) -> str:
+    """The images that figures of "real" or "held_out" were measured on; those of earlier versions have only the number of the latter."""
+    if kind == "real":
+        return provenance.evaluated_on(config, figures["measured_on"])
+    return f"{figures['images']:,} held-out synthetic images, which none of them was calibrated or trained on"
+
+
+def _layers(title: str, width: str, layers: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A row on the layers of a network: the median ratio and the smallest ones. Layers without an error have no ratio."""
+    known = sorted((ratio, name) for name, ratio in layers["sqnr"].items() if ratio is not None)
+    if not known:
+        return (title, width, layers["measured_on"], "no error", "")
+    worst = ", ".join(f"{name} {ratio:.1f}" for ratio, name in known[:LAYERS_SHOWN])
+    return (title, width, layers["measured_on"], Markup(f"{median(ratio for ratio, _ in known):.1f}"), worst)
 
 
 def _images(model: FullPrecisionModel, config: RunConfig, methods: Sequence[MethodImages]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def accuracy_figure(
     bars: bool = False,
 ) -> Figure:
     """Top-1 over bit width, calibrated and trained: a pair of lines or bars for each method and setting. Where no row has an accuracy, the
-    agreement with full precision on held-out images instead.
+    agreement with full precision instead, on real images if there are any, else on held-out synthetic ones.
 
     accuracies: rows of `results.accuracies` or `series.accuracy_series`. full_precision: of these runs. paper: method -> bits -> top-1,
     drawn as single marks; paper_full_precision: what the paper's methods started from.
@@ -31,17 +31,18 @@ def accuracy_figure(
     traces: list[dict[str, Any]] = []
     draw = _bar if bars else _line
     measured = any(row["calibrated"] is not None for row in accuracies)
-    ending = "" if measured else "_agreement"
+    words = "real" if any(row.get("calibrated_real_agreement") is not None for row in accuracies) else "synthetic"
+    ending = "" if measured else "_real_agreement" if words == "real" else "_agreement"
     settings: dict[str, int] = {}  # method -> how many of its settings are drawn
     for method, label in dict.fromkeys((row["method"], row.get("label", "")) for row in accuracies):
         own = sorted((row for row in accuracies if (row["method"], row.get("label", "")) == (method, label)), key=lambda row: row["bits"])
         index = settings[method] = settings.get(method, -1) + 1
         name = title_of(method) + (f", {plotly(label)}" if label else "")
-        error = "calibrated_error" if measured else "calibrated_agreement_error"
+        error = "calibrated_error" if measured else f"calibrated{ending}_error"
         calibrated = [row for row in own if row.get(f"calibrated{ending}") is not None]
         if calibrated:
             traces.append(draw(calibrated, method, f"{name}, calibrated only", f"calibrated{ending}", error, index))
-        error = "standard_error" if measured else "trained_agreement_error"
+        error = "standard_error" if measured else f"trained{ending}_error"
         trained = [row for row in own if row.get(f"trained{ending}") is not None]
         if trained:
             traces.append(draw(trained, method, f"{name}, trained", f"trained{ending}", error, index))
@@ -53,7 +54,7 @@ def accuracy_figure(
         })  # fmt: skip
     shapes, notes = _levels(full_precision, paper_full_precision if paper and measured else None)
     title = "Accuracy at each bit width" if measured else "Agreement with full precision at each bit width"
-    axis = "top-1 accuracy, %" if measured else "held-out images of the same class, %"
+    axis = "top-1 accuracy, %" if measured else f"{words} images of the same class, %"
     return figure(
         traces, title, 430, shapes=shapes, annotations=notes, barmode="group",
         xaxis={"title": {"text": "bit width of weights and activations"}, "dtick": 1},

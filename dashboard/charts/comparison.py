@@ -243,34 +243,35 @@ def _last_and_best(curve: Curve, columns: Mapping[str, np.ndarray]) -> tuple[flo
 
 def accuracy_table(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     """Top-1 of each run and method at each bit width, after training if there was one, else after calibration; and minus the baseline's.
-    Then the agreement with full precision on held-out images, as far as it was measured.
+    Then the agreement with full precision on real and on held-out synthetic images, as far as it was measured.
     """
     rows, base = [], _accuracies(baseline_of(compared))
     known = {one.letter: _accuracies(one) for one in compared}
-    agreements = {one.letter: _agreements(one) for one in compared}
-    widths, agreeing = _widths(known), _widths(agreements)
+    agreements = {words: {one.letter: _agreements(one, words) for one in compared} for words in results.MEASURED_ON}
+    widths = _widths(known)
     for one in compared:
         for method, own in known[one.letter].items():
-            agreement = agreements[one.letter][method]
             against = base.get(method, {}) if one is not baseline_of(compared) else {}
             row: dict[str, Any] = {"run": one.title, "images by": method_name(method)}
             row["full precision %"] = one.results.get("full_precision", {}).get("top1")
             row |= {f"{width} %": own.get(width) for width in widths}
             row |= {f"{width} − baseline": round(own[width] - against[width], 2) if width in own and width in against else None
                     for width in widths}  # fmt: skip
-            row |= {f"{width} agreement %": agreement.get(width) for width in agreeing}
+            for words, of_runs in agreements.items():
+                row |= {f"{width} {words} agreement %": of_runs[one.letter][method].get(width) for width in _widths(of_runs)}
             rows.append(row)
     return rows
 
 
 def _accuracies(one: Compared) -> dict[str, dict[str, float]]:
-    """Method -> bit width -> top-1; without evaluation images, there are no bit widths."""
+    """Method -> bit width -> top-1; without labeled images, there are no bit widths."""
     return _by_width(one, lambda row: row["calibrated"] if row.get("quantized") is None else row["quantized"])
 
 
-def _agreements(one: Compared) -> dict[str, dict[str, float]]:
-    """Method -> bit width -> agreement with full precision."""
-    return _by_width(one, lambda row: row["agreement"])
+def _agreements(one: Compared, words: str) -> dict[str, dict[str, float]]:
+    """Method -> bit width -> agreement with full precision. words: on which images, of `results.MEASURED_ON`."""
+    _, start = results.MEASURED_ON[words]
+    return _by_width(one, lambda row: row[f"{start}agreement"])
 
 
 def _by_width(one: Compared, figure: Callable[[Mapping[str, Any]], float | None]) -> dict[str, dict[str, float]]:
@@ -288,13 +289,16 @@ def _widths(known: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]
 
 def accuracy_figure(compared: Sequence[Compared]) -> Figure | None:
     """Top-1 over bit widths; color is the run, dash the method of the images. Where no run has an accuracy, the agreement with full
-    precision instead. None if nothing was measured.
+    precision instead, on real images if all runs have it there. None if nothing was measured.
     """
     known = {one.letter: _accuracies(one) for one in compared}
     name, axis = "Accuracy at each bit width", "top-1 accuracy, %"
     if not _widths(known):
-        known = {one.letter: _agreements(one) for one in compared}
-        name, axis = "Agreement with full precision at each bit width", "held-out images of the same class, %"
+        real, synthetic = ({one.letter: _agreements(one, words) for one in compared} for words in results.MEASURED_ON)
+        measured = [letter for letter in synthetic if _widths({letter: synthetic[letter]})]
+        words = "real" if all(_widths({letter: real[letter]}) for letter in measured) and _widths(real) else "synthetic"
+        known = real if words == "real" else synthetic
+        name, axis = "Agreement with full precision at each bit width", f"{words} images of the same class, %"
     widths = _widths(known)
     methods = in_order({method for own in known.values() for method in own})
     if not widths:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -75,6 +76,7 @@ def report(store: RunStore, run: Run, classes: Sequence[str]) -> str:
         generation=_generation(generation, run.config, known, changes),
         training=_training(store.records(run.id, "training")),
         accuracy=_accuracy(known, run.config),
+        layers=_layers(known),
         diversity=_diversity(known, classes),
         provenance={
             "facts": [{"": title, "value": str(value)} for title, value in facts.facts(run, known)],
@@ -150,9 +152,11 @@ def _head(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
         if row.get("quantized") is not None:
             title = f"{width_of(row)}, {method_name(row['method'])}"
             figures.append((title, f"{row['quantized']:.2f} %", f"± {row['standard_error']:.2f}"))
-        elif row.get("kept") and row["agreement"] is not None:
-            title = f"agreement of {width_of(row)}, {method_name(row['method'])}"
-            figures.append((title, f"{row['agreement']:.2f} %", f"± {row['agreement_error']:.2f}"))
+        elif row.get("kept"):
+            words, agreement, error = results.agreement_of(row)
+            if agreement is not None:
+                title = f"agreement of {width_of(row)}, {method_name(row['method'])}, on {words} images"
+                figures.append((title, f"{agreement:.2f} %", f"± {error:.2f}"))
     return {"facts": lines, "figures": figures}
 
 
@@ -237,9 +241,30 @@ def _accuracy(known: Mapping[str, Any], config: RunConfig) -> dict[str, Any] | N
         "chart": _chart(figure, "accuracy"),
         "rows": [{**row, "images by": method_name(row["images by"])} for row in results.accuracy_table(rows, full_precision)],
         "measured": results.has_accuracy(rows),
-        "agreement": any(row["agreement"] is not None for row in rows),
+        "agreement": [
+            {"words": words, "images": provenance.evaluated_on(config, images)} for words, images in results.measured_on(rows).items()
+        ],
         "notes": list(dict.fromkeys(row["note"] for row in rows if row.get("note"))),
     }
+
+
+def _layers(known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The error of every layer of each network: a chart, and on which images it was measured."""
+    found = []
+    for name in sorted(name for name in known if name.startswith("layers/") and known[name]["layers"]):
+        _, method, width = name.split("/")
+        rows = known[name]["layers"]
+        worst = min(rows, key=lambda layer: math.inf if layer["sqnr"] is None else layer["sqnr"])
+        chart = _chart(training_charts.error_figure(rows, method, worst["name"]), f"layers {method} {width}")
+        found.append(
+            {
+                "title": f"{method_name(method)} {width}",
+                "worst": worst["name"],
+                "measured_on": results.layers_measured_on(known[name]),
+                "chart": chart,
+            }
+        )
+    return found
 
 
 def _diversity(known: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:

@@ -9,14 +9,20 @@ from core.generation.methods import in_order, method_order
 from core.runs.paper_table import KEPT, NOT_MEASURED, PAPER_METHODS, Measurement, PaperRow, paper_rows, weights_source
 from dashboard.names import method_name
 
-# keys of a row of `accuracies` with figures on held-out images
-AGREEMENTS = ("agreement", "calibrated_agreement", "trained_agreement")
-CLOSENESS = (*AGREEMENTS, *(f"{name}_error" for name in AGREEMENTS), "kl", "score_sqnr")
+# how close a network is to full precision, measured on: words -> its key in a result, and the beginning of keys in a row of `accuracies`
+MEASURED_ON: Mapping[str, tuple[str, str]] = {"real": ("real", "real_"), "synthetic": ("held_out", "")}
+_NETWORKS = {"": "", "calibrated_": "calibrated", "trained_": "trained"}  # beginning of a key -> network; without one, the kept one
+AGREEMENTS = tuple(f"{network}{start}agreement" for _, start in MEASURED_ON.values() for network in _NETWORKS)
+CLOSENESS = (
+    *AGREEMENTS,
+    *(f"{name}_error" for name in AGREEMENTS),
+    *(f"{start}{name}" for _, start in MEASURED_ON.values() for name in ("kl", "score_sqnr")),
+)
 
 
 def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each method and bit width of a run's results, in that order: `quantized` is the accuracy of what is `kept`, which is
-    absent until the end. Accuracies are None without evaluation images, and those of `closeness` without held-out images.
+    absent until the end. Accuracies are None without labeled images, and those of `closeness` without the images they are measured on.
     """
     rows = []
     for name, value in results.items():
@@ -30,21 +36,53 @@ def accuracies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def closeness(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """How close the networks of a bit width are to full precision on held-out images: figures of CLOSENESS, None where not measured.
+    """How close the networks of a bit width are to full precision: figures of CLOSENESS, None where not measured.
 
-    Those without the name of a network are of the one that is kept, and until the end of the calibrated one.
+    Those that begin with "real" are on the evaluation images, the others on held-out images. Those without the name of a network are of
+    the one that is kept, and until the end of the calibrated one.
     """
-    held_out = row.get("held_out") or {}
     known: dict[str, float | None] = {}
-    for prefix, name in (("", row.get("kept") or "calibrated"), ("calibrated_", "calibrated"), ("trained_", "trained")):
-        figures = held_out.get(name) or {}
-        known |= {f"{prefix}agreement": figures.get("agreement"), f"{prefix}agreement_error": figures.get("standard_error")}
-    kept = held_out.get(row.get("kept") or "calibrated") or {}
-    return known | {"kl": kept.get("kl"), "score_sqnr": kept.get("score_sqnr")}
+    for key, start in MEASURED_ON.values():
+        for network, name in _NETWORKS.items():
+            figures = _figures_of(row, key, name)
+            known[f"{network}{start}agreement"] = figures.get("agreement")
+            known[f"{network}{start}agreement_error"] = figures.get("standard_error")
+        kept = _figures_of(row, key)
+        known |= {f"{start}{name}": kept.get(name) for name in ("kl", "score_sqnr")}
+    return known
+
+
+def _figures_of(row: Mapping[str, Any], key: str, network: str = "") -> Mapping[str, Any]:
+    return (row.get(key) or {}).get(network or row.get("kept") or "calibrated") or {}
+
+
+def measured_on(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """On which images `closeness` was measured, given rows of `accuracies`: words of MEASURED_ON -> the images, as far as there are any."""
+    found = {}
+    for words, (key, _) in MEASURED_ON.items():
+        for figures in (_figures_of(row, key) for row in rows):
+            if figures:
+                # runs of earlier versions have only their number
+                images = f"{figures['images']:,} " if "images" in figures else ""
+                found[words] = figures.get("measured_on", f"{images}held-out synthetic images")
+    return found
+
+
+def agreement_of(row: Mapping[str, Any]) -> tuple[str, float | None, float | None]:
+    """The agreement of a row of `accuracies` on real images, else on held-out ones: words of MEASURED_ON, and with its standard error."""
+    for words, (_, start) in MEASURED_ON.items():
+        if row.get(f"{start}agreement") is not None:
+            return words, row[f"{start}agreement"], row[f"{start}agreement_error"]
+    return "", None, None
+
+
+def layers_measured_on(analysis: Mapping[str, Any]) -> str:
+    """The images that the layers of a result `layers/...` were analyzed on. Earlier versions used those of the calibration."""
+    return str(analysis.get("measured_on", f"{analysis['images']:,} calibration images"))
 
 
 def has_accuracy(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether there are evaluation images, given rows of `accuracies`; also where there are no rows yet."""
+    """Whether there are labeled evaluation images, given rows of `accuracies`; also where there are no rows yet."""
     return not rows or any(row["calibrated"] is not None for row in rows)
 
 
@@ -155,9 +193,13 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
     ]
 
 
+# column of `accuracy_table`, without what it is measured on; its key; digits
+_CLOSENESS_COLUMNS = (("agreement %", "agreement", 2), ("±", "agreement_error", 2), ("KL", "kl", 4), ("score SQNR, dB", "score_sqnr", 2))
+
+
 def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | None) -> list[dict[str, Any]]:
     """Rows of `accuracies` or `accuracy_series`, ready to show: calibrated, trained, which one is kept, its drop, and their errors; and
-    how close it is to full precision on held-out images. Groups of columns without any figure are omitted.
+    how close it is to full precision on real and on held-out synthetic images. Groups of columns without any figure are omitted.
     """
     table = []
     for row in rows:
@@ -175,10 +217,11 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | No
                 "drop": None if quantized is None or full_precision is None else round(full_precision - quantized, 2),
                 "±": _rounded(row.get("standard_error"), 2),
                 "error bar": "" if quantized is None else "standard error" if runs == 1 else f"deviation over {runs} seeds",
-                "agreement %": _rounded(row.get("agreement"), 2),
-                "agreement ±": _rounded(row.get("agreement_error"), 2),
-                "KL": _rounded(row.get("kl"), 4),
-                "score SQNR, dB": _rounded(row.get("score_sqnr"), 2),
+                **{
+                    f"{words} {name}": _rounded(row.get(f"{start}{key}"), digits)
+                    for words, (_, start) in MEASURED_ON.items()
+                    for name, key, digits in _CLOSENESS_COLUMNS
+                },
                 "steps": row.get("steps"),
                 "seconds": row.get("seconds"),
             }
@@ -188,7 +231,10 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | No
         for columns, shown in (
             (("setting",), any(row["setting"] for row in table)),
             (("calibrated %", "trained %", "drop", "±", "error bar"), has_accuracy(rows)),
-            (("agreement %", "agreement ±", "KL", "score SQNR, dB"), any(row["agreement %"] is not None for row in table)),
+            *(
+                ([f"{words} {name}" for name, *_ in _CLOSENESS_COLUMNS], any(row[f"{words} agreement %"] is not None for row in table))
+                for words in MEASURED_ON
+            ),
         )
         for name in columns
         if not shown

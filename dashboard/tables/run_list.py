@@ -24,7 +24,7 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
     """A line for each run. figures: run -> its results of FIGURES.
 
     Top-1 at a bit width is that after training on the images of the run's first method, in the order of the method table, that has one;
-    without evaluation images, it is the agreement with full precision, in a column of its own.
+    without labels, it is the agreement with full precision, in columns of its own: on real images, else on held-out synthetic ones.
     """
     trained = {run.id: _figures(figures.get(run.id, {})) for run in runs}
     columns = sorted({column for own in trained.values() for column in own})
@@ -58,13 +58,15 @@ def minutes(run: Run, known: Mapping[str, Any]) -> float | None:
 
 
 def _figures(known: Mapping[str, Any]) -> dict[str, float]:
-    """Column, such as "W4A4 %" -> top-1 after training, or "W4A4 agreement %" -> agreement."""
+    """Column, such as "W4A4 %" -> top-1 after training, or "W4A4 real agreement %" -> agreement."""
     figures: dict[str, float] = {}
     for row in results.accuracies(known):
         if row.get("quantized") is not None:
             figures.setdefault(f"{width_of(row)} %", row["quantized"])
-        elif row.get("kept") and row["agreement"] is not None:
-            figures.setdefault(f"{width_of(row)} agreement %", row["agreement"])
+        elif row.get("kept"):
+            words, agreement, _ = results.agreement_of(row)
+            if agreement is not None:
+                figures.setdefault(f"{width_of(row)} {words} agreement %", agreement)
     return figures
 
 

@@ -22,10 +22,11 @@ from dashboard.components import address_widgets, figures
 from dashboard.tables import results, series
 
 _AGREEMENT = (
-    "Agreement: the share of held-out synthetic images to which the kept network gives the same class as the full-precision one, with its "
-    "standard error; KL: the mean divergence between their predictions, in nats, lower is better; score SQNR: the signal-to-noise ratio of "
-    "the scores, where at 20 dB the error is a tenth of the signal."
+    "Agreement: the share of images to which the kept network gives the same class as the full-precision one, with its standard error; "
+    "KL: the mean divergence between their predictions, in nats, lower is better; score SQNR: the signal-to-noise ratio of the scores, "
+    "where at 20 dB the error is a tenth of the signal."
 )
+_NO_IMAGES, _UNLABELED = "This run has no evaluation images", "The evaluation images of this run have no labels"
 WITH, PAPER, CHART_TYPE = "with", "paper", "as"  # address parameters: other runs, methods of the paper, lines or bars
 MOST_RUNS = 12  # beside the shown one
 
@@ -47,16 +48,18 @@ def accuracy(run: Run) -> None:
     paper, paper_full_precision = results.paper_accuracies(run.config.model, methods)
     figure = accuracy_charts.accuracy_figure(rows, full_precision.get("top1"), paper, paper_full_precision, bars)
     figures.show(json_of(figure), "accuracy", f"{run.name} accuracy")
-    st.caption(_explanation(rows, full_precision.get("evaluated_on", ""), bool(paper)))
-    if any(row["agreement"] is not None for row in rows):
-        st.caption(_AGREEMENT)
+    measured_on = results.measured_on(results.accuracies(own.results))
+    st.caption(_explanation(rows, full_precision.get("evaluated_on", ""), measured_on, bool(paper)))
+    if measured_on:
+        where = "; ".join(f"{words}: on {text.plain(images)}" for words, images in measured_on.items())
+        st.caption(f"{_AGREEMENT} {where[0].upper()}{where[1:]}.")
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
 
 
 def has_accuracy(run: Run) -> bool:
-    """Whether a run has evaluation images, as far as it is known yet."""
+    """Whether a run has labeled evaluation images, as far as it is known yet."""
     return results.has_accuracy(results.accuracies(_evaluated(run).results))
 
 
@@ -75,14 +78,15 @@ def _nothing(run: Run) -> str:
     return "Accuracies appear here after the first bit width is calibrated."
 
 
-def _explanation(rows: Sequence[dict[str, Any]], evaluated_on: str, paper: bool) -> str:
-    """A caption for the chart."""
+def _explanation(rows: Sequence[dict[str, Any]], evaluated_on: str, measured_on: Mapping[str, str], paper: bool) -> str:
+    """A caption for the chart. measured_on: see `results.measured_on`."""
     several = sorted({row["runs"] for row in rows if row["runs"] > 1})
     bars = "one standard error of the evaluation"
     quantity = f"Top-1 on {text.plain(evaluated_on)}"
     if not results.has_accuracy(rows):
         bars, paper = "one standard error", False
-        quantity = "This run has no evaluation images, so its accuracy is unknown. Agreement with full precision"
+        quantity = f"{_UNLABELED if 'real' in measured_on else _NO_IMAGES}, so its accuracy is unknown. Agreement with full precision"
+        quantity += f" on {text.plain(next(iter(measured_on.values())))}" if measured_on else ""
     if several:
         bars = f"standard deviation over {', '.join(map(str, several))} seeds; for a single seed, {bars}"
     caption = (
@@ -136,11 +140,16 @@ def _other_runs(run: Run, own: series.Evaluated) -> list[series.Evaluated]:
         )
     found = [_evaluated(fitting[run_id]) for run_id in chosen]
     # the images in a folder may have changed between two runs
-    on = own.results.get("full_precision", {}).get("evaluated_on")
-    same = [other for other in found if other.results.get("full_precision", {}).get("evaluated_on") == on]
+    same = [other for other in found if _images_of(other) == _images_of(own)]
     if len(same) < len(found):
         st.caption("Omitted: runs without accuracies yet, or with other evaluation images.")
     return same
+
+
+def _images_of(run: series.Evaluated) -> str | None:
+    """The evaluation images of a run, as far as it has measured anything on them."""
+    labeled = run.results.get("full_precision", {}).get("evaluated_on")
+    return labeled or results.measured_on(results.accuracies(run.results)).get("real")
 
 
 def _other_seeds(run: Run, comparable: RunFilter, chosen: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, problems
 from dashboard.names import method_name
-from dashboard.tables.results import closeness
+from dashboard.tables.results import agreement_of, closeness, layers_measured_on
 
 _NUMBERS = {  # columns of the table of layers -> help
     "output dB": "SQNR of the output of the layer against full precision, including the errors of all earlier layers.",
@@ -86,7 +86,7 @@ def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: 
     figures.show(bars, f"{key}/bars", f"{run.name} error by layer {method} {width}", on_pick=choose)
     st.caption(
         f"Largest error: **{text.plain(worst['name'])}**, {_decibels(worst['sqnr'])}. Signal-to-quantization-noise ratio (SQNR): "
-        f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {found['images']:,} of the calibration images. 20 dB is an error of 10 %; "
+        f"10 log₁₀(Σ y² / Σ (y' − y)²), y in full precision, on {layers_measured_on(found)}. 20 dB is an error of 10 %; "
         "each additional bit adds about 6 dB."
     )
     left, right = st.columns(2)
@@ -215,7 +215,7 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
         if known is None or "quantized" not in known:
             continue
         layer_bits = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
-        size = known.get("weight_size")
+        size, (words, agreement, _) = known.get("weight_size"), agreement_of({**known, **closeness(known)})
         rows.append(
             {
                 "run": text.one_line_text(other.name) + (" (shown)" if other.id == run.id else ""),
@@ -225,7 +225,8 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
                 "calibrated %": known["calibrated"],
                 "final %": known["quantized"],
                 "± standard error": known["standard_error"],
-                "agreement %": closeness(known)["agreement"],
+                "agreement %": agreement,
+                "agreement on": f"{words} images" if words else "",
             }
         )
     return rows

@@ -77,7 +77,7 @@ def _draw_curves(run: Run, values: Values) -> None:
                 "It is not used to select anything: the reported accuracy is that of the last step, on all evaluation images."
             )
         elif not accuracy.has_accuracy(run):
-            st.caption("This run has no evaluation images: no accuracy during training.")
+            st.caption("This run has no labeled evaluation images: no accuracy during training.")
         elif not run.state.is_finished():
             st.caption("Test accuracy appears here after the first bit width is calibrated.")
         else:

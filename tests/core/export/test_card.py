@@ -148,22 +148,54 @@ def test_a_card_without_accuracies_has_the_agreement_of_every_network(finished, 
             outcome |= dict.fromkeys(("full_precision", "calibrated", "trained", "quantized", "standard_error", "evaluated_on"))
             for network, figures in outcome["held_out"].items():
                 agreement = f"{figures['agreement']:.2f} ± {figures['standard_error']:.2f}"
-                expected.append([network, agreement, f"{figures['kl']:.4f}", f"{figures['score_sqnr']:.2f}"])
+                expected.append([network, "synthetic", agreement, f"{figures['kl']:.4f}", f"{figures['score_sqnr']:.2f}"])
+            outcome["real"] = {}
     assert len(expected) == 8
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     text = write_card(folder, config.with_knobs({"data": "none"}), "a run", tmp_path / "card").read_text(encoding="utf-8")
     tables = text.split("How closely the networks follow the full-precision one")
-    assert [row[2:] for row in rows(tables[1], "images by")] == expected
+    tables = tables[1].split("Signal-to-quantization-noise ratio of the output of each layer")
+    assert [row[2:] for row in rows(tables[0], "images by")] == expected
+    analyzed = [outcome["layers"] for method in result["methods"].values() for outcome in method["accuracy"].values()]
+    for row, layers in zip(rows(tables[1], "images by"), analyzed, strict=True):
+        ratios = sorted(layers["sqnr"].values())
+        assert row[2:4] == ["16 held-out synthetic images", f"{(ratios[10] + ratios[11]) / 2:.1f}"]  # 22 layers
+        assert row[4].count(",") == 2
+        assert f"{ratios[0]:.1f}" in row[4].split(",")[0]
     shown = Page(parts(text)[1]).text
     for words in (
-        "The run had no evaluation images: the accuracy is not known.",
+        "The run had no labeled evaluation images: the accuracy is not known.",
         "not measured",
-        "Accuracy was not measured, because the run had no evaluation images",
-        "on 16 synthetic images that none of them was calibrated or\ntrained on",
+        "Accuracy was not measured, because the run had no labeled images",
+        "synthetic: on 16 held-out synthetic images, which none of them was calibrated or trained on. Agreement",
     ):
         assert words in shown, words
     assert "None" not in shown
     assert "Top-1 in percent" not in shown
+
+
+def test_a_card_tells_real_from_synthetic_images(finished, config, tmp_path):
+    """The finished run has labeled images; a copy without labels has the same agreement, and a stored run of before none on real images."""
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
+    text = write_card(finished, config, "a run", tmp_path / "card").read_text(encoding="utf-8")
+    found = rows(text.split("How closely the networks follow")[1].split("Signal-to")[0], "images by")
+    assert [row[3] for row in found] == ["real"] * 8 + ["synthetic"] * 8
+    first = result["methods"]["mi-fgsm"]["accuracy"]["4"]["real"]["calibrated"]
+    assert found[0][4] == f"{first['agreement']:.2f} ± {first['standard_error']:.2f}"
+    shown = Page(parts(text)[1]).text
+    assert "real: on 20 images of photographs; synthetic: on 16 held-out" in " ".join(shown.split()).replace(" ;", ";")
+    assert str(config.evaluation.data) not in text
+    folder = tmp_path / "before"
+    shutil.copytree(finished, folder)
+    for method in result["methods"].values():
+        for outcome in method["accuracy"].values():
+            del outcome["real"], outcome["layers"]
+            for figures in outcome["held_out"].values():
+                del figures["measured_on"]
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    text = write_card(folder, config, "a run", tmp_path / "card of before").read_text(encoding="utf-8")
+    assert "synthetic: on 16 held-out synthetic images" in " ".join(Page(parts(text)[1]).text.split())
+    assert "ratio of the output of each layer" not in text
 
 
 def test_live_change_is_listed_as_missing_from_the_commands(written):

@@ -164,13 +164,24 @@ def test_agreements_are_compared_where_there_is_no_accuracy():
     row = {"bits": 4, "weight_bits": 4, "activation_bits": 4, "calibrated": None, "quantized": None, "kept": "trained"}
     unlabeled = compared("A", results={"accuracy/adam/W4A4": {**row, "held_out": held_out}})
     assert charts.accuracy_table([unlabeled]) == [
-        {"run": "A · a run", "images by": "Adam", "full precision %": None, "W4A4 agreement %": 97.0}
+        {"run": "A · a run", "images by": "Adam", "full precision %": None, "W4A4 synthetic agreement %": 97.0}
     ]
     figure = go.Figure(charts.accuracy_figure([unlabeled]))
     assert [trace.y for trace in figure.data] == [(97.0,)]
     assert figure.layout.title.text == "Agreement with full precision at each bit width"
     first, second = charts.accuracy_table([unlabeled, compared("B", results=accuracies(90.0))])
-    assert (first["W4A4 %"], second["W4A4 %"], second["W4A4 agreement %"]) == (None, 90.0, None)
+    assert (first["W4A4 %"], second["W4A4 %"], second["W4A4 synthetic agreement %"]) == (None, 90.0, None)
+    real = {"calibrated": {"agreement": 70.0}, "trained": {"agreement": 95.0}}
+    on_real = compared("C", results={"accuracy/adam/W4A4": {**row, "held_out": held_out, "real": real}})
+    (line,) = charts.accuracy_table([on_real])
+    assert (line["W4A4 real agreement %"], line["W4A4 synthetic agreement %"]) == (95.0, 97.0)
+    drawn = go.Figure(charts.accuracy_figure([on_real]))
+    assert [trace.y for trace in drawn.data] == [(95.0,)]
+    assert drawn.layout.yaxis.title.text == "real images of the same class, %"
+    # what only one of them has cannot be compared
+    drawn = go.Figure(charts.accuracy_figure([on_real, unlabeled]))
+    assert [trace.y for trace in drawn.data] == [(97.0,), (97.0,)]
+    assert drawn.layout.yaxis.title.text == "synthetic images of the same class, %"
 
 
 def luminance(color: str) -> float:

@@ -42,23 +42,25 @@ def test_quantize_shows_agreement_instead_of_accuracy(run_id):
     assert "Agreement with full precision at each bit width" in json.dumps(component(app, "figure"))
     shown = texts(app)
     assert "This run has no evaluation images, so its accuracy is unknown." in shown
-    assert "This run has no evaluation images: no accuracy during training." in shown
-    (table,) = [frame.value for frame in app.dataframe if "agreement %" in frame.value and "KL" in frame.value]
-    assert (table["agreement %"][0], table["KL"][0]) == (round(kept["agreement"], 2), round(kept["kl"], 4))
+    assert "This run has no labeled evaluation images: no accuracy during training." in shown
+    assert "Synthetic: on 16 held-out synthetic images." in shown
+    assert "on 16 held-out synthetic images. 20 dB is an error of 10 %" in shown
+    (table,) = [frame.value for frame in app.dataframe if "synthetic KL" in frame.value]
+    assert (table["synthetic agreement %"][0], table["synthetic KL"][0]) == (round(kept["agreement"], 2), round(kept["kl"], 4))
     assert "calibrated %" not in table
     (compared,) = layers.compared(session.store().run(run_id), "adam", "W4A4")
-    assert (compared["agreement %"], compared["final %"]) == (kept["agreement"], None)
+    assert (compared["agreement %"], compared["agreement on"], compared["final %"]) == (kept["agreement"], "synthetic images", None)
 
 
 def test_runs_and_compare_show_agreement(run_id):
     outcome = session.store().result(run_id, "accuracy/adam/W4A4")
     agreement = outcome["held_out"][outcome["kept"]]["agreement"]
-    assert page("runs").dataframe[0].value["W4A4 agreement %"][0] == agreement
+    assert page("runs").dataframe[0].value["W4A4 synthetic agreement %"][0] == agreement
     other = session.store().create(replace(UNLABELED, bits=()), "another")
     session.store().set_state(other, RunState.COMPLETE)
     app = page("compare", runs=f"{run_id},{other}")
-    (table,) = [frame.value for frame in app.dataframe if "W4A4 agreement %" in frame.value]
-    assert table["W4A4 agreement %"][0] == agreement
+    (table,) = [frame.value for frame in app.dataframe if "W4A4 synthetic agreement %" in frame.value]
+    assert table["W4A4 synthetic agreement %"][0] == agreement
 
 
 def test_export_offers_the_network_and_the_card(run_id):
@@ -68,8 +70,31 @@ def test_export_offers_the_network_and_the_card(run_id):
 
 def test_report_has_agreement_and_no_accuracy(run_id):
     text = report.report_now(session.store(), run_id, session.class_names)
-    assert "agreement of W4A4, Adam" in text
-    assert "The run has no evaluation images: its accuracy is unknown." in text
+    assert "agreement of W4A4, Adam, on synthetic images" in text
+    assert "Agreement with full precision on 16 held-out synthetic images: the run has no labeled images" in text
+    assert "The run has no labeled evaluation images: its accuracy is unknown." in text
+    layers = text.partition("<h2>Layers</h2>")[2].partition("<h2>")[0]
+    assert "<h3>Adam W4A4</h3>" in layers
+    assert "On 16 held-out synthetic images. Largest error:" in layers
     assert "score SQNR, dB" in text
     assert "Top-1 in percent on" not in text
     assert "None" not in text.partition("<main>")[2].partition("<script")[0]
+
+
+def test_images_without_labels_are_named_on_every_page(run_id):
+    outcome, folder = session.store().result(run_id, "accuracy/adam/W4A4"), "/photos/pets"
+    figures = {"agreement": 91.25, "standard_error": 1.5, "kl": 0.05, "images": 400, "score_sqnr": 18.0}
+    real = {network: {**figures, "measured_on": f"400 images of {folder}"} for network in ("calibrated", "trained")}
+    session.store().set_result(run_id, "accuracy/adam/W4A4", {**outcome, "real": real})
+    app = page("quantize", run=run_id)
+    shown = texts(app)
+    assert "The evaluation images of this run have no labels, so its accuracy is unknown." in shown
+    assert f"Real: on 400 images of {folder}; synthetic: on 16 held-out synthetic images." in shown
+    assert "real images of the same class, %" in json.dumps(component(app, "figure"))
+    (table,) = [frame.value for frame in app.dataframe if "real KL" in frame.value]
+    assert (table["real agreement %"][0], table["real ±"][0]) == (91.25, 1.5)
+    assert page("runs").dataframe[0].value["W4A4 real agreement %"][0] == 91.25
+    text = report.report_now(session.store(), run_id, session.class_names)
+    assert "agreement of W4A4, Adam, on real images" in text
+    assert "Measured on: 400 images of pets (real), 16 held-out synthetic images (synthetic)." in text
+    assert folder not in text

@@ -6,6 +6,7 @@ import pytest
 
 from core.generation.methods import in_order
 from core.runs.paper_table import Measurement, paper_rows
+from dashboard.charts.accuracy import accuracy_figure
 from dashboard.tables import results, run_list
 
 TABLE = Path(__file__).parents[3] / "assets" / "paper" / "results.csv"
@@ -146,14 +147,46 @@ def test_without_evaluation_images_rows_have_the_agreement_of_what_is_kept():
     assert not results.has_accuracy(rows)
     first, second = results.accuracy_table(rows, None)
     assert not first.keys() & {"calibrated %", "trained %", "drop", "±", "error bar"}
-    assert [second[name] for name in ("agreement %", "agreement ±", "KL", "score SQNR, dB", "kept")] == [97.0, 0.5, 0.01, 20.25, "trained"]
-    assert run_list._figures(UNLABELED) == {"W4A4 agreement %": 97.0}
+    names = ("agreement %", "±", "KL", "score SQNR, dB")
+    assert [second[f"synthetic {name}"] for name in names] == [97.0, 0.5, 0.01, 20.25]
+    assert second["kept"] == "trained"
+    assert not any(name.startswith("real") for name in second)
+    assert run_list._figures(UNLABELED) == {"W4A4 synthetic agreement %": 97.0}
+    assert results.measured_on(rows) == {"synthetic": "64 held-out synthetic images"}
+
+
+def test_real_and_synthetic_images_are_told_apart():
+    real = {"calibrated": {**held_out(70.0), "images": 500, "measured_on": "500 images of pets"}}
+    real["trained"] = {**real["calibrated"], "agreement": 95.0, "kl": 0.02}
+    known = {"accuracy/adam/W4A4": {**UNLABELED["accuracy/adam/W4A4"], "real": real}}
+    rows = results.accuracies(known)
+    (row,) = rows
+    assert (row["real_agreement"], row["calibrated_real_agreement"], row["trained_real_agreement"], row["real_kl"]) == (
+        95.0,
+        70.0,
+        95.0,
+        0.02,
+    )
+    assert (row["agreement"], row["kl"]) == (97.0, 0.01)
+    (line,) = results.accuracy_table(rows, None)
+    assert (line["real agreement %"], line["real ±"], line["real KL"], line["synthetic agreement %"]) == (95.0, 0.5, 0.02, 97.0)
+    assert list(results.measured_on(rows).items()) == [("real", "500 images of pets"), ("synthetic", "64 held-out synthetic images")]
+    assert results.agreement_of(row) == ("real", 95.0, 0.5)
+    assert run_list._figures(known) == {"W4A4 real agreement %": 95.0}
+    figure = accuracy_figure(rows, None, {}, None)
+    assert [trace["y"] for trace in figure["data"]] == [[70.0], [95.0]]
+    assert figure["layout"]["yaxis"]["title"]["text"] == "real images of the same class, %"
+
+
+def test_layers_of_earlier_versions_were_analyzed_on_calibration_images():
+    assert results.layers_measured_on({"images": 64, "layers": []}) == "64 calibration images"
+    assert results.layers_measured_on({"images": 64, "measured_on": "64 held-out synthetic images"}) == "64 held-out synthetic images"
 
 
 def test_with_evaluation_images_the_agreement_is_beside_the_accuracy_where_it_was_measured():
     row = {"method": "adam", "bits": 4, "calibrated": 90.0, "quantized": 91.0, "kept": "trained"}
     (plain,) = results.accuracy_table([row], 92.0)
-    assert "agreement %" not in plain
+    assert "synthetic agreement %" not in plain
     compared = {**row, "held_out": {"trained": held_out(97.0)}}
     (line,) = results.accuracy_table([compared | results.closeness(compared)], 92.0)
-    assert (line["drop"], line["agreement %"]) == (1.0, 97.0)
+    assert (line["drop"], line["synthetic agreement %"]) == (1.0, 97.0)

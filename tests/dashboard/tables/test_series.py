@@ -65,7 +65,7 @@ def test_agreements_are_averaged_where_there_is_no_accuracy():
     (single,) = accuracy_series([evaluated(START, adam=unlabeled(96.0))])
     assert single["agreement_error"] == 2.0
     (line,) = accuracy_table([row], None)
-    assert (line["agreement %"], line["score SQNR, dB"], line["runs"]) == (97.0, 20.0, 2)
+    assert (line["synthetic agreement %"], line["synthetic score SQNR, dB"], line["runs"]) == (97.0, 20.0, 2)
 
 
 def test_the_same_seed_twice_counts_once():
