@@ -349,6 +349,10 @@ def list_names(options: Namespace) -> dict[str, Any]:
         "ranges": list(RANGE_METHODS),
         "bits": list(BIT_WIDTHS),
         "encoders": ["embedded", "ARCH:PRETRAINED of open_clip, downloaded on first use", "ARCH:FILE, weights for open_clip"],
-        "data": [*DATA_NAMES, "PATH of a folder with one folder a class", "PATH of ImageNet or CIFAR as torchvision keeps them"],
+        "data": [
+            *DATA_NAMES,
+            "PATH of a folder of images, with one folder a class or without labels",
+            "PATH of ImageNet or CIFAR as torchvision keeps them",
+        ],
         "presets": list(PRESETS),
     }

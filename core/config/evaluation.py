@@ -16,8 +16,8 @@ class EvaluationConfig(Checked):
         AUTO_DATA,
         "Evaluation images: none (no accuracy; instead, how closely the quantized network follows the full-precision one on held-out "
         "synthetic images); embedded (2,000 of the CIFAR-10 test set); auto (embedded for a network with the classes of CIFAR-10 by name, "
-        "otherwise none); cifar10 or cifar100 (downloaded by torchvision); or a folder or zip file with one folder per class (named after "
-        "the class, its number or its WordNet ID), or ImageNet or CIFAR as torchvision stores them.",
+        "otherwise none); cifar10 or cifar100 (downloaded by torchvision); or a folder or zip file of images, with one folder per class "
+        "(named after the class, its number or its WordNet ID) or without labels, or ImageNet or CIFAR as torchvision stores them.",
         label="Evaluation images",
         paper="CIFAR-10, CIFAR-100 and ImageNet",
         affects_result=False,
