@@ -24,34 +24,34 @@ def check_zoo_name(model: str) -> None:
     """
     zoo, _, name = model.partition(":")
     architecture, dot, tag = name.partition(".")
-    names, text = _NAMES[zoo]()
+    names, words = _NAMES[zoo]()
     known = architecture.lower() if zoo == "pytorchcv" else architecture  # its loader ignores case
-    if not names or (known in names and (not dot or (zoo == "timm" and re.search(rf"\b{re.escape(tag)}\b", text)))):
+    if not names or (known in names and (not dot or tag in words)):
         return
     near = difflib.get_close_matches(architecture, names, n=3) if architecture not in names else [architecture]
-    raise UnknownNameError("model", model, [f"{zoo}:{other}" for other in near] or [f"the names in {zoo}"])
+    raise UnknownNameError("model", model, [f"{zoo}:{other}" for other in near] or [f"a name in {zoo}"])
 
 
 @cache
-def _timm() -> tuple[frozenset[str], str]:
-    """Names, and the sources, which have the tags of pretrained weights in several forms."""
+def _timm() -> tuple[frozenset[str], frozenset[str]]:
+    """Names, and every word of the sources, which have the tags of pretrained weights in several forms."""
     text = _text(package_folder("timm") / "models")
     deprecated = [name for part in _DEPRECATED.findall(text) for name in _KEY.findall(part)]
-    return frozenset([*_REGISTERED.findall(text), *deprecated]), text
+    return frozenset([*_REGISTERED.findall(text), *deprecated]), frozenset(re.findall(r"\w+", text))
 
 
 @cache
-def _torchvision() -> tuple[frozenset[str], str]:
-    return frozenset(_REGISTERED.findall(_text(package_folder("torchvision") / "models"))), ""
+def _torchvision() -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(_REGISTERED.findall(_text(package_folder("torchvision") / "models"))), frozenset()
 
 
 @cache
-def _pytorchcv() -> tuple[frozenset[str], str]:
+def _pytorchcv() -> tuple[frozenset[str], frozenset[str]]:
     table = _TABLE.search((package_folder("pytorchcv") / "model_provider.py").read_text(encoding="utf-8"))
-    return frozenset(_KEY.findall(table[0]) if table else ()), ""
+    return frozenset(_KEY.findall(table[0]) if table else ()), frozenset()
 
 
-_NAMES: Mapping[str, Callable[[], tuple[frozenset[str], str]]] = MappingProxyType(
+_NAMES: Mapping[str, Callable[[], tuple[frozenset[str], frozenset[str]]]] = MappingProxyType(
     {"timm": _timm, "torchvision": _torchvision, "pytorchcv": _pytorchcv}
 )
 
