@@ -177,7 +177,8 @@ def open_images(path: Path, parts: Sequence[str], *names: str, labels_needed: bo
         return files
     if not folders.loose:
         got = f"no images in {some(folders.others)}" if folders.others else "no folders"
-        raise DataError(f"folder {str(path)!r} must contain one folder of images per class, got {got}")
+        wanted = "one folder of images per class" if labels_needed else "images"
+        raise DataError(f"folder {str(path)!r} must contain {wanted}, got {got}")
     labels = _list_of(folder)
     paths = {name: str(folder / name) for name in folders.loose}
     if labels is not None:
