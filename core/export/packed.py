@@ -33,7 +33,7 @@ from core.models.programs.export import save_program
 from core.models.programs.translation import load_program
 from core.models.registry import NETWORK_BYTES, ModelSpec
 from core.quantization.integer.inference import to_integer_inference
-from core.quantization.integer.weights import IntegerWeight, integer_network
+from core.quantization.integer.weights import integer_network, integer_weights
 from core.quantization.placement import quantize_network
 
 _PROGRAM = ".program"  # no module can have this name
@@ -63,7 +63,7 @@ def save_packed(network: nn.Module, spec: ModelSpec, config: TrainingConfig, pat
 
     Raises ModelError if `full_precision` cannot be exported as a program.
     """
-    weights = _integer_weights(network)
+    weights = integer_weights(network)
     layout = {key: {"bits": weight.bits, "shape": list(weight.integers.shape)} for key, weight in weights.items()}
     state = {
         key: pack(value, weights[key].bits) if key in weights else value.contiguous().clone() for key, value in network.state_dict().items()
@@ -126,7 +126,7 @@ def _uncompressed(program: Tensor) -> nn.Module:
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    weights, expected = _integer_weights(network), network.state_dict()
+    weights, expected = integer_weights(network), network.state_dict()
     found: dict[str, Any] = {}
     for key in sorted({*expected, *state}):
         if key not in state or key not in expected:
@@ -135,9 +135,3 @@ def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         if found[key].shape != expected[key].shape or found[key].dtype != expected[key].dtype:
             raise KeyError(f"{key} has another shape or type")
     network.load_state_dict(found)
-
-
-def _integer_weights(network: nn.Module) -> dict[str, IntegerWeight]:
-    """Key in the state dict -> the module whose integers it contains."""
-    named = network.named_modules(remove_duplicate=False)
-    return {f"{name}.integers": module for name, module in named if isinstance(module, IntegerWeight)}

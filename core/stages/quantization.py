@@ -1,6 +1,7 @@
 """Stage: one bit width, from calibration to the analysis of its layers."""
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import ANALYZED_IMAGES, analyze
+from core.quantization.integer.weights import packed_bytes
 from core.quantization.saved_network import save_quantized
 from core.quantization.training import QuantizationTraining
 from core.reporting import TEST, WARNING, Reporter
@@ -225,6 +227,8 @@ class _Quantization:
         final = self.trained if self.kept == "trained" else self.calibrated
         return {
             **summary,
+            "bytes": packed_bytes(self.training.quantized),
+            "float32_bytes": 4 * sum(parameter.numel() for parameter in self.given.model.network.parameters()),
             "full_precision": top1_of(self.given.full_precision),
             "calibrated": top1_of(self.calibrated),
             "trained": top1_of(self.trained),
@@ -233,11 +237,19 @@ class _Quantization:
             "layers": self.layers,
             "quantized": top1_of(final),
             "standard_error": None if final is None else final.standard_error,
+            "drop_error": _drop_error(self.given.full_precision, final),
             "evaluated_on": None if self.given.evaluation_set is None else self.given.evaluation_set.description,
             "training_seconds": summary["seconds"],
             "test_seconds": 0.0 if self.check is None else round(self.check.seconds, 3),
             "seconds": round(time.perf_counter() - self.began, 3),
         }
+
+
+def _drop_error(full_precision: Accuracy | None, quantized: Accuracy | None) -> float | None:
+    """Standard error of the drop in points, as if both were measured on images of their own: not too small for networks that agree."""
+    if full_precision is None or quantized is None:
+        return None
+    return round(math.hypot(full_precision.standard_error, quantized.standard_error), 3)
 
 
 class AccuracyCheck:

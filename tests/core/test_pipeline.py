@@ -142,6 +142,11 @@ def test_result_has_all_figures(whole):
             share = accuracy["quantized"] / 100
             assert accuracy["quantized"] % 5 == 0
             assert accuracy["standard_error"] == pytest.approx(100 * (share * (1 - share) / 20) ** 0.5, abs=1e-3)
+            before = result["full_precision"] / 100
+            variance = (share * (1 - share) + before * (1 - before)) / 20
+            assert accuracy["drop_error"] == pytest.approx(100 * variance**0.5, abs=2e-3)
+            assert accuracy["float32_bytes"] == 4 * 272_474  # pytorchcv's ResNet-20
+            assert accuracy["weight_size"] / 8 < accuracy["bytes"] < accuracy["weight_size"] / 8 + 50_000
         assert figures["accuracy"]["3"]["steps"] == 2
         assert figures["accuracy"]["8"]["steps"] == 0
         assert figures["accuracy"]["8"]["kept"] == "calibrated"
@@ -304,8 +309,8 @@ def test_a_run_without_evaluation_images_is_measured_on_held_out_images(without_
     held_out = load_image_set(folder / "checkpoint" / "held-out images").images
     for width, networks in (("3", {"calibrated", "trained"}), ("8", {"calibrated"})):
         outcome = result["methods"]["adam"]["accuracy"][width]
-        accuracies = ("full_precision", "calibrated", "trained", "quantized", "standard_error", "evaluated_on")
-        assert [outcome[name] for name in accuracies] == [None] * 6
+        accuracies = ("full_precision", "calibrated", "trained", "quantized", "standard_error", "drop_error", "evaluated_on")
+        assert [outcome[name] for name in accuracies] == [None] * 7
         assert outcome["held_out"].keys() == networks
         saved = load_quantized(folder / "quantized" / "adam" / f"W{width}A{width}" / "quantized.safetensors", embedded)
         figures = asdict(agreement(integer_inference_network(saved, embedded.spec), embedded, held_out))

@@ -110,3 +110,18 @@ def integer_network(quantized: QuantizedNetwork, needs_ranges: bool = True) -> n
     replace_kind(network, QuantizedConv2d, IntegerConv2d)
     replace_kind(network, QuantizedLinear, IntegerLinear)
     return network.eval().requires_grad_(False)
+
+
+def integer_weights(network: nn.Module) -> dict[str, IntegerWeight]:
+    """Key in the state dict of an `integer_network` -> the module whose integers it contains."""
+    named = network.named_modules(remove_duplicate=False)
+    return {f"{name}.integers": module for name, module in named if isinstance(module, IntegerWeight)}
+
+
+def packed_bytes(quantized: QuantizedNetwork) -> int:
+    """Bytes of all tensors of a calibrated network with its weights at their bit widths, as core/export/packed.py writes them."""
+    network = integer_network(quantized)
+    weights, size = integer_weights(network), 0
+    for key, value in network.state_dict().items():
+        size += -(-value.numel() * weights[key].bits // 8) if key in weights else value.numel() * value.element_size()
+    return size

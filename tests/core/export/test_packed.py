@@ -17,7 +17,7 @@ from core.models.full_precision import load_model, save_checkpoint
 from core.models.programs.export import save_program
 from core.models.programs.importing import ARCHITECTURE
 from core.quantization.integer.inference import integer_inference_network
-from core.quantization.integer.weights import integer_network
+from core.quantization.integer.weights import integer_network, packed_bytes
 from core.quantization.saved_network import save_quantized
 
 
@@ -88,6 +88,7 @@ def test_round_trip_of_mixed_widths(small, calibrated, images, tmp_path):
     # the streams are as long as the quantized network reports
     tensors = load_file(path)
     assert sum(8 * len(tensors[key]) for key in header_of(path)["layout"]) == quantized.weight_size
+    assert sum(value.nbytes for value in tensors.values()) == packed_bytes(quantized)
 
 
 @pytest.mark.parametrize("bits", BIT_WIDTHS)
