@@ -55,17 +55,30 @@ def offers(run: Run, folder: Path, methods: Sequence[str]) -> list[Offer]:
     """All offers of a run. folder: of the run. methods: those whose images are complete."""
     found = []
     for method in sorted((path.name for path in (folder / layout.QUANTIZED).glob("*") if path.is_dir()), key=method_order):
-        for bits in run.config.bits:
-            width = run.config.training_for(bits).width
-            if (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
-                title = f"{width} network, trained on {_images_of(method)}"
-                found.append(Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits))))
+        found += [offer for bits in run.config.bits if (offer := network_offer(run, folder, method, bits)) is not None]
     if not run.config.images_from:
         for method in sorted(methods, key=method_order):
             found.append(Offer(_images_of(method), f"{method}-images", IMAGE_FORMATS, ("--method", method)))
     if found and (folder / layout.RESULT).is_file() and run.config.bits:
         found.append(Offer("model card", "model-card", ("card",), ()))
     return found
+
+
+def network_offer(run: Run, folder: Path, method: str, bits: int) -> Offer | None:
+    """The offer of one quantized network; None if the run has not saved it. folder: of the run."""
+    width = run.config.training_for(bits).width
+    if not (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
+        return None
+    title = f"{width} network, trained on {_images_of(method)}"
+    return Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits)))
+
+
+def content(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> bytes:
+    """The file that `make` makes with these arguments, or made before. kind: a format that is one file. Raises RunError as `make` does."""
+    path = folder / layout.EXPORTS / f"{offer.name}{_SUFFIXES[kind]}"
+    if path not in (made for made, _ in exported(folder)):
+        path = make(runs, run_id, offer, kind, folder)
+    return path.read_bytes()
 
 
 def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path:

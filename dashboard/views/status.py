@@ -15,6 +15,7 @@ from dashboard import session, text
 from dashboard.components import elements, problems
 from dashboard.server import rights
 from dashboard.updates.live_view import Values, View
+from dashboard.views import headline
 
 _SECONDS_FOR_A_STEP = 1.5
 _SECONDS_FOR_IMAGES = 0.3
@@ -62,6 +63,8 @@ def draw(run: Run, values: Values) -> None:
                 st.code(run.traceback, language="text")
     for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values():
         st.warning(text.plain(sentence), icon=":material/warning:")
+    if run.state.is_finished():
+        headline.draw(run)
     if _progress_key(run) in values:
         elements.text_block(_progress_key(run), values[_progress_key(run)])
     if run.state.can_resume():
