@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from core.reporting import WARNING
+from core.runs import outlook
 from core.runs.control import LocalControl
 from core.runs.run import Run
 from core.runs.state import RunState
@@ -35,11 +36,11 @@ def _progress_key(run: Run) -> str:
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """Progress of the current stage; none if the run is finished or not yet started."""
+    """What happens now and next, and progress of the current stage; nothing if the run is finished or not yet started."""
     if run.state.is_finished() or not run.stage:
         return {}
     done = min(run.step / run.total, 1.0) if run.total else 0.0
-    return {_progress_key(run): elements.text_block_data([f"{run.stage}{_time_left(run)}"], progress=done)}
+    return {_progress_key(run): elements.text_block_data([_outlook(run)], progress=done)}
 
 
 def waiting(run: Run) -> int:
@@ -96,25 +97,12 @@ def _act(run: Run, action: Callable[[], None]) -> None:
         action()
 
 
-def _time_left(run: Run) -> str:
-    if not run.total or run.stage_started is None:
-        return " ..."
-    done = f": {run.step:,} of {run.total:,} steps"
-    taken = run.step - run.stage_done
-    if run.state is RunState.PAUSED or taken < 3:
-        return done
-    since = time.time() - run.stage_started
-    if since <= 0:  # the clock was put back
-        return done
-    seconds = since / taken * (run.total - run.step)
-    return f"{done}, about {_duration(seconds)} left"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds > 1.5 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _outlook(run: Run) -> str:
+    """What the run does now, what comes next, and when it ends."""
+    elapsed = 0.0 if run.stage_started is None else time.time() - run.stage_started
+    at = outlook.Position(run.stage, run.step, run.total, run.stage_done, elapsed)
+    results = session.store().results_of([run.id], outlook.SPEEDS).get(run.id, {})
+    return outlook.in_words(run.config, at, results, paused=run.state is RunState.PAUSED)
 
 
 def _buttons(run: Run) -> None:

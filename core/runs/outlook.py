@@ -1,0 +1,147 @@
+"""What a run does now, what comes next, and when it ends, from its settings and the speed measured so far. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.config import RunConfig
+from core.generation.methods import DEFAULT_METHODS, METHODS
+
+SPEEDS = ("generation", "accuracy")  # kinds of results that tell how fast finished stages were
+# An image in a step of the training takes as long as 2.1 in an iteration of the generation: a second forward pass, and the gradients of the
+# weights (quick on one core: 172 ms for 64 images, 1.25 ms for one; benchmarks/results/qat.json, frontier.json).
+_TRAINING_WORK = 2.1
+_HELD_OUT_SHARE = 8  # the held-out images are an eighth of the noise images, by each of DEFAULT_METHODS
+_STEPS_TO_MEASURE = 3  # before the speed of a stage is used
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage of a run that takes long. stage: as the engine announces it. title: for people. work: images times iterations, where a
+    training counts _TRAINING_WORK times; 0 for a stage whose time is not estimated.
+    """
+
+    stage: str
+    title: str
+    work: float = 0.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is. stage: as announced, with `step` of `total` steps, of which `before` were taken before the run was resumed. elapsed:
+    seconds since the stage began, or was resumed.
+    """
+
+    stage: str
+    step: int
+    total: int
+    before: int
+    elapsed: float
+
+
+def phases(config: RunConfig) -> list[Phase]:
+    """The long stages of a run, in order."""
+    found, generation = [], config.generation
+    image_iterations = generation.noise_images * generation.iterations
+    if not config.images_from:
+        found.append(Phase("generation", "generating images", len(config.methods) * image_iterations))
+    if config.evaluation.encoder:
+        found += [Phase(f"diversity of {method}", "measuring diversity") for method in config.methods]
+    if config.bits:
+        work = len(DEFAULT_METHODS) * image_iterations / _HELD_OUT_SHARE
+        found.append(Phase("generating held-out images", "generating held-out images", work))
+    for method in config.methods:
+        for bits in config.bits:
+            own = config.training_for(bits)
+            verb = "training" if own.steps else "calibrating"
+            work = _TRAINING_WORK * own.steps * own.training_batch_size
+            found.append(Phase(f"{verb} {method} {own.width}", f"{verb} {_series(config, method, own.width)}", work))
+    return found
+
+
+def _series(config: RunConfig, method: str, width: str) -> str:
+    if len(config.methods) == 1:
+        return width
+    return f"{METHODS[method].title if method in METHODS else method} {width}"
+
+
+def in_words(config: RunConfig, at: Position, results: Mapping[str, Any], paused: bool = False) -> str:
+    """A line such as "Now generating images: 30 of 800 steps. Next: training W4A4. The run ends in about 3 min."
+
+    results: those of the run of the kinds in SPEEDS. The end is left out of a paused run and as long as no speed is known.
+    """
+    known = phases(config)
+    place = _place(known, at.stage)
+    now = known[place].title if place is not None and known[place].stage == at.stage else _title(config, at.stage)
+    steps = f": {at.step:,} of {at.total:,} steps" if at.total else ""
+    line = f"Now {now}{steps}."
+    rest = known if place is None else known[place + 1 :]
+    following = next((phase.title for phase in rest if phase.title != now), "")
+    line += f" Next: {following}." if following else ""
+    seconds = None if paused else remaining_seconds(known, place, at, config, results)
+    return line if seconds is None else f"{line} The run ends in about {duration(seconds)}."
+
+
+def _place(known: Sequence[Phase], stage: str) -> int | None:
+    """Index of the phase that the stage is or belongs to; None before the first."""
+    for index, phase in enumerate(known):
+        if phase.stage == stage:
+            return index
+    # calibrating, evaluating and analyzing the layers of a network
+    series = stage.split()[-2:]
+    for index, phase in enumerate(known):
+        if phase.stage.split()[-2:] == series:
+            return index - 1 if stage.startswith("calibrating ") else index
+    references = [index for index, phase in enumerate(known) if phase.stage.startswith("diversity of ")]
+    return references[-1] if references and stage.startswith("diversity of ") else None
+
+
+def _title(config: RunConfig, stage: str) -> str:
+    """A stage that is no phase, in words."""
+    for method in config.methods:
+        for width in (config.training_for(bits).width for bits in config.bits):
+            stage = stage.replace(f" {method} {width}", f" {_series(config, method, width)}")
+    return stage.replace(f"loading {config.model}", "loading the network")
+
+
+def remaining_seconds(
+    known: Sequence[Phase], place: int | None, at: Position, config: RunConfig, results: Mapping[str, Any]
+) -> float | None:
+    """Seconds until the run ends, without stages whose time is not estimated; None if no speed is known."""
+    later = sum(phase.work for phase in known[0 if place is None else place + 1 :])
+    taken, current = at.step - at.before, 0.0
+    measured = place is not None and known[place].stage == at.stage and at.total and taken >= _STEPS_TO_MEASURE and at.elapsed > 0
+    if measured:
+        assert place is not None
+        current = at.elapsed / taken * (at.total - at.step)
+        speed = at.elapsed / taken * at.total / known[place].work if known[place].work else None
+    else:
+        speed = _speed(config, results)
+        if place is not None and known[place].stage == at.stage and speed is not None:
+            current = speed * known[place].work * (1 - at.step / at.total if at.total else 1)
+    if speed is None:
+        return current if measured and not later else None
+    return current + speed * later
+
+
+def _speed(config: RunConfig, results: Mapping[str, Any]) -> float | None:
+    """Seconds for a unit of work in the stages that are finished: of trainings if there are any, else of the generation."""
+    for kind, time, work_of in (
+        ("accuracy", "training_seconds", lambda one: _TRAINING_WORK * one.get("steps", 0) * config.training.training_batch_size),
+        ("generation", "seconds", lambda one: one.get("image_iterations", 0)),
+    ):
+        found = [value for name, value in results.items() if name.startswith(f"{kind}/") and value.get(time)]
+        work = sum(work_of(one) for one in found)
+        if work:
+            return sum(one[time] for one in found) / work
+    return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there are at least one and a half: 80 s, 12 min, 3 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds > 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
