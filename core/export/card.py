@@ -24,7 +24,7 @@ from core.channels import channels_title
 from core.config import GenerationConfig, RunConfig, TrainingConfig, knobs
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line, printable
-from core.export import provenance
+from core.export import headline, provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
 from core.files import atomic_folder
@@ -138,6 +138,7 @@ def model_card(
         spec=spec,
         config=config,
         name=name,
+        headline=headline.summary(_networks(config, methods), spec.name),
         widths=widths,
         papers=provenance.papers(config),
         network=_network(model, full_precision),
@@ -177,6 +178,15 @@ def _fixed(value: float, digits: int) -> Markup:
 
 def _thousands(value: float) -> Markup:
     return Markup(f"{value:,.0f}")
+
+
+def _networks(config: RunConfig, methods: Sequence[MethodImages]) -> list[headline.MadeNetwork]:
+    """The quantized networks of the run, with their outcomes."""
+    return [
+        headline.MadeNetwork(method.name, bits, config.training_for(bits).width, method.figures["accuracy"][str(bits)])
+        for method in methods
+        for bits in config.bits
+    ]
 
 
 def _network(model: FullPrecisionModel, full_precision: float | None) -> list[tuple[str, Any]]:

@@ -59,6 +59,14 @@ def made_networks(results: Mapping[str, Any]) -> list[MadeNetwork]:
     return sorted(found, key=lambda made: (method_order(made.method), made.method, made.bits))
 
 
+def summary(networks: Sequence[MadeNetwork], name: str) -> str:
+    """The headline of the recommended network, what is to be said against it, and why it is recommended; "" without a network."""
+    if not networks:
+        return ""
+    made = recommended(networks)
+    return " ".join(sentence for sentence in (f"{headline(made, name)}.", reservation(made), choice(networks)) if sentence)
+
+
 def recommended(networks: Sequence[MadeNetwork], limit: float = LIMIT) -> MadeNetwork:
     """The smallest of the networks, at least one, whose drop is at most `limit` points; if none is, the one with the smallest drop.
 

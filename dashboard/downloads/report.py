@@ -23,10 +23,11 @@ from safetensors import safe_open
 from core import layout
 from core.config import PRESETS, RunConfig, nearest_preset
 from core.errors import printable
-from core.export import provenance
+from core.export import headline, provenance
 from core.export.commands import bare_name, commands
 from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
 from core.generation.methods import in_order
+from core.models.registry import own_name
 from core.runs.records import Record
 from core.runs.run import Run
 from core.runs.store import RunStore
@@ -157,7 +158,8 @@ def _head(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
             if agreement is not None:
                 title = f"agreement of {width_of(row)}, {method_name(row['method'])}, on {words} images"
                 figures.append((title, f"{agreement:.2f} %", f"± {error:.2f}"))
-    return {"facts": lines, "figures": figures}
+    networks = headline.made_networks(known) if run.state.is_finished() else []
+    return {"facts": lines, "figures": figures, "headline": headline.summary(networks, own_name(run.config.model))}
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def test_figures_match_the_run(finished, written):
         assert loss == f"{made['bns_loss_first']:.1f} to {made['bns_loss_last']:.1f}"
         assert agreement == f"{made['teacher_agreement']:.1f} %"
     shown = Page(parts(text)[1]).text
+    assert re.search(r"resnet20_cifar10 in [45] bits: \d+ kB instead of 1\.1 MB \(.* measured top-1 drop -?\d", shown)
     for words in (
         "272,474",
         "airplane",
@@ -166,6 +167,7 @@ def test_a_card_without_accuracies_has_the_agreement_of_every_network(finished, 
     for words in (
         "The run had no labeled evaluation images: the accuracy is not known.",
         "not measured",
+        "gives the same answer as the original on",
         "Accuracy was not measured, because the run had no labeled images",
         "synthetic: on 16 held-out synthetic images, which none of them was calibrated or trained on. Agreement",
     ):

@@ -82,6 +82,7 @@ def test_report_has_every_part_of_a_run(html, store, run):
         f"{known['accuracy/adam/W4A4']['quantized']:.2f} %", "seed of the training", run.id, "BMVC 2023",
     ):  # fmt: skip
         assert needed in text, needed
+    assert re.search(r"resnet20_cifar10 in 4 bits: \d+ kB instead of 1\.1 MB \(.* measured top-1 drop \d", text)
     for image in found.of("img"):
         kind, _, encoded = image["src"].partition(",")
         assert kind == "data:image/png;base64"
