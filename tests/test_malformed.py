@@ -832,7 +832,7 @@ def test_text_typed_into_the_form(runs_folder, monkeypatch):
 
     def attempt(example):
         key, value = example
-        app = page("studio")
+        app = page("studio", "all settings/")
         app.text_input(key="quick/machine/encoder").set_value("")
         app.multiselect(key="quick/bits").set_value([4])
         if key == "quick/machine/model":

@@ -73,19 +73,18 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
         st.caption(f"Uses the images in {plain(start.images_from)}. No images are generated.")
         refusals.field("the images", start.images_from, lambda: check_images(start.images_from))
     methods, bits = _choose_methods(start, key)
-    with st.expander("All settings"):
-        *generation_tabs, training_tab, machine_tab = st.tabs([*([] if given else ["Generation"]), "Quantization", "Network and machine"])
-        values: dict[str, Any] = dict(live)
-        for tab in generation_tabs:
-            with tab:
-                values |= knob_grid(start, _in_form(GenerationConfig), f"{key}/generation")
-        with training_tab:
-            by_bits, run_by_bits = _by_bits_widgets(start, key)
-            values |= by_bits | knob_grid(start, _in_form(TrainingConfig), f"{key}/training")
-        with machine_tab:
-            network = network_widgets(start.model, f"{key}/machine", refusals)
-            names = [*_in_form(MachineConfig), *_in_form(EvaluationConfig)]
-            values |= knob_grid(start, names, f"{key}/machine", below=evaluation_checks(refusals, network.value, bits))
+    *generation_tabs, training_tab, machine_tab = st.tabs([*([] if given else ["Generation"]), "Quantization", "Network and machine"])
+    values: dict[str, Any] = dict(live)
+    for tab in generation_tabs:
+        with tab:
+            values |= knob_grid(start, _in_form(GenerationConfig), f"{key}/generation")
+    with training_tab:
+        by_bits, run_by_bits = _by_bits_widgets(start, key)
+        values |= by_bits | knob_grid(start, _in_form(TrainingConfig), f"{key}/training")
+    with machine_tab:
+        network = network_widgets(start.model, f"{key}/machine", refusals)
+        names = [*_in_form(MachineConfig), *_in_form(EvaluationConfig)]
+        values |= knob_grid(start, names, f"{key}/machine", below=evaluation_checks(refusals, network.value, bits))
     pressed = refusals.button("Start", "start")
     if not pressed:
         return None

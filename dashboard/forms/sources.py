@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -20,7 +21,56 @@ from dashboard.forms.refusals import Refusals
 from dashboard.server import access, uploads
 
 BY_NAME, UPLOAD = "By name or path", "Upload a file"
+
+
+@dataclass(frozen=True)
+class NumbersField:
+    """A text field for up to `most` numbers. name: in messages. allowed: in words."""
+
+    label: str
+    name: str
+    example: str
+    help: str
+    kind: Callable[[str], Any]
+    most: int
+    allowed: str
+
+    def read(self, typed: str) -> list[Any] | None:
+        """The numbers in the text, None if it is empty. Raises ConfigError for any other text, or more than `most` of them."""
+        try:
+            numbers = [self.kind(number) for number in typed.replace(",", " ").split()]
+            fits = len(numbers) <= self.most
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ConfigError(f"{self.name} must be {self.allowed}, got {quoted(typed)}")
+        return numbers or None
+
+    def draw(self, key: str, refusals: Refusals, value: str = "") -> str:
+        """Draws the field, and below it why its text is refused; returns the text."""
+        typed = st.text_input(self.label, value=value, placeholder=self.example, help=self.help, key=f"{key}/{self.name}")
+        refusals.field(f"the {self.name}", typed, lambda: self.read(typed))
+        return typed
+
+
 _ONE_PER_CHANNEL = "one number for each channel, such as 0.485 0.456 0.406"
+_OF_CHANNELS = "Of each channel in [0, 1], such as red, green and blue, as in the training of the network."
+# what the file of a network does not tell: field of ChosenNetwork and GivenSpec -> its text field
+FIELDS: Mapping[str, NumbersField] = MappingProxyType(
+    {
+        "image_size": NumbersField(
+            "Image size (pixels)",
+            "image size",
+            "224",
+            "One number, or height and width.",
+            int,
+            2,
+            "one or two whole numbers, such as 224 or 32 48",
+        ),
+        "mean": NumbersField("Mean", "mean", "0.485 0.456 0.406", _OF_CHANNELS, float, 4, _ONE_PER_CHANNEL),
+        "std": NumbersField("Standard deviation", "standard deviation", "0.229 0.224 0.225", _OF_CHANNELS, float, 4, _ONE_PER_CHANNEL),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +95,7 @@ class ChosenNetwork:
     def given(self) -> GivenSpec:
         """What the user states about the file. Raises ConfigError for text that is not what its field needs."""
         names = [line.strip() for line in self.class_names.splitlines() if line.strip()]
-        return GivenSpec(image_size=_size(self.image_size), mean=_mean(self.mean), std=_std(self.std), class_names=names or None)
+        return GivenSpec(**{name: field.read(getattr(self, name)) for name, field in FIELDS.items()}, class_names=names or None)
 
 
 def network_widgets(default: str, key: str, refusals: Refusals) -> ChosenNetwork:
@@ -72,16 +122,22 @@ def _named_network(default: str, key: str, refusals: Refusals) -> ChosenNetwork:
     return network
 
 
-def _uploaded_network(key: str, refusals: Refusals) -> ChosenNetwork:
-    """An upload field, and fields for what the file does not tell."""
-    file = st.file_uploader(
+def network_file(key: str, label_visibility: Literal["visible", "collapsed"] = "visible") -> UploadedFile | None:
+    """An upload field for a network."""
+    return st.file_uploader(
         "Network file",
         # all types, because one that the browser refused would be unknown here
         max_upload_size=uploads.NETWORK_BYTES // uploads.MEGABYTE,
-        help="A checkpoint written by `python -m core pretrain`; another checkpoint (safetensors, or a state dict written by torch.save), "
-        "with its architecture below; or a .pt2 program written by torch.export. It is listed under its name from then on.",
+        help="A checkpoint written by `python -m core pretrain`; another checkpoint (safetensors, or a state dict written by torch.save); "
+        "or a .pt2 program written by torch.export. It is listed under its name from then on.",
+        label_visibility=label_visibility,
         key=f"{key}/upload network {_uploads_done()}",
     )
+
+
+def _uploaded_network(key: str, refusals: Refusals) -> ChosenNetwork:
+    """An upload field, and fields for what the file does not tell."""
+    file = network_file(key)
     place = st.container()
     with st.expander("Metadata missing from the file"):
         st.caption("For checkpoints made elsewhere. Empty fields take the values of the model zoo of the architecture.")
@@ -91,14 +147,7 @@ def _uploaded_network(key: str, refusals: Refusals) -> ChosenNetwork:
             help="pytorchcv:NAME, torchvision:NAME or timm:NAME. Required for a checkpoint that `pretrain` has not written.",
             key=f"{key}/architecture",
         ).strip()
-        sides = "One number, or height and width."
-        size = st.text_input("Image size (pixels)", placeholder="224", help=sides, key=f"{key}/image size")
-        refusals.field("the image size", size, lambda: _size(size))
-        channels = "Of each channel in [0, 1], such as red, green and blue, as in the training of the network."
-        mean = st.text_input("Mean", placeholder="0.485 0.456 0.406", help=channels, key=f"{key}/mean")
-        refusals.field("the mean", mean, lambda: _mean(mean))
-        std = st.text_input("Standard deviation", placeholder="0.229 0.224 0.225", help=channels, key=f"{key}/std")
-        refusals.field("the standard deviation", std, lambda: _std(std))
+        size, mean, std = (field.draw(key, refusals) for field in FIELDS.values())
         class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")
     network = ChosenNetwork("", file, architecture, size, mean, std, class_names)
     with place:
@@ -131,43 +180,19 @@ def kept_network(chosen: ChosenNetwork, refusals: Refusals) -> str:
     file = chosen.file
     if file is None:
         return chosen.model
-    with uploads.place_of(_uploader()), st.spinner("Checking the network ..."), refusals.late("the network", chosen.value):
+    with uploads.place_of(uploader()), st.spinner("Checking the network ..."), refusals.late("the network", chosen.value):
         if not chosen.architecture and not uploads.is_program(file.name):
             return session.uploads().store_network(file, file.name)
         return session.uploads().import_network(file, file.name, chosen.architecture, chosen.given)
 
 
-def _size(typed: str) -> list[Any] | None:
-    return _numbers("image size", typed, int, 2, "one or two whole numbers, such as 224 or 32 48")
-
-
-def _mean(typed: str) -> list[Any] | None:
-    return _numbers("mean", typed, float, 4, _ONE_PER_CHANNEL)
-
-
-def _std(typed: str) -> list[Any] | None:
-    return _numbers("standard deviation", typed, float, 4, _ONE_PER_CHANNEL)
-
-
-def _numbers(name: str, typed: str, kind: Callable[[str], Any], most: int, allowed: str) -> list[Any] | None:
-    """The numbers in a field, None if it is empty. Raises ConfigError for any other text, or more than `most` of them."""
-    try:
-        numbers = [kind(number) for number in typed.replace(",", " ").split()]
-        fits = len(numbers) <= most
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ConfigError(f"{name} must be {allowed}, got {quoted(typed)}")
-    return numbers or None
-
-
 def kept_images(file: UploadedFile, refusals: Refusals) -> str:
     """Stores the uploaded images; returns their folder, for `images_from`. Raises DataError if nothing can be stored now."""
-    with uploads.place_of(_uploader()), st.spinner("Checking the images ..."), refusals.late("the images", file.file_id):
+    with uploads.place_of(uploader()), st.spinner("Checking the images ..."), refusals.late("the images", file.file_id):
         return str(session.uploads().store_images(file, file.name))
 
 
-def _uploader() -> str:
+def uploader() -> str:
     """The user who is logged in, or where nobody logs in, this session."""
     return access.user() or st.session_state.setdefault("uploader", uuid.uuid4().hex)
 

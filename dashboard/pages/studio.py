@@ -2,11 +2,9 @@
 
 import streamlit as st
 
-from core.config import PRESETS
 from dashboard import session
 from dashboard.components import elements
-from dashboard.forms import new_run
-from dashboard.names import method_name
+from dashboard.forms import new_run, two_ways
 from dashboard.updates import live_view
 from dashboard.views import status
 from dashboard.views.generation import GENERATION
@@ -21,21 +19,26 @@ st.caption(
 )
 session.say_if_another(run, session.GENERATING)
 
-# the key contains the run, so that the form closes when a run starts
-key = f"new run/{run.id if run is not None else ''}"
+# the keys contain the run, so that the forms close when a run starts
+shown = run.id if run is not None else ""
 if new_run.just_asked_for():
-    st.session_state[key] = True
-with elements.folded("New run", key, run is None, ":material/add:") as opened:
-    if run is None:
-        quick = PRESETS["quick"]
-        st.info(
-            f"Press Start: with the quick preset, {' and '.join(map(method_name, quick.methods))} generate "
-            f"{quick.generation.images:,} images each from the embedded ResNet-20, which is then quantized to "
-            f"{', '.join(map(str, quick.bits))} bits.",
-            icon=":material/lightbulb:",
-        )
-    if opened:
-        new_run.form()
+    st.session_state[f"new run/{shown}"] = st.session_state[f"all settings/{shown}"] = True
+
+
+def new_run_forms():
+    """The two ways, and the form with all settings, which is folded."""
+    two_ways.two_ways()
+    with elements.folded("All settings", f"all settings/{shown}", False, ":material/tune:") as opened:
+        if opened:
+            new_run.form()
+
+
+if run is None:
+    new_run_forms()
+else:
+    with elements.folded("New run", f"new run/{shown}", False, ":material/add:") as opened:
+        if opened:
+            new_run_forms()
 
 if run is not None:
     if generation_finished(run):

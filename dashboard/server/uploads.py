@@ -26,6 +26,7 @@ from core.errors import DataError, ModelError
 from core.files import atomic_folder, remove, sync, write_json
 from core.layout import NETWORKS, UPLOADS, USER_IMAGES, plain_rights
 from core.models.apart import PROGRAM, is_program
+from core.models.identification import Identified, identify
 from core.models.other_formats import ALLOWED, other_format
 from core.models.registry import NETWORK_BYTES, GivenSpec
 from core.models.user_files import check_checkpoint, import_network
@@ -113,6 +114,16 @@ class Uploads:
             folder = self._folder_for(NETWORKS, 2 * size)
             with _copied(file, folder) as temporary:
                 return str(import_network(temporary, architecture, out_folder=folder, name=name, given=given or GivenSpec()))
+
+    def identify_network(self, file: IO[bytes], name: str) -> Identified:
+        """What the network in a file is, see `core.models.identification.identify`; nothing is stored. name: the browser's file name.
+
+        Raises DataError or ModelError, naming the file, if it is too large or cannot be read.
+        """
+        name = text.one_line_text(name, 100)
+        size = _checked_size(file, name, NETWORK_BYTES)
+        with _storing(name), _copied(file, self._folder_for(NETWORKS, size)) as temporary:
+            return identify(temporary, name)
 
     def store_images(self, file: IO[bytes], name: str) -> Path:
         """Unpacks and stores an archive of images or a NumPy archive; returns the folder, for `images_from` with the method USER_IMAGES.

@@ -46,7 +46,7 @@ def shows(app, full):
 
 
 def test_start_keeps_what_was_chosen(runs_folder, full):
-    app = page("studio")
+    app = page("studio", "all settings/")
     app.multiselect(key="quick/methods").set_value(["adam"])
     app.number_input(key="quick/generation/images").set_value(40)
     full.append(True)

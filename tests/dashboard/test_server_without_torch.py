@@ -29,7 +29,7 @@ shown = ""
 for page in PAGES:
     for address in ({"run": run_id, "runs": run_id}, {"run": run_id, "view": "heatmaps", "method": "adam", "image": "3"}):
         app = AppTest.from_file(page.path, default_timeout=120)
-        for form in ("new run", "quantize", "quantize own", "diversity own"):
+        for form in ("new run", "all settings", "quantize", "quantize own", "diversity own"):
             app.session_state[f"{form}/{run_id}"] = True
         for name, value in address.items():
             app.query_params[name] = value

@@ -29,7 +29,7 @@ def studio(run_id, **address):
 
 @pytest.mark.slow
 def test_start_uses_the_values_of_sliders_and_form(runs_folder):
-    app = page("studio")
+    app = page("studio", "all settings/")
     app.slider(key="new/quick/epsilon").set_value(0.2)
     app.select_slider(key="new/quick/beta").set_value(0.5)
     app.run()
@@ -51,7 +51,7 @@ def test_start_uses_the_values_of_sliders_and_form(runs_folder):
 
 
 def test_invalid_form_shows_the_error_and_starts_nothing(runs_folder):
-    app = page("studio")
+    app = page("studio", "all settings/")
     app.number_input(key="quick/generation/snapshots").set_value(51)
     app.button(key="start").click().run()
     assert [error.value for error in app.error] == [plain("snapshots must be at most 40, the iterations left after the burn-in, got 51")]

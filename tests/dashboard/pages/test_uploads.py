@@ -48,7 +48,7 @@ def errors(app):
 
 
 def test_studio_accepts_an_uploaded_network_and_offers_it_again(runs_folder, tmp_path):
-    app = page("studio")
+    app = page("studio", "all settings/")
     app.number_input(key="quick/generation/images").set_value(8)
     app.number_input(key="quick/generation/iterations").set_value(6)
     app.multiselect(key="quick/bits").set_value([])
@@ -65,7 +65,7 @@ def test_studio_accepts_an_uploaded_network_and_offers_it_again(runs_folder, tmp
     assert session.store().run(run.id).state is RunState.COMPLETE
     again = page("studio")
     assert "quick/machine/model" not in [box.key for box in again.selectbox]  # the form is drawn only when it is open
-    again.session_state[f"new run/{run.id}"] = True
+    again.session_state[f"new run/{run.id}"] = again.session_state[f"all settings/{run.id}"] = True
     again.run()
     assert not again.exception
     assert again.selectbox(key="quick/machine/model").options == [
@@ -77,7 +77,7 @@ def test_studio_accepts_an_uploaded_network_and_offers_it_again(runs_folder, tmp
 @pytest.mark.slow
 def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
     torch.save({"model": load_file(MODELS["resnet20_cifar10"][0])}, tmp_path / "others.pth")
-    app = page("studio")
+    app = page("studio", "all settings/")
     app.number_input(key="quick/generation/images").set_value(8)
     app.number_input(key="quick/generation/iterations").set_value(6)
     app.multiselect(key="quick/bits").set_value([])
@@ -109,7 +109,7 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
 
 
 def test_a_network_refused_at_start_disables_start_until_it_is_replaced(runs_folder, tmp_path):
-    app = page("studio")
+    app = page("studio", "all settings/")
     content = checkpoint(tmp_path, image_size=10**9)
     upload_network(app, ("a_b.safetensors", content, "application/octet-stream"))
     assert not app.button(key="start").disabled
@@ -138,15 +138,15 @@ def test_a_network_refused_at_start_disables_start_until_it_is_replaced(runs_fol
     ],
 )
 @pytest.mark.parametrize(
-    ("opened", "form", "button"),
+    ("shown", "opened", "form", "button"),
     [
-        ("studio", "quick/machine", "start"),
-        ("quantize own/", "own/quick", "quantize own"),
-        ("diversity own/", "own diversity", "measure own"),
+        ("studio", "all settings/", "quick/machine", "start"),
+        ("quantize", "quantize own/", "own/quick", "quantize own"),
+        ("diversity", "diversity own/", "own diversity", "measure own"),
     ],
 )
-def test_a_refused_network_disables_the_button_until_another_is_chosen(runs_folder, opened, form, button, name, content, reason):
-    app = page(opened.split()[0], opened)
+def test_a_refused_network_disables_the_button_until_another_is_chosen(runs_folder, shown, opened, form, button, name, content, reason):
+    app = page(shown, opened)
     if button != "start":
         app.file_uploader(key=f"{form}/upload images 0").set_value(("cats.zip", archive(), "application/zip")).run()
     assert not app.button(key=button).disabled

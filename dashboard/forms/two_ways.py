@@ -1,0 +1,188 @@
+"""The shortest ways to a run, side by side: the embedded network with one click, and a network of the user from its file alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from core.config import BIT_WIDTHS, PRESETS, RunConfig
+from core.errors import CoreError, ModelError
+from core.models.identification import Candidate, Identified
+from dashboard import session, text
+from dashboard.components import problems
+from dashboard.forms import sources
+from dashboard.forms.refusals import Refusals
+from dashboard.names import method_name
+from dashboard.server import uploads
+
+_METHODS = ("mi-fgsm",)  # one is enough to get a network; several are compared in the form of all settings
+_BITS = (4,)
+_ABOUT_BITS = "Bit widths of weights and activations. Fewer bits are smaller and lose more; several are compared."
+_ANY = "any"  # architecture: the file need not be one of `pretrain`
+_NETWORK = "the network"  # field, in sentences
+_IDENTIFIED = "identified network"  # in the session: the id of the last file, and what it is
+
+
+def two_ways() -> None:
+    """Draws both; starts a run and shows it after one of their buttons was pressed."""
+    left, right = st.columns(2)
+    with left, st.container(border=True):
+        st.subheader("Try it", anchor=False)
+        _try_it()
+    with right, st.container(border=True):
+        st.subheader("Your network", anchor=False)
+        with problems.shown():
+            _own_network()
+
+
+def _try_it() -> None:
+    quick = PRESETS["quick"]
+    st.markdown(
+        f"The embedded ResNet-20, trained on CIFAR-10. {' and '.join(map(method_name, quick.methods))} generate "
+        f"{quick.generation.images:,} images each, side by side; networks of {', '.join(map(str, quick.bits))} bits are then trained on "
+        "them and evaluated on real images. It takes minutes on a CPU."
+    )
+    if st.button("Start", type="primary", icon=":material/play_arrow:", key="try"):
+        with problems.shown():
+            session.start(quick)
+            st.rerun()
+
+
+def _own_network() -> None:
+    """The file, what was found in it, what it does not tell, the bit widths, and the button."""
+    refusals, key = Refusals("own network"), "own network"
+    file = sources.network_file(key, label_visibility="collapsed")
+    network = sources.ChosenNetwork("", file)
+    size = 0
+    if file is None:
+        refusals.missing(_NETWORK, "A classifier with BatchNorm, saved by PyTorch. No image of yours is needed.")
+    elif (found := _found(file, refusals)) is not None:
+        network, size = _described(file, found, f"{key}/{file.file_id}", refusals)
+    bits = st.multiselect("Bits", list(BIT_WIDTHS), default=list(_BITS), key=f"{key}/bits", help=_ABOUT_BITS)
+    if not bits:
+        refusals.missing("the bits", "Choose at least one bit width.")
+    if refusals.button("Start", "start own"):
+        config = own_config(size, bits)
+        session.start(replace(config, model=sources.kept_network(network, refusals)))
+        sources.forget_uploads()
+        st.rerun()
+
+
+def own_config(size: int, bits: list[int]) -> RunConfig:
+    """The settings for a network of the user. size: longer side of its images in pixels."""
+    start = PRESETS["imagenet" if size > 64 else "quick"]
+    return replace(start, methods=_METHODS, bits=tuple(bits)).with_knobs({"encoder": ""})
+
+
+def _found(file: UploadedFile, refusals: Refusals) -> Identified | None:
+    """What the file is, found once; None if it is refused."""
+    known, result = st.session_state.get(_IDENTIFIED, ("", None))
+    if known != file.file_id:
+        result = _identify(file)
+        st.session_state[_IDENTIFIED] = (file.file_id, result)
+
+    def check() -> None:
+        if isinstance(result, CoreError):
+            raise result
+
+    refusals.field(_NETWORK, file.file_id, check)
+    return result if isinstance(result, Identified) else None
+
+
+def _identify(file: UploadedFile) -> Identified | CoreError:
+    try:
+        uploads.check_network(file, file.name, _ANY)
+        with uploads.place_of(sources.uploader()), st.spinner("Looking into the file ..."):
+            return session.uploads().identify_network(file, file.name)
+    except CoreError as error:
+        return error
+
+
+def _described(file: UploadedFile, found: Identified, key: str, refusals: Refusals) -> tuple[sources.ChosenNetwork, int]:
+    """What was found, in a line, and fields for what may differ, with the values of the source. Returns the network, and the longer side
+    of its images in pixels.
+    """
+    by_name = {one.architecture: one for one in found.candidates}
+    titles = {name: _title(one) for name, one in by_name.items()}
+    chosen = next(iter(by_name), "")
+    line = st.container()
+    if len(by_name) > 1 or not (chosen in by_name and by_name[chosen].whole):
+        chosen = st.selectbox(
+            "Architecture",
+            list(by_name),
+            index=0 if by_name else None,
+            format_func=lambda name: text.one_line_text(titles.get(name, name)),
+            accept_new_options=True,
+            placeholder="timm:resnet18",
+            key=f"{key}/architecture",
+            help="Those that fit the file, best first. You can also type ZOO:NAME, a network of timm, torchvision or pytorchcv.",
+        )
+    candidate = by_name.get(chosen or "")
+    asked = _Fields(f"{key}/{chosen}", candidate, refusals)
+    with line:
+        st.markdown(":material/search: " + text.plain(_in_words(candidate) if candidate else "No architecture found."))
+        refusals.field(_NETWORK, (file.file_id, chosen), lambda: _check_fit(file.name, chosen or "", candidate))
+    size = asked.draw()
+    return replace(asked.network, file=file, architecture=chosen or ""), size
+
+
+class _Fields:
+    """Image size, mean, standard deviation and class names: in sight where the source does not know them, else in an expander."""
+
+    def __init__(self, key: str, candidate: Candidate | None, refusals: Refusals) -> None:
+        self.key, self.candidate, self.refusals = key, candidate, refusals
+        self.network = sources.ChosenNetwork("")
+
+    def draw(self) -> int:
+        """Draws the fields; `network` then has what was changed. Returns the longer side of the images in pixels, 0 if not known."""
+        one = self.candidate
+        known = {
+            "image_size": "" if one is None or one.image_size is None else _numbers(one.image_size),
+            "mean": "" if one is None else _numbers(one.mean),
+            "std": "" if one is None else _numbers(one.std),
+        }
+        required = [] if one is None else [name for name, value in known.items() if not value]
+        typed = {name: self._field(name, "") for name in required}
+        with st.expander("Input and class names"):
+            typed |= {name: self._field(name, value) for name, value in known.items() if name not in required}
+            names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{self.key}/class names")
+        # what is as the source has it is left to the source, which also knows how images are resized
+        changed = {name: "" if value == known[name] else value for name, value in typed.items()}
+        self.network = sources.ChosenNetwork("", class_names=names, **changed)
+        sizes = typed["image_size"].replace(",", " ").split()
+        return max((int(side) for side in sizes if side.isdecimal()), default=0)
+
+    def _field(self, name: str, value: str) -> str:
+        typed = sources.FIELDS[name].draw(self.key, self.refusals, value)
+        if self.candidate is not None and not typed.strip():
+            self.refusals.missing(f"the {sources.FIELDS[name].name}", "The file does not tell; take the value of its training.")
+        return typed
+
+
+def _check_fit(file: str, architecture: str, candidate: Candidate | None) -> None:
+    """Raises ModelError for an architecture that does not fit wholly; one that was typed is compared when the run is started."""
+    if not architecture and candidate is None:
+        raise ModelError(f"architecture of {file!r} must be timm:NAME, torchvision:NAME or pytorchcv:NAME, and none was found that fits it")
+    if candidate is not None and not candidate.whole:
+        raise ModelError(
+            f"{file!r} must have the tensors of {candidate.title}, and {candidate.fit:.0%} of them fit: choose another architecture, or "
+            "save the network as a program with torch.export"
+        )
+
+
+def _title(candidate: Candidate) -> str:
+    return candidate.title if candidate.whole else f"{candidate.title} ({candidate.fit:.0%} fits)"
+
+
+def _in_words(candidate: Candidate) -> str:
+    """The candidate in a line, such as "resnet18 of timm, 37 classes, 224 pixels; normalization: weights of timm"."""
+    parts = [_title(candidate), f"{candidate.classes:,} classes"]
+    if candidate.image_size is not None:
+        parts.append(f"{_numbers(candidate.image_size).replace(' ', ' x ')} pixels")
+    return f"{', '.join(parts)}; normalization: {candidate.source}."
+
+
+def _numbers(values: int | tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in ((values,) if isinstance(values, int) else values))
