@@ -81,7 +81,7 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
         time.sleep(0.02)
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     page.goto(f"http://127.0.0.1:{port}")
-    page.get_by_role("button", name="Start", exact=True).wait_for()
+    page.get_by_role("button", name="Start", exact=True).first.wait_for()
     seconds = time.monotonic() - began
     page.close()
     return server, seconds
@@ -101,7 +101,7 @@ def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> 
             field = page.get_by_role("spinbutton", name=label, exact=True).first
             field.fill(str(value))
             field.press("Tab")
-    page.get_by_role("button", name="Start", exact=True).click()
+    page.locator(".st-key-start").get_by_role("button").click()
     page.get_by_text("running", exact=True).wait_for()
 
 

@@ -9,7 +9,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.config import BIT_WIDTHS, PRESETS, RunConfig
 from core.errors import CoreError, ModelError
-from core.models.identification import Candidate, Identified
+from core.models.apart import is_program
+from core.models.identification import NO_ARCHITECTURE, Candidate, Identified
 from dashboard import session, text
 from dashboard.components import problems
 from dashboard.forms import sources
@@ -120,45 +121,38 @@ def _described(file: UploadedFile, found: Identified, key: str, refusals: Refusa
             help="Those that fit the file, best first. You can also type ZOO:NAME, a network of timm, torchvision or pytorchcv.",
         )
     candidate = by_name.get(chosen or "")
-    asked = _Fields(f"{key}/{chosen}", candidate, refusals)
+    if candidate is not None and candidate.architecture == NO_ARCHITECTURE and not is_program(file.name):
+        network, size = sources.ChosenNetwork(""), _longer(candidate)  # written by `pretrain`: it has everything
+    else:
+        network, size = _values(f"{key}/{chosen}", candidate, refusals)
+    network = replace(network, file=file, architecture=chosen or "")
     with line:
         st.markdown(":material/search: " + text.plain(_in_words(candidate) if candidate else "No architecture found."))
-        refusals.field(_NETWORK, (file.file_id, chosen), lambda: _check_fit(file.name, chosen or "", candidate))
-    size = asked.draw()
-    return replace(asked.network, file=file, architecture=chosen or ""), size
+        refusals.field(_NETWORK, network.value, lambda: _check_fit(file.name, chosen or "", candidate))
+    return network, size
 
 
-class _Fields:
-    """Image size, mean, standard deviation and class names: in sight where the source does not know them, else in an expander."""
+def _values(key: str, candidate: Candidate | None, refusals: Refusals) -> tuple[sources.ChosenNetwork, int]:
+    """Fields for image size, mean, standard deviation and class names: in sight where they are unknown, else folded, with the known values.
 
-    def __init__(self, key: str, candidate: Candidate | None, refusals: Refusals) -> None:
-        self.key, self.candidate, self.refusals = key, candidate, refusals
-        self.network = sources.ChosenNetwork("")
-
-    def draw(self) -> int:
-        """Draws the fields; `network` then has what was changed. Returns the longer side of the images in pixels, 0 if not known."""
-        one = self.candidate
-        known = {
-            "image_size": "" if one is None or one.image_size is None else _numbers(one.image_size),
-            "mean": "" if one is None else _numbers(one.mean),
-            "std": "" if one is None else _numbers(one.std),
-        }
-        required = [] if one is None else [name for name, value in known.items() if not value]
-        typed = {name: self._field(name, "") for name in required}
-        with st.expander("Input and class names"):
-            typed |= {name: self._field(name, value) for name, value in known.items() if name not in required}
-            names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{self.key}/class names")
-        # what is as the source has it is left to the source, which also knows how images are resized
-        changed = {name: "" if value == known[name] else value for name, value in typed.items()}
-        self.network = sources.ChosenNetwork("", class_names=names, **changed)
-        sizes = typed["image_size"].replace(",", " ").split()
-        return max((int(side) for side in sizes if side.isdecimal()), default=0)
-
-    def _field(self, name: str, value: str) -> str:
-        typed = sources.FIELDS[name].draw(self.key, self.refusals, value)
-        if self.candidate is not None and not typed.strip():
-            self.refusals.missing(f"the {sources.FIELDS[name].name}", "The file does not tell; take the value of its training.")
-        return typed
+    Returns a network with what the user states, and the longer side of the images in pixels, 0 if unknown.
+    """
+    known = {name: _numbers(getattr(candidate, name, None) or ()) for name in sources.FIELDS}
+    typed = {}
+    for name in [name for name, value in known.items() if candidate is not None and not value]:
+        field = sources.FIELDS[name]
+        typed[name] = field.draw(key, refusals)
+        if not typed[name].strip():
+            refusals.missing(f"the {field.name}", "The file does not tell; take the value of its training.")
+    with st.expander("Input and class names"):
+        for name in [name for name in known if name not in typed]:
+            typed[name] = sources.FIELDS[name].draw(key, refusals, known[name])
+        class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")
+    sides = [int(side) for side in typed["image_size"].replace(",", " ").split() if side.isdecimal()]
+    if candidate is not None and candidate.architecture != NO_ARCHITECTURE:
+        # what nobody changed is left to the zoo, which also knows how images are resized
+        typed = {name: "" if value == known[name] else value for name, value in typed.items()}
+    return sources.ChosenNetwork("", class_names=class_names, **typed), max(sides, default=0)
 
 
 def _check_fit(file: str, architecture: str, candidate: Candidate | None) -> None:
@@ -186,3 +180,8 @@ def _in_words(candidate: Candidate) -> str:
 
 def _numbers(values: int | tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in ((values,) if isinstance(values, int) else values))
+
+
+def _longer(candidate: Candidate) -> int:
+    size = candidate.image_size
+    return max(size) if isinstance(size, tuple) else size or 0

@@ -14,7 +14,7 @@ def fill(page: Page, label: str, value: str) -> None:
 def test_a_short_run_from_start_to_accuracy(server, browser_page):
     page, problems = browser_page
     page.goto(server)
-    expect(page.get_by_text("Press Start")).to_be_visible()
+    expect(page.get_by_role("heading", name="Try it")).to_be_visible()
 
     page.get_by_text("All settings").click()
     fill(page, "Images", "80")
@@ -28,7 +28,7 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
     widths.press("Backspace")
     widths.press("Backspace")
     widths.press("Escape")
-    page.get_by_role("button", name="Start", exact=True).click()
+    page.locator(".st-key-start").get_by_role("button").click()
 
     # images of both methods
     for method in ("MI-FGSM", "Adam"):
