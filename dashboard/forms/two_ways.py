@@ -29,10 +29,10 @@ _IDENTIFIED = "identified network"  # in the session: the id of the last file, a
 def two_ways() -> None:
     """Draws both; starts a run and shows it after one of their buttons was pressed."""
     left, right = st.columns(2)
-    with left, st.container(border=True):
+    with left, st.container(border=True, height="stretch"):
         st.subheader("Try it", anchor=False)
         _try_it()
-    with right, st.container(border=True):
+    with right, st.container(border=True, height="stretch"):
         st.subheader("Your network", anchor=False)
         with problems.shown():
             _own_network()
@@ -58,7 +58,8 @@ def _own_network() -> None:
     network = sources.ChosenNetwork("", file)
     size = 0
     if file is None:
-        refusals.missing(_NETWORK, "A classifier with BatchNorm, saved by PyTorch. No image of yours is needed.")
+        endings = f"{', '.join(uploads.NETWORK_ENDINGS[:-1])} or {uploads.NETWORK_ENDINGS[-1]}"
+        refusals.missing(_NETWORK, f"Drop the {endings} file of a classifier with BatchNorm here. No image of yours is needed.")
     elif (found := _found(file, refusals)) is not None:
         network, size = _described(file, found, f"{key}/{file.file_id}", refusals)
     bits = st.multiselect("Bits", list(BIT_WIDTHS), default=list(_BITS), key=f"{key}/bits", help=_ABOUT_BITS)

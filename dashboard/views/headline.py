@@ -54,8 +54,8 @@ def _download(run: Run, made: MadeNetwork) -> None:
         type="primary",
         icon=":material/download:",
         key=f"download {run.id}",
-        help="The first time, the file is written and compared with the network, which takes seconds to minutes. Other formats, and the "
-        "reason if it fails: on Export.",
+        help="The first time, the file is written and compared with the network, which takes seconds to minutes. It also has the graph, "
+        "and whole bytes above 4 bits, so it is larger than the packed size above. Other formats, and the reason if it fails: on Export.",
     )
 
 
