@@ -42,8 +42,8 @@ def _try_it() -> None:
     quick = PRESETS["quick"]
     st.markdown(
         f"The embedded ResNet-20, trained on CIFAR-10. {' and '.join(map(method_name, quick.methods))} generate "
-        f"{quick.generation.images:,} images each, side by side; networks of {', '.join(map(str, quick.bits))} bits are then trained on "
-        "them and evaluated on real images. It takes minutes on a CPU."
+        f"{quick.generation.images:,} images each, side by side. Networks of {', '.join(map(str, quick.bits[:-1]))} and {quick.bits[-1]} "
+        "bits are then trained on them and evaluated on real images. It takes minutes on a CPU."
     )
     if st.button("Start", type="primary", icon=":material/play_arrow:", key="try"):
         with problems.shown():
@@ -172,11 +172,11 @@ def _title(candidate: Candidate) -> str:
 
 
 def _in_words(candidate: Candidate) -> str:
-    """The candidate in a line, such as "resnet18 of timm, 37 classes, 224 pixels; normalization: weights of timm"."""
+    """The candidate in a line, such as "resnet18 of timm, 37 classes, 224 pixels; normalization as in weights of timm"."""
     parts = [_title(candidate), f"{candidate.classes:,} classes"]
     if candidate.image_size is not None:
         parts.append(f"{_numbers(candidate.image_size).replace(' ', ' x ')} pixels")
-    return f"{', '.join(parts)}; normalization: {candidate.source}."
+    return ", ".join(parts) + (f"; normalization as in {candidate.source}." if candidate.mean else ".")
 
 
 def _numbers(values: int | tuple[float, ...]) -> str:

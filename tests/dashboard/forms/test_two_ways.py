@@ -89,7 +89,7 @@ def test_the_embedded_network_starts_with_one_click(started):
 def test_a_file_that_was_found_out_starts_without_a_word(started, found):
     calls = found(FOUND)
     app = dropped()
-    assert "resnet18 of timm, 37 classes, 224 pixels; normalization: weights of timm." in texts(app)
+    assert "resnet18 of timm, 37 classes, 224 pixels; normalization as in weights of timm." in texts(app)
     assert "Architecture" not in [box.label for box in app.selectbox]
     assert [field(app, name).value for name in ("image size", "mean")] == ["224", "0.485 0.456 0.406"]
     press(app)
@@ -160,7 +160,7 @@ def test_only_what_the_file_does_not_tell_is_asked(started, found):
 def test_a_checkpoint_of_pretrain_asks_nothing(started, found):
     calls = found(replace(FOUND, architecture="", title="mine", image_size=32, source="the file"))
     app = dropped("mine.safetensors")
-    assert "mine, 37 classes, 32 pixels; normalization: the file." in texts(app)
+    assert "mine, 37 classes, 32 pixels; normalization as in the file." in texts(app)
     assert not [one for one in app.text_input if one.key.startswith("own network/")]
     press(app)
     assert calls["stored"] == [("", None)]
