@@ -43,7 +43,7 @@ def _config(config_class: type, options: Namespace) -> Any:
     return config_class(**{name: getattr(options, name) for name in knobs(config_class)})
 
 
-def _given(names: Iterable[str], options: Namespace) -> dict[str, Any]:
+def given_options(names: Iterable[str], options: Namespace) -> dict[str, Any]:
     """The options of these names that were given or have a default."""
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
@@ -54,7 +54,7 @@ class Interrupted(Exception):
 
 def generate(options: Namespace) -> dict[str, Any]:
     """Images by one method."""
-    config = RunConfig(methods=(options.method,), bits=()).with_knobs({**_given(every_knob(), options), "encoder": ""})
+    config = RunConfig(methods=(options.method,), bits=()).with_knobs({**given_options(every_knob(), options), "encoder": ""})
     return _start(options, config, f"images/{options.method}")
 
 
@@ -65,7 +65,7 @@ def quantize(options: Namespace) -> dict[str, Any]:
     TrainingConfig.check_value("weight_bits", options.weight_bits)
     # one set of images under one name, whatever folders it has in it
     config = RunConfig(methods=(USER_IMAGES,), bits=(options.weight_bits,), images_from=options.images_from)
-    config = config.with_knobs({**_given(every_knob(), options), "encoder": ""})
+    config = config.with_knobs({**given_options(every_knob(), options), "encoder": ""})
     return _start(options, config, f"quantized/{USER_IMAGES}/{config.training_for(options.weight_bits).width}")
 
 
@@ -80,7 +80,12 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
     if options.out is not None:
         check_free(options.out)
     if "weights" in options:
-        config = _with_weights(config, options)
+        config = with_weights(config, options)
+    return begin(options, config, output_subset)
+
+
+def begin(options: Namespace, config: RunConfig, output_subset: str) -> dict[str, Any]:
+    """`_start` for a config that is complete."""
     from core.pipeline import prepare
     from core.runs.manager import default_name
     from core.runs.store import RunStore
@@ -95,12 +100,12 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
         return _perform(store, store.create(config, default_name(config), out=out, output_subset=output_subset), progress, prepared)
 
 
-def _with_weights(config: RunConfig, options: Namespace) -> RunConfig:
+def with_weights(config: RunConfig, options: Namespace) -> RunConfig:
     """The config for the weights file of the user, which is copied to where uploads are kept; without one, the config as it is."""
     from core.channels import one_or_two
     from core.models.registry import GivenSpec
 
-    given = _given(_ABOUT_WEIGHTS, options)
+    given = given_options(_ABOUT_WEIGHTS, options)
     if options.weights is None:
         if given:
             name, value = next(iter(given.items()))
@@ -190,7 +195,7 @@ def resume(options: Namespace) -> dict[str, Any]:
     store = RunStore(options.runs)
     try:
         store.mark_interrupted()
-        places = _given(("model", "data", "encoder", "images"), options)
+        places = given_options(("model", "data", "encoder", "images"), options)
         if places:
             store.relocate(options.run, places)
         store.resume(options.run)
@@ -266,12 +271,12 @@ def diversity(options: Namespace) -> dict[str, Any]:
 def _run_config(options: Namespace) -> RunConfig:
     """The preset, overridden by the options given on the command line."""
     start = preset(options.preset)
-    given = _given(every_knob(), options)
+    given = given_options(every_knob(), options)
     # a number of steps or a step size holds at every bit width
     by_bits: dict[str, Any] = {
         name: {} for name, knob_name in (("steps_by_bits", "steps"), ("lr_by_bits", "training_lr")) if knob_name in given
     }
-    return replace(start, **_given(("bits", "methods"), options), **by_bits).with_knobs(given)
+    return replace(start, **given_options(("bits", "methods"), options), **by_bits).with_knobs(given)
 
 
 def table(options: Namespace) -> dict[str, Any]:

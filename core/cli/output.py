@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.export.headline import PREDICTED, MadeNetwork, size_in_words
+
 
 def as_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """One line per run."""
@@ -29,6 +31,27 @@ def in_words(result: Mapping[str, Any], indent: str = "") -> str:
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{key:<24} {text}")
     return "\n".join(lines)
+
+
+def shrunk_in_words(networks: Sequence[MadeNetwork], chosen: MadeNetwork, headline: str, out: str, run: str) -> str:
+    """What `shrink` made: a line for each network, what is recommended, and the file."""
+    rows = [("bits", "size", "top-1 drop", "same answer", "")]
+    for made in networks:
+        how, drop = made.drop or ("", None)
+        interval = (made.outcome.get("predicted") or {}) if how == PREDICTED else {}
+        limits = f" ({interval['low']:.1f} to {interval['high']:.1f})" if interval else ""
+        rows.append(
+            (
+                str(made.bits),
+                "unknown" if made.size is None else size_in_words(made.size),
+                "unknown" if drop is None else f"{how} {drop:.1f}{limits}",
+                "unknown" if made.agreement is None else f"{made.agreement:.1f} %",
+                "recommended" if made is chosen and len(networks) > 1 else "",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([*table, "", headline, f"{out} is the network; run {run} has everything else."])
 
 
 def _worst_layer(layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from core.cli import commands
 from core.cli.output import as_table, in_words
+from core.cli.shrink import shrink
 from core.config import (
     IMAGE_FORMATS,
     NETWORK_FORMATS,
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = json.dumps(result)
     elif options.command == "runs":
         text = as_table(result["runs"]) or f"no runs in {result['folder']}"
-    elif options.command == "table":
+    elif options.command in ("table", "shrink"):
         text = result["text"]
     else:
         text = in_words(result)
@@ -113,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Data-free quantization: images from a network's BatchNorm statistics, then a 2- to 8-bit network.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_shrink(subparsers)
     _add_stages(subparsers)
     _add_run(subparsers)
     _add_table(subparsers)
@@ -120,6 +122,28 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipes(subparsers)
     _command(subparsers, "list", "Names that the other commands take.", commands.list_names)
     return parser
+
+
+def _add_shrink(subparsers: Any) -> None:
+    """shrink: from a weights file to the file of a small network."""
+    command = _command(subparsers, "shrink", "Make a small network of a weights file, and nothing else.", shrink)
+    command.add_argument(
+        "weights", type=_path, metavar="FILE", help="Your network: weights, whose architecture is found out, or a .pt2 program."
+    )
+    command.add_argument(
+        "--bits", nargs="+", type=_whole, default=[4], metavar="N", help="Bit widths, 2 to 8; of several, the recommended one is exported."
+    )
+    command.add_argument("--model", metavar="ZOO:NAME", help="Its architecture, where it is not found or another one is meant.")
+    machine = knobs(MachineConfig)
+    _add_knobs(command, [machine[name] for name in ("seed", "device", "threads")])
+    command.add_argument(
+        "--budget", type=_minutes, default=10.0, metavar="TIME", help="How long it may take, such as 10m or 2h. Default: 10m."
+    )
+    command.add_argument(
+        "--data", help="Evaluation images: a folder with one folder per class, or images without labels. Default: none needed."
+    )
+    _add_about_weights(command)
+    _add_out(command, "New file: .onnx, .pt2 or .safetensors (packed).", " Default: the name of FILE with the bit width, as .onnx.")
 
 
 def _add_stages(subparsers: Any) -> None:
@@ -246,6 +270,12 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
         help="Your weights: safetensors, or a state dict saved by torch.save, or the .index.json of several such files, of the "
         "architecture --model, which is found out if it is not given; or a .pt2 program.",
     )
+    _add_about_weights(command)
+
+
+def _add_about_weights(command: argparse.ArgumentParser) -> None:
+    """Flags for what a weights file does not tell."""
+    add = command.add_argument
     add("--classes", type=_whole, metavar="N", help="Number of classes. Default: the width of the last layer.")
     add(
         "--class-names",

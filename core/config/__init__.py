@@ -22,7 +22,7 @@ from core.config.evaluation import MOST_ACCURACY_CHECKS, EvaluationConfig
 from core.config.generation import GenerationConfig
 from core.config.knobs import Checked, add_knob, allowed, flag, help_text, knob, knobs, label, live_knobs, remove_knob
 from core.config.machine import MachineConfig
-from core.config.presets import PRESETS, nearest_preset, preset
+from core.config.presets import PRESETS, nearest_preset, preset, preset_for
 from core.config.recipes import EncoderTrainingConfig, PretrainConfig
 from core.config.run import SECTIONS, RunConfig, every_knob, find_knob, settings
 from core.config.training import TrainingConfig
@@ -65,6 +65,7 @@ __all__ = [
     "live_knobs",
     "nearest_preset",
     "preset",
+    "preset_for",
     "remove_knob",
     "settings",
     "upgrade",

@@ -1,6 +1,6 @@
 """Settings to start from. README.md has the figures of `quick` on two CPU cores; `paper` is meant for a GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +44,14 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
         ),
     }
 )
+
+
+SMALL = 64  # pixels of the longer side of an image, up to which `quick` is the preset to start from
+
+
+def preset_for(size: Sequence[int]) -> RunConfig:
+    """The preset to start from for a network with images of this size, height and width in pixels."""
+    return PRESETS["quick" if max(size) <= SMALL else "imagenet"]
 
 
 def preset(name: str) -> RunConfig:

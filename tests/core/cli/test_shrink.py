@@ -1,0 +1,105 @@
+"""shrink: from a weights file that the product has never seen to the file of a small network."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from core.cli.parser import main
+from core.models.zoos.lookup import build_architecture
+
+CLASSES = 7
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A ResNet-20 with another head and statistics of its own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_architecture("pytorchcv:resnet20_cifar10", CLASSES)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("kind", ["weights", "program"])
+def test_a_file_becomes_a_small_network(network, kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if kind == "weights":
+        file = tmp_path / "best.pth"
+        torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, file)
+        more = []
+    else:
+        file = tmp_path / "best.pt2"
+        example = (torch.zeros(2, 3, 32, 32),)
+        torch.export.save(torch.export.export(network, example, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), file)
+        more = ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
+    runs = ["--runs", str(tmp_path / "runs")]
+    assert main(["shrink", str(file), "--budget", "1s", "--json", *more, *runs]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["recommended"] == 4
+    assert printed["headline"].startswith(f"{file.name} in 4 bits: ")
+    assert printed["methods"]["mi-fgsm"]["accuracy"]["4"]["held_out"]["calibrated"]["images"] > 0
+    assert printed["out"] == "best-4bit.onnx"
+    scores = onnxruntime.InferenceSession(tmp_path / "best-4bit.onnx").run(None, {"images": np.zeros((2, 3, 32, 32), np.float32)})[0]
+    assert scores.shape == (2, CLASSES)
+    assert (tmp_path / "best-4bit.onnx").stat().st_size < file.stat().st_size / 4
+    # refused before anything is computed, because the file exists now
+    assert main(["shrink", str(file), "--budget", "1s", *runs]) == 2
+    assert "out must be a new file" in capsys.readouterr().err
+
+
+def test_table_has_a_line_for_each_width(network, tmp_path, capsys):
+    torch.save(network.state_dict(), tmp_path / "best.pth")
+    out = tmp_path / "small.safetensors"
+    command = [
+        "shrink",
+        str(tmp_path / "best.pth"),
+        "--bits",
+        "4",
+        "8",
+        "--budget",
+        "1s",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(out),
+    ]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["bits", "size", "top-1", "drop", "same", "answer"]
+    assert [line.split()[0] for line in lines[1:3]] == ["4", "8"]
+    assert sum(line.endswith("recommended") for line in lines) == 1
+    assert lines[-1].startswith(f"{out} is the network; run ")
+    assert out.is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bits", "9"], "weight_bits must be one of 2, 3, 4, 5, 6, 7, 8, got 9"),
+        (["--budget", "soon"], "must be a time such as 90s, 10m or 1h30m, got 'soon'"),
+    ],
+)
+def test_bad_values_are_refused_first(flags, message, tmp_path, capsys):
+    try:
+        code = main(["shrink", str(tmp_path / "none.pth"), *flags])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("10m", 10), ("90s", 1.5), ("5", 5), ("0.5", 0.5), ("2h", 120), ("1h30m", 90), ("1h30", 90), ("1.5h", 90), ("1h2m30s", 62.5)],
+)
+def test_times(text, minutes):
+    from core.cli.parser import build_parser
+
+    assert build_parser().parse_args(["shrink", "x.pth", "--budget", text]).budget == minutes
