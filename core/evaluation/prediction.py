@@ -33,22 +33,22 @@ class Constants:
 
 
 # printed by benchmarks/prediction.py
-CONSTANTS = Constants(divergence=0.0, disagreement=0.0, noise=0.0, half_width=0.0)
+CONSTANTS = Constants(divergence=0.0, disagreement=0.0, noise=5.0, half_width=0.5)
 
 
 def predict(figures: Mapping[str, Any], constants: Constants = CONSTANTS) -> dict[str, Any]:
-    """The drop in points and its interval, as {"drop", "low", "high"}; or {"why_not": a sentence} where it cannot be predicted.
+    """The drop in points and its interval, as {"drop", "low", "high"}; or {"why_not": a clause} where it cannot be predicted.
 
     figures: those of core.evaluation.agreement, on held-out images.
     """
     features = _features(figures)
     if features is None:
-        return {"why_not": "The drop in accuracy cannot be predicted: scores are not finite, or the same for all images."}
+        return {"why_not": "its scores are not finite, or those of the original are the same for all images"}
     root = float(features @ np.array([constants.divergence, constants.disagreement, constants.noise]))
     if root**2 > LARGEST:
         return {
-            "why_not": f"The drop in accuracy is too large to be predicted: the network gives the same class as the original on only "
-            f"{figures['agreement']:.0f} % of held-out synthetic images."
+            "why_not": f"it gives the same answer as the original on only {figures['agreement']:.0f} % of unseen images, and predictions end "
+            f"at {LARGEST:g} points"
         }
     low, high = max(0.0, root - constants.half_width) ** 2, (root + constants.half_width) ** 2
     return {"drop": round(root**2, _DECIMALS), "low": round(low, _DECIMALS), "high": round(high, _DECIMALS)}

@@ -19,6 +19,7 @@ from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.real import RealScores, measure
+from core.evaluation.prediction import predict
 from core.files import write_json
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
@@ -238,11 +239,17 @@ class _Quantization:
             "quantized": top1_of(final),
             "standard_error": None if final is None else final.standard_error,
             "drop_error": _drop_error(self.given.full_precision, final),
+            **self._predicted(),
             "evaluated_on": None if self.given.evaluation_set is None else self.given.evaluation_set.description,
             "training_seconds": summary["seconds"],
             "test_seconds": 0.0 if self.check is None else round(self.check.seconds, 3),
             "seconds": round(time.perf_counter() - self.began, 3),
         }
+
+    def _predicted(self) -> dict[str, Any]:
+        """The drop in points that is predicted for the network that was kept, if it was compared on held-out images."""
+        figures = self.compared.get(self.kept)
+        return {} if figures is None else {"predicted": predict(asdict(figures))}
 
 
 def _drop_error(full_precision: Accuracy | None, quantized: Accuracy | None) -> float | None:
