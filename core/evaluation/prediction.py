@@ -47,8 +47,8 @@ def predict(figures: Mapping[str, Any], constants: Constants = CONSTANTS) -> dic
     root = float(features @ np.array([constants.divergence, constants.disagreement, constants.noise]))
     if root**2 > LARGEST:
         return {
-            "why_not": f"it gives the same answer as the original on only {figures['agreement']:.0f} % of unseen images, and predictions end "
-            f"at {LARGEST:g} points"
+            "why_not": f"it gives the same answer as the original on only {figures['agreement']:.0f} % of unseen images, and drops above "
+            f"{LARGEST:g} points are not predicted"
         }
     low, high = max(0.0, root - constants.half_width) ** 2, (root + constants.half_width) ** 2
     return {"drop": round(root**2, _DECIMALS), "low": round(low, _DECIMALS), "high": round(high, _DECIMALS)}

@@ -18,8 +18,8 @@ from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.diversity import evenly_spaced
-from core.evaluation.real import RealScores, measure
 from core.evaluation.prediction import predict
+from core.evaluation.real import RealScores, measure
 from core.files import write_json
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice

@@ -1,7 +1,9 @@
+import json
 import math
 
 import pytest
 
+from benchmarks.machine import RESULTS
 from core.evaluation.prediction import CONSTANTS, LARGEST, Constants, fit, predict
 
 EXACT = {"agreement": 100.0, "kl": 0.0, "score_sqnr": 200.0}
@@ -54,12 +56,7 @@ def test_no_constant_is_negative():
 
 
 def test_constants_are_those_of_the_benchmark():
-    import json
-
-    from benchmarks.machine import RESULTS
-
     stored = json.loads((RESULTS / "prediction.json").read_text(encoding="utf-8"))
-    stored = stored.get("result", stored)
     assert Constants(**stored["constants"]) == CONSTANTS
     known = [point for point in stored["points"] if "predicted" in point]
     assert len(known) >= 40
