@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from core.errors import ModelError
-from core.models.full_precision import load_model
+from core.models.full_precision import load_model, save_checkpoint
 from core.models.identification import Candidate, Identified, choose, identify
 from core.models.importing import notes_of
 from core.models.programs.export import save_program
@@ -82,12 +82,11 @@ def test_ten_classes_are_not_taken_for_those_of_cifar10(in_this_process, tmp_pat
     assert load_model(str(imported(tmp_path / "resnet20_cifar10.pth", tmp_path)), "cpu").spec.classes == SPEC.classes
 
 
-def test_checkpoint_of_pretrain_needs_no_architecture(in_this_process, tmp_path):
-    found = identify(EMBEDDED, "mine.safetensors")
-    assert found.candidates == (
-        Candidate("", SPEC.name, 1.0, True, 10, 32, SPEC.mean, SPEC.std, "the file"),
-    )  # fmt: skip
-    spec = load_model(str(imported(EMBEDDED, tmp_path)), "cpu").spec
+def test_checkpoint_of_pretrain_needs_no_architecture(in_this_process, tmp_path, embedded):
+    file = tmp_path / "mine.safetensors"
+    save_checkpoint(embedded.network, SPEC, file)
+    assert identify(file).candidates == (Candidate("", SPEC.name, 1.0, True, 10, 32, SPEC.mean, SPEC.std, "the file"),)
+    spec = load_model(str(imported(file, tmp_path)), "cpu").spec
     assert (spec.classes, spec.mean, spec.std, spec.image_size) == (SPEC.classes, SPEC.mean, SPEC.std, SPEC.image_size)
 
 
