@@ -15,6 +15,7 @@ from core.errors import ModelError
 from core.models.apart import called_apart
 from core.models.registry import check_size
 
+NAME_IT = "name it with --model ZOO:NAME, or as the architecture in the Studio"
 NO_ARCHITECTURE = ""  # of a file that contains its network: a program, or a checkpoint written by `pretrain`
 
 
@@ -80,6 +81,6 @@ def choose(candidates: Sequence[Candidate], source: str) -> list[Candidate]:
         return whole
     best = ", ".join(f"{one.architecture} ({one.fit:.0%} of the tensors)" for one in candidates[:3]) or "nothing alike"
     raise ModelError(
-        f"{source} must be the weights of a network of pytorchcv, torchvision or timm, got none that fits wholly, but {best}; name one "
-        "with --model ZOO:NAME to see what differs, or export the network as a .pt2 program"
+        f"{source} must be the weights of a network of pytorchcv, torchvision or timm, got none that fits wholly, but {best}; "
+        f"{NAME_IT}, to see what differs, or export the network as a .pt2 program"
     )

@@ -20,7 +20,7 @@ from core.layout import NETWORKS
 from core.models.candidates import of_content, read_weights_file
 from core.models.checks import check_network
 from core.models.full_precision import CLASSES, check_spec, save_checkpoint, spec_in, spec_values
-from core.models.identification import choose
+from core.models.identification import NAME_IT, choose
 from core.models.matching import Matched, complete, match
 from core.models.registry import GivenSpec, ModelSpec, check_size
 from core.models.shards import INDEX_SUFFIX
@@ -77,7 +77,7 @@ def _matched(file: Path, architecture: str, source: str) -> tuple[Matched, tuple
         matched = replace(matched, known=replace(matched.known, classes=numbered_classes(len(matched.known.classes))))
     found = f"found {source} to be weights of {best.architecture} with {best.classes} classes"
     if others:
-        found += f"; {first_names([other.architecture for other in others])} would fit as well, and --model chooses one"
+        found += f"; {first_names([other.architecture for other in others])} would fit as well; to choose one, {NAME_IT}"
     return matched, (found, *matched.notes)
 
 

@@ -149,7 +149,7 @@ def test_weights_alone_are_found_and_the_note_names_the_architecture(tmp_path, c
     assert call("generate", *TINY, "--weights", of_others, "--runs", tmp_path / "runs", "--out", tmp_path / "set", "--json") == 0
     said = capsys.readouterr().err
     assert "best.pth to be weights of pytorchcv:resnet20_cifar10 with 10 classes" in said
-    assert "--model chooses one" in said
+    assert "would fit as well; to choose one, name it with --model ZOO:NAME" in said
     (network,) = (tmp_path / "runs" / "uploads" / "networks").glob("*.safetensors")
     assert find_model(str(network))[1].architecture == "pytorchcv:resnet20_cifar10"
 

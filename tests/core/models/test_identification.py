@@ -149,7 +149,7 @@ def test_first_whole_candidate_is_chosen():
     part = Candidate("timm:a", "a", 0.5, False, 3, 32, (0.5,), (0.2,), "zoo")
     whole = [Candidate(f"timm:{name}", name, 1.0, True, 3, 32, (0.5,), (0.2,), "zoo") for name in "bc"]
     assert choose(Identified((*whole, part)).candidates, "x.pth") == whole
-    with pytest.raises(ModelError, match=r"but timm:a \(50% of the tensors\); name one with --model"):
+    with pytest.raises(ModelError, match=r"but timm:a \(50% of the tensors\); name it with --model"):
         choose([part], "x.pth")
     with pytest.raises(ModelError, match="but nothing alike"):
         choose([], "x.pth")
