@@ -36,6 +36,7 @@ _BEGINNINGS = {
     b"\x08": _ONNX,
 }
 _ENDINGS = {".onnx": _ONNX, ".h5": KERAS, ".hdf5": KERAS, ".keras": KERAS, ".tflite": _LITE}
+_SAFETENSORS = b"\0\0\0{"  # from the sixth byte on: the end of the header's length, whose first byte may be ONNX's, and its JSON
 _LITE_MARK = b"TFL3"  # from the fifth byte on
 
 
@@ -44,6 +45,8 @@ def other_format(start: bytes, name: str) -> tuple[str, tuple[str, ...]] | None:
 
     start: its first nine bytes. name: with its ending.
     """
+    if start[5:] == _SAFETENSORS:
+        return None
     if start.lstrip().startswith(b"{"):
         return ABOUT_INDEX, ()
     if start[4:8] == _LITE_MARK:

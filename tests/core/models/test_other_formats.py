@@ -28,7 +28,13 @@ def test_other_formats_say_what_to_do_instead(start, name, words):
 
 @pytest.mark.parametrize(
     ("start", "name"),
-    [(b"PK\x03\x04.....", "a.pth"), (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "a.safetensors"), (b"\x80\x02c", "a.pt"), (b"", "a")],
+    [
+        (b"\x08\x01\0\0\0\0\0\0{", "a.safetensors"),
+        (b"PK\x03\x04.....", "a.pth"),
+        (b"\x40\x00\x00\x00\x00\x00\x00\x00{", "a.safetensors"),
+        (b"\x80\x02c", "a.pt"),
+        (b"", "a"),
+    ],
 )
 def test_weights_are_no_other_format(start, name):
     assert other_format(start, name) is None

@@ -121,6 +121,37 @@ def test_pickle_is_rejected(tmp_path, kept):
     assert "but starts with" in refused(kept.store_network, buffer.getvalue(), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        (b"\x08\x08\x12\x07pytorch", "network.onnx", "an ONNX file, in which the BatchNorm layers are usually folded"),
+        (b"\x08\x08\x12\x07pytorch", "network.pth", "an ONNX file, in which the BatchNorm layers are usually folded"),
+        (b"PK\x03\x04" + bytes(100), "network.keras", "a Keras file"),
+        (b"\x89HDF\r\n\x1a\n", "network.h5", "a Keras file"),
+        (b"\x1c\x00\x00\x00TFL3", "network.tflite", "a TensorFlow Lite file"),
+    ],
+)
+def test_other_formats_say_at_once_what_to_do_instead(tmp_path, kept, content, name, words):
+    def check(file, name):
+        uploads.check_network(file, name, "timm:resnet18")
+
+    def with_architecture(file, name):
+        kept.import_network(file, name, "timm:resnet18")
+
+    for keep in (check, kept.store_network, with_architecture):
+        assert words in refused(keep, content, tmp_path, name)
+        with pytest.raises(ModelError) as caught:
+            keep(io.BytesIO(content), name)
+        assert len(caught.value.paste) == 3
+
+
+def test_header_whose_length_begins_like_onnx_is_stored(tmp_path, kept):
+    """The length of the header is a multiple of eight; of every 32 files, one begins with the first byte of ONNX files."""
+    contents = (checkpoint(tmp_path, trained_on="y" * count) for count in range(0, 264, 8))
+    content = next(content for content in contents if content[0] == 8)
+    assert Path(kept.store_network(io.BytesIO(content), "mine.safetensors")).is_file()
+
+
 def test_oversized_network_is_rejected(tmp_path, kept, monkeypatch):
     content = checkpoint(tmp_path)
     monkeypatch.setattr(uploads, "NETWORK_BYTES", 1000)
