@@ -103,6 +103,19 @@ def test_diversity_of_images_without_labels(pictures, tmp_path, capsys):
     assert "labels are needed here" in capsys.readouterr().err
 
 
+def test_evaluation_images_without_labels(generated, pictures, tmp_path, capsys):
+    for number, picture in enumerate(sorted(pictures.rglob("*.png"))[:5]):
+        (tmp_path / f"{number}.png").write_bytes(picture.read_bytes())
+    assert call("quantize", "--images", generated, *QUANTIZE, "--steps", 0, "--data", tmp_path) == 0
+    captured = capsys.readouterr()
+    said = f"warning: {tmp_path.name!r} has no folder for each class of resnet20_cifar10: measured without labels."
+    assert captured.err.count(said) == 1
+    real = captured.out.partition("\nreal\n")[2].split()
+    assert real[:2] == ["calibrated", "agreement"]
+    assert " ".join(real).partition("measured_on ")[2].startswith(f"5 images of {tmp_path}")
+    assert "None" not in captured.out
+
+
 def test_damaged_images_are_skipped_and_said_once(pictures, tmp_path, capsys):
     """One cannot be opened, and one breaks off."""
     data = tmp_path / "data" / "valid"
