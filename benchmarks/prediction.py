@@ -6,8 +6,8 @@ held-out synthetic images alone; the true drop is that on the embedded 2,000 CIF
 
 Reported: every point with its prediction by constants fitted on the other networks only, so that no network is predicted with its own
 points; the share of true drops inside the interval; and the median error where the true drop is below 5 points. The constants fitted on
-all networks are those in core/evaluation/prediction.py. Prints one JSON object and writes benchmarks/results/prediction.json; takes half
-an hour on two cores. `--points FILE` takes the points of an earlier result instead of measuring them.
+all networks are those in core/evaluation/prediction.py. Prints one JSON object and writes benchmarks/results/prediction.json and
+assets/prediction.svg; takes an hour on a core. `--points FILE` takes the points of an earlier result instead of measuring them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from core.data.image_sets import ImageSet
 from core.data.labeled import load_evaluation_set
 from core.evaluation.accuracy import top1_hits
 from core.evaluation.agreement import agreement
-from core.evaluation.prediction import Constants, fit, predict
+from core.evaluation.prediction import LARGEST, Constants, fit, predict
 from core.generation.loop import synthesize
 from core.generation.methods import DEFAULT_METHODS
 from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.registry import ASSETS
 from core.quantization.training import QuantizationTraining
 from core.stages.generation import held_out_config
 
@@ -44,6 +45,7 @@ WIDTHS = range(2, 9)
 TRAINED = {2: 1e-3, 3: 1e-3, 4: 2e-4}  # bit width -> step size
 STEPS = (10, 30, 100)
 HELD_OUT_SEED = 1_000_003
+PICTURE = ASSETS / "prediction.svg"
 
 
 def network(name: str, folder: Path) -> FullPrecisionModel:
@@ -126,6 +128,39 @@ def _words(prediction: dict[str, Any]) -> dict[str, Any]:
     return {"predicted": prediction["drop"], "low": prediction["low"], "high": prediction["high"]}
 
 
+def scatter(points: Sequence[dict[str, Any]]) -> str:
+    """An SVG of predicted against true drops, both from 0 to 25 points on square-root axes, with the interval of each prediction."""
+    side, margin = 420, 44
+    colors = dict(zip(dict.fromkeys(point["network"] for point in points), ("#0072b2", "#d55e00", "#009e73", "#cc79a7")))
+
+    def place(drop: float) -> float:
+        return (max(0.0, min(drop, LARGEST)) / LARGEST) ** 0.5 * side
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-margin} -16 {side + margin + 130} {side + margin + 20}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect x="{-margin}" y="-16" width="100%" height="100%" fill="white"/>',
+        f'<line x1="0" y1="{side}" x2="{side}" y2="0" stroke="#bbb"/>',
+        f'<rect width="{side}" height="{side}" fill="none" stroke="#888"/>',
+        f'<text x="{side / 2}" y="{side + 36}" text-anchor="middle">true drop (points)</text>',
+        f'<text transform="translate(-30 {side / 2}) rotate(-90)" text-anchor="middle">predicted drop (points)</text>',
+    ]
+    for tick in (0, 1, 2, 5, 10, 15, 25):
+        at = place(tick)
+        lines.append(f'<text x="{at:.0f}" y="{side + 16}" text-anchor="middle">{tick}</text>')
+        lines.append(f'<text x="-6" y="{side - at + 4:.0f}" text-anchor="end">{tick}</text>')
+    for point in points:
+        if "predicted" in point:
+            x, low, y, high = place(point["drop"]), *(side - place(point[name]) for name in ("low", "predicted", "high"))
+            color = colors[point["network"]]
+            lines.append(f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="{color}" stroke-opacity="0.35"/>')
+            lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>')
+    for number, (name, color) in enumerate(colors.items()):
+        lines.append(f'<circle cx="{side + 14}" cy="{12 + 18 * number}" r="4" fill="{color}"/>')
+        lines.append(f'<text x="{side + 22}" y="{16 + 18 * number}">{name.removesuffix("_cifar10")}</text>')
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=(EMBEDDED, *NETWORKS), default=(EMBEDDED, *NETWORKS))
@@ -144,6 +179,7 @@ def main() -> None:
 
     if set(result["networks"]) == {EMBEDDED, *NETWORKS}:
         write("prediction", result)
+        PICTURE.write_text(scatter(result["points"]), encoding="utf-8")
 
 
 if __name__ == "__main__":
