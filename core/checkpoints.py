@@ -71,6 +71,11 @@ class Checkpoints:
         """Computing time of the run in seconds, including the saved part of earlier attempts."""
         return self._earlier + time.monotonic() - self._began
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the run was computed and saved yet."""
+        return not self._stages and not self._stage
+
     def outcome(self, stage: str) -> Any:
         """Outcome of a finished stage (JSON values); None if it is not finished."""
         return self._stages.get(stage)

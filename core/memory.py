@@ -1,17 +1,25 @@
 """Settings of the memory allocator, and readable errors for out of memory."""
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import CoreError
+
+if TYPE_CHECKING:
+    import torch
 
 # parts of the messages of torch's RuntimeError on a CPU, and of its subclass on a GPU
 _SIGNS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
+_MEMORY, _CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 _ALL = 2**30  # bytes, more than any tensor has
 
 
@@ -39,6 +47,23 @@ def _set_allocator(options: Mapping[int, int]) -> None:
         if mallopt is not None:
             for option, value in options.items():
                 mallopt(option, value)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device now, also for the limits of a container; None if it cannot be known."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu" or not _MEMORY.exists():
+        return None
+    free = [int(line.split()[1]) * 1024 for line in _MEMORY.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable:")]
+    try:
+        limit, used = (int((_CONTAINER / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        free.append(limit - used)
+    except (OSError, ValueError):
+        pass  # no container, or one without a limit: "max"
+    return min(free, default=None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -32,6 +32,7 @@ from core.models.user_files import check_program
 from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
 from core.reporting import WARNING, Control, Reporter
+from core.stages.batches import fitting
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
 from core.stages.full_precision import measure_full_precision, real_scores
@@ -118,19 +119,23 @@ def execute(
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
         context = Context(reporter, control, checkpoints)
         with _same_kernels(prepared, checkpoints, reporter):
-            if config.machine.budget and checkpoints.outcome(PLAN) is None:
+            if checkpoints.is_empty:
                 prepared = replace(prepared, config=_planned(prepared, context))
-                keep_plan(prepared.config)
-                checkpoints.finish(PLAN, {})
+                if prepared.config != config:
+                    keep_plan(prepared.config)
+                    checkpoints.finish(PLAN, {})
             result = _Execution(prepared, folder, checkpoints, context).result()
     write_json(folder / layout.RESULT, result)
     return result
 
 
 def _planned(prepared: Prepared, context: Context) -> RunConfig:
-    """The config that fits into its budget of time; what was chosen is a result of the run."""
+    """The config that fits into memory and into its budget of time; what was chosen is a result of the run."""
+    config = fitting(prepared.model, prepared.config, context.reporter)
+    if not config.machine.budget:
+        return config
     assert context.checkpoints is not None
-    plan = Plan(prepared.model, prepared.config, prepared.evaluation_set, prepared.encoder, prepared.sets, prepared.holds_out)
+    plan = Plan(prepared.model, config, prepared.evaluation_set, prepared.encoder, prepared.sets, prepared.holds_out)
     config = plan.measured(context, context.checkpoints.seconds)
     context.reporter.result(PLAN, plan.as_result())
     return config
