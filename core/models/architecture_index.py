@@ -44,6 +44,10 @@ class ArchitectureIndex:
         self._totals = np.add.reduceat(self._counts, self._starts)
         self._others = arrays["others"].astype(np.int64)
 
+    def sizes(self) -> dict[str, int]:
+        """Architecture -> number of its tensors without counters."""
+        return dict(zip(self.architectures, (self._totals + self._others).tolist()))
+
     def shares(self, shapes: Counter[Shape]) -> np.ndarray:
         """For each architecture, the share of tensors, 0 to 1, that a file with these shapes has in common with it."""
         present = np.zeros(len(self._numbers), np.int64)
@@ -73,7 +77,7 @@ def save_index(entries: Sequence[Entry], file: Path) -> None:
     shapes = sorted({shape for entry in entries for shape in entry.shapes})
     numbers = {shape: number for number, shape in enumerate(shapes)}
     rows = [sorted((numbers[shape], count) for shape, count in entry.shapes.items()) for entry in entries]
-    arrays = {
+    arrays: dict[str, Any] = {
         "architectures": np.frombuffer("\n".join(entry.architecture for entry in entries).encode(), np.uint8),
         "sizes": np.array([size for shape in shapes for size in shape], np.int32),
         "dimensions": np.array([len(shape) for shape in shapes], np.uint8),

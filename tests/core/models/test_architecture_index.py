@@ -20,6 +20,10 @@ def index(tmp_path) -> ArchitectureIndex:
     return load_index(tmp_path / "index.npz")
 
 
+def test_sizes_count_the_classifier(index):
+    assert index.sizes() == {"zoo:a": 7, "zoo:b": 11, "zoo:c": 6}
+
+
 def test_shares_are_those_of_common_tensors(index):
     a_with_head = Counter({(8, 3, 3, 3): 1, (8,): 4, (5, 8): 1, (5,): 1})
     # of zoo:b: the kernel and four of eight vectors, of its ten tensors
