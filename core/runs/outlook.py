@@ -9,7 +9,7 @@ from typing import Any
 from core.config import RunConfig
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
-SPEEDS = ("generation", "accuracy")  # kinds of results that tell how fast finished stages were
+SPEEDS = ("generation", "accuracy", "plan")  # kinds of results that tell how fast stages are
 # An image in a step of the training takes as long as 2.1 in an iteration of the generation: a second forward pass, and the gradients of the
 # weights (quick on one core: 172 ms for 64 images, 1.25 ms for one; benchmarks/results/qat.json, frontier.json).
 _TRAINING_WORK = 2.1
@@ -127,7 +127,7 @@ def remaining_seconds(
 
 
 def _speed(config: RunConfig, results: Mapping[str, Any]) -> float | None:
-    """Seconds for a unit of work in the stages that are finished: of trainings if there are any, else of the generation."""
+    """Seconds for a unit of work: in finished trainings, else in the finished generation, else as planned; None if unknown."""
     for kind, time, work_of in (
         ("accuracy", "training_seconds", lambda one: _TRAINING_WORK * one.get("steps", 0) * config.training.training_batch_size),
         ("generation", "seconds", lambda one: one.get("image_iterations", 0)),
@@ -136,7 +136,7 @@ def _speed(config: RunConfig, results: Mapping[str, Any]) -> float | None:
         work = sum(work_of(one) for one in found)
         if work:
             return sum(one[time] for one in found) / work
-    return None
+    return results.get("plan", {}).get("costs", {}).get("image_iteration") or None  # measured before a run with a budget of time
 
 
 def duration(seconds: float) -> str:

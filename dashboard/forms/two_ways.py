@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from core.config import BIT_WIDTHS, PRESETS, RunConfig
+from core.config import BIT_WIDTHS, PRESETS, RunConfig, preset_for
 from core.errors import CoreError, ModelError
 from core.models.apart import is_program
 from core.models.identification import NO_ARCHITECTURE, Candidate, Identified
@@ -20,6 +20,9 @@ from dashboard.server import uploads
 
 _METHODS = ("mi-fgsm",)  # one is enough to get a network; several are compared in the form of all settings
 _BITS = (4,)
+# minutes -> in words
+_TIMES = {5.0: "Minutes (5)", 30.0: "Half an hour", 480.0: "Overnight (8 hours)"}
+_ABOUT_TIME = "The speed on this machine decides how many images, iterations and training steps fit. More time makes a better network."
 _ABOUT_BITS = "Bit widths of weights and activations. Fewer bits are smaller and lose more; several are compared."
 _ANY = "any"  # architecture: the file need not be one of `pretrain`
 _NETWORK = "the network"  # field, in sentences
@@ -62,20 +65,23 @@ def _own_network() -> None:
         refusals.missing(_NETWORK, f"Drop the {endings} file of a classifier with BatchNorm here. No image of yours is needed.")
     elif (found := _found(file, refusals)) is not None:
         network, size = _described(file, found, f"{key}/{file.file_id}", refusals)
-    bits = st.multiselect("Bits", list(BIT_WIDTHS), default=list(_BITS), key=f"{key}/bits", help=_ABOUT_BITS)
+    left, right = st.columns(2)
+    with left:
+        minutes = st.selectbox("How long may it take", list(_TIMES), format_func=_TIMES.__getitem__, key=f"{key}/minutes", help=_ABOUT_TIME)
+    with right:
+        bits = st.multiselect("Bits", list(BIT_WIDTHS), default=list(_BITS), key=f"{key}/bits", help=_ABOUT_BITS)
     if not bits:
         refusals.missing("the bits", "Choose at least one bit width.")
     if refusals.button("Start", "start own"):
-        config = own_config(size, bits)
+        config = own_config(size, bits, minutes)
         session.start(replace(config, model=sources.kept_network(network, refusals)))
         sources.forget_uploads()
         st.rerun()
 
 
-def own_config(size: int, bits: list[int]) -> RunConfig:
-    """The settings for a network of the user. size: longer side of its images in pixels."""
-    start = PRESETS["imagenet" if size > 64 else "quick"]
-    return replace(start, methods=_METHODS, bits=tuple(bits)).with_knobs({"encoder": ""})
+def own_config(size: int, bits: list[int], minutes: float) -> RunConfig:
+    """The settings for a network of the user. size: longer side of its images in pixels. minutes: that the run may take."""
+    return replace(preset_for((size, size)), methods=_METHODS, bits=tuple(bits)).with_knobs({"encoder": "", "budget": minutes})
 
 
 def _found(file: UploadedFile, refusals: Refusals) -> Identified | None:

@@ -46,6 +46,12 @@ def test_what_is_not_computed_is_no_phase():
         (at("loading resnet20_cifar10"), {}, "Now loading the network. Next: generating images."),
         (at("evaluating full precision"), {}, "Now evaluating full precision. Next: generating images."),
         (at("generation", 2, 40, elapsed=9), {}, "Now generating images: 2 of 40 steps. Next: generating held-out images."),
+        # planned with 0.1 s: 460 s for 4,600 units
+        (
+            at("generation", 0, 40, elapsed=9),
+            {"plan": {"costs": {"image_iteration": 0.1}}},
+            "Now generating images: 0 of 40 steps. Next: generating held-out images. The run ends in about 8 min.",
+        ),
         # 10 of 40 steps in 50 s: 200 s for 2,000 units, so 150 s and 260 s for the 2,600 that follow
         (
             at("generation", 10, 40, elapsed=50),

@@ -97,6 +97,7 @@ def test_a_file_that_was_found_out_starts_without_a_word(started, found):
     assert (config.model, config.bits, config.methods) == (str(Path("uploads/networks/best.safetensors")), (4,), ("mi-fgsm",))
     assert config.generation == PRESETS["imagenet"].generation
     assert config.evaluation.encoder == ""
+    assert config.machine.budget == 5
     # once for a file, although the page was drawn several times
     assert calls["asked"] == [(b"weights", "best.pth")]
     # what nobody changed is left to the zoo
@@ -111,7 +112,9 @@ def test_changed_values_and_bit_widths_are_used(started, found):
     field(app, "image size").set_value("48 32")
     field(app, "mean").set_value("0.5 0.5 0.5")
     app.multiselect(key="own network/bits").set_value([3, 5])
+    app.selectbox(key="own network/minutes").set_value(30.0)
     press(app)
+    assert started[0].machine.budget == 30
     assert started[0].bits == (3, 5)
     assert started[0].generation == PRESETS["quick"].generation  # small images
     assert (calls["stored"][0][1].image_size, calls["stored"][0][1].mean) == ([48, 32], [0.5, 0.5, 0.5])
@@ -222,8 +225,8 @@ def test_no_bit_width_disables_start(started, found):
 
 
 def test_settings_for_small_and_large_images():
-    assert two_ways.own_config(64, [4]).generation == PRESETS["quick"].generation
-    assert two_ways.own_config(65, [4]).generation == PRESETS["imagenet"].generation
+    assert two_ways.own_config(64, [4], 5.0).generation == PRESETS["quick"].generation
+    assert two_ways.own_config(65, [4], 5.0).generation == PRESETS["imagenet"].generation
 
 
 @pytest.mark.slow
