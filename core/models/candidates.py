@@ -2,7 +2,7 @@
 
 The order of candidates that fit equally well: names that fit before an order that fits; an architecture that the name of the file or
 the training program names (`arch` in it); one whose own weights have as many classes; torchvision before timm before pytorchcv, as most
-files come from there; the first in the alphabet. What tensors do not tell, such as the place of a stride, is decided by this order.
+files come from there; the shorter name, then the alphabet. What tensors do not tell, such as the place of a stride, is decided by this order.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ ZOOS = ("torchvision", "timm", "pytorchcv")  # in the order of preference
 IMAGENET_CLASSES = 1000  # a network with so many classes knows those of ImageNet-1k
 _NAMING = ("arch", "architecture", "model", "model_name", "backbone")  # where training programs keep the name of the architecture
 _SETTINGS = ("args", "hyper_parameters", "hparams", "config", "opt")
+_DATA_SET = re.compile(r"_(cifar100?|svhn|cub)$")  # at the end of pytorchcv's names
 _SIZES = (224, 64, 32)  # pixels, tried with a program that accepts several sizes
 
 
@@ -193,10 +194,10 @@ def _rank(one: Possible, hints: str) -> tuple[Any, ...]:
     return (not candidate.whole, -round(candidate.fit, 6), -round(candidate.parameters, 6), ordered, hinted, others, *rest)
 
 
-def _preference(architecture: str, hints: str) -> tuple[int, int, str]:
+def _preference(architecture: str, hints: str) -> tuple[int, int, int, str]:
     """Sorts architectures of the same shapes, as the top of this file says."""
     zoo, _, name = architecture.partition(":")
-    return (-_hinted(architecture, hints), ZOOS.index(zoo), name)
+    return (-_hinted(architecture, hints), ZOOS.index(zoo), len(_DATA_SET.sub("", name)), name)
 
 
 def _hinted(architecture: str, hints: str) -> int:
