@@ -2,7 +2,7 @@
 
 The order of candidates that fit equally well: names that fit before an order that fits; an architecture that the name of the file or
 the training program names (`arch` in it); one whose own weights have as many classes; torchvision before timm before pytorchcv, as most
-files come from there; the shorter name, then the alphabet. What tensors do not tell, such as the place of a stride, is decided by this order.
+files come from there; the shorter name; the alphabet. What tensors do not tell, such as the place of a stride, is decided by this order.
 """
 
 from __future__ import annotations
