@@ -11,6 +11,7 @@ from core.config import BIT_WIDTHS, PRESETS, RunConfig, preset_for
 from core.errors import CoreError, ModelError
 from core.models.apart import is_program
 from core.models.identification import NO_ARCHITECTURE, Candidate, Identified
+from core.runs.early_checks import check_architecture
 from dashboard import session, text
 from dashboard.components import problems
 from dashboard.forms import sources
@@ -24,7 +25,6 @@ _BITS = (4,)
 _TIMES = {5.0: "Minutes (5)", 30.0: "Half an hour", 480.0: "Overnight (8 hours)"}
 _ABOUT_TIME = "The speed on this machine decides how many images, iterations and training steps fit. More time makes a better network."
 _ABOUT_BITS = "Bit widths of weights and activations. Fewer bits are smaller and lose more; several are compared."
-_ANY = "any"  # architecture: the file need not be one of `pretrain`
 _NETWORK = "the network"  # field, in sentences
 _IDENTIFIED = "identified network"  # in the session: the id of the last file, and what it is
 
@@ -101,7 +101,7 @@ def _found(file: UploadedFile, refusals: Refusals) -> Identified | None:
 
 def _identify(file: UploadedFile) -> Identified | CoreError:
     try:
-        uploads.check_network(file, file.name, _ANY)
+        uploads.check_file(file, file.name)
         with uploads.place_of(sources.uploader()), st.spinner("Looking into the file ..."):
             return session.uploads().identify_network(file, file.name)
     except CoreError as error:
@@ -171,6 +171,8 @@ def _check_fit(file: str, architecture: str, candidate: Candidate | None) -> Non
             f"{file!r} must have the tensors of {candidate.title}, and {candidate.fit:.0%} of them fit: choose another architecture, or "
             "save the network as a program with torch.export"
         )
+    if candidate is None:
+        check_architecture(architecture)
 
 
 def _title(candidate: Candidate) -> str:

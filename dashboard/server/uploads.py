@@ -163,20 +163,25 @@ class Uploads:
         return folder
 
 
-def check_network(file: IO[bytes], name: str, architecture: str) -> None:
-    """Raises DataError or ModelError, naming the file, if its name or first bytes show that it is no network to be stored or imported;
-    UnknownNameError for an architecture that its zoo does not have.
-    """
+def check_file(file: IO[bytes], name: str) -> None:
+    """Raises DataError or ModelError, naming the file, if its name or first bytes show that it is no network, of whatever architecture."""
     shown = text.one_line_text(name, 100)
     _check_format(file, shown)
     if not name.lower().endswith(NETWORK_ENDINGS):
         raise DataError(f"network must be a {', '.join(NETWORK_ENDINGS[:-1])} or {NETWORK_ENDINGS[-1]} file, got {shown!r}")
+
+
+def check_network(file: IO[bytes], name: str, architecture: str) -> None:
+    """Raises as `check_file` does, and for a file that cannot be stored or imported as this architecture; UnknownNameError for an
+    architecture that its zoo does not have.
+    """
+    check_file(file, name)
     if is_program(name):
         return
     if architecture:
         check_architecture(architecture)
     else:
-        _check_start(file, shown)
+        _check_start(file, text.one_line_text(name, 100))
 
 
 def _check_format(file: IO[bytes], name: str) -> None:
