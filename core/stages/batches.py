@@ -24,19 +24,21 @@ def fitting(model: FullPrecisionModel, config: RunConfig, reporter: Reporter) ->
     image = output_bytes(model)
     generation = _fitting(config.generation.batch_size, config.generation.noise_images, _GENERATION * image, free)
     training = _fitting(config.training.training_batch_size, config.training.training_batch_size, _TRAINING * image, free)
-    changed = {}
     if generation and not config.images_from:
-        changed["generation"] = replace(config.generation, batch_size=generation)
+        config = replace(config, generation=replace(config.generation, batch_size=generation))
+        _warn("generation", generation, _GENERATION * image, free, reporter)
     if training and config.bits:
-        changed["training"] = replace(config.training, training_batch_size=training)
-    for stage, section in changed.items():
-        size = section.batch_size if stage == "generation" else section.training_batch_size
-        reporter.result(
-            f"{WARNING}/memory/{stage}",
-            f"Batches of the {stage} have {size} images, because {free / 1e9:.1f} GB of memory are free and an image needs about "
-            f"{(_GENERATION if stage == 'generation' else _TRAINING) * image / 1e6:.0f} MB.",
-        )
-    return replace(config, **changed)
+        config = replace(config, training=replace(config.training, training_batch_size=training))
+        _warn("training", training, _TRAINING * image, free, reporter)
+    return config
+
+
+def _warn(stage: str, size: int, image: float, free: int, reporter: Reporter) -> None:
+    reporter.result(
+        f"{WARNING}/memory/{stage}",
+        f"Batches of the {stage} have {size} images, because {free / 1e9:.1f} GB of memory are free and an image needs about "
+        f"{image / 1e6:.0f} MB.",
+    )
 
 
 def _fitting(size: int, images: int, image: float, free: int) -> int:

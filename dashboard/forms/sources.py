@@ -95,7 +95,8 @@ class ChosenNetwork:
     def given(self) -> GivenSpec:
         """What the user states about the file. Raises ConfigError for text that is not what its field needs."""
         names = [line.strip() for line in self.class_names.splitlines() if line.strip()]
-        return GivenSpec(**{name: field.read(getattr(self, name)) for name, field in FIELDS.items()}, class_names=names or None)
+        numbers = {name: field.read(getattr(self, name)) for name, field in FIELDS.items()}
+        return GivenSpec(image_size=numbers["image_size"], mean=numbers["mean"], std=numbers["std"], class_names=names or None)
 
 
 def network_widgets(default: str, key: str, refusals: Refusals) -> ChosenNetwork:

@@ -114,7 +114,7 @@ def _described(file: UploadedFile, found: Identified, key: str, refusals: Refusa
     """
     by_name = {one.architecture: one for one in found.candidates}
     titles = {name: _title(one) for name, one in by_name.items()}
-    chosen = next(iter(by_name), "")
+    chosen: str | None = next(iter(by_name), "")
     line = st.container()
     if len(by_name) > 1 or not (chosen in by_name and by_name[chosen].whole):
         chosen = st.selectbox(
@@ -159,7 +159,8 @@ def _values(key: str, candidate: Candidate | None, refusals: Refusals) -> tuple[
     if candidate is not None and candidate.architecture != NO_ARCHITECTURE:
         # what nobody changed is left to the zoo, which also knows how images are resized
         typed = {name: "" if value == known[name] else value for name, value in typed.items()}
-    return sources.ChosenNetwork("", class_names=class_names, **typed), max(sides, default=0)
+    network = sources.ChosenNetwork("", image_size=typed["image_size"], mean=typed["mean"], std=typed["std"], class_names=class_names)
+    return network, max(sides, default=0)
 
 
 def _check_fit(file: str, architecture: str, candidate: Candidate | None) -> None:
