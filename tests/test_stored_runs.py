@@ -130,9 +130,13 @@ def test_stored_settings_are_read_with_their_values(path):
 @pytest.mark.parametrize("name", ["quick", "imagenet", "paper"])
 def test_stored_presets_are_still_the_presets(name):
     stored = RunConfig.from_dict(json.loads((DATA / "configs" / f"preset_{name}.json").read_text(encoding="utf-8")))
-    before = {"keep": "trained"}  # what all versions before this knob did
-    if PRESETS[name].evaluation.data == "auto":
-        before["data"] = "embedded"  # the default of all versions before "auto"
+    before = {"keep": "trained", "bns_form": "norms"}  # what all versions before these knobs did
+    if name != "paper":
+        before |= {"mu": 0.9, "max_shift": 2, "flip": True}  # the defaults before "divergence"
+    if name == "imagenet":
+        before["beta"] = 100.0  # as "norms" needs
+    # the defaults before "auto"
+    before["data"] = "cifar10" if name == "paper" else "embedded"
     assert stored == PRESETS[name].with_knobs(before)
 
 

@@ -1,13 +1,12 @@
 """The drop in top-1 accuracy, predicted without a labeled image.
 
 From how a quantized network differs from its full-precision one on held-out synthetic images, by an equation fitted to networks whose
-accuracy is known: with d the drop in points,
+accuracy is known: with d the drop in points and N the ratio of the amplitudes of noise and signal in the scores, 10^(-SQNR / 20),
 
-    sqrt(d) = a sqrt(KL) + b sqrt(D) + c N
+    sqrt(d) = c N
 
-KL the mean divergence between the softmax of the scores in nats, D the images with another class in percent, and N the ratio of the
-amplitudes of noise and signal in the scores. All three are zero where the networks are equal, and so is the prediction.
-benchmarks/prediction.py fits the constants, and measures how good predictions are for networks that were not fitted.
+The KL divergence and the agreement on the same images say nothing beyond N: with them in the equation, least squares without negative
+constants gives them zero. benchmarks/prediction.py fits c, and measures how good predictions are for networks that were not fitted.
 """
 
 import math
@@ -17,23 +16,21 @@ from typing import Any
 
 import numpy as np
 
-COVERED = 0.85  # of the fitted points are inside the interval, so that at least 80 % of those of other networks are
+COVERED = 0.9  # of the fitted points are inside the interval; of those of other networks it is fewer
 LARGEST = 25.0  # points; what lies above is not fitted, and not predicted
 _DECIMALS = 1
 
 
 @dataclass(frozen=True)
 class Constants:
-    """a, b and c of the equation, and the half width of the interval of sqrt(d)."""
+    """c of the equation, and the half width of the interval of sqrt(d)."""
 
-    divergence: float
-    disagreement: float
     noise: float
     half_width: float
 
 
 # printed by benchmarks/prediction.py
-CONSTANTS = Constants(divergence=0.0, disagreement=0.0, noise=5.0, half_width=0.5)
+CONSTANTS = Constants(noise=5.9401, half_width=0.4731)
 
 
 def predict(figures: Mapping[str, Any], constants: Constants = CONSTANTS) -> dict[str, Any]:
@@ -41,10 +38,13 @@ def predict(figures: Mapping[str, Any], constants: Constants = CONSTANTS) -> dic
 
     figures: those of core.evaluation.agreement, on held-out images.
     """
-    features = _features(figures)
-    if features is None:
+    ratio = _noise_ratio(figures)
+    if ratio is None:
+        # equal scores have no ratio, and neither have scores that are not finite or the same for all images
+        if figures.get("kl") == 0:
+            return {"drop": 0.0, "low": 0.0, "high": round(constants.half_width**2, _DECIMALS)}
         return {"why_not": "its scores are not finite, or those of the original are the same for all images"}
-    root = float(features @ np.array([constants.divergence, constants.disagreement, constants.noise]))
+    root = constants.noise * ratio
     if root**2 > LARGEST:
         return {
             "why_not": f"it gives the same answer as the original on only {figures['agreement']:.0f} % of unseen images, and drops above "
@@ -55,25 +55,16 @@ def predict(figures: Mapping[str, Any], constants: Constants = CONSTANTS) -> dic
 
 
 def fit(points: Sequence[Mapping[str, Any]]) -> Constants:
-    """The constants for points that have the figures and the true `drop`, by least squares without negative constants."""
-    known = [point for point in points if point["drop"] <= LARGEST and _features(point) is not None]
-    inputs = np.array([_features(point) for point in known])
-    roots = np.array([math.sqrt(max(0.0, point["drop"])) for point in known])
-    used = list(range(inputs.shape[1]))
-    while True:
-        weights, *_ = np.linalg.lstsq(inputs[:, used], roots, rcond=None)
-        if weights.min() >= 0:
-            break
-        del used[int(weights.argmin())]
-    constants = np.zeros(inputs.shape[1])
-    constants[used] = weights
-    half_width = float(np.quantile(np.abs(inputs @ constants - roots), COVERED))
-    return Constants(*(round(float(value), 4) for value in (*constants, half_width)))
+    """The constants for points that have the figures and the true `drop`, by least squares."""
+    known = [(ratio, point["drop"]) for point in points if (ratio := _noise_ratio(point)) is not None and point["drop"] <= LARGEST]
+    ratios, drops = np.array(known).T
+    roots = np.sqrt(np.maximum(drops, 0.0))
+    noise = float(ratios @ roots / (ratios @ ratios))
+    half_width = float(np.quantile(np.abs(noise * ratios - roots), COVERED))
+    return Constants(round(noise, 4), round(half_width, 4))
 
 
-def _features(figures: Mapping[str, Any]) -> np.ndarray | None:
-    """sqrt(KL), sqrt(D) and N; None where one of them is not known."""
-    kl, agreement, sqnr = (figures.get(name) for name in ("kl", "agreement", "score_sqnr"))
-    if kl is None or agreement is None or sqnr is None or not math.isfinite(kl):
-        return None
-    return np.array([math.sqrt(max(0.0, kl)), math.sqrt(100 - agreement), 10 ** (-sqnr / 20)])
+def _noise_ratio(figures: Mapping[str, Any]) -> float | None:
+    """N; None where it is not known."""
+    sqnr = figures.get("score_sqnr")
+    return None if sqnr is None or not math.isfinite(sqnr) else 10 ** (-sqnr / 20)

@@ -120,7 +120,10 @@ class GenerationLoop:
         self._scale = state.get("scale")
         self._saved.resume_after(state["saved"])
         self._saved_images, self._agreeing = state["saved_images"], state["agreeing"]
-        self._first, self._last, self.seconds = list(state["first_layers"]), list(state["last_layers"]), state["seconds"]
+        # earlier versions kept the sum over the layers alone
+        self._first = list(state["first_layers"]) if "first_layers" in state else [[value] for value in state["first"]]
+        self._last = list(state["last_layers"]) if "last_layers" in state else [[value] for value in state["last"]]
+        self.seconds = state["seconds"]
 
     def step(self) -> None:
         """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
@@ -257,8 +260,10 @@ class GenerationLoop:
         """Layer -> by what factor its L_BNS fell, from the first iteration to the last: the layers where it fell least, at most five, if
         L_BNS as a whole fell less than tenfold; empty otherwise.
         """
+        if not self._last or any(len(layers) != len(self.layer_names) for layers in (*self._first, *self._last)):
+            return {}  # begun by an earlier version
         first, last = np.sum(self._first, axis=0), np.sum(self._last, axis=0)
-        if not self._last or last.sum() * ENOUGH <= first.sum():
+        if last.sum() * ENOUGH <= first.sum():
             return {}
         folds = {name: float(a / b) for name, a, b in zip(self.layer_names, first, last) if b > 0}
         return {name: folds[name] for name in sorted(folds, key=folds.__getitem__)[:5]}
