@@ -207,7 +207,7 @@ def test_accuracy_is_reported_during_training(whole):
         figures = result["methods"][method]["accuracy"]["3"]
         top1 = [values["top1"] for stage, name, _, values in recorder.records if (stage, name) == ("test", f"{method} W3A3")]
         # a check takes up to 500 images, so all 20, and the first and last figures are the reported ones
-        assert (top1[0], top1[-1]) == (figures["calibrated"], figures["quantized"])
+        assert (top1[0], top1[-1]) == (figures["calibrated"], figures["trained"])
         assert 0 < figures["test_seconds"] < figures["seconds"]
     assert {values["images"] for stage, *_, values in recorder.records if stage == "test"} == {20}
 
@@ -554,7 +554,8 @@ def test_results_are_reported(whole):
     }
     kinds = ("accuracy", "layers")
     expected |= {"reference/noise", "reference/real"}
-    assert recorder.results.keys() == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
+    reported = {name for name in recorder.results if not name.startswith("warning/")}
+    assert reported == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
     assert recorder.results["accuracy/adam/W3A3"]["quantized"] == result["methods"]["adam"]["accuracy"]["3"]["quantized"]
     assert recorder.results["full_precision"]["top1"] == result["full_precision"]
     assert {"histogram", "matrix", "neighbours"} <= recorder.results["diversity/adam"].keys()

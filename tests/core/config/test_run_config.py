@@ -197,7 +197,16 @@ def test_settings_are_the_knobs_that_affect_the_result():
     without = {"model", "device", "threads", "budget", "compile", "data", "accuracy_checks", "encoder", "strict", "weight_bits"}
     every = {name for section in SECTIONS.values() for name in knobs(section)}
     assert found.keys() == (every - without) | {"steps_by_bits", "lr_by_bits"}
-    changed = {"device": "cpu", "threads": 3, "budget": 5.0, "compile": True, "data": "cifar10", "accuracy_checks": 9, "encoder": "", "model": "x"}
+    changed = {
+        "device": "cpu",
+        "threads": 3,
+        "budget": 5.0,
+        "compile": True,
+        "data": "cifar10",
+        "accuracy_checks": 9,
+        "encoder": "",
+        "model": "x",
+    }
     assert settings(RunConfig().with_knobs(changed)) == found
     for name, value in {"seed": 1, "beta": 2.0, "ema_decay": 0.5, "layer_bits": {"a": 3}, "activation_bits": 8}.items():
         assert {key for key, other in settings(RunConfig().with_knobs({name: value})).items() if other != found[key]} == {name}

@@ -307,7 +307,7 @@ def test_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path, name):
     save_image_set(ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2)), tmp_path)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match="named pipe" if name == IMAGES_FILE else "must contain one folder of images per class"):
+    with pytest.raises(DataError, match="named pipe" if name == IMAGES_FILE else "must contain images"):
         load_image_set(tmp_path)
 
 
