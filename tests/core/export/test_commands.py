@@ -3,13 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from core.cli.commands import _run_config
 from core.cli.parser import build_parser, main
 from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, knobs
-from core.evaluation.accuracy import Accuracy
 from core.export.commands import bare_name, commands
 from core.pipeline import execute
 from core.reporting import NoControl, NullReporter
@@ -53,6 +51,13 @@ def test_command_of_a_preset_is_short():
 def parts(one, *sections):
     """The sections with the options of a command line, in the order of `sections`."""
     return tuple(section(**{name: getattr(one, name) for name in knobs(section) if name in one}) for section in sections)
+
+
+def test_commands_have_the_plan_of_a_budget_not_the_budget():
+    config = QUICK.with_knobs({"budget": 10.0, "images": 640, "steps": 70})
+    (line,) = commands(replace(config, steps_by_bits={}, lr_by_bits={}))
+    assert "--budget" not in line
+    assert (parsed(line).images, parsed(line).steps) == (640, 70)
 
 
 @pytest.mark.parametrize("training_seed", [None, 6])
@@ -120,17 +125,13 @@ def test_sets_in_one_folder_have_a_command_each(tmp_path, methods):
 @pytest.mark.parametrize("training_seed", [None, 6])
 def test_commands_give_the_bits_of_the_run(tmp_path, monkeypatch, training_seed):
     """One `run` command, or one command for each stage, gives the same bits as the run."""
-    monkeypatch.setattr("core.stages.full_precision.evaluate", lambda *_, **__: Accuracy(50.0, 1.0, 2, "two images"))
-    monkeypatch.setattr(
-        "core.stages.quantization.top1_hits", lambda _network, _model, images, **_: torch.ones(len(images), dtype=torch.bool)
-    )
     config = RunConfig(
         machine=MachineConfig(device="cpu", threads=1),
         generation=GenerationConfig(images=16, iterations=3, batch_size=8, snapshots=2),
         training=TrainingConfig(range="minmax", steps=2, training_batch_size=8, calibration_images=8),
         methods=("adam",),
         bits=(3,),
-        evaluation=EvaluationConfig(encoder=""),
+        evaluation=EvaluationConfig(data="none", encoder=""),
         training_seed=training_seed,
     )
     (tmp_path / "whole").mkdir()

@@ -208,7 +208,7 @@ def test_form_for_existing_images_has_only_quantization_knobs(form):
     found = widgets(app)
     assert found.keys().isdisjoint({*knobs(GenerationConfig), "encoder", "compile", "model"})
     in_form = {name for name, field in knobs(TrainingConfig).items() if field.metadata["in_form"]}
-    assert found.keys() == in_form | {"bits", "steps", "training_lr", "data", "accuracy_checks", "seed", "device", "threads"}
+    assert found.keys() == in_form | {"bits", "steps", "training_lr", "data", "accuracy_checks", "seed", "budget", "device", "threads"}
     assert (app.session_state["config"], app.session_state["pressed"], app.session_state["file"]) == (quick, False, "")
     found["bits"].set_value([2])
     found["seed"].set_value(9)
