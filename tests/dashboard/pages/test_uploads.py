@@ -133,7 +133,8 @@ def test_a_network_refused_at_start_disables_start_until_it_is_replaced(runs_fol
     ("name", "content", "reason"),
     [
         (None, b"", "Upload a network to start with it."),
-        ("network.onnx", b"\x08\x08", "network must be a .safetensors, .pt, .pth or .pt2 file, got 'network.onnx'"),
+        ("network.onnx", b"\x08\x08", "got an ONNX file, in which the BatchNorm layers are usually folded into the convolutions"),
+        ("network.txt", b"abc", "network must be a .safetensors, .pt, .pth or .pt2 file, got 'network.txt'"),
         ("best.pth", b"PK\x03\x04", "'best.pth' must be a .safetensors file written by `pretrain`, or another one with its architecture"),
     ],
 )
