@@ -754,8 +754,10 @@ SHORT = RunConfig(generation=GenerationConfig(images=8, snapshots=2, iterations=
 typed = texts.filter(lambda text: len(text) < 10_000).map(lambda text: text.encode(errors="replace").decode())
 
 
-def page(name, parameters=()):
+def page(name, parameters=(), opened=""):
     app = AppTest.from_file(str(ROOT / "dashboard" / "pages" / f"{name}.py"), default_timeout=60)
+    if opened:
+        app.session_state[opened] = True
     for key, value in parameters:
         app.query_params[key] = value
     app.run()
@@ -832,7 +834,7 @@ def test_text_typed_into_the_form(runs_folder, monkeypatch):
 
     def attempt(example):
         key, value = example
-        app = page("studio", "all settings/")
+        app = page("studio", opened="all settings/")
         app.text_input(key="quick/machine/encoder").set_value("")
         app.multiselect(key="quick/bits").set_value([4])
         if key == "quick/machine/model":

@@ -234,7 +234,9 @@ def test_a_stranger_with_another_head_is_imported(started, tmp_path):
     """With the real identification and import."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = build_architecture("pytorchcv:resnet20_cifar10", 7, 3)
+        network = build_architecture("pytorchcv:resnet20_cifar10", 7, 3).train()
+        with torch.no_grad():
+            network(torch.randn(8, 3, 32, 32))  # so that the running statistics are not the initial ones
     torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, tmp_path / "best.pth")
     app = dropped(content=(tmp_path / "best.pth").read_bytes())
     assert not app.error
