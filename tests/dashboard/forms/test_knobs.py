@@ -143,7 +143,7 @@ def test_every_type_of_knob_has_a_widget_with_its_start_value(added):
         "burn_in": 0.2,
         "noise": "white",
         "flip": True,
-        "data": "cifar10",
+        "data": "auto",
         "unbounded": 2.5,
         "training_lr": 1e-4,
         "activation_bits": 0,

@@ -12,14 +12,14 @@ from core.runs.state import RunState
 from dashboard import session
 from dashboard.text import plain
 
-MODEL = "timm:a network.of_others"
+MODEL = "timm:resnet18.a1_in1k"
 CONFIGS = {
     "defaults": RunConfig(),
     "quick": PRESETS["quick"],
     "paper": PRESETS["paper"],
     "everything else than the defaults": RunConfig(
         model=MODEL,
-        machine=MachineConfig(seed=2**31 - 1, device="cpu", threads=3, compile=True),
+        machine=MachineConfig(seed=2**31 - 1, device="cpu", threads=3, budget=12.5, compile=True),
         training_seed=5,
         generation=GenerationConfig(
             images=30,
@@ -36,8 +36,9 @@ CONFIGS = {
             alpha_tv=1.234567891e-05,
             alpha_l2=0.0,
             beta=33.3333333,
-            max_shift=0,
-            flip=False,
+            max_shift=3,
+            flip=True,
+            bns_form="norms",
         ),
         training=TrainingConfig(
             weight_bits=2,

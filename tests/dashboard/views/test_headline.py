@@ -51,7 +51,7 @@ def test_the_limit_that_was_moved_chooses_the_network_on_every_page(with_finishe
     app.number_input(key=f"largest drop {with_finished_run}").set_value(2.5).run()
     assert not app.exception
     assert "in 3 bits: 120 kB" in sentence(app)
-    app.switch_page("dashboard/pages/export.py").run()
+    app.switch_page("export.py").run()
     assert "in 3 bits: 120 kB" in sentence(app)
 
 
