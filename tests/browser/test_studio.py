@@ -54,7 +54,7 @@ def picture(page: Page, method: str) -> str:
 
 def expect_cursors(page: Page, step: int | None) -> None:
     """Waits until every loss panel has a cursor at `step` (a line and its outline), or has none."""
-    expected = [] if step is None else [step] * 12
+    expected = [] if step is None else [step] * 14
     page.wait_for_function(f"expected => JSON.stringify(({CURSORS})()) === JSON.stringify(expected)", arg=expected)
 
 
