@@ -120,25 +120,27 @@ def execute(
         context = Context(reporter, control, checkpoints)
         with _same_kernels(prepared, checkpoints, reporter):
             if checkpoints.is_empty:
-                prepared = replace(prepared, config=_planned(prepared, context))
-                if prepared.config != config:
-                    keep_plan(prepared.config)
-                    checkpoints.finish(PLAN, {})
+                planned, plan = _planned(prepared, context)
+                prepared = replace(prepared, config=planned)
+                if planned != config:
+                    keep_plan(planned)
+                    checkpoints.finish(PLAN, plan)
             result = _Execution(prepared, folder, checkpoints, context).result()
     write_json(folder / layout.RESULT, result)
     return result
 
 
-def _planned(prepared: Prepared, context: Context) -> RunConfig:
-    """The config that fits into memory and into its budget of time; what was chosen is a result of the run."""
+def _planned(prepared: Prepared, context: Context) -> tuple[RunConfig, dict[str, Any]]:
+    """The config that fits into memory and into its budget of time, and what was chosen, which is a result of the run; {} without one."""
     config = fitting(prepared.model, prepared.config, context.reporter)
     if not config.machine.budget:
-        return config
+        return config, {}
     assert context.checkpoints is not None
     plan = Plan(prepared.model, config, prepared.evaluation_set, prepared.encoder, prepared.sets, prepared.holds_out)
     config = plan.measured(context, context.checkpoints.seconds)
-    context.reporter.result(PLAN, plan.as_result())
-    return config
+    chosen = plan.as_result()
+    context.reporter.result(PLAN, chosen)
+    return config, chosen
 
 
 @contextmanager
@@ -179,6 +181,8 @@ class _Execution:
         self._say_notes()
         methods = list(self.prepared.sets or self.config.methods)
         result: dict[str, Any] = {"methods": {method: {} for method in methods}}
+        if plan := self.checkpoints.outcome(PLAN):
+            result[PLAN] = plan
         full_precision = None
         if self.prepared.evaluation_set is not None:
             measured = self._once("full_precision", self._full_precision)

@@ -103,8 +103,9 @@ def test_run_keeps_its_plan_and_resumes_to_the_same_bits(tmp_path, monkeypatch):
     for folder in (whole, stopped):
         folder.mkdir()
     reporter = Recorder()
-    pipeline.execute(TINY, whole, reporter, NoControl(), keep_plan=plans.append)
+    result = pipeline.execute(TINY, whole, reporter, NoControl(), keep_plan=plans.append)
     assert len(plans) == 1
+    assert result["plan"] == reporter.results["plan"]
     assert reporter.results["plan"]["images"] == plans[0].generation.saved_images == 64
     assert reporter.results["plan"]["steps"] == {"4": 20}
     assert plans[0].machine.budget == 0.01  # what was asked for stays known
@@ -112,8 +113,9 @@ def test_run_keeps_its_plan_and_resumes_to_the_same_bits(tmp_path, monkeypatch):
         pipeline.execute(TINY, stopped, NullReporter(), StopsAt(40), keep_plan=plans.append, every=0)
     assert plans[1] == plans[0]
     monkeypatch.setattr("core.pipeline.Plan", lambda *_: pytest.fail("planned again"))
-    pipeline.execute(plans[1], stopped, NullReporter(), NoControl(), keep_plan=plans.append)
+    resumed = pipeline.execute(plans[1], stopped, NullReporter(), NoControl(), keep_plan=plans.append)
     assert len(plans) == 2
+    assert resumed["plan"]["images"] == 64
     for file in ("images/mi-fgsm/images.safetensors", "quantized/mi-fgsm/W4A4/quantized.safetensors"):
         assert (whole / file).read_bytes() == (stopped / file).read_bytes()
 
