@@ -33,10 +33,10 @@ def two_ways() -> None:
     """Draws both; starts a run and shows it after one of their buttons was pressed."""
     left, right = st.columns(2)
     with left, st.container(border=True, height="stretch"):
-        st.subheader("Try it", anchor=False)
+        st.header("Try it", divider=False, anchor=False)
         _try_it()
     with right, st.container(border=True, height="stretch"):
-        st.subheader("Your network", anchor=False)
+        st.header("Your network", divider=False, anchor=False)
         with problems.shown():
             _own_network()
 

@@ -60,7 +60,7 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
     page.get_by_role("link", name="Quantize").click()
     expect(page.get_by_text("Accuracy at each bit width")).to_be_visible()
     expect(page.get_by_text("full precision 92.1 %").first).to_be_visible()
-    expect(page.get_by_text("first 2,000 CIFAR-10 test images")).to_be_visible()
+    expect(page.get_by_text("Top-1 on the first 2,000 CIFAR-10 test images")).to_be_visible()
 
     page.get_by_role("link", name="Diversity").click()
     expect(page.get_by_text("trained on the 50,000 CIFAR-10 training images")).to_be_visible()
