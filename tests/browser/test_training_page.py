@@ -35,7 +35,7 @@ def test_active_training_is_updated_without_redrawing_the_page(serve, tmp_path, 
         expect(page.get_by_text("running", exact=True)).to_be_visible()
         page.get_by_role("link", name="Quantize").click()
         curve, tested = (page.get_by_role("figure", name=name) for name in ("loss (smoothed)", "test accuracy, %"))
-        expect(page.get_by_text(re.compile("^training mi-fgsm W3A3: "))).to_be_visible(timeout=180_000)
+        expect(page.get_by_text(re.compile("^Now training MI-FGSM W3A3: "))).to_be_visible(timeout=180_000)
         expect(tested.locator(".main-svg").first).to_be_visible()
         curve.scroll_into_view_if_needed()
         expect(curve.locator(".main-svg").first).to_be_visible()
