@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from core.cli.progress import Progress
@@ -70,7 +71,7 @@ def quantize(options: Namespace) -> dict[str, Any]:
 
 
 def run(options: Namespace) -> dict[str, Any]:
-    return _start(options, _run_config(options), "")
+    return _start(options, run_config(options), "")
 
 
 def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[str, Any]:
@@ -190,20 +191,24 @@ def runs(options: Namespace) -> dict[str, Any]:
 
 
 def resume(options: Namespace) -> dict[str, Any]:
+    return resumed(options, options.run, given_options(("model", "data", "encoder", "images"), options))
+
+
+def resumed(options: Namespace, run_id: str, places: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Computes the rest of a run. places: where files of the run are now."""
     from core.runs.store import RunStore
 
     store = RunStore(options.runs)
     try:
         store.mark_interrupted()
-        places = given_options(("model", "data", "encoder", "images"), options)
         if places:
-            store.relocate(options.run, places)
-        store.resume(options.run)
+            store.relocate(run_id, dict(places))
+        store.resume(run_id)
     except CoreError:
         store.close()
         raise
     with Progress() as progress:
-        return _perform(store, options.run, progress)
+        return _perform(store, run_id, progress)
 
 
 def delete(options: Namespace) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def diversity(options: Namespace) -> dict[str, Any]:
     }
 
 
-def _run_config(options: Namespace) -> RunConfig:
+def run_config(options: Namespace) -> RunConfig:
     """The preset, overridden by the options given on the command line."""
     start = preset(options.preset)
     given = given_options(every_knob(), options)
@@ -292,7 +297,7 @@ def table(options: Namespace) -> dict[str, Any]:
                 )
     else:
         options.preset = options.preset or "quick"
-        config = paper_table.row_config(options.row, _run_config(options), options.model or "", options.data or "")
+        config = paper_table.row_config(options.row, run_config(options), options.model or "", options.data or "")
         run = {"run": _start(options, config, "")["run"]}
     store = RunStore(options.runs)
     try:

@@ -12,12 +12,13 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from core.cli import commands
+from core.cli.compare import compare
 from core.cli.output import as_table, in_words
 from core.cli.shrink import shrink
 from core.config import (
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = options.function(options)
     except commands.Interrupted as interrupted:
-        print(f"{parser.prog} {options.command}: interrupted; resume with {parser.prog} resume {interrupted}", file=sys.stderr)
+        how = "the same command goes on" if options.command == "compare" else f"resume with {parser.prog} resume {interrupted}"
+        print(f"{parser.prog} {options.command}: interrupted; {how}", file=sys.stderr)
         return 130
     except Exception as error:
         of_disk = is_full(error) or isinstance(error, StoreError)
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = json.dumps(result)
     elif options.command == "runs":
         text = as_table(result["runs"]) or f"no runs in {result['folder']}"
-    elif options.command in ("table", "shrink"):
+    elif options.command in ("table", "shrink", "compare"):
         text = result["text"]
     else:
         text = in_words(result)
@@ -117,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_shrink(subparsers)
     _add_stages(subparsers)
     _add_run(subparsers)
+    _add_compare(subparsers)
     _add_table(subparsers)
     _add_stored_runs(subparsers)
     _add_recipes(subparsers)
@@ -179,6 +182,12 @@ def _add_stages(subparsers: Any) -> None:
 def _add_run(subparsers: Any) -> None:
     """run: everything, from a preset and with any knob."""
     run = _command(subparsers, "run", "Everything: generate, compare, quantize.", commands.run)
+    _add_run_config(run)
+    _add_out(run, "New folder for images, quantized networks and result.json.", _IN_THE_RUN)
+
+
+def _add_run_config(run: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
+    """A preset, the methods, bit widths and knobs that override it, and a network of the user. leave_out: knobs without a flag."""
     run.add_argument("--preset", default="quick", help=f"Settings to start from: {', '.join(PRESETS)}.")
     run.add_argument(
         "--methods",
@@ -189,9 +198,18 @@ def _add_run(subparsers: Any) -> None:
         help=f"Any of {', '.join(METHODS)}. Default: those of the preset.",
     )
     run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
-    _add_knobs(run, [knob_field for name, knob_field in every_knob().items() if name != "weight_bits"], of_preset=True)
+    fields = [knob_field for name, knob_field in every_knob().items() if name not in ("weight_bits", *leave_out)]
+    _add_knobs(run, fields, of_preset=True)
     _add_weights(run)
-    _add_out(run, "New folder for images, quantized networks and result.json.", _IN_THE_RUN)
+
+
+def _add_compare(subparsers: Any) -> None:
+    """compare: a run for each method and seed, and a table."""
+    command = _command(subparsers, "compare", "Methods side by side: drop, spread and significance at each bit width.", compare)
+    command.add_argument("--seeds", nargs="+", type=_whole, default=(0, 1, 2), metavar="N", help="A run with each. Default: 0 1 2.")
+    command.add_argument("--found", action="store_true", help="Only what was measured already: start no run.")
+    _add_run_config(command, leave_out=("seed", "budget"))
+    _add_out(command, "New folder for table.csv, table.tex and drops.svg.", " Default: none.")
 
 
 def _add_table(subparsers: Any) -> None:

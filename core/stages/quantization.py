@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from core.comparison.hits import HITS, packed
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
@@ -84,6 +85,8 @@ class _Quantization:
         # "calibrated", "trained" -> how close it is to full precision: on held-out images, and on those for evaluation
         self.compared: dict[str, Agreement] = {}
         self.real: dict[str, Agreement] = {}
+        # likewise: which evaluation images it classifies correctly, bool (N,)
+        self.hits: dict[str, Tensor] = {}
         self.check = None
         if given.evaluation_set is not None and given.evaluation_set.labeled:
             self.check = AccuracyCheck(given.model, given.evaluation_set, self.series, context.reporter)
@@ -103,6 +106,9 @@ class _Quantization:
         outcome = self._figures()
         write_json(self.folder / "quantize.json", outcome)
         self.context.reporter.result(self.result_name, {**outcome, "bits": self.config.weight_bits})
+        if self.kept in self.hits:
+            name = f"{HITS}/{self.given.method}/{self.config.width}"
+            self.context.reporter.result(name, packed(self.hits[self.kept].numpy()))
         return outcome
 
     def _calibrate(self, state: Mapping[str, Any] | None) -> None:
@@ -125,6 +131,7 @@ class _Quantization:
             self.calibrated = None if state["calibrated"] is None else Accuracy(**state["calibrated"])
             # earlier versions did not measure it
             self.real = {name: Agreement(**figures) for name, figures in state.get("real", {}).items()}
+            self.hits = dict(state.get("hits", {}))
             if self.check is not None:
                 self.check.step, self.check.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
         else:
@@ -145,6 +152,7 @@ class _Quantization:
         measured = measure(network, given.model, given.evaluation_set, given.expected, pause_point)
         self.real[name] = measured.agreement
         if self.check is not None:
+            self.hits[name] = measured.hits
             self.check.report(step, measured.hits[self.check.indices])
         return measured.accuracy
 
@@ -154,6 +162,7 @@ class _Quantization:
             "training": self.training.state(),
             "calibrated": None if self.calibrated is None else asdict(self.calibrated),
             "real": {name: asdict(figures) for name, figures in self.real.items()},
+            "hits": self.hits,
             "seconds": time.perf_counter() - self.began,
             **check,
         }
