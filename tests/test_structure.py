@@ -25,6 +25,7 @@ LAYERS = (
     ("dashboard.server",),
     ("dashboard.names", "dashboard.text", "dashboard.pages.__init__"),  # the last is the list PAGES, which imports no page
     ("core.cli",),
+    ("core.comparison",),
     ("core.runs",),
     ("core.pipeline",),
     ("core.stages",),

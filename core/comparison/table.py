@@ -10,7 +10,7 @@ from typing import Any
 
 from core.comparison.cells import Cell
 from core.comparison.differences import Difference, difference
-from core.comparison.hits import HITS, unpacked
+from core.evaluation.hits import HITS, unpacked
 from core.generation.methods import METHODS, in_order
 from core.runs.paper_table import paper_rows
 from core.runs.store import RunStore

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from core.comparison.hits import HITS, packed
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
 from core.evaluation.agreement import Agreement, agreement
 from core.evaluation.diversity import evenly_spaced
+from core.evaluation.hits import HITS, packed
 from core.evaluation.prediction import predict
 from core.evaluation.real import RealScores, measure
 from core.files import write_json

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from command_line import call, last_json, refused
 
-from core.comparison.hits import unpacked
 from core.config import RunConfig
+from core.evaluation.hits import unpacked
 from core.runs.store import RunStore
 
 COMPARE = ("compare", "--preset", "quick", "--methods", "mi-fgsm", "adam", "--bits", "3", "4", "--encoder", "")

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from core.comparison.hits import packed, unpacked
+from core.evaluation.hits import packed, unpacked
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 2001])
