@@ -71,6 +71,23 @@ def runs_of(store: RunStore, cell: Cell, states: Sequence[RunState]) -> Iterator
             yield run
 
 
+def found(store: RunStore, start: RunConfig, most: int | None = None) -> list[tuple[Cell, str]]:
+    """Every method and seed that complete runs have measured with the settings of `start`, each with its newest run.
+
+    most: runs of the network and its evaluation images that are looked at, the newest; default: all of them.
+    """
+    start = with_absolute_paths(start)
+    which = RunFilter(states=(RunState.COMPLETE,), generates=True, model=start.model, data=[start.evaluation.data])
+    known: dict[tuple[str, int], tuple[Cell, str]] = {}
+    for run in store.runs(which, most):
+        seed = run.config.machine.seed
+        for method in run.config.methods:
+            cell = Cell(method, seed, replace(start, methods=(method,)).with_knobs({"seed": seed}))
+            if (method, seed) not in known and not run.error and measures(run.config, cell) and not store.changes(run.id):
+                known[method, seed] = cell, run.id
+    return list(known.values())
+
+
 def complete_run(store: RunStore, cell: Cell) -> Run | None:
     """The newest run that has measured the cell; not one whose config cannot be read, which its `error` says."""
     return next((run for run in runs_of(store, cell, (RunState.COMPLETE,)) if not run.error), None)

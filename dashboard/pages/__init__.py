@@ -54,6 +54,7 @@ PAGES: list[Page] = [
         run_parameters=("neighbors",),
         opens_runs=True,
     ),
+    Page("methods", "Methods", ":material/balance:"),
     Page("paper", "Paper", ":material/table_chart:"),
     Page("export", "Export", ":material/file_export:", views=(STATUS_VIEW,)),
     Page("compare", "Compare", ":material/compare_arrows:"),

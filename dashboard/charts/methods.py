@@ -1,0 +1,30 @@
+"""Drops of several methods to a figure. Pure: no streamlit in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.comparison.table import Row
+from core.generation.methods import in_order
+from dashboard.charts.style import Figure, color, dash, figure, title_of
+
+
+def drops_figure(table: Sequence[Row]) -> Figure:
+    """The drop at each bit width, a curve for each method. Error bars: one standard deviation between seeds, of a single seed one standard
+    error of the evaluation.
+    """
+    traces = []
+    for method in in_order({row.method for row in table}):
+        own = sorted((row for row in table if row.method == method), key=lambda row: row.width)
+        errors = [row.standard_error if row.spread is None else row.spread for row in own]
+        traces.append({
+            "type": "scatter", "mode": "lines+markers", "name": title_of(method), "x": [row.width for row in own],
+            "y": [row.drop for row in own], "error_y": {"type": "data", "array": errors, "thickness": 1},
+            "line": {"color": color(method), "dash": dash(method)}, "marker": {"size": 8},
+            "hovertemplate": "%{y:.2f} points at %{x}",
+        })  # fmt: skip
+    return figure(
+        traces, "Drop in top-1 at each bit width", 360,
+        xaxis={"title": {"text": "bit width of weights and activations"}, "type": "category", "categoryorder": "category ascending"},
+        yaxis={"title": {"text": "drop, points"}, "rangemode": "tozero"},
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Methods: the methods side by side under one protocol, over several seeds, and a form that measures what is missing."""
+
+import re
+from dataclasses import replace
+
+import streamlit as st
+
+from core.comparison import figure, table
+from core.comparison.cells import active_run, cells, complete_run, found, resumable_run
+from core.errors import ConfigError
+from core.generation.methods import METHODS, in_order
+from core.runs.lists import RunFilter
+from core.runs.manager import default_name
+from dashboard import session, text
+from dashboard.charts import methods as charts
+from dashboard.charts.style import json_of
+from dashboard.components import figures, problems
+from dashboard.names import method_name
+from dashboard.server import rights
+
+MOST = 500  # runs of a network that are searched for those of the protocol
+COMPARED = RunFilter(generates=True, quantizes=True)
+
+st.title("Methods")
+st.caption(
+    "Methods side by side under one protocol: the same quantizer, training, numbers of images and steps, and evaluation images. Only the "
+    "images differ."
+)
+
+run = session.choose_run(COMPARED, "Protocol: the settings of this run", "methods run")
+if run is None:
+    st.info("No run with bit widths yet. Start one in the Studio; its settings are the first protocol.", icon=":material/lightbulb:")
+    st.stop()
+# a budget of time has become numbers of images and steps, which are the same for all methods
+start = run.config.with_knobs({"budget": 0.0})
+
+rows = table.rows(session.store(), found(session.store(), start, MOST))
+if rows:
+    figures.show(json_of(charts.drops_figure(rows)), "drops", f"{run.name} drops")
+    number = st.column_config.NumberColumn(format="%.2f")
+    figures.table(
+        [
+            {
+                "width": row.width,
+                "method": row.title,
+                "seeds": ", ".join(map(str, row.seeds)),
+                "drop": row.drop,
+                "spread": row.spread,
+                "behind the best": None if row.behind is None else -row.behind.points,
+                "p": None if row.behind is None else row.behind.p,
+                "generation (s)": row.generation_seconds,
+                "training (s)": row.training_seconds,
+                "CLIP similarity": row.similarity,
+                "drop in the paper": row.paper_drop,
+            }
+            for row in rows
+        ],
+        "methods table",
+        height="content",
+        placeholder="–",
+        column_config=dict.fromkeys(("drop", "spread", "behind the best", "drop in the paper"), number)
+        | {"p": st.column_config.NumberColumn(format="%.4f"), "CLIP similarity": st.column_config.NumberColumn(format="%.3f")},
+    )
+    for sentence in table.explained(rows):
+        st.caption(text.plain(sentence))
+    with st.container(horizontal=True):
+        for label, made, name in (
+            ("CSV", table.as_csv, "methods.csv"),
+            ("LaTeX", table.as_latex, "methods.tex"),
+            ("Figure (SVG)", figure.as_svg, "drops.svg"),
+        ):
+            st.download_button(label, made(rows), name, icon=":material/download:", key=f"download {name}", on_click="ignore")
+else:
+    st.info("This protocol has no complete run with labeled evaluation images yet.", icon=":material/lightbulb:")
+
+
+def seeds_of(written):
+    """The seeds in a text such as "0, 1, 2". Raises ConfigError."""
+    parts = re.split(r"[\s,;]+", written.strip())
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise ConfigError(f"seeds must be numbers such as 0, 1, 2, got {written!r}")
+    return [int(part[:12]) for part in parts]
+
+
+def missing(config, seeds):
+    """The cells that no run has measured or will measure."""
+    store = session.store()
+    return [cell for cell in cells(config, seeds) if complete_run(store, cell) is None and active_run(store, cell) is None]
+
+
+def start_runs(wanted):
+    """Queues a run for each cell, or resumes it if it was interrupted."""
+    for cell in wanted:
+        earlier = resumable_run(session.store(), cell)
+        if earlier is not None and not rights.objection(earlier):
+            session.manager().resume(earlier.id)
+        else:
+            session.manager().start(cell.config, default_name(cell.config), user=rights.user())
+
+
+with st.expander("Measure more", icon=":material/add:", expanded=not rows):
+    left, right = st.columns(2)
+    with left:
+        chosen = st.multiselect(
+            "Methods", list(METHODS), default=list(run.config.methods), format_func=method_name, key=f"methods/{run.id}"
+        )
+    with right:
+        written = st.text_input(
+            "Seeds", "0, 1, 2", key=f"seeds/{run.id}", help="A run for each method and seed. Runs that exist are reused."
+        )
+    with problems.shown():
+        wanted = missing(replace(start, methods=tuple(in_order(chosen))), seeds_of(written)) if chosen else []
+        if st.button(
+            f"Start {len(wanted)} run{'s' if len(wanted) != 1 else ''}",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="measure methods",
+            disabled=not wanted,
+        ):
+            start_runs(wanted)
+            st.rerun()
+        if chosen and not wanted:
+            st.caption("These are measured, or will be: see Runs.")

@@ -1,0 +1,49 @@
+"""The Methods page in Streamlit's AppTest: the table of a protocol, its files, and the form that measures what is missing."""
+
+import pytest
+from app_pages import page, texts
+
+from core.comparison.cells import found
+from core.comparison.table import rows
+from dashboard import session
+
+
+def test_table_is_that_of_the_command(with_finished_run):
+    app = page("methods", run=with_finished_run)
+    (frame,) = (frame.value for frame in app.dataframe)
+    store = session.store()
+    expected = rows(store, found(store, store.config(with_finished_run)))
+    assert list(zip(frame["width"], frame["method"])) == [(row.width, row.title) for row in expected]
+    known = store.result(with_finished_run, "accuracy/mi-fgsm/W4A4")
+    line = frame[(frame["method"] == "MI-FGSM") & (frame["width"] == "W4A4")].iloc[0]
+    assert line["drop"] == pytest.approx(known["full_precision"] - known["quantized"])
+    assert "paired bootstrap" in texts(app)
+
+
+def test_form_starts_only_what_is_missing(with_finished_run):
+    seed = session.store().config(with_finished_run).machine.seed
+    app = page("methods", run=with_finished_run)
+    app.text_input(key=f"seeds/{with_finished_run}").set_value(f"{seed}, {seed + 1}").run()
+    methods = session.store().config(with_finished_run).methods
+    button = app.button(key="measure methods")
+    assert button.label == f"Start {len(methods)} run{'s' if len(methods) > 1 else ''}"
+    button.click().run()
+    assert not app.exception
+    started = [run for run in session.store().runs() if run.id != with_finished_run]
+    for run in started:
+        session.manager().control(run.id).stop()
+    assert sorted(run.config.methods for run in started) == sorted((method,) for method in methods)
+    assert {run.config.machine.seed for run in started} == {seed + 1}
+
+
+@pytest.mark.parametrize("written", ["", "one", "1, -2", "1 1"])
+def test_seeds_that_are_none_are_named(with_finished_run, written):
+    app = page("methods", run=with_finished_run)
+    app.text_input(key=f"seeds/{with_finished_run}").set_value(written).run()
+    (error,) = app.error
+    assert "seeds must" in error.value
+    assert not [button for button in app.button if button.key == "measure methods"]
+
+
+def test_without_a_run_the_page_says_where_to_start(runs_folder):
+    assert "Start one in the Studio" in texts(page("methods"))
