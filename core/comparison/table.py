@@ -27,8 +27,8 @@ class Row:
     """One method at one bit width. Lists have an entry for each seed; accuracies are top-1 in percent, drops are in points.
 
     seconds: of generation and training, the mean over seeds. similarity: mean CLIP similarity of two images, lower is more diverse; None
-    without an encoder. paper_drop: in the paper's table, None if it has no such row. behind: the difference to the best method at this
-    width, 0 for itself; None if the runs were made by a version that did not keep which images are classified correctly.
+    without an encoder. paper_drop: in the paper's table, None if it has no such row. behind: top-1 of the best method at this width minus
+    that of this one; None for the best one, and for runs of a version that did not keep which images are classified correctly.
     """
 
     method: str
@@ -128,14 +128,13 @@ def _paper_drop(model: str, method: str, bits: int) -> float | None:
 
 def _behind(store: RunStore, ranked: Sequence[Row]) -> list[Row]:
     """The rows of one width, each with its difference to the first one on the seeds that both have."""
-    if not ranked:
-        return []
-    best, compared = ranked[0], []
+    compared = []
     for row in ranked:
-        common = [seed for seed in row.seeds if seed in best.seeds]
-        own, other = (_hits(store, one, common) for one in (row, best))
-        same = own is not None and other is not None and len(own) > 0 and len({len(hits) for hits in (*own, *other)}) == 1
-        compared.append(replace(row, behind=difference(own, other)) if same and own is not None and other is not None else row)
+        common = [seed for seed in row.seeds if seed in ranked[0].seeds]
+        best, own = (_hits(store, one, common) for one in (ranked[0], row))
+        if row is not ranked[0] and best and own and len({len(hits) for hits in (*best, *own)}) == 1:
+            row = replace(row, behind=difference(best, own))
+        compared.append(row)
     return compared
 
 
@@ -166,8 +165,8 @@ def _cells(row: Row) -> list[str]:
         number(mean(row.top1), 2),
         number(row.drop, 2),
         number(row.spread, 2),
-        number(None if behind is None else -behind.points, 2),
-        "" if behind is None else f"{-behind.high:.2f} to {-behind.low:.2f}",
+        number(None if behind is None else behind.points, 2),
+        "" if behind is None else f"{behind.low:.2f} to {behind.high:.2f}",
         number(None if behind is None else behind.p, 4),
         number(row.generation_seconds, 0),
         number(row.training_seconds, 0),

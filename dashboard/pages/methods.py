@@ -46,7 +46,7 @@ if rows:
                 "seeds": ", ".join(map(str, row.seeds)),
                 "drop": row.drop,
                 "spread": row.spread,
-                "behind the best": None if row.behind is None else -row.behind.points,
+                "behind the best": None if row.behind is None else row.behind.points,
                 "p": None if row.behind is None else row.behind.p,
                 "generation (s)": row.generation_seconds,
                 "training (s)": row.training_seconds,

@@ -37,11 +37,11 @@ def test_every_method_and_seed_is_measured_once(tiny_preset, computed, runs, tmp
     for row in rows:
         assert row["drop"] == pytest.approx(row["full_precision"] - sum(row["top1"]) / 2, abs=1e-3)
         assert row["paper_drop"] is None or row["method"] == "mi-fgsm"
-    best = [row for row in rows if row["behind"]["points"] == 0]
-    assert {row["width"] for row in best} == {"W3A3", "W4A4"}
-    other = rows[1]
-    gap = sum(other["top1"]) / 2 - sum(rows[0]["top1"]) / 2
-    assert other["behind"]["points"] == pytest.approx(gap, abs=1e-3)
+    for best, other in (rows[:2], rows[2:]):
+        assert best["behind"] is None
+        gap = sum(best["top1"]) / 2 - sum(other["top1"]) / 2
+        assert other["behind"]["points"] == pytest.approx(gap, abs=1e-3)
+        assert other["behind"]["points"] >= 0
 
     # another seed: only its runs are computed, and the table has all three
     assert call(*COMPARE, "--seeds", 0, 1, 2, "--json") == 0
