@@ -46,8 +46,30 @@ def statistics_slope(grad_mean: Tensor, grad_variance: Tensor, mean: Tensor, cou
 
     d mean / dx = 1 / M        d var / dx = 2 (x - mean) / (M - 1),        M = count
     """
-    slope = grad_variance * (2 / (count - 1))
+    slope = grad_variance * (2 / max(1, count - 1))
     return slope, grad_mean / count - slope * mean
+
+
+def image_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance over the positions of each image of `x` `(N, C, H, W)`, both `(N, C)`; of one position, 0."""
+    variance, mean = torch.var_mean(x, dim=(2, 3), correction=1 if x.shape[2] * x.shape[3] > 1 else 0)
+    return mean, variance
+
+
+def with_batch(mean: Tensor, variance: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """Statistics of each image over `positions`, both `(N, C)`, below those of the whole batch: both `(1 + N, C)`.
+
+    Var of all M = N P values: ((P - 1) sum_i var_i + P sum_i (mean_i - mean)^2) / (M - 1)
+    """
+    center = mean.mean(dim=0)
+    squares = (positions - 1) * variance.sum(dim=0) + positions * (mean - center).square().sum(dim=0)
+    spread = squares / (len(mean) * positions - 1)
+    return torch.cat([center[None], mean]), torch.cat([spread[None], variance])
+
+
+def observed_statistics(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of `x` `(N, C, H, W)` over the batch, both `(C,)`; per_image: `(1 + N, C)`, see `with_batch`."""
+    return with_batch(*image_statistics(x), x.shape[2] * x.shape[3]) if per_image else ChannelStatistics.apply(x)
 
 
 class ChannelStatistics(torch.autograd.Function):
@@ -85,15 +107,27 @@ def _places(passes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[
 
 @dataclass
 class BatchStatistics:
-    """Statistics of one forward pass: the name, running and batch `(mean, variance)` of each layer."""
+    """Statistics of one forward pass: the name, running and batch `(mean, variance)` of each layer.
+
+    images: those of each image over its positions, `(N, C)`, if they were collected.
+    """
 
     names: list[str]
     running: list[tuple[Tensor, Tensor]]
     batch: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+    images: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
 
     def clear(self) -> None:
         """Removes the statistics of the last forward pass; to be called before each one."""
         self.batch = [[] for _ in self.names]
+        self.images = [[] for _ in self.names]
+
+    def add(self, index: int, mean: Tensor, variance: Tensor) -> None:
+        """Adds what `observed_statistics` returned for the layer of this index."""
+        if mean.ndim == 2:
+            self.images[index].append((mean[1:], variance[1:]))
+            mean, variance = mean[0], variance[0]
+        self.batch[index].append((mean, variance))
 
     def layer_losses(self) -> Tensor:
         """L_BNS of each layer `(L,)`: ||mean - running mean||_2 + ||var - running var||_2, summed where a layer runs twice.
@@ -171,16 +205,17 @@ def empty_statistics(network: nn.Module) -> BatchStatistics:
 
 
 @contextmanager
-def collect_statistics(network: nn.Module) -> Iterator[BatchStatistics]:
+def collect_statistics(network: nn.Module, per_image: bool = False) -> Iterator[BatchStatistics]:
     """Collects the batch statistics of every BatchNorm layer while the block runs; the hooks are removed afterwards.
 
+    per_image: also those of each image.
     Raises ModelError when the network has no BatchNorm layer with running statistics.
     """
     statistics = empty_statistics(network)
 
     def hook_for(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            statistics.batch[index].append(ChannelStatistics.apply(inputs[0]))
+            statistics.add(index, *observed_statistics(inputs[0], per_image))
 
         return hook
 

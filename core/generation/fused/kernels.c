@@ -48,8 +48,8 @@ static void block_forward(const float *restrict y, const float *restrict other, 
 }
 
 /* `mean` and the unbiased `variance` are those of (y - shift) / scale, all of them `channels` numbers. */
-int forward(const float *y, const float *other, float *z, integer pixels, integer channels, float low, float high, const float *scale,
-            const float *shift, float *mean, float *variance, int threads) {
+static int forward_together(const float *y, const float *other, float *z, integer pixels, integer channels, float low, float high,
+                            const float *scale, const float *shift, float *mean, float *variance, int threads) {
     const integer length = block_pixels(channels), blocks = (pixels + length - 1) / length, width = lane_pixels(channels) * channels;
     double *totals = calloc(2 * channels, sizeof(double));
     float *parts = malloc(sizeof(float) * 2 * width * blocks);
@@ -69,11 +69,25 @@ int forward(const float *y, const float *other, float *z, integer pixels, intege
     for (integer c = 0; c < channels; c++) {
         const double center = totals[c] / pixels, spread = totals[channels + c] / pixels - center * center, factor = scale[c];
         mean[c] = (center - shift[c]) / factor;
-        variance[c] = (spread < 0.0 ? 0.0 : spread) * pixels / (pixels - 1) / (factor * factor);
+        variance[c] = (spread < 0.0 ? 0.0 : spread) * pixels / at_least_one(pixels - 1) / (factor * factor);
     }
     free(totals);
     free(parts);
     return 0;
+}
+
+/* Over all `groups` of `pixels` rows; mean and variance are groups times channels numbers, those of each group. */
+int forward(const float *y, const float *other, float *z, integer groups, integer pixels, integer channels, float low, float high,
+            const float *scale, const float *shift, float *mean, float *variance, int threads) {
+    if (groups == 1) return forward_together(y, other, z, pixels, channels, low, high, scale, shift, mean, variance, threads);
+    int status = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status)
+    for (integer group = 0; group < groups; group++) {
+        const integer at = group * pixels * channels, own = group * channels;
+        status |= forward_together(y + at, other ? other + at : 0, z ? z + at : 0, pixels, channels, low, high, scale, shift, mean + own,
+                                   variance + own, 1);
+    }
+    return status;
 }
 
 /* out = grad' + slope y + offset, where grad' is grad + second if low < output < high, else 0. It is written to passed if output is given;
@@ -114,16 +128,16 @@ static inline __attribute__((always_inline)) void block_backward(const int two, 
     }
 }
 
-/* grad_mean and grad_variance: the gradients of the statistics that `forward` returned. */
-int backward(const float *y, const float *grad, const float *second, const float *output, float *passed, float *out, integer pixels,
-             integer channels, int clamped, float low, float high, const float *scale, const float *shift, const float *mean,
-             const float *grad_mean, const float *grad_variance, int threads) {
+/* grad_mean and grad_variance: the gradients of the statistics that `forward_together` returned. */
+static int backward_together(const float *y, const float *grad, const float *second, const float *output, float *passed, float *out,
+                             integer pixels, integer channels, int clamped, float low, float high, const float *scale, const float *shift,
+                             const float *mean, const float *grad_mean, const float *grad_variance, int threads) {
     const integer length = block_pixels(channels), blocks = (pixels + length - 1) / length, width = lane_pixels(channels) * channels;
     float *factors = malloc(sizeof(float) * 2 * width);
     if (!factors) return 1;
     for (integer i = 0; i < width; i++) {
         const integer c = i % channels;
-        const double factor = scale[c], slope = 2.0 * grad_variance[c] / (factor * factor) / (pixels - 1);
+        const double factor = scale[c], slope = 2.0 * grad_variance[c] / (factor * factor) / at_least_one(pixels - 1);
         factors[i] = slope;
         factors[width + i] = grad_mean[c] / factor / pixels - slope * (mean[c] * factor + shift[c]);
     }
@@ -141,4 +155,21 @@ int backward(const float *y, const float *grad, const float *second, const float
     }
     free(factors);
     return 0;
+}
+
+/* Over all `groups` of `pixels` rows, as in `forward`. */
+int backward(const float *y, const float *grad, const float *second, const float *output, float *passed, float *out, integer groups,
+             integer pixels, integer channels, int clamped, float low, float high, const float *scale, const float *shift, const float *mean,
+             const float *grad_mean, const float *grad_variance, int threads) {
+    if (groups == 1)
+        return backward_together(y, grad, second, output, passed, out, pixels, channels, clamped, low, high, scale, shift, mean, grad_mean,
+                                 grad_variance, threads);
+    int status = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : status)
+    for (integer group = 0; group < groups; group++) {
+        const integer at = group * pixels * channels, own = group * channels;
+        status |= backward_together(y + at, grad + at, second ? second + at : 0, output ? output + at : 0, passed ? passed + at : 0, out + at,
+                                    pixels, channels, clamped, low, high, scale, shift, mean + own, grad_mean + own, grad_variance + own, 1);
+    }
+    return status;
 }

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from core.errors import first_line
 from core.files import temporary_folder
-from core.generation.bn_statistics import channel_rows, images_of, mean_and_variance, statistics_slope
+from core.generation.bn_statistics import channel_rows, image_statistics, images_of, mean_and_variance, statistics_slope
 
 Activation = tuple[float, float] | None  # clamps to this interval; None: no activation
 
@@ -44,14 +44,22 @@ class BatchNormAffine:
     shift: Tensor
 
 
-def forward(y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation, per_image: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """z = clamp(y + residual, *activation), and mean and unbiased variance `(C,)` of x, the input of the layer whose output is y.
 
-    y: `(N, C, H, W)`, channels-last. z is y itself without a residual and an activation.
+    y: `(N, C, H, W)`, channels-last. z is y itself without a residual and an activation. per_image: mean and variance over the positions
+    of each image, `(N, C)`.
     """
     library = _library_for(y, residual)
     if library is not None:
-        return _forward_by_c(library, y, residual, layer, activation)
+        return _forward_by_c(library, y, residual, layer, activation, per_image)
+    if per_image:
+        mean, variance = image_statistics(y)
+        z = y if residual is None else y + residual
+        z = z if activation is None else torch.clamp(z, *clamp_ends(activation))
+        return z, (mean - layer.shift) / layer.scale, variance / layer.scale.square()
     z, totals, squares = _forward_by_torch(y, residual, activation)
     mean, variance = mean_and_variance(totals, squares, y.shape[1], y.numel() // y.shape[1])
     return z, (mean - layer.shift) / layer.scale, variance / layer.scale.square()
@@ -63,7 +71,8 @@ def backward(
     """The gradient for y, and that for the residual if there was one.
 
     Overwrites y, unless y itself was returned as z. grads: one or two gradients for z, which are summed. output: z if there was a
-    residual; otherwise None, and y shows what was clamped. statistics: the mean of x, and the gradients for its mean and variance.
+    residual; otherwise None, and y shows what was clamped. statistics: the mean of x, and the gradients for its mean and variance, all
+    `(C,)` or, of each image, `(N, C)`.
     """
     grads = [grad.contiguous(memory_format=torch.channels_last) for grad in grads]
     library = _library_for(y, *grads)
@@ -71,8 +80,14 @@ def backward(
         return _backward_by_c(library, y, grads, output, layer, statistics, activation)
     mean, grad_mean, grad_variance = statistics
     of_y = grad_mean / layer.scale, grad_variance / layer.scale.square(), mean * layer.scale + layer.shift
+    grad = grads[0] if len(grads) == 1 else grads[0] + grads[1]
+    if mean.ndim == 2:
+        slope, offset = (own[:, :, None, None] for own in statistics_slope(*of_y, y.shape[2] * y.shape[3]))
+        seen = y if output is None else output
+        passed = grad if activation is None else _activation_backward(grad, seen, activation, torch.empty_like(grad))
+        return passed + slope * y + offset, None if output is None else passed
     slope, offset = statistics_slope(*of_y, y.numel() // y.shape[1])
-    return _backward_by_torch(y, grads[0] if len(grads) == 1 else grads[0] + grads[1], output, slope, offset, activation)
+    return _backward_by_torch(y, grad, output, slope, offset, activation)
 
 
 def description() -> str:
@@ -144,8 +159,8 @@ def _library() -> ctypes.CDLL | str:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-    library.forward.argtypes = [*[pointer] * 3, integer, integer, number, number, *[pointer] * 4, small]
-    library.backward.argtypes = [*[pointer] * 6, integer, integer, small, number, number, *[pointer] * 5, small]
+    library.forward.argtypes = [*[pointer] * 3, *[integer] * 3, number, number, *[pointer] * 4, small]
+    library.backward.argtypes = [*[pointer] * 6, *[integer] * 3, small, number, number, *[pointer] * 5, small]
     return library
 
 
@@ -159,15 +174,16 @@ def _check(status: int) -> None:
 
 
 def _forward_by_c(
-    library: Any, y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation
+    library: Any, y: Tensor, residual: Tensor | None, layer: BatchNormAffine, activation: Activation, per_image: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     channels = y.shape[1]
     z = y if activation is None and residual is None else torch.empty_like(y)
-    mean, variance = y.new_empty(2, channels)
+    groups = len(y) if per_image else 1
+    mean, variance = y.new_empty((2, groups, channels) if per_image else (2, channels))
     tensors = _at(y), _at(residual), _at(None if z is y else z)
-    how = y.numel() // channels, channels, *(activation or _EVERYTHING)
+    how = groups, y.numel() // (groups * channels), channels, *(activation or _EVERYTHING)
     of_channels = _at(layer.scale), _at(layer.shift), _at(mean), _at(variance)
     _check(library.forward(*tensors, *how, *of_channels, torch.get_num_threads()))
     return z, mean, variance
@@ -188,7 +204,8 @@ def _backward_by_c(
     # named, so that they live until the call has returned
     mean, grad_mean, grad_variance = (t.contiguous() for t in statistics)
     tensors = _at(y), _at(grads[0]), _at(grads[1] if len(grads) > 1 else None), _at(output), _at(passed), _at(out)
-    how = y.numel() // channels, channels, activation is not None, *(activation or _EVERYTHING)
+    groups = len(y) if mean.ndim == 2 else 1
+    how = groups, y.numel() // (groups * channels), channels, activation is not None, *(activation or _EVERYTHING)
     of_channels = _at(layer.scale), _at(layer.shift), _at(mean), _at(grad_mean), _at(grad_variance)
     _check(library.backward(*tensors, *how, *of_channels, torch.get_num_threads()))
     return out, passed

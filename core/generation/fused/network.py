@@ -20,9 +20,10 @@ from torch import Tensor, fx, nn
 from core.errors import ModelError
 from core.generation.bn_statistics import (
     BatchStatistics,
-    ChannelStatistics,
     collect_statistics,
     empty_statistics,
+    observed_statistics,
+    with_batch,
 )
 from core.generation.fused import kernels
 from core.models.full_precision import batch_norm_affine, batch_norm_layers
@@ -38,13 +39,16 @@ _ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 @dataclass(frozen=True)
 class _Geometry:
-    """The geometry of a convolution, and the interval that its activation clamps to; None: no activation."""
+    """The geometry of a convolution, and the interval that its activation clamps to; None: no activation. per_image: whether statistics
+    are those of each image.
+    """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
     activation: kernels.Activation
+    per_image: bool = False
 
 
 class _Fused(torch.autograd.Function):
@@ -58,7 +62,7 @@ class _Fused(torch.autograd.Function):
     def forward(ctx, x, residual, weight, bias, layer: kernels.BatchNormAffine, geometry: _Geometry):  # type: ignore[override]
         g = geometry
         y = F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups).contiguous(memory_format=torch.channels_last)
-        output, mean, variance = kernels.forward(y, residual, layer, g.activation)
+        output, mean, variance = kernels.forward(y, residual, layer, g.activation, g.per_image)
         ctx.geometry, ctx.shape, ctx.layer = g, x.shape, layer
         ctx.set_materialize_grads(False)
         # y shows what the activation clamped, unless a residual was added
@@ -101,7 +105,7 @@ class FusedConvolution(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, convolution: nn.Conv2d, layer: nn.BatchNorm2d, activation: tuple[float, float] | None) -> None:
+    def __init__(self, convolution: nn.Conv2d, layer: nn.BatchNorm2d, activation: tuple[float, float] | None, per_image: bool) -> None:
         super().__init__()
         scale, shift = batch_norm_affine(layer)
         weight = convolution.weight.detach() * scale.view(-1, 1, 1, 1)
@@ -111,13 +115,17 @@ class FusedConvolution(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         assert not isinstance(convolution.padding, str)
-        self.geometry = _Geometry(convolution.stride, convolution.padding, convolution.dilation, convolution.groups, activation)
+        own = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+        self.geometry = _Geometry(*own, activation, per_image)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The output, mean and unbiased variance `(C,)` of the input of the BatchNorm layer, and the output for a second consumer."""
+        """The output, `observed_statistics` of the input of the BatchNorm layer, and the output for a second consumer."""
         layer = kernels.BatchNormAffine(self.scale, self.shift)
         function = _formulas if torch.compiler.is_compiling() else _Fused.apply  # a compiler fuses the formulas itself
-        return function(x, residual, self.weight, self.bias, layer, self.geometry)
+        output, mean, variance, again = function(x, residual, self.weight, self.bias, layer, self.geometry)
+        if self.geometry.per_image:
+            mean, variance = with_batch(mean, variance, output.shape[2] * output.shape[3])
+        return output, mean, variance, again
 
 
 class AffineStatistics(nn.Module):
@@ -126,48 +134,52 @@ class AffineStatistics(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, per_image: bool) -> None:
         super().__init__()
+        self.per_image = per_image
         scale, shift = batch_norm_affine(layer)
         self.register_buffer("scale", scale.view(1, -1, 1, 1))
         self.register_buffer("shift", shift.view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, and mean and unbiased variance `(C,)` of `x`."""
-        return torch.addcmul(self.shift, x, self.scale), *ChannelStatistics.apply(x)
+        """The output, and `observed_statistics` of `x`."""
+        return torch.addcmul(self.shift, x, self.scale), *observed_statistics(x, self.per_image)
 
 
 class ObservedLayer(nn.Module):
     """A subclass of BatchNorm that computes something else; also returns the statistics of its input."""
 
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, per_image: bool) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.per_image = layer, per_image
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, and mean and unbiased variance `(C,)` of `x`."""
-        mean, variance = ChannelStatistics.apply(x)
+        """The output, and `observed_statistics` of `x`."""
+        mean, variance = observed_statistics(x, self.per_image)
         return self.layer(x), mean, variance
 
 
 class HookedNetwork:
     """The unchanged network with hooks that collect its statistics, for networks that torch.fx cannot trace."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, per_image: bool = False) -> None:
         empty_statistics(network)  # raises for a network without BatchNorm
-        self.network = network
+        self.network, self._per_image = network, per_image
 
     def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
-        with collect_statistics(self.network) as statistics:
+        with collect_statistics(self.network, self._per_image) as statistics:
             return self.network(images), statistics
 
 
 class FusedNetwork:
-    """A copy of the network built from the modules above. Raises ModelError when it has no BatchNorm layer, and what torch.fx raises."""
+    """A copy of the network built from the modules above. per_image: also with the statistics of each image.
 
-    def __init__(self, network: nn.Module) -> None:
+    Raises ModelError when it has no BatchNorm layer, and what torch.fx raises.
+    """
+
+    def __init__(self, network: nn.Module, per_image: bool = False) -> None:
         self._statistics = empty_statistics(network)
-        self.module, self._order = _fuse(network)
+        self.module, self._order = _fuse(network, per_image)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, BatchStatistics]:
         """Logits `(N, classes)` of normalized images `(N, C, H, W)`, and the batch statistics of that pass."""
@@ -175,21 +187,24 @@ class FusedNetwork:
         statistics = BatchStatistics(self._statistics.names, self._statistics.running)
         statistics.clear()
         for index, mean, variance in zip(self._order, means, variances):
-            statistics.batch[index].append((mean, variance))
+            statistics.add(index, mean, variance)
         return logits, statistics
 
 
-def with_statistics(network: nn.Module) -> FusedNetwork | HookedNetwork:
-    """The fastest form of `network` that returns its batch statistics. Raises ModelError when it has no BatchNorm layer."""
+def with_statistics(network: nn.Module, per_image: bool = False) -> FusedNetwork | HookedNetwork:
+    """The fastest form of `network` that returns its batch statistics, per_image: also those of each image.
+
+    Raises ModelError when it has no BatchNorm layer.
+    """
     try:
-        return FusedNetwork(network)
+        return FusedNetwork(network, per_image)
     except ModelError:
         raise
     except Exception:  # torch.fx raises whatever the network's own code raises for a proxy
-        return HookedNetwork(network)
+        return HookedNetwork(network, per_image)
 
 
-def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
+def _fuse(network: nn.Module, per_image: bool) -> tuple[fx.GraphModule, list[int]]:
     """The graph of the network with its BatchNorm layers replaced, and the index of the layer of each pair of statistics."""
     network = copy.deepcopy(network)  # some networks cache what they computed, and would keep tracing proxies
     traced = fx.GraphModule(network, LayerTracer().trace(network))
@@ -204,14 +219,14 @@ def _fuse(network: nn.Module) -> tuple[fx.GraphModule, list[int]]:
         before = node.args[0]
         after, activation, residual = node, None, None
         if not computes_as(layer, nn.BatchNorm2d):
-            new: nn.Module = ObservedLayer(layer)
+            new: nn.Module = ObservedLayer(layer, per_image)
             arguments: tuple[Any, ...] = (before,)
         elif _can_fold(before, layer, modules):
             after, activation, residual = _followers(node, modules)
-            new = FusedConvolution(modules[before.target], layer, activation)  # type: ignore[arg-type]
+            new = FusedConvolution(modules[before.target], layer, activation, per_image)  # type: ignore[arg-type]
             arguments = (before.args[0],) if residual is None else (before.args[0], residual)
         else:
-            new, arguments = AffineStatistics(layer), (before,)
+            new, arguments = AffineStatistics(layer, per_image), (before,)
         name = f"fused_{position}"
         traced.add_submodule(name, new)
         with graph.inserting_before(after):

@@ -4,7 +4,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from core.errors import ModelError
-from core.generation.bn_statistics import ChannelStatistics, collect_statistics
+from core.generation.bn_statistics import ChannelStatistics, collect_statistics, observed_statistics
 
 
 def noise(*shape, seed=0):
@@ -165,3 +165,15 @@ def test_layer_that_runs_twice_counts_twice():
 def test_network_without_batch_norm_is_refused():
     with pytest.raises(ModelError, match="Linear must have a BatchNorm layer"), collect_statistics(nn.Linear(2, 2)):
         pass
+
+
+@pytest.mark.parametrize("size", [(6, 7), (1, 2), (1, 1)])
+def test_statistics_of_each_image_and_of_the_batch(size):
+    x = noise(8, 5, *size) * 3 + 2
+    mean, variance = observed_statistics(x, per_image=True)
+    expected_variance, expected_mean = torch.var_mean(x, dim=(0, 2, 3))
+    assert torch.allclose(mean[0], expected_mean, rtol=1e-5)
+    assert torch.allclose(variance[0], expected_variance, rtol=1e-4)
+    assert torch.allclose(mean[1:], x.mean(dim=(2, 3)), rtol=1e-5)
+    of_images = x.var(dim=(2, 3)) if size != (1, 1) else torch.zeros(8, 5)
+    assert torch.allclose(variance[1:], of_images, rtol=1e-4)

@@ -81,6 +81,28 @@ def test_backward_equals_autograd_of_the_formula(shape, activation, added, users
         assert torch.equal(y, before)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("activation", "added"), CASES)
+def test_statistics_of_each_image(shape, activation, added, way):
+    """Forward and backward of each image are those of a batch of it alone."""
+    y, residual, layer = random(shape, 0), random(shape, 1) if added else None, affine(shape[1])
+    grad, (on_mean, on_variance) = random(shape, 2), torch.randn(2, *shape[:2], generator=torch.Generator().manual_seed(4))
+    z, mean, variance = kernels.forward(y, residual, layer, activation, per_image=True)
+    wanted = []
+    for index in range(shape[0]):
+        own, other = (None if all is None else all[index : index + 1].double().requires_grad_(True) for all in (y, residual))
+        one, own_mean, own_variance = formula(own, other, layer, activation)
+        assert torch.allclose(z[index].double(), one[0], rtol=1e-6)
+        assert torch.allclose(mean[index].double(), own_mean, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(variance[index].double(), own_variance, rtol=1e-4, atol=1e-3)
+        ((one * grad[index].double()).sum() + own_mean @ on_mean[index].double() + own_variance @ on_variance[index].double()).backward()
+        wanted.append((own.grad, None if other is None else other.grad))
+    out, passed = kernels.backward(y, [grad], z if added else None, layer, (mean, on_mean, on_variance), activation)
+    assert torch.allclose(out.double(), torch.cat([own for own, _ in wanted]), rtol=1e-4, atol=1e-4)
+    if added:
+        assert torch.allclose(passed.double(), torch.cat([other for _, other in wanted]), rtol=1e-6)
+
+
 def test_nan_stays_nan(way):
     y = random((2, 16, 8, 8), 0)
     y[1, 3, 2, 2] = float("nan")
