@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple
 
 BIT_WIDTHS = range(2, 9)
-NOISES = ("white", "pink")
-SCHEDULES = ("linear", "constant")
+NOISES = ("white", "pink", "gray")
+PLATEAU = "plateau"
+SCHEDULES = ("linear", "constant", PLATEAU)
 DIVERGENCE, NORMS = BNS_FORMS = ("divergence", "norms")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # evaluation images that have a name; all others are folders

@@ -9,13 +9,17 @@ from core.models.full_precision import FullPrecisionModel
 
 
 def initial_noise(kind: str, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise `(count, *shape)` with mean 0 and variance 1 over the batch. shape: channels, height, width.
+    """Noise `(count, *shape)`, with mean 0 and variance 1 over the batch unless it is gray. shape: channels, height, width.
 
     white: N(0, 1) for each pixel. pink: N(0, 1) drawn with a short side of 1, 2, 4, ... pixels, upsampled and summed, the finest at
     half its amplitude: power falls with frequency about as it does in photographs, so statistics start much nearer to those of training.
+    gray: ZeroQ's start, (u - 127.5) / 5418.75 with u a whole number from 0 to 254: within 0.0235 of the mean color. 5418.75 is the
+    variance of u and not its root, as in the authors' code.
     """
     if kind == "white":
         return torch.randn(count, *shape, generator=generator)
+    if kind == "gray":
+        return (torch.randint(255, (count, *shape), generator=generator) - 127.5) / 5418.75
     total = 0.5 * torch.randn(count, *shape, generator=generator)
     channels, height, width = shape
     short, coarse = min(height, width), 1

@@ -1,6 +1,8 @@
-"""MI-FGSM as a torch optimizer, and the schedule of step sizes."""
+"""MI-FGSM as a torch optimizer, and the schedules of step sizes."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,3 +59,31 @@ def step_size_factor(schedule: str, iteration: int, iterations: int) -> float:
     if schedule == "constant" or iterations == 1:
         return 1.0
     return 1.0 - 0.98 * iteration / (iterations - 1)
+
+
+class Plateau:
+    """The factor of the step size that falls to a tenth when the loss does not, as by torch's ReduceLROnPlateau with its defaults.
+
+    patience: iterations without a loss more than 0.01 % below the lowest so far; the next such iteration lowers the factor.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.factor = 1.0
+        self._patience, self._lowest, self._waited = patience, math.inf, 0
+
+    def observe(self, loss: float) -> None:
+        """Called with the loss of each iteration, after its step."""
+        if loss < self._lowest * (1 - 1e-4):
+            self._lowest, self._waited = loss, 0
+        else:
+            self._waited += 1
+        if self._waited > self._patience:
+            self.factor, self._waited = 0.1 * self.factor, 0
+
+    def state(self) -> tuple[float, float, int]:
+        """For `load_state`."""
+        return self.factor, self._lowest, self._waited
+
+    def load_state(self, state: Sequence[Any]) -> None:
+        """Continues from `state`."""
+        self.factor, self._lowest, self._waited = state

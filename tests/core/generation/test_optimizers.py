@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from core.errors import ConfigError
-from core.generation.optimizers import MIFGSM, step_size_factor
+from core.generation.optimizers import MIFGSM, Plateau, step_size_factor
 
 
 def run_steps(images, gradients, **knobs):
@@ -84,3 +84,22 @@ def test_step_size_falls_linearly_to_two_percent():
     assert all(a - b == pytest.approx(0.98 / 49) for a, b in zip(factors, factors[1:]))
     assert {step_size_factor("constant", t, 50) for t in range(50)} == {1.0}
     assert step_size_factor("linear", 0, 1) == 1.0
+
+
+@pytest.mark.parametrize("patience", [0, 2, 5])
+def test_plateau_is_that_of_torch(patience):
+    losses = (5 * torch.rand(60, generator=torch.Generator().manual_seed(patience)) + torch.linspace(8, 0, 60)).tolist()
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=patience)
+    plateau, expected, factors = Plateau(patience), [], []
+    for number, loss in enumerate(losses):
+        if number == 30:  # resumed here
+            state, plateau = plateau.state(), Plateau(patience)
+            plateau.load_state(state)
+        scheduler.step(loss)
+        plateau.observe(loss)
+        expected.append(optimizer.param_groups[0]["lr"])
+        factors.append(plateau.factor)
+    assert factors[-1] < 1
+    # torch stops lowering where a step would change less than 1e-8
+    assert [max(factor, 1e-8) for factor in factors] == pytest.approx([max(factor, 1e-8) for factor in expected])
