@@ -20,7 +20,7 @@ from core.config.choices import (
 )
 from core.config.evaluation import MOST_ACCURACY_CHECKS, EvaluationConfig
 from core.config.generation import GenerationConfig
-from core.config.knobs import Checked, add_knob, allowed, flag, help_text, knob, knobs, label, live_knobs, remove_knob
+from core.config.knobs import Checked, add_knob, allowed, flag, has_knob, help_text, knob, knobs, label, live_knobs, remove_knob
 from core.config.machine import MachineConfig
 from core.config.presets import PRESETS, nearest_preset, preset, preset_for
 from core.config.recipes import EncoderTrainingConfig, PretrainConfig
@@ -58,6 +58,7 @@ __all__ = [
     "every_knob",
     "find_knob",
     "flag",
+    "has_knob",
     "help_text",
     "knob",
     "knobs",

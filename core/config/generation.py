@@ -6,6 +6,27 @@ from dataclasses import dataclass
 from core.config.choices import BNS_FORMS, NOISES, SCHEDULES
 from core.config.knobs import Checked, knob
 from core.errors import ConfigError
+from core.generation.methods import L_TOTAL
+
+
+def _step_size(title: str, method: str, default: float) -> float:
+    """The knob of a method that has an Adam of its own."""
+    own: float = knob(
+        default,
+        f"Step size of {title} (Adam) in normalized units.",
+        minimum=0.0,
+        maximum=2.0,
+        label=f"step size of {title}",
+        symbol="lr",
+        paper=f"{default:g}",
+        step=0.01,
+        live=True,
+        slider=(0.0, 1.0),
+        of=(method,),
+        low="images barely change in the given iterations.",
+        high="images overshoot and the loss oscillates.",
+    )
+    return own
 
 
 @dataclass(frozen=True)
@@ -70,14 +91,23 @@ class GenerationConfig(Checked):
     )
     noise: str = knob(
         "pink",
-        "Initial noise: white (independent pixels) or pink (equal power per octave, as in photographs).",
+        "Initial noise: white (independent pixels), pink (equal power per octave, as in photographs), or gray (almost none, as in ZeroQ).",
         choices=NOISES,
         paper="Gaussian, which is white",
     )
     schedule: str = knob(
         "linear",
-        "Step size over the iterations: linear decays to 2 %, so that images settle; constant leaves them coarse.",
+        "Step size over the iterations: linear decays to 2 %, so that images settle; constant leaves them coarse; plateau falls to a tenth "
+        "when the loss has not fallen for `patience` iterations.",
         choices=SCHEDULES,
+    )
+    patience: int = knob(
+        100,
+        "Iterations without a lower loss, after which the schedule plateau reduces the step size.",
+        minimum=0,
+        maximum=100_000,
+        low="the step size falls while the loss still fluctuates.",
+        high="the step size never falls.",
     )
     bns_form: str = knob(
         "divergence",
@@ -85,6 +115,7 @@ class GenerationConfig(Checked):
         "channels, sum over layers, scaled so that the other weights suit every network) or norms (L_BNS of the paper, which grows with "
         "the network).",
         choices=BNS_FORMS,
+        of=(L_TOTAL,),
         label="Form of the BatchNorm loss",
         paper="norms",
     )
@@ -130,6 +161,7 @@ class GenerationConfig(Checked):
         low="images barely change in the given iterations.",
         high="images overshoot and L_BNS oscillates.",
     )
+    zeroq_lr: float = _step_size("ZeroQ", "zeroq", 0.5)
     alpha_tv: float = knob(
         3e-4,
         "Weight of total variation: smooths the images.",
@@ -139,6 +171,7 @@ class GenerationConfig(Checked):
         symbol="α_TV",
         step=1e-4,
         live=True,
+        of=(L_TOTAL,),
         slider=(1e-5, 3.0),
         log=True,
         low="0 leaves high frequencies that photographs do not have.",
@@ -153,6 +186,7 @@ class GenerationConfig(Checked):
         symbol="α_l2",
         step=1e-7,
         live=True,
+        of=(L_TOTAL,),
         slider=(3e-8, 3.0),
         log=True,
         low="0 leaves contrast to the other losses.",
@@ -167,6 +201,7 @@ class GenerationConfig(Checked):
         symbol="β",
         step=0.05,
         live=True,
+        of=(L_TOTAL,),
         slider=(0.03, 100.0),
         log=True,
         low="0 ignores labels: the teacher recognizes the assigned class in few images.",

@@ -6,6 +6,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Self
 
 from core.errors import ConfigError, UnknownNameError, quoted
+from core.generation.methods import L_TOTAL, METHODS
 from core.layout import NAME_BYTES, PATH_BYTES
 
 
@@ -37,9 +38,9 @@ def knob(
     label: its name on the pages; default: the field's name. symbol: the paper's. paper: the value that the paper used.
     low, high: what goes wrong with smaller and with larger values; of a switch, what off and on mean; the same text twice where no
     value is better than another. step: of a slider or number field. live: can be changed while a generation runs, by a slider from
-    slider[0] to slider[1]; log: the slider is logarithmic, with 0 at its left end. of: the methods that have this knob; empty: all.
-    flag: on the command line, where it is shorter than the name. in_form: whether a form shows it among "All settings".
-    affects_result: False for knobs that have no bearing on images and accuracies. old_names: of earlier versions, still read.
+    slider[0] to slider[1]; log: the slider is logarithmic, with 0 at its left end. of: the methods that have this knob; L_TOTAL: those
+    with that loss; empty: all. flag: on the command line, where it is shorter than the name. in_form: whether a form shows it among "All
+    settings". affects_result: False for knobs that have no bearing on images and accuracies. old_names: of earlier versions, still read.
     """
     return field(
         default=default,
@@ -74,7 +75,14 @@ def knobs(config_class: type) -> dict[str, Field]:
 def live_knobs(config_class: type, method: str = "") -> dict[str, Field]:
     """The knobs that can be changed while a generation runs; with `method`, only those that this method has."""
     found = {name: f for name, f in knobs(config_class).items() if f.metadata["live"]}
-    return {name: f for name, f in found.items() if not method or not f.metadata["of"] or method in f.metadata["of"]}
+    return {name: f for name, f in found.items() if not method or has_knob(f, method)}
+
+
+def has_knob(knob_field: Field, method: str) -> bool:
+    """Whether a method, or images of the user by their name, has this knob."""
+    of = knob_field.metadata["of"]
+    shares_loss = method not in METHODS or not METHODS[method].own_loss
+    return not of or method in of or (L_TOTAL in of and shares_loss)
 
 
 def label(knob_field: Field) -> str:

@@ -1,14 +1,21 @@
-"""Settings to start from. README.md has the figures of `quick` on two CPU cores; `paper` is meant for a GPU."""
+"""Settings to start from. README.md has the figures of `quick` on two CPU cores; `paper` is meant for a GPU.
+
+`quick` costs about the same for every method. A preset with the name of a method has the settings of its authors' code, as far as the
+knobs have them; it is meant for a GPU.
+"""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from core.config.choices import PLATEAU
 from core.config.evaluation import EvaluationConfig
 from core.config.generation import GenerationConfig
 from core.config.run import RunConfig, settings
 from core.config.training import TrainingConfig
 from core.errors import UnknownNameError
+
+_CALIBRATED = TrainingConfig(range="minmax", steps=0, keep="trained")  # of methods that were published without a training
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(
     {
@@ -41,6 +48,13 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
                 keep="trained",
             ),
             evaluation=EvaluationConfig(accuracy_checks=20),
+        ),
+        "zeroq": RunConfig(
+            methods=("zeroq",),
+            generation=GenerationConfig(
+                images=64, batch_size=64, iterations=500, snapshots=1, noise="gray", schedule=PLATEAU, patience=100
+            ),
+            training=_CALIBRATED,
         ),
     }
 )

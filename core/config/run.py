@@ -8,7 +8,7 @@ from typing import Any, Self
 from core.config.choices import BIT_WIDTHS
 from core.config.evaluation import EvaluationConfig
 from core.config.generation import GenerationConfig
-from core.config.knobs import Checked, check_text, knob, knobs
+from core.config.knobs import Checked, check_text, has_knob, knob, knobs
 from core.config.machine import MachineConfig
 from core.config.training import TrainingConfig
 from core.config.upgrade import upgrade
@@ -183,8 +183,8 @@ def settings(config: RunConfig, method: str = "", bits: int = 0) -> dict[str, An
     found = {}
     for section, config_class in SECTIONS.items():
         for name, knob_field in knobs(config_class).items():
-            of = knob_field.metadata["of"]
-            if knob_field.metadata["affects_result"] and name != "weight_bits" and (not of or set(of) & set(methods)):
+            has_it = any(has_knob(knob_field, method) for method in methods)
+            if knob_field.metadata["affects_result"] and name != "weight_bits" and has_it:
                 found[name] = getattr(own[section], name)
     if found["activation_bits"] == bits:
         found["activation_bits"] = 0  # as the weights

@@ -21,7 +21,7 @@ from PIL import Image
 
 from core import layout
 from core.channels import channels_title
-from core.config import GenerationConfig, RunConfig, TrainingConfig, knobs
+from core.config import GenerationConfig, RunConfig, TrainingConfig, has_knob, knobs
 from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line, printable
 from core.export import headline, provenance
@@ -340,8 +340,7 @@ def _knobs(config: GenerationConfig | TrainingConfig, methods: Sequence[str] = (
     """Title and value of the knobs that these methods have; empty: all knobs."""
     rows = []
     for name, knob in knobs(type(config)).items():
-        of = knob.metadata["of"]
-        if name in _STATED_ELSEWHERE or (methods and of and not set(of) & set(methods)):
+        if name in _STATED_ELSEWHERE or (methods and not any(has_knob(knob, method) for method in methods)):
             continue
         symbol, value = knob.metadata["symbol"], getattr(config, name)
         title = f"{name} ({symbol})" if symbol not in ("", name) else name

@@ -11,7 +11,7 @@ from core.config.choices import DIVERGENCE
 from core.errors import first_line
 from core.generation.fused import kernels
 from core.generation.fused.network import FusedNetwork, with_statistics
-from core.generation.losses import TERMS, ForwardOutputs, total_loss, used_terms
+from core.generation.losses import TERMS, ForwardOutputs, Term, total_loss, used_terms
 from core.gpu import CudaGraph
 from core.memory import is_out_of_memory
 from core.models.full_precision import scores_of
@@ -22,7 +22,7 @@ LossOutputs = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
 
 def term_weights() -> list[str]:
     """The knobs that weigh a loss term."""
-    return [term.weight for term in TERMS.values() if term.weight not in (None, DIVERGENCE)]
+    return [term.weight for term in TERMS.values() if isinstance(term.weight, str) and term.weight != DIVERGENCE]
 
 
 class _PrecomputedGradient(torch.autograd.Function):
@@ -43,11 +43,14 @@ class _PrecomputedGradient(torch.autograd.Function):
 class ForwardPass:
     """Images `(N, C, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
 
+    own: the terms of the loss that a method has in place of L_total; they may compute anything, so this pass is neither compiled nor
+    captured. per_image: whether they read the statistics of each image.
     Raises ModelError when the network has no BatchNorm layer or, when called, returns anything but one tensor of logits.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = with_statistics(network)
+    def __init__(self, network: nn.Module, own: Sequence[Term] = (), per_image: bool = False) -> None:
+        self._network = with_statistics(network, per_image)
+        self._own = own
         self._weights: list[str] = []  # of the last call, in the order of their tensor
         self._compiled: Any = None
         self._shape: torch.Size | None = None
@@ -60,7 +63,7 @@ class ForwardPass:
         # a shift changes the memory format, which convolutions would convert again, and a compiled function accepts only one
         images = images.contiguous(memory_format=torch.channels_last)
         # hooks and untraceable code may read tensor values, which a CUDA graph cannot
-        if not (self._recording.possible and isinstance(self._network, FusedNetwork)):
+        if self._own or not (self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
         # as a tensor, because a changed number would need another capture
         self._weights = [name for name in (*term_weights(), DIVERGENCE) if name in weights]
@@ -90,7 +93,8 @@ class ForwardPass:
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
         divergences = statistics.divergences() if DIVERGENCE in weights else None
-        total, terms = total_loss(ForwardOutputs(images, labels, logits, layers, divergences), weights)
+        outputs = ForwardOutputs(images, labels, logits, layers, divergences, statistics if self._own else None)
+        total, terms = total_loss(outputs, weights, self._own)
         return total, terms, layers, logits, statistics.end_to_end()
 
     @property
@@ -98,7 +102,7 @@ class ForwardPass:
         """The implementation that computes the statistics: "C", or "torch" and why; on a GPU, whether the step is a CUDA graph."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
-        if not self._recording.possible:
+        if self._own or not self._recording.possible:
             return kernels.description() if self._device.type == "cpu" else "torch"
         return f"torch, not recorded: {self._recording.failure}" if self._recording.failure else "torch, recorded as a CUDA graph"
 
@@ -108,6 +112,9 @@ class ForwardPass:
         A failure is stored in `compile_failure`, and the pass stays eager; running out of memory is raised.
         """
         began = time.perf_counter()
+        if self._own:
+            self.compile_failure = "the method has a loss of its own"
+            return
         if not isinstance(self._network, FusedNetwork):
             self.compile_failure = "the network cannot be traced"
             return

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.config import GenerationConfig, MachineConfig, live_knobs
-from core.config.choices import DIVERGENCE
+from core.config.choices import DIVERGENCE, PLATEAU
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError
 from core.generation.forward_pass import ForwardPass
 from core.generation.losses import START, used_terms
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
-from core.generation.optimizers import step_size_factor
+from core.generation.optimizers import Plateau, step_size_factor
 from core.generation.scale import in_usual_scale
 from core.generation.snapshots import Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
@@ -79,11 +79,13 @@ class GenerationLoop:
         self._agreeing = 0
         self._first: list[list[float]] = []  # L_BNS of each layer at the first iteration of each batch so far
         self._last: list[list[float]] = []
-        # as their papers have it, generators are trained on L_BNS
-        self._has_divergence = config.bns_form == DIVERGENCE and METHODS[method].kind == "pixels"
-        self._scale: float | None = None  # of D_BNS, found at the first iteration
-        self._forward = ForwardPass(self.network)
         self.source: ImageSource = source(self.model, config, self.machine)
+        self._own_terms = self.source.terms()
+        # as their papers have it, generators are trained on L_BNS
+        self._has_divergence = config.bns_form == DIVERGENCE and METHODS[method].kind == "pixels" and not self._own_terms
+        self._scale: float | None = None  # of D_BNS, found at the first iteration
+        self._plateau = Plateau(config.patience)
+        self._forward = ForwardPass(self.network, self._own_terms, self.source.per_image)
         if self.machine.compile:
             self.reporter.stage(f"compiling the generation by {method}", 0)
             # only at full size, which takes most of the time
@@ -101,6 +103,7 @@ class GenerationLoop:
             "step_count": self.step_count,
             "values": dict(self._values),
             "scale": self._scale,
+            "plateau": self._plateau.state(),
             "changes": [dict(change) for change in self.changes],
             "saved": len(self._saved),
             "saved_images": self._saved_images,
@@ -118,6 +121,8 @@ class GenerationLoop:
         self.source.load_state(state)
         self._values, self.changes = {**self._values, **state["values"]}, list(state["changes"])
         self._scale = state.get("scale")
+        if "plateau" in state:
+            self._plateau.load_state(state["plateau"])
         self._saved.resume_after(state["saved"])
         self._saved_images, self._agreeing = state["saved_images"], state["agreeing"]
         # earlier versions kept the sum over the layers alone
@@ -145,7 +150,8 @@ class GenerationLoop:
                 f"the gradient of {self.method} must be finite, got infinity or NaN at iteration {iteration + 1}: {self._advice()}"
             )
         values["agreement"] = 100.0 * float((logits.detach().argmax(dim=1) == self.source.labels).float().mean())
-        self.source.advance(iteration, self._values, step_size_factor(self.config.schedule, iteration, self.config.iterations))
+        self.source.advance(iteration, self._values, self._step_size(iteration))
+        self._plateau.observe(values["total"])
         if iteration == 0:
             self._first.append(layer_values)
         if iteration == self.config.iterations - 1:
@@ -158,8 +164,15 @@ class GenerationLoop:
         self._show(logits.detach(), statistics)
         if self.step_count % self.config.iterations == 0 and not self.finished:
             self.source.start_batch(self.step_count // self.config.iterations)
+            self._plateau = Plateau(self.config.patience)
         else:
             self.source.end_iteration(iteration)
+
+    def _step_size(self, iteration: int) -> float:
+        """The factor of the step size."""
+        if self.config.schedule == PLATEAU:
+            return self._plateau.factor
+        return step_size_factor(self.config.schedule, iteration, self.config.iterations)
 
     def _weights(self) -> dict[str, float]:
         """The live values, among them the weights of the loss terms; with `bns_form` "divergence" also that of D_BNS."""
@@ -212,7 +225,7 @@ class GenerationLoop:
 
     def terms(self) -> list[dict[str, Any]]:
         """The loss terms that the records of this run have, for charts: name, symbol, title, and whether their axis is logarithmic."""
-        terms = used_terms((DIVERGENCE,) if self._has_divergence else ())
+        terms = self._own_terms or used_terms((DIVERGENCE,) if self._has_divergence else ())
         return [{"name": term.name, "symbol": term.symbol, "title": term.title, "log": term.log} for term in terms]
 
     def _check_finite(self, total: float, layers: list[float], iteration: int) -> None:
@@ -229,7 +242,7 @@ class GenerationLoop:
         if self.step_count == 0:
             return f"{self.model.spec.name} must be able to score noise in float32"
         names = list(live_knobs(GenerationConfig, self.method))
-        return "try a smaller " + " or ".join([", ".join(names[:-1]), names[-1]])
+        return "try a smaller " + " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
     @torch.no_grad()
     def _save(self, images: Tensor, labels: Tensor) -> None:

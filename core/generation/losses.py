@@ -3,18 +3,22 @@
 With `bns_form` "divergence", s D_BNS takes the place of L_BNS, which is still reported: s makes it START at the first iteration, so that
 the other weights mean the same for every network.
 
+A method may have a loss of its own in place of L_total: its source supplies the terms (`ImageSource.terms`), L_BNS among them with weight
+0, so that it is recorded for every method.
+
 Each term is computed per image and averaged over the batch, so that a weight means the same at every batch size; L_BNS is a property
 of the batch. Names are the paper's.
 """
 
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core.config.choices import DIVERGENCE
+from core.generation.bn_statistics import BatchStatistics
 
 START = 300.0  # of s D_BNS: about L_BNS of ResNet-20 for CIFAR-10 at the start, which the default weights were chosen with
 
@@ -28,6 +32,7 @@ class ForwardOutputs:
     logits: Tensor  # (N, classes)
     layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer
     divergences: Tensor | None = None  # (L,), KL divergence of the statistics of each BatchNorm layer
+    statistics: BatchStatistics | None = None  # for terms of a method's own; of each image, if its source asks for them
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,14 @@ class Term:
     """A term of the loss.
 
     name: in records. symbol: the paper's. title: on the pages. weight: the knob of GenerationConfig that weighs it; or DIVERGENCE, which
-    weighs the term where it replaces L_BNS; None: weight 1, and 0 where L_BNS is replaced.
+    weighs the term where it replaces L_BNS; None: weight 1, and 0 where L_BNS is replaced; or a number, which no knob changes.
     function: from the outputs of a forward pass to a scalar. log: whether its curve has a logarithmic axis.
     """
 
     name: str
     symbol: str
     title: str
-    weight: str | None
+    weight: str | float | None
     function: Callable[[ForwardOutputs], Tensor]
     log: bool = True
 
@@ -122,21 +127,32 @@ TERMS: dict[str, Term] = {
 }
 
 
+def recorded_only(name: str) -> Term:
+    """The term of L_total with this name, for a loss of a method's own that reports it and does not follow it."""
+    return replace(TERMS[name], weight=0.0)
+
+
 def used_terms(weights: Container[str]) -> list[Term]:
-    """The terms that a loss with these weights has."""
+    """The terms that L_total with these weights has."""
     return [term for term in TERMS.values() if term.weight != DIVERGENCE or DIVERGENCE in weights]
 
 
-def total_loss(outputs: ForwardOutputs, weights: Mapping[str, float | Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_total and its unweighted terms by name.
+def total_loss(
+    outputs: ForwardOutputs, weights: Mapping[str, float | Tensor], own: Sequence[Term] = ()
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_total and its unweighted terms by name. own: the terms of the loss that a method has in its place.
 
     weights: the value of every knob that weighs a term, and s under DIVERGENCE where D_BNS replaces L_BNS. A term whose weight is 0 is
     still reported, but costs no gradient; a tensor always counts as nonzero, because a compiled function must not depend on its value.
     """
     total = outputs.images.new_zeros(())
     terms: dict[str, Tensor] = {}
-    for term in used_terms(weights):
-        weight = weights[term.weight] if term.weight else float(DIVERGENCE not in weights)
+    for term in own or used_terms(weights):
+        weight: float | Tensor
+        if isinstance(term.weight, str):
+            weight = weights[term.weight]
+        else:
+            weight = float(DIVERGENCE not in weights) if term.weight is None else term.weight
         counts = isinstance(weight, Tensor) or weight != 0
         with torch.set_grad_enabled(counts):
             terms[term.name] = term.function(outputs)

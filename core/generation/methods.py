@@ -19,6 +19,7 @@ class Method:
     name: in configs, files and on the command line. title: on the pages. paper, year: where it was published.
     kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it; "joint" trains a generator
     first and then together with the student. source: its ImageSource, as "module:Class" so that torch is not imported here, or the class.
+    own_loss: whether it has a loss of its own in place of L_total, so that it has none of the knobs of L_TOTAL.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Method:
     kind: str = "pixels"
     paper: str = ""
     year: int = 0
+    own_loss: bool = False
 
     @property
     def is_joint(self) -> bool:
@@ -34,13 +36,16 @@ class Method:
         return self.kind == "joint"
 
 
+L_TOTAL = "L_total"  # in `of` of a knob: all methods with this loss
 _DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
+_ZEROQ = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("mi-fgsm", "MI-FGSM", "core.generation.sources.pixels:SignedMomentumImages", paper=_DFFG, year=2023),
         Method("adam", "Adam", "core.generation.sources.pixels:AdamImages", paper=f"{_DFFG} (baseline)", year=2023),
+        Method("zeroq", "ZeroQ", "core.generation.sources.zeroq:ZeroQImages", paper=_ZEROQ, year=2020, own_loss=True),
     )
 }
 DEFAULT_METHODS = ("mi-fgsm", "adam")

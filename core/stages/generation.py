@@ -35,7 +35,7 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
             for method in config.methods
         ]
         reporter.result("layers", loops[0].layer_names)
-        reporter.result("terms", loops[0].terms())
+        reporter.result("terms", list({term["name"]: term for loop in loops for term in loop.terms()}.values()))
         reporter.result("methods", [{"name": method, "title": METHODS[method].title} for method in config.methods])
         reporter.running_statistics(loops[0].running_statistics())
         _load(loops, STAGE, context)

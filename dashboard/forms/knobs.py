@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.config import GenerationConfig, RunConfig, find_knob, help_text, label, live_knobs
+from core.config import GenerationConfig, RunConfig, find_knob, has_knob, help_text, label, live_knobs
 
 _SLIDER_WIDTH = 165  # pixels: two fit next to each other on a phone
 _FINE_RATIO = 1e4  # between the ends of a logarithmic slider, up to which it has three values per decade
@@ -83,8 +83,7 @@ def live_sliders(
     result = {}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for name, knob in live_knobs(GenerationConfig).items():
-            of = knob.metadata["of"]
-            if methods and of and not set(of) & set(methods):
+            if methods and not any(has_knob(knob, method) for method in methods):
                 result[name] = values[name]
                 continue
             widget_key = f"{key}/{name}"

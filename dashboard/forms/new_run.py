@@ -47,7 +47,11 @@ def form() -> None:
         _show_changed_knobs(run)
     values = {}
     if not start.images_from:
-        values = live_sliders({name: getattr(start.generation, name) for name in live_knobs(GenerationConfig)}, f"new/{key}")
+        values = live_sliders(
+            {name: getattr(start.generation, name) for name in live_knobs(GenerationConfig)},
+            f"new/{key}",
+            methods=forms.chosen_methods(start, key),
+        )
     with problems.shown():
         config = forms.run_form(start, key, values)
         if config is not None:

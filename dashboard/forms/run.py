@@ -17,6 +17,7 @@ from core.config import (
     RunConfig,
     TrainingConfig,
     find_knob,
+    has_knob,
     knobs,
     label,
 )
@@ -58,7 +59,8 @@ def _preset_name(name: str) -> str:
         "imagenet": "imagenet: 224-pixel networks, an hour on a CPU",
         "paper": "paper: the paper's settings, for a GPU",
     }
-    return names.get(name, name)
+    of_authors = f"{name}: the settings of its authors' code, for a GPU"
+    return of_authors if name in METHODS else names.get(name, name)
 
 
 def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig | None:
@@ -77,7 +79,8 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     values: dict[str, Any] = dict(live)
     for tab in generation_tabs:
         with tab:
-            values |= knob_grid(start, _in_form(GenerationConfig), f"{key}/generation")
+            own = [name for name in _in_form(GenerationConfig) if any(has_knob(find_knob(name)[1], method) for method in methods)]
+            values |= knob_grid(start, own, f"{key}/generation")
     with training_tab:
         by_bits, run_by_bits = _by_bits_widgets(start, key)
         values |= by_bits | knob_grid(start, _in_form(TrainingConfig), f"{key}/training")
@@ -92,6 +95,11 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     model = kept_network(network, refusals)
     _check_classes(refusals, values["data"], network.value, model, bits)
     return config.with_knobs({"model": model})
+
+
+def chosen_methods(start: RunConfig, key: str) -> list[str]:
+    """The methods chosen in the form, which draws their box later."""
+    return st.session_state.get(f"{key}/methods", list(start.methods))
 
 
 def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from core.config import GenerationConfig, live_knobs
+from core.config import GenerationConfig, has_knob, live_knobs
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.components import problems
@@ -51,7 +51,7 @@ def draw_knobs(run: Run) -> None:
     if refusal := rights.objection(run):
         st.caption(text.plain(refusal))
     # a knob that only some methods have shows the value of the first such method
-    owners = {name: next((method for method in chosen if method in knob.metadata["of"]), chosen[0]) for name, knob in known.items()}
+    owners = {name: next((method for method in chosen if has_knob(knob, method)), chosen[0]) for name, knob in known.items()}
     live_sliders(
         {name: live_values(run, owner)[name] for name, owner in owners.items()},
         f"live/{run.id}" if chosen == methods else f"live/{run.id}/{chosen[0]}",
@@ -62,7 +62,7 @@ def draw_knobs(run: Run) -> None:
 
 
 def _change(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
-    of = live_knobs(GenerationConfig)[name].metadata["of"]
+    knob = live_knobs(GenerationConfig)[name]
     with problems.shown(st.toast):
         rights.require([run])
-        session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if not of or method in of])
+        session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if has_knob(knob, method)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.config import GenerationConfig, MachineConfig
+from core.generation.losses import Term
 from core.models.full_precision import FullPrecisionModel
 
 
@@ -22,6 +23,7 @@ class ImageSource(ABC):
         1. A subclass in a file of this folder; `PixelImages` and `GeneratedImages` do most of the work.
         2. A row in core/generation/methods.py.
         3. Its own knobs in core/config/generation.py, each with `of=("its-name",)`. Live ones arrive in `values`.
+        4. If it has a loss of its own in place of L_total: `terms`, and `own_loss=True` in the row.
 
     Rules
         Everything random comes from a torch.Generator seeded with `machine.seed` and is in `state()`: the same config and seed give the
@@ -31,6 +33,7 @@ class ImageSource(ABC):
     """
 
     labels: Tensor
+    per_image = False  # whether `terms` read the statistics of each image
 
     def __init__(self, model: FullPrecisionModel, config: GenerationConfig, machine: MachineConfig) -> None:
         self.model, self.config, self.machine = model, config, machine
@@ -40,6 +43,14 @@ class ImageSource(ABC):
     @abstractmethod
     def start_batch(self, index: int) -> None:
         """Begins batch number `index`: sets `labels` and prepares the batch."""
+
+    def terms(self) -> Sequence[Term]:
+        """The terms of the method's own loss in place of L_total (core/generation/losses.py); empty, as by default: it has L_total.
+
+        Their functions may be methods of the source, which draw nothing: what is random is drawn in `images`. Their weights are live
+        knobs, or numbers. `recorded_only("bns")` is among them, because L_BNS is recorded for every method.
+        """
+        return ()
 
     @abstractmethod
     def parameters(self) -> Sequence[Tensor]:

@@ -116,14 +116,20 @@ class SignedMomentumImages(PixelImages):
 
 
 class AdamImages(PixelImages):
-    """The baseline of DFFG: Adam adapts the step of each pixel."""
+    """The baseline of DFFG: Adam adapts the step of each pixel. step_knob: the knob of its step size; smallest: below which no schedule
+    goes.
+    """
+
+    step_knob = "lr"
+    smallest = 0.0
 
     def make_optimizer(self, pixels: Tensor) -> Optimizer:
-        return torch.optim.Adam([pixels], lr=self.config.lr)
+        return torch.optim.Adam([pixels], lr=getattr(self.config, self.step_knob))
 
     def set_knobs(self, values: Mapping[str, float], step_size: float) -> None:
+        largest = values[self.step_knob]
         for group in self.optimizer.param_groups:
-            group["lr"] = values["lr"] * step_size
+            group["lr"] = max(largest * step_size, min(largest, self.smallest))
 
 
 def check_half_resolution(model: FullPrecisionModel, config: GenerationConfig) -> None:

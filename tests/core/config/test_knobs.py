@@ -25,6 +25,7 @@ from core.config import (
     every_knob,
     find_knob,
     flag,
+    has_knob,
     help_text,
     knob,
     knobs,
@@ -33,7 +34,7 @@ from core.config import (
     remove_knob,
 )
 from core.errors import ConfigError, CoreError, UnknownNameError
-from core.generation.methods import METHODS
+from core.generation.methods import L_TOTAL, METHODS
 
 CONFIGS = (RunConfig, MachineConfig, GenerationConfig, TrainingConfig, EvaluationConfig, PretrainConfig, EncoderTrainingConfig)
 EVERY_KNOB = [(config, name) for config in CONFIGS for name in knobs(config)]
@@ -177,7 +178,8 @@ def test_every_knob_is_explained(config, name):
 
 
 def test_symbols_are_those_of_the_paper():
-    symbols = {name: knobs(GenerationConfig)[name].metadata["symbol"] for name in live_knobs(GenerationConfig)}
+    of_the_paper = [*live_knobs(GenerationConfig, "mi-fgsm"), *live_knobs(GenerationConfig, "adam")]
+    symbols = {name: knobs(GenerationConfig)[name].metadata["symbol"] for name in of_the_paper}
     assert symbols == {"epsilon": "ε", "mu": "μ", "lr": "lr", "alpha_tv": "α_TV", "alpha_l2": "α_l2", "beta": "β"}
 
 
@@ -209,9 +211,10 @@ def test_check_value_checks_as_the_field_does():
 
 
 def test_live_knobs_of_each_method():
-    assert set(live_knobs(GenerationConfig)) == {"epsilon", "mu", "lr", "alpha_tv", "alpha_l2", "beta"}
     assert set(live_knobs(GenerationConfig, "mi-fgsm")) == {"epsilon", "mu", "alpha_tv", "alpha_l2", "beta"}
     assert set(live_knobs(GenerationConfig, "adam")) == {"lr", "alpha_tv", "alpha_l2", "beta"}
+    assert set(live_knobs(GenerationConfig, "zeroq")) == {"zeroq_lr"}
+    assert set(live_knobs(GenerationConfig)) == {name for method in METHODS for name in live_knobs(GenerationConfig, method)}
     assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]
 
 
@@ -227,7 +230,15 @@ def test_sliders_of_live_knobs_are_within_the_range():
 
 def test_methods_of_knobs_exist():
     named = {method for field in every_knob().values() for method in field.metadata["of"]}
-    assert named == set(METHODS)
+    assert named == {*METHODS, L_TOTAL}
+
+
+def test_knobs_of_l_total_are_those_of_methods_with_this_loss():
+    beta, epsilon, iterations = (knobs(GenerationConfig)[name] for name in ("beta", "epsilon", "iterations"))
+    assert [name for name in METHODS if has_knob(beta, name)] == [name for name, method in METHODS.items() if not method.own_loss]
+    assert [name for name in METHODS if has_knob(epsilon, name)] == ["mi-fgsm"]
+    assert [name for name in METHODS if has_knob(iterations, name)] == list(METHODS)
+    assert (has_knob(beta, "given"), has_knob(epsilon, "given")) == (True, False)
 
 
 def test_knob_names_are_disjoint():

@@ -7,14 +7,16 @@ import pytest
 from core import config as module
 from core.config import PRESETS, RunConfig, nearest_preset, preset
 from core.errors import UnknownNameError
+from core.generation.methods import METHODS
 
 
 def test_presets():
-    assert set(PRESETS) == {"quick", "imagenet", "paper"}
-    for config in PRESETS.values():
+    of_authors = [name for name, method in METHODS.items() if method.own_loss]
+    assert list(PRESETS) == ["quick", "imagenet", "paper", *of_authors]
+    for name, config in PRESETS.items():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.bits == (3, 4, 5)
-        assert set(config.methods) == {"mi-fgsm", "adam"}
+        assert config.methods == ((name,) if name in METHODS else ("mi-fgsm", "adam"))
     assert preset("paper").training.range == "minmax"
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}

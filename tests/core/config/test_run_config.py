@@ -20,6 +20,7 @@ from core.config import (
     settings,
 )
 from core.errors import ConfigError, UnknownNameError
+from core.generation.methods import METHODS
 
 CONFIGS = (*SECTIONS.values(), PretrainConfig, EncoderTrainingConfig)
 
@@ -193,7 +194,7 @@ def test_knobs_that_depend_on_each_other_are_changed_together():
 
 
 def test_settings_are_the_knobs_that_affect_the_result():
-    found = settings(RunConfig())
+    found = settings(RunConfig(methods=tuple(METHODS)))
     without = {"model", "device", "threads", "budget", "compile", "data", "accuracy_checks", "encoder", "strict", "weight_bits"}
     every = {name for section in SECTIONS.values() for name in knobs(section)}
     assert found.keys() == (every - without) | {"steps_by_bits", "lr_by_bits"}
@@ -207,7 +208,8 @@ def test_settings_are_the_knobs_that_affect_the_result():
         "encoder": "",
         "model": "x",
     }
-    assert settings(RunConfig().with_knobs(changed)) == found
+    assert settings(RunConfig(methods=tuple(METHODS)).with_knobs(changed)) == found
+    found = settings(RunConfig())
     for name, value in {"seed": 1, "beta": 2.0, "ema_decay": 0.5, "layer_bits": {"a": 3}, "activation_bits": 8}.items():
         assert {key for key, other in settings(RunConfig().with_knobs({name: value})).items() if other != found[key]} == {name}
 

@@ -52,9 +52,12 @@ def slider_names(app):
 
 def test_sliders_appear_only_for_methods_that_have_the_knob():
     every = set(live_knobs(GenerationConfig))
-    assert slider_names(shown("mi-fgsm")) == every - {"lr"}
-    assert slider_names(shown("adam")) == every - {"epsilon", "mu"}
-    assert slider_names(shown("adam", "mi-fgsm")) == every
+    weights = {"alpha_tv", "alpha_l2", "beta"}
+    assert slider_names(shown("mi-fgsm")) == {"epsilon", "mu", *weights}
+    assert slider_names(shown("adam")) == {"lr", *weights}
+    assert slider_names(shown("adam", "mi-fgsm")) == {"epsilon", "mu", "lr", *weights}
+    assert slider_names(shown("zeroq")) == {"zeroq_lr"}
+    assert slider_names(shown("zeroq", "adam")) == {"zeroq_lr", "lr", *weights}
     assert slider_names(shown()) == every
 
 

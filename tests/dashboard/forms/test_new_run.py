@@ -39,6 +39,8 @@ CONFIGS = {
             max_shift=3,
             flip=True,
             bns_form="norms",
+            patience=7,
+            zeroq_lr=0.123456789,
         ),
         training=TrainingConfig(
             weight_bits=2,
