@@ -148,7 +148,7 @@ def _same_kernels(prepared: Prepared, checkpoints: Checkpoints, reporter: Report
     """A resumed run computes with the kernels that it began with; where they are missing, its result says that images will differ."""
     methods = [] if prepared.sets or prepared.model.device.type != "cpu" else list(prepared.config.methods)
     if checkpoints.outcome(STAGE) is not None:  # the sources of joint methods are trained further
-        methods = [method for method in methods if METHODS[method].is_joint]
+        methods = [method for method in methods if METHODS[method].is_joint(prepared.config.training.protocol)]
     if prepared.holds_out and prepared.model.device.type == "cpu" and checkpoints.outcome(HELD_OUT) is None:
         methods = list(dict.fromkeys((*methods, *DEFAULT_METHODS)))
     if not methods:
@@ -243,7 +243,7 @@ class _Execution:
     def _generate(self) -> list[str]:
         loops = generate(self.prepared.model, self.config, self.context, self.checkpoints.folder / SNAPSHOTS)
         for loop in loops:
-            save_images(loop, self.folder)
+            save_images(loop, self.folder, self.config.training.protocol)
         return [loop.method for loop in loops]
 
     def _generate_held_out(self) -> list[str]:
@@ -273,7 +273,7 @@ class _Execution:
         width = self.config.training_for(bits).width
 
         def compute() -> dict[str, Any]:
-            source = joint_source(model, self.config, method, self.folder)
+            source = joint_source(model, self.config, method, bits, self.folder)
             held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.prepared.holds_out else None
             expected = None
             if evaluation_set is not None:

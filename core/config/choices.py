@@ -7,6 +7,7 @@ NOISES = ("white", "pink", "gray")
 PLATEAU = "plateau"
 SCHEDULES = ("linear", "constant", PLATEAU)
 DIVERGENCE, NORMS = BNS_FORMS = ("divergence", "norms")
+SHARED, AUTHORS = PROTOCOLS = ("shared", "authors")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # evaluation images that have a name; all others are folders
 EVALUATION_SETS = ("embedded", "cifar10", "cifar100")

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from core.config.choices import BNS_FORMS, NOISES, SCHEDULES
-from core.config.knobs import Checked, knob
+from core.config.generators import GeneratorKnobs
+from core.config.knobs import knob
 from core.errors import ConfigError
 from core.generation.methods import L_TOTAL
 
@@ -30,7 +31,7 @@ def _step_size(title: str, method: str, default: float) -> float:
 
 
 @dataclass(frozen=True)
-class GenerationConfig(Checked):
+class GenerationConfig(GeneratorKnobs):
     """Knobs of the data generation. A knob that only some methods have names them in `of`."""
 
     images: int = knob(
@@ -201,7 +202,7 @@ class GenerationConfig(Checked):
         symbol="β",
         step=0.05,
         live=True,
-        of=(L_TOTAL,),
+        of=(L_TOTAL, "gdfq"),
         slider=(0.03, 100.0),
         log=True,
         low="0 ignores labels: the teacher recognizes the assigned class in few images.",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass
 from typing import Any
 
-from core.config.choices import BIT_WIDTHS, RANGE_METHODS
+from core.config.choices import BIT_WIDTHS, PROTOCOLS, RANGE_METHODS
 from core.config.knobs import Checked, check_text, knob
 from core.errors import ConfigError, quoted
 
@@ -157,6 +157,28 @@ class TrainingConfig(Checked):
         label="Random flip",
         low="half as many different images.",
         high="suits classes without left and right, not letters.",
+    )
+    protocol: str = knob(
+        "shared",
+        "How a network is trained on images of a generator: shared (the generator is trained first, its images are stored, and the student "
+        "trains as with every other method) or authors (the generator keeps learning while the student trains, with the loss and the "
+        "learning rates of the method's authors). ZAQ's generator keeps learning in both.",
+        choices=PROTOCOLS,
+        paper="authors",
+        low="the methods differ in their images alone.",
+        high="authors: the methods differ in their training, too.",
+        of=("gdfq",),
+    )
+    training_weight_decay: float = knob(
+        0.0,
+        "Weight decay of the training.",
+        minimum=0.0,
+        maximum=1.0,
+        label="Weight decay",
+        paper="1e-4 in GDFQ",
+        step=1e-4,
+        low="0 turns it off.",
+        high="pulls the weights to zero, away from the calibrated network.",
     )
     keep: str = knob(
         "better",

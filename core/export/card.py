@@ -277,12 +277,19 @@ def _layers(title: str, width: str, layers: Mapping[str, Any]) -> tuple[Any, ...
     return (title, width, layers["measured_on"], Markup(f"{median(ratio for ratio, _ in known):.1f}"), worst)
 
 
+def _kind(method: str, config: RunConfig) -> str:
+    """How the images were made, as the kind of a method; "joint" for a generator that learned together with the student."""
+    if method not in METHODS:
+        return "pixels"
+    return "joint" if METHODS[method].is_joint(config.training.protocol) else METHODS[method].kind
+
+
 def _images(model: FullPrecisionModel, config: RunConfig, methods: Sequence[MethodImages]) -> dict[str, Any]:
     generated = [(method, method.manifest["summary"]) for method in methods if "summary" in method.manifest]
     measured = [(method, method.figures["diversity"]) for method in methods if "diversity" in method.figures]
     return {
         "images": sum(method.images for method in methods),
-        "kinds": list(dict.fromkeys(METHODS[method.name].kind if method.name in METHODS else "pixels" for method, _ in generated)),
+        "kinds": list(dict.fromkeys(_kind(method.name, config) for method, _ in generated)),
         "generated": [_generated(method, summary) for method, summary in generated],
         "generation_knobs": _knobs(config.generation, config.methods),
         "changed": [_changes(method) for method in methods if method.manifest.get("changes")],
@@ -352,6 +359,6 @@ def _training(config: RunConfig) -> dict[str, Any]:
     widths = [config.training_for(bits) for bits in config.bits]
     return {
         "steps": [(one.width, _thousands(one.steps), Markup(f"{one.training_lr:g}")) for one in widths],
-        "training_knobs": _knobs(config.training),
+        "training_knobs": _knobs(config.training, config.methods),
         "layer_bits": ", ".join(f"{name} {bits}" for name, bits in config.training.layer_bits),
     }

@@ -1,7 +1,7 @@
 """One forward pass of the generation: loss, terms, statistics; eager, compiled, or captured as a CUDA graph."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from core.models.full_precision import scores_of
 LossOutputs = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
 
 
-def term_weights() -> list[str]:
-    """The knobs that weigh a loss term."""
-    return [term.weight for term in TERMS.values() if isinstance(term.weight, str) and term.weight != DIVERGENCE]
+def term_weights(terms: Iterable[Term] | None = None) -> list[str]:
+    """The knobs that weigh a loss term. terms: of a method with terms of its own; None: TERMS."""
+    weights = [term.weight for term in (TERMS.values() if terms is None else terms)]
+    return [weight for weight in weights if isinstance(weight, str) and weight != DIVERGENCE]
 
 
 class _PrecomputedGradient(torch.autograd.Function):
@@ -43,14 +44,15 @@ class _PrecomputedGradient(torch.autograd.Function):
 class ForwardPass:
     """Images `(N, C, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
 
-    own: the terms of the loss that a method has in place of L_total; they may compute anything, so this pass is neither compiled nor
-    captured. per_image: whether they read the statistics of each image.
+    terms: of a method with a loss of its own in place of L_total; they may compute anything, so this pass is neither compiled nor captured.
+    None: TERMS. per_image: whether they read the statistics of each image.
+
     Raises ModelError when the network has no BatchNorm layer or, when called, returns anything but one tensor of logits.
     """
 
-    def __init__(self, network: nn.Module, own: Sequence[Term] = (), per_image: bool = False) -> None:
+    def __init__(self, network: nn.Module, terms: Sequence[Term] | None = None, per_image: bool = False) -> None:
+        self._terms = terms
         self._network = with_statistics(network, per_image)
-        self._own = own
         self._weights: list[str] = []  # of the last call, in the order of their tensor
         self._compiled: Any = None
         self._shape: torch.Size | None = None
@@ -59,18 +61,23 @@ class ForwardPass:
         self._device = next(network.parameters()).device
         self._recording = CudaGraph(self._device)
 
+    @property
+    def weights(self) -> list[str]:
+        """The knobs that weigh its terms."""
+        return term_weights(self._terms)
+
     def __call__(self, images: Tensor, labels: Tensor, weights: Mapping[str, float]) -> LossOutputs:
         # a shift changes the memory format, which convolutions would convert again, and a compiled function accepts only one
         images = images.contiguous(memory_format=torch.channels_last)
         # hooks and untraceable code may read tensor values, which a CUDA graph cannot
-        if self._own or not (self._recording.possible and isinstance(self._network, FusedNetwork)):
+        if self._terms is not None or not (self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
         # as a tensor, because a changed number would need another capture
-        self._weights = [name for name in (*term_weights(), DIVERGENCE) if name in weights]
+        self._weights = [name for name in (*term_weights(self._terms), DIVERGENCE) if name in weights]
         values = torch.tensor([weights[name] for name in self._weights], dtype=images.dtype).to(images.device)
         gradient, *results = (own.clone() for own in self._recording(self._with_gradient, images.detach(), labels, values))
         total, layers, logits, statistics, *terms = _PrecomputedGradient.apply(images, gradient, *results)
-        return total, {term.name: value for term, value in zip(used_terms(weights), terms)}, layers, logits, statistics
+        return total, {term.name: value for term, value in zip(used_terms(weights, self._terms), terms)}, layers, logits, statistics
 
     def _plain(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
         # a last batch of another size is not worth compiling for
@@ -93,8 +100,8 @@ class ForwardPass:
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
         divergences = statistics.divergences() if DIVERGENCE in weights else None
-        outputs = ForwardOutputs(images, labels, logits, layers, divergences, statistics if self._own else None)
-        total, terms = total_loss(outputs, weights, self._own)
+        outputs = ForwardOutputs(images, labels, logits, layers, divergences, None if self._terms is None else statistics)
+        total, terms = total_loss(outputs, weights, self._terms)
         return total, terms, layers, logits, statistics.end_to_end()
 
     @property

@@ -20,7 +20,7 @@ from core.config.choices import DIVERGENCE, PLATEAU
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError
 from core.generation.forward_pass import ForwardPass
-from core.generation.losses import START, used_terms
+from core.generation.losses import START, TERMS, used_terms
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.optimizers import Plateau, step_size_factor
 from core.generation.scale import in_usual_scale
@@ -57,8 +57,8 @@ class GenerationLoop:
         folder: Path | None = None,
     ) -> None:
         source = load_source(method)
-        # a joint source makes images for the teacher and the student of a training, which read them in the network's own scale
-        self.model = model if METHODS[method].is_joint else in_usual_scale(model)
+        # a generator's images may also go to a student, which reads them in the network's own scale
+        self.model = model if METHODS[method].has_generator else in_usual_scale(model)
         self._given = model
         check_tensors(model.network, model.spec.name)  # MI-FGSM would not even move: the sign of a NaN is 0
         self.config = config
@@ -80,16 +80,15 @@ class GenerationLoop:
         self._first: list[list[float]] = []  # L_BNS of each layer at the first iteration of each batch so far
         self._last: list[list[float]] = []
         self.source: ImageSource = source(self.model, config, self.machine)
-        self._own_terms = self.source.terms()
-        # as their papers have it, generators are trained on L_BNS
-        self._has_divergence = config.bns_form == DIVERGENCE and METHODS[method].kind == "pixels" and not self._own_terms
+        # generators follow what their papers have
+        self._has_divergence = config.bns_form == DIVERGENCE and self.source.terms is None and not METHODS[method].has_generator
         self._scale: float | None = None  # of D_BNS, found at the first iteration
         self._plateau = Plateau(config.patience)
-        self._forward = ForwardPass(self.network, self._own_terms, self.source.per_image)
+        self._forward = ForwardPass(self.network, self.source.terms, self.source.per_image)
         if self.machine.compile:
             self.reporter.stage(f"compiling the generation by {method}", 0)
             # only at full size, which takes most of the time
-            self._forward.compile(self.source.full_size(), self.source.labels, self._weights())
+            self._forward.compile(self.source.full_size(), self.source.targets(), self._weights())
 
     @property
     def finished(self) -> bool:
@@ -137,12 +136,12 @@ class GenerationLoop:
         self._read_live_values()
         with torch.enable_grad():
             images = self.source.images(iteration)
-            loss, terms, layers, logits, statistics = self._forward(images, self.source.labels, self._weights())
+            loss, terms, layers, logits, statistics = self._forward(images, self.source.targets(), self._weights())
             for parameter in self.source.parameters():
                 parameter.grad = None
             loss.backward()
         layer_values = layers.detach().tolist()
-        values = {"total": float(loss.detach()), **{name: float(term) for name, term in terms.items()}}
+        values = {"total": float(loss.detach()), "bns": sum(layer_values), **{name: float(term) for name, term in terms.items()}}
         self._check_finite(values["total"], layer_values, iteration)
         if not are_finite(parameter.grad for parameter in self.source.parameters() if parameter.grad is not None):
             # of a finite loss. MI-FGSM would not move any more, because the sign of a NaN is 0
@@ -202,7 +201,13 @@ class GenerationLoop:
         """The current images and what the forward pass computed from them."""
         size = self.model.spec.size
         count = min(PREVIEW_IMAGES, max(1, PREVIEW_PIXELS // math.prod(size)))
-        images = self.model.denormalize(self.source.current()[:count]).cpu()
+        if (preview := self.source.preview(count)) is None:
+            current, labels = self.source.current()[:count], self.source.labels[:count]
+        else:
+            current, labels = preview
+            with torch.no_grad():
+                logits = self.network(current.contiguous(memory_format=torch.channels_last))
+        images = self.model.denormalize(current).cpu()
         if images.shape[2:] != size:
             images = F.interpolate(images, size=size, mode="nearest")
         confidence, predicted = logits[:count].float().softmax(dim=1).max(dim=1)
@@ -210,7 +215,7 @@ class GenerationLoop:
         return Frame(
             self.step_count,
             images.contiguous().numpy(),
-            self.source.labels[:count].cpu().numpy(),
+            labels.cpu().numpy(),
             predicted.cpu().numpy(),
             confidence.cpu().numpy(),
             means,
@@ -225,7 +230,8 @@ class GenerationLoop:
 
     def terms(self) -> list[dict[str, Any]]:
         """The loss terms that the records of this run have, for charts: name, symbol, title, and whether their axis is logarithmic."""
-        terms = self._own_terms or used_terms((DIVERGENCE,) if self._has_divergence else ())
+        terms = used_terms((DIVERGENCE,) if self._has_divergence else (), self.source.terms)
+        terms = list({term.name: term for term in (TERMS["bns"], *terms)}.values())  # whose values every record has
         return [{"name": term.name, "symbol": term.symbol, "title": term.title, "log": term.log} for term in terms]
 
     def _check_finite(self, total: float, layers: list[float], iteration: int) -> None:

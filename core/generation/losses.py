@@ -10,8 +10,8 @@ Each term is computed per image and averaged over the batch, so that a weight me
 of the batch. Names are the paper's.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class ForwardOutputs:
     """The outputs of one forward pass that the loss terms use."""
 
     images: Tensor  # (N, C, H, W), normalized
-    labels: Tensor  # (N,)
+    labels: Tensor  # (N,), or the probabilities of the classes (N, classes)
     logits: Tensor  # (N, classes)
     layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer
     divergences: Tensor | None = None  # (L,), KL divergence of the statistics of each BatchNorm layer
@@ -127,27 +127,22 @@ TERMS: dict[str, Term] = {
 }
 
 
-def recorded_only(name: str) -> Term:
-    """The term of L_total with this name, for a loss of a method's own that reports it and does not follow it."""
-    return replace(TERMS[name], weight=0.0)
-
-
-def used_terms(weights: Container[str]) -> list[Term]:
-    """The terms that L_total with these weights has."""
-    return [term for term in TERMS.values() if term.weight != DIVERGENCE or DIVERGENCE in weights]
+def used_terms(weights: Container[str], terms: Iterable[Term] | None = None) -> list[Term]:
+    """The terms that a loss with these weights has. terms: of a method with terms of its own; None: TERMS."""
+    return [term for term in (TERMS.values() if terms is None else terms) if term.weight != DIVERGENCE or DIVERGENCE in weights]
 
 
 def total_loss(
-    outputs: ForwardOutputs, weights: Mapping[str, float | Tensor], own: Sequence[Term] = ()
+    outputs: ForwardOutputs, weights: Mapping[str, float | Tensor], own: Iterable[Term] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_total and its unweighted terms by name. own: the terms of the loss that a method has in its place.
+    """L_total and its unweighted terms by name. own: the terms of a method with a loss of its own in its place; None: TERMS.
 
     weights: the value of every knob that weighs a term, and s under DIVERGENCE where D_BNS replaces L_BNS. A term whose weight is 0 is
     still reported, but costs no gradient; a tensor always counts as nonzero, because a compiled function must not depend on its value.
     """
     total = outputs.images.new_zeros(())
     terms: dict[str, Tensor] = {}
-    for term in own or used_terms(weights):
+    for term in used_terms(weights, own):
         weight: float | Tensor
         if isinstance(term.weight, str):
             weight = weights[term.weight]

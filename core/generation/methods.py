@@ -17,9 +17,10 @@ class Method:
     """A way to make images from a network alone.
 
     name: in configs, files and on the command line. title: on the pages. paper, year: where it was published.
-    kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it; "joint" trains a generator
-    first and then together with the student. source: its ImageSource, as "module:Class" so that torch is not imported here, or the class.
-    own_loss: whether it has a loss of its own in place of L_total, so that it has none of the knobs of L_TOTAL.
+    kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it, or, under its authors' protocol,
+    trains it further together with the student; "joint" does so under every protocol. source: its ImageSource, as "module:Class" so that
+    torch is not imported here, or the class. own_loss: whether it has a loss of its own in place of L_total, so that it has none of the
+    knobs of L_TOTAL.
     """
 
     name: str
@@ -31,12 +32,17 @@ class Method:
     own_loss: bool = False
 
     @property
-    def is_joint(self) -> bool:
-        """Whether the images of a training depend on the student."""
-        return self.kind == "joint"
+    def has_generator(self) -> bool:
+        """Whether a generator makes the images."""
+        return self.kind != "pixels"
+
+    def is_joint(self, protocol: str) -> bool:
+        """Whether the generator learns together with the student under `protocol`, "shared" or "authors"."""
+        return self.kind == "joint" or (self.kind == "generator" and protocol == "authors")
 
 
 L_TOTAL = "L_total"  # in `of` of a knob: all methods with this loss
+_GDFQ = "Xu et al., Generative Low-bitwidth Data Free Quantization, ECCV 2020"
 _DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
 _ZEROQ = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
 
@@ -46,6 +52,7 @@ METHODS: dict[str, Method] = {
         Method("mi-fgsm", "MI-FGSM", "core.generation.sources.pixels:SignedMomentumImages", paper=_DFFG, year=2023),
         Method("adam", "Adam", "core.generation.sources.pixels:AdamImages", paper=f"{_DFFG} (baseline)", year=2023),
         Method("zeroq", "ZeroQ", "core.generation.sources.zeroq:ZeroQImages", paper=_ZEROQ, year=2020, own_loss=True),
+        Method("gdfq", "GDFQ", "core.generation.sources.gdfq:GDFQ", "generator", _GDFQ, 2020, own_loss=True),
     )
 }
 DEFAULT_METHODS = ("mi-fgsm", "adam")

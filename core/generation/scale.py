@@ -34,8 +34,20 @@ def in_usual_scale(model: FullPrecisionModel) -> FullPrecisionModel:
     A network that normalizes its images itself reads values from 0 to 1, or from 0 to 255: in that scale, steps would be several times
     as large as they should be, or hundreds of times smaller, and the noise would be cut off. Pixels are the same in both.
     """
-    if all(_USUAL[0] <= std <= _USUAL[1] for std in model.spec.std):
+    if _is_usual(model):
         return model
     channels = len(model.spec.mean)
     spec = replace(model.spec, mean=(MEAN,) * channels, std=(STD,) * channels)  # type: ignore[arg-type]
     return FullPrecisionModel(_Rescaled(model).eval(), spec)
+
+
+def to_own_scale(images: Tensor, model: FullPrecisionModel) -> Tensor:
+    """Images of zero mean and unit variance `(N, C, H, W)` in the scale of the network's own images; unchanged if that is as usual."""
+    if _is_usual(model):
+        return images
+    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (model.spec.mean, model.spec.std))
+    return (images * STD + MEAN - mean) / std
+
+
+def _is_usual(model: FullPrecisionModel) -> bool:
+    return all(_USUAL[0] <= std <= _USUAL[1] for std in model.spec.std)

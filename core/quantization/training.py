@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from core.config import TrainingConfig
+from core.config.choices import AUTHORS
 from core.data.image_sets import ImageSet, check_images
 from core.errors import CoreError, ModelError
+from core.generation.sources.base import JointSource
 from core.gpu import CudaGraph
 from core.models.divergence import first_not_finite, parameter_not_finite
 from core.models.full_precision import FullPrecisionModel
@@ -76,7 +78,7 @@ class QuantizationTraining:
         """
         began = time.perf_counter()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.training_lr * learning_rate_factor(self.step_count, self.config.steps)
+            group["lr"] = self.config.training_lr * self._learning_rate_factor()
         images, labels = self.source.batch(self.step_count, self.teacher, self.student)
         images = images.detach().contiguous(memory_format=torch.channels_last)
         figures = self._step_student(images, labels)
@@ -92,6 +94,11 @@ class QuantizationTraining:
         figures |= self.source.update(self.step_count - 1, self.teacher, self.student)
         self.seconds += time.perf_counter() - began
         self.reporter.record("training", self.series, self.step_count, {**figures, "seconds": self.seconds})
+
+    def _learning_rate_factor(self) -> float:
+        if self.config.protocol == AUTHORS and isinstance(self.source, JointSource):
+            return self.source.rate(self.step_count)
+        return learning_rate_factor(self.step_count, self.config.steps)
 
     def _step_student(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Changes the parameters along the gradient of the loss; returns the figures of the loss."""
@@ -201,8 +208,10 @@ def learning_rate_factor(step: int, steps: int) -> float:
 def _optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     parameters = list(network.parameters())
     if config.training_optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.training_lr, fused=True)
-    return torch.optim.SGD(parameters, lr=config.training_lr, momentum=0.9, nesterov=True, fused=True)
+        return torch.optim.Adam(parameters, lr=config.training_lr, weight_decay=config.training_weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=config.training_lr, momentum=0.9, nesterov=True, weight_decay=config.training_weight_decay, fused=True
+    )
 
 
 def _set_training(network: nn.Module) -> None:

@@ -102,21 +102,23 @@ def _finish(loops: Sequence[GenerationLoop], stage: str, context: Context) -> No
                 loop.step()
 
 
-def save_images(loop: GenerationLoop, folder: Path) -> None:
-    """The images of a finished loop in the run's folder and, for a joint method, what a training needs to continue with its source."""
+def save_images(loop: GenerationLoop, folder: Path, protocol: str) -> None:
+    """The images of a finished loop in the run's folder and, for a method that is joint under `protocol`, the state of its source."""
     target = folder / layout.IMAGES / loop.method
     target.mkdir(parents=True, exist_ok=True)
-    if isinstance(loop.source, JointSource):
+    if METHODS[loop.method].is_joint(protocol):
         with atomic_write(target / layout.SOURCE_FILE) as partial:
             torch.save(loop.source.state(), partial)
     loop.save(target)
 
 
-def joint_source(model: FullPrecisionModel, config: RunConfig, method: str, folder: Path) -> JointSource | None:
-    """The source of a joint method as the generation left it, a fresh copy for each training; None for any other method."""
-    if config.images_from or not METHODS[method].is_joint:
+def joint_source(model: FullPrecisionModel, config: RunConfig, method: str, bits: int, folder: Path) -> JointSource | None:
+    """The source of a joint method as the generation left it, a fresh copy for the training at this bit width; None for any other."""
+    training = config.training_for(bits)
+    if config.images_from or not METHODS[method].is_joint(training.protocol):
         return None
     source: JointSource = load_source(method)(model, config.generation, config.machine)
     state: dict[str, Any] = torch.load(folder / layout.IMAGES / method / layout.SOURCE_FILE, map_location=model.device, weights_only=True)
     source.load_state(state)
+    source.join(training)
     return source

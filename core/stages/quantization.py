@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from core.config import RunConfig, TrainingConfig
+from core.config.choices import AUTHORS, SHARED
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
@@ -22,6 +23,7 @@ from core.evaluation.hits import HITS, packed
 from core.evaluation.prediction import predict
 from core.evaluation.real import RealScores, measure
 from core.files import write_json
+from core.generation.methods import METHODS
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
@@ -78,6 +80,9 @@ class _Quantization:
     def __init__(self, given: QuantizationInput, config: RunConfig, bits: int, folder: Path, context: Context) -> None:
         self.given, self.context, self.folder = given, context, folder
         self.config: TrainingConfig = config.training_for(bits)
+        self.authors = given.source is not None and self.config.protocol == AUTHORS
+        if given.source is not None and self.authors:
+            self.config = given.source.authors_training(self.config)
         self.evaluation, self.seed = config.evaluation, config.seed_of_training
         self.series = f"{given.method} {self.config.width}"
         self.stage = f"quantize/{given.method}/{self.config.width}"
@@ -243,6 +248,7 @@ class _Quantization:
             "calibrated": top1_of(self.calibrated),
             "trained": top1_of(self.trained),
             "kept": self.kept,
+            **self._protocol(),
             **self._closeness(),
             "layers": self.layers,
             "quantized": top1_of(final),
@@ -254,6 +260,11 @@ class _Quantization:
             "test_seconds": 0.0 if self.check is None else round(self.check.seconds, 3),
             "seconds": round(time.perf_counter() - self.began, 3),
         }
+
+    def _protocol(self) -> dict[str, str]:
+        """How the network was trained on a generator's images, under "protocol"; empty for other methods."""
+        has_generator = self.given.method in METHODS and METHODS[self.given.method].has_generator
+        return {"protocol": AUTHORS if self.authors else SHARED} if has_generator else {}
 
     def _predicted(self) -> dict[str, Any]:
         """The drop in points that is predicted for the network that was kept, if it was compared on held-out images."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.config import GenerationConfig, MachineConfig
+from core.config import GenerationConfig, MachineConfig, TrainingConfig
 from core.generation.losses import Term
 from core.models.full_precision import FullPrecisionModel
 
@@ -33,6 +33,9 @@ class ImageSource(ABC):
     """
 
     labels: Tensor
+    # of the method's own loss in place of L_total; None: it has L_total. Their functions draw nothing: what is random is drawn in `images`.
+    # Their weights are live knobs, or numbers. L_BNS is recorded for every method
+    terms: Sequence[Term] | None = None
     per_image = False  # whether `terms` read the statistics of each image
 
     def __init__(self, model: FullPrecisionModel, config: GenerationConfig, machine: MachineConfig) -> None:
@@ -43,14 +46,6 @@ class ImageSource(ABC):
     @abstractmethod
     def start_batch(self, index: int) -> None:
         """Begins batch number `index`: sets `labels` and prepares the batch."""
-
-    def terms(self) -> Sequence[Term]:
-        """The terms of the method's own loss in place of L_total (core/generation/losses.py); empty, as by default: it has L_total.
-
-        Their functions may be methods of the source, which draw nothing: what is random is drawn in `images`. Their weights are live
-        knobs, or numbers. `recorded_only("bns")` is among them, because L_BNS is recorded for every method.
-        """
-        return ()
 
     @abstractmethod
     def parameters(self) -> Sequence[Tensor]:
@@ -67,6 +62,14 @@ class ImageSource(ABC):
     @abstractmethod
     def current(self) -> Tensor:
         """The current images, without augmentation and without gradient."""
+
+    def targets(self) -> Tensor:
+        """What the cross entropy compares the scores with: the labels, or probabilities of the classes `(N, classes)`."""
+        return self.labels
+
+    def preview(self, count: int) -> tuple[Tensor, Tensor] | None:
+        """At most `count` images and labels for people to look at, if not the first of `current`; changes no state."""
+        return None
 
     def full_size(self) -> Tensor:
         """`current` at the network's image size."""
@@ -93,6 +96,17 @@ class JointSource(ImageSource):
 
     A training calls `batch`, takes one step of the student, then calls `update`, in that order and once each per step.
     """
+
+    def join(self, training: TrainingConfig) -> None:  # noqa: B027, because a source may not need it
+        """Called before a joint training, with its settings."""
+
+    def authors_training(self, training: TrainingConfig) -> TrainingConfig:
+        """The settings of a training with the weights of the loss that the method's authors have; default: as given."""
+        return training
+
+    def rate(self, step: int) -> float:
+        """Factor of the student's learning rate at this step under the authors' protocol; not called under the shared one."""
+        return 1.0
 
     @abstractmethod
     def calibration_images(self, count: int) -> tuple[Tensor, Tensor]:

@@ -12,30 +12,14 @@ pixels stay between black and white, and the input of each BatchNorm layer is me
 output for the k-th layer's input, which is wrong where a convolution has no BatchNorm layer.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from core.generation.bn_statistics import image_statistics
-from core.generation.losses import ForwardOutputs, Term, recorded_only
+from core.generation.losses import ForwardOutputs, Term
 from core.generation.sources.pixels import AdamImages
 
 _EPS = 1e-6  # added to every variance before its root
-
-
-class ZeroQImages(AdamImages):
-    """Adam on the distance of each image's statistics from the running ones."""
-
-    step_knob = "zeroq_lr"
-    smallest = 1e-4
-    per_image = True
-
-    def terms(self) -> Sequence[Term]:
-        return (
-            recorded_only("bns"),
-            Term("zeroq", "L_ZeroQ", "statistics of each image", 1.0, image_loss),
-        )
 
 
 def image_loss(outputs: ForwardOutputs) -> Tensor:
@@ -59,3 +43,12 @@ def image_gaps(outputs: ForwardOutputs) -> tuple[Tensor, Tensor]:
 
 def _root(variance: Tensor) -> Tensor:
     return (variance + _EPS).sqrt()
+
+
+class ZeroQImages(AdamImages):
+    """Adam on the distance of each image's statistics from the running ones."""
+
+    step_knob = "zeroq_lr"
+    smallest = 1e-4
+    per_image = True
+    terms = (Term("zeroq", "L_ZeroQ", "statistics of each image", 1.0, image_loss),)
