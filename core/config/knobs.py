@@ -114,7 +114,8 @@ def remove_knob(config_class: type, name: str) -> None:
 
 
 def _fields_of(config_class: type) -> dict[str, Field]:
-    return dict(config_class.__dataclass_fields__)  # type: ignore[attr-defined]
+    """The fields that the class itself has: inherited ones stay in its base."""
+    return {name: each for name, each in config_class.__dataclass_fields__.items() if name in config_class.__annotations__}  # type: ignore[attr-defined]
 
 
 def _rebuild(config_class: type, own: Mapping[str, Field]) -> None:

@@ -109,7 +109,7 @@ class ForwardPass:
         """The implementation that computes the statistics: "C", or "torch" and why; on a GPU, whether the step is a CUDA graph."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
-        if self._own or not self._recording.possible:
+        if self._terms is not None or not self._recording.possible:
             return kernels.description() if self._device.type == "cpu" else "torch"
         return f"torch, not recorded: {self._recording.failure}" if self._recording.failure else "torch, recorded as a CUDA graph"
 
@@ -119,7 +119,7 @@ class ForwardPass:
         A failure is stored in `compile_failure`, and the pass stays eager; running out of memory is raised.
         """
         began = time.perf_counter()
-        if self._own:
+        if self._terms is not None:
             self.compile_failure = "the method has a loss of its own"
             return
         if not isinstance(self._network, FusedNetwork):

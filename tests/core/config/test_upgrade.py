@@ -104,8 +104,11 @@ def test_stored_configs(path):
     left_out = {"evaluations", "quantization_seed", "weight_bits"}
     for name in expected.keys() - left_out:
         assert config.value(name) == expected[name], name
-    of_later_methods = {name for name, knob in every_knob().items() if set(knob.metadata["of"]) - {"mi-fgsm", "adam", L_TOTAL}}
-    assert {name for name in every_knob() if name not in expected} == {"strict", "budget", "patience"} | of_later_methods
+    of_later_methods = {
+        name for name, knob in every_knob().items() if not {"", "mi-fgsm", "adam", L_TOTAL} & set(knob.metadata["of"] or ("",))
+    }
+    later = {"strict", "budget", "patience", "training_weight_decay"} | of_later_methods
+    assert {name for name in every_knob() if name not in expected} == later
     assert list(config.methods) == stored["optimizers"]
     assert list(config.bits) == stored["bits"]
     assert config.seed_of_training == quantization["quantization_seed"]
