@@ -30,6 +30,26 @@ def _step_size(title: str, method: str, default: float) -> float:
     return own
 
 
+def _weight(default: float, term: str, method: str, symbol: str, low: str, high: str) -> float:
+    """The knob that weighs a term of a method's own loss. term: what the weight is of. symbol: of the term, with the name of the method."""
+    own: float = knob(
+        default,
+        f"Weight of {term}.",
+        minimum=0.0,
+        maximum=100.0,
+        label=f"weight of {symbol}",
+        paper=f"{default:g}",
+        step=default / 10,
+        live=True,
+        slider=(default / 100, 100 * default if default < 0.1 else 10 * default),
+        log=True,
+        of=(method,),
+        low=low,
+        high=high,
+    )
+    return own
+
+
 @dataclass(frozen=True)
 class GenerationConfig(GeneratorKnobs):
     """Knobs of the data generation. A knob that only some methods have names them in `of`."""
@@ -163,6 +183,36 @@ class GenerationConfig(GeneratorKnobs):
         high="images overshoot and L_BNS oscillates.",
     )
     zeroq_lr: float = _step_size("ZeroQ", "zeroq", 0.5)
+    dsg_lr: float = _step_size("DSG", "dsg", 0.9)
+    dsg_slack: float = knob(
+        0.9,
+        "Quantile of the gaps between the statistics of Gaussian images and the running ones, up to which DSG ignores gaps.",
+        minimum=0.0,
+        maximum=1.0,
+        label="Slack of DSG (quantile)",
+        paper="0.9",
+        step=0.05,
+        of=("dsg",),
+        low="0 has hardly any slack: all images have the same statistics, as in ZeroQ.",
+        high="1 ignores all gaps that Gaussian images have: images hardly move.",
+    )
+    dsg_sci: float = _weight(
+        1.0, "the similarity of the images in DSG", "dsg", "L_SCI of DSG", "0 lets images resemble each other.", "statistics match less."
+    )
+    dsg_beta: float = _weight(
+        2.0,
+        "the cross entropy in DSG",
+        "dsg",
+        "L_CE of DSG",
+        "0 ignores labels.",
+        "clear but uniform classes, and statistics that match less.",
+    )
+    dsg_tv: float = _weight(
+        0.01, "the total variation of the batch in DSG", "dsg", "R_TV of DSG", "0 leaves high frequencies.", "blurs the images."
+    )
+    dsg_l2: float = _weight(
+        0.01, "the l2 norm of the pixels in DSG", "dsg", "R_l2 of DSG", "0 leaves contrast to the other losses.", "grays the images."
+    )
     alpha_tv: float = knob(
         3e-4,
         "Weight of total variation: smooths the images.",

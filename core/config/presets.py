@@ -5,6 +5,7 @@ knobs have them; it is meant for a GPU.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,12 @@ from core.config.run import RunConfig, settings
 from core.config.training import TrainingConfig
 from core.errors import UnknownNameError
 
+_ONE_BATCH = GenerationConfig(images=64, batch_size=64, iterations=500, snapshots=1, noise="gray", schedule=PLATEAU)
 _CALIBRATED = TrainingConfig(range="minmax", steps=0, keep="trained")  # of methods that were published without a training
+_OF_AUTHORS = {
+    "zeroq": RunConfig(methods=("zeroq",), generation=replace(_ONE_BATCH, patience=100), training=_CALIBRATED),
+    "dsg": RunConfig(methods=("dsg",), generation=replace(_ONE_BATCH, patience=260), training=_CALIBRATED),
+}
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(
     {
@@ -49,13 +55,7 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
             ),
             evaluation=EvaluationConfig(accuracy_checks=20),
         ),
-        "zeroq": RunConfig(
-            methods=("zeroq",),
-            generation=GenerationConfig(
-                images=64, batch_size=64, iterations=500, snapshots=1, noise="gray", schedule=PLATEAU, patience=100
-            ),
-            training=_CALIBRATED,
-        ),
+        **_OF_AUTHORS,
     }
 )
 

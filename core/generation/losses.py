@@ -52,8 +52,9 @@ class Term:
     log: bool = True
 
 
-class _TotalVariation(torch.autograd.Function):
-    """The function below with its gradient written out: a third of the operations of autograd.
+class _NeighborNorms(torch.autograd.Function):
+    """Of each image `(N, C, H, W)`, the l2 norms of the differences to its neighbors in four directions: `(4, N)`. The gradient is written
+    out: a third of the operations of autograd.
 
     With d_k the differences to neighbor k, d ||d_k|| / dx is d_k / ||d_k|| at the neighbor and its negative at the pixel itself.
     """
@@ -64,13 +65,13 @@ class _TotalVariation(torch.autograd.Function):
         norms = torch.stack([torch.linalg.vector_norm(difference, dim=(1, 2, 3)) for difference in differences])
         ctx.save_for_backward(norms, *differences)
         ctx.like = images.shape
-        return norms.mean(dim=1).sum()
+        return norms
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
         norms, *differences = ctx.saved_tensors
         # the gradient at an image without differences is zero
-        factors = torch.where(norms > 0, grad / (norms * norms.shape[1]), 0.0)
+        factors = torch.where(norms > 0, grad / norms, 0.0)
         result = torch.zeros(ctx.like, dtype=norms.dtype, device=norms.device).contiguous(memory_format=torch.channels_last)
         for (here, there), difference, factor in zip(_NEIGHBORS, differences, factors):
             part = difference * factor.view(-1, 1, 1, 1)
@@ -93,7 +94,12 @@ def total_variation(images: Tensor) -> Tensor:
     """R_TV: l2 norm of the differences to the right, lower, lower right and lower left neighbors, summed; mean over `(N, C, H, W)`."""
     if torch.compiler.is_compiling():  # a compiler writes out a better gradient itself, given the formula
         return torch.stack([image_norms(images[there] - images[here]).mean() for here, there in _NEIGHBORS]).sum()
-    return _TotalVariation.apply(images)
+    return _NeighborNorms.apply(images).mean(dim=1).sum()
+
+
+def batch_variation(images: Tensor) -> Tensor:
+    """`total_variation` with norms over the whole batch `(N, C, H, W)`, which are about sqrt(N) times as large."""
+    return torch.linalg.vector_norm(_NeighborNorms.apply(images), dim=1).sum()
 
 
 def l2_norm(images: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ L_TOTAL = "L_total"  # in `of` of a knob: all methods with this loss
 _GDFQ = "Xu et al., Generative Low-bitwidth Data Free Quantization, ECCV 2020"
 _DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
 _ZEROQ = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
+_DSG = "Zhang et al., Diversifying Sample Generation for Accurate Data-Free Quantization, CVPR 2021"
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -52,6 +53,7 @@ METHODS: dict[str, Method] = {
         Method("mi-fgsm", "MI-FGSM", "core.generation.sources.pixels:SignedMomentumImages", paper=_DFFG, year=2023),
         Method("adam", "Adam", "core.generation.sources.pixels:AdamImages", paper=f"{_DFFG} (baseline)", year=2023),
         Method("zeroq", "ZeroQ", "core.generation.sources.zeroq:ZeroQImages", paper=_ZEROQ, year=2020, own_loss=True),
+        Method("dsg", "DSG", "core.generation.sources.dsg:DSGImages", paper=_DSG, year=2021, own_loss=True),
         Method("gdfq", "GDFQ", "core.generation.sources.gdfq:GDFQ", "generator", _GDFQ, 2020, own_loss=True),
     )
 }

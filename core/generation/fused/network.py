@@ -115,8 +115,8 @@ class FusedConvolution(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         assert not isinstance(convolution.padding, str)
-        own = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
-        self.geometry = _Geometry(*own, activation, per_image)
+        strides = convolution.stride, convolution.padding, convolution.dilation
+        self.geometry = _Geometry(*strides, convolution.groups, activation, per_image)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The output, `observed_statistics` of the input of the BatchNorm layer, and the output for a second consumer."""

@@ -12,6 +12,8 @@ pixels stay between black and white, and the input of each BatchNorm layer is me
 output for the k-th layer's input, which is wrong where a convolution has no BatchNorm layer.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,14 +36,15 @@ def image_gaps(outputs: ForwardOutputs) -> tuple[Tensor, Tensor]:
     means, deviations = [], []
     for (running_mean, running_variance), passes in zip(outputs.statistics.running, outputs.statistics.images):
         means += [running_mean - mean for mean, _ in passes]
-        deviations += [_root(running_variance) - _root(variance) for _, variance in passes]
+        deviations += [root(running_variance) - root(variance) for _, variance in passes]
     mean, variance = image_statistics(outputs.images)
     means.append(-mean)
-    deviations.append(1.0 - _root(variance))
+    deviations.append(1.0 - root(variance))
     return torch.cat(means, dim=1), torch.cat(deviations, dim=1)
 
 
-def _root(variance: Tensor) -> Tensor:
+def root(variance: Tensor) -> Tensor:
+    """The standard deviation."""
     return (variance + _EPS).sqrt()
 
 
@@ -51,4 +54,4 @@ class ZeroQImages(AdamImages):
     step_knob = "zeroq_lr"
     smallest = 1e-4
     per_image = True
-    terms = (Term("zeroq", "L_ZeroQ", "statistics of each image", 1.0, image_loss),)
+    terms: Sequence[Term] = (Term("zeroq", "L_ZeroQ", "statistics of each image", 1.0, image_loss),)

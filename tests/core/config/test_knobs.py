@@ -214,6 +214,7 @@ def test_live_knobs_of_each_method():
     assert set(live_knobs(GenerationConfig, "mi-fgsm")) == {"epsilon", "mu", "alpha_tv", "alpha_l2", "beta"}
     assert set(live_knobs(GenerationConfig, "adam")) == {"lr", "alpha_tv", "alpha_l2", "beta"}
     assert set(live_knobs(GenerationConfig, "zeroq")) == {"zeroq_lr"}
+    assert set(live_knobs(GenerationConfig, "dsg")) == {"dsg_lr", "dsg_sci", "dsg_beta", "dsg_tv", "dsg_l2"}
     assert set(live_knobs(GenerationConfig)) == {name for method in METHODS for name in live_knobs(GenerationConfig, method)}
     assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from core.config.choices import DIVERGENCE
 from core.generation.bn_statistics import collect_statistics
-from core.generation.losses import TERMS, ForwardOutputs, image_norms, l2_norm, total_loss, total_variation
+from core.generation.losses import TERMS, ForwardOutputs, batch_variation, image_norms, l2_norm, total_loss, total_variation
 
 
 def noise(*shape, seed=0):
@@ -19,6 +19,12 @@ def test_total_variation_by_hand():
     assert total_variation(torch.full((2, 3, 4, 4), 0.7)).item() == 0.0
 
 
+def test_variation_of_the_batch_by_hand():
+    # differences of both images: horizontal 1 and 3, vertical 2 and 4, diagonal 5 and 1
+    images = torch.tensor([[[[0.0, 1.0], [2.0, 5.0]]]]).repeat(2, 1, 1, 1)
+    assert batch_variation(images).item() == pytest.approx((2 * 10) ** 0.5 + (2 * 20) ** 0.5 + (2 * 25) ** 0.5 + 2**0.5)
+
+
 def test_l2_norm_by_hand():
     images = torch.tensor([[[[3.0, 4.0]]], [[[0.0, 0.0]]]])
     assert l2_norm(images).item() == pytest.approx(2.5)
@@ -30,7 +36,7 @@ def test_terms_do_not_depend_on_the_batch_size():
         assert part(images).item() == pytest.approx(part(torch.cat([images, images])).item())
 
 
-@pytest.mark.parametrize("part", [total_variation, l2_norm])
+@pytest.mark.parametrize("part", [total_variation, batch_variation, l2_norm])
 def test_gradients_match_numeric_ones(part):
     images = noise(2, 2, 3, 3).double().requires_grad_(True)
     assert torch.autograd.gradcheck(part, (images,))

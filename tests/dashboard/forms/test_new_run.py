@@ -41,6 +41,12 @@ CONFIGS = {
             bns_form="norms",
             patience=7,
             zeroq_lr=0.123456789,
+            dsg_lr=0.23456789,
+            dsg_slack=0.8123456789,
+            dsg_sci=1.123456789,
+            dsg_beta=2.123456789,
+            dsg_tv=0.0123456789,
+            dsg_l2=0.0234567891,
         ),
         training=TrainingConfig(
             weight_bits=2,
