@@ -252,7 +252,7 @@ class GenerationConfig(GeneratorKnobs):
         symbol="β",
         step=0.05,
         live=True,
-        of=(L_TOTAL, "gdfq"),
+        of=(L_TOTAL, "gdfq", "qimera", "dsg-g"),
         slider=(0.03, 100.0),
         log=True,
         low="0 ignores labels: the teacher recognizes the assigned class in few images.",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from core.config.knobs import Checked, knob
 
 CONDITIONINGS = ("auto", "embedding", "batch-norm")
-_GENERATORS = ("gdfq",)
-_LABELED = ("gdfq",)  # the methods that match BatchNorm statistics
+_GENERATORS = ("gdfq", "qimera", "zaq", "dsg-g")
+_LABELED = ("gdfq", "qimera", "dsg-g")  # the methods that match BatchNorm statistics
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class GeneratorKnobs(Checked):
     )
     latent: int = knob(
         0,
-        "Length of the noise vector that an image is generated from. 0: as published, 100.",
+        "Length of the noise vector that an image is generated from. 0: as published, which is 100, 256 for ZAQ, and the width of the "
+        "classifier's input for Qimera.",
         minimum=0,
         maximum=4096,
         label="Latent size",
@@ -73,5 +74,74 @@ class GeneratorKnobs(Checked):
         "each BatchNorm layer), or auto: embedding for images up to 64 pixels, batch-norm for larger ones.",
         choices=CONDITIONINGS,
         paper="embedding for CIFAR, batch-norm for ImageNet",
-        of=_LABELED,
+        low="one choice is not better than the other.",
+        high="one choice is not better than the other.",
+        of=("gdfq", "dsg-g"),
+    )
+    superposed_share: float = knob(
+        0.4,
+        "Share of the batches whose images are between classes.",
+        minimum=0.0,
+        maximum=1.0,
+        label="superposed batches p",
+        symbol="p",
+        paper="0.4",
+        step=0.05,
+        live=True,
+        slider=(0.0, 1.0),
+        of=("qimera",),
+        low="0 makes images of one class each.",
+        high="few images that the teacher is sure of.",
+    )
+    superposed_classes: int = knob(
+        2,
+        "How many classes an image of such a batch is between, drawn with repetition.",
+        minimum=2,
+        maximum=1000,
+        label="Superposed classes K",
+        symbol="K",
+        paper="CIFAR-10 2, CIFAR-100 10, ImageNet 100 to 500",
+        of=("qimera",),
+        low="2 explores the borders of pairs of classes.",
+        high="images of no class in particular.",
+    )
+    alpha_relations: float = knob(
+        1.0,
+        "Weight of the difference between the relations within the feature maps of student and teacher (SCRM), for both networks.",
+        minimum=0.0,
+        maximum=100.0,
+        label="α_R relations",
+        symbol="α_R",
+        paper="1",
+        step=0.1,
+        of=("zaq",),
+        low="0 compares scores alone.",
+        high="outweighs the scores.",
+    )
+    alpha_activation: float = knob(
+        0.1,
+        "Weight of the mean absolute feature that enters the teacher's classifier, which the generator raises.",
+        minimum=0.0,
+        maximum=100.0,
+        label="α_A activation",
+        symbol="α_A",
+        paper="0.1",
+        step=0.01,
+        live=True,
+        slider=(1e-3, 10.0),
+        log=True,
+        of=("zaq",),
+        low="0 leaves the generator without a loss while it learns alone.",
+        high="outweighs the disagreement of student and teacher.",
+    )
+    student_steps: int = knob(
+        5,
+        "Steps of the student for each step of the generator.",
+        minimum=1,
+        maximum=1000,
+        label="Student steps per generator step",
+        paper="5",
+        of=("zaq",),
+        low="the student does not learn before the images change.",
+        high="the images hardly change in a short training.",
     )

@@ -18,9 +18,34 @@ from core.errors import UnknownNameError
 
 _ONE_BATCH = GenerationConfig(images=64, batch_size=64, iterations=500, snapshots=1, noise="gray", schedule=PLATEAU)
 _CALIBRATED = TrainingConfig(range="minmax", steps=0, keep="trained")  # of methods that were published without a training
+# what the presets of generators have in common; the loss of the student is that of the protocol
+_JOINT: Mapping[str, Any] = {
+    "protocol": "authors",
+    "range": "minmax",
+    "training_optimizer": "sgd",
+    "ema_decay": 0.0,
+    "keep": "trained",
+}
 _OF_AUTHORS = {
     "zeroq": RunConfig(methods=("zeroq",), generation=replace(_ONE_BATCH, patience=100), training=_CALIBRATED),
     "dsg": RunConfig(methods=("dsg",), generation=replace(_ONE_BATCH, patience=260), training=_CALIBRATED),
+    # of GDFQ and Qimera for CIFAR: 4 epochs of 200 iterations for the generator alone, 396 for both networks
+    "gdfq": RunConfig(
+        methods=("gdfq", "qimera", "dsg-g"),
+        generation=GenerationConfig(images=5120, iterations=200, snapshots=10, schedule="constant", generator_batch_size=200),
+        training=TrainingConfig(**_JOINT, steps=396 * 200, training_batch_size=200, training_lr=1e-4, training_weight_decay=1e-4),
+        evaluation=EvaluationConfig(accuracy_checks=20),
+    ),
+    # of ZAQ: 300 epochs of 60 iterations, each with 5 steps of the student, at 6-bit weights and 8-bit activations
+    "zaq": RunConfig(
+        methods=("zaq",),
+        generation=GenerationConfig(images=1280, iterations=60, snapshots=10, schedule="constant", generator_batch_size=256),
+        training=TrainingConfig(
+            **_JOINT, activation_bits=8, steps=300 * 60 * 5, training_batch_size=256, training_lr=0.1, training_weight_decay=5e-4
+        ),
+        evaluation=EvaluationConfig(accuracy_checks=20),
+        bits=(6,),
+    ),
 }
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(

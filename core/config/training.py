@@ -167,7 +167,7 @@ class TrainingConfig(Checked):
         paper="authors",
         low="the methods differ in their images alone.",
         high="authors: the methods differ in their training, too.",
-        of=("gdfq",),
+        of=("gdfq", "qimera", "zaq", "dsg-g"),
     )
     training_weight_decay: float = knob(
         0.0,

@@ -14,7 +14,9 @@ from core.generation.fused.network import FusedNetwork, with_statistics
 from core.generation.losses import TERMS, ForwardOutputs, Term, total_loss, used_terms
 from core.gpu import CudaGraph
 from core.memory import is_out_of_memory
+from core.models.classifier import classifier_of
 from core.models.full_precision import scores_of
+from core.models.hooks import hooked
 
 # L_total, its terms by name, L_BNS of each layer (L,), logits (N, classes), batch means and variances of all layers (2, C)
 LossOutputs = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
@@ -44,8 +46,8 @@ class _PrecomputedGradient(torch.autograd.Function):
 class ForwardPass:
     """Images `(N, C, H, W)`, labels `(N,)` and the weights of the terms -> `LossOutputs`, differentiable in the images.
 
-    terms: of a method with a loss of its own in place of L_total; they may compute anything, so this pass is neither compiled nor captured.
-    None: TERMS. per_image: whether they read the statistics of each image.
+    terms: of a method with a loss of its own in place of L_total, which is not compiled; None: TERMS. per_image: whether they read the
+    statistics of each image.
 
     Raises ModelError when the network has no BatchNorm layer or, when called, returns anything but one tensor of logits.
     """
@@ -53,6 +55,9 @@ class ForwardPass:
     def __init__(self, network: nn.Module, terms: Sequence[Term] | None = None, per_image: bool = False) -> None:
         self._terms = terms
         self._network = with_statistics(network, per_image)
+        self._recordable = not per_image and all(term.recordable for term in terms or ())
+        module = self._network.module if isinstance(self._network, FusedNetwork) else network
+        self._classifier = {"": classifier_of(module)} if any(term.features for term in terms or ()) else {}
         self._weights: list[str] = []  # of the last call, in the order of their tensor
         self._compiled: Any = None
         self._shape: torch.Size | None = None
@@ -70,7 +75,7 @@ class ForwardPass:
         # a shift changes the memory format, which convolutions would convert again, and a compiled function accepts only one
         images = images.contiguous(memory_format=torch.channels_last)
         # hooks and untraceable code may read tensor values, which a CUDA graph cannot
-        if self._terms is not None or not (self._recording.possible and isinstance(self._network, FusedNetwork)):
+        if not (self._recordable and self._recording.possible and isinstance(self._network, FusedNetwork)):
             return self._plain(images, labels, weights)
         # as a tensor, because a changed number would need another capture
         self._weights = [name for name in (*term_weights(self._terms), DIVERGENCE) if name in weights]
@@ -96,11 +101,14 @@ class ForwardPass:
         return [gradient, *(result.detach() for result in (total, layers, logits, statistics, *terms.values()))]
 
     def _compute(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
-        output, statistics = self._network(images)
+        entered: list[Tensor] = []
+        with hooked(self._classifier, before_forward=lambda _key, inputs: entered.append(inputs[0])):
+            output, statistics = self._network(images)
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
         divergences = statistics.divergences() if DIVERGENCE in weights else None
-        outputs = ForwardOutputs(images, labels, logits, layers, divergences, None if self._terms is None else statistics)
+        features = entered[0] if entered else None
+        outputs = ForwardOutputs(images, labels, logits, layers, divergences, None if self._terms is None else statistics, features)
         total, terms = total_loss(outputs, weights, self._terms)
         return total, terms, layers, logits, statistics.end_to_end()
 
@@ -109,7 +117,7 @@ class ForwardPass:
         """The implementation that computes the statistics: "C", or "torch" and why; on a GPU, whether the step is a CUDA graph."""
         if not isinstance(self._network, FusedNetwork):
             return "torch: the network cannot be traced"
-        if self._terms is not None or not self._recording.possible:
+        if not (self._recordable and self._recording.possible):
             return kernels.description() if self._device.type == "cpu" else "torch"
         return f"torch, not recorded: {self._recording.failure}" if self._recording.failure else "torch, recorded as a CUDA graph"
 

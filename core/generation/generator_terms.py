@@ -1,5 +1,7 @@
 """Terms of the losses of generators."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,5 +31,56 @@ def _squared_gaps(outputs: ForwardOutputs) -> Tensor:
     return squared_gaps(outputs.statistics)
 
 
+def _activation(outputs: ForwardOutputs) -> Tensor:
+    """-mean |f| of ZAQ, with f what enters the classifier."""
+    assert outputs.features is not None
+    return -outputs.features.abs().mean()
+
+
+def gap_quantiles(statistics: BatchStatistics, quantile: float) -> list[tuple[float, float]]:
+    """For each BatchNorm layer, the quantile over its channels of |batch mean - running mean|, and of the same for the variance.
+
+    Of several passes the mean of the statistics counts; a layer that did not run has 0.
+    """
+    found = []
+    for own, passes in zip(statistics.running, statistics.batch):
+        pairs = zip(own, zip(*passes)) if passes else ()
+        gaps = [(torch.stack(values).mean(dim=0) - running).abs() for running, values in pairs]
+        found.append((float(gaps[0].quantile(quantile)), float(gaps[1].quantile(quantile))) if gaps else (0.0, 0.0))
+    return found
+
+
+def slack_gaps(statistics: BatchStatistics, slack: Sequence[tuple[float, float]]) -> Tensor:
+    """BNS of DSG: mean over layers of the sum over channels of r^2, for means and variances, with r = max(|gap| - slack, 0).
+
+    slack: of each layer, for its means and for its variances. In layer number l, r of channel number l is multiplied by sqrt(2).
+    """
+    layers = []
+    for index, (own, passes, limits) in enumerate(zip(statistics.running, statistics.batch, slack)):
+        for one in passes:
+            squares = sum(((batch - running).abs() - limit).clamp_min(0.0).square() for batch, running, limit in zip(one, own, limits))
+            assert isinstance(squares, Tensor)
+            layers.append(squares.sum() + (squares[index] if index < len(squares) else 0.0))
+    return torch.stack(layers).mean()
+
+
+def correlation_inhibition(images: Tensor, noise: Tensor) -> Tensor:
+    """L_SCI of DSG: 1e-4 MSE(e, e') + |sum_k w_k <v_k, v'_k>| for images and Gaussian images of the same shape `(N, C, H, W)`.
+
+    e, v: eigenvalues, in ascending order, and eigenvectors of the cosine similarities `(N, N)` of the images; e', v': those of the Gaussian
+    ones; w: e' scaled to 0 to 1. In float64, because eigenvectors of close eigenvalues have large gradients.
+    """
+    (values, vectors), (theirs, their_vectors) = (_eigen(one) for one in (images, noise))
+    weights = (theirs - theirs.min()) / (theirs.max() - theirs.min())
+    similarity = (weights * (vectors * their_vectors).sum(dim=0)).sum().abs()
+    return (1e-4 * F.mse_loss(values, theirs) + similarity).to(images.dtype)
+
+
+def _eigen(images: Tensor) -> tuple[Tensor, Tensor]:
+    rows = F.normalize(images.flatten(1).double(), dim=1)
+    return torch.linalg.eigh(rows @ rows.T)
+
+
 SQUARED_GAPS = Term("gaps", "BNS", "squared gaps", "alpha_bns", _squared_gaps)
 CROSS_ENTROPY = Term("ce", "L_CE", "cross entropy", "beta", lambda outputs: F.cross_entropy(outputs.logits, outputs.labels))
+ACTIVATION = Term("activation", "L_a", "activation", "alpha_activation", _activation, log=False, features=True)

@@ -33,6 +33,7 @@ class ForwardOutputs:
     layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer
     divergences: Tensor | None = None  # (L,), KL divergence of the statistics of each BatchNorm layer
     statistics: BatchStatistics | None = None  # for terms of a method's own; of each image, if its source asks for them
+    features: Tensor | None = None  # (N, F), or (N, F, H, W), what enters the classifier, if a term needs it
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Term:
 
     name: in records. symbol: the paper's. title: on the pages. weight: the knob of GenerationConfig that weighs it; or DIVERGENCE, which
     weighs the term where it replaces L_BNS; None: weight 1, and 0 where L_BNS is replaced; or a number, which no knob changes.
-    function: from the outputs of a forward pass to a scalar. log: whether its curve has a logarithmic axis.
+    function: from the outputs of a forward pass to a scalar. log: whether its curve has a logarithmic axis. features: whether it
+    needs those. recordable: whether a CUDA graph can hold it, which neither draws random numbers nor reads tensor values.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Term:
     weight: str | float | None
     function: Callable[[ForwardOutputs], Tensor]
     log: bool = True
+    features: bool = False
+    recordable: bool = True
 
 
 class _NeighborNorms(torch.autograd.Function):

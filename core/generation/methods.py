@@ -43,6 +43,8 @@ class Method:
 
 L_TOTAL = "L_total"  # in `of` of a knob: all methods with this loss
 _GDFQ = "Xu et al., Generative Low-bitwidth Data Free Quantization, ECCV 2020"
+_QIMERA = "Choi et al., Qimera: Data-free Quantization with Synthetic Boundary Supporting Samples, NeurIPS 2021"
+_ZAQ = "Liu et al., Zero-shot Adversarial Quantization, CVPR 2021"
 _DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
 _ZEROQ = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
 _DSG = "Zhang et al., Diversifying Sample Generation for Accurate Data-Free Quantization, CVPR 2021"
@@ -55,9 +57,17 @@ METHODS: dict[str, Method] = {
         Method("zeroq", "ZeroQ", "core.generation.sources.zeroq:ZeroQImages", paper=_ZEROQ, year=2020, own_loss=True),
         Method("dsg", "DSG", "core.generation.sources.dsg:DSGImages", paper=_DSG, year=2021, own_loss=True),
         Method("gdfq", "GDFQ", "core.generation.sources.gdfq:GDFQ", "generator", _GDFQ, 2020, own_loss=True),
+        Method("qimera", "Qimera", "core.generation.sources.qimera:Qimera", "generator", _QIMERA, 2021, own_loss=True),
+        Method("zaq", "ZAQ", "core.generation.sources.zaq:ZAQ", "joint", _ZAQ, 2021, own_loss=True),
+        Method("dsg-g", "DSG (generator)", "core.generation.sources.dsg_generator:DSGGenerator", "generator", _DSG, 2021, own_loss=True),
     )
 }
 DEFAULT_METHODS = ("mi-fgsm", "adam")
+
+
+def counts_epochs(names: Iterable[str]) -> bool:
+    """Whether all of these methods train a generator, so that a run of them has epochs instead of batches."""
+    return all(name in METHODS and METHODS[name].has_generator for name in names)
 
 
 def method_order(name: str) -> int:

@@ -26,7 +26,9 @@ class TrainingLoss(NamedTuple):
 
 
 def training_loss(student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, config: TrainingConfig) -> TrainingLoss:
-    """L_Q for normalized images `(N, C, H, W)` and labels `(N,)`; differentiable in the student's parameters, not in the teacher's."""
+    """L_Q for normalized images `(N, C, H, W)` and labels `(N,)`, or shares of the classes `(N, classes)`; differentiable in the student's
+    parameters, not in the teacher's.
+    """
     with torch.no_grad():
         target, target_features = _outputs(teacher, images, config)
     with torch.enable_grad():

@@ -21,7 +21,7 @@ from core.quantization.average import ParameterAverage
 from core.quantization.calibration import calibrate
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.layers import ActivationQuantizer
-from core.quantization.losses import training_loss
+from core.quantization.losses import TrainingLoss, training_loss
 from core.quantization.sources import ImageSetSource, TrainingSource
 from core.reporting import NullReporter, Reporter
 from core.schedules import cosine_after_warm_up
@@ -96,7 +96,8 @@ class QuantizationTraining:
         self.reporter.record("training", self.series, self.step_count, {**figures, "seconds": self.seconds})
 
     def _learning_rate_factor(self) -> float:
-        if self.config.protocol == AUTHORS and isinstance(self.source, JointSource):
+        if self._has_authors:
+            assert isinstance(self.source, JointSource)
             return self.source.rate(self.step_count)
         return learning_rate_factor(self.step_count, self.config.steps)
 
@@ -118,10 +119,24 @@ class QuantizationTraining:
 
     def _gradients(self, images: Tensor, labels: Tensor) -> Sequence[Any]:
         """The terms of the loss, then the gradient of each parameter. On a GPU this is captured as a CUDA graph."""
-        loss = training_loss(self.student, self.teacher, images, labels, self.config)
+        loss = self._loss(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         return [*(term.detach() for term in loss), *(parameter.grad for parameter in self.student.parameters())]
+
+    def _loss(self, images: Tensor, labels: Tensor) -> TrainingLoss:
+        loss = training_loss(self.student, self.teacher, images, labels, self.config)
+        if not self._has_authors:
+            return loss
+        assert isinstance(self.source, JointSource)
+        with torch.enable_grad():
+            own = self.source.authors_loss(images, self.teacher, self.student)
+        return loss if own is None else loss._replace(total=own)
+
+    @property
+    def _has_authors(self) -> bool:
+        """Whether the student follows the protocol of the source's authors."""
+        return self.config.protocol == AUTHORS and isinstance(self.source, JointSource)
 
     def _diverged(self, problem: str, images: Tensor) -> CoreError:
         """The error for a problem in the current step, with the first module that it shows in."""

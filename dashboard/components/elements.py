@@ -84,10 +84,11 @@ def chosen_step(address: Mapping[str, str], kept: Sequence[int], latest: int) ->
     return nearest(wanted, kept, latest), problem
 
 
-def player(run_id: str, values: Mapping[str, Any], following: str, iterations: int, batches: int, key: str) -> None:
+def player(run_id: str, values: Mapping[str, Any], following: str, groups: tuple[int, int, str], key: str) -> None:
     """The slider over the recorded iterations of a run, with play button and arrow keys. The shown step is in the address.
 
-    values: of `player_data`. following: how often newer images arrive, "" if none will. iterations: per batch.
+    values: of `player_data`. following: how often newer images arrive, "" if none will. groups: iterations per batch, number of batches,
+    and what they are called.
     """
 
     def move() -> None:
@@ -100,8 +101,9 @@ def player(run_id: str, values: Mapping[str, Any], following: str, iterations: i
             "run": run_id,
             "jump": st.session_state.get(_jump_key(run_id), 0),
             "following": following,
-            "iterations": iterations,
-            "batches": batches,
+            "iterations": groups[0],
+            "batches": groups[1],
+            "group": groups[2],
             **_updated(key),
         },
         on_at_change=move,

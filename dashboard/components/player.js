@@ -34,7 +34,7 @@ function create(root) {
     const batch = Math.floor((step - 1) / data.iterations) + 1;
     const within = ((step - 1) % data.iterations) + 1;
     const iteration = `iteration ${within} of ${data.iterations}`;
-    return data.batches > 1 ? `${iteration}, batch ${batch} of ${data.batches}` : iteration;
+    return data.batches > 1 ? `${iteration}, ${data.group} ${batch} of ${data.batches}` : iteration;
   }
 
   function draw() {

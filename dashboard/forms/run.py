@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,9 +36,15 @@ _DATA, _ORIGIN = "the evaluation images", "the network of the images"  # fields,
 _BY_BITS = {"steps": "steps_by_bits", "training_lr": "lr_by_bits"}
 
 
-def _in_form(config_class: type, *without: str) -> list[str]:
-    """The knobs of a section that a form shows under "All settings"."""
-    return [name for name, knob in knobs(config_class).items() if knob.metadata["in_form"] and name not in without]
+def _in_form(config_class: type, *without: str, methods: Collection[str] = ()) -> list[str]:
+    """The knobs of a section that a form shows under "All settings": without those that only methods other than these have."""
+    return [
+        name
+        for name, knob in knobs(config_class).items()
+        if knob.metadata["in_form"]
+        and name not in without
+        and (not knob.metadata["of"] or any(has_knob(knob, method) for method in methods))
+    ]
 
 
 def preset_choice(key: str) -> str:
@@ -58,6 +64,8 @@ def _preset_name(name: str) -> str:
         "quick": "quick: minutes on a CPU",
         "imagenet": "imagenet: 224-pixel networks, an hour on a CPU",
         "paper": "paper: the paper's settings, for a GPU",
+        "gdfq": "gdfq: the settings of GDFQ's authors, for a GPU",
+        "zaq": "zaq: the settings of ZAQ's authors, for a GPU",
     }
     of_authors = f"{name}: the settings of its authors' code, for a GPU"
     return of_authors if name in METHODS else names.get(name, name)
@@ -79,11 +87,10 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     values: dict[str, Any] = dict(live)
     for tab in generation_tabs:
         with tab:
-            own = [name for name in _in_form(GenerationConfig) if any(has_knob(find_knob(name)[1], method) for method in methods)]
-            values |= knob_grid(start, own, f"{key}/generation")
+            values |= knob_grid(start, _in_form(GenerationConfig, methods=methods), f"{key}/generation")
     with training_tab:
         by_bits, run_by_bits = _by_bits_widgets(start, key)
-        values |= by_bits | knob_grid(start, _in_form(TrainingConfig), f"{key}/training")
+        values |= by_bits | knob_grid(start, _in_form(TrainingConfig, methods=() if given else methods), f"{key}/training")
     with machine_tab:
         network = network_widgets(start.model, f"{key}/machine", refusals)
         names = [*_in_form(MachineConfig), *_in_form(EvaluationConfig)]
@@ -98,8 +105,8 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
 
 
 def chosen_methods(start: RunConfig, key: str) -> list[str]:
-    """The methods chosen in the form, which draws their box later."""
-    return st.session_state.get(f"{key}/methods", list(start.methods))
+    """The methods that are chosen in `run_form` with this key, for what is drawn above it."""
+    return list(st.session_state.get(f"{key}/methods", start.methods))
 
 
 def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from core.generation.methods import counts_epochs
 from core.reporting import Frame
 from core.runs.records import Record
 from core.runs.run import Run
@@ -36,10 +37,15 @@ def nearest(step: int | None, kept: Sequence[int], latest: int) -> int | None:
 
 
 def iteration_label(step: int, run: Run) -> str:
-    """The iteration within its batch of a step, which is counted over all batches: "iteration 3 of 50, batch 2 of 4"."""
+    """The iteration within its batch, or its epoch, of a step, which is counted over all of them: "iteration 3 of 50, batch 2 of 4"."""
     per_batch, batches = run.config.generation.iterations, len(run.config.generation.batches)
     iteration = f"iteration {(step - 1) % per_batch + 1} of {per_batch}"
-    return f"{iteration}, batch {(step - 1) // per_batch + 1} of {batches}" if batches > 1 else iteration
+    return f"{iteration}, {group_word(run)} {(step - 1) // per_batch + 1} of {batches}" if batches > 1 else iteration
+
+
+def group_word(run: Run) -> str:
+    """What a group of iterations is: a batch of images, or an epoch of a run whose methods all train generators."""
+    return "epoch" if counts_epochs(run.config.methods) else "batch"
 
 
 def history(step: int, kept: Sequence[int], per_batch: int, most: int = STRIP) -> list[int]:

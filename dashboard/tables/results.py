@@ -68,6 +68,12 @@ def measured_on(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
+def protocols(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each method with a generator among rows of `accuracies`, how its networks were trained."""
+    words = {"shared": "shared protocol", "authors": "authors' protocol"}
+    return list(dict.fromkeys(f"{method_name(row['method'])}: {words[row['protocol']]}" for row in rows if row.get("protocol")))
+
+
 def agreement_of(row: Mapping[str, Any]) -> tuple[str, float | None, float | None]:
     """The agreement of a row of `accuracies` on real images, else on held-out ones: words of MEASURED_ON, and with its standard error."""
     for words, (_, start) in MEASURED_ON.items():

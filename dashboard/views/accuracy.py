@@ -53,6 +53,8 @@ def accuracy(run: Run) -> None:
     if measured_on:
         where = "; ".join(f"{words}: on {text.plain(images)}" for words, images in measured_on.items())
         st.caption(f"{_AGREEMENT} {where[0].upper()}{where[1:]}.")
+    if protocols := results.protocols(results.accuracies(own.results)):
+        st.caption(f"{'; '.join(protocols)}.")
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")
     figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")

@@ -67,7 +67,8 @@ def draw(run: Run, values: Values) -> None:
         st.warning(text.plain(problem))
     generation = run.config.generation
     following = "" if values[ENDED] else pace.in_words()
-    elements.player(run.id, values[_player_key(run)], following, generation.iterations, len(generation.batches), _player_key(run))
+    groups = (generation.iterations, len(generation.batches), iterations.group_word(run))
+    elements.player(run.id, values[_player_key(run)], following, groups, _player_key(run))
     images.draw_sheets(run, values)
     shown = iteration_at(run, history, at)
     images.draw_large(run, shown)

@@ -104,6 +104,10 @@ class JointSource(ImageSource):
         """The settings of a training with the weights of the loss that the method's authors have; default: as given."""
         return training
 
+    def authors_loss(self, images: Tensor, teacher: nn.Module, student: nn.Module) -> Tensor | None:
+        """The loss of the student under the authors' protocol, a scalar; None: L_Q with the settings of `authors_training`."""
+        return None
+
     def rate(self, step: int) -> float:
         """Factor of the student's learning rate at this step under the authors' protocol; not called under the shared one."""
         return 1.0

@@ -32,7 +32,7 @@ class GeneratedImages(JointSource):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.latent = self.config.latent or self.latent
+        self.latent = self.config.latent or self.published_latent()
         self._values: dict[str, float] = {}
         self._training: TrainingConfig | None = None
         self._random = torch.Generator().manual_seed(self.machine.seed)
@@ -43,6 +43,10 @@ class GeneratedImages(JointSource):
         self.start_batch(0)
         self._preview, _ = self._draw(self._batch_size)
         self._forward: ForwardPass | None = None
+
+    def published_latent(self) -> int:
+        """Length of z in the method's paper."""
+        return self.latent
 
     @abstractmethod
     def make_generator(self) -> nn.Module:
@@ -70,8 +74,11 @@ class GeneratedImages(JointSource):
         return z.to(self.model.device), labels.to(self.model.device)
 
     def _generated(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Images in the scale of the network."""
-        return to_own_scale(self.generator(z, labels), self.model)
+        return self._scaled(self.generator(z, labels))
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """Generated images in the scale of the network."""
+        return to_own_scale(images, self.model)
 
     def parameters(self) -> Sequence[Tensor]:
         return list(self.generator.parameters())

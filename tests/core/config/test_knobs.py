@@ -211,11 +211,15 @@ def test_check_value_checks_as_the_field_does():
 
 
 def test_live_knobs_of_each_method():
-    assert set(live_knobs(GenerationConfig, "mi-fgsm")) == {"epsilon", "mu", "alpha_tv", "alpha_l2", "beta"}
-    assert set(live_knobs(GenerationConfig, "adam")) == {"lr", "alpha_tv", "alpha_l2", "beta"}
-    assert set(live_knobs(GenerationConfig, "zeroq")) == {"zeroq_lr"}
-    assert set(live_knobs(GenerationConfig, "dsg")) == {"dsg_lr", "dsg_sci", "dsg_beta", "dsg_tv", "dsg_l2"}
-    assert set(live_knobs(GenerationConfig)) == {name for method in METHODS for name in live_knobs(GenerationConfig, method)}
+    live = {name: set(live_knobs(GenerationConfig, name)) for name in METHODS}
+    assert live["mi-fgsm"] == {"epsilon", "mu", "alpha_tv", "alpha_l2", "beta"}
+    assert live["adam"] == {"lr", "alpha_tv", "alpha_l2", "beta"}
+    assert live["zeroq"] == {"zeroq_lr"}
+    assert live["dsg"] == {"dsg_lr", "dsg_sci", "dsg_beta", "dsg_tv", "dsg_l2"}
+    assert live["gdfq"] == live["dsg-g"] == {"generator_lr", "alpha_bns", "beta"}
+    assert live["qimera"] == {"generator_lr", "alpha_bns", "superposed_share", "beta"}
+    assert live["zaq"] == {"generator_lr", "alpha_activation"}
+    assert set(live_knobs(GenerationConfig)) == set().union(*live.values())
     assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]
 
 

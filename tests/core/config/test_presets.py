@@ -11,16 +11,19 @@ from core.generation.methods import METHODS
 
 
 def test_presets():
-    of_authors = [name for name, method in METHODS.items() if method.own_loss]
-    assert list(PRESETS) == ["quick", "imagenet", "paper", *of_authors]
+    assert list(PRESETS) == ["quick", "imagenet", "paper", "zeroq", "dsg", "gdfq", "zaq"]
     for name, config in PRESETS.items():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-        assert config.bits == (3, 4, 5)
-        assert config.methods == ((name,) if name in METHODS else ("mi-fgsm", "adam"))
+        assert config.bits == ((6,) if name == "zaq" else (3, 4, 5))
+        if name in METHODS:  # the schedule of its authors
+            assert name in config.methods
+            assert (config.training.protocol == "authors") == METHODS[name].has_generator
+        else:
+            assert config.methods == ("mi-fgsm", "adam")
     assert preset("paper").training.range == "minmax"
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}
-    with pytest.raises(UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper"):
+    with pytest.raises(UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, gdfq, zaq"):
         preset("slow")
     with pytest.raises(TypeError):
         module.PRESETS["quick"] = None
@@ -30,6 +33,17 @@ def test_presets():
 @pytest.mark.parametrize("bits", [0, 3, 4, 5])
 def test_preset_is_nearest_to_itself(name, bits):
     assert nearest_preset(PRESETS[name], bits) == (name, {})
+
+
+def test_schedules_of_the_authors_of_generators():
+    """Epochs of 200 iterations, 4 for the generator alone and 400 in all; ZAQ: 300 epochs of 60 iterations with 5 steps of the student."""
+    generation, training = PRESETS["gdfq"].generation, PRESETS["gdfq"].training
+    assert (generation.iterations, len(generation.batches), training.steps) == (200, 4, 79_200)
+    assert (generation.generator_lr, generation.alpha_bns, generation.beta) == (1e-3, 0.1, 1.0)
+    assert (training.training_lr, training.training_weight_decay, training.training_optimizer) == (1e-4, 1e-4, "sgd")
+    generation, training = PRESETS["zaq"].generation, PRESETS["zaq"].training
+    assert (training.steps / generation.student_steps, training.training_batch_size) == (300 * 60, 256)
+    assert PRESETS["zaq"].training_for(6).width == "W6A8"
 
 
 def test_nearest_preset_with_what_differs():

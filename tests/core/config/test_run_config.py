@@ -209,9 +209,10 @@ def test_settings_are_the_knobs_that_affect_the_result():
         "model": "x",
     }
     assert settings(RunConfig(methods=tuple(METHODS)).with_knobs(changed)) == found
-    found = settings(RunConfig())
     for name, value in {"seed": 1, "beta": 2.0, "ema_decay": 0.5, "layer_bits": {"a": 3}, "activation_bits": 8}.items():
-        assert {key for key, other in settings(RunConfig().with_knobs({name: value})).items() if other != found[key]} == {name}
+        assert {
+            key for key, other in settings(RunConfig(methods=tuple(METHODS)).with_knobs({name: value})).items() if other != found[key]
+        } == {name}
 
 
 def test_settings_leave_out_knobs_of_other_methods():
@@ -221,6 +222,10 @@ def test_settings_leave_out_knobs_of_other_methods():
     assert settings(RunConfig(), "adam").keys() == whole - own["mi-fgsm"]
     assert settings(RunConfig(methods=("adam",))).keys() == whole - own["mi-fgsm"]
     assert settings(RunConfig(methods=("given",), images_from="/x")).keys() == whole - own["mi-fgsm"] - own["adam"]
+    assert settings(RunConfig(methods=("zaq",))).keys() & {"protocol", "student_steps", "alpha_bns", "epsilon"} == {
+        "protocol",
+        "student_steps",
+    }
 
 
 def test_settings_at_one_bit_width():

@@ -58,6 +58,7 @@ def test_sliders_appear_only_for_methods_that_have_the_knob():
     assert slider_names(shown("adam", "mi-fgsm")) == {"epsilon", "mu", "lr", *weights}
     assert slider_names(shown("zeroq")) == {"zeroq_lr"}
     assert slider_names(shown("zeroq", "adam")) == {"zeroq_lr", "lr", *weights}
+    assert slider_names(shown("gdfq")) == {"beta", "generator_lr", "alpha_bns"}
     assert slider_names(shown()) == every
 
 
