@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.config import BIT_WIDTHS, PRESETS, RunConfig, preset_for
+from core.config.times import budget_of
 from core.errors import CoreError, ModelError
 from core.models.apart import is_program
 from core.models.identification import NO_ARCHITECTURE, Candidate, Identified
@@ -21,9 +22,11 @@ from dashboard.server import uploads
 
 _METHODS = ("mi-fgsm",)  # one is enough to get a network; several are compared in the form of all settings
 _BITS = (4,)
-# minutes -> in words
-_TIMES = {5.0: "Minutes (5)", 30.0: "Half an hour", 480.0: "Overnight (8 hours)"}
-_ABOUT_TIME = "The speed on this machine decides how many images, iterations and training steps fit. More time makes a better network."
+_TIMES = ("5 minutes", "30 minutes", "8 hours")
+_ABOUT_TIME = (
+    "The speed of this machine decides how many images, iterations and training steps fit. More time makes a better network. You can also "
+    "type a time, such as 90s or 1h30m."
+)
 _ABOUT_BITS = "Bit widths of weights and activations. Fewer bits are smaller and lose more; several are compared."
 _NETWORK = "the network"  # field, in sentences
 _IDENTIFIED = "identified network"  # in the session: the id of the last file, and what it is
@@ -67,13 +70,14 @@ def _own_network() -> None:
         network, size = _described(file, found, f"{key}/{file.file_id}", refusals)
     left, right = st.columns(2)
     with left:
-        minutes = st.selectbox("How long may it take", list(_TIMES), format_func=_TIMES.__getitem__, key=f"{key}/minutes", help=_ABOUT_TIME)
+        time = st.selectbox("How long may it take", _TIMES, accept_new_options=True, key=f"{key}/time", help=_ABOUT_TIME) or ""
+        refusals.field("the time", time, lambda: budget_of(time))
     with right:
         bits = st.multiselect("Bits", list(BIT_WIDTHS), default=list(_BITS), key=f"{key}/bits", help=_ABOUT_BITS)
     if not bits:
         refusals.missing("the bits", "Choose at least one bit width.")
     if refusals.button("Start", "start own"):
-        config = own_config(size, bits, minutes)
+        config = own_config(size, bits, budget_of(time))
         session.start(replace(config, model=sources.kept_network(network, refusals)))
         sources.forget_uploads()
         st.rerun()

@@ -112,12 +112,24 @@ def test_changed_values_and_bit_widths_are_used(started, found):
     field(app, "image size").set_value("48 32")
     field(app, "mean").set_value("0.5 0.5 0.5")
     app.multiselect(key="own network/bits").set_value([3, 5])
-    app.selectbox(key="own network/minutes").set_value(30.0)
+    app.selectbox(key="own network/time").set_value("30 minutes")
     press(app)
     assert started[0].machine.budget == 30
     assert started[0].bits == (3, 5)
     assert started[0].generation == PRESETS["quick"].generation  # small images
     assert (calls["stored"][0][1].image_size, calls["stored"][0][1].mean) == ([48, 32], [0.5, 0.5, 0.5])
+
+
+def test_a_time_can_be_typed(started, found, monkeypatch):
+    monkeypatch.setattr(two_ways, "_TIMES", ("5 minutes", "soon", "1h30m"))  # AppTest cannot set what is not among the options
+    found(FOUND)
+    app = dropped()
+    app.selectbox(key="own network/time").set_value("soon").run()
+    assert [error.value for error in app.error] == [plain("time must be written like 90s, 10m or 1h30m, got 'soon'")]
+    assert app.button(key="start own").disabled
+    app.selectbox(key="own network/time").set_value("1h30m").run()
+    press(app)
+    assert started[0].machine.budget == 90
 
 
 def test_another_candidate_can_be_chosen(started, found):
