@@ -62,10 +62,10 @@ def draw(run: Run, values: Values) -> None:
         if run.traceback:
             with st.expander("Traceback"):
                 st.code(run.traceback, language="text")
-    for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values():
-        st.warning(text.plain(sentence), icon=":material/warning:")
     if run.state.is_finished():
         headline.draw(run)
+    for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values():
+        st.warning(text.plain(sentence), icon=":material/warning:")
     if _progress_key(run) in values:
         elements.text_block(_progress_key(run), values[_progress_key(run)])
     if run.state.can_resume():
