@@ -48,7 +48,7 @@ class Refusals:
         pressed = st.button(label, type="primary", icon=":material/play_arrow:", key=key, disabled=bool(self._found))
         if self._found:
             # a field may be in a tab that is not in sight
-            st.caption(f"Disabled because of {' and '.join(self._found)}: see there.")
+            st.caption(f"{label} is disabled: see {' and '.join(self._found)} above.")
         return pressed and not self._found
 
     @contextmanager

@@ -122,7 +122,7 @@ def test_a_refused_text_disables_start_until_it_is_corrected(form, field, value,
     (error,) = app.error
     assert value in error.value
     assert app.button(key="start").disabled
-    assert app.caption[-1].value == f"Disabled because of {name}: see there."
+    assert app.caption[-1].value == f"Start is disabled: see {name} above."
     app.text_input(key=f"form/machine/{field}").set_value(before).run()
     assert not app.error
     assert start(app) == RunConfig()

@@ -93,7 +93,7 @@ def test_studio_imports_a_third_party_weights_file(runs_folder, tmp_path):
         plain("mean must be one number for each channel, such as 0.485 0.456 0.406, got '0.5 half'"),
     ]
     assert app.button(key="start").disabled
-    assert "Disabled because of the image size and the mean: see there." in texts(app)
+    assert "Start is disabled: see the image size and the mean above." in texts(app)
     app.text_input(key="quick/machine/mean").set_value("0.5, 0.5, 0.5")
     app.text_input(key="quick/machine/image size").set_value("32 32")
     app.text_area(key="quick/machine/class names").set_value("\n".join("abcdefghij")).run()
