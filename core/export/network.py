@@ -1,20 +1,20 @@
 """Export of a run's quantized network to a file that runs elsewhere, and that is verified before it is moved to its final path."""
 
 import copy
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from core import layout
-from core.config import NETWORK_FORMATS, RunConfig, TrainingConfig
+from core.config import RunConfig, TrainingConfig
 from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.evaluation.references import noise_images
+from core.export.formats import SUFFIXES, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.verify import verify
-from core.files import atomic_write, check_parents, named_as, parents_of, temporary_folder
+from core.files import atomic_write, parents_of, temporary_folder
 from core.generation.methods import in_order
 from core.layout import NETWORK_FILE
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
@@ -26,8 +26,6 @@ from core.quantization.placement import QuantizedNetwork
 from core.quantization.saved_network import load_quantized
 from core.reporting import Control, NoControl, NullReporter, Reporter
 from core.threads import cpu_threads
-
-SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2"}
 
 
 def export_network(
@@ -91,17 +89,6 @@ def _put(written: Path, out: Path) -> None:
         raise DataError(
             f"out must be in a folder with enough space, and {str(out)!r} could not be written ({error.strerror or first_line(error)})"
         ) from error
-
-
-def new_file(kind: str, out: Path) -> Path:
-    """`out` with the ending of the format. Raises ConfigError or DataError unless it can be written there as a new file."""
-    if kind not in NETWORK_FORMATS:
-        raise UnknownNameError("format", kind, NETWORK_FORMATS)
-    out = named_as(out, SUFFIXES[kind])
-    if os.path.lexists(out):
-        raise DataError(f"out must be a new file, and {str(out)!r} exists already")
-    check_parents(out)
-    return out
 
 
 def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 0) -> tuple[Path, str, TrainingConfig]:

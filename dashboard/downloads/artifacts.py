@@ -19,6 +19,7 @@ from typing import Any
 from core import layout
 from core.config import IMAGE_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
+from core.export.formats import SUFFIXES
 from core.files import atomic_write, temporary_folder, write_json
 from core.generation.methods import method_order
 from core.runs.run import Run
@@ -34,7 +35,7 @@ FORMATS = {
     "npz": "NumPy archive, a calibration set",
     "card": "Markdown with pictures (zip)",
 }
-_SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2", "npz": ".npz"}  # of formats that are one file
+_SUFFIXES = {**SUFFIXES, "npz": ".npz"}  # of formats that are one file
 
 
 @dataclass(frozen=True)

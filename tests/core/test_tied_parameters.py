@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_model
 
 from core.config import GenerationConfig, TrainingConfig
 from core.data.image_sets import ImageSet
-from core.export.network import SUFFIXES, save_network
+from core.export.formats import SUFFIXES
+from core.export.network import save_network
 from core.export.packed import load_packed
 from core.export.verify import open_onnx, open_program
 from core.generation.loop import synthesize

@@ -1,0 +1,35 @@
+"""The file formats of quantized networks: endings, and what is refused before one is written. Imports no torch."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from core.config import NETWORK_FORMATS
+from core.errors import ConfigError, DataError, UnknownNameError
+from core.files import check_parents, named_as
+
+SUFFIXES: Mapping[str, str] = MappingProxyType({"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2"})
+
+
+def kind_of(out: Path) -> str:
+    """The format that the ending of `out` names; "onnx" for a name without an ending. Raises ConfigError for another ending."""
+    for kind, suffix in SUFFIXES.items():
+        if out.suffix.lower() == suffix:
+            return kind
+    try:
+        named_as(out, SUFFIXES["onnx"])
+    except ConfigError:
+        raise ConfigError(f"out must end in {', '.join(list(SUFFIXES.values())[:-1])} or {SUFFIXES['pt2']}, got {str(out)!r}") from None
+    return "onnx"
+
+
+def new_file(kind: str, out: Path) -> Path:
+    """`out` with the ending of the format. Raises ConfigError or DataError unless it can be written there as a new file."""
+    if kind not in NETWORK_FORMATS:
+        raise UnknownNameError("format", kind, NETWORK_FORMATS)
+    out = named_as(out, SUFFIXES[kind])
+    if os.path.lexists(out):
+        raise DataError(f"out must be a new file, and {str(out)!r} exists already")
+    check_parents(out)
+    return out
