@@ -17,6 +17,7 @@ CHECKPOINT = "checkpoint"  # state from which an unfinished run resumes
 NETWORK_FILE = "quantized.safetensors"  # in QUANTIZED/METHOD/W4A4
 EXPORTS = "exports"  # exported files NAME, each with its figures in NAME.json
 RESULT = "result.json"
+RECOMMENDED = "recommended"  # of a run that `shrink` made: RECOMMENDED/FORMAT is what is exported at its end
 UPLOADS = "uploads"  # uploaded networks and images, beside the run folders
 NETWORKS = "networks"  # uploads/networks/HASH.safetensors, with its display name in HASH.json
 IMAGES_FILE = "images.safetensors"

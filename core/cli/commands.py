@@ -30,6 +30,7 @@ from core.config import (
 )
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
 from core.generation.methods import METHODS
+from core.layout import RECOMMENDED
 from core.reporting import TeeReporter
 
 if TYPE_CHECKING:
@@ -82,23 +83,29 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
         check_free(options.out)
     if "weights" in options:
         config = with_weights(config, options)
-    return begin(options, config, output_subset)
-
-
-def begin(options: Namespace, config: RunConfig, output_subset: str) -> dict[str, Any]:
-    """`_start` for a config that is complete."""
-    from core.pipeline import prepare
-    from core.runs.manager import default_name
     from core.runs.store import RunStore
-    from core.threads import cpu_threads
 
     with Progress() as progress:
         # bad input leaves no run behind
-        with cpu_threads(config.machine.threads):
-            prepared = prepare(config, progress)
+        prepared = prepared_for(config, progress)
         store = RunStore(options.runs)
-        out = "" if options.out is None else os.path.realpath(options.out)
-        return _perform(store, store.create(config, default_name(config), out=out, output_subset=output_subset), progress, prepared)
+        return compute(store, new_run(store, config, options.out, output_subset), progress, prepared)
+
+
+def prepared_for(config: RunConfig, progress: Progress) -> Prepared:
+    """What a run needs. Raises CoreError for bad input."""
+    from core.pipeline import prepare
+    from core.threads import cpu_threads
+
+    with cpu_threads(config.machine.threads):
+        return prepare(config, progress)
+
+
+def new_run(store: RunStore, config: RunConfig, out: Path | None, output_subset: str) -> str:
+    """The id of a new run with the default name. out, output_subset: see Run."""
+    from core.runs.manager import default_name
+
+    return store.create(config, default_name(config), out="" if out is None else os.path.realpath(out), output_subset=output_subset)
 
 
 def with_weights(config: RunConfig, options: Namespace) -> RunConfig:
@@ -140,16 +147,25 @@ def _lines(file: Path) -> list[str]:
     return names
 
 
-def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
+def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
     """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
     from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
     from core.runs.execution import perform, runs_at_once
-    from core.runs.output_folder import export_results
+    from core.runs.output_folder import export_recommended, export_results
+
+    file: dict[str, Any] = {}
+
+    def finish() -> None:
+        if kind == RECOMMENDED:
+            file.update(export_recommended(store, run, progress, progress))
+        else:
+            export_results(store, run)
 
     try:
         with store.database.patient():
             run = store.run(run_id)
+            kind, _, rest = run.output_subset.partition("/")
             progress.control = LocalControl(past=store.changes(run_id))
             before = len(store.ahead(run_id))
             if before:
@@ -161,14 +177,13 @@ def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepare
                 TeeReporter(progress, StoreReporter(store, run_id)),
                 progress,
                 at_once=runs_at_once(),
-                finish=lambda: export_results(store, run),
+                finish=finish,
                 prepared=prepared,
             )
     except KeyboardInterrupt:
         raise Interrupted(run_id) from None
     finally:
         store.close()
-    kind, _, rest = run.output_subset.partition("/")
     method, _, _ = rest.partition("/")
     if kind == "images":
         result = result["methods"][method]["generation"]
@@ -176,7 +191,7 @@ def _perform(store: RunStore, run_id: str, progress: Progress, prepared: Prepare
         result = next(iter(result["methods"][method]["accuracy"].values()))
     elif "methods" in result:
         result["optimizers"] = result["methods"]  # their name in version 1
-    return {**result, "run": run_id}
+    return {**result, **file, "run": run_id}
 
 
 def runs(options: Namespace) -> dict[str, Any]:
@@ -208,7 +223,7 @@ def resumed(options: Namespace, run_id: str, places: Mapping[str, Any] = Mapping
         store.close()
         raise
     with Progress() as progress:
-        return _perform(store, run_id, progress)
+        return compute(store, run_id, progress)
 
 
 def delete(options: Namespace) -> dict[str, Any]:

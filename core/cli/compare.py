@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cli.commands import Interrupted, begin, resumed, run_config, with_weights
+from core.cli.commands import begin, resumed, run_config, with_weights
 from core.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,13 +57,10 @@ def compare(options: Namespace) -> dict[str, Any]:
 
 def _compute(options: Namespace, config: RunConfig, earlier: str | None) -> None:
     """A run of its own, or the rest of one that was interrupted."""
-    try:
-        if earlier is None:
-            begin(options, config, "")
-        else:
-            resumed(options, earlier)
-    except Interrupted:
-        raise Interrupted("") from None
+    if earlier is None:
+        begin(options, config, "")
+    else:
+        resumed(options, earlier)
 
 
 def _write(table: Sequence[Row], folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -38,7 +38,8 @@ from core.config import (
     help_text,
     knobs,
 )
-from core.errors import CoreError, StoreError, causes, one_line, quoted
+from core.config.times import budget_of, minutes_of
+from core.errors import ConfigError, CoreError, StoreError, causes, one_line, quoted
 from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
@@ -68,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = options.function(options)
     except commands.Interrupted as interrupted:
-        how = "the same command goes on" if options.command == "compare" else f"resume with {parser.prog} resume {interrupted}"
-        print(f"{parser.prog} {options.command}: interrupted; {how}", file=sys.stderr)
+        again = "repeat the command to continue, or" if options.command in ("shrink", "compare") else "resume with"
+        where = "" if options.runs is None else f" --runs {shlex.quote(str(options.runs))}"
+        print(f"{parser.prog} {options.command}: interrupted; {again} {parser.prog} resume {interrupted}{where}", file=sys.stderr)
         return 130
     except Exception as error:
         of_disk = is_full(error) or isinstance(error, StoreError)
@@ -140,7 +142,11 @@ def _add_shrink(subparsers: Any) -> None:
     machine = knobs(MachineConfig)
     _add_knobs(command, [machine[name] for name in ("seed", "device", "threads")])
     command.add_argument(
-        "--budget", type=_minutes, default=10.0, metavar="TIME", help="How long it may take, such as 10m or 2h. Default: 10m."
+        "--budget",
+        type=_time(budget_of),
+        default=10.0,
+        metavar="TIME",
+        help="How long it may take, such as 30s, 10m or 2h. Default: 10m.",
     )
     command.add_argument(
         "--data", help="Evaluation images: a folder with one folder per class, or images without labels. Default: none needed."
@@ -329,7 +335,7 @@ def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short:
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif name == "budget":
-            options |= {"type": _minutes, "metavar": "TIME"}
+            options |= {"type": _time(minutes_of), "metavar": "TIME"}
         elif name == "layer_bits":
             options |= {"nargs": "+", "type": _layer_width, "metavar": "NAME=BITS"}
         else:
@@ -368,15 +374,16 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {quoted(text)}") from None
 
 
-def _minutes(text: str) -> float:
-    """Minutes of a time such as 10m, 90s, 1h or 1h30m; a number alone is minutes."""
-    number = r"(\d+(?:\.\d+)?)"
-    written = text.strip().lower()
-    found = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", written + "m" * (written[-1:].isdecimal()))
-    if found is None or not any(found.groups()):
-        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 10m or 1h30m, got {quoted(text)}")
-    hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return 60 * hours + minutes + seconds / 60
+def _time(read: Callable[[str], float]) -> Callable[[str], float]:
+    """The type of a flag whose text `read` turns into minutes."""
+
+    def parse(text: str) -> float:
+        try:
+            return read(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _path(text: str) -> Path:

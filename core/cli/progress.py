@@ -40,6 +40,10 @@ class Progress(NullReporter):
         """Says that other runs are computed first."""
         print(f"waiting for {before} run{'s' if before > 1 else ''} before this one", file=sys.stderr)
 
+    def resumed(self, run_id: str) -> None:
+        """Says that an earlier run is continued."""
+        print(f"resuming run {run_id}, which was interrupted", file=sys.stderr)
+
     def _drawn(self) -> Any:
         if self._bar is None:
             from tqdm import tqdm

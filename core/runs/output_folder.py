@@ -1,13 +1,16 @@
-"""Copies the files of a run to the folder given by --out."""
+"""Copies the files of a run to the folder given by --out, or exports its recommended network to that file."""
 
 import filecmp
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from core import layout
 from core.errors import DataError, first_line
+from core.export.headline import made_networks, recommended, summary
 from core.files import check_free, parents_of, remove, sync_tree, temporary_copy_path
+from core.reporting import Control, Reporter
 from core.runs.run import Run
 from core.runs.store import RunStore
 
@@ -45,6 +48,21 @@ def export_results(store: RunStore, run: Run) -> None:
         except BaseException:
             remove(temporary)
             raise
+
+
+def export_recommended(store: RunStore, run: Run, reporter: Reporter, control: Control) -> dict[str, Any]:
+    """Writes the recommended network of a run to the file `run.out`, in the format that `run.output_subset` names.
+
+    Returns the headline, the recommended bit width, and the path and figures of the file. Raises as `export_network` does.
+    """
+    from core.export.network import export_network
+
+    networks = made_networks(store.results_of([run.id], ["accuracy"])[run.id])
+    chosen = recommended(networks)
+    kind = run.output_subset.partition("/")[2]
+    config, folder = store.config(run.id), store.run_folder(run.id)
+    file = export_network(folder, config, kind, Path(run.out), chosen.method, chosen.bits, reporter, control)
+    return {"headline": summary(networks, run.network), "recommended": chosen.bits, "file": file, "out": run.out}
 
 
 def _reason(error: OSError) -> str:

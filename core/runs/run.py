@@ -49,8 +49,8 @@ class Run:
     stage_done: int  # steps of the stage that were taken before the run was resumed, that is, before `stage_started`
     attempt: int  # 1, plus one for each time the run was resumed
     user: str  # who started it, if the dashboard has logins
-    out: str  # --out of the command line: the folder that its files are exported to at the end
-    output_subset: str  # the subfolder of the run that is exported; empty: all results
+    out: str  # --out of the command line: the folder, or the file of the recommended network, that is exported at the end
+    output_subset: str  # the subfolder of the run that is exported, or RECOMMENDED/FORMAT; empty: all results
     note: str  # free text
     tags: tuple[str, ...]  # sorted, without duplicates
     pinned: bool  # whether it is the baseline that others are compared with; at most one run is

@@ -87,7 +87,7 @@ def test_an_interrupted_comparison_goes_on(tiny_preset, computed, monkeypatch, r
 
     monkeypatch.setattr(quantization, "save_quantized", interrupt)
     assert call(*COMPARE, "--seeds", 0, "--json") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
     assert call(*COMPARE, "--seeds", 0, "--json") == 0
     store = RunStore(runs)
     assert sorted((run.config.methods, run.attempt) for run in store.runs()) == [(("adam",), 1), (("mi-fgsm",), 2)]
