@@ -14,10 +14,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import Field
-from pathlib import Path
 from typing import Any, NoReturn
 
-from core.cli import commands
+from core.cli import commands, values
 from core.cli.compare import compare
 from core.cli.output import as_table, in_words
 from core.cli.shrink import shrink
@@ -39,7 +38,7 @@ from core.config import (
     knobs,
 )
 from core.config.times import budget_of, minutes_of
-from core.errors import ConfigError, CoreError, StoreError, causes, one_line, quoted
+from core.errors import CoreError, StoreError, causes, one_line
 from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
@@ -133,17 +132,22 @@ def _add_shrink(subparsers: Any) -> None:
     """shrink: from a weights file to the file of a small network."""
     command = _command(subparsers, "shrink", "Make a small network of a weights file, and nothing else.", shrink)
     command.add_argument(
-        "weights", type=_path, metavar="FILE", help="Your network: weights, whose architecture is found out, or a .pt2 program."
+        "weights", type=values.path, metavar="FILE", help="Your network: weights, whose architecture is found out, or a .pt2 program."
     )
     command.add_argument(
-        "--bits", nargs="+", type=_whole, default=[4], metavar="N", help="Bit widths, 2 to 8; of several, the recommended one is exported."
+        "--bits",
+        nargs="+",
+        type=values.whole,
+        default=[4],
+        metavar="N",
+        help="Bit widths, 2 to 8; of several, the recommended one is exported.",
     )
     command.add_argument("--model", metavar="ZOO:NAME", help="Its architecture, where it is not found or another one is meant.")
     machine = knobs(MachineConfig)
     _add_knobs(command, [machine[name] for name in ("seed", "device", "threads")])
     command.add_argument(
         "--budget",
-        type=_time(budget_of),
+        type=values.time_in(budget_of),
         default=10.0,
         metavar="TIME",
         help="How long it may take, such as 30s, 10m or 2h. Default: 10m.",
@@ -203,7 +207,7 @@ def _add_run_config(run: argparse.ArgumentParser, leave_out: Collection[str] = (
         metavar="NAME",
         help=f"Any of {', '.join(METHODS)}. Default: those of the preset.",
     )
-    run.add_argument("--bits", nargs="+", type=_whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
+    run.add_argument("--bits", nargs="+", type=values.whole, metavar="N", help="Bit widths, 2 to 8. Default: those of the preset.")
     fields = [knob_field for name, knob_field in every_knob().items() if name not in ("weight_bits", *leave_out)]
     _add_knobs(run, fields, of_preset=True)
     _add_weights(run)
@@ -212,7 +216,7 @@ def _add_run_config(run: argparse.ArgumentParser, leave_out: Collection[str] = (
 def _add_compare(subparsers: Any) -> None:
     """compare: a run for each method and seed, and a table."""
     command = _command(subparsers, "compare", "Methods side by side: drop, spread and significance at each bit width.", compare)
-    command.add_argument("--seeds", nargs="+", type=_whole, default=(0, 1, 2), metavar="N", help="A run with each. Default: 0 1 2.")
+    command.add_argument("--seeds", nargs="+", type=values.whole, default=(0, 1, 2), metavar="N", help="A run with each. Default: 0 1 2.")
     command.add_argument("--found", action="store_true", help="Only what was measured already: start no run.")
     _add_run_config(command, leave_out=("seed", "budget"))
     _add_out(command, "New folder for table.csv, table.tex and drops.svg.", " Default: none.")
@@ -224,8 +228,8 @@ def _add_table(subparsers: Any) -> None:
     table.add_argument("--preset", help=f"With --run: settings, {', '.join(PRESETS)}. Default: quick.")
     table.add_argument("--model", help="With --run: resnet20_cifar10 uses the embedded weights. Default: the paper's, downloaded.")
     table.add_argument("--data", help="With --run: folder of evaluation images; needed for all but CIFAR-10.")
-    table.add_argument("--seed", type=_whole, help="With --run: seed of generation and training.")
-    table.add_argument("--threads", type=_whole, help="With --run: CPU threads; 0 lets torch choose.")
+    table.add_argument("--seed", type=values.whole, help="With --run: seed of generation and training.")
+    table.add_argument("--threads", type=values.whole, help="With --run: CPU threads; 0 lets torch choose.")
     table.add_argument("--device", help="With --run: auto, cpu, cuda or mps.")
     table.set_defaults(out=None)
 
@@ -238,14 +242,14 @@ def _add_stored_runs(subparsers: Any) -> None:
         ("delete", "Remove a finished run with its images and networks.", commands.delete),
     ):
         command = _command(subparsers, name, help, function)
-        command.add_argument("run", type=_run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
+        command.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
         if name == "resume":
             for option, what in (("model", "network"), ("data", "evaluation images"), ("images", "given images")):
                 command.add_argument(f"--{option}", metavar="PATH", help=f"New place of its {what}, if gone from the old one.")
             command.add_argument("--encoder", metavar="ARCH:FILE", help="New place of its CLIP encoder, if gone from the old one.")
 
     export = _command(subparsers, "export", "Write a result of a run as a file that runs elsewhere, and check it.", commands.export)
-    export.add_argument("run", type=_run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
+    export.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
     formats = f"A quantized network: {', '.join(NETWORK_FORMATS)}. Images: {', '.join(IMAGE_FORMATS)}. card: a model card with pictures."
     export.add_argument("--format", required=True, help=formats)
     export.add_argument(
@@ -256,7 +260,7 @@ def _add_stored_runs(subparsers: Any) -> None:
         metavar="NAME",
         help="Whose images, or the network trained on them. Default: the run's first method.",
     )
-    export.add_argument("--bits", type=_whole, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
+    export.add_argument("--bits", type=values.whole, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
     _add_out(export, "New file, named as the format requires; a new folder for png, safetensors and card.")
 
 
@@ -274,12 +278,12 @@ def _command(subparsers: Any, name: str, help: str, function: Callable[[argparse
     command = subparsers.add_parser(name, help=help, description=help, formatter_class=_LineByLine)
     command.set_defaults(function=function)
     command.add_argument("--json", action="store_true", help="Print one JSON object last on stdout.")
-    command.add_argument("--runs", type=_path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
+    command.add_argument("--runs", type=values.path, metavar="DIR", help="Folder that keeps the runs. Default: RUNS_DIR, or runs.")
     return command
 
 
 def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
-    command.add_argument("--out", required=not without, type=_path, help=help + without)
+    command.add_argument("--out", required=not without, type=values.path, help=help + without)
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
@@ -289,7 +293,7 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
         "--weights",
         "--checkpoint",
         dest="weights",
-        type=_path,
+        type=values.path,
         metavar="FILE",
         help="Your weights: safetensors, or a state dict saved by torch.save, or the .index.json of several such files, of the "
         "architecture --model, which is found out if it is not given; or a .pt2 program.",
@@ -300,22 +304,34 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
 def _add_about_weights(command: argparse.ArgumentParser) -> None:
     """Flags for what a weights file does not tell."""
     add = command.add_argument
-    add("--classes", type=_whole, metavar="N", help="Number of classes. Default: the width of the last layer.")
+    add("--classes", type=values.whole, metavar="N", help="Number of classes. Default: the width of the last layer.")
     add(
         "--class-names",
-        type=_path,
+        type=values.path,
         metavar="FILE",
         help="Names of the classes, one per line in the order of the network's scores. Default: those of its zoo.",
     )
     add(
         "--image-size",
-        type=_whole,
+        type=values.whole,
         nargs="+",
         metavar="N",
         help="Side of the images in pixels, or height and width. Default: that of its zoo.",
     )
-    add("--mean", type=_number, nargs="+", metavar="X", help="Mean of each channel of the images in [0, 1]. Default: that of its zoo.")
-    add("--std", type=_number, nargs="+", metavar="X", help="Standard deviation of each channel in [0, 1]. Default: that of its zoo.")
+    add(
+        "--mean",
+        type=values.number,
+        nargs="+",
+        metavar="X",
+        help="Mean of each channel of the images in [0, 1]. Default: that of its zoo.",
+    )
+    add(
+        "--std",
+        type=values.number,
+        nargs="+",
+        metavar="X",
+        help="Standard deviation of each channel in [0, 1]. Default: that of its zoo.",
+    )
 
 
 def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short: bool = False, of_preset: bool = False) -> None:
@@ -335,11 +351,11 @@ def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short:
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif name == "budget":
-            options |= {"type": _time(minutes_of), "metavar": "TIME"}
+            options |= {"type": values.time_in(minutes_of), "metavar": "TIME"}
         elif name == "layer_bits":
-            options |= {"nargs": "+", "type": _layer_width, "metavar": "NAME=BITS"}
+            options |= {"nargs": "+", "type": values.layer_width, "metavar": "NAME=BITS"}
         else:
-            parse: Callable[[str], Any] = _number if kind is float else _whole if kind is int else str
+            parse: Callable[[str], Any] = values.number if kind is float else values.whole if kind is int else str
             options |= {"type": parse, "metavar": name.upper(), **({"nargs": "+"} if name == "image_size" else {})}
         command.add_argument(*flags, **options)
 
@@ -351,53 +367,3 @@ def help_text_of(knob_field: Field) -> str:
         if knobs(config_class).get(knob_field.name) is knob_field:
             return help_text(config_class, knob_field.name)
     raise AssertionError(f"{knob_field.name} is no knob of a config")
-
-
-def _layer_width(text: str) -> tuple[str, int]:
-    name, equals, bits = text.rpartition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"must be NAME=BITS, such as output=8, got {quoted(text)}")
-    return name, _whole(bits)
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, such as 4, got {quoted(text)}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {quoted(text)}") from None
-
-
-def _time(read: Callable[[str], float]) -> Callable[[str], float]:
-    """The type of a flag whose text `read` turns into minutes."""
-
-    def parse(text: str) -> float:
-        try:
-            return read(text)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
-
-
-def _path(text: str) -> Path:
-    # it is kept with the run, as text
-    if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"must be a path in {sys.getfilesystemencoding().upper()} without NUL, got {quoted(text)}")
-    return Path(text)
-
-
-def _run_id(text: str) -> str:
-    if not _is_text(text):
-        raise argparse.ArgumentTypeError(f"must be the ID of a run, as `runs` lists them, got {quoted(text)}")
-    return text
-
-
-def _is_text(text: str) -> bool:
-    return "\0" not in text and text == text.encode(errors="ignore").decode()

@@ -1,0 +1,58 @@
+"""From the text of an argument to its value; what is wrong with it is said by argparse, next to the name of the flag."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from core.errors import ConfigError, quoted
+
+
+def layer_width(text: str) -> tuple[str, int]:
+    name, equals, bits = text.rpartition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=BITS, such as output=8, got {quoted(text)}")
+    return name, whole(bits)
+
+
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, such as 4, got {quoted(text)}") from None
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, such as 0.1, got {quoted(text)}") from None
+
+
+def time_in(read: Callable[[str], float]) -> Callable[[str], float]:
+    """The type of a flag whose text `read` turns into minutes."""
+
+    def parse(text: str) -> float:
+        try:
+            return read(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def path(text: str) -> Path:
+    # it is kept with the run, as text
+    if not _is_text(text):
+        raise argparse.ArgumentTypeError(f"must be a path in {sys.getfilesystemencoding().upper()} without NUL, got {quoted(text)}")
+    return Path(text)
+
+
+def run_id(text: str) -> str:
+    if not _is_text(text):
+        raise argparse.ArgumentTypeError(f"must be the ID of a run, as `runs` lists them, got {quoted(text)}")
+    return text
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and text == text.encode(errors="ignore").decode()
