@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cli.commands import begin, resumed, run_config, with_weights
+from core.cli.commands import compute, new_run, prepared_for, resumed, run_config, with_weights
+from core.cli.progress import Progress
 from core.errors import DataError
 
 if TYPE_CHECKING:
     from core.comparison.cells import Cell
     from core.comparison.table import Row
     from core.config import RunConfig
+    from core.runs.run import Run
 
 
 def compare(options: Namespace) -> dict[str, Any]:
@@ -38,8 +40,7 @@ def compare(options: Namespace) -> dict[str, Any]:
             run = complete_run(store, cell)
             if run is None and not options.found and active_run(store, cell) is None:  # another process computes it
                 print(f"{cell.method}, seed {cell.seed} ({number} of {len(wanted)})", file=sys.stderr)
-                earlier = resumable_run(store, cell)
-                _compute(options, cell.config, None if earlier is None else earlier.id)
+                _compute(options, cell.config, resumable_run(store, cell))
                 run = complete_run(store, cell)
             if run is not None:
                 measured.append((cell, run.id))
@@ -55,12 +56,17 @@ def compare(options: Namespace) -> dict[str, Any]:
     return {"rows": [row.to_dict() for row in table], "missing": missing, "files": files}
 
 
-def _compute(options: Namespace, config: RunConfig, earlier: str | None) -> None:
+def _compute(options: Namespace, config: RunConfig, earlier: Run | None) -> None:
     """A run of its own, or the rest of one that was interrupted."""
-    if earlier is None:
-        begin(options, config, "")
-    else:
-        resumed(options, earlier)
+    if earlier is not None:
+        resumed(options, earlier.id)
+        return
+    from core.runs.store import RunStore
+
+    with Progress() as progress:
+        prepared = prepared_for(config, progress)
+        store = RunStore(options.runs)  # of its own, because it is closed with the run
+        compute(store, new_run(store, config, None, ""), progress, prepared)
 
 
 def _write(table: Sequence[Row], folder: Path) -> dict[str, str]:

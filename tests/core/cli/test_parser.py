@@ -9,6 +9,7 @@ import pytest
 from command_line import ROOT, TINY, call, tree
 
 from core.cli.parser import build_parser
+from core.generation.methods import METHODS
 
 
 def test_closed_pipe_is_not_an_error():
@@ -28,7 +29,7 @@ def test_list_in_a_process():
     assert "resnet20_cifar10" in names["models"]
     assert {"pytorchcv", "torchvision", "timm"} <= {name.partition(":")[0] for name in names["models"]}
     assert "resnet20_cifar10" in names["offline"]
-    assert names["methods"] == ["mi-fgsm", "adam"]
+    assert names["methods"] == list(METHODS)
     assert names["optimizers"] == names["methods"]  # their name in version 1
     assert names["ranges"] == ["minmax", "mse", "lsq"]
     assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]

@@ -67,7 +67,7 @@ def test_run_refuses(tiny_preset, tmp_path, capsys, arguments, value, allowed):
 
 
 def run_config(*flags) -> RunConfig:
-    return commands._run_config(build_parser().parse_args(["run", *map(str, flags)]))
+    return commands.run_config(build_parser().parse_args(["run", *map(str, flags)]))
 
 
 def other_value(name, field):
