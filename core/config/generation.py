@@ -10,8 +10,8 @@ from core.errors import ConfigError
 from core.generation.methods import L_TOTAL
 
 
-def _step_size(title: str, method: str, default: float) -> float:
-    """The knob of a method that has an Adam of its own."""
+def _step_size(title: str, method: str, default: float, paper: float = 0.0) -> float:
+    """The knob of a method that has an Adam of its own. paper: the authors' value, unless it is the default."""
     own: float = knob(
         default,
         f"Step size of {title} (Adam) in normalized units.",
@@ -19,7 +19,7 @@ def _step_size(title: str, method: str, default: float) -> float:
         maximum=2.0,
         label=f"step size of {title}",
         symbol="lr",
-        paper=f"{default:g}",
+        paper=f"{paper or default:g}",
         step=0.01,
         live=True,
         slider=(0.0, 1.0),
@@ -212,6 +212,74 @@ class GenerationConfig(GeneratorKnobs):
     )
     dsg_l2: float = _weight(
         0.01, "the l2 norm of the pixels in DSG", "dsg", "R_l2 of DSG", "0 leaves contrast to the other losses.", "grays the images."
+    )
+    intraq_lr: float = _step_size("IntraQ", "intraq", 0.1, paper=0.5)
+    intraq_beta: float = _weight(
+        1.0, "the soft labels in IntraQ", "intraq", "L_SI of IntraQ", "0 ignores labels.", "statistics match less."
+    )
+    intraq_crop: float = knob(
+        0.5,
+        "Probability that the images of an iteration of IntraQ are cropped and mirrored at random.",
+        minimum=0.0,
+        maximum=1.0,
+        label="Crops of IntraQ (probability)",
+        paper="0.5",
+        step=0.05,
+        of=("intraq",),
+        low="0 turns crops off.",
+        high="the whole image is never optimized.",
+    )
+    intraq_area: float = knob(
+        0.5,
+        "Smallest share of the area in a crop of IntraQ.",
+        minimum=0.05,
+        maximum=1.0,
+        label="Smallest crop of IntraQ (area)",
+        symbol="η",
+        paper="0.5",
+        step=0.05,
+        of=("intraq",),
+        low="crops show a small part of an image, enlarged.",
+        high="1 mirrors images without cropping them.",
+    )
+    intraq_target: float = knob(
+        0.95,
+        "Lowest target of the label's probability in IntraQ.",
+        minimum=0.0,
+        maximum=1.0,
+        label="Lowest target of IntraQ",
+        symbol="ε",
+        paper="0.95 for CIFAR-10, 0.6 for CIFAR-100, 1 for ImageNet",
+        step=0.01,
+        of=("intraq",),
+        low="images that are hardly recognized.",
+        high="1 wants full confidence in every image.",
+    )
+    intraq_near: float = knob(
+        0.05,
+        "Cosine distance of an image from the center of its class in IntraQ, at least.",
+        minimum=0.0,
+        maximum=2.0,
+        label="Smallest distance in a class of IntraQ",
+        symbol="λ_l",
+        paper="0.05 for CIFAR-10, 0.02 for CIFAR-100, 0 for ImageNet",
+        step=0.01,
+        of=("intraq",),
+        low="0 lets images of a class be alike.",
+        high="images move away from their class.",
+    )
+    intraq_far: float = knob(
+        0.8,
+        "Cosine distance of an image from the center of its class in IntraQ, at most.",
+        minimum=0.0,
+        maximum=2.0,
+        label="Largest distance in a class of IntraQ",
+        symbol="λ_u",
+        paper="0.8 for CIFAR-10, 1 for CIFAR-100, 2 for ImageNet",
+        step=0.05,
+        of=("intraq",),
+        low="images of a class become alike.",
+        high="2 never limits the distance.",
     )
     alpha_tv: float = knob(
         3e-4,

@@ -26,9 +26,27 @@ _JOINT: Mapping[str, Any] = {
     "ema_decay": 0.0,
     "keep": "trained",
 }
+_PAPER = TrainingConfig(
+    range="minmax",
+    steps=40_000,
+    training_batch_size=256,
+    training_optimizer="sgd",
+    training_lr=1e-4,
+    alpha_ce=1.0,
+    alpha_feature=0.0,
+    ema_decay=0.0,
+    keep="trained",
+)
 _OF_AUTHORS = {
     "zeroq": RunConfig(methods=("zeroq",), generation=replace(_ONE_BATCH, patience=100), training=_CALIBRATED),
     "dsg": RunConfig(methods=("dsg",), generation=replace(_ONE_BATCH, patience=260), training=_CALIBRATED),
+    "intraq": RunConfig(
+        methods=("intraq",),
+        generation=GenerationConfig(
+            images=5120, batch_size=256, iterations=1000, snapshots=1, noise="white", schedule=PLATEAU, patience=50, intraq_lr=0.5
+        ),
+        training=replace(_PAPER, steps=30_200, alpha_kd=20.0, temperature=20.0),
+    ),
     # of GDFQ and Qimera for CIFAR: 4 epochs of 200 iterations for the generator alone, 396 for both networks
     "gdfq": RunConfig(
         methods=("gdfq", "qimera", "dsg-g"),
@@ -67,17 +85,7 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
             generation=GenerationConfig(
                 images=5120, iterations=500, snapshots=4, noise="white", bns_form="norms", mu=0.9, max_shift=2, flip=True
             ),
-            training=TrainingConfig(
-                range="minmax",
-                steps=40_000,
-                training_batch_size=256,
-                training_optimizer="sgd",
-                training_lr=1e-4,
-                alpha_ce=1.0,
-                alpha_feature=0.0,
-                ema_decay=0.0,
-                keep="trained",
-            ),
+            training=_PAPER,
             evaluation=EvaluationConfig(accuracy_checks=20),
         ),
         **_OF_AUTHORS,

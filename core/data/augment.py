@@ -1,4 +1,6 @@
-"""Random shifts and flips: one for the whole batch during generation, one per image during training."""
+"""Random shifts, crops, and flips, of the whole batch or of each image."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -43,3 +45,20 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
         columns = columns + offsets[1].clamp(max=2 * padding_used)[:, None]
     index = torch.arange(count, device=device)
     return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def resized_crops(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
+    """A random part of each image of `(N, C, H, W)`, resized to the whole size, and mirrored with probability 1/2; differentiable.
+
+    Parts have a share of the area between `smallest` and 1 and sides whose ratio is up to 4/3 times that of the image.
+    """
+    count = len(images)
+    share, shape, x, y, mirrored = torch.rand(5, count, generator=generator)
+    area, ratio = smallest + (1 - smallest) * share, torch.exp((2 * shape - 1) * math.log(4 / 3))
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    # from coordinates of the result to coordinates of the image, both from -1 to 1
+    maps = torch.zeros(count, 2, 3)
+    maps[:, 0, 0], maps[:, 0, 2] = torch.where(mirrored < 0.5, -width, width), (2 * x - 1) * (1 - width)
+    maps[:, 1, 1], maps[:, 1, 2] = height, (2 * y - 1) * (1 - height)
+    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from core.config.choices import DIVERGENCE
 from core.errors import first_line
+from core.generation.features import classified_features
 from core.generation.fused import kernels
 from core.generation.fused.network import FusedNetwork, with_statistics
 from core.generation.losses import TERMS, ForwardOutputs, Term, total_loss, used_terms
 from core.gpu import CudaGraph
 from core.memory import is_out_of_memory
-from core.models.classifier import classifier_of
 from core.models.full_precision import scores_of
-from core.models.hooks import hooked
 
 # L_total, its terms by name, L_BNS of each layer (L,), logits (N, classes), batch means and variances of all layers (2, C)
 LossOutputs = tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]
@@ -56,8 +55,7 @@ class ForwardPass:
         self._terms = terms
         self._network = with_statistics(network, per_image)
         self._recordable = not per_image and all(term.recordable for term in terms or ())
-        module = self._network.module if isinstance(self._network, FusedNetwork) else network
-        self._classifier = {"": classifier_of(module)} if any(term.features for term in terms or ()) else {}
+        self._features = any(term.features for term in terms or ())
         self._weights: list[str] = []  # of the last call, in the order of their tensor
         self._compiled: Any = None
         self._shape: torch.Size | None = None
@@ -101,14 +99,19 @@ class ForwardPass:
         return [gradient, *(result.detach() for result in (total, layers, logits, statistics, *terms.values()))]
 
     def _compute(self, images: Tensor, labels: Tensor, weights: Mapping[str, float | Tensor]) -> LossOutputs:
-        entered: list[Tensor] = []
-        with hooked(self._classifier, before_forward=lambda _key, inputs: entered.append(inputs[0])):
+        found: list[Tensor] = []
+        if self._features:
+            module = self._network.module if isinstance(self._network, FusedNetwork) else self._network.network
+            with classified_features(module) as found:
+                output, statistics = self._network(images)
+        else:
             output, statistics = self._network(images)
         logits = scores_of(output, len(images))
         layers = statistics.layer_losses()
         divergences = statistics.divergences() if DIVERGENCE in weights else None
-        features = entered[0] if entered else None
-        outputs = ForwardOutputs(images, labels, logits, layers, divergences, None if self._terms is None else statistics, features)
+        outputs = ForwardOutputs(
+            images, labels, logits, layers, divergences, None if self._terms is None else statistics, found[0] if found else None
+        )
         total, terms = total_loss(outputs, weights, self._terms)
         return total, terms, layers, logits, statistics.end_to_end()
 

@@ -33,7 +33,7 @@ class ForwardOutputs:
     layer_losses: Tensor  # (L,), L_BNS of each BatchNorm layer
     divergences: Tensor | None = None  # (L,), KL divergence of the statistics of each BatchNorm layer
     statistics: BatchStatistics | None = None  # for terms of a method's own; of each image, if its source asks for them
-    features: Tensor | None = None  # (N, F), or (N, F, H, W), what enters the classifier, if a term needs it
+    features: Tensor | None = None  # (N, F), the input of the last layer, if a term needs it
 
 
 @dataclass(frozen=True)

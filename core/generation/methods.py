@@ -48,6 +48,7 @@ _ZAQ = "Liu et al., Zero-shot Adversarial Quantization, CVPR 2021"
 _DFFG = "Leng et al., Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
 _ZEROQ = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
 _DSG = "Zhang et al., Diversifying Sample Generation for Accurate Data-Free Quantization, CVPR 2021"
+_INTRAQ = "Zhong et al., IntraQ: Learning Synthetic Images with Intra-Class Heterogeneity for Zero-Shot Network Quantization, CVPR 2022"
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -56,6 +57,7 @@ METHODS: dict[str, Method] = {
         Method("adam", "Adam", "core.generation.sources.pixels:AdamImages", paper=f"{_DFFG} (baseline)", year=2023),
         Method("zeroq", "ZeroQ", "core.generation.sources.zeroq:ZeroQImages", paper=_ZEROQ, year=2020, own_loss=True),
         Method("dsg", "DSG", "core.generation.sources.dsg:DSGImages", paper=_DSG, year=2021, own_loss=True),
+        Method("intraq", "IntraQ", "core.generation.sources.intraq:IntraQImages", paper=_INTRAQ, year=2022, own_loss=True),
         Method("gdfq", "GDFQ", "core.generation.sources.gdfq:GDFQ", "generator", _GDFQ, 2020, own_loss=True),
         Method("qimera", "Qimera", "core.generation.sources.qimera:Qimera", "generator", _QIMERA, 2021, own_loss=True),
         Method("zaq", "ZAQ", "core.generation.sources.zaq:ZAQ", "joint", _ZAQ, 2021, own_loss=True),

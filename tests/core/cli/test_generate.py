@@ -27,6 +27,20 @@ def test_generate(generated, tmp_path, capsys):
     assert load_image_set(out).manifest["config"]["lr"] == 0.2
 
 
+@pytest.mark.parametrize(
+    ("method", "flag", "knob"),
+    [("zeroq", "--zeroq-lr", "zeroq_lr"), ("dsg", "--dsg-sci", "dsg_sci"), ("intraq", "--intraq-crop", "intraq_crop")],
+)
+def test_generate_with_a_loss_of_its_own(tmp_path, capsys, method, flag, knob):
+    out = tmp_path / "set"
+    assert call("generate", *TINY, "--method", method, flag, "0.25", "--json", "--out", out) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result.keys() >= GENERATE_KEYS
+    assert result["bns_loss_first"] > 0
+    manifest = load_image_set(out).manifest
+    assert (manifest["method"], manifest["config"][knob]) == (method, 0.25)
+
+
 def test_number_of_images_is_rounded_up_and_said(tmp_path, capsys):
     rounded = ["--images", "7", "--snapshots", "4", "--iterations", "5"]
     assert call("generate", *TINY, *rounded, "--json", "--out", tmp_path / "set") == 0

@@ -33,7 +33,7 @@ def test_list_in_a_process():
     assert names["optimizers"] == names["methods"]  # their name in version 1
     assert names["ranges"] == ["minmax", "mse", "lsq"]
     assert names["bits"] == [2, 3, 4, 5, 6, 7, 8]
-    assert names["presets"] == ["quick", "imagenet", "paper"]
+    assert names["presets"] == list(PRESETS)
     assert "embedded" in names["encoders"]
     assert {"embedded", "cifar10"} <= set(names["data"])
 

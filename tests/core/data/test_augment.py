@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from core.data.augment import crop_and_flip, jitter_batch
+from core.data.augment import crop_and_flip, jitter_batch, resized_crops
 
 
 def seeded(seed=0):
@@ -67,3 +67,27 @@ def test_crop_keeps_uint8_and_disabled_is_the_identity():
 
 def test_crop_of_images_smaller_than_the_padding():
     assert crop_and_flip(pictures(2, 3), 8, True, seeded()).shape == (2, 3, 3, 3)
+
+
+def test_crops_are_parts_of_a_picture_or_mirrored_ones():
+    """Of a picture whose pixels are their own coordinates, from -1 to 1."""
+    line = (torch.arange(16) + 0.5) / 8 - 1
+    picture = torch.stack([line.expand(16, 16), line[:, None].expand(16, 16)])
+    crops = resized_crops(picture.expand(200, 2, 16, 16), 0.25, torch.Generator().manual_seed(0))
+    steps = crops.diff(dim=3)[:, 0, 8, 8], crops.diff(dim=2)[:, 1, 8, 8]  # 1/8 in the picture
+    across, down = (step.abs() * 8 for step in steps)
+    assert 0.4 < (steps[0] < 0).float().mean() < 0.6  # mirrored
+    assert bool((steps[1] > 0).all())  # never upside down
+    assert 0.25 - 1e-3 <= (across * down).min() < 0.35
+    assert (across * down).max() <= 1 + 1e-3
+    assert 3 / 4 - 1e-3 <= (across / down).min() < (across / down).max() <= 4 / 3 + 1e-3
+    assert crops.abs().max() <= picture.abs().max()
+
+
+def test_every_pixel_of_a_crop_is_a_weighted_mean_of_pixels():
+    images = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    crops = resized_crops(images, 0.5, torch.Generator().manual_seed(2))
+    crops.sum().backward()
+    assert crops.shape == images.shape
+    assert bool((images.grad >= -1e-6).all())
+    assert torch.allclose(images.grad.sum(dim=(1, 2, 3)), torch.full((8,), 108.0))  # weights add up to 1

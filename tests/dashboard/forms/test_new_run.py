@@ -57,6 +57,13 @@ CONFIGS = {
             alpha_relations=0.9,
             alpha_activation=0.21,
             student_steps=2,
+            intraq_lr=0.3456789,
+            intraq_beta=3.123456789,
+            intraq_crop=0.25,
+            intraq_area=0.75,
+            intraq_target=0.6,
+            intraq_near=0.02,
+            intraq_far=1.5,
         ),
         training=TrainingConfig(
             weight_bits=2,
