@@ -14,7 +14,7 @@ def classified_features(network: nn.Module) -> Iterator[list[Tensor]]:
     network without one, the positions' mean of the input of the convolution that ran last. Empty if there is neither.
     """
     found: list[Tensor] = []
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    layers: list[nn.Module] = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     layers = layers or [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
 
     def keep(_number: int, inputs: tuple[Tensor, ...]) -> None:

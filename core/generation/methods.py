@@ -1,7 +1,7 @@
 """The methods that make images: one row each. Imports no torch, so that a config, a form or a help text can read it.
 
 To add a method: one file in core/generation/sources/ with its ImageSource, a row here, and its own knobs in core/config/generation.py,
-each with `of=("its-name",)`.
+each with `of=("its-name",)`. With `own_loss`, also the settings of its authors' code in core/config/presets.py.
 """
 
 import importlib
