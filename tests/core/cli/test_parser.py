@@ -9,6 +9,7 @@ import pytest
 from command_line import ROOT, TINY, call, tree
 
 from core.cli.parser import build_parser
+from core.config import PRESETS
 from core.generation.methods import METHODS
 
 
