@@ -1,5 +1,6 @@
 """GDFQ (Xu et al., ECCV 2020): a generator conditioned on the class, and the protocol in which it learns together with the student."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from core.config import TrainingConfig
 from core.generation.generator_terms import CROSS_ENTROPY, SQUARED_GAPS
 from core.generation.generators import EmbeddingGenerator, GeneratorBody
+from core.generation.losses import Term
 from core.generation.sources.generated import GeneratedImages
 
 SMALL = 64  # pixels of the longer side, up to which "auto" conditions by an embedding
@@ -26,7 +28,7 @@ class GDFQ(GeneratedImages):
     """
 
     betas = (0.5, 0.999)
-    terms = (CROSS_ENTROPY, SQUARED_GAPS)
+    terms: Sequence[Term] | None = (CROSS_ENTROPY, SQUARED_GAPS)
 
     def make_generator(self) -> nn.Module:
         classes, shape = len(self.model.spec.classes), self.model.spec.shape

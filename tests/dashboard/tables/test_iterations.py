@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from core.config import GenerationConfig, RunConfig
 from core.reporting import Frame
 from core.runs.records import Record
 from dashboard.tables import iterations
@@ -65,3 +68,10 @@ def test_summary_shows_what_was_recorded():
     record = Record(1, "generation", "adam", 1, {"bns": 9.0, "agreement": 50.0})
     assert iterations.summary(frame, record) == "L_BNS 9 · teacher agrees on 50 % · confidence 75 %"
     assert iterations.summary(Frame(1, frame.images, frame.labels), None) == ""
+
+
+@pytest.mark.parametrize(("methods", "word"), [(("gdfq", "zaq"), "epoch"), (("adam", "gdfq"), "batch"), (("mi-fgsm",), "batch")])
+def test_runs_of_generators_alone_have_epochs(methods, word):
+    config = RunConfig(methods=methods, generation=GenerationConfig(images=16, iterations=5, batch_size=4, snapshots=1))
+    run = SimpleNamespace(config=config)
+    assert iterations.iteration_label(8, run) == f"iteration 3 of 5, {word} 2 of 4"

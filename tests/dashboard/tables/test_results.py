@@ -190,3 +190,10 @@ def test_with_evaluation_images_the_agreement_is_beside_the_accuracy_where_it_wa
     compared = {**row, "held_out": {"trained": held_out(97.0)}}
     (line,) = results.accuracy_table([compared | results.closeness(compared)], 92.0)
     assert (line["drop"], line["synthetic agreement %"]) == (1.0, 97.0)
+
+
+def test_protocols_of_generators_are_named():
+    rows = [{"method": "mi-fgsm"}, {"method": "gdfq", "protocol": "authors"}, {"method": "gdfq", "protocol": "authors"}]
+    assert results.protocols(rows) == ["GDFQ: authors' protocol"]
+    assert results.protocols([{"method": "zaq", "protocol": "shared"}]) == ["ZAQ: shared protocol"]
+    assert results.protocols(rows[:1]) == []
