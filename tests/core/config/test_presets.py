@@ -23,7 +23,9 @@ def test_presets():
     assert preset("paper").training.range == "minmax"
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}
-    with pytest.raises(UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, gdfq, zaq"):
+    with pytest.raises(
+        UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, gdfq, zaq"
+    ):
         preset("slow")
     with pytest.raises(TypeError):
         module.PRESETS["quick"] = None
