@@ -13,6 +13,7 @@ from typing import Any
 from core.channels import one_or_two
 from core.errors import ModelError
 from core.models.apart import called_apart
+from core.models.other_formats import EXPORT_LINES
 from core.models.registry import check_size
 
 NAME_IT = "name it with --model ZOO:NAME, or as the architecture in the Studio"
@@ -82,5 +83,6 @@ def choose(candidates: Sequence[Candidate], source: str) -> list[Candidate]:
     best = ", ".join(f"{one.architecture} ({one.fit:.0%} of the tensors)" for one in candidates[:3]) or "nothing alike"
     raise ModelError(
         f"{source} must be the weights of a network of pytorchcv, torchvision or timm, got none that fits wholly, but {best}; "
-        f"{NAME_IT}, to see what differs, or export the network as a .pt2 program"
+        f"{NAME_IT}, to see what differs, or export the network, a classifier, as a .pt2 program",
+        EXPORT_LINES,
     )

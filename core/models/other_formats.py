@@ -9,24 +9,25 @@ from __future__ import annotations
 from core.models.shards import ABOUT_INDEX
 
 ALLOWED = "a .safetensors file, or a state dict written by torch.save(network.state_dict(), file)"
-_EXPORT = (
+EXPORT_LINES = (
     "import torch",
     "program = torch.export.export(network.eval(), (torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))",
     'torch.export.save(program, "network.pt2")  # with the image size of the network instead of 224',
 )
+SAVE_LINES = ("import torch", 'torch.save(network.state_dict(), "weights.pth")')
 KERAS = (
     "a Keras file, whose layers this program cannot read: build the same network in PyTorch, copy the weights into it, and export that",
-    _EXPORT,
+    EXPORT_LINES,
 )
 _ONNX = (
     "an ONNX file, in which the BatchNorm layers are usually folded into the convolutions, so that nothing is left to generate images "
     "from: export the network that it was made from",
-    _EXPORT,
+    EXPORT_LINES,
 )
 _LITE = (
     "a TensorFlow Lite file, in which the BatchNorm layers are folded into the convolutions, so that nothing is left to generate images "
     "from: build the network that it was made from in PyTorch, copy its weights into it, and export that",
-    _EXPORT,
+    EXPORT_LINES,
 )
 # how a file begins, or the ending of its name -> what it is and what to do instead, and lines to paste
 _BEGINNINGS = {
@@ -37,6 +38,7 @@ _BEGINNINGS = {
 }
 _ENDINGS = {".onnx": _ONNX, ".h5": KERAS, ".hdf5": KERAS, ".keras": KERAS, ".tflite": _LITE}
 _SAFETENSORS = b"\0\0\0{"  # from the sixth byte on: the end of the header's length, whose first byte may be ONNX's, and its JSON
+_POINTER = b"version h"  # ttps://git-lfs.github.com/spec/v1
 _LITE_MARK = b"TFL3"  # from the fifth byte on
 
 
@@ -53,6 +55,17 @@ def other_format(start: bytes, name: str) -> tuple[str, tuple[str, ...]] | None:
         return _LITE
     by_start = next((other for begin, other in _BEGINNINGS.items() if start.startswith(begin)), None)
     return by_start or next((other for ending, other in _ENDINGS.items() if name.lower().endswith(ending)), None)
+
+
+def unknown_format(start: bytes) -> tuple[str, tuple[str, ...]]:
+    """As `other_format`, for a file that it does not know and that has no weights."""
+    if not start:
+        return "an empty file: copy or download it again", ()
+    if start == _POINTER:
+        return "a pointer of Git LFS instead of the file: fetch the file itself", ("git lfs pull",)
+    if start.isascii() and start.decode().isprintable():
+        return f"a text file that begins with {start.decode()!r}: save the weights where the network was trained", SAVE_LINES
+    return f"a file that begins with {start!r}", ()
 
 
 def from_torchscript(name: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from core.errors import CoreError, ModelError, first_line, one_line, quoted
 from core.files import JSON_BYTES, check_regular
-from core.models.other_formats import ALLOWED, KERAS, from_pickle, from_torchscript, other_format
+from core.models.other_formats import ALLOWED, KERAS, from_pickle, from_torchscript, other_format, unknown_format
 from core.models.shards import shards_of
 
 HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
@@ -63,7 +63,7 @@ def read_content(path: Path, name: str = "") -> Any:
     except OSError as error:
         raise ModelError(f"{name} cannot be read ({error.strerror or error}); it must be {ALLOWED}") from error
     if not is_weights(start, size):
-        what, lines = other_format(start, name) or (f"a file that begins with {start!r}", ())
+        what, lines = other_format(start, name) or unknown_format(start)
         raise ModelError(f"{name} must be {ALLOWED}, got {what}", lines)
     try:
         if is_safetensors(start, size):

@@ -56,7 +56,7 @@ def _warn_of_layers(loop: GenerationLoop, reporter: Reporter) -> None:
         reporter.result(
             f"{WARNING}/statistics/{loop.method}",
             f"Images of {METHODS[loop.method].title} match the running statistics less than usual: L_BNS fell from "
-            f"{summary['bns_loss_first']:.0f} to {summary['bns_loss_last']:.0f}, least in {layers}. Try more iterations.",
+            f"{summary['bns_loss_first']:.0f} to {summary['bns_loss_last']:.0f}, least in {layers}. Try more iterations, or more time.",
         )
 
 

@@ -12,6 +12,7 @@ from core.config.times import budget_of
 from core.errors import CoreError, ModelError
 from core.models.apart import is_program
 from core.models.identification import NO_ARCHITECTURE, Candidate, Identified
+from core.models.other_formats import EXPORT_LINES
 from core.runs.early_checks import check_architecture
 from dashboard import session, text
 from dashboard.components import problems
@@ -174,7 +175,8 @@ def _check_fit(file: str, architecture: str, candidate: Candidate | None) -> Non
     if candidate is not None and not candidate.whole:
         raise ModelError(
             f"{file!r} must have the tensors of {candidate.title}, and {candidate.fit:.0%} of them fit: choose another architecture, or "
-            "save the network as a program with torch.export"
+            "export the network, a classifier, as a .pt2 program",
+            EXPORT_LINES,
         )
     if candidate is None:
         check_architecture(architecture)

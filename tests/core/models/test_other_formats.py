@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.models.other_formats import other_format
+from core.models.other_formats import other_format, unknown_format
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,19 @@ def test_other_formats_say_what_to_do_instead(start, name, words):
 )
 def test_weights_are_no_other_format(start, name):
     assert other_format(start, name) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "what", "line"),
+    [
+        (b"", "an empty file: copy or download it again", None),
+        (b"version h", "a pointer of Git LFS instead of the file: fetch the file itself", "git lfs pull"),
+        (b"hello, th", "a text file that begins with 'hello, th'", 'torch.save(network.state_dict(), "weights.pth")'),
+        (b"\x00\x01hello", "a file that begins with b'\\x00\\x01hello'", None),
+        (b"hello\n\x00", "a file that begins with b'hello\\n\\x00'", None),
+    ],
+)
+def test_unknown_formats_say_what_they_are(start, what, line):
+    said, lines = unknown_format(start)
+    assert said.startswith(what)
+    assert (lines[-1] if lines else None) == line

@@ -98,22 +98,6 @@ CONFIGS = {
 }
 
 
-@pytest.fixture
-def started(runs_folder, monkeypatch):
-    """Configs that the form started; they are not computed."""
-    configs = []
-    manager = session.manager()
-
-    def start(config, name="", user=""):
-        configs.append(config)
-        run_id = manager.store.create(config, name)
-        manager.store.set_state(run_id, RunState.STOPPED)
-        return run_id
-
-    monkeypatch.setattr(manager, "start", start)
-    return configs
-
-
 def finished(config, name="a *run*") -> str:
     run_id = session.store().create(config, name)
     session.store().set_state(run_id, RunState.COMPLETE)

@@ -11,29 +11,12 @@ from core.config import PRESETS
 from core.errors import ModelError
 from core.models.full_precision import build_architecture, find_model
 from core.models.identification import Candidate, Identified
-from core.runs.state import RunState
 from dashboard import session
 from dashboard.forms import two_ways
 from dashboard.server import uploads
 from dashboard.text import plain
 
 FOUND = Candidate("timm:resnet18", "resnet18 of timm", 1.0, True, 37, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "weights of timm")
-
-
-@pytest.fixture
-def started(runs_folder, monkeypatch):
-    """Configs that the page started; they are not computed."""
-    configs = []
-    manager = session.manager()
-
-    def start(config, name="", user=""):
-        configs.append(config)
-        run_id = manager.store.create(config, name or "a run")
-        manager.store.set_state(run_id, RunState.STOPPED)
-        return run_id
-
-    monkeypatch.setattr(manager, "start", start)
-    return configs
 
 
 @pytest.fixture
@@ -148,10 +131,11 @@ def test_a_network_that_fits_in_part_is_refused_until_another_is_chosen(started,
     app = dropped()
     assert [error.value for error in app.error] == [
         plain(
-            "'best.pth' must have the tensors of resnet18 of timm, and 87% of them fit: choose another architecture, or save the network "
-            "as a program with torch.export"
+            "'best.pth' must have the tensors of resnet18 of timm, and 87% of them fit: choose another architecture, or export the "
+            "network, a classifier, as a .pt2 program"
         )
     ]
+    assert "torch.export.save(program" in app.code[0].value
     assert app.button(key="start own").disabled
     next(box for box in app.selectbox if box.label == "Architecture").set_value("timm:b").run()
     assert not app.error
