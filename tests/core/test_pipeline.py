@@ -26,44 +26,10 @@ from core.quantization.integer.inference import integer_inference_network
 from core.quantization.saved_network import load_quantized
 from core.quantization.training import QuantizationTraining
 from core.reporting import NoControl, NullReporter
+from tests.core.recorded_runs import Recorder, StopsAt
 
 GENERATION = GenerationConfig(images=8, iterations=3, snapshots=2, batch_size=4)
 TRAINING = TrainingConfig(range="minmax", steps=2, training_batch_size=4, calibration_images=8)
-
-
-class Recorder(NullReporter):
-    """Records everything that is reported."""
-
-    def __init__(self):
-        self.stages, self.records, self.results, self.pictures = [], [], {}, []
-
-    def stage(self, name, total, done=0):
-        self.stages.append((name, total))
-
-    def record(self, stage, method, step, values):
-        self.records.append((stage, method, step, dict(values)))
-
-    def images(self, method, frame, keep):
-        self.pictures.append((method, frame, keep))
-
-    def running_statistics(self, statistics):
-        self.statistics = statistics
-
-    def result(self, name, value):
-        json.dumps(value)
-        self.results[name] = value
-
-
-class StopsAt(NoControl):
-    """Stops the run at the pause point after `count` others."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def pause_point(self):
-        self.left -= 1
-        if self.left < 0:
-            raise RunStopped("enough")
 
 
 @pytest.fixture(scope="session")

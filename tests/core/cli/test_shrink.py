@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from core.cli.parser import main
+from core.cli.progress import Progress
 from core.models.zoos.lookup import build_architecture
 
 CLASSES = 7
@@ -77,6 +78,40 @@ def test_table_has_a_line_for_each_width(network, tmp_path, capsys):
     assert sum(line.endswith("recommended") for line in lines) == 1
     assert lines[-1].startswith(f"{out} is the network; run ")
     assert out.is_file()
+
+
+def test_the_same_command_continues_what_was_interrupted(network, tmp_path, monkeypatch, capsys):
+    file, out, runs = tmp_path / "best.pth", tmp_path / "new" / "small", tmp_path / "my runs"
+    torch.save(network.state_dict(), file)
+    command = ["shrink", str(file), "--budget", "1s", "--runs", str(runs), "--out", str(out)]
+    record = Progress.record
+
+    def interrupted(self, stage, series, step, values):
+        record(self, stage, series, step, values)
+        if stage == "training":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "record", interrupted)
+        assert main(command) == 130
+    run_id = next(runs.glob("2*-*")).name
+    said = f"interrupted; repeat the command to continue, or python -m core resume {run_id} --runs '{runs}'"
+    assert capsys.readouterr().err.splitlines()[-1] == f"python -m core shrink: {said}"
+    assert not out.parent.exists()
+    # another file, and other bits, are another run
+    with monkeypatch.context() as patched:
+        patched.setattr("core.cli.shrink.prepared_for", lambda *_: pytest.fail("a new run"))
+        with pytest.raises(pytest.fail.Exception):
+            main([*command, "--bits", "3"])
+        with pytest.raises(pytest.fail.Exception):
+            main([*command[:-1], str(tmp_path / "other.onnx")])
+        assert main(command) == 0
+    printed = capsys.readouterr()
+    assert f"resuming run {run_id}, which was interrupted" in printed.err
+    assert printed.out.splitlines()[-1] == f"{out}.onnx is the network; run {run_id} has everything else."
+    assert out.with_suffix(".onnx").is_file()
+    assert main([*command, "--json"]) == 2  # the file exists
+    assert "out must be a new file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,9 @@ from core.models.full_precision import FullPrecisionModel
 from core.reporting import NullReporter
 from core.stages import batches
 from core.stages.batches import fitting, output_bytes
+from tests.core.recorded_runs import Recorder
 
 CONFIG = PRESETS["quick"]
-
-
-class Recorder(NullReporter):
-    def __init__(self):
-        self.results = {}
-
-    def result(self, name, value):
-        self.results[name] = value
 
 
 def test_outputs_by_hand(small):

@@ -7,6 +7,7 @@ from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunCo
 from core.errors import RunStopped
 from core.reporting import NoControl, NullReporter
 from core.stages.planning import Costs, Work, planned, scaled, seconds_of
+from tests.core.recorded_runs import Recorder, StopsAt
 
 COSTS = Costs(image_iteration=0.004, step=0.3, calibration=5.0, score=0.002, quantized_score=0.005, embedding=0.01)
 CONFIG = RunConfig(
@@ -25,24 +26,6 @@ TINY = RunConfig(
     methods=("mi-fgsm",),
     bits=(4,),
 )
-
-
-class Recorder(NullReporter):
-    def __init__(self):
-        self.results = {}
-
-    def result(self, name, value):
-        self.results[name] = value
-
-
-class StopsAt(NoControl):
-    def __init__(self, count):
-        self.left = count
-
-    def pause_point(self):
-        self.left -= 1
-        if self.left < 0:
-            raise RunStopped("enough")
 
 
 def test_seconds_by_hand():
