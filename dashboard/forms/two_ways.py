@@ -13,6 +13,7 @@ from core.errors import CoreError, ModelError
 from core.models.apart import is_program
 from core.models.identification import NO_ARCHITECTURE, Candidate, Identified
 from core.models.other_formats import EXPORT_LINES
+from core.models.zoos.zoo import numbered_classes
 from core.runs.early_checks import check_architecture
 from dashboard import session, text
 from dashboard.components import problems
@@ -138,6 +139,9 @@ def _described(file: UploadedFile, found: Identified, key: str, refusals: Refusa
     else:
         network, size = _values(f"{key}/{chosen}", candidate, refusals)
     network = replace(network, file=file, architecture=chosen or "")
+    if candidate is not None and not candidate.named and not network.class_names.strip():
+        # as many classes as the zoo's own weights have, by chance: with the zoo's names, images of these would measure the network
+        network = replace(network, class_names="\n".join(numbered_classes(candidate.classes)))
     with line:
         st.markdown(":material/search: " + text.plain(_in_words(candidate) if candidate else "No architecture found."))
         refusals.field(_NETWORK, network.value, lambda: _check_fit(file.name, chosen or "", candidate))

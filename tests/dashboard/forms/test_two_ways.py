@@ -11,6 +11,7 @@ from core.config import PRESETS
 from core.errors import ModelError
 from core.models.full_precision import build_architecture, find_model
 from core.models.identification import Candidate, Identified
+from core.models.zoos.zoo import numbered_classes
 from dashboard import session
 from dashboard.forms import two_ways
 from dashboard.server import uploads
@@ -226,17 +227,18 @@ def test_settings_for_small_and_large_images():
 
 
 @pytest.mark.slow
-def test_a_stranger_with_another_head_is_imported(started, tmp_path):
-    """With the real identification and import."""
+@pytest.mark.parametrize("classes", [7, 10])
+def test_a_stranger_with_another_head_is_imported(started, tmp_path, classes):
+    """With the real identification and import. Ten classes are as many as CIFAR-10 has, by chance: its images must not measure them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = build_architecture("pytorchcv:resnet20_cifar10", 7, 3).train()
+        network = build_architecture("pytorchcv:resnet20_cifar10", classes, 3).train()
         with torch.no_grad():
             network(torch.randn(8, 3, 32, 32))  # so that the running statistics are not the initial ones
     torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, tmp_path / "best.pth")
     app = dropped(content=(tmp_path / "best.pth").read_bytes())
     assert not app.error
-    assert "7 classes, 32 pixels" in texts(app)
+    assert f"{classes} classes, 32 pixels" in texts(app)
     press(app)
     spec = find_model(started[0].model)[1]
-    assert (len(spec.classes), spec.image_size) == (7, 32)
+    assert (spec.classes, spec.image_size) == (numbered_classes(classes), 32)
