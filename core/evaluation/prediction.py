@@ -18,6 +18,7 @@ import numpy as np
 
 COVERED = 0.9  # of the fitted points are inside the interval; of those of other networks it is fewer
 LARGEST = 25.0  # points; what lies above is not fitted, and not predicted
+FEWEST = 32  # held-out images; the equation was fitted to figures on 128 of them
 _DECIMALS = 1
 
 
@@ -38,6 +39,9 @@ def predict(figures: Mapping[str, Any], constants: Constants = CONSTANTS) -> dic
 
     figures: those of core.evaluation.agreement, on held-out images.
     """
+    count = figures.get("images", FEWEST)
+    if count < FEWEST:
+        return {"why_not": f"there are only {count} held-out images, and it takes {FEWEST}; more time makes more of them"}
     ratio = _noise_ratio(figures)
     if ratio is None:
         # equal scores have no ratio, and neither have scores that are not finite or the same for all images

@@ -50,3 +50,11 @@ def test_constants_are_those_of_the_benchmark():
     stored = json.loads((RESULTS / "prediction.json").read_text(encoding="utf-8"))
     assert Constants(**stored["constants"]) == CONSTANTS
     assert len([point for point in stored["points"] if "predicted" in point]) >= 40
+
+
+def test_few_images_predict_nothing():
+    figures = {"agreement": 96.0, "kl": 0.01, "score_sqnr": 25.0}
+    assert "drop" in predict({**figures, "images": 32})
+    assert predict({**figures, "images": 31}) == {
+        "why_not": "there are only 31 held-out images, and it takes 32; more time makes more of them"
+    }
