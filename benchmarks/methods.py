@@ -1,8 +1,8 @@
-"""Processor time of one iteration of each generator with the preset `quick`, relative to MI-FGSM: `python benchmarks/generators.py`.
+"""Processor time of one iteration of each method with the preset `quick`, relative to MI-FGSM: `python benchmarks/methods.py`.
 
 The embedded ResNet-20 on one core. The loops run in turns, and a ratio is that of the medians over rounds. "previews" is the share that
-the images for people add: the frames that a run keeps, each made by the generator and scored by the network. Prints one JSON object and
-writes benchmarks/results/generators.json.
+the images for people add to a generator: the frames that a run keeps, each made by the generator and scored by the network. Prints one
+JSON object and writes benchmarks/results/methods.json.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ REFERENCE = "mi-fgsm"
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Seconds of MI-FGSM's iteration, and the ratio of each generator's to it, previews included."""
+    """Seconds of MI-FGSM's iteration, and the ratio of each other method's to it, previews included."""
     torch.set_num_threads(1)
     model, config = load_model("resnet20_cifar10", "cpu"), PRESETS["quick"].generation
-    names = [REFERENCE, *(name for name, method in METHODS.items() if method.has_generator)]
-    loops = {name: GenerationLoop(model, config, name, MachineConfig(threads=1)) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    previews: dict[str, list[float]] = {name: [] for name in names if name != REFERENCE}
+    loops = {name: GenerationLoop(model, config, name, MachineConfig(threads=1)) for name in METHODS}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    previews: dict[str, list[float]] = {name: [] for name, method in METHODS.items() if method.has_generator}
     for _ in range(rounds):
         for name, loop in loops.items():
             seconds[name].append(_processor_seconds(loop.step))
@@ -46,9 +45,10 @@ def measure(rounds: int) -> dict[str, Any]:
     reference = statistics.median(seconds[REFERENCE])
     shown = len(kept_steps(config)) / (len(config.batches) * config.iterations)
     result: dict[str, Any] = {"seconds": {REFERENCE: round(reference, 4)}}
-    for name, own in previews.items():
-        added = shown * statistics.median(own) / reference
-        result[name] = {"ratio": round(statistics.median(seconds[name]) / reference + added, 3), "previews": round(added, 3)}
+    for name in METHODS:
+        added = shown * statistics.median(previews[name]) / reference if name in previews else 0.0
+        if name != REFERENCE:
+            result[name] = {"ratio": round(statistics.median(seconds[name]) / reference + added, 3), "previews": round(added, 3)}
     return result
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     measured = measure(options.rounds)
-    write("generators", measured)
+    write("methods", measured)
     print(json.dumps(measured))
 
 
