@@ -68,8 +68,9 @@ def knob(
 
 
 def knobs(config_class: type) -> dict[str, Field]:
-    """Name -> dataclass field of every knob of a config class, in order."""
-    return {f.name: f for f in fields(config_class) if f.default is not MISSING and "help" in f.metadata}
+    """Name -> dataclass field of every knob of a config class, in order: first those of the class itself, then those of its bases."""
+    found = [f for f in fields(config_class) if f.default is not MISSING and "help" in f.metadata]
+    return {f.name: f for f in sorted(found, key=lambda f: f.name not in config_class.__annotations__)}
 
 
 def live_knobs(config_class: type, method: str = "") -> dict[str, Field]:

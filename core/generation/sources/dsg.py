@@ -23,16 +23,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generation.bn_statistics import collect_statistics
 from core.generation.losses import TERMS, ForwardOutputs, Term, batch_variation
+from core.generation.method_terms import correlation_inhibition
 from core.generation.sources.zeroq import ZeroQImages, image_gaps, root
 
 _ROLL = 30  # pixels
 _ENHANCED = 20  # images
-_EIGENVALUES = 1e-4  # weight of their distance
 
 
 class DSGImages(ZeroQImages):
@@ -100,19 +99,3 @@ def slack_loss(outputs: ForwardOutputs, slack: Tensor) -> Tensor:
     factors = 1 + ((numbers == layer) & (numbers < _ENHANCED)).to(slack.dtype)
     residuals = [(gaps.abs() - own[layer]).clamp_min(0) * factors for gaps, own in zip(image_gaps(outputs), slack)]
     return torch.stack([own.square().sum() for own in residuals]).sum() / len(outputs.images)
-
-
-def correlation_inhibition(images: Tensor, other: Tensor) -> Tensor:
-    """L_SCI of images and Gaussian images, both `(N, C, H, W)`, before the division by the number of layers."""
-    values, vectors = torch.linalg.eigh(_similarities(images))
-    with torch.no_grad():
-        other_values, other_vectors = torch.linalg.eigh(_similarities(other))
-        span = other_values[-1] - other_values[0]
-        weights = (other_values - other_values[0]) / span
-    overlaps = (vectors * other_vectors).sum(dim=0)
-    return _EIGENVALUES * F.mse_loss(values, other_values) + (weights * overlaps).sum().abs()
-
-
-def _similarities(images: Tensor) -> Tensor:
-    rows = F.normalize(images.flatten(1), dim=1)
-    return rows @ rows.T

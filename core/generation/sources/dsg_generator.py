@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from core.generation.bn_statistics import collect_statistics
-from core.generation.generator_terms import CROSS_ENTROPY, correlation_inhibition, gap_quantiles, slack_gaps
 from core.generation.losses import ForwardOutputs, Term
+from core.generation.method_terms import CROSS_ENTROPY, correlation_inhibition, gap_quantiles, slack_gaps
 from core.generation.scale import to_own_scale
 from core.generation.sources.gdfq import GDFQ
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.config import TrainingConfig
-from core.generation.generator_terms import CROSS_ENTROPY, SQUARED_GAPS
 from core.generation.generators import EmbeddingGenerator, GeneratorBody
 from core.generation.losses import Term
+from core.generation.method_terms import CROSS_ENTROPY, SQUARED_GAPS
 from core.generation.sources.generated import GeneratedImages
 
 SMALL = 64  # pixels of the longer side, up to which "auto" conditions by an embedding

@@ -29,6 +29,7 @@ from core.data.augment import resized_crops
 from core.errors import ModelError
 from core.generation.features import classified_features
 from core.generation.losses import ForwardOutputs, Term
+from core.generation.method_terms import statistics_loss
 from core.generation.sources.pixels import AdamImages
 
 
@@ -98,17 +99,6 @@ class IntraQImages(AdamImages):
         sums = state["feature_sums"]
         self._sums = None if sums is None else sums.to(self.model.device)
         self._counts = state["feature_counts"].to(self.model.device)
-
-
-def statistics_loss(outputs: ForwardOutputs) -> Tensor:
-    """L_stat of a batch, a scalar."""
-    assert outputs.statistics is not None
-    passes = [
-        F.mse_loss(mean, running_mean) + F.mse_loss(variance, running_variance)
-        for (running_mean, running_variance), own in zip(outputs.statistics.running, outputs.statistics.batch)
-        for mean, variance in own
-    ]
-    return torch.stack(passes).mean()
 
 
 def soft_inception(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from core.generation.feature_relations import feature_relations
-from core.generation.generator_terms import ACTIVATION
 from core.generation.generators import GeneratorBody
+from core.generation.method_terms import ACTIVATION
 from core.generation.sources.generated import GeneratedImages
 
 _EPS = 1e-5  # of the inner BatchNorm layers: torch's default

@@ -9,7 +9,8 @@ from core.config import PRESETS, GenerationConfig, MachineConfig
 from core.generation.bn_statistics import collect_statistics
 from core.generation.loop import synthesize
 from core.generation.losses import ForwardOutputs
-from core.generation.sources.dsg import DSGImages, correlation_inhibition, gaussian_slack, slack_loss
+from core.generation.method_terms import correlation_inhibition
+from core.generation.sources.dsg import DSGImages, gaussian_slack, slack_loss
 
 
 def noise(*shape, seed=0):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from core.config import GenerationConfig, MachineConfig, TrainingConfig
 from core.generation.bn_statistics import collect_statistics
-from core.generation.generator_terms import squared_gaps
 from core.generation.generators import EmbeddingGenerator
 from core.generation.loop import GenerationLoop, synthesize
+from core.generation.method_terms import squared_gaps
 from core.generation.sources.gdfq import GDFQ
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.losses import training_loss

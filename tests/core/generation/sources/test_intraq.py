@@ -10,7 +10,8 @@ from core.generation.bn_statistics import collect_statistics
 from core.generation.features import classified_features
 from core.generation.loop import GenerationLoop, synthesize
 from core.generation.losses import ForwardOutputs
-from core.generation.sources.intraq import IntraQImages, margin_loss, soft_inception, statistics_loss
+from core.generation.method_terms import statistics_loss
+from core.generation.sources.intraq import IntraQImages, margin_loss, soft_inception
 
 CONFIG = GenerationConfig(images=24, iterations=3, batch_size=12, snapshots=1)
 

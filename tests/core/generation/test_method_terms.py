@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from core.generation.bn_statistics import BatchStatistics, collect_statistics
-from core.generation.generator_terms import ACTIVATION, CROSS_ENTROPY, correlation_inhibition, gap_quantiles, slack_gaps, squared_gaps
 from core.generation.losses import ForwardOutputs
+from core.generation.method_terms import ACTIVATION, CROSS_ENTROPY, correlation_inhibition, gap_quantiles, slack_gaps, squared_gaps
 
 
 def test_squared_gaps_by_hand():

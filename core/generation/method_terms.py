@@ -1,4 +1,4 @@
-"""Terms of the losses of generators."""
+"""Terms that several methods with losses of their own share."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from core.generation.losses import ForwardOutputs, Term
 
 
 def squared_gaps(statistics: BatchStatistics) -> Tensor:
-    """BNS of GDFQ: mean over BatchNorm layers of MSE(batch mean, running mean) + MSE(batch variance, running variance), each a mean over
-    channels. A layer that runs several times counts as several.
+    """BNS of GDFQ and IntraQ: mean over BatchNorm layers of MSE(batch mean, running mean) + MSE(batch variance, running variance), each a
+    mean over channels. A layer that runs several times counts as several.
 
-    The batch variance is unbiased, as the running variance is; GDFQ's own code has the biased one, which is smaller by the factor
+    The batch variance is unbiased, as the running variance is; their own code has the biased one, which is smaller by the factor
     1 - 1/(N H W).
     """
     gaps = [
@@ -26,7 +26,8 @@ def squared_gaps(statistics: BatchStatistics) -> Tensor:
     return 2 * torch.stack(gaps).mean()
 
 
-def _squared_gaps(outputs: ForwardOutputs) -> Tensor:
+def statistics_loss(outputs: ForwardOutputs) -> Tensor:
+    """`squared_gaps` of a forward pass."""
     assert outputs.statistics is not None
     return squared_gaps(outputs.statistics)
 
@@ -81,6 +82,6 @@ def _eigen(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.eigh(rows @ rows.T)
 
 
-SQUARED_GAPS = Term("gaps", "BNS", "squared gaps", "alpha_bns", _squared_gaps)
+SQUARED_GAPS = Term("gaps", "BNS", "squared gaps", "alpha_bns", statistics_loss)
 CROSS_ENTROPY = Term("ce", "L_CE", "cross entropy", "beta", lambda outputs: F.cross_entropy(outputs.logits, outputs.labels))
 ACTIVATION = Term("activation", "L_a", "activation", "alpha_activation", _activation, log=False, features=True)
