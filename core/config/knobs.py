@@ -69,8 +69,11 @@ def knob(
 
 def knobs(config_class: type) -> dict[str, Field]:
     """Name -> dataclass field of every knob of a config class, in order: first those of the class itself, then those of its bases."""
-    found = [f for f in fields(config_class) if f.default is not MISSING and "help" in f.metadata]
-    return {f.name: f for f in sorted(found, key=lambda f: f.name not in config_class.__annotations__)}
+    return {f.name: f for f in _ordered_fields(config_class) if f.default is not MISSING and "help" in f.metadata}
+
+
+def _ordered_fields(config_class: type) -> list[Field]:
+    return sorted(fields(config_class), key=lambda f: f.name not in config_class.__annotations__)
 
 
 def live_knobs(config_class: type, method: str = "") -> dict[str, Field]:
@@ -232,7 +235,7 @@ class Checked:
         """The reverse of `to_dict`. Raises ConfigError for a key that is not a knob."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"{cls.__name__} must be a mapping of knobs to values, got {quoted(values)}")
-        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        names = [f.name for f in _ordered_fields(cls)]
         for key in values:
             if key not in names:
                 raise UnknownNameError("knob", key, names)

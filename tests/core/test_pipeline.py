@@ -518,7 +518,7 @@ def test_results_are_reported(whole):
     expected = {"full_precision", "layers", "terms", "methods"} | {
         f"{kind}/{method}" for kind in ("generation", "diversity") for method in methods
     }
-    kinds = ("accuracy", "layers")
+    kinds = ("accuracy", "hits", "layers")
     expected |= {"reference/noise", "reference/real"}
     reported = {name for name in recorder.results if not name.startswith("warning/")}
     assert reported == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
