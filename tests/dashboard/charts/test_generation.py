@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from core.generation.methods import METHODS, Method
+from core.generation.methods import METHODS
 from core.reporting import Frame, RunningStatistics
 from core.runs.records import Record
 from dashboard.charts import accuracy as accuracy_charts
@@ -232,23 +232,12 @@ def test_histogram_marks_the_mean_and_matrix_names_the_classes():
     assert list(matrix.layout.xaxis.tickvals) == [0, 2]
 
 
-ALL = [f"method-{number}" for number in range(8)]
-
-
-@pytest.fixture
-def registered(monkeypatch):
-    """Eight methods: those of the table and added ones."""
-    for name in ALL[len(METHODS) :]:
-        monkeypatch.setitem(METHODS, name, Method(name, f"Method {name[-1]}", "nowhere:Nothing"))
-    return list(METHODS)
-
-
-def test_eight_methods_have_eight_colors_and_a_ninth_another_dash(registered, monkeypatch):
-    assert registered[:2] == ["mi-fgsm", "adam"]
-    assert [chart_style.color(name) for name in registered] == list(chart_style.METHOD_COLORS)
-    assert {chart_style.dash(name) for name in registered} == {"solid"}
-    monkeypatch.setitem(METHODS, "a-ninth", Method("a-ninth", "Ninth", "nowhere:Nothing"))
-    assert (chart_style.color("a-ninth"), chart_style.dash("a-ninth")) == (chart_style.METHOD_COLORS[0], "dash")
+def test_eight_methods_have_eight_colors_and_a_ninth_another_dash():
+    eight, ninth = list(METHODS)[:8], list(METHODS)[8]
+    assert eight[:2] == ["mi-fgsm", "adam"]
+    assert [chart_style.color(name) for name in eight] == list(chart_style.METHOD_COLORS)
+    assert {chart_style.dash(name) for name in eight} == {"solid"}
+    assert (chart_style.color(ninth), chart_style.dash(ninth)) == (chart_style.METHOD_COLORS[0], "dash")
 
 
 def test_a_set_of_given_images_has_the_same_color_everywhere():
@@ -258,8 +247,8 @@ def test_a_set_of_given_images_has_the_same_color_everywhere():
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
-def test_figures_of_one_to_eight_methods(count, registered):
-    methods = registered[:count]
+def test_figures_of_one_to_eight_methods(count):
+    methods = list(METHODS)[:count]
     records = generation_records(methods)
     loss = plotted(generation_charts.loss_figure(records, CHANGES))
     assert len(loss.data) == 6 * count

@@ -19,6 +19,7 @@ from core.config import (
     label,
     remove_knob,
 )
+from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
 from dashboard.forms.run import with_own_images
 
@@ -63,7 +64,7 @@ def start(app):
 
 
 def test_every_form_knob_has_a_widget_with_its_label_and_help(form):
-    found = widgets(form(run_script, RunConfig()))
+    found = widgets(form(run_script, RunConfig(methods=tuple(METHODS))))
     for section in SECTIONS.values():
         for name, field in knobs(section).items():
             if field.metadata["in_form"]:
@@ -207,7 +208,7 @@ def test_form_for_existing_images_has_only_quantization_knobs(form):
     app = form(quantization_script, quick)
     found = widgets(app)
     assert found.keys().isdisjoint({*knobs(GenerationConfig), "encoder", "compile", "model"})
-    in_form = {name for name, field in knobs(TrainingConfig).items() if field.metadata["in_form"]}
+    in_form = {name for name, field in knobs(TrainingConfig).items() if field.metadata["in_form"] and not field.metadata["of"]}
     assert found.keys() == in_form | {"bits", "steps", "training_lr", "data", "accuracy_checks", "seed", "budget", "device", "threads"}
     assert (app.session_state["config"], app.session_state["pressed"], app.session_state["file"]) == (quick, False, "")
     found["bits"].set_value([2])
