@@ -59,7 +59,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", nargs="+", type=float, default=MINUTES)
     options, more = parser.parse_known_args()  # more: flags of `run`
-    result = {"flags": more, "budgets": {f"{minutes:g}": measure(minutes, more) for minutes in options.minutes}}
+    budgets = {}
+    for minutes in options.minutes:
+        budgets[f"{minutes:g}"] = measure(minutes, more)
+        print(json.dumps(budgets[f"{minutes:g}"]), file=sys.stderr, flush=True)
+    result = {"flags": more, "budgets": budgets}
     print(json.dumps(result, indent=1))
 
     from benchmarks.machine import write
