@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from core.cli.commands import _run_config
+from core.cli.commands import run_config
 from core.cli.parser import build_parser, main
 from core.config import PRESETS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig, knobs
 from core.export.commands import bare_name, commands
@@ -38,7 +38,7 @@ def parsed(line):
 )
 def test_preset_is_one_command(config):
     (line,) = commands(config)
-    assert _run_config(parsed(line)).to_dict() == config.to_dict()
+    assert run_config(parsed(line)).to_dict() == config.to_dict()
 
 
 def test_command_of_a_preset_is_short():
