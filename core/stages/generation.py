@@ -49,8 +49,8 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
 
 
 def _warn_of_layers(loop: GenerationLoop, reporter: Reporter) -> None:
-    """Says that the images match the running statistics less than usual, and in which layers."""
-    if folds := loop.unmatched():
+    """Says that the images match the running statistics less than usual, and in which layers. Losses of methods' own often ask for less."""
+    if not METHODS[loop.method].own_loss and (folds := loop.unmatched()):
         summary = loop.summary()
         layers = ", ".join(f"{name} ({fold:.1f})" for name, fold in folds.items())
         reporter.result(
