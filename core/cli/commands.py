@@ -83,13 +83,18 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
         check_free(options.out)
     if "weights" in options:
         config = with_weights(config, options)
+    return begin(options.runs, config, options.out, output_subset)
+
+
+def begin(runs: Path | None, config: RunConfig, out: Path | None = None, output_subset: str = "") -> dict[str, Any]:
+    """Computes a new run in the runs folder `runs`. out, output_subset: see Run."""
     from core.runs.store import RunStore
 
     with Progress() as progress:
         # bad input leaves no run behind
         prepared = prepared_for(config, progress)
-        store = RunStore(options.runs)
-        return compute(store, new_run(store, config, options.out, output_subset), progress, prepared)
+        store = RunStore(runs)
+        return compute(store, new_run(store, config, out, output_subset), progress, prepared)
 
 
 def prepared_for(config: RunConfig, progress: Progress) -> Prepared:

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cli.commands import compute, new_run, prepared_for, resumed, run_config, with_weights
-from core.cli.progress import Progress
+from core.cli.commands import begin, resumed, run_config, with_weights
 from core.errors import DataError
 
 if TYPE_CHECKING:
     from core.comparison.cells import Cell
     from core.comparison.table import Row
-    from core.config import RunConfig
-    from core.runs.run import Run
 
 
 def compare(options: Namespace) -> dict[str, Any]:
@@ -40,7 +37,10 @@ def compare(options: Namespace) -> dict[str, Any]:
             run = complete_run(store, cell)
             if run is None and not options.found and active_run(store, cell) is None:  # another process computes it
                 print(f"{cell.method}, seed {cell.seed} ({number} of {len(wanted)})", file=sys.stderr)
-                _compute(options, cell.config, resumable_run(store, cell))
+                if (earlier := resumable_run(store, cell)) is not None:
+                    resumed(options, earlier.id)
+                else:
+                    begin(options.runs, cell.config)
                 run = complete_run(store, cell)
             if run is not None:
                 measured.append((cell, run.id))
@@ -54,19 +54,6 @@ def compare(options: Namespace) -> dict[str, Any]:
         note = [f"Not measured: {', '.join(missing)}."] if missing else []
         return {"text": "\n".join([as_text(table), *note])}
     return {"rows": [row.to_dict() for row in table], "missing": missing, "files": files}
-
-
-def _compute(options: Namespace, config: RunConfig, earlier: Run | None) -> None:
-    """A run of its own, or the rest of one that was interrupted."""
-    if earlier is not None:
-        resumed(options, earlier.id)
-        return
-    from core.runs.store import RunStore
-
-    with Progress() as progress:
-        prepared = prepared_for(config, progress)
-        store = RunStore(options.runs)  # of its own, because it is closed with the run
-        compute(store, new_run(store, config, None, ""), progress, prepared)
 
 
 def _write(table: Sequence[Row], folder: Path) -> dict[str, str]:

@@ -12,6 +12,8 @@ from core.runs.run import Run, with_absolute_paths
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
+ACTIVE = tuple(state for state in RunState if not state.is_finished())
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -71,19 +73,23 @@ def runs_of(store: RunStore, cell: Cell, states: Sequence[RunState]) -> Iterator
             yield run
 
 
-def found(store: RunStore, start: RunConfig, most: int | None = None) -> list[tuple[Cell, str]]:
-    """Every method and seed that complete runs have measured with the settings of `start`, each with its newest run.
+def found(
+    store: RunStore, start: RunConfig, states: Sequence[RunState] = (RunState.COMPLETE,), most: int | None = None
+) -> list[tuple[Cell, str]]:
+    """Every method and seed that runs in these states measure with the settings of `start`, each with its newest run.
 
     most: runs of the network and its evaluation images that are looked at, the newest; default: all of them.
     """
     start = with_absolute_paths(start)
-    which = RunFilter(states=(RunState.COMPLETE,), generates=True, model=start.model, data=[start.evaluation.data])
+    which = RunFilter(states=states, generates=True, model=start.model, data=[start.evaluation.data])
     known: dict[tuple[str, int], tuple[Cell, str]] = {}
     for run in store.runs(which, most):
         seed = run.config.machine.seed
         for method in run.config.methods:
+            if (method, seed) in known or run.error:
+                continue
             cell = Cell(method, seed, replace(start, methods=(method,)).with_knobs({"seed": seed}))
-            if (method, seed) not in known and not run.error and measures(run.config, cell) and not store.changes(run.id):
+            if measures(run.config, cell) and not store.changes(run.id):
                 known[method, seed] = cell, run.id
     return list(known.values())
 
@@ -101,5 +107,4 @@ def resumable_run(store: RunStore, cell: Cell) -> Run | None:
 
 def active_run(store: RunStore, cell: Cell) -> Run | None:
     """A run that waits or is computed, and will have measured the cell."""
-    states = [state for state in RunState if not state.is_finished()]
-    return next(runs_of(store, cell, states), None)
+    return next(runs_of(store, cell, ACTIVE), None)

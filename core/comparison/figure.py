@@ -65,6 +65,6 @@ def _panel(name: str, own: dict[str, Row], methods: Sequence[str], left: int) ->
 
 
 def _step(extent: float) -> float:
-    """The distance of ticks: 1, 2 or 5 times a power of ten, so that there are four to ten of them."""
+    """The distance of ticks: 1, 2 or 5 times a power of ten, so that there are at most five intervals."""
     power = 10 ** math.floor(math.log10(extent / 4))
     return next(power * factor for factor in (1, 2, 5, 10) if extent / (power * factor) <= 5)

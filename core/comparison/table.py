@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -18,7 +18,6 @@ from core.runs.store import RunStore
 # method -> its column in the paper's table
 PAPER_COLUMNS = {
     "mi-fgsm": "dffg", "zeroq": "zeroq", "dsg": "dsg", "dsg-g": "dsg", "intraq": "intraq", "gdfq": "gdfq", "qimera": "qimera", "zaq": "zaq",
-    "real": "real_data",
 }  # fmt: skip
 
 
@@ -48,7 +47,7 @@ class Row:
     @property
     def title(self) -> str:
         """The method's name for people."""
-        return METHODS[self.method].title if self.method in METHODS else self.method
+        return METHODS[self.method].title
 
     @property
     def drop(self) -> float:
@@ -62,24 +61,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        behind = self.behind
-        return {
-            "method": self.method,
-            "width": self.width,
-            "seeds": list(self.seeds),
-            "runs": list(self.runs),
-            "full_precision": self.full_precision,
-            "top1": list(self.top1),
-            "drop": self.drop,
-            "spread": self.spread,
-            "standard_error": self.standard_error,
-            "generation_seconds": self.generation_seconds,
-            "training_seconds": self.training_seconds,
-            "similarity": self.similarity,
-            "paper_drop": self.paper_drop,
-            "evaluated_on": self.evaluated_on,
-            "behind": None if behind is None else {"points": behind.points, "low": behind.low, "high": behind.high, "p": behind.p},
-        }
+        return {**asdict(self), "drop": self.drop, "spread": self.spread}
 
 
 def rows(store: RunStore, measured: Sequence[tuple[Cell, str]]) -> list[Row]:

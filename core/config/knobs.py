@@ -127,8 +127,7 @@ def _rebuild(config_class: type, own: Mapping[str, Field]) -> None:
     for name in ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__match_args__", "__replace__"):
         if name in vars(config_class):
             delattr(config_class, name)
-    for name in own.keys() & config_class.__annotations__.keys():  # the others are those of a base class
-        each = own[name]
+    for name, each in own.items():
         setattr(config_class, name, each)
     dataclass(frozen=True)(config_class)
 

@@ -64,8 +64,6 @@ def _preset_name(name: str) -> str:
         "quick": "quick: minutes on a CPU",
         "imagenet": "imagenet: 224-pixel networks, an hour on a CPU",
         "paper": "paper: the paper's settings, for a GPU",
-        "gdfq": "gdfq: the settings of GDFQ's authors, for a GPU",
-        "zaq": "zaq: the settings of ZAQ's authors, for a GPU",
     }
     of_authors = f"{name}: the settings of its authors' code, for a GPU"
     return of_authors if name in METHODS else names.get(name, name)

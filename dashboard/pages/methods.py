@@ -6,7 +6,7 @@ from dataclasses import replace
 import streamlit as st
 
 from core.comparison import figure, table
-from core.comparison.cells import active_run, cells, complete_run, found, resumable_run
+from core.comparison.cells import ACTIVE, cells, found, resumable_run
 from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
 from core.runs.lists import RunFilter
@@ -34,7 +34,8 @@ if run is None:
 # a budget of time has become numbers of images and steps, which are the same for all methods
 start = run.config.with_knobs({"budget": 0.0})
 
-rows = table.rows(session.store(), found(session.store(), start, MOST))
+measured = found(session.store(), start, most=MOST)
+rows = table.rows(session.store(), measured)
 if rows:
     figures.show(json_of(charts.drops_figure(rows)), "drops", f"{run.name} drops")
     number = st.column_config.NumberColumn(format="%.2f")
@@ -84,8 +85,8 @@ def seeds_of(written):
 
 def missing(config, seeds):
     """The cells that no run has measured or will measure."""
-    store = session.store()
-    return [cell for cell in cells(config, seeds) if complete_run(store, cell) is None and active_run(store, cell) is None]
+    known = {(cell.method, cell.seed) for cell, _ in [*measured, *found(session.store(), start, ACTIVE)]}
+    return [cell for cell in cells(config, seeds) if (cell.method, cell.seed) not in known]
 
 
 def start_runs(wanted):
