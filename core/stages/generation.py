@@ -49,7 +49,9 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
 
 
 def _warn_of_layers(loop: GenerationLoop, reporter: Reporter) -> None:
-    """Says that the images match the running statistics less than usual, and in which layers. A loss of a method's own often asks for something else."""
+    """Says that the images match the running statistics less than usual, and in which layers; not of a method with a loss of its own, which
+    often asks for something else.
+    """
     if not METHODS[loop.method].own_loss and (folds := loop.unmatched()):
         summary = loop.summary()
         layers = ", ".join(f"{name} ({fold:.1f})" for name, fold in folds.items())
