@@ -83,9 +83,11 @@ class Load:
         return busy_seconds(_STAT.read_text(encoding="ascii"), self._cores), time.process_time()
 
     def others(self) -> float:
-        """On average since the last call."""
+        """On average since the last call; 0 where no time has passed."""
         (then, busy, own), self._last = self._last, (time.monotonic(), *self._seconds())
         now, busy_now, own_now = self._last
+        if now <= then:
+            return 0.0
         return max(0.0, (busy_now - busy) - (own_now - own)) / (now - then)
 
 

@@ -27,6 +27,7 @@ from core.errors import CoreError, RunError, StoreError
 from core.memory import keep_memory
 from core.processes import module_command, module_environment
 from core.runs.control import LocalControl
+from core.runs.database import DATABASE
 from core.runs.events import StoreReporter
 from core.runs.execution import attempt, describe_error, perform, queued_control, runs_at_once
 from core.runs.state import RunState
@@ -198,7 +199,9 @@ def import_engine() -> None:
 
 
 def main(folder: Path) -> None:
-    """Computes the runs named on standard input until it ends."""
+    """Computes the runs named on standard input until it ends. Exits with a sentence if the server's folder is gone."""
+    if not (folder / DATABASE).exists():  # RunStore would create the folder again
+        sys.exit(f"the runs folder {folder} was removed or is not mounted")
     output = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # so that nothing a library prints is read as a message
     share_cores()

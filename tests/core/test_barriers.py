@@ -42,6 +42,7 @@ def test_own_processor_time_is_not_of_others(tmp_path, monkeypatch):
     assert load.others() == 1.0  # 6 s in 4 s, of which 2 are this process's
     times.update(now=16.0, own=5.0)
     assert load.others() == 0.0
+    assert load.others() == 0.0  # at the same time
 
 
 def openmp_threads() -> int:

@@ -150,6 +150,14 @@ def test_worker_refuses_a_run_that_is_not_handed_over(tmp_path):
     store.close()
 
 
+def test_worker_does_not_create_a_folder_that_was_removed(tmp_path):
+    """A server starts its worker at once; the folder may be gone before that has imported what it needs."""
+    worker = Worker(tmp_path / "runs")
+    assert worker.compute("a run", "somebody", ProcessControl()) == 1
+    worker.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_adopting_requires_the_name_of_the_owner(tmp_path):
     first, second = RunStore(tmp_path), RunStore(tmp_path)
     run_id = first.create(TINY, "a run")
