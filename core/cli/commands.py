@@ -30,7 +30,6 @@ from core.config import (
 )
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
 from core.generation.methods import METHODS
-from core.layout import RECOMMENDED
 from core.reporting import TeeReporter
 
 if TYPE_CHECKING:
@@ -157,15 +156,6 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
     from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
     from core.runs.execution import perform, runs_at_once
-    from core.runs.output_folder import export_recommended, export_results
-
-    file: dict[str, Any] = {}
-
-    def finish() -> None:
-        if kind == RECOMMENDED:
-            file.update(export_recommended(store, run, progress, progress))
-        else:
-            export_results(store, run)
 
     try:
         with store.database.patient():
@@ -182,7 +172,6 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
                 TeeReporter(progress, StoreReporter(store, run_id)),
                 progress,
                 at_once=runs_at_once(),
-                finish=finish,
                 prepared=prepared,
             )
     except KeyboardInterrupt:
@@ -196,7 +185,7 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
         result = next(iter(result["methods"][method]["accuracy"].values()))
     elif "methods" in result:
         result["optimizers"] = result["methods"]  # their name in version 1
-    return {**result, **file, "run": run_id}
+    return {**result, "run": run_id}
 
 
 def runs(options: Namespace) -> dict[str, Any]:

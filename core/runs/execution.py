@@ -14,6 +14,7 @@ from core.errors import ConfigError, CoreError, RunError, RunStopped, StoreError
 from core.files import is_full
 from core.reporting import Control, Reporter
 from core.runs.control import LocalControl
+from core.runs.output_folder import deliver
 from core.runs.places import check_places
 from core.runs.state import RunState
 from core.runs.store import RunStore
@@ -74,14 +75,12 @@ def perform(
     control: Control,
     stopping: Callable[[], bool] = lambda: False,
     at_once: int = 1,
-    finish: Callable[[], None] = lambda: None,
     prepared: Any = None,
     every: float = SECONDS_BETWEEN,
 ) -> dict[str, Any]:
-    """Waits for the run's turn, computes it, and stores how it ended. Returns the result.
+    """Waits for the run's turn, computes it, writes what its command asked for, and stores how it ended.
 
-    finish: called before the run is marked complete, for example to export its files. prepared: see core.pipeline.execute. every: seconds
-    between two resume states.
+    prepared: see core.pipeline.execute. every: seconds between two resume states. Returns the result, with what `deliver` adds.
     Raises what ended the run, after storing it: RunStopped, CoreError (StoreError for a full disk), or any other exception.
     """
     with store.database.patient():
@@ -99,7 +98,7 @@ def perform(
             result = execute(
                 config, store.run_folder(run_id), reporter, control, prepared, every, lambda plan: store.set_config(run_id, plan)
             )
-            finish()
+            delivered = deliver(store, store.run(run_id), reporter, control)
             store.set_state(run_id, RunState.COMPLETE)
         except RunStopped:
             store.set_state(run_id, RunState.STOPPED)
@@ -115,7 +114,7 @@ def perform(
             raise
         # last, so that a run whose process is killed before it is complete has nothing to compute again
         store.remove_resume_state(run_id)
-        return result
+        return {**result, **delivered}
 
 
 def attempt(store: RunStore, run_id: str, compute: Callable[[], object], closed: Callable[[], bool] = lambda: False) -> None:

@@ -18,6 +18,14 @@ from core.runs.store import RunStore
 NOT_RESULTS = (layout.FRAMES, layout.CHECKPOINT)
 
 
+def deliver(store: RunStore, run: Run, reporter: Reporter, control: Control) -> dict[str, Any]:
+    """Writes what the command that started the run asked for, whoever computes it; returns figures of that. Raises as the two below."""
+    if run.output_subset.partition("/")[0] == layout.RECOMMENDED:
+        return export_recommended(store, run, reporter, control)
+    export_results(store, run)
+    return {}
+
+
 def export_results(store: RunStore, run: Run) -> None:
     """Copies the run's results, or only `run.output_subset`, to `run.out`: completely or not at all. Does nothing when `run.out` is empty.
 

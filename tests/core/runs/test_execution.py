@@ -53,17 +53,30 @@ def computed(monkeypatch):
     return found
 
 
-def go(store, run_id, **options):
-    return perform(store, run_id, NullReporter(), NoControl(), **options)
+def go(store, run_id, finish=None, **options):
+    """finish: called when files are delivered, in place of that."""
+    with pytest.MonkeyPatch.context() as patched:
+        if finish is not None:
+            patched.setattr(execution, "deliver", lambda *_: finish() or {})
+        return perform(store, run_id, NullReporter(), NoControl(), **options)
 
 
-def test_run_is_computed_with_its_config_and_complete(store, computed):
+def test_run_is_computed_with_its_config_and_complete(store, computed, monkeypatch):
     run_id, order = store.create(CONFIG, ""), []
     computed.does = lambda: order.append(store.run(run_id).state) or {"done": True}
-    assert go(store, run_id, finish=lambda: order.append(store.run(run_id).state)) == {"done": True}
+    monkeypatch.setattr(execution, "deliver", lambda store, run, *rest: order.append(store.run(run.id).state) or {"file": "x"})
+    assert go(store, run_id) == {"done": True, "file": "x"}
     assert computed == [(CONFIG, store.run_folder(run_id))]
-    assert order == [RunState.RUNNING, RunState.RUNNING]  # `finish` is called before the run counts as complete
+    assert order == [RunState.RUNNING, RunState.RUNNING]  # files are delivered before the run counts as complete
     assert store.run(run_id).state is RunState.COMPLETE
+
+
+def test_results_are_copied_to_where_the_run_was_asked_to_put_them(store, computed, tmp_path):
+    """Whoever computes the run: a server may resume one that the command line started."""
+    run_id = store.create(CONFIG, "", out=str(tmp_path / "out"))
+    computed.does = lambda: (store.run_folder(run_id) / "result.json").write_text("{}", encoding="utf-8") and {"done": True}
+    go(store, run_id)
+    assert (tmp_path / "out" / "result.json").read_text(encoding="utf-8") == "{}"
 
 
 @pytest.mark.parametrize(

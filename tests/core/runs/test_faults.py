@@ -20,7 +20,6 @@ from core.runs.database import DATABASE, RESERVE, Database
 from core.runs.events import StoreReporter
 from core.runs.execution import perform
 from core.runs.manager import RunManager
-from core.runs.output_folder import export_results
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
@@ -240,7 +239,7 @@ def test_error_of_a_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, pr
     out = folder / "out"
     run_id = store.create(CONFIG, "", out=str(out))
     with pytest.raises(CoreError):
-        compute(store, run_id, prepared, finish=lambda: export_results(store, store.run(run_id)))
+        compute(store, run_id, prepared)
     run = store.run(run_id)
     assert run.state is RunState.FAILED
     assert is_sentence(run.error)
@@ -249,7 +248,7 @@ def test_error_of_a_copy_to_a_full_disk_names_that_disk(small_disk, tmp_path, pr
     assert [path.name for path in folder.iterdir()] == ["someone-else.bin"]
     small_disk.remount("size=64m")
     store.resume(run_id)
-    compute(store, run_id, prepared, finish=lambda: export_results(store, store.run(run_id)))
+    compute(store, run_id, prepared)
     assert fingerprint(out) == fingerprint(store.run_folder(run_id))
     store.close()
 
