@@ -26,7 +26,7 @@ else:
     live_view.follow(diversity.DIVERSITY, run)
 
 if run is not None and session.image_methods(run):
-    with st.expander("Measure with another encoder", icon=":material/add:"):
+    with st.expander("Measure with an encoder", icon=":material/add:"):
         refusals = Refusals("diversity")
         encoder = forms.encoder_widget(PRESETS["quick"], "diversity", refusals)
         if refusals.button("Measure", "measure"):

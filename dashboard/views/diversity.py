@@ -87,7 +87,7 @@ def _nothing(run: Run) -> str:
     if not run.config.evaluation.encoder:
         if not session.image_methods(run):
             return "This run did not measure diversity, and its images no longer exist. Upload them below."
-        return "This run did not measure diversity. Open “Measure with another encoder” below."
+        return "This run did not measure diversity. Open “Measure with an encoder” below."
     if run.state.is_finished():
         return "This run ended before its diversity was measured. Resume it, or start another in the Studio."
     return "Similarities appear here after the images are generated."

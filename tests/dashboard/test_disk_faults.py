@@ -70,7 +70,7 @@ def test_start_again_keeps_the_settings_of_the_earlier_run(runs_folder, full):
     ("name", "opened", "button"),
     [
         ("quantize", "quantize/{}/False", "quantize"),
-        ("diversity", "Measure with another encoder", "measure"),
+        ("diversity", "Measure with an encoder", "measure"),
         ("paper", "Measure a row", "measure row"),
     ],
 )

@@ -234,7 +234,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     assert "accuracy/given/W8A8" in session.store().results(newest.id)
     # this run measured no diversity; the page offers to, as long as the images exist
     app = page("diversity")
-    assert "Open “Measure with another encoder” below" in texts(app)
+    assert "Open “Measure with an encoder” below" in texts(app)
     assert app.button(key="measure").label == "Measure"
     shutil.rmtree(run.config.images_from)
     app = page("diversity")
