@@ -6,20 +6,23 @@ steps with its power of 0.75, so that generation and training take the same shar
 """
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from core.config import GenerationConfig, RunConfig
+from core.config import GenerationConfig, RunConfig, TrainingConfig
+from core.config.choices import AUTHORS
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.encoder import Encoder
 from core.generation.loop import GenerationLoop
-from core.generation.methods import DEFAULT_METHODS
+from core.generation.methods import DEFAULT_METHODS, METHODS
+from core.generation.sources.base import JointSource
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.training import QuantizationTraining
 from core.stages.context import Context
@@ -35,10 +38,12 @@ _MOST = {"images": 20_480, "iterations": 1_000, "steps": 20_000}
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds on this machine: of an image in one iteration of a generation, a training step, a calibration with the analysis of its
-    layers, an image that the full-precision or the quantized network scores, and an image that the encoder embeds."""
+    """Seconds on this machine: of an image in one iteration of a generation and of a training step, both the mean of the run's methods;
+    of an image in one iteration of the held-out images; of a calibration with the analysis of its layers; of an image that the
+    full-precision or the quantized network scores; and of an image that the encoder embeds."""
 
     image_iteration: float
+    held_out_iteration: float
     step: float
     calibration: float
     score: float
@@ -95,7 +100,7 @@ def seconds_of(config: RunConfig, costs: Costs, work: Work) -> float:
     if not config.images_from:
         total += methods * _image_iterations(config.generation) * costs.image_iteration
     if config.bits and work.holds_out:
-        total += len(DEFAULT_METHODS) * _image_iterations(held_out_config(config.generation)) * costs.image_iteration
+        total += len(DEFAULT_METHODS) * _image_iterations(held_out_config(config.generation)) * costs.held_out_iteration
     if work.embeds:
         total += (methods + 2) * config.generation.saved_images * costs.embedding
     if config.bits:
@@ -114,6 +119,15 @@ def _image_iterations(config: GenerationConfig) -> float:
     return config.noise_images * config.iterations * (1 - config.half_resolution_fraction * 2 / 3)
 
 
+class _Generated(NamedTuple):
+    """Of one method: images, the seconds of one in an iteration, and the source if it may learn together with a student."""
+
+    method: str
+    images: ImageSet
+    image_iteration: float
+    source: JointSource | None = None
+
+
 class Plan:
     """What a run computes, how long each part takes on this machine, and the settings that fit into the run's budget of time."""
 
@@ -128,6 +142,9 @@ class Plan:
     ) -> None:
         self.model, self.config, self.evaluation_set, self.encoder, self.sets = model, config, evaluation_set, encoder, sets
         self.work = Work(0 if evaluation_set is None else len(evaluation_set), holds_out, encoder is not None)
+
+    def _methods(self) -> list[str]:
+        return list(self.sets or self.config.methods)
 
     def measured(self, context: Context, spent: float = 0.0) -> RunConfig:
         """Measures, then returns the settings. spent: seconds that the run took so far."""
@@ -153,7 +170,12 @@ class Plan:
         }
 
     def _measure(self, context: Context) -> Costs:
-        images, image_iteration = self._generated(context)
+        timed = [self._generated(method, context) for method in self._methods()]
+        images, image_iteration = timed[0].images, statistics.fmean(one.image_iteration for one in timed)
+        held_out = image_iteration
+        if self.work.holds_out and self.config.bits:
+            usual = {one.method: one for one in timed}.get(DEFAULT_METHODS[0])
+            held_out = (usual or self._generated(DEFAULT_METHODS[0], context)).image_iteration
         embedding = 0.0
         if self.encoder is not None:
             sample = _repeated(images, _IMAGES).images[:_IMAGES]
@@ -161,45 +183,61 @@ class Plan:
             began = time.perf_counter()
             self.encoder.embed_images(sample)
             embedding = (time.perf_counter() - began) / len(sample)
-        trained = self._trained(images, context) if self.config.bits else (0.0,) * 4
-        return Costs(image_iteration, *trained, embedding)
+        trained = self._trained(timed, context) if self.config.bits else (0.0,) * 4
+        return Costs(image_iteration, held_out, *trained, embedding)
 
-    def _generated(self, context: Context) -> tuple[ImageSet, float]:
+    def _generated(self, method: str, context: Context) -> _Generated:
         """A batch of images and the seconds of one in an iteration; given images, if the run has some."""
         if self.sets:
-            return next(iter(self.sets.values())), 0.0
+            return _Generated(method, self.sets[method], 0.0)
         generation = self.config.generation
         batch = max(2, min(generation.batch_size, generation.noise_images))
         few = replace(generation, images=batch, batch_size=batch, snapshots=1, iterations=_TIMED + 1, half_resolution_fraction=0.0)
-        loop = GenerationLoop(self.model, few, DEFAULT_METHODS[0], replace(self.config.machine, compile=False))
+        loop = GenerationLoop(self.model, few, method, replace(self.config.machine, compile=False))
         loop.step()
         seconds = _timed(loop.step, context) / batch
-        return loop.image_set(), seconds
+        source = loop.source if isinstance(loop.source, JointSource) else None
+        return _Generated(method, loop.image_set(), seconds, source)
 
-    def _trained(self, images: ImageSet, context: Context) -> tuple[float, float, float, float]:
+    def _trained(self, timed: Sequence[_Generated], context: Context) -> tuple[float, float, float, float]:
         """Seconds of a training step and a calibration, and of an image that either network scores."""
         settings = replace(self.config.training_for(self.config.bits[0]), steps=_TIMED + 2)
-        images = _repeated(images, max(settings.calibration_images, settings.training_batch_size, _IMAGES))
+        images = _repeated(timed[0].images, max(settings.calibration_images, settings.training_batch_size, _IMAGES))
         began = time.perf_counter()
         training = QuantizationTraining(self.model, images, settings, self.config.seed_of_training)
         calibration = 2 * (time.perf_counter() - began)  # with the analysis of the layers, which takes about as long
         training.step()
-        step = _timed(training.step, context)
+        usual = _timed(training.step, context)
+        step = statistics.fmean(self._joint_step(one, settings, context) or usual for one in timed)
         inputs = self.model.normalize(images.images[:_IMAGES]).contiguous(memory_format=torch.channels_last)
         reading = 0.0 if self.evaluation_set is None else _seconds_to_read(self.evaluation_set)
         score, quantized = (_seconds_of_scores(network, inputs) for network in (self.model.network, training.inference_network()))
         return step, calibration, score + reading, quantized + reading
 
+    def _joint_step(self, timed: _Generated, settings: TrainingConfig, context: Context) -> float:
+        """Seconds of a training step in which the method's generator learns on; 0 if it does not."""
+        source = timed.source
+        if source is None or not METHODS[timed.method].is_joint(settings.protocol):
+            return 0.0
+        if settings.protocol == AUTHORS:
+            settings = source.authors_training(settings)
+        steps = max(_TIMED, self.config.generation.student_steps)  # a generator may learn in one of these only
+        settings = replace(settings, steps=steps + 2)
+        source.join(settings)
+        training = QuantizationTraining(self.model, source, settings, self.config.seed_of_training)
+        training.step()
+        return _timed(training.step, context, steps)
 
-def _timed(step: Callable[[], Any], context: Context) -> float:
+
+def _timed(step: Callable[[], Any], context: Context, calls: int = _TIMED) -> float:
     """Seconds of one call: the mean of a few."""
     seconds = 0.0
-    for _ in range(_TIMED):
+    for _ in range(calls):
         context.control.pause_point()
         began = time.perf_counter()
         step()
         seconds += time.perf_counter() - began
-    return seconds / _TIMED
+    return seconds / calls
 
 
 @torch.no_grad()

@@ -5,11 +5,20 @@ import pytest
 from core import pipeline
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.errors import RunStopped
+from core.generation.loop import GenerationLoop
+from core.generation.sources.zaq import ZAQ
+from core.models.full_precision import load_model
+from core.quantization.sources import ImageSetSource
+from core.quantization.training import QuantizationTraining
 from core.reporting import NoControl, NullReporter
-from core.stages.planning import Costs, Work, planned, scaled, seconds_of
+from core.stages import planning
+from core.stages.context import Context
+from core.stages.planning import Costs, Plan, Work, planned, scaled, seconds_of
 from tests.core.recorded_runs import Recorder, StopsAt
 
-COSTS = Costs(image_iteration=0.004, step=0.3, calibration=5.0, score=0.002, quantized_score=0.005, embedding=0.01)
+COSTS = Costs(
+    image_iteration=0.004, held_out_iteration=0.003, step=0.3, calibration=5.0, score=0.002, quantized_score=0.005, embedding=0.01
+)
 CONFIG = RunConfig(
     generation=GenerationConfig(images=2048, iterations=50, snapshots=4),
     training=TrainingConfig(steps=100),
@@ -30,7 +39,7 @@ TINY = RunConfig(
 
 def test_seconds_by_hand():
     generated = 512 * 50 * 0.004
-    held_out = 64 * 50 * 0.004
+    held_out = 64 * 50 * 0.003
     scored = 2 * (2000 * 0.005 + 128 * (0.005 + 0.002))
     expected = 2 * generated + 2 * held_out + 4 * 2048 * 0.01 + 2000 * 0.002 + 2 * (2 * (5.0 + scored) + (300 + 100) * 0.3)
     assert seconds_of(CONFIG, COSTS, Work(2000, holds_out=True, embeds=True)) == pytest.approx(expected)
@@ -101,6 +110,33 @@ def test_run_keeps_its_plan_and_resumes_to_the_same_bits(tmp_path, monkeypatch):
     assert resumed["plan"]["images"] == 64
     for file in ("images/mi-fgsm/images.safetensors", "quantized/mi-fgsm/W4A4/quantized.safetensors"):
         assert (whole / file).read_bytes() == (stopped / file).read_bytes()
+
+
+def test_every_method_is_timed_with_a_generator_that_learns_on(monkeypatch):
+    """ZAQ's generator takes a step after five of the student."""
+    taken = []
+
+    def timed(step, context, calls=2):
+        for _ in range(calls):
+            step()
+        taken.append((type(step.__self__), getattr(step.__self__, "method", None) or type(step.__self__.source), calls))
+        return {GenerationLoop: 8.0, QuantizationTraining: 1.0}[type(step.__self__)] * len(taken)
+
+    monkeypatch.setattr(planning, "_timed", timed)
+    config = replace(TINY, methods=("adam", "zaq"))
+    plan = Plan(load_model(config.model, "cpu"), config, None, None, {}, holds_out=True)
+    plan.measured(Context(NullReporter(), NoControl()))
+    assert taken == [
+        (GenerationLoop, "adam", 2),
+        (GenerationLoop, "zaq", 2),
+        (GenerationLoop, "mi-fgsm", 2),  # of the held-out images
+        (QuantizationTraining, ImageSetSource, 2),
+        (QuantizationTraining, ZAQ, 5),
+    ]
+    batch = config.generation.batch_size
+    assert plan.costs.image_iteration == (8.0 + 16.0) / 2 / batch
+    assert plan.costs.held_out_iteration == 24.0 / batch
+    assert plan.costs.step == (4.0 + 5.0) / 2
 
 
 def test_measuring_changes_no_bit_of_the_run(tmp_path):
