@@ -54,7 +54,7 @@ def _warn_of_layers(loop: GenerationLoop, reporter: Reporter) -> None:
     """
     if not METHODS[loop.method].own_loss and (folds := loop.unmatched()):
         summary = loop.summary()
-        layers = ", ".join(f"{name} ({fold:.1f})" for name, fold in folds.items())
+        layers = ", ".join(f"{name} ({fold:.1f}-fold)" for name, fold in folds.items())
         reporter.result(
             f"{WARNING}/statistics/{loop.method}",
             f"Images of {METHODS[loop.method].title} match the running statistics less than usual: L_BNS fell from "
