@@ -6,48 +6,9 @@ from dataclasses import dataclass
 from core.config.choices import BNS_FORMS, NOISES, SCHEDULES
 from core.config.generators import GeneratorKnobs
 from core.config.knobs import knob
+from core.config.method_knobs import step_size, weight
 from core.errors import ConfigError
 from core.generation.methods import L_TOTAL
-
-
-def _step_size(title: str, method: str, default: float, paper: float = 0.0) -> float:
-    """The knob of a method that has an Adam of its own. paper: the authors' value, unless it is the default."""
-    own: float = knob(
-        default,
-        f"Step size of {title} (Adam) in normalized units.",
-        minimum=0.0,
-        maximum=2.0,
-        label=f"step size of {title}",
-        symbol="lr",
-        paper=f"{paper or default:g}",
-        step=0.01,
-        live=True,
-        slider=(0.0, 1.0),
-        of=(method,),
-        low="images barely change in the given iterations.",
-        high="images overshoot and the loss oscillates.",
-    )
-    return own
-
-
-def _weight(default: float, term: str, method: str, symbol: str, low: str, high: str) -> float:
-    """The knob that weighs a term of a method's own loss. term: what the weight is of. symbol: of the term, with the name of the method."""
-    own: float = knob(
-        default,
-        f"Weight of {term}.",
-        minimum=0.0,
-        maximum=100.0,
-        label=f"weight of {symbol}",
-        paper=f"{default:g}",
-        step=default / 10,
-        live=True,
-        slider=(default / 100, 100 * default if default < 0.1 else 10 * default),
-        log=True,
-        of=(method,),
-        low=low,
-        high=high,
-    )
-    return own
 
 
 @dataclass(frozen=True)
@@ -182,8 +143,8 @@ class GenerationConfig(GeneratorKnobs):
         low="images barely change in the given iterations.",
         high="images overshoot and L_BNS oscillates.",
     )
-    zeroq_lr: float = _step_size("ZeroQ", "zeroq", 0.5)
-    dsg_lr: float = _step_size("DSG", "dsg", 0.9)
+    zeroq_lr: float = step_size("ZeroQ", "zeroq", 0.5)
+    dsg_lr: float = step_size("DSG", "dsg", 0.9)
     dsg_slack: float = knob(
         0.9,
         "Quantile of the gaps between the statistics of Gaussian images and the running ones, up to which DSG ignores gaps.",
@@ -196,10 +157,10 @@ class GenerationConfig(GeneratorKnobs):
         low="0 has hardly any slack: all images have the same statistics, as in ZeroQ.",
         high="1 ignores all gaps that Gaussian images have: images hardly move.",
     )
-    dsg_sci: float = _weight(
+    dsg_sci: float = weight(
         1.0, "the similarity of the images in DSG", "dsg", "L_SCI of DSG", "0 lets images resemble each other.", "statistics match less."
     )
-    dsg_beta: float = _weight(
+    dsg_beta: float = weight(
         2.0,
         "the cross entropy in DSG",
         "dsg",
@@ -207,16 +168,14 @@ class GenerationConfig(GeneratorKnobs):
         "0 ignores labels.",
         "clear but uniform classes, and statistics that match less.",
     )
-    dsg_tv: float = _weight(
+    dsg_tv: float = weight(
         0.01, "the total variation of the batch in DSG", "dsg", "R_TV of DSG", "0 leaves high frequencies.", "blurs the images."
     )
-    dsg_l2: float = _weight(
+    dsg_l2: float = weight(
         0.01, "the l2 norm of the pixels in DSG", "dsg", "R_l2 of DSG", "0 leaves contrast to the other losses.", "grays the images."
     )
-    intraq_lr: float = _step_size("IntraQ", "intraq", 0.1, paper=0.5)
-    intraq_beta: float = _weight(
-        1.0, "the soft labels in IntraQ", "intraq", "L_SI of IntraQ", "0 ignores labels.", "statistics match less."
-    )
+    intraq_lr: float = step_size("IntraQ", "intraq", 0.1, paper=0.5)
+    intraq_beta: float = weight(1.0, "the soft labels in IntraQ", "intraq", "L_SI of IntraQ", "0 ignores labels.", "statistics match less.")
     intraq_crop: float = knob(
         0.5,
         "Probability that the images of an iteration of IntraQ are cropped and mirrored at random.",
