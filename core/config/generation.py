@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from core.config.choices import BNS_FORMS, NOISES, SCHEDULES
 from core.config.generators import GeneratorKnobs
+from core.config.hard_images import HardImageKnobs
 from core.config.knobs import knob
 from core.config.method_knobs import step_size, weight
 from core.errors import ConfigError
@@ -12,7 +13,7 @@ from core.generation.methods import L_TOTAL
 
 
 @dataclass(frozen=True)
-class GenerationConfig(GeneratorKnobs):
+class GenerationConfig(GeneratorKnobs, HardImageKnobs):
     """Knobs of the data generation. A knob that only some methods have names them in `of`."""
 
     images: int = knob(

@@ -217,6 +217,7 @@ def test_live_knobs_of_each_method():
     assert live["zeroq"] == {"zeroq_lr"}
     assert live["dsg"] == {"dsg_lr", "dsg_sci", "dsg_beta", "dsg_tv", "dsg_l2"}
     assert live["intraq"] == {"intraq_lr", "intraq_beta"}
+    assert live["hast"] == {"hast_lr", "hast_beta"}
     assert live["gdfq"] == live["dsg-g"] == {"generator_lr", "alpha_bns", "beta"}
     assert live["qimera"] == {"generator_lr", "alpha_bns", "superposed_share", "beta"}
     assert live["zaq"] == {"generator_lr", "alpha_activation"}

@@ -11,7 +11,7 @@ from core.generation.methods import METHODS
 
 
 def test_presets():
-    assert list(PRESETS) == ["quick", "imagenet", "paper", "zeroq", "dsg", "intraq", "gdfq", "zaq"]
+    assert list(PRESETS) == ["quick", "imagenet", "paper", "zeroq", "dsg", "intraq", "hast", "gdfq", "zaq"]
     for name, config in PRESETS.items():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.bits == ((6,) if name == "zaq" else (3, 4, 5))
@@ -24,7 +24,7 @@ def test_presets():
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}
     with pytest.raises(
-        UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, gdfq, zaq"
+        UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, hast, gdfq, zaq"
     ):
         preset("slow")
     with pytest.raises(TypeError):

@@ -64,6 +64,10 @@ CONFIGS = {
             intraq_target=0.6,
             intraq_near=0.02,
             intraq_far=1.5,
+            hast_lr=0.5,
+            hast_beta=0.123456789,
+            hast_gamma=0.5,
+            hard_crop=0.5,
         ),
         training=TrainingConfig(
             weight_bits=2,
