@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-from core.config.knobs import Checked, knob
+from core.config.adaptive import ADAPTIVE, AdaptiveKnobs
+from core.config.knobs import knob
 
 CONDITIONINGS = ("auto", "embedding", "batch-norm")
-_GENERATORS = ("gdfq", "qimera", "zaq", "dsg-g")
+_GENERATORS = ("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE)
 _LABELED = ("gdfq", "qimera", "dsg-g")  # the methods that match BatchNorm statistics
 
 
 @dataclass(frozen=True)
-class GeneratorKnobs(Checked):
+class GeneratorKnobs(AdaptiveKnobs):
     """Knobs that only methods with a generator have; part of GenerationConfig."""
 
     generator_batch_size: int = knob(
@@ -76,7 +77,7 @@ class GeneratorKnobs(Checked):
         paper="embedding for CIFAR, batch-norm for ImageNet",
         low="one choice is not better than the other.",
         high="one choice is not better than the other.",
-        of=("gdfq", "dsg-g"),
+        of=("gdfq", "dsg-g", *ADAPTIVE),
     )
     superposed_share: float = knob(
         0.4,

@@ -74,6 +74,13 @@ _OF_AUTHORS = {
         evaluation=EvaluationConfig(accuracy_checks=20),
         bits=(6,),
     ),
+    # of AdaDFQ and AdaSG for CIFAR: the epochs and rates of GDFQ with batches of 16
+    "adadfq": RunConfig(
+        methods=("adadfq", "adasg"),
+        generation=GenerationConfig(images=5120, iterations=200, snapshots=10, schedule="constant", generator_batch_size=16),
+        training=TrainingConfig(**_JOINT, steps=396 * 200, training_batch_size=16, training_lr=1e-4, training_weight_decay=1e-4),
+        evaluation=EvaluationConfig(accuracy_checks=20),
+    ),
 }
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(

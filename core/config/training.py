@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass
 from typing import Any
 
+from core.config.adaptive import ADAPTIVE
 from core.config.choices import BIT_WIDTHS, PROTOCOLS, RANGE_METHODS
 from core.config.knobs import Checked, check_text, knob
 from core.errors import ConfigError, quoted
@@ -162,12 +163,12 @@ class TrainingConfig(Checked):
         "shared",
         "How a network is trained on images of a generator: shared (the generator is trained first, its images are stored, and the student "
         "trains as with every other method) or authors (the generator keeps learning while the student trains, with the loss and the "
-        "learning rates of the method's authors). ZAQ's generator keeps learning in both.",
+        "learning rates of the method's authors). The generators of ZAQ, AdaDFQ, and AdaSG keep learning in both.",
         choices=PROTOCOLS,
         paper="authors",
         low="the methods differ in their images alone.",
         high="authors: the methods differ in their training, too.",
-        of=("gdfq", "qimera", "zaq", "dsg-g"),
+        of=("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE),
     )
     training_weight_decay: float = knob(
         0.0,

@@ -50,6 +50,8 @@ _ZEROQ = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020
 _DSG = "Zhang et al., Diversifying Sample Generation for Accurate Data-Free Quantization, CVPR 2021"
 _INTRAQ = "Zhong et al., IntraQ: Learning Synthetic Images with Intra-Class Heterogeneity for Zero-Shot Network Quantization, CVPR 2022"
 _HAST = "Li et al., Hard Sample Matters a Lot in Zero-Shot Quantization, CVPR 2023"
+_ADASG = "Qian et al., Rethinking Data-Free Quantization as a Zero-Sum Game, AAAI 2023"
+_ADADFQ = "Qian et al., Adaptive Data-Free Quantization, CVPR 2023"
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -64,6 +66,8 @@ METHODS: dict[str, Method] = {
         Method("zaq", "ZAQ", "core.generation.sources.zaq:ZAQ", "joint", _ZAQ, 2021, own_loss=True),
         Method("dsg-g", "DSG (generator)", "core.generation.sources.dsg_generator:DSGGenerator", "generator", _DSG, 2021, own_loss=True),
         Method("hast", "HAST", "core.generation.sources.hast:HASTImages", paper=_HAST, year=2023, own_loss=True),
+        Method("adadfq", "AdaDFQ", "core.generation.sources.adadfq:AdaDFQ", "joint", _ADADFQ, 2023, own_loss=True),
+        Method("adasg", "AdaSG", "core.generation.sources.adadfq:AdaSG", "joint", _ADASG, 2023, own_loss=True),
     )
 }
 DEFAULT_METHODS = ("mi-fgsm", "adam")

@@ -11,7 +11,7 @@ from core.generation.methods import METHODS
 
 
 def test_presets():
-    assert list(PRESETS) == ["quick", "imagenet", "paper", "zeroq", "dsg", "intraq", "hast", "gdfq", "zaq"]
+    assert list(PRESETS) == ["quick", "imagenet", "paper", "zeroq", "dsg", "intraq", "hast", "gdfq", "zaq", "adadfq"]
     for name, config in PRESETS.items():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.bits == ((6,) if name == "zaq" else (3, 4, 5))
@@ -24,7 +24,7 @@ def test_presets():
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}
     with pytest.raises(
-        UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, hast, gdfq, zaq"
+        UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, hast, gdfq, zaq, adadfq"
     ):
         preset("slow")
     with pytest.raises(TypeError):
@@ -46,6 +46,9 @@ def test_schedules_of_the_authors_of_generators():
     generation, training = PRESETS["zaq"].generation, PRESETS["zaq"].training
     assert (training.steps / generation.student_steps, training.training_batch_size) == (300 * 60, 256)
     assert PRESETS["zaq"].training_for(6).width == "W6A8"
+    generation, training = PRESETS["adadfq"].generation, PRESETS["adadfq"].training
+    assert (generation.iterations * len(generation.batches) + training.steps) == 400 * 200
+    assert generation.generator_batch_size == training.training_batch_size == 16
 
 
 def test_nearest_preset_with_what_differs():
