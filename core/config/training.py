@@ -181,6 +181,18 @@ class TrainingConfig(Checked):
         low="0 turns it off.",
         high="pulls the weights to zero, away from the calibrated network.",
     )
+    flip_share: float = knob(
+        0.0,
+        "Smallest share of a weight tensor's integer codes that a step changes, as in AIT: smaller steps are enlarged. Falls with the "
+        "learning rate. 0 turns it off.",
+        minimum=0.0,
+        maximum=0.1,
+        label="Flipped codes (share)",
+        paper="1e-3 for CIFAR-10 and 1e-4 for ImageNet in AIT",
+        step=1e-4,
+        low="steps too small to change a code leave the network as it is.",
+        high="steps as large as those of a much larger learning rate, which destroy what the network knew.",
+    )
     keep: str = knob(
         "better",
         "Which network a bit width ends with: better, the calibrated or the trained one, whichever has the smaller mean KL divergence "

@@ -19,6 +19,7 @@ from core.models.divergence import first_not_finite, parameter_not_finite
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.average import ParameterAverage
 from core.quantization.calibration import calibrate
+from core.quantization.flips import FlipControl
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.layers import ActivationQuantizer
 from core.quantization.losses import TrainingLoss, training_loss
@@ -61,6 +62,7 @@ class QuantizationTraining:
         self.quantized = calibrate(model, config, pixels, self.series)
         self.student = self.quantized.network
         self.optimizer = _optimizer(self.student, config)
+        self._flips = FlipControl(self.quantized.layers)
         self._graph = CudaGraph(model.device)
         self._average = ParameterAverage(self.student.parameters(), config.ema_decay)
         self.step_count = 0
@@ -113,7 +115,8 @@ class QuantizationTraining:
             raise self._diverged(f"training loss must be finite, got {figures['total']}", images)
         for parameter, gradient in zip(self.student.parameters(), gradients):
             parameter.grad = gradient
-        self.optimizer.step()
+        with self._flips.at_least(self.config.flip_share * self._learning_rate_factor()):
+            self.optimizer.step()
         self.student.eval()
         return figures
 
