@@ -258,7 +258,7 @@ class _Execution:
             measured = self._once(f"diversity/{method}", partial(self._diversity, method, image_set))
             result["methods"][method]["diversity"] = without_charts(measured)
         result["references"] = {}
-        for name in REFERENCES:
+        for name in (name for name in REFERENCES if name not in sets):  # a method or given images of this name take its place
             compute = partial(
                 reference_diversity, name, prepared.model, self.config, prepared.evaluation_set, prepared.encoder, self.context
             )

@@ -109,15 +109,21 @@ def _paper_drop(model: str, method: str, bits: int) -> float | None:
 
 
 def _behind(store: RunStore, ranked: Sequence[Row]) -> list[Row]:
-    """The rows of one width, each with its difference to the first one on the seeds that both have."""
-    compared = []
+    """The rows of one width, each with its difference to the best method on the seeds that both have."""
+    compared, first = [], _best(ranked) if ranked else None
     for row in ranked:
-        common = [seed for seed in row.seeds if seed in ranked[0].seeds]
-        best, own = (_hits(store, one, common) for one in (ranked[0], row))
-        if row is not ranked[0] and best and own and len({len(hits) for hits in (*best, *own)}) == 1:
+        assert first is not None
+        common = [seed for seed in row.seeds if seed in first.seeds]
+        best, own = (_hits(store, one, common) for one in (first, row))
+        if row is not first and best and own and len({len(hits) for hits in (*best, *own)}) == 1:
             row = replace(row, behind=difference(best, own))
         compared.append(row)
     return compared
+
+
+def _best(ranked: Sequence[Row]) -> Row:
+    """The row of the smallest drop among methods; among references, where there are no others."""
+    return min(ranked, key=lambda row: (METHODS[row.method].is_reference, row.drop))
 
 
 def _hits(store: RunStore, row: Row, seeds: Sequence[int]) -> list[Any] | None:
@@ -173,7 +179,7 @@ def explained(table: Sequence[Row]) -> list[str]:
     return [
         f"Top-1 in percent on {first.evaluated_on}, mean over seeds; full precision {first.full_precision:g}. Drop: full precision minus "
         "top-1, in points; spread: its standard deviation between seeds.",
-        "Behind the best: difference in points to the first method of the width on the same images and seeds, with the interval and the "
+        "Behind the best: difference in points to the best method of the width on the same images and seeds, with the interval and the "
         "two-sided p of a paired bootstrap over images and seeds.",
     ]
 
@@ -188,17 +194,19 @@ def as_csv(table: Sequence[Row]) -> str:
 
 
 def as_latex(table: Sequence[Row]) -> str:
-    """A booktabs table: a row for each method, a column for each width with the drop and its spread; the smallest drop is bold."""
+    """A booktabs table: a row for each method, a column for each width with the drop and its spread; the best method's is bold."""
     widths = list(dict.fromkeys(row.width for row in table))
     methods = in_order({row.method for row in table})
     by_place = {(row.method, row.width): row for row in table}
-    best = {width: min(row.drop for row in table if row.width == width) for width in widths}
+    best = {width: _best([row for row in table if row.width == width]) for width in widths}
     lines = [r"\begin{tabular}{l" + "r" * len(widths) + "}", r"\toprule", " & ".join(["Method", *widths]) + r" \\", r"\midrule"]
     for method in methods:
         entries = []
         for width in widths:
             row = by_place.get((method, width))
-            entries.append("--" if row is None else _latex_drop(row, bold=row.drop == best[width]))
+            entries.append(
+                "--" if row is None else _latex_drop(row, bold=row.drop == best[width].drop and not METHODS[row.method].is_reference)
+            )
         title = next(row.title for row in table if row.method == method)
         lines.append(" & ".join([title.replace("&", r"\&").replace("_", r"\_"), *entries]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

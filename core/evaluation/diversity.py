@@ -10,6 +10,7 @@ from core.data.image_sets import ImageSet
 from core.data.manifests import known_config
 from core.errors import DataError
 from core.evaluation.encoder import Encoder
+from core.generation.methods import METHODS
 
 HISTOGRAM_BINS = 60
 MATRIX_IMAGES = 200  # side of the stored similarity matrix
@@ -74,8 +75,8 @@ def similarity_matrix(embeddings: Tensor, labels: Tensor) -> dict[str, list]:
 
 def snapshot_groups(images: ImageSet) -> Tensor | None:
     """The images that are snapshots of the same noise image, one row each: indices `(G, k)`; None if that is unknown."""
-    config = known_config(images.manifest.get("config"))
-    if config is None:
+    config, method = known_config(images.manifest.get("config")), METHODS.get(str(images.manifest.get("method")))
+    if config is None or (method is not None and method.kind != "pixels"):
         return None
     starts = torch.tensor(config.starts)
     if len(starts) != len(images):

@@ -19,7 +19,7 @@ from core.config import GenerationConfig, MachineConfig, live_knobs
 from core.config.choices import DIVERGENCE, PLATEAU
 from core.data.image_sets import ImageSet, write_image_set
 from core.errors import CoreError
-from core.generation.forward_pass import ForwardPass
+from core.generation.forward_pass import ForwardPass, LossOutputs
 from core.generation.losses import START, TERMS, used_terms
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.optimizers import Plateau, step_size_factor
@@ -82,6 +82,7 @@ class GenerationLoop:
         self.source: ImageSource = source(self.model, config, self.machine)
         # generators follow what their papers have
         self._has_divergence = config.bns_form == DIVERGENCE and self.source.terms is None and not METHODS[method].has_generator
+        self._last_pass: tuple[Tensor, LossOutputs] | None = None  # its images, of a source without parameters
         self._scale: float | None = None  # of D_BNS, found at the first iteration
         self._plateau = Plateau(config.patience)
         self._forward = ForwardPass(self.network, self.source.terms, self.source.per_image)
@@ -134,12 +135,7 @@ class GenerationLoop:
         began = time.perf_counter()
         iteration = self.step_count % self.config.iterations
         self._read_live_values()
-        with torch.enable_grad():
-            images = self.source.images(iteration)
-            loss, terms, layers, logits, statistics = self._forward(images, self.source.targets(), self._weights())
-            for parameter in self.source.parameters():
-                parameter.grad = None
-            loss.backward()
+        loss, terms, layers, logits, statistics = self._outputs(iteration)
         layer_values = layers.detach().tolist()
         values = {"total": float(loss.detach()), "bns": sum(layer_values), **{name: float(term) for name, term in terms.items()}}
         self._check_finite(values["total"], layer_values, iteration)
@@ -166,6 +162,21 @@ class GenerationLoop:
             self._plateau = Plateau(self.config.patience)
         else:
             self.source.end_iteration(iteration)
+
+    def _outputs(self, iteration: int) -> LossOutputs:
+        """The forward pass of this iteration, and the gradients of its loss; without parameters, the last pass as long as images stay."""
+        if not self.source.parameters():
+            images = self.source.images(iteration)
+            if self._last_pass is None or self._last_pass[0] is not images:
+                with torch.no_grad():
+                    self._last_pass = images, self._forward(images, self.source.targets(), self._weights())
+            return self._last_pass[1]
+        with torch.enable_grad():
+            outputs = self._forward(self.source.images(iteration), self.source.targets(), self._weights())
+            for parameter in self.source.parameters():
+                parameter.grad = None
+            outputs[0].backward()
+        return outputs
 
     def _step_size(self, iteration: int) -> float:
         """The factor of the step size."""
@@ -265,7 +276,7 @@ class GenerationLoop:
         saved = self._saved_images
         return {
             "images": saved,
-            "image_iterations": self.config.noise_images * self.config.iterations,
+            "image_iterations": 0 if METHODS[self.method].is_reference else self.config.noise_images * self.config.iterations,
             "seconds": round(self.seconds, 3),
             "bns_loss_first": _mean([sum(layers) for layers in self._first]),
             "bns_loss_last": _mean([sum(layers) for layers in self._last]),

@@ -18,7 +18,8 @@ class Method:
 
     name: in configs, files and on the command line. title: on the pages. paper, year: where it was published.
     kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it, or, under its authors' protocol,
-    trains it further together with the student; "joint" does so under every protocol. source: its ImageSource, as "module:Class" so that
+    trains it further together with the student; "joint" does so under every protocol; "reference" has images that nothing optimizes, which
+    those of methods are compared with. source: its ImageSource, as "module:Class" so that
     torch is not imported here, or the class. own_loss: whether it has a loss of its own in place of L_total, so that it has none of the
     knobs of L_TOTAL.
     """
@@ -34,7 +35,12 @@ class Method:
     @property
     def has_generator(self) -> bool:
         """Whether a generator makes the images."""
-        return self.kind != "pixels"
+        return self.kind in ("generator", "joint")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether its images are there for comparison, and nothing optimizes them."""
+        return self.kind == "reference"
 
     def is_joint(self, protocol: str) -> bool:
         """Whether the generator learns together with the student under `protocol`, "shared" or "authors"."""
@@ -68,6 +74,7 @@ METHODS: dict[str, Method] = {
         Method("hast", "HAST", "core.generation.sources.hast:HASTImages", paper=_HAST, year=2023, own_loss=True),
         Method("adadfq", "AdaDFQ", "core.generation.sources.adadfq:AdaDFQ", "joint", _ADADFQ, 2023, own_loss=True),
         Method("adasg", "AdaSG", "core.generation.sources.adadfq:AdaSG", "joint", _ADASG, 2023, own_loss=True),
+        Method("noise", "Noise (reference)", "core.generation.sources.references:NoiseImages", "reference", own_loss=True),
     )
 }
 DEFAULT_METHODS = ("mi-fgsm", "adam")

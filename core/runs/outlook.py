@@ -46,7 +46,8 @@ def phases(config: RunConfig) -> list[Phase]:
     found, generation = [], config.generation
     image_iterations = generation.noise_images * generation.iterations
     if not config.images_from:
-        found.append(Phase("generation", "generating images", len(config.methods) * image_iterations))
+        optimized = sum(not METHODS[method].is_reference for method in config.methods)
+        found.append(Phase("generation", "generating images", optimized * image_iterations))
     if config.evaluation.encoder:
         found += [Phase(f"diversity of {method}", "measuring diversity") for method in config.methods]
     if config.bits:

@@ -98,7 +98,8 @@ def seconds_of(config: RunConfig, costs: Costs, work: Work) -> float:
     methods = len(config.methods)
     total = 0.0
     if not config.images_from:
-        total += methods * _image_iterations(config.generation) * costs.image_iteration
+        optimized = sum(not METHODS[method].is_reference for method in config.methods)
+        total += optimized * _image_iterations(config.generation) * costs.image_iteration
     if config.bits and work.holds_out:
         total += len(DEFAULT_METHODS) * _image_iterations(held_out_config(config.generation)) * costs.held_out_iteration
     if work.embeds:
@@ -171,7 +172,8 @@ class Plan:
 
     def _measure(self, context: Context) -> Costs:
         timed = [self._generated(method, context) for method in self._methods()]
-        images, image_iteration = timed[0].images, statistics.fmean(one.image_iteration for one in timed)
+        optimized = [one.image_iteration for one in timed if not (one.method in METHODS and METHODS[one.method].is_reference)]
+        images, image_iteration = timed[0].images, statistics.fmean(optimized or [0.0])
         held_out = image_iteration
         if self.work.holds_out and self.config.bits:
             usual = {one.method: one for one in timed}.get(DEFAULT_METHODS[0])

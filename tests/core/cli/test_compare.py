@@ -76,6 +76,23 @@ def test_hits_are_those_of_the_reported_accuracy(tiny_preset, runs, capsys):
     store.close()
 
 
+def test_a_reference_is_marked_and_never_the_best(tiny_preset, runs, tmp_path, capsys):
+    arguments = ("compare", "--preset", "quick", "--methods", "mi-fgsm", "noise", "--bits", "4", "--encoder", "", "--seeds", "0")
+    assert call(*arguments, "--json", "--out", tmp_path / "out") == 0
+    rows = {row["method"]: row for row in last_json(capsys)["rows"]}
+    assert rows["mi-fgsm"]["behind"] is None
+    # positive or negative, whichever of the two is better
+    assert rows["noise"]["behind"]["points"] == pytest.approx(rows["mi-fgsm"]["top1"][0] - rows["noise"]["top1"][0], abs=1e-3)
+    latex = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
+    assert r"MI-FGSM & \textbf{" in latex
+    assert "Noise (reference) & " in latex
+    store = RunStore(runs)
+    made = store.result(rows["noise"]["runs"][0], "generation/noise")
+    assert made["image_iterations"] == 0
+    assert made["bns_loss_last"] > 0
+    store.close()
+
+
 def test_an_interrupted_comparison_goes_on(tiny_preset, computed, monkeypatch, runs, capsys):
     from core.stages import quantization
 

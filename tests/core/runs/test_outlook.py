@@ -32,6 +32,11 @@ def test_phases_in_order():
     ]
 
 
+def test_a_reference_takes_no_work_to_generate():
+    assert [phase.work for phase in phases(replace(CONFIG, methods=("adam", "noise"), bits=()))] == [GENERATION]
+    assert [phase.work for phase in phases(replace(CONFIG, methods=("noise",), bits=()))] == [0]
+
+
 def test_what_is_not_computed_is_no_phase():
     given = replace(CONFIG, images_from="a folder", bits=(4,), methods=("given",)).with_knobs({"encoder": "embedded", "steps": 0})
     assert [phase.title for phase in phases(given)] == ["measuring diversity", "generating held-out images", "calibrating W4A4"]

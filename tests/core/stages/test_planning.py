@@ -48,6 +48,9 @@ def test_seconds_by_hand():
 def test_seconds_without_evaluation_training_or_generation():
     images = replace(CONFIG, bits=())
     assert seconds_of(images, COSTS, Work(0, holds_out=False, embeds=False)) == pytest.approx(2 * 512 * 50 * 0.004)
+    assert seconds_of(replace(images, methods=("adam", "noise")), COSTS, Work(0, holds_out=False, embeds=False)) == pytest.approx(
+        512 * 50 * 0.004  # a reference is not optimized
+    )
     given = replace(CONFIG, images_from="/images", methods=("given",), bits=(4,), steps_by_bits={4: 0})
     assert seconds_of(given, COSTS, Work(100, holds_out=False, embeds=False)) == pytest.approx(100 * 0.002 + 5.0 + 100 * 0.005)
 

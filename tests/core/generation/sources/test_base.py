@@ -11,7 +11,7 @@ from core.generation.methods import METHODS
 from core.reporting import NoControl, NullReporter
 
 CONFIG = GenerationConfig(images=24, iterations=6, batch_size=12, snapshots=1, schedule="plateau", patience=1)
-OWN = [name for name, method in METHODS.items() if method.own_loss and not method.has_generator]
+OWN = [name for name, method in METHODS.items() if method.own_loss and method.kind == "pixels"]
 
 
 class Recorder(NullReporter):
