@@ -52,6 +52,7 @@ class Faults:
 
     def __init__(self, monkeypatch) -> None:
         self.counted: Counter[str] = Counter()
+        self.first: dict[str, int] = {}  # number of the first operation of each kind
         self.error: BaseException = FULL
         self.at: int | None = None
         self.for_good = False
@@ -62,6 +63,7 @@ class Faults:
 
     def watch(self, folder: Path, at: int | None = None, error: BaseException = FULL, for_good: bool = False) -> None:
         self.counted.clear()
+        self.first.clear()
         self.failed.clear()
         self.folder, self.at, self.error, self.for_good, self._watching = folder, at, error, for_good, True
 
@@ -74,6 +76,7 @@ class Faults:
             return
         self.counted[kind] += 1
         number = self.counted.total()
+        self.first.setdefault(kind, number)
         if self.at is None or number < self.at or (number > self.at and not self.for_good):
             return
         if self.for_good and kind == "commit" and not (self.folder / RESERVE).exists():
