@@ -121,12 +121,11 @@ def test_student_and_generator_lower_their_losses(small):
 
 @pytest.mark.slow
 def test_images_of_the_embedded_network_lower_the_loss_and_are_recognized(embedded):
-    records = Records()
-    config = replace(CONFIG, images=80, batch_size=80, iterations=80, snapshots=1, generator_batch_size=32, latent=0, adaptive_bns=0.1)
-    config = replace(config, adaptive_agreement=1.0)  # the published balance needs more iterations
-    _, summary = synthesize(embedded, config, "adadfq", MACHINE, records)
+    config = replace(CONFIG, images=80, batch_size=80, iterations=40, snapshots=1, generator_batch_size=32, generator_lr=3e-3, latent=0)
+    synthesize(embedded, config, "adadfq", MACHINE, records := Records())
     assert records.data[-1]["total"] < 0.5 * records.data[0]["total"]
-    assert summary["teacher_agreement"] > 20  # 10 by chance
+    seen = [data["agreement"] for data in records.data[10:]]
+    assert sum(seen) / len(seen) > 13  # of 960 images; 10 by chance, with a standard error of 1
 
 
 def test_interrupted_generation_gives_the_same_bits(small, tmp_path):
