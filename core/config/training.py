@@ -6,14 +6,15 @@ from typing import Any
 
 from core.config.adaptive import ADAPTIVE
 from core.config.choices import BIT_WIDTHS, PROTOCOLS, RANGE_METHODS
-from core.config.knobs import Checked, check_text, knob
+from core.config.knobs import check_text, knob
+from core.config.student_losses import StudentLossKnobs
 from core.errors import ConfigError, quoted
 
 _LOW_BITS = "at 2 and 3 bits, {} has 4 and 8 values: accuracy drops sharply and more training is needed."
 
 
 @dataclass(frozen=True)
-class TrainingConfig(Checked):
+class TrainingConfig(StudentLossKnobs):
     """Knobs of quantization and training. In a run with several bit widths, `RunConfig.training_for` sets `weight_bits`."""
 
     weight_bits: int = knob(
@@ -161,14 +162,14 @@ class TrainingConfig(Checked):
     )
     protocol: str = knob(
         "shared",
-        "How a network is trained on images of a generator: shared (the generator is trained first, its images are stored, and the student "
-        "trains as with every other method) or authors (the generator keeps learning while the student trains, with the loss and the "
-        "learning rates of the method's authors). The generators of ZAQ, AdaDFQ, and AdaSG keep learning in both.",
+        "How a network is trained on the images of a method: shared (images first, then the same training for all methods) or authors "
+        "(the loss and the learning rates of the method's authors; a generator keeps learning while the student trains). The generators "
+        "of ZAQ, AdaDFQ, and AdaSG keep learning in both.",
         choices=PROTOCOLS,
         paper="authors",
         low="the methods differ in their images alone.",
         high="authors: the methods differ in their training, too.",
-        of=("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE),
+        of=("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE, "intraq", "hast"),
     )
     training_weight_decay: float = knob(
         0.0,

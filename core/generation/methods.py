@@ -21,7 +21,7 @@ class Method:
     trains it further together with the student; "joint" does so under every protocol; "reference" has images that nothing optimizes, which
     those of methods are compared with. source: its ImageSource, as "module:Class" so that
     torch is not imported here, or the class. own_loss: whether it has a loss of its own in place of L_total, so that it has none of the
-    knobs of L_TOTAL.
+    knobs of L_TOTAL. student: of a method of kind "pixels" whose authors have a loss of the student, its AuthorsImages, as `source`.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Method:
     paper: str = ""
     year: int = 0
     own_loss: bool = False
+    student: Any = None
 
     @property
     def has_generator(self) -> bool:
@@ -41,6 +42,11 @@ class Method:
     def is_reference(self) -> bool:
         """Whether its images are there for comparison, and nothing optimizes them."""
         return self.kind == "reference"
+
+    @property
+    def has_protocols(self) -> bool:
+        """Whether its authors' protocol differs from the shared one."""
+        return self.has_generator or self.student is not None
 
     def is_joint(self, protocol: str) -> bool:
         """Whether the generator learns together with the student under `protocol`, "shared" or "authors"."""
@@ -66,14 +72,30 @@ METHODS: dict[str, Method] = {
         Method("adam", "Adam", "core.generation.sources.pixels:AdamImages", paper=f"{_DFFG} (baseline)", year=2023),
         Method("zeroq", "ZeroQ", "core.generation.sources.zeroq:ZeroQImages", paper=_ZEROQ, year=2020, own_loss=True),
         Method("dsg", "DSG", "core.generation.sources.dsg:DSGImages", paper=_DSG, year=2021, own_loss=True),
-        Method("intraq", "IntraQ", "core.generation.sources.intraq:IntraQImages", paper=_INTRAQ, year=2022, own_loss=True),
+        Method(
+            "intraq",
+            "IntraQ",
+            "core.generation.sources.intraq:IntraQImages",
+            paper=_INTRAQ,
+            year=2022,
+            own_loss=True,
+            student="core.quantization.authors.intraq:IntraQStudent",
+        ),
         Method("gdfq", "GDFQ", "core.generation.sources.gdfq:GDFQ", "generator", _GDFQ, 2020, own_loss=True),
         Method("qimera", "Qimera", "core.generation.sources.qimera:Qimera", "generator", _QIMERA, 2021, own_loss=True),
         Method("zaq", "ZAQ", "core.generation.sources.zaq:ZAQ", "joint", _ZAQ, 2021, own_loss=True),
         Method("dsg-g", "DSG (generator)", "core.generation.sources.dsg_generator:DSGGenerator", "generator", _DSG, 2021, own_loss=True),
-        Method("hast", "HAST", "core.generation.sources.hast:HASTImages", paper=_HAST, year=2023, own_loss=True),
         Method("adadfq", "AdaDFQ", "core.generation.sources.adadfq:AdaDFQ", "joint", _ADADFQ, 2023, own_loss=True),
         Method("adasg", "AdaSG", "core.generation.sources.adadfq:AdaSG", "joint", _ADASG, 2023, own_loss=True),
+        Method(
+            "hast",
+            "HAST",
+            "core.generation.sources.hast:HASTImages",
+            paper=_HAST,
+            year=2023,
+            own_loss=True,
+            student="core.quantization.authors.hast:HASTStudent",
+        ),
         Method("noise", "Noise (reference)", "core.generation.sources.references:NoiseImages", "reference", own_loss=True),
     )
 }

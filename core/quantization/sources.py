@@ -64,8 +64,11 @@ class ImageSetSource:
             self._order = torch.randperm(len(self.images), generator=self._random)
         size, device = self.config.training_batch_size, self.model.device
         index, self._order = self._order[:size], self._order[size:]
-        pixels = crop_and_flip(self.images.images[index].to(device), self.config.crop_padding, self.config.training_flip, self._random)
-        return self.model.normalize(pixels), self.images.labels[index].to(device)
+        return self._seen(self.images.images[index].to(device)), self.images.labels[index].to(device)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Normalized images of uint8 pixels, shifted and flipped at random."""
+        return self.model.normalize(crop_and_flip(pixels, self.config.crop_padding, self.config.training_flip, self._random))
 
     def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
         return {}

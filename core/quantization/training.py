@@ -17,6 +17,7 @@ from core.generation.sources.base import JointSource
 from core.gpu import CudaGraph
 from core.models.divergence import first_not_finite, parameter_not_finite
 from core.models.full_precision import FullPrecisionModel
+from core.quantization.authors.base import AuthorsImages
 from core.quantization.average import ParameterAverage
 from core.quantization.calibration import calibrate
 from core.quantization.flips import FlipControl
@@ -99,7 +100,7 @@ class QuantizationTraining:
 
     def _learning_rate_factor(self) -> float:
         if self._has_authors:
-            assert isinstance(self.source, JointSource)
+            assert isinstance(self.source, (JointSource, AuthorsImages))
             return self.source.rate(self.step_count)
         return learning_rate_factor(self.step_count, self.config.steps)
 
@@ -122,12 +123,23 @@ class QuantizationTraining:
 
     def _gradients(self, images: Tensor, labels: Tensor) -> Sequence[Any]:
         """The terms of the loss, then the gradient of each parameter. On a GPU this is captured as a CUDA graph."""
-        loss = self._loss(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
+        size = self.source.perturbation if isinstance(self.source, AuthorsImages) else 0.0
+        images = images.detach().requires_grad_(size > 0)
+        loss = self._loss(images, labels)
         loss.total.backward()
+        if images.grad is not None:
+            # its gradients are added to those of the images; only now, because a forward pass may change the ranges of quantizers
+            copy = (images + size * images.grad.sign()).detach()
+            second = self._loss(copy, labels, perturbed=True).total
+            second.backward()
+            loss = loss._replace(total=loss.total + second)
         return [*(term.detach() for term in loss), *(parameter.grad for parameter in self.student.parameters())]
 
-    def _loss(self, images: Tensor, labels: Tensor) -> TrainingLoss:
+    def _loss(self, images: Tensor, labels: Tensor, perturbed: bool = False) -> TrainingLoss:
+        if isinstance(self.source, AuthorsImages):
+            with torch.enable_grad():
+                return self.source.loss(images, labels, self.teacher, self.student, perturbed)
         loss = training_loss(self.student, self.teacher, images, labels, self.config)
         if not self._has_authors:
             return loss
@@ -139,7 +151,7 @@ class QuantizationTraining:
     @property
     def _has_authors(self) -> bool:
         """Whether the student follows the protocol of the source's authors."""
-        return self.config.protocol == AUTHORS and isinstance(self.source, JointSource)
+        return self.config.protocol == AUTHORS and isinstance(self.source, (JointSource, AuthorsImages))
 
     def _diverged(self, problem: str, images: Tensor) -> CoreError:
         """The error for a problem in the current step, with the first module that it shows in."""

@@ -28,6 +28,7 @@ from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import ANALYZED_IMAGES, analyze
+from core.quantization.authors.base import authors_images
 from core.quantization.integer.weights import packed_bytes
 from core.quantization.saved_network import save_quantized
 from core.quantization.training import QuantizationTraining
@@ -80,10 +81,12 @@ class _Quantization:
     def __init__(self, given: QuantizationInput, config: RunConfig, bits: int, folder: Path, context: Context) -> None:
         self.given, self.context, self.folder = given, context, folder
         self.config: TrainingConfig = config.training_for(bits)
-        self.authors = given.source is not None and self.config.protocol == AUTHORS
-        if given.source is not None and self.authors:
-            self.config = given.source.authors_training(self.config)
         self.evaluation, self.seed = config.evaluation, config.seed_of_training
+        source = given.source or authors_images(given.method, given.images, given.model, self.config, self.seed)
+        self.images: Any = source or given.images
+        self.authors = source is not None and self.config.protocol == AUTHORS
+        if source is not None and self.authors:
+            self.config = source.authors_training(self.config)
         self.series = f"{given.method} {self.config.width}"
         self.stage = f"quantize/{given.method}/{self.config.width}"
         self.result_name = f"accuracy/{given.method}/{self.config.width}"
@@ -121,8 +124,7 @@ class _Quantization:
         given, reporter = self.given, self.context.reporter
         reporter.stage(f"calibrating {self.series}", 0)
         with memory_advice(f"the calibration of {self.series}", "calibration_images", self.config.calibration_images):
-            images: Any = given.source or given.images
-            self.training = QuantizationTraining(given.model, images, self.config, self.seed, self.series, reporter)
+            self.training = QuantizationTraining(given.model, self.images, self.config, self.seed, self.series, reporter)
         if given.held_out is not None:
             # before the state is loaded: calibration is repeated on resume, to the same bits
             self.compared["calibrated"] = self._agreement(given.held_out)
@@ -262,9 +264,9 @@ class _Quantization:
         }
 
     def _protocol(self) -> dict[str, str]:
-        """How the network was trained on a generator's images, under "protocol"; empty for other methods."""
-        has_generator = self.given.method in METHODS and METHODS[self.given.method].has_generator
-        return {"protocol": AUTHORS if self.authors else SHARED} if has_generator else {}
+        """How the network was trained, under "protocol"; empty for a method whose authors have no loss of the student."""
+        has_protocols = self.given.method in METHODS and METHODS[self.given.method].has_protocols
+        return {"protocol": AUTHORS if self.authors else SHARED} if has_protocols else {}
 
     def _predicted(self) -> dict[str, Any]:
         """The drop in points that is predicted for the network that was kept, if it was compared on held-out images."""

@@ -69,7 +69,7 @@ def measured_on(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def protocols(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each method with a generator among rows of `accuracies`, how its networks were trained."""
+    """For each method with an authors' protocol among rows of `accuracies`, how its networks were trained."""
     words = {"shared": "shared protocol", "authors": "authors' protocol"}
     return list(dict.fromkeys(f"{method_name(row['method'])}: {words[row['protocol']]}" for row in rows if row.get("protocol")))
 

@@ -17,14 +17,15 @@ def test_presets():
         assert config.bits == ((6,) if name == "zaq" else (3, 4, 5))
         if name in METHODS:  # the schedule of its authors
             assert name in config.methods
-            assert (config.training.protocol == "authors") == METHODS[name].has_generator
+            assert (config.training.protocol == "authors") == METHODS[name].has_protocols
         else:
             assert config.methods == ("mi-fgsm", "adam")
     assert preset("paper").training.range == "minmax"
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}
     with pytest.raises(
-        UnknownNameError, match="unknown preset 'slow': must be one of quick, imagenet, paper, zeroq, dsg, intraq, hast, gdfq, zaq, adadfq"
+        UnknownNameError,
+        match=f"unknown preset 'slow': must be one of {', '.join(PRESETS)}",
     ):
         preset("slow")
     with pytest.raises(TypeError):
