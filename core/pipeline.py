@@ -18,6 +18,8 @@ from core.checkpoints import SECONDS_BETWEEN, Checkpoints
 from core.config import RunConfig
 from core.data.image_sets import ImageSet, check_images, check_origin, load_image_set
 from core.data.labeled import EvaluationSet, find_evaluation_set
+from core.data.layouts import ImageFiles
+from core.data.real_images import open_real_images
 from core.errors import RunError, first_line
 from core.evaluation.accuracy import Accuracy, top1_of
 from core.evaluation.encoder import Encoder, load_encoder
@@ -54,6 +56,7 @@ class Prepared:
     sets: Mapping[str, ImageSet]  # the given ones; empty when the run generates its own
     evaluation_set: EvaluationSet | None  # None also where a run that quantizes has no evaluation images
     encoder: Encoder | None
+    real_images: ImageFiles | None = None  # of the reference `real`, if the run has it
 
     @property
     def holds_out(self) -> bool:
@@ -76,6 +79,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
             check_origin(model, image_set)
     if not sets:
         check_half_resolution(model, config.generation)
+    has_real = "real" in config.methods and not sets
+    real_images = open_real_images(config.generation.real_images, config.evaluation.data) if has_real else None
     if config.bits:
         check_layer_bits(model.network, config.training, torch.zeros(1, *model.spec.shape, device=model.device))
     evaluation_set = find_evaluation_set(config.evaluation.data, model.spec, strict=strict) if config.bits else None
@@ -83,7 +88,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     if config.evaluation.encoder:
         reporter.stage(f"loading encoder {config.evaluation.encoder}", 0)
         encoder = load_encoder(config.evaluation.encoder, config.machine.device)
-    return Prepared(config, model, sets, evaluation_set, encoder)
+    return Prepared(config, model, sets, evaluation_set, encoder, real_images)
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:
@@ -166,6 +171,15 @@ def _stored_result(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} must be a file written by a run, but cannot be read ({first_line(error)}): delete it") from error
 
 
+def _notes_of_real_images(config: RunConfig, files: ImageFiles | None) -> list[str]:
+    """Sentences on the part of a data set that was chosen, and on images that are used more than once."""
+    if files is None:
+        return []
+    needed = config.generation.saved_images
+    few = f"{config.generation.real_images} has {len(files):,} images for {needed:,}: some are used more than once."
+    return [*files.notes, *([few] if len(files) < needed else [])]
+
+
 class _Execution:
     """The stages of one run in their order, each computed once or read from the finished stages of an earlier attempt."""
 
@@ -216,6 +230,7 @@ class _Execution:
         if not self.prepared.sets and generation.saved_images != generation.images:
             made = f"{generation.saved_images:,} images are saved instead of {generation.images:,}"
             notes.append(f"{made}: two or more noise images, {generation.snapshots} times each.")
+        notes += _notes_of_real_images(self.config, self.prepared.real_images)
         notes += [] if self.prepared.evaluation_set is None else self.prepared.evaluation_set.notes
         for number, note in enumerate(dict.fromkeys(notes), 1):
             self.context.reporter.result(f"{WARNING}/data {number}", note)

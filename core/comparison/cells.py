@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from core.config import MachineConfig, RunConfig, settings
+from core.data.real_images import check_real_images
 from core.errors import ConfigError, quoted
 from core.generation.methods import in_order
 from core.runs.lists import RunFilter
@@ -30,7 +31,10 @@ class Cell:
 
 
 def cells(start: RunConfig, seeds: Sequence[int]) -> list[Cell]:
-    """The cells of `start.methods` and these seeds, those of the lowest cost first. Raises ConfigError for what cannot be compared."""
+    """The cells of `start.methods` and these seeds, those of the lowest cost first.
+
+    Raises ConfigError for what cannot be compared, DataError for a missing folder of real images.
+    """
     if start.images_from:
         raise ConfigError(f"images must be generated in a comparison of methods, got those of {quoted(start.images_from)}")
     if start.machine.budget:
@@ -41,6 +45,8 @@ def cells(start: RunConfig, seeds: Sequence[int]) -> list[Cell]:
         raise ConfigError("bits must name at least one bit width in a comparison, got none")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds must have each value once, got {', '.join(map(str, seeds)) or 'none'}")
+    if "real" in start.methods:
+        check_real_images(start.generation.real_images, start.evaluation.data)
     for seed in seeds:
         MachineConfig.check_value("seed", seed)
     start = with_absolute_paths(start)
@@ -88,7 +94,9 @@ def found(
         for method in run.config.methods:
             if (method, seed) in known or run.error:
                 continue
-            cell = Cell(method, seed, replace(start, methods=(method,)).with_knobs({"seed": seed}))
+            # a protocol without the reference `real` names no folder for it
+            folder = start.generation.real_images or run.config.generation.real_images
+            cell = Cell(method, seed, replace(start, methods=(method,)).with_knobs({"seed": seed, "real_images": folder}))
             if measures(run.config, cell) and not store.changes(run.id):
                 known[method, seed] = cell, run.id
     return list(known.values())

@@ -18,6 +18,7 @@ from core.runs.store import RunStore
 # method -> its column in the paper's table
 PAPER_COLUMNS = {
     "mi-fgsm": "dffg", "zeroq": "zeroq", "dsg": "dsg", "dsg-g": "dsg", "intraq": "intraq", "gdfq": "gdfq", "qimera": "qimera", "zaq": "zaq",
+    "real": "real_data",
 }  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from core.config.generators import GeneratorKnobs
 from core.config.hard_images import HardImageKnobs
 from core.config.knobs import knob
 from core.config.method_knobs import step_size, weight
+from core.config.references import ReferenceKnobs
 from core.errors import ConfigError
 from core.generation.methods import L_TOTAL
 
 
 @dataclass(frozen=True)
-class GenerationConfig(GeneratorKnobs, HardImageKnobs):
+class GenerationConfig(GeneratorKnobs, HardImageKnobs, ReferenceKnobs):
     """Knobs of the data generation. A knob that only some methods have names them in `of`."""
 
     images: int = knob(

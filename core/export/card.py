@@ -350,6 +350,7 @@ def _knobs(config: GenerationConfig | TrainingConfig, methods: Sequence[str] = (
         if name in _STATED_ELSEWHERE or (methods and not any(has_knob(knob, method) for method in methods)):
             continue
         symbol, value = knob.metadata["symbol"], getattr(config, name)
+        value = bare_name(value) if isinstance(value, str) else value
         title = f"{name} ({symbol})" if symbol not in ("", name) else name
         rows.append((title, Markup(f"{value:g}") if type(value) is float else value))
     return rows

@@ -38,9 +38,9 @@ def _sets(config: RunConfig) -> dict[str, str]:
 def _portable(config: RunConfig) -> RunConfig:
     # `auto` instead of a GPU, because the other machine may not have one
     device = config.machine.device if config.machine.device == "cpu" else "auto"
-    evaluation = {name: bare_name(getattr(config.evaluation, name)) for name in ("data", "encoder")}
+    paths = {name: bare_name(config.value(name)) for name in ("data", "encoder", "real_images")}
     # another machine would plan other numbers for the same time
-    return config.with_knobs({"model": _own_file(config.model), "device": device, "budget": 0.0, **evaluation})
+    return config.with_knobs({"model": _own_file(config.model), "device": device, "budget": 0.0, **paths})
 
 
 def _own_file(model: str) -> str:

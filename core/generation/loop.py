@@ -323,7 +323,8 @@ class GenerationLoop:
             "classes": list(self.model.spec.classes),
             "method": self.method,
             "seed": self.machine.seed,
-            "config": self.config.to_dict(),
+            # without the location of a folder
+            "config": {**self.config.to_dict(), "real_images": Path(self.config.real_images).name},
             "changes": self.changes,
             "summary": self.summary(),
         }

@@ -17,9 +17,9 @@ class Method:
     """A way to make images from a network alone.
 
     name: in configs, files and on the command line. title: on the pages. paper, year: where it was published.
-    kind: "pixels" moves the pixels of noise images; "generator" trains a generator and samples from it, or, under its authors' protocol,
-    trains it further together with the student; "joint" does so under every protocol; "reference" has images that nothing optimizes, which
-    those of methods are compared with. source: its ImageSource, as "module:Class" so that
+    kind: "pixels" moves the pixels of noise images, or what each batch is made from; "generator" trains a generator and samples from it,
+    or, under its authors' protocol, trains it further together with the student; "joint" does so under every protocol; "reference" has
+    images that nothing optimizes, which those of methods are compared with. source: its ImageSource, as "module:Class" so that
     torch is not imported here, or the class. own_loss: whether it has a loss of its own in place of L_total, so that it has none of the
     knobs of L_TOTAL. student: of a method of kind "pixels" whose authors have a loss of the student, its AuthorsImages, as `source`.
     """
@@ -97,6 +97,7 @@ METHODS: dict[str, Method] = {
             student="core.quantization.authors.hast:HASTStudent",
         ),
         Method("noise", "Noise (reference)", "core.generation.sources.references:NoiseImages", "reference", own_loss=True),
+        Method("real", "Real images (reference)", "core.generation.sources.references:RealImages", "reference", own_loss=True),
     )
 }
 DEFAULT_METHODS = ("mi-fgsm", "adam")

@@ -167,5 +167,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             # a name of open_clip's weights has no suffix
             encoder=architecture + colon + (absolute(file) if Path(file).suffix else file),
         ),
+        generation=replace(config.generation, real_images=absolute(config.generation.real_images)),
         images_from=absolute(config.images_from),
     )

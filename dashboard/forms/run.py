@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -21,6 +22,7 @@ from core.config import (
     knobs,
     label,
 )
+from core.data.real_images import check_real_images
 from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
 from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_origin
@@ -85,7 +87,9 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     values: dict[str, Any] = dict(live)
     for tab in generation_tabs:
         with tab:
-            values |= knob_grid(start, _in_form(GenerationConfig, methods=methods), f"{key}/generation")
+            data = st.session_state.get(f"{key}/machine/data", start.evaluation.data)
+            below = {"real_images": partial(_check_real_images, refusals, data)}
+            values |= knob_grid(start, _in_form(GenerationConfig, methods=methods), f"{key}/generation", below=below)
     with training_tab:
         by_bits, run_by_bits = _by_bits_widgets(start, key)
         values |= by_bits | knob_grid(start, _in_form(TrainingConfig, methods=() if given else methods), f"{key}/training")
@@ -100,6 +104,11 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     model = kept_network(network, refusals)
     _check_classes(refusals, values["data"], network.value, model, bits)
     return config.with_knobs({"model": model})
+
+
+def _check_real_images(refusals: Refusals, data: str, folder: str) -> None:
+    """Shows below the field of the folder why it is refused. data: the evaluation images."""
+    refusals.field("the folder of real images", folder, lambda: check_real_images(folder, data))
 
 
 def chosen_methods(start: RunConfig, key: str) -> list[str]:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from core.comparison import figure, table
 from core.comparison.cells import ACTIVE, cells, found, resumable_run
+from core.config import find_knob, label
 from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
 from core.runs.lists import RunFilter
@@ -109,7 +110,12 @@ with st.expander("Measure more", icon=":material/add:", expanded=not rows):
         written = st.text_input(
             "Seeds", "0, 1, 2", key=f"seeds/{run.id}", help="A run for each method and seed. Runs that exist are reused."
         )
+    if "real" in chosen:
+        field = find_knob("real_images")[1]
+        folder = st.text_input(label(field), start.generation.real_images, key=f"real images/{run.id}", help=field.metadata["help"])
     with problems.shown():
+        if "real" in chosen:
+            start = start.with_knobs({"real_images": folder.strip()})
         wanted = missing(replace(start, methods=tuple(in_order(chosen))), seeds_of(written)) if chosen else []
         if st.button(
             f"Start {len(wanted)} run{'s' if len(wanted) != 1 else ''}",

@@ -77,6 +77,16 @@ def test_files_of_a_run(whole):
     assert files == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("folder", "sentence"), [("", "real_images must be a folder of images, got none"), ("data", "real_images must be another folder than")]
+)
+def test_real_images_are_refused_before_anything_is_computed(config, data, folder, sentence):
+    asked = replace(config, methods=("adam", "real")).with_knobs({"real_images": data if folder else ""})
+    with pytest.raises(DataError, match=sentence):
+        pipeline.prepare(asked, NullReporter())
+    pipeline.prepare(replace(asked, methods=("adam",)), NullReporter())
+
+
 def test_result_matches_the_files(whole):
     folder, result, _ = whole
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result

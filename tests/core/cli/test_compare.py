@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from command_line import call, last_json, refused
+from PIL import Image
 
 from core.config import RunConfig
 from core.evaluation.hits import unpacked
@@ -76,20 +77,26 @@ def test_hits_are_those_of_the_reported_accuracy(tiny_preset, runs, capsys):
     store.close()
 
 
-def test_a_reference_is_marked_and_never_the_best(tiny_preset, runs, tmp_path, capsys):
-    arguments = ("compare", "--preset", "quick", "--methods", "mi-fgsm", "noise", "--bits", "4", "--encoder", "", "--seeds", "0")
+def test_references_are_marked_and_never_the_best(tiny_preset, runs, tmp_path, capsys):
+    for number in range(3):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (0, 80 * number, 0)).save(tmp_path / "real" / f"{number}.png")
+    methods = ("--methods", "mi-fgsm", "noise", "real", "--real-images", tmp_path / "real")
+    arguments = ("compare", "--preset", "quick", *methods, "--bits", "4", "--encoder", "", "--seeds", "0")
     assert call(*arguments, "--json", "--out", tmp_path / "out") == 0
     rows = {row["method"]: row for row in last_json(capsys)["rows"]}
     assert rows["mi-fgsm"]["behind"] is None
-    # positive or negative, whichever of the two is better
-    assert rows["noise"]["behind"]["points"] == pytest.approx(rows["mi-fgsm"]["top1"][0] - rows["noise"]["top1"][0], abs=1e-3)
+    for name in ("noise", "real"):  # positive or negative, whichever of the two is better
+        assert rows[name]["behind"]["points"] == pytest.approx(rows["mi-fgsm"]["top1"][0] - rows[name]["top1"][0], abs=1e-3)
     latex = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
     assert r"MI-FGSM & \textbf{" in latex
     assert "Noise (reference) & " in latex
+    assert r"Real images (reference) & \textbf{" not in latex
     store = RunStore(runs)
     made = store.result(rows["noise"]["runs"][0], "generation/noise")
     assert made["image_iterations"] == 0
     assert made["bns_loss_last"] > 0
+    assert "has 3 images for 8: some are used more than once" in store.result(rows["real"]["runs"][0], "warning/data 1")
     store.close()
 
 

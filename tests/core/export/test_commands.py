@@ -94,7 +94,7 @@ def test_other_settings_have_a_command_for_each_stage(training_seed):
 
 def test_commands_contain_no_paths_and_no_device(tmp_path):
     (tmp_path / "mine").mkdir()
-    named = {"model": str(tmp_path / "net.safetensors"), "device": "cuda"}
+    named = {"model": str(tmp_path / "net.safetensors"), "device": "cuda", "real_images": str(tmp_path / "train")}
     config = RunConfig(
         methods=("given",),
         bits=(4,),

@@ -95,6 +95,16 @@ def test_nothing_starts_before_the_button_is_pressed(form):
     assert start(app) == PRESETS["quick"]
 
 
+def test_real_images_need_a_folder(form, tmp_path):
+    app = form(run_script, replace(PRESETS["quick"], methods=("mi-fgsm", "real")))
+    assert app.button(key="start").disabled
+    assert [error.value.replace("\\", "") for error in app.error] == ["real_images must be a folder of images, got none"]
+    widgets(app)["real_images"].set_value(str(tmp_path)).run()
+    assert not app.error
+    assert start(app).generation.real_images == str(tmp_path)
+    assert "real_images" not in widgets(form(run_script, PRESETS["quick"]))
+
+
 def test_slider_values_are_part_of_the_config(form):
     def script(start):
         import streamlit as st
