@@ -24,6 +24,7 @@ from core.generation.loop import GenerationLoop
 from core.generation.methods import DEFAULT_METHODS, METHODS
 from core.generation.sources.base import JointSource
 from core.models.full_precision import FullPrecisionModel
+from core.quantization.authors.base import AuthorsImages, authors_images
 from core.quantization.training import QuantizationTraining
 from core.stages.context import Context
 from core.stages.generation import held_out_config
@@ -210,22 +211,25 @@ class Plan:
         calibration = 2 * (time.perf_counter() - began)  # with the analysis of the layers, which takes about as long
         training.step()
         usual = _timed(training.step, context)
-        step = statistics.fmean(self._joint_step(one, settings, context) or usual for one in timed)
+        step = statistics.fmean(self._own_step(one, images, settings, context) or usual for one in timed)
         inputs = self.model.normalize(images.images[:_IMAGES]).contiguous(memory_format=torch.channels_last)
         reading = 0.0 if self.evaluation_set is None else _seconds_to_read(self.evaluation_set)
         score, quantized = (_seconds_of_scores(network, inputs) for network in (self.model.network, training.inference_network()))
         return step, calibration, score + reading, quantized + reading
 
-    def _joint_step(self, timed: _Generated, settings: TrainingConfig, context: Context) -> float:
-        """Seconds of a training step in which the method's generator learns on; 0 if it does not."""
-        source = timed.source
-        if source is None or not METHODS[timed.method].is_joint(settings.protocol):
+    def _own_step(self, timed: _Generated, images: ImageSet, settings: TrainingConfig, context: Context) -> float:
+        """Seconds of a training step by the authors' protocol, or in which the method's generator learns on; 0 for the usual one."""
+        source: JointSource | AuthorsImages | None = authors_images(timed.method, images, self.model, settings)
+        if timed.source is not None and METHODS[timed.method].is_joint(settings.protocol):
+            source = timed.source
+        if source is None:
             return 0.0
         if settings.protocol == AUTHORS:
             settings = source.authors_training(settings)
         steps = max(_TIMED, self.config.generation.student_steps)  # a generator may learn in one of these only
         settings = replace(settings, steps=steps + 2)
-        source.join(settings)
+        if isinstance(source, JointSource):
+            source.join(settings)
         training = QuantizationTraining(self.model, source, settings, self.config.seed_of_training)
         training.step()
         return _timed(training.step, context, steps)

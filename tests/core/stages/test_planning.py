@@ -8,6 +8,7 @@ from core.errors import RunStopped
 from core.generation.loop import GenerationLoop
 from core.generation.sources.zaq import ZAQ
 from core.models.full_precision import load_model
+from core.quantization.authors.hast import HASTStudent
 from core.quantization.sources import ImageSetSource
 from core.quantization.training import QuantizationTraining
 from core.reporting import NoControl, NullReporter
@@ -115,7 +116,7 @@ def test_run_keeps_its_plan_and_resumes_to_the_same_bits(tmp_path, monkeypatch):
         assert (whole / file).read_bytes() == (stopped / file).read_bytes()
 
 
-def test_every_method_is_timed_with_a_generator_that_learns_on(monkeypatch):
+def test_every_method_is_timed_with_its_own_training(monkeypatch):
     """ZAQ's generator takes a step after five of the student."""
     taken = []
 
@@ -126,20 +127,22 @@ def test_every_method_is_timed_with_a_generator_that_learns_on(monkeypatch):
         return {GenerationLoop: 8.0, QuantizationTraining: 1.0}[type(step.__self__)] * len(taken)
 
     monkeypatch.setattr(planning, "_timed", timed)
-    config = replace(TINY, methods=("adam", "zaq"))
+    config = replace(TINY, methods=("adam", "hast", "zaq"), training=replace(TINY.training, protocol="authors"))
     plan = Plan(load_model(config.model, "cpu"), config, None, None, {}, holds_out=True)
     plan.measured(Context(NullReporter(), NoControl()))
     assert taken == [
         (GenerationLoop, "adam", 2),
+        (GenerationLoop, "hast", 2),
         (GenerationLoop, "zaq", 2),
         (GenerationLoop, "mi-fgsm", 2),  # of the held-out images
         (QuantizationTraining, ImageSetSource, 2),
+        (QuantizationTraining, HASTStudent, 5),
         (QuantizationTraining, ZAQ, 5),
     ]
     batch = config.generation.batch_size
-    assert plan.costs.image_iteration == (8.0 + 16.0) / 2 / batch
-    assert plan.costs.held_out_iteration == 24.0 / batch
-    assert plan.costs.step == (4.0 + 5.0) / 2
+    assert plan.costs.image_iteration == (8.0 + 16.0 + 24.0) / 3 / batch
+    assert plan.costs.held_out_iteration == 32.0 / batch
+    assert plan.costs.step == (5.0 + 6.0 + 7.0) / 3
 
 
 def test_measuring_changes_no_bit_of_the_run(tmp_path):
