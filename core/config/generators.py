@@ -59,13 +59,13 @@ class GeneratorKnobs(AdaptiveKnobs):
     )
     latent: int = knob(
         0,
-        "Length of the noise vector that an image is generated from. 0: as published, which is 100, 256 for ZAQ, and the width of the "
-        "classifier's input for Qimera.",
+        "Length of the noise vector that an image is generated from. 0: as published, which is 100, 256 for ZAQ and Genie, and the width "
+        "of the classifier's input for Qimera.",
         minimum=0,
         maximum=4096,
         label="Latent size",
         paper="100",
-        of=_GENERATORS,
+        of=(*_GENERATORS, "genie"),
         low="images of a class are alike.",
         high="more parameters to train.",
     )
@@ -145,4 +145,44 @@ class GeneratorKnobs(AdaptiveKnobs):
         of=("zaq",),
         low="the student does not learn before the images change.",
         high="the images hardly change in a short training.",
+    )
+    genie_latent_lr: float = knob(
+        0.1,
+        "Step size of Genie's latent vectors (Adam).",
+        minimum=0.0,
+        maximum=10.0,
+        label="step size of Genie's z",
+        symbol="lr_z",
+        paper="0.1",
+        step=0.01,
+        live=True,
+        slider=(0.0, 1.0),
+        of=("genie",),
+        low="images differ only as the first vectors do.",
+        high="vectors jump, and the loss oscillates.",
+    )
+    genie_generator_lr: float = knob(
+        0.01,
+        "Step size of Genie's generators (Adam), which falls to 14 % over the iterations of a batch.",
+        minimum=0.0,
+        maximum=1.0,
+        label="step size of Genie's generator",
+        symbol="lr_G",
+        paper="0.01",
+        step=1e-3,
+        live=True,
+        slider=(1e-4, 0.1),
+        log=True,
+        of=("genie",),
+        low="images stay what the untrained generator makes.",
+        high="the loss oscillates.",
+    )
+    genie_swing: bool = knob(
+        True,
+        "Shift the input of every strided convolution by up to one pixel at random, in Genie.",
+        label="Swing convolution of Genie",
+        paper="on",
+        of=("genie",),
+        low="images have checkerboards, because some pixels are read more often than others.",
+        high="every pixel is read as often as every other; statistics match less.",
     )

@@ -65,6 +65,11 @@ _OF_AUTHORS = {
         generation=_HARD_IMAGES,
         training=replace(_STUDENT, training_lr=1e-5),
     ),
+    # the images alone: block-wise reconstruction, by which the authors quantize, is not part of this project
+    "genie": RunConfig(
+        methods=("genie",),
+        generation=GenerationConfig(images=1024, batch_size=128, iterations=4000, snapshots=1, schedule=PLATEAU, patience=100),
+    ),
     # of GDFQ and Qimera for CIFAR: 4 epochs of 200 iterations for the generator alone, 396 for both networks
     "gdfq": RunConfig(
         methods=("gdfq", "qimera", "dsg-g"),

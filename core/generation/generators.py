@@ -73,3 +73,30 @@ class EmbeddingGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         return self.body(z * self.embedding(labels), labels)
+
+
+class SmallGenerator(nn.Module):
+    """Genie (Jeon et al., CVPR 2023): vectors `(N, latent)` -> images `(N, C, H, W)` as those of `GeneratorBody`.
+
+        z -> linear -> 128 x s x s -> BN -> upsample -> conv 64 -> BN -> LeakyReLU -> upsample -> conv C -> tanh -> BN
+
+    One hidden convolution, no labels. The BatchNorm layers have torch's eps.
+    """
+
+    def __init__(self, latent: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, *size = shape
+        first, hidden = WIDTHS
+        self.sizes = [tuple(math.ceil(side / factor) for side in size) for factor in (4, 2, 1)]
+        self.linear = nn.Linear(latent, first * math.prod(self.sizes[0]))
+        self.norms = nn.ModuleList(ConditionalBatchNorm(width, 1, _FIRST_EPS) for width in WIDTHS)
+        self.convolution = nn.Conv2d(first, hidden, 3, padding=1)
+        self.last = nn.Conv2d(hidden, channels, 3, padding=1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        x = self.linear(vectors).view(len(vectors), WIDTHS[0], *self.sizes[0]).contiguous(memory_format=torch.channels_last)
+        labels = x.new_zeros(len(x), dtype=torch.long)  # one for all
+        x = self.convolution(F.interpolate(self.norms[0](x, labels), size=self.sizes[1], mode="nearest"))
+        x = F.leaky_relu(self.norms[1](x, labels), _SLOPE)
+        x = self.last(F.interpolate(x, size=self.sizes[2], mode="nearest"))
+        return F.batch_norm(x.tanh(), None, None, training=True)

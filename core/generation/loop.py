@@ -85,7 +85,7 @@ class GenerationLoop:
         self._last_pass: tuple[Tensor, LossOutputs] | None = None  # its images, of a source without parameters
         self._scale: float | None = None  # of D_BNS, found at the first iteration
         self._plateau = Plateau(config.patience)
-        self._forward = ForwardPass(self.network, self.source.terms, self.source.per_image)
+        self._forward = ForwardPass(self.source.network, self.source.terms, self.source.per_image)
         if self.machine.compile:
             self.reporter.stage(f"compiling the generation by {method}", 0)
             # only at full size, which takes most of the time

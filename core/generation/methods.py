@@ -64,6 +64,7 @@ _INTRAQ = "Zhong et al., IntraQ: Learning Synthetic Images with Intra-Class Hete
 _HAST = "Li et al., Hard Sample Matters a Lot in Zero-Shot Quantization, CVPR 2023"
 _ADASG = "Qian et al., Rethinking Data-Free Quantization as a Zero-Sum Game, AAAI 2023"
 _ADADFQ = "Qian et al., Adaptive Data-Free Quantization, CVPR 2023"
+_GENIE = "Jeon et al., GENIE: Show Me the Data for Quantization, CVPR 2023"
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -96,6 +97,7 @@ METHODS: dict[str, Method] = {
             own_loss=True,
             student="core.quantization.authors.hast:HASTStudent",
         ),
+        Method("genie", "Genie", "core.generation.sources.genie:GenieImages", paper=_GENIE, year=2023, own_loss=True),
         Method("noise", "Noise (reference)", "core.generation.sources.references:NoiseImages", "reference", own_loss=True),
         Method("real", "Real images (reference)", "core.generation.sources.references:RealImages", "reference", own_loss=True),
     )

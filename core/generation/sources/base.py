@@ -43,6 +43,11 @@ class ImageSource(ABC):
         # labels balanced over classes: any n images hold each class n / classes times, give or take one
         self.all_labels = balanced_labels(config.noise_images, len(model.spec.classes))
 
+    @property
+    def network(self) -> nn.Module:
+        """What the loss is computed with: the full-precision network, or a copy that reads images in another way."""
+        return self.model.network
+
     @abstractmethod
     def start_batch(self, index: int) -> None:
         """Begins batch number `index`: sets `labels` and prepares the batch."""

@@ -11,7 +11,8 @@ from core.generation.methods import METHODS
 
 
 def test_presets():
-    assert list(PRESETS) == ["quick", "imagenet", "paper", "zeroq", "dsg", "intraq", "hast", "gdfq", "zaq", "adadfq"]
+    assert list(PRESETS)[:3] == ["quick", "imagenet", "paper"]
+    assert set(list(PRESETS)[3:]) <= METHODS.keys()  # of authors
     for name, config in PRESETS.items():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
         assert config.bits == ((6,) if name == "zaq" else (3, 4, 5))
