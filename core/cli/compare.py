@@ -13,12 +13,14 @@ from core.errors import DataError
 
 if TYPE_CHECKING:
     from core.comparison.cells import Cell
+    from core.comparison.examples import Examples
     from core.comparison.table import Row
 
 
 def compare(options: Namespace) -> dict[str, Any]:
     """Measures what is missing, in the order of its cost, then prints the table. What is interrupted goes on with the same command."""
     from core.comparison.cells import active_run, cells, complete_run, resumable_run
+    from core.comparison.examples import of_table
     from core.comparison.table import as_text, rows
     from core.files import check_free
     from core.runs.store import RunStore
@@ -45,9 +47,10 @@ def compare(options: Namespace) -> dict[str, Any]:
             if run is not None:
                 measured.append((cell, run.id))
         table = rows(store, measured)
+        shown = of_table(store, table)
     finally:
         store.close()
-    files = {} if out is None else _write(table, out)
+    files = {} if out is None else _write(table, shown, out)
     known = [cell for cell, _ in measured]
     missing = [f"{cell.method} with seed {cell.seed}" for cell in wanted if cell not in known]
     if not options.json:
@@ -56,8 +59,11 @@ def compare(options: Namespace) -> dict[str, Any]:
     return {"rows": [row.to_dict() for row in table], "missing": missing, "files": files}
 
 
-def _write(table: Sequence[Row], folder: Path) -> dict[str, str]:
-    """table.csv, table.tex and drops.svg in a new folder: name -> path."""
+def _write(table: Sequence[Row], shown: Sequence[Examples], folder: Path) -> dict[str, str]:
+    """table.csv, table.tex, drops.svg and, if the runs kept images, images.png in a new folder: name -> path."""
+    from PIL import Image
+
+    from core.comparison.examples import picture
     from core.comparison.figure import as_svg
     from core.comparison.table import as_csv, as_latex
     from core.files import atomic_folder
@@ -68,4 +74,6 @@ def _write(table: Sequence[Row], folder: Path) -> dict[str, str]:
     with atomic_folder(folder) as partial:
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
-    return {name: str(folder / name) for name in files}
+        if shown:
+            Image.fromarray(picture(shown)).save(partial / "images.png")
+    return {name: str(folder / name) for name in [*files, *(["images.png"] if shown else [])]}

@@ -144,3 +144,18 @@ def _strip_cell(frame: Frame, title: str, classes: Sequence[str], is_shown: bool
         f'display:block;margin:auto;border:2px solid {border};border-radius:4px">'
         f'<b style="font-weight:600">{escape(title)}</b><br>{confidence}{other}</button>'
     )
+
+
+def row_html(frame: Frame, classes: Sequence[str]) -> str:
+    """All images of a frame side by side, each with its class and, on hover, the teacher's prediction."""
+    cells = []
+    for index in range(len(frame.labels)):
+        known = describe_image(frame, index, classes)
+        other = " ◥" if is_predicted_otherwise(frame, index) else ""
+        cells.append(
+            f'<div title="{escape(known)}" style="width:68px;text-align:center;font-size:0.75rem;line-height:1.4">'
+            f'<img alt="{escape(one_line_text(known))}" src="{_uri_of(frame.images[index])}" style="width:64px;height:64px;'
+            f'object-fit:contain;image-rendering:pixelated;display:block;margin:auto;border-radius:4px">'
+            f"{escape(one_line_text(classes[int(frame.labels[index])], 60))}{other}</div>"
+        )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(cells)}</div>'

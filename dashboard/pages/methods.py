@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.comparison import figure, table
+from core.comparison import examples, figure, table
 from core.comparison.cells import ACTIVE, cells, found, resumable_run
 from core.config import find_knob, label
 from core.errors import ConfigError
@@ -16,8 +16,10 @@ from dashboard import session, text
 from dashboard.charts import methods as charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, problems
+from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.server import rights
+from dashboard.views.generation_data import names_for
 
 MOST = 500  # runs of a network that are searched for those of the protocol
 COMPARED = RunFilter(generates=True, quantizes=True)
@@ -72,6 +74,14 @@ if rows:
             ("Figure (SVG)", figure.as_svg, "drops.svg"),
         ):
             st.download_button(label, made(rows), name, icon=":material/download:", key=f"download {name}", on_click="ignore")
+    with st.expander("Best and worst images", icon=":material/star:"):
+        st.caption(examples.EXPLAINED)
+        for shown in examples.of_table(session.store(), rows):
+            st.markdown(f"**{text.plain(method_name(shown.method))}**")
+            for place, title, part in zip(st.columns(2), ("best", "worst"), (shown.best, shown.worst)):
+                with place:
+                    st.caption(title)
+                    st.html(contact_sheet.row_html(part, names_for(run, part)))
 else:
     st.info("This protocol has no complete run with labeled evaluation images yet.", icon=":material/lightbulb:")
 

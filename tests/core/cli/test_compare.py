@@ -88,6 +88,8 @@ def test_references_are_marked_and_never_the_best(tiny_preset, runs, tmp_path, c
     assert rows["mi-fgsm"]["behind"] is None
     for name in ("noise", "real"):  # positive or negative, whichever of the two is better
         assert rows[name]["behind"]["points"] == pytest.approx(rows["mi-fgsm"]["top1"][0] - rows[name]["top1"][0], abs=1e-3)
+    with Image.open(tmp_path / "out" / "images.png") as drawn:
+        assert drawn.size == (11 * 33 - 1, 3 * 33 - 1)  # 5 best, a gap, 5 worst of 32 pixels; three methods
     latex = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
     assert r"MI-FGSM & \textbf{" in latex
     assert "Noise (reference) & " in latex

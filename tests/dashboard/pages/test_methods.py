@@ -20,6 +20,14 @@ def test_table_is_that_of_the_command(with_finished_run):
     assert "paired bootstrap" in texts(app)
 
 
+def test_best_and_worst_images_of_each_method(with_finished_run):
+    app = page("methods", run=with_finished_run)
+    pictures = [block.proto.body for block in app.get("html") if "data:image/png" in block.proto.body]
+    methods = session.store().config(with_finished_run).methods
+    assert len(pictures) == 2 * len(methods)
+    assert "takes for another class" in texts(app)
+
+
 def test_form_starts_only_what_is_missing(with_finished_run):
     seed = session.store().config(with_finished_run).machine.seed
     app = page("methods", run=with_finished_run)
