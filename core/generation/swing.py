@@ -62,8 +62,3 @@ class SwingingNetwork:
         offsets = torch.randint(2 * _PIXELS + 1, (len(self._swings), 2), generator=random).tolist()
         for swing, (row, column) in zip(self._swings, offsets):
             swing.offset = (row, column)
-
-    def rest(self) -> None:
-        """No offset: the network computes what the original one does."""
-        for swing in self._swings:
-            swing.offset = (_PIXELS, _PIXELS)

@@ -14,6 +14,7 @@ Images are whatever G makes, also beyond black and white, until they are saved.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ class GenieImages(ImageSource):
             Term("deviations", "L_BNS of Genie", "means and deviations", 1.0, self._deviations),
             Term("input", "L_in of Genie", "statistics of the images", 1.0, input_gaps),
         )
-        self.terms: Sequence[Term] = own
+        # a CUDA graph would keep the offsets of its first pass
+        self.terms: Sequence[Term] = [replace(term, recordable=False) for term in own]
         self.start_batch(0)
 
     @property

@@ -73,8 +73,6 @@ def test_network_is_that_with_shifted_inputs_of_strided_convolutions(network, fo
         x = network.down_norm(network.down(parts[0])) + network.shortcut(parts[1])
         assert torch.allclose(computed(images)[0], network.output(x.mean(dim=(2, 3))), atol=1e-5)
     assert len(seen) > 4
-    swinging.rest()
-    assert torch.allclose(computed(images)[0], plain, atol=1e-5)
     assert torch.equal(network(images), plain)  # the original has no swings
 
 
