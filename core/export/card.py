@@ -125,6 +125,7 @@ def model_card(
     spec = model.spec
     widths = [config.training_for(bits).width for bits in config.bits]
     lines = [printable(line) for line in commands(config)]
+    has_real = "real" in config.methods and not config.images_from
     fence = "```"
     while any(fence in line for line in lines):
         fence += "`"
@@ -134,7 +135,8 @@ def model_card(
             "pipeline_tag": "image-classification",
             "model_name": f"{spec.name} {' '.join(widths)}",
         },
-        tags=["image-classification", "quantization", "data-free-quantization", spec.architecture],
+        tags=["image-classification", "quantization", *([] if has_real else ["data-free-quantization"]), spec.architecture],
+        has_real=has_real,
         spec=spec,
         config=config,
         name=name,
@@ -278,9 +280,12 @@ def _layers(title: str, width: str, layers: Mapping[str, Any]) -> tuple[Any, ...
 
 
 def _kind(method: str, config: RunConfig) -> str:
-    """How the images were made, as the kind of a method; "joint" for a generator that learned together with the student."""
+    """How the images were made, as the kind of a method, or its name where its images are made as by no other; "joint" for a generator
+    that learned together with the student."""
     if method not in METHODS:
         return "pixels"
+    if method == "genie" or METHODS[method].is_reference:
+        return method
     return "joint" if METHODS[method].is_joint(config.training.protocol) else METHODS[method].kind
 
 

@@ -258,6 +258,8 @@ class GenerationLoop:
         """What to do about values that are not finite: no knob helps if the network computes them from the first noise."""
         if self.step_count == 0:
             return f"{self.model.spec.name} must be able to score noise in float32"
+        if METHODS[self.method].is_reference:
+            return f"{self.model.spec.name} must be able to score these images in float32"
         names = list(live_knobs(GenerationConfig, self.method))
         return "try a smaller " + " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
@@ -316,8 +318,9 @@ class GenerationLoop:
 
     def manifest(self) -> dict[str, Any]:
         """How the images were made."""
+        is_reference = METHODS[self.method].is_reference
         return {
-            "made_by": "data-free generation from BatchNorm statistics",
+            "made_by": METHODS[self.method].title if is_reference else "data-free generation from BatchNorm statistics",
             "model": self.model.spec.name,
             "network": {"name": self.model.spec.name, "weights_sha256": weights_hash(self._given.network)},
             "classes": list(self.model.spec.classes),

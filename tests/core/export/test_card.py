@@ -370,3 +370,15 @@ def test_failed_card_leaves_no_files(finished, config, tmp_path, monkeypatch):
 
     monkeypatch.setattr("core.export.card.load_image_set", load)
     refused(DataError, "does not exist", finished, config, tmp_path / "card")
+
+
+def test_card_says_that_real_images_were_used(embedded, config):
+    """Of a run with the reference `real`; without it, that none were."""
+    for methods, says in ((("adam", "real"), True), (("adam",), False)):
+        made = [MethodImages(name, {"summary": {}}, 40, {}) for name in methods]
+        own = replace(config, methods=methods, bits=()).with_knobs({"real_images": "/home/me/photographs"})
+        text = " ".join(model_card(embedded, own, "a run", None, made).split())
+        assert ("real images of a folder" in text) is says
+        assert ("No real image was used" in text) is not says
+        assert ("data-free-quantization" in text) is not says
+        assert "/home/me" not in text

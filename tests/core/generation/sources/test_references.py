@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from core.config import GenerationConfig, MachineConfig
-from core.errors import DataError
+from core.errors import CoreError, DataError
 from core.generation.loop import GenerationLoop, synthesize
 from core.reporting import NullReporter
 
@@ -127,6 +127,15 @@ def test_one_image_in_a_hundred_may_be_damaged(small, tmp_path):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="at most 1 % of the images may be skipped"):
         synthesize(small, config, "real")
+
+
+def test_network_that_overflows_is_named(small):
+    loop = GenerationLoop(small, CONFIG, "noise")
+    loop.step()
+    loop._last_pass = None
+    loop.source.current().fill_(float("inf"))
+    with pytest.raises(CoreError, match="^the loss of noise must be finite, .*: small must be able to score these images in float32$"):
+        loop.step()
 
 
 def test_real_images_need_a_folder(small):
