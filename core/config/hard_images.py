@@ -41,7 +41,12 @@ class HardImageKnobs(Checked):
         label="Crops (probability)",
         paper="0 for CIFAR, 0.5 for ImageNet",
         step=0.05,
-        of=("hast",),
+        of=("hast", "plf", "synq"),
         low="0 turns crops off.",
         high="the whole image is never optimized.",
     )
+    plf_lr: float = step_size("PLF", "plf", 0.1, paper=0.5)
+    plf_beta: float = weight(10.0, "the cross entropy in PLF", "plf", "L_CE of PLF", "0 ignores labels.", "statistics match less.")
+    synq_lr: float = step_size("SynQ", "synq", 0.1, paper=0.5)
+    synq_beta: float = weight(0.1, "the focal cross entropy in SynQ", "synq", "L_CE of SynQ", "0 ignores labels.", "statistics match less.")
+    synq_gamma: float = _focus("SynQ", "synq", 0.5, "0.5")

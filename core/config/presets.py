@@ -49,6 +49,8 @@ _HARD_IMAGES = GenerationConfig(
     schedule=PLATEAU,
     patience=50,
     hast_lr=0.5,
+    plf_lr=0.5,
+    synq_lr=0.5,
 )
 _OF_AUTHORS = {
     "zeroq": RunConfig(methods=("zeroq",), generation=replace(_ONE_BATCH, patience=100), training=_CALIBRATED),
@@ -69,6 +71,13 @@ _OF_AUTHORS = {
     "genie": RunConfig(
         methods=("genie",),
         generation=GenerationConfig(images=1024, batch_size=128, iterations=4000, snapshots=1, schedule=PLATEAU, patience=100),
+    ),
+    "plf": RunConfig(methods=("plf",), generation=_HARD_IMAGES, training=replace(_STUDENT, training_lr=1e-3)),
+    # for ImageNet, where it was published: 97 epochs of 200 steps after 4 for the ranges
+    "synq": RunConfig(
+        methods=("synq",),
+        generation=replace(_HARD_IMAGES, hard_crop=0.5),
+        training=replace(_STUDENT, steps=97 * 200, training_batch_size=4, training_lr=1e-6, alpha_attention=4000.0),
     ),
     # of GDFQ and Qimera for CIFAR: 4 epochs of 200 iterations for the generator alone, 396 for both networks
     "gdfq": RunConfig(

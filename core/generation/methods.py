@@ -65,6 +65,8 @@ _HAST = "Li et al., Hard Sample Matters a Lot in Zero-Shot Quantization, CVPR 20
 _ADASG = "Qian et al., Rethinking Data-Free Quantization as a Zero-Sum Game, AAAI 2023"
 _ADADFQ = "Qian et al., Adaptive Data-Free Quantization, CVPR 2023"
 _GENIE = "Jeon et al., GENIE: Show Me the Data for Quantization, CVPR 2023"
+_PLF = "Fan et al., Data-Free Quantization via Pseudo-label Filtering, CVPR 2024"
+_SYNQ = "Kim et al., SynQ: Accurate Zero-shot Quantization by Synthesis-aware Fine-tuning, ICLR 2025"
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -97,7 +99,25 @@ METHODS: dict[str, Method] = {
             own_loss=True,
             student="core.quantization.authors.hast:HASTStudent",
         ),
+        Method(
+            "synq",
+            "SynQ",
+            "core.generation.sources.synq:SynQImages",
+            paper=_SYNQ,
+            year=2025,
+            own_loss=True,
+            student="core.quantization.authors.synq:SynQStudent",
+        ),
         Method("genie", "Genie", "core.generation.sources.genie:GenieImages", paper=_GENIE, year=2023, own_loss=True),
+        Method(
+            "plf",
+            "PLF",
+            "core.generation.sources.plf:PLFImages",
+            paper=_PLF,
+            year=2024,
+            own_loss=True,
+            student="core.quantization.authors.plf:PLFStudent",
+        ),
         Method("noise", "Noise (reference)", "core.generation.sources.references:NoiseImages", "reference", own_loss=True),
         Method("real", "Real images (reference)", "core.generation.sources.references:RealImages", "reference", own_loss=True),
     )

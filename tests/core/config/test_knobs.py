@@ -218,6 +218,8 @@ def test_live_knobs_of_each_method():
     assert live["dsg"] == {"dsg_lr", "dsg_sci", "dsg_beta", "dsg_tv", "dsg_l2"}
     assert live["intraq"] == {"intraq_lr", "intraq_beta"}
     assert live["hast"] == {"hast_lr", "hast_beta"}
+    assert live["plf"] == {"plf_lr", "plf_beta"}
+    assert live["synq"] == {"synq_lr", "synq_beta"}
     assert live["gdfq"] == live["dsg-g"] == {"generator_lr", "alpha_bns", "beta"}
     assert live["qimera"] == {"generator_lr", "alpha_bns", "superposed_share", "beta"}
     assert live["adadfq"] == live["adasg"] == {"generator_lr", "adaptive_bns", "adaptive_agreement"}

@@ -35,7 +35,7 @@ def parameters(one: QuantizationTraining) -> torch.Tensor:
 
 
 def test_methods_and_protocols(small, small_images):
-    assert set(STUDENTS) >= {"intraq", "hast"}
+    assert set(STUDENTS) >= {"intraq", "hast", "plf", "synq"}
     assert all(METHODS[name].kind == "pixels" for name in STUDENTS)
     for method in ("mi-fgsm", "gdfq", "given"):
         assert authors_images(method, small_images, small, CONFIG) is None
