@@ -281,7 +281,7 @@ class GenerationConfig(GeneratorKnobs, HardImageKnobs, ReferenceKnobs):
         symbol="β",
         step=0.05,
         live=True,
-        of=(L_TOTAL, "gdfq", "qimera", "dsg-g"),
+        of=(L_TOTAL, "gdfq", "qimera", "dsg-g", "texq"),
         slider=(0.03, 100.0),
         log=True,
         low="0 ignores labels: the teacher recognizes the assigned class in few images.",

@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 from core.config.adaptive import ADAPTIVE, AdaptiveKnobs
+from core.config.centers import CenterKnobs
 from core.config.knobs import knob
 
 CONDITIONINGS = ("auto", "embedding", "batch-norm")
-_GENERATORS = ("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE)
-_LABELED = ("gdfq", "qimera", "dsg-g")  # the methods that match BatchNorm statistics
+_GENERATORS = ("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE, "texq")
+_LABELED = ("gdfq", "qimera", "dsg-g", "texq")  # the methods that match BatchNorm statistics
 
 
 @dataclass(frozen=True)
-class GeneratorKnobs(AdaptiveKnobs):
+class GeneratorKnobs(AdaptiveKnobs, CenterKnobs):
     """Knobs that only methods with a generator have; part of GenerationConfig."""
 
     generator_batch_size: int = knob(
@@ -77,7 +78,7 @@ class GeneratorKnobs(AdaptiveKnobs):
         paper="embedding for CIFAR, batch-norm for ImageNet",
         low="one choice is not better than the other.",
         high="one choice is not better than the other.",
-        of=("gdfq", "dsg-g", *ADAPTIVE),
+        of=("gdfq", "dsg-g", *ADAPTIVE, "texq"),
     )
     superposed_share: float = knob(
         0.4,

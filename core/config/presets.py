@@ -103,6 +103,15 @@ _OF_AUTHORS = {
         training=TrainingConfig(**_JOINT, steps=396 * 200, training_batch_size=16, training_lr=1e-4, training_weight_decay=1e-4),
         evaluation=EvaluationConfig(accuracy_checks=20),
     ),
+    # of TexQ for CIFAR: 1,500 iterations for the centers, then the epochs of GDFQ, of which 500 iterations are for the generator alone
+    "texq": RunConfig(
+        methods=("texq",),
+        generation=GenerationConfig(
+            images=5120, iterations=500, snapshots=10, schedule="constant", generator_batch_size=128, texq_share=0.75
+        ),
+        training=TrainingConfig(**_JOINT, steps=79_500, training_batch_size=128, training_lr=1e-4, training_weight_decay=1e-4),
+        evaluation=EvaluationConfig(accuracy_checks=20),
+    ),
 }
 
 PRESETS: Mapping[str, RunConfig] = MappingProxyType(

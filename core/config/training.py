@@ -169,7 +169,7 @@ class TrainingConfig(StudentLossKnobs):
         paper="authors",
         low="the methods differ in their images alone.",
         high="authors: the methods differ in their training, too.",
-        of=("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE, "intraq", "hast", "plf", "synq"),
+        of=("gdfq", "qimera", "zaq", "dsg-g", *ADAPTIVE, "texq", "intraq", "hast", "plf", "synq"),
     )
     training_weight_decay: float = knob(
         0.0,

@@ -26,6 +26,15 @@ def squared_gaps(statistics: BatchStatistics) -> Tensor:
     return 2 * torch.stack(gaps).mean()
 
 
+def layered_gaps(statistics: BatchStatistics, shallow: float = 0.2, deep: float = 1.1) -> Tensor:
+    """Layered BNS of TexQ: `squared_gaps` with weight `shallow` for the first half of the BatchNorm layers, and `deep` for the others."""
+    layers = []
+    for index, (own, passes) in enumerate(zip(statistics.running, statistics.batch)):
+        weight = shallow if index < len(statistics.running) // 2 else deep
+        layers += [weight * F.mse_loss(batch, running) for one in passes for batch, running in zip(one, own)]
+    return 2 * torch.stack(layers).mean()
+
+
 def statistics_loss(outputs: ForwardOutputs) -> Tensor:
     """`squared_gaps` of a forward pass."""
     assert outputs.statistics is not None

@@ -67,6 +67,7 @@ _ADADFQ = "Qian et al., Adaptive Data-Free Quantization, CVPR 2023"
 _GENIE = "Jeon et al., GENIE: Show Me the Data for Quantization, CVPR 2023"
 _PLF = "Fan et al., Data-Free Quantization via Pseudo-label Filtering, CVPR 2024"
 _SYNQ = "Kim et al., SynQ: Accurate Zero-shot Quantization by Synthesis-aware Fine-tuning, ICLR 2025"
+_TEXQ = "Chen et al., TexQ: Zero-shot Network Quantization with Texture Feature Distribution Calibration, NeurIPS 2023"
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -99,6 +100,7 @@ METHODS: dict[str, Method] = {
             own_loss=True,
             student="core.quantization.authors.hast:HASTStudent",
         ),
+        Method("texq", "TexQ", "core.generation.sources.texq:TexQ", "generator", _TEXQ, 2023, own_loss=True),
         Method(
             "synq",
             "SynQ",

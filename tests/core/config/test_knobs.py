@@ -224,6 +224,7 @@ def test_live_knobs_of_each_method():
     assert live["qimera"] == {"generator_lr", "alpha_bns", "superposed_share", "beta"}
     assert live["adadfq"] == live["adasg"] == {"generator_lr", "adaptive_bns", "adaptive_agreement"}
     assert live["genie"] == {"genie_latent_lr", "genie_generator_lr"}
+    assert live["texq"] == {"generator_lr", "alpha_bns", "beta", "texq_lr", "texq_guidance"}
     assert live["zaq"] == {"generator_lr", "alpha_activation"}
     assert set(live_knobs(GenerationConfig)) == set().union(*live.values())
     assert list(BIT_WIDTHS) == [2, 3, 4, 5, 6, 7, 8]

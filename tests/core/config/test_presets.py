@@ -51,6 +51,9 @@ def test_schedules_of_the_authors_of_generators():
     generation, training = PRESETS["adadfq"].generation, PRESETS["adadfq"].training
     assert (generation.iterations * len(generation.batches) + training.steps) == 400 * 200
     assert generation.generator_batch_size == training.training_batch_size == 16
+    generation, training = PRESETS["texq"].generation, PRESETS["texq"].training
+    centers = generation.texq_share * generation.iterations * len(generation.batches)
+    assert (centers, generation.iterations * len(generation.batches) - centers + training.steps) == (1500, 400 * 200)
 
 
 def test_nearest_preset_with_what_differs():

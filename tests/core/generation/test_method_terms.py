@@ -5,7 +5,15 @@ import torch
 
 from core.generation.bn_statistics import BatchStatistics, collect_statistics
 from core.generation.losses import ForwardOutputs
-from core.generation.method_terms import ACTIVATION, CROSS_ENTROPY, correlation_inhibition, gap_quantiles, slack_gaps, squared_gaps
+from core.generation.method_terms import (
+    ACTIVATION,
+    CROSS_ENTROPY,
+    correlation_inhibition,
+    gap_quantiles,
+    layered_gaps,
+    slack_gaps,
+    squared_gaps,
+)
 
 
 def test_squared_gaps_by_hand():
@@ -13,6 +21,14 @@ def test_squared_gaps_by_hand():
     batch = [[(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0]))], [(torch.tensor([3.0]), torch.tensor([2.0]))]]
     # first layer: (1 + 4) / 2 for the means, (0 + 4) / 2 for the variances; second: 9 and 4; their mean
     assert float(squared_gaps(BatchStatistics(["a", "b"], running, batch))) == pytest.approx(((2.5 + 2.0) + (9.0 + 4.0)) / 2)
+
+
+def test_layered_gaps_by_hand():
+    """The first of three layers is shallow: its gaps count 0.2, those of the others 1.1."""
+    running = [(torch.zeros(1), torch.ones(1)) for _ in range(3)]
+    batch = [[(torch.tensor([mean]), torch.tensor([variance]))] for mean, variance in ((1.0, 3.0), (2.0, 1.0), (0.0, 2.0))]
+    expected = (0.2 * (1.0 + 4.0) + 1.1 * (4.0 + 0.0) + 1.1 * (0.0 + 1.0)) / 3
+    assert float(layered_gaps(BatchStatistics(["a", "b", "c"], running, batch))) == pytest.approx(expected)
 
 
 def test_squared_gaps_of_a_network(small):
