@@ -67,7 +67,7 @@ def test_loss_of_the_centers_by_hand(small):
     # pixels whose gradient keeps its sign move by Adam's step size each time, which is constant
     assert float((loop.source._images - images).abs().max()) == pytest.approx(4 * 0.05, rel=0.02)
     assert records.frames[0].labels.tolist() == [0, 1, 2, 3]
-    assert torch.equal(loop.source._centers, features_of(small.network, loop.source._images))
+    assert torch.allclose(loop.source._centers, features_of(small.network, loop.source._images), atol=1e-5)
     for name, value in loop.source.generator.state_dict().items():
         assert torch.equal(value, generator[name]), name
 
@@ -144,6 +144,7 @@ def test_student_learns_from_mixtures(small):
 @pytest.mark.slow
 def test_centers_and_images_of_the_embedded_network_are_recognized(embedded):
     config = replace(CONFIG, images=80, batch_size=80, iterations=80, snapshots=1, generator_batch_size=32, latent=0, texq_share=0.5)
+    config = replace(config, schedule="constant", generator_lr=3e-3)
     synthesize(embedded, config, "texq", MACHINE, records := Records())
     totals, agreement = ([data[name] for data in records.data] for name in ("total", "agreement"))
     assert agreement[39] >= 90  # of ten classes
