@@ -68,12 +68,12 @@ if rows:
     for sentence in table.explained(rows):
         st.caption(text.plain(sentence))
     with st.container(horizontal=True):
-        for label, made, name in (
+        for kind, made, name in (
             ("CSV", table.as_csv, "methods.csv"),
             ("LaTeX", table.as_latex, "methods.tex"),
             ("Figure (SVG)", figure.as_svg, "drops.svg"),
         ):
-            st.download_button(label, made(rows), name, icon=":material/download:", key=f"download {name}", on_click="ignore")
+            st.download_button(kind, made(rows), name, icon=":material/download:", key=f"download {name}", on_click="ignore")
     with st.expander("Best and worst images", icon=":material/star:"):
         st.caption(examples.EXPLAINED)
         for shown in examples.of_table(session.store(), rows):
