@@ -50,7 +50,7 @@ class TexQ(GDFQ):
         share = self.config.texq_share
         self._center_iterations = max(self._groups, round(share * self._iterations)) if share else 0
         noise = torch.randn(classes, *self.model.spec.shape, generator=self._random)
-        self._images = noise.to(self.model.device)  # of the classes, of unit variance
+        self._images = noise.to(self.model.device)  # of the classes, of unit variance; none when their centers are known
         self._centers: Tensor | None = None  # (classes, F)
         self._noisy: Tensor | None = None
         self._group, self._calibrating = 0, False
@@ -115,6 +115,8 @@ class TexQ(GDFQ):
         self._images[self._members] = self._pixels.detach()
         if self._batch * self.config.iterations + iteration == self._center_iterations - 1:
             self._centers = self._features()
+            self._images = self._images[:0].clone()  # of a thousand classes, they are large
+            self._start_group(0)
 
     @torch.no_grad()
     def _features(self) -> Tensor | None:
@@ -129,7 +131,7 @@ class TexQ(GDFQ):
     @torch.no_grad()
     def preview(self, count: int) -> tuple[Tensor, Tensor]:
         """While the centers are made, the images of the classes."""
-        if not self._calibrating:
+        if not self._calibrating or not len(self._images):
             return super().preview(count)
         return to_own_scale(self._images[:count], self.model), torch.arange(len(self._images))[:count].to(self.model.device)
 
