@@ -7,7 +7,7 @@ import streamlit as st
 
 from core.comparison import examples, figure, table
 from core.comparison.cells import ACTIVE, cells, found, resumable_run
-from core.config import find_knob, label
+from core.config import find_knob
 from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
 from core.runs.lists import RunFilter
@@ -121,8 +121,8 @@ with st.expander("Measure more", icon=":material/add:", expanded=not rows):
             "Seeds", "0, 1, 2", key=f"seeds/{run.id}", help="A run for each method and seed. Runs that exist are reused."
         )
     if "real" in chosen:
-        field = find_knob("real_images")[1]
-        folder = st.text_input(label(field), start.generation.real_images, key=f"real images/{run.id}", help=field.metadata["help"])
+        field = find_knob("real_images")[1].metadata
+        folder = st.text_input(field["label"], start.generation.real_images, key=f"real images/{run.id}", help=field["help"])
     with problems.shown():
         if "real" in chosen:
             start = start.with_knobs({"real_images": folder.strip()})

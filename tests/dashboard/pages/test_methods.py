@@ -44,6 +44,16 @@ def test_form_starts_only_what_is_missing(with_finished_run):
     assert {run.config.machine.seed for run in started} == {seed + 1}
 
 
+def test_real_images_need_a_folder(with_finished_run, tmp_path):
+    app = page("methods", run=with_finished_run)
+    app.multiselect(key=f"methods/{with_finished_run}").set_value(["noise", "real"]).run()
+    assert [error.value.replace("\\", "") for error in app.error] == ["real_images must be a folder of images, got none"]
+    app.text_input(key=f"real images/{with_finished_run}").set_value(str(tmp_path)).run()
+    assert not app.error
+    assert not app.exception
+    assert app.button(key="measure methods").label == "Start 6 runs"
+
+
 @pytest.mark.parametrize("written", ["", "one", "1, -2", "1 1"])
 def test_seeds_that_are_none_are_named(with_finished_run, written):
     app = page("methods", run=with_finished_run)
