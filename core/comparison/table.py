@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 from typing import Any
@@ -26,9 +26,10 @@ PAPER_COLUMNS = {
 class Row:
     """One method at one bit width. Lists have an entry for each seed; accuracies are top-1 in percent, drops are in points.
 
-    seconds: of generation and training, the mean over seeds. similarity: mean CLIP similarity of two images, lower is more diverse; None
-    without an encoder. paper_drop: in the paper's table, None if it has no such row. behind: top-1 of the best method at this width minus
-    that of this one; None for the best one, and for runs of a version that did not keep which images are classified correctly.
+    top1: after the last training step, also where a run keeps the calibrated network. seconds: of generation and training, the mean over
+    seeds. similarity: mean CLIP similarity of two images, lower is more diverse; None without an encoder. paper_drop: in the paper's
+    table, None if it has no such row. behind: top-1 of the best method at this width minus that of this one; None for the best one, and
+    for runs of a version that did not keep which images are classified correctly.
     """
 
     method: str
@@ -91,14 +92,27 @@ def _row(store: RunStore, measured: Sequence[tuple[Cell, str]], method: str, bit
         tuple(cell.seed for cell, _ in of_method),
         tuple(run for _, run in of_method),
         figures[0]["full_precision"],
-        tuple(figure["quantized"] for figure in figures),
-        round(mean(figure["standard_error"] for figure in figures), 3),
+        tuple(_last_step(figure) for figure in figures),
+        round(mean(_standard_error(figure) for figure in figures), 3),
         round(mean((result.get(f"generation/{method}") or {}).get("seconds", 0.0) for result in results), 1),
         round(mean(figure["training_seconds"] for figure in figures), 1),
         round(mean(similarities), 3) if similarities else None,
         _paper_drop(config.model, method, bits),
         figures[0]["evaluated_on"],
     )
+
+
+def _last_step(figure: Mapping[str, Any]) -> float:
+    """Top-1 after the last training step; of the calibrated network without a training."""
+    trained = figure.get("trained")
+    return float(figure["quantized"] if trained is None else trained)
+
+
+def _standard_error(figure: Mapping[str, Any]) -> float:
+    """Of `_last_step`; as stored, of the network that was kept."""
+    images = figure.get("real", {}).get("calibrated", {}).get("images")
+    share = _last_step(figure) / 100
+    return float(figure["standard_error"]) if not images else 100 * math.sqrt(share * (1 - share) / images)
 
 
 def _paper_drop(model: str, method: str, bits: int) -> float | None:
@@ -179,7 +193,8 @@ def explained(table: Sequence[Row]) -> list[str]:
     first = table[0]
     return [
         f"Top-1 in percent on {first.evaluated_on}, mean over seeds; full precision {first.full_precision:g}. Drop: full precision minus "
-        "top-1, in points; spread: its standard deviation between seeds.",
+        "top-1, in points; spread: its standard deviation between seeds. Networks are those of the last training step, also where a run "
+        "keeps the calibrated one.",
         "Behind the best: difference in points to the best method of the width on the same images and seeds, with the interval and the "
         "two-sided p of a paired bootstrap over images and seeds.",
     ]

@@ -1,4 +1,4 @@
-"""Which evaluation images a network classifies correctly, as a result of a run. Imports no torch."""
+"""Which evaluation images a network classifies correctly after its last training step, as a result of a run. Imports no torch."""
 
 import base64
 from collections.abc import Mapping

@@ -114,9 +114,10 @@ class _Quantization:
         outcome = self._figures()
         write_json(self.folder / "quantize.json", outcome)
         self.context.reporter.result(self.result_name, {**outcome, "bits": self.config.weight_bits})
-        if self.kept in self.hits:
+        last = "trained" if self.config.steps else "calibrated"
+        if last in self.hits:
             name = f"{HITS}/{self.given.method}/{self.config.width}"
-            self.context.reporter.result(name, packed(self.hits[self.kept].numpy()))
+            self.context.reporter.result(name, packed(self.hits[last].numpy()))
         return outcome
 
     def _calibrate(self, state: Mapping[str, Any] | None) -> None:

@@ -85,7 +85,7 @@ def other_value(name, field):
     elif isinstance(field.default, str):
         value = "something else"
     else:
-        value = field.default + 1 if isinstance(field.default, int) else (field.default or 1.0) * 0.75
+        value = field.default + 1 if isinstance(field.default, int) else (field.default or min(1.0, field.metadata["maximum"])) * 0.75
     return value, [flag, str(value)]
 
 
