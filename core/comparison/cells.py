@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from core.config import MachineConfig, RunConfig, settings
 from core.data.real_images import check_real_images
@@ -68,8 +69,13 @@ def measures(config: RunConfig, cell: Cell) -> bool:
         and cell.method in config.methods
         and set(wanted.bits) <= set(config.bits)
         and (not wanted.evaluation.encoder or config.evaluation.encoder == wanted.evaluation.encoder)
-        and all(settings(config, cell.method, bits) == settings(wanted, cell.method, bits) for bits in wanted.bits)
+        and all(_settings(config, cell.method, bits) == _settings(wanted, cell.method, bits) for bits in wanted.bits)
     )
+
+
+def _settings(config: RunConfig, method: str, bits: int) -> dict[str, Any]:
+    """All that the accuracy after the last training step depends on: not on which network is kept."""
+    return {name: value for name, value in settings(config, method, bits).items() if name != "keep"}
 
 
 def runs_of(store: RunStore, cell: Cell, states: Sequence[RunState]) -> Iterator[Run]:
