@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.config import every_knob, label
 from core.generation.methods import METHODS
 
-NAMES = {"given": "given images", "real": "real images"}  # of what no method made
+NAMES = {"given": "given images"}  # of what no row of METHODS made
 
 
 def method_name(method: str) -> str:

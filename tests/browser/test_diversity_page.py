@@ -33,7 +33,7 @@ def test_choices_are_in_the_address(runs, browser_page, chromium):
     folder, (first, second) = runs
     with serving(folder, free_port()) as (address, _):
         page.goto(f"{address}/diversity?run={first}")
-        expect(page.get_by_text("real images", exact=True).first).to_be_visible()
+        expect(page.get_by_text("Real images (reference)", exact=True).first).to_be_visible()
         expect(page.get_by_text("trained on the 50,000 CIFAR-10 training images")).to_be_visible()
         picture = page.get_by_alt_text("image 0 by Adam and its nearest neighbors")
         expect(picture).to_be_visible()

@@ -220,7 +220,7 @@ def test_diversity_of_uploaded_images(runs_folder):
     (run,) = session.store().runs()
     session.manager().wait(run.id)
     app = page("diversity")
-    assert [metric.label for metric in app.metric] == ["given images", "noise", "real images"]
+    assert [metric.label for metric in app.metric] == ["given images", "Noise \\(reference\\)", "Real images \\(reference\\)"]
     assert app.metric[0].value == "1.000"  # all images are black
     # uploaded images can be measured and used again, like generated ones
     app.button(key="measure").click().run()

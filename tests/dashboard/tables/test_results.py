@@ -102,7 +102,7 @@ def test_diversity_table_has_all_sets_and_none_for_missing_values():
         None,
         None,
     )
-    assert (second["set"], second["snapshots"], second["nearest"], second["nearly the same %"]) == ("real images", 0.9, 0.8, 25)
+    assert (second["set"], second["snapshots"], second["nearest"], second["nearly the same %"]) == ("Real images (reference)", 0.9, 0.8, 25)
 
 
 def test_paper_tables_have_columns_of_the_measured_methods():
