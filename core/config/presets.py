@@ -158,10 +158,15 @@ def preset(name: str) -> RunConfig:
 
 
 def nearest_preset(config: RunConfig, bits: int = 0) -> tuple[str, dict[str, Any]]:
-    """The preset that differs from `config` in the fewest knobs, and these knobs with the values of `config`; bits: see `settings`."""
+    """The preset that differs from `config` in the fewest knobs, and these knobs with the values of `config`; bits: see `settings`.
+
+    Presets of a method's authors are for runs of that method.
+    """
     own = settings(config, bits=bits)
     different = {}
     for name, start in PRESETS.items():
+        if name in _OF_AUTHORS and not set(start.methods) & set(config.methods):
+            continue
         theirs = settings(start, bits=bits)
         different[name] = {knob: value for knob, value in own.items() if knob in theirs and value != theirs[knob]}
     nearest = min(different, key=lambda name: len(different[name]))

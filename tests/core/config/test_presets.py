@@ -1,6 +1,7 @@
 """The presets, and the preset nearest to a config."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,9 @@ def test_nearest_preset_with_what_differs():
     changed = {"epsilon": 0.2, "seed": 3, "steps": 7}
     assert nearest_preset(PRESETS["paper"].with_knobs(changed)) == ("paper", changed)
     assert nearest_preset(PRESETS["imagenet"].with_knobs({"beta": 50.0, "model": "x", "threads": 2})) == ("imagenet", {"beta": 50.0})
+    # Genie's authors' preset has the default training, but is for Genie
+    assert nearest_preset(PRESETS["genie"])[0] == "genie"
+    assert nearest_preset(replace(PRESETS["genie"], methods=("adam",)))[0] != "genie"
 
 
 def test_nearest_preset_at_a_bit_width_counts_its_steps():
