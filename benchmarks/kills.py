@@ -144,17 +144,11 @@ def work_on(folder: Path, config: RunConfig | None, out: Path | None = None) -> 
     else:
         assert config is not None
         run_id = store.create(config, "killed", out=str(out or ""))
-
-    def finish() -> None:
-        from core.runs.output_folder import export_results
-
-        export_results(store, store.run(run_id))
-
     past = store.changes(run_id)
     control = LocalControl(past=past)
     if not past:
         control.set("epsilon", 0.05, ["mi-fgsm"])  # a live change, which a resumed run must apply again
-    perform(store, run_id, Telling(store, run_id), control, finish=finish, every=0.0)
+    perform(store, run_id, Telling(store, run_id), control, every=0.0)
     store.close()
 
 

@@ -7,9 +7,12 @@ it and exits with code 2, or 1 for a StoreError; the dashboard shows it next to 
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 _MESSAGE = 8000  # characters; no message meant for a reader is longer
 _VALUE = 200
+_LISTED = 40  # names in a message; of more, only the most similar ones
+_SIMILAR, _COMPARED = 5, 100  # how many of these; characters of the wrong name that are compared
 # escape sequences (ECMA-48): colors and cursor movements, titles and links, others
 _TERMINAL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 
@@ -79,11 +82,15 @@ class ConfigError(CoreError, ValueError):
 
 
 class UnknownNameError(ConfigError):
-    """A model, method, encoder, preset or other name does not exist; the message lists the allowed names."""
+    """A model, method, encoder, preset or other name does not exist; the message lists the allowed names, of many the most similar."""
 
     def __init__(self, kind: str, value: object, allowed: Iterable[object]) -> None:
         names = [str(name) for name in allowed]
-        super().__init__(f"unknown {kind} {quoted(value)}: must be {'one of ' if len(names) > 1 else ''}{', '.join(names)}")
+        if len(names) <= _LISTED:
+            super().__init__(f"unknown {kind} {quoted(value)}: must be {'one of ' if len(names) > 1 else ''}{', '.join(names)}")
+            return
+        similar = get_close_matches(str(value)[:_COMPARED], names, _SIMILAR, cutoff=0.0)
+        super().__init__(f"unknown {kind} {quoted(value)}: must be one of {len(names)}, such as {', '.join(similar)}")
 
 
 class DataError(CoreError):

@@ -45,7 +45,10 @@ def test_round_trip_of_one_config(config):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_unknown_key_is_refused_with_the_known_ones(config):
-    with pytest.raises(UnknownNameError, match=f"unknown knob 'epsilom': must be one of {', '.join(knobs(config))}$"):
+    """Of many, with the most similar ones."""
+    known = list(knobs(config))
+    names = ", ".join(known) if len(known) <= 40 else f"{len(known)}, such as epsilon, .*"
+    with pytest.raises(UnknownNameError, match=f"unknown knob 'epsilom': must be one of {names}$"):
         config.from_dict({"epsilom": 0.1})
 
 
