@@ -89,7 +89,7 @@ class UnknownNameError(ConfigError):
         if len(names) <= _LISTED:
             super().__init__(f"unknown {kind} {quoted(value)}: must be {'one of ' if len(names) > 1 else ''}{', '.join(names)}")
             return
-        similar = get_close_matches(str(value)[:_COMPARED], names, _SIMILAR, cutoff=0.0)
+        similar = get_close_matches(quoted(value)[:_COMPARED], names, _SIMILAR, cutoff=0.0)
         super().__init__(f"unknown {kind} {quoted(value)}: must be one of {len(names)}, such as {', '.join(similar)}")
 
 

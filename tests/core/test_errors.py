@@ -25,4 +25,5 @@ def test_of_many_names_the_most_similar_are_listed():
     assert "must be one of 1000, such as layer" in message
     assert len(message) < 400
     assert "such as layer7, " in str(UnknownNameError("layer", "layr7", many))
+    assert "such as layer" in str(UnknownNameError("layer", 10**5000, many))  # more digits than Python prints
     assert str(UnknownNameError("layer", "x", ["only"])) == "unknown layer 'x': must be only"

@@ -267,7 +267,7 @@ def test_every_knob_is_found_in_its_section():
     for section, config in [("", RunConfig), *SECTIONS.items()]:
         for name, field in knobs(config).items():
             assert find_knob(name) == (section, field)
-    with pytest.raises(UnknownNameError, match="unknown knob 'nu': must be one of model, seed, .*encoder"):
+    with pytest.raises(UnknownNameError, match=r"unknown knob 'nu': must be one of \d+, such as mu, "):
         find_knob("nu")
 
 
