@@ -16,7 +16,7 @@ def test_table_is_that_of_the_command(with_finished_run):
     assert list(zip(frame["width"], frame["method"])) == [(row.width, row.title) for row in expected]
     known = store.result(with_finished_run, "accuracy/mi-fgsm/W4A4")
     line = frame[(frame["method"] == "MI-FGSM") & (frame["width"] == "W4A4")].iloc[0]
-    assert line["drop"] == pytest.approx(known["full_precision"] - known["quantized"])
+    assert line["drop"] == pytest.approx(known["full_precision"] - known["trained"])
     assert "paired bootstrap" in texts(app)
 
 
