@@ -109,7 +109,7 @@ def _last_step(figure: Mapping[str, Any]) -> float:
 
 
 def _standard_error(figure: Mapping[str, Any]) -> float:
-    """Of `_last_step`; as stored, of the network that was kept."""
+    """Of `_last_step`; of the network that was kept, where the number of images is not stored."""
     images = figure.get("real", {}).get("calibrated", {}).get("images")
     share = _last_step(figure) / 100
     return float(figure["standard_error"]) if not images else 100 * math.sqrt(share * (1 - share) / images)

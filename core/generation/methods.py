@@ -132,6 +132,11 @@ def counts_epochs(names: Iterable[str]) -> bool:
     return all(name in METHODS and METHODS[name].has_generator for name in names)
 
 
+def is_reference(name: str) -> bool:
+    """Whether the images of this name are a reference; not those of names without a row, which were given."""
+    return name in METHODS and METHODS[name].is_reference
+
+
 def method_order(name: str) -> int:
     """Position of a method in lists: that of its row; other names come after all rows."""
     return list(METHODS).index(name) if name in METHODS else len(METHODS)

@@ -21,7 +21,7 @@ from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.encoder import Encoder
 from core.generation.loop import GenerationLoop
-from core.generation.methods import DEFAULT_METHODS, METHODS
+from core.generation.methods import DEFAULT_METHODS, METHODS, is_reference
 from core.generation.sources.base import JointSource
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.authors.base import AuthorsImages, authors_images
@@ -99,7 +99,7 @@ def seconds_of(config: RunConfig, costs: Costs, work: Work) -> float:
     methods = len(config.methods)
     total = 0.0
     if not config.images_from:
-        optimized = sum(not METHODS[method].is_reference for method in config.methods)
+        optimized = sum(not is_reference(method) for method in config.methods)
         total += optimized * _image_iterations(config.generation) * costs.image_iteration
     if config.bits and work.holds_out:
         total += len(DEFAULT_METHODS) * _image_iterations(held_out_config(config.generation)) * costs.held_out_iteration
@@ -145,9 +145,6 @@ class Plan:
         self.model, self.config, self.evaluation_set, self.encoder, self.sets = model, config, evaluation_set, encoder, sets
         self.work = Work(0 if evaluation_set is None else len(evaluation_set), holds_out, encoder is not None)
 
-    def _methods(self) -> list[str]:
-        return list(self.sets or self.config.methods)
-
     def measured(self, context: Context, spent: float = 0.0) -> RunConfig:
         """Measures, then returns the settings. spent: seconds that the run took so far."""
         began = time.perf_counter()
@@ -172,8 +169,8 @@ class Plan:
         }
 
     def _measure(self, context: Context) -> Costs:
-        timed = [self._generated(method, context) for method in self._methods()]
-        optimized = [one.image_iteration for one in timed if not (one.method in METHODS and METHODS[one.method].is_reference)]
+        timed = [self._generated(method, context) for method in self.sets or self.config.methods]
+        optimized = [one.image_iteration for one in timed if not is_reference(one.method)]
         images, image_iteration = timed[0].images, statistics.fmean(optimized or [0.0])
         held_out = image_iteration
         if self.work.holds_out and self.config.bits:

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 import streamlit as st
 
-from core.generation.methods import METHODS
+from core.generation.methods import is_reference
 from core.reporting import Frame
 from core.runs.run import Run
 from dashboard import session, text
@@ -50,8 +50,7 @@ def draw_sheets(run: Run, values: Values) -> None:
         with cell:
             elements.text_block(f"heading/{run.id}/{method}", values[f"heading/{run.id}/{method}"], clipped=True)
             key = _sheet_key(run, method)
-            is_reference = method in METHODS and METHODS[method].is_reference
-            alt = method_name(method) if is_reference else f"synthetic images by {method_name(method)}"
+            alt = method_name(method) if is_reference(method) else f"synthetic images by {method_name(method)}"
             elements.sheet(values[key], alt, index if method == chosen else None, key, partial(_picked, method))
 
 

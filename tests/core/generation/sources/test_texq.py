@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from resumed_training import check_resumed
 
 from core.config import GenerationConfig, MachineConfig, TrainingConfig
 from core.generation.bn_statistics import collect_statistics
@@ -188,15 +189,4 @@ def test_interrupted_joint_training_gives_the_same_bits(small, tmp_path):
         source.join(AUTHORS)
         return QuantizationTraining(small, source, source.authors_training(AUTHORS))
 
-    whole, begun, resumed = made(), made(), made()
-    for _ in range(2):
-        begun.step()
-    torch.save(begun.state(), tmp_path / "state")
-    resumed.load_state(torch.load(tmp_path / "state", weights_only=True))
-    for training in (whole, resumed):
-        while not training.finished:
-            training.step()
-    for name, value in resumed.student.state_dict().items():
-        assert torch.equal(value, whole.student.state_dict()[name]), name
-    for ours, theirs in zip(resumed.source.parameters(), whole.source.parameters()):
-        assert torch.equal(ours, theirs)
+    check_resumed(made, 2, tmp_path / "state")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from resumed_training import check_resumed
 
 from core.config import GenerationConfig, MachineConfig, TrainingConfig
 from core.generation.feature_relations import feature_relations
@@ -99,15 +100,4 @@ def test_interrupted_joint_training_gives_the_same_bits(small, tmp_path):
         source.join(AUTHORS)
         return QuantizationTraining(small, source, AUTHORS)
 
-    whole, begun, resumed = made(), made(), made()
-    for _ in range(3):
-        begun.step()
-    torch.save(begun.state(), tmp_path / "state")
-    resumed.load_state(torch.load(tmp_path / "state", weights_only=True))
-    for training in (whole, resumed):
-        while not training.finished:
-            training.step()
-    for name, value in resumed.student.state_dict().items():
-        assert torch.equal(value, whole.student.state_dict()[name]), name
-    for ours, theirs in zip(resumed.source.parameters(), whole.source.parameters()):
-        assert torch.equal(ours, theirs)
+    check_resumed(made, 3, tmp_path / "state")
