@@ -61,8 +61,9 @@ def keep(new: Sequence[dict[str, Any]], path: Path) -> None:
         return entry["row"], entry["model"], entry["commands"]
 
     replaced = [about(entry) for entry in new]
-    kept = [entry for entry in read_kept(path) if about(entry) not in replaced]
-    write_json(path, sorted([*kept, *new], key=lambda entry: (entry["row"], entry["model"], entry["date"])))
+    known = read_kept(path)
+    others = [entry for entry in known["runs"] if about(entry) not in replaced]
+    write_json(path, known | {"runs": sorted([*others, *new], key=lambda entry: (entry["row"], entry["model"], entry["date"]))})
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ def commands(config: RunConfig) -> list[str]:
 
     Files and folders appear without their parent folders. Live changes are omitted, because a command line cannot express them.
     """
-    portable = _portable(config)
-    return _as_preset(portable) or _step_by_step(portable, _sets(config))
+    without_paths = portable(config)
+    return _as_preset(without_paths) or _step_by_step(without_paths, _sets(config))
 
 
 def bare_name(name: str) -> str:
@@ -35,7 +35,8 @@ def _sets(config: RunConfig) -> dict[str, str]:
     return {method: str(path.relative_to(root.parent)) for method, path in user_image_sets(root, config.methods).items()}
 
 
-def _portable(config: RunConfig) -> RunConfig:
+def portable(config: RunConfig) -> RunConfig:
+    """The config without what another machine lacks: parent folders of files, the number of a GPU, the time of a budget."""
     # `auto` instead of a GPU, because the other machine may not have one
     device = config.machine.device if config.machine.device == "cpu" else "auto"
     paths = {name: bare_name(config.value(name)) for name in ("data", "encoder", "real_images")}

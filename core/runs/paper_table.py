@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from types import MappingProxyType
 from typing import Any
 
@@ -86,7 +87,9 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement of a row. top1: method -> percent; standard_error: method -> points."""
+    """One measurement of a row. top1: method -> percent; standard_error: method -> points. Of several seeds, top1 is their mean and
+    standard_error their standard deviation, as `setting` says.
+    """
 
     row: str
     model: str  # the full-precision network
@@ -140,13 +143,16 @@ def table(store: RunStore, most: int | None = None) -> list[tuple[PaperRow, list
     return found
 
 
-def read_kept(path: Path) -> list[dict[str, Any]]:
-    """The figures kept with the program, as benchmarks/paper.py writes them, each with the commands and config that reproduce it."""
+def read_kept(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The figures kept with the program, each with the commands and config that reproduce it: "runs", one entry for each row of the paper
+    that a run measured, as benchmarks/paper.py writes them; "comparisons" of methods, as benchmarks/comparison.py does.
+    """
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _kept() -> list[Measurement]:
-    return [
+    kept = read_kept(MEASURED)
+    of_runs = [
         Measurement(
             entry["row"],
             entry["model"],
@@ -158,8 +164,35 @@ def _kept() -> list[Measurement]:
             entry["date"],
             "",
         )
-        for entry in read_kept(MEASURED)
+        for entry in kept["runs"]
     ]
+    return [*of_runs, *(one for entry in kept["comparisons"] for one in _of_comparison(entry))]
+
+
+def _of_comparison(entry: Mapping[str, Any]) -> Iterator[Measurement]:
+    """The rows of the paper that a comparison of methods measured."""
+    config = RunConfig.from_dict(entry["config"])
+    for row in paper_rows(entry["model"]) if _is_of_the_paper(config) else []:
+        measured = [one for one in entry["rows"] if one["width"] == row.width]
+        if not measured:
+            continue
+        seeds = max(len(one["seeds"]) for one in measured)
+        yield Measurement(
+            row.name,
+            entry["model"],
+            measured[0]["full_precision"],
+            {one["method"]: round(mean(one["top1"]), 3) for one in measured},
+            {one["method"]: round(stdev(one["top1"]), 3) if len(one["top1"]) > 1 else one["standard_error"] for one in measured},
+            measured[0]["evaluated_on"],
+            setting(config, row.bits) + (f"; mean and standard deviation of {seeds} seeds, last training step" if seeds > 1 else ""),
+            entry["date"],
+            "",
+        )
+
+
+def _is_of_the_paper(config: RunConfig) -> bool:
+    """Whether the images are generated and all layers have the same width, as in the paper."""
+    return not (config.images_from or config.training.first_last_8bit or config.training.layer_bits)
 
 
 def measurements(store: RunStore, run: Run, only: PaperRow | None = None) -> Iterator[Measurement]:
@@ -170,7 +203,7 @@ def measurements(store: RunStore, run: Run, only: PaperRow | None = None) -> Ite
         config = store.config(run.id)
     except ConfigError:  # of a version that cannot be read
         return
-    if config.images_from or config.training.first_last_8bit or config.training.layer_bits:
+    if not _is_of_the_paper(config):
         return
     for row in [only] if only else paper_rows(config.model):
         if row.bits not in config.bits or config.training.activation_bits not in (0, row.bits):

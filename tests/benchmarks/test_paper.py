@@ -27,12 +27,12 @@ def finished(store, top1=90.85):
 
 def test_measurements_are_kept_and_replaced(store, tmp_path):
     path = tmp_path / "measured.json"
-    path.write_text("[]\n", encoding="utf-8")
+    path.write_text('{"runs": [], "comparisons": []}', encoding="utf-8")
     paper.keep(paper.entries(store, finished(store)), path)
-    other = {**read_kept(path)[0], "row": "cifar10/resnet20/3"}
+    other = {**read_kept(path)["runs"][0], "row": "cifar10/resnet20/3"}
     paper.keep([other], path)
     paper.keep(paper.entries(store, finished(store, 91.0)), path)
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = json.loads(path.read_text(encoding="utf-8"))["runs"]
     assert [(entry["row"], entry["top1"]) for entry in kept] == [
         ("cifar10/resnet20/3", {"mi-fgsm": 90.85}),
         ("cifar10/resnet20/4", {"mi-fgsm": 91.0}),

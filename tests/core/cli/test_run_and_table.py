@@ -120,7 +120,7 @@ def test_output_files_have_default_permissions(tiny_preset, tmp_path):
 
 
 def test_table_without_measurements(capsys, monkeypatch, tmp_path):
-    (tmp_path / "measured.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "measured.json").write_text('{"runs": [], "comparisons": []}', encoding="utf-8")
     monkeypatch.setattr("core.runs.paper_table.MEASURED", tmp_path / "measured.json")
     assert call("table", "--json") == 0
     rows = last_json(capsys)["rows"]

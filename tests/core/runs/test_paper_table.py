@@ -27,7 +27,7 @@ def store(tmp_path):
 def nothing_kept(tmp_path, monkeypatch):
     """An empty file of kept figures; another test checks the committed one."""
     path = tmp_path / "measured.json"
-    path.write_text("[]", encoding="utf-8")
+    path.write_text('{"runs": [], "comparisons": []}', encoding="utf-8")
     monkeypatch.setattr(paper_table, "MEASURED", path)
     return path
 
@@ -151,7 +151,7 @@ def test_kept_figures_are_listed_with_those_of_runs(store, nothing_kept):
         "standard_error": {"adam": 0.6},
         "evaluated_on": "2,000 images",
     }
-    nothing_kept.write_text(json.dumps([entry]), encoding="utf-8")
+    nothing_kept.write_text(json.dumps({"runs": [entry], "comparisons": []}), encoding="utf-8")
     run_id = finished(store)
     newest, kept = measured(store)
     assert newest.run == run_id
@@ -159,7 +159,7 @@ def test_kept_figures_are_listed_with_those_of_runs(store, nothing_kept):
 
 
 def test_committed_figures_match_their_row_and_config():
-    for entry in paper_table.read_kept(ASSETS / "paper" / "measured.json"):
+    for entry in paper_table.read_kept(ASSETS / "paper" / "measured.json")["runs"]:
         row, config = paper_table.paper_row(entry["row"]), RunConfig.from_dict(entry["config"])
         assert entry["model"] == config.model
         assert entry["model"] in row.networks

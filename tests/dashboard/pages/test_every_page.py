@@ -28,7 +28,7 @@ from dashboard import session
     ],
 )
 def test_page_without_runs_names_the_first_step(runs_folder, name, first_step, tmp_path, monkeypatch):
-    (tmp_path / "measured.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "measured.json").write_text('{"runs": [], "comparisons": []}', encoding="utf-8")
     monkeypatch.setattr(paper_table, "MEASURED", tmp_path / "measured.json")
     app = page(name)
     assert first_step in texts(app)
