@@ -9,7 +9,8 @@ from core.config import NETWORK_FORMATS
 from core.errors import ConfigError, DataError, UnknownNameError
 from core.files import check_parents, named_as
 
-SUFFIXES: Mapping[str, str] = MappingProxyType({"onnx": ".onnx", "packed": ".safetensors", "pt2": ".pt2"})
+SUFFIXES: Mapping[str, str] = MappingProxyType({"onnx": ".onnx", "onnx-exact": ".onnx", "packed": ".safetensors", "pt2": ".pt2"})
+ONNX_FORMATS = tuple(kind for kind, suffix in SUFFIXES.items() if suffix == ".onnx")
 
 
 def kind_of(out: Path) -> str:
@@ -20,7 +21,8 @@ def kind_of(out: Path) -> str:
     try:
         named_as(out, SUFFIXES["onnx"])
     except ConfigError:
-        raise ConfigError(f"out must end in {', '.join(list(SUFFIXES.values())[:-1])} or {SUFFIXES['pt2']}, got {str(out)!r}") from None
+        *others, last = dict.fromkeys(SUFFIXES.values())
+        raise ConfigError(f"out must end in {', '.join(others)} or {last}, got {str(out)!r}") from None
     return "onnx"
 
 

@@ -5,18 +5,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from core import layout
 from core.config import RunConfig, TrainingConfig
+from core.data.image_sets import load_image_set
 from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
+from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
-from core.export.formats import SUFFIXES, new_file
+from core.export.formats import ONNX_FORMATS, SUFFIXES, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
+from core.export.standard_onnx import standard_network
 from core.export.verify import verify
 from core.files import atomic_write, parents_of, temporary_folder
 from core.generation.methods import in_order
-from core.layout import NETWORK_FILE
+from core.layout import NETWORK_FILE, user_image_sets
 from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
 from core.models.programs.export import save_program
 from core.models.programs.importing import ARCHITECTURE
@@ -26,6 +32,8 @@ from core.quantization.placement import QuantizedNetwork
 from core.quantization.saved_network import load_quantized
 from core.reporting import Control, NoControl, NullReporter, Reporter
 from core.threads import cpu_threads
+
+RANGE_IMAGES = 256  # images whose ranges a standard ONNX file has
 
 
 def export_network(
@@ -57,7 +65,8 @@ def export_network(
             written, float32 = (temporary / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
             reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
             control.pause_point()
-            save_network(kind, quantized, model, quantization, written)
+            images = _images_for_ranges(folder, config, method, model) if kind == "onnx" and quantized.traced else None
+            save_network(kind, quantized, model, quantization, written, images)
             _save_float32(kind, model, float32)
             reporter.stage("evaluating the file and the network", 0)
             figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point)
@@ -116,9 +125,30 @@ def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 
     return widths[bits], method, config.training_for(bits)
 
 
-def save_network(kind: str, quantized: QuantizedNetwork, model: FullPrecisionModel, config: TrainingConfig, path: Path) -> None:
-    """Writes the network in one of NETWORK_FORMATS; `quantized` stays unchanged. Raises ModelError if it cannot be translated."""
-    if kind == "onnx":
+def _images_for_ranges(folder: Path, config: RunConfig, method: str, model: FullPrecisionModel) -> Tensor:
+    """Normalized images that the run trained this network on, at most RANGE_IMAGES. Raises DataError if they cannot be read any more."""
+    root = Path(config.images_from) if config.images_from else folder / layout.IMAGES
+    images = load_image_set(user_image_sets(root, [method])[method], model.spec).images
+    chosen = images[evenly_spaced(len(images), RANGE_IMAGES)]
+    return model.normalize(chosen).contiguous(memory_format=torch.channels_last)
+
+
+def save_network(
+    kind: str,
+    quantized: QuantizedNetwork,
+    model: FullPrecisionModel,
+    config: TrainingConfig,
+    path: Path,
+    images: Tensor | None = None,
+) -> None:
+    """Writes the network in one of NETWORK_FORMATS; `quantized` stays unchanged. Raises ModelError if it cannot be translated.
+
+    images: normalized `(N, C, H, W)`, from which "onnx" finds the ranges that `standard_network` adds. Without them, and for a network
+    that could not be traced, it is "onnx-exact".
+    """
+    if kind == "onnx" and images is not None and quantized.traced:
+        save_onnx(standard_network(quantized, images), model.spec, path, config)
+    elif kind in ONNX_FORMATS:
         save_onnx(integer_inference_network(quantized, model.spec), model.spec, path, config)
     elif kind == "pt2":
         save_program(integer_inference_network(quantized, model.spec), model.spec, path)

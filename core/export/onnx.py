@@ -1,8 +1,9 @@
-"""ONNX files, with QuantizeLinear and DequantizeLinear exactly where the network has quantizers.
+"""ONNX files of two kinds: standard ones, whose layers runtimes compute with kernels for integers, of a network that
+core/export/standard_onnx.py describes, and exact ones, with QuantizeLinear and DequantizeLinear where the network has quantizers.
 
-Each weight is stored as integers with a DequantizeLinear: INT4 up to 4 bits, INT8 above. An activation passes a QuantizeLinear and a
-DequantizeLinear of INT8; below 8 bits a Clip to the range comes first, so that only integers of n bits occur. Value-preserving
-operations, such as MaxPool, work on the integers.
+In exact files, each weight is stored as integers with a DequantizeLinear: INT4 up to 4 bits, INT8 above. An activation passes a
+QuantizeLinear and a DequantizeLinear of INT8; below 8 bits a Clip to the range comes first, so that only integers of n bits occur.
+Value-preserving operations, such as MaxPool, work on the integers.
 
 Each DequantizeLinear has scale 1. The scales are in a Mul and an Add after each layer, BatchNorm included, or in a Mul before an operation
 that is not a layer: see core/quantization/integer/inference.py. With float sums, whose result depends on the order of the additions,
@@ -12,6 +13,7 @@ programs that read the file would round values between two levels differently.
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx_ir
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from core.channels import channels_title
 from core.config import TrainingConfig
 from core.errors import ModelError, first_line
+from core.export.standard_onnx import IntegerFolded, Levels
 from core.models.programs.export import trace
 from core.models.registry import ModelSpec
 from core.models.replacement import replace_kind
@@ -27,19 +30,24 @@ from core.quantization.integer.weights import IntegerWeight
 
 OPSET = 21  # the first version with INT4
 INPUT, OUTPUT = "images", "scores"
+_BIAS_BITS = 32
 _BITS = "bits"  # key in a node's metadata: the bit width of its integers
 # Value-preserving operations that onnxruntime itself would move before a DequantizeLinear, incorrectly from opset 21 on (its issue 25526).
 _VALUE_PRESERVING = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingConfig | None = None) -> None:
-    """Writes a network in evaluation mode: one made by `integer_inference_network` with its `config`, or a full-precision one without.
+    """Writes a network in evaluation mode: one made by `standard_network` or `integer_inference_network` with its `config`, or a
+    full-precision one without.
 
     Input: float32 `(N, C, H, W)`, any N, normalized as the file's metadata describes; output `(N, classes)`. `network` is modified.
     Raises ModelError if it cannot be translated.
     """
+    is_standard = any(isinstance(module, IntegerFolded) for module in network.modules())
     replace_kind(network, IntegerWeight, _DequantizedWeight)
     replace_kind(network, QuantizeActivation, _QuantizedActivation)
+    replace_kind(network, IntegerFolded, _FoldedNodes)
+    replace_kind(network, Levels, _LevelsNodes)
     program = trace(network, spec)
     try:
         translated = torch.onnx.export(
@@ -56,7 +64,11 @@ def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingC
         ) from error
     assert translated is not None
     model = translated.model
-    _use_int4(model.graph)
+    if is_standard:
+        _pack_int4(model.graph)
+        _use_average_pooling(model.graph)
+    else:
+        _use_int4(model.graph)
     _dequantize_after_value_preserving(model.graph)
     _remove_origin(model.graph)
     model.metadata_props.update(_metadata(spec, config))
@@ -123,6 +135,51 @@ class _QuantizedActivation(nn.Module):
         return _node("DequantizeLinear", (integers, self.one, self.zero_point), torch.float32, self.bits)
 
 
+class _FoldedNodes(nn.Module):
+    """An IntegerFolded as ONNX nodes: DequantizeLinear of its weight and bias, and the layer."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+    bias_scale: Tensor
+    zeros: Tensor
+
+    def __init__(self, source: IntegerFolded) -> None:
+        super().__init__()
+        self.bits, self.applied = source.bits, source.applied
+        for name in ("weight", "weight_scale", "bias", "bias_scale"):
+            self.register_buffer(name, getattr(source, name))
+        self.register_buffer("zeros", torch.zeros_like(source.weight_scale, dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _node("DequantizeLinear", (self.weight, self.weight_scale, self.zeros), torch.float32, self.bits, {"axis": 0})
+        bias = _node("DequantizeLinear", (self.bias, self.bias_scale), torch.float32, _BIAS_BITS, {"axis": 0})
+        return self.applied(x, weight, bias)
+
+
+class _LevelsNodes(nn.Module):
+    """A Levels as ONNX nodes: QuantizeLinear, a Clip of the integers unless all of uint8 are levels, DequantizeLinear."""
+
+    scale: Tensor
+    zero_point: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, source: Levels) -> None:
+        super().__init__()
+        self.bits, self.is_clipped = source.bits, (source.lowest, source.highest) != (0, 255)
+        self.register_buffer("scale", source.scale)
+        self.register_buffer("zero_point", source.zero_point)
+        for name in ("lowest", "highest"):
+            self.register_buffer(name, torch.tensor(getattr(source, name), dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        integers = _node("QuantizeLinear", (x, self.scale, self.zero_point), torch.uint8, self.bits)
+        if self.is_clipped:
+            integers = _node("Clip", (integers, self.lowest, self.highest), torch.uint8, self.bits)
+        return _node("DequantizeLinear", (integers, self.scale, self.zero_point), torch.float32, self.bits)
+
+
 def _node(name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, bits: int, attributes: dict | None = None) -> Tensor:
     return torch.onnx.ops.symbolic(
         name, inputs, attributes, dtype=dtype, shape=inputs[0].shape, version=OPSET, metadata_props={_BITS: str(bits)}
@@ -150,9 +207,68 @@ def _use_int4(graph: onnx_ir.Graph) -> None:
 
 def _as_int4(wide: onnx_ir.Value) -> onnx_ir.Value:
     assert wide.const_value is not None
-    integers = wide.const_value.numpy().astype(onnx_ir.DataType.INT4.numpy())
-    tensor = onnx_ir.tensor(integers, dtype=onnx_ir.DataType.INT4, name=f"{wide.name}.int4")
-    return onnx_ir.Value(name=tensor.name, type=onnx_ir.TensorType(tensor.dtype), shape=wide.shape, const_value=tensor)
+    return _initializer(f"{wide.name}.int4", wide.const_value.numpy(), onnx_ir.DataType.INT4)
+
+
+def _initializer(name: str, values: np.ndarray, dtype: onnx_ir.DataType) -> onnx_ir.Value:
+    tensor = onnx_ir.tensor(values.astype(dtype.numpy()), dtype=dtype, name=name)
+    return onnx_ir.Value(name=name, type=onnx_ir.TensorType(dtype), shape=onnx_ir.Shape(values.shape), const_value=tensor)
+
+
+def _pack_int4(graph: onnx_ir.Graph) -> None:
+    """Stores weights of up to 4 bits as INT4, from which the program that reads the file makes INT8 once, when it opens it.
+
+    Kernels for integers need zero points of 0, so that weights of 4 bits around another one have up to 5 bits: they are stored around it.
+    """
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if weight is None or not weight.is_initializer() or int(node.metadata_props[_BITS]) > 4:
+            continue
+        assert weight.const_value is not None
+        levels = weight.const_value.numpy().astype(np.int32)
+        lowest = levels.reshape(len(levels), -1).min(axis=1).reshape(-1, *[1] * (levels.ndim - 1))
+        zero_points = -8 - lowest
+        packed = _initializer(f"{weight.name}.int4", levels + zero_points, onnx_ir.DataType.INT4)
+        shifts = _initializer(f"{weight.name}.zero_points", zero_points, onnx_ir.DataType.INT32)
+        wide = onnx_ir.node("Cast", [packed], {"to": onnx_ir.DataType.INT32})
+        around_zero = onnx_ir.node("Sub", [wide.outputs[0], shifts])
+        unpacked = onnx_ir.node("Cast", [around_zero.outputs[0]], {"to": onnx_ir.DataType.INT8})
+        for value in (packed, shifts):
+            graph.register_initializer(value)
+        graph.insert_before(node, (wide, around_zero, unpacked))
+        for made, dtype in ((wide, onnx_ir.DataType.INT32), (around_zero, onnx_ir.DataType.INT32), (unpacked, onnx_ir.DataType.INT8)):
+            made.outputs[0].type, made.outputs[0].shape = onnx_ir.TensorType(dtype), weight.shape
+        for number, made in enumerate((wide, around_zero, unpacked)):
+            made.outputs[0].name = f"{weight.name}.unpacked_{number}"
+        node.replace_input_with(0, unpacked.outputs[0])
+        assert weight.name is not None
+        if not weight.uses():
+            graph.initializers.pop(weight.name)
+
+
+def _use_average_pooling(graph: onnx_ir.Graph) -> None:
+    """Replaces means over height and width by GlobalAveragePool, which has a kernel for integers."""
+    for node in list(graph):
+        images = node.inputs[0] if node.op_type == "ReduceMean" else None
+        axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+        if images is None or images.shape is None or len(images.shape) != 4 or axes is None:
+            continue
+        if sorted(int(axis) % 4 for axis in axes.numpy().reshape(-1)) != [2, 3]:
+            continue
+        pooling = onnx_ir.node("GlobalAveragePool", [images])
+        output, result = node.outputs[0], pooling.outputs[0]
+        result.name, result.type = f"{output.name}_pooled", output.type
+        result.shape = onnx_ir.Shape([*images.shape.dims[:2], 1, 1])
+        keeps = node.attributes.get("keepdims")
+        if keeps is not None and not keeps.as_int():
+            squeezed = onnx_ir.node("Squeeze", [result, node.inputs[1]])
+            squeezed.outputs[0].name, squeezed.outputs[0].type, squeezed.outputs[0].shape = f"{output.name}_flat", output.type, output.shape
+            graph.insert_before(node, (pooling, squeezed))
+            output.replace_all_uses_with(squeezed.outputs[0], replace_graph_outputs=True)
+        else:
+            graph.insert_before(node, pooling)
+            output.replace_all_uses_with(result, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _dequantize_after_value_preserving(graph: onnx_ir.Graph) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import evaluate
+from core.export.formats import ONNX_FORMATS
 from core.export.packed import load_packed
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.integer.inference import integer_inference_network
@@ -59,8 +60,9 @@ def verify(
     `model` are on the CPU.
 
     Accuracies are in percent. max_output_difference is the largest difference of one score, last_scale the scale of the last activation
-    quantizer, before the classifier, and within_last_scale the percentage of images whose scores differ by at most that. Layers give the
-    same bits (see core/quantization/integer/inference.py). If an operation between them, such as a sigmoid, differs in its last bit, a
+    quantizer, before the classifier, and within_last_scale the percentage of images whose scores differ by at most that. A standard ONNX
+    file has further quantizers and differs by some steps (core/export/standard_onnx.py). In the other formats, layers give the same bits
+    (core/quantization/integer/inference.py). If an operation between them, such as a sigmoid, differs in its last bit, a
     value may be rounded to the next level, and the difference may grow in later layers. Latencies are medians of LATENCY_RUNS single
     images with one thread, alternating between the networks.
     pause_point: called between batches; may raise to end early.
@@ -79,7 +81,7 @@ def verify(
     step = None if last is None else float(last.quantizer.scale.detach())
     return {
         "torch_accuracy": round(100 * float(correct.double().mean()), 3),
-        "onnxruntime_accuracy": accuracy.top1 if kind == "onnx" else None,
+        "onnxruntime_accuracy": accuracy.top1 if kind in ONNX_FORMATS else None,
         "file_accuracy": accuracy.top1,
         "standard_error": accuracy.standard_error,
         "evaluated_on": accuracy.evaluated_on,
@@ -92,12 +94,12 @@ def verify(
         "latency_ms": latency,
         "float32_latency_ms": float32_latency,
         "latency_threads": 1,
-        "latency_measured_in": f"onnxruntime {onnxruntime.__version__}" if kind == "onnx" else f"torch {torch.__version__}",
+        "latency_measured_in": f"onnxruntime {onnxruntime.__version__}" if kind in ONNX_FORMATS else f"torch {torch.__version__}",
     }
 
 
 def _open(kind: str, path: Path, network: nn.Module, threads: int) -> Scorer:
-    if kind == "onnx":
+    if kind in ONNX_FORMATS:
         return open_onnx(path, threads)
     return open_program(path) if kind == "pt2" else load_packed(path, network)
 

@@ -27,7 +27,8 @@ from dashboard.names import method_name
 
 _ROOT = Path(__file__).parents[2]
 FORMATS = {
-    "onnx": "ONNX, for onnxruntime and other runtimes",
+    "onnx": "ONNX, with integer kernels in onnxruntime and other runtimes",
+    "onnx-exact": "ONNX with the scores of this program to the bit, slow",
     "packed": "packed safetensors, weights at their bit width",
     "pt2": "pt2, a torch.export program",
     "png": "PNG files, one folder per class (zip)",
@@ -76,10 +77,14 @@ def network_offer(run: Run, folder: Path, method: str, bits: int) -> Offer | Non
 
 def content(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> bytes:
     """The file that `make` makes with these arguments, or made before. kind: a format that is one file. Raises RunError as `make` does."""
-    path = folder / layout.EXPORTS / f"{offer.name}{_SUFFIXES[kind]}"
+    path = folder / layout.EXPORTS / _file_name(offer, kind)
     if path not in (made for made, _ in exported(folder)):
         path = make(runs, run_id, offer, kind, folder)
     return path.read_bytes()
+
+
+def _file_name(offer: Offer, kind: str) -> str:
+    return f"{offer.name}{'-exact' if kind == 'onnx-exact' else ''}{_SUFFIXES.get(kind, '')}"
 
 
 def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path:
@@ -90,7 +95,7 @@ def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path
     target = folder / layout.EXPORTS
     target.mkdir(exist_ok=True)
     with temporary_folder(target, ".making-") as temporary:
-        out = temporary / f"{offer.name}{_SUFFIXES.get(kind, '')}"
+        out = temporary / _file_name(offer, kind)
         arguments = ["export", run_id, "--runs", str(runs), "--format", kind, *offer.options, "--out", str(out), "--json"]
         command = [sys.executable, "-m", "core", *arguments]
         environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}

@@ -187,18 +187,18 @@ def _rescaling(layer: _Layer, input_scale: Tensor, batch_norm: nn.BatchNorm2d | 
     scale = input_scale.double() * layer.integer_weight.scale.double()
     shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
     if batch_norm is not None:
-        factor, offset = _affine_of(batch_norm)
+        factor, offset = affine_of(batch_norm)
         scale, shift = scale * factor, shift * factor + offset
     return ChannelAffine(scale, shift, 4 if isinstance(layer, IntegerConv2d) else 2, overwrite=True)
 
 
-def _is_affine(layer: nn.Module | None) -> bool:
+def is_affine(layer: nn.Module | None) -> bool:
     """Whether it is a BatchNorm layer that computes a x + b, followed by its built-in activation if it has one."""
     known = isinstance(layer, nn.BatchNorm2d) and (computes_as(layer, nn.BatchNorm2d) or has_activation_inside(layer))
     return known and layer.running_mean is not None  # type: ignore[union-attr]
 
 
-def _affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """a and b of a BatchNorm layer, float64 `(C,)`."""
     return batch_norm_affine(copy.deepcopy(layer).double())
 
@@ -209,7 +209,7 @@ def _activation_of(layer: Any) -> nn.Module:
 
 def _standalone_batch_norm(layer: nn.BatchNorm2d) -> nn.Module:
     """The replacement of a BatchNorm layer that is not folded into the layer before it; an unknown kind stays as it is."""
-    return nn.Sequential(ChannelAffine(*_affine_of(layer), dimensions=4), _activation_of(layer)) if _is_affine(layer) else layer
+    return nn.Sequential(ChannelAffine(*affine_of(layer), dimensions=4), _activation_of(layer)) if is_affine(layer) else layer
 
 
 def _reads_shape_only(node: fx.Node) -> bool:
@@ -278,7 +278,7 @@ class _Lowering:
             source, self.scales[levels] = levels, image.scale
         user = next(iter(node.users)) if len(node.users) == 1 else None
         follower: Any = self.modules.get(user.target) if user is not None and user.op == "call_module" else None
-        batch_norm = follower if _is_affine(follower) else None
+        batch_norm = follower if is_affine(follower) else None
         with self.graph.inserting_after(node):
             rescaled = self.graph.call_module(self._add(_rescaling(layer, self.scales[source], batch_norm)), (node,))
         node.target = self._add(IntegerMatmul(layer))
