@@ -158,7 +158,13 @@ def records(run: Run, stage: str) -> list[Record]:
     with _records_lock:
         known = _records.setdefault(key, [])
         _records.move_to_end(key)
-        known += store().records(run.id, stage, after=known[-1].id if known else 0)
+        new = store().records(run.id, stage, after=known[-1].id if known else 0)
+        first = {record.series: record.step for record in reversed(new)}
+        last = {name: next((record.step for record in reversed(known) if record.series == name), 0) for name in first}
+        if any(last[name] >= step for name, step in first.items()):
+            # read before the engine of a resumed run dropped the records after its resume state
+            known[:] = [record for record in known if record.step < first.get(record.series, record.step + 1)]
+        known += new
         while len(_records) > _RECORDS_KEPT:
             _records.popitem(last=False)
         return list(known)

@@ -52,7 +52,8 @@ class StoreReporter:
         self._store.frames.save_running_statistics(self._run_id, statistics)
 
     def change(self, method: str, step: int, name: str, value: float) -> None:
-        """Stores a live change."""
+        """Stores a live change. The images of the next iteration, which show its effect, are wanted however recent the last ones are."""
+        self._last_frame.clear()
         self._store.add_change(self._run_id, method, step, name, value)
 
     def result(self, name: str, value: Any) -> None:

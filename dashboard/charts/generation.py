@@ -112,7 +112,7 @@ def _small_multiples(
     traces = [
         {
             "type": "scatter", "mode": "lines", "x": steps[method], "y": values, "name": title_of(method), "legendgroup": method,
-            "showlegend": index == 0, "xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}",
+            "showlegend": index == 0, "xaxis": f"x{axis_number(index)}", "yaxis": f"y{axis_number(index)}",
             "line": {"color": color(method), "dash": dash(method), "width": 2 if height > 100 else 1.5}, "hovertemplate": "%{y:.4g}",
         }
         for index, own in enumerate(curves)
@@ -121,7 +121,7 @@ def _small_multiples(
     end = max((int(own[-1]) for own in steps.values() if len(own)), default=1)
     shapes, notes = [], []
     for index in range(len(curves)):
-        axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
+        axes = {"xref": f"x{axis_number(index)}", "yref": f"y{axis_number(index)} domain"}
         for position, mark in enumerate(marks):
             shade = color(mark.methods[0]) if len(mark.methods) == 1 else _SHARED
             line = {"color": shade, "width": 1, "dash": "dot"}
@@ -136,19 +136,19 @@ def _small_multiples(
         "hovermode": "x unified",
         "uirevision": name,
         "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        **_grid(titles, columns[0], height, logarithmic, notes, legend_rows(map(title_of, steps), _WIDE)),
+        **panel_grid(titles, columns[0], height, logarithmic, notes, legend_rows(map(title_of, steps), _WIDE)),
     }
-    narrow = _grid(titles, columns[1], height, logarithmic, notes, legend_rows(map(title_of, steps), _NARROW))
-    cursor = [[f"x{_number(index)}", f"y{_number(index)}"] for index in range(len(curves))]
+    narrow = panel_grid(titles, columns[1], height, logarithmic, notes, legend_rows(map(title_of, steps), _NARROW))
+    cursor = [[f"x{axis_number(index)}", f"y{axis_number(index)}"] for index in range(len(curves))]
     layout["meta"] = {"name": name, "cursor": cursor, "narrow": narrow}
     return {"data": traces, "layout": layout}
 
 
-def _number(index: int) -> str:
+def axis_number(index: int) -> str:
     return "" if index == 0 else str(index + 1)
 
 
-def _grid(
+def panel_grid(
     titles: Sequence[str], columns: int, height: int, logarithmic: Sequence[bool], notes: Sequence[dict], legend: int = 1
 ) -> dict[str, Any]:
     """The part of a layout that depends on the number of columns: height, axes of the panels, titles above them, and the notes.
@@ -166,7 +166,7 @@ def _grid(
     for index, title in enumerate(titles):
         left = index % columns * (width + gap)
         top = 1 - (index // columns * row + _TITLE) / total
-        number = _number(index)
+        number = axis_number(index)
         layout[f"xaxis{number}"] = {"domain": [left, min(left + width, 1.0)], "anchor": f"y{number}", "nticks": 5}
         layout[f"yaxis{number}"] = {
             "domain": [max(top - height / total, 0.0), top], "anchor": f"x{number}", "type": "log" if logarithmic[index] else "linear",
@@ -197,7 +197,7 @@ def layer_heatmaps(
         values = np.maximum(np.array([r.data["layers"] for r in own], np.float32), 1e-6).reshape(len(own), -1).T
         traces.append({
             "type": "heatmap", "x": steps_of(own), "y": np.arange(1, len(layers) + 1, dtype=np.int32), "z": np.log10(values),
-            "customdata": values, "coloraxis": "coloraxis", "xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}",
+            "customdata": values, "coloraxis": "coloraxis", "xaxis": f"x{axis_number(index)}", "yaxis": f"y{axis_number(index)}",
             "hovertemplate": "layer %{y}<br>iteration %{x}<br>L_BNS %{customdata:.3g}<extra></extra>",
         })  # fmt: skip
     shapes, notes = _heatmap_marks(methods, change_marks(changes))
@@ -208,7 +208,7 @@ def layer_heatmaps(
         "colorscale": "Cividis", "cmin": low, "cmax": high,
         "colorbar": {"title": {"text": "L_BNS"}, "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks], "thickness": 10},
     }  # fmt: skip
-    cursor = [[f"x{_number(index)}", f"y{_number(index)}"] for index in range(len(methods))]
+    cursor = [[f"x{axis_number(index)}", f"y{axis_number(index)}"] for index in range(len(methods))]
     meta = {"name": "L_BNS by layer and iteration", "cursor": cursor, "narrow": narrow}
     return {"data": traces, "layout": {**wide, "shapes": shapes, "coloraxis": scale, "uirevision": "heatmap", "meta": meta}}
 
@@ -218,7 +218,7 @@ def _heatmap_marks(methods: Sequence[str], marks: Sequence[ChangeMark]) -> tuple
     shapes, notes = [], []
     line = {"color": "#FFFFFF", "width": 1.5, "dash": "dot"}
     for index, method in enumerate(methods):
-        axes = {"xref": f"x{_number(index)}", "yref": f"y{_number(index)} domain"}
+        axes = {"xref": f"x{axis_number(index)}", "yref": f"y{axis_number(index)} domain"}
         for position, mark in enumerate(mark for mark in marks if method in mark.methods):
             shapes.append({"type": "line", "x0": mark.step, "x1": mark.step, "y0": 0, "y1": 1, "line": line, **axes})
             notes.append({
@@ -229,13 +229,13 @@ def _heatmap_marks(methods: Sequence[str], marks: Sequence[ChangeMark]) -> tuple
 
 
 def _heatmap_grid(titles: Sequence[str], columns: int, height: int, notes: Sequence[dict]) -> dict[str, Any]:
-    layout = _grid(titles, columns, height, [False] * len(titles), notes)
+    layout = panel_grid(titles, columns, height, [False] * len(titles), notes)
     layout["margin"]["r"] = 60
     for index in range(len(titles)):
-        layout[f"yaxis{_number(index)}"] |= {"autorange": "reversed", "nticks": 12}
+        layout[f"yaxis{axis_number(index)}"] |= {"autorange": "reversed", "nticks": 12}
         if index + columns >= len(titles):  # no panel below it
-            layout[f"xaxis{_number(index)}"] |= {"title": {"text": "iteration"}}
-    layout[f"yaxis{_number(0)}"] |= {"title": {"text": "layer"}}
+            layout[f"xaxis{axis_number(index)}"] |= {"title": {"text": "iteration"}}
+    layout[f"yaxis{axis_number(0)}"] |= {"title": {"text": "layer"}}
     return layout
 
 
@@ -294,14 +294,14 @@ def channel_figure(frames: Mapping[str, Frame], running: RunningStatistics, laye
         panel, logarithmic = _channel_panel(getattr(running, kind)[own], batches, index)
         traces += panel
         for axis, title in (("x", "running"), ("y", "batch")):
-            axes[f"{axis}axis{_number(index)}"] = {
+            axes[f"{axis}axis{axis_number(index)}"] = {
                 "title": {"text": title},
                 "type": "log" if logarithmic and kind == "variances" else "linear",
             }
     names = ["batch = running", *map(title_of, frames)]
     grids = []
     for columns, window in ((2, _WIDE), (1, _NARROW)):
-        grid = _grid(titles, columns, 260, [False, False], [], legend_rows(names, window))
+        grid = panel_grid(titles, columns, 260, [False, False], [], legend_rows(names, window))
         grid["margin"] |= {"l": 56, "b": grid["margin"]["b"] + 26}
         grid["height"] += 26
         for name, axis in axes.items():
@@ -317,7 +317,7 @@ def _channel_panel(known: np.ndarray, batches: Mapping[str, np.ndarray], index: 
     everything = np.concatenate([known, *batches.values()])
     everything = everything[np.isfinite(everything)]
     low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0.0, 1.0)
-    axes = {"xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}"}
+    axes = {"xaxis": f"x{axis_number(index)}", "yaxis": f"y{axis_number(index)}"}
     traces: list[dict[str, Any]] = [{
         "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "batch = running", "hoverinfo": "skip",
         "showlegend": index == 0, "legendgroup": "match", "line": {"color": FULL_PRECISION, "width": 1, "dash": "dash"}, **axes,

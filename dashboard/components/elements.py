@@ -1,4 +1,4 @@
-"""Page elements that Streamlit lacks: the iteration player, the contact sheet, a figure that is updated in place, a block of text.
+"""Page elements that Streamlit lacks: iteration player, contact sheet, live knobs, a figure that is updated in place, a block of text.
 
 Each is a component with its HTML, CSS and JavaScript in this folder. Text from outside is passed as data, never inserted into the HTML.
 An element that is drawn in a `rendering` is updated through the socket (updates/live_view.py) under its key.
@@ -40,6 +40,7 @@ def _component(name: str, isolate_styles: bool = True) -> Any:
 
 _player = _component("player")
 _sheet = _component("sheet")
+_knobs = _component("knobs")
 _text_block = _component("text_block")
 _update_socket = _component("update_socket")
 # plotly inserts its styles into the head of the page
@@ -155,6 +156,11 @@ def sheet(values: Mapping[str, Any], alt: str, chosen: int | None, key: str, on_
     )
 
 
+def knobs(values: Mapping[str, Any], key: str, on_change: Callable[[Any], None]) -> None:
+    """The panel of the live knobs. values: as in knobs.js. on_change: called with {"group", "name", "value"} after a slider was moved."""
+    _knobs(key=key, data={**values, **_updated(key)}, on_changed_change=lambda: on_change(st.session_state[key]["changed"]))
+
+
 def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any], None] | None = None) -> None:
     """A figure. A later figure with the same key updates it in place.
 
@@ -179,9 +185,12 @@ def _picked(key: str) -> Any:
     return st.session_state[key]["picked"]
 
 
-def text_block(key: str, values: Mapping[str, Any], clipped: bool = False) -> None:
-    """Lines of small text, optionally with a title and a progress bar. values: of `text_block_data`. clipped: lines do not wrap."""
-    _text_block(key=key, data={**values, "clipped": clipped, **_updated(key)})
+def text_block(key: str, values: Mapping[str, Any], clipped: bool = False, color: str = "") -> None:
+    """Lines of small text, optionally with a title and a progress bar.
+
+    values: of `text_block_data`. clipped: lines do not wrap. color: of a square before the title, which the lines then follow.
+    """
+    _text_block(key=key, data={**values, "clipped": clipped, "color": color, **_updated(key)})
 
 
 def text_block_data(lines: Sequence[str], title: str = "", progress: float | None = None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 //
 // data: figure (JSON text with data and layout), config (plotly's), library (address of plotly.js), title (for screen readers), pressable
 // (whether clicks are reported), and the data of an updated element (see update_socket.js). layout.meta may have cursor ([x axis, y axis]
-// of each subplot over iterations) and narrow (layout changes for a narrow window).
+// of each subplot over iterations), period (iterations of a batch where batches are overlaid, else 0 or absent) and narrow (layout changes
+// for a narrow window).
 
 const NARROW = 560; // pixels
 
@@ -69,23 +70,36 @@ function create(root) {
     };
   }
 
-  function shapes(layout) {
-    const marks = layout.shapes ?? [];
-    const cursor = window.studioCursor;
-    if (!layout.meta?.cursor || !cursor || cursor.at === null) return marks;
+  // Where the cursor and a change that the run has not recorded yet are on the axes over iterations
+  function marks(layout) {
+    const [cursor, pending, period] = [window.studioCursor, window.studioPending, layout.meta?.period];
+    const found = { shapes: layout.shapes ?? [], annotations: layout.annotations ?? [] };
+    if (!layout.meta?.cursor) return found;
     const style = getComputedStyle(container);
-    // a dark line with a light outline or the reverse, because it also crosses heatmaps
-    const lines = [["background-color", 4, 0.7], ["text-color", 1.5, 1]];
-    return marks.concat(layout.meta.cursor.flatMap(([x, y]) => lines.map(([name, width, opacity]) => ({
-      type: "line", xref: x, yref: `${y} domain`, x0: cursor.at, x1: cursor.at, y0: 0, y1: 1, name: "cursor", opacity,
-      line: { color: style.getPropertyValue(`--st-${name}`).trim(), width },
-    }))));
+    const draw = (at, name, lines) => layout.meta.cursor.flatMap(([x, y]) => lines.map(([color, width, opacity, dash]) => ({
+      type: "line", xref: x, yref: `${y} domain`, x0: at, x1: at, y0: 0, y1: 1, name, opacity,
+      line: { color: style.getPropertyValue(`--st-${color}`).trim(), width, dash },
+    })));
+    if (pending) {
+      const at = period ? pending.step % period : pending.step;
+      found.shapes = found.shapes.concat(draw(at, "pending", [["text-color", 1, 1, "dot"]]));
+      found.annotations = found.annotations.concat(layout.meta.cursor.map(([x, y]) => ({
+        xref: x, yref: `${y} domain`, x: at, y: 1, text: pending.text, showarrow: false, yanchor: "top", font: { size: 11 },
+        xanchor: period && at >= 0.7 * period ? "right" : "left",
+      })));
+    }
+    if (cursor && cursor.at !== null) {
+      const at = period ? ((cursor.at - 1) % period) + 1 : cursor.at;
+      // a dark line with a light outline or the reverse, because it also crosses heatmaps
+      found.shapes = found.shapes.concat(draw(at, "cursor", [["background-color", 4, 0.7], ["text-color", 1.5, 1]]));
+    }
+    return found;
   }
 
   function layoutNow() {
     const wide = figure.layout;
     const layout = narrow ? { ...wide, ...(wide.meta?.narrow ?? {}) } : { ...wide };
-    return { ...layout, template: template(), shapes: shapes(layout), autosize: true };
+    return { ...layout, template: template(), ...marks(layout), autosize: true };
   }
 
   async function draw() {
@@ -122,7 +136,9 @@ function create(root) {
     if (!drawn || !figure.layout.meta?.cursor || frame) return;
     frame = requestAnimationFrame(() => {
       frame = undefined;
-      if (!ended && !drawing) plotly.relayout(container, { shapes: layoutNow().shapes });
+      if (ended || drawing) return;
+      const { shapes, annotations } = layoutNow();
+      plotly.relayout(container, { shapes, annotations });
     });
   };
   window.addEventListener("studio:cursor", moveCursor);

@@ -65,9 +65,10 @@ function create(root) {
         return mark;
       }));
     }
-    if (window.studioCursor?.run === data.run && window.studioCursor.at === at) return;
-    window.studioCursor = { run: data.run, at };
-    window.dispatchEvent(new CustomEvent("studio:cursor"));
+    const { run, at: before, latest } = window.studioCursor ?? {};
+    window.studioCursor = { run: data.run, at, latest: data.latest };
+    if (latest !== data.latest) window.dispatchEvent(new CustomEvent("studio:latest"));
+    if (run !== data.run || before !== at) window.dispatchEvent(new CustomEvent("studio:cursor"));
   }
 
   function ask() {

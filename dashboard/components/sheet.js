@@ -13,6 +13,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
 function create(root) {
   const find = (name) => root.querySelector("." + name);
+  const box = find("sheet");
   const [header, frame, picture, grid, tip] = ["header", "frame", "picture", "grid", "tip"].map(find);
   let data;
   let cells = [];
@@ -94,6 +95,7 @@ function create(root) {
       data = next;
       if (!before || before.columns !== data.columns || before.cells.length !== data.cells.length) build();
       frame.style.aspectRatio = `${data.width} / ${data.height}`;
+      box.style.setProperty("--ratio", data.width / data.height);
       grid.setAttribute("aria-label", data.alt);
       picture.alt = data.alt;
       if (!before || before.header.join("\n") !== data.header.join("\n")) {

@@ -1,7 +1,7 @@
 // A few lines of text, optionally with a title and a progress bar.
 //
-// data: title, lines, progress (length of the bar, 0 to 1, or null for no bar), clipped (whether lines do not wrap), and the data of an
-// updated element (see update_socket.js).
+// data: title, lines, progress (length of the bar, 0 to 1, or null for no bar), clipped (whether lines do not wrap), color (of a square
+// before the title, which the lines then follow; or empty), and the data of an updated element (see update_socket.js).
 
 export default function ({ data, parentElement }) {
   let block = parentElement.block;
@@ -16,6 +16,8 @@ function create(root) {
   return {
     update(data) {
       block.classList.toggle("clipped", data.clipped);
+      block.classList.toggle("colored", !!data.color);
+      block.style.setProperty("--color", data.color);
       title.textContent = title.title = data.title;
       while (lines.children.length > data.lines.length) lines.lastChild.remove();
       while (lines.children.length < data.lines.length) lines.append(document.createElement("div"));

@@ -8,6 +8,8 @@
 
 const [ALL, NEW] = ["all", "new"]; // prefixes of a question (see updates/socket.py)
 const AGAIN = 5000; // milliseconds after which an unanswered question is repeated
+const HURRY = 100; // milliseconds between two questions while an element waits for something ("studio:hurry")
+const LONGEST = 5000; // milliseconds for which it is waited for
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let updates = parentElement.updates;
@@ -24,6 +26,7 @@ function create() {
   let askedAt = 0;
   let question; // query of the address in the last question
   let redrawnAt = -AGAIN; // when Streamlit was last asked to redraw the view
+  let hurry = null; // {done, until} while an element waits
 
   function wait(milliseconds) {
     clearTimeout(timer);
@@ -69,9 +72,16 @@ function create() {
       redrawnAt = now;
       updates.redraw(answer.layout);
     }
-    wait(Math.max(answer.again - (now - askedAt), 50));
+    if (hurry && (hurry.done() || now > hurry.until)) hurry = null;
+    wait(Math.max((hurry ? HURRY : answer.again) - (now - askedAt), 50));
   }
 
+  // detail: a function that says whether what the element waits for has arrived
+  const onHurry = (event) => {
+    hurry = { done: event.detail, until: performance.now() + LONGEST };
+    wait(HURRY);
+  };
+  window.addEventListener("studio:hurry", onHurry);
   const onVisible = () => { if (!document.hidden) wait(0); };
   document.addEventListener("visibilitychange", onVisible);
 
@@ -87,6 +97,7 @@ function create() {
       ended = true;
       clearTimeout(timer);
       document.removeEventListener("visibilitychange", onVisible);
+      window.removeEventListener("studio:hurry", onHurry);
       socket?.close();
     },
   };

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field
 from types import MappingProxyType
 from typing import Any
@@ -68,17 +68,10 @@ def knob_grid(
     return values
 
 
-def live_sliders(
-    values: Mapping[str, float],
-    key: str,
-    on_change: Callable[[str, str], None] | None = None,
-    methods: Sequence[str] = (),
-    disabled: Collection[str] = (),
-) -> dict[str, float]:
+def live_sliders(values: Mapping[str, float], key: str, methods: Sequence[str] = ()) -> dict[str, float]:
     """A slider for every live knob that one of the `methods` has (default: all live knobs). Returns name -> value, also without a slider.
 
-    values: initial value of every live knob. on_change(name, widget key) is called after a slider was moved. disabled: names of knobs
-    whose sliders cannot be moved.
+    values: initial value of every live knob.
     """
     result = {}
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -86,30 +79,39 @@ def live_sliders(
             if methods and not any(has_knob(knob, method) for method in methods):
                 result[name] = values[name]
                 continue
-            widget_key = f"{key}/{name}"
-            result[name] = _slider(
-                knob,
-                values[name],
-                key=widget_key,
-                on_change=on_change,
-                args=(name, widget_key) if on_change else None,
-                disabled=name in disabled,
-            )
+            result[name] = _slider(knob, values[name], f"{key}/{name}")
     return result
 
 
-def _slider(knob: Field, value: float, **arguments: Any) -> float:
+def _slider(knob: Field, value: float, key: str) -> float:
     """The slider of one live knob, wide enough to include `value`."""
-    meta, kind = knob.metadata, _kind(knob)
+    kind = _kind(knob)
     value = kind(value)
+    shared: dict[str, Any] = {"label": label(knob), "help": help_of(GenerationConfig, knob.name), "width": _SLIDER_WIDTH, "key": key}
+    if knob.metadata["log"]:
+        return st.select_slider(options=slider_options(knob, [value]), value=value, format_func=lambda v: f"{v:g}", **shared)
+    low, high, step = _slider_range(knob)
+    shared |= {"step": step, "format": "%d" if kind is int else "%.3g"}
+    return st.slider(min_value=min(low, value), max_value=max(high, value), value=value, **shared)
+
+
+def _slider_range(knob: Field) -> tuple[Any, Any, Any]:
+    """Lowest and highest value of the slider of a live knob, and its step."""
+    meta, kind = knob.metadata, _kind(knob)
     low, high = map(kind, meta["slider"] or (meta["minimum"], meta["maximum"]))
-    arguments |= {"label": label(knob), "help": help_of(GenerationConfig, knob.name), "width": _SLIDER_WIDTH, "value": value}
+    return low, high, meta["step"] or (1 if kind is int else (high - low) / 100)
+
+
+def slider_options(knob: Field, values: Sequence[float]) -> list[float]:
+    """All values of the slider of a live knob in order, `values` among them."""
+    meta, kind = knob.metadata, _kind(knob)
+    low, high, step = _slider_range(knob)
     if meta["log"]:
         lowest = low if meta["minimum"] is None else meta["minimum"]
-        options = sorted({*(kind(step) for step in log_steps(low, high) if step >= lowest), value})
-        return st.select_slider(options=options, format_func=lambda v: f"{v:g}", **arguments)
-    step = meta["step"] or (1 if kind is int else (high - low) / 100)
-    return st.slider(min_value=min(low, value), max_value=max(high, value), step=step, format="%d" if kind is int else "%.3g", **arguments)
+        options = [kind(option) for option in log_steps(low, high) if option >= lowest]
+    else:
+        options = [kind(float(f"{low + index * step:.6g}")) for index in range(round((high - low) / step) + 1)]
+    return sorted({*options, *values})
 
 
 def log_steps(low: float, high: float) -> list[float]:

@@ -28,6 +28,19 @@ def just_asked_for() -> bool:
     return wanted not in (None, known)
 
 
+def open_key(run_id: str) -> str:
+    """Where the session keeps whether the forms above a run are open. It contains the run, so that they close when another one starts."""
+    return f"new run/{run_id}"
+
+
+def toggle(run_id: str) -> None:
+    """The button that opens and closes the forms above a run; may be drawn in a fragment."""
+    opened = st.session_state.get(open_key(run_id), False)
+    if st.button("New run", icon=":material/close:" if opened else ":material/add:", key="new run"):
+        st.session_state[open_key(run_id)] = not opened
+        st.rerun()
+
+
 def form() -> None:
     """Preset, sliders and all settings. Starts the run and shows it after Start was pressed."""
     earlier = None

@@ -40,7 +40,7 @@ PAGES: list[Page] = [
         "studio",
         "Studio",
         ":material/blur_on:",
-        views=("dashboard.views.generation:GENERATION", STATUS_VIEW),
+        views=("dashboard.views.generation:GENERATION", "dashboard.views.generation:GENERATION_STATUS"),
         run_parameters=("at", "method", "image"),
         opens_runs=True,
         needs_generation=True,

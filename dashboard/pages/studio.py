@@ -6,23 +6,11 @@ from dashboard import session
 from dashboard.components import elements
 from dashboard.forms import new_run, two_ways
 from dashboard.updates import live_view
-from dashboard.views import status
-from dashboard.views.generation import GENERATION
+from dashboard.views.generation import GENERATION, GENERATION_STATUS
 from dashboard.views.generation_data import generation_finished
 
 run = session.shown_run(session.GENERATING)
-
-st.title("Studio")
-st.caption(
-    "Generates images from a trained network alone: starting from noise, until their batch statistics match the running statistics stored "
-    "in the BatchNorm layers of the network. The images then train a 2- to 8-bit version of it."
-)
-session.say_if_another(run, session.GENERATING)
-
-# the keys contain the run, so that the forms close when a run starts
 shown = run.id if run is not None else ""
-if new_run.just_asked_for():
-    st.session_state[f"new run/{shown}"] = st.session_state[f"all settings/{shown}"] = True
 
 
 def new_run_forms():
@@ -33,14 +21,24 @@ def new_run_forms():
             new_run.form()
 
 
+with st.container(key="heading" if run is None else "unseen heading"):  # the run takes its room
+    st.title("Studio")
+if run is None:
+    st.caption(
+        "Generates images from a trained network alone: starting from noise, until their batch statistics match the running statistics "
+        "stored in the BatchNorm layers of the network. The images then train a 2- to 8-bit version of it."
+    )
+session.say_if_another(run, session.GENERATING)
+if new_run.just_asked_for():
+    st.session_state[new_run.open_key(shown)] = st.session_state[f"all settings/{shown}"] = True
+
 if run is None:
     new_run_forms()
 else:
-    with elements.folded("New run", f"new run/{shown}", False, ":material/add:") as opened:
-        if opened:
+    opened = st.session_state.get(new_run.open_key(shown))
+    if opened is not None:  # once it has been opened, it is drawn, so that typed values are kept
+        with st.container(border=True, key="new run opened" if opened else "new run closed"):
             new_run_forms()
-
-if run is not None:
     if generation_finished(run):
-        live_view.follow(status.STATUS, run)
+        live_view.follow(GENERATION_STATUS, run)
     live_view.follow(GENERATION, run)

@@ -7,13 +7,16 @@ from typing import Any
 
 import streamlit as st
 
+from core.generation.methods import counts_epochs
 from core.runs.records import Record
 from core.runs.run import Run
 from core.runs.state import RunState
 from dashboard import session, text
 from dashboard.charts import generation as generation_charts
+from dashboard.charts.overview import Shown, overview_figure
 from dashboard.charts.style import json_of
 from dashboard.components import address_widgets, elements, figures
+from dashboard.forms import new_run
 from dashboard.names import method_name
 from dashboard.tables import iterations
 from dashboard.updates import pace
@@ -22,19 +25,20 @@ from dashboard.views import images, live_knobs, status
 from dashboard.views.generation_data import ShownIteration, generation_finished, has_newer_frame, history_of, iteration_at, layer_names_of
 from dashboard.views.one_layer import draw_one_layer, layer_values
 
-CHARTS = {"loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
+CHARTS = {"overview": "Overview", "loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """Progress, player, contact sheets, and the chart that the address names."""
+    """Progress, live knobs, player, contact sheets, and the chart that the address names."""
     finished = generation_finished(run)
     history = history_of(run)
     # the elements of the large view differ in every iteration
     enlarged = images.is_enlarged(address) and history is not None and pace.chart_version(finished, history.latest)
     known: Values = {
         ENDED: finished,
-        LAYOUT: [len(session.store().changes(run.id)), history is not None, enlarged],
+        LAYOUT: [history is not None, enlarged],
         BEHIND: has_newer_frame(run),
+        **live_knobs.values(run, finished),
         **({} if finished else status.values(run, address)),
     }
     if history is None:
@@ -52,11 +56,26 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
 
 
 def draw(run: Run, values: Values) -> None:
-    """Status and live settings during generation; the player, the images of the shown iteration, and the chosen chart."""
+    """During generation the line of the run; then images, player and the chosen chart, and beside them the live knobs."""
     if not values[ENDED]:
-        status.draw(run, values)
-        if live_knobs.has_knobs(run):
-            live_knobs.draw_knobs(run)
+        draw_status(run, values)
+    with st.container(key="frame"):
+        with st.container(key="pictures"):
+            _draw_pictures(run, values)
+        with st.container(key="side"):
+            live_knobs.draw(run, values, values[ENDED])
+            status.draw_warnings(run)
+
+
+def draw_status(run: Run, values: Values) -> None:
+    """The line of the run, with the button that opens the form of a new one, and what the run achieved."""
+    with st.container(key="bar"):
+        status.draw_line(run, values, lambda: new_run.toggle(run.id))
+    status.draw_result(run)
+
+
+def _draw_pictures(run: Run, values: Values) -> None:
+    """The images of the shown iteration, the player, and the chosen chart."""
     history = history_of(run)
     if history is None or _player_key(run) not in values:
         if not run.state.is_finished():
@@ -65,16 +84,17 @@ def draw(run: Run, values: Values) -> None:
     at, problem = elements.chosen_step(st.query_params, history.kept, history.latest)
     if problem:
         st.warning(text.plain(problem))
+    images.draw_sheets(run, values)
     generation = run.config.generation
     following = "" if values[ENDED] else pace.in_words()
     groups = (generation.iterations, len(generation.batches), iterations.group_word(run))
     elements.player(run.id, values[_player_key(run)], following, groups, _player_key(run))
-    images.draw_sheets(run, values)
     shown = iteration_at(run, history, at)
     images.draw_large(run, shown)
     _draw_chart(run, shown, values)
 
 
+GENERATION_STATUS = View("generation status", status.values, draw_status)
 GENERATION = View("generation", values, draw)
 
 
@@ -94,11 +114,13 @@ def chart_in(address: Mapping[str, str]) -> str:
 def _draw_chart(run: Run, shown: ShownIteration, values: Values) -> None:
     """The chart that the address names."""
     chart = address_widgets.choose_one("Chart", CHARTS, session.VIEW_PARAMETER, label_visibility="collapsed")
-    elements.text_block(_lines_key(run), values[_lines_key(run)])
+    if chart != "overview":
+        elements.text_block(_lines_key(run), values[_lines_key(run)])
     if chart == "layer":
         draw_one_layer(run, shown, values)
         return
-    title = f"{CHARTS[chart]}: curves over iterations" if chart != "heatmaps" else "L_BNS by layer and iteration"
+    titles = {"overview": "L_BNS in total and by layer, and teacher agreement", "heatmaps": "L_BNS by layer and iteration"}
+    title = titles.get(chart, f"{CHARTS[chart]}: curves over iterations")
     figures.show(values[f"figure/{chart}"]["figure"], f"figure/{chart}", f"{run.name} {CHARTS[chart]}", title)
 
 
@@ -107,18 +129,29 @@ def _chart_values(run: Run, shown: ShownIteration, chart: str, address: Mapping[
     if chart == "layer":
         return layer_values(run, shown, address)
     history, names = shown.history, layer_names_of(run, shown)
+    marks = generation_charts.change_marks(history.changes)
     makers: dict[str, Any] = {
+        "overview": lambda: overview_figure(history.records, _overviewed(run, shown), names, marks),
         "loss": lambda: generation_charts.loss_figure(history.records, history.changes, history.terms),
         "layers": lambda: generation_charts.layer_figure(history.records, names, history.changes),
         "heatmaps": lambda: generation_charts.layer_heatmaps(history.records, list(run.config.methods), names, history.changes),
     }
     at_rest = generation_finished(run) or run.state is RunState.PAUSED
-    key = ("json", run.id, run.attempt, chart, pace.chart_version(at_rest, len(history.records)), len(history.changes))
+    of_step = shown.step if chart == "overview" and shown.step != history.latest else None
+    key = ("json", run.id, run.attempt, chart, pace.chart_version(at_rest, len(history.records)), len(history.changes), of_step)
     return {f"figure/{chart}": {"figure": session.shared_cache(key, lambda: json_of(makers[chart]()))}}
+
+
+def _overviewed(run: Run, shown: ShownIteration) -> Shown:
+    """Epochs of generators continue each other, so their curves are not overlaid."""
+    period = 0 if counts_epochs(run.config.methods) else run.config.generation.iterations
+    return Shown(shown.step, period, shown.records)
 
 
 def _lines(run: Run, shown: ShownIteration, chart: str) -> list[str]:
     """Text above a chart."""
+    if chart == "overview":
+        return []
     if chart == "loss":
         return iterations.values(shown.records, shown.label, shown.history.terms)
     if chart == "layer":

@@ -11,6 +11,7 @@ from core.generation.methods import is_reference
 from core.reporting import Frame
 from core.runs.run import Run
 from dashboard import session, text
+from dashboard.charts.style import color
 from dashboard.components import elements
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
@@ -18,7 +19,7 @@ from dashboard.tables import iterations
 from dashboard.updates.live_view import Values
 from dashboard.views.generation_data import ShownIteration, names_for
 
-_IN_A_ROW = 4  # methods side by side, at most
+_IN_A_ROW = 5  # methods side by side, at most
 
 
 def sheet_values(run: Run, shown: ShownIteration) -> Values:
@@ -26,8 +27,7 @@ def sheet_values(run: Run, shown: ShownIteration) -> Values:
     values: Values = {}
     for method in shown.frames:
         summary = iterations.summary(shown.frames[method], shown.records.get(method))
-        lines = [f"{shown.label} · {summary}".rstrip(" ·")]
-        values[f"heading/{run.id}/{method}"] = elements.text_block_data(lines, method_name(method))
+        values[f"heading/{run.id}/{method}"] = elements.text_block_data([summary], method_name(method))
         values[_sheet_key(run, method)] = vars(_sheet(run, shown, method))
     return values
 
@@ -43,15 +43,17 @@ def _sheet(run: Run, shown: ShownIteration, method: str) -> contact_sheet.Sheet:
 
 
 def draw_sheets(run: Run, values: Values) -> None:
-    """The contact sheets side by side, at most four in a row."""
+    """The contact sheets side by side; page.css gives them the height that the window leaves."""
     chosen, index = session.image_in(st.query_params.to_dict())
     methods = [method for method in run.config.methods if _sheet_key(run, method) in values]
-    for cell, method in elements.grid(methods, _IN_A_ROW):
-        with cell:
-            elements.text_block(f"heading/{run.id}/{method}", values[f"heading/{run.id}/{method}"], clipped=True)
-            key = _sheet_key(run, method)
-            alt = method_name(method) if is_reference(method) else f"synthetic images by {method_name(method)}"
-            elements.sheet(values[key], alt, index if method == chosen else None, key, partial(_picked, method))
+    rows = -(-len(methods) // _IN_A_ROW)
+    with st.container(key=f"sheets-in-{min(rows, 2)}-rows"):
+        for cell, method in elements.grid(methods, -(-len(methods) // rows)):
+            with cell:
+                elements.text_block(f"heading/{run.id}/{method}", values[f"heading/{run.id}/{method}"], clipped=True, color=color(method))
+                key = _sheet_key(run, method)
+                alt = method_name(method) if is_reference(method) else f"synthetic images by {method_name(method)}"
+                elements.sheet(values[key], alt, index if method == chosen else None, key, partial(_picked, method))
 
 
 def _picked(method: str, index: int) -> None:
@@ -64,10 +66,6 @@ def draw_large(run: Run, shown: ShownIteration) -> None:
     frames, kept = shown.frames, shown.history.kept
     method, index = session.image_in(st.query_params.to_dict())
     if method is None:
-        st.caption(
-            "Hover over an image for its label and the teacher's prediction (white corner: they differ). Click to enlarge it and see its "
-            "history."
-        )
         return
     if method not in frames or not 0 <= index < len(frames[method].labels):
         last = len(next(iter(frames.values())).labels) - 1

@@ -1,68 +1,104 @@
-"""Sliders that change the settings of a running generation."""
+"""Sliders that change the settings of a running generation, each with the course of its value; the values alone once it has ended."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
+from typing import Any
 
 import streamlit as st
 
-from core.config import GenerationConfig, has_knob, live_knobs
+from core.config import GenerationConfig, has_knob, help_text, label, live_knobs
 from core.runs.run import Run
 from dashboard import session, text
-from dashboard.components import problems
-from dashboard.forms.knobs import live_sliders
-from dashboard.names import method_name
+from dashboard.charts.style import color
+from dashboard.components import elements, problems
+from dashboard.forms.knobs import slider_options
+from dashboard.names import knob_symbol, method_name
 from dashboard.server import rights
+from dashboard.tables import iterations
+from dashboard.updates.live_view import Values
 
 _ALL = "all"
 
 
-def live_values(run: Run, method: str) -> dict[str, float]:
-    """Current values of the live knobs of a method: those of the config, updated by live changes."""
-    values = {name: getattr(run.config.generation, name) for name in live_knobs(GenerationConfig)}
-    for change in session.store().changes(run.id):
-        if change["method"] == method:
-            values[change["name"]] = change["value"]
-    return values
+def _key(run: Run) -> str:
+    return f"knobs/{run.id}"
 
 
-def has_knobs(run: Run) -> bool:
-    """Whether the run has sliders: only if this server controls it."""
-    return session.manager().controls(run.id)
+def values(run: Run, ended: bool) -> Values:
+    """The live knobs of all methods together and of each; nothing if no method has one, or if this server does not control the run.
+
+    ended: whether the generation has ended, so that nothing can be changed.
+    """
+    if not any(live_knobs(GenerationConfig, method) for method in run.config.methods):
+        return {}
+    if not ended and not session.manager().controls(run.id):
+        return {}
+    changes = session.store().changes(run.id)
+    methods = run.config.methods
+    groups = {_ALL: list(methods), **({method: [method] for method in methods} if len(methods) > 1 else {})}
+    return {_key(run): {"knobs": {name: _knobs(run, own, changes) for name, own in groups.items()}}}
 
 
-def draw_knobs(run: Run) -> None:
-    """Sliders for one method or all; changes take effect in the next iteration."""
-    methods = list(run.config.methods)
-    chosen = methods
-    if len(methods) > 1:
-        names = {_ALL: "All methods", **{method: method_name(method) for method in methods}}
-        act_on = st.segmented_control(
-            "Apply to",
-            list(names),
-            default=_ALL,
-            required=True,
-            format_func=lambda method: names[method],
-            key="apply to",
-            help="Changes take effect in the next iteration and are marked on the curves with their values.",
-        )
-        chosen = methods if act_on == _ALL else [act_on]
-    known = live_knobs(GenerationConfig)
-    if refusal := rights.objection(run):
+def _knobs(run: Run, methods: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The knobs that one of the methods has. One that several have shows the value of the first of them."""
+    found = []
+    for name, knob in live_knobs(GenerationConfig).items():
+        owners = [method for method in methods if has_knob(knob, method)]
+        if owners:
+            start = getattr(run.config.generation, name)
+            points = {
+                method: [(0, start), *((c["step"], c["value"]) for c in changes if c["method"] == method and c["name"] == name)]
+                for method in owners
+            }
+            found.append(_knob(knob, start, points))
+    return found
+
+
+def _knob(knob: Field, start: float, points: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:
+    """One knob as `elements.knobs` takes it. points: method -> the steps before which it was set, and its values, from the start."""
+    first = next(iter(points.values()))
+    return {
+        "name": knob.name,
+        "title": label(knob),
+        "symbol": knob_symbol(knob.name),
+        "help": help_text(GenerationConfig, knob.name),
+        "options": slider_options(knob, [value for own in points.values() for _, value in own]),
+        "value": first[-1][1],
+        "start": start,
+        "previous": first[-2][1] if len(first) > 1 else None,
+        "since": first[-1][0] + 1 if len(first) > 1 else None,
+        "lines": [[color(method), own] for method, own in points.items()],
+    }
+
+
+def draw(run: Run, values: Values, ended: bool) -> None:
+    """The panel of the live knobs. A change takes effect in the next iteration."""
+    if _key(run) not in values:
+        return
+    generation, methods = run.config.generation, run.config.methods
+    refusal = "" if ended else rights.objection(run)
+    if refusal:
         st.caption(text.plain(refusal))
-    # a knob that only some methods have shows the value of the first such method
-    owners = {name: next((method for method in chosen if has_knob(knob, method)), chosen[0]) for name, knob in known.items()}
-    live_sliders(
-        {name: live_values(run, owner)[name] for name, owner in owners.items()},
-        f"live/{run.id}" if chosen == methods else f"live/{run.id}/{chosen[0]}",
-        lambda name, key: _change(run, name, key, chosen),
-        chosen,
-        disabled=known if refusal else (),
-    )
+    names = {_ALL: "all methods", **{method: method_name(method) for method in methods}}
+    fixed = {
+        "groups": [[group, names[group]] for group in values[_key(run)]["knobs"]],
+        "total": generation.iterations * len(generation.batches),
+        "iterations": generation.iterations,
+        "group": iterations.group_word(run),
+        "ended": ended,
+        "refusal": refusal,
+        "paused": not ended and session.manager().control(run.id).paused,
+    }
+    elements.knobs({**values[_key(run)], **fixed}, _key(run), lambda change: _change(run, change))
 
 
-def _change(run: Run, name: str, key: str, chosen: Sequence[str]) -> None:
-    knob = live_knobs(GenerationConfig)[name]
+def _change(run: Run, change: Mapping[str, Any]) -> None:
+    """Sets a knob. change: of the browser, with "group", "name" and "value"."""
     with problems.shown(st.toast):
         rights.require([run])
-        session.manager().control(run.id).set(name, st.session_state[key], [method for method in chosen if has_knob(knob, method)])
+        name, group = str(change["name"]), change["group"]
+        knob = live_knobs(GenerationConfig).get(name)
+        owners = [method for method in run.config.methods if group in (_ALL, method) and knob is not None and has_knob(knob, method)]
+        session.manager().control(run.id).set(name, change["value"], owners)

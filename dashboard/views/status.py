@@ -36,8 +36,8 @@ def _progress_key(run: Run) -> str:
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """What happens now and next, and progress of the current stage; nothing if the run is finished or not yet started."""
-    if run.state.is_finished() or not run.stage:
+    """What happens now and next, and progress of the current stage; nothing if the run is finished."""
+    if run.state.is_finished():
         return {}
     done = min(run.step / run.total, 1.0) if run.total else 0.0
     return {_progress_key(run): elements.text_block_data([_outlook(run)], progress=done)}
@@ -49,14 +49,31 @@ def waiting(run: Run) -> int:
 
 
 def draw(run: Run, values: Values) -> None:
-    """Name, state, progress with remaining time, and the buttons that apply."""
+    """The line of a run, what it achieved, and its problems."""
+    draw_line(run, values)
+    draw_result(run)
+    draw_warnings(run)
+
+
+def draw_line(run: Run, values: Values, more: Callable[[], None] | None = None) -> None:
+    """Name, state, progress with remaining time, and the buttons that apply. more: draws another button."""
     word, color = _BADGES[run.state]
-    by = f" started by {text.plain(run.user)}" if run.user else ""
-    resumed = ", resumed once" if run.attempt == 2 else f", resumed {run.attempt - 1} times" if run.attempt > 1 else ""
-    st.markdown(f"**{text.plain(run.name)}** :{color}-badge[{word}]{by}{resumed}")
-    if run.state is RunState.QUEUED:
-        before = waiting(run)
-        st.caption(f"Waiting for {before} earlier run{'s' if before > 1 else ''}." if before else "Starting the engine ...")
+    by = f"started by {text.plain(run.user)}" if run.user else ""
+    resumed = "resumed once" if run.attempt == 2 else f"resumed {run.attempt - 1} times" if run.attempt > 1 else ""
+    notes = f" :small[{', '.join(filter(None, (by, resumed)))}]" if by or resumed else ""
+    with st.container(horizontal=True, vertical_alignment="center", key="status line"):
+        st.markdown(f"**{text.plain(run.name)}**", width="content")
+        st.markdown(f":{color}-badge[{word}]{notes}", width="content")
+        if _progress_key(run) in values:
+            elements.text_block(_progress_key(run), values[_progress_key(run)], clipped=True)
+        with st.container(horizontal=True, key="run buttons", width="content"):
+            _buttons(run)
+            if more is not None:
+                more()
+
+
+def draw_result(run: Run) -> None:
+    """The error or the headline of a finished run; of another process, what can be done here."""
     if run.error:
         st.error(text.plain(run.error), icon=":material/error:")
         if run.traceback:
@@ -64,27 +81,14 @@ def draw(run: Run, values: Values) -> None:
                 st.code(run.traceback, language="text")
     if run.state.is_finished():
         headline.draw(run)
+    elif not session.manager().controls(run.id):
+        st.caption("This run belongs to another process: you can follow it here and stop it there.")
+
+
+def draw_warnings(run: Run) -> None:
+    """What the engine warned of."""
     for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values():
         st.warning(text.plain(sentence), icon=":material/warning:")
-    if _progress_key(run) in values:
-        elements.text_block(_progress_key(run), values[_progress_key(run)])
-    if run.state.can_resume():
-        refusal = rights.objection(run)
-        st.button(
-            "Resume",
-            icon=":material/play_arrow:",
-            key=f"resume {run.id}",
-            on_click=_act,
-            args=(run, lambda: session.manager().resume(run.id)),
-            disabled=bool(refusal),
-            help=text.plain(refusal)
-            or "Continues from the last resume state, or from the start. The result is the same as without the interruption.",
-        )
-    elif not run.state.is_finished():
-        if session.manager().controls(run.id):
-            _buttons(run)
-        else:
-            st.caption("This run belongs to another process: you can follow it here and stop it there.")
 
 
 STATUS = View("status", values, draw)
@@ -99,6 +103,11 @@ def _act(run: Run, action: Callable[[], None]) -> None:
 
 def _outlook(run: Run) -> str:
     """What the run does now, what comes next, and when it ends."""
+    if run.state is RunState.QUEUED:
+        before = waiting(run)
+        return f"Waiting for {before} earlier run{'s' if before > 1 else ''}." if before else "Starting the engine ..."
+    if not run.stage:
+        return "Starting the engine ..."
     elapsed = 0.0 if run.stage_started is None else time.time() - run.stage_started
     at = outlook.Position(run.stage, run.step, run.total, run.stage_done, elapsed)
     results = session.store().results_of([run.id], outlook.SPEEDS).get(run.id, {})
@@ -106,14 +115,18 @@ def _outlook(run: Run) -> str:
 
 
 def _buttons(run: Run) -> None:
-    control = session.manager().control(run.id)
+    """Resume, or Pause, One step and Stop; none for a run of another process."""
     refusal = rights.objection(run)
 
-    def button(label: str, icon: str, action: Callable[[], None], help: str | None = None) -> None:
-        key = label.lower().removeprefix("one ")
+    def button(label: str, icon: str, action: Callable[[], None], help: str | None = None, key: str = "") -> None:
+        key = key or label.lower().removeprefix("one ")
         st.button(label, icon=icon, key=key, on_click=_act, args=(run, action), disabled=bool(refusal), help=text.plain(refusal) or help)
 
-    with st.container(horizontal=True):
+    if run.state.can_resume():
+        same = "Continues from the last resume state, or from the start. The result is the same as without the interruption."
+        button("Resume", ":material/play_arrow:", lambda: session.manager().resume(run.id), same, f"resume {run.id}")
+    elif not run.state.is_finished() and session.manager().controls(run.id):
+        control = session.manager().control(run.id)
         if control.paused:
             button("Resume", ":material/play_arrow:", control.resume)
         else:
