@@ -61,7 +61,7 @@ def overview_figure(records: Sequence[Record], shown: Shown, layers: Sequence[st
         _layout(titles, columns, traces, notes, shown, legend_rows(names, width)) for columns, width in ((3, _WIDE), (1, _NARROW))
     )
     legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-    meta = {"name": "overview", "cursor": [["x", "y"], ["x2", "y2"]], "period": shown.period, "narrow": narrow}
+    meta = {"name": "overview", "cursor": [["x", "y"], ["x2", "y2"]], "period": shown.period, "fill": True, "narrow": narrow}
     shared = {"shapes": shapes, "legend": legend, "hovermode": "x unified", "uirevision": "overview", "meta": meta}
     return {"data": traces, "layout": {**wide, **shared}}
 

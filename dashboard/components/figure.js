@@ -2,10 +2,11 @@
 //
 // data: figure (JSON text with data and layout), config (plotly's), library (address of plotly.js), title (for screen readers), pressable
 // (whether clicks are reported), and the data of an updated element (see update_socket.js). layout.meta may have cursor ([x axis, y axis]
-// of each subplot over iterations), period (iterations of a batch where batches are overlaid, else 0 or absent) and narrow (layout changes
-// for a narrow window).
+// of each subplot over iterations), period (iterations of a batch where batches are overlaid, else 0 or absent), fill (whether a
+// wide figure is as high as the rest of the window, if that is more than its own height) and narrow (layout changes for a narrow window).
 
 const NARROW = 560; // pixels
+const MARGIN = 28; // pixels below a figure that fills the window
 
 let library; // promise of plotly.js, which is loaded once per page
 
@@ -96,10 +97,18 @@ function create(root) {
     return found;
   }
 
+  // In pixels
+  function height(layout) {
+    const page = container.closest("[data-testid=stMain]");
+    if (!layout.meta?.fill || narrow || !page) return layout.height;
+    const top = container.getBoundingClientRect().top + page.scrollTop;
+    return Math.max(layout.height, Math.floor(innerHeight - top - MARGIN));
+  }
+
   function layoutNow() {
     const wide = figure.layout;
     const layout = narrow ? { ...wide, ...(wide.meta?.narrow ?? {}) } : { ...wide };
-    return { ...layout, template: template(), ...marks(layout), autosize: true };
+    return { ...layout, height: height(layout), template: template(), ...marks(layout), autosize: true };
   }
 
   async function draw() {
@@ -142,6 +151,8 @@ function create(root) {
     });
   };
   window.addEventListener("studio:cursor", moveCursor);
+  const onResize = () => { if (drawn && figure.layout.meta?.fill) draw(); };
+  window.addEventListener("resize", onResize);
   visibility.observe(container);
 
   const chart = {
@@ -150,7 +161,10 @@ function create(root) {
       if (!data || data.figure !== next.figure) figure = JSON.parse(next.figure);
       data = next;
       container.setAttribute("aria-label", data.title || plain(figure.layout.title?.text));
-      if (!drawn) container.style.height = `${(isNarrow() && figure.layout.meta?.narrow?.height) || figure.layout.height}px`;
+      if (!drawn) {
+        narrow = isNarrow();
+        container.style.height = `${(narrow && figure.layout.meta?.narrow?.height) || height(figure.layout)}px`;
+      }
       container.classList.toggle("pressable", data.pressable);
       if (drawn || visible) draw();
       else setTimeout(draw, 2000);
@@ -158,6 +172,7 @@ function create(root) {
     end() {
       ended = true;
       window.removeEventListener("studio:cursor", moveCursor);
+      window.removeEventListener("resize", onResize);
       sizes.disconnect();
       visibility.disconnect();
       cancelAnimationFrame(frame);

@@ -127,7 +127,12 @@ function create(root) {
   }
 
   function drawTrace({ knob, trace }) {
-    const height = (value) => 100 - (100 * Math.max(knob.options.indexOf(value), 0)) / Math.max(knob.options.length - 1, 1);
+    const at = (value) => Math.max(knob.options.indexOf(value), 0);
+    // the range that it has had, but at least a tenth of the slider
+    const all = knob.lines.flatMap(([, points]) => points.map(([, value]) => at(value)));
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const span = Math.max(high - low, knob.options.length / 10);
+    const height = (value) => 50 - (100 * (at(value) - (low + high) / 2)) / span;
     const along = (step) => (100 * Math.min(step, data.total)) / Math.max(data.total, 1);
     const text = JSON.stringify([knob.lines, latest()]);
     if (trace.drawn === text) return;

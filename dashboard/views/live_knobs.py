@@ -10,6 +10,7 @@ import streamlit as st
 
 from core.config import GenerationConfig, has_knob, help_text, label, live_knobs
 from core.runs.run import Run
+from core.runs.state import RunState
 from dashboard import session, text
 from dashboard.charts.style import color
 from dashboard.components import elements, problems
@@ -89,7 +90,7 @@ def draw(run: Run, values: Values, ended: bool) -> None:
         "group": iterations.group_word(run),
         "ended": ended,
         "refusal": refusal,
-        "paused": not ended and session.manager().control(run.id).paused,
+        "paused": run.state is RunState.PAUSED,
     }
     elements.knobs({**values[_key(run)], **fixed}, _key(run), lambda change: _change(run, change))
 
