@@ -1,4 +1,4 @@
-"""The order of the stages: full precision, generation, diversity, quantization. Nothing else; each stage is a file in core/stages/.
+"""The order of the stages: generation, full precision, diversity, quantization. Nothing else; each stage is a file in core/stages/.
 
 Both the command line and the worker processes come through here; `reporter` receives progress, `control` supplies parameter changes.
 """
@@ -197,17 +197,17 @@ class _Execution:
         result: dict[str, Any] = {"methods": {method: {} for method in methods}}
         if plan := self.checkpoints.outcome(PLAN):
             result[PLAN] = plan
+        sets = self.prepared.sets or self._generated(methods)  # first, so that a viewer soon sees images
+        for method, image_set in sets.items():
+            if "summary" in image_set.manifest:
+                result["methods"][method]["generation"] = image_set.manifest["summary"]
+                self.context.reporter.result(f"generation/{method}", image_set.manifest["summary"])
         full_precision = None
         if self.prepared.evaluation_set is not None:
             measured = self._once("full_precision", self._full_precision)
             full_precision = Accuracy(**measured) if measured else None
         if self.config.bits:
             result["full_precision"] = top1_of(full_precision)
-        sets = self.prepared.sets or self._generated(methods)
-        for method, image_set in sets.items():
-            if "summary" in image_set.manifest:
-                result["methods"][method]["generation"] = image_set.manifest["summary"]
-                self.context.reporter.result(f"generation/{method}", image_set.manifest["summary"])
         if self.prepared.encoder is not None:
             self._add_diversity(result, sets)
         if self.config.bits:

@@ -14,6 +14,7 @@ SPEEDS = ("generation", "accuracy", "plan")  # kinds of results that tell how fa
 # weights (quick on one core: 172 ms for 64 images, 1.25 ms for one; benchmarks/results/qat.json, frontier.json).
 _TRAINING_WORK = 2.1
 _HELD_OUT_SHARE = 8  # the held-out images are an eighth of the noise images, by each of DEFAULT_METHODS
+_FULL_PRECISION = "evaluating full precision"  # a stage whose time is not estimated
 _STEPS_TO_MEASURE = 3  # before the speed of a stage is used
 
 
@@ -90,6 +91,8 @@ def _place(known: Sequence[Phase], stage: str) -> int | None:
     for index, phase in enumerate(known):
         if phase.stage == stage:
             return index
+    if stage == _FULL_PRECISION:  # follows the generation, if there is one
+        return next((index for index, phase in enumerate(known) if phase.stage == "generation"), None)
     # calibrating, evaluating and analyzing the layers of a network
     series = stage.split()[-2:]
     for index, phase in enumerate(known):

@@ -60,6 +60,7 @@ function create(root) {
     built = shape();
     panel.classList.toggle("ended", data.ended);
     group.hidden = data.groups.length < 2;
+    group.querySelector("span").textContent = data.ended ? "Values of" : "Apply to";
     select.replaceChildren(...data.groups.map(([id, title]) => new Option(title, id, false, id === chosen)));
     rows = new Map();
     list.replaceChildren(...knobs().map((knob) => {

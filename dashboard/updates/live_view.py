@@ -60,7 +60,7 @@ def follow(view: View, run: Run) -> None:
     """Draws a view and updates its elements until the values no longer change; then the whole page is redrawn."""
     ended, page = _of_page(run, view.values(run, st.query_params.to_dict()))
 
-    def draw() -> str:
+    def draw() -> tuple[str, bool]:
         try:
             current = session.store().run(run.id)
         except RunError:
@@ -70,18 +70,17 @@ def follow(view: View, run: Run) -> None:
             st.rerun(scope="app")
         with elements.rendering("" if ended else str(time.time())):
             view.draw(current, values)
-        return _layout_version(current, values)
+        return _layout_version(current, values), bool(values.get(BEHIND))
 
     @st.fragment
     def region() -> None:
         try:
-            layout = draw()
+            layout, behind = draw()
         except StoreError as error:
             problems.show(error)
-            layout = _UNREADABLE  # the view is drawn again when an update has another
+            layout, behind = _UNREADABLE, False  # the view is drawn again when an update has another
         if not ended:
-            milliseconds = round(1000 * pace.stream_seconds())
-            elements.update_socket(f"updates/{run.id}", socket.address(run.id, view.name), layout, milliseconds)
+            elements.update_socket(f"updates/{run.id}", socket.address(run.id, view.name), layout, _again(behind))
 
     region()
 
@@ -91,20 +90,24 @@ def collect_updates(view: View, run_id: str, query: str) -> dict[str, Any]:
 
     `layout`: version key of the view. `again`: milliseconds until the page should ask again. `values`: element key -> JSON of its data.
     """
-    again = round(1000 * pace.stream_seconds())
     try:
         run = session.store().run(run_id)
         values = view.values(run, dict(parse_qsl(query.removeprefix("?"))))
         layout = _layout_version(run, values)
     except RunError:
-        return {"layout": _DELETED, "again": again, "values": {}}
+        return {"layout": _DELETED, "again": _again(), "values": {}}
     except StoreError:
-        return {"layout": _UNREADABLE, "again": again, "values": {}}
-    if run.state is RunState.RUNNING and values.get(BEHIND):
-        # at its usual pace, a page in step with the job could miss every moment at which new data is complete
-        again = round(again * _SOON)
+        return {"layout": _UNREADABLE, "again": _again(), "values": {}}
     data = {key: json.dumps(value) for key, value in values.items() if key not in _NOT_ELEMENTS}
-    return {"layout": layout, "again": again, "values": data}
+    return {"layout": layout, "again": _again(bool(values.get(BEHIND))), "values": data}
+
+
+def _again(behind: bool = False) -> int:
+    """Milliseconds until a page should ask again.
+
+    behind: whether newer data is about to be complete. At its usual pace, a page in step with the job could miss all such moments.
+    """
+    return round(1000 * pace.stream_seconds() * (_SOON if behind else 1))
 
 
 def _of_page(run: Run, values: Values) -> tuple[bool, Any]:

@@ -22,7 +22,15 @@ from dashboard.tables import iterations
 from dashboard.updates import pace
 from dashboard.updates.live_view import BEHIND, ENDED, LAYOUT, Values, View
 from dashboard.views import images, live_knobs, status
-from dashboard.views.generation_data import ShownIteration, generation_finished, has_newer_frame, history_of, iteration_at, layer_names_of
+from dashboard.views.generation_data import (
+    GenerationHistory,
+    ShownIteration,
+    generation_finished,
+    has_newer_frame,
+    history_of,
+    iteration_at,
+    layer_names_of,
+)
 from dashboard.views.one_layer import draw_one_layer, layer_values
 
 CHARTS = {"overview": "Overview", "loss": "Loss", "layers": "Layers over time", "heatmaps": "Heatmaps", "layer": "One layer"}
@@ -37,7 +45,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     known: Values = {
         ENDED: finished,
         LAYOUT: [history is not None, enlarged],
-        BEHIND: has_newer_frame(run),
+        BEHIND: _is_behind(run, history),
         **live_knobs.values(run, finished),
         **({} if finished else status.values(run, address)),
     }
@@ -50,7 +58,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
         **known,
         _player_key(run): elements.player_data(history.kept, history.latest, at, history.marks),
         **images.sheet_values(run, shown),
-        _lines_key(run): elements.text_block_data(_lines(run, shown, chart)),
+        **({} if chart == "overview" else {_lines_key(run): elements.text_block_data(_lines(run, shown, chart))}),
         **_chart_values(run, shown, chart, address),
     }
 
@@ -65,6 +73,13 @@ def draw(run: Run, values: Values) -> None:
         with st.container(key="side"):
             live_knobs.draw(run, values, values[ENDED])
             status.draw_warnings(run)
+
+
+def _is_behind(run: Run, history: GenerationHistory | None) -> bool:
+    """Whether images are about to appear: the first ones of a run that has begun or begins next, or those of a method that is behind."""
+    if run.state is RunState.QUEUED:
+        return history is None and status.waiting(run) == 0
+    return run.state is RunState.RUNNING and (history is None or has_newer_frame(run))
 
 
 def draw_status(run: Run, values: Values) -> None:
@@ -114,7 +129,7 @@ def chart_in(address: Mapping[str, str]) -> str:
 def _draw_chart(run: Run, shown: ShownIteration, values: Values) -> None:
     """The chart that the address names."""
     chart = address_widgets.choose_one("Chart", CHARTS, session.VIEW_PARAMETER, label_visibility="collapsed")
-    if chart != "overview":
+    if _lines_key(run) in values:
         elements.text_block(_lines_key(run), values[_lines_key(run)])
     if chart == "layer":
         draw_one_layer(run, shown, values)
@@ -149,9 +164,7 @@ def _overviewed(run: Run, shown: ShownIteration) -> Shown:
 
 
 def _lines(run: Run, shown: ShownIteration, chart: str) -> list[str]:
-    """Text above a chart."""
-    if chart == "overview":
-        return []
+    """Text above a chart other than the overview."""
     if chart == "loss":
         return iterations.values(shown.records, shown.label, shown.history.terms)
     if chart == "layer":

@@ -92,14 +92,14 @@ def draw(run: Run, values: Values, ended: bool) -> None:
         "refusal": refusal,
         "paused": run.state is RunState.PAUSED,
     }
-    elements.knobs({**values[_key(run)], **fixed}, _key(run), lambda change: _change(run, change))
+    elements.knobs({**values[_key(run)], **fixed}, _key(run), lambda new: change(run, new))
 
 
-def _change(run: Run, change: Mapping[str, Any]) -> None:
-    """Sets a knob. change: of the browser, with "group", "name" and "value"."""
+def change(run: Run, new: Mapping[str, Any]) -> None:
+    """Sets a knob from the next iteration on. new: of the browser, with "group" (a method or "all"), "name" and "value"."""
     with problems.shown(st.toast):
         rights.require([run])
-        name, group = str(change["name"]), change["group"]
+        name, group = str(new["name"]), new["group"]
         knob = live_knobs(GenerationConfig).get(name)
         owners = [method for method in run.config.methods if group in (_ALL, method) and knob is not None and has_knob(knob, method)]
-        session.manager().control(run.id).set(name, change["value"], owners)
+        session.manager().control(run.id).set(name, new["value"], owners)

@@ -518,7 +518,7 @@ def test_stages_in_order(whole):
     names = [name for name, _ in recorder.stages]
     assert dict(recorder.stages)["generation"] == 6
     assert dict(recorder.stages)["training adam W3A3"] == 2
-    order = ["evaluating full precision", "generation", "diversity of adam", "training mi-fgsm W3A3", "training adam W3A3"]
+    order = ["generation", "evaluating full precision", "diversity of adam", "training mi-fgsm W3A3", "training adam W3A3"]
     assert [name for name in names if name in order] == order
 
 

@@ -49,7 +49,7 @@ def test_what_is_not_computed_is_no_phase():
     ("position", "results", "expected"),
     [
         (at("loading resnet20_cifar10"), {}, "Now loading the network. Next: generating images."),
-        (at("evaluating full precision"), {}, "Now evaluating full precision. Next: generating images."),
+        (at("evaluating full precision"), {}, "Now evaluating full precision. Next: generating held-out images."),
         (at("generation", 2, 40, elapsed=9), {}, "Now generating images: 2 of 40 steps. Next: generating held-out images."),
         # planned with 0.1 s: 460 s for 4,600 units
         (

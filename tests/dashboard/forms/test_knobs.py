@@ -4,7 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.config import GenerationConfig, TrainingConfig, add_knob, find_knob, knob, live_knobs, remove_knob
-from dashboard.forms.knobs import log_steps, number_arguments
+from dashboard.forms.knobs import log_steps, number_arguments, slider_options
 
 
 def test_log_steps():
@@ -36,7 +36,7 @@ def sliders(methods, values):
     from dashboard.forms.knobs import live_sliders
 
     initial = {name: getattr(GenerationConfig(), name) for name in live_knobs(GenerationConfig)} | values
-    st.session_state["result"] = live_sliders(initial, "key", methods=methods, disabled=["beta"])
+    st.session_state["result"] = live_sliders(initial, "key", methods=methods)
 
 
 def shown(*methods, **values):
@@ -80,7 +80,15 @@ def test_a_slider_has_the_range_of_its_knob():
         else:
             slider = app.slider(key=f"key/{name}")
             assert (slider.min, slider.max, slider.step) == (low, high, live.metadata["step"])
-    assert [slider.key for slider in [*app.slider, *app.select_slider] if slider.disabled] == ["key/beta"]
+
+
+def test_options_of_a_slider_are_its_steps_and_the_values_it_had():
+    live = live_knobs(GenerationConfig)
+    assert slider_options(live["mu"], [0.5])[:3] == [0.0, 0.05, 0.1]
+    assert slider_options(live["mu"], [0.5])[-1] == 1.5
+    assert len(slider_options(live["epsilon"], [0.1])) == 101  # from 0 to 0.5 in steps of 0.005
+    assert slider_options(live["beta"], [0.0007, 200])[:3] == [0.0, 0.0007, 0.03]
+    assert slider_options(live["beta"], [0.0007, 200])[-1] == 200
 
 
 def test_a_value_outside_the_range_of_the_slider_extends_it():

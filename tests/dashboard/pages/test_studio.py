@@ -13,7 +13,7 @@ from core.runs.events import SECONDS_BETWEEN_FRAMES
 from core.runs.state import RunState
 from dashboard import session
 from dashboard.text import plain
-from dashboard.views import status
+from dashboard.views import live_knobs, status
 
 LONG = RunConfig(
     machine=MachineConfig(device="cpu"),
@@ -47,7 +47,7 @@ def test_start_uses_the_values_of_sliders_and_form(runs_folder):
     wait_until(lambda: session.store().run(run.id).state is RunState.COMPLETE)
     app.run()
     assert app.query_params["run"] == run.id
-    assert [name for name, _ in components(app) if name != "text_block"] == ["player", "sheet", "sheet", "figure"]
+    assert [name for name, _ in components(app) if name != "text_block"] == ["sheet", "sheet", "player", "figure", "knobs"]
 
 
 def test_invalid_form_shows_the_error_and_starts_nothing(runs_folder):
@@ -78,7 +78,7 @@ def test_link_opens_all_methods_at_an_iteration(with_finished_run):
     for frame, sheet, last in zip(frames, component(app, "sheet"), component(newest, "sheet")):
         assert sheet["picture"] != last["picture"]
         assert f"{100 * frame.confidence[0]:.0f} %" in sheet["cells"][0][1]
-    assert texts(app).count("iteration 2 of 4") >= 4  # above each method's sheet and in its line of values
+    assert texts(studio(with_finished_run, at=2, view="loss")).count("iteration 2 of 4") == 2  # in the line of each method's values
 
 
 def about_the_address(app):
@@ -124,7 +124,8 @@ def test_link_to_an_unknown_image_names_the_known_ones(with_finished_run, addres
         ("layers", ["Layers over time: curves over iterations"]),
         ("heatmaps", ["L_BNS by layer and iteration"]),
         ("layer", ["L_BNS of every layer at the shown iteration", "channels of layer 5, batch against running statistics"]),
-        ("nonsense", ["Loss: curves over iterations"]),
+        ("overview", ["L_BNS in total and by layer, and teacher agreement"]),
+        ("nonsense", ["L_BNS in total and by layer, and teacher agreement"]),
     ],
 )
 def test_link_opens_a_chart_and_draws_no_other(with_finished_run, view, titles):
@@ -167,8 +168,9 @@ def test_live_change_pause_step_and_stop_of_an_active_run(runs_folder, monkeypat
     app.button(key="pause").click().run()
     wait_until(lambda: store.run(run_id).state is RunState.PAUSED)
     steps = len(store.records(run_id, "generation"))
-    app.slider(key=f"live/{run_id}/epsilon").set_value(0.03).run()
-    app.select_slider(key=f"live/{run_id}/alpha_tv").set_value(0.01).run()
+    # AppTest cannot move the sliders of the component (tests/browser/test_studio_screen.py does)
+    live_knobs.change(store.run(run_id), {"group": "all", "name": "epsilon", "value": 0.03})
+    live_knobs.change(store.run(run_id), {"group": "all", "name": "alpha_tv", "value": 0.01})
     time.sleep(SECONDS_BETWEEN_FRAMES)  # images that follow sooner are not stored
     app.button(key="step").click().run()
     wait_until(lambda: len(store.records(run_id, "generation")) == steps + 2)  # one iteration of each method
@@ -182,10 +184,7 @@ def test_live_change_pause_step_and_stop_of_an_active_run(runs_folder, monkeypat
     assert component(app, "player")[0]["latest"] == steps // 2 + 1
     figure = json.loads(component(app, "figure")[0]["figure"])
     assert {note["text"] for note in figure["layout"]["annotations"]} >= {"ε = 0.03, α_TV = 0.01"}
-    app.segmented_control(key="apply to").set_value("adam").run()
-    assert f"live/{run_id}/adam/epsilon" not in {slider.key for slider in app.slider}
-    assert not app.slider(key=f"live/{run_id}/adam/lr").disabled
-    app.select_slider(key=f"live/{run_id}/adam/beta").set_value(5.0).run()
+    live_knobs.change(store.run(run_id), {"group": "adam", "name": "beta", "value": 5.0})
     app.button(key="step").click().run()
     wait_until(lambda: len(store.records(run_id, "generation")) == steps + 4)
     (last,) = [change for change in store.changes(run_id) if change["name"] == "beta"]
