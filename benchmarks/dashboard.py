@@ -5,7 +5,9 @@ writes benchmarks/results/dashboard.json:
 
 - seconds until a page is usable, after the server starts and after a reload
 - speed of the job with an open page relative to no page, in turns: the Studio during generation, Quantize during training
-- milliseconds of a refresh on the server, and from a key press on a slider to the job
+- seconds from Start of the preset quick to the first images
+- milliseconds of a refresh on the server; from a key press on a slider to the job, to its mark on the curves, and to the first images that
+  were made with the value
 - growth of the server in megabytes over 3,600 image refreshes, one for each second of an hour. Curves are redrawn at intervals of clock
   time, so less often here than in an hour; sessions.py has four times as many redraws.
 
@@ -44,6 +46,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
 EVERY_MILLISECOND = 0.001
+IDLE = 10  # seconds after which the process that computes the next run has imported torch
 SETTLES = 6  # seconds for which a usable page may keep drawing
 # jobs that outlast the measurements; few images, so that the training starts soon
 GENERATION = {"Generation": {"Images": 100_000, "Iterations": 1000}}
@@ -79,7 +82,7 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
         if server.poll() is not None:
             raise SystemExit("the server exited before it served a page")
         time.sleep(0.02)
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(f"http://127.0.0.1:{port}")
     page.get_by_role("button", name="Start", exact=True).first.wait_for()
     seconds = time.monotonic() - began
@@ -87,8 +90,8 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
     return server, seconds
 
 
-def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> None:
-    """Starts a run through the form: the quick preset with these settings, tab -> label -> value."""
+def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> float:
+    """Starts a run through the form: the quick preset with these settings, tab -> label -> value. Returns when Start was pressed."""
     page.goto(address)
     all_settings = page.get_by_text("All settings").first
     page.get_by_text("New run", exact=True).or_(all_settings).first.wait_for()
@@ -101,8 +104,30 @@ def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> 
             field = page.get_by_role("spinbutton", name=label, exact=True).first
             field.fill(str(value))
             field.press("Tab")
-    page.locator(".st-key-start").get_by_role("button").click()
+    button = page.locator(".st-key-start").get_by_role("button")
+    pressed = time.monotonic()
+    button.click()
     page.get_by_text("running", exact=True).wait_for()
+    return pressed
+
+
+def end_job(page: Page) -> None:
+    """Stops the run of the page: not Streamlit's own Stop, in the header while a script runs."""
+    page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_text("stopped", exact=True).wait_for()
+
+
+def first_images(browser: Browser, address: str) -> float:
+    """Seconds from Start of the preset quick, in a server that has been idle for a while, to the images of both methods."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    time.sleep(IDLE)
+    pressed = begin_job(page, address, {})
+    for method in ("MI-FGSM", "Adam"):
+        page.get_by_alt_text(f"synthetic images by {method}").first.wait_for()
+    seconds = time.monotonic() - pressed
+    end_job(page)
+    page.close()
+    return seconds
 
 
 def speed(store: RunStore, stage: str, seconds: float) -> float:
@@ -119,7 +144,7 @@ def in_turns(
     ratios, closed, shares, speeds = [], [], [], []
     for _ in range(rounds):
         before = speed(store, stage, seconds)
-        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
         show(page)
         # curves outside the window are drawn once, after a delay
         page.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
@@ -172,6 +197,39 @@ def slider_delays(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
     }
 
 
+# moves a slider by a step; resolves with the milliseconds until its mark is drawn, and until images made with the value are shown
+EFFECTS = """knob => new Promise(done => {
+    const chart = document.querySelector('.js-plotly-plot');
+    const [row, range] = [knob.closest('.knob'), knob];
+    range.value = Number(range.value) + (range.value % 2 ? 1 : -1);
+    range.dispatchEvent(new Event('input'));
+    range.dispatchEvent(new Event('change'));
+    const [began, step] = [performance.now(), window.studioCursor.latest];
+    let mark;
+    const look = () => {
+        if (mark === undefined && chart.layout.shapes.some(shape => shape.name === 'pending')) mark = performance.now() - began;
+        const since = /since (\\d+)(?:, batch (\\d+))?/.exec(row.querySelector('output').textContent);
+        const from = since && Number(since[1]) + ITERATIONS * (Number(since[2] ?? 1) - 1);
+        if (from > step && window.studioCursor.latest >= from) done([mark, performance.now() - began]);
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+
+
+def slider_effects(page: Page, store: RunStore, rounds: int) -> dict[str, Any]:
+    """Milliseconds from a move of the ε slider to its mark on the curves, and to images made with the value, sorted."""
+    per_batch = store.config(store.runs()[0].id).generation.iterations
+    slider = page.get_by_role("slider", name="ε").first
+    marks, images = [], []
+    for _ in range(rounds):
+        time.sleep(1.7)
+        mark, picture = slider.evaluate(EFFECTS.replace("ITERATIONS", str(per_batch)))
+        marks.append(round(mark))
+        images.append(round(picture))
+    return {"mark_milliseconds": sorted(marks), "changed_images_milliseconds": sorted(images)}
+
+
 async def refreshes(port: int, query: str, count: int, server: int) -> dict[str, Any]:
     """Refreshes one session `count` times without a browser, 20 times as often as a page would; measures time and the server's memory."""
     session = Session(port, query, pace=20)
@@ -217,13 +275,15 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
             server, seconds = started(port, environment, log, browser)
             is_known("seconds_to_the_first_page_of_a_server", round(seconds, 2))
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            firsts = [first_images(browser, address) for _ in range(2 if quick else 5)]
+            is_known("seconds_from_start_to_the_first_images", [round(seconds, 2) for seconds in sorted(firsts)])
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             begin_job(page, address, GENERATION)
             usable(page, address)
             page.close()
             loads = []
             for _ in range(3 if quick else 7):
-                page = browser.new_page(viewport={"width": 1440, "height": 1000})
+                page = browser.new_page(viewport={"width": 1440, "height": 900})
                 usable(page, address)
                 loads.append(usable(page, address))  # a reload: the browser's cache is filled
                 page.close()
@@ -231,20 +291,19 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             rounds, seconds = (2, 10) if quick else (9, 15)
             show = partial(usable, address=address)
             is_known("job", in_turns(browser, show, store, "generation", server.pid, rounds, seconds))
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             usable(page, address)
-            is_known("slider", slider_delays(page, store, 5 if quick else 20))
+            moves = 5 if quick else 20
+            is_known("slider", slider_delays(page, store, moves) | slider_effects(page, store, moves))
             browser.close()
         # outside of sync_playwright, whose event loop conflicts with asyncio.run
         generation = store.runs()[0].id
         is_known("refresh", asyncio.run(refreshes(port, f"run={generation}", 100 if quick else 3600, server.pid)))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(f"{address}/?run={generation}")
-            # not Streamlit's own Stop, in the header while a script runs
-            page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
-            page.get_by_text("stopped", exact=True).wait_for()
+            end_job(page)
             begin_job(page, address, TRAINING)
             while taken(store, "training") < 20:
                 time.sleep(0.5)

@@ -32,7 +32,7 @@ BOXES = """() => {
         images: '[role=grid]', curves: '.js-plotly-plot', sliders: '.knob input[type=range]', traces: '.knob .trace',
         player: '.player', buttons: '.st-key-run-buttons button', progress: '[role=progressbar]',
     };
-    const elements = all(document);
+    const elements = all(document).filter(e => e.checkVisibility({visibilityProperty: true}) && e.getBoundingClientRect().width > 1);
     return Object.fromEntries(Object.entries(kinds).map(([kind, selector]) => [kind, elements.filter(e => e.matches(selector)).map(e => {
         const box = e.getBoundingClientRect();
         return [box.left, box.top, box.right, box.bottom].map(Math.round);
@@ -102,7 +102,7 @@ def test_images_curves_and_sliders_fit_into_the_window(paused, request):
             settle(page)
             boxes = page.evaluate(BOXES)
             expected = {"images": count, "curves": 1, "sliders": sliders, "traces": sliders, "player": 1, "buttons": 4, "progress": 1}
-            assert {kind: len(found) for kind, found in boxes.items()} == expected
+            assert {kind: len(found) for kind, found in boxes.items()} == expected, boxes
             wrong += [
                 f"{kind} at {box} in {width} x {height}, {scheme}"
                 for kind, found in boxes.items()
@@ -157,12 +157,12 @@ def test_a_slider_marks_the_curves_at_once_and_can_be_undone(paused):
         )
 
     epsilon.press("ArrowRight")
-    expect(row.locator("output")).to_have_text(f"0.105 from {iteration + 1}")  # before the run has taken the step
+    expect(row.locator("output")).to_have_text(f"0.105 from {iteration + 1}, batch 1")  # before the run has taken the step
     page.wait_for_function("() => document.querySelector('.js-plotly-plot').layout.shapes.some(s => s.name === 'pending')")
     assert marks("pending") == [[iteration, "dot"]]
     assert marks("") == []
     press(page, "One step")
-    expect(row.locator("output")).to_have_text(f"0.105 since {iteration + 1}")
+    expect(row.locator("output")).to_have_text(f"0.105 since {iteration + 1}, batch 1")
     page.wait_for_function("() => document.querySelector('.js-plotly-plot').layout.shapes.some(s => !s.name)")
     assert (marks("pending"), marks("")) == ([], [[iteration, "dot"]])
     expect(row.get_by_role("img")).to_have_attribute("aria-label", "ε step of MI-FGSM over the iterations: 1 change")
@@ -170,13 +170,13 @@ def test_a_slider_marks_the_curves_at_once_and_can_be_undone(paused):
 
     epsilon.press("ArrowRight")
     press(page, "One step")
-    expect(row.locator("output")).to_have_text(f"0.11 since {iteration + 2}")
+    expect(row.locator("output")).to_have_text(f"0.11 since {iteration + 2}, batch 1")
     undo.click()
     press(page, "One step")
-    expect(row.locator("output")).to_have_text(f"0.105 since {iteration + 3}")
+    expect(row.locator("output")).to_have_text(f"0.105 since {iteration + 3}, batch 1")
     start.click()
     press(page, "One step")
-    expect(row.locator("output")).to_have_text(f"0.1 since {iteration + 4}")
+    expect(row.locator("output")).to_have_text(f"0.1 since {iteration + 4}, batch 1")
     expect(start).to_be_disabled()
 
     # only one of the methods
@@ -184,7 +184,7 @@ def test_a_slider_marks_the_curves_at_once_and_can_be_undone(paused):
     beta = page.get_by_role("slider", name="β labels", exact=True)
     beta.press("ArrowRight")
     press(page, "One step")
-    expect(beta.locator("xpath=..").locator("output")).to_have_text(f"2 since {iteration + 5}")
+    expect(beta.locator("xpath=..").locator("output")).to_have_text(f"2 since {iteration + 5}, batch 1")
     page.get_by_label("Apply to").select_option("MI-FGSM")
     expect(beta.locator("xpath=..").locator("output")).to_have_text("1")
 

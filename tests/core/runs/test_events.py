@@ -118,3 +118,15 @@ def test_seconds_add_up_over_attempts_whatever_the_clock_of_the_machine_says(sto
     clock.now += 10
     resumed.flush()
     assert store.result(run_id, events.SECONDS) == 71.5
+
+
+def test_images_of_the_iteration_after_a_live_change_are_wanted(reporter, clock):
+    for method in ("mi-fgsm", "adam"):
+        reporter.record("generation", method, 1, {})
+        reporter.images(method, pictures(1), keep=False)
+    clock.now += 0.01
+    reporter.record("generation", "mi-fgsm", 2, {})
+    assert not reporter.wants_images("mi-fgsm")
+    reporter.change("adam", 1, "lr", 0.25)
+    reporter.record("generation", "adam", 2, {})
+    assert reporter.wants_images("adam")
