@@ -17,6 +17,7 @@ from dataclasses import Field
 from typing import Any, NoReturn
 
 from core.cli import commands, values
+from core.cli.branch import branch
 from core.cli.compare import compare
 from core.cli.output import as_table, in_words
 from core.cli.shrink import shrink
@@ -36,6 +37,7 @@ from core.config import (
     flag,
     help_text,
     knobs,
+    live_knobs,
 )
 from core.config.times import budget_of, minutes_of
 from core.errors import CoreError, StoreError, causes, one_line
@@ -247,6 +249,22 @@ def _add_stored_runs(subparsers: Any) -> None:
             for option, what in (("model", "network"), ("data", "evaluation images"), ("images", "given images")):
                 command.add_argument(f"--{option}", metavar="PATH", help=f"New place of its {what}, if gone from the old one.")
             command.add_argument("--encoder", metavar="ARCH:FILE", help="New place of its CLIP encoder, if gone from the old one.")
+
+    command = _command(subparsers, "branch", "Go on from an iteration of a run with other values, to the end of its batch.", branch)
+    command.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
+    command.add_argument(
+        "--at", required=True, type=values.whole, metavar="N", help="The last iteration that both share, over all batches."
+    )
+    live = ", ".join(live_knobs(GenerationConfig))
+    command.add_argument(
+        "--set",
+        dest="values",
+        nargs="+",
+        type=values.live_value,
+        default=(),
+        metavar="NAME=VALUE",
+        help=f"Values from the next iteration on, of {live}. Default: none, which repeats the run.",
+    )
 
     export = _command(subparsers, "export", "Write a result of a run as a file that runs elsewhere, and check it.", commands.export)
     export.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")

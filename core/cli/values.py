@@ -15,6 +15,13 @@ def layer_width(text: str) -> tuple[str, int]:
     return name, whole(bits)
 
 
+def live_value(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, such as epsilon=0.2, got {quoted(text)}")
+    return name, number(value)
+
+
 def whole(text: str) -> int:
     try:
         return int(text)

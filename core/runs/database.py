@@ -87,10 +87,12 @@ _VERSIONS = (
     """
     ALTER TABLE run ADD COLUMN network TEXT NOT NULL DEFAULT ''
     """,
+    """
+    ALTER TABLE run ADD COLUMN parent TEXT NOT NULL DEFAULT ''; ALTER TABLE run ADD COLUMN branch_at INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX run_by_parent ON run (parent) WHERE parent != ''
+    """,
 )
 _FIRST_WITH_PLACES = 6
-
-
 _File = tuple[int, int]  # device and number of a file
 
 

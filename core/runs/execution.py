@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from core import layout
@@ -38,18 +38,39 @@ def runs_at_once() -> int:
     return int(text)
 
 
-def wait_for_turn(store: RunStore, run_id: str, stopping: Callable[[], bool], at_once: int) -> None:
-    """Blocks until fewer than `at_once` runs are ahead of this one, or `stopping()`.
+def wait_for_turn(store: RunStore, run_id: str, stopping: Callable[[], bool], at_once: int, queued: bool = True) -> None:
+    """Blocks until fewer than `at_once` runs are ahead of this one, or `stopping()`. queued: see RunStore.ahead.
 
     Meanwhile marks runs whose process has died, so that they do not block the queue.
     """
     looked = time.monotonic()
     pause = threading.Event()
-    while not stopping() and len(store.ahead(run_id)) >= at_once:
+    while not stopping() and len(store.ahead(run_id, queued)) >= at_once:
         if time.monotonic() - looked > _SECONDS_BETWEEN_CENSUSES:
             store.mark_interrupted()
             looked = time.monotonic()
         pause.wait(_SECONDS_BETWEEN_LOOKS)
+
+
+class _InTurn:
+    """A Control that also pauses its run while more runs than may run at once are ahead of it, which only branches get to be."""
+
+    def __init__(self, control: Control, store: RunStore, run_id: str, stopping: Callable[[], bool], at_once: int) -> None:
+        self._control, self._store, self._run_id = control, store, run_id
+        self._stopping, self._at_once = stopping, at_once
+        self._looked = time.monotonic()
+
+    def pause_point(self) -> None:
+        """Lets branches go first, then does what the control does."""
+        if time.monotonic() - self._looked > _SECONDS_BETWEEN_LOOKS:
+            # not those that are still loading the engine
+            wait_for_turn(self._store, self._run_id, self._stopping, self._at_once, queued=False)
+            self._looked = time.monotonic()
+        self._control.pause_point()
+
+    def values(self, method: str, step: int) -> Mapping[str, float]:
+        """Those of the control."""
+        return self._control.values(method, step)
 
 
 def queued_control(store: RunStore, run_id: str, at_once: int) -> LocalControl:
@@ -95,10 +116,19 @@ def perform(
             config = store.config(run_id)
             if store.run(run_id).attempt > 1 and not (store.run_folder(run_id) / layout.RESULT).exists():
                 check_places(run_id, config)
+            in_turn = _InTurn(control, store, run_id, stopping, at_once)
+            branch_at = store.run(run_id).branch_at
             result = execute(
-                config, store.run_folder(run_id), reporter, control, prepared, every, lambda plan: store.set_config(run_id, plan)
+                config,
+                store.run_folder(run_id),
+                reporter,
+                in_turn,
+                prepared,
+                every,
+                lambda plan: store.set_config(run_id, plan),
+                branch_at,
             )
-            delivered = deliver(store, store.run(run_id), reporter, control)
+            delivered = deliver(store, store.run(run_id), reporter, in_turn)
             store.set_state(run_id, RunState.COMPLETE)
         except RunStopped:
             store.set_state(run_id, RunState.STOPPED)

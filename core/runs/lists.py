@@ -43,7 +43,7 @@ class RunFilter:
     ids: its id is one of them. without: its id is another. active: it is not finished. generates: it generates its images. has_images: it
     has images, generated or given, or is active. model: its network. data: its evaluation images are one of them. methods, widths: exactly
     these. width: one of its bit widths, such as W4A4. quantizes: it has bit widths. one_width: no layer has other bits. images: the folder
-    of its images.
+    of its images. branches_of: the run whose branches it has; a list without it has no branches.
     """
 
     words: str = ""
@@ -62,10 +62,13 @@ class RunFilter:
     quantizes: bool = False
     one_width: bool = False
     images: Path | None = None
+    branches_of: str = ""
 
     def condition(self, store: Path) -> tuple[str, list[Any]]:
         """A condition in SQL, and its values. store: the folder of the runs."""
         parts: list[tuple[str, tuple]] = [(LISTED, ())]
+        # the second comparison lets SQLite use the index, which has branches only
+        parts.append(("parent = ? AND parent != ''", (self.branches_of,)) if self.branches_of else ("parent = ''", ()))
         # lists are JSON, because a statement has a limited number of values
         # "+" keeps the index of the states out, because lists are sorted by time and end early
         data = None if self.data is None else [portable(one, store) for one in self.data]
@@ -138,7 +141,7 @@ class RunLists:
 
     def states(self) -> list[RunState]:
         """The states of all runs, in the order of RunState."""
-        present = set(self._column(f"SELECT DISTINCT state FROM run WHERE {LISTED}"))
+        present = set(self._column(f"SELECT DISTINCT state FROM run WHERE {LISTED} AND parent = ''"))
         return [state for state in RunState if state in present]
 
     def tags(self) -> list[str]:

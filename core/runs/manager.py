@@ -2,11 +2,14 @@
 
 import threading
 import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from core.config import RunConfig
 from core.errors import RunError
 from core.files import remove_abandoned
 from core.models.registry import own_name
+from core.runs.branches import create_branch
 from core.runs.control import LocalControl
 from core.runs.execution import attempt, describe_error
 from core.runs.executors import make_executor
@@ -33,12 +36,33 @@ class RunManager:
         remove_abandoned()
         self._executor = make_executor(executor, store)
 
-    def start(self, config: RunConfig, name: str = "", user: str = "") -> str:
-        """Queues a run and returns its id. name: empty chooses one. Raises RunError after `close`."""
+    def start(self, config: RunConfig, name: str = "", user: str = "", changes: Sequence[Mapping[str, Any]] = ()) -> str:
+        """Queues a run and returns its id. name: empty chooses one. changes: live changes that it makes, as the store lists them.
+
+        Raises RunError after `close`.
+        """
         name = name or default_name(config)
+        return self._start(name, lambda: self.store.create(config, name, user, changes=changes))
+
+    def branch(self, run_id: str, at: int, values: Mapping[str, float], user: str = "") -> str:
+        """Queues a branch of a run before all other runs and returns its id. Raises RunError after `close`, and as `create_branch` does."""
+        return self._start(run_id, lambda: create_branch(self.store, run_id, at, values, user))
+
+    def remove_branch(self, branch_id: str, timeout: float = 30.0) -> None:
+        """Stops a branch and deletes it permanently. Raises RunError for a run that is no branch, and if it does not stop within
+        `timeout` seconds.
+        """
+        if not self.store.run(branch_id).parent:
+            raise RunError(f"run to remove must be a branch, got {branch_id!r}")
+        if branch_id in self._controls:
+            self._controls[branch_id].stop()
+            self.wait(branch_id, timeout)
+        self.store.delete(branch_id)
+
+    def _start(self, name: str, create: Callable[[], str]) -> str:
         with self._lock:
             self._require_open(name)
-            run_id = self.store.create(config, name, user)
+            run_id = create()
             self._begin(run_id, self._executor.control(run_id))
         return run_id
 

@@ -1,6 +1,7 @@
 """What runs record in the database: numbers by step, live changes and named results."""
 
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,14 @@ class Records:
             ).fetchall()
         return [Record(row["id"], row["stage"], row["series"], row["step"], json.loads(row["data"])) for row in rows]
 
+    def last_steps(self, run_id: str, stage: str) -> dict[str, int]:
+        """Series of a stage -> step of its last record."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT series, MAX(step) AS last FROM record WHERE run = ? AND stage = ? GROUP BY series", (run_id, stage)
+            ).fetchall()
+        return {row["series"]: row["last"] for row in rows}
+
     def curves(self, run_id: str, stage: str, after: int = 0) -> tuple[int, dict[str, dict[str, np.ndarray]]]:
         """The single numbers of the records of one stage as arrays, without building a Record for each step.
 
@@ -99,9 +108,15 @@ class Records:
             if stored is not None and stored["value"] == value:
                 return
             connection.execute("DELETE FROM change WHERE run = ? AND method = ? AND name = ? AND step >= ?", (run_id, method, name, step))
-            connection.execute(
-                "INSERT INTO change (run, method, step, name, value) VALUES (?, ?, ?, ?, ?)", (run_id, method, step, name, value)
-            )
+            self.insert_changes(connection, run_id, [{"method": method, "step": step, "name": name, "value": value}])
+
+    @staticmethod
+    def insert_changes(connection: sqlite3.Connection, run_id: str, changes: Iterable[Mapping[str, Any]]) -> None:
+        """Adds changes as they are, in the caller's transaction. changes: as `changes` returns them."""
+        connection.executemany(
+            "INSERT INTO change (run, method, step, name, value) VALUES (:run, :method, :step, :name, :value)",
+            [{**change, "run": run_id} for change in changes],
+        )
 
     def changes(self, run_id: str) -> list[dict[str, Any]]:
         """Live changes, oldest first: {"method", "step", "name", "value"}."""

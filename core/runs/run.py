@@ -55,12 +55,14 @@ class Run:
     tags: tuple[str, ...]  # sorted, without duplicates
     pinned: bool  # whether it is the baseline that others are compared with; at most one run is
     trashed: float | None  # when it was moved to the trash
+    parent: str = ""  # id of the run that a branch belongs to; empty: it is no branch
+    branch_at: int = 0  # the last step that a branch shares with its run
 
 
 # fields of a Run whose column has the same name and needs no conversion; database columns keep the names they were created with
 _PLAIN_COLUMNS = (
     "id", "name", "network", "created", "started", "ended", "traceback", "stage", "stage_started", "step", "total", "stage_done", "attempt",
-    "user", "note", "trashed",
+    "user", "note", "trashed", "parent", "branch_at",
 )  # fmt: skip
 
 

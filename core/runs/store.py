@@ -58,7 +58,10 @@ _log = logging.getLogger(__name__)
 
 RUNS_VARIABLE = "RUNS_DIR"
 # as a value in an INSERT or UPDATE: the position at the end of the queue, which column `place` holds
-_LAST_QUEUE_POSITION = "(SELECT COALESCE(MAX(place), 0) + 1 FROM run)"
+_LAST_QUEUE_POSITION = "(SELECT MAX(0, COALESCE(MAX(place), 0)) + 1 FROM run)"
+# branches are before all runs, among each other in the order in which they were queued
+_LAST_OF_BRANCHES = "(SELECT COALESCE(MAX(place), -1000000000) + 1 FROM run WHERE parent != '')"
+_QUEUE_POSITION = f"CASE WHEN parent = '' THEN {_LAST_QUEUE_POSITION} ELSE {_LAST_OF_BRANCHES} END"
 
 
 def default_folder() -> Path:
@@ -93,9 +96,20 @@ class RunStore:
 
     # runs
 
-    def create(self, config: RunConfig, name: str, user: str = "", out: str = "", output_subset: str = "") -> str:
-        """Adds a QUEUED run at the end of the queue and returns its id. The other arguments are fields of Run.
+    def create(
+        self,
+        config: RunConfig,
+        name: str,
+        user: str = "",
+        out: str = "",
+        output_subset: str = "",
+        parent: str = "",
+        branch_at: int = 0,
+        changes: Iterable[Mapping[str, Any]] = (),
+    ) -> str:
+        """Adds a QUEUED run at the end of the queue, or a branch after the other branches, and returns its id.
 
+        changes: live changes that it makes, as `changes` returns them. The other arguments are fields of Run.
         Paths in the config become absolute, so that the run can be resumed from any folder; those below the runs folder are stored
         relative to it (places.py).
         """
@@ -113,13 +127,17 @@ class RunStore:
             "user": user,
             "out": portable(out, self.folder),
             "part": output_subset,
+            "parent": parent,
+            "branch_at": branch_at,
             **searched_columns(config, self.folder),
         }
+        place = _LAST_OF_BRANCHES if parent else _LAST_QUEUE_POSITION
         with self.database.write() as connection:
             connection.execute(
-                f"INSERT INTO run ({', '.join(columns)}, place) VALUES ({', '.join('?' * len(columns))}, {_LAST_QUEUE_POSITION})",
+                f"INSERT INTO run ({', '.join(columns)}, place) VALUES ({', '.join('?' * len(columns))}, {place})",
                 tuple(columns.values()),
             )
+            self._records.insert_changes(connection, run_id, changes)
         # after the row, because a folder without a row would belong to no run. If it cannot be created, the run fails when it starts;
         # raising here would leave a run in the queue that is never computed
         with suppress(OSError):
@@ -169,7 +187,7 @@ class RunStore:
         """Puts a paused run of this process at the end of the queue. Raises RunError when it is not paused."""
         self.database.change_run(
             run_id,
-            f"UPDATE run SET state = 'queued', place = {_LAST_QUEUE_POSITION} WHERE id = ? AND state = 'paused' AND owner = ?",
+            f"UPDATE run SET state = 'queued', place = {_QUEUE_POSITION} WHERE id = ? AND state = 'paused' AND owner = ?",
             (run_id, self.owner),
             f"run {run_id!r} must be a paused run of this process to continue, but is {{state}}",
         )
@@ -179,7 +197,7 @@ class RunStore:
         self.database.refill_reserve()
         self.database.change_run(
             run_id,
-            f"UPDATE run SET state = 'queued', owner = ?, place = {_LAST_QUEUE_POSITION}, attempt = attempt + 1, error = '',"
+            f"UPDATE run SET state = 'queued', owner = ?, place = {_QUEUE_POSITION}, attempt = attempt + 1, error = '',"
             f" traceback = '', ended = NULL WHERE id = ? AND state IN ({RESUMABLE}) AND {LISTED}",
             (self.owner, run_id),
             f"run {run_id!r} must be stopped, failed or interrupted to be resumed, but is {{state}}",
@@ -210,13 +228,15 @@ class RunStore:
             f"run {run_id!r} must be unfinished and owned by the process that hands it over, but is {{state}}",
         )
 
-    def ahead(self, run_id: str) -> list[str]:
-        """Ids of the queued and running runs before this one, of all processes. Paused runs do not count: they let others go first."""
+    def ahead(self, run_id: str, queued: bool = True) -> list[str]:
+        """Ids of the queued and running runs before this one, of all processes; only of the running ones, if not `queued`. Not of paused
+        ones, which let others go first.
+        """
         with self.database.read() as connection:
             rows = connection.execute(
-                "SELECT id FROM run WHERE state IN ('queued', 'running') AND NOT deleted"
+                "SELECT id FROM run WHERE (state = 'running' OR (? AND state = 'queued')) AND NOT deleted"
                 " AND place < (SELECT place FROM run WHERE id = ?) ORDER BY place",
-                (run_id,),
+                (queued, run_id),
             ).fetchall()
         return [row["id"] for row in rows]
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from core.errors import RunError
 from core.files import remove
 from core.runs.database import Database
-from core.runs.run import DAYS_IN_TRASH, FINISHED, LISTED, Run, run_of_row
+from core.runs.run import DAYS_IN_TRASH, FINISHED, LISTED, UNFINISHED, Run, run_of_row
 
 _IN_TRASH = "trashed IS NOT NULL AND NOT deleted"
 _log = logging.getLogger(__name__)
@@ -24,13 +24,16 @@ class Trash:
 
     **Permanent deletion.** First the row is marked, then the files are deleted, then the row: what an interruption leaves behind,
     `remove_expired` completes.
+
+    **Branches.** They are with their run: unlisted in the trash, and deleted with it. A branch itself is deleted without the trash.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def put(self, run_id: str) -> None:
-        """Moves a finished run to the trash. Raises RunError when it is not finished."""
+        """Moves a finished run to the trash. Raises RunError when it or one of its branches is not finished."""
+        self._require_finished_branches(run_id)
         self._database.change_run(
             run_id,
             f"UPDATE run SET trashed = ? WHERE id = ? AND state IN ({FINISHED}) AND {LISTED}",
@@ -60,7 +63,11 @@ class Trash:
             return connection.execute(f"SELECT COUNT(*) FROM run WHERE {_IN_TRASH}").fetchone()[0]
 
     def delete(self, run_id: str) -> None:
-        """Deletes a finished run and its files permanently, whether or not it is in the trash. Raises RunError when it is not finished."""
+        """Deletes a finished run and its files permanently, whether or not it is in the trash.
+
+        Raises RunError when it or one of its branches is not finished.
+        """
+        self._require_finished_branches(run_id)
         self._database.change_run(
             run_id,
             f"UPDATE run SET deleted = 1 WHERE id = ? AND state IN ({FINISHED}) AND NOT deleted",
@@ -68,6 +75,12 @@ class Trash:
             f"run {run_id!r} must be finished to be deleted, but is {{state}}: stop it first",
         )
         self._purge(run_id)
+
+    def _require_finished_branches(self, run_id: str) -> None:
+        with self._database.read() as connection:
+            row = connection.execute(f"SELECT id, state FROM run WHERE parent = ? AND state IN ({UNFINISHED})", (run_id,)).fetchone()
+        if row is not None:
+            raise RunError(f"branch {row['id']!r} of run {run_id!r} must be finished to be deleted, but is {row['state']}: stop it first")
 
     def remove_expired(self) -> None:
         """Deletes runs that were in the trash for more than DAYS_IN_TRASH, and completes interrupted deletions."""
@@ -87,11 +100,18 @@ class Trash:
         return bool(connection.execute("UPDATE run SET deleted = 1 WHERE id = ? AND trashed < ?", (run_id, limit)).rowcount)
 
     def _purge(self, run_id: str) -> None:
-        """Deletes the files of a run that is marked as deleted, then its row. Files that cannot be deleted now are left for later."""
+        """Deletes the files of a run that is marked as deleted, and of its branches, then their rows.
+
+        Files that cannot be deleted now are left for later.
+        """
+        with self._database.read() as connection:
+            branches = [row["id"] for row in connection.execute("SELECT id FROM run WHERE parent = ?", (run_id,))]
         try:
-            remove(self._database.folder / run_id)
+            for one in (*branches, run_id):
+                remove(self._database.folder / one)
         except OSError as error:
             _log.warning("could not delete the files of run %s yet: %s", run_id, error)
             return
         with self._database.write() as connection:
-            connection.execute("DELETE FROM run WHERE id = ? AND deleted", (run_id,))
+            if connection.execute("DELETE FROM run WHERE id = ? AND deleted", (run_id,)).rowcount:
+                connection.execute("DELETE FROM run WHERE parent = ?", (run_id,))

@@ -37,10 +37,11 @@ def test_delete(capsys, runs):
     assert not (runs / run_id).exists()
 
 
-@pytest.mark.parametrize("command", ["resume", "delete", "export"])
+@pytest.mark.parametrize("command", ["resume", "delete", "branch", "export"])
 @pytest.mark.parametrize("run_id", ["nothing", "../../etc", "", "x" * 5000])
 def test_unknown_run_is_refused(command, run_id, capsys, runs):
-    assert call(command, run_id, *(["--format", "packed", "--out", "new.safetensors"] if command == "export" else [])) == 2
+    options = {"export": ["--format", "packed", "--out", "new.safetensors"], "branch": ["--at", 1]}
+    assert call(command, run_id, *options.get(command, [])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert quoted(run_id) in line  # shortened to its two ends if it is long
     assert "must" in line

@@ -20,7 +20,7 @@ def test_database_of_a_newer_version_is_refused_and_unchanged(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(RunError, match="must have schema version 0 to 6, got 99"):
+    with pytest.raises(RunError, match="must have schema version 0 to 7, got 99"):
         RunStore(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
@@ -74,7 +74,7 @@ def version_1(tmp_path):
 def test_database_of_version_1_is_upgraded(version_1):
     store = RunStore(version_1)
     with closing(sqlite3.connect(version_1 / DATABASE)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (6,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert [(run.id, run.name, run.state, run.created) for run in store.runs()] == [
@@ -164,7 +164,7 @@ def version_2(version_1):
 def test_database_of_version_2_is_upgraded(version_2):
     store = RunStore(version_2)
     with closing(sqlite3.connect(version_2 / DATABASE)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (6,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     two, one = store.runs()
     assert (one.id, one.name, one.config, one.state, one.created, one.started) == (

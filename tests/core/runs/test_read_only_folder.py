@@ -122,7 +122,7 @@ def test_process_that_can_write_is_followed(source, tmp_path):
 def test_other_schema_versions_are_refused(source, tmp_path):
     store, _ = source
     store.close()
-    for version, message in ((5, "must be upgraded from schema version 5 to 6, but is read-only: copy it"), (99, "update this program")):
+    for version, message in ((5, "must be upgraded from schema version 5 to 7, but is read-only: copy it"), (99, "update this program")):
         with closing(sqlite3.connect(store.folder / DATABASE)) as connection:
             connection.execute(f"PRAGMA user_version = {version}")
         with read_only(tmp_path / f"disk {version}", store.folder) as (_, folder), pytest.raises(RunError, match=message):
