@@ -203,5 +203,9 @@ def update_socket(key: str, address: str, layout: str, milliseconds: int) -> Non
 
     Streamlit redraws the view when the layout version in an answer differs from `layout`.
     """
-    with st.container(key="updates"):  # hidden by page.css
-        _update_socket(key=key, data={"address": address, "layout": layout, "milliseconds": milliseconds}, on_changed_change=lambda: None)
+    with st.container(key=key):  # hidden by page.css
+        _update_socket(
+            key=f"socket of {key}",
+            data={"address": address, "layout": layout, "milliseconds": milliseconds},
+            on_changed_change=lambda: None,
+        )

@@ -80,7 +80,7 @@ def follow(view: View, run: Run) -> None:
             problems.show(error)
             layout, behind = _UNREADABLE, False  # the view is drawn again when an update has another
         if not ended:
-            elements.update_socket(f"updates/{run.id}", socket.address(run.id, view.name), layout, _again(behind))
+            elements.update_socket(f"updates/{view.name}/{run.id}", socket.address(run.id, view.name), layout, _again(behind))
 
     region()
 

@@ -20,8 +20,8 @@ from dashboard.forms import new_run
 from dashboard.names import method_name
 from dashboard.tables import iterations
 from dashboard.updates import pace
-from dashboard.updates.live_view import BEHIND, ENDED, LAYOUT, Values, View
-from dashboard.views import images, live_knobs, status
+from dashboard.updates.live_view import BEHIND, ENDED, LAYOUT, PAGE, Values, View
+from dashboard.views import branch_form, branches, images, live_knobs, status
 from dashboard.views.generation_data import (
     GenerationHistory,
     ShownIteration,
@@ -42,9 +42,11 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     history = history_of(run)
     # the elements of the large view differ in every iteration
     enlarged = images.is_enlarged(address) and history is not None and pace.chart_version(finished, history.latest)
+    own_branches = branches.branches_of(run)
     known: Values = {
-        ENDED: finished,
-        LAYOUT: [history is not None, enlarged],
+        ENDED: finished and not branches.active(own_branches),
+        PAGE: finished,
+        LAYOUT: [history is not None, enlarged, branches.layout(own_branches)],
         BEHIND: _is_behind(run, history),
         **live_knobs.values(run, finished),
         **({} if finished else status.values(run, address)),
@@ -60,18 +62,23 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
         **images.sheet_values(run, shown),
         **({} if chart == "overview" else {_lines_key(run): elements.text_block_data(_lines(run, shown, chart))}),
         **_chart_values(run, shown, chart, address),
+        **branches.values(run, history, at, own_branches, address),
     }
 
 
 def draw(run: Run, values: Values) -> None:
     """During generation the line of the run; then images, player and the chosen chart, and beside them the live knobs."""
-    if not values[ENDED]:
+    finished, history = generation_finished(run), history_of(run)
+    if not finished:
         draw_status(run, values)
     with st.container(key="frame"):
         with st.container(key="pictures"):
-            _draw_pictures(run, values)
+            _draw_pictures(run, history, values)
         with st.container(key="side"):
-            live_knobs.draw(run, values, values[ENDED])
+            live_knobs.draw(run, values, finished)
+            if history is not None and _player_key(run) in values:
+                at, _ = elements.chosen_step(st.query_params, history.kept, history.latest)
+                branch_form.draw(run, iteration_at(run, history, at).step, history.latest, len(branches.branches_of(run)))
             status.draw_warnings(run)
 
 
@@ -89,9 +96,8 @@ def draw_status(run: Run, values: Values) -> None:
     status.draw_result(run)
 
 
-def _draw_pictures(run: Run, values: Values) -> None:
-    """The images of the shown iteration, the player, and the chosen chart."""
-    history = history_of(run)
+def _draw_pictures(run: Run, history: GenerationHistory | None, values: Values) -> None:
+    """The images of the shown iteration, the player, the chosen chart, and the branches."""
     if history is None or _player_key(run) not in values:
         if not run.state.is_finished():
             st.caption("Images and curves appear here after the first iteration.")
@@ -101,12 +107,13 @@ def _draw_pictures(run: Run, values: Values) -> None:
         st.warning(text.plain(problem))
     images.draw_sheets(run, values)
     generation = run.config.generation
-    following = "" if values[ENDED] else pace.in_words()
+    following = "" if generation_finished(run) else pace.in_words()
     groups = (generation.iterations, len(generation.batches), iterations.group_word(run))
     elements.player(run.id, values[_player_key(run)], following, groups, _player_key(run))
     shown = iteration_at(run, history, at)
     images.draw_large(run, shown)
     _draw_chart(run, shown, values)
+    branches.draw(run, branches.branches_of(run), values)
 
 
 GENERATION_STATUS = View("generation status", status.values, draw_status)
