@@ -35,6 +35,7 @@ from core.models.zoos.lookup import is_zoo_name
 from core.quantization.placement import check_layer_bits
 from core.reporting import WARNING, Control, Reporter
 from core.stages.batches import fitting
+from core.stages.branch import branched
 from core.stages.context import Context
 from core.stages.diversity import REFERENCES, diversity, reference_diversity, without_charts
 from core.stages.full_precision import measure_full_precision, real_scores
@@ -104,6 +105,7 @@ def execute(
     prepared: Prepared | None = None,
     every: float = SECONDS_BETWEEN,
     keep_plan: Callable[[RunConfig], None] = lambda config: None,
+    branch_at: int = 0,
 ) -> dict[str, Any]:
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
@@ -114,6 +116,7 @@ def execute(
 
     prepared: what `prepare` returned for this config, where it was called before. every: seconds between two resume states. keep_plan:
     called with the config that a budget of time led to, before anything is computed with it; an attempt to resume is given that one.
+    branch_at: the step after which a branch leaves its run; 0: a whole run.
     Raises RunStopped when `control` stops the run, CoreError for bad input.
     """
     remove_partials(folder)
@@ -124,15 +127,23 @@ def execute(
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
         context = Context(reporter, control, checkpoints)
         with _same_kernels(prepared, checkpoints, reporter):
-            if checkpoints.is_empty:
-                planned, plan = _planned(prepared, context)
-                prepared = replace(prepared, config=planned)
-                if planned != config:
-                    keep_plan(planned)
-                    checkpoints.finish(PLAN, plan)
-            result = _Execution(prepared, folder, checkpoints, context).result()
+            if branch_at:  # whose batches must be those of its run
+                result = {**branched(prepared.model, config, branch_at, context), "seconds": round(checkpoints.seconds, 3)}
+            else:
+                if checkpoints.is_empty:
+                    prepared = _with_plan(prepared, context, checkpoints, keep_plan)
+                result = _Execution(prepared, folder, checkpoints, context).result()
     write_json(folder / layout.RESULT, result)
     return result
+
+
+def _with_plan(prepared: Prepared, context: Context, checkpoints: Checkpoints, keep_plan: Callable[[RunConfig], None]) -> Prepared:
+    """With the config of `_planned`, after storing it if it differs."""
+    planned, plan = _planned(prepared, context)
+    if planned != prepared.config:
+        keep_plan(planned)
+        checkpoints.finish(PLAN, plan)
+    return replace(prepared, config=planned)
 
 
 def _planned(prepared: Prepared, context: Context) -> tuple[RunConfig, dict[str, Any]]:

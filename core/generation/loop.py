@@ -130,6 +130,18 @@ class GenerationLoop:
         self._last = list(state["last_layers"]) if "last_layers" in state else [[value] for value in state["last"]]
         self.seconds = state["seconds"]
 
+    def go_to_batch(self, index: int) -> None:
+        """Goes from the start to that of batch number `index`, with the live values that apply there and without computing what is before.
+
+        The bits are the same if the source's batches are independent.
+        """
+        self._weights()  # the scale of D_BNS comes from the noise of the first batch
+        self.step_count = index * self.config.iterations
+        self._values.update(
+            (name, value) for name, value in self.control.values(self.method, self.step_count).items() if name in self._values
+        )
+        self.source.start_batch(index)
+
     def step(self) -> None:
         """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
         began = time.perf_counter()
@@ -152,8 +164,7 @@ class GenerationLoop:
         if iteration == self.config.iterations - 1:
             self._last.append(layer_values)
         self.step_count += 1
-        for saved, labels in self.source.to_save(iteration, self.finished):
-            self._save(saved, labels)
+        self._save_due(iteration)
         self.seconds += time.perf_counter() - began
         self.reporter.record("generation", self.method, self.step_count, {**values, "layers": layer_values, "seconds": self.seconds})
         self._show(logits.detach(), statistics)
@@ -262,6 +273,11 @@ class GenerationLoop:
             return f"{self.model.spec.name} must be able to score these images in float32"
         names = list(live_knobs(GenerationConfig, self.method))
         return "try a smaller " + " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+    def _save_due(self, iteration: int) -> None:
+        """Saves the images of this iteration that are to be saved."""
+        for saved, labels in self.source.to_save(iteration, self.finished):
+            self._save(saved, labels)
 
     @torch.no_grad()
     def _save(self, images: Tensor, labels: Tensor) -> None:

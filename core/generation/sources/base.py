@@ -37,6 +37,7 @@ class ImageSource(ABC):
     # Their weights are live knobs, or numbers. L_BNS is recorded for every method
     terms: Sequence[Term] | None = None
     per_image = False  # whether `terms` read the statistics of each image
+    batches_are_independent = True  # whether `start_batch(index)` leads to the same bits whatever was computed before
 
     def __init__(self, model: FullPrecisionModel, config: GenerationConfig, machine: MachineConfig) -> None:
         self.model, self.config, self.machine = model, config, machine

@@ -25,6 +25,7 @@ class GeneratedImages(JointSource):
     Live values keep what they were set to last. Subclasses define the generator, and may change everything else.
     """
 
+    batches_are_independent = False  # they are one training
     latent = 100  # as published
     betas = (0.9, 0.999)  # of Adam
     # share of a joint training after which the learning rates of generator and student become a tenth, under the authors' protocol

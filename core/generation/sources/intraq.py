@@ -36,6 +36,7 @@ from core.generation.sources.pixels import AdamImages
 class IntraQImages(AdamImages):
     """Adam on crops of the images, with soft targets and margins between images of a class."""
 
+    batches_are_independent = False  # classes have centers, to which every batch adds
     step_knob = "intraq_lr"
     smallest = 1e-4
 
