@@ -138,12 +138,13 @@ def show_layer(index: int) -> None:
     put_into_address(_LAYER_PARAMETER, index + 1)
 
 
-def start(config: RunConfig, images: str = "") -> None:
+def start(config: RunConfig, images: str = "", changes: Sequence[Mapping[str, Any]] = ()) -> None:
     """Queues a run for the user who is logged in, and shows it. Raises RunError if the login has ended.
 
-    images: the browser's name of the file with its images, if they were uploaded for it.
+    images: the browser's name of the file with its images, if they were uploaded for it. changes: live changes that it is to make.
     """
-    show_run(manager().start(config, default_name(config, text.one_line_text(images, 60)), user=rights.user()))
+    name = default_name(config, text.one_line_text(images, 60))
+    show_run(manager().start(config, name, user=rights.user(), changes=changes))
 
 
 _records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()

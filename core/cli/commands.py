@@ -156,12 +156,13 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
     from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
     from core.runs.execution import perform, runs_at_once
+    from core.runs.records import Records
 
     try:
         with store.database.patient():
             run = store.run(run_id)
             kind, _, rest = run.output_subset.partition("/")
-            progress.control = LocalControl(past=store.changes(run_id))
+            progress.control = LocalControl(past=Records(store.database).past(run_id))
             before = len(store.ahead(run_id))
             if before:
                 progress.wait(before)

@@ -90,9 +90,11 @@ def _of_branch(config: RunConfig, methods: list[str]) -> RunConfig:
 
 
 def _repeated(store: RunStore, run_id: str, methods: list[str], at: int, values: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The live changes of the run that its branch repeats: all up to the branch, and later ones of other knobs."""
+    """The live changes of the run that its branch repeats: all before the branch, and later ones of other knobs."""
     return [
-        change for change in store.changes(run_id) if change["method"] in methods and (change["step"] < at or change["name"] not in values)
+        change
+        for change in Records(store.database).past(run_id)
+        if change["method"] in methods and (change["step"] < at or change["name"] not in values)
     ]
 
 

@@ -89,7 +89,7 @@ _VERSIONS = (
     """,
     """
     ALTER TABLE run ADD COLUMN parent TEXT NOT NULL DEFAULT ''; ALTER TABLE run ADD COLUMN branch_at INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX run_by_parent ON run (parent) WHERE parent != ''
+    ALTER TABLE run ADD COLUMN planned TEXT NOT NULL DEFAULT '[]'; CREATE INDEX run_by_parent ON run (parent) WHERE parent != ''
     """,
 )
 _FIRST_WITH_PLACES = 6

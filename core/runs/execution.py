@@ -16,6 +16,7 @@ from core.reporting import Control, Reporter
 from core.runs.control import LocalControl
 from core.runs.output_folder import deliver
 from core.runs.places import check_places
+from core.runs.records import Records
 from core.runs.state import RunState
 from core.runs.store import RunStore
 from core.runs.store_errors import store_error
@@ -85,7 +86,7 @@ def queued_control(store: RunStore, run_id: str, at_once: int) -> LocalControl:
         if not control.stopping:
             store.set_state(run_id, RunState.RUNNING)
 
-    control = LocalControl(on_pause, past=store.changes(run_id))
+    control = LocalControl(on_pause, past=Records(store.database).past(run_id))
     return control
 
 

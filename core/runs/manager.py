@@ -37,7 +37,7 @@ class RunManager:
         self._executor = make_executor(executor, store)
 
     def start(self, config: RunConfig, name: str = "", user: str = "", changes: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Queues a run and returns its id. name: empty chooses one. changes: live changes that it makes, as the store lists them.
+        """Queues a run and returns its id. name: empty chooses one. changes: live changes that it is to make, as the store lists them.
 
         Raises RunError after `close`.
         """

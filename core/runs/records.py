@@ -1,7 +1,6 @@
 """What runs record in the database: numbers by step, live changes and named results."""
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,21 +107,26 @@ class Records:
             if stored is not None and stored["value"] == value:
                 return
             connection.execute("DELETE FROM change WHERE run = ? AND method = ? AND name = ? AND step >= ?", (run_id, method, name, step))
-            self.insert_changes(connection, run_id, [{"method": method, "step": step, "name": name, "value": value}])
-
-    @staticmethod
-    def insert_changes(connection: sqlite3.Connection, run_id: str, changes: Iterable[Mapping[str, Any]]) -> None:
-        """Adds changes as they are, in the caller's transaction. changes: as `changes` returns them."""
-        connection.executemany(
-            "INSERT INTO change (run, method, step, name, value) VALUES (:run, :method, :step, :name, :value)",
-            [{**change, "run": run_id} for change in changes],
-        )
+            connection.execute(
+                "INSERT INTO change (run, method, step, name, value) VALUES (?, ?, ?, ?, ?)", (run_id, method, step, name, value)
+            )
 
     def changes(self, run_id: str) -> list[dict[str, Any]]:
         """Live changes, oldest first: {"method", "step", "name", "value"}."""
         with self._database.read() as connection:
             rows = connection.execute("SELECT method, step, name, value FROM change WHERE run = ? ORDER BY id", (run_id,)).fetchall()
         return [dict(row) for row in rows]
+
+    def past(self, run_id: str) -> list[dict[str, Any]]:
+        """The live changes that an attempt must make: those of earlier attempts, and those that the run was started with.
+
+        The latter end where somebody has set the knob, because that is what happened in the attempt in which it was set.
+        """
+        with self._database.read() as connection:
+            row = connection.execute("SELECT planned FROM run WHERE id = ?", (run_id,)).fetchone()
+        planned, made = json.loads(row["planned"]) if row else [], self.changes(run_id)
+        own = {(change["method"], change["name"]) for change in made if change not in planned}
+        return [change for change in planned if (change["method"], change["name"]) not in own and change not in made] + made
 
     # results
 

@@ -15,6 +15,7 @@ exception, see frames.py; for deleted runs see trash.py.
 """
 
 import functools
+import json
 import logging
 import os
 import sqlite3
@@ -109,7 +110,7 @@ class RunStore:
     ) -> str:
         """Adds a QUEUED run at the end of the queue, or a branch after the other branches, and returns its id.
 
-        changes: live changes that it makes, as `changes` returns them. The other arguments are fields of Run.
+        changes: live changes that it is to make, as `changes` returns them. The other arguments are fields of Run.
         Paths in the config become absolute, so that the run can be resumed from any folder; those below the runs folder are stored
         relative to it (places.py).
         """
@@ -129,6 +130,7 @@ class RunStore:
             "part": output_subset,
             "parent": parent,
             "branch_at": branch_at,
+            "planned": json.dumps(list(changes)),
             **searched_columns(config, self.folder),
         }
         place = _LAST_OF_BRANCHES if parent else _LAST_QUEUE_POSITION
@@ -137,7 +139,6 @@ class RunStore:
                 f"INSERT INTO run ({', '.join(columns)}, place) VALUES ({', '.join('?' * len(columns))}, {place})",
                 tuple(columns.values()),
             )
-            self._records.insert_changes(connection, run_id, changes)
         # after the row, because a folder without a row would belong to no run. If it cannot be created, the run fails when it starts;
         # raising here would leave a run in the queue that is never computed
         with suppress(OSError):
@@ -229,9 +230,7 @@ class RunStore:
         )
 
     def ahead(self, run_id: str, queued: bool = True) -> list[str]:
-        """Ids of the queued and running runs before this one, of all processes; only of the running ones, if not `queued`. Not of paused
-        ones, which let others go first.
-        """
+        """Ids of the queued (unless not `queued`) and running runs before this one, of all processes. Paused ones let others go first."""
         with self.database.read() as connection:
             rows = connection.execute(
                 "SELECT id FROM run WHERE (state = 'running' OR (? AND state = 'queued')) AND NOT deleted"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from core.config import PRESETS, GenerationConfig, RunConfig, live_knobs
@@ -12,6 +14,7 @@ from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.forms.knobs import live_sliders
 from dashboard.names import knob_title
+from dashboard.text import plain
 
 FROM_PARAMETER = "from"
 
@@ -43,7 +46,7 @@ def toggle(run_id: str) -> None:
 
 def form() -> None:
     """Preset, sliders and all settings. Starts the run and shows it after Start was pressed."""
-    earlier = None
+    earlier, changes = None, []
     with problems.shown():
         earlier = _earlier_run()
     if earlier is None:
@@ -57,7 +60,7 @@ def form() -> None:
             st.session_state["preset"] = instead
             st.rerun()
         key = f"from/{run.id}"
-        _show_changed_knobs(run)
+        changes = _changes_to_repeat(run, key)
     values = {}
     if not start.images_from:
         values = live_sliders(
@@ -68,7 +71,7 @@ def form() -> None:
     with problems.shown():
         config = forms.run_form(start, key, values)
         if config is not None:
-            session.start(config)
+            session.start(config, changes=[change for change in changes if change["method"] in config.methods])
             st.query_params.pop(FROM_PARAMETER, None)  # only now, so that the form stays as it is when the run cannot start
             sources.forget_uploads()
             if config.images_from:  # the Studio shows generated images only
@@ -82,8 +85,13 @@ def _earlier_run() -> tuple[Run, RunConfig] | None:
     return (session.store().run(run_id), session.store().config(run_id)) if run_id else None
 
 
-def _show_changed_knobs(run: Run) -> None:
-    """Names the knobs that were changed while the run was active: these changes are not part of its settings."""
-    changed = list(dict.fromkeys(knob_title(change["name"]) for change in session.store().changes(run.id)))
-    if changed:
-        st.caption(f"Changed while that run was active, and not replayed: {', '.join(changed)}.")
+def _changes_to_repeat(run: Run, key: str) -> list[dict[str, Any]]:
+    """The live changes of the run, which are not part of its settings, if they are to be made again."""
+    changes = session.store().changes(run.id)
+    names = ", ".join(dict.fromkeys(knob_title(change["name"]) for change in changes))
+    wanted = changes and st.checkbox(
+        plain(f"Repeat the live changes of that run: {names}"),
+        key=f"{key}/repeat",
+        help="Sets the same values at the same iterations. A slider that you move during the run ends the changes of its knob.",
+    )
+    return changes if wanted else []

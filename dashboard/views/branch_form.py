@@ -78,7 +78,7 @@ def _form(run: Run, shown: int, latest: int) -> None:
     if notes:
         st.caption(text.plain(" ".join(notes)))
     with st.container(horizontal=True):
-        label = f"Start: {text.plain(branches.branch_name(run.config, at, changed))}" if changed else "Start"
+        label = text.plain(f"Start: {branches.branch_name(run.config, at, changed)}") if changed else "Start"
         why_not = None if changed else "Move a slider first."
         if st.button(label, type="primary", key="start branch", disabled=not changed, help=why_not):
             with problems.shown():

@@ -71,6 +71,7 @@ def values(run: Run, history: GenerationHistory, at: int | None, branches: Seque
 
 def draw(run: Run, branches: Sequence[Branch], values: Values) -> None:
     """All branches beside the run."""
+    branches = [one for one in branches if f"branch/{one.run.id}" in values]  # not one that was started since
     if not branches:
         return
     for branch in branches:

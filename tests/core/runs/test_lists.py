@@ -129,7 +129,7 @@ def test_runs_of_the_version_before_are_found_by_their_settings(tmp_path):
         for index in ("by_time", "by_state", "by_model", "by_images", "in_trash", "deleted", "by_parent"):
             connection.execute(f"DROP INDEX run_{index}")
         connection.execute("DROP INDEX result_by_name")
-        for column in ("model", "data", "images_from", "methods", "widths", "mixed", "network", "parent", "branch_at"):
+        for column in ("model", "data", "images_from", "methods", "widths", "mixed", "network", "parent", "branch_at", "planned"):
             connection.execute(f"ALTER TABLE run DROP COLUMN {column}")
         connection.execute("UPDATE run SET config = ? WHERE id = ?", (json.dumps({"new": 1}), unreadable))
         connection.execute("PRAGMA user_version = 4")

@@ -98,7 +98,7 @@ def test_runs_of_earlier_versions_are_found_in_a_moved_folder_and_named_by_their
     old, name = tmp_path / "an earlier place", f"{HASH}.pt2, Adam, W4A4"
     with closing(sqlite3.connect(folder / DATABASE)) as connection, connection:
         connection.execute("DROP INDEX run_by_parent")
-        for column in ("network", "parent", "branch_at"):
+        for column in ("network", "parent", "branch_at", "planned"):
             connection.execute(f"ALTER TABLE run DROP COLUMN {column}")
         columns = (json.dumps(placed(old).to_dict()), placed(old).model, name, str(old / "20261128-163014-3e2699" / "images"))
         connection.execute("UPDATE run SET config = ?, model = ?, name = ?, out = ?", columns)

@@ -4,9 +4,10 @@ import sqlite3
 
 import numpy as np
 import pytest
-from run_stores import created
+from run_stores import CONFIG, created
 
 from core.errors import RunError
+from core.runs.records import Records
 
 
 def test_nothing_is_stored_for_an_unknown_run(store):
@@ -105,3 +106,20 @@ def test_selected_results_of_several_runs(store):
     }
     assert store.results_of([second], ["accuracy"]) == {second: {"accuracy/adam/W4A4": {"quantized": 91.0}}}
     assert store.results_of([first], ["nothing"]) == {}
+
+
+def test_planned_changes_end_where_somebody_set_the_knob(store):
+    """An attempt makes what earlier attempts made, and then what was planned unless the knob was set otherwise."""
+    planned = [
+        {"method": method, "step": step, "name": name, "value": value}
+        for method, step, name, value in (("adam", 2, "lr", 0.2), ("adam", 9, "lr", 0.3), ("adam", 8, "beta", 2.0), ("dsg", 9, "lr", 1.0))
+    ]
+    run_id = store.create(CONFIG, "", changes=planned)
+    records = Records(store.database)
+    assert store.changes(run_id) == []
+    assert records.past(run_id) == planned
+    store.add_change(run_id, "adam", 2, "lr", 0.2)  # as planned
+    assert sorted(map(str, records.past(run_id))) == sorted(map(str, planned))
+    store.add_change(run_id, "adam", 5, "lr", 0.9)  # by somebody
+    expected = [planned[2], planned[3], planned[0], {"method": "adam", "step": 5, "name": "lr", "value": 0.9}]
+    assert records.past(run_id) == expected

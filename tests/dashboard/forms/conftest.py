@@ -12,9 +12,9 @@ def started(runs_folder, monkeypatch):
     configs = []
     manager = session.manager()
 
-    def start(config, name="", user=""):
+    def start(config, name="", user="", changes=()):
         configs.append(config)
-        run_id = manager.store.create(config, name or "a run")
+        run_id = manager.store.create(config, name or "a run", changes=changes)
         manager.store.set_state(run_id, RunState.STOPPED)
         return run_id
 

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.config import PRESETS, SECTIONS, EvaluationConfig, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.models.registry import ASSETS
+from core.runs.records import Records
 from core.runs.state import RunState
 from dashboard import session
 from dashboard.text import plain
@@ -203,12 +204,27 @@ def test_a_preset_can_be_chosen_instead(started):
     assert [config.to_dict() for config in started] == [PRESETS["paper"].to_dict()]
 
 
-def test_live_changes_of_the_earlier_run_are_named(started):
-    run_id = finished(RunConfig())
+def repeats(app):
+    return [box for box in app.checkbox if box.key.endswith("/repeat")]
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_live_changes_of_the_earlier_run_are_repeated_on_request(started, repeat):
+    run_id = finished(CONFIGS["no quantization, no encoder"])
     session.store().add_change(run_id, "adam", 3, "beta", 0.5)
     session.store().add_change(run_id, "mi-fgsm", 3, "beta", 0.5)
-    assert any("Changed while that run was active, and not replayed: β labels." in c.value for c in studio(**{"from": run_id}).caption)
-    assert not any("not replayed" in caption.value for caption in studio().caption)
+    assert repeats(studio()) == []
+    app = studio(**{"from": run_id})
+    (box,) = repeats(app)
+    assert (box.label, box.value) == (plain("Repeat the live changes of that run: β labels"), False)
+    box.set_value(repeat).run()
+    app.multiselect(key=f"from/{run_id}/methods").set_value(["adam"]).run()
+    app.button(key="start").click().run()
+    assert not app.exception
+    (again,) = [run for run in session.store().runs() if run.id != run_id]
+    wanted = [{"method": "adam", "step": 3, "name": "beta", "value": 0.5}]
+    assert Records(session.store().database).past(again.id) == (wanted if repeat else [])
+    assert session.store().changes(again.id) == []  # not made yet
 
 
 def test_the_form_shows_why_settings_cannot_be_read_and_offers_the_presets(started):
