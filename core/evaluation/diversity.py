@@ -18,7 +18,8 @@ NEIGHBORS = 5  # stored for each of as many images as the matrix has
 PAIRS = 8  # stored pairs of most similar images
 CLOSE = 0.95  # cosine above which two images count as near duplicates
 QUERIES = 2048  # images whose nearest neighbor is searched, evenly spaced over a larger set
-CHART_DATA = frozenset({"histogram", "matrix", "neighbours"})  # arrays for charts and pictures, not single figures
+SIMILARITIES = "similarities"  # of each noise image, for tests of whether two sets differ
+CHART_DATA = frozenset({"histogram", "matrix", "neighbours", SIMILARITIES})  # arrays for charts, pictures and tests, not single figures
 _ENTRIES = 1 << 23  # entries of the similarity matrix in memory at once: 32 MB for any number of images
 
 
@@ -31,6 +32,16 @@ def mean_similarity(embeddings: Tensor) -> float:
     values = embeddings.double()
     pairs = values.sum(dim=0).square().sum() - values.square().sum()
     return float(pairs / (count * (count - 1)))
+
+
+def similarities(embeddings: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Mean cosine of each image to all others, averaged over each group: float64 `(G,)`, whose mean is `mean_similarity`.
+
+    embeddings: `(N, D)`, L2-normalized, N at least 2. groups: `(G, k)`, all of one size; default: each image is a group.
+    """
+    values = embeddings.double()
+    means = (values @ values.sum(dim=0) - values.square().sum(dim=1)) / (len(values) - 1)
+    return means if groups is None else means[groups].mean(dim=1)
 
 
 def within_class_similarity(embeddings: Tensor, labels: Tensor) -> float | None:
@@ -171,8 +182,8 @@ def measure_diversity(
     """All measures of one set as JSON values, with the encoder's name and what it was trained on.
 
     Neighbors are images of other noise images, because snapshots of the same one are almost always the nearest; their similarity is
-    `snapshot_similarity`, None if it is unknown which images these are. keep_matrices: whether the result contains CHART_DATA other than
-    the histogram. pause_point: called between batches; may raise to stop early. Raises DataError for fewer than two images.
+    `snapshot_similarity`, None if it is unknown which images these are. keep_matrices: whether the result contains the matrix and the
+    neighbors. pause_point: called between batches; may raise to stop early. Raises DataError for fewer than two images.
     """
     if len(images) < 2:
         raise DataError(f"a set must have at least 2 images to measure diversity, got {len(images)}")
@@ -187,6 +198,7 @@ def measure_diversity(
         "mean_similarity": round(mean_similarity(embeddings), 5),
         "within_class_similarity": None if within is None else round(within, 5),
         "snapshot_similarity": None if snapshots is None else round(snapshots, 5),
+        SIMILARITIES: [round(value, 5) for value in similarities(embeddings, groups).tolist()],
         "histogram": similarity_histogram(embeddings),
         "matrix": similarity_matrix(embeddings, images.labels),
         **_nearest_neighbors(embeddings, groups),

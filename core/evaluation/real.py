@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.data.labeled import UNREADABLE, EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, each_batch
 from core.evaluation.agreement import Agreement, Comparison
+from core.evaluation.answers import Answers
 from core.evaluation.diversity import evenly_spaced
 from core.files import atomic_write
 from core.models.full_precision import FullPrecisionModel
@@ -62,11 +63,15 @@ def _compared(model: FullPrecisionModel, evaluation_set: EvaluationSet) -> Tenso
 
 @dataclass(frozen=True)
 class Measured:
-    """hits: whether the network gives each image its label, bool `(N,)`. accuracy: None without labels. agreement: with full precision."""
+    """hits: whether the network gives each image its label, bool `(N,)`. accuracy: None without labels. agreement: with full precision.
+    answers, expected: of the network and of full precision, on the images that are compared and can be read, in order.
+    """
 
     hits: Tensor
     accuracy: Accuracy | None
     agreement: Agreement
+    answers: Answers
+    expected: Answers
 
 
 def measure(
@@ -85,7 +90,12 @@ def measure(
         comparison.add(scores[chosen][read], expected.scores[place][read])
 
     each_batch(network, model, evaluation_set, see, pause_point=pause_point)
-    return Measured(torch.cat(batches.hits), batches.accuracy(evaluation_set), comparison.figures())
+    return Measured(torch.cat(batches.hits), batches.accuracy(evaluation_set), comparison.figures(), *comparison.answers())
+
+
+def compared_indices(evaluation_set: EvaluationSet, expected: RealScores) -> Tensor:
+    """Indices of the images that `measure` has compared, int64 `(n,)`: those that can be read."""
+    return expected.indices[evaluation_set.readable[expected.indices]]
 
 
 class _Batches:

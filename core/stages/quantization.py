@@ -17,11 +17,12 @@ from core.config.choices import AUTHORS, SHARED
 from core.data.image_sets import ImageSet
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import Accuracy, accuracy_of, top1_hits, top1_of
-from core.evaluation.agreement import Agreement, agreement
+from core.evaluation.agreement import Agreement, compare
+from core.evaluation.answers import ANSWERS, CALIBRATED, FULL_PRECISION, LABELS, TRAINED, packed_numbers
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.hits import HITS, packed
 from core.evaluation.prediction import predict
-from core.evaluation.real import RealScores, measure
+from core.evaluation.real import RealScores, compared_indices, measure
 from core.files import write_json
 from core.generation.methods import METHODS
 from core.generation.sources.base import JointSource
@@ -34,6 +35,7 @@ from core.quantization.saved_network import save_quantized
 from core.quantization.training import QuantizationTraining
 from core.reporting import TEST, WARNING, Reporter
 from core.stages.context import Context
+from core.stages.disagreements import save_disagreements
 
 CHECKED_IMAGES = 500  # of the evaluation set, at most, on which accuracy is checked during training
 
@@ -95,6 +97,8 @@ class _Quantization:
         self.real: dict[str, Agreement] = {}
         # likewise: which evaluation images it classifies correctly, bool (N,)
         self.hits: dict[str, Tensor] = {}
+        # of each network, as in core/evaluation/answers.py
+        self.answers: dict[str, dict[str, Any]] = {"real": {}, "held_out": {}}
         self.check = None
         if given.evaluation_set is not None and given.evaluation_set.labeled:
             self.check = AccuracyCheck(given.model, given.evaluation_set, self.series, context.reporter)
@@ -118,7 +122,18 @@ class _Quantization:
         if last in self.hits:
             name = f"{HITS}/{self.given.method}/{self.config.width}"
             self.context.reporter.result(name, packed(self.hits[last].numpy()))
+        self._save_answers()
         return outcome
+
+    def _save_answers(self) -> None:
+        """The answers of all networks as a result, and images to which the one that is kept gives other classes than full precision."""
+        images, real = self.given.evaluation_set, self.answers["real"]
+        if images is not None and self.given.expected is not None and self.kept in real:
+            compared = compared_indices(images, self.given.expected)
+            if images.labeled:
+                real[LABELS] = packed_numbers(images.labels[compared].int().numpy())
+            save_disagreements(images, compared, real[FULL_PRECISION], real[self.kept], self.folder)
+        self.context.reporter.result(f"{ANSWERS}/{self.given.method}/{self.config.width}", self.answers)
 
     def _calibrate(self, state: Mapping[str, Any] | None) -> None:
         """Sets the ranges and measures the calibrated network, or continues where `state` was taken."""
@@ -128,7 +143,7 @@ class _Quantization:
             self.training = QuantizationTraining(given.model, self.images, self.config, self.seed, self.series, reporter)
         if given.held_out is not None:
             # before the state is loaded: calibration is repeated on resume, to the same bits
-            self.compared["calibrated"] = self._agreement(given.held_out)
+            self.compared["calibrated"] = self._agreement(given.held_out, CALIBRATED)
             if self.config.steps and self.config.keep == "better":
                 self.at_start = copy.deepcopy(self.training.quantized)
         reporter.rewind("training", self.series, state["training"]["step_count"] if state else 0)
@@ -140,6 +155,7 @@ class _Quantization:
             # earlier versions did not measure it
             self.real = {name: Agreement(**figures) for name, figures in state.get("real", {}).items()}
             self.hits = dict(state.get("hits", {}))
+            self.answers["real"] = dict(state.get("answers", {}))
             if self.check is not None:
                 self.check.step, self.check.seconds = state.get("tested", 0), state.get("test_seconds", 0.0)
         else:
@@ -159,6 +175,7 @@ class _Quantization:
         network, pause_point = self.training.inference_network(), self.context.control.pause_point
         measured = measure(network, given.model, given.evaluation_set, given.expected, pause_point)
         self.real[name] = measured.agreement
+        self.answers["real"] |= {FULL_PRECISION: measured.expected.packed(), name: measured.answers.packed()}
         if self.check is not None:
             self.hits[name] = measured.hits
             self.check.report(step, measured.hits[self.check.indices])
@@ -171,6 +188,7 @@ class _Quantization:
             "calibrated": None if self.calibrated is None else asdict(self.calibrated),
             "real": {name: asdict(figures) for name, figures in self.real.items()},
             "hits": self.hits,
+            "answers": self.answers["real"],
             "seconds": time.perf_counter() - self.began,
             **check,
         }
@@ -190,8 +208,12 @@ class _Quantization:
         context.reporter.stage(f"evaluating {self.series}", 0)
         return self._measure("trained", training.step_count)
 
-    def _agreement(self, held_out: Tensor) -> Agreement:
-        return agreement(self.training.inference_network(), self.given.model, held_out)
+    def _agreement(self, held_out: Tensor, name: str) -> Agreement:
+        """How close the network is to full precision on the held-out images; keeps its answers under `name`."""
+        comparison = compare(self.training.inference_network(), self.given.model, held_out)
+        own, expected = comparison.answers()
+        self.answers["held_out"] |= {FULL_PRECISION: expected.packed(), name: own.packed()}
+        return comparison.figures()
 
     def _closeness(self) -> dict[str, Any]:
         """How close each network so far is to full precision: "real", "held_out" -> "calibrated", "trained" -> figures."""
@@ -211,7 +233,7 @@ class _Quantization:
 
     def _compare(self, held_out: Tensor) -> None:
         """Compares the trained network, and goes back to the calibrated one if that is closer to full precision and may be kept."""
-        self.compared["trained"] = self._agreement(held_out)
+        self.compared["trained"] = self._agreement(held_out, TRAINED)
         calibrated, trained = self.compared["calibrated"], self.compared["trained"]
         if self.config.keep != "better" or trained.kl <= calibrated.kl:  # the second is false for NaN
             return

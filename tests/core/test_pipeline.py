@@ -61,7 +61,7 @@ def series_of(recorder, stage):
 
 
 def test_files_of_a_run(whole):
-    folder, _, _ = whole
+    folder, _, recorder = whole
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     # the state of a stage is removed with the stage; the caller removes the folder
     expected = [
@@ -74,6 +74,9 @@ def test_files_of_a_run(whole):
         expected += [f"images/{method}/images.safetensors", f"images/{method}/manifest.json"]
         for width in ("W3A3", "W8A8"):
             expected += [f"quantized/{method}/{width}/quantized.safetensors", f"quantized/{method}/{width}/quantize.json"]
+            kept = recorder.results[f"accuracy/{method}/{width}"]["kept"]
+            if recorder.results[f"accuracy/{method}/{width}"]["real"][kept]["agreement"] < 100:
+                expected.append(f"quantized/{method}/{width}/disagreements.safetensors")
     assert files == sorted(expected)
 
 
@@ -528,7 +531,7 @@ def test_results_are_reported(whole):
     expected = {"full_precision", "layers", "terms", "methods"} | {
         f"{kind}/{method}" for kind in ("generation", "diversity") for method in methods
     }
-    kinds = ("accuracy", "hits", "layers")
+    kinds = ("accuracy", "answers", "hits", "layers")
     expected |= {"reference/noise", "reference/real"}
     reported = {name for name in recorder.results if not name.startswith("warning/")}
     assert reported == expected | {f"{kind}/{method}/{width}" for kind in kinds for method in methods for width in widths}
@@ -549,7 +552,7 @@ def test_references_are_noise_and_evaluation_images(whole, data):
     for name, figures in result["references"].items():
         assert figures["encoder"] == result["methods"]["adam"]["diversity"]["encoder"]
         announced = recorder.results[f"reference/{name}"]
-        assert announced == {**figures, "histogram": announced["histogram"]}
+        assert announced == {**figures, **{chart: announced[chart] for chart in ("histogram", "similarities")}}
 
 
 def test_references_of_a_run_without_evaluation(tmp_path, whole, config, embedded):

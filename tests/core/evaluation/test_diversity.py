@@ -17,6 +17,7 @@ from core.evaluation.diversity import (
     measure_diversity,
     most_similar_pairs,
     nearest_images,
+    similarities,
     similarity_histogram,
     similarity_matrix,
     snapshot_groups,
@@ -48,6 +49,15 @@ def test_mean_similarity_by_hand():
 def test_mean_similarity_is_the_mean_over_pairs():
     embeddings = unit_vectors(23)
     assert mean_similarity(embeddings) == pytest.approx(np.mean(pair_cosines(embeddings)), abs=1e-6)
+
+
+def test_similarities_of_groups_average_to_the_mean_over_pairs():
+    embeddings, groups = unit_vectors(24), torch.randperm(24, generator=torch.Generator().manual_seed(1)).view(8, 3)
+    found = similarities(embeddings, groups)
+    others = [sum(float(embeddings[i] @ embeddings[j]) for j in range(24) if j != i) / 23 for i in groups[2].tolist()]
+    assert float(found[2]) == pytest.approx(sum(others) / 3, abs=1e-6)
+    assert float(found.mean()) == pytest.approx(np.mean(pair_cosines(embeddings)), abs=1e-6)
+    assert float(similarities(embeddings).mean()) == pytest.approx(mean_similarity(embeddings))
 
 
 def test_within_class_similarity_is_the_mean_over_pairs_of_a_class():
