@@ -129,7 +129,7 @@ def _behind(store: RunStore, ranked: Sequence[Row]) -> list[Row]:
     for row in ranked:
         assert first is not None
         common = [seed for seed in row.seeds if seed in first.seeds]
-        best, own = (_hits(store, one, common) for one in (first, row))
+        best, own = (hits_of(store, one, common) for one in (first, row))
         if row is not first and best and own and len({len(hits) for hits in (*best, *own)}) == 1:
             row = replace(row, behind=difference(best, own))
         compared.append(row)
@@ -141,7 +141,7 @@ def _best(ranked: Sequence[Row]) -> Row:
     return min(ranked, key=lambda row: (METHODS[row.method].is_reference, row.drop))
 
 
-def _hits(store: RunStore, row: Row, seeds: Sequence[int]) -> list[Any] | None:
+def hits_of(store: RunStore, row: Row, seeds: Sequence[int]) -> list[Any] | None:
     """For each seed, which images are classified correctly; None where a run does not have it."""
     found = [store.result(row.runs[row.seeds.index(seed)], f"{HITS}/{row.method}/{row.width}") for seed in seeds]
     return None if any(one is None for one in found) else [unpacked(one) for one in found]

@@ -18,8 +18,7 @@ NEIGHBORS = 5  # stored for each of as many images as the matrix has
 PAIRS = 8  # stored pairs of most similar images
 CLOSE = 0.95  # cosine above which two images count as near duplicates
 QUERIES = 2048  # images whose nearest neighbor is searched, evenly spaced over a larger set
-SIMILARITIES = "similarities"  # of each noise image, for tests of whether two sets differ
-CHART_DATA = frozenset({"histogram", "matrix", "neighbours", SIMILARITIES})  # arrays for charts, pictures and tests, not single figures
+CHART_DATA = frozenset({"histogram", "matrix", "neighbours", "similarities"})  # arrays for charts, pictures and tests
 _ENTRIES = 1 << 23  # entries of the similarity matrix in memory at once: 32 MB for any number of images
 
 
@@ -198,7 +197,7 @@ def measure_diversity(
         "mean_similarity": round(mean_similarity(embeddings), 5),
         "within_class_similarity": None if within is None else round(within, 5),
         "snapshot_similarity": None if snapshots is None else round(snapshots, 5),
-        SIMILARITIES: [round(value, 5) for value in similarities(embeddings, groups).tolist()],
+        "similarities": [round(value, 5) for value in similarities(embeddings, groups).tolist()],
         "histogram": similarity_histogram(embeddings),
         "matrix": similarity_matrix(embeddings, images.labels),
         **_nearest_neighbors(embeddings, groups),

@@ -7,6 +7,7 @@ import streamlit as st
 
 from core.comparison import examples, figure, table
 from core.comparison.cells import ACTIVE, cells, found, resumable_run
+from core.comparison.verdict import of_table
 from core.config import find_knob
 from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
@@ -19,6 +20,7 @@ from dashboard.components import figures, problems
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.server import rights
+from dashboard.views import verdict
 from dashboard.views.generation_data import names_for
 
 MOST = 500  # runs of a network that are searched for those of the protocol
@@ -40,6 +42,8 @@ start = run.config.with_knobs({"budget": 0.0})
 measured = found(session.store(), start, most=MOST)
 rows = table.rows(session.store(), measured)
 if rows:
+    runs = tuple(sorted({run_id for row in rows for run_id in row.runs}))
+    verdict.draw_table((runs, tuple(start.bits)), lambda: of_table(session.store(), rows))
     figures.show(json_of(charts.drops_figure(rows)), "drops", f"{run.name} drops")
     number = st.column_config.NumberColumn(format="%.2f")
     figures.table(

@@ -19,7 +19,7 @@ from dashboard.images import contact_sheet, rows
 from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.updates.live_view import LAYOUT, Values, View
-from dashboard.views import status
+from dashboard.views import status, verdict
 
 IMAGE_PARAMETER = "neighbors"  # the image whose nearest neighbors are shown
 _RESULTS = ("diversity/", "reference/")  # prefixes of names
@@ -55,6 +55,7 @@ def similarity(run: Run) -> None:
         "Similarities by different encoders cannot be compared."
     )
     sets = {**measured, **references}
+    verdict.draw_diversity(run)
     with st.container(horizontal=True):
         for name, of_set in sets.items():
             st.metric(text.plain(method_name(name)), f"{of_set['mean_similarity']:.3f}", border=True)

@@ -21,7 +21,7 @@ from dashboard.names import method_name
 from dashboard.tables import iterations
 from dashboard.updates import pace
 from dashboard.updates.live_view import BEHIND, ENDED, LAYOUT, PAGE, Values, View
-from dashboard.views import branch_form, branches, images, live_knobs, status
+from dashboard.views import branch_form, branches, images, live_knobs, status, verdict
 from dashboard.views.generation_data import (
     GenerationHistory,
     ShownIteration,
@@ -48,6 +48,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
         PAGE: finished,
         LAYOUT: [history is not None, enlarged, branches.layout(own_branches)],
         BEHIND: _is_behind(run, history),
+        **verdict.values(run),
         **live_knobs.values(run, finished),
         **({} if finished else status.values(run, address)),
     }
@@ -71,6 +72,8 @@ def draw(run: Run, values: Values) -> None:
     finished, history = generation_finished(run), history_of(run)
     if not finished:
         draw_status(run, values)
+    if run.state.is_finished():
+        verdict.draw(run, values)
     with st.container(key="frame"):
         with st.container(key="pictures"):
             _draw_pictures(run, history, values)
@@ -79,6 +82,8 @@ def draw(run: Run, values: Values) -> None:
             if history is not None and _player_key(run) in values:
                 at, _ = elements.chosen_step(st.query_params, history.kept, history.latest)
                 branch_form.draw(run, iteration_at(run, history, at).step, history.latest, len(branches.branches_of(run)))
+            if not run.state.is_finished():
+                verdict.draw(run, values)
             status.draw_warnings(run)
 
 

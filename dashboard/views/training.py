@@ -16,7 +16,7 @@ from dashboard.charts.style import json_of
 from dashboard.components import address_widgets, figures
 from dashboard.updates import pace
 from dashboard.updates.live_view import LAYOUT, PAGE, Values, View
-from dashboard.views import accuracy, status
+from dashboard.views import accuracy, status, verdict
 from dashboard.views.layers import analyzed
 
 CURVE_PARAMETER = "training"  # of the address
@@ -27,7 +27,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     """Progress and curves. Curves are redrawn once for all viewers, every pace.chart_seconds() at most."""
     records, tested = session.records(run, "training"), session.records(run, TEST)
     known: Values = {
-        LAYOUT: [accuracy.version(run, address), bool(records), bool(tested)],
+        LAYOUT: [accuracy.version(run, address), bool(records), bool(tested), verdict.version(run)],
         PAGE: analyzed(run),
         **status.values(run, address),
     }
@@ -51,6 +51,7 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
 def draw(run: Run, values: Values) -> None:
     """Status, accuracies and training curves."""
     status.draw(run, values)
+    verdict.draw_networks(run)
     accuracy.accuracy(run)
     if _CURVE in values or _TESTED in values:
         _draw_curves(run, values)
