@@ -200,7 +200,7 @@ def _top1(results: Mapping[str, Any], width: str, methods: Mapping[str, Mapping[
     values = {name: float(_last(figures) or 0.0) for name, figures in methods.items()}
     real = next((known for name in methods if (known := answers_of(results, name, width).get("real"))), {})
     full_precision = _classes(real, FULL_PRECISION) == unpacked_numbers(real[LABELS]) if LABELS in real else None
-    return of_networks(TOP1, values, hits, width, next(iter(methods.values()))["evaluated_on"], full_precision)
+    return of_networks(TOP1, values, hits, width, next(iter(methods.values())).get("evaluated_on") or "", full_precision)
 
 
 def _agreement(results: Mapping[str, Any], width: str, methods: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

@@ -59,7 +59,11 @@ def sentences(findings: Sequence[Finding], title: Title) -> list[str]:
     for found in findings:
         if found.width:
             groups.setdefault(_outcome(found), []).append(found)
-    return said + [_of_networks(group, title) for group in groups.values()]
+    for group in groups.values():
+        # top-1 is on the evaluation images; agreement may be on held-out ones
+        where = f", on {group[0].images}" if group[0].quantity == AGREEMENT else ""
+        said.append(_of_networks(group, title) + where)
+    return said
 
 
 def training_lowered(width: str, method: str, before: Against, title: Title) -> str:
@@ -193,7 +197,7 @@ def _p(other: Against) -> str:
 
 
 def _p_of(p: float, name: str) -> str:
-    return f"{name} < 0.001" if p < 0.001 else f"{name} = {p:.2g}"
+    return f"{name} < 0.001" if p < 0.001 else f"{name} = {p:.{2 if p >= 0.1 else 3}g}"
 
 
 def _value(found: Finding, method: str) -> str:

@@ -1,4 +1,6 @@
-"""The form that starts a run from a preset, or from the settings of an earlier run: the one in the `from` parameter of the address."""
+"""The form that starts a run from a preset, or from the settings of an earlier run: the one in the `from` parameter of the address, with
+the change that `next` names.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +12,30 @@ from core.config import PRESETS, GenerationConfig, RunConfig, live_knobs
 from core.runs.run import Run
 from dashboard import session
 from dashboard.components import problems
+from dashboard.forms import next_runs, sources
 from dashboard.forms import run as forms
-from dashboard.forms import sources
 from dashboard.forms.knobs import live_sliders
 from dashboard.names import knob_title
 from dashboard.text import plain
 
-FROM_PARAMETER = "from"
+FROM_PARAMETER, NEXT_PARAMETER = "from", "next"
 
 
-def start_again(run: Run) -> None:
-    """Opens the Studio with a form that has the settings of the run."""
-    st.switch_page("dashboard/pages/studio.py", query_params={FROM_PARAMETER: run.id})
+def start_again(run: Run, change: str = "") -> None:
+    """Opens the Studio with a form that has the settings of the run. change: a name of `next_runs.NEXT_RUNS`, which is applied to them."""
+    st.switch_page("dashboard/pages/studio.py", query_params={FROM_PARAMETER: run.id, **({NEXT_PARAMETER: change} if change else {})})
 
 
 def just_asked_for() -> bool:
     """Whether the address names an earlier run for the first time, so that the form must be opened."""
-    wanted = st.query_params.get(FROM_PARAMETER)
+    wanted = (st.query_params.get(FROM_PARAMETER), st.query_params.get(NEXT_PARAMETER))
     known, st.session_state["last from"] = st.session_state.get("last from"), wanted
-    return wanted not in (None, known)
+    return wanted[0] is not None and wanted != known
+
+
+def _forget() -> None:
+    for name in (FROM_PARAMETER, NEXT_PARAMETER):
+        st.query_params.pop(name, None)
 
 
 def open_key(run_id: str) -> str:
@@ -56,10 +63,10 @@ def form() -> None:
         run, start = earlier
         instead = forms.preset_instead(run.name, f"preset/{run.id}")
         if instead is not None:
-            st.query_params.pop(FROM_PARAMETER, None)
+            _forget()
             st.session_state["preset"] = instead
             st.rerun()
-        key = f"from/{run.id}"
+        key = "/".join(["from", run.id, *filter(None, [st.query_params.get(NEXT_PARAMETER)])])
         changes = _changes_to_repeat(run, key)
     values = {}
     if not start.images_from:
@@ -72,7 +79,7 @@ def form() -> None:
         config = forms.run_form(start, key, values)
         if config is not None:
             session.start(config, changes=[change for change in changes if change["method"] in config.methods])
-            st.query_params.pop(FROM_PARAMETER, None)  # only now, so that the form stays as it is when the run cannot start
+            _forget()  # only now, so that the form stays as it is when the run cannot start
             sources.forget_uploads()
             if config.images_from:  # the Studio shows generated images only
                 st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: st.query_params[session.RUN_PARAMETER]})
@@ -82,7 +89,11 @@ def form() -> None:
 def _earlier_run() -> tuple[Run, RunConfig] | None:
     """The run in the address and its settings. Raises RunError if it does not exist or was deleted, ConfigError if it cannot be read."""
     run_id = st.query_params.get(FROM_PARAMETER)
-    return (session.store().run(run_id), session.store().config(run_id)) if run_id else None
+    if not run_id:
+        return None
+    session.store().config(run_id)  # raises where it cannot be read
+    run = session.store().run(run_id)
+    return run, next_runs.settings_of(run, st.query_params.get(NEXT_PARAMETER, ""))
 
 
 def _changes_to_repeat(run: Run, key: str) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""What a finished run achieved, in words, with the button that downloads its recommended network. Reads the store only."""
+"""What a finished run achieved, in words, with its networks by width, and buttons for what may follow. Reads the store only."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -13,14 +14,18 @@ from core.models.registry import NETWORK_SUFFIXES
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import files as chart_files
+from dashboard.components import figures
 from dashboard.downloads import artifacts
+from dashboard.forms import new_run, next_runs
 from dashboard.names import method_name
 
 _LIMIT = "largest drop"  # in the session, for all runs and pages
 
 
 def draw(run: Run) -> None:
-    """Headline, download and, where the run has several networks, the limit that the recommendation keeps to. Nothing without a network."""
+    """Headline, download, what may follow, and, where the run has several networks, the limit that the recommendation keeps to and a table
+    of all. Nothing without a network.
+    """
     networks = headline.made_networks(session.store().results_of([run.id], ["accuracy"]).get(run.id, {}))
     if not networks:
         return
@@ -37,6 +42,36 @@ def draw(run: Run) -> None:
             _download(run, made)
             if reason:
                 _choose_limit(run, limit)
+            _next_runs(run)
+        if len(networks) > 1:
+            with st.expander(f"All {len(networks)} networks", icon=":material/table_rows:"):
+                figures.table([_row(network, network is made) for network in networks], f"networks {run.id}", placeholder="–")
+
+
+def _next_runs(run: Run) -> None:
+    """A button for each change of the settings that the run leaves."""
+    if run.error:
+        return  # its settings cannot be read
+    for name, following in next_runs.NEXT_RUNS.items():
+        if following.settings(run) is not None:
+            help = f"{following.help} Opens the form, filled in."
+            if st.button(following.label, icon=following.icon, key=f"next {name} {run.id}", help=help):
+                new_run.start_again(run, name)
+
+
+def _row(network: MadeNetwork, is_recommended: bool) -> dict[str, Any]:
+    """A network in the table."""
+    how, drop = network.drop or ("", None)
+    error = network.outcome.get("drop_error") if how == headline.MEASURED else None
+    return {
+        "network": f"{network.width}{' (recommended)' if is_recommended else ''}",
+        "images by": method_name(network.method),
+        "size": None if network.size is None else headline.size_in_words(network.size),
+        "top-1 %": None if network.outcome.get("quantized") is None else f"{network.outcome['quantized']:.2f}",
+        "drop (points)": None if drop is None else f"{drop:.2f}" + (f" ± {error:.2f}" if error else ""),
+        "drop is": how,
+        "same answer on unseen images %": None if network.agreement is None else f"{network.agreement:.1f}",
+    }
 
 
 def _download(run: Run, made: MadeNetwork) -> None:

@@ -124,7 +124,7 @@ def test_without_labels_networks_are_compared_by_agreement():
     assert found.images == "400 held-out synthetic images"
     assert "networks trained on MI-FGSM images agree more with full precision than Adam's" in said(found)[0]
     (alone,) = verdict.of_quantization(network("adam", range(40), labels=False))
-    assert said(alone) == ["At 4 bits, agreement with full precision 90.00 %"]
+    assert said(alone) == ["At 4 bits, agreement with full precision 90.00 %, on 400 held-out synthetic images"]
 
 
 def test_a_run_that_stored_no_hits_has_no_winner():

@@ -92,3 +92,19 @@ def test_the_file_is_made_once(with_finished_run, monkeypatch):
 )
 def test_the_download_is_named_after_the_network(network, stem):
     assert headline._stem(network) == stem
+
+
+def test_all_networks_are_in_a_table_and_what_follows_opens_the_filled_form(with_finished_run):
+    store = session.store()
+    figures = store.result(with_finished_run, "accuracy/adam/W4A4")
+    for method, drop in (("mi-fgsm", 1.5), ("adam", 0.42)):
+        changed = {"full_precision": 92.0, "quantized": 92.0 - drop, "drop_error": 0.31, "bytes": 177_000}
+        store.set_result(with_finished_run, f"accuracy/{method}/W4A4", {**figures, **changed})
+    app = page("quantize", run=with_finished_run)
+    (table,) = [frame.value for frame in app.dataframe if "same answer on unseen images %" in frame.value.columns]
+    assert table["drop (points)"].tolist() == ["1.50 ± 0.31", "0.42 ± 0.31"]
+    assert table["network"].tolist() == ["W4A4", "W4A4 (recommended)"]
+    labels = [button.label for button in app.button if button.key.startswith("next ")]
+    assert labels == ["More bits", "More time", "Another method", "Another seed"]
+    studio = page("studio", **{"from": with_finished_run, "next": "seed"})
+    assert studio.number_input(key=f"from/{with_finished_run}/seed/machine/seed").value == store.config(with_finished_run).machine.seed + 1
