@@ -11,7 +11,7 @@ from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.tables import results
 from dashboard.updates import live_view
-from dashboard.views import layers, training
+from dashboard.views import confusion, layers, training
 
 st.title("Quantize")
 st.caption(
@@ -65,6 +65,7 @@ if run is None:
 
 
 live_view.follow(training.TRAINING, run)
+confusion.confusion(run)
 layers.layers(run)
 
 paper_rows = results.paper_table(run.config.model)

@@ -30,7 +30,7 @@ def values(run: Run) -> Values:
         found = verdict.of_generation(records, iterations, verdict.compared(run.config.methods))
         return words.sentences([*found, *_diversity(run), *_quantization(run)], method_name)
 
-    lines = session.shared_cache(key, sentences)
+    lines = [f"{line}." for line in session.shared_cache(key, sentences)]
     if not lines and not run.state.is_finished():
         lines = ["The methods are compared here after each batch."]
     return {_key(run): elements.text_block_data(lines)}
