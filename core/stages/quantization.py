@@ -32,6 +32,7 @@ from core.quantization.analysis import ANALYZED_IMAGES, analyze
 from core.quantization.authors.base import authors_images
 from core.quantization.integer.weights import packed_bytes
 from core.quantization.saved_network import save_quantized
+from core.quantization.sensitivity import sensitivities
 from core.quantization.training import QuantizationTraining
 from core.reporting import TEST, WARNING, Reporter
 from core.stages.context import Context
@@ -246,7 +247,7 @@ class _Quantization:
         )
 
     def _analyze(self) -> None:
-        """What quantization does to each layer, as a result of the run."""
+        """What quantization does to each layer, and each layer to the scores, as a result of the run."""
         self.context.reporter.stage(f"analyzing the layers of {self.series}", 0)
         self.context.control.pause_point()
         held_out, images, chosen = self.given.held_out, self.given.images.images, self.training.calibrated_on
@@ -256,6 +257,9 @@ class _Quantization:
         else:
             seen, which = images[:ANALYZED_IMAGES] if chosen is None else images[chosen[:ANALYZED_IMAGES]], "calibration images"
         found = analyze(self.given.model, self.training.quantized, seen) | {"measured_on": f"{len(seen)} {which}"}
+        sensitive = sensitivities(self.given.model, self.training.quantized, seen)
+        for layer in found["layers"]:
+            layer["score_sqnr"] = sensitive[layer["name"]]
         self.context.reporter.result(f"layers/{self.given.method}/{self.config.width}", found)
         self.layers = {
             "measured_on": found["measured_on"],

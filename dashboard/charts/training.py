@@ -110,6 +110,32 @@ def error_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen: str) 
     )  # fmt: skip
 
 
+def sensitivity_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen: str, bits: Mapping[str, int]) -> Figure:
+    """A bar for each layer: the error of the scores in percent when only this layer is quantized, 100 * 10^(-dB / 20). A ring where its
+    bits were changed: the error expected with them, of which each bit more halves the step. layers: with "score_sqnr". bits: by name.
+    """
+    positions = list(range(1, len(layers) + 1))
+    errors = [0.0 if layer["score_sqnr"] is None else 100 * 10 ** (-layer["score_sqnr"] / 20) for layer in layers]
+    changed = [(place, error * 2.0 ** (layer["bits"] - bits[layer["name"]]), bits[layer["name"]])
+               for place, error, layer in zip(positions, errors, layers) if bits[layer["name"]] != layer["bits"]]  # fmt: skip
+    traces: list[dict[str, Any]] = [{
+        "type": "bar", "x": positions, "y": errors, "textposition": "none", "name": "measured",
+        "text": [f"{plotly(layer['name'])}, {layer['bits']} bits" for layer in layers],
+        "marker": {"color": color(method), "opacity": [1.0 if layer["name"] == chosen else 0.45 for layer in layers]},
+        "hovertemplate": "layer %{x}: %{text}<br>%{y:.2g} %<extra></extra>",
+    }, {
+        "type": "scatter", "mode": "markers", "x": [place for place, *_ in changed], "y": [error for _, error, _ in changed],
+        "text": [f"{own} bits" for *_, own in changed], "name": "expected with the chosen bits", "customdata": [p - 1 for p, *_ in changed],
+        "marker": {"symbol": "circle-open", "size": 10, "color": FULL_PRECISION, "line": {"width": 2}},
+        "hovertemplate": "layer %{x} with %{text}: about %{y:.2g} %<extra></extra>",
+    }]  # fmt: skip
+    axis = {"title": {"text": "layer, in the order of the network"}, "nticks": 12, "tickangle": 0, "range": [0.4, len(layers) + 0.6]}
+    return figure(
+        traces, "Sensitivity: error of the scores with only this layer quantized", 300, dragmode=False, xaxis=axis,
+        yaxis={"title": {"text": "% of the scores"}, "rangemode": "tozero"}, legend={"orientation": "h", "x": 0, "y": -0.35},
+    )  # fmt: skip
+
+
 def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, method: str, logarithmic: bool = False) -> Figure:
     """Values on their quantization grid: a line for each level, dashed where clipping begins. grid: "weight" or "input" of a layer."""
     histogram = grid["histogram"]

@@ -19,6 +19,7 @@ from dashboard.charts.style import json_of
 from dashboard.components import figures, problems
 from dashboard.names import method_name
 from dashboard.tables.results import agreement_of, closeness, layers_measured_on
+from dashboard.views import sensitivity
 
 _NUMBERS = {  # columns of the table of layers -> help
     "output dB": "SQNR of the output of the layer against full precision, including the errors of all earlier layers.",
@@ -126,7 +127,10 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     st.caption(
         "Change the bits of a layer (weights and input) and evaluate again on the same images. Layers with the largest error come first."
     )
-    chosen = _edited_bits(by_error, f"{key}/editor")
+    above = st.container()
+    chosen = _edited_bits(by_error, sensitivity.editor_key(key), sensitivity.clicked_bits(key))
+    with above:
+        sensitivity.draw(run, method, width, found["layers"], chosen, key)
     bits = next(bits for bits in run.config.bits if run.config.training_for(bits).width == width)
     in_run, quick = run.config.training_for(bits).steps, PRESETS["quick"].training_for(bits).steps
     steps = {quick: f"{quick:,}: as in the quick preset", in_run: f"{in_run:,}: as in this run", 0: "0: calibrate only"}
@@ -156,13 +160,13 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
         figures.table(rows, f"{key}/compared")
 
 
-def _edited_bits(by_error: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
-    """The table of layers; layer name -> bits as edited in it."""
+def _edited_bits(by_error: Sequence[Mapping[str, Any]], key: str, clicked: Mapping[str, int]) -> dict[str, int]:
+    """The table of layers; layer name -> bits as edited in it. clicked: bits that it begins with, instead of those of the network."""
     total = sum(layer["weights"] for layer in by_error)
     table = pd.DataFrame(
         {
             "layer": [text.one_line_text(layer["name"]) for layer in by_error],
-            "bits": [layer["bits"] for layer in by_error],
+            "bits": [clicked.get(layer["name"], layer["bits"]) for layer in by_error],
             "output dB": [layer["sqnr"] for layer in by_error],
             "weights dB": [layer["weight_sqnr"] for layer in by_error],
             "input dB": [layer["input"] and layer["input"]["sqnr"] for layer in by_error],

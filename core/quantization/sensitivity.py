@@ -1,0 +1,57 @@
+"""How much the quantization of one layer alone changes the scores of a network."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.models.full_precision import FullPrecisionModel
+from core.quantization.analysis import sqnr
+from core.quantization.placement import QuantizedNetwork
+
+IMAGES = 32  # at most; a forward pass for each layer
+_LEAST = 4
+_PIXELS = IMAGES * 32 * 32  # of all images together
+
+
+@torch.no_grad()
+def sensitivities(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tensor) -> dict[str, float | None]:
+    """Layer -> signal-to-quantization-noise ratio in dB of the scores, when only its weights and its input are quantized.
+
+    The signal are the scores of the same network without any rounding, minus their mean over the classes of an image, which the softmax
+    ignores. images: uint8 `(N, C, H, W)`, of which few are used, evenly spaced: IMAGES small ones, fewer large ones. None where a layer
+    changes nothing. The network stays unchanged.
+    """
+    count = min(len(images), max(_LEAST, _PIXELS // (images.shape[2] * images.shape[3])))
+    chosen = images[torch.linspace(0, len(images) - 1, count).round().long()]
+    inputs = model.normalize(chosen).contiguous(memory_format=torch.channels_last)
+    layers: dict[str, Any] = dict(zip(quantized.names, quantized.layers))
+    quantizers: list[Any] = [*quantized.activations]
+    found = {}
+    with _unrounded(list(layers.values()), quantizers):
+        exact = _centered(quantized.network(inputs))
+    for name, layer in layers.items():
+        others = [other for other in quantizers if other is not quantized.inputs.get(name)]
+        with _unrounded([other for other in layers.values() if other is not layer], others):
+            error = _centered(quantized.network(inputs)) - exact
+        found[name] = sqnr(float(exact.square().sum()), float(error.square().sum()))
+    return found
+
+
+def _centered(scores: Tensor) -> Tensor:
+    return scores.double() - scores.double().mean(dim=1, keepdim=True)
+
+
+@contextmanager
+def _unrounded(layers: list[Any], quantizers: list[nn.Module]) -> Iterator[None]:
+    """Within the block, these layers use their float weights and these quantizers return their input."""
+    with ExitStack() as restored:
+        for layer in layers:
+            layer.quantized_weight = lambda weight=layer.weight: weight
+            restored.callback(delattr, layer, "quantized_weight")
+        for quantizer in quantizers:
+            quantizer.forward = lambda x: x  # type: ignore[method-assign]
+            restored.callback(delattr, quantizer, "forward")
+        yield

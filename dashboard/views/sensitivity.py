@@ -1,0 +1,56 @@
+"""Sensitivity of the layers of a network as a chart: a click chooses a layer, whose bits are then changed beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from core.config import BIT_WIDTHS
+from core.runs.run import Run
+from dashboard import text
+from dashboard.charts import training as training_charts
+from dashboard.charts.style import json_of
+from dashboard.components import figures
+
+
+def clicked_bits(key: str) -> Mapping[str, int]:
+    """Layer -> bits that were chosen beside the chart. key: of the network."""
+    return st.session_state.get(f"{key}/clicked", {})
+
+
+def editor_key(key: str) -> str:
+    """Key of the table of layers: another after each change beside the chart, because a table keeps its own edits."""
+    changes = st.session_state.get(f"{key}/changes", 0)
+    return f"{key}/editor/{changes}" if changes else f"{key}/editor"
+
+
+def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]], bits: Mapping[str, int], key: str) -> None:
+    """The chart, and the bits of the layer that was clicked. bits: of every layer, as chosen so far. Nothing for earlier versions."""
+    if not layers or "score_sqnr" not in layers[0]:
+        return
+    names = [layer["name"] for layer in layers]
+    most = min(layers, key=lambda layer: float("inf") if layer["score_sqnr"] is None else layer["score_sqnr"])["name"]
+    chosen = st.session_state.get(f"{key}/sensitive", most)
+
+    def choose(number: int) -> None:
+        st.session_state[f"{key}/sensitive"] = names[number]
+
+    drawn = json_of(training_charts.sensitivity_figure(layers, method, chosen, bits))
+    figures.show(drawn, f"{key}/sensitivity", f"{run.name} sensitivity {method} {width}", on_pick=choose)
+    picker = f"{key}/bits/{chosen}/{bits[chosen]}"
+
+    def change() -> None:
+        st.session_state[f"{key}/clicked"] = {**bits, chosen: st.session_state[picker]}
+        st.session_state[f"{key}/changes"] = st.session_state.get(f"{key}/changes", 0) + 1
+
+    st.segmented_control(
+        f"Bits of layer {names.index(chosen) + 1}: {text.plain(chosen)}",
+        BIT_WIDTHS,
+        default=bits[chosen],
+        required=True,
+        key=picker,
+        on_change=change,
+        help="Click a bar in the chart to choose another layer.",
+    )
