@@ -11,7 +11,7 @@ from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import sqnr
 from core.quantization.placement import QuantizedNetwork
 
-IMAGES = 32  # at most; a forward pass for each layer
+IMAGES = 16  # at most; a forward pass for each layer
 _LEAST = 4
 _PIXELS = IMAGES * 32 * 32  # of all images together
 

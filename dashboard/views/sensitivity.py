@@ -39,6 +39,9 @@ def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]],
 
     drawn = json_of(training_charts.sensitivity_figure(layers, method, chosen, bits))
     figures.show(drawn, f"{key}/sensitivity", f"{run.name} sensitivity {method} {width}", on_pick=choose)
+    st.caption(
+        "Only the weights and the input of one layer are rounded. A ring is the error expected with the chosen bits: half for each bit more."
+    )
     picker = f"{key}/bits/{chosen}/{bits[chosen]}"
 
     def change() -> None:
