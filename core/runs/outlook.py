@@ -76,14 +76,28 @@ def in_words(config: RunConfig, at: Position, results: Mapping[str, Any], paused
     """
     known = phases(config)
     place = _place(known, at.stage)
-    now = known[place].title if place is not None and known[place].stage == at.stage else _title(config, at.stage)
+    now = title(config, at.stage)
     steps = f": {at.step:,} of {at.total:,} steps" if at.total else ""
     line = f"Now {now}{steps}."
     rest = known if place is None else known[place + 1 :]
     following = next((phase.title for phase in rest if phase.title != now), "")
     line += f" Next: {following}." if following else ""
-    seconds = None if paused else remaining_seconds(known, place, at, config, results)
+    seconds = None if paused else seconds_left(config, at, results)
     return line if seconds is None else f"{line} The run ends in about {duration(seconds)}."
+
+
+def done_share(config: RunConfig, at: Position) -> float | None:
+    """Share of the whole run's work that is done, 0 to 1; None if no stage's work is estimated."""
+    known = phases(config)
+    total = sum(phase.work for phase in known)
+    if not total:
+        return None
+    place = _place(known, at.stage)
+    before = sum(phase.work for phase in known[:place]) if place is not None else 0.0
+    current = 0.0
+    if place is not None and known[place].stage == at.stage and at.total:
+        current = known[place].work * min(at.step / at.total, 1.0)
+    return (before + current) / total
 
 
 def _place(known: Sequence[Phase], stage: str) -> int | None:
@@ -102,18 +116,24 @@ def _place(known: Sequence[Phase], stage: str) -> int | None:
     return references[-1] if references and stage.startswith("diversity of ") else None
 
 
-def _title(config: RunConfig, stage: str) -> str:
-    """A stage that is no phase, in words."""
+def title(config: RunConfig, stage: str) -> str:
+    """A stage in words."""
+    for phase in phases(config):
+        if phase.stage == stage:
+            return phase.title
     for method in config.methods:
         for width in (config.training_for(bits).width for bits in config.bits):
             stage = stage.replace(f" {method} {width}", f" {_series(config, method, width)}")
     return stage.replace(f"loading {config.model}", "loading the network")
 
 
-def remaining_seconds(
-    known: Sequence[Phase], place: int | None, at: Position, config: RunConfig, results: Mapping[str, Any]
-) -> float | None:
-    """Seconds until the run ends, without stages whose time is not estimated; None if no speed is known."""
+def seconds_left(config: RunConfig, at: Position, results: Mapping[str, Any]) -> float | None:
+    """Seconds until the whole run ends, without stages whose time is not estimated; None if no speed is known.
+
+    results: those of the run of the kinds in SPEEDS.
+    """
+    known = phases(config)
+    place = _place(known, at.stage)
     later = sum(phase.work for phase in known[0 if place is None else place + 1 :])
     taken, current = at.step - at.before, 0.0
     measured = place is not None and known[place].stage == at.stage and at.total and taken >= _STEPS_TO_MEASURE and at.elapsed > 0

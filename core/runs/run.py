@@ -43,10 +43,10 @@ class Run:
     error: str
     traceback: str
     stage: str
-    stage_started: float | None
+    stage_started: float | None  # or when it was resumed, or continued after a pause
     step: int
     total: int
-    stage_done: int  # steps of the stage that were taken before the run was resumed, that is, before `stage_started`
+    stage_done: int  # steps of the stage that were taken before `stage_started`: before the run was resumed, or continued after a pause
     attempt: int  # 1, plus one for each time the run was resumed
     user: str  # who started it, if the dashboard has logins
     out: str  # --out of the command line: the folder, or the file of the recommended network, that is exported at the end

@@ -178,9 +178,12 @@ class RunStore:
             run_id,
             "UPDATE run SET state = ?, error = ?, traceback = ?,"
             " started = CASE WHEN started IS NULL AND ? = 'running' THEN ? ELSE started END,"
-            " ended = CASE WHEN ? THEN ? ELSE ended END"
+            " ended = CASE WHEN ? THEN ? ELSE ended END,"
+            # after a pause, the speed of the stage is measured anew
+            " stage_started = CASE WHEN ? = 'running' THEN ? ELSE stage_started END,"
+            " stage_done = CASE WHEN ? = 'running' THEN step ELSE stage_done END"
             f" WHERE id = ? AND state IN ({UNFINISHED})",
-            (state, error, traceback, state, now, state.is_finished(), now, run_id),
+            (state, error, traceback, state, now, state.is_finished(), now, state, now, state, run_id),
             f"run {run_id!r} must be unfinished to change its state, but is {{state}}",
         )
 

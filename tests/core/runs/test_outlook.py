@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.config import EvaluationConfig, GenerationConfig, RunConfig, TrainingConfig
-from core.runs.outlook import Position, duration, in_words, phases
+from core.runs.outlook import Position, done_share, duration, in_words, phases
 
 # 100 noise images x 20 iterations for each method; held out: an eighth by two methods; a training of 50 steps of 10 images, 2.1 times
 CONFIG = RunConfig(
@@ -109,3 +109,21 @@ def test_a_paused_run_has_no_end():
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (90, "90 s"), (91, "2 min"), (5400, "90 min"), (5401, "2 h")])
 def test_duration(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("position", "done"),
+    [
+        (at("loading resnet20_cifar10"), 0),
+        (at("generation", 10, 40), GENERATION / 4),
+        (at("generating held-out images"), GENERATION),
+        (at("training adam W4A4", 25, 50), GENERATION + HELD_OUT + TRAINING + TRAINING / 2),
+        (at("evaluating adam W4A4"), GENERATION + HELD_OUT + TRAINING),
+    ],
+)
+def test_share_of_the_whole_run(position, done):
+    assert done_share(CONFIG, position) == pytest.approx(done / (GENERATION + HELD_OUT + 2 * TRAINING))
+
+
+def test_share_of_a_run_without_estimated_stages_is_unknown():
+    assert done_share(replace(CONFIG, methods=("noise",), bits=()), at("generation")) is None

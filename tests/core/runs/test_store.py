@@ -85,6 +85,21 @@ def test_stage_counts_its_steps(store):
     assert (run.stage, run.step, run.total) == ("training", 0, 9)
 
 
+def test_a_pause_does_not_count_as_time_of_the_stage(store, monkeypatch):
+    run_id = store.create(RunConfig(), "")
+    store.set_state(run_id, RunState.RUNNING)
+    store.set_stage(run_id, "generation", 80)
+    for step in range(1, 9):
+        store.append(run_id, "generation", "adam", step, {"total": 1.0})
+    store.set_state(run_id, RunState.PAUSED)
+    began = store.run(run_id).stage_started
+    monkeypatch.setattr(time, "time", lambda: began + 600)
+    store.requeue(run_id)
+    store.set_state(run_id, RunState.RUNNING)
+    run = store.run(run_id)
+    assert (run.stage_started, run.stage_done, run.step) == (began + 600, 8, 8)
+
+
 def test_rename(store):
     run_id = created(store)
     store.rename(run_id, "'; DROP TABLE run; --")
