@@ -73,6 +73,23 @@ def show_run(run_id: str | None) -> None:
         st.query_params[RUN_PARAMETER] = run_id
 
 
+def page_of(run: Run) -> str:
+    """The page that a run's name opens: the Studio, unless the run did not generate its images."""
+    return "quantize" if run.config.images_from else "studio"
+
+
+def page_address(page: str, run_id: str) -> str:
+    """Address of a page that shows a run, relative to the pages."""
+    first = page == PAGES[0].name
+    return f"{'.' if first else page}?{RUN_PARAMETER}={run_id}"
+
+
+def open_run(page: str, run_id: str) -> None:
+    """Goes to a page of PAGES that shows this run."""
+    show_run(run_id)
+    st.switch_page(next(one.path for one in PAGES if one.name == page), query_params={RUN_PARAMETER: run_id})
+
+
 def remember_run() -> None:
     """Stores which run the address names, because links to other pages drop the address parameters.
 

@@ -22,6 +22,7 @@ _REPLACED = re.compile(
 # patterns from here, so they name every character: \s and \d differ between Python and JavaScript.
 FORMULA = r"[\t\r\n]|[\0\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{32,}(?![0-9a-f])")
 _ENTITIES = {character: f"&#{ord(character)};" for character in "&<>$\"'"}
 REPLACEMENT = "\ufffd"
 _JOINERS_OF_SCRIPTS = "\u200c\u200d"  # of Persian, Hindi and emoji
@@ -35,6 +36,17 @@ def one_line_text(text: object, length: int = 2000) -> str:
     line = " ".join(str(text).split())
     line = line if len(line) <= length else line[: length - 4] + " ..."
     return "".join(REPLACEMENT if unicodedata.category(c).startswith("C") and c not in _JOINERS_OF_SCRIPTS else c for c in line)
+
+
+def shortened(text: object, length: int) -> str:
+    """`one_line_text` of at most `length` characters, and with short hashes; what is left out is left out in the middle, because names
+    often differ at their end.
+    """
+    line = _HASH.sub(lambda found: f"{found[0][:6]}…{found[0][-4:]}", one_line_text(text))
+    if len(line) <= length:
+        return line
+    end = (length - 1) * 2 // 5
+    return f"{line[: length - 1 - end].rstrip()}…{line[-end:].lstrip()}"
 
 
 def plain(text: object) -> str:

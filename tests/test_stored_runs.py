@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from app_pages import tables
 from safetensors.torch import load_file
 from streamlit.testing.v1 import AppTest
 
@@ -299,7 +300,7 @@ def test_stored_runs_are_compared(server):
 
 def test_the_list_shows_stored_runs(server):
     app = shown("runs")
-    assert set(next(frame.value["name"] for frame in app.dataframe if "name" in frame.value)) >= set(RUNS)
+    assert set(next(table["name"] for table in tables(app) if "name" in table)) >= set(RUNS)
 
 
 @pytest.mark.parametrize("name", RUNS)

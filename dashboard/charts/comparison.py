@@ -19,7 +19,7 @@ from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.tables.run_list import BASELINE, width_of
 from dashboard.tables.terms import DEFAULT_TERMS, Term, loss_terms
-from dashboard.text import one_line_text, plotly
+from dashboard.text import plotly, shortened
 
 MOST = 8  # runs in one comparison: more colors cannot be distinguished
 # One color per run. None of them is that of a method, all have a contrast of 3 to 1 against the white and the dark background, and any two
@@ -77,7 +77,7 @@ class Compared:
     @property
     def title(self) -> str:
         """Letter, name and the star of the baseline. The letter distinguishes runs of the same name."""
-        return f"{self.letter} · {one_line_text(self.run.name, 40)}{' ' + BASELINE if self.run.pinned else ''}"
+        return f"{self.letter} · {shortened(self.run.name, 40)}{' ' + BASELINE if self.run.pinned else ''}"
 
 
 def baseline_of(compared: Sequence[Compared]) -> Compared:

@@ -28,7 +28,10 @@
   function cell(value, single = false) {
     if (value === null || value === undefined) return "";
     if (typeof value === "number") return Number.isFinite(value) ? digits(value, single) : "";
-    let text = plain(value);
+    return guarded(plain(value));
+  }
+
+  function guarded(text) {
     if (formula.test(text) && !numeric.test(text)) text = "'" + text;
     return /[",\r\n\t]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
@@ -81,6 +84,8 @@
     const lines = shown.length === 1 && shown[0].z?.length ? matrix(shown[0]) : long(shown, layout);
     return lines.map((line) => line.join(",") + "\r\n").join("");
   }
+
+  const BYTE_ORDER = "\ufeff"; // at the beginning of CSV, so that spreadsheets recognize UTF-8
 
   function save(text, type, name) {
     const link = document.createElement("a");
@@ -146,8 +151,7 @@
     addButton("PNG", "Download this chart as PNG", () => image(chart, camera, "png"));
     addButton("SVG", "Download this chart as SVG", () => image(chart, camera, "svg"));
     addButton("CSV", "Download the data of this chart as CSV", () => {
-      // with a byte order mark, so that spreadsheets recognize UTF-8
-      save("\ufeff" + csv(chart._fullData, chart._fullLayout), "text/csv;charset=utf-8", `${nameOf(chart)}.csv`);
+      save(BYTE_ORDER + csv(chart._fullData, chart._fullLayout), "text/csv;charset=utf-8", `${nameOf(chart)}.csv`);
     });
     camera.style.display = "none";
     chart.querySelector(".modebar").style.setProperty("--behind-toolbar", background(chart));
@@ -170,5 +174,11 @@
       if (chart) add(chart);
     });
   }
-  window.downloadButtons = { csv, add };
+  // Saves lines of plain text, numbers and nulls as CSV. (Text in charts is HTML.)
+  function table(lines, name) {
+    const one = (value) => (typeof value === "string" ? guarded(value) : cell(value));
+    save(BYTE_ORDER + lines.map((line) => line.map(one).join(",") + "\r\n").join(""), "text/csv;charset=utf-8", name);
+  }
+
+  window.downloadButtons = { csv, add, table };
 })();

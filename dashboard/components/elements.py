@@ -32,19 +32,20 @@ _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 _LIBRARY_NAME = f"plotly-{plotly.__version__}.js"
 
 
-def _component(name: str, isolate_styles: bool = True) -> Any:
+def component(name: str, isolate_styles: bool = True) -> Any:
+    """The component whose HTML, CSS and JavaScript are files of this name in this folder."""
     texts = {path.suffix[1:]: path.read_text(encoding="utf-8") for path in _FOLDER.glob(f"{name}.*")}
     texts["js"] = _APPLY_UPDATE + texts["js"]
     return st.components.v2.component(f"dashboard.{name}", isolate_styles=isolate_styles, **texts)
 
 
-_player = _component("player")
-_sheet = _component("sheet")
-_knobs = _component("knobs")
-_text_block = _component("text_block")
-_update_socket = _component("update_socket")
+_player = component("player")
+_sheet = component("sheet")
+_knobs = component("knobs")
+_text_block = component("text_block")
+_update_socket = component("update_socket")
 # plotly inserts its styles into the head of the page
-_figure = _component("figure", isolate_styles=False)
+_figure = component("figure", isolate_styles=False)
 
 
 def routes() -> list[BaseRoute]:

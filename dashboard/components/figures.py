@@ -1,11 +1,11 @@
-"""Shows figures and tables so that all can be downloaded: figures as PNG, SVG and CSV, tables as CSV.
+"""Shows figures so that all can be downloaded as PNG, SVG and CSV, and tables that are edited.
 
-`download_buttons.js` adds buttons to the toolbar of each figure and creates the files in the browser. Tables use Streamlit's own button.
+`download_buttons.js` adds buttons to the toolbar of each figure and creates the files in the browser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -34,19 +34,9 @@ def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callab
     elements.figure(figure, title, key, name or key, on_pick)
 
 
-def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> Any:
-    """A table without an index, whose CSV contains no formulas. Returns the result of st.dataframe.
+def editor(frame: pd.DataFrame, key: str, **options: Any) -> pd.DataFrame:
+    """A table with cells that can be edited, and whose CSV contains no formulas. Returns the edited cells. options: of st.data_editor.
 
-    rows: a mapping from column title to value for each row, or a data frame. options: of st.dataframe.
+    Tables that are only read: `tables.table`.
     """
-    return st.dataframe(_safe(rows), hide_index=True, key=key, **options)
-
-
-def editor(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, key: str, **options: Any) -> pd.DataFrame:
-    """`table` with cells that can be edited. Returns the edited cells. options: of st.data_editor."""
-    return st.data_editor(_safe(rows), hide_index=True, key=key, **options)
-
-
-def _safe(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return frame.map(text.cell).rename(columns=text.cell)
+    return st.data_editor(frame.map(text.cell).rename(columns=text.cell), hide_index=True, key=key, **options)

@@ -24,6 +24,7 @@ from core.files import atomic_write, temporary_folder, write_json
 from core.generation.methods import method_order
 from core.runs.run import Run
 from dashboard.names import method_name
+from dashboard.tables.columns import Column
 
 _ROOT = Path(__file__).parents[2]
 FORMATS = {
@@ -122,6 +123,18 @@ def exported(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         if file.is_file():
             found.append((file, json.loads(path.read_text(encoding="utf-8"))))
     return sorted(found, key=lambda one: one[0].stat().st_mtime, reverse=True)
+
+
+NETWORK_COLUMNS = {
+    "torch %": Column(digits=2),
+    "file %": Column(digits=2),
+    "max. logit difference": Column(significant=2),
+    "images within one step %": Column(digits=2),
+    "kB": Column(digits=1),
+    "float32 kB": Column(digits=1),
+    "ms": Column(digits=2, help="Latency: one image, one thread, on this machine."),
+    "float32 ms": Column(digits=2),
+}
 
 
 def network_row(path: Path, figures: dict[str, Any]) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def _accuracy(known: Mapping[str, Any], config: RunConfig) -> dict[str, Any] | N
     figure = accuracy_charts.accuracy_figure(rows, full_precision, *results.paper_accuracies(config.model))
     return {
         "chart": _chart(figure, "accuracy"),
-        "rows": [{**row, "images by": method_name(row["images by"])} for row in results.accuracy_table(rows, full_precision)],
+        "rows": results.accuracy_table(rows, full_precision),
         "measured": results.has_accuracy(rows),
         "agreement": [
             {"words": words, "images": provenance.evaluated_on(config, images)} for words, images in results.measured_on(rows).items()

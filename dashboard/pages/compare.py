@@ -5,7 +5,8 @@ import streamlit as st
 from dashboard import session, text
 from dashboard.charts import comparison as charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures
+from dashboard.components import figures, tables
+from dashboard.tables.columns import Column
 from dashboard.views import comparison
 
 st.title("Compare")
@@ -40,11 +41,11 @@ def settings(compared):
     different, equal = charts.settings_table(compared)
     st.header("Settings that differ")
     if different:
-        figures.table(different, "settings that differ", alt="Settings that differ between the runs")
+        tables.table(different, "differ", alt="Settings that differ between the runs")
     else:
         st.caption("None: these runs have the same settings.")
     with st.expander(f"{len(equal)} identical settings"):
-        figures.table(equal, "equal settings", alt="Identical settings")
+        tables.table(equal, "equal", alt="Identical settings")
 
 
 def curves(compared):
@@ -80,14 +81,11 @@ def curves(compared):
         + (" Thick line: baseline." if base.run.pinned else "")
         + (" Each jump is a new batch that starts from new noise." if curve.stage == "generation" else "")
     )
-    figures.table(
+    tables.table(
         charts.values_table(compared, label),
-        "last and best",
+        "values",
+        dict.fromkeys(("last", "best", "last − baseline", "best − baseline"), Column(significant=4)),
         alt="Last and best value of each run",
-        placeholder="",
-        column_config={
-            name: st.column_config.NumberColumn(format="%.4g") for name in ("last", "best", "last − baseline", "best − baseline")
-        },
     )
     st.caption(f"Differences are relative to {text.plain(base.title)}, {'the baseline' if base.run.pinned else 'the first of these runs'}.")
 
@@ -98,7 +96,7 @@ def accuracies(compared):
     if figure is not None:
         st.header("Accuracy")
         figures.show(json_of(figure), "accuracies", "comparison accuracy")
-        figures.table(charts.accuracy_table(compared), "accuracy of each", alt="Accuracy of each run", placeholder="")
+        tables.table(charts.accuracy_table(compared), "accuracy", alt="Accuracy of each run")
 
 
 comparison.follow(chosen, side_by_side)

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard import session, text
-from dashboard.components import figures, problems
+from dashboard.components import problems, tables
 from dashboard.downloads import artifacts, report
 from dashboard.updates import live_view
 from dashboard.views import status
@@ -64,7 +64,7 @@ for path, facts in files:
         st.markdown(f"{text.plain(facts['title'])} · {facts['bytes'] / 1e6:.2f} MB{text.plain(left_out)}")
 networks = [artifacts.network_row(path, facts) for path, facts in files if "torch_accuracy" in facts]
 if networks:
-    figures.table(networks, "networks")
+    tables.table(networks, "networks", artifacts.NETWORK_COLUMNS, alt="Exported networks")
     st.caption(
         "Top-1 of the network in PyTorch and of its file on the evaluation images of the run, and the number of images on which no logit "
         "differs by more than one step of the last quantizer; size and latency (ms, one image, one thread) next to the float32 network in "

@@ -16,10 +16,11 @@ from core.runs.manager import default_name
 from dashboard import session, text
 from dashboard.charts import methods as charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures, problems
+from dashboard.components import figures, problems, tables
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.server import rights
+from dashboard.tables.columns import Column
 from dashboard.views import verdict
 from dashboard.views.generation_data import names_for
 
@@ -45,8 +46,7 @@ if rows:
     runs = tuple(sorted({run_id for row in rows for run_id in row.runs}))
     verdict.draw_table((runs, tuple(start.bits)), lambda: of_table(session.store(), rows))
     figures.show(json_of(charts.drops_figure(rows)), "drops", f"{run.name} drops")
-    number = st.column_config.NumberColumn(format="%.2f")
-    figures.table(
+    tables.table(
         [
             {
                 "width": row.width,
@@ -63,11 +63,11 @@ if rows:
             }
             for row in rows
         ],
-        "methods table",
-        height="content",
-        placeholder="–",
-        column_config=dict.fromkeys(("drop", "spread", "behind the best", "drop in the paper"), number)
-        | {"p": st.column_config.NumberColumn(format="%.4f"), "CLIP similarity": st.column_config.NumberColumn(format="%.3f")},
+        "methods",
+        dict.fromkeys(("drop", "spread", "behind the best", "drop in the paper"), Column(digits=2))
+        | {"p": Column(digits=4), "CLIP similarity": Column(digits=3)},
+        alt="Methods under this protocol",
+        all_rows=True,
     )
     for sentence in table.explained(rows):
         st.caption(text.plain(sentence))

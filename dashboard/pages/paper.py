@@ -7,10 +7,11 @@ from core.generation.methods import METHODS
 from core.runs import paper_table
 from core.runs.early_checks import check_classes, check_data
 from dashboard import session
-from dashboard.components import figures, problems
+from dashboard.components import problems, tables
 from dashboard.forms import run as forms
 from dashboard.names import method_name
 from dashboard.tables import results
+from dashboard.tables.columns import Column
 
 MOST = 20  # runs of each network of a row
 
@@ -21,48 +22,34 @@ st.caption(
 )
 
 rows = paper_table.table(session.store(), MOST)
-figure = st.column_config.NumberColumn(format="%.2f", width=75)
-methods = {
-    f"{quantity} {method}": st.column_config.NumberColumn(f"{quantity} {method_name(method)}", format="%.2f", width=110)
+columns = {
+    f"{quantity} {method}": Column(f"{quantity} {method_name(method)}", digits=2)
     for quantity in ("drop", "top-1", "±")
     for method in METHODS
-}
-names = {"row": st.column_config.TextColumn(pinned=True), "full precision": st.column_config.NumberColumn(format="%.2f", width=105)}
-figures.table(
-    results.whole_table(rows),
-    height="content",
-    placeholder="–",
-    key="paper table",
-    column_config={
-        **names,
-        **methods,
-        "drop DFFG": st.column_config.NumberColumn(format="%.2f", width=90),
-        **dict.fromkeys(paper_table.PAPER_METHODS.values(), figure),
-    },
+} | results.PAPER_COLUMNS
+tables.table(
+    results.whole_table(rows), "paper", columns, alt="The paper's table", all_rows=True, best=list(paper_table.PAPER_METHODS.values())
 )
+st.caption("Bold: the highest top-1 of a row in the paper.")
 
 st.header("Measurements")
 measured = [one for _, of_row in rows for one in of_row]
 if measured:
-    selection = figures.table(
+    picked = tables.table(
         results.measured_table(measured),
-        on_select="rerun",
-        selection_mode="single-row",
-        placeholder="–",
-        key="measured table",
-        column_config={**names, **methods},
+        "measured",
+        columns,
+        alt="Measurements",
+        ids=[f"{number} {one.run}".strip() for number, one in enumerate(measured)],
+        links=lambda line: session.page_address("quantize", run) if (run := line.partition(" ")[2]) else None,
     )
-    chosen = selection.selection.rows
-    if chosen and measured[chosen[0]].run:
-        if st.button("Open in Quantize", icon=":material/open_in_new:", key="open measured"):
-            session.show_run(measured[chosen[0]].run)
-            st.switch_page("dashboard/pages/quantize.py", query_params={session.RUN_PARAMETER: measured[chosen[0]].run})
-    else:
-        st.caption(
-            "±: one standard error of the top-1 on its left. Select a row to open its run. Of each row and network, the newest "
-            # without backticks: code in a caption has too little contrast
-            f'{MOST} runs are shown; "python -m core table" prints all.'
-        )
+    if picked.opened:
+        session.open_run("quantize", picked.opened.partition(" ")[2])
+    st.caption(
+        "±: one standard error of the top-1 on its left. A row's name opens its run. Of each row and network, the newest "
+        # without backticks: code in a caption has too little contrast
+        f'{MOST} runs are shown; "python -m core table" prints all.'
+    )
 else:
     st.info("No row has been measured yet. Choose one below and press Measure.", icon=":material/lightbulb:")
 

@@ -5,9 +5,10 @@ import streamlit as st
 from core.runs.lists import RunFilter
 from dashboard import session, text
 from dashboard.charts.comparison import MOST
-from dashboard.components import figures, problems
+from dashboard.components import problems, tables
 from dashboard.forms import new_run
 from dashboard.pages import PAGES
+from dashboard.tables import run_list
 from dashboard.updates import live_view
 from dashboard.views import comparison, run_actions, status
 
@@ -59,8 +60,7 @@ elif len(chosen) == 1:
         for page in (page for page in PAGES if page.opens_runs):
             unfit = page.needs_generation and bool(run.config.images_from)
             if st.button(f"Open in {page.title}", key=f"open {page.name}", disabled=unfit):
-                session.show_run(run.id)
-                st.switch_page(page.path, query_params={session.RUN_PARAMETER: run.id})
+                session.open_run(page.name, run.id)
         if st.button("Start again with these settings", icon=":material/replay:", key="start again"):
             new_run.start_again(run)
         run_actions.pin_button(run)
@@ -72,7 +72,7 @@ elif len(chosen) == 1:
         with st.expander("Live changes", expanded=True):
             changes = session.store().changes(run.id)
             if changes:
-                figures.table(changes, "changes")
+                tables.table(run_list.change_lines(changes), "changes", alt="Live changes")
             else:
                 st.caption("No setting was changed while the run was active.")
     with right, st.expander("Settings", expanded=True):

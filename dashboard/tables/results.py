@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.generation.methods import in_order, method_order
-from core.runs.paper_table import KEPT, NOT_MEASURED, PAPER_METHODS, Measurement, PaperRow, paper_rows, weights_source
+from core.runs.paper_table import KEPT, PAPER_METHODS, Measurement, PaperRow, paper_rows, weights_source
 from dashboard.names import method_name
+from dashboard.tables.columns import Column
 
 # how close a network is to full precision, measured on: words -> its key in a result, and the beginning of keys in a row of `accuracies`
 MEASURED_ON: Mapping[str, tuple[str, str]] = {"real": ("real", "real_"), "synthetic": ("held_out", "")}
@@ -167,7 +169,7 @@ def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list
         lines.append(
             {
                 "row": row.name,
-                "measured here": newest.when if newest else NOT_MEASURED,
+                "measured": _seconds(newest.when) if newest else None,
                 **{f"drop {method}": newest.drop.get(method) if newest else None for method in methods},
                 "drop DFFG": row.drop,
                 "DFFG": row.methods["dffg"],  # before the other methods, which one may have to scroll to
@@ -177,13 +179,18 @@ def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list
     return lines
 
 
+def _seconds(when: str) -> float:
+    """Of the `when` of a Measurement: a day, with the time if it is from a run."""
+    return time.mktime(time.strptime(when, "%Y-%m-%d %H:%M" if ":" in when else "%Y-%m-%d"))
+
+
 def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
     """A line for each measurement, with three columns for each method that was measured."""
     methods = in_order({method for one in measured for method in one.top1})
     return [
         {
             "row": one.row,
-            "when": one.when,
+            "when": _seconds(one.when),
             **{
                 f"{quantity} {method}": figures.get(method)
                 for method in methods
@@ -199,6 +206,18 @@ def measured_table(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
     ]
 
 
+# how tables show columns that need more than the default
+PAPER_COLUMNS = {
+    "row": Column(kind="link"),
+    "measured": Column(kind="time"),
+    "when": Column(kind="time"),
+    **{name: Column(digits=2) for name in ("full precision", "drop DFFG", *PAPER_METHODS.values())},
+}
+ACCURACY_COLUMNS = {
+    **{name: Column(digits=2) for name in ("calibrated %", "trained %", "drop", "±")},
+    "seconds": Column(digits=1, help="Computing time of the training."),
+}
+
 # column of `accuracy_table`, without what it is measured on; its key; digits
 _CLOSENESS_COLUMNS = (("agreement %", "agreement", 2), ("±", "agreement_error", 2), ("KL", "kl", 4), ("score SQNR, dB", "score_sqnr", 2))
 
@@ -212,7 +231,7 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | No
         quantized, trained, runs = row.get("quantized"), row.get("trained"), row.get("runs", 1)
         table.append(
             {
-                "images by": row["method"],
+                "images by": method_name(row["method"]),
                 "setting": row.get("label", ""),
                 "bits": row["bits"],
                 "range": row.get("range"),

@@ -8,10 +8,19 @@ from typing import Any
 
 from core.runs.events import SECONDS
 from core.runs.run import Run
-from dashboard.names import method_name
+from dashboard.names import knob_title, method_name
 from dashboard.tables import results
+from dashboard.tables.columns import Column
 
 BASELINE = "★"
+COLUMNS = {
+    "name": Column(kind="link", help=f"Opens the run. {BASELINE}: the baseline that others are compared with."),
+    "tags": Column(kind="tags"),
+    "started": Column(kind="time"),
+    "minutes": Column(digits=1, help="Computing time, without pauses."),
+    "deleted": Column(kind="time"),
+    "permanently deleted": Column(kind="time"),
+}
 FIGURES = ("full_precision", "accuracy", SECONDS)  # kinds of results that `lines` shows
 
 
@@ -30,14 +39,13 @@ def lines(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Any]]) -> list
     columns = sorted({column for own in trained.values() for column in own})
     return [
         {
-            "baseline": BASELINE if run.pinned else "",
-            "name": run.name,
+            "name": f"{run.name} {BASELINE}" if run.pinned else run.name,
             "tags": list(run.tags),
             "state": str(run.state),
             "network": run.network,
             "images by": " + ".join(map(method_name, run.config.methods)),
-            "by": run.user,
-            "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "",
+            **({"by": run.user} if any(one.user for one in runs) else {}),
+            "started": run.started,
             "minutes": minutes(run, figures.get(run.id, {})),
             "full precision %": figures.get(run.id, {}).get("full_precision", {}).get("top1"),
             **{column: trained[run.id].get(column) for column in columns},
@@ -81,8 +89,21 @@ def deleted_lines(runs: Sequence[Run], days: int) -> list[dict[str, Any]]:
         {
             "name": run.name,
             "network": run.network,
-            "deleted": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.trashed)),
-            "permanently deleted on": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.trashed or 0) + days * 24 * 3600)),
+            "deleted": run.trashed,
+            "permanently deleted": (run.trashed or 0) + days * 24 * 3600,
         }
         for run in runs
+    ]
+
+
+def change_lines(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each live change of a run."""
+    return [
+        {
+            "setting": knob_title(change["name"]),
+            "value": f"{change['value']:g}",
+            "method": method_name(change["method"]),
+            "iteration": change["step"],
+        }
+        for change in changes
     ]

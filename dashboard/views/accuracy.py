@@ -18,7 +18,7 @@ from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import accuracy as accuracy_charts
 from dashboard.charts.style import json_of
-from dashboard.components import address_widgets, figures
+from dashboard.components import address_widgets, figures, tables
 from dashboard.tables import results, series
 
 _AGREEMENT = (
@@ -57,7 +57,7 @@ def accuracy(run: Run) -> None:
         st.caption(f"{'; '.join(protocols)}.")
     for note in dict.fromkeys(row["note"] for row in results.accuracies(own.results) if row.get("note")):
         st.warning(text.plain(note), icon=":material/info:")
-    figures.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy table")
+    tables.table(results.accuracy_table(rows, full_precision.get("top1")), "accuracy", results.ACCURACY_COLUMNS, alt="Accuracies")
 
 
 def has_accuracy(run: Run) -> bool:

@@ -14,10 +14,11 @@ from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import diversity as diversity_charts
 from dashboard.charts.style import json_of
-from dashboard.components import elements, figures
+from dashboard.components import elements, figures, tables
 from dashboard.images import contact_sheet, rows
 from dashboard.names import method_name
 from dashboard.tables import results
+from dashboard.tables.columns import Column
 from dashboard.updates.live_view import LAYOUT, Values, View
 from dashboard.views import status, verdict
 
@@ -64,13 +65,11 @@ def similarity(run: Run) -> None:
     )
     figures.show(json_of(diversity_charts.histogram_figure(measured, references)), "histogram", f"{run.name} similarities")
     st.caption("Distribution over all pairs of images: further left is more diverse. Dashed and dotted lines mark the means.")
-    figures.table(
+    tables.table(
         results.diversity_table(measured, references),
-        "diversity table",
-        column_config={
-            column: st.column_config.NumberColumn(format="%.1f" if "%" in column else "%.3f", help=help_text)
-            for column, help_text in results.DIVERSITY_COLUMNS.items()
-        },
+        "diversity",
+        {column: Column(digits=1 if "%" in column else 3, help=help_text) for column, help_text in results.DIVERSITY_COLUMNS.items()},
+        alt="Diversity of each set of images",
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)
     for cell, (method, of_set) in elements.grid(list(measured.items()), _MATRICES_IN_A_ROW):

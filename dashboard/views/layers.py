@@ -16,8 +16,9 @@ from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures, problems
+from dashboard.components import figures, problems, tables
 from dashboard.names import method_name
+from dashboard.tables.columns import Column
 from dashboard.tables.results import agreement_of, closeness, layers_measured_on
 from dashboard.views import sensitivity
 
@@ -157,7 +158,7 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     rows = compared(run, method, width)
     if len(rows) > 1:
         st.markdown("**Runs on the same images at this bit width**")
-        figures.table(rows, f"{key}/compared")
+        tables.table(rows, "same", {"final %": Column(digits=2), "calibrated %": Column(digits=2)}, alt="Runs on the same images")
 
 
 def _edited_bits(by_error: Sequence[Mapping[str, Any]], key: str, clicked: Mapping[str, int]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 
 import streamlit as st
@@ -10,12 +9,12 @@ import streamlit as st
 from core.runs.lists import NEWEST
 from core.runs.run import DAYS_IN_TRASH, NAME_CHARACTERS, NOTE_CHARACTERS, TAGS, Run
 from dashboard import session, text
-from dashboard.components import figures, problems
+from dashboard.components import problems, tables
 from dashboard.server import rights
 from dashboard.tables import run_list
 
 _JUST_DELETED = "just deleted"
-_SELECTED = "selected runs"
+_TABLE = "runs"  # its name in the address
 
 
 def choose_part(count: int) -> tuple[str, int]:
@@ -38,27 +37,20 @@ def choose_part(count: int) -> tuple[str, int]:
 
 def choose_in_table(runs: Sequence[Run]) -> list[Run]:
     """Draws a table of these runs; returns the selected ones."""
-    # Streamlit stores selected row numbers, so each set of rows gets a table of its own, which starts with the same runs selected
-    key = f"runs table {zlib.crc32(' '.join(run.id for run in runs).encode())}"
-    before = st.session_state.get(_SELECTED, [])
-    selection = figures.table(
-        run_list.lines(runs, session.store().results_of([run.id for run in runs], run_list.FIGURES)),
-        on_select="rerun",
-        selection_mode="multi-row",
-        selection_default={"selection": {"rows": [index for index, run in enumerate(runs) if run.id in before]}},
-        key=key,
+    known = {run.id: run for run in runs}
+    picked = tables.table(
+        run_list.lines(runs, session.store().results_of(list(known), run_list.FIGURES)),
+        _TABLE,
+        run_list.COLUMNS,
         alt="Runs",
-        placeholder="",
-        column_config={
-            **({} if any(run.user for run in runs) else {"by": None}),
-            "baseline": st.column_config.TextColumn(run_list.BASELINE, width=40, help="The run that others are compared with."),
-            "name": st.column_config.TextColumn(width="medium"),
-            "tags": st.column_config.ListColumn(),
-        },
+        ids=list(known),
+        select="many",
+        links=lambda run_id: session.page_address(session.page_of(known[run_id]), run_id),
+        find=False,  # the page searches all runs, not only those in the table
     )
-    chosen = [runs[row] for row in selection.selection.rows if row < len(runs)]
-    st.session_state[_SELECTED] = [run.id for run in chosen]
-    return chosen
+    if picked.opened in known:
+        session.open_run(session.page_of(known[picked.opened]), picked.opened)
+    return [known[run_id] for run_id in picked.rows]
 
 
 def description_form(run: Run, known_tags: Sequence[str]) -> None:
@@ -147,7 +139,7 @@ def undo_line() -> None:
         names = f"**{text.plain(deleted[0].name)}**" if len(deleted) == 1 else f"**{len(deleted)} runs**"
         st.markdown(f"Deleted {names}.", width="content")
         if st.button("Undo", icon=":material/undo:", key="undo") and _done(lambda: _restore(deleted)):
-            st.session_state[_SELECTED] = [run.id for run in deleted]
+            tables.select(_TABLE, [run.id for run in deleted])
             st.session_state[_JUST_DELETED] = []
             st.rerun()
         if st.button("Close", key="close undo", type="tertiary"):
@@ -174,14 +166,15 @@ def deleted_runs() -> None:
             f"{count:,} deleted run{'s' if count > 1 else ''}. Files are kept for {DAYS_IN_TRASH} days and removed at the next start after "
             "that." + (f" The table shows the last {len(trashed)}." if count > len(trashed) else "")
         )
-        selection = figures.table(
+        picked = tables.table(
             run_list.deleted_lines(trashed, DAYS_IN_TRASH),
-            on_select="rerun",
-            selection_mode="multi-row",
-            key=f"deleted table {zlib.crc32(' '.join(run.id for run in trashed).encode())}",
+            "deleted",
+            run_list.COLUMNS,
             alt="Deleted runs",
+            ids=[run.id for run in trashed],
+            select="many",
         )
-        chosen = [trashed[row] for row in selection.selection.rows if row < len(trashed)]
+        chosen = [run for run in trashed if run.id in picked.rows]
         refusal = _refusal(chosen)
         if refusal:
             st.caption(text.plain(refusal))

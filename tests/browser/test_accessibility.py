@@ -151,9 +151,8 @@ def test_page_has_no_serious_findings(full_server, empty_server, cached_page, ad
 
     visit(page, full_server, address)  # in the dark scheme
     wrong += in_both_schemes(page, "full", findings)
-    if page.get_by_test_id("stDataFrame").count():
-        # the column that selects rows, if there is one
-        page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55})
+    if page.get_by_role("grid", name="Runs").count():
+        page.get_by_role("grid", name="Runs").get_by_role("checkbox").first.click()
         page.mouse.move(0, 0)
         settle(page)
     open_everything(page)

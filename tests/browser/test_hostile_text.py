@@ -138,9 +138,7 @@ def test_error_of_a_run_is_shown_as_text(server, runs, page):
 @pytest.mark.slow
 def test_list_of_runs_shows_names_as_typed(server, runs, page):
     page.goto(f"{server}/runs")
-    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
-    # the first column selects rows
-    page.get_by_test_id("stDataFrame").click(position={"x": 20, "y": 55})
+    page.get_by_role("grid", name="Runs").get_by_role("checkbox").first.click()
     expect(page.get_by_role("button", name="Pin as baseline")).to_be_visible()
     settle(page)
     assert unhidden(page.locator("[data-testid=stMarkdownContainer] strong").first.inner_text()) == NAME

@@ -56,8 +56,7 @@ def served(tmp_path):
 
 
 def select_row(page: Page, row: int) -> None:
-    # the first column selects rows
-    page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 55 + 35 * row})
+    page.get_by_role("grid", name="Runs").get_by_role("checkbox").nth(row).click()
 
 
 @pytest.mark.slow
@@ -66,7 +65,7 @@ def test_two_runs_are_compared_and_the_link_shows_the_same(served, browser_page)
     page, problems = browser_page
     page.goto(address)
     page.get_by_role("link", name="Runs").click()
-    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    expect(page.get_by_role("grid", name="Runs")).to_be_visible()
     select_row(page, 0)
     expect(page.get_by_role("button", name="Start again with these settings")).to_be_visible()
     select_row(page, 1)
@@ -103,7 +102,7 @@ def test_run_is_deleted_restored_and_started_again_unchanged(served, browser_pag
     page, problems = browser_page
     page.goto(address)
     page.get_by_role("link", name="Runs").click()
-    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    expect(page.get_by_role("grid", name="Runs")).to_be_visible()
     select_row(page, 1)
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_text("Deleted the odd one.")).to_be_visible()

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 from core.config import EvaluationConfig, GenerationConfig, MachineConfig, RunConfig
@@ -44,6 +45,15 @@ def components(app):
     """Name and data of each of the dashboard's own components, in order."""
     found = [element.proto for element in app.get("bidi_component")]
     return [(proto.component_name.removeprefix("dashboard."), json.loads(proto.json)) for proto in found]
+
+
+def tables(app):
+    """The values of each table of the page that is only read, as data frames whose columns are those of its rows."""
+    found = []
+    for data in component(app, "table"):
+        cells = [[cell["value"] if isinstance(cell, dict) else cell for cell in row["cells"]] for row in data["rows"]]
+        found.append(pd.DataFrame(cells, columns=[column["name"] for column in data["columns"]]))
+    return found
 
 
 def component(app, name):

@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 
 import pytest
-from app_pages import ROOT, component, page, texts
+from app_pages import ROOT, component, page, tables, texts
 from streamlit.testing.v1 import AppTest
 from test_runs_and_comparison import finished, select
 
@@ -206,7 +206,7 @@ def test_read_only_folder_can_still_be_listed(runs_folder, monkeypatch):
     monkeypatch.setattr("core.runs.owner.Owner.is_alive", read_only)
     monkeypatch.setattr("core.runs.owner.Owner.remove_stale", lambda self: read_only(self, ""))
     app = page("runs")
-    assert [frame.value["name"].tolist() for frame in app.dataframe if "name" in frame.value] == [["a run"]]
+    assert [table["name"].tolist() for table in tables(app) if "name" in table] == [["a run"]]
     assert "must be writable" in texts(app)
 
 

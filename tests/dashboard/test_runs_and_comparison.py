@@ -1,10 +1,10 @@
 """The Runs and Compare pages in Streamlit's AppTest, on handwritten stores."""
 
-import re
 import time
 
 import pytest
 import streamlit
+from app_pages import component, tables
 from streamlit.testing.v1 import AppTest
 
 from core.config import MachineConfig, RunConfig
@@ -39,17 +39,17 @@ def page(name, **query):
     return app
 
 
-def select(app, *rows, table="runs table"):
+def select(app, *rows, table="runs"):
     """Selects rows of a table, as clicks would."""
-    (key,) = [key for frame in app.dataframe for key in re.findall(f"{table}.*", frame.proto.id)]
-    app.session_state[key] = {"selection": {"rows": list(rows), "columns": [], "cells": []}}
+    (data,) = [data for data in component(app, "table") if data["name"] == table]
+    app.query_params[f"{table}.rows"] = ",".join(data["rows"][row]["id"] for row in rows)
     app.run()
     assert not app.exception, app.exception
     return app
 
 
 def table(app, column):
-    return next(frame.value for frame in app.dataframe if column in frame.value)
+    return next(table for table in tables(app) if column in table)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_baseline_is_pinned_and_unpinned(three):
     app = select(page("runs"), 2)
     app.button(key="pin").click().run()
     assert [run.id for run in session.store().runs() if run.pinned] == [three[2]]
-    assert list(table(app, "minutes")["baseline"]) == ["", "", run_list.BASELINE]
+    assert list(table(app, "minutes")["name"]) == ["*run* 2", "*run* 1", f"*run* 0 {run_list.BASELINE}"]
     assert app.button(key="pin").label == "Unpin as baseline"
     app.button(key="pin").click().run()
     assert not any(run.pinned for run in session.store().runs())
@@ -141,13 +141,13 @@ def test_several_runs_are_deleted_and_restored_from_the_trash(three):
     app.session_state["deleted runs"] = True
     app.run()
     assert sorted(table(app, "deleted")["name"]) == ["*run* 0", "*run* 1", "*run* 2"]
-    select(app, 0, 1, table="deleted table")
+    select(app, 0, 1, table="deleted")
     assert app.button(key="restore").label == "Restore 2 runs"
     app.button(key="restore").click().run()
     assert not app.exception
     assert len(session.store().runs()) == 2
     (left,) = session.store().trash.runs()
-    app = select(app, 0, table="deleted table")
+    app = select(app, 0, table="deleted")
     app.button(key="delete permanently").click().run()
     assert not app.exception
     assert session.store().trash.runs() == []
@@ -199,7 +199,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     session.store().pin(three[1])
     app = page("compare", runs=",".join(three[:2]), curve="total loss", x="seconds", smoothing="0.5", log="true")
     assert app.multiselect(key="runs to compare").value == three[:2]
-    (differing,) = [frame.value for frame in app.dataframe if "setting" in frame.value and len(frame.value.columns) == 3]
+    (differing,) = [table for table in tables(app) if "setting" in table and len(table.columns) == 3]
     assert list(differing["setting"]) == ["machine: seed"]
     assert list(differing["A · *run* 2"]) == ["2"]
     assert list(differing["B · *run* 1 ★"]) == ["1"]
@@ -208,7 +208,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     values = table(app, "best at iteration")
     assert list(values["last − baseline"])[:2] == pytest.approx([1.0, 1.0])
     assert list(table(app, "W4A4 − baseline")["W4A4 %"]) == [92.0, 82.0, 91.0, 81.0]
-    assert len(app.get("bidi_component")) == 2
+    assert len(component(app, "figure")) == 2
     app.multiselect(key="runs to compare").set_value([three[2], three[0], three[1]]).run()
     assert not app.exception
     assert app.query_params["runs"] in ([",".join([three[2], three[0], three[1]])], ",".join([three[2], three[0], three[1]]))
@@ -230,7 +230,7 @@ def test_comparison_with_settings_of_another_version(three):
         connection.execute("UPDATE run SET config = '{\"new\": 1}' WHERE id = ?", (three[0],))
     app = page("compare", runs=",".join(three))
     assert any("This version cannot read the settings" in warning.value for warning in app.warning)
-    assert len(app.get("bidi_component")) == 2
+    assert len(component(app, "figure")) == 2
 
 
 def test_comparison_follows_an_active_run(three):

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import streamlit
-from app_pages import ROOT, SHORT, component, page, texts
+from app_pages import ROOT, SHORT, component, page, tables, texts
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
@@ -36,7 +36,7 @@ def test_page_without_runs_names_the_first_step(runs_folder, name, first_step, t
 
 def test_runs_lists_runs_from_earlier_servers(with_finished_run):
     app = page("runs")
-    table = app.dataframe[0].value
+    table = tables(app)[0]
     assert list(table["name"]) == ["a finished run"]
     assert list(table["state"]) == ["complete"]
     assert table["W4A4 %"][0] == session.store().result(with_finished_run, "accuracy/mi-fgsm/W4A4")["quantized"]

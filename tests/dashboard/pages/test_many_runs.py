@@ -5,7 +5,7 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
-from app_pages import SHORT, page, texts
+from app_pages import SHORT, page, tables, texts
 
 from core.runs.database import Database
 from core.runs.state import RunState
@@ -117,7 +117,7 @@ def test_table_shows_parts_of_all_runs_in_an_order(few_listed):
     finished(2 * MOST + 1)
 
     def names(app):
-        return list(next(frame.value for frame in app.dataframe if "minutes" in frame.value)["name"])
+        return list(tables(app)[0]["name"])
 
     app = page("runs")
     assert names(app) == [f"run-{number}" for number in (10, 9, 8, 7, 6)]

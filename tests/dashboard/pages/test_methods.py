@@ -1,7 +1,7 @@
 """The Methods page in Streamlit's AppTest: the table of a protocol, its files, and the form that measures what is missing."""
 
 import pytest
-from app_pages import page, texts
+from app_pages import page, tables, texts
 
 from core.comparison.cells import found
 from core.comparison.table import rows
@@ -10,7 +10,7 @@ from dashboard import session
 
 def test_table_is_that_of_the_command(with_finished_run):
     app = page("methods", run=with_finished_run)
-    (frame,) = (frame.value for frame in app.dataframe)
+    (frame,) = tables(app)
     store = session.store()
     expected = rows(store, found(store, store.config(with_finished_run)))
     assert list(zip(frame["width"], frame["method"])) == [(row.width, row.title) for row in expected]

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from app_pages import component, page, texts
+from app_pages import component, page, tables, texts
 from finished_runs import store_of_one_run
 
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
@@ -45,7 +45,7 @@ def test_quantize_shows_agreement_instead_of_accuracy(run_id):
     assert "This run has no labeled evaluation images: no accuracy during training." in shown
     assert "Synthetic: on 16 held-out synthetic images." in shown
     assert "on 16 held-out synthetic images. 20 dB is an error of 10 %" in shown
-    (table,) = [frame.value for frame in app.dataframe if "synthetic KL" in frame.value]
+    (table,) = [table for table in tables(app) if "synthetic KL" in table]
     assert (table["synthetic agreement %"][0], table["synthetic KL"][0]) == (round(kept["agreement"], 2), round(kept["kl"], 4))
     assert "calibrated %" not in table
     (compared,) = layers.compared(session.store().run(run_id), "adam", "W4A4")
@@ -55,11 +55,11 @@ def test_quantize_shows_agreement_instead_of_accuracy(run_id):
 def test_runs_and_compare_show_agreement(run_id):
     outcome = session.store().result(run_id, "accuracy/adam/W4A4")
     agreement = outcome["held_out"][outcome["kept"]]["agreement"]
-    assert page("runs").dataframe[0].value["W4A4 synthetic agreement %"][0] == agreement
+    assert tables(page("runs"))[0]["W4A4 synthetic agreement %"][0] == agreement
     other = session.store().create(replace(UNLABELED, bits=()), "another")
     session.store().set_state(other, RunState.COMPLETE)
     app = page("compare", runs=f"{run_id},{other}")
-    (table,) = [frame.value for frame in app.dataframe if "W4A4 synthetic agreement %" in frame.value]
+    (table,) = [table for table in tables(app) if "W4A4 synthetic agreement %" in table]
     assert table["W4A4 synthetic agreement %"][0] == agreement
 
 
@@ -91,9 +91,9 @@ def test_images_without_labels_are_named_on_every_page(run_id):
     assert "The evaluation images of this run have no labels, so its accuracy is unknown." in shown
     assert f"Real: on 400 images of {folder}; synthetic: on 16 held-out synthetic images." in shown
     assert "real images of the same class, %" in json.dumps(component(app, "figure"))
-    (table,) = [frame.value for frame in app.dataframe if "real KL" in frame.value]
+    (table,) = [table for table in tables(app) if "real KL" in table]
     assert (table["real agreement %"][0], table["real ±"][0]) == (91.25, 1.5)
-    assert page("runs").dataframe[0].value["W4A4 real agreement %"][0] == 91.25
+    assert tables(page("runs"))[0]["W4A4 real agreement %"][0] == 91.25
     text = report.report_now(session.store(), run_id, session.class_names)
     assert "agreement of W4A4, Adam, on real images" in text
     assert "Measured on: 400 images of pets (real), 16 held-out synthetic images (synthetic)." in text

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from app_pages import component, page, quantized_at_8_bits, texts
+from app_pages import component, page, quantized_at_8_bits, tables, texts
 
 from core.runs.state import RunState
 from dashboard import session
@@ -12,10 +12,10 @@ from dashboard import session
 def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     app = page("quantize")
     assert "first 2,000 CIFAR-10 test images" in texts(app)
-    table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
-    assert sorted(table["images by"]) == ["adam", "mi-fgsm"]
+    table = next(table for table in tables(app) if "calibrated %" in table)
+    assert sorted(table["images by"]) == ["Adam", "MI-FGSM"]
     assert (table["trained %"] > 50).all()
-    paper = next(frame.value for frame in app.dataframe if "DFFG" in frame.value)
+    paper = next(table for table in tables(app) if "DFFG" in table)
     assert list(paper["DFFG"]) == [84.68, 91.63, 93.30]
     # accuracy, training curve, accuracy checks; error by layer, and two histograms of one layer
     app.selectbox(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/layer").set_value("output").run()
@@ -59,7 +59,7 @@ def copied(run_id, seed, name, **training):
 
 
 def accuracy_lines(app):
-    (table,) = [frame.value for frame in app.dataframe if "calibrated %" in frame.value]
+    (table,) = [table for table in tables(app) if "calibrated %" in table]
     return [row for _, row in table.iterrows()]
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from app_pages import page, quantized_at_8_bits, texts
+from app_pages import page, quantized_at_8_bits, tables, texts
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
@@ -179,8 +179,8 @@ def test_quantize_accepts_uploaded_images_without_any_run(runs_folder):
     assert "accuracy/given/W8A8" in session.store().results(run.id)
     # also in a new session after the run
     app = page("quantize")
-    table = next(frame.value for frame in app.dataframe if "calibrated %" in frame.value)
-    assert list(table["images by"]) == ["given"]
+    table = next(table for table in tables(app) if "calibrated %" in table)
+    assert list(table["images by"]) == ["given images"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import csv
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_whole_table_has_the_newest_measurement_of_each_row():
     )
     older = replace(kept, top1={"mi-fgsm": 80.0}, when="2000-01-01", run="a run")
     lines = results.whole_table([(first, [kept, older]), (second, [])])
-    assert [line["measured here"] for line in lines] == ["2001-02-03", "not measured"]
+    assert [line["measured"] for line in lines] == [datetime(2001, 2, 3).timestamp(), None]
     assert [line["drop mi-fgsm"] for line in lines] == [3.25, None]
     assert "drop adam" not in lines[0]
     assert [line["drop DFFG"] for line in lines] == [9.21, 2.26]
@@ -109,7 +110,9 @@ def test_paper_tables_have_columns_of_the_measured_methods():
     row = paper_rows()[0]
     methods = ["mi-fgsm", "adam", "gdfq", "zeroq", "intraq"]
     figures = dict.fromkeys(methods, 80.0)
-    one = Measurement(row.name, "resnet20_cifar10", 92.1, figures, dict.fromkeys(methods, 0.7), "2,000 images", "quick", "2001", "")
+    one = Measurement(
+        row.name, "resnet20_cifar10", 92.1, figures, dict.fromkeys(methods, 0.7), "2,000 images", "quick", "2001-01-01 12:30", ""
+    )
     (line,) = results.whole_table([(row, [one])])
     assert [line[f"drop {method}"] for method in methods] == [12.1] * 5
     (line,) = results.measured_table([one])
