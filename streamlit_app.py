@@ -12,6 +12,7 @@ from dashboard.components import elements, figures, problems
 from dashboard.pages import PAGES, Page
 from dashboard.server import access, gate, resources
 from dashboard.updates import socket
+from dashboard.views import activity
 
 
 def as_streamlit_page(page: Page) -> Any:
@@ -31,7 +32,9 @@ if __name__ == "__main__":  # run as a script for each session and after each in
     with problems.shown():  # for example a database of a newer version
         session.manager()
         session.remember_run()
-        st.navigation([as_streamlit_page(page) for page in PAGES], position="top").run()
+        shown = st.navigation([as_streamlit_page(page) for page in PAGES], position="top")
+        activity.draw()
+        shown.run()
 else:  # imported once by the server, before it serves anything
     access.refuse_to_start()
     resources.share_memory()
@@ -40,6 +43,8 @@ else:  # imported once by the server, before it serves anything
         # imported here because the views import plotly, which would delay the start of the server
         from dashboard.updates.live_view import collect_updates, find_view
 
+        if view == activity.SOCKET:
+            return activity.answer(query)
         return collect_updates(find_view(view), run_id, query)
 
     app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *socket.routes(collect)], middleware=[Middleware(gate.Gate)])

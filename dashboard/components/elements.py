@@ -43,6 +43,7 @@ _player = component("player")
 _sheet = component("sheet")
 _knobs = component("knobs")
 _text_block = component("text_block")
+_activity = component("activity")
 _update_socket = component("update_socket")
 # plotly inserts its styles into the head of the page
 _figure = component("figure", isolate_styles=False)
@@ -197,6 +198,20 @@ def text_block(key: str, values: Mapping[str, Any], clipped: bool = False, color
 def text_block_data(lines: Sequence[str], title: str = "", progress: float | None = None) -> dict[str, Any]:
     """The data of a text block that changes while the run is active. progress: length of the bar, 0 to 1; None: no bar."""
     return {"title": one_line_text(title), "lines": [one_line_text(line) for line in lines], "progress": progress}
+
+
+def activity(values: Mapping[str, Any], address: str, stop: Callable[[str], None]) -> str | None:
+    """The active runs, as a button in the header with a list; it asks the socket at `address` for newer values. Returns the id of a run
+    that was opened, or None. values: of views.activity.collect. stop: called with the id of a run to end.
+    """
+    with st.container(key="activity"):  # placed by page.css
+        result = _activity(
+            key="activity/list",
+            data={"values": values, "address": address},
+            on_stopped_change=lambda: stop(st.session_state["activity/list"]["stopped"]),
+            on_opened_change=lambda: None,
+        )
+    return result.opened
 
 
 def update_socket(key: str, address: str, layout: str, milliseconds: int) -> None:
