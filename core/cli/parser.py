@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -66,7 +67,7 @@ class _LineByLine(argparse.HelpFormatter):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_with_negatives(sys.argv[1:] if arguments is None else arguments))
     try:
         result = options.function(options)
     except commands.Interrupted as interrupted:
@@ -103,6 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{parser.prog} {options.command}: the result could not be printed ({error.strerror})", file=sys.stderr)
             return 1
     return 0
+
+
+def _with_negatives(arguments: Sequence[str]) -> list[str]:
+    """`--budget -5m` as `--budget=-5m`, so that it is refused for its value: argparse takes them for flags, unless they are plain numbers."""
+    joined: list[str] = []
+    for one in arguments:
+        number = re.match(r"-\.?\d", one) and not re.fullmatch(r"-\d+|-\d*\.\d+", one)
+        if number and joined and re.fullmatch(r"--[a-z-]+", joined[-1]):
+            joined[-1] += f"={one}"
+        else:
+            joined.append(one)
+    return joined
 
 
 def _full_disk(error: BaseException, options: argparse.Namespace) -> str:

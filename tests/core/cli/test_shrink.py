@@ -121,6 +121,7 @@ def test_the_same_command_continues_what_was_interrupted(network, tmp_path, monk
         (["--bits", "4", "4"], "bits must have each value once, got 4, 4"),
         (["--budget", "0"], "argument --budget: time must be more than 0, got '0'"),
         (["--out", "small.tflite"], "out must end in .onnx, .safetensors or .pt2, got 'small.tflite'"),
+        (["--budget", "-5m"], "argument --budget: time must be written like 90s, 10m or 1h30m, got '-5m'"),
         (["--budget", "soon"], "argument --budget: time must be written like 90s, 10m or 1h30m, got 'soon'"),
     ],
 )
