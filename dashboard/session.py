@@ -247,7 +247,7 @@ def offered(which: RunFilter, kept: Sequence[str], key: str, label: str = "Searc
 
 def title(run: Run) -> str:
     """Label of a run in a selection box."""
-    return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {run.name} · {run.state}"
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {text.shortened(run.name, 70)} · {run.state}"
 
 
 @st.cache_data(show_spinner=False, max_entries=8)

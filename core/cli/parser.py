@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_negatives(arguments: Sequence[str]) -> list[str]:
-    """`--budget -5m` as `--budget=-5m`, so that it is refused for its value: argparse takes them for flags, unless they are plain numbers."""
+    """`--budget -5m` as `--budget=-5m`, so that it is refused for its value: argparse takes only plain numbers for values."""
     joined: list[str] = []
     for one in arguments:
         number = re.match(r"-\.?\d", one) and not re.fullmatch(r"-\d+|-\d*\.\d+", one)

@@ -6,21 +6,23 @@ from dashboard import session, text
 from dashboard.charts import comparison as charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, tables
+from dashboard.components.empty import empty
 from dashboard.tables.columns import Column
 from dashboard.views import comparison
 
 st.title("Compare")
-st.caption("Several runs side by side: different settings, curves on one axis, and accuracies.")
+st.caption("Several runs side by side: the settings that differ, curves on one axis, and accuracies.")
 
 if not session.store().lists.count():
-    st.info("No runs yet. Start one in the Studio, then another with one setting changed.", icon=":material/lightbulb:")
+    empty("No runs yet. Start one in the Studio, then another with one setting changed; their curves and accuracies are compared here.")
     st.stop()
 chosen = comparison.choose()
 if len(chosen) < 2:
-    st.info(
+    empty(
         "Choose two or more runs above, or select their rows under Runs and press Compare. "
         "To make a run that differs in one setting, use “Start again with these settings” under Runs.",
-        icon=":material/lightbulb:",
+        "Open Runs",
+        "runs",
     )
     st.stop()
 

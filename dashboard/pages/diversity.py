@@ -7,6 +7,7 @@ import streamlit as st
 from core.config import PRESETS
 from dashboard import session
 from dashboard.components import elements, problems
+from dashboard.components.empty import empty
 from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.forms.refusals import Refusals
@@ -14,19 +15,18 @@ from dashboard.updates import live_view
 from dashboard.views import diversity
 
 st.title("Diversity")
-st.caption("Cosine similarity of the CLIP embeddings of two synthetic images, over all pairs. Lower means more diverse.")
+st.caption("How similar the synthetic images of each method are: the CLIP similarity of two images, over all pairs; lower is more diverse.")
 
 run = session.choose_run(session.WITH_IMAGES, "Run", "diversity run")
 if run is None:
-    st.info(
-        "No run with images yet. Start a run in the Studio, or upload your own images below.",
-        icon=":material/lightbulb:",
-    )
+    empty("No run with images yet. Start a run in the Studio: the similarity of its images is shown here. Or upload your own images below.")
 else:
     live_view.follow(diversity.DIVERSITY, run)
 
 if run is not None and session.image_methods(run):
-    with st.expander("Measure with an encoder", icon=":material/add:"):
+    # open where nothing is measured, because nothing else is on the page then
+    unmeasured = run.state.is_finished() and not any(name.startswith("diversity/") for name in session.store().result_names(run.id))
+    with st.expander("Measure with an encoder", icon=":material/add:", expanded=unmeasured):
         refusals = Refusals("diversity")
         encoder = forms.encoder_widget(PRESETS["quick"], "diversity", refusals)
         if refusals.button("Measure", "measure"):

@@ -6,19 +6,20 @@ import streamlit as st
 
 from dashboard import session, text
 from dashboard.components import problems, tables
+from dashboard.components.empty import empty
 from dashboard.downloads import artifacts, report
 from dashboard.updates import live_view
 from dashboard.views import status
 
 st.title("Export")
 st.caption(
-    "The results of a run as files that work without this program. Each network file is loaded again after writing and compared with the "
-    "original network."
+    "The results of a run as files that work without this program; each network file is loaded again and compared with the original "
+    "network before it is offered."
 )
 
 run = session.choose_run(session.WITH_IMAGES, "Run", "export run")
 if run is None:
-    st.info("Nothing to export yet. Start a run in the Studio; its images and networks appear here.", icon=":material/lightbulb:")
+    empty("Nothing to export yet. Start a run in the Studio: its images and networks are offered here as files.")
     st.stop()
 
 live_view.follow(status.STATUS, run)

@@ -17,6 +17,7 @@ from dashboard import session, text
 from dashboard.charts import methods as charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, problems, tables
+from dashboard.components.empty import empty
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.server import rights
@@ -35,7 +36,7 @@ st.caption(
 
 run = session.choose_run(COMPARED, "Protocol: the settings of this run", "methods run")
 if run is None:
-    st.info("No run with bit widths yet. Start one in the Studio; its settings are the first protocol.", icon=":material/lightbulb:")
+    empty("No run with bit widths yet. Start one in the Studio: its settings are the first protocol, and its methods are compared here.")
     st.stop()
 # a budget of time has become numbers of images and steps, which are the same for all methods
 start = run.config.with_knobs({"budget": 0.0})

@@ -8,6 +8,7 @@ from core.config import PRESETS
 from core.runs.paper_table import PAPER_METHODS
 from dashboard import session
 from dashboard.components import elements, problems, tables
+from dashboard.components.empty import empty
 from dashboard.forms import run as forms
 from dashboard.forms import sources
 from dashboard.tables import results
@@ -16,16 +17,13 @@ from dashboard.views import confusion, layers, training
 
 st.title("Quantize")
 st.caption(
-    "The full-precision network (teacher) trains a low-bit copy of itself (student) on synthetic images only. Accuracy is measured on real "
+    "The full-precision network (teacher) trains a low-bit copy of itself (student) on synthetic images only; accuracy is measured on real "
     "images that were not used to choose anything."
 )
 
 run = session.choose_run(session.WITH_IMAGES, "Run", "quantize run")
 if run is None:
-    st.info(
-        "No run with images yet. Start a run in the Studio, or upload your own images below.",
-        icon=":material/lightbulb:",
-    )
+    empty("No run with images yet. Start a run in the Studio: the accuracy of its networks is shown here. Or upload your own images below.")
 
 
 def start_run(start, preset, own_images):

@@ -6,6 +6,7 @@ from core.runs.lists import RunFilter
 from dashboard import session, text
 from dashboard.charts.comparison import MOST
 from dashboard.components import problems, tables
+from dashboard.components.empty import empty
 from dashboard.forms import new_run
 from dashboard.pages import PAGES
 from dashboard.tables import run_list
@@ -26,7 +27,7 @@ lists = session.store().lists
 count = lists.count()
 run_actions.undo_line()
 if not count:
-    st.info("No runs yet. Start one in the Studio.", icon=":material/lightbulb:")
+    empty("No runs yet. Each run that is started in the Studio is listed here, with its settings, state and accuracies.")
     run_actions.deleted_runs()
     st.stop()
 
