@@ -16,7 +16,7 @@ from core.runs.manager import default_name
 from dashboard import session, text
 from dashboard.charts import methods as charts
 from dashboard.charts.style import json_of
-from dashboard.components import figures, problems, tables
+from dashboard.components import elements, figures, problems, tables
 from dashboard.components.empty import empty
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
@@ -79,9 +79,10 @@ if rows:
             ("Figure (SVG)", figure.as_svg, "drops.svg"),
         ):
             st.download_button(kind, made(rows), name, icon=":material/download:", key=f"download {name}", on_click="ignore")
-    with st.expander("Best and worst images", icon=":material/star:"):
-        st.caption(examples.EXPLAINED)
-        for shown in examples.of_table(session.store(), rows):
+    with elements.folded("Best and worst images", f"best and worst/{run.id}", False, ":material/star:") as opened:
+        if opened:
+            st.caption(examples.EXPLAINED)
+        for shown in examples.of_table(session.store(), rows) if opened else ():
             st.markdown(f"**{text.plain(method_name(shown.method))}**")
             for place, title, part in zip(st.columns(2), ("best", "worst"), (shown.best, shown.worst)):
                 with place:

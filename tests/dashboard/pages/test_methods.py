@@ -1,7 +1,7 @@
 """The Methods page in Streamlit's AppTest: the table of a protocol, its files, and the form that measures what is missing."""
 
 import pytest
-from app_pages import page, tables, texts
+from app_pages import htmls, page, tables, texts
 
 from core.comparison.cells import found
 from core.comparison.table import rows
@@ -21,7 +21,8 @@ def test_table_is_that_of_the_command(with_finished_run):
 
 
 def test_best_and_worst_images_of_each_method(with_finished_run):
-    app = page("methods", run=with_finished_run)
+    assert not [html for html in htmls(page("methods", run=with_finished_run)) if "data:image/png" in html]  # not while it is closed
+    app = page("methods", f"best and worst/{with_finished_run}", run=with_finished_run)
     pictures = [block.proto.body for block in app.get("html") if "data:image/png" in block.proto.body]
     methods = session.store().config(with_finished_run).methods
     assert len(pictures) == 2 * len(methods)
