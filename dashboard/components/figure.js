@@ -7,6 +7,7 @@
 
 const NARROW = 560; // pixels
 const MARGIN = 28; // pixels below a figure that fills the window
+const LATER = 2000; // milliseconds until a figure far outside the window is drawn
 
 let library; // promise of plotly.js, which is loaded once per page
 
@@ -36,13 +37,19 @@ function create(root) {
   const container = root.querySelector(".chart");
   let data, figure, plotly, frame, drawn, ended, drawing;
   let narrow = null;
-  // a figure outside the window is drawn once, later, and not redrawn before it is visible, because a job may be using the processor
+  // a figure outside the window is drawn once and not redrawn before it is visible, because a job may be using the processor
   let visible = false;
   const visibility = new IntersectionObserver((entries) => {
     visible = entries.at(-1).isIntersecting;
-    if (visible && stale) draw();
+    if (visible && data && (stale || !drawn)) draw();
   });
   let stale = false;
+  // a figure up to a window's height below is drawn at once, so that none is empty when it is scrolled to
+  const near = new IntersectionObserver((entries) => {
+    if (!entries.at(-1).isIntersecting || !data) return;
+    near.disconnect();
+    if (!drawn) draw();
+  }, { root: container.closest("[data-testid=stMain]"), rootMargin: "0px 0px 100% 0px" });
 
   const isNarrow = () => container.clientWidth < NARROW;
   const sizes = new ResizeObserver(() => {
@@ -130,6 +137,7 @@ function create(root) {
         if (switched) await plotly.redraw(container); // react places the legend by the margins of the other layout
         if (!drawn) {
           drawn = true;
+          container.classList.remove("empty");
           container.on("plotly_click", (event) => chart.pick(event.points[0].customdata ?? event.points[0].pointNumber));
           sizes.observe(container);
         }
@@ -164,10 +172,14 @@ function create(root) {
       if (!drawn) {
         narrow = isNarrow();
         container.style.height = `${(narrow && figure.layout.meta?.narrow?.height) || height(figure.layout)}px`;
+        container.dataset.title = plain(figure.layout.title?.text);
       }
       container.classList.toggle("pressable", data.pressable);
       if (drawn || visible) draw();
-      else setTimeout(draw, 2000);
+      else {
+        near.observe(container);
+        setTimeout(draw, LATER);
+      }
     },
     end() {
       ended = true;
@@ -175,6 +187,7 @@ function create(root) {
       window.removeEventListener("resize", onResize);
       sizes.disconnect();
       visibility.disconnect();
+      near.disconnect();
       cancelAnimationFrame(frame);
       if (drawn) plotly.purge(container);
     },
