@@ -5,7 +5,6 @@ from dataclasses import replace
 import streamlit as st
 
 from core.config import PRESETS
-from core.runs.paper_table import PAPER_METHODS
 from dashboard import session
 from dashboard.components import elements, problems, tables
 from dashboard.components.empty import empty
@@ -70,9 +69,7 @@ layers.layers(run)
 paper_rows = results.paper_table(run.config.model)
 if paper_rows:
     with st.expander("The paper's table for this network"):
-        tables.table(
-            paper_rows, "paper", results.PAPER_COLUMNS, alt="The paper's table for this network", best=list(PAPER_METHODS.values())
-        )
+        tables.table(paper_rows, "paper", results.PAPER_COLUMNS, alt="The paper's table for this network", best=results.DATA_FREE)
         st.caption(
             "DFFG, BMVC 2023: top-1 (%), all layers at the same bit width. The paper starts from "
             f"{paper_rows[0]['full precision']} % at full precision, so compare drops rather than values."

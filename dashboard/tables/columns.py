@@ -17,8 +17,8 @@ class Column:
     """How a column is shown.
 
     label: its title; default: its name. help: shown on hover over the title. kind: "text", "number", "time" (seconds since the epoch),
-    "tags" (a list of texts) or "link"; default: "number" if it has numbers, otherwise "text". digits: after the point; default: as many as
-    the values need, at most 4. significant: significant digits instead, for values of different magnitudes. hidden: unless chosen.
+    "tags" (a list of texts) or "link"; default: "number" with numbers or digits, otherwise "text". digits: after the point; default: as
+    many as the values need, at most 4. significant: significant digits instead, for values of different magnitudes. hidden: unless chosen.
     """
 
     label: str = ""
@@ -30,7 +30,8 @@ class Column:
 
     def kind_of(self, values: Sequence[Any]) -> str:
         """Its kind, given its values."""
-        return self.kind or ("number" if any(_is_number(value) for value in values) else "text")
+        numeric = self.digits is not None or self.significant is not None or any(_is_number(value) for value in values)
+        return self.kind or ("number" if numeric else "text")
 
     def described(self, name: str, values: Sequence[Any]) -> dict[str, Any]:
         """The column as table.js expects it."""

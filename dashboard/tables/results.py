@@ -213,13 +213,18 @@ PAPER_COLUMNS = {
     "when": Column(kind="time"),
     **{name: Column(digits=2) for name in ("full precision", "drop DFFG", *PAPER_METHODS.values())},
 }
-ACCURACY_COLUMNS = {
-    **{name: Column(digits=2) for name in ("calibrated %", "trained %", "drop", "±")},
-    "seconds": Column(digits=1, help="Computing time of the training."),
-}
+DATA_FREE = [title for column, title in PAPER_METHODS.items() if column != "real_data"]  # methods of the paper's table
 
 # column of `accuracy_table`, without what it is measured on; its key; digits
 _CLOSENESS_COLUMNS = (("agreement %", "agreement", 2), ("±", "agreement_error", 2), ("KL", "kl", 4), ("score SQNR, dB", "score_sqnr", 2))
+ACCURACY_COLUMNS = {
+    "range": Column("range method", hidden=True),
+    "runs": Column(help="Runs that are averaged: they differ only in their seeds.", hidden=True),
+    "error bar": Column(help="What ± is.", hidden=True),
+    **{name: Column(digits=2) for name in ("calibrated %", "trained %", "drop", "±")},
+    **{f"{words} {name}": Column(digits=digits) for words in MEASURED_ON for name, _, digits in _CLOSENESS_COLUMNS},
+    "seconds": Column(digits=1, help="Computing time of the training."),
+}
 
 
 def accuracy_table(rows: Sequence[Mapping[str, Any]], full_precision: float | None) -> list[dict[str, Any]]:
