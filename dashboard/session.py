@@ -104,6 +104,8 @@ def shown_run(which: RunFilter = ALL) -> Run | None:
     """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one."""
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     runs = store().runs(replace(which, ids=[wanted]), most=1) if wanted else []
+    if runs and RUN_PARAMETER not in st.query_params:  # chosen on another page
+        put_into_address(RUN_PARAMETER, wanted)
     runs = runs or store().runs(replace(which, active=True), most=1) or store().runs(which, most=1)
     return runs[0] if runs else None
 
@@ -246,8 +248,9 @@ def offered(which: RunFilter, kept: Sequence[str], key: str, label: str = "Searc
 
 
 def title(run: Run) -> str:
-    """Label of a run in a selection box."""
-    return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {text.shortened(run.name, 70)} · {run.state}"
+    """Label of a run in a selection box. The state of an active run is left out, because it changes while the box stays."""
+    state = str(run.state) if run.state.is_finished() else "active"
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(run.created))} · {text.shortened(run.name, 70)} · {state}"
 
 
 @st.cache_data(show_spinner=False, max_entries=8)

@@ -102,6 +102,11 @@ class Measurement:
     run: str  # its id; empty for a figure kept with the program
 
     @property
+    def changed(self) -> bool:
+        """Whether its settings are not just those of a preset."""
+        return " with " in self.setting
+
+    @property
     def drop(self) -> dict[str, float]:
         """Method -> drop from full precision, in points."""
         return {method: round(self.full_precision - top1, 2) for method, top1 in self.top1.items()}

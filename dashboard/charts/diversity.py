@@ -48,12 +48,13 @@ def matrix_figure(method: str, matrix: Mapping[str, Any], classes: Sequence[str]
     """
     labels = matrix["labels"]
     starts = [i for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, [*starts[1:], len(labels)])]
     names = [plotly(one_line_text(classes[labels[i]], 40)) for i in starts]
     heatmap = {
         "type": "heatmap", "z": matrix["cosine"], "zmin": low, "zmax": 1, "colorscale": "Cividis", "colorbar": {"thickness": 10},
         "hovertemplate": "%{z:.2f}<extra></extra>",
     }  # fmt: skip
-    axis = {"tickvals": starts, "ticktext": names, "showgrid": False}
+    axis = {"tickvals": middles, "ticktext": names, "showgrid": False}
     return figure(
         [heatmap], f"Similarity matrix, {title_of(method)}", 430, xaxis={**axis, "tickangle": 45}, yaxis={**axis, "autorange": "reversed"}
     )

@@ -126,14 +126,14 @@ def exported(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 NETWORK_COLUMNS = {
-    "torch %": Column(digits=2),
-    "file %": Column(digits=2),
-    "max. logit difference": Column(significant=2),
-    "images within one step %": Column(digits=2),
+    "torch %": Column("top-1 before, %", digits=2),
+    "file %": Column("top-1 of the file, %", digits=2),
+    "max. logit difference": Column("max. score difference", significant=2),
+    "images within one step %": Column("images within one step, %", digits=2),
     "kB": Column(digits=1),
     "float32 kB": Column(digits=1),
-    "ms": Column(digits=2, help="Latency: one image, one thread, on this machine."),
-    "float32 ms": Column(digits=2),
+    "ms": Column("ms per image", digits=2, help="One image at a time, one thread, on this machine."),
+    "float32 ms": Column("float32 ms per image", digits=2),
 }
 
 

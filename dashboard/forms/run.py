@@ -139,7 +139,7 @@ def _choose_methods(start: RunConfig, key: str) -> tuple[list[str], list[int]]:
 def bits_widget(default: Sequence[int], key: str) -> list[int]:
     """A box of the bit widths to quantize to; returns the chosen ones."""
     return st.multiselect(
-        "Then quantize to (bits)",
+        "Bit widths",
         list(BIT_WIDTHS),
         default=list(default),
         help="Bit widths of weights and activations. Leave empty to stop after the images are generated. Paper: 3, 4, 5.",

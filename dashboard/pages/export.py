@@ -48,7 +48,10 @@ with left:
 with right:
     kind = st.selectbox("Format", offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
 if st.button("Create file", type="primary", icon=":material/file_export:", key="make"):
-    with problems.shown(), st.spinner("Writing and verifying the file ...", show_time=True):
+    with (
+        problems.shown(),
+        st.spinner("Writing and verifying the file; you may leave this page, it is listed here when it is done ...", show_time=True),
+    ):
         artifacts.make(session.store().folder, run.id, offer, kind, folder)
 
 files = artifacts.exported(folder)

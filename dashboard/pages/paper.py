@@ -15,7 +15,7 @@ from dashboard.tables.columns import Column
 
 MOST = 20  # runs of each network of a row
 
-st.title("The paper's table")
+st.title("Paper")
 st.caption(
     "Top-1 (%) of DFFG (BMVC 2023) and the methods it compares with, all layers at the same bit width, beside measurements made here. "
     "If a measurement started from other weights than the paper's, compare the drop from full precision rather than the value."
@@ -28,7 +28,10 @@ columns = {
     for method in METHODS
 } | results.PAPER_COLUMNS
 tables.table(results.whole_table(rows), "paper", columns, alt="The paper's table", all_rows=True, best=results.DATA_FREE)
-st.caption("Bold: the best data-free method of a row in the paper.")
+st.caption(
+    "Bold: the best data-free method of a row in the paper. Of several measurements of a row, the newest by the settings of a preset is "
+    "shown."
+)
 
 st.header("Measurements")
 measured = [one for _, of_row in rows for one in of_row]

@@ -107,6 +107,7 @@ def references(results: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in known.items() if "mean_similarity" in value and f"diversity/{name}" not in results}
 
 
+DIVERSITY_TITLES = {"within a class": "same class", "snapshots": "snapshots of one image", "nearly the same %": "near-duplicates %"}
 # column of `diversity_table` -> what it means, and which direction is better
 DIVERSITY_COLUMNS: Mapping[str, str] = {
     "all pairs": "Mean cosine similarity over all pairs of images. Lower is more diverse.",
@@ -161,11 +162,14 @@ def _paper_columns(row: PaperRow) -> dict[str, float | None]:
 
 
 def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list[dict[str, Any]]:
-    """A line for each row of the paper, with its newest measurement. A column for each method that was measured."""
-    methods = in_order({method for _, measured in table for one in measured[:1] for method in one.top1})
+    """A line for each row of the paper, with its newest measurement by the settings of a preset, or the newest if there is none. A column
+    for each method that was measured.
+    """
+    chosen = {row.name: next((one for one in measured if not one.changed), measured[0]) for row, measured in table if measured}
+    methods = in_order({method for one in chosen.values() for method in one.top1})
     lines = []
-    for row, measured in table:
-        newest = measured[0] if measured else None
+    for row, _ in table:
+        newest = chosen.get(row.name)
         lines.append(
             {
                 "row": row.name,

@@ -68,7 +68,10 @@ def similarity(run: Run) -> None:
     tables.table(
         results.diversity_table(measured, references),
         "diversity",
-        {column: Column(digits=1 if "%" in column else 3, help=help_text) for column, help_text in results.DIVERSITY_COLUMNS.items()},
+        {
+            column: Column(results.DIVERSITY_TITLES.get(column, column), digits=1 if "%" in column else 3, help=help_text)
+            for column, help_text in results.DIVERSITY_COLUMNS.items()
+        },
         alt="Diversity of each set of images",
     )
     low = min(value for of_set in measured.values() for row in of_set["matrix"]["cosine"] for value in row)

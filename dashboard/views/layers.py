@@ -135,6 +135,7 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     bits = next(bits for bits in run.config.bits if run.config.training_for(bits).width == width)
     in_run, quick = run.config.training_for(bits).steps, PRESETS["quick"].training_for(bits).steps
     steps = {quick: f"{quick:,}: as in the quick preset", in_run: f"{in_run:,}: as in this run", 0: "0: calibrate only"}
+    changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = st.selectbox("Training steps", list(steps)[::-1], format_func=lambda count: steps[count], key=f"{key}/steps", width=260)
         pressed = st.button(
@@ -142,11 +143,10 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
             type="primary",
             icon=":material/play_arrow:",
             key=f"{key}/evaluate",
-            disabled=method not in session.image_methods(run),
-            help="Starts a run on the same images with these bits.",
+            disabled=method not in session.image_methods(run) or (not changed and wanted == in_run),
+            help="Starts a run on the same images with other bits, or another number of steps.",
         )
     after = sum(layer["weights"] * chosen[layer["name"]] for layer in found["layers"])
-    changed = [layer["name"] for layer in found["layers"] if chosen[layer["name"]] != layer["bits"]]
     st.caption(
         f"{len(changed)} of {len(found['layers'])} layers changed. Size of all weights: {_kilobytes(found['weight_size'])} kB before, "
         f"{_kilobytes(after)} kB after."

@@ -14,6 +14,7 @@ from core.runs.run import Run
 from core.runs.state import RunState
 from dashboard import session, text
 from dashboard.components import elements, problems
+from dashboard.forms import new_run
 from dashboard.server import rights
 from dashboard.updates.live_view import Values, View
 from dashboard.views import headline
@@ -57,7 +58,7 @@ def draw(run: Run, values: Values) -> None:
 
 def draw_line(run: Run, values: Values, more: Callable[[], None] | None = None) -> None:
     """Name, state, progress with remaining time, and the buttons that apply. more: draws another button."""
-    word, color = _BADGES[run.state]
+    word, color = ("pausing", "orange") if _pausing(run) else _BADGES[run.state]
     by = f"started by {text.plain(run.user)}" if run.user else ""
     resumed = "resumed once" if run.attempt == 2 else f"resumed {run.attempt - 1} times" if run.attempt > 1 else ""
     notes = f" :small[{', '.join(filter(None, (by, resumed)))}]" if by or resumed else ""
@@ -68,6 +69,8 @@ def draw_line(run: Run, values: Values, more: Callable[[], None] | None = None) 
             elements.text_block(_progress_key(run), values[_progress_key(run)], clipped=True)
         with st.container(horizontal=True, key="run buttons", width="content"):
             _buttons(run)
+            if run.state is RunState.FAILED:
+                _start_again(run)
             if more is not None:
                 more()
 
@@ -92,6 +95,12 @@ def draw_warnings(run: Run) -> None:
 
 
 STATUS = View("status", values, draw)
+
+
+def _pausing(run: Run) -> bool:
+    """Whether a pause was asked for, which takes effect at the next step, or after a stage without steps."""
+    manager = session.manager()
+    return run.state is RunState.RUNNING and manager.controls(run.id) and manager.control(run.id).paused
 
 
 def _act(run: Run, action: Callable[[], None]) -> None:
@@ -127,6 +136,9 @@ def _buttons(run: Run) -> None:
         button("Resume", ":material/play_arrow:", lambda: session.manager().resume(run.id), same, f"resume {run.id}")
     elif not run.state.is_finished() and session.manager().controls(run.id):
         control = session.manager().control(run.id)
+        if run.state is RunState.QUEUED:
+            button("Stop", ":material/stop:", control.stop, "Leaves the queue. The run can be resumed.")
+            return
         if control.paused:
             button("Resume", ":material/play_arrow:", control.resume)
         else:
@@ -134,6 +146,11 @@ def _buttons(run: Run) -> None:
         one_step = "One iteration of every method, or one training step, then pause."
         button("One step", ":material/skip_next:", lambda: _take_step(run, control), one_step)
         button("Stop", ":material/stop:", control.stop, "Ends the run. Its results so far are kept, and it can be resumed.")
+
+
+def _start_again(run: Run) -> None:
+    if st.button("Change settings and start again", icon=":material/replay:", key=f"again {run.id}"):
+        new_run.start_again(run)
 
 
 def _take_step(run: Run, control: LocalControl) -> None:

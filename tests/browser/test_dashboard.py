@@ -24,7 +24,7 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
     page.get_by_role("tab", name="Quantization").click()
     fill(page, "Training steps", "1")
     # one bit width is enough: remove the last two of 3, 4, 5
-    widths = page.get_by_role("combobox", name="Then quantize to (bits)")
+    widths = page.get_by_role("combobox", name="Bit widths")
     widths.press("Backspace")
     widths.press("Backspace")
     widths.press("Escape")

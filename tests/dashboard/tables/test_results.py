@@ -78,6 +78,14 @@ def test_whole_table_has_the_newest_measurement_of_each_row():
     assert measured[0]["started from"] == "resnet20_cifar10, this project's weights, not the paper's"
 
 
+def test_whole_table_prefers_the_settings_of_a_preset():
+    row = paper_rows()[0]
+    preset = Measurement(row.name, "resnet20_cifar10", 92.1, {"adam": 88.0}, {"adam": 0.7}, "2,000 images", "quick", "2001-02-03", "")
+    toy = replace(preset, top1={"adam": 40.0}, setting="quick with images 80", when="2002-01-01", run="a run")
+    assert [line["drop adam"] for line in results.whole_table([(row, [toy, preset])])] == [4.1]
+    assert [line["drop adam"] for line in results.whole_table([(row, [toy])])] == [52.1]
+
+
 def test_diversities_by_method():
     assert results.diversities({"diversity/adam": {"images": 2}, "full_precision": {}}) == {"adam": {"images": 2}}
 

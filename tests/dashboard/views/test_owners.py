@@ -123,7 +123,7 @@ def test_a_login_that_ended_while_the_page_was_open_does_nothing_more(emmas, coo
 
 def runs_page(run_id):
     app = AppTest.from_file(str(ROOT / "dashboard" / "pages" / "runs.py"), default_timeout=60)
-    app.session_state["selected runs"] = [run_id]
+    app.query_params["runs.rows"] = run_id
     return app.run()
 
 
