@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core.config import RunConfig
 from core.generation.methods import DEFAULT_METHODS, METHODS
+from core.runs.run import Run
 
 SPEEDS = ("generation", "accuracy", "plan")  # kinds of results that tell how fast stages are
 # An image in a step of the training takes as long as 2.1 in an iteration of the generation: a second forward pass, and the gradients of the
@@ -40,6 +42,12 @@ class Position:
     total: int
     before: int
     elapsed: float
+
+
+def position(run: Run) -> Position:
+    """Where a run is now."""
+    elapsed = 0.0 if run.stage_started is None else time.time() - run.stage_started
+    return Position(run.stage, run.step, run.total, run.stage_done, elapsed)
 
 
 def phases(config: RunConfig) -> list[Phase]:
@@ -152,14 +160,14 @@ def seconds_left(config: RunConfig, at: Position, results: Mapping[str, Any]) ->
 
 def _speed(config: RunConfig, results: Mapping[str, Any]) -> float | None:
     """Seconds for a unit of work: in finished trainings, else in the finished generation, else as planned; None if unknown."""
-    for kind, time, work_of in (
+    for kind, seconds, work_of in (
         ("accuracy", "training_seconds", lambda one: _TRAINING_WORK * one.get("steps", 0) * config.training.training_batch_size),
         ("generation", "seconds", lambda one: one.get("image_iterations", 0)),
     ):
-        found = [value for name, value in results.items() if name.startswith(f"{kind}/") and value.get(time)]
+        found = [value for name, value in results.items() if name.startswith(f"{kind}/") and value.get(seconds)]
         work = sum(work_of(one) for one in found)
         if work:
-            return sum(one[time] for one in found) / work
+            return sum(one[seconds] for one in found) / work
     return results.get("plan", {}).get("costs", {}).get("image_iteration") or None  # measured before a run with a budget of time
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any
 
 import streamlit as st
@@ -60,8 +59,7 @@ def _order(run: Run) -> tuple[bool, float, str]:
 def _described(run: Run) -> dict[str, Any]:
     words, short, share = "waiting", "", None
     if run.state is not RunState.QUEUED:
-        elapsed = 0.0 if run.stage_started is None else time.time() - run.stage_started
-        at = outlook.Position(run.stage, run.step, run.total, run.stage_done, elapsed)
+        at = outlook.position(run)
         share = outlook.done_share(run.config, at)
         words, short = _words(run, at)
     return {

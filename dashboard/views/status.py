@@ -37,11 +37,15 @@ def _progress_key(run: Run) -> str:
 
 
 def values(run: Run, address: Mapping[str, str]) -> Values:
-    """What happens now and next, and progress of the current stage; nothing if the run is finished."""
+    """What happens now and next, and the progress of the whole run; nothing if the run is finished."""
     if run.state.is_finished():
         return {}
-    done = min(run.step / run.total, 1.0) if run.total else 0.0
-    return {_progress_key(run): elements.text_block_data([_outlook(run)], progress=done)}
+    if run.state is RunState.QUEUED or not run.stage:
+        return {_progress_key(run): elements.text_block_data([_beginning(run)], progress=0.0)}
+    at = outlook.position(run)
+    known = session.store().results_of([run.id], outlook.SPEEDS).get(run.id, {})
+    words = outlook.in_words(run.config, at, known, paused=run.state is RunState.PAUSED)
+    return {_progress_key(run): elements.text_block_data([words], progress=outlook.done_share(run.config, at) or 0.0)}
 
 
 def waiting(run: Run) -> int:
@@ -110,17 +114,10 @@ def _act(run: Run, action: Callable[[], None]) -> None:
         action()
 
 
-def _outlook(run: Run) -> str:
-    """What the run does now, what comes next, and when it ends."""
-    if run.state is RunState.QUEUED:
-        before = waiting(run)
-        return f"Waiting for {before} earlier run{'s' if before > 1 else ''}." if before else "Starting the engine ..."
-    if not run.stage:
-        return "Starting the engine ..."
-    elapsed = 0.0 if run.stage_started is None else time.time() - run.stage_started
-    at = outlook.Position(run.stage, run.step, run.total, run.stage_done, elapsed)
-    results = session.store().results_of([run.id], outlook.SPEEDS).get(run.id, {})
-    return outlook.in_words(run.config, at, results, paused=run.state is RunState.PAUSED)
+def _beginning(run: Run) -> str:
+    """Of a run that computes nothing yet."""
+    before = waiting(run)
+    return f"Waiting for {before} earlier run{'s' if before > 1 else ''}." if before else "Starting ..."
 
 
 def _buttons(run: Run) -> None:

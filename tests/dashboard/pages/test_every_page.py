@@ -73,3 +73,12 @@ def test_a_link_clicked_before_the_page_is_drawn_keeps_the_run(runs_folder, monk
     assert not app.exception, app.exception
     assert "asked for" in texts(app)
     assert "newer" not in texts(app)
+
+
+@pytest.mark.parametrize("name", ["studio", "quantize", "diversity", "export"])
+def test_a_run_chosen_on_another_page_is_in_the_address(with_finished_run, name):
+    app = AppTest.from_file(str(ROOT / "dashboard" / "pages" / f"{name}.py"))
+    app.session_state["shown run"] = with_finished_run
+    app.run(timeout=60)
+    assert app.query_params["run"] in (with_finished_run, [with_finished_run])
+    assert "run" not in page(name).query_params  # the newest run, which may be another one tomorrow
