@@ -39,8 +39,10 @@ def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]],
 
     drawn = json_of(training_charts.sensitivity_figure(layers, method, chosen, bits))
     figures.show(drawn, f"{key}/sensitivity", f"{run.name} sensitivity {method} {width}", on_pick=choose)
+    number = names.index(chosen) + 1
     st.caption(
-        "Only the weights and the input of one layer are rounded. A ring is the error expected with the chosen bits: half for each bit more."
+        f"Layer {number} is {text.plain(chosen)}: click a bar to choose another. Only the weights and the input of one layer are rounded "
+        "at a time. A ring is the error expected with the chosen bits: half for each bit more."
     )
     picker = f"{key}/bits/{chosen}/{bits[chosen]}"
 
@@ -49,11 +51,10 @@ def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]],
         st.session_state[f"{key}/changes"] = st.session_state.get(f"{key}/changes", 0) + 1
 
     st.segmented_control(
-        f"Bits of layer {names.index(chosen) + 1}: {text.plain(chosen)}",
+        f"Bits of layer {number}",
         BIT_WIDTHS,
         default=bits[chosen],
         required=True,
         key=picker,
         on_change=change,
-        help="Click a bar in the chart to choose another layer.",
     )
