@@ -198,7 +198,7 @@ def _last(figures: Mapping[str, Any]) -> float | None:
 def _top1(results: Mapping[str, Any], width: str, methods: Mapping[str, Mapping[str, Any]]) -> Finding:
     hits = {name: [unpacked(known)] for name in methods if (known := results.get(f"{HITS}/{name}/{width}"))}
     values = {name: float(_last(figures) or 0.0) for name, figures in methods.items()}
-    real = next((known for name in methods if (known := answers_of(results, name, width).get("real"))), {})
+    real: Mapping[str, Any] = next((known for name in methods if (known := answers_of(results, name, width).get("real"))), {})
     full_precision = _classes(real, FULL_PRECISION) == unpacked_numbers(real[LABELS]) if LABELS in real else None
     return of_networks(TOP1, values, hits, width, next(iter(methods.values())).get("evaluated_on") or "", full_precision)
 

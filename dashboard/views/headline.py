@@ -14,7 +14,7 @@ from core.models.registry import NETWORK_SUFFIXES
 from core.runs.run import Run
 from dashboard import session, text
 from dashboard.charts import files as chart_files
-from dashboard.components import figures
+from dashboard.components import tables
 from dashboard.downloads import artifacts
 from dashboard.forms import new_run, next_runs
 from dashboard.names import method_name
@@ -45,7 +45,7 @@ def draw(run: Run) -> None:
             _next_runs(run)
         if len(networks) > 1:
             with st.expander(f"All {len(networks)} networks", icon=":material/table_rows:"):
-                figures.table([_row(network, network is made) for network in networks], f"networks {run.id}", placeholder="–")
+                tables.table([_row(network, network is made) for network in networks], f"networks {run.id}", all_rows=True)
 
 
 def _next_runs(run: Run) -> None:
