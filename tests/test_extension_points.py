@@ -32,6 +32,7 @@ from dashboard.components import elements
 from dashboard.downloads.report import report
 from dashboard.pages import PAGES, Page
 from dashboard.updates import live_view
+from dashboard.views import live_knobs
 
 SMALL = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
 
@@ -212,9 +213,9 @@ def test_the_slider_of_an_added_knob_changes_an_active_run(run, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(session, "manager", lambda: manager)
             app = page("studio", run_id)
-            (slider,) = [slider for slider in app.slider if slider.key == f"live/{run_id}/gamma"]
-            slider.set_value(0.4).run()
-            assert not app.exception, app.exception
+            (panel,) = [data for data in map(lambda e: json.loads(e.proto.json), app.get("bidi_component")) if "knobs" in data]
+            assert "gamma" in [knob["name"] for knob in panel["knobs"]["all"]]
+            live_knobs.change(manager.store.run(run_id), {"group": "all", "name": "gamma", "value": 0.4})
         wait_until(lambda: len(manager.store.changes(run_id)) == 2)
         changes = manager.store.changes(run_id)
         assert {(change["method"], change["name"], change["value"]) for change in changes} == {

@@ -1,12 +1,10 @@
 """Records as pages read them: only new ones are read, and those that a resumed run dropped are forgotten."""
 
-from core.runs.state import RunState
 from dashboard import session
 
 
 def test_records_that_a_resumed_run_computes_again_are_shown_once(with_finished_run):
     store = session.store()
-    store.set_state(with_finished_run, RunState.STOPPED)
     run = store.run(with_finished_run)
     assert [record.step for record in session.records(run, "generation") if record.series == "adam"] == [1, 2, 3, 4]
     # a page reads between the resume and the moment when the engine drops what follows its resume state

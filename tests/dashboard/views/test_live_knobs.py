@@ -1,5 +1,7 @@
 """The live knobs of a run: which there are, their values over the iterations, and changes from the browser."""
 
+from dataclasses import replace
+
 import pytest
 
 from core.config import GenerationConfig, has_knob, live_knobs
@@ -47,8 +49,7 @@ def test_values_over_the_iterations(run):
 
 
 def test_an_active_run_of_another_server_has_none(run):
-    session.store().set_state(run.id, RunState.RUNNING)
-    assert view.values(session.store().run(run.id), ended=False) == {}
+    assert view.values(replace(run, state=RunState.RUNNING), ended=False) == {}
 
 
 @pytest.fixture
