@@ -213,7 +213,7 @@ def test_the_slider_of_an_added_knob_changes_an_active_run(run, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(session, "manager", lambda: manager)
             app = page("studio", run_id)
-            (panel,) = [data for data in map(lambda e: json.loads(e.proto.json), app.get("bidi_component")) if "knobs" in data]
+            (panel,) = [data for data in (json.loads(e.proto.json) for e in app.get("bidi_component")) if "knobs" in data]
             assert "gamma" in [knob["name"] for knob in panel["knobs"]["all"]]
             live_knobs.change(manager.store.run(run_id), {"group": "all", "name": "gamma", "value": 0.4})
         wait_until(lambda: len(manager.store.changes(run_id)) == 2)
