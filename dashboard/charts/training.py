@@ -111,7 +111,7 @@ def error_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen: str) 
 
 
 def sensitivity_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen: str, bits: Mapping[str, int]) -> Figure:
-    """A bar for each layer: the error of the scores in percent when only this layer is quantized, 100 * 10^(-dB / 20). A ring where its
+    """A bar for each layer: the error of the scores in percent when only this layer is quantized, 100 * 10^(-dB / 20). A dot where its
     bits were changed: the error expected with them, of which each bit more halves the step. layers: with "score_sqnr". bits: by name.
     """
     positions = list(range(1, len(layers) + 1))
@@ -126,7 +126,7 @@ def sensitivity_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen:
     }, {
         "type": "scatter", "mode": "markers", "x": [place for place, *_ in changed], "y": [error for _, error, _ in changed],
         "text": [f"{own} bits" for *_, own in changed], "name": "expected with the chosen bits", "customdata": [p - 1 for p, *_ in changed],
-        "marker": {"symbol": "circle-open", "size": 10, "color": FULL_PRECISION, "line": {"width": 2}},
+        "marker": {"size": 11, "color": FULL_PRECISION, "line": {"width": 2, "color": "white"}},
         "hovertemplate": "layer %{x} with %{text}: about %{y:.2g} %<extra></extra>",
     }]  # fmt: skip
     axis = {"title": {"text": "layer, in the order of the network"}, "nticks": 12, "tickangle": 0, "range": [0.4, len(layers) + 0.6]}

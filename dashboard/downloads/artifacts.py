@@ -137,6 +137,17 @@ NETWORK_COLUMNS = {
 }
 
 
+def latency_sentence(path: Path, figures: dict[str, Any]) -> str:
+    """How fast an exported network is on the machine that wrote it, compared with float32 in the same format."""
+    own, before = figures["latency_ms"], figures["float32_latency_ms"]
+    if not own or not before:
+        return ""
+    times = max(own / before, before / own)
+    compared = f"{times:.1f} times as {'long' if own > before else 'fast'} as" if times >= 1.05 else "as fast as"
+    words = f"{path.name} takes {own:.2g} ms for an image here, {compared} float32 ({before:.2g} ms)"
+    return words if own <= before else f"{words}: the gain is in size"
+
+
 def network_row(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
     """Figures of an exported network, ready to show; sizes in kilobytes, latencies in milliseconds."""
     return {

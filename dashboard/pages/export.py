@@ -69,6 +69,9 @@ for path, facts in files:
 networks = [artifacts.network_row(path, facts) for path, facts in files if "torch_accuracy" in facts]
 if networks:
     tables.table(networks, "networks", artifacts.NETWORK_COLUMNS, alt="Exported networks")
+    for path, facts in files:
+        if "torch_accuracy" in facts and (sentence := artifacts.latency_sentence(path, facts)):
+            st.markdown(f"{text.plain(sentence)}.")
     st.caption(
         "Top-1 of the network in PyTorch and of its file on the evaluation images of the run, and the number of images on which no logit "
         "differs by more than one step of the last quantizer; size and latency (ms, one image, one thread) next to the float32 network in "

@@ -42,7 +42,7 @@ def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]],
     number = names.index(chosen) + 1
     st.caption(
         f"Layer {number} is {text.plain(chosen)}: click a bar to choose another. Only the weights and the input of one layer are rounded "
-        "at a time. A ring is the error expected with the chosen bits: half for each bit more."
+        "at a time. A dot is the error expected with the chosen bits: half for each bit more."
     )
     picker = f"{key}/bits/{chosen}/{bits[chosen]}"
 

@@ -71,6 +71,19 @@ def test_every_export_format_has_a_display_name():
     assert set(artifacts.FORMATS) == set(EXPORT_FORMATS)
 
 
+@pytest.mark.parametrize(
+    ("own", "before", "words"),
+    [
+        (2.65, 0.92, "takes 2.6 ms for an image here, 2.9 times as long as float32 (0.92 ms): the gain is in size"),
+        (0.5, 1.0, "takes 0.5 ms for an image here, 2.0 times as fast as float32 (1 ms)"),
+        (1.0, 1.01, "takes 1 ms for an image here, as fast as float32 (1 ms)"),
+    ],
+)
+def test_latency_in_words(own, before, words):
+    assert artifacts.latency_sentence(Path("a.onnx"), {"latency_ms": own, "float32_latency_ms": before}).startswith(f"a.onnx {words}")
+    assert artifacts.latency_sentence(Path("a.onnx"), {"latency_ms": 0.0, "float32_latency_ms": before}) == ""
+
+
 def test_row_of_a_network():
     figures = {
         "torch_accuracy": 90.0, "file_accuracy": 90.1, "max_output_difference": 0.5, "within_last_scale": 99.0, "bytes": 1500,
