@@ -159,7 +159,7 @@ def curves_figure(
     return figure(
         traces, label + (f", smoothed by {smoothing:g}" if smoothing else ""), 460, hovermode="closest",
         xaxis={"title": {"text": {"iteration": "iteration", "seconds": "computing time (s)", "images": "images processed"}[axis]}},
-        yaxis={"type": "log" if log else "linear", "title": {"text": curve.unit}},
+        yaxis={"type": "log" if log else "linear", "title": {"text": curve.unit}, "nticks": 7, "exponentformat": "power"},
         # with another axis, the zoom of this one does not apply
         uirevision=f"{label} {axis} {log}",
     )  # fmt: skip

@@ -39,7 +39,7 @@ def training_figure(records: Sequence[Record], part: str) -> Figure:
             "type": "scatter", "mode": "lines", "x": steps_of([record for record, _ in points]),
             "y": numbers(value for _, value in points), "name": title_of(name), "line": _line(name, series),
         })  # fmt: skip
-    axis = {"type": "log" if part == "total" else "linear"}
+    axis = {"type": "log" if part == "total" else "linear", "nticks": 7, "exponentformat": "power"}
     return figure(traces, _TITLES[part], 340, xaxis={"title": {"text": "training step"}}, yaxis=axis)
 
 

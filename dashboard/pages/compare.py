@@ -53,7 +53,7 @@ def settings(compared):
 def curves(compared):
     """Chart options, the chart, and a table of last and best values."""
     st.header("Curves")
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="top"):
         label = st.selectbox("Curve", list(charts.curves_of(compared)), key="curve", bind="query-params", width=220)
         axis = st.segmented_control("Horizontal axis", charts.AXES, default=charts.AXES[0], required=True, key="x", bind="query-params")
         smoothing = st.slider(
