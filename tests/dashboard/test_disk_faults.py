@@ -131,7 +131,7 @@ def test_tags_of_several_runs(runs_folder, full):
 def test_deleted_runs(runs_folder, full, button):
     run_id = finished("deleted")
     session.store().trash.put(run_id)
-    app = select(page("runs", "deleted runs"), 0, table="deleted table")
+    app = select(page("runs", "deleted runs"), 0, table="deleted")
     full.append(True)
     app.button(key=button).click().run()
     assert shows(app, full)

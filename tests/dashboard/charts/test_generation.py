@@ -229,7 +229,7 @@ def test_histogram_marks_the_mean_and_matrix_names_the_classes():
         diversity_charts.matrix_figure("adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"])
     )
     assert list(matrix.layout.xaxis.ticktext) == ["cat", "frog"]
-    assert list(matrix.layout.xaxis.tickvals) == [0, 2]
+    assert list(matrix.layout.xaxis.tickvals) == [0.5, 2]  # the middle of each class
 
 
 def test_eight_methods_have_eight_colors_and_a_ninth_another_dash():

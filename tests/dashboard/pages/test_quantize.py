@@ -17,10 +17,10 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     assert (table["trained %"] > 50).all()
     paper = next(table for table in tables(app) if "DFFG" in table)
     assert list(paper["DFFG"]) == [84.68, 91.63, 93.30]
-    # accuracy, training curve, accuracy checks; error by layer, and two histograms of one layer
+    # accuracy, training curve, accuracy checks; error by layer, two histograms of one layer, and sensitivity
     app.selectbox(key=f"layers/{with_finished_run}/mi-fgsm/W4A4/layer").set_value("output").run()
     assert not app.exception
-    assert len(component(app, "figure")) == 6
+    assert len(component(app, "figure")) == 7
     assert "On the same 500 evaluation images" in texts(app)
     editor = next(frame.value for frame in app.dataframe if "output dB" in frame.value)
     assert len(editor) == 22

@@ -185,7 +185,7 @@ def test_view_without_charts_gets_its_progress(runs_folder, alone, view):
     store = session.store()
     run_id = store.create(LONG.with_knobs({"encoder": "embedded"}), "by hand")
     store.set_state(run_id, RunState.RUNNING)
-    assert "Starting the engine" in collect(view, run_id)["values"][f"progress/{run_id}"]
+    assert "Starting ..." in collect(view, run_id)["values"][f"progress/{run_id}"]
     store.set_stage(run_id, "diversity of adam", 10)
     before = collect(view, run_id)
     assert list(before["values"]) == [f"progress/{run_id}"]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from app_pages import page
+from app_pages import page, tables
 
 from core.runs.state import RunState
 from dashboard import session
@@ -101,7 +101,7 @@ def test_all_networks_are_in_a_table_and_what_follows_opens_the_filled_form(with
         changed = {"full_precision": 92.0, "quantized": 92.0 - drop, "drop_error": 0.31, "bytes": 177_000}
         store.set_result(with_finished_run, f"accuracy/{method}/W4A4", {**figures, **changed})
     app = page("quantize", run=with_finished_run)
-    (table,) = [frame.value for frame in app.dataframe if "same answer on unseen images %" in frame.value.columns]
+    (table,) = [table for table in tables(app) if "same answer on unseen images %" in table]
     assert table["drop (points)"].tolist() == ["1.50 ± 0.31", "0.42 ± 0.31"]
     assert table["network"].tolist() == ["W4A4", "W4A4 (recommended)"]
     labels = [button.label for button in app.button if button.key.startswith("next ")]
