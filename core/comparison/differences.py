@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core.comparison.significance import mcnemar
+
 _RESAMPLES = 10_000
 _COVERED = 0.95
 
@@ -14,7 +16,7 @@ _COVERED = 0.95
 class Difference:
     """Top-1 of one method minus that of another, in points.
 
-    low, high: ends of the 95 % interval of the bootstrap. p: two-sided; the smallest that can be told is 2 / 10,001.
+    low, high: ends of the 95 % interval of the bootstrap. p: two-sided; of several seeds, the smallest that can be told is 2 / 10,001.
     """
 
     points: float
@@ -33,7 +35,8 @@ def difference(own: Sequence[NDArray[np.bool_]], other: Sequence[NDArray[np.bool
 
     own, other: for each seed, whether each evaluation image is classified correctly, bool `(N,)`: the same seeds and images in the same
     order. Each resample draws images and seeds with replacement, so that the interval covers both the choice of the evaluation images and
-    the variation between seeds; with one seed, it covers the images only. Raises ValueError where the images differ.
+    the variation between seeds; with one seed, it covers the images only, and p is that of McNemar's exact test. Raises ValueError where
+    the images differ.
     """
     if len(own) != len(other) or len({len(hits) for hits in (*own, *other)}) != 1:
         raise ValueError("own and other must be of the same seeds and images")
@@ -49,5 +52,5 @@ def difference(own: Sequence[NDArray[np.bool_]], other: Sequence[NDArray[np.bool
     tail = (1 - _COVERED) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     smaller = min(int((values <= 0).sum()), int((values >= 0).sum()))
-    p = min(1.0, 2 * (smaller + 1) / (_RESAMPLES + 1))
-    return Difference(round(100 * float(gaps.mean()), 3), round(float(low), 3), round(float(high), 3), round(p, 5))
+    p = mcnemar(own[0], other[0]) if seeds == 1 else round(min(1.0, 2 * (smaller + 1) / (_RESAMPLES + 1)), 5)
+    return Difference(round(100 * float(gaps.mean()), 3), round(float(low), 3), round(float(high), 3), p)

@@ -196,7 +196,7 @@ def explained(table: Sequence[Row]) -> list[str]:
         "top-1, in points; spread: its standard deviation between seeds. Networks are those of the last training step, also where a run "
         "keeps the calibrated one.",
         "Behind the best: difference in points to the best method of the width on the same images and seeds, with the interval and the "
-        "two-sided p of a paired bootstrap over images and seeds.",
+        "two-sided p of a paired bootstrap over images and seeds; of a single seed, p is that of McNemar's exact test.",
     ]
 
 

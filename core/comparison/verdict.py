@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.comparison.differences import difference
-from core.comparison.significance import LEVEL, Gap, mcnemar, paired_t, similarity_gap
+from core.comparison.significance import LEVEL, Gap, paired_t, similarity_gap
 from core.comparison.table import Row, hits_of
 from core.evaluation.answers import ANSWERS, CALIBRATED, FULL_PRECISION, LABELS, TRAINED, Answers, unpacked_numbers
 from core.evaluation.hits import HITS, unpacked
@@ -164,9 +164,7 @@ def _of_hits(method: str, best: Sequence[Hits], other: Sequence[Hits], pairs: in
     if len({len(hits) for hits in (*best, *other)}) != 1:
         return ()
     gap = difference(best, other)
-    if len(best) > 1:
-        return (Against(method, gap.points, gap.low, gap.high, min(1.0, pairs * gap.p), SEEDS),)
-    return (Against(method, gap.points, gap.low, gap.high, min(1.0, pairs * mcnemar(best[0], other[0])), MCNEMAR),)
+    return (Against(method, gap.points, gap.low, gap.high, min(1.0, pairs * gap.p), SEEDS if len(best) > 1 else MCNEMAR),)
 
 
 def of_quantization(results: Mapping[str, Any]) -> list[Finding]:

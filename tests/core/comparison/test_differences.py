@@ -24,13 +24,14 @@ def test_one_seed_has_the_interval_of_the_normal_approximation():
 
 
 @pytest.mark.parametrize(("only_own", "only_other"), [(130, 100), (40, 15), (60, 58)])
-def test_p_is_close_to_that_of_mcnemar(only_own, only_other):
+def test_p_of_one_seed_is_that_of_mcnemar(only_own, only_other):
     """McNemar's test: of the images that only one method classifies correctly, half are each one's."""
     own = hits(range(only_own))
     other = hits(range(only_own, only_own + only_other))
     total, most = only_own + only_other, max(only_own, only_other)
     exact = min(1.0, 2 * sum(math.comb(total, k) for k in range(most, total + 1)) / 2**total)
-    assert difference([own], [other]).p == pytest.approx(exact, abs=0.06)
+    assert difference([own], [other]).p == pytest.approx(exact, abs=1e-5)
+    assert difference([own] * 2, [other] * 2).p == pytest.approx(exact, abs=0.06)  # the bootstrap
 
 
 def test_methods_that_agree_everywhere_do_not_differ():
