@@ -104,6 +104,11 @@ class RunManager:
         """Whether this manager has the run queued or running."""
         return run_id in self._controls
 
+    def pauses(self, run_id: str) -> bool:
+        """Whether this manager has the run queued or running, and it rests or is to rest at its next step."""
+        control = self._controls.get(run_id)
+        return control is not None and control.paused
+
     def waiting(self, run_id: str) -> int:
         """How many runs, of all processes, are ahead of a queued one."""
         return len(self.store.ahead(run_id))

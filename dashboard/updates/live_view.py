@@ -117,7 +117,7 @@ def _of_page(run: Run, values: Values) -> tuple[bool, Any]:
 def _layout_version(run: Run, values: Values) -> str:
     """Version key: the view is redrawn when it changes."""
     controls = session.manager().controls(run.id)
-    paused = controls and session.manager().control(run.id).paused
+    paused = session.manager().pauses(run.id)
     waiting = session.manager().waiting(run.id) if run.state is RunState.QUEUED else 0
     return json.dumps([run.state, bool(run.stage), run.attempt, controls, paused, waiting, _of_page(run, values), values.get(LAYOUT)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import streamlit as st
 
@@ -103,8 +104,7 @@ STATUS = View("status", values, draw)
 
 def _pausing(run: Run) -> bool:
     """Whether a pause was asked for, which takes effect at the next step, or after a stage without steps."""
-    manager = session.manager()
-    return run.state is RunState.RUNNING and manager.controls(run.id) and manager.control(run.id).paused
+    return run.state is RunState.RUNNING and session.manager().pauses(run.id)
 
 
 def _act(run: Run, action: Callable[[], None]) -> None:
@@ -132,17 +132,18 @@ def _buttons(run: Run) -> None:
         same = "Continues from the last resume state, or from the start. The result is the same as without the interruption."
         button("Resume", ":material/play_arrow:", lambda: session.manager().resume(run.id), same, f"resume {run.id}")
     elif not run.state.is_finished() and session.manager().controls(run.id):
-        control = session.manager().control(run.id)
+        # each asks for the control when it is pressed: the run may end while this is drawn
+        control = partial(session.manager().control, run.id)
         if run.state is RunState.QUEUED:
-            button("Stop", ":material/stop:", control.stop, "Leaves the queue. The run can be resumed.")
+            button("Stop", ":material/stop:", lambda: control().stop(), "Leaves the queue. The run can be resumed.")
             return
-        if control.paused:
-            button("Resume", ":material/play_arrow:", control.resume)
+        if session.manager().pauses(run.id):
+            button("Resume", ":material/play_arrow:", lambda: control().resume())
         else:
-            button("Pause", ":material/pause:", control.pause)
+            button("Pause", ":material/pause:", lambda: control().pause())
         one_step = "One iteration of every method, or one training step, then pause."
-        button("One step", ":material/skip_next:", lambda: _take_step(run, control), one_step)
-        button("Stop", ":material/stop:", control.stop, "Ends the run. Its results so far are kept, and it can be resumed.")
+        button("One step", ":material/skip_next:", lambda: _take_step(run, control()), one_step)
+        button("Stop", ":material/stop:", lambda: control().stop(), "Ends the run. Its results so far are kept, and it can be resumed.")
 
 
 def _start_again(run: Run) -> None:

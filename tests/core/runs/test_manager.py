@@ -48,7 +48,10 @@ def test_paused_run_makes_no_progress_until_it_is_resumed(manager):
     time.sleep(0.3)
     assert steps(manager, run_id) == before
     assert is_in(manager, run_id, RunState.PAUSED)()
+    assert manager.pauses(run_id)
+    assert not manager.pauses("another")
     manager.control(run_id).resume()
+    assert not manager.pauses(run_id)
     wait_until(lambda: len(steps(manager, run_id)["adam"]) > len(before["adam"]) + 2)
     assert is_in(manager, run_id, RunState.RUNNING)()
 
