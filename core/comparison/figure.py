@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from core.comparison.table import Row
-from core.generation.methods import in_order
+from core.generation.methods import METHODS, in_order
 
 _PANEL, _LINE, _LEFT, _TOP, _GAP = 200, 22, 110, 28, 24  # pixels
 _FONT = 'font-family="sans-serif" font-size="12"'
@@ -40,14 +40,16 @@ def _error(row: Row) -> float:
 
 def _panel(name: str, own: dict[str, Row], methods: Sequence[str], left: int) -> list[str]:
     """One bit width. own: method -> row."""
-    low = min(0.0, *(row.drop - _error(row) for row in own.values()))
-    high = max(0.5, *(row.drop + _error(row) for row in own.values()))
+    # a reference, such as noise, may be far worse than all methods: then it is at the right edge
+    scaled = [row for row in own.values() if not METHODS[row.method].is_reference] or list(own.values())
+    low = min(0.0, *(row.drop - _error(row) for row in scaled))
+    high = max(0.5, *(row.drop + _error(row) for row in scaled))
     step = _step(high - low)
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     bottom = _TOP + _LINE * len(methods)
 
     def x(drop: float) -> float:
-        return left + (drop - low) / (high - low) * _PANEL
+        return left + (min(max(drop, low), high) - low) / (high - low) * _PANEL
 
     parts = [f'<text x="{left + _PANEL / 2}" y="16" text-anchor="middle" font-weight="bold">{escape(name)}</text>']
     for tick in range(round((high - low) / step) + 1):
@@ -60,6 +62,9 @@ def _panel(name: str, own: dict[str, Row], methods: Sequence[str], left: int) ->
             y = _middle(place)
             start, end = x(row.drop - _error(row)), x(row.drop + _error(row))
             parts.append(f'<line x1="{start:.1f}" y1="{y}" x2="{end:.1f}" y2="{y}" stroke="#0072b2" stroke-width="1.5"/>')
+            if row.drop > high:
+                parts.append(f'<text x="{x(high) - 6:.1f}" y="{y + 4}" text-anchor="end">{row.drop:.1f} →</text>')
+                continue
             parts.append(f'<circle cx="{x(row.drop):.1f}" cy="{y}" r="3.5" fill="#0072b2"/>')
     return parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.comparison.table import Row
-from core.generation.methods import in_order
+from core.generation.methods import METHODS, in_order
 from dashboard.charts.style import Figure, color, dash, figure, title_of
 
 
@@ -16,15 +16,22 @@ def drops_figure(table: Sequence[Row]) -> Figure:
     traces = []
     for method in in_order({row.method for row in table}):
         own = sorted((row for row in table if row.method == method), key=lambda row: row.width)
-        errors = [row.standard_error if row.spread is None else row.spread for row in own]
+        errors = [_error(row) for row in own]
         traces.append({
             "type": "scatter", "mode": "lines+markers", "name": title_of(method), "x": [row.width for row in own],
             "y": [row.drop for row in own], "error_y": {"type": "data", "array": errors, "thickness": 1},
             "line": {"color": color(method), "dash": dash(method)}, "marker": {"size": 8},
             "hovertemplate": "%{y:.2f} points at %{x}",
         })  # fmt: skip
+    # a reference, such as noise, may be far worse than all methods
+    ends = [row.drop + _error(row) for row in table if not METHODS[row.method].is_reference]
+    shown = {"range": [min(0.0, *(row.drop - _error(row) for row in table)) * 1.1, 1.1 * max(ends)]} if ends else {"rangemode": "tozero"}
     return figure(
         traces, "Drop in top-1 at each bit width", 360,
         xaxis={"title": {"text": "bit width of weights and activations"}, "type": "category", "categoryorder": "category ascending"},
-        yaxis={"title": {"text": "drop, points"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "drop, points"}, **shown},
     )  # fmt: skip
+
+
+def _error(row: Row) -> float:
+    return row.standard_error if row.spread is None else row.spread

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.comparison import examples, figure, table
+from core.comparison import examples, table
 from core.comparison.cells import ACTIVE, cells, found, resumable_run
+from core.comparison.kept import kept
 from core.comparison.verdict import of_table
 from core.config import find_knob
 from core.errors import ConfigError
@@ -14,14 +15,12 @@ from core.generation.methods import METHODS, in_order
 from core.runs.lists import RunFilter
 from core.runs.manager import default_name
 from dashboard import session, text
-from dashboard.charts import methods as charts
-from dashboard.charts.style import json_of
-from dashboard.components import elements, figures, problems, tables
+from dashboard.components import elements, problems
 from dashboard.components.empty import empty
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.server import rights
-from dashboard.tables.columns import Column
+from dashboard.views import methods as view
 from dashboard.views import verdict
 from dashboard.views.generation_data import names_for
 
@@ -33,6 +32,11 @@ st.caption(
     "Methods side by side under one protocol: the same quantizer, training, numbers of images and steps, and evaluation images. Only the "
     "images differ."
 )
+
+if known := kept():
+    with elements.folded("Measured with this program", "kept comparisons", False, ":material/inventory_2:") as opened:
+        if opened:
+            view.draw_kept(known)
 
 run = session.choose_run(COMPARED, "Protocol: the settings of this run", "methods run")
 if run is None:
@@ -46,39 +50,7 @@ rows = table.rows(session.store(), measured)
 if rows:
     runs = tuple(sorted({run_id for row in rows for run_id in row.runs}))
     verdict.draw_table((runs, tuple(start.bits)), lambda: of_table(session.store(), rows))
-    figures.show(json_of(charts.drops_figure(rows)), "drops", f"{run.name} drops")
-    tables.table(
-        [
-            {
-                "width": row.width,
-                "method": row.title,
-                "seeds": ", ".join(map(str, row.seeds)),
-                "drop": row.drop,
-                "spread": row.spread,
-                "behind the best": None if row.behind is None else row.behind.points,
-                "p": None if row.behind is None else row.behind.p,
-                "generation (s)": row.generation_seconds,
-                "training (s)": row.training_seconds,
-                "CLIP similarity": row.similarity,
-                "drop in the paper": row.paper_drop,
-            }
-            for row in rows
-        ],
-        "methods",
-        dict.fromkeys(("drop", "spread", "behind the best", "drop in the paper"), Column(digits=2))
-        | {"p": Column(digits=4), "CLIP similarity": Column(digits=3)},
-        alt="Methods under this protocol",
-        all_rows=True,
-    )
-    for sentence in table.explained(rows):
-        st.caption(text.plain(sentence))
-    with st.container(horizontal=True):
-        for kind, made, name in (
-            ("CSV", table.as_csv, "methods.csv"),
-            ("LaTeX", table.as_latex, "methods.tex"),
-            ("Figure (SVG)", figure.as_svg, "drops.svg"),
-        ):
-            st.download_button(kind, made(rows), name, icon=":material/download:", key=f"download {name}", on_click="ignore")
+    view.draw_rows(rows, run.name, "methods")
     with elements.folded("Best and worst images", f"best and worst/{run.id}", False, ":material/star:") as opened:
         if opened:
             st.caption(examples.EXPLAINED)

@@ -1,10 +1,14 @@
 """The Methods page in Streamlit's AppTest: the table of a protocol, its files, and the form that measures what is missing."""
 
+import json
+
 import pytest
 from app_pages import htmls, page, tables, texts
 
+from core.comparison import kept
 from core.comparison.cells import found
 from core.comparison.table import rows
+from core.runs import paper_table
 from dashboard import session
 
 
@@ -18,6 +22,20 @@ def test_table_is_that_of_the_command(with_finished_run):
     line = frame[(frame["method"] == "MI-FGSM") & (frame["width"] == "W4A4")].iloc[0]
     assert line["drop"] == pytest.approx(known["full_precision"] - known["trained"])
     assert "paired bootstrap" in texts(app)
+
+
+def test_comparisons_that_came_with_the_program_are_shown(with_finished_run, tmp_path, monkeypatch):
+    store, path = session.store(), tmp_path / "measured.json"
+    assert "Measured with this program" not in [expander.label for expander in page("methods").expander]
+    entry = kept.entry(store, with_finished_run, "the finished run") | {"date": "2001-02-03", "processor": "a processor"}
+    path.write_text(json.dumps({"runs": [], "comparisons": [entry]}), encoding="utf-8")
+    monkeypatch.setattr(paper_table, "MEASURED", path)
+    app = page("methods", "kept comparisons", run=with_finished_run)
+    both = tables(app)
+    assert len(both) == 2
+    assert both[0].equals(both[1])
+    assert "the finished run. Measured on 2001-02-03 on one machine (a processor) with:" in texts(app)
+    assert any(block.value.startswith("python -m core compare") for block in app.code)
 
 
 def test_best_and_worst_images_of_each_method(with_finished_run):
