@@ -261,6 +261,12 @@ def export(options: Namespace) -> dict[str, Any]:
         return {"out": str(write_card(folder, config, run.name, options.out)), "format": kind}
 
 
+def benchmark(options: Namespace) -> dict[str, Any]:
+    from core.export.benchmark import benchmark as measure
+
+    return measure(options.file, options.seconds)
+
+
 def diversity(options: Namespace) -> dict[str, Any]:
     for name in ("device", "threads"):
         MachineConfig.check_value(name, getattr(options, name))

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, NoReturn
 
 from core.cli import commands, values
@@ -138,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(subparsers)
     _add_table(subparsers)
     _add_stored_runs(subparsers)
+    _add_benchmark(subparsers)
     _add_recipes(subparsers)
     _command(subparsers, "list", "Names that the other commands take.", commands.list_names)
     return parser
@@ -293,6 +295,12 @@ def _add_stored_runs(subparsers: Any) -> None:
     )
     export.add_argument("--bits", type=values.whole, metavar="N", help="Bit width of the weights. Default: the only one of the run.")
     _add_out(export, "New file, named as the format requires; a new folder for png, safetensors and card.")
+
+
+def _add_benchmark(subparsers: Any) -> None:
+    command = _command(subparsers, "benchmark", "Measure how fast an exported network is on this machine.", commands.benchmark)
+    command.add_argument("file", type=Path, metavar="FILE", help="A file written by export: .onnx, .safetensors or .pt2.")
+    command.add_argument("--seconds", type=float, default=5.0, metavar="S", help="Of each of the four measurements. Default: 5.")
 
 
 def _add_recipes(subparsers: Any) -> None:

@@ -13,8 +13,8 @@ SUFFIXES: Mapping[str, str] = MappingProxyType({"onnx": ".onnx", "onnx-exact": "
 ONNX_FORMATS = tuple(kind for kind, suffix in SUFFIXES.items() if suffix == ".onnx")
 
 
-def kind_of(out: Path) -> str:
-    """The format that the ending of `out` names; "onnx" for a name without an ending. Raises ConfigError for another ending."""
+def kind_of(out: Path, name: str = "out") -> str:
+    """The format that the ending of `out` names; "onnx" for a name without an ending. Raises ConfigError, with `name`, for another one."""
     for kind, suffix in SUFFIXES.items():
         if out.suffix.lower() == suffix:
             return kind
@@ -22,7 +22,7 @@ def kind_of(out: Path) -> str:
         named_as(out, SUFFIXES["onnx"])
     except ConfigError:
         *others, last = dict.fromkeys(SUFFIXES.values())
-        raise ConfigError(f"out must end in {', '.join(others)} or {last}, got {str(out)!r}") from None
+        raise ConfigError(f"{name} must end in {', '.join(others)} or {last}, got {str(out)!r}") from None
     return "onnx"
 
 
