@@ -24,6 +24,7 @@ from core.models.registry import CIFAR10_CLASSES
 from core.quantization.analysis import analyze
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.saved_network import load_quantized
+from core.quantization.sensitivity import sensitivities
 from core.quantization.training import QuantizationTraining
 from core.reporting import NoControl, NullReporter
 from tests.core.recorded_runs import Recorder, StopsAt
@@ -331,7 +332,8 @@ def test_layers_are_measured_on_held_out_images(without_data, embedded):
     folder, _, recorder = without_data
     held_out = load_image_set(folder / "checkpoint" / "held-out images").images
     saved = load_quantized(folder / "quantized" / "adam" / "W3A3" / "quantized.safetensors", embedded)
-    expected = analyze(embedded, saved, held_out)["layers"]
+    sensitive = sensitivities(embedded, saved, held_out)
+    expected = [layer | {"score_sqnr": sensitive[layer["name"]]} for layer in analyze(embedded, saved, held_out)["layers"]]
     assert recorder.results["layers/adam/W3A3"]["layers"] == expected
 
 

@@ -50,7 +50,10 @@ def test_quantize(generated, pictures, tmp_path, capsys):
     assert "20 images" in result["evaluated_on"]
     for key in ("full_precision", "calibrated", "quantized"):
         assert result[key] in [5.0 * right for right in range(21)]
-    assert tree(tmp_path) == ["network", "network/quantize.json", "network/quantized.safetensors"]
+    assert tree(tmp_path) == [
+        "network",
+        *(f"network/{name}" for name in ("disagreements.safetensors", "quantize.json", "quantized.safetensors")),
+    ]
     assert {**json.loads((out / "quantize.json").read_text(encoding="utf-8")), "run": result["run"]} == result
 
 
