@@ -209,7 +209,12 @@ class Database:
         version = self._version(connection)
         for statements in _VERSIONS[version:]:
             for statement in statements.split(";"):
-                connection.execute(statement)
+                try:
+                    connection.execute(statement)
+                except sqlite3.OperationalError as error:
+                    # processes of versions before 7 that still run reset the number of a schema that was upgraded
+                    if "duplicate column" not in str(error) and "already exists" not in str(error):
+                        raise
         if version < _FIRST_WITH_PLACES:
             self._rewrite_runs(connection)
         connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
@@ -354,7 +359,8 @@ class Database:
         """Everything written so far is on the disk when this returns."""
         with self.write(durable=True) as connection:
             # a transaction without a change writes nothing, and so would not wait for the disk
-            connection.execute(f"PRAGMA user_version = {len(_VERSIONS)}")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()  # a newer program may have upgraded the schema
+            connection.execute(f"PRAGMA user_version = {version}")
 
     def run(self, run_id: str) -> Run:
         """One run. Raises RunError for an unknown id and for a run in the trash."""

@@ -27,6 +27,22 @@ def test_database_of_a_newer_version_is_refused_and_unchanged(tmp_path):
         assert connection.execute("SELECT count(*) FROM run").fetchone() == (1,)
 
 
+def test_a_running_process_of_an_earlier_version_does_not_spoil_the_upgrade(tmp_path):
+    """Before version 7, `sync` wrote the version number of its own program, also over that of an upgraded schema."""
+    store = RunStore(tmp_path)
+    run_id = created(store)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("PRAGMA user_version = 8")  # upgraded while it is open here
+    store.database.sync()
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (8,)
+        connection.execute("PRAGMA user_version = 6")  # as an earlier version does
+    store.close()
+    again = RunStore(tmp_path)
+    assert [run.id for run in again.runs()] == [run_id]
+    again.close()
+
+
 # a copy of the schema of version 1, because the code that creates it may change
 VERSION_1 = """
 CREATE TABLE run (
