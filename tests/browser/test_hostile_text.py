@@ -101,7 +101,7 @@ def injected(page) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "charts"), [("", 1), ("quantize", 6), ("diversity", 3)], ids=["studio", "quantize", "diversity"])
+@pytest.mark.parametrize(("name", "charts"), [("", 1), ("quantize", 7), ("diversity", 3)], ids=["studio", "quantize", "diversity"])
 def test_names_are_shown_as_typed(server, runs, page, name, charts):
     page.goto(f"{server}/{name}?run={runs[1]}")
     expect(page.get_by_text("complete", exact=True)).to_be_visible()
