@@ -7,6 +7,7 @@
 
 const NARROW = 560; // pixels
 const MARGIN = 28; // pixels below a figure that fills the window
+const TALLEST = 700; // pixels of such a figure
 const LATER = 2000; // milliseconds until a figure far outside the window is drawn
 
 let library; // promise of plotly.js, which is loaded once per page
@@ -109,7 +110,7 @@ function create(root) {
     const page = container.closest("[data-testid=stMain]");
     if (!layout.meta?.fill || narrow || !page) return layout.height;
     const top = container.getBoundingClientRect().top + page.scrollTop;
-    return Math.max(layout.height, Math.floor(innerHeight - top - MARGIN));
+    return Math.max(layout.height, Math.min(TALLEST, Math.floor(innerHeight - top - MARGIN)));
   }
 
   function layoutNow() {

@@ -20,7 +20,7 @@ CONFIG = RunConfig(
 )
 
 
-HIGHEST = 12_000  # pixels
+HIGHEST = 16_000  # pixels
 
 
 class Address(NamedTuple):

@@ -39,7 +39,7 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
 
     # a live change by keyboard is marked on the curves
     page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    expect(page.locator(".stMarkdownBadge:text-is('paused')")).to_be_visible()
     slider = page.get_by_role("slider").first
     slider.focus()
     slider.press("ArrowLeft")
@@ -50,9 +50,9 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
 
     # the run survives a reload
     page.reload()
-    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    expect(page.locator(".stMarkdownBadge:text-is('paused')")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
+    expect(page.locator(".stMarkdownBadge:text-is('complete')")).to_be_visible(timeout=240_000)
     assert page.get_by_alt_text("synthetic images by MI-FGSM").get_attribute("src") != first
     page.get_by_role("radio", name="Heatmaps").click()
     expect(page.get_by_role("figure", name="L_BNS by layer and iteration")).to_be_visible()

@@ -68,7 +68,7 @@ def test_a_dropped_file_becomes_an_onnx_file_without_a_word(server, browser_page
     start.click()
     # any of its stages: each takes a moment only
     expect(page.get_by_text(re.compile("^Now .+ Next: "))).to_be_visible(timeout=180_000)
-    expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=300_000)
+    expect(page.locator(".stMarkdownBadge:text-is('complete')")).to_be_visible(timeout=300_000)
     headline = page.get_by_text(re.compile(r"^Your network in 4 bits: \d+ kB instead of 1\.1 MB \(.* times smaller\)"))
     expect(headline).to_be_visible()
     with page.expect_download(timeout=300_000) as download:

@@ -104,7 +104,7 @@ def injected(page) -> list[str]:
 @pytest.mark.parametrize(("name", "charts"), [("", 1), ("quantize", 7), ("diversity", 3)], ids=["studio", "quantize", "diversity"])
 def test_names_are_shown_as_typed(server, runs, page, name, charts):
     page.goto(f"{server}/{name}?run={runs[1]}")
-    expect(page.get_by_text("complete", exact=True)).to_be_visible()
+    expect(page.locator(".stMarkdownBadge:text-is('complete')")).to_be_visible()
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(charts)
     settle(page)

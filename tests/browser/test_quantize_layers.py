@@ -57,7 +57,7 @@ def test_layers_are_inspected_and_evaluated_with_other_bits(serve, tmp_path, run
 
         page.get_by_role("button", name="Evaluate again").click()
         expect(page.get_by_text("given images, W4A4, 1 layer changed").first).to_be_visible()
-        expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
+        expect(page.locator(".stMarkdownBadge:text-is('complete')")).to_be_visible(timeout=240_000)
         page.get_by_role("tab", name="Change bit widths").click()
         expect(page.get_by_text("Runs on the same images at this bit width")).to_be_visible()
     store = RunStore(tmp_path / "runs")

@@ -44,7 +44,7 @@ def test_killed_server_loses_nothing(serve, browser_page, tmp_path):
         expect(page.get_by_text("interrupted", exact=True)).to_be_visible()
         page.get_by_role("button", name="Resume").click()
         expect(page.get_by_text("resumed 2 times")).to_be_visible()
-        expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=240_000)
+        expect(page.locator(".stMarkdownBadge:text-is('complete')")).to_be_visible(timeout=240_000)
         assert problems == []
     store = RunStore(tmp_path / "runs")
     assert store.run(run_id).state is RunState.COMPLETE

@@ -118,7 +118,7 @@ def test_run_is_deleted_restored_and_started_again_unchanged(served, browser_pag
     expect(page).to_have_url(re.compile(f"from={ids[0]}"))
     page.locator(".st-key-start").get_by_role("button").click()
     expect(page).not_to_have_url(re.compile("from="))  # until then the page shows the earlier run, which is also complete
-    expect(page.get_by_text("complete", exact=True)).to_be_visible(timeout=120_000)
+    expect(page.locator(".stMarkdownBadge:text-is('complete')")).to_be_visible(timeout=120_000)
     newest = store.runs()[0]
     assert newest.id not in ids
     assert store.config(newest.id) == store.config(ids[0]) == ODD

@@ -198,7 +198,7 @@ def test_active_run_is_updated_without_redrawing_the_page(folder, server, browse
 
     # clicks are drawn, and answers to earlier requests do not overwrite them
     page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    expect(page.locator(".stMarkdownBadge:text-is('paused')")).to_be_visible()
     at = page.get_by_role("slider", name="Iteration", exact=True)
     shown = at.get_attribute("aria-valuetext")
     page.get_by_role("button", name="One step").click()

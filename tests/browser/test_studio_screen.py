@@ -81,7 +81,7 @@ def paused(folder, server, browser_page, request) -> Iterator[Page]:
     methods = METHODS[getattr(request, "param", 2)]
     started(page, server, resumable(folder, replace(CONFIG, methods=methods), f"{len(methods)} methods"), len(methods))
     press(page, "Pause")
-    expect(page.get_by_text("paused", exact=True)).to_be_visible()
+    expect(page.locator(".stMarkdownBadge:text-is('paused')")).to_be_visible()
     settle(page)
     yield page
     press(page, "Stop")

@@ -32,7 +32,7 @@ def test_active_training_is_updated_without_redrawing_the_page(serve, tmp_path, 
     with serve() as (address, _):
         page.goto(f"{address}/?run={run_id}")
         page.get_by_role("button", name="Resume").click()
-        expect(page.get_by_text("running", exact=True)).to_be_visible()
+        expect(page.locator(".stMarkdownBadge:text-is('running')")).to_be_visible()
         page.get_by_role("link", name="Quantize").click()
         curve, tested = (page.get_by_role("figure", name=name) for name in ("loss (smoothed)", "test accuracy, %"))
         expect(page.get_by_text(re.compile("^Now training MI-FGSM W3A3: "))).to_be_visible(timeout=180_000)
@@ -59,7 +59,7 @@ def test_active_training_is_updated_without_redrawing_the_page(serve, tmp_path, 
         expect(agreement).to_be_visible()
 
         page.get_by_role("button", name="Pause").click()
-        expect(page.get_by_text("paused", exact=True)).to_be_visible()
+        expect(page.locator(".stMarkdownBadge:text-is('paused')")).to_be_visible()
         taken = re.compile(r"W3A3: ([\d,]+) of 5,000 steps")
         before = taken.search(progress.get_attribute("aria-label") or "")
         assert before is not None
