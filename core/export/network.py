@@ -128,7 +128,7 @@ def find_network(folder: Path, config: RunConfig, method: str = "", bits: int = 
 def _images_for_ranges(folder: Path, config: RunConfig, method: str, model: FullPrecisionModel) -> Tensor:
     """Normalized images that the run trained this network on, at most RANGE_IMAGES. Raises DataError if they cannot be read any more."""
     root = Path(config.images_from) if config.images_from else folder / layout.IMAGES
-    images = load_image_set(user_image_sets(root, [method])[method], model.spec).images
+    images = load_image_set(user_image_sets(root, [method]).get(method, root / method), model.spec).images
     chosen = images[evenly_spaced(len(images), RANGE_IMAGES)]
     return model.normalize(chosen).contiguous(memory_format=torch.channels_last)
 

@@ -113,6 +113,12 @@ def test_new_file_is_checked(tmp_path):
             new_file(kind, tmp_path / f"there{suffix}" / f"new{suffix}")
 
 
+def test_a_standard_file_needs_the_images_of_the_run(run, config, tmp_path):
+    with pytest.raises(DataError, match="mi-fgsm"):
+        export_network(run, config, "onnx", tmp_path / "network.onnx")
+    assert not (tmp_path / "network.onnx").exists()
+
+
 def test_export(run, config, tmp_path):
     out = tmp_path / "new folder" / "packed.safetensors"
     figures = export_network(run, config, "packed", out)
