@@ -17,7 +17,7 @@ from core.comparison.significance import LEVEL, Gap, paired_t, similarity_gap
 from core.comparison.table import Row, hits_of
 from core.evaluation.answers import ANSWERS, CALIBRATED, FULL_PRECISION, LABELS, TRAINED, Answers, unpacked_numbers
 from core.evaluation.hits import HITS, unpacked
-from core.generation.methods import METHODS, in_order
+from core.generation.methods import in_order, is_reference
 from core.runs.records import Record
 from core.runs.store import RunStore
 
@@ -75,7 +75,7 @@ class Finding:
 
 def compared(methods: Sequence[str]) -> list[str]:
     """The methods that compete: references only where there are no others."""
-    own = [name for name in methods if name not in METHODS or not METHODS[name].is_reference]
+    own = [name for name in methods if not is_reference(name)]
     return in_order(own or methods)
 
 
@@ -92,7 +92,8 @@ def _against(method: str, quantity: str, gap: Gap | None, pairs: int, test: str)
     return (Against(method, abs(gap.value), low, high, min(1.0, pairs * gap.p), test),)
 
 
-def _pairs(values: Mapping[str, Any]) -> int:
+def pairs(values: Mapping[str, Any]) -> int:
+    """Number of pairs of methods."""
     return len(values) * (len(values) - 1) // 2
 
 
@@ -117,7 +118,7 @@ def of_batches(quantity: str, by_method: Mapping[str, Sequence[float]]) -> Findi
     values = _ranked(quantity, {name: mean(of_method) for name, of_method in own.items()})
     best, *others = values
     against = [
-        _against(other, quantity, paired_t([a - b for a, b in zip(own[best], own[other])]), _pairs(values), T_TEST) for other in others
+        _against(other, quantity, paired_t([a - b for a, b in zip(own[best], own[other])]), pairs(values), T_TEST) for other in others
     ]
     errors = {name: stdev(of_method) / count**0.5 for name, of_method in own.items()} if count > 1 else None
     return Finding(quantity, values, sum(against, ()), count, errors)
@@ -131,7 +132,7 @@ def of_similarity(diversities: Mapping[str, Mapping[str, Any]]) -> Finding | Non
     own = {name: np.array(figures[_SIMILARITIES]) for name, figures in diversities.items() if figures.get(_SIMILARITIES)}
     best, *others = values
     against = [
-        _against(other, SIMILARITY, similarity_gap(own[best], own[other]), _pairs(values), BOOTSTRAP)
+        _against(other, SIMILARITY, similarity_gap(own[best], own[other]), pairs(values), BOOTSTRAP)
         for other in others
         if best in own and other in own
     ]
@@ -153,7 +154,7 @@ def of_networks(
     values = _ranked(quantity, values)
     best, *others = values
     own = {name: of_method for name, of_method in hits.items() if name in values}
-    against = [_of_hits(other, own[best], own[other], _pairs(values)) for other in others if best in own and other in own]
+    against = [_of_hits(other, own[best], own[other], pairs(values)) for other in others if best in own and other in own]
     below = None
     if best in own and full_precision is not None:
         below = next(iter(_of_hits(best, [full_precision], own[best][:1], 1)), None)

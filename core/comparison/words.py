@@ -7,6 +7,7 @@ from core.comparison.verdict import (
     AGREEMENT,
     BNS,
     BOOTSTRAP,
+    LOWER_IS_BETTER,
     MCNEMAR,
     RECOGNIZED,
     SEEDS,
@@ -15,6 +16,7 @@ from core.comparison.verdict import (
     TOP1,
     Against,
     Finding,
+    pairs,
 )
 
 Title = Callable[[str], str]  # of a method
@@ -100,10 +102,10 @@ def _of_several(found: Finding, title: Title, leads: str, equal: str) -> str:
     listed = lambda names: _joined([f"{title(name)} {_value(found, name)}" for name in names])  # noqa: E731
     behind, alike = ([other.method for other in found.against if other.is_ahead is ahead] for ahead in (True, False))
     untested = [name for name in found.values if name != found.best and name not in (*behind, *alike)]
-    pairs = len(found.values) * (len(found.values) - 1) // 2
+    count = pairs(found.values)
     if not behind and not untested:
         least = min(other.p for other in found.against)
-        return f"{equal} ({kind.name} {listed(found.values)}; {_test(found)}, smallest p = {least:.2g} after correction for {pairs} pairs)"
+        return f"{equal} ({kind.name} {listed(found.values)}; {_test(found)}, smallest p = {least:.2g} after correction for {count} pairs)"
     clauses = [f"{leads if behind and not alike else _value_first(found, title)} ({kind.name} {_value(found, found.best)})"]
     if alike:
         clauses.append(f"{listed(alike)} {'does' if len(alike) == 1 else 'do'} not differ measurably from it")
@@ -111,7 +113,7 @@ def _of_several(found: Finding, title: Title, leads: str, equal: str) -> str:
         largest = max(other.p for other in found.against if other.is_ahead)
         clauses.append(
             f"{listed(behind)} {'is' if len(behind) == 1 else 'are'} measurably behind ({_test(found)}, {_p_of(largest, 'p')} after "
-            f"correction for {pairs} pairs)"
+            f"correction for {count} pairs)"
         )
     if untested:
         clauses.append(f"not tested: {listed(untested)}")
@@ -119,7 +121,7 @@ def _of_several(found: Finding, title: Title, leads: str, equal: str) -> str:
 
 
 def _value_first(found: Finding, title: Title) -> str:
-    return f"{title(found.best)} has the {'lowest' if found.quantity in (BNS, SIMILARITY) else 'highest'} value"
+    return f"{title(found.best)} has the {'lowest' if found.quantity in LOWER_IS_BETTER else 'highest'} value"
 
 
 def _outcome(found: Finding) -> tuple:
@@ -159,7 +161,7 @@ def _alone(found: Finding, title: Title, is_first: bool) -> str:
     if found.quantity == AGREEMENT or found.below is None:
         return f"{start}, {_QUANTITIES[found.quantity].name} {value}"
     below = found.below
-    if below.p >= 0.05:
+    if not below.is_ahead:
         return f"{start}, the network does not differ measurably from full precision (top-1 {value}, {_points(below)}, {_p(below)})"
     evidence = f"top-1 {value}, difference {abs(below.value):.2f} points, {_interval(found, below)}, {_p(below)}"
     return f"{start}, the network is measurably {'worse' if below.value > 0 else 'better'} than full precision ({evidence})"

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 
 from core.models.tracing import has_activation_inside
 from core.quantization.integer.inference import affine_of, is_affine
-from core.quantization.integer.weights import FixedQuantizer, IntegerConv2d, IntegerLinear, integer_network
+from core.quantization.integer.weights import FixedQuantizer, IntegerConv2d, IntegerLinear, by_channel, integer_network
 from core.quantization.placement import QuantizedNetwork, is_value_preserving
 
 _BATCH = 64  # images of a forward pass that finds ranges
@@ -113,23 +113,19 @@ class IntegerFolded(nn.Module):
         finest = scale.abs() * (largest / _LARGEST_WEIGHT).clamp(min=1.0)
         # a channel of nearly constant output, whose bias would exceed int32
         own = torch.maximum(finest, shift.abs() / (input_scale.double() * _LARGEST_BIAS)).clamp(min=_SMALLEST_SCALE)
-        self.weight = torch.round(levels * _by_channel(scale / own, levels)).to(torch.int8).contiguous()
+        self.weight = torch.round(levels * by_channel(scale / own, levels)).to(torch.int8).contiguous()
         self.weight_scale, self.bias_scale = own.float(), (input_scale.double() * own).float()
         self.bias = torch.round(shift / (input_scale.double() * own)).to(torch.int32)
         self.ready = True
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.float() * _by_channel(self.weight_scale.float(), self.weight)
+        weight = self.weight.float() * by_channel(self.weight_scale.float(), self.weight)
         bias = self.bias.float() * self.bias_scale.float()
         return self.applied(x, weight, bias)
 
     def applied(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The layer with this weight and bias."""
         return F.linear(x, weight, bias) if self.convolution is None else self.convolution._conv_forward(x, weight, bias)
-
-
-def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (weight.ndim - 1))
 
 
 def standard_network(quantized: QuantizedNetwork, images: Tensor) -> fx.GraphModule:
@@ -162,7 +158,6 @@ class _Lowering:
         self.modules: dict[Any, nn.Module] = dict(network.named_modules(remove_duplicate=False))
         self.added: list[Levels] = []
         self.folded: dict[IntegerFolded, Levels] = {}
-        self.inputs: dict[fx.Node, Levels] = {}  # a node that is quantized for the layers that read it -> by what
         self.count = 0
 
     def run(self) -> None:

@@ -31,20 +31,20 @@ class IntegerWeight(nn.Module):
         super().__init__()
         self.bits = quantizer.bits
         scale, zero_point = quantizer.scale.detach(), quantizer.zero_point
-        levels = torch.div(weight.detach(), _by_channel(scale, weight)).add_(_by_channel(zero_point, weight)).round_()
+        levels = torch.div(weight.detach(), by_channel(scale, weight)).add_(by_channel(zero_point, weight)).round_()
         self.register_buffer("integers", levels.clamp_(quantizer.lowest, quantizer.highest).to(torch.int8))
         self.register_buffer("scale", scale.clone())
         self.register_buffer("zero_point", zero_point.to(torch.int8))
 
     def levels(self) -> Tensor:
         """q - zero point, integers in float32."""
-        return self.integers.float() - _by_channel(self.zero_point.float(), self.integers)
+        return self.integers.float() - by_channel(self.zero_point.float(), self.integers)
 
     def forward(self) -> Tensor:
-        return self.levels() * _by_channel(self.scale, self.integers)
+        return self.levels() * by_channel(self.scale, self.integers)
 
 
-def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
+def by_channel(values: Tensor, weight: Tensor) -> Tensor:
     """`(channels,)` -> a shape that broadcasts to the weight."""
     return values.view(-1, *[1] * (weight.ndim - 1))
 
