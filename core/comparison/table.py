@@ -92,7 +92,7 @@ def _row(store: RunStore, measured: Sequence[tuple[Cell, str]], method: str, bit
         tuple(cell.seed for cell, _ in of_method),
         tuple(run for _, run in of_method),
         figures[0]["full_precision"],
-        tuple(_last_step(figure) for figure in figures),
+        tuple(float(last_step(figure)) for figure in figures),
         round(mean(_standard_error(figure) for figure in figures), 3),
         round(mean((result.get(f"generation/{method}") or {}).get("seconds", 0.0) for result in results), 1),
         round(mean(figure["training_seconds"] for figure in figures), 1),
@@ -102,16 +102,16 @@ def _row(store: RunStore, measured: Sequence[tuple[Cell, str]], method: str, bit
     )
 
 
-def _last_step(figure: Mapping[str, Any]) -> float:
-    """Top-1 after the last training step; of the calibrated network without a training."""
+def last_step(figure: Mapping[str, Any]) -> Any:
+    """Top-1 after the last training step; of the calibrated network without a training; None without labeled evaluation images."""
     trained = figure.get("trained")
-    return float(figure["quantized"] if trained is None else trained)
+    return figure["quantized"] if trained is None else trained
 
 
 def _standard_error(figure: Mapping[str, Any]) -> float:
-    """Of `_last_step`; of the network that was kept, where the number of images is not stored."""
+    """Of `last_step`; of the network that was kept, where the number of images is not stored."""
     images = figure.get("real", {}).get("calibrated", {}).get("images")
-    share = _last_step(figure) / 100
+    share = last_step(figure) / 100
     return float(figure["standard_error"]) if not images else 100 * math.sqrt(share * (1 - share) / images)
 
 

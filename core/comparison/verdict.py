@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from core.comparison.differences import difference
 from core.comparison.significance import LEVEL, Gap, paired_t, similarity_gap
-from core.comparison.table import Row, hits_of
+from core.comparison.table import Row, hits_of, last_step
 from core.evaluation.answers import ANSWERS, CALIBRATED, FULL_PRECISION, LABELS, TRAINED, Answers, unpacked_numbers
 from core.evaluation.hits import HITS, unpacked
 from core.generation.methods import in_order, is_reference
@@ -183,20 +183,15 @@ def of_quantization(results: Mapping[str, Any]) -> list[Finding]:
         methods = {name: figures_of[name] for name in compared(list(figures_of))}
         found += (
             [_top1(results, width, methods)]
-            if all(_last(one) is not None for one in methods.values())
+            if all(last_step(one) is not None for one in methods.values())
             else _agreement(results, width, methods)
         )
     return found
 
 
-def _last(figures: Mapping[str, Any]) -> float | None:
-    """Top-1 after the last training step, as in core/comparison/table.py."""
-    return figures["quantized"] if figures.get("trained") is None else figures["trained"]
-
-
 def _top1(results: Mapping[str, Any], width: str, methods: Mapping[str, Mapping[str, Any]]) -> Finding:
     hits = {name: [unpacked(known)] for name in methods if (known := results.get(f"{HITS}/{name}/{width}"))}
-    values = {name: float(_last(figures) or 0.0) for name, figures in methods.items()}
+    values = {name: float(last_step(figures) or 0.0) for name, figures in methods.items()}
     real: Mapping[str, Any] = next((known for name in methods if (known := answers_of(results, name, width).get("real"))), {})
     full_precision = _classes(real, FULL_PRECISION) == unpacked_numbers(real[LABELS]) if LABELS in real else None
     return of_networks(TOP1, values, hits, width, next(iter(methods.values())).get("evaluated_on") or "", full_precision)
