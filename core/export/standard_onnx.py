@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.models.tracing import has_activation_inside
-from core.quantization.integer.inference import affine_of, is_affine
+from core.quantization.integer.inference import is_affine, with_batch_norm
 from core.quantization.integer.weights import FixedQuantizer, IntegerConv2d, IntegerLinear, by_channel, integer_network
 from core.quantization.placement import QuantizedNetwork, is_value_preserving
 
@@ -98,11 +98,8 @@ class IntegerFolded(nn.Module):
         super().__init__()
         self.bits, self.ready = layer.integer_weight.bits, False
         self.convolution = layer if isinstance(layer, IntegerConv2d) else None
-        levels, scale = layer.integer_weight.levels().double(), layer.integer_weight.scale.double()
-        shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
-        if batch_norm is not None:
-            factor, offset = affine_of(batch_norm)
-            scale, shift = scale * factor, shift * factor + offset
+        levels = layer.integer_weight.levels().double()
+        scale, shift = with_batch_norm(layer.integer_weight.scale.double(), layer, batch_norm)
         for name, value in (("weight", levels), ("weight_scale", scale), ("bias", shift), ("bias_scale", torch.ones_like(shift))):
             self.register_buffer(name, value)
 

@@ -184,12 +184,20 @@ def _largest_inputs(network: nn.Module, spec: ModelSpec) -> dict[nn.Module, list
 
 def _rescaling(layer: _Layer, input_scale: Tensor, batch_norm: nn.BatchNorm2d | None = None) -> ChannelAffine:
     """Maps the integer sums of a layer to its output or, with `batch_norm`, to the output of the BatchNorm that follows."""
-    scale = input_scale.double() * layer.integer_weight.scale.double()
-    shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
-    if batch_norm is not None:
-        factor, offset = affine_of(batch_norm)
-        scale, shift = scale * factor, shift * factor + offset
+    scale, shift = with_batch_norm(input_scale.double() * layer.integer_weight.scale.double(), layer, batch_norm)
     return ChannelAffine(scale, shift, 4 if isinstance(layer, IntegerConv2d) else 2, overwrite=True)
+
+
+def with_batch_norm(scale: Tensor, layer: _Layer, batch_norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """What sums of a layer are multiplied with, and what is added, to get the output of the BatchNorm after it: float64 `(C,)` each.
+
+    scale: what they are multiplied with to get the output of the layer without its bias, float64 `(C,)`.
+    """
+    shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
+    if batch_norm is None:
+        return scale, shift
+    factor, offset = _affine_of(batch_norm)
+    return scale * factor, shift * factor + offset
 
 
 def is_affine(layer: nn.Module | None) -> bool:
@@ -198,7 +206,7 @@ def is_affine(layer: nn.Module | None) -> bool:
     return known and layer.running_mean is not None  # type: ignore[union-attr]
 
 
-def affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """a and b of a BatchNorm layer, float64 `(C,)`."""
     return batch_norm_affine(copy.deepcopy(layer).double())
 
@@ -209,7 +217,7 @@ def _activation_of(layer: Any) -> nn.Module:
 
 def _standalone_batch_norm(layer: nn.BatchNorm2d) -> nn.Module:
     """The replacement of a BatchNorm layer that is not folded into the layer before it; an unknown kind stays as it is."""
-    return nn.Sequential(ChannelAffine(*affine_of(layer), dimensions=4), _activation_of(layer)) if is_affine(layer) else layer
+    return nn.Sequential(ChannelAffine(*_affine_of(layer), dimensions=4), _activation_of(layer)) if is_affine(layer) else layer
 
 
 def _reads_shape_only(node: fx.Node) -> bool:
