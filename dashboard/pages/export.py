@@ -74,6 +74,6 @@ if networks:
             st.markdown(f"{text.plain(sentence)}.")
     st.caption(
         "Top-1 of the network in PyTorch and of its file on the evaluation images of the run, and the number of images on which no logit "
-        "differs by more than one step of the last quantizer; size and latency (ms, one image, one thread) next to the float32 network in "
-        "the same format."
+        "differs by more than one step of the last quantizer: few in the format onnx, because of its integer kernels. Size and latency "
+        "(ms, one image, one thread) are next to those of the float32 network in the same format."
     )
