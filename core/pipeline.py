@@ -25,6 +25,7 @@ from core.evaluation.accuracy import Accuracy, top1_of
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
 from core.generation.fused.kernels import resumed
+from core.generation.loop import GenerationLoop
 from core.generation.methods import DEFAULT_METHODS, METHODS
 from core.generation.sources.pixels import check_half_resolution
 from core.models.full_precision import FullPrecisionModel, load_model
@@ -90,6 +91,14 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
         reporter.stage(f"loading encoder {config.evaluation.encoder}", 0)
         encoder = load_encoder(config.evaluation.encoder, config.machine.device)
     return Prepared(config, model, sets, evaluation_set, encoder, real_images)
+
+
+def rehearse() -> None:
+    """A small iteration of the default run on the CPU. What torch, its libraries and the kernels do once then does not delay the first run."""
+    config = RunConfig()
+    small = replace(config.generation, images=2, batch_size=2, snapshots=1)
+    GenerationLoop(load_model(config.model, "cpu"), small, config.methods[0], config.machine).step()
+    load_encoder(device="cpu")
 
 
 def given_images(config: RunConfig) -> dict[str, Path]:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
     Raises UnknownNameError for a name that open_clip does not have, and EncoderError if the weights cannot be loaded.
     """
     target = resolve_device(device)
+    return _embedded(target) if name == EMBEDDED else _load(name, target)
+
+
+@cache
+def _embedded(device: torch.device) -> Encoder:
+    """Loaded once for all runs of a process."""
+    return _load(EMBEDDED, device)
+
+
+def _load(name: str, target: torch.device) -> Encoder:
     architecture, _, pretrained = name.partition(":")
     if name == EMBEDDED:
         source, trained_on = f"local-dir:{EMBEDDED_FOLDER}", describe_folder(EMBEDDED_FOLDER)

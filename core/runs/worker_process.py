@@ -12,6 +12,7 @@ server.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -81,7 +82,7 @@ class ProcessControl(LocalControl):
 
 
 class Worker:
-    """A process that computes one run at a time. It imports torch as soon as it starts, before the first run."""
+    """A process that computes one run at a time. It loads the engine as soon as it starts, before the first run."""
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
@@ -148,10 +149,10 @@ def describe_exit(code: int) -> str:
 
 
 class _WorkerRuns:
-    """The runs of a worker process: carries out the messages of the server. output: where the answers go."""
+    """The runs of a worker process: carries out the messages of the server. output: where the answers go. rehearsal: ends before a run."""
 
-    def __init__(self, store: RunStore, output: TextIO) -> None:
-        self._store, self._output = store, output
+    def __init__(self, store: RunStore, output: TextIO, rehearsal: threading.Thread) -> None:
+        self._store, self._output, self._rehearsal = store, output, rehearsal
         self._at_once = runs_at_once()
         self._current = ""
         self._controls: dict[str, LocalControl] = {}  # of runs that have not ended
@@ -184,6 +185,7 @@ class _WorkerRuns:
             self._report_end(run_id)
 
     def _compute(self, run_id: str, control: LocalControl) -> None:
+        self._rehearsal.join()  # torch cannot trace two networks at the same time
         reporter = StoreReporter(self._store, run_id)
         attempt(self._store, run_id, lambda: perform(self._store, run_id, reporter, control, lambda: control.stopping, self._at_once))
         self._report_end(run_id)
@@ -198,6 +200,14 @@ def import_engine() -> None:
     import core.pipeline  # noqa: F401
 
 
+def _rehearse() -> None:
+    """Imports the engine, and does once what its first run would be slower for."""
+    from core.pipeline import rehearse
+
+    rehearse()
+    gc.freeze()  # what is there now stays; looking for garbage in it would take a third of a second each time
+
+
 def main(folder: Path) -> None:
     """Computes the runs named on standard input until it ends. Exits with a sentence if the server's folder is gone."""
     if not (folder / DATABASE).exists():  # RunStore would create the folder again
@@ -207,8 +217,9 @@ def main(folder: Path) -> None:
     share_cores()
     keep_memory()
     store = RunStore(folder)
-    runs = _WorkerRuns(store, output)
-    threading.Thread(target=import_engine, name="import", daemon=True).start()
+    rehearsal = threading.Thread(target=_rehearse, name="rehearsal", daemon=True)
+    rehearsal.start()
+    runs = _WorkerRuns(store, output, rehearsal)
     with store.database.patient():
         for line in sys.stdin:
             try:
