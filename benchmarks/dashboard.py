@@ -90,25 +90,26 @@ def started(port: int, environment: dict[str, str], log: Any, browser: Browser) 
     return server, seconds
 
 
-def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> float:
-    """Starts a run through the form: the quick preset with these settings, tab -> label -> value. Returns when Start was pressed."""
+def open_forms(page: Page, address: str) -> None:
+    """The Studio with the forms of a new run, which are above the last run if there is one."""
     page.goto(address)
-    all_settings = page.get_by_text("All settings").first
-    page.get_by_text("New run", exact=True).or_(all_settings).first.wait_for()
-    if not all_settings.is_visible():
+    page.get_by_text("New run", exact=True).or_(page.get_by_text("All settings")).first.wait_for()
+    if not page.get_by_text("All settings").first.is_visible():
         page.get_by_text("New run", exact=True).click()
-    all_settings.click()
+
+
+def begin_job(page: Page, address: str, settings: dict[str, dict[str, int]]) -> None:
+    """Starts a run through the form: the quick preset with these settings, tab -> label -> value."""
+    open_forms(page, address)
+    page.get_by_text("All settings").first.click()
     for tab, values in settings.items():
         page.get_by_role("tab", name=tab).click()
         for label, value in values.items():
             field = page.get_by_role("spinbutton", name=label, exact=True).first
             field.fill(str(value))
             field.press("Tab")
-    button = page.locator(".st-key-start").get_by_role("button")
-    pressed = time.monotonic()
-    button.click()
+    page.locator(".st-key-start").get_by_role("button").click()
     page.get_by_text("running", exact=True).wait_for()
-    return pressed
 
 
 def end_job(page: Page) -> None:
@@ -117,14 +118,20 @@ def end_job(page: Page) -> None:
     page.get_by_text("stopped", exact=True).wait_for()
 
 
-def first_images(browser: Browser, address: str) -> float:
-    """Seconds from Start of the preset quick, in a server that has been idle for a while, to the images of both methods."""
+def first_images(browser: Browser, address: str) -> list[float]:
+    """Seconds from Start of the preset quick, in a server that has been idle for a while, to the images of each method."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
+    open_forms(page, address)
+    button = page.locator(".st-key-try").get_by_role("button")
+    button.wait_for()
     time.sleep(IDLE)
-    pressed = begin_job(page, address, {})
+    pressed = time.monotonic()
+    button.click()
+    page.get_by_text("running", exact=True).wait_for()  # until then the page may show images of the last run
+    seconds = []
     for method in ("MI-FGSM", "Adam"):
         page.get_by_alt_text(f"synthetic images by {method}").first.wait_for()
-    seconds = time.monotonic() - pressed
+        seconds.append(round(time.monotonic() - pressed, 2))
     end_job(page)
     page.close()
     return seconds
@@ -276,7 +283,7 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
             server, seconds = started(port, environment, log, browser)
             is_known("seconds_to_the_first_page_of_a_server", round(seconds, 2))
             firsts = [first_images(browser, address) for _ in range(2 if quick else 5)]
-            is_known("seconds_from_start_to_the_first_images", [round(seconds, 2) for seconds in sorted(firsts)])
+            is_known("seconds_from_start_to_the_first_images", sorted(firsts))
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             begin_job(page, address, GENERATION)
             usable(page, address)
