@@ -183,6 +183,12 @@ def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any]
     )
 
 
+def figures_to_come() -> None:
+    """Loads what figures need while the browser is idle, so that the first ones of this page's next run appear at once."""
+    with st.container(key="figures to come"):  # hidden by page.css
+        _figure(key="figures to come/library", data={"library": _library_address()}, on_picked_change=lambda: None)
+
+
 def _picked(key: str) -> Any:
     return st.session_state[key]["picked"]
 

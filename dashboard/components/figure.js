@@ -1,9 +1,10 @@
 // A plotly figure that is updated in place. (st.plotly_chart creates a new chart for each change: flicker, and zoom and hover are lost.)
 //
-// data: figure (JSON text with data and layout), config (plotly's), library (address of plotly.js), title (for screen readers), pressable
-// (whether clicks are reported), and the data of an updated element (see update_socket.js). layout.meta may have cursor ([x axis, y axis]
-// of each subplot over iterations), period (iterations of a batch where batches are overlaid, else 0 or absent), fill (whether a
-// wide figure is as high as the rest of the window, if that is more than its own height) and narrow (layout changes for a narrow window).
+// data: figure (JSON text with data and layout; without it, only plotly.js is loaded), config (plotly's), library (address of plotly.js),
+// title (for screen readers), pressable (whether clicks are reported), and the data of an updated element (see update_socket.js).
+// layout.meta may have cursor ([x axis, y axis] of each subplot over iterations), period (iterations of a batch where batches are
+// overlaid, else 0 or absent), fill (whether a wide figure is as high as the rest of the window, if that is more than its own height) and
+// narrow (layout changes for a narrow window).
 
 const NARROW = 560; // pixels
 const MARGIN = 28; // pixels below a figure that fills the window
@@ -25,6 +26,11 @@ function load(address) {
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
+  if (!data.figure) { // a page that will soon have figures
+    parentElement.querySelector(".chart")?.remove();
+    requestIdleCallback(() => load(data.library).catch(() => {}), { timeout: LATER });
+    return;
+  }
   let chart = parentElement.chart;
   if (!chart) chart = parentElement.chart = create(parentElement);
   chart.pick = (value) => setTriggerValue("picked", value);
@@ -42,14 +48,15 @@ function create(root) {
   let visible = false;
   const visibility = new IntersectionObserver((entries) => {
     visible = entries.at(-1).isIntersecting;
-    if (visible && data && (stale || !drawn)) draw();
+    if (visible && stale) draw();
   });
   let stale = false;
   // a figure up to a window's height below is drawn at once, so that none is empty when it is scrolled to
   const near = new IntersectionObserver((entries) => {
     if (!entries.at(-1).isIntersecting || !data) return;
     near.disconnect();
-    if (!drawn) draw();
+    // after the next frame, so that the images beside it are seen first
+    requestAnimationFrame(() => setTimeout(() => { if (!drawn) draw(); }));
   }, { root: container.closest("[data-testid=stMain]"), rootMargin: "0px 0px 100% 0px" });
 
   const isNarrow = () => container.clientWidth < NARROW;

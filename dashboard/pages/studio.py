@@ -15,6 +15,7 @@ shown = run.id if run is not None else ""
 
 def new_run_forms():
     """The two ways, and the form with all settings, which is folded."""
+    elements.figures_to_come()
     two_ways.two_ways()
     with elements.folded("All settings", f"all settings/{shown}", False, ":material/tune:") as opened:
         if opened:

@@ -24,11 +24,13 @@ from dashboard.updates import pace, socket
 LAYOUT = "layout"  # any JSON value; when it changes, Streamlit redraws the view, because the view has other elements
 PAGE = "page"  # any JSON value; when it changes, the whole page is redrawn
 ENDED = "ended"  # whether the values no longer change; default: whether the run is finished
-BEHIND = "behind"  # whether newer data is about to be complete, so that the page should ask again soon
+BEHIND = "behind"  # SOON or AT_ONCE if newer data is about to be complete, so that the page should ask again earlier
 _NOT_ELEMENTS = (LAYOUT, PAGE, ENDED, BEHIND)
 # layout versions of an answer without values
 _DELETED, _UNREADABLE = "deleted", "unreadable"
-_SOON = 0.2  # fraction of the usual time between two updates
+# fractions of the usual time between two updates
+SOON = 0.2
+AT_ONCE = 0.03
 
 Values = dict[str, Any]
 
@@ -60,7 +62,7 @@ def follow(view: View, run: Run) -> None:
     """Draws a view and updates its elements until the values no longer change; then the whole page is redrawn."""
     ended, page = _of_page(run, view.values(run, st.query_params.to_dict()))
 
-    def draw() -> tuple[str, bool]:
+    def draw() -> tuple[str, float]:
         try:
             current = session.store().run(run.id)
         except RunError:
@@ -70,17 +72,17 @@ def follow(view: View, run: Run) -> None:
             st.rerun(scope="app")
         with elements.rendering("" if ended else str(time.time())):
             view.draw(current, values)
-        return _layout_version(current, values), bool(values.get(BEHIND))
+        return _layout_version(current, values), values.get(BEHIND) or 1.0
 
     @st.fragment
     def region() -> None:
         try:
-            layout, behind = draw()
+            layout, part = draw()
         except StoreError as error:
             problems.show(error)
-            layout, behind = _UNREADABLE, False  # the view is drawn again when an update has another
+            layout, part = _UNREADABLE, 1.0  # the view is drawn again when an update has another
         if not ended:
-            elements.update_socket(f"updates/{view.name}/{run.id}", socket.address(run.id, view.name), layout, _again(behind))
+            elements.update_socket(f"updates/{view.name}/{run.id}", socket.address(run.id, view.name), layout, _again(part))
 
     region()
 
@@ -99,15 +101,16 @@ def collect_updates(view: View, run_id: str, query: str) -> dict[str, Any]:
     except StoreError:
         return {"layout": _UNREADABLE, "again": _again(), "values": {}}
     data = {key: json.dumps(value) for key, value in values.items() if key not in _NOT_ELEMENTS}
-    return {"layout": layout, "again": _again(bool(values.get(BEHIND))), "values": data}
+    return {"layout": layout, "again": _again(values.get(BEHIND) or 1.0), "values": data}
 
 
-def _again(behind: bool = False) -> int:
+def _again(part: float = 1.0) -> int:
     """Milliseconds until a page should ask again.
 
-    behind: whether newer data is about to be complete. At its usual pace, a page in step with the job could miss all such moments.
+    part: of the usual time, less when newer data is about to be complete. At its usual pace, a page in step with the job could miss all
+    such moments.
     """
-    return round(1000 * pace.stream_seconds() * (_SOON if behind else 1))
+    return round(1000 * pace.stream_seconds() * part)
 
 
 def _of_page(run: Run, values: Values) -> tuple[bool, Any]:

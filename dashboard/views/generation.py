@@ -20,7 +20,7 @@ from dashboard.forms import new_run
 from dashboard.names import method_name
 from dashboard.tables import iterations
 from dashboard.updates import pace
-from dashboard.updates.live_view import BEHIND, ENDED, LAYOUT, PAGE, Values, View
+from dashboard.updates.live_view import AT_ONCE, BEHIND, ENDED, LAYOUT, PAGE, SOON, Values, View
 from dashboard.views import branch_form, branches, images, live_knobs, status, verdict
 from dashboard.views.generation_data import (
     GenerationHistory,
@@ -46,8 +46,8 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     known: Values = {
         ENDED: finished and not branches.active(own_branches),
         PAGE: finished,
-        LAYOUT: [history is not None, enlarged, branches.layout(own_branches)],
-        BEHIND: _is_behind(run, history),
+        LAYOUT: [0 if history is None else len(history.newest), enlarged, branches.layout(own_branches)],
+        BEHIND: _behind(run, history),
         **verdict.values(run),
         **live_knobs.values(run, finished),
         **({} if finished else status.values(run, address)),
@@ -87,11 +87,12 @@ def draw(run: Run, values: Values) -> None:
             status.draw_warnings(run)
 
 
-def _is_behind(run: Run, history: GenerationHistory | None) -> bool:
-    """Whether images are about to appear: the first ones of a run that has begun or begins next, or those of a method that is behind."""
-    if run.state is RunState.QUEUED:
-        return history is None and status.waiting(run) == 0
-    return run.state is RunState.RUNNING and (history is None or has_newer_frame(run))
+def _behind(run: Run, history: GenerationHistory | None) -> float | None:
+    """Images are about to appear: the first ones of a run that has begun or begins next, or those of a method that is behind."""
+    if history is None or len(history.newest) < len(run.config.methods):
+        begins = run.state is RunState.RUNNING or (run.state is RunState.QUEUED and status.waiting(run) == 0)
+        return AT_ONCE if begins else None
+    return SOON if run.state is RunState.RUNNING and has_newer_frame(run) else None
 
 
 def draw_status(run: Run, values: Values) -> None:

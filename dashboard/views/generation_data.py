@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ class GenerationHistory(NamedTuple):
 
     records: list[Record]
     kept: list[int]  # steps of which snapshots of every method exist
-    newest: dict[str, Frame]  # method -> its newest images, all of the same step
+    newest: dict[str, Frame]  # method -> its newest images, all of the same step; in the first iteration not of every method
     changes: Sequence[Mapping[str, Any]]
     terms: Sequence[Term]
 
@@ -88,10 +89,13 @@ def has_newer_frame(run: Run) -> bool:
 _together: OrderedDict[tuple[str, int], dict[str, Frame]] = OrderedDict()
 _together_lock = threading.Lock()
 _RUNS_KEPT = 8
+_SECONDS_FOR_ALL = 1.0  # in which the first images of one method wait for those of the others, because each redraw slows the job
 
 
 def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
-    """The newest images of each method, all of the same step, which is older while a method is ahead. Empty before the first."""
+    """The newest images of each method, all of the same step, which is older while a method is ahead; only in the first iteration not of
+    every method. Empty before.
+    """
     methods, key = run.config.methods, (run.id, run.attempt)
     read = {method: frame_at(run, method, None) for method in methods}
     frames = {method: frame for method, frame in read.items() if frame is not None}
@@ -106,7 +110,11 @@ def _newest(run: Run, kept: Sequence[int]) -> dict[str, Frame]:
             return _together[key]
     # first call for this run, or the run stopped while a method was ahead
     common = {method: frame for method in methods if kept and (frame := frame_at(run, method, kept[-1])) is not None}
-    return common if len(common) == len(methods) else {}
+    if len(common) == len(methods):
+        return common
+    # in a slow first iteration, those that there are
+    waited = any(time.time_ns() - session.store().frames.version(run.id, method) > _SECONDS_FOR_ALL * 1e9 for method in frames)
+    return frames if waited and len(frames) < len(methods) and all(frame.step == 1 for frame in frames.values()) else {}
 
 
 def frame_at(run: Run, method: str, step: int | None) -> Frame | None:

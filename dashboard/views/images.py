@@ -27,9 +27,13 @@ def sheet_values(run: Run, shown: ShownIteration) -> Values:
     values: Values = {}
     for method in shown.frames:
         summary = iterations.summary(shown.frames[method], shown.records.get(method))
-        values[f"heading/{run.id}/{method}"] = elements.text_block_data([summary], method_name(method))
+        values[_heading_key(run, method)] = elements.text_block_data([summary], method_name(method))
         values[_sheet_key(run, method)] = vars(_sheet(run, shown, method))
     return values
+
+
+def _heading_key(run: Run, method: str) -> str:
+    return f"heading/{run.id}/{method}"
 
 
 def _sheet_key(run: Run, method: str) -> str:
@@ -45,15 +49,17 @@ def _sheet(run: Run, shown: ShownIteration, method: str) -> contact_sheet.Sheet:
 def draw_sheets(run: Run, values: Values) -> None:
     """The contact sheets side by side; page.css gives them the height that the window leaves."""
     chosen, index = session.image_in(st.query_params.to_dict())
-    methods = [method for method in run.config.methods if _sheet_key(run, method) in values]
+    methods = run.config.methods
     rows = -(-len(methods) // _IN_A_ROW)
     with st.container(key=f"sheets-in-{min(rows, 2)}-rows"):
         for cell, method in elements.grid(methods, -(-len(methods) // rows)):
+            key, heading = _sheet_key(run, method), _heading_key(run, method)
             with cell:
-                elements.text_block(f"heading/{run.id}/{method}", values[f"heading/{run.id}/{method}"], clipped=True, color=color(method))
-                key = _sheet_key(run, method)
-                alt = method_name(method) if is_reference(method) else f"synthetic images by {method_name(method)}"
-                elements.sheet(values[key], alt, index if method == chosen else None, key, partial(_picked, method))
+                soon = elements.text_block_data([""], method_name(method))
+                elements.text_block(heading, values.get(heading, soon), clipped=True, color=color(method))
+                if key in values:
+                    alt = method_name(method) if is_reference(method) else f"synthetic images by {method_name(method)}"
+                    elements.sheet(values[key], alt, index if method == chosen else None, key, partial(_picked, method))
 
 
 def _picked(method: str, index: int) -> None:

@@ -13,7 +13,7 @@ from core.reporting import TEST, Frame
 from core.runs.state import RunState
 from dashboard import session
 from dashboard.updates import live_view, pace
-from dashboard.views import diversity, generation, status, training
+from dashboard.views import diversity, generation, generation_data, status, training
 
 ME = pace.Watcher("a session", False)
 LONG = RunConfig(
@@ -77,7 +77,7 @@ def test_active_run_is_updated_until_its_layout_changes(runs_folder, alone, monk
 
     wait_until(lambda: f"player/{run_id}" in updates()["values"])
     before = updates()
-    assert before["again"] in (200, 1000)
+    assert before["again"] in (30, 1000)
     player = f"player/{run_id}"
     wait_until(lambda: json.loads(updates()["values"][player])["latest"] > json.loads(before["values"][player])["latest"])
     after = updates()
@@ -121,14 +121,35 @@ def test_page_asks_again_soon_while_a_method_is_ahead(runs_folder, alone):
         store.frames.save(run_id, method, Frame(step, images, labels), keep=True)
         return collect(generation.GENERATION, run_id)["again"]
 
-    assert collect(generation.GENERATION, run_id)["again"] == 200  # until the first images of all methods
-    assert again_after("mi-fgsm", 1) == 200
+    assert collect(generation.GENERATION, run_id)["again"] == 30  # until the first images of all methods
+    assert again_after("mi-fgsm", 1) == 30
     assert again_after("adam", 1) == 1000
     assert again_after("mi-fgsm", 2) == 200
     assert again_after("adam", 2) == 1000
     again_after("mi-fgsm", 3)
     store.set_state(run_id, RunState.PAUSED)
     assert collect(generation.GENERATION, run_id)["again"] == 1000  # a paused run has no newer images
+
+
+def test_first_images_of_a_method_do_not_wait_long_for_those_of_another(runs_folder, alone, monkeypatch):
+    monkeypatch.setattr(generation_data, "_SECONDS_FOR_ALL", 0)
+    store = session.store()
+    run_id = store.create(LONG, "by hand")
+    store.set_state(run_id, RunState.RUNNING)
+    images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
+
+    def sheets_after(method, step):
+        data = {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)}
+        store.append(run_id, "generation", method, step, data)
+        store.frames.save(run_id, method, Frame(step, images, labels), keep=False)
+        answer = collect(generation.GENERATION, run_id)
+        return [key.split("/")[-1] for key in answer["values"] if key.startswith("sheet/")], answer["layout"]
+
+    first, of_one = sheets_after("mi-fgsm", 1)
+    both, of_both = sheets_after("adam", 1)
+    assert (first, both) == (["mi-fgsm"], ["mi-fgsm", "adam"])
+    assert of_one != of_both  # drawn again, because there is another element
+    assert sheets_after("mi-fgsm", 2) == (both, of_both)
 
 
 def test_training_is_redrawn_for_each_accuracy_and_updated_between(runs_folder, alone, monkeypatch):
