@@ -94,7 +94,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
 
 
 def rehearse() -> None:
-    """A small iteration of the default run on the CPU. What torch, its libraries and the kernels do once then does not delay the first run."""
+    """A small iteration of the default run on the CPU, so that what torch and the kernels do only once does not delay the first run."""
     config = RunConfig()
     small = replace(config.generation, images=2, batch_size=2, snapshots=1)
     GenerationLoop(load_model(config.model, "cpu"), small, config.methods[0], config.machine).step()
