@@ -1,11 +1,12 @@
-"""How fast ONNX files are, relative to float32 in onnxruntime: `python benchmarks/onnx_files.py --seconds 60`.
+"""How fast ONNX files are, relative to float32 in the same program: `python benchmarks/onnx_files.py --seconds 60`.
 
 For single images and one thread, at 8 bits of weights and activations: our standard file (`--format onnx`), our exact one
 (`--format onnx-exact`) and the file of onnxruntime's own static quantizer (activations uint8, weights int8 for each channel). All run in
 turns with float32, so that other load on the machine affects them alike; a ratio is the median over all turns. Networks: the embedded
 resnet20_cifar10; EfficientNet-Lite0 at 224 pixels with the ImageNet weights of a package; ResNet-18 at 224 pixels with random weights,
-because only its time counts. `float_layers` counts the convolutions and linear layers that onnxruntime computes with floats in our
-standard file. Prints one JSON object and writes benchmarks/results/onnx_files.json.
+because only its time counts. Afterwards the same in OpenVINO, in turns with float32 there, without the exact file. `float_layers` counts
+the convolutions and linear layers that onnxruntime computes with floats in our standard file. Prints one JSON object and writes
+benchmarks/results/onnx_files.json.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from benchmarks.networks import EFFICIENTNET, EMBEDDED, efficientnet_lite0
 from core.config import TrainingConfig
 from core.data.image_sets import ImageSet
 from core.export.onnx import save_onnx
+from core.export.openvino import open_openvino
 from core.export.standard_onnx import standard_network
 from core.generation.noise import initial_noise
 from core.models.full_precision import FullPrecisionModel, load_model
@@ -147,8 +151,16 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         found = files(model, folder)
         image = np.zeros((1, *model.spec.shape), np.float32)
         times = in_turns({kind: scorer(file, image) for kind, file in found.items()}, seconds)
+        tensor = torch.from_numpy(image)
+        opened = {kind: open_openvino(file, 1) for kind, file in found.items() if kind != "exact"}
+        in_openvino = in_turns({kind: partial(score, tensor) for kind, score in opened.items()}, seconds)
         kilobytes = {kind: round(file.stat().st_size / 1000, 1) for kind, file in found.items()}
-        return {"times_as_fast": times, "kilobytes": kilobytes, "float_layers": float_layers(found["standard"], folder)}
+        return {
+            "times_as_fast": times,
+            "in_openvino": in_openvino,
+            "kilobytes": kilobytes,
+            "float_layers": float_layers(found["standard"], folder),
+        }
 
 
 def main() -> None:
@@ -158,6 +170,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = {
         "onnxruntime": onnxruntime.__version__,
+        "openvino": version("openvino"),
         "networks": {name: measure(name, arguments.seconds) for name in arguments.networks},
     }
     write("onnx_files", result)

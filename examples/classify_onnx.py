@@ -15,12 +15,15 @@ from PIL import Image, ImageOps
 
 
 def pixels(path, session):
-    """The picture as the network takes it: float32 (1, C, H, W), cropped to the middle."""
+    """The picture as the network takes it: (1, C, H, W), cropped to the middle."""
     about = session.get_modelmeta().custom_metadata_map
     _, channels, height, width = session.get_inputs()[0].shape
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     picture = ImageOps.fit(ImageOps.exif_transpose(Image.open(path)).convert(mode), (width, height), Image.Resampling.BICUBIC)
-    values = np.asarray(picture, np.float32).reshape(height, width, channels) / 255
+    values = np.asarray(picture).reshape(height, width, channels)
+    if session.get_inputs()[0].type == "tensor(uint8)":  # the file normalizes
+        return np.ascontiguousarray(values.transpose(2, 0, 1))[None]
+    values = values.astype(np.float32) / 255
     values = (values - np.array(json.loads(about["mean"]), np.float32)) / np.array(json.loads(about["std"]), np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1))[None]
 

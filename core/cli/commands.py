@@ -29,6 +29,7 @@ from core.config import (
     preset,
 )
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
+from core.export.targets import find_target
 from core.generation.methods import METHODS
 from core.reporting import TeeReporter
 
@@ -234,7 +235,7 @@ def delete(options: Namespace) -> dict[str, Any]:
 
 
 def export(options: Namespace) -> dict[str, Any]:
-    kind = options.format
+    kind = _export_format(options)
     if kind not in EXPORT_FORMATS:
         raise UnknownNameError("format", kind, EXPORT_FORMATS)
     for name, value in (("bits", options.bits), ("method", options.method or None)):
@@ -251,7 +252,11 @@ def export(options: Namespace) -> dict[str, Any]:
         if kind in NETWORK_FORMATS:
             from core.export.network import export_network
 
-            return export_network(folder, config, kind, options.out, options.method, options.bits or 0, progress, progress)
+            target, preprocessing = options.target or "", options.with_preprocessing
+            bits = options.bits or 0
+            return export_network(folder, config, kind, options.out, options.method, bits, progress, progress, target, preprocessing)
+        if options.with_preprocessing:
+            raise ConfigError(f"preprocessing must be written into a network, got format {kind!r}")
         if kind in IMAGE_FORMATS:
             from core.export.image_sets import export_method
 
@@ -261,10 +266,22 @@ def export(options: Namespace) -> dict[str, Any]:
         return {"out": str(write_card(folder, config, run.name, options.out)), "format": kind}
 
 
+def _export_format(options: Namespace) -> str:
+    """The format that was given, or that of the target."""
+    if not options.target:
+        if not options.format:
+            raise ConfigError("export must be given a format or a target, got neither: --format onnx, or --target onnxruntime")
+        return str(options.format)
+    own = find_target(options.target).format
+    if options.format not in (None, own):
+        raise ConfigError(f"format must be {own} for target {options.target}, got {quoted(options.format)}")
+    return own
+
+
 def benchmark(options: Namespace) -> dict[str, Any]:
     from core.export.benchmark import benchmark as measure
 
-    return measure(options.file, options.seconds)
+    return measure(options.file, options.seconds, options.target or "")
 
 
 def diversity(options: Namespace) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from core.config import (
 )
 from core.config.times import budget_of, minutes_of
 from core.errors import CoreError, StoreError, causes, one_line
+from core.export.targets import TARGETS
 from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
@@ -284,7 +285,14 @@ def _add_stored_runs(subparsers: Any) -> None:
     export = _command(subparsers, "export", "Write a result of a run as a file that runs elsewhere, and check it.", commands.export)
     export.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
     formats = f"A quantized network: {', '.join(NETWORK_FORMATS)}. Images: {', '.join(IMAGE_FORMATS)}. card: a model card with pictures."
-    export.add_argument("--format", required=True, help=formats)
+    export.add_argument("--format", help=formats)
+    targets = "; ".join(f"{name}: {target.format}, {target.note}" for name, target in TARGETS.items())
+    export.add_argument("--target", metavar="NAME", help=f"Instead of a format, the program that will run a network. {targets}.")
+    export.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="The file takes uint8 images and normalizes them itself. ONNX formats only.",
+    )
     export.add_argument(
         "--method",
         "--lane",
@@ -301,6 +309,7 @@ def _add_benchmark(subparsers: Any) -> None:
     command = _command(subparsers, "benchmark", "Measure how fast an exported network is on this machine.", commands.benchmark)
     command.add_argument("file", type=Path, metavar="FILE", help="A file written by export: .onnx, .safetensors or .pt2.")
     command.add_argument("--seconds", type=float, default=5.0, metavar="S", help="Of each of the four measurements. Default: 5.")
+    command.add_argument("--target", metavar="NAME", help="The program that runs it, such as openvino. Default: onnxruntime for .onnx.")
 
 
 def _add_recipes(subparsers: Any) -> None:

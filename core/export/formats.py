@@ -9,7 +9,10 @@ from core.config import NETWORK_FORMATS
 from core.errors import ConfigError, DataError, UnknownNameError
 from core.files import check_parents, named_as
 
-SUFFIXES: Mapping[str, str] = MappingProxyType({"onnx": ".onnx", "onnx-exact": ".onnx", "packed": ".safetensors", "pt2": ".pt2"})
+SUFFIXES: Mapping[str, str] = MappingProxyType(
+    {"onnx": ".onnx", "onnx-symmetric": ".onnx", "onnx-exact": ".onnx", "packed": ".safetensors", "pt2": ".pt2"}
+)
+STANDARD_FORMATS = ("onnx", "onnx-symmetric")  # in which runtimes recognize quantized layers
 ONNX_FORMATS = tuple(kind for kind, suffix in SUFFIXES.items() if suffix == ".onnx")
 
 

@@ -15,10 +15,11 @@ from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
-from core.export.formats import ONNX_FORMATS, SUFFIXES, new_file
+from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.standard_onnx import standard_network
+from core.export.targets import find_target
 from core.export.verify import verify
 from core.files import atomic_write, parents_of, temporary_folder
 from core.generation.methods import in_order
@@ -45,17 +46,23 @@ def export_network(
     bits: int = 0,
     reporter: Reporter | None = None,
     control: Control | None = None,
+    target: str = "",
+    preprocessing: bool = False,
 ) -> dict[str, Any]:
     """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the path and the figures of `verify`.
 
-    kind: one of NETWORK_FORMATS. method, bits: which network; an empty method is the first one of the run, 0 bits the only width of
-    the method. Everything is computed on the CPU. Where the run has no evaluation images, or they cannot be read any more, the scores
-    are compared on noise images; then, and where the images have no labels, the accuracies are None, and `left_out` says why. Raises
-    CoreError if there is no such network, `out` cannot be written or the network has operations that the format does not support;
-    RunStopped if the run is stopped.
+    kind: one of NETWORK_FORMATS. target: a name of TARGETS, in which the file is checked; default: that of the format. preprocessing: the
+    file takes uint8 images and normalizes them, in ONNX formats only. method, bits: which network; an empty method is the first one of the
+    run, 0 bits the only width of the method. Everything is computed on the CPU. Where the run has no evaluation images, or they cannot be
+    read any more, the scores are compared on noise images; then, and where the images have no labels, the accuracies are None, and
+    `left_out` says why. Raises CoreError if there is no such network, `out` cannot be written or the network has operations that the format
+    does not support; RunStopped if the run is stopped.
     """
     reporter, control = reporter or NullReporter(), control or NoControl()
     out = new_file(kind, out)
+    if preprocessing and kind not in ONNX_FORMATS:
+        raise ConfigError(f"preprocessing must be written into a format of {', '.join(ONNX_FORMATS)}, got {kind}")
+    chosen = find_target(target) if target else None
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
         model = load_model(config.model, "cpu")
@@ -65,15 +72,16 @@ def export_network(
             written, float32 = (temporary / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
             reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
             control.pause_point()
-            images = _images_for_ranges(folder, config, method, model) if kind == "onnx" and quantized.traced else None
-            save_network(kind, quantized, model, quantization, written, images)
-            _save_float32(kind, model, float32)
+            images = _images_for_ranges(folder, config, method, model) if kind in STANDARD_FORMATS and quantized.traced else None
+            save_network(kind, quantized, model, quantization, written, images, preprocessing)
+            _save_float32(kind, model, float32, preprocessing)
             reporter.stage("evaluating the file and the network", 0)
-            figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point)
+            figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point, chosen, preprocessing)
             _put(written, out)
     if left_out:
         figures |= dict.fromkeys(("torch_accuracy", "onnxruntime_accuracy", "file_accuracy", "standard_error")) | {"left_out": left_out}
-    return {"out": str(out), "format": kind, "method": method, "width": quantization.width, **figures}
+    checked_for = {"target": target} if target else {}
+    return {"out": str(out), "format": kind, **checked_for, "method": method, "width": quantization.width, **figures}
 
 
 def _images_to_compare(model: FullPrecisionModel, config: RunConfig) -> tuple[EvaluationSet, str]:
@@ -140,16 +148,17 @@ def save_network(
     config: TrainingConfig,
     path: Path,
     images: Tensor | None = None,
+    preprocessing: bool = False,
 ) -> None:
     """Writes the network in one of NETWORK_FORMATS; `quantized` stays unchanged. Raises ModelError if it cannot be translated.
 
-    images: normalized `(N, C, H, W)`, from which "onnx" finds the ranges that `standard_network` adds. Without them, and for a network
-    that could not be traced, it is "onnx-exact".
+    images: normalized `(N, C, H, W)`, from which the standard ONNX formats find the ranges that `standard_network` adds. Without them, and
+    for a network that could not be traced, they are "onnx-exact". preprocessing: see `save_onnx`.
     """
-    if kind == "onnx" and images is not None and quantized.traced:
-        save_onnx(standard_network(quantized, images), model.spec, path, config)
+    if kind in STANDARD_FORMATS and images is not None and quantized.traced:
+        save_onnx(standard_network(quantized, images, kind == "onnx-symmetric"), model.spec, path, config, preprocessing)
     elif kind in ONNX_FORMATS:
-        save_onnx(integer_inference_network(quantized, model.spec), model.spec, path, config)
+        save_onnx(integer_inference_network(quantized, model.spec), model.spec, path, config, preprocessing)
     elif kind == "pt2":
         save_program(integer_inference_network(quantized, model.spec), model.spec, path)
     else:
@@ -157,11 +166,11 @@ def save_network(
         save_packed(integer_network(quantized), model.spec, config, path, full_precision)
 
 
-def _save_float32(kind: str, model: FullPrecisionModel, path: Path) -> None:
+def _save_float32(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool) -> None:
     """Writes the full-precision network in the same format, for comparison."""
     if kind == "packed":
         save_checkpoint(model.network, model.spec, path)
     elif kind == "pt2":
         save_program(model.network, model.spec, path)
     else:
-        save_onnx(copy.deepcopy(model.network), model.spec, path)
+        save_onnx(copy.deepcopy(model.network), model.spec, path, preprocessing=preprocessing)

@@ -36,19 +36,21 @@ _BITS = "bits"  # key in a node's metadata: the bit width of its integers
 _VALUE_PRESERVING = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
-def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingConfig | None = None) -> None:
+def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingConfig | None = None, preprocessing: bool = False) -> None:
     """Writes a network in evaluation mode: one made by `standard_network` or `integer_inference_network` with its `config`, or a
     full-precision one without.
 
-    Input: float32 `(N, C, H, W)`, any N, normalized as the file's metadata describes; output `(N, classes)`. `network` is modified.
+    Input: float32 `(N, C, H, W)`, any N, normalized as the file's metadata describes, or with preprocessing, uint8 that the file
+    normalizes; output `(N, classes)`. `network` is modified.
     Raises ModelError if it cannot be translated.
     """
     is_standard = any(isinstance(module, IntegerFolded) for module in network.modules())
+    is_symmetric = any(isinstance(module, Levels) and module.symmetric for module in network.modules())
     replace_kind(network, IntegerWeight, _DequantizedWeight)
     replace_kind(network, QuantizeActivation, _QuantizedActivation)
-    replace_kind(network, IntegerFolded, _FoldedNodes)
-    replace_kind(network, Levels, _LevelsNodes)
-    program = trace(network, spec)
+    replace_kind(network, IntegerFolded, _SymmetricFoldedNodes if is_symmetric else _FoldedNodes)
+    replace_kind(network, Levels, _SymmetricLevelsNodes if is_symmetric else _LevelsNodes)
+    program = trace(_Preprocessed(network, spec), spec, torch.uint8) if preprocessing else trace(network, spec)
     try:
         translated = torch.onnx.export(
             program,
@@ -65,21 +67,23 @@ def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingC
     assert translated is not None
     model = translated.model
     if is_standard:
-        _pack_int4(model.graph)
         _use_average_pooling(model.graph)
+    if is_symmetric:  # for runtimes that take INT8 only, and every QuantizeLinear directly before its DequantizeLinear
+        _quantize_after_value_preserving(model.graph)
     else:
-        _use_int4(model.graph)
-    _dequantize_after_value_preserving(model.graph)
+        (_pack_int4 if is_standard else _use_int4)(model.graph)
+        _dequantize_after_value_preserving(model.graph)
     _remove_origin(model.graph)
-    model.metadata_props.update(_metadata(spec, config))
+    model.metadata_props.update(_metadata(spec, config, preprocessing))
     translated.save(path, external_data=False)
 
 
-def _metadata(spec: ModelSpec, config: TrainingConfig | None) -> dict[str, str]:
+def _metadata(spec: ModelSpec, config: TrainingConfig | None, preprocessing: bool) -> dict[str, str]:
     shape = ", ".join(map(str, spec.shape))
+    values = "0 to 255, uint8" if preprocessing else "(value in [0, 1] - mean) / std for each channel, float32"
     metadata = {
         "network": spec.name,
-        "input": f"{channels_title(spec.channels)}, (value in [0, 1] - mean) / std for each channel, float32 (N, {shape})",
+        "input": f"{channels_title(spec.channels)}, {values} (N, {shape})",
         "mean": json.dumps(spec.mean),
         "std": json.dumps(spec.std),
         "image_size": json.dumps(spec.image_size),
@@ -93,6 +97,23 @@ def _metadata(spec: ModelSpec, config: TrainingConfig | None) -> dict[str, str]:
             "layer_bits": json.dumps(dict(config.layer_bits)),
         }
     return metadata
+
+
+class _Preprocessed(nn.Module):
+    """A network with the normalization of its images, as `FullPrecisionModel.normalize` computes it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = network
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(spec, name)).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        scores: Tensor = self.network((pixels.float() / 255 - self.mean) / self.std)
+        return scores
 
 
 class _DequantizedWeight(nn.Module):
@@ -177,6 +198,42 @@ class _LevelsNodes(nn.Module):
         integers = _node("QuantizeLinear", (x, self.scale, self.zero_point), torch.uint8, self.bits)
         if self.is_clipped:
             integers = _node("Clip", (integers, self.lowest, self.highest), torch.uint8, self.bits)
+        return _node("DequantizeLinear", (integers, self.scale, self.zero_point), torch.float32, self.bits)
+
+
+class _SymmetricFoldedNodes(_FoldedNodes):
+    """An IntegerFolded of a symmetric network: its bias is of floats, because TensorRT has no integers of 32 bits for it."""
+
+    def __init__(self, source: IntegerFolded) -> None:
+        super().__init__(source)
+        self.bias = source.bias.float() * source.bias_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _node("DequantizeLinear", (self.weight, self.weight_scale, self.zeros), torch.float32, self.bits, {"axis": 0})
+        return self.applied(x, weight, self.bias)
+
+
+class _SymmetricLevelsNodes(nn.Module):
+    """Symmetric Levels as ONNX nodes: a Relu or Clip of the floats where INT8 has more levels, QuantizeLinear, DequantizeLinear."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, source: Levels) -> None:
+        super().__init__()
+        self.bits = source.bits
+        self.register_buffer("scale", source.scale)
+        self.register_buffer("zero_point", source.zero_point)
+        self.is_relu = (source.lowest, source.highest) == (0, 127)
+        self.is_clipped = not self.is_relu and (source.lowest, source.highest) != (-128, 127)
+        self.ends = (float(source.lowest * source.scale), float(source.highest * source.scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_clipped:
+            x = x.clamp(*self.ends)
+        elif self.is_relu:
+            x = torch.relu(x)
+        integers = _node("QuantizeLinear", (x, self.scale, self.zero_point), torch.int8, self.bits)
         return _node("DequantizeLinear", (integers, self.scale, self.zero_point), torch.float32, self.bits)
 
 
@@ -294,6 +351,28 @@ def _dequantize_after_value_preserving(graph: onnx_ir.Graph) -> None:
         graph.insert_after(node, after)
         if not before.outputs[0].uses():
             graph.remove(before, safe=True)
+
+
+def _quantize_after_value_preserving(graph: onnx_ir.Graph) -> None:
+    """Repeats the QuantizeLinear and DequantizeLinear of an activation after each value-preserving operation, which changes no value."""
+    for node in list(graph):
+        before = node.inputs[0].producer() if node.op_type in _VALUE_PRESERVING and node.inputs[0] is not None else None
+        if before is None or before.op_type != "DequantizeLinear":
+            continue
+        output, properties = node.outputs[0], dict(before.metadata_props)
+        again = onnx_ir.node("QuantizeLinear", [output, *before.inputs[1:]], metadata_props=properties)
+        after = onnx_ir.node("DequantizeLinear", [again.outputs[0], *before.inputs[1:]], metadata_props=properties)
+        integers = before.inputs[0]
+        assert integers is not None
+        for value, name, kind in ((again.outputs[0], "again", integers.type), (after.outputs[0], "dequantized", output.type)):
+            value.name, value.type, value.shape = f"{output.name}_{name}", kind, output.shape
+        for user, index in output.uses():
+            if user is not again:
+                user.replace_input_with(index, after.outputs[0])
+        for index, graph_output in enumerate(graph.outputs):
+            if graph_output is output:
+                graph.outputs[index] = after.outputs[0]
+        graph.insert_after(node, (again, after))
 
 
 def _remove_origin(graph: onnx_ir.Graph) -> None:

@@ -9,7 +9,8 @@ that of the weight, and nothing between. So, compared with the network that is t
 - The image, and outputs of layers and additions that the network does not quantize, such as those before a residual addition, pass
   8-bit quantizers, whose ranges are those of images. These change the scores by little; see `core.export.verify` for how much.
 
-Activations are uint8, whose kernels are two to three times as fast as those of int8 on x86 processors.
+Activations are uint8, whose kernels are two to three times as fast as those of int8 on x86 processors. In a symmetric network, for
+runtimes that support no other, they are int8 around zero: all levels of up to 7 bits, while 8-bit levels are rounded once more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from core.quantization.placement import QuantizedNetwork, is_value_preserving
 
 _BATCH = 64  # images of a forward pass that finds ranges
 _LARGEST_WEIGHT, _HIGHEST = 127, 255
+_INT8 = (-128, 127)
 _LARGEST_BIAS = 1 << 30
 _SMALLEST_SCALE = 1e-30
 _Layer = IntegerConv2d | IntegerLinear
@@ -37,39 +39,49 @@ _RELU = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
 
 
 class Levels(nn.Module):
-    """Quantize-dequantize of an activation to uint8: q = clamp(round(x / scale) + zero point, lowest, highest).
+    """Quantize-dequantize of an activation to uint8, or int8 if symmetric: q = clamp(round(x / scale) + zero point, lowest, highest).
 
-    bits: of the levels that occur. Until a range is set, the input is returned unchanged, and its smallest and largest values are kept.
+    bits: of the levels that occur. Symmetric levels have the zero point 0. Until a range is set, the input is returned unchanged, and its
+    smallest and largest values are kept.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, bits: int = 8) -> None:
+    def __init__(self, bits: int = 8, symmetric: bool = False) -> None:
         super().__init__()
-        self.bits, self.ready = bits, False
+        self.bits, self.symmetric, self.ready = bits, symmetric, False
         self.lowest, self.highest = 0, _HIGHEST
         self.least, self.most = 0.0, 0.0
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.uint8))
 
     @classmethod
-    def like(cls, quantizer: FixedQuantizer, lower: float, upper: float) -> Levels:
+    def like(cls, quantizer: FixedQuantizer, lower: float, upper: float, symmetric: bool = False) -> Levels:
         """The levels of `quantizer` for an input that is first clamped to [lower, upper], an interval that contains zero."""
-        made = cls(quantizer.bits)
+        made = cls(quantizer.bits, symmetric)
         scale, zero_point = quantizer.scale.double(), int(quantizer.zero_point)
         ends = torch.round(torch.tensor([lower, upper], dtype=torch.double) / scale.cpu()).tolist()
         lowest = int(max(quantizer.lowest - zero_point, ends[0]))
         highest = int(min(quantizer.highest - zero_point, ends[1]))
-        made._set(quantizer.scale, -lowest, 0, highest - lowest)
+        if symmetric:
+            coarser = max(1.0, -lowest / -_INT8[0], highest / _INT8[1])
+            made._set(quantizer.scale * coarser, 0, round(lowest / coarser), round(highest / coarser))
+        else:
+            made._set(quantizer.scale, -lowest, 0, highest - lowest)
         return made
 
     def _set(self, scale: Tensor, zero_point: int, lowest: int, highest: int) -> None:
-        self.scale, self.zero_point = scale.detach().clone(), torch.tensor(zero_point, dtype=torch.uint8, device=scale.device)
+        self.scale = scale.detach().clone()
+        self.zero_point = torch.tensor(zero_point, dtype=torch.int8 if self.symmetric else torch.uint8, device=scale.device)
         self.lowest, self.highest, self.ready = lowest, highest, True
 
     def set_seen_range(self) -> None:
         """Sets the range to that of the values seen so far, widened to contain zero."""
+        if self.symmetric:
+            largest = max(-self.least, self.most)
+            self._set(torch.tensor(largest / _INT8[1] if largest > 0 else 1.0, device=self.scale.device), 0, *_INT8)
+            return
         width = self.most - self.least
         scale = width / _HIGHEST if width > 0 else 1.0
         self._set(torch.tensor(scale, device=self.scale.device), round(-self.least / scale), 0, _HIGHEST)
@@ -125,15 +137,15 @@ class IntegerFolded(nn.Module):
         return F.linear(x, weight, bias) if self.convolution is None else self.convolution._conv_forward(x, weight, bias)
 
 
-def standard_network(quantized: QuantizedNetwork, images: Tensor) -> fx.GraphModule:
+def standard_network(quantized: QuantizedNetwork, images: Tensor, symmetric: bool = False) -> fx.GraphModule:
     """The network made of the modules above, in evaluation mode; `quantized`, which must have been traced, stays unchanged.
 
-    images: normalized, `(N, C, H, W)`, which the ranges of the 8-bit quantizers are those of.
+    images: normalized, `(N, C, H, W)`, which the ranges of the 8-bit quantizers are those of. symmetric: activations as int8 around zero.
     """
     network = integer_network(quantized)
     assert isinstance(network, fx.GraphModule)
     with torch.no_grad():
-        lowering = _Lowering(network)
+        lowering = _Lowering(network, symmetric)
         lowering.run()
         for part in images.split(_BATCH):
             network(part)
@@ -150,8 +162,8 @@ class _Lowering:
     added: quantizers whose ranges are to be found. folded: layer -> the quantizer of its input.
     """
 
-    def __init__(self, network: fx.GraphModule) -> None:
-        self.network, self.graph = network, network.graph
+    def __init__(self, network: fx.GraphModule, symmetric: bool) -> None:
+        self.network, self.graph, self.symmetric = network, network.graph, symmetric
         self.modules: dict[Any, nn.Module] = dict(network.named_modules(remove_duplicate=False))
         self.added: list[Levels] = []
         self.folded: dict[IntegerFolded, Levels] = {}
@@ -216,7 +228,7 @@ class _Lowering:
             lower, upper = found
             node.replace_input_with(before, before.all_input_nodes[0])
             self.graph.erase_node(before)
-        node.target = self._add(Levels.like(quantizer, lower, upper))
+        node.target = self._add(Levels.like(quantizer, lower, upper, self.symmetric))
 
     def _levels_of(self, node: fx.Node) -> Levels | None:
         """The quantizer whose values a node has, through value-preserving operations."""
@@ -228,7 +240,7 @@ class _Lowering:
 
     def _insert(self, node: fx.Node) -> Levels:
         """A quantizer after a node, for all that reads it."""
-        levels = Levels()
+        levels = Levels(symmetric=self.symmetric)
         self.added.append(levels)
         with self.graph.inserting_after(node):
             quantized = self.graph.call_module(self._add(levels), (node,))

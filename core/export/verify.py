@@ -1,6 +1,7 @@
 """Comparison of an exported file with its network: accuracy of both on real images, difference of their outputs, size and speed.
 
-The file is loaded again as a user would load it: ONNX in onnxruntime, a .pt2 program with torch alone, a packed network with this package.
+The file is loaded again as a user would load it: ONNX in onnxruntime or another target, a .pt2 program with torch alone, a packed network
+with this package.
 """
 
 import time
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from core.data.labeled import EvaluationSet
 from core.evaluation.accuracy import evaluate
-from core.export.formats import ONNX_FORMATS
 from core.export.packed import load_packed
+from core.export.targets import TARGETS, Target, opener, runs_in, target_of
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.placement import QuantizedNetwork
@@ -39,8 +40,8 @@ def open_onnx(path: Path, threads: int) -> Scorer:
     return lambda images: torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])
 
 
-def open_program(path: Path) -> Scorer:
-    """A .pt2 file with torch alone."""
+def open_program(path: Path, threads: int = 0) -> Scorer:
+    """A .pt2 file with torch alone, which computes with the threads of the process."""
     with path.open("rb") as file:
         return torch.export.load(file).module()
 
@@ -53,11 +54,13 @@ def verify(
     model: FullPrecisionModel,
     evaluation_set: EvaluationSet,
     pause_point: Callable[[], None] | None = None,
+    target: Target | None = None,
+    preprocessing: bool = False,
 ) -> dict[str, Any]:
     """Figures of the quantized network in the file `path`; those that do not apply to the format are None.
 
     kind: one of NETWORK_FORMATS. float32_path: the full-precision network in the same format (for packed: as safetensors). `quantized` and
-    `model` are on the CPU.
+    `model` are on the CPU. target: in which the files are opened; default: that of the format. preprocessing: whether they take uint8.
 
     Accuracies are in percent. max_output_difference is the largest difference of one score, last_scale the scale of the last activation
     quantizer, before the classifier, and within_last_scale the percentage of images whose scores differ by at most that. A standard ONNX
@@ -67,21 +70,28 @@ def verify(
     images with one thread, alternating between the networks.
     pause_point: called between batches; may raise to end early.
     """
-    comparison = _Comparison(integer_inference_network(quantized, model.spec), _open(kind, path, model.network, torch.get_num_threads()))
+    target = target or target_of(kind)
+
+    def opened(file: Path, threads: int) -> Scorer:
+        return opener(target)(file, threads) if target is not None else load_packed(file, model.network)
+
+    score = opened(path, torch.get_num_threads())
+    of_normalized = (lambda images: score(model.denormalize(images))) if preprocessing else score
+    comparison = _Comparison(integer_inference_network(quantized, model.spec), of_normalized)
     accuracy = evaluate(comparison, model, evaluation_set, pause_point=pause_point)
     correct = (torch.cat(comparison.predictions) == evaluation_set.labels)[evaluation_set.readable]
     pixels, _ = evaluation_set[0]
-    image = model.normalize(pixels[None]).contiguous(memory_format=torch.channels_last)
+    image = pixels[None] if preprocessing else model.normalize(pixels[None]).contiguous(memory_format=torch.channels_last)
     with cpu_threads(1), torch.no_grad():
-        float32 = model.network if kind == "packed" else _open(kind, float32_path, model.network, 1)
-        latency, float32_latency = _latencies((_open(kind, path, model.network, 1), float32), image)
+        float32 = model.network if target is None else opened(float32_path, 1)
+        latency, float32_latency = _latencies((opened(path, 1), float32), image)
     differences = torch.cat(comparison.differences)
     names = {module: name for name, module in quantized.network.named_modules()}
     last = quantized.activations[-1] if quantized.activations else None
     step = None if last is None else float(last.quantizer.scale.detach())
     return {
         "torch_accuracy": round(100 * float(correct.double().mean()), 3),
-        "onnxruntime_accuracy": accuracy.top1 if kind in ONNX_FORMATS else None,
+        "onnxruntime_accuracy": accuracy.top1 if target is not None and target.package == "onnxruntime" else None,
         "file_accuracy": accuracy.top1,
         "standard_error": accuracy.standard_error,
         "evaluated_on": accuracy.evaluated_on,
@@ -94,14 +104,8 @@ def verify(
         "latency_ms": latency,
         "float32_latency_ms": float32_latency,
         "latency_threads": 1,
-        "latency_measured_in": f"onnxruntime {onnxruntime.__version__}" if kind in ONNX_FORMATS else f"torch {torch.__version__}",
+        "latency_measured_in": runs_in(target or TARGETS["torch"]),
     }
-
-
-def _open(kind: str, path: Path, network: nn.Module, threads: int) -> Scorer:
-    if kind in ONNX_FORMATS:
-        return open_onnx(path, threads)
-    return open_program(path) if kind == "pt2" else load_packed(path, network)
 
 
 class _Comparison(nn.Module):

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from core import layout
-from core.config import IMAGE_FORMATS, NETWORK_FORMATS
+from core.config import IMAGE_FORMATS
 from core.errors import RunError
 from core.export.formats import SUFFIXES
+from core.export.targets import TARGETS
 from core.files import atomic_write, temporary_folder, write_json
 from core.generation.methods import method_order
 from core.runs.run import Run
@@ -27,22 +28,28 @@ from dashboard.names import method_name
 from dashboard.tables.columns import Column
 
 _ROOT = Path(__file__).parents[2]
+# formats, and of networks also targets: what they are
 FORMATS = {
-    "onnx": "ONNX, with integer kernels in onnxruntime and other runtimes",
+    "onnxruntime": "ONNX Runtime: ONNX, integer kernels",
+    "openvino": "OpenVINO: ONNX, integer kernels",
+    "tensorrt": "TensorRT and NPUs: ONNX, INT8 around zero",
+    "torch": "PyTorch: pt2, a torch.export program",
+    "packed": "this program: packed safetensors, weights at their bit width",
     "onnx-exact": "ONNX with the scores of this program to the bit, slow",
-    "packed": "packed safetensors, weights at their bit width",
-    "pt2": "pt2, a torch.export program",
     "png": "PNG files, one folder per class (zip)",
     "safetensors": "safetensors, the format of this program (zip)",
     "npz": "NumPy archive, a calibration set",
     "card": "Markdown with pictures (zip)",
 }
-_SUFFIXES = {**SUFFIXES, "npz": ".npz"}  # of formats that are one file
+_OF_NETWORKS = (*TARGETS, "packed", "onnx-exact")
+# of those that are one file
+_SUFFIXES = {**SUFFIXES, "npz": ".npz", **{name: SUFFIXES[target.format] for name, target in TARGETS.items()}}
+_USUAL = ("onnxruntime", "torch", "packed", "npz")  # whose files are told apart by their endings
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Something that can be exported. name: of its file, without the suffix. formats: available ones. options: of the command."""
+    """Something that can be exported. name: of its file, without the suffix. formats: names of FORMATS. options: of the command."""
 
     title: str
     name: str
@@ -73,31 +80,40 @@ def network_offer(run: Run, folder: Path, method: str, bits: int) -> Offer | Non
     if not (folder / layout.QUANTIZED / method / width / layout.NETWORK_FILE).is_file():
         return None
     title = f"{width} network, trained on {_images_of(method)}"
-    return Offer(title, f"{method}-{width}", NETWORK_FORMATS, ("--method", method, "--bits", str(bits)))
+    return Offer(title, f"{method}-{width}", _OF_NETWORKS, ("--method", method, "--bits", str(bits)))
+
+
+def normalizes(kind: str) -> bool:
+    """Whether networks of this kind can be written so that they take pixels and normalize them."""
+    return _SUFFIXES.get(kind) == SUFFIXES["onnx"]
 
 
 def content(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> bytes:
-    """The file that `make` makes with these arguments, or made before. kind: a format that is one file. Raises RunError as `make` does."""
+    """The file that `make` makes with these arguments, or made before. kind: one that is one file. Raises RunError as `make` does."""
     path = folder / layout.EXPORTS / _file_name(offer, kind)
     if path not in (made for made, _ in exported(folder)):
         path = make(runs, run_id, offer, kind, folder)
     return path.read_bytes()
 
 
-def _file_name(offer: Offer, kind: str) -> str:
-    return f"{offer.name}{'-exact' if kind == 'onnx-exact' else ''}{_SUFFIXES.get(kind, '')}"
+def _file_name(offer: Offer, kind: str, preprocessing: bool = False) -> str:
+    suffix = _SUFFIXES.get(kind, "")
+    words = [] if kind in _USUAL or not suffix else [kind.removeprefix("onnx-")]
+    return "-".join([offer.name, *words, *(["uint8"] if preprocessing else [])]) + suffix
 
 
-def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> Path:
+def make(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path, preprocessing: bool = False) -> Path:
     """Makes the file and returns its path in `folder`, that of the run. Takes seconds to minutes.
 
-    runs: folder of the run store. kind: one of the offer's formats. Raises RunError with the command's error message if it fails.
+    runs: folder of the run store. kind: one of the offer's formats. preprocessing: the file takes uint8 images and normalizes them. Raises
+    RunError with the command's error message if it fails.
     """
     target = folder / layout.EXPORTS
     target.mkdir(exist_ok=True)
     with temporary_folder(target, ".making-") as temporary:
-        out = temporary / _file_name(offer, kind)
-        arguments = ["export", run_id, "--runs", str(runs), "--format", kind, *offer.options, "--out", str(out), "--json"]
+        out = temporary / _file_name(offer, kind, preprocessing)
+        arguments = ["export", run_id, "--runs", str(runs), "--target" if kind in TARGETS else "--format", kind, *offer.options]
+        arguments += [*(["--with-preprocessing"] if preprocessing else []), "--out", str(out), "--json"]
         command = [sys.executable, "-m", "core", *arguments]
         environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
         process = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -160,5 +176,5 @@ def network_row(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
         "float32 kB": round(figures["float32_bytes"] / 1000, 1),
         "ms": figures["latency_ms"],
         "float32 ms": figures["float32_latency_ms"],
-        "measured in": figures["latency_measured_in"],
+        "checked in": figures["latency_measured_in"],
     }

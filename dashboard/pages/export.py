@@ -46,13 +46,20 @@ left, right = st.columns(2)
 with left:
     offer = st.selectbox("Content", offers, format_func=lambda offer: text.one_line_text(offer.title), key=f"content {run.id}")
 with right:
-    kind = st.selectbox("Format", offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
+    of_network = "onnxruntime" in offer.formats
+    label = "For" if of_network else "Format"
+    kind = st.selectbox(label, offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
+preprocessing = artifacts.normalizes(kind) and st.checkbox(
+    "Take pixels",
+    key="preprocessing",
+    help="The file takes uint8 images, 0 to 255, and normalizes them itself. Otherwise, it takes normalized float32 images.",
+)
 if st.button("Create file", type="primary", icon=":material/file_export:", key="make"):
     with (
         problems.shown(),
         st.spinner("Writing and verifying the file; you may leave this page, it is listed here when it is done ...", show_time=True),
     ):
-        artifacts.make(session.store().folder, run.id, offer, kind, folder)
+        artifacts.make(session.store().folder, run.id, offer, kind, folder, preprocessing)
 
 files = artifacts.exported(folder)
 if not files:
@@ -74,6 +81,6 @@ if networks:
             st.markdown(f"{text.plain(sentence)}.")
     st.caption(
         "Top-1 of the network in PyTorch and of its file on the evaluation images of the run, and the number of images on which no logit "
-        "differs by more than one step of the last quantizer: few in the format onnx, because of its integer kernels. Size and latency "
-        "(ms, one image, one thread) are next to those of the float32 network in the same format."
+        "differs by more than one step of the last quantizer: few for integer kernels. Size and latency (ms, one image, one thread) are "
+        "next to those of the float32 network in the same format and program. [Netron](https://netron.app) shows the graph of an ONNX file."
     )

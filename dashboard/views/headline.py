@@ -82,7 +82,7 @@ def _download(run: Run, made: MadeNetwork) -> None:
         return
     st.download_button(
         "Download as ONNX",
-        partial(artifacts.content, store.folder, run.id, offer, "onnx", folder),  # written when the button is pressed
+        partial(artifacts.content, store.folder, run.id, offer, "onnxruntime", folder),  # written when the button is pressed
         file_name=f"{chart_files.file_name(_stem(run.network))}-{made.bits}bit.onnx",
         mime="application/octet-stream",
         on_click="ignore",

@@ -19,13 +19,15 @@ _EXAMPLES = 2  # images; torch.export would turn a batch size of 1 into a consta
 _ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
 
 
-def trace(network: nn.Module, spec: ModelSpec) -> ExportedProgram:
+def trace(network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32) -> ExportedProgram:
     """A network in evaluation mode as a program: normalized float32 images `(N, C, H, W)`, any N -> logits `(N, classes)`.
+
+    dtype: of the images, if the network takes others.
 
     Raises ModelError if the network has data-dependent control flow, or uses something that torch.export does not support.
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
-    images = torch.zeros(_EXAMPLES, *spec.shape, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(_EXAMPLES, *spec.shape, dtype=dtype, device=device).to(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
             program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from core.__main__ import main
-from core.errors import DataError, ModelError
+from core.errors import ConfigError, DataError, ModelError
 from core.export.benchmark import benchmark
 from core.export.network import save_network
 from core.models.full_precision import save_checkpoint
@@ -45,17 +45,28 @@ def test_other_files_are_refused(small, tmp_path, capsys):
     assert "file must end in .onnx, .safetensors or .pt2" in capsys.readouterr().err
 
 
+def test_a_file_is_measured_in_another_target_and_with_the_images_it_takes(small, calibrated, tmp_path):
+    quantized, config = calibrated(small, 8)
+    path = tmp_path / "network.onnx"
+    save_network("onnx-exact", quantized, small, config, path, preprocessing=True)
+    assert benchmark(path, 0.0, "openvino")["runs_in"].startswith("openvino 20")
+    with pytest.raises(ConfigError, match=r"^network.onnx must end in .pt2 for target torch$"):
+        benchmark(path, 0.0, "torch")
+
+
 @pytest.mark.slow
-def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_path):
+@pytest.mark.parametrize("preprocessing", [False, True])
+def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_path, preprocessing):
     quantized, config = calibrated(embedded, 8)
-    save_network("onnx", quantized, embedded, config, tmp_path / "network.onnx")
+    save_network("onnx", quantized, embedded, config, tmp_path / "network.onnx", preprocessing=preprocessing)
     pixels = torch.randint(0, 256, (48, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
     example = [sys.executable, str(ROOT / "examples" / "classify_onnx.py"), "network.onnx", "picture.png", "--seconds", "0.1"]
     lines = subprocess.run(example, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=True).stdout.splitlines()
     middle = pixels[8:40].permute(2, 0, 1)[None]  # 32 of 48 rows
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
-    scores = session.run(None, {"images": embedded.normalize(middle).contiguous().numpy()})[0][0]
+    taken = middle if preprocessing else embedded.normalize(middle)
+    scores = session.run(None, {"images": taken.contiguous().numpy()})[0][0]
     expected = [embedded.spec.classes[index] for index in np.argsort(-scores, kind="stable")[:5]]
     assert [line.split("%")[1].strip() for line in lines[:5]] == expected
     assert float(lines[0].split("%")[0]) == pytest.approx(100 * float(torch.softmax(torch.tensor(scores), 0).max()), abs=0.006)

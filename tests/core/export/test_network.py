@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from PIL import Image
 from safetensors import safe_open
@@ -99,9 +100,15 @@ def test_choice_of_a_network(tmp_path, config):
 
 
 def test_new_file_is_checked(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown format 'tflite': must be one of onnx, onnx-exact, packed, pt2"):
+    with pytest.raises(UnknownNameError, match="unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2"):
         new_file("tflite", tmp_path / "a.tflite")
-    for kind, suffix in (("onnx", ".onnx"), ("onnx-exact", ".onnx"), ("packed", ".safetensors"), ("pt2", ".pt2")):
+    for kind, suffix in (
+        ("onnx", ".onnx"),
+        ("onnx-symmetric", ".onnx"),
+        ("onnx-exact", ".onnx"),
+        ("packed", ".safetensors"),
+        ("pt2", ".pt2"),
+    ):
         for name, completed in ((f"new{suffix}", f"new{suffix}"), (f"x{suffix.upper()}", f"x{suffix.upper()}"), ("x", f"x{suffix}")):
             assert new_file(kind, tmp_path / name) == tmp_path / completed
         with pytest.raises(ConfigError, match=f"^out must end in {suffix}, got "):
@@ -134,6 +141,26 @@ def test_export(run, config, tmp_path):
     assert os.listdir(out.parent) == [out.name]
     with safe_open(out, framework="pt") as file:
         assert json.loads(file.metadata()["quantization"]) == config.training_for(4).to_dict()
+
+
+def test_a_file_with_preprocessing_takes_pixels_and_has_the_same_accuracy(run, config, tmp_path):
+    out = tmp_path / "network.onnx"
+    figures = export_network(run, config, "onnx-exact", out, preprocessing=True)
+    assert figures["file_accuracy"] == figures["torch_accuracy"]
+    assert figures["within_last_scale"] == 100
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    assert session.get_modelmeta().custom_metadata_map["input"] == "RGB, 0 to 255, uint8 (N, 3, 32, 32)"
+    with pytest.raises(ConfigError, match="^preprocessing must be written into a format of onnx, onnx-symmetric, onnx-exact, got packed$"):
+        export_network(run, config, "packed", tmp_path / "packed", preprocessing=True)
+
+
+def test_a_file_is_checked_in_its_target(run, config, tmp_path):
+    figures = export_network(run, config, "onnx-exact", tmp_path / "network.onnx", target="openvino")
+    assert figures["target"] == "openvino"
+    assert figures["latency_measured_in"].startswith("openvino 20")
+    assert figures["onnxruntime_accuracy"] is None
+    assert abs(figures["file_accuracy"] - figures["torch_accuracy"]) <= 10  # two of 20 images
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "another thing"])
@@ -198,7 +225,7 @@ def test_command(run, config, tmp_path, capsys):
     assert figures["onnxruntime_accuracy"] is None
     for changed, says in (
         ([], "exists already"),
-        (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, onnx-exact, packed, pt2"),
+        (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2"),
         (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': must be mi-fgsm"),
         (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits must be 4 for mi-fgsm, got 3"),
     ):

@@ -12,6 +12,7 @@ from torch import nn
 
 from core.config import BIT_WIDTHS
 from core.export.onnx import save_onnx
+from core.export.openvino import open_openvino
 from core.export.standard_onnx import IntegerFolded, Levels, standard_network
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.integer.inference import integer_inference_network
@@ -28,8 +29,8 @@ def optimized(path, folder) -> tuple[Counter, onnxruntime.InferenceSession]:
     return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node), session
 
 
-def exported(quantized, config, spec, images, folder):
-    network = standard_network(quantized, images)
+def exported(quantized, config, spec, images, folder, symmetric=False):
+    network = standard_network(quantized, images, symmetric)
     with torch.no_grad():
         expected = network(images).numpy()  # before save_onnx modifies it
     path = folder / "network.onnx"
@@ -81,6 +82,50 @@ def test_every_width_is_fused(residual, calibrated, images, tmp_path, bits):
     assert kinds[onnx.TensorProto.INT4 if bits <= 4 else onnx.TensorProto.INT8] == 5
 
 
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+def test_symmetric_files_follow_the_rules_of_tensorrt(residual, calibrated, images, tmp_path, bits):
+    """INT8 around zero everywhere, one scale for each activation and one for each channel of a weight, biases of floats, and every
+    QuantizeLinear directly before a DequantizeLinear.
+    """
+    quantized, config = calibrated(residual, bits)
+    _, found, expected, path = exported(quantized, config, residual.spec, images, tmp_path, symmetric=True)
+    np.testing.assert_allclose(found, expected, atol=2 * float(quantized.activations[-1].quantizer.scale.detach()))
+    assert np.median(np.abs(found - expected)) < 1e-4
+    graph = onnx.load(path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = {name: [node.op_type for node in graph.node if name in node.input] for node in graph.node for name in node.output}
+    weights = 0
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero_point = constants[node.input[2]]
+        assert zero_point.dtype == np.int8
+        assert not zero_point.any()
+        if node.op_type == "QuantizeLinear":
+            assert readers[node.output[0]] == ["DequantizeLinear"]
+        weight = constants.get(node.input[0])
+        weights += weight is not None
+        assert constants[node.input[1]].shape == (() if weight is None else (len(weight),))
+        assert weight is None or weight.dtype == np.int8
+    assert weights == 5
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert [constants[layer.input[2]].dtype for layer in layers] == [np.float32] * 5
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_layer_is_computed_with_integers_in_openvino(residual, calibrated, images, tmp_path, bits):
+    import openvino
+
+    quantized, config = calibrated(residual, bits)
+    _, _, expected, path = exported(quantized, config, residual.spec, images, tmp_path)
+    found = open_openvino(path, 1)(images).numpy()
+    np.testing.assert_allclose(found, expected, atol=2 * float(quantized.activations[-1].quantizer.scale.detach()))
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    layers = [fact["runtimePrecision"].value for fact in facts if fact["layerType"].value in ("Convolution", "FullyConnected")]
+    assert layers == ["u8"] * 5
+
+
 def test_scores_are_close_to_those_of_the_network(residual, calibrated, images, tmp_path):
     quantized, config = calibrated(residual, 8)
     *_, found, _, _ = exported(quantized, config, residual.spec, images, tmp_path)
@@ -126,6 +171,31 @@ def test_levels_are_those_of_the_quantizer_after_a_clamp(bits, lower, upper):
     levels = Levels.like(fixed, lower, upper)
     torch.testing.assert_close(levels(values), fixed(values.clamp(lower, upper)), atol=1e-5, rtol=0)
     assert 0 <= levels.lowest <= levels.highest <= 255
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(float("-inf"), float("inf")), (0.0, float("inf")), (0.0, 6.0)])
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+def test_symmetric_levels_are_those_of_the_quantizer_up_to_7_bits(bits, lower, upper):
+    quantizer = Quantizer(bits)
+    quantizer.set_range(torch.tensor(-2.0), torch.tensor(9.0))
+    fixed = FixedQuantizer(quantizer)
+    values = torch.linspace(-20, 20, 2001) + 1e-3
+    levels = Levels.like(fixed, lower, upper, symmetric=True)
+    assert -128 <= levels.lowest <= levels.highest <= 127
+    assert levels.zero_point.dtype == torch.int8
+    assert int(levels.zero_point) == 0
+    step, highest = float(levels.scale), min(fixed.highest - int(fixed.zero_point), round(upper / float(fixed.scale)) if upper < 9 else 255)
+    assert step == pytest.approx(float(fixed.scale) * max(1.0, highest / 127))
+    difference = (levels(values) - fixed(values.clamp(lower, upper))).abs().max()
+    assert float(difference) < (1e-5 if bits < 8 else step)
+
+
+def test_a_symmetric_range_is_that_of_the_images():
+    levels = Levels(symmetric=True)
+    levels(torch.tensor([-5.1, 3.0]))
+    levels.set_seen_range()
+    assert float(levels.scale) == pytest.approx(5.1 / 127)
+    torch.testing.assert_close(levels(torch.tensor([-5.1, 0.0, 9.0])), torch.tensor([-5.1, 0.0, 5.1]))
 
 
 def test_a_range_is_that_of_the_images_and_contains_zero():

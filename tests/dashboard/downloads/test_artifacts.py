@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from core.__main__ import main
-from core.config import EXPORT_FORMATS
+from core.config import EXPORT_FORMATS, NETWORK_FORMATS
 from core.errors import RunError
+from core.export.targets import TARGETS
 from core.runs.store import RunStore
 from dashboard.downloads import artifacts
 
@@ -68,7 +69,19 @@ def test_networks_are_offered_with_their_bit_width_the_papers_method_first(run, 
 
 
 def test_every_export_format_has_a_display_name():
-    assert set(artifacts.FORMATS) == set(EXPORT_FORMATS)
+    assert {TARGETS[kind].format if kind in TARGETS else kind for kind in artifacts.FORMATS} == set(EXPORT_FORMATS)
+
+
+def test_files_of_one_network_have_different_names():
+    offer = artifacts.Offer("W4A4 network", "adam-W4A4", (), ())
+    kinds = [kind for kind in artifacts.FORMATS if kind in TARGETS or kind in NETWORK_FORMATS]
+    names = [artifacts._file_name(offer, kind) for kind in kinds]
+    names += [artifacts._file_name(offer, kind, True) for kind in kinds if artifacts.normalizes(kind)]
+    assert names == [
+        "adam-W4A4.onnx", "adam-W4A4-openvino.onnx", "adam-W4A4-tensorrt.onnx", "adam-W4A4.pt2", "adam-W4A4.safetensors",
+        "adam-W4A4-exact.onnx", "adam-W4A4-uint8.onnx", "adam-W4A4-openvino-uint8.onnx", "adam-W4A4-tensorrt-uint8.onnx",
+        "adam-W4A4-exact-uint8.onnx",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def test_the_file_is_made_once(with_finished_run, monkeypatch):
 
     monkeypatch.setattr(artifacts, "make", make)
     for _ in range(2):
-        assert artifacts.content(store.folder, run.id, offer, "onnx", folder) == b"a network"
-    assert made == [(store.folder, run.id, offer, "onnx", folder)]
+        assert artifacts.content(store.folder, run.id, offer, "onnxruntime", folder) == b"a network"
+    assert made == [(store.folder, run.id, offer, "onnxruntime", folder)]
     assert artifacts.network_offer(run, folder, "adam", 3) is None
 
 
