@@ -50,7 +50,7 @@ with right:
     label = "For" if of_network else "Format"
     kind = st.selectbox(label, offer.formats, format_func=artifacts.FORMATS.__getitem__, key=f"format {offer.formats}")
 preprocessing = artifacts.normalizes(kind) and st.checkbox(
-    "Take pixels",
+    "Include the normalization",
     key="preprocessing",
     help="The file takes uint8 images, 0 to 255, and normalizes them itself. Otherwise, it takes normalized float32 images.",
 )

@@ -44,7 +44,7 @@ def test_a_branch_is_started_compared_reloaded_and_removed(tmp_path, serve, brow
         page.goto(f"{address}/?run={run_id}&at=11")  # iteration 3 of batch 2
         page.get_by_role("button", name="Try other values").click()
         expect(page.get_by_role("button", name="Start", exact=True)).to_be_disabled()
-        slider = page.get_by_role("slider", name="ε step of MI-FGSM")
+        slider = page.get_by_role("slider", name="MI-FGSM step ε")
         slider.focus()
         slider.press("ArrowRight")
         page.get_by_role("button", name=re.compile("^Start: ε 0.105 from iteration 3 of batch 2")).click()

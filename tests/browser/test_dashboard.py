@@ -40,7 +40,7 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
     # a live change by keyboard is marked on the curves
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".stMarkdownBadge:text-is('paused')")).to_be_visible()
-    slider = page.get_by_role("slider", name="ε step of MI-FGSM")
+    slider = page.get_by_role("slider", name="MI-FGSM step ε")
     slider.focus()
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")

@@ -142,7 +142,7 @@ def test_a_slider_marks_the_curves_at_once_and_can_be_undone(paused):
     iteration = int(
         re.findall(r"iteration (\d+)", page.get_by_role("slider", name="Iteration", exact=True).get_attribute("aria-valuetext"))[0]
     )
-    epsilon = page.get_by_role("slider", name="ε step of MI-FGSM", exact=True)
+    epsilon = page.get_by_role("slider", name="MI-FGSM step ε", exact=True)
     row = epsilon.locator("xpath=..")
     undo, start = row.get_by_role("button", name=re.compile("^Undo")), row.get_by_role("button", name=re.compile("^Back to 0.1,"))
     expect(undo).to_be_disabled()
@@ -165,7 +165,7 @@ def test_a_slider_marks_the_curves_at_once_and_can_be_undone(paused):
     expect(row.locator("output")).to_have_text(f"0.105 since {iteration + 1}, batch 1")
     page.wait_for_function("() => document.querySelector('.js-plotly-plot').layout.shapes.some(s => !s.name)")
     assert (marks("pending"), marks("")) == ([], [[iteration, "dot"]])
-    expect(row.get_by_role("img")).to_have_attribute("aria-label", "ε step of MI-FGSM over the iterations: 1 change")
+    expect(row.get_by_role("img")).to_have_attribute("aria-label", "MI-FGSM step ε over the iterations: 1 change")
     assert len({point.split(",")[1] for point in row.locator("polyline").get_attribute("points").split()}) == 2
 
     epsilon.press("ArrowRight")
@@ -181,7 +181,7 @@ def test_a_slider_marks_the_curves_at_once_and_can_be_undone(paused):
 
     # only one of the methods
     page.get_by_label("Apply to").select_option("Adam")
-    beta = page.get_by_role("slider", name="β labels", exact=True)
+    beta = page.get_by_role("slider", name="Labels β", exact=True)
     beta.press("ArrowRight")
     press(page, "One step")
     expect(beta.locator("xpath=..").locator("output")).to_have_text(f"2 since {iteration + 5}, batch 1")

@@ -273,7 +273,7 @@ def test_every_knob_is_found_in_its_section():
 
 def test_label_and_flag():
     assert label(knobs(GenerationConfig)["batch_size"]) == "Batch size"
-    assert label(knobs(GenerationConfig)["epsilon"]) == "ε step of MI-FGSM"
+    assert label(knobs(GenerationConfig)["epsilon"]) == "MI-FGSM step ε"
     assert flag(knobs(GenerationConfig)["batch_size"]) == flag(knobs(TrainingConfig)["training_batch_size"]) == "--batch-size"
     assert flag(knobs(TrainingConfig)["alpha_ce"]) == "--alpha-ce"
 

@@ -216,7 +216,7 @@ def test_live_changes_of_the_earlier_run_are_repeated_on_request(started, repeat
     assert repeats(studio()) == []
     app = studio(**{"from": run_id})
     (box,) = repeats(app)
-    assert (box.label, box.value) == (plain("Repeat the live changes of that run: β labels"), False)
+    assert (box.label, box.value) == (plain("Repeat the live changes of that run: Labels β"), False)
     box.set_value(repeat).run()
     app.multiselect(key=f"from/{run_id}/methods").set_value(["adam"]).run()
     app.button(key="start").click().run()
