@@ -25,6 +25,7 @@ from core.runs.lists import ALL, RunFilter
 from core.runs.manager import RunManager, default_name
 from core.runs.records import Record
 from core.runs.run import Run
+from core.runs.state import RunState
 from core.runs.store import RunStore
 from dashboard import text
 from dashboard.pages import PAGES
@@ -40,6 +41,7 @@ _LAYER_PARAMETER = "layer"  # counted from 1
 MOST_LISTED = 200  # runs in a selection box, and in the table of runs; with thousands of them, a browser takes seconds
 WITH_IMAGES = RunFilter(has_images=True)
 GENERATING = RunFilter(generates=True)
+_NOT_FAILED = tuple(state for state in RunState if state is not RunState.FAILED)
 # for the sentence about a run that does not fit
 _LACKS = {WITH_IMAGES: "has no images", GENERATING: "was given its images and did not generate any"}
 
@@ -101,12 +103,15 @@ def remember_run() -> None:
 
 
 def shown_run(which: RunFilter = ALL) -> Run | None:
-    """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one."""
+    """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one, rather one that
+    did not fail.
+    """
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     runs = store().runs(replace(which, ids=[wanted]), most=1) if wanted else []
     if runs and RUN_PARAMETER not in st.query_params:  # chosen on another page
         put_into_address(RUN_PARAMETER, wanted)
-    runs = runs or store().runs(replace(which, active=True), most=1) or store().runs(which, most=1)
+    for other in (replace(which, active=True), replace(which, states=_NOT_FAILED), which):
+        runs = runs or store().runs(other, most=1)
     return runs[0] if runs else None
 
 
