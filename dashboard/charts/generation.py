@@ -149,19 +149,25 @@ def axis_number(index: int) -> str:
 
 
 def panel_grid(
-    titles: Sequence[str], columns: int, height: int, logarithmic: Sequence[bool], notes: Sequence[dict], legend: int = 1
+    titles: Sequence[str], columns: int, height: int, logarithmic: Sequence[bool], notes: Sequence[dict], legend: int = 0
 ) -> dict[str, Any]:
     """The part of a layout that depends on the number of columns: height, axes of the panels, titles above them, and the notes.
 
-    legend: rows of it.
+    legend: rows of it, if there is one. It is below the panels, and above them where they would push it out of sight.
     """
-    below = _LEGEND + 20 * (legend - 1)
+    room = _LEGEND + 20 * max(legend - 1, 0)
+    is_above = bool(legend) and columns == 1 and len(titles) > 1
     rows = -(-len(titles) // columns)
     row = _TITLE + height + _TICKS
     total = rows * row
     gap = 0.05 if columns < 4 else 0.03
     width = (1 - (columns - 1) * gap) / columns if columns > 1 else 1.0
-    layout: dict[str, Any] = {"height": total + below, "margin": {"l": 40, "r": 8, "t": 0, "b": below}}
+    layout: dict[str, Any] = {
+        "height": total + room,
+        "margin": {"l": 40, "r": 8, "t": room if is_above else 0, "b": 0 if is_above else room},
+    }
+    if is_above:
+        layout["legend"] = {"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"}
     headings = []
     for index, title in enumerate(titles):
         left = index % columns * (width + gap)

@@ -134,7 +134,7 @@ def _layout(
 ) -> dict[str, Any]:
     layout = panel_grid(titles, columns, _HEIGHT, _LOGARITHMIC, notes, legend)
     layout["height"] -= _CLOSER
-    layout["margin"]["b"] -= _CLOSER
+    layout["margin"]["t" if "legend" in layout else "b"] -= _CLOSER
     if shown.period:  # so that the axes stay where they are while the curves grow
         for index in range(len(_CURVES)):
             layout[f"xaxis{axis_number(index)}"]["range"] = [0, shown.period]

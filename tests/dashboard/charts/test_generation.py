@@ -285,3 +285,19 @@ def test_terms_are_those_the_run_recorded():
 def test_a_run_without_recorded_terms_shows_those_of_its_records():
     records = [Record(1, "generation", "adam", 1, {"total": 3.0, "bns": 2.0, "layers": [1.0]})]
     assert len(generation_charts.loss_figure(records, terms=loss_terms({}))["data"]) == 2
+
+
+def test_the_legend_of_panels_below_each_other_is_above_them():
+    """On a phone, six panels are several screens high."""
+    records = [
+        Record(1, "generation", method, 1, {"total": 3.0, "bns": 2.0, "tv": 1.0, "l2": 1.0, "ce": 1.0, "agreement": 50.0, "layers": [1.0]})
+        for method in ("mi-fgsm", "adam")
+    ]
+    layout = generation_charts.loss_figure(records)["layout"]
+    narrow = {**layout, **layout["meta"]["narrow"]}
+    assert (layout["legend"]["yanchor"], narrow["legend"]["yanchor"]) == ("bottom", "top")
+    assert layout["margin"]["t"] == narrow["margin"]["b"] == 0
+    assert layout["margin"]["b"] > 0
+    assert narrow["margin"]["t"] > 0
+    heatmaps = generation_charts.layer_heatmaps(records, ["mi-fgsm", "adam"], ["first"])["layout"]
+    assert "legend" not in heatmaps["meta"]["narrow"]
