@@ -17,7 +17,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -34,7 +33,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from benchmarks.machine import write
+from benchmarks.machine import in_turns, write
 from benchmarks.networks import EFFICIENTNET, EMBEDDED, efficientnet_lite0
 from core.config import TrainingConfig
 from core.data.image_sets import ImageSet
@@ -53,7 +52,7 @@ RESNET18 = "resnet18"
 NETWORKS = (EMBEDDED, EFFICIENTNET, RESNET18)
 IMAGENET_SIZE = 224
 IMAGES = 16  # for the ranges of both quantizers
-LEAST = 20  # turns, even if the time is up
+LEAST = 20  # turns
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
@@ -123,18 +122,10 @@ def scorer(file: Path, image: np.ndarray) -> Callable[[], Any]:
     return lambda: session.run(None, {"images": image})
 
 
-def in_turns(scorers: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+def times_as_fast(scorers: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """How many times as fast as float32 each is: the median over turns; and the milliseconds of float32."""
-    taken: dict[str, list[float]] = {name: [] for name in scorers}
-    end = time.perf_counter() + seconds
-    turns = 0
-    while turns < LEAST or time.perf_counter() < end:
-        for name, score in scorers.items():
-            began = time.perf_counter()
-            score()
-            if turns:  # the first one allocates memory
-                taken[name].append(time.perf_counter() - began)
-        turns += 1
+    turn = sum(times[0] for times in in_turns(scorers, 1).values())
+    taken = in_turns(scorers, max(LEAST, round(seconds / turn)))
     ratios = {
         name: round(statistics.median(own / other for own, other in zip(taken["float32"], times)), 2)
         for name, times in taken.items()
@@ -150,10 +141,10 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         model = network(name, folder)
         found = files(model, folder)
         image = np.zeros((1, *model.spec.shape), np.float32)
-        times = in_turns({kind: scorer(file, image) for kind, file in found.items()}, seconds)
+        times = times_as_fast({kind: scorer(file, image) for kind, file in found.items()}, seconds)
         tensor = torch.from_numpy(image)
         opened = {kind: open_openvino(file, 1) for kind, file in found.items() if kind != "exact"}
-        in_openvino = in_turns({kind: partial(score, tensor) for kind, score in opened.items()}, seconds)
+        in_openvino = times_as_fast({kind: partial(score, tensor) for kind, score in opened.items()}, seconds)
         kilobytes = {kind: round(file.stat().st_size / 1000, 1) for kind, file in found.items()}
         return {
             "times_as_fast": times,

@@ -68,16 +68,16 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
 
 
 def draw(run: Run, values: Values) -> None:
-    """During generation the line of the run; then images, player and the chosen chart, and beside them the live knobs."""
+    """During generation the line of the run; then images, player and the chosen chart, and beside them verdict and live knobs."""
     finished, history = generation_finished(run), history_of(run)
     if not finished:
         draw_status(run, values)
-    if run.state.is_finished():
-        verdict.draw(run, values)
     with st.container(key="frame"):
         with st.container(key="pictures"):
             _draw_pictures(run, history, values)
         with st.container(key="side"):
+            if run.state.is_finished():
+                verdict.draw(run, values)
             live_knobs.draw(run, values, finished)
             if history is not None and _player_key(run) in values:
                 at, _ = elements.chosen_step(st.query_params, history.kept, history.latest)
