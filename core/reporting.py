@@ -72,6 +72,12 @@ class Reporter(Protocol):
     def wants_images(self, method: str) -> bool:
         """Whether a call of `images` would be used now. Saves the engine the conversion when it would not."""
 
+    def unwanted_images(self, method: str, make: Callable[[], Frame]) -> None:
+        """The current images were not wanted. make: returns them until the next iteration, for a run that pauses before it."""
+
+    def pausing(self) -> None:
+        """The run is about to pause."""
+
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """The running statistics, which the batch statistics of the frames should match. Called once in a run."""
 
@@ -113,6 +119,12 @@ class NullReporter:
     def wants_images(self, method: str) -> bool:
         """Never."""
         return False
+
+    def unwanted_images(self, method: str, make: Callable[[], Frame]) -> None:
+        """Ignored."""
+
+    def pausing(self) -> None:
+        """Ignored."""
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """Ignored."""
@@ -161,6 +173,8 @@ class TeeReporter:
     stage = _forwarded("stage")
     record = _forwarded("record")
     images = _forwarded("images")
+    unwanted_images = _forwarded("unwanted_images")
+    pausing = _forwarded("pausing")
     running_statistics = _forwarded("running_statistics")
     change = _forwarded("change")
     result = _forwarded("result")

@@ -7,6 +7,7 @@ its ImageSource. Several loops stepped in turn stay at the same iteration.
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,8 @@ class GenerationLoop:
         keep = self.step_count in self._kept
         if keep or self.reporter.wants_images(self.method):
             self.reporter.images(self.method, self._frame(logits, statistics), keep)
+        else:
+            self.reporter.unwanted_images(self.method, partial(self._frame, logits, statistics))
 
     def _frame(self, logits: Tensor, statistics: Tensor) -> Frame:
         """The current images and what the forward pass computed from them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.reporting import TEST, Frame, RunningStatistics
@@ -19,6 +19,7 @@ class StoreReporter:
     def __init__(self, store: RunStore, run_id: str) -> None:
         self._store, self._run_id = store, run_id
         self._last_frame: dict[str, float] = {}
+        self._unwanted: dict[str, Callable[[], Frame]] = {}  # newer than the last frame
         self._steps: dict[str, int] = {}  # last step of each series
         self._frame_step = 0  # step of the last frame of any method
         self._earlier = 0.0  # seconds of earlier attempts
@@ -26,6 +27,7 @@ class StoreReporter:
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Becomes the stage and progress of the run."""
+        self._unwanted.clear()  # they hold what an earlier stage computed with
         if self._began is None:
             self._began, self._earlier = time.monotonic(), self._store.result(self._run_id, SECONDS) or 0.0
         self._store.set_stage(self._run_id, name, total, done)
@@ -37,6 +39,7 @@ class StoreReporter:
 
     def images(self, method: str, frame: Frame, keep: bool) -> None:
         """Stores a frame."""
+        self._unwanted.pop(method, None)
         self._last_frame[method], self._frame_step = time.monotonic(), frame.step
         self._store.frames.save(self._run_id, method, frame, keep)
 
@@ -46,6 +49,15 @@ class StoreReporter:
             self._steps.get(method) == self._frame_step
             or time.monotonic() - self._last_frame.get(method, float("-inf")) >= SECONDS_BETWEEN_FRAMES
         )
+
+    def unwanted_images(self, method: str, make: Callable[[], Frame]) -> None:
+        """Keeps them for a pause."""
+        self._unwanted[method] = make
+
+    def pausing(self) -> None:
+        """Stores the newest frames, which a viewer looks at while the run rests."""
+        for method, make in list(self._unwanted.items()):
+            self.images(method, make(), False)
 
     def running_statistics(self, statistics: RunningStatistics) -> None:
         """Stores them in a file."""
@@ -62,6 +74,7 @@ class StoreReporter:
 
     def rewind(self, stage: str, series: str, step: int) -> None:
         """Deletes records and kept frames after `step`."""
+        self._unwanted.clear()
         self._store.rewind(self._run_id, stage, series, step)
 
     def flush(self) -> None:

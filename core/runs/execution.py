@@ -56,8 +56,10 @@ def wait_for_turn(store: RunStore, run_id: str, stopping: Callable[[], bool], at
 class _InTurn:
     """A Control that also pauses its run while more runs than may run at once are ahead of it, which only branches get to be."""
 
-    def __init__(self, control: Control, store: RunStore, run_id: str, stopping: Callable[[], bool], at_once: int) -> None:
-        self._control, self._store, self._run_id = control, store, run_id
+    def __init__(
+        self, control: Control, store: RunStore, run_id: str, reporter: Reporter, stopping: Callable[[], bool], at_once: int
+    ) -> None:
+        self._control, self._store, self._run_id, self._reporter = control, store, run_id, reporter
         self._stopping, self._at_once = stopping, at_once
         self._looked = time.monotonic()
 
@@ -67,6 +69,8 @@ class _InTurn:
             # not those that are still loading the engine
             wait_for_turn(self._store, self._run_id, self._stopping, self._at_once, queued=False)
             self._looked = time.monotonic()
+        if isinstance(self._control, LocalControl) and self._control.paused:
+            self._reporter.pausing()
         self._control.pause_point()
 
     def values(self, method: str, step: int) -> Mapping[str, float]:
@@ -117,7 +121,7 @@ def perform(
             config = store.config(run_id)
             if store.run(run_id).attempt > 1 and not (store.run_folder(run_id) / layout.RESULT).exists():
                 check_places(run_id, config)
-            in_turn = _InTurn(control, store, run_id, stopping, at_once)
+            in_turn = _InTurn(control, store, run_id, reporter, stopping, at_once)
             branch_at = store.run(run_id).branch_at
             result = execute(
                 config,

@@ -10,6 +10,8 @@ CALLS = {
     "stage": ("generation", 4),
     "record": ("generation", "adam", 1, {"total": 1.0}),
     "images": ("adam", object(), True),
+    "unwanted_images": ("adam", object()),
+    "pausing": (),
     "running_statistics": (object(),),
     "change": ("adam", 1, "lr", 0.5),
     "result": ("full_precision", 92.5),

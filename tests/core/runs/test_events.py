@@ -1,5 +1,7 @@
 """StoreReporter writes to the store, with at most two frames per second and method unless they must be kept."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,22 @@ def test_methods_have_frames_of_the_same_steps(reporter, clock):
                 seen[method].append(step)
                 reporter.images(method, pictures(step), False)
     assert seen["mi-fgsm"] == seen["adam"] == [1, 4, 7, 10, 13, 16, 19]
+
+
+def test_a_pause_shows_the_images_that_were_not_wanted(store, run_id, reporter, clock):
+    reporter.images("adam", pictures(1), False)
+    for step in (2, 3):
+        reporter.unwanted_images("adam", partial(pictures, step))
+    reporter.images("mi-fgsm", pictures(3), False)
+    reporter.pausing()
+    assert [store.frames.read(run_id, method).step for method in ("adam", "mi-fgsm")] == [3, 3]
+    reporter.images("adam", pictures(4), False)
+    reporter.pausing()  # nothing newer
+    assert store.frames.read(run_id, "adam").step == 4
+    reporter.unwanted_images("adam", partial(pictures, 5))
+    reporter.stage("evaluation", 1)
+    reporter.pausing()
+    assert store.frames.read(run_id, "adam").step == 4
 
 
 def test_frames_to_keep_are_always_stored(store, run_id, reporter, clock):
