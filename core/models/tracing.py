@@ -1,7 +1,12 @@
 """Tracing of networks with torch.fx, and recognition of layers derived from torch's own."""
 
+import threading
+from collections.abc import Callable
+from typing import Any
+
 from torch import fx, nn
 
+_tracing = threading.Lock()
 _CONTAINERS = ("torch.nn.modules.module", "torch.nn.modules.container")
 
 
@@ -10,7 +15,24 @@ class LayerTracer(fx.Tracer):
 
     Derived layers often cannot be traced, for example timm's padding that depends on the image size, and tracing into them would hide
     convolutions and BatchNorm layers from the passes that look for them in the graph.
+
+    While it traces, torch.fx intercepts the calls of all modules, also those of a run in another thread: these are passed on.
     """
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        with _tracing:
+            self._thread = threading.get_ident()
+            return super().trace(root, concrete_args)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return super().is_leaf_module(module, qualified_name) or any(

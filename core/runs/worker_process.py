@@ -185,7 +185,7 @@ class _WorkerRuns:
             self._report_end(run_id)
 
     def _compute(self, run_id: str, control: LocalControl) -> None:
-        self._rehearsal.join()  # torch cannot trace two networks at the same time
+        self._rehearsal.join()  # side by side, both would take longer
         reporter = StoreReporter(self._store, run_id)
         attempt(self._store, run_id, lambda: perform(self._store, run_id, reporter, control, lambda: control.stopping, self._at_once))
         self._report_end(run_id)
