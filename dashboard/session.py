@@ -103,8 +103,8 @@ def remember_run() -> None:
 
 
 def shown_run(which: RunFilter = ALL) -> Run | None:
-    """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one, rather one that
-    did not fail.
+    """The run in the address or chosen earlier, if the filter has it; otherwise an active run; otherwise the newest one that
+    did not fail; otherwise the newest one.
     """
     wanted = st.query_params.get(RUN_PARAMETER) or st.session_state.get("shown run")
     runs = store().runs(replace(which, ids=[wanted]), most=1) if wanted else []

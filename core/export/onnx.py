@@ -11,6 +11,7 @@ programs that read the file would round values between two levels differently.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -174,8 +175,10 @@ class _FoldedNodes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _node("DequantizeLinear", (self.weight, self.weight_scale, self.zeros), torch.float32, self.bits, {"axis": 0})
-        bias = _node("DequantizeLinear", (self.bias, self.bias_scale), torch.float32, _BIAS_BITS, {"axis": 0})
-        return self.applied(x, weight, bias)
+        return self.applied(x, weight, self.float_bias())
+
+    def float_bias(self) -> Tensor:
+        return _node("DequantizeLinear", (self.bias, self.bias_scale), torch.float32, _BIAS_BITS, {"axis": 0})
 
 
 class _LevelsNodes(nn.Module):
@@ -208,9 +211,8 @@ class _SymmetricFoldedNodes(_FoldedNodes):
         super().__init__(source)
         self.bias = source.bias.float() * source.bias_scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = _node("DequantizeLinear", (self.weight, self.weight_scale, self.zeros), torch.float32, self.bits, {"axis": 0})
-        return self.applied(x, weight, self.bias)
+    def float_bias(self) -> Tensor:
+        return self.bias
 
 
 class _SymmetricLevelsNodes(nn.Module):
@@ -330,23 +332,13 @@ def _use_average_pooling(graph: onnx_ir.Graph) -> None:
 
 def _dequantize_after_value_preserving(graph: onnx_ir.Graph) -> None:
     """Moves the DequantizeLinear of an activation to after the value-preserving operations that read it."""
-    for node in list(graph):
-        before = node.inputs[0].producer() if node.op_type in _VALUE_PRESERVING and node.inputs[0] is not None else None
-        if before is None or before.op_type != "DequantizeLinear":
-            continue
-        output = node.outputs[0]
+    for node, before in _value_preserving(graph):
+        output, integers = node.outputs[0], before.inputs[0]
         after = onnx_ir.node("DequantizeLinear", [output, *before.inputs[1:]], metadata_props=dict(before.metadata_props))
-        result = after.outputs[0]
-        result.name, result.type, result.shape = f"{output.name}_dequantized", output.type, output.shape
-        for user, index in output.uses():
-            if user is not after:
-                user.replace_input_with(index, result)
-        for index, graph_output in enumerate(graph.outputs):
-            if graph_output is output:
-                graph.outputs[index] = result
-        integers = before.inputs[0]
-        assert integers is not None
+        _describe(after, f"{output.name}_dequantized", output.type, output.shape)
+        _read_instead(graph, output, after.outputs[0], after)
         node.replace_input_with(0, integers)
+        assert integers is not None
         output.type = integers.type
         graph.insert_after(node, after)
         if not before.outputs[0].uses():
@@ -355,24 +347,38 @@ def _dequantize_after_value_preserving(graph: onnx_ir.Graph) -> None:
 
 def _quantize_after_value_preserving(graph: onnx_ir.Graph) -> None:
     """Repeats the QuantizeLinear and DequantizeLinear of an activation after each value-preserving operation, which changes no value."""
-    for node in list(graph):
-        before = node.inputs[0].producer() if node.op_type in _VALUE_PRESERVING and node.inputs[0] is not None else None
-        if before is None or before.op_type != "DequantizeLinear":
-            continue
-        output, properties = node.outputs[0], dict(before.metadata_props)
+    for node, before in _value_preserving(graph):
+        output, integers, properties = node.outputs[0], before.inputs[0], dict(before.metadata_props)
+        assert integers is not None
         again = onnx_ir.node("QuantizeLinear", [output, *before.inputs[1:]], metadata_props=properties)
         after = onnx_ir.node("DequantizeLinear", [again.outputs[0], *before.inputs[1:]], metadata_props=properties)
-        integers = before.inputs[0]
-        assert integers is not None
-        for value, name, kind in ((again.outputs[0], "again", integers.type), (after.outputs[0], "dequantized", output.type)):
-            value.name, value.type, value.shape = f"{output.name}_{name}", kind, output.shape
-        for user, index in output.uses():
-            if user is not again:
-                user.replace_input_with(index, after.outputs[0])
-        for index, graph_output in enumerate(graph.outputs):
-            if graph_output is output:
-                graph.outputs[index] = after.outputs[0]
+        _describe(again, f"{output.name}_again", integers.type, output.shape)
+        _describe(after, f"{output.name}_dequantized", output.type, output.shape)
+        _read_instead(graph, output, after.outputs[0], again)
         graph.insert_after(node, (again, after))
+
+
+def _value_preserving(graph: onnx_ir.Graph) -> Iterator[tuple[onnx_ir.Node, onnx_ir.Node]]:
+    """Each value-preserving operation that reads a DequantizeLinear, with that one; the graph may be changed meanwhile."""
+    for node in list(graph):
+        before = node.inputs[0].producer() if node.op_type in _VALUE_PRESERVING and node.inputs[0] is not None else None
+        if before is not None and before.op_type == "DequantizeLinear":
+            yield node, before
+
+
+def _describe(node: onnx_ir.Node, name: str, kind: onnx_ir.TypeProtocol | None, shape: onnx_ir.Shape | None) -> None:
+    """Name, type and shape of the output of a node."""
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, kind, shape
+
+
+def _read_instead(graph: onnx_ir.Graph, output: onnx_ir.Value, result: onnx_ir.Value, reader: onnx_ir.Node) -> None:
+    """All that reads `output`, except `reader`, reads `result`."""
+    for user, index in output.uses():
+        if user is not reader:
+            user.replace_input_with(index, result)
+    for index, graph_output in enumerate(graph.outputs):
+        if graph_output is output:
+            graph.outputs[index] = result
 
 
 def _remove_origin(graph: onnx_ir.Graph) -> None:
