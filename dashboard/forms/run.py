@@ -213,7 +213,7 @@ def quantization_form(start: RunConfig, key: str, own_images: bool = False) -> t
             network = network_widgets(start.model, key, refusals)
         refusals.field(_ORIGIN, (images and images.file_id, network.value))
     bits = bits_widget(start.bits, f"{key}/bits")
-    with st.expander("All settings"):
+    with st.expander("All settings", key=f"{key}/all settings"):
         values, run_by_bits = _by_bits_widgets(start, key)
         names = [*_in_form(TrainingConfig), *_in_form(EvaluationConfig, "encoder")]
         checks = evaluation_checks(refusals, network.value, bits)

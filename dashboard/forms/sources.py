@@ -140,7 +140,7 @@ def _uploaded_network(key: str, refusals: Refusals) -> ChosenNetwork:
     """An upload field, and fields for what the file does not tell."""
     file = network_file(key)
     place = st.container()
-    with st.expander("Metadata missing from the file"):
+    with st.expander("Metadata missing from the file", key=f"{key}/metadata"):
         st.caption("For checkpoints made elsewhere. Empty fields take the values of the model zoo of the architecture.")
         architecture = st.text_input(
             "Architecture",

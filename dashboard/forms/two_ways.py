@@ -160,7 +160,7 @@ def _values(key: str, candidate: Candidate | None, refusals: Refusals) -> tuple[
         typed[name] = field.draw(key, refusals)
         if not typed[name].strip():
             refusals.missing(f"the {field.name}", "The file does not tell; take the value of its training.")
-    with st.expander("Input and class names"):
+    with st.expander("Input and class names", key=f"{key}/input and class names"):
         for name in [name for name in known if name not in typed]:
             typed[name] = sources.FIELDS[name].draw(key, refusals, known[name])
         class_names = st.text_area("Class names", help="One per line, in the order of the network's outputs.", key=f"{key}/class names")

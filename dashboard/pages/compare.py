@@ -46,7 +46,7 @@ def settings(compared):
         tables.table(different, "differ", alt="Settings that differ between the runs")
     else:
         st.caption("None: these runs have the same settings.")
-    with st.expander(f"{len(equal)} identical settings"):
+    with st.expander(f"{len(equal)} identical settings", key="identical settings"):
         tables.table(equal, "equal", alt="Identical settings")
 
 

@@ -26,7 +26,7 @@ else:
 if run is not None and session.image_methods(run):
     # open where nothing is measured, because nothing else is on the page then
     unmeasured = run.state.is_finished() and not any(name.startswith("diversity/") for name in session.store().result_names(run.id))
-    with st.expander("Measure with an encoder", icon=":material/add:", expanded=unmeasured):
+    with st.expander("Measure with an encoder", icon=":material/add:", expanded=unmeasured, key="measure with an encoder"):
         refusals = Refusals("diversity")
         encoder = forms.encoder_widget(PRESETS["quick"], "diversity", refusals)
         if refusals.button("Measure", "measure"):

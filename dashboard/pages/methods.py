@@ -88,7 +88,7 @@ def start_runs(wanted):
             session.manager().start(cell.config, default_name(cell.config), user=rights.user())
 
 
-with st.expander("Measure more", icon=":material/add:", expanded=not rows):
+with st.expander("Measure more", icon=":material/add:", expanded=not rows, key="measure more"):
     left, right = st.columns(2)
     with left:
         chosen = st.multiselect(

@@ -54,7 +54,7 @@ if measured:
 else:
     st.info("No row has been measured yet. Choose one below and press Measure.", icon=":material/lightbulb:")
 
-with st.expander("Measure a row", icon=":material/add:", expanded=not measured):
+with st.expander("Measure a row", icon=":material/add:", expanded=not measured, key="measure a row"):
     left, right = st.columns(2)
     with left:
         name = st.selectbox("Row", [row.name for row, _ in rows], key="row")

@@ -68,7 +68,7 @@ layers.layers(run)
 
 paper_rows = results.paper_table(run.config.model)
 if paper_rows:
-    with st.expander("The paper's table for this network"):
+    with st.expander("The paper's table for this network", key="paper's table"):
         tables.table(paper_rows, "paper", results.PAPER_COLUMNS, alt="The paper's table for this network", best=results.DATA_FREE)
         st.caption(
             "DFFG, BMVC 2023: top-1 (%), all layers at the same bit width. The paper starts from "

@@ -70,13 +70,13 @@ elif len(chosen) == 1:
     with left:
         run_actions.description_form(run, known_tags)
         st.caption(f"Files: {text.plain(session.store().run_folder(run.id))}")
-        with st.expander("Live changes", expanded=True):
+        with st.expander("Live changes", expanded=True, key="live changes"):
             changes = session.store().changes(run.id)
             if changes:
                 tables.table(run_list.change_lines(changes), "changes", alt="Live changes")
             else:
                 st.caption("No setting was changed while the run was active.")
-    with right, st.expander("Settings", expanded=True):
+    with right, st.expander("Settings", expanded=True, key="settings of the run"):
         st.json(run.config.to_dict(), expanded=1)
 else:
     st.markdown(f"**{len(chosen)} runs** selected.")

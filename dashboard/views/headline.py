@@ -44,7 +44,7 @@ def draw(run: Run) -> None:
                 _choose_limit(run, limit)
             _next_runs(run)
         if len(networks) > 1:
-            with st.expander(f"All {len(networks)} networks", icon=":material/table_rows:"):
+            with st.expander(f"All {len(networks)} networks", icon=":material/table_rows:", key="all networks"):
                 tables.table([_row(network, network is made) for network in networks], f"networks {run.id}", all_rows=True)
 
 

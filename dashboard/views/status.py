@@ -85,7 +85,7 @@ def draw_result(run: Run) -> None:
     if run.error:
         st.error(text.plain(run.error), icon=":material/error:")
         if run.traceback:
-            with st.expander("Traceback"):
+            with st.expander("Traceback", key="traceback"):
                 st.code(run.traceback, language="text")
     if run.state.is_finished():
         headline.draw(run)

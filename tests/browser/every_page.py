@@ -65,6 +65,15 @@ def settle(page: Page) -> None:
     )
 
 
+def expand(page: Page, label: str) -> None:
+    """Opens an expander by its label, once the page is drawn."""
+    expander = page.locator("details", has=page.locator("summary", has_text=label)).last
+    settle(page)
+    expander.locator("> summary").click()
+    expect(expander).to_have_attribute("open", "")
+    settle(page)
+
+
 def open_everything(page: Page) -> None:
     """Opens every expander, including nested ones."""
     while page.evaluate(

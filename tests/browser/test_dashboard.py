@@ -1,6 +1,7 @@
 """A short run in a real browser, from Start to accuracy, with a live change and a reload."""
 
 import pytest
+from every_page import expand
 from playwright.sync_api import Page, expect
 
 
@@ -16,7 +17,7 @@ def test_a_short_run_from_start_to_accuracy(server, browser_page):
     page.goto(server)
     expect(page.get_by_role("heading", name="Try it")).to_be_visible()
 
-    page.get_by_text("All settings").click()
+    expand(page, "All settings")
     fill(page, "Images", "80")
     fill(page, "Iterations", "30")
     fill(page, "Batch size", "40")

@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from every_page import settle
+from every_page import expand, settle
 from playwright.sync_api import Page, expect
 from real_server import free_port, serving
 
@@ -137,7 +137,7 @@ def test_filter_of_a_table(served, cached_page):
     address, _, ids = served
     page, _ = cached_page
     page.goto(f"{address}/compare?runs={','.join(ids[:2])}")
-    page.get_by_text("identical settings").click()
+    expand(page, "identical settings")
     box = page.get_by_role("searchbox").first
     box.fill("epsilon")
     table = page.get_by_role("table", name="Identical settings")
