@@ -76,12 +76,18 @@ class Sheet:
 
 
 def sheet(frame: Frame, classes: Sequence[str]) -> Sheet:
-    """All images of a frame: one class per column if there are at most ten, else 8 images per row."""
+    """All images of a frame: one class per column if there are at most ten, else 8 images per row. As many images per row as classes,
+    sorted by class, where a column would be more than 1.5 times as high as with equally many images of each class: generators that choose
+    the classes make almost all images of one.
+    """
+    count = len(frame.labels)
     if len(classes) <= MOST_COLUMNS_OF_CLASSES:
         columns, header = len(classes), [one_line_text(name, 60) for name in classes]
         cells = class_columns(frame.labels, range(columns))
+        if len(cells) > 1.5 * columns * -(-count // columns):
+            header, cells = [], np.argsort(frame.labels, kind="stable").tolist()
     else:
-        columns, header, cells = COLUMNS, [], list(range(len(frame.labels)))
+        columns, header, cells = COLUMNS, [], list(range(count))
     pixels = contact_sheet(frame.images, columns, cells)
     height, width = pixels.shape[:2]
     contents = [

@@ -42,10 +42,10 @@ def draw(run: Run) -> None:
             _download(run, made)
             if reason:
                 _choose_limit(run, limit)
+            if len(networks) > 1:
+                with st.popover(f"All {len(networks)} networks", icon=":material/table_rows:", width="content"):
+                    tables.table([_row(network, network is made) for network in networks], f"networks {run.id}", all_rows=True)
             _next_runs(run)
-        if len(networks) > 1:
-            with st.expander(f"All {len(networks)} networks", icon=":material/table_rows:", key="all networks"):
-                tables.table([_row(network, network is made) for network in networks], f"networks {run.id}", all_rows=True)
 
 
 def _next_runs(run: Run) -> None:

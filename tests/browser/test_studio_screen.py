@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from computed_runs import few_images
+from computed_runs import computed, few_images
 from every_page import settle
 from playwright.sync_api import Page, expect
 from real_server import free_port, serving
@@ -210,4 +210,24 @@ def test_nothing_moves_when_the_generation_ends(folder, server, browser_page):
         assert after[kind] == during[kind], kind
     press(page, "Stop")
     expect(page.get_by_text("stopped", exact=True)).to_be_visible()
+    assert problems == []
+
+
+@pytest.mark.slow
+def test_what_a_finished_run_achieved_leaves_room_for_images_and_curves(folder, server, browser_page):
+    page, problems = browser_page
+    config = CONFIG.with_knobs({"data": few_images(folder / "few"), "images": 64, "iterations": 4, "steps": 2, "training_batch_size": 16})
+    store = RunStore(folder / "runs")
+    run_id = computed(store, replace(config, bits=(4, 8)), "a network that is called by a long name, mi-fgsm + adam, W4A4 W8A8")
+    store.close()
+    page.goto(f"{server}/?run={run_id}")
+    expect(page.get_by_role("button", name="All 4 networks")).to_be_visible()
+    for width, height in WINDOWS:
+        page.set_viewport_size({"width": width, "height": height})
+        settle(page)
+        boxes = page.evaluate(BOXES)
+        assert (len(boxes["images"]), len(boxes["curves"])) == (2, 1)
+        assert all(box[3] <= height for kind in ("images", "curves", "player") for box in boxes[kind]), boxes
+    page.get_by_role("button", name="All 4 networks").click()
+    expect(page.get_by_role("table", name=re.compile("networks")).locator("tbody tr")).to_have_count(4)
     assert problems == []

@@ -103,3 +103,11 @@ def test_images_of_any_channels_and_proportions_are_shown(channels, shown):
 def test_a_high_image_is_at_most_256_pixels_high():
     frame = Frame(1, np.zeros((1, 1, 64, 16), dtype=np.uint8), np.zeros(1, dtype=np.int64))
     assert "max-width:64px;aspect-ratio:16/64" in large_html(frame, 0, "an image")
+
+
+def test_sheet_of_images_that_are_almost_all_of_one_class_is_not_a_column():
+    labels = np.array([2, 1, 2, 2, 2, 2, 0, 2])
+    made = sheet(Frame(1, pictures(8), labels), ["cat", "dog", "frog"])
+    assert (made.columns, made.header) == (3, [])
+    assert [cell[0] for cell in made.cells] == [6, 1, 0, 2, 3, 4, 5, 7]
+    assert (made.width, made.height) == (14, 14)
