@@ -14,6 +14,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from core.config import RunConfig, help_text, knobs, label
 from core.data.archives import ALLOWED, ARCHIVE_BYTES
 from core.errors import ConfigError, quoted
+from core.models.architecture_index import load_index
 from core.models.registry import MODELS, GivenSpec
 from core.runs.early_checks import check_model
 from dashboard import session
@@ -106,16 +107,16 @@ def network_widgets(default: str, key: str, refusals: Refusals) -> ChosenNetwork
 
 
 def _named_network(default: str, key: str, refusals: Refusals) -> ChosenNetwork:
-    """A box of embedded and uploaded networks that accepts any name or path."""
+    """A box of embedded and uploaded networks and the classifiers of the zoos, which accepts any name or path."""
     known = {**dict.fromkeys(MODELS, "embedded"), **session.uploads().networks()}
-    names = list(known) if default in known else [default, *known]
+    names = list(dict.fromkeys([*([] if default in known else [default]), *known, *load_index().architectures]))
     chosen = st.selectbox(
         BY_NAME,
         names,
         index=names.index(default),
         format_func=lambda name: name if known.get(name, "embedded") == "embedded" else known[name],
         accept_new_options=True,
-        help=f"{help_text(RunConfig, 'model')}\n\nUploaded networks are listed as well. You can type a name or path.".replace("\n", "\n\n"),
+        help=f"{help_text(RunConfig, 'model')}\n\nType to search. Any other name or path can be typed as well.".replace("\n", "\n\n"),
         key=f"{key}/model",
     )
     network = ChosenNetwork((chosen or "").strip())

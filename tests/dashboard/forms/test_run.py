@@ -232,3 +232,11 @@ def test_own_images_replace_the_methods_and_the_network():
     quick = RunConfig(evaluation=EvaluationConfig(accuracy_checks=7))
     config = with_own_images(quick, "/a folder", "a network")
     assert config == replace(quick, images_from="/a folder", methods=(USER_IMAGES,), model="a network")
+
+
+def test_networks_of_the_zoos_are_listed_below_the_embedded_one(form):
+    app = form(run_script, RunConfig())
+    box = next(box for box in app.selectbox if box.key.endswith("/model"))
+    assert box.options[0] == "resnet20_cifar10"
+    assert {"timm:resnet18", "torchvision:mobilenet_v2", "pytorchcv:resnet56_cifar10"} <= set(box.options)
+    assert len(box.options) == len(set(box.options))
