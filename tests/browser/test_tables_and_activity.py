@@ -166,6 +166,11 @@ def test_active_run_is_on_every_page_and_its_end_is_announced(served, cached_pag
     page.goto(f"{address}/paper")
     button = page.locator(".activity summary")
     expect(button).to_have_text("0 % · images · at work · 1 waiting")
+    for width in (800, 900, 1000, 1100, 1280):  # it covers no page's name
+        page.set_viewport_size({"width": width, "height": 800})
+        settle(page)
+        names = [link.bounding_box() for link in page.get_by_test_id("stTopNavLinkContainer").all() if link.is_visible()]
+        assert button.bounding_box()["x"] > max(box["x"] + box["width"] for box in names), width
     heading = page.get_by_role("heading", level=1).bounding_box()
     for step in range(1, 6):
         store.append(running, "generation", "adam", step, {"total": 1.0})
