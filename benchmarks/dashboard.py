@@ -212,12 +212,17 @@ EFFECTS = """knob => new Promise(done => {
     range.dispatchEvent(new Event('input'));
     range.dispatchEvent(new Event('change'));
     const [began, step] = [performance.now(), window.studioCursor.latest];
+    // the picture of the images by MI-FGSM, of this iteration or a later one
+    const isShown = from => [...window.updatedElements].some(([key, { data }]) =>
+        /^sheet.*mi-fgsm$/.test(key) && data.step >= from && pictures().includes(data.picture));
+    const inside = root => [...root.querySelectorAll('*')].flatMap(e => e.shadowRoot ? [e, ...inside(e.shadowRoot)] : [e]);
+    const pictures = () => inside(document.querySelector('.st-key-pictures')).filter(e => e.matches('img.picture')).map(e => e.src);
     let mark;
     const look = () => {
         if (mark === undefined && chart.layout.shapes.some(shape => shape.name === 'pending')) mark = performance.now() - began;
         const since = /since (\\d+)(?:, batch (\\d+))?/.exec(row.querySelector('output').textContent);
         const from = since && Number(since[1]) + ITERATIONS * (Number(since[2] ?? 1) - 1);
-        if (from > step && window.studioCursor.latest >= from) done([mark, performance.now() - began]);
+        if (from > step && isShown(from)) done([mark, performance.now() - began]);
         else requestAnimationFrame(look);
     };
     look();

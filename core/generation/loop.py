@@ -6,7 +6,7 @@ its ImageSource. Several loops stepped in turn stay at the same iteration.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ class GenerationLoop:
         self._last_pass: tuple[Tensor, LossOutputs] | None = None  # its images, of a source without parameters
         self._scale: float | None = None  # of D_BNS, found at the first iteration
         self._plateau = Plateau(config.patience)
+        # live knobs that the loss does not have
+        self._step_knobs = self._values.keys() - {
+            term.weight for term in (TERMS.values() if self.source.terms is None else self.source.terms)
+        }
         self._forward = ForwardPass(self.source.network, self.source.terms, self.source.per_image)
         if self.machine.compile:
             self.reporter.stage(f"compiling the generation by {method}", 0)
@@ -147,7 +151,7 @@ class GenerationLoop:
         """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
         began = time.perf_counter()
         iteration = self.step_count % self.config.iterations
-        self._read_live_values()
+        self._read_live_values(self._values)
         loss, terms, layers, logits, statistics = self._outputs(iteration)
         layer_values = layers.detach().tolist()
         values = {"total": float(loss.detach()), "bns": sum(layer_values), **{name: float(term) for name, term in terms.items()}}
@@ -158,6 +162,7 @@ class GenerationLoop:
                 f"the gradient of {self.method} must be finite, got infinity or NaN at iteration {iteration + 1}: {self._advice()}"
             )
         values["agreement"] = 100.0 * float((logits.detach().argmax(dim=1) == self.source.labels).float().mean())
+        self._read_live_values(self._step_knobs)  # changed since the loss was begun: half an iteration earlier on average
         self.source.advance(iteration, self._values, self._step_size(iteration))
         self._plateau.observe(values["total"])
         if iteration == 0:
@@ -207,9 +212,9 @@ class GenerationLoop:
             self._scale = START / start if math.isfinite(start) and start > 0 else 1.0
         return {**self._values, DIVERGENCE: self._scale}
 
-    def _read_live_values(self) -> None:
+    def _read_live_values(self, names: Container[str]) -> None:
         for name, value in self.control.values(self.method, self.step_count).items():
-            if name in self._values and value != self._values[name]:
+            if name in names and value != self._values[name]:
                 self._values[name] = GenerationConfig.check_value(name, value)
                 self.changes.append({"step": self.step_count, "name": name, "value": value})
                 self.reporter.change(self.method, self.step_count, name, value)

@@ -73,6 +73,7 @@ class Sheet:
     columns: int
     header: list[str]  # names of the columns; empty if they have none
     cells: list[list | None]  # [index of the image, its description, whether the teacher predicts another class]; None: no image
+    step: int  # of the images
 
 
 def sheet(frame: Frame, classes: Sequence[str]) -> Sheet:
@@ -93,7 +94,7 @@ def sheet(frame: Frame, classes: Sequence[str]) -> Sheet:
     contents = [
         None if index == EMPTY else [index, describe_image(frame, index, classes), is_predicted_otherwise(frame, index)] for index in cells
     ]
-    return Sheet(data_uri(pixels), width, height, columns, header, contents)
+    return Sheet(data_uri(pixels), width, height, columns, header, contents, frame.step)
 
 
 def describe_image(frame: Frame, index: int, classes: Sequence[str]) -> str:

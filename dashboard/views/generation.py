@@ -25,6 +25,7 @@ from dashboard.views import branch_form, branches, images, live_knobs, status, v
 from dashboard.views.generation_data import (
     GenerationHistory,
     ShownIteration,
+    changed_images,
     generation_finished,
     has_newer_frame,
     history_of,
@@ -60,11 +61,20 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     return {
         **known,
         _player_key(run): elements.player_data(history.kept, history.latest, at, history.marks),
-        **images.sheet_values(run, shown),
+        **images.sheet_values(run, _with_changed_images(run, shown) if at is None and not finished else shown),
         **({} if chart == "overview" else {_lines_key(run): elements.text_block_data(_lines(run, shown, chart))}),
         **_chart_values(run, shown, chart, address),
         **branches.values(run, history, at, own_branches, address),
     }
+
+
+def _with_changed_images(run: Run, shown: ShownIteration) -> ShownIteration:
+    """The effect of a live change is shown at once, not when all methods are at its iteration."""
+    ahead = changed_images(run, shown.history)
+    records = {
+        method: record for method, frame in ahead.items() if (record := iterations.record_at(shown.history.records, method, frame.step))
+    }
+    return shown._replace(frames={**shown.frames, **ahead}, records={**shown.records, **records})
 
 
 def draw(run: Run, values: Values) -> None:

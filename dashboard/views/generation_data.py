@@ -86,6 +86,13 @@ def has_newer_frame(run: Run) -> bool:
     return len({frame.step for frame in frames if frame is not None}) > 1
 
 
+def changed_images(run: Run, history: GenerationHistory) -> dict[str, Frame]:
+    """Method -> its newest images, if a live change made them differ from the latest ones of all methods."""
+    changed = {change["method"]: change["step"] for change in history.changes if change["step"] >= history.latest}
+    frames = {method: frame_at(run, method, None) for method in changed}
+    return {method: frame for method, frame in frames.items() if frame is not None and frame.step > changed[method]}
+
+
 _together: OrderedDict[tuple[str, int], dict[str, Frame]] = OrderedDict()
 _together_lock = threading.Lock()
 _RUNS_KEPT = 8

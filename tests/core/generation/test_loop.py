@@ -17,6 +17,7 @@ from core.generation.noise import initial_noise
 from core.generation.snapshots import Snapshots, kept_steps
 from core.models.full_precision import FullPrecisionModel
 from core.reporting import NoControl, NullReporter
+from core.runs.control import ReplayControl
 
 CONFIG = GenerationConfig(images=24, iterations=12, batch_size=12, snapshots=2)
 
@@ -243,6 +244,32 @@ def test_live_change_applies_to_the_next_iteration_and_is_recorded(small):
     assert moved == [True, True, True, False, False]
     assert recorder.changes == [("mi-fgsm", 3, "epsilon", 0.0)]
     assert synthesis.changes == [{"step": 3, "name": "epsilon", "value": 0.0}]
+
+
+@pytest.mark.parametrize(("name", "value", "since"), [("epsilon", 0.02, 2), ("mu", 0.1, 2), ("beta", 0.0, 3)])
+def test_change_while_the_loss_is_computed_applies_to_the_step_unless_the_loss_has_it(small, name, value, since):
+    class Turn(NoControl):
+        during = False  # the loss of the third iteration
+
+        def values(self, method, step):
+            return {name: value} if self.during or step > 2 else {}
+
+    config, control = replace(CONFIG, schedule="constant"), Turn()
+    turned = GenerationLoop(small, config, control=control)
+    forward = turned._forward
+    for iteration in range(5):
+        turned._forward = lambda *given: (setattr(control, "during", iteration == 2), forward(*given))[1]  # noqa: B023, called at once
+        turned.step()
+        control.during = False
+    assert turned.changes == [{"step": since, "name": name, "value": value}]
+    # as when the change is known from the beginning, as in a run that is resumed
+    replayed = GenerationLoop(small, config, control=ReplayControl(turned.changes))
+    plain = GenerationLoop(small, config)
+    for loop in (replayed, plain):
+        for _ in range(5):
+            loop.step()
+    assert torch.equal(replayed.source.current(), turned.source.current())
+    assert not torch.equal(plain.source.current(), turned.source.current())
 
 
 def test_stops_between_two_iterations(small):

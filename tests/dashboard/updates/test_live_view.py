@@ -152,6 +152,31 @@ def test_first_images_of_a_method_do_not_wait_long_for_those_of_another(runs_fol
     assert sheets_after("mi-fgsm", 2) == (both, of_both)
 
 
+def test_images_made_with_a_live_change_do_not_wait_for_those_of_another_method(runs_folder, alone):
+    store = session.store()
+    run_id = store.create(LONG, "by hand")
+    store.set_state(run_id, RunState.RUNNING)
+    images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
+
+    def steps_after(method, step):
+        data = {"bns": float(step), "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)}
+        store.append(run_id, "generation", method, step, data)
+        store.frames.save(run_id, method, Frame(step, images, labels), keep=False)
+        values = collect(generation.GENERATION, run_id)["values"]
+        sheets = {name: json.loads(values[f"sheet/{run_id}/{name}"])["step"] for name in ("mi-fgsm", "adam")}
+        return sheets["mi-fgsm"], sheets["adam"], "L_BNS 3" in values[f"heading/{run_id}/mi-fgsm"]
+
+    store.append(run_id, "generation", "mi-fgsm", 1, {"bns": 1.0, "layers": [1.0]})
+    store.frames.save(run_id, "mi-fgsm", Frame(1, images, labels), keep=False)
+    assert steps_after("adam", 1) == (1, 1, False)
+    assert steps_after("mi-fgsm", 2) == (1, 1, False)
+    assert steps_after("adam", 2) == (2, 2, False)
+    store.add_change(run_id, "mi-fgsm", 2, "epsilon", 0.2)
+    assert steps_after("mi-fgsm", 3) == (3, 2, True)
+    assert steps_after("adam", 3) == (3, 3, True)
+    assert steps_after("mi-fgsm", 4) == (3, 3, True)
+
+
 def test_training_is_redrawn_for_each_accuracy_and_updated_between(runs_folder, alone, monkeypatch):
     monkeypatch.setattr(pace, "chart_seconds", lambda: 1e-6)  # so that curves are drawn immediately
     store = session.store()
