@@ -33,6 +33,7 @@ from core.models.importing import notes_of
 from core.models.registry import MODELS
 from core.models.user_files import check_program
 from core.models.zoos.lookup import is_zoo_name
+from core.quantization.allocation import check_size
 from core.quantization.placement import check_layer_bits
 from core.reporting import WARNING, Control, Reporter
 from core.stages.batches import fitting
@@ -85,6 +86,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     real_images = open_real_images(config.generation.real_images, config.evaluation.data) if has_real else None
     if config.bits:
         check_layer_bits(model.network, config.training, torch.zeros(1, *model.spec.shape, device=model.device))
+        check_size(model, config.training)
     evaluation_set = find_evaluation_set(config.evaluation.data, model.spec, strict=strict) if config.bits else None
     encoder = None
     if config.evaluation.encoder:

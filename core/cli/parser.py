@@ -162,7 +162,7 @@ def _add_shrink(subparsers: Any) -> None:
     )
     command.add_argument("--model", metavar="ZOO:NAME", help="Its architecture, where it is not found or another one is meant.")
     machine = knobs(MachineConfig)
-    _add_knobs(command, [machine[name] for name in ("seed", "device", "threads")])
+    _add_knobs(command, [*(machine[name] for name in ("seed", "device", "threads")), knobs(TrainingConfig)["size"]])
     command.add_argument(
         "--budget",
         type=values.time_in(budget_of),
@@ -400,7 +400,9 @@ def _add_knobs(command: argparse.ArgumentParser, fields: Iterable[Field], short:
             options["action"] = argparse.BooleanOptionalAction
         elif name == "budget":
             options |= {"type": values.time_in(minutes_of), "metavar": "TIME"}
-        elif name == "layer_bits":
+        elif name == "size":
+            options |= {"type": values.kilobytes, "metavar": "SIZE"}
+        elif name in ("layer_bits", "layer_weight_bits"):
             options |= {"nargs": "+", "type": values.layer_width, "metavar": "NAME=BITS"}
         else:
             parse: Callable[[str], Any] = values.number if kind is float else values.whole if kind is int else str

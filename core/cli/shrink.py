@@ -58,7 +58,7 @@ def _config(asked: RunConfig, options: Namespace) -> RunConfig:
     from core.models.full_precision import find_model
 
     start = replace(preset_for(find_model(asked.model)[1].size), model=asked.model, methods=asked.methods, bits=asked.bits)
-    return start.with_knobs({**given_options(knobs(MachineConfig), options), **given_options(("data",), options), "encoder": ""})
+    return start.with_knobs({**given_options(knobs(MachineConfig), options), **given_options(("data", "size"), options), "encoder": ""})
 
 
 def _unfinished(store: RunStore, config: RunConfig, out: str, output_subset: str) -> str:
@@ -78,7 +78,8 @@ def _unfinished(store: RunStore, config: RunConfig, out: str, output_subset: str
 
 def _without_plan(config: RunConfig) -> RunConfig:
     """The config without the settings that a budget of time, or the memory that is free, changes when the run begins."""
-    return replace(config, generation=RunConfig().generation, training=RunConfig().training, steps_by_bits={})
+    training = replace(RunConfig().training, size=config.training.size)
+    return replace(config, generation=RunConfig().generation, training=training, steps_by_bits={})
 
 
 def _with_widths(accuracy: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """From the text of an argument to its value; what is wrong with it is said by argparse, next to the name of the flag."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,14 @@ def live_value(text: str) -> tuple[str, float]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, such as epsilon=0.2, got {quoted(text)}")
     return name, number(value)
+
+
+def kilobytes(text: str) -> float:
+    """kB, of 150, 150kB, 0.15MB, or 153600B."""
+    matched = re.fullmatch(r"(\d+|\d*\.\d+) *(B|kB|MB|)", text, re.IGNORECASE)
+    if not matched:
+        raise argparse.ArgumentTypeError(f"must be a size, such as 150kB or 1.5MB, got {quoted(text)}")
+    return float(matched[1]) * {"b": 1e-3, "": 1.0, "kb": 1.0, "mb": 1e3}[matched[2].lower()]
 
 
 def whole(text: str) -> int:

@@ -217,15 +217,33 @@ class TrainingConfig(StudentLossKnobs):
         paper="none: all layers at n bits",
         in_form=False,
     )
+    size: float = knob(
+        0.0,
+        "Largest size of a network in kB (1,000 bytes), packed. Within it, the weights of each layer get the bit width, 2 to 8, with "
+        "which the scores change least; activations keep the run's. 0: no limit, all weights have the run's width.",
+        minimum=0.0,
+        maximum=1e7,
+        label="Size at most (kB)",
+        paper="none: all layers at n bits",
+        low="fewer bits for all layers; what is too small for 2 bits is refused.",
+        high="8 bits for all weights, from where a larger limit changes nothing.",
+    )
+    layer_weight_bits: tuple[tuple[str, int], ...] = knob(
+        (),
+        "Bit widths of the weights of single layers, NAME=BITS, whatever their input activations have; `size` chooses them.",
+        paper="none: all layers at n bits",
+        in_form=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "layer_bits", _layer_bits(self.layer_bits))
+        for name in _BY_LAYER:
+            object.__setattr__(self, name, _layer_bits(name, getattr(self, name)))
 
     @classmethod
     def _check(cls, name: str, value: Any, knob_field: Field) -> None:
-        if name == "layer_bits":
-            _layer_bits(value)
+        if name in _BY_LAYER:
+            _layer_bits(name, value)
         else:
             super()._check(name, value, knob_field)
 
@@ -235,28 +253,36 @@ class TrainingConfig(StudentLossKnobs):
         return self.activation_bits or self.weight_bits
 
     @property
+    def mixed(self) -> bool:
+        """Whether layers may have different widths."""
+        return bool(self.first_last_8bit or self.layer_bits or self.layer_weight_bits or self.size)
+
+    @property
     def width(self) -> str:
         """W4A4 for 4-bit weights and activations, whatever single layers have."""
         return f"W{self.weight_bits}A{self.input_bits}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON."""
-        return {**super().to_dict(), "layer_bits": dict(self.layer_bits)}
+        return {**super().to_dict(), **{name: dict(getattr(self, name)) for name in _BY_LAYER}}
 
 
-def _layer_bits(given: Any) -> tuple[tuple[str, int], ...]:
-    """`layer_bits` from a mapping or pairs, sorted by name. Raises ConfigError."""
+_BY_LAYER = ("layer_bits", "layer_weight_bits")
+
+
+def _layer_bits(knob_name: str, given: Any) -> tuple[tuple[str, int], ...]:
+    """Bit widths by layer from a mapping or pairs, sorted by name. Raises ConfigError."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise ConfigError(f"layer_bits must be a mapping of layer names to bit widths, got {quoted(given)}")
+        raise ConfigError(f"{knob_name} must be a mapping of layer names to bit widths, got {quoted(given)}")
     seen: set[str] = set()
     for name, bits in pairs:
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"layer_bits must name layers, got {quoted(name)}")
-        check_text("layer_bits", name)
+            raise ConfigError(f"{knob_name} must name layers, got {quoted(name)}")
+        check_text(knob_name, name)
         if type(bits) is not int or bits not in BIT_WIDTHS:
-            raise ConfigError(f"layer_bits must be one of {', '.join(map(str, BIT_WIDTHS))} for {quoted(name)}, got {quoted(bits)}")
+            raise ConfigError(f"{knob_name} must be one of {', '.join(map(str, BIT_WIDTHS))} for {quoted(name)}, got {quoted(bits)}")
         if name in seen:
-            raise ConfigError(f"layer_bits must name each layer once, got {quoted(name)} twice")
+            raise ConfigError(f"{knob_name} must name each layer once, got {quoted(name)} twice")
         seen.add(name)
     return tuple(sorted((name, bits) for name, bits in pairs))

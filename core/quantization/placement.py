@@ -80,8 +80,8 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
     """A copy of `network` with quantizers for the bit widths and range method of `config`; `network` itself stays unchanged.
 
     example: normalized images `(N, C, H, W)`, run once to find the order of the layers.
-    Raises ModelError if there is no Conv2d or Linear layer or a layer cannot be replaced, UnknownNameError if `config.layer_bits` names a
-    layer that does not exist.
+    Raises ModelError if there is no Conv2d or Linear layer or a layer cannot be replaced, UnknownNameError if `config.layer_bits` or
+    `layer_weight_bits` names a layer that does not exist.
     """
     network = copy.deepcopy(network).eval().requires_grad_(True)
     _fix_padding(network, example)
@@ -113,7 +113,8 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
         notes.append(f"weights in full precision: {others}")
     if read_by_functions:
         notes.append(f"in full precision where a function reads them: {', '.join(read_by_functions)}")
-    layers = {name: from_module(result.get_submodule(name), own_bits.get(name, config.weight_bits), new_range) for name in names}
+    weight_bits = own_bits | dict(config.layer_weight_bits)
+    layers = {name: from_module(result.get_submodule(name), weight_bits.get(name, config.weight_bits), new_range) for name in names}
     for name, quantizer in at_inputs.items():
         layers[name].input_quantizer = quantizer
     replace_modules(result, {result.get_submodule(name): layer for name, layer in layers.items()})
@@ -121,17 +122,18 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
 
 
 def check_layer_bits(network: nn.Module, config: TrainingConfig, example: Tensor) -> None:
-    """Raises UnknownNameError if `config.layer_bits` names a layer that the network does not have, as `quantize_network` does."""
-    if config.layer_bits:
+    """Raises UnknownNameError if bit widths by layer name one that the network does not have, as `quantize_network` does."""
+    if config.layer_bits or config.layer_weight_bits:
         network = copy.deepcopy(network).eval()
         _fix_padding(network, example)
         _check_names(config, _layers_in_order(network, example))
 
 
 def _check_names(config: TrainingConfig, names: Sequence[str]) -> None:
-    for name, _ in config.layer_bits:
-        if name not in names:
-            raise UnknownNameError("layer in layer_bits", name, names)
+    for knob in ("layer_bits", "layer_weight_bits"):
+        for name, _ in getattr(config, knob):
+            if name not in names:
+                raise UnknownNameError(f"layer in {knob}", name, names)
 
 
 def _other_weights(network: nn.Module) -> str:

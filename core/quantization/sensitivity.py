@@ -1,11 +1,11 @@
 """How much the quantization of one layer alone changes the scores of a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import sqnr
@@ -30,22 +30,23 @@ def sensitivities(model: FullPrecisionModel, quantized: QuantizedNetwork, images
     layers: dict[str, Any] = dict(zip(quantized.names, quantized.layers))
     quantizers: list[Any] = [*quantized.activations]
     found = {}
-    with _unrounded(list(layers.values()), quantizers):
-        exact = _centered(quantized.network(inputs))
+    with unrounded(list(layers.values()), quantizers):
+        exact = centered_scores(quantized.network(inputs))
     for name, layer in layers.items():
         others = [other for other in quantizers if other is not quantized.inputs.get(name)]
-        with _unrounded([other for other in layers.values() if other is not layer], others):
-            error = _centered(quantized.network(inputs)) - exact
+        with unrounded([other for other in layers.values() if other is not layer], others):
+            error = centered_scores(quantized.network(inputs)) - exact
         found[name] = sqnr(float(exact.square().sum()), float(error.square().sum()))
     return found
 
 
-def _centered(scores: Tensor) -> Tensor:
+def centered_scores(scores: Tensor) -> Tensor:
+    """Scores `(N, classes)` minus their mean over the classes, which the softmax ignores, in float64."""
     return scores.double() - scores.double().mean(dim=1, keepdim=True)
 
 
 @contextmanager
-def _unrounded(layers: list[Any], quantizers: list[nn.Module]) -> Iterator[None]:
+def unrounded(layers: Sequence[Any], quantizers: Sequence[Any]) -> Iterator[None]:
     """Within the block, these layers use their float weights and these quantizers return their input."""
     with ExitStack() as restored:
         for layer in layers:

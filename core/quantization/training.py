@@ -17,6 +17,7 @@ from core.generation.sources.base import JointSource
 from core.gpu import CudaGraph
 from core.models.divergence import first_not_finite, parameter_not_finite
 from core.models.full_precision import FullPrecisionModel
+from core.quantization.allocation import chosen_widths
 from core.quantization.authors.base import AuthorsImages
 from core.quantization.average import ParameterAverage
 from core.quantization.calibration import calibrate
@@ -60,6 +61,11 @@ class QuantizationTraining:
         self.source: TrainingSource = images
         pixels, labels = self.source.calibration_images(config.calibration_images)
         check_images(model, ImageSet(pixels, labels))
+        # what the widths were chosen from, if `config.size` asks for them and they are not known
+        self.allocation: dict[str, Any] | None = None
+        if config.size and not config.layer_weight_bits:
+            config, self.allocation = chosen_widths(model, config, pixels, self.series)
+            self.config = config
         self.quantized = calibrate(model, config, pixels, self.series)
         self.student = self.quantized.network
         self.optimizer = _optimizer(self.student, config)
@@ -223,6 +229,7 @@ class QuantizationTraining:
             "steps": self.step_count,
             "seconds": round(self.seconds, 3),
             "layer_bits": dict(self.config.layer_bits),
+            "layer_weight_bits": dict(self.config.layer_weight_bits),
             "weight_size": self.quantized.weight_size,
             "quantized_layers": len(self.quantized.layers),
             "quantized_activations": len(self.quantized.activations),

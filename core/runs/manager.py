@@ -146,4 +146,5 @@ def default_name(config: RunConfig, images: str = "") -> str:
     source = images or ("given images" if config.images_from else " + ".join(config.methods))
     own = len(config.training.layer_bits)
     widths += f", {own} layer{'s' if own > 1 else ''} changed" if widths and own else ""
+    widths += f", at most {config.training.size:g} kB" if widths and config.training.size else ""
     return f"{own_name(config.model)}, {source}" + (f", {widths}" if widths else "")

@@ -197,7 +197,7 @@ def _of_comparison(entry: Mapping[str, Any]) -> Iterator[Measurement]:
 
 def _is_of_the_paper(config: RunConfig) -> bool:
     """Whether the images are generated and all layers have the same width, as in the paper."""
-    return not (config.images_from or config.training.first_last_8bit or config.training.layer_bits)
+    return not (config.images_from or config.training.mixed)
 
 
 def measurements(store: RunStore, run: Run, only: PaperRow | None = None) -> Iterator[Measurement]:
@@ -260,6 +260,8 @@ def row_config(name: str, start: RunConfig, model: str = "", data: str = "") -> 
             "model": model,
             "first_last_8bit": False,
             "layer_bits": (),
+            "layer_weight_bits": (),
+            "size": 0.0,
             "activation_bits": 0,
             "data": data or default_data(start, row),
             "encoder": "",  # the table has no column for diversity

@@ -118,7 +118,7 @@ def searched_columns(config: RunConfig, folder: Path) -> dict[str, Any]:
         "images_from": portable(str(Path(config.images_from)), folder) if config.images_from else "",
         "methods": "\n".join(config.methods),
         "widths": "\n".join(config.training_for(bits).width for bits in config.bits),
-        "mixed": int(config.training.first_last_8bit or bool(config.training.layer_bits)),
+        "mixed": int(config.training.mixed),
     }
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,13 @@ class _Quantization:
         """Sets the ranges and measures the calibrated network, or continues where `state` was taken."""
         given, reporter = self.given, self.context.reporter
         reporter.stage(f"calibrating {self.series}", 0)
+        if state and "layer_weight_bits" in state:  # not chosen again
+            self.config = replace(self.config, layer_weight_bits=state["layer_weight_bits"])
         with memory_advice(f"the calibration of {self.series}", "calibration_images", self.config.calibration_images):
             self.training = QuantizationTraining(given.model, self.images, self.config, self.seed, self.series, reporter)
+        self.config = self.training.config
+        if self.training.allocation is not None:
+            reporter.result(f"allocation/{given.method}/{self.config.width}", self.training.allocation)
         if given.held_out is not None:
             # before the state is loaded: calibration is repeated on resume, to the same bits
             self.compared["calibrated"] = self._agreement(given.held_out, CALIBRATED)
@@ -190,6 +195,7 @@ class _Quantization:
             "real": {name: asdict(figures) for name, figures in self.real.items()},
             "hits": self.hits,
             "answers": self.answers["real"],
+            "layer_weight_bits": self.config.layer_weight_bits,
             "seconds": time.perf_counter() - self.began,
             **check,
         }

@@ -118,9 +118,11 @@ def integer_weights(network: nn.Module) -> dict[str, IntegerWeight]:
     return {f"{name}.integers": module for name, module in named if isinstance(module, IntegerWeight)}
 
 
-def packed_bytes(quantized: QuantizedNetwork) -> int:
-    """Bytes of all tensors of a calibrated network with its weights at their bit widths, as core/export/packed.py writes them."""
-    network = integer_network(quantized)
+def packed_bytes(quantized: QuantizedNetwork, needs_ranges: bool = True) -> int:
+    """Bytes of all tensors of a network with its weights at their bit widths, as core/export/packed.py writes them. needs_ranges: as in
+    `integer_network`.
+    """
+    network = integer_network(quantized, needs_ranges)
     weights, size = integer_weights(network), 0
     for key, value in network.state_dict().items():
         size += -(-value.numel() * weights[key].bits // 8) if key in weights else value.numel() * value.element_size()

@@ -29,6 +29,7 @@ def parsed(line):
         replace(QUICK, bits=(2, 8), methods=("adam",)).with_knobs({"encoder": "ViT-B-32:laion2b_s34b_b79k"}),
         QUICK.with_knobs({"encoder": ""}),
         QUICK.with_knobs({"layer_bits": {"output": 8, "a=b c": 2}, "activation_bits": 8}),
+        QUICK.with_knobs({"layer_weight_bits": {"output": 8, "a=b c": 2}, "size": 150.5}),
         QUICK.with_knobs({"seed": 3, "threads": 1, "device": "cpu", "model": "timm:resnet10t", "data": "my images; rm -r ."}),
         PRESETS["imagenet"].with_knobs({"images": 40, "iterations": 7, "alpha_l2": 3e-08, "flip": False, "compile": True}),
         QUICK.with_knobs({"range": "mse", "training_flip": False, "first_last_8bit": True, "batch_size": 16, "training_batch_size": 8}),
