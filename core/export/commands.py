@@ -105,7 +105,7 @@ def _line(command: str, given: Mapping[str, Any]) -> str:
             words.append(name if value else f"--no-{name[2:]}")
             continue
         words += [name] if name else []
-        if name == "--layer-bits":
+        if name in ("--layer-bits", "--layer-weight-bits"):
             words += [f"{layer}={bits}" for layer, bits in value]
             continue
         words += [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]

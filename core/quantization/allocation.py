@@ -85,11 +85,11 @@ class SizeCurve:
         _require(size, self.smallest)
         return self._at(min(int(size - self.smallest) // self._unit, len(self._best) - 1))
 
-    def points(self) -> list[tuple[int, float]]:
-        """Sizes in bytes and smallest errors, from the smallest network to the largest."""
+    def points(self) -> list[Allocation]:
+        """The best widths of sizes from the smallest network to the largest."""
         places = np.unique(np.linspace(0, len(self._best) - 1, _POINTS).round().astype(int))
-        found = {one.size: one.error for one in map(self._at, places.tolist())}
-        return sorted(found.items())
+        found = {one.size: one for one in map(self._at, places.tolist())}
+        return [found[size] for size in sorted(found)]
 
     def _at(self, place: int) -> Allocation:
         widths, size, error = {}, self.choices.fixed, 0.0
@@ -132,7 +132,7 @@ def chosen_widths(model: FullPrecisionModel, config: TrainingConfig, images: Ten
         },
         "bytes": found.size,
         "error": found.error,
-        "curve": [[size, error] for size, error in curve.points()],
+        "curve": [{"bytes": one.size, "error": one.error, "bits": list(one.widths.values())} for one in curve.points()],
     }
     return replace(config, layer_weight_bits=tuple(found.widths.items())), figures
 

@@ -136,6 +136,26 @@ def sensitivity_figure(layers: Sequence[Mapping[str, Any]], method: str, chosen:
     )  # fmt: skip
 
 
+def size_figure(curve: Sequence[Mapping[str, Any]], method: str, size: int, error: float) -> Figure:
+    """The smallest error of the scores within each size, and a mark where the network is. curve: from core.quantization.allocation."""
+    sizes, errors = [one["bytes"] / 1000 for one in curve], numbers(one["error"] for one in curve)
+    traces: list[dict[str, Any]] = [{
+        "type": "scatter", "mode": "lines+markers", "x": sizes, "y": errors,
+        "name": "best bits of each layer", "line": {"color": color(method)}, "marker": {"size": 7},
+        "text": [f"{sum(one['bits']) / len(one['bits']):.1f} bits on average over layers" for one in curve],
+        "hovertemplate": "%{x:,.0f} kB: %{y:.2g}<br>%{text}<extra></extra>",
+    }, {
+        "type": "scatter", "mode": "markers", "x": [size / 1000], "y": [error], "name": "this network",
+        "marker": {"size": 12, "symbol": "diamond", "color": FULL_PRECISION}, "hovertemplate": "%{x:,.1f} kB: %{y:.2g}<extra></extra>",
+    }]  # fmt: skip
+    return figure(
+        traces, "Error of the scores within a size", 300, dragmode=False,
+        xaxis={"title": {"text": "packed size of the network, kB"}},
+        yaxis={"title": {"text": "squared error"}, "type": "log", "exponentformat": "power"},
+        legend={"orientation": "h", "x": 0, "y": -0.35},
+    )  # fmt: skip
+
+
 def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, method: str, logarithmic: bool = False) -> Figure:
     """Values on their quantization grid: a line for each level, dashed where clipping begins. grid: "weight" or "input" of a layer."""
     histogram = grid["histogram"]

@@ -126,11 +126,12 @@ def _decibels(value: float | None) -> str:
 def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_error: Sequence[Mapping[str, Any]], key: str) -> None:
     """A table of layers with editable bits, a button that evaluates them, and the results so far."""
     st.caption(
-        "Change the bits of a layer (weights and input) and evaluate again on the same images. Layers with the largest error come first."
+        f"Change the bits of a layer ({_what(run)}) and evaluate again on the same images. Layers with the largest error come first."
     )
     above = st.container()
     chosen = _edited_bits(by_error, sensitivity.editor_key(key), sensitivity.clicked_bits(key))
     with above:
+        sensitivity.draw_sizes(run, method, width, key)
         sensitivity.draw(run, method, width, found["layers"], chosen, key)
     bits = next(bits for bits in run.config.bits if run.config.training_for(bits).width == width)
     in_run, quick = run.config.training_for(bits).steps, PRESETS["quick"].training_for(bits).steps
@@ -159,6 +160,11 @@ def _bit_widths(run: Run, method: str, width: str, found: Mapping[str, Any], by_
     if len(rows) > 1:
         st.markdown("**Runs on the same images at this bit width**")
         tables.table(rows, "same", {"final %": Column(digits=2), "calibrated %": Column(digits=2)}, alt="Runs on the same images")
+
+
+def _what(run: Run) -> str:
+    """What changed bits are of."""
+    return "its weights" if run.config.training.size or run.config.training.layer_weight_bits else "weights and input"
 
 
 def _edited_bits(by_error: Sequence[Mapping[str, Any]], key: str, clicked: Mapping[str, int]) -> dict[str, int]:
@@ -196,10 +202,15 @@ def again(run: Run, method: str, bits: int, layers: Sequence[Mapping[str, Any]],
     """
     quantization = run.config.training_for(bits)
     ends = {layers[0]["name"], layers[-1]["name"]} if quantization.first_last_8bit else set()
-    layer_bits = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
+    training = replace(quantization, activation_bits=run.config.training.activation_bits, steps=steps)
+    if quantization.size or quantization.layer_weight_bits:  # of weights alone
+        training = replace(training, size=0.0, layer_weight_bits=tuple(chosen.items()))
+    else:
+        layer_bits = tuple((name, width) for name, width in chosen.items() if width != (8 if name in ends else bits))
+        training = replace(training, layer_bits=layer_bits)
     return replace(
         run.config,
-        training=replace(quantization, activation_bits=run.config.training.activation_bits, layer_bits=layer_bits, steps=steps),
+        training=training,
         methods=(method,),
         bits=(bits,),
         steps_by_bits={},
@@ -219,7 +230,8 @@ def compared(run: Run, method: str, width: str) -> list[dict[str, Any]]:
         known = results.get(other.id, {}).get(name)
         if known is None or "quantized" not in known:
             continue
-        layer_bits = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in known.get("layer_bits", {}).items())
+        own = {**known.get("layer_bits", {}), **known.get("layer_weight_bits", {})}
+        layer_bits = ", ".join(f"{text.one_line_text(name)} {bits}" for name, bits in own.items())
         size, (words, agreement, _) = known.get("weight_size"), agreement_of({**known, **closeness(known)})
         rows.append(
             {

@@ -9,7 +9,7 @@ import streamlit as st
 
 from core.config import BIT_WIDTHS
 from core.runs.run import Run
-from dashboard import text
+from dashboard import session, text
 from dashboard.charts import training as training_charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures
@@ -47,8 +47,7 @@ def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]],
     picker = f"{key}/bits/{chosen}/{bits[chosen]}"
 
     def change() -> None:
-        st.session_state[f"{key}/clicked"] = {**bits, chosen: st.session_state[picker]}
-        st.session_state[f"{key}/changes"] = st.session_state.get(f"{key}/changes", 0) + 1
+        _choose(key, {**bits, chosen: st.session_state[picker]})
 
     st.segmented_control(
         f"Bits of layer {number}",
@@ -58,3 +57,26 @@ def draw(run: Run, method: str, width: str, layers: Sequence[Mapping[str, Any]],
         key=picker,
         on_change=change,
     )
+
+
+def draw_sizes(run: Run, method: str, width: str, key: str) -> None:
+    """For a network whose bits were chosen by its size: the error within other sizes. A click chooses the bits of a size."""
+    known = session.store().result(run.id, f"allocation/{method}/{width}")
+    if known is None:
+        return
+
+    def choose(number: int) -> None:
+        _choose(key, dict(zip(known["layers"], known["curve"][number]["bits"])))
+
+    drawn = json_of(training_charts.size_figure(known["curve"], method, known["bytes"], known["error"]))
+    figures.show(drawn, f"{key}/sizes", f"{run.name} error within a size {method} {width}", on_pick=choose)
+    st.caption(
+        "The bits of each layer's weights were chosen within a size: for each size, those with which the scores change least. Click a "
+        "point for its bits. The error is the mean squared change of the scores when weights alone are rounded."
+    )
+
+
+def _choose(key: str, bits: Mapping[str, int]) -> None:
+    """Puts bits of every layer into the table."""
+    st.session_state[f"{key}/clicked"] = bits
+    st.session_state[f"{key}/changes"] = st.session_state.get(f"{key}/changes", 0) + 1

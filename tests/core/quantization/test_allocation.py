@@ -66,7 +66,7 @@ def test_large_networks_are_compared_in_steps_and_never_exceed_the_size(monkeypa
 
 def test_curve_falls_from_the_smallest_network_to_the_largest():
     given = choices()
-    points = SizeCurve(given).points()
+    points = [(one.size, one.error) for one in SizeCurve(given).points()]
     assert points[0] == (279, pytest.approx(given.errors[:, 0].sum()))
     assert points[-1] == (813, pytest.approx(given.errors[:, -1].sum()))
     errors = [error for _, error in points]
@@ -110,6 +110,8 @@ def test_network_keeps_to_the_size_and_is_read_back(small, small_images, tmp_pat
     assert [layer.weight_quantizer.bits for layer in training.quantized.layers] == [widths[name] for name in training.quantized.names]
     assert {quantizer.quantizer.bits for quantizer in training.quantized.activations} == {4}
     figures = training.allocation["layers"]
+    assert list(figures) == list(widths) == training.quantized.names
+    assert training.allocation["curve"][-1]["bits"] == [8, 8, 8]
     assert training.allocation["error"] <= sum(layer["errors"][BIT_WIDTHS.index(4)] for layer in figures.values())
     while not training.finished:
         training.step()

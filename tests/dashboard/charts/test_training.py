@@ -8,7 +8,7 @@ import pytest
 
 from core.runs.records import Record
 from dashboard.charts import style
-from dashboard.charts.training import accuracy_during_training, error_figure, histogram_figure
+from dashboard.charts.training import accuracy_during_training, error_figure, histogram_figure, size_figure
 
 
 def plotted(figure):
@@ -54,6 +54,14 @@ def test_error_chart_has_a_bar_for_each_layer_in_network_order():
     assert bars.text[1].startswith("middle_&#60;b&#62;, ")
     assert list(weights.y) == [30.0, 30.0, 30.0]
     assert list(inputs.y) == [None, 25.0, 25.0]
+
+
+def test_sizes_have_a_curve_and_a_mark_for_the_network():
+    curve = [{"bytes": 90_000, "error": 4.0, "bits": [2, 2]}, {"bytes": 150_000, "error": 0.5, "bits": [4, 5]}]
+    best, network = go.Figure(plotted(size_figure(curve, "adam", 120_500, 1.5))).data
+    assert (list(best.x), list(best.y)) == ([90.0, 150.0], [4.0, 0.5])
+    assert best.text[1].startswith("4.5 bits")
+    assert (list(network.x), list(network.y)) == ([120.5], [1.5])
 
 
 def test_histogram_has_a_line_for_each_level():

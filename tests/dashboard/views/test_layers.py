@@ -33,6 +33,13 @@ def test_first_and_last_layer_keep_8_bits(run):
     assert layers.again(run, "adam", 4, rows, {"stem": 4, "middle": 4, "output": 8}, 0).training.layer_bits == (("stem", 4),)
 
 
+def test_bits_chosen_by_size_are_of_the_weights(run):
+    rows = [{"name": name} for name in ("stem", "output")]
+    run = replace(run, config=replace(run.config, training=TrainingConfig(size=120.0)))
+    training = layers.again(run, "adam", 4, rows, {"stem": 6, "output": 4}, 0).training
+    assert (training.size, training.layer_bits, training.layer_weight_bits) == (0.0, (), (("output", 4), ("stem", 6)))
+
+
 def test_runs_on_the_same_images_are_compared(run):
     assert [row["run"] for row in layers.compared(run, "adam", "W4A4")] == ["a finished run (shown)"]
     store = session.store()
