@@ -92,7 +92,7 @@ def subject(model: str) -> str:
 def headline(made: MadeNetwork, name: str) -> str:
     """The network in a sentence without a period: size, drop and agreement, as far as they are known. name: of the network."""
     outcome = made.outcome
-    parts = [f"{name} in {made.bits} bits"]
+    parts = [f"{name} in {_bits(made)} bits"]
     before, after = outcome.get("float32_bytes"), outcome.get("bytes")
     if before and after:
         times = f" ({before / after:.1f} times smaller)" if before > after else ""
@@ -106,6 +106,12 @@ def headline(made: MadeNetwork, name: str) -> str:
     if made.agreement is not None:
         parts.append(f"gives the same answer as the original on {made.agreement:.1f} % of unseen images")
     return ", ".join(parts)
+
+
+def _bits(made: MadeNetwork) -> str:
+    """The bit widths of the weights, of which `size` chooses one for each layer."""
+    widths = set(made.outcome.get("layer_weight_bits", {}).values()) or {made.bits}
+    return str(*widths) if len(widths) == 1 else f"{min(widths)} to {max(widths)}"
 
 
 def reservation(made: MadeNetwork) -> str:

@@ -126,10 +126,8 @@ def chosen_widths(model: FullPrecisionModel, config: TrainingConfig, images: Ten
     curve = SizeCurve(choices)
     found = curve.within(1000 * config.size)
     figures = {
-        "layers": {
-            name: {"bits": found.widths[name], "errors": [float(f"{error:.6g}") for error in errors]}
-            for name, errors in zip(choices.names, choices.errors.tolist())
-        },
+        "layers": list(choices.names),
+        "bits": list(found.widths.values()),
         "bytes": found.size,
         "error": found.error,
         "curve": [{"bytes": one.size, "error": one.error, "bits": list(one.widths.values())} for one in curve.points()],

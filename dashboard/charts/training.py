@@ -146,6 +146,7 @@ def size_figure(curve: Sequence[Mapping[str, Any]], method: str, size: int, erro
         "hovertemplate": "%{x:,.0f} kB: %{y:.2g}<br>%{text}<extra></extra>",
     }, {
         "type": "scatter", "mode": "markers", "x": [size / 1000], "y": [error], "name": "this network",
+        "customdata": [max(0, sum(one["bytes"] <= size for one in curve) - 1)],
         "marker": {"size": 12, "symbol": "diamond", "color": FULL_PRECISION}, "hovertemplate": "%{x:,.1f} kB: %{y:.2g}<extra></extra>",
     }]  # fmt: skip
     return figure(

@@ -125,3 +125,8 @@ def test_a_file_is_called_your_network():
     assert subject(str(ASSETS / "mine.safetensors")) == "Your network"
     assert subject("folder/mine.pt2") == "Your network"
     assert subject("resnet20_cifar10") == "resnet20_cifar10"
+
+
+def test_headline_of_bits_by_layer_has_the_smallest_and_the_largest():
+    by_layer = made(layer_weight_bits={"stem": 7, "middle": 3, "output": 5})
+    assert headline(by_layer, "Your network").startswith("Your network in 3 to 7 bits: ")

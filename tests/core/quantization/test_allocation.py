@@ -109,10 +109,11 @@ def test_network_keeps_to_the_size_and_is_read_back(small, small_images, tmp_pat
     assert set(widths) == {"conv1", "conv2", "output"}
     assert [layer.weight_quantizer.bits for layer in training.quantized.layers] == [widths[name] for name in training.quantized.names]
     assert {quantizer.quantizer.bits for quantizer in training.quantized.activations} == {4}
-    figures = training.allocation["layers"]
-    assert list(figures) == list(widths) == training.quantized.names
+    assert training.allocation["layers"] == list(widths) == training.quantized.names
+    assert training.allocation["bits"] == list(widths.values())
     assert training.allocation["curve"][-1]["bits"] == [8, 8, 8]
-    assert training.allocation["error"] <= sum(layer["errors"][BIT_WIDTHS.index(4)] for layer in figures.values())
+    given = weight_choices(small, CONFIG, small.normalize(training.source.calibration_images(32)[0]), "x")
+    assert training.allocation["error"] <= given.errors[:, BIT_WIDTHS.index(4)].sum()
     while not training.finished:
         training.step()
     images = small.normalize(small_images.images[:8])
