@@ -17,7 +17,9 @@ from core.config.training import TrainingConfig
 from core.errors import UnknownNameError
 
 _ONE_BATCH = GenerationConfig(images=64, batch_size=64, iterations=500, snapshots=1, noise="gray", schedule=PLATEAU)
-_CALIBRATED = TrainingConfig(range="minmax", steps=0, keep="trained")  # of methods that were published without a training
+_CALIBRATED = TrainingConfig(
+    range="minmax", steps=0, keep="trained", correct_statistics=False
+)  # of methods that were published without a training
 # what the presets of generators have in common; the loss of the student is that of the protocol
 _JOINT: Mapping[str, Any] = {
     "protocol": "authors",
@@ -25,6 +27,7 @@ _JOINT: Mapping[str, Any] = {
     "training_optimizer": "sgd",
     "ema_decay": 0.0,
     "keep": "trained",
+    "correct_statistics": False,
 }
 _PAPER = TrainingConfig(
     range="minmax",
@@ -36,6 +39,7 @@ _PAPER = TrainingConfig(
     alpha_feature=0.0,
     ema_decay=0.0,
     keep="trained",
+    correct_statistics=False,
 )
 # of IntraQ's authors for CIFAR: 147 epochs of 200 steps; in 4 more, their code only finds the ranges
 _STUDENT = replace(_PAPER, protocol="authors", steps=147 * 200, training_weight_decay=1e-4)

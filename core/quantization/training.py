@@ -21,6 +21,7 @@ from core.quantization.allocation import chosen_widths
 from core.quantization.authors.base import AuthorsImages
 from core.quantization.average import ParameterAverage
 from core.quantization.calibration import calibrate
+from core.quantization.correction import correct_statistics
 from core.quantization.flips import FlipControl
 from core.quantization.integer.inference import integer_inference_network
 from core.quantization.layers import ActivationQuantizer
@@ -67,6 +68,8 @@ class QuantizationTraining:
             config, self.allocation = chosen_widths(model, config, pixels, self.series)
             self.config = config
         self.quantized = calibrate(model, config, pixels, self.series)
+        if config.correct_statistics and config.protocol != AUTHORS:
+            correct_statistics(model, self.quantized, pixels)
         self.student = self.quantized.network
         self.optimizer = _optimizer(self.student, config)
         self._flips = FlipControl(self.quantized.layers)

@@ -73,7 +73,15 @@ def test_complete_config():
         model="net",
         machine=MachineConfig(seed=5, device="cpu", threads=3, compile=True),
         generation=GenerationConfig(images=8, snapshots=2, batch_size=4, half_resolution_fraction=0.1, lr=0.25),
-        training=TrainingConfig(weight_bits=3, steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}, keep="trained"),
+        training=TrainingConfig(
+            weight_bits=3,
+            steps=7,
+            training_batch_size=16,
+            ema_decay=0.5,
+            layer_bits={"output": 8},
+            keep="trained",
+            correct_statistics=False,
+        ),
         evaluation=EvaluationConfig(data="cifar10", accuracy_checks=9, encoder=""),
         methods=("adam",),
         bits=(3, 4),
@@ -99,6 +107,7 @@ def test_stored_configs(path):
         "activation_bits": stored["activation_bits"],
         "layer_bits": tuple(sorted(quantization["layer_bits"].items())),
         "keep": "trained",  # all that version 1 could do
+        "correct_statistics": False,
         "bns_form": "norms",
     }
     left_out = {"evaluations", "quantization_seed", "weight_bits"}
@@ -201,7 +210,14 @@ def test_bad_values_are_refused_under_the_current_name():
 def test_training_config_in_a_saved_network():
     config = TrainingConfig.from_dict(upgrade_training(QUANTIZATION))
     assert config == TrainingConfig(
-        weight_bits=3, activation_bits=3, steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}, keep="trained"
+        weight_bits=3,
+        activation_bits=3,
+        steps=7,
+        training_batch_size=16,
+        ema_decay=0.5,
+        layer_bits={"output": 8},
+        keep="trained",
+        correct_statistics=False,
     )
     assert upgrade_training(config.to_dict()) == config.to_dict()
 
