@@ -328,6 +328,26 @@ def test_a_run_without_evaluation_images_resumes_to_the_same_bits(tmp_path, unla
     assert (ours["held_out"], ours["kept"]) == (theirs["held_out"], theirs["kept"])
 
 
+def test_bits_chosen_by_size_are_not_chosen_again_when_a_run_resumes(tmp_path, unlabeled, monkeypatch):
+    class Stopping(NoControl):
+        def pause_point(self):
+            if recorder.stages and recorder.stages[-1][0] == "training adam W3A3":
+                raise RunStopped("enough")
+
+    config, whole = replace(unlabeled.with_knobs({"size": 120.0}), bits=(3,)), tmp_path / "whole"
+    expected = pipeline.execute(config, whole, Recorder(), NoControl())["methods"]["adam"]["accuracy"]["3"]
+    assert expected["bytes"] <= 120_000
+    recorder = Recorder()
+    with pytest.raises(RunStopped):
+        pipeline.execute(config, tmp_path / "stopped", recorder, Stopping())
+    allocation = recorder.results["allocation/adam/W3A3"]
+    assert dict(zip(allocation["layers"], allocation["bits"])) == expected["layer_weight_bits"]
+    monkeypatch.delattr("core.quantization.training.chosen_widths")
+    pipeline.execute(config, tmp_path / "stopped", Recorder(), NoControl())
+    name = "quantized/adam/W3A3/quantized.safetensors"
+    assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_layers_are_measured_on_held_out_images(without_data, embedded):
     folder, _, recorder = without_data
     held_out = load_image_set(folder / "checkpoint" / "held-out images").images

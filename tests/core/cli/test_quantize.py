@@ -1,6 +1,7 @@
 """`quantize` and `diversity`: output, files, and refusals."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -18,6 +19,18 @@ def test_bit_widths_of_single_layers(generated, pictures, capsys):
     result = last_json(capsys)
     assert result["layer_bits"] == {"features.init_block.conv": 2, "output": 8}
     assert result["weight_size"] == 4 * 270_896 - 2 * 432 + 4 * 640
+
+
+def test_bits_of_layers_within_a_size(generated, pictures, capsys):
+    arguments = ["--images", generated, *QUANTIZE, "--steps", 0, "--data", pictures]
+    assert call("quantize", *arguments, "--size", "140kB", "--json") == 0
+    result = last_json(capsys)
+    assert len(result["layer_weight_bits"]) == 22
+    assert 139_000 < result["bytes"] <= 140_000
+    assert call("quantize", *arguments, "--size", "0.08MB") == 2
+    assert re.search(r"size must be at least 8\d\.\d+ kB, that of this network at 2 bits, got 80 kB$", capsys.readouterr().err.strip())
+    assert call("quantize", *arguments, "--size", "small") == 2
+    assert "argument --size: must be a size, such as 150kB or 1.5MB, got 'small'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
