@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,9 @@ def find_state_dict(content: Any, expected: Mapping[str, Any], source: str) -> F
     beside = [key for key in weights if key not in expected and (key.partition(".")[0] not in tops or _last(key) in _LEFTOVERS)]
     if best.covered:
         weights = {key: value for key, value in weights.items() if key not in beside}
-        if beside:
-            notes.append(f"left out {first_names([best.prefix + key for key in beside])}")
+        left_out = [*(best.prefix + key for key in beside), *_outside(best, candidates)]
+        if left_out:
+            notes.append(f"left out {first_names(left_out)}")
     tensors = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     return Found(tensors, (*notes, *notes_of_conversion(value.dtype for value in tensors.values())))
 
@@ -147,6 +148,16 @@ def _candidates(label: str, values: Mapping[str, Any], expected: Mapping[str, An
     return [
         _Candidate(values, prefix, f"{label}.{prefix}".strip("."), sum(isinstance(values.get(prefix + name), Tensor) for name in names))
         for prefix in found
+    ]
+
+
+def _outside(best: _Candidate, candidates: Iterable[_Candidate]) -> list[str]:
+    """Names of tensors beside those with the prefix, such as weights of a loss; counters and other copies of the network excepted."""
+    copies = tuple(one.prefix for one in candidates if one.values is best.values and one.covered == best.covered)
+    return [
+        key
+        for key, value in best.values.items()
+        if isinstance(value, Tensor) and not key.startswith(copies) and (value.ndim or value.is_floating_point())
     ]
 
 

@@ -217,7 +217,7 @@ def test_safetensors_with_a_prefix_and_more(tmp_path):
     save_file({**prefixed("model."), "loss.weight": torch.ones(3)}, tmp_path / "a.safetensors")
     found = weights_of(tmp_path / "a.safetensors")
     assert_same(found.weights)
-    assert found.notes == ()
+    assert found.notes == ("left out loss.weight",)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -234,6 +234,9 @@ def test_other_precisions_are_converted_and_said(tmp_path, kind):
         ("plain", ()),
         ("ema of mean teachers", ("took ema; model would fit as well",)),
         ("student and teacher", ("took teacher; student would fit as well",)),
+        ("AveragedModel", ()),  # beside it is a counter
+        ("Lightning with net.", ("left out criterion.weight",)),
+        ("Lightning with a metric", ("left out train_acc.confmat",)),
         ("head in a Sequential", ("took the layer fc.1 for fc",)),
         ("profiler's leftovers", ("left out total_ops, total_params, layer1.0.total_ops",)),
     ],
