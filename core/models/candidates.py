@@ -24,10 +24,12 @@ from core.models.architecture_index import load_index
 from core.models.full_precision import layout_of, program_spec, spec_in
 from core.models.identification import NO_ARCHITECTURE, Candidate
 from core.models.matching import Matched, complete, match, without_counters
+from core.models.ordering import STATISTICS
+from core.models.other_formats import PARAMETERS_ALONE
 from core.models.programs.translation import Program, read_program
 from core.models.registry import ModelSpec
 from core.models.shards import is_index
-from core.models.state_dicts import find_state_dict, is_beside, parts_of
+from core.models.state_dicts import check_complete, find_state_dict, is_beside, parts_of
 from core.models.weights import read_content, read_shards
 from core.models.zoos.lookup import known_spec
 from core.models.zoos.zoo import numbered_classes
@@ -84,7 +86,21 @@ def of_content(content: Any, source: str) -> list[Possible]:
             found.append(_compared(content, known_spec(architecture), share, hints, source))
         except CoreError:  # another version of the zoo, which lacks it or cannot build it
             continue
-    return sorted(found, key=lambda one: _rank(one, hints))
+    found.sort(key=lambda one: _rank(one, hints))
+    if found and not found[0].candidate.whole:
+        found[0] = replace(found[0], candidate=replace(found[0].candidate, lacking=_lacking(content, found[0].matched, source)))
+    return found
+
+
+def _lacking(content: Any, best: Matched, source: str) -> str:
+    """A sentence if no architecture fits because the file lacks a part that every network must have; else empty."""
+    if not any(name.rpartition(".")[2] in STATISTICS for _, tensors in parts_of(content) for name in tensors):
+        return f"{source} {PARAMETERS_ALONE}"
+    try:
+        check_complete(best.weights, layout_of(spec_of(best)), source)
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def _compared(content: Any, known: ModelSpec, share: float, hints: str, source: str) -> Possible:

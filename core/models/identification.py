@@ -13,7 +13,7 @@ from typing import Any
 from core.channels import one_or_two
 from core.errors import ModelError
 from core.models.apart import called_apart
-from core.models.other_formats import EXPORT_LINES
+from core.models.other_formats import EXPORT_LINES, WHOLE_LINES
 from core.models.registry import check_size
 
 NAME_IT = "name it with --model ZOO:NAME, or as the architecture in the Studio"
@@ -29,7 +29,8 @@ class Candidate:
     whether the file can be imported as this architecture. classes: number of them, read from the file. image_size: in pixels, one number
     or height and width; None if it cannot be known. mean, std: one number for each channel, of values in [0, 1]; empty if they cannot be
     known. source: where image size, mean and std come from. by_order: whether names differ, and tensors were matched by their order.
-    named: whether the class names of the source are those of the file as well, as far as can be told.
+    named: whether the class names of the source are those of the file as well, as far as can be told. lacking: of the first candidate, if
+    it does not fit wholly: a sentence on a part that the file lacks and every network must have; else empty.
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class Candidate:
     parameters: float = 1.0
     by_order: bool = False
     named: bool = True
+    lacking: str = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Candidate":
@@ -80,6 +82,8 @@ def choose(candidates: Sequence[Candidate], source: str) -> list[Candidate]:
     whole = [candidate for candidate in candidates if candidate.whole]
     if whole:
         return whole
+    if candidates and candidates[0].lacking:
+        raise ModelError(candidates[0].lacking, WHOLE_LINES)
     best = ", ".join(f"{one.architecture} ({one.fit:.0%} of the tensors)" for one in candidates[:3]) or "nothing alike"
     raise ModelError(
         f"{source} must be the weights of a network of pytorchcv, torchvision or timm, got none that fits wholly, but {best}; "

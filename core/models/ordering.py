@@ -17,6 +17,7 @@ _LAST_NAMES = (
     ("running_mean", "moving_mean", "mean"),
     ("running_var", "moving_variance", "moving_var", "var", "variance"),
 )
+STATISTICS = frozenset(name for names in _LAST_NAMES[2:] for name in names)
 _PLACE = {name: place for place, names in enumerate(_LAST_NAMES) for name in names}
 _DIGITS = re.compile(r"(\d+)")
 

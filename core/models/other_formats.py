@@ -6,6 +6,8 @@ person who made it, which is where unpickling it is safe.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from core.models.shards import ABOUT_INDEX
 
 ALLOWED = "a .safetensors file, or a state dict written by torch.save(network.state_dict(), file)"
@@ -15,6 +17,12 @@ EXPORT_LINES = (
     'torch.export.save(program, "network.pt2")  # with the image size of the network instead of 224',
 )
 SAVE_LINES = ("import torch", 'torch.save(network.state_dict(), "weights.pth")')
+PARAMETERS_ALONE = "must have the running statistics of BatchNorm layers, from which images are generated, got parameters alone"
+WHOLE_LINES = (
+    "import torch",
+    "network.eval()  # the whole network, with its BatchNorm layers and its classifier",
+    'torch.save(network.state_dict(), "weights.pth")  # not network.parameters(), which lacks the running statistics',
+)
 KERAS = (
     "a Keras file, whose layers this program cannot read: build the same network in PyTorch, copy the weights into it, and export that",
     EXPORT_LINES,
@@ -29,16 +37,20 @@ _LITE = (
     "from: build the network that it was made from in PyTorch, copy its weights into it, and export that",
     EXPORT_LINES,
 )
+_PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"
+}  # fmt: skip
 # how a file begins, or the ending of its name -> what it is and what to do instead, and lines to paste
 _BEGINNINGS = {
-    b"\x1f\x8b": ("a file packed with gzip: unpack it first", ()),
-    b"BZh": ("a file packed with bzip2: unpack it first", ()),
+    **{start: (f"a file packed with {program}: unpack it first", ()) for start, program in _PACKED.items()},
     b"\x89HDF": KERAS,
     b"\x08": _ONNX,
 }
 _ENDINGS = {".onnx": _ONNX, ".h5": KERAS, ".hdf5": KERAS, ".keras": KERAS, ".tflite": _LITE}
 _SAFETENSORS = b"\0\0\0{"  # from the sixth byte on: the end of the header's length, whose first byte may be ONNX's, and its JSON
 _POINTER = b"version h"  # ttps://git-lfs.github.com/spec/v1
+TAR_MARK = b"ustar"  # of a tar archive, from the 258th byte on
+TAR = "a file packed with tar: unpack it first"
 _LITE_MARK = b"TFL3"  # from the fifth byte on
 
 
@@ -66,6 +78,15 @@ def unknown_format(start: bytes) -> tuple[str, tuple[str, ...]]:
     if start.isascii() and start.decode().isprintable():
         return f"a text file that begins with {start.decode()!r}: save the weights where the network was trained", SAVE_LINES
     return f"a file that begins with {start!r}", ()
+
+
+def other_archive(members: Sequence[str]) -> str:
+    """What a zip archive is that was not written by torch.save, and what to do instead; empty if it may be. members: names of its files."""
+    if any(name.rpartition("/")[2] == "data.pkl" for name in members):
+        return ""
+    if members and all(name.endswith(".npy") for name in members):
+        return "it is an archive of NumPy arrays: save them as a dictionary of tensors, under the names in network.state_dict()"
+    return "it is a zip archive of other files: unpack it first"
 
 
 def from_torchscript(name: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError, quoted
-from core.models.other_formats import ALLOWED
+from core.models.other_formats import ALLOWED, PARAMETERS_ALONE, WHOLE_LINES
 from core.models.weights import first_names, notes_of_conversion
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
@@ -193,13 +193,12 @@ def _last(name: str) -> str:
 
 
 def check_complete(weights: Mapping[str, Tensor], expected: Mapping[str, Any], source: str) -> None:
-    """Raises ModelError, with what to do instead, for weights that lack the running statistics or the classifier and nothing else."""
+    """Raises ModelError, with lines to paste, for weights that lack the running statistics or the classifier and nothing else."""
     missing = sorted(key for key in expected if key not in weights and _last(key) != COUNTER)
     if missing and all(_last(key) in _STATISTICS for key in missing):
-        raise ModelError(
-            f"{source} must have the running statistics of the BatchNorm layers, from which images are generated, got parameters alone: "
-            f"missing {first_names(missing)}; save network.state_dict(), not network.parameters()"
-        )
+        raise ModelError(f"{source} {PARAMETERS_ALONE}: missing {first_names(missing)}", WHOLE_LINES)
     head = list(expected)[-1].rpartition(".")[0] + "."
     if missing and weights and all(key.startswith(head) for key in missing) and not any(key.startswith(head) for key in weights):
-        raise ModelError(f"{source} must have a classifier, got a network without its last layer: missing {first_names(missing)}")
+        raise ModelError(
+            f"{source} must have a classifier, got a network without its last layer: missing {first_names(missing)}", WHOLE_LINES
+        )

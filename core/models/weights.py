@@ -23,7 +23,17 @@ from torch import Tensor
 
 from core.errors import CoreError, ModelError, first_line, one_line, quoted
 from core.files import JSON_BYTES, check_regular
-from core.models.other_formats import ALLOWED, KERAS, from_pickle, from_torchscript, other_format, unknown_format
+from core.models.other_formats import (
+    ALLOWED,
+    KERAS,
+    TAR,
+    TAR_MARK,
+    from_pickle,
+    from_torchscript,
+    other_archive,
+    other_format,
+    unknown_format,
+)
 from core.models.shards import shards_of
 
 HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for tensor names, and as much for class names
@@ -34,6 +44,7 @@ _BEFORE = 3  # pickles before that of the content, in a file without an archive
 _FIRST = 8  # operations of a pickle, enough to see what its object is
 _PASSED = ("PROTO", "FRAME", "MARK", "BINUNICODE", "BINPUT")
 _OF_UNPICKLER = "WeightsUnpickler error:"
+_TAR_MARK_AT = 257  # byte
 _KERAS_MEMBER = "model.weights.h5"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WRAPPINGS = 4  # levels of nesting
@@ -60,8 +71,12 @@ def read_content(path: Path, name: str = "") -> Any:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(9)
+            file.seek(_TAR_MARK_AT)
+            is_tar = file.read(len(TAR_MARK)) == TAR_MARK
     except OSError as error:
         raise ModelError(f"{name} cannot be read ({error.strerror or error}); it must be {ALLOWED}") from error
+    if is_tar and not is_weights(start, size):
+        raise ModelError(f"{name} must be {ALLOWED}, got {TAR}")
     if not is_weights(start, size):
         what, lines = other_format(start, name) or unknown_format(start)
         raise ModelError(f"{name} must be {ALLOWED}, got {what}", lines)
@@ -186,6 +201,8 @@ def _check_archive(path: Path, size: int, name: str) -> None:
         raise ModelError("it is a TorchScript program", from_torchscript(Path(name).name))
     if any(member.filename == _KERAS_MEMBER for member in members):
         raise ModelError(f"it is {KERAS[0]}", KERAS[1])
+    if other := other_archive([member.filename for member in members]):
+        raise ModelError(other)
     if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > size:
         raise ValueError("it is compressed")
     if any(member.file_size > HEADER_BYTES for member in members if member.filename.endswith(".pkl")):

@@ -10,8 +10,10 @@ import collections
 import copy
 import datetime
 import gzip
+import lzma
 import pathlib
 import sys
+import tarfile
 import types
 import warnings
 import zipfile
@@ -271,10 +273,19 @@ def torchscript(path):
         torch.jit.save(torch.jit.trace(NETWORK.eval(), torch.zeros(1, 3, 64, 64)), path)
 
 
-def keras(path):
+def packed(path, *names):
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("metadata.json", "config.json", "model.weights.h5"):
+        for name in names:
             archive.writestr(name, "{}")
+
+
+def keras(path):
+    packed(path, "metadata.json", "config.json", "model.weights.h5")
+
+
+def tar(path):
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__)
 
 
 REFUSED = {
@@ -285,6 +296,10 @@ REFUSED = {
     "TorchScript": (torchscript, "it is a TorchScript program"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"abc")), "got a file packed with gzip: unpack it first"),
     "bzip2": (lambda path: path.write_bytes(bz2.compress(b"abc")), "got a file packed with bzip2: unpack it first"),
+    "xz": (lambda path: path.write_bytes(lzma.compress(b"abc")), "got a file packed with xz: unpack it first"),
+    "zip": (lambda path: packed(path, "best.pth"), "it is a zip archive of other files: unpack it first"),
+    "tar": (tar, "got a file packed with tar: unpack it first"),
+    "NumPy archive": (lambda path: np.savez(path.open("wb"), **{"conv1.weight": np.zeros(3)}), "it is an archive of NumPy arrays: save "),
     "Keras": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "got a Keras file"),
     "Keras 3": (keras, "it is a Keras file"),
     "TensorFlow Lite": (lambda path: path.write_bytes(b"\x1c\x00\x00\x00TFL3"), "got a TensorFlow Lite file"),
@@ -348,7 +363,7 @@ def test_pasted_lines_export_a_program(tmp_path, monkeypatch, form):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (dict(NETWORK.named_parameters()), "must have the running statistics of the BatchNorm layers.*save network.state_dict"),
+        (dict(NETWORK.named_parameters()), "must have the running statistics.*got parameters alone: missing bn1.running_mean"),
         (without("fc"), "must have a classifier, got a network without its last layer: missing fc.bias, fc.weight$"),
         ({**without("fc"), "fc.0.weight": torch.zeros(9, 512), "fc.2.weight": torch.zeros(5, 9)}, "missing: fc.bias, fc.weight; unexp"),
         ({**STATE, "layer1.2.conv1.weight": torch.zeros(64, 64, 3, 3)}, "unexpected: layer1.2.conv1.weight"),  # another architecture
@@ -360,6 +375,31 @@ def test_state_dict_that_does_not_fit_is_refused(tmp_path, state, message):
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(ModelError, match=message):
         import_checkpoint(tmp_path / "a.pth", ARCHITECTURE, given=GivenSpec(classes=5), out_folder=tmp_path / "kept")
+
+
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, ""], ids=["named", "found out"])
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (dict(NETWORK.named_parameters()), "must have the running statistics of BatchNorm layers, .* got parameters alone"),
+        (without("fc"), "must have a classifier, got a network without its last layer: missing fc.bias, fc.weight$"),
+        ({"state_dict": prefixed("backbone.", without("fc"))}, "must have a classifier"),
+    ],
+    ids=["parameters", "backbone", "backbone in a wrapper"],
+)
+def test_what_a_file_lacks_is_said_with_lines_that_save_it(tmp_path, monkeypatch, architecture, state, message):
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=message) as caught:
+        import_checkpoint(tmp_path / "a.pth", architecture, out_folder=tmp_path / "kept")
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(caught.value.paste), {"network": copy.deepcopy(NETWORK)})
+    assert_same(weights_of(tmp_path / "weights.pth").weights)
+
+
+def test_a_network_without_batch_norm_is_called_one(tmp_path):
+    torch.save(models.squeezenet1_1().state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ModelError, match="^mine.pth must have the running statistics of BatchNorm layers, .* got parameters alone$"):
+        import_checkpoint(tmp_path / "a.pth", "", out_folder=tmp_path / "kept", name="mine.pth")
 
 
 def test_many_names_take_no_time():
