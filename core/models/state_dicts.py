@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from core.errors import ModelError, quoted
 from core.models.other_formats import ALLOWED, PARAMETERS_ALONE, WHOLE_LINES
-from core.models.weights import first_names, notes_of_conversion
+from core.models.weights import first_names, notes_of_conversion, read_content
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
 _STATISTICS = ("running_mean", "running_var")
@@ -87,6 +88,11 @@ def find_state_dict(content: Any, expected: Mapping[str, Any], source: str) -> F
             notes.append(f"left out {first_names(left_out)}")
     tensors = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     return Found(tensors, (*notes, *notes_of_conversion(value.dtype for value in tensors.values())))
+
+
+def count_tensors(path: Path, *, name: str) -> int:
+    """The number of tensors in a file of weights, whatever their names; for `core.untrusted.check_apart`. Raises ModelError."""
+    return len(find_state_dict(read_content(path, name), {}, name).weights)
 
 
 def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

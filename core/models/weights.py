@@ -46,8 +46,6 @@ _PASSED = ("PROTO", "FRAME", "MARK", "BINUNICODE", "BINPUT")
 _OF_UNPICKLER = "WeightsUnpickler error:"
 _TAR_MARK_AT = 257  # byte
 _KERAS_MEMBER = "model.weights.h5"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_WRAPPINGS = 4  # levels of nesting
 
 
 def is_safetensors(start: bytes, size: int) -> bool:
@@ -106,14 +104,6 @@ def read_shards(index: Path, name: str = "") -> dict[str, Any]:
             raise ModelError(f"{shard.name} must have the tensors that {name} names, missing: {first_names(missing)}")
         tensors |= {key: content[key] for key in names}
     return tensors
-
-
-def read_weights(path: Path, name: str = "") -> dict[str, Tensor]:
-    """Name -> tensor of a file that contains one state dict, also inside {"state_dict": ...}, {"model": ...} or {"model_state_dict": ...}.
-
-    Arguments and errors are those of `read_content`; also raises ModelError if there is anything but tensors.
-    """
-    return _tensors(read_content(path, name), name or str(path))
 
 
 def _lines_for_pickle(error: Exception, path: Path, name: str) -> tuple[str, ...]:
@@ -178,11 +168,6 @@ def _plain_list(*_: Any) -> list[Any]:
     return []
 
 
-def count_tensors(path: Path, *, name: str) -> int:
-    """The number of tensors that `read_weights` finds; for `core.untrusted.check_apart`."""
-    return len(read_weights(path, name))
-
-
 def _read_safetensors(path: Path, start: bytes) -> dict[str, Tensor]:
     length = int.from_bytes(start[:8], "little")
     if length > HEADER_BYTES:
@@ -221,21 +206,6 @@ def _blocked(error: Exception) -> str:
     """The class that torch refused to unpickle; "" for other errors."""
     blocked = re.search(r"GLOBAL ([\w.<>]+)|class ([\w.<>]+)", str(error).partition(_OF_UNPICKLER)[2])
     return (blocked[1] or blocked[2]) if blocked else ""
-
-
-def _tensors(value: Any, name: str) -> dict[str, Tensor]:
-    """The state dict in the content of a file, unwrapped. Raises ModelError for anything but plain tensors under names."""
-    for _ in range(_WRAPPINGS):
-        inner = next((value[key] for key in _WRAPPERS if isinstance(value, Mapping) and isinstance(value.get(key), Mapping)), None)
-        if inner is None:
-            break
-        value = inner
-    if not isinstance(value, Mapping) or not value:
-        raise ModelError(f"{name} must be {ALLOWED}, got {quoted(value) if isinstance(value, Mapping) else type(value).__name__}")
-    for key, tensor in value.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ModelError(f"{name} must contain only plain tensors under names, got {quoted(tensor)} under {quoted(key)}")
-    return dict(value)
 
 
 def check_layout(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, tuple[int, ...]], name: str, architecture: str) -> None:

@@ -104,10 +104,12 @@ class Pytorchcv:
     def load(self, name: str) -> nn.Module:
         from pytorchcv.models.common.model_store import get_model_file
 
-        from core.models.weights import read_weights
+        from core.models.state_dicts import find_state_dict
+        from core.models.weights import read_content
 
-        state = read_weights(Path(get_model_file(name, str(self.folder()))))  # pytorchcv's own loader would unpickle
+        file = get_model_file(name, str(self.folder()))
         network = self.build(name, None)
+        state = find_state_dict(read_content(Path(file)), network.state_dict(), file).weights  # pytorchcv's own loader would unpickle
         remove_unknown_keys(state, network)
         network.load_state_dict(state)
         return network
