@@ -37,8 +37,8 @@ def class_mapping(
     4. Every folder is a number: the class index, from 0; or from 1, if one of them is the number of classes and none is 0.
     5. No folder has the name of a class, and there are as many folders as classes, those in `empty` included if needed: in order.
 
-    kind: the word for the names in messages. empty: names of folders with nothing in them. notes: gets a sentence where numbers or empty
-    folders had to be interpreted. Raises DataError in all other cases, for a name that matches two classes, and for two
+    kind: the word for the names in messages. empty: names of folders with nothing in them. notes: gets a sentence where numbers, empty
+    folders or the order had to be interpreted. Raises DataError in all other cases, for a name that matches two classes, and for two
     folders of the same class: a guess would train or evaluate with wrong labels.
     """
     notes = [] if notes is None else notes
@@ -63,6 +63,9 @@ def class_mapping(
             return _each_once(folders, [number - first for number in numbers], source)
     if not known:
         if len(folders) == count:
+            if not _has_only_numbers(spec):
+                pairs = ", ".join(f"{quoted(folder)} is {quoted(name)}" for folder, name in list(zip(folders, spec.classes))[:3])
+                notes.append(f"Names of the {kind} of {source} are not those of the classes, so they are matched in order: {pairs} ...")
             return list(range(count))
         if len(folders) + len(empty) == count:
             everything = sorted([*folders, *empty])

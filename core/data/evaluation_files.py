@@ -30,6 +30,5 @@ def evaluation_targets(files: ImageFiles, spec: ModelSpec) -> list[int]:
     try:
         return class_mapping(files.classes, spec, str(files.source), files.kind, files.empty, files.notes)
     except DataError as error:
-        if files.kind != "folders":
-            raise
-        raise DataError(f"{error}; images in a single folder are measured without labels") from error
+        instead = "; images in a single folder are measured without labels" if files.kind == "folders" else ""
+        raise DataError(files.named(f"{error}{instead}")) from error

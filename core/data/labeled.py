@@ -91,7 +91,7 @@ class EvaluationSet(Dataset):
     @property
     def notes(self) -> list[str]:
         """Sentences on what was guessed and ignored."""
-        return [] if isinstance(self.images, Tensor) else self.images.notes
+        return [] if isinstance(self.images, Tensor) else [self.images.named(note) for note in self.images.notes]
 
     def damage(self) -> list[str]:
         """A sentence on the images that could not be read so far, if there are any."""
@@ -205,9 +205,12 @@ def _open_files(source: str, opened: Callable[[Path], ImageFiles]) -> ImageFiles
         folder.mkdir()
         unpack_data_set(Path(source), folder)
         files = opened(folder)
-    except BaseException:
+    except BaseException as error:
         keep.close()
+        if isinstance(error, DataError):
+            raise DataError(str(error).replace(str(folder), source)) from error
         raise
+    files.unpacked = str(folder), source
     weakref.finalize(files, keep.close)
     return files
 

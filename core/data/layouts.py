@@ -7,7 +7,7 @@ its images would be counted repeatedly. Hidden files, and what operating systems
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class ImageFiles:
     source: the folder or list that the classes are from, the subject of error messages about them. empty: names of folders beside those
     of the classes with nothing in them. notes: sentences on what was guessed or ignored. strict: whether the first image that cannot be
     read is an error; otherwise at most 1 % of them are skipped, and `damaged` has their paths.
-    keep: what must live as long as the files are needed.
+    keep: what must live as long as the files are needed. unpacked: a temporary folder, and the archive that messages name instead of it.
     """
 
     classes: list[str]
@@ -49,6 +49,7 @@ class ImageFiles:
     damaged: dict[str, DataError] = field(default_factory=dict)
     keep: Any = None
     mode: str = "RGB"
+    unpacked: tuple[str, str] = ("", "")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +74,13 @@ class ImageFiles:
             self._skip(path, error)
             return None
 
+    def named(self, text: str) -> str:
+        """The text with the name of the archive."""
+        folder, archive = self.unpacked
+        return text.replace(folder, archive) if folder else text
+
     def _skip(self, path: str, error: DataError) -> None:
+        error = DataError(self.named(str(error)))
         if self.strict:
             raise error
         self.damaged[path] = error
@@ -131,16 +138,16 @@ class ImageFiles:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = list(pool.map(lambda index: self.read(index) is not None, range(len(self))))
         kept = [index for index, is_read in enumerate(found) if is_read]
-        notes = [*self.notes, *self.damage()]
+        notes = [*map(self.named, self.notes), *self.damage()]
         paths, targets = [self.paths[index] for index in kept], [self.targets[index] for index in kept]
-        return ImageFiles(self.classes, paths, targets, self.source, self.empty, notes, self.strict, keep=self, mode=self.mode)
+        return replace(self, paths=paths, targets=targets, notes=notes, damaged={}, keep=self)
 
     def damage(self) -> list[str]:
         """A sentence on the images that were skipped; none if all could be read."""
         if not self.damaged:
             return []
         names = some([os.path.basename(path) for path in sorted(self.damaged)])
-        return [f"{len(self.damaged):,} of {len(self):,} images of {self.source} cannot be read and are skipped: {names}."]
+        return [self.named(f"{len(self.damaged):,} of {len(self):,} images of {self.source} cannot be read and are skipped: {names}.")]
 
 
 def some(names: Sequence[str]) -> str:
@@ -269,6 +276,8 @@ def _list_of(path: Path) -> Path | None:
 def _check_folder(path: Path, names: tuple[str, ...]) -> None:
     if not os.path.isdir(path):  # unlike Path.is_dir, returns False for names that are too long
         others = "".join(f"{name}, " for name in names) + ("or " if names else "")
+        if os.path.lexists(path):
+            raise DataError(f"data must be {others}{ONE_PER_CLASS}, or a zip file of one, got another file: {str(path)!r}")
         raise DataError(f"data must be {others}{ONE_PER_CLASS}, folder {str(path)!r} does not exist")
     if path.resolve().parent == path.resolve():
         # searching it would take hours, because links are followed

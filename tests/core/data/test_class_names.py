@@ -162,8 +162,19 @@ def test_numbers_are_decimal():
     assert "got 2 folders with '²'" in refused(["²", "1"], spec_of("ant", "bee", "cat"))
 
 
+def test_unnamed_classes_are_mapped_in_order_without_a_note():
+    notes: list[str] = []
+    assert class_mapping(["x", "y"], spec_of("class 0", "class 1"), "somewhere", notes=notes) == [0, 1]
+    assert notes == []
+
+
 def test_other_names_are_mapped_in_order_if_their_count_matches():
-    assert class_mapping(["x", "y", "z"], spec_of("ant", "bee", "cat"), "somewhere") == [0, 1, 2]
+    notes: list[str] = []
+    assert class_mapping(["x", "y", "z"], spec_of("ant", "bee", "cat"), "somewhere", notes=notes) == [0, 1, 2]
+    assert notes == [
+        "Names of the folders of somewhere are not those of the classes, so they are matched in order: "
+        "'x' is 'ant', 'y' is 'bee', 'z' is 'cat' ..."
+    ]
     assert "got 2 folders with 'x'" in refused(["x", "y"], spec_of("ant", "bee", "cat"))
     assert "got 3 folders with 'x'" in refused(["ANT", "x", "y"], spec_of("ant", "bee", "cat"))
 

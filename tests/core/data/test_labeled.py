@@ -1,6 +1,7 @@
 """Evaluation sets: the embedded images, folders in every layout, and resizing for the network."""
 
 import gc
+import io
 import json
 import math
 import os
@@ -302,6 +303,39 @@ def test_images_without_labels_are_resized_and_counted_as_those_with_labels(tmp_
     ]
     assert dataset.description == f"3 images of {images}"
     assert load_evaluation_set(str(folder_of(tmp_path / "labeled", ["ant"])), PETS).labeled
+
+
+def zipped(path, entries):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return str(path)
+
+
+def test_messages_name_the_zip_file_instead_of_where_it_was_unpacked(tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    file = zipped(tmp_path / "pets.zip", {f"top/{name}/1.png": picture.getvalue() for name in "xyz"})
+    assert load_evaluation_set(file, PETS).notes == [
+        f"Images of {file}/top are used, the only folder of {file} with images.",
+        f"Names of the folders of {file}/top are not those of the classes, so they are matched in order: "
+        "'x' is 'ant', 'y' is 'bee', 'z' is 'cat' ...",
+    ]
+    damaged = zipped(tmp_path / "damaged.zip", {f"{name}/1.png": picture.getvalue()[:30] for name in PETS.classes})
+    with pytest.raises(DataError, match=f"^{damaged}/.*/1.png must be an image"):
+        load_evaluation_set(damaged, PETS)[0]
+    empty = zipped(tmp_path / "empty.zip", {"a/b.txt": b""})
+    with pytest.raises(DataError, match=f"{empty}.*must contain"):
+        load_evaluation_set(empty, PETS)
+    unknown = zipped(tmp_path / "unknown.zip", {f"{name}/1.png": picture.getvalue() for name in ("ant", "cow")})
+    with pytest.raises(DataError, match=f"^folders of {unknown} must have the names"):
+        load_evaluation_set(unknown, PETS)
+
+
+def test_another_file_is_not_called_a_folder_that_does_not_exist(tmp_path):
+    (tmp_path / "pets.tar").write_bytes(b"")
+    with pytest.raises(DataError, match="or a zip file of one, got another file: '.*pets.tar'$"):
+        load_evaluation_set(str(tmp_path / "pets.tar"), PETS)
 
 
 def test_zip_file_of_images_without_labels(tmp_path):
