@@ -25,7 +25,7 @@ from core.models.divergence import check_tensors
 from core.models.programs.archive import read_spec
 from core.models.programs.translation import load_program
 from core.models.registry import INTERPOLATIONS, MODELS, ModelSpec
-from core.models.weights import HEADER_BYTES, NAME_LENGTH, check_layout, fill
+from core.models.weights import HEADER_BYTES, NAME_LENGTH, check_layout, check_not_quantized, fill
 from core.models.zoos.lookup import ZOOS, build_architecture, find_pretrained, is_zoo_name, load_pretrained
 from core.models.zoos.zoo import shapes_only
 
@@ -133,6 +133,7 @@ def _load_file(name: str) -> tuple[nn.Module, ModelSpec]:
         with safe_open(path, framework="pt") as file:
             # check names and shapes first: torch's message about them has many lines, and tensors that fit are no larger than the file
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+            check_not_quantized(shapes, str(path))
             check_layout(shapes, expected, str(path), spec.architecture)
             weights = {key: file.get_tensor(key) for key in shapes}
     except (SafetensorError, OSError) as error:

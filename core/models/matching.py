@@ -62,8 +62,8 @@ def complete(weights: dict[str, Tensor], spec: ModelSpec, source: str) -> None:
     """Adds counters, and the further names of shared tensors. Raises ModelError unless the weights then are those of the network."""
     expected = layout_of(spec)
     for key in expected:
-        if _is_counter(key):
-            weights.setdefault(key, torch.zeros((), dtype=torch.long))
+        if _is_counter(key) and (key not in weights or weights[key].ndim):  # some formats have no tensors without dimensions
+            weights[key] = torch.zeros((), dtype=torch.long)
     shared = further_names(spec)  # some programs write a shared tensor once, under any of its names
     weights |= {first: weights[further] for further, first in shared.items() if further in weights and first not in weights}
     weights |= {further: weights[first] for further, first in shared.items() if first in weights and further not in weights}

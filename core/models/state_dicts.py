@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.errors import ModelError, quoted
 from core.models.other_formats import ALLOWED, PARAMETERS_ALONE, WHOLE_LINES
-from core.models.weights import first_names, notes_of_conversion, read_content
+from core.models.weights import check_not_quantized, first_names, notes_of_conversion, read_content
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
 _STATISTICS = ("running_mean", "running_var")
@@ -31,7 +31,6 @@ _SAMPLE = 8  # names that prefixes are found with
 _LEFTOVERS = ("total_ops", "total_params")  # of profilers
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names, added by torch.compile and others
 _AVERAGED = re.compile(r"ema|average|avg|swa|teacher|shadow", re.IGNORECASE)
-_QUANTIZED = re.compile(r"\.integer_weight\.|\.weight_quantizer\.|activation_quantizer_\d|\.weight_range\.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def parts_of(content: Any) -> list[tuple[str, dict[str, Tensor]]]:
 
 def is_beside(key: str, value: Tensor) -> bool:
     """Whether a tensor is a counter, under whatever name, or what a profiler left."""
-    return _last(key) in _LEFTOVERS or (value.ndim == 0 and not value.is_floating_point())
+    return _last(key) in (*_LEFTOVERS, COUNTER) or (value.ndim == 0 and not value.is_floating_point())
 
 
 def _unwrapped(key: str) -> str:
@@ -169,8 +168,7 @@ def _outside(best: _Candidate, candidates: Iterable[_Candidate]) -> list[str]:
 
 def _check_tensors(values: Mapping[str, Any], source: str) -> None:
     """Raises ModelError for tensors that are not plain ones, and if this is a network that is quantized already."""
-    if any(_QUANTIZED.search(key) for key in values):
-        raise ModelError(f"{source} must be a full-precision network, got a quantized network made by this program")
+    check_not_quantized(values, source)
     for key, value in values.items():
         if isinstance(value, Tensor) and (value.layout is not torch.strided or value.is_quantized):
             raise ModelError(f"{source} must contain only plain tensors under names, got {quoted(value)} under {quoted(key)}")

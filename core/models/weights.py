@@ -45,6 +45,7 @@ _FIRST = 8  # operations of a pickle, enough to see what its object is
 _PASSED = ("PROTO", "FRAME", "MARK", "BINUNICODE", "BINPUT")
 _OF_UNPICKLER = "WeightsUnpickler error:"
 _TAR_MARK_AT = 257  # byte
+_QUANTIZED = re.compile(r"\.integer_weight\.|\.weight_quantizer\.|activation_quantizer_\d|\.weight_range\.")
 _KERAS_MEMBER = "model.weights.h5"
 
 
@@ -206,6 +207,12 @@ def _blocked(error: Exception) -> str:
     """The class that torch refused to unpickle; "" for other errors."""
     blocked = re.search(r"GLOBAL ([\w.<>]+)|class ([\w.<>]+)", str(error).partition(_OF_UNPICKLER)[2])
     return (blocked[1] or blocked[2]) if blocked else ""
+
+
+def check_not_quantized(names: Iterable[str], source: str) -> None:
+    """Raises ModelError if these names of tensors are those of a quantized network that was exported by this program."""
+    if any(_QUANTIZED.search(name) for name in names):
+        raise ModelError(f"{source} must be a full-precision network, got a quantized network made by this program")
 
 
 def check_layout(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, tuple[int, ...]], name: str, architecture: str) -> None:

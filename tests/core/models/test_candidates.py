@@ -75,6 +75,9 @@ WRAPPED = {
     "torch.compile of a part": lambda state: {key.replace(".", "._orig_mod.", 1): value for key, value in state.items()},
     "fp16": lambda state: {key: value.half() if value.is_floating_point() else value for key, value in state.items()},
     "bf16": lambda state: {key: value.bfloat16() if value.is_floating_point() else value for key, value in state.items()},
+    "counters of one dimension": lambda state: {
+        key: torch.zeros(1, dtype=torch.long) if key.endswith("num_batches_tracked") else value for key, value in state.items()
+    },
     "without counters": lambda state: {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")},
     "with an optimizer": lambda state: {
         "model": state, "optimizer": {"state": {0: {"momentum_buffer": state[next(iter(state))]}}, "param_groups": [{"lr": 0.1}]}

@@ -175,6 +175,11 @@ def test_wrong_shape_is_named(tmp_path, weights):
     assert "output.weight must be (10, 64), got (10, 63)" in message
 
 
+def test_a_quantized_network_of_this_program_is_called_one(tmp_path, weights):
+    packed = {f"{name}.{part}": torch.zeros(1) for name in ("output", "features") for part in ("integer_weight.integers", "bias")}
+    assert "must be a full-precision network, got a quantized network" in refused(write(tmp_path / "a.safetensors", packed))
+
+
 def test_missing_and_unexpected_keys_are_named(tmp_path, weights):
     fewer = {key: value for key, value in weights.items() if key != "output.bias"}
     assert "missing: output.bias" in refused(write(tmp_path / "a.safetensors", fewer))
