@@ -42,7 +42,7 @@ KEPT = frozenset({
     "square", "std", "sub", "sum", "swapaxes", "t", "tanh", "threshold", "to", "_to_copy", "topk", "unbind", "unflatten",
     "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "where", "zeros_like", "ones_like", "movedim",
     "T", "numpy_T", "mT", "mH", "_weight_norm", "_weight_norm_interface", "dot", "vdot", "mv", "tril", "triu", "matrix_exp", "batch_norm",
-    "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine", "full_like", "type_as",
+    "fake_quantize_per_tensor_affine", "linalg_householder_product", "diagonal", "fake_quantize_per_channel_affine", "full_like", "type_as",
 })  # fmt: skip
 # Operations that return their input: dropout is inactive in evaluation mode, and `reshape`, used for `view`, needs no contiguous tensor.
 IDENTITIES = frozenset({
@@ -56,7 +56,7 @@ CHECKS = frozenset({"_assert_scalar", "_assert_async", "_assert_tensor_metadata"
 VIEWS = frozenset({
     "view", "reshape", "_unsafe_view", "flatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "expand", "expand_as", "slice",
     "select", "split", "split_with_sizes", "chunk", "unbind", "narrow", "detach", "alias", "contiguous", "dropout", "to", "unflatten",
-    "swapaxes", "movedim", "T", "numpy_T",
+    "swapaxes", "movedim", "T", "numpy_T", "diagonal",
 })  # fmt: skip
 # Arithmetic on sizes.
 NUMBERS: Mapping[str, Callable[..., Any]] = {

@@ -9,10 +9,10 @@ from core.models.programs.archive import refuse
 
 
 def scores_of_program(graph: Mapping[str, Any], signature: Mapping[str, Any], path: Path) -> tuple[str, bool, tuple[str, ...]]:
-    """Name of the tensor of scores; whether it is `(N, classes, 1, 1)` and has to be flattened; and notes for the user.
+    """Name of the tensor of scores; whether it has further dimensions of size 1 and has to be flattened; and notes for the user.
 
-    Of several outputs, the first is taken: others are those of auxiliary classifiers, or features. Raises ModelError if the program
-    changes buffers, as in training mode, or its first output is no tensor.
+    Of several outputs, the first of the shape of scores is taken: others are those of auxiliary classifiers, or features. Raises
+    ModelError if the program changes buffers, as in training mode, or its first output is no tensor.
     """
     outputs = graph["outputs"]
     kinds = [next(iter(one)) for one in signature["output_specs"]]
@@ -22,8 +22,18 @@ def scores_of_program(graph: Mapping[str, Any], signature: Mapping[str, Any], pa
             "first output must be a tensor of logits from a network in evaluation mode, "
             f"got {len(outputs)} outputs ({quoted(', '.join(kinds[:3]))})",
         )
-    name = outputs[0]["as_tensor"]["name"]
-    sizes = [size.get("as_int") for size in graph["tensor_values"][name]["sizes"]]
-    is_map = len(sizes) == 4 and sizes[2:] == [1, 1]
-    notes = (f"took the first of {len(outputs)} outputs as the scores",) if len(outputs) > 1 else ()
-    return name, is_map, notes
+    shapes = [_shape(graph, one["as_tensor"]["name"]) if "as_tensor" in one else () for one in outputs]
+    place = next((number for number, shape in enumerate(shapes) if _is_scores(shape)), 0)
+    which = "the first" if place == 0 else f"number {place + 1}"
+    notes = (f"took {which} of {len(outputs)} outputs as the scores",) if len(outputs) > 1 else ()
+    return outputs[place]["as_tensor"]["name"], len(shapes[place]) > 2 and _is_scores(shapes[place]), notes
+
+
+def _shape(graph: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    """Sizes of a tensor; None for those that depend on the images."""
+    return tuple(size.get("as_int") for size in graph["tensor_values"][name]["sizes"])
+
+
+def _is_scores(shape: tuple[Any, ...]) -> bool:
+    """Whether this is `(N, classes)`, or has further dimensions of size 1, such as `(N, classes, 1, 1)`."""
+    return len(shape) > 1 and shape[0] is None and sum(size != 1 for size in shape[1:]) <= 1

@@ -92,9 +92,9 @@ class _Translation:
             refuse(self.path, f"number of operations must be at most {NODES:,}, got {len(self.given['nodes']):,}")
         for position, node in enumerate(self.given["nodes"]):
             self._translate(node, position)
-        name, is_map, self.notes = scores_of_program(self.given, self.signature, self.path)
+        name, is_deeper, self.notes = scores_of_program(self.given, self.signature, self.path)
         scores = self._tensor(name)
-        self.graph.output(self.graph.call_function(torch.flatten, (scores, 1)) if is_map else scores)
+        self.graph.output(self.graph.call_function(torch.flatten, (scores, 1)) if is_deeper else scores)
         return self._assembled(), shape
 
     def _inputs(self) -> tuple[int, int | None, int | None]:
@@ -240,7 +240,7 @@ class _Translation:
     def _value(self, argument: Mapping[str, Any], keep: bool = False) -> Any:
         """Value of an argument. keep: a tensor of the module stays a HeldTensor, so that it can become part of a layer."""
         ((kind, value),) = argument.items()
-        if kind == "as_none":
+        if kind in ("as_none", "as_device"):  # only operations that are refused by name have a device
             return None
         if kind == "as_tensor":
             return self._lookup(value["name"]) if keep else self._tensor(value["name"])

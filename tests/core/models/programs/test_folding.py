@@ -40,6 +40,7 @@ KINDS = {
     "spectral norm": parametrizations.spectral_norm,
     "spectral norm by hooks": spectral_norm,
     "orthogonal": parametrizations.orthogonal,
+    "orthogonal by reflections": lambda layer: parametrizations.orthogonal(layer, orthogonal_map="householder"),
     "of one's own": absolute,
 }
 

@@ -140,6 +140,12 @@ class Outputs(nn.Module):
         scores = self.network(images)
         if self.form == "map":
             return scores[:, :, None, None]
+        if self.form == "column":
+            return scores[:, :, None]
+        if self.form == "row":
+            return scores[:, None, None]
+        if self.form == "features first":
+            return images[:, :, :4, :4], (scores[..., None], scores.square())
         if self.form == "tuple":
             return scores, scores.square()
         return {"out": scores, "aux": scores.square(), "features": images.mean(dim=(2, 3))}
@@ -147,7 +153,14 @@ class Outputs(nn.Module):
 
 @pytest.mark.parametrize(
     ("form", "notes"),
-    [("map", []), ("tuple", ["took the first of 2 outputs as the scores"]), ("mapping", ["took the first of 3 outputs as the scores"])],
+    [
+        ("map", []),
+        ("column", []),
+        ("row", []),
+        ("tuple", ["took the first of 2 outputs as the scores"]),
+        ("mapping", ["took the first of 3 outputs as the scores"]),
+        ("features first", ["took number 2 of 3 outputs as the scores"]),
+    ],
 )
 def test_scores_are_found_among_the_outputs(small, tmp_path, form, notes):
     given = exported(Outputs(small.network, form).eval(), tmp_path / "given.pt2")
