@@ -137,6 +137,17 @@ def test_checkpoints(form, tmp_path):
     assert shared(load_model(str(tmp_path / "again.safetensors"), "cpu").network) == shared(network)
 
 
+@pytest.mark.parametrize("name", TIED)
+def test_a_checkpoint_has_every_tensor_under_every_name(name, tmp_path):
+    model = tied(name)
+    save_checkpoint(model.network, model.spec, tmp_path / "network.safetensors")
+    saved = load_file(tmp_path / "network.safetensors")
+    assert saved.keys() == model.network.state_dict().keys()
+    assert all(torch.equal(saved[key], value) for key, value in model.network.state_dict().items())
+    file_size = (tmp_path / "network.safetensors").stat().st_size
+    assert file_size < 2 * sum(value.nbytes for value in saved.values()) + 8192  # not the whole buffer for each of its slices
+
+
 def test_the_average_of_a_pretraining_takes_a_shared_tensor_once():
     model = tied("Modules")
     averaged = copy.deepcopy(model.network)

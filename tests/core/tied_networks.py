@@ -109,6 +109,36 @@ class LinearAndPointwise(Linears):
         self.middle.weight = nn.Parameter(self.two.weight.view(4, 4))
 
 
+class Views(Base):
+    """Two parameters that are views of the same numbers, in the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.two.weight = nn.Parameter(self.one.weight.view_as(self.two.weight))
+        self.two_norm.weight = nn.Parameter(self.one_norm.weight[:])
+
+
+class TransposedView(Linears):
+    """A linear layer whose weight is that of another one transposed, as in autoencoders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle.weight = nn.Parameter(torch.empty(4, 4))
+        self.middle.weight.data = self.output.weight.data.t()
+
+
+class Flat(Base):
+    """All parameters and running statistics are slices of one tensor, as programs for many machines make them; two of them overlap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tensors = [*self.parameters(), *(buffer for name, buffer in self.named_buffers() if "running" in name)]
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.data = part.view_as(tensor)
+        self.two.bias.data = self.one.bias.data
+
+
 class Transposed(Linears):
     """A linear layer whose weight is also read by a function, as in autoencoders."""
 
@@ -129,7 +159,8 @@ class Untraceable(Dilations):
 TIED = {
     kind.__name__: kind
     for kind in (
-        Biases, Affine, Weights, Dilations, Groups, Modules, Statistics, Linears, LinearAndPointwise, Transposed, Untraceable,
+        Biases, Affine, Weights, Dilations, Groups, Modules, Statistics, Linears, LinearAndPointwise, Views, TransposedView, Flat,
+        Transposed, Untraceable,
     )
 }  # fmt: skip
 
