@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.errors import ModelError, quoted
 from core.models.other_formats import ALLOWED, PARAMETERS_ALONE, WHOLE_LINES
+from core.models.reparametrized import with_computed_weights
 from core.models.weights import check_not_quantized, first_names, notes_of_conversion, read_content
 
 COUNTER = "num_batches_tracked"  # BatchNorm layers have it since torch 0.4.1, and do not use it in evaluation mode
@@ -103,7 +104,7 @@ def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         label, value, depth = waiting.pop(0)
         if not isinstance(value, Mapping):
             continue
-        named = {_unwrapped(key): inner for key, inner in value.items() if isinstance(key, str)}
+        named = with_computed_weights({_unwrapped(key): inner for key, inner in value.items() if isinstance(key, str)})
         if any(isinstance(inner, Tensor) for inner in named.values()):
             yield label, named
         if depth < _DEPTH:
