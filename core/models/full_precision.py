@@ -128,12 +128,12 @@ def _load_file(name: str) -> tuple[nn.Module, ModelSpec]:
     path, spec = find_model(name)
     if path.suffix.lower() == ".pt2":
         return load_program(path), spec
-    expected = layout_of(spec)
     try:
         with safe_open(path, framework="pt") as file:
+            check_not_quantized(file.keys(), str(path))  # first, because that of a program has no architecture to be built
+            expected = layout_of(spec)
             # check names and shapes first: torch's message about them has many lines, and tensors that fit are no larger than the file
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-            check_not_quantized(shapes, str(path))
             check_layout(shapes, expected, str(path), spec.architecture)
             weights = {key: file.get_tensor(key) for key in shapes}
     except (SafetensorError, OSError) as error:

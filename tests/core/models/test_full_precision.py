@@ -175,9 +175,11 @@ def test_wrong_shape_is_named(tmp_path, weights):
     assert "output.weight must be (10, 64), got (10, 63)" in message
 
 
-def test_a_quantized_network_of_this_program_is_called_one(tmp_path, weights):
+@pytest.mark.parametrize("architecture", ["resnet20_cifar10", "program"])  # the latter is that of packed networks that came as .pt2
+def test_a_quantized_network_of_this_program_is_called_one(tmp_path, architecture):
     packed = {f"{name}.{part}": torch.zeros(1) for name in ("output", "features") for part in ("integer_weight.integers", "bias")}
-    assert "must be a full-precision network, got a quantized network" in refused(write(tmp_path / "a.safetensors", packed))
+    message = refused(write(tmp_path / "a.safetensors", packed, architecture=architecture))
+    assert "must be a full-precision network, got a quantized network made by this program" in message
 
 
 def test_missing_and_unexpected_keys_are_named(tmp_path, weights):
