@@ -20,6 +20,7 @@ from core.config.choices import BIT_WIDTHS
 from core.errors import CoreError
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.calibration import calibrate
+from core.quantization.correction import corrected, moments_of
 from core.quantization.integer.weights import packed_bytes
 from core.quantization.layers import from_module
 from core.quantization.placement import QuantizedNetwork, quantize_network
@@ -141,7 +142,7 @@ def weight_choices(model: FullPrecisionModel, config: TrainingConfig, images: Te
     spaced: IMAGES small ones, fewer large ones.
 
     Error: the mean over images of the squared change of the scores, minus their mean over the classes, when the weights of this layer alone
-    are quantized and nothing else is.
+    are quantized and nothing else is; with corrected BatchNorm statistics if those of the network will be.
     """
     count = min(len(images), max(_LEAST, _PIXELS // (images.shape[2] * images.shape[3])))
     few = images[torch.linspace(0, len(images) - 1, count).round().long()]
@@ -152,7 +153,8 @@ def weight_choices(model: FullPrecisionModel, config: TrainingConfig, images: Te
     layers: dict[str, Any] = dict(zip(quantized.names, quantized.layers))
     errors = np.zeros((len(layers), len(BIT_WIDTHS)))
     sizes = np.zeros((len(layers), len(BIT_WIDTHS)), np.int64)
-    with unrounded([*layers.values()], [*quantized.activations]):
+    moments = moments_of(model.network, inputs) if config.correct_statistics else {}
+    with unrounded([*layers.values()], [*quantized.activations]), corrected(quantized.network, moments):
         exact = centered_scores(quantized.network(inputs))
         for number, (name, layer) in enumerate(layers.items()):
             exactly = layer.quantized_weight

@@ -9,6 +9,9 @@ for each channel, so that the output has the mean and the variance that it has i
 the network reaches them, each behind corrected ones. A form of bias correction (Nagel et al., ICCV 2019) for mean and variance.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -29,30 +32,59 @@ def correct_statistics(model: FullPrecisionModel, quantized: QuantizedNetwork, i
     count = min(len(images), max(_LEAST, _PIXELS // (images.shape[2] * images.shape[3])))
     few = images[torch.linspace(0, len(images) - 1, count).round().long()]
     inputs = (model.normalize(few) if few.dtype == torch.uint8 else few.detach()).contiguous(memory_format=torch.channels_last)
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-
-    def observe(name: str, given: tuple[Tensor, ...]) -> None:
-        seen.setdefault(name, []).append(_moments(given[0]))
-
-    layers = batch_norm_layers(quantized.network)
-    with hooked({name: layer for name, layer in batch_norm_layers(model.network).items() if name in layers}, before_forward=observe):
-        model.network(inputs)
+    moments, layers = moments_of(model.network, inputs), batch_norm_layers(quantized.network)
 
     def correct(name: str, given: tuple[Tensor, ...]) -> None:
-        layer, (mean, variance) = layers[name], seen[name][0]
+        layer = layers[name]
         assert isinstance(layer, nn.BatchNorm2d)
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        own_mean, own_variance = _moments(given[0])
-        stretch = (own_variance + layer.eps) / (variance + layer.eps)
-        layer.running_mean.copy_(own_mean + (layer.running_mean - mean) * stretch.sqrt())
-        layer.running_var.copy_(((layer.running_var + layer.eps) * stretch - layer.eps).clamp_min(0))
+        (mean, _), (own_mean, _) = moments[name], _moments(given[0])
+        stretch = _stretch(layer, moments[name], given[0])
+        layer.running_mean.copy_(own_mean + (layer.running_mean - mean) * stretch)
+        layer.running_var.copy_(((layer.running_var + layer.eps) * stretch**2 - layer.eps).clamp_min(0))
 
-    with hooked({name: layers[name] for name, moments in seen.items() if len(moments) == 1}, before_forward=correct):
+    with hooked({name: layer for name, layer in layers.items() if name in moments}, before_forward=correct):
         quantized.network(inputs)
 
 
+@contextmanager
+def corrected(network: nn.Module, moments: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Within the block, the BatchNorm layers compute as corrected for the images of each pass; their statistics stay. moments: of
+    `moments_of` these images in full precision.
+    """
+
+    def scaled(layer: nn.BatchNorm2d, expected: tuple[Tensor, Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        mean, own_mean = expected[0], _moments(given[0])[0]
+        factor = 1 / _stretch(layer, expected, given[0])
+        shift = mean - own_mean * factor
+        return (torch.addcmul(_by_channel(shift), given[0], _by_channel(factor)), *given[1:])
+
+    with ExitStack() as removed:
+        for name, layer in batch_norm_layers(network).items():
+            if name in moments:
+                hook = layer.register_forward_pre_hook(lambda one, given, name=name: scaled(one, moments[name], given))
+                removed.callback(hook.remove)
+        yield
+
+
+def moments_of(network: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """BatchNorm layer -> mean and variance of each channel of its input, float64 `(C,)`; only layers that are called once."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    with hooked(batch_norm_layers(network), before_forward=lambda name, given: seen.setdefault(name, []).append(_moments(given[0]))):
+        network(inputs)
+    return {name: moments[0] for name, moments in seen.items() if len(moments) == 1}
+
+
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, float64 `(C,)`."""
     values = x.double()
     return values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3), correction=0)
+
+
+def _stretch(layer: nn.BatchNorm2d, expected: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+    """s for each channel, float64 `(C,)`."""
+    return ((_moments(x)[1] + layer.eps) / (expected[1] + layer.eps)).sqrt()
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    return values.float().view(1, -1, 1, 1)

@@ -18,7 +18,9 @@ from core.quantization.integer.weights import packed_bytes
 from core.quantization.saved_network import load_quantized, save_quantized
 from core.quantization.training import QuantizationTraining
 
-CONFIG = TrainingConfig(weight_bits=4, activation_bits=4, range="minmax", steps=2, crop_padding=1, calibration_images=32)
+CONFIG = TrainingConfig(
+    weight_bits=4, activation_bits=4, range="minmax", steps=2, crop_padding=1, calibration_images=32, correct_statistics=False
+)
 
 
 def choices(weights=(72, 432, 9, 200), seed=0):
@@ -99,6 +101,15 @@ def test_error_of_a_layer_is_that_of_its_rounded_weight_alone(small, small_image
                 expected = (change - change.mean(dim=1, keepdim=True)).square().sum(dim=1).mean()
                 assert found.errors[row, place] == pytest.approx(float(expected), rel=1e-3), (name, bits)
                 assert found.sizes[row, place] == -(-weights[name].numel() * bits // 8)
+
+
+def test_errors_are_those_that_the_correction_leaves(small, small_images):
+    """Without what the BatchNorm layer behind a convolution takes back."""
+    images = small_images.images[:20]
+    plain = weight_choices(small, CONFIG, images, "x")
+    left = weight_choices(small, replace(CONFIG, correct_statistics=True), images, "x")
+    assert left.errors[2] == pytest.approx(plain.errors[2])  # no BatchNorm layer is behind the output
+    assert left.errors[:2].sum() < plain.errors[:2].sum()
 
 
 def test_network_keeps_to_the_size_and_is_read_back(small, small_images, tmp_path):

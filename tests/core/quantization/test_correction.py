@@ -12,7 +12,7 @@ from core.models.full_precision import FullPrecisionModel
 from core.models.registry import ModelSpec
 from core.quantization import correction
 from core.quantization.calibration import calibrate
-from core.quantization.correction import correct_statistics
+from core.quantization.correction import correct_statistics, corrected, moments_of
 from core.quantization.sensitivity import unrounded
 from core.quantization.training import QuantizationTraining
 
@@ -53,6 +53,19 @@ def test_outputs_have_the_mean_and_deviation_of_full_precision(small, small_imag
     for name, values in after.items():
         assert moments(values) == pytest.approx(moments(exact[name]), rel=1e-3, abs=1e-4)
         assert moments(before[name]) != pytest.approx(moments(exact[name]), rel=1e-2, abs=1e-3)
+
+
+def test_correction_for_one_pass_gives_the_scores_of_corrected_statistics(small, small_images):
+    quantized = calibrate(small, CONFIG, small_images.images, "x")
+    images = small.normalize(small_images.images)
+    before = {name: value.clone() for name, value in quantized.network.state_dict().items()}
+    with torch.no_grad(), corrected(quantized.network, moments_of(small.network, images)):
+        scores = quantized.network(images)
+    assert all(torch.equal(value, before[name]) for name, value in quantized.network.state_dict().items())
+    correct_statistics(small, quantized, small_images.images)
+    with torch.no_grad():
+        assert not torch.equal(quantized.network.get_submodule("bn1").running_mean, before["bn1.running_mean"])
+        torch.testing.assert_close(scores, quantized.network(images), rtol=1e-3, atol=1e-3)
 
 
 def test_network_without_rounding_errors_stays_as_it_is(small, small_images):
