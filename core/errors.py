@@ -118,3 +118,7 @@ class StoreError(CoreError):
 
 class RunStopped(CoreError):
     """The user stopped the run; raised only between two iterations."""
+
+
+class RunInterrupted(CoreError):
+    """The place that computed a run, such as a node of a cluster, is gone. The run can be resumed."""

@@ -6,11 +6,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from core import layout
 from core.checkpoints import SECONDS_BETWEEN
-from core.errors import ConfigError, CoreError, RunError, RunStopped, StoreError, first_line, quoted
+from core.errors import ConfigError, CoreError, RunError, RunInterrupted, RunStopped, StoreError, first_line, quoted
 from core.files import is_full
 from core.reporting import Control, Reporter
 from core.runs.control import LocalControl
@@ -109,37 +110,46 @@ def perform(
     prepared: see core.pipeline.execute. every: seconds between two resume states. Returns the result, with what `deliver` adds.
     Raises what ended the run, after storing it: RunStopped, CoreError (StoreError for a full disk), or any other exception.
     """
+
+    def compute() -> tuple[dict[str, Any], Control]:
+        wait_for_turn(store, run_id, stopping, at_once)
+        if stopping():
+            raise RunStopped("the run was stopped before it began")
+        from core.pipeline import execute  # torch takes seconds to import, so not before the run's turn
+
+        store.set_state(run_id, RunState.RUNNING)
+        folder = store.run_folder(run_id)
+        folder.mkdir(exist_ok=True)
+        config = store.config(run_id)
+        if store.run(run_id).attempt > 1 and not (folder / layout.RESULT).exists():
+            check_places(run_id, config)
+        in_turn = _InTurn(control, store, run_id, reporter, stopping, at_once)
+        branch_at = store.run(run_id).branch_at
+        keep_plan = partial(store.set_config, run_id)
+        return execute(config, folder, reporter, in_turn, prepared, every, keep_plan, branch_at), in_turn
+
+    return to_its_end(store, run_id, reporter, compute)
+
+
+def to_its_end(store: RunStore, run_id: str, reporter: Reporter, compute: Callable[[], tuple[dict[str, Any], Control]]) -> dict[str, Any]:
+    """Calls `compute`, writes what the command of the run asked for, and stores how the run ended. Returns and raises as `perform` does.
+
+    compute: computes the run, wherever, and returns its result and the control under which files are exported. It raises RunInterrupted
+    when the place that computed the run is gone.
+    """
     with store.database.patient():
         try:
-            wait_for_turn(store, run_id, stopping, at_once)
-            if stopping():
-                raise RunStopped("the run was stopped before it began")
-            from core.pipeline import execute  # torch takes seconds to import, so not before the run's turn
-
-            store.set_state(run_id, RunState.RUNNING)
-            store.run_folder(run_id).mkdir(exist_ok=True)
-            config = store.config(run_id)
-            if store.run(run_id).attempt > 1 and not (store.run_folder(run_id) / layout.RESULT).exists():
-                check_places(run_id, config)
-            in_turn = _InTurn(control, store, run_id, reporter, stopping, at_once)
-            branch_at = store.run(run_id).branch_at
-            result = execute(
-                config,
-                store.run_folder(run_id),
-                reporter,
-                in_turn,
-                prepared,
-                every,
-                lambda plan: store.set_config(run_id, plan),
-                branch_at,
-            )
-            delivered = deliver(store, store.run(run_id), reporter, in_turn)
+            result, control = compute()
+            delivered = deliver(store, store.run(run_id), reporter, control)
             store.set_state(run_id, RunState.COMPLETE)
         except RunStopped:
             store.set_state(run_id, RunState.STOPPED)
             raise
         except KeyboardInterrupt:
             store.set_state(run_id, RunState.INTERRUPTED, "it was interrupted from the keyboard")
+            raise
+        except RunInterrupted as error:
+            store.set_state(run_id, RunState.INTERRUPTED, str(error))
             raise
         except BaseException as error:
             store.set_state(run_id, RunState.FAILED, describe_error(error, store), traceback.format_exc())
