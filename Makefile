@@ -1,6 +1,7 @@
 # make run     the dashboard on http://127.0.0.1:8501
 # make test    all tests, with a real browser, in two processes of one thread each: more threads than cores mostly wait for each other
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 minutes
+# make cluster   Ray, for runs on a cluster (docs/cluster.md)
 # make style   format; make check: lint and types
 # make test-oldest   the fast tests with the lower bounds of requirements.txt, in an environment of their own
 # PYTHON creates .venv, once: 3.11 to 3.14. For another one, rm -r .venv first
@@ -9,11 +10,14 @@ BIN := .venv/bin
 SUPPORTED = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: must be 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-oldest bench frontier style check browser compiler
+.PHONY: run cluster test test-oldest bench frontier style check browser compiler
 
 # `python -m`, because .venv/bin lacks the commands of packages that .venv shares with $(PYTHON)
 run: .venv/installed
 	$(BIN)/python -m streamlit run
+
+cluster: .venv/installed
+	$(BIN)/python $(PIP) -r requirements-cluster.txt
 
 test: .venv/installed-dev browser compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -51,11 +55,11 @@ compiler:
 	$(PYTHON) install.py
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-cluster.txt
 	$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@
 
-.venv-oldest/installed: requirements.txt requirements-dev.txt requirements-oldest.txt
+.venv-oldest/installed: requirements.txt requirements-dev.txt requirements-oldest.txt requirements-cluster.txt
 	$(SUPPORTED)
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python $(PIP) -r requirements-dev.txt -c requirements-oldest.txt

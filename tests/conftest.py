@@ -20,6 +20,7 @@ from benchmarks import networks
 from core.data.image_sets import ImageSet
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import ModelSpec
+from tests.ray_cluster import local_cluster
 from tests.small_disks import mounted
 
 
@@ -77,6 +78,13 @@ def small_disk(tmp_path):
     """A 3 MB file system, see SmallDisk."""
     with mounted(tmp_path / "disk") as disk:
         yield disk
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster with one node that computes; skips if Ray is not installed."""
+    with local_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -275,3 +275,17 @@ def test_paths_in_comments_exist():
     named = {(path, name) for path in sources for name in PATH.findall(path.read_text(encoding="utf-8"))}
     assert len(named) > 20
     assert [(str(path.relative_to(ROOT)), name) for path, name in named if not (ROOT / name).exists()] == []
+
+
+def test_ray_is_imported_only_where_runs_go_to_a_cluster():
+    """Everything else works where Ray is not installed: these modules are imported in functions that need a cluster."""
+    of_cluster = {"core.runs.cluster.executor", "core.runs.cluster.node"}
+
+    def at_import(source: str, module: str) -> set[str]:
+        body = ast.Module([node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))], [])
+        return imports(ast.unparse(body), module)
+
+    found = {module: at_import(source, module) for module, source in project().items()}
+    assert {module for module, names in found.items() if any(name.split(".")[0] == "ray" for name in names)} == of_cluster
+    users = {module for module, names in found.items() if any(name.startswith(tuple(of_cluster)) for name in names)}
+    assert users == {"core.runs.cluster.executor"}  # imports the other one

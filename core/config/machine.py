@@ -31,6 +31,17 @@ class MachineConfig(Checked):
         high="more threads than cores slow each other down.",
         affects_result=False,
     )
+    gpu_share: float = knob(
+        1.0,
+        "On a Ray cluster, the share of a GPU that a run takes: with 0.5, two runs share one. Ray counts shares and limits no memory.",
+        minimum=0.01,
+        maximum=1.0,
+        label="Share of a GPU",
+        low="more runs share a GPU: each is slower, and their memory must fit together.",
+        high="a small network leaves most of a GPU idle.",
+        in_form=False,
+        affects_result=False,
+    )
     budget: float = knob(
         0.0,
         "Minutes that the run may take. The speed of a few steps on this machine then decides how many images, iterations and training "

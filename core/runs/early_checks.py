@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from core import layout
-from core.config import DATA_NAMES, EVALUATION_SETS
+from core.config import DATA_NAMES, EVALUATION_SETS, RunConfig
 from core.data.archives import MANIFEST_BYTES, is_archive, is_numpy_archive
 from core.data.class_names import CLASSES, MAPPING_FILES, are_classes, dataset_mapping, is_wordnet_id
 from core.data.evaluation_files import evaluation_targets
 from core.data.layouts import FOR_EVALUATION, WITH_OR_WITHOUT_CLASSES, open_images
 from core.data.manifests import check_made_from, parse_manifest
+from core.data.real_images import check_real_images
 from core.errors import DataError, EncoderError, ModelError, UnknownNameError, quoted
 from core.files import check_regular, read_bounded
 from core.models.registry import MODELS, NETWORK_SUFFIXES, ModelSpec
@@ -26,6 +27,20 @@ from core.models.zoos.lookup import ZOOS, is_zoo_name
 from core.models.zoos.names import check_zoo_name
 
 _NO_ENCODER, _EMBEDDED_ENCODER = "", "embedded"
+
+
+def check_run(config: RunConfig) -> None:
+    """Everything below, for a run. Raises CoreError."""
+    check_model(config.model)
+    check_encoder(config.evaluation.encoder)
+    if config.bits:
+        check_data(config.evaluation.data)
+        check_classes(config.evaluation.data, config.model)
+    if config.images_from:
+        check_images(config.images_from)
+        check_origin(config.images_from, config.model)
+    elif "real" in config.methods:
+        check_real_images(config.generation.real_images, config.evaluation.data)
 
 
 def check_model(model: str) -> None:

@@ -128,12 +128,32 @@ class ProcessExecutor:
         self._starter.shutdown()
 
 
+def _ray(store: RunStore, address: str = "") -> Executor:
+    from core.runs.cluster.connection import connect
+
+    connect(address)  # first, because it says how to install Ray
+    from core.runs.cluster.executor import RayExecutor
+
+    return RayExecutor(store)
+
+
 # name -> how to make one
-EXECUTORS: dict[str, Callable[[RunStore], Executor]] = {"processes": ProcessExecutor, "threads": ThreadExecutor}
+CLUSTER_EXECUTOR = "ray"
+EXECUTORS: dict[str, Callable[[RunStore], Executor]] = {
+    "processes": ProcessExecutor,
+    "threads": ThreadExecutor,
+    CLUSTER_EXECUTOR: _ray,
+}
+_RAY_ADDRESS = "ray://"
 
 
 def make_executor(name: str, store: RunStore) -> Executor:
-    """The executor of that name. Raises UnknownNameError for a name that EXECUTORS does not have."""
+    """The executor of that name, or the cluster at ray://HOST:PORT.
+
+    Raises UnknownNameError for a name that EXECUTORS does not have, RunError for a cluster that cannot be used.
+    """
+    if name.startswith(_RAY_ADDRESS):
+        return _ray(store, name)
     if name not in EXECUTORS:
-        raise UnknownNameError("executor", name, EXECUTORS)
+        raise UnknownNameError("executor", name, [*EXECUTORS, f"{_RAY_ADDRESS}HOST:PORT"])
     return EXECUTORS[name](store)

@@ -26,6 +26,8 @@ UNFINISHED = ", ".join(f"'{state}'" for state in RunState if not state.is_finish
 FINISHED = ", ".join(f"'{state}'" for state in RunState if state.is_finished())
 RESUMABLE = ", ".join(f"'{state}'" for state in RunState if state.can_resume())
 LISTED = "NOT deleted AND trashed IS NULL"
+CLUSTER = "cluster"  # the result that a run on a cluster has: {"nodes": the addresses of those that computed it, in their order}
+OF_THIS_MACHINE = f"NOT EXISTS (SELECT 1 FROM result WHERE result.run = run.id AND result.name = '{CLUSTER}')"
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,11 @@ from core.runs.lists import ALL, NEWEST, RunFilter, RunLists
 from core.runs.places import located, portable, relocated
 from core.runs.records import Record, Records
 from core.runs.run import (
+    CLUSTER,
     LISTED,
     NAME_CHARACTERS,
     NOTE_CHARACTERS,
+    OF_THIS_MACHINE,
     RESUMABLE,
     TAG_CHARACTERS,
     TAGS,
@@ -206,6 +208,8 @@ class RunStore:
             (self.owner, run_id),
             f"run {run_id!r} must be stopped, failed or interrupted to be resumed, but is {{state}}",
         )
+        with self.database.write(durable=False) as connection:  # it may be resumed elsewhere
+            connection.execute("DELETE FROM result WHERE run = ? AND name = ?", (run_id, CLUSTER))
 
     def relocate(self, run_id: str, places: Mapping[str, str]) -> None:
         """Changes where a run to be resumed finds what is gone from its place, see `places.relocated`.
@@ -233,11 +237,14 @@ class RunStore:
         )
 
     def ahead(self, run_id: str, queued: bool = True) -> list[str]:
-        """Ids of the queued (unless not `queued`) and running runs before this one, of all processes. Paused ones let others go first."""
+        """Ids of the queued (unless not `queued`) and running runs before this one, of all processes. Paused ones let others go first.
+
+        Runs on a cluster, which has a queue of its own, are before none and none is before them.
+        """
         with self.database.read() as connection:
             rows = connection.execute(
-                "SELECT id FROM run WHERE (state = 'running' OR (? AND state = 'queued')) AND NOT deleted"
-                " AND place < (SELECT place FROM run WHERE id = ?) ORDER BY place",
+                f"SELECT id FROM run WHERE (state = 'running' OR (? AND state = 'queued')) AND NOT deleted AND {OF_THIS_MACHINE}"
+                f" AND place < (SELECT place FROM run WHERE id = ? AND {OF_THIS_MACHINE}) ORDER BY place",
                 (queued, run_id),
             ).fetchall()
         return [row["id"] for row in rows]

@@ -198,12 +198,25 @@ def test_knobs_that_depend_on_each_other_are_changed_together():
 
 def test_settings_are_the_knobs_that_affect_the_result():
     found = settings(RunConfig(methods=tuple(METHODS)))
-    without = {"model", "device", "threads", "budget", "compile", "data", "accuracy_checks", "encoder", "strict", "weight_bits"}
+    without = {
+        "model",
+        "device",
+        "threads",
+        "gpu_share",
+        "budget",
+        "compile",
+        "data",
+        "accuracy_checks",
+        "encoder",
+        "strict",
+        "weight_bits",
+    }
     every = {name for section in SECTIONS.values() for name in knobs(section)}
     assert found.keys() == (every - without) | {"steps_by_bits", "lr_by_bits"}
     changed = {
         "device": "cpu",
         "threads": 3,
+        "gpu_share": 0.5,
         "budget": 5.0,
         "compile": True,
         "data": "cifar10",

@@ -91,13 +91,14 @@ def test_error_of_an_executor_fails_the_run_which_can_be_resumed(counting):
 
 def test_unknown_executor_is_refused(tmp_path):
     store = RunStore(tmp_path)
-    with pytest.raises(UnknownNameError, match="unknown executor 'cluster': must be one of processes, threads"):
+    with pytest.raises(UnknownNameError, match="unknown executor 'cluster': must be one of processes, threads, ray, ray://HOST:PORT"):
         RunManager(store, executor="cluster")
     store.close()
 
 
 def test_built_in_executors():
-    assert {"processes": ProcessExecutor, "threads": ThreadExecutor} == EXECUTORS
+    assert list(EXECUTORS) == ["processes", "threads", "ray"]
+    assert (EXECUTORS["processes"], EXECUTORS["threads"]) == (ProcessExecutor, ThreadExecutor)
 
 
 def test_closed_manager_starts_no_run(counting):

@@ -1,0 +1,57 @@
+"""A Ray cluster of several nodes on this machine, on the loopback interface."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from core.runs.cluster import connection
+
+LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the address of the machine's network
+_NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": LOOPBACK}
+
+
+class LocalCluster:
+    """Ray's own cluster for tests. The head computes nothing. client: the address for processes that are not on a node."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        with socket.socket() as free:
+            free.bind((LOOPBACK, 0))
+            port = free.getsockname()[1]
+        head = {**_NODE, "num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address, self.client = self._cluster.address, f"ray://{LOOPBACK}:{port}"
+        self._nodes = [self._cluster.add_node(**_NODE)]
+
+    def add_node(self) -> None:
+        self._nodes.append(self._cluster.add_node(**_NODE))
+
+    def remove_node(self) -> None:
+        """The node that was added last vanishes, as with a power failure."""
+        self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def local_cluster() -> Iterator[LocalCluster]:
+    """A cluster that RAY_ADDRESS names during the block. Skips the test if Ray is not installed."""
+    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, because sockets are in it
+    (folder / "ray").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster = LocalCluster()
+        patch.setenv(connection.ADDRESS_VARIABLE, cluster.address)
+        yield cluster
+        connection.disconnect()
+        cluster.close()
+    shutil.rmtree(folder, ignore_errors=True)
