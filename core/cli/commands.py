@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from core.cli.cluster import LOCAL, check_cluster, perform_on_cluster
 from core.cli.progress import Progress
 from core.config import (
     BIT_WIDTHS,
@@ -31,7 +32,7 @@ from core.config import (
 from core.errors import ConfigError, CoreError, DataError, UnknownNameError, first_line, quoted
 from core.export.targets import find_target
 from core.generation.methods import METHODS
-from core.reporting import TeeReporter
+from core.reporting import Reporter, TeeReporter
 
 if TYPE_CHECKING:
     from core.pipeline import Prepared
@@ -83,18 +84,22 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
         check_free(options.out)
     if "weights" in options:
         config = with_weights(config, options)
-    return begin(options.runs, config, options.out, output_subset)
+    return begin(options.runs, config, options.out, output_subset, getattr(options, "executor", LOCAL))
 
 
-def begin(runs: Path | None, config: RunConfig, out: Path | None = None, output_subset: str = "") -> dict[str, Any]:
-    """Computes a new run in the runs folder `runs`. out, output_subset: see Run."""
+def begin(runs: Path | None, config: RunConfig, out: Path | None = None, output_subset: str = "", executor: str = LOCAL) -> dict[str, Any]:
+    """Computes a new run in the runs folder `runs`. out, output_subset: see Run. executor: LOCAL, or that of a cluster."""
     from core.runs.store import RunStore
 
     with Progress() as progress:
         # bad input leaves no run behind
-        prepared = prepared_for(config, progress)
+        if executor == LOCAL:
+            prepared = prepared_for(config, progress)
+        else:  # a node prepares the run
+            prepared = None
+            check_cluster(executor, config)
         store = RunStore(runs)
-        return compute(store, new_run(store, config, out, output_subset), progress, prepared)
+        return compute(store, new_run(store, config, out, output_subset), progress, prepared, executor)
 
 
 def prepared_for(config: RunConfig, progress: Progress) -> Prepared:
@@ -152,30 +157,19 @@ def _lines(file: Path) -> list[str]:
     return names
 
 
-def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None) -> dict[str, Any]:
+def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None, executor: str = LOCAL) -> dict[str, Any]:
     """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
-    from core.runs.control import LocalControl
     from core.runs.events import StoreReporter
-    from core.runs.execution import perform, runs_at_once
-    from core.runs.records import Records
 
     try:
         with store.database.patient():
-            run = store.run(run_id)
-            kind, _, rest = run.output_subset.partition("/")
-            progress.control = LocalControl(past=Records(store.database).past(run_id))
-            before = len(store.ahead(run_id))
-            if before:
-                progress.wait(before)
+            kind, _, rest = store.run(run_id).output_subset.partition("/")
             store.mark_interrupted()
-            result = perform(
-                store,
-                run_id,
-                TeeReporter(progress, StoreReporter(store, run_id)),
-                progress,
-                at_once=runs_at_once(),
-                prepared=prepared,
-            )
+            reporter = TeeReporter(progress, StoreReporter(store, run_id))
+            if executor == LOCAL:
+                result = _perform_here(store, run_id, reporter, progress, prepared)
+            else:
+                result = perform_on_cluster(store, run_id, reporter, executor)
     except KeyboardInterrupt:
         raise Interrupted(run_id) from None
     finally:
@@ -188,6 +182,18 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
     elif "methods" in result:
         result["optimizers"] = result["methods"]  # their name in version 1
     return {**result, "run": run_id}
+
+
+def _perform_here(store: RunStore, run_id: str, reporter: Reporter, progress: Progress, prepared: Prepared | None) -> dict[str, Any]:
+    from core.runs.control import LocalControl
+    from core.runs.execution import perform, runs_at_once
+    from core.runs.records import Records
+
+    progress.control = LocalControl(past=Records(store.database).past(run_id))
+    before = len(store.ahead(run_id))
+    if before:
+        progress.wait(before)
+    return perform(store, run_id, reporter, progress, at_once=runs_at_once(), prepared=prepared)
 
 
 def runs(options: Namespace) -> dict[str, Any]:
@@ -214,12 +220,15 @@ def resumed(options: Namespace, run_id: str, places: Mapping[str, Any] = Mapping
         store.mark_interrupted()
         if places:
             store.relocate(run_id, dict(places))
+        executor = getattr(options, "executor", LOCAL)
+        if executor != LOCAL:
+            check_cluster(executor, store.config(run_id))
         store.resume(run_id)
     except CoreError:
         store.close()
         raise
     with Progress() as progress:
-        return compute(store, run_id, progress)
+        return compute(store, run_id, progress, executor=executor)
 
 
 def delete(options: Namespace) -> dict[str, Any]:

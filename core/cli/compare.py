@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cli.commands import begin, resumed, run_config, with_weights
+from core.cli.cluster import LOCAL, check_cluster, measure_on_cluster
+from core.cli.commands import Interrupted, begin, resumed, run_config, with_weights
 from core.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,9 +36,14 @@ def compare(options: Namespace) -> dict[str, Any]:
     measured: list[tuple[Cell, str]] = []
     try:
         store.mark_interrupted()
+        if options.executor != LOCAL and not options.found:
+            check_cluster(options.executor, start)
+            missing_cells = [cell for cell in wanted if complete_run(store, cell) is None and active_run(store, cell) is None]
+            measure_on_cluster(store, missing_cells, options.executor, Interrupted)
         for number, cell in enumerate(wanted, start=1):
             run = complete_run(store, cell)
-            if run is None and not options.found and active_run(store, cell) is None:  # another process computes it
+            # an active run is computed by another process
+            if run is None and not options.found and options.executor == LOCAL and active_run(store, cell) is None:
                 print(f"{cell.method}, seed {cell.seed} ({number} of {len(wanted)})", file=sys.stderr)
                 if (earlier := resumable_run(store, cell)) is not None:
                     resumed(options, earlier.id)

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from core.cli import commands, values
 from core.cli.branch import branch
+from core.cli.cluster import LOCAL, RAY
 from core.cli.compare import compare
 from core.cli.output import as_table, in_words
 from core.cli.shrink import shrink
@@ -191,6 +192,7 @@ def _add_stages(subparsers: Any) -> None:
     _add_knobs(generate, {**knobs(RunConfig), **knobs(MachineConfig), **knobs(GenerationConfig)}.values(), short=True)
     _add_weights(generate)
     generate.set_defaults(model=None)  # so that a weights file is known to come without one
+    _add_executor(generate)
     _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
 
     quantize = _command(subparsers, "quantize", "Quantize a network with a folder of images.", commands.quantize)
@@ -211,6 +213,7 @@ def _add_run(subparsers: Any) -> None:
     """run: everything, from a preset and with any knob."""
     run = _command(subparsers, "run", "Everything: generate, compare, quantize.", commands.run)
     _add_run_config(run)
+    _add_executor(run)
     _add_out(run, "New folder for images, quantized networks and result.json.", _IN_THE_RUN)
 
 
@@ -237,6 +240,7 @@ def _add_compare(subparsers: Any) -> None:
     command.add_argument("--seeds", nargs="+", type=values.whole, default=(0, 1, 2), metavar="N", help="A run with each. Default: 0 1 2.")
     command.add_argument("--found", action="store_true", help="Only what was measured already: start no run.")
     _add_run_config(command, leave_out=("seed", "budget"))
+    _add_executor(command)
     _add_out(command, "New folder for table.csv, table.tex and drops.svg.", " Default: none.")
 
 
@@ -265,6 +269,7 @@ def _add_stored_runs(subparsers: Any) -> None:
             for option, what in (("model", "network"), ("data", "evaluation images"), ("images", "given images")):
                 command.add_argument(f"--{option}", metavar="PATH", help=f"New place of its {what}, if gone from the old one.")
             command.add_argument("--encoder", metavar="ARCH:FILE", help="New place of its CLIP encoder, if gone from the old one.")
+            _add_executor(command)
 
     command = _command(subparsers, "branch", "Go on from an iteration of a run with other values, to the end of its batch.", branch)
     command.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
@@ -332,6 +337,11 @@ def _command(subparsers: Any, name: str, help: str, function: Callable[[argparse
 
 def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> None:
     command.add_argument("--out", required=not without, type=values.path, help=help + without)
+
+
+def _add_executor(command: argparse.ArgumentParser) -> None:
+    where = f"Where to compute: {LOCAL}, {RAY} (the Ray cluster in RAY_ADDRESS, or one on this machine) or ray://HOST:PORT."
+    command.add_argument("--executor", default=LOCAL, metavar="NAME", help=f"{where} Default: {LOCAL}.")
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
