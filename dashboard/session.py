@@ -162,13 +162,14 @@ def show_layer(index: int) -> None:
     put_into_address(_LAYER_PARAMETER, index + 1)
 
 
-def start(config: RunConfig, images: str = "", changes: Sequence[Mapping[str, Any]] = ()) -> None:
+def start(config: RunConfig, images: str = "", changes: Sequence[Mapping[str, Any]] = (), executor: str = "") -> None:
     """Queues a run for the user who is logged in, and shows it. Raises RunError if the login has ended.
 
     images: the browser's name of the file with its images, if they were uploaded for it. changes: live changes that it is to make.
+    executor: where it is computed, see RunManager.
     """
     name = default_name(config, text.one_line_text(images, 60))
-    show_run(manager().start(config, name, user=rights.user(), changes=changes))
+    show_run(manager().start(config, name, user=rights.user(), changes=changes, executor=executor))
 
 
 _records: OrderedDict[tuple[str, int, str], list[Record]] = OrderedDict()

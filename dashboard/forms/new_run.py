@@ -78,7 +78,8 @@ def form() -> None:
     with problems.shown():
         config = forms.run_form(start, key, values)
         if config is not None:
-            session.start(config, changes=[change for change in changes if change["method"] in config.methods])
+            repeated = [change for change in changes if change["method"] in config.methods]
+            session.start(config, changes=repeated, executor=forms.chosen_executor(key))
             _forget()  # only now, so that the form stays as it is when the run cannot start
             sources.forget_uploads()
             if config.images_from:  # the Studio shows generated images only

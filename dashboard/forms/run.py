@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,9 @@ from core.config import (
 from core.data.real_images import check_real_images
 from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
+from core.runs.cluster.connection import ADDRESS_VARIABLE, free
 from core.runs.early_checks import check_classes, check_data, check_encoder, check_images, check_origin
+from core.runs.executors import CLUSTER_EXECUTOR
 from dashboard.forms.knobs import help_of, knob_grid, number_arguments
 from dashboard.forms.refusals import Refusals
 from dashboard.forms.sources import ChosenNetwork, images_widget, kept_images, kept_network, network_widgets
@@ -33,6 +36,7 @@ from dashboard.names import method_name
 from dashboard.text import one_line_text, plain
 
 AS_RUN = "as a run"
+_ON_THIS_MACHINE, _ON_CLUSTER = "this machine", "Ray cluster"
 _DATA, _ORIGIN = "the evaluation images", "the network of the images"  # fields, in sentences
 # knobs with a value for every bit width -> the field of RunConfig that has these values
 _BY_BITS = {"steps": "steps_by_bits", "training_lr": "lr_by_bits"}
@@ -97,6 +101,7 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
         network = network_widgets(start.model, f"{key}/machine", refusals)
         names = [*_in_form(MachineConfig), *_in_form(EvaluationConfig)]
         values |= knob_grid(start, names, f"{key}/machine", below=evaluation_checks(refusals, network.value, bits))
+    _choose_executor(refusals, key)
     pressed = refusals.button("Start", "start")
     if not pressed:
         return None
@@ -104,6 +109,28 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
     model = kept_network(network, refusals)
     _check_classes(refusals, values["data"], network.value, model, bits)
     return config.with_knobs({"model": model})
+
+
+def chosen_executor(key: str) -> str:
+    """Where a run from `run_form` with this key is to be computed: a name in EXECUTORS; empty: where the server computes runs."""
+    return CLUSTER_EXECUTOR if st.session_state.get(f"{key}/where") == _ON_CLUSTER else ""
+
+
+def _choose_executor(refusals: Refusals, key: str) -> None:
+    """A choice between this machine and a Ray cluster, with what is free there. Only where RAY_ADDRESS names a cluster."""
+    address = os.environ.get(ADDRESS_VARIABLE, "")
+    if not address:
+        return
+    chosen = st.segmented_control(
+        "Where to compute",
+        [_ON_THIS_MACHINE, _ON_CLUSTER],
+        default=_ON_THIS_MACHINE,
+        required=True,
+        help="The Ray cluster is the one that RAY_ADDRESS names.",
+        key=f"{key}/where",
+    )
+    if chosen == _ON_CLUSTER:
+        refusals.field("the cluster", address, lambda: st.caption(free()))
 
 
 def _check_real_images(refusals: Refusals, data: str, folder: str) -> None:
