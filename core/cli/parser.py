@@ -24,6 +24,7 @@ from core.cli.cluster import LOCAL, RAY
 from core.cli.compare import compare
 from core.cli.output import as_table, in_words
 from core.cli.shrink import shrink
+from core.cli.sweep import sweep
 from core.config import (
     IMAGE_FORMATS,
     NETWORK_FORMATS,
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = options.function(options)
     except commands.Interrupted as interrupted:
-        again = "repeat the command to continue, or" if options.command in ("shrink", "compare") else "resume with"
+        again = "repeat the command to continue, or" if options.command in ("shrink", "compare", "sweep") else "resume with"
         where = "" if options.runs is None else f" --runs {shlex.quote(str(options.runs))}"
         print(f"{parser.prog} {options.command}: interrupted; {again} {parser.prog} resume {interrupted}{where}", file=sys.stderr)
         return 130
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = json.dumps(result)
     elif options.command == "runs":
         text = as_table(result["runs"]) or f"no runs in {result['folder']}"
-    elif options.command in ("table", "shrink", "compare"):
+    elif options.command in ("table", "shrink", "compare", "sweep"):
         text = result["text"]
     else:
         text = in_words(result)
@@ -139,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stages(subparsers)
     _add_run(subparsers)
     _add_compare(subparsers)
+    _add_sweep(subparsers)
     _add_table(subparsers)
     _add_stored_runs(subparsers)
     _add_benchmark(subparsers)
@@ -242,6 +244,23 @@ def _add_compare(subparsers: Any) -> None:
     _add_run_config(command, leave_out=("seed", "budget"))
     _add_executor(command)
     _add_out(command, "New folder for table.csv, table.tex and drops.svg.", " Default: none.")
+
+
+def _add_sweep(subparsers: Any) -> None:
+    """sweep: a run for each point of a grid, method and seed, and a table."""
+    command = _command(subparsers, "sweep", "Runs over a grid of knobs: agreement with full precision on held-out synthetic images.", sweep)
+    command.add_argument(
+        "--grid",
+        nargs="+",
+        type=values.grid_values,
+        required=True,
+        metavar="NAME=VALUE,VALUE",
+        help="The values of each knob, such as epsilon=0.05,0.1 mu=0.5,0.9.",
+    )
+    command.add_argument("--random", type=values.whole, default=0, metavar="N", help="N points of the grid, at random. Default: all.")
+    command.add_argument("--seeds", nargs="+", type=values.whole, default=(0,), metavar="N", help="A run with each. Default: 0.")
+    _add_run_config(command, leave_out=("seed", "budget", "data", "encoder"))
+    _add_executor(command)
 
 
 def _add_table(subparsers: Any) -> None:

@@ -31,6 +31,14 @@ def kilobytes(text: str) -> float:
     return float(matched[1]) * {"b": 1e-3, "": 1.0, "kb": 1.0, "mb": 1e3}[matched[2].lower()]
 
 
+def grid_values(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, listed = text.partition("=")
+    found = tuple(value.strip() for value in listed.split(","))
+    if not equals or not name or not all(found):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE,VALUE, such as epsilon=0.05,0.1, got {quoted(text)}")
+    return name, found
+
+
 def whole(text: str) -> int:
     try:
         return int(text)
