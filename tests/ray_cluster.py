@@ -29,8 +29,9 @@ class LocalCluster:
         self.address, self.client = self._cluster.address, f"ray://{LOOPBACK}:{port}"
         self._nodes = [self._cluster.add_node(**_NODE)]
 
-    def add_node(self) -> None:
-        self._nodes.append(self._cluster.add_node(**_NODE))
+    def add_node(self, **resources: int) -> None:
+        """resources: such as num_gpus, which Ray counts whether they exist or not."""
+        self._nodes.append(self._cluster.add_node(**{**_NODE, **resources}))
 
     def remove_node(self) -> None:
         """The node that was added last vanishes, as with a power failure."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def grid_of(given: Sequence[tuple[str, Sequence[str]]]) -> dict[str, list[Any]]:
 
 def _value(field: Field, text: str) -> Any:
     """The value of a text for a knob, whose range the config checks."""
-    kind = type(field.default)
+    kind: Callable[[str], Any] = type(field.default)
     if kind is bool:
         if text not in ("true", "false"):
             raise ConfigError(f"{field.name} must be true or false, got {quoted(text)}")

@@ -86,9 +86,11 @@ def trials(start: RunConfig, grid_points: Sequence[Mapping[str, Any]], seeds: Se
     """The runs: every point with every method and seed. start: with the held-out images as its evaluation images. Raises as `cells`."""
     found = []
     for values in grid_points:
-        by_bits = {"steps_by_bits": {}} if "steps" in values else {}
-        by_bits |= {"lr_by_bits": {}} if "training_lr" in values else {}
-        found += [Trial(values, cell) for cell in cells(replace(start, **by_bits).with_knobs(values), seeds)]
+        config = start.with_knobs(values)
+        # a value that is swept holds at every bit width
+        config = replace(config, steps_by_bits={}) if "steps" in values else config
+        config = replace(config, lr_by_bits={}) if "training_lr" in values else config
+        found += [Trial(values, cell) for cell in cells(config, seeds)]
     return found
 
 

@@ -12,7 +12,7 @@ def started(runs_folder, monkeypatch):
     configs = []
     manager = session.manager()
 
-    def start(config, name="", user="", changes=()):
+    def start(config, name="", user="", changes=(), executor=""):
         configs.append(config)
         run_id = manager.store.create(config, name or "a run", changes=changes)
         manager.store.set_state(run_id, RunState.STOPPED)

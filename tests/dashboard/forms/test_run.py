@@ -19,6 +19,7 @@ from core.config import (
     label,
     remove_knob,
 )
+from core.errors import RunError
 from core.generation.methods import METHODS
 from core.layout import USER_IMAGES
 from dashboard.forms.run import with_own_images
@@ -30,6 +31,15 @@ def run_script(start):
     from dashboard.forms.run import run_form
 
     st.session_state["config"] = run_form(start, "form", {})
+
+
+def executor_script(start):
+    import streamlit as st
+
+    from dashboard.forms.run import chosen_executor, run_form
+
+    run_form(start, "form", {})
+    st.session_state["executor"] = chosen_executor("form")
 
 
 def quantization_script(start):
@@ -93,6 +103,28 @@ def test_nothing_starts_before_the_button_is_pressed(form):
     app = form(run_script, PRESETS["quick"])
     assert app.session_state["config"] is None
     assert start(app) == PRESETS["quick"]
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_cluster_can_be_chosen_where_one_is_named(form, monkeypatch, reachable):
+    assert not form(run_script, RunConfig()).segmented_control  # none is named
+
+    def free():
+        if not reachable:
+            raise RunError("the Ray cluster at 'ray://10.0.0.1:10001' cannot be used: it does not answer")
+        return "2 nodes; 3 of 8 CPUs free"
+
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
+    monkeypatch.setattr("dashboard.forms.run.free", free)
+    app = form(executor_script, RunConfig())
+    assert app.session_state["executor"] == ""
+    app.segmented_control(key="form/where").set_value("Ray cluster").run()
+    assert app.session_state["executor"] == "ray"
+    assert app.button(key="start").disabled is not reachable
+    if reachable:
+        assert "2 nodes; 3 of 8 CPUs free" in [caption.value for caption in app.caption]
+    else:
+        assert "cannot be used" in app.error[0].value
 
 
 def test_real_images_need_a_folder(form, tmp_path):

@@ -1,7 +1,10 @@
 """Runs on a real Ray cluster: the same records and bits as here, controls, and workers and nodes that vanish."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from core.models.registry import CIFAR10_CLASSES
 from core.runs.state import RunState
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[4]
 MIDDLE = replace(TINY, generation=replace(TINY.generation, images=4, iterations=60), methods=("adam",))
 
 
@@ -191,6 +195,54 @@ def test_a_stopped_run_is_resumed_on_the_cluster_and_here(on_cluster, here, ofte
     other = complete(here, MIDDLE)
     assert tensors(on_cluster, run_id) == tensors(here, other)
     assert records(on_cluster, run_id) == records(here, other)
+
+
+def test_a_run_whose_program_is_killed_is_resumed_by_another(on_cluster, here, often):
+    code = (
+        "import json, sys, time\n"
+        "from pathlib import Path\n"
+        "from core.config import RunConfig\n"
+        "from core.runs.manager import RunManager\n"
+        "from core.runs.store import RunStore\n"
+        "manager = RunManager(RunStore(Path(sys.argv[1])), executor='ray')\n"
+        "from core.runs.cluster import executor\n"
+        "executor.SECONDS_BETWEEN = 0.0\n"
+        "manager.start(RunConfig.from_dict(json.loads(sys.argv[2])))\n"
+        "time.sleep(600)\n"
+    )
+    store = on_cluster.store
+    program = subprocess.Popen([sys.executable, "-c", code, str(store.folder), json.dumps(MIDDLE.to_dict())], cwd=ROOT)
+    wait_until(lambda: store.runs() and halfway(on_cluster, store.runs()[0].id), 240)
+    program.kill()
+    program.wait()
+    (run,) = store.runs()
+    wait_until(lambda: run.id in store.mark_interrupted())
+    done = store.run(run.id).step
+    on_cluster.resume(run.id)
+    assert ended(on_cluster, run.id).state is RunState.COMPLETE
+    assert done >= 20
+    other = complete(here, MIDDLE)
+    assert records(on_cluster, run.id) == records(here, other)
+    assert tensors(on_cluster, run.id) == tensors(here, other)
+
+
+def test_two_runs_share_a_gpu_and_a_third_waits(cluster, on_cluster):
+    """Of a node whose GPU is only counted."""
+    cluster.add_node(num_cpus=4, num_gpus=1)
+    shared = replace(LONG, machine=replace(LONG.machine, device="auto", gpu_share=0.5))
+    try:
+        runs = [on_cluster.start(shared) for _ in range(3)]
+
+        def states() -> list[RunState]:
+            return sorted(on_cluster.store.run(run).state for run in runs)
+
+        wait_until(lambda: states() == [RunState.QUEUED, RunState.RUNNING, RunState.RUNNING], 240)
+        first = next(run for run in runs if on_cluster.store.run(run).state is RunState.RUNNING)
+        on_cluster.control(first).stop()
+        wait_until(lambda: states() == [RunState.RUNNING, RunState.RUNNING, RunState.STOPPED], 240)
+    finally:
+        on_cluster.close()
+        cluster.remove_node()
 
 
 def test_runs_on_the_cluster_and_here_do_not_wait_for_each_other(on_cluster):
