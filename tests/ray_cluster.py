@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +26,24 @@ class LocalCluster:
             free.bind((LOOPBACK, 0))
             port = free.getsockname()[1]
         head = {**_NODE, "num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = Cluster()
+        self._started(**head)
         self.address, self.client = self._cluster.address, f"ray://{LOOPBACK}:{port}"
-        self._nodes = [self._cluster.add_node(**_NODE)]
+        self._nodes = [self._started(**_NODE)]
+
+    def _started(self, **settings: Any) -> Any:
+        """A new node. Ray gives one half a minute to start, which is not enough on a busy machine."""
+        for _ in range(3):
+            try:
+                return self._cluster.add_node(**settings)
+            except Exception as error:
+                if "timed out during startup" not in str(error):
+                    raise
+        raise TimeoutError("a node of the cluster did not start in three attempts")
 
     def add_node(self, **resources: int) -> None:
         """resources: such as num_gpus, which Ray counts whether they exist or not."""
-        self._nodes.append(self._cluster.add_node(**{**_NODE, **resources}))
+        self._nodes.append(self._started(**{**_NODE, **resources}))
 
     def remove_node(self) -> None:
         """The node that was added last vanishes, as with a power failure."""

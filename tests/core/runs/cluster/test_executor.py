@@ -237,9 +237,10 @@ def test_two_runs_share_a_gpu_and_a_third_waits(cluster, on_cluster):
             return sorted(on_cluster.store.run(run).state for run in runs)
 
         wait_until(lambda: states() == [RunState.QUEUED, RunState.RUNNING, RunState.RUNNING], 240)
-        first = next(run for run in runs if on_cluster.store.run(run).state is RunState.RUNNING)
+        first, second = (run for run in runs if on_cluster.store.run(run).state is RunState.RUNNING)
+        on_cluster.control(second).pause()  # it keeps its share
         on_cluster.control(first).stop()
-        wait_until(lambda: states() == [RunState.RUNNING, RunState.RUNNING, RunState.STOPPED], 240)
+        wait_until(lambda: states() == [RunState.PAUSED, RunState.RUNNING, RunState.STOPPED], 240)
     finally:
         on_cluster.close()
         cluster.remove_node()
