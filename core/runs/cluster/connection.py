@@ -1,17 +1,18 @@
 """The connection of this process to a Ray cluster: versions that must agree, and what a run needs of a node.
 
-Nothing imports Ray before a run is to be computed on a cluster. Ray has no authentication: whoever reaches a cluster controls it, and it
-controls the processes that connect to it. A cluster that this module starts listens on the loopback interface only.
+Nothing imports Ray before a run is to be computed on a cluster. Whoever may use a cluster controls its nodes and the processes that connect
+to it, and Ray's processes listen on all interfaces. A cluster that this module starts has no dashboard, and a token: Ray makes one.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ _ROOT = Path(__file__).parents[3]
 _SHIPPED = ("core", "assets")  # folders that the nodes get
 _LOOPBACK = "127.0.0.1"
 _lock = threading.Lock()
+_starter = ThreadPoolExecutor(1, "ray")
 _connected: list[str] = []  # the address of this process's cluster, once it is connected
 
 
@@ -51,8 +53,10 @@ def connect(address: str = "") -> None:
         here: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
         others = [f"/{path.name}" for path in _ROOT.iterdir() if path.name not in _SHIPPED]
         environment = {"working_dir": str(_ROOT), "excludes": [*others, "__pycache__", "*.webp"]}
+        start = partial(ray.init, address or "local", runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)
         try:
-            ray.init(address or "local", runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)
+            # in a thread that does not end: on Linux, the processes that Ray starts end with the thread that started them
+            _starter.submit(start).result()
         except Exception as error:  # Ray has no class of its own for a start that fails
             where = f"the Ray cluster at {address!r}" if address else "Ray on this machine"
             raise RunError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
@@ -92,7 +96,7 @@ def versions() -> dict[str, str]:
     }
 
 
-@functools.cache
+@cache
 def _sources_hash() -> str:
     digest = hashlib.sha256()
     folder = _ROOT / "core"

@@ -23,7 +23,6 @@ def here(tmp_path):
 
 
 @pytest.fixture
-def often(monkeypatch):
+def often(cluster, monkeypatch):
     """Runs on the cluster write a resume state at every opportunity."""
-    pytest.importorskip("ray", reason="Ray is not installed: make cluster")
     monkeypatch.setattr("core.runs.cluster.executor.SECONDS_BETWEEN", 0.0)
