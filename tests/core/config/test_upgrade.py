@@ -116,7 +116,16 @@ def test_stored_configs(path):
     of_later_methods = {
         name for name, knob in every_knob().items() if not {"", "mi-fgsm", "adam", L_TOTAL} & set(knob.metadata["of"] or ("",))
     }
-    later = {"strict", "budget", "patience", "training_weight_decay", "flip_share", "size", "layer_weight_bits", "gpu_share"} | of_later_methods
+    later = {
+        "strict",
+        "budget",
+        "patience",
+        "training_weight_decay",
+        "flip_share",
+        "size",
+        "layer_weight_bits",
+        "gpu_share",
+    } | of_later_methods
     assert {name for name in every_knob() if name not in expected} == later
     assert list(config.methods) == stored["optimizers"]
     assert list(config.bits) == stored["bits"]
