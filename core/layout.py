@@ -16,6 +16,7 @@ RUNNING_STATISTICS = "running_statistics.npz"  # in FRAMES/METHOD
 CHECKPOINT = "checkpoint"  # state from which an unfinished run resumes
 NETWORK_FILE = "quantized.safetensors"  # in QUANTIZED/METHOD/W4A4
 EXPORTS = "exports"  # exported files NAME, each with its figures in NAME.json
+FLOAT32 = "float32"  # the full-precision network in the formats of exports, which are compared with it
 RESULT = "result.json"
 RECOMMENDED = "recommended"  # of a run that `shrink` made: RECOMMENDED/FORMAT is what is exported at its end
 UPLOADS = "uploads"  # uploaded networks and images, beside the run folders

@@ -1,6 +1,5 @@
 """Export of a run's quantized network to a file that runs elsewhere, and that is verified before it is moved to its final path."""
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
+from core.export.float32 import float32_file
 from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
@@ -24,7 +24,7 @@ from core.export.verify import verify
 from core.files import atomic_write, parents_of, temporary_folder
 from core.generation.methods import in_order
 from core.layout import NETWORK_FILE, user_image_sets
-from core.models.full_precision import FullPrecisionModel, load_model, save_checkpoint
+from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.programs.export import save_program
 from core.models.programs.importing import ARCHITECTURE
 from core.quantization.integer.inference import integer_inference_network
@@ -69,12 +69,12 @@ def export_network(
         evaluation_set, left_out = _images_to_compare(model, config)
         quantized = load_quantized(path, model)
         with temporary_folder() as temporary:
-            written, float32 = (temporary / f"{name}{SUFFIXES[kind]}" for name in ("quantized", "float32"))
+            written = temporary / f"quantized{SUFFIXES[kind]}"
             reporter.stage(f"exporting {method} {quantization.width} as {kind}", 0)
             control.pause_point()
             images = _images_for_ranges(folder, config, method, model) if kind in STANDARD_FORMATS and quantized.traced else None
             save_network(kind, quantized, model, quantization, written, images, preprocessing)
-            _save_float32(kind, model, float32, preprocessing)
+            float32 = float32_file(kind, model, folder, temporary, preprocessing)
             reporter.stage("evaluating the file and the network", 0)
             figures = verify(kind, written, float32, quantized, model, evaluation_set, control.pause_point, chosen, preprocessing)
             _put(written, out)
@@ -164,13 +164,3 @@ def save_network(
     else:
         full_precision = model.network if model.spec.architecture == ARCHITECTURE else None
         save_packed(integer_network(quantized), model.spec, config, path, full_precision)
-
-
-def _save_float32(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool) -> None:
-    """Writes the full-precision network in the same format, for comparison."""
-    if kind == "packed":
-        save_checkpoint(model.network, model.spec, path)
-    elif kind == "pt2":
-        save_program(model.network, model.spec, path)
-    else:
-        save_onnx(copy.deepcopy(model.network), model.spec, path, preprocessing=preprocessing)
