@@ -20,12 +20,11 @@ from core import layout
 from core.config import IMAGE_FORMATS
 from core.errors import RunError
 from core.export.formats import SUFFIXES
-from core.export.targets import TARGETS
+from core.export.targets import TARGETS, Target
 from core.files import atomic_write, temporary_folder, write_json
 from core.generation.methods import method_order
 from core.runs.run import Run
 from dashboard.names import method_name
-from dashboard.tables.columns import Column
 
 _ROOT = Path(__file__).parents[2]
 # formats, and of networks also targets: what they are
@@ -141,40 +140,46 @@ def exported(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return sorted(found, key=lambda one: one[0].stat().st_mtime, reverse=True)
 
 
-NETWORK_COLUMNS = {
-    "torch %": Column("top-1 before, %", digits=2),
-    "file %": Column("top-1 of the file, %", digits=2),
-    "max. logit difference": Column("max. score difference", significant=2),
-    "images within one step %": Column("images within one step, %", digits=2),
-    "kB": Column(digits=1),
-    "float32 kB": Column(digits=1),
-    "ms": Column("ms per image", digits=2, help="One image at a time, one thread, on this machine."),
-    "float32 ms": Column("float32 ms per image", digits=2),
-}
+FILE_COLUMNS = ("File", "Content", "Size", "One image, one thread", "Top-1", "Checked in")
 
 
-def latency_sentence(path: Path, figures: dict[str, Any]) -> str:
-    """How fast an exported network is on the machine that wrote it, compared with float32 in the same format."""
+def file_cells(figures: dict[str, Any]) -> list[str]:
+    """The texts of a file in FILE_COLUMNS, but for its name; of a file without a network only the first two."""
+    megabytes = f"{figures['bytes'] / 1e6:.2f} MB"
+    if "torch_accuracy" not in figures:
+        return [figures["title"], megabytes, "", "", ""]
+    target = TARGETS.get(figures.get("target", ""))
+    content = f"{figures['title']}, for {target.title}" if target else f"{figures['title']}, {figures['format']}"
+    size = f"{megabytes}, float32 {figures['float32_bytes'] / 1e6:.2f} MB"
+    return [content, size, _latency(figures), _top1(figures), _check(figures, target)]
+
+
+def _latency(figures: dict[str, Any]) -> str:
+    """How fast a network is on the machine that wrote it, compared with float32 in the same format and program."""
     own, before = figures["latency_ms"], figures["float32_latency_ms"]
     if not own or not before:
-        return ""
+        return "–"
     times = max(own / before, before / own)
     compared = f"{times:.1f} times as {'long' if own > before else 'fast'} as" if times >= 1.05 else "as fast as"
-    words = f"{path.name} takes {own:.2g} ms for an image here, {compared} float32 ({before:.2g} ms)"
-    return words if own <= before else f"{words}: the gain is in size"
+    return f"{own:.2g} ms, {compared} float32"
 
 
-def network_row(path: Path, figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures of an exported network, ready to show; sizes in kilobytes, latencies in milliseconds."""
-    return {
-        "file": path.name,
-        "torch %": figures["torch_accuracy"],
-        "file %": figures["file_accuracy"],
-        "max. logit difference": figures["max_output_difference"],
-        "images within one step %": figures["within_last_scale"],
-        "kB": round(figures["bytes"] / 1000, 1),
-        "float32 kB": round(figures["float32_bytes"] / 1000, 1),
-        "ms": figures["latency_ms"],
-        "float32 ms": figures["float32_latency_ms"],
-        "checked in": figures["latency_measured_in"],
-    }
+def _top1(figures: dict[str, Any]) -> str:
+    own, before = figures["file_accuracy"], figures["torch_accuracy"]
+    if own is None or before is None:
+        return figures.get("left_out", "–")
+    return f"{own:.2f} %, network {before:.2f} %"
+
+
+def _check(figures: dict[str, Any], target: Target | None) -> str:
+    checked = f"✓ {figures['latency_measured_in']}"
+    return checked if target is None or figures["target"] == target.package else f"{checked}, not run in {target.title}"
+
+
+def check_in_words(figures: dict[str, Any]) -> str:
+    """How close the scores of the file are to those of the network; empty for a file without one."""
+    if "torch_accuracy" not in figures:
+        return ""
+    within = figures["within_last_scale"]
+    words = f"Largest difference of a score: {figures['max_output_difference']:.2g}."
+    return words if within is None else f"{words} No score differs by more than one step of the last quantizer on {within:.2f} % of images."

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard import session, text
-from dashboard.components import problems, tables
+from dashboard.components import problems
 from dashboard.components.empty import empty
 from dashboard.downloads import artifacts, report
 from dashboard.updates import live_view
@@ -66,21 +66,21 @@ if not files:
     st.caption("Created files are stored with the run and listed here.")
     st.stop()
 st.header("Files of this run")
+WIDTHS = (4, 4, 2, 3, 3, 3)
+for column, name in zip(st.columns(WIDTHS), artifacts.FILE_COLUMNS, strict=True):
+    column.caption(name)
 for path, facts in files:
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button(
-            path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
-        )
-        left_out = f" · {facts['left_out']}" if "left_out" in facts else ""
-        st.markdown(f"{text.plain(facts['title'])} · {facts['bytes'] / 1e6:.2f} MB{text.plain(left_out)}")
-networks = [artifacts.network_row(path, facts) for path, facts in files if "torch_accuracy" in facts]
-if networks:
-    tables.table(networks, "networks", artifacts.NETWORK_COLUMNS, alt="Exported networks")
-    for path, facts in files:
-        if "torch_accuracy" in facts and (sentence := artifacts.latency_sentence(path, facts)):
-            st.markdown(f"{text.plain(sentence)}.")
+    button, *columns = st.columns(WIDTHS, vertical_alignment="center")
+    button.download_button(
+        path.name, path.read_bytes, file_name=path.name, on_click="ignore", icon=":material/download:", key=f"download {path.name}"
+    )
+    *cells, check = artifacts.file_cells(facts)
+    for column, cell in zip(columns, cells):
+        column.markdown(text.plain(cell))
+    columns[-1].markdown(text.plain(check), help=artifacts.check_in_words(facts) or None)
+if any("torch_accuracy" in facts for _, facts in files):
     st.caption(
-        "Top-1 of the network in PyTorch and of its file on the evaluation images of the run, and the number of images on which no logit "
-        "differs by more than one step of the last quantizer: few for integer kernels. Size and latency (ms, one image, one thread) are "
-        "next to those of the float32 network in the same format and program. [Netron](https://netron.app) shows the graph of an ONNX file."
+        "Top-1 of the file and of the network in PyTorch on the evaluation images of the run; latency on this machine, in turns with the "
+        "float32 network in the same format and program. With integer kernels, scores differ by some steps on many images. "
+        "[Netron](https://netron.app) shows the graph of an ONNX file."
     )

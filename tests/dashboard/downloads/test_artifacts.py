@@ -1,7 +1,6 @@
 import json
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,23 +83,50 @@ def test_files_of_one_network_have_different_names():
     ]  # fmt: skip
 
 
+FIGURES = {
+    "title": "W4A4 network, trained on images by Adam", "format": "onnx", "target": "onnxruntime", "torch_accuracy": 90.0,
+    "file_accuracy": 90.1, "max_output_difference": 0.5, "within_last_scale": 99.0, "bytes": 220_000, "float32_bytes": 1_120_000,
+    "latency_ms": 0.5, "float32_latency_ms": 1.0, "latency_measured_in": "onnxruntime 1.32.0",
+}  # fmt: skip
+
+
+def test_a_network_has_a_text_in_every_column():
+    cells = artifacts.file_cells(FIGURES)
+    assert len(cells) == len(artifacts.FILE_COLUMNS) - 1
+    assert cells == [
+        "W4A4 network, trained on images by Adam, for ONNX Runtime",
+        "0.22 MB, float32 1.12 MB",
+        "0.5 ms, 2.0 times as fast as float32",
+        "90.10 %, network 90.00 %",
+        "✓ onnxruntime 1.32.0",
+    ]
+    assert artifacts.check_in_words(FIGURES) == (
+        "Largest difference of a score: 0.5. No score differs by more than one step of the last quantizer on 99.00 % of images."
+    )
+
+
 @pytest.mark.parametrize(
     ("own", "before", "words"),
     [
-        (2.65, 0.92, "takes 2.6 ms for an image here, 2.9 times as long as float32 (0.92 ms): the gain is in size"),
-        (0.5, 1.0, "takes 0.5 ms for an image here, 2.0 times as fast as float32 (1 ms)"),
-        (1.0, 1.01, "takes 1 ms for an image here, as fast as float32 (1 ms)"),
+        (2.65, 0.92, "2.6 ms, 2.9 times as long as float32"),
+        (1.0, 1.01, "1 ms, as fast as float32"),
+        (0.0, 1.0, "–"),  # too fast for the clock
     ],
 )
 def test_latency_in_words(own, before, words):
-    assert artifacts.latency_sentence(Path("a.onnx"), {"latency_ms": own, "float32_latency_ms": before}).startswith(f"a.onnx {words}")
-    assert artifacts.latency_sentence(Path("a.onnx"), {"latency_ms": 0.0, "float32_latency_ms": before}) == ""
+    assert artifacts.file_cells({**FIGURES, "latency_ms": own, "float32_latency_ms": before})[2] == words
 
 
-def test_row_of_a_network():
-    figures = {
-        "torch_accuracy": 90.0, "file_accuracy": 90.1, "max_output_difference": 0.5, "within_last_scale": 99.0, "bytes": 1500,
-        "float32_bytes": 12000, "latency_ms": 2.0, "float32_latency_ms": 1.0, "latency_measured_in": "onnxruntime 1",
-    }  # fmt: skip
-    row = artifacts.network_row(Path("a.onnx"), figures)
-    assert (row["file"], row["kB"], row["float32 kB"]) == ("a.onnx", 1.5, 12.0)
+def test_what_was_not_checked_is_said():
+    cells = artifacts.file_cells({**FIGURES, "target": "tensorrt"})
+    assert (cells[0][-12:], cells[4]) == ("for TensorRT", "✓ onnxruntime 1.32.0, not run in TensorRT")
+    unlabeled = {**FIGURES, "torch_accuracy": None, "file_accuracy": None, "left_out": "accuracy was not compared, because"}
+    assert artifacts.file_cells(unlabeled)[3] == "accuracy was not compared, because"
+    by_format = {name: value for name, value in FIGURES.items() if name != "target"}
+    assert artifacts.file_cells(by_format)[0] == "W4A4 network, trained on images by Adam, onnx"
+
+
+def test_a_file_of_images_has_a_size_alone():
+    figures = {"title": "images by Adam", "format": "npz", "bytes": 3_456_000}
+    assert artifacts.file_cells(figures) == ["images by Adam", "3.46 MB", "", "", ""]
+    assert artifacts.check_in_words(figures) == ""

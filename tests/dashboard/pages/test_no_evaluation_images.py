@@ -8,6 +8,7 @@ import pytest
 from app_pages import component, page, tables, texts
 from finished_runs import store_of_one_run
 
+from core import layout
 from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from dashboard import session
@@ -66,6 +67,30 @@ def test_runs_and_compare_show_agreement(run_id):
 def test_export_offers_the_network_and_the_card(run_id):
     app = page("export", run=run_id)
     assert any("W4A4" in option for option in app.selectbox(key=f"content {run_id}").options)
+
+
+def test_export_has_a_row_for_every_file(run_id):
+    folder = session.store().run_folder(run_id) / layout.EXPORTS
+    folder.mkdir()
+    network = {
+        "title": "W4A4 network", "format": "onnx", "target": "openvino", "torch_accuracy": None, "file_accuracy": None, "bytes": 2_000_000,
+        "left_out": "accuracy was not compared, because nothing is labeled", "float32_bytes": 8_000_000, "latency_ms": 1.0,
+        "float32_latency_ms": 3.0, "latency_measured_in": "openvino 2026.4", "within_last_scale": 50.0, "max_output_difference": 0.25,
+    }  # fmt: skip
+    for name, figures in {"a.onnx": network, "b.npz": {"title": "images", "format": "npz", "bytes": 3_000_000}}.items():
+        (folder / name).write_bytes(b"file")
+        (folder / f"{name}.json").write_text(json.dumps(figures), encoding="utf-8")
+    app = page("export", run=run_id)
+    assert sorted(button.proto.label for button in app.get("download_button"))[-2:] == ["a.onnx", "b.npz"]
+    shown = texts(app)
+    for words in (
+        "W4A4 network, for OpenVINO", "2.00 MB, float32 8.00 MB", "1 ms, 3.0 times as fast as float32", "because nothing is labeled",
+        "✓ openvino 2026.4", "3.00 MB",
+    ):  # fmt: skip
+        assert words in shown
+    assert [value.proto.help for value in app.markdown if "openvino 2026" in value.value.replace("\\", "")] == [
+        "Largest difference of a score: 0.25. No score differs by more than one step of the last quantizer on 50.00 % of images."
+    ]
 
 
 def test_report_has_agreement_and_no_accuracy(run_id):
