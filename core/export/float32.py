@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from core import layout
-from core.export import onnx
+from core.export import onnx, onnx_graph
 from core.export.formats import ONNX_FORMATS, SUFFIXES
 from core.export.provenance import versions
 from core.files import atomic_write
@@ -60,6 +60,6 @@ def _save(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool)
 
 def _key(model: FullPrecisionModel) -> str:
     """Of everything that the file depends on: the network, with its layers and weights, and the programs that write it."""
-    code = [inspect.getsource(module) for module in (onnx, programs)]
+    code = [inspect.getsource(module) for module in (onnx, onnx_graph, programs)]
     parts = [weights_hash(model.network), str(model.network), asdict(model.spec), versions(_EXPORTERS), *code]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
