@@ -16,6 +16,7 @@ from core.cli.progress import Progress
 from core.config import MachineConfig, RunConfig, knobs, preset_for
 from core.export.formats import SUFFIXES, kind_of, new_file
 from core.export.headline import made_networks, recommended
+from core.export.targets import target_of
 from core.generation.methods import DEFAULT_METHODS
 from core.layout import RECOMMENDED
 
@@ -32,6 +33,7 @@ def shrink(options: Namespace) -> dict[str, Any]:
     widths = "-".join(map(str, options.bits))
     out = options.out or Path(f"{options.weights.stem}-{widths}bit{SUFFIXES['onnx']}")
     kind = kind_of(out)
+    target_of(kind)  # refused before hours of work if its package is missing
     out, subset = new_file(kind, out), f"{RECOMMENDED}/{kind}"
     config = _config(with_weights(asked, options), options)
     from core.runs.store import RunStore

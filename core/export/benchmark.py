@@ -61,12 +61,16 @@ def _opened(target: Target | None, file: Path, threads: int) -> tuple[Scorer, Te
         if target is None:
             return load_packed(file), torch.zeros(1, *find_model(str(file))[1].shape)
         score = opener(target)(file, threads)
+        if target is TARGETS["executorch"]:
+            from core.export.executorch import stored_spec
+
+            return score, torch.zeros(1, *stored_spec(file).shape)
         if target.format not in ONNX_FORMATS:
             return score, torch.zeros(1, *ModelSpec(**json.loads(read_spec(file) or "")).shape)
         taken = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()[0]
         dtype = torch.uint8 if taken.type == "tensor(uint8)" else torch.float32
         return score, torch.zeros(1, *map(int, taken.shape[1:]), dtype=dtype)
-    except Exception as error:  # onnxruntime and torch raise many kinds for a file that is none of theirs
+    except Exception as error:  # the programs raise many kinds for a file that is none of theirs
         raise ModelError(f"{file} must be a network written by `export`, and cannot be read ({first_line(error)})") from error
 
 

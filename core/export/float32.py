@@ -11,15 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from core import layout
-from core.export import onnx, onnx_graph
 from core.export.formats import ONNX_FORMATS, SUFFIXES
+from core.export.onnx import save_onnx
 from core.export.provenance import versions
 from core.files import atomic_write
 from core.models.full_precision import FullPrecisionModel, save_checkpoint
 from core.models.identity import weights_hash
 from core.models.programs import export as programs
 
-_EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript")
+_EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "executorch")
+_CODE = ("onnx.py", "onnx_graph.py", "executorch.py")
 
 
 def float32_file(kind: str, model: FullPrecisionModel, folder: Path, temporary: Path, preprocessing: bool = False) -> Path:
@@ -53,13 +54,17 @@ def float32_file(kind: str, model: FullPrecisionModel, folder: Path, temporary: 
 
 def _save(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool) -> None:
     if kind in ONNX_FORMATS:
-        onnx.save_onnx(copy.deepcopy(model.network), model.spec, path, preprocessing=preprocessing)
+        save_onnx(copy.deepcopy(model.network), model.spec, path, preprocessing=preprocessing)
+    elif kind == "pte":
+        from core.export.executorch import save_executorch  # its package may not be installed
+
+        save_executorch(copy.deepcopy(model.network), model.spec, path)
     else:
         programs.save_program(model.network, model.spec, path)
 
 
 def _key(model: FullPrecisionModel) -> str:
     """Of everything that the file depends on: the network, with its layers and weights, and the programs that write it."""
-    code = [inspect.getsource(module) for module in (onnx, onnx_graph, programs)]
+    code = [inspect.getsource(programs), *(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _CODE)]
     parts = [weights_hash(model.network), str(model.network), asdict(model.spec), versions(_EXPORTERS), *code]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

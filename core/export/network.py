@@ -11,7 +11,7 @@ from core import layout
 from core.config import RunConfig, TrainingConfig
 from core.data.image_sets import load_image_set
 from core.data.labeled import EvaluationSet, find_evaluation_set
-from core.errors import ConfigError, DataError, RunError, UnknownNameError, first_line
+from core.errors import ConfigError, DataError, ModelError, RunError, UnknownNameError, first_line
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
 from core.export.float32 import float32_file
@@ -19,7 +19,7 @@ from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, new_fi
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.standard_onnx import standard_network
-from core.export.targets import find_target
+from core.export.targets import find_target, target_of
 from core.export.verify import verify
 from core.files import atomic_write, parents_of, temporary_folder
 from core.generation.methods import in_order
@@ -62,7 +62,7 @@ def export_network(
     out = new_file(kind, out)
     if preprocessing and kind not in ONNX_FORMATS:
         raise ConfigError(f"preprocessing must be written into a format of {', '.join(ONNX_FORMATS)}, got {kind}")
-    chosen = find_target(target) if target else None
+    chosen = find_target(target) if target else target_of(kind)
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
         model = load_model(config.model, "cpu")
@@ -152,10 +152,16 @@ def save_network(
 ) -> None:
     """Writes the network in one of NETWORK_FORMATS; `quantized` stays unchanged. Raises ModelError if it cannot be translated.
 
-    images: normalized `(N, C, H, W)`, from which the standard ONNX formats find the ranges that `standard_network` adds. Without them, and
-    for a network that could not be traced, they are "onnx-exact". preprocessing: see `save_onnx`.
+    images: normalized `(N, C, H, W)`, from which the standard formats find the ranges that `standard_network` adds. Without them, and for a
+    network that could not be traced, ONNX formats are "onnx-exact", and pte is refused. preprocessing: see `save_onnx`.
     """
-    if kind in STANDARD_FORMATS and images is not None and quantized.traced:
+    if kind == "pte":
+        from core.export.executorch import save_executorch  # its package may not be installed
+
+        if images is None or not quantized.traced:
+            raise ModelError(f"{model.spec.name} must be a network that torch.fx can trace; try the format onnx, packed or pt2")
+        save_executorch(standard_network(quantized, images), model.spec, path)
+    elif kind in STANDARD_FORMATS and images is not None and quantized.traced:
         save_onnx(standard_network(quantized, images, kind == "onnx-symmetric"), model.spec, path, config, preprocessing)
     elif kind in ONNX_FORMATS:
         save_onnx(integer_inference_network(quantized, model.spec), model.spec, path, config, preprocessing)

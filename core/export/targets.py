@@ -38,6 +38,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "onnxruntime": Target("ONNX Runtime", "onnx", "onnxruntime", _ONNXRUNTIME, "integer kernels, checked there"),
         "openvino": Target("OpenVINO", "onnx", "openvino", "core.export.openvino:open_openvino", "integer kernels, checked there"),
         "tensorrt": Target("TensorRT", "onnx-symmetric", "onnxruntime", _ONNXRUNTIME, "INT8 around zero, checked in ONNX Runtime"),
+        "executorch": Target("ExecuTorch", "pte", "executorch", "core.export.executorch:open_executorch", "int8 kernels, checked there"),
         "torch": Target("PyTorch", "pt2", "torch", "core.export.verify:open_program", "a torch.export program, checked there"),
     }
 )
@@ -54,10 +55,13 @@ def find_target(name: str) -> Target:
 
 
 def target_of(kind: str) -> Target | None:
-    """The target in which files of a format are checked unless another one is named; None for a format of this program alone."""
+    """The target in which files of a format are checked unless another one is named; None for a format of this program alone.
+
+    Raises ConfigError if its package is not installed.
+    """
     if kind in ONNX_FORMATS:
         return TARGETS["onnxruntime"]
-    return TARGETS["torch"] if kind == TARGETS["torch"].format else None
+    return next((find_target(name) for name, target in TARGETS.items() if target.format == kind), None)
 
 
 def opener(target: Target) -> Callable[..., Any]:

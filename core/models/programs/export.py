@@ -19,18 +19,20 @@ _EXAMPLES = 2  # images; torch.export would turn a batch size of 1 into a consta
 _ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
 
 
-def trace(network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32) -> ExportedProgram:
+def trace(network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32, any_batch: bool = True) -> ExportedProgram:
     """A network in evaluation mode as a program: normalized float32 images `(N, C, H, W)`, any N -> logits `(N, classes)`.
 
-    dtype: of the images, if the network takes others.
+    dtype: of the images, if the network takes others. any_batch: otherwise, N is 1, and memory is contiguous.
 
     Raises ModelError if the network has data-dependent control flow, or uses something that torch.export does not support.
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
-    images = torch.zeros(_EXAMPLES, *spec.shape, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(_EXAMPLES if any_batch else 1, *spec.shape, dtype=dtype, device=device)
+    if any_batch:
+        images = images.to(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
-            program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},))
+            program = torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},) if any_batch else None)
     except Exception as error:  # torch.export raises whatever the network's code raises, and many exceptions of its own
         raise ModelError(
             f"torch.export cannot translate {spec.name} ({quoted(first_line(error))}); "

@@ -42,7 +42,7 @@ def test_other_files_are_refused(small, tmp_path, capsys):
             benchmark(tmp_path / name)
     (tmp_path / "picture.jpg").write_bytes(b"")
     assert main(["benchmark", str(tmp_path / "picture.jpg")]) == 2
-    assert "file must end in .onnx, .safetensors or .pt2" in capsys.readouterr().err
+    assert "file must end in .onnx, .safetensors, .pt2 or .pte" in capsys.readouterr().err
 
 
 def test_a_file_is_measured_in_another_target_and_with_the_images_it_takes(small, calibrated, tmp_path):

@@ -100,7 +100,9 @@ def test_choice_of_a_network(tmp_path, config):
 
 
 def test_new_file_is_checked(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2"):
+    with pytest.raises(
+        UnknownNameError, match="unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2, pte"
+    ):
         new_file("tflite", tmp_path / "a.tflite")
     for kind, suffix in (
         ("onnx", ".onnx"),
@@ -108,6 +110,7 @@ def test_new_file_is_checked(tmp_path):
         ("onnx-exact", ".onnx"),
         ("packed", ".safetensors"),
         ("pt2", ".pt2"),
+        ("pte", ".pte"),
     ):
         for name, completed in ((f"new{suffix}", f"new{suffix}"), (f"x{suffix.upper()}", f"x{suffix.upper()}"), ("x", f"x{suffix}")):
             assert new_file(kind, tmp_path / name) == tmp_path / completed
@@ -225,7 +228,7 @@ def test_command(run, config, tmp_path, capsys):
     assert figures["onnxruntime_accuracy"] is None
     for changed, says in (
         ([], "exists already"),
-        (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2"),
+        (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2, pte"),
         (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': must be mi-fgsm"),
         (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits must be 4 for mi-fgsm, got 3"),
     ):

@@ -1,0 +1,163 @@
+"""Exported networks in ExecuTorch, whose XNNPACK backend computes quantized layers with int8 on ARM and x86 processors.
+
+XNNPACK recognizes quantize and dequantize operations around a layer: activations of int8 with a zero point, weights of int8 around zero
+with a scale for each channel. Both are those of `core.export.standard_onnx`, with activations shifted from uint8.
+
+The package is not one of this program's requirements; only this file imports it.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
+from executorch.extension.pybindings import portable_lib
+from executorch.runtime import Runtime
+from torch import Tensor, fx, nn
+from torch.ao.quantization.fx import _decomposed as _registers_operations  # noqa: F401
+
+from core.errors import ModelError, first_line
+from core.export.standard_onnx import IntegerFolded, Levels
+from core.export.verify import Scorer
+from core.files import atomic_write
+from core.models.programs.export import trace
+from core.models.registry import ModelSpec
+from core.models.replacement import replace_kind
+from core.quantization.integer.weights import by_channel
+
+SPEC = "spec"  # a method of the file that returns the ModelSpec as JSON
+_LOWEST, _HIGHEST = -128, 127
+_SMALLEST_SCALE = 1e-6
+_INTEGERS = torch.ops.quantized_decomposed
+
+
+def save_executorch(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Writes a network in evaluation mode as a program for single images: one made by `standard_network`, or a full-precision one.
+
+    Input: float32 `(1, C, H, W)`, normalized; output `(1, classes)`. `network` is modified. Raises ModelError if it cannot be translated.
+    """
+    program = lowered(network, spec).to_executorch()
+    with atomic_write(path) as partial:
+        partial.write_bytes(program.buffer)
+
+
+def lowered(network: nn.Module, spec: ModelSpec) -> EdgeProgramManager:
+    """The program that `save_executorch` writes, with its parts that XNNPACK computes."""
+    for name in _layers_before_output(network):
+        layer = network.get_submodule(name)
+        assert isinstance(layer, IntegerFolded)
+        network.set_submodule(name, _FoldedAtEnd(layer))
+    replace_kind(network, IntegerFolded, _Folded)
+    replace_kind(network, Levels, _Quantized)
+    # XNNPACK orders memory itself
+    exported = trace(network.to(memory_format=torch.contiguous_format), spec, any_batch=False)
+    _rewrite(exported.graph_module)
+    try:
+        constants = {SPEC: json.dumps(asdict(spec))}
+        return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=constants)
+    except Exception as error:  # ExecuTorch raises many kinds
+        raise ModelError(f"{spec.name} must have only operations that ExecuTorch can translate ({first_line(error)})") from error
+
+
+def _layers_before_output(network: nn.Module) -> list[str]:
+    """Names of the layers between which and the scores there is no quantizer."""
+    if not isinstance(network, fx.GraphModule):
+        return []
+    modules = dict(network.named_modules(remove_duplicate=False))
+
+    def is_last(node: fx.Node) -> bool:
+        return any(user.op == "output" or (not isinstance(modules.get(str(user.target)), Levels) and is_last(user)) for user in node.users)
+
+    nodes = [node for node in network.graph.nodes if node.op == "call_module" and isinstance(modules[str(node.target)], IntegerFolded)]
+    return [str(node.target) for node in nodes if is_last(node)]
+
+
+def _rewrite(module: fx.GraphModule) -> None:
+    """What XNNPACK's patterns need: each operation has a dequantize of its own, and means keep their dimensions."""
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten.mean.dim and sorted(axis % 4 for axis in node.args[1]) == [2, 3] and len(node.args) == 2:
+            with module.graph.inserting_before(node):
+                kept = module.graph.call_function(node.target, (*node.args, True))
+                flat = module.graph.call_function(torch.ops.aten.view.default, (kept, list(node.meta["val"].shape)))
+            kept.meta, flat.meta = {"val": node.meta["val"][..., None, None]}, dict(node.meta)
+            node.replace_all_uses_with(flat)
+            module.graph.erase_node(node)
+        if node.target is _INTEGERS.dequantize_per_tensor.default:
+            for user in list(node.users)[1:]:
+                with module.graph.inserting_before(user):
+                    user.replace_input_with(node, module.graph.node_copy(node))
+    module.recompile()
+
+
+def open_executorch(path: Path, threads: int) -> Scorer:
+    """A .pte file in ExecuTorch, which has one pool of threads for the process: that of the file that was opened last."""
+    if portable_lib._threadpool_get_thread_count() != threads:
+        portable_lib._unsafe_reset_threadpool(threads)
+    method = Runtime.get().load_program(path).load_method("forward")
+    return lambda images: torch.cat([method.execute([image.contiguous()])[0].clone() for image in images.split(1)])
+
+
+def stored_spec(path: Path) -> ModelSpec:
+    """The description of the network in a file of `save_executorch`."""
+    (text,) = Runtime.get().load_program(path).load_method(SPEC).execute([])
+    return ModelSpec(**json.loads(text))
+
+
+class _Folded(nn.Module):
+    """An IntegerFolded as ExecuTorch's operations. Its bias of floats is on the grid of the sums, to which XNNPACK rounds it."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+    zeros: Tensor
+
+    def __init__(self, source: IntegerFolded) -> None:
+        super().__init__()
+        self.applied = source.applied
+        self.register_buffer("weight", source.weight)
+        self.register_buffer("weight_scale", source.weight_scale)
+        self.register_buffer("bias", source.bias.float() * source.bias_scale)
+        self.register_buffer("zeros", torch.zeros_like(source.bias, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = (-_HIGHEST, _HIGHEST)
+        weight = _INTEGERS.dequantize_per_channel.default(self.weight, self.weight_scale, self.zeros, 0, *ends, torch.int8)
+        return self.applied(x, weight, self.bias)
+
+
+class _FoldedAtEnd(_Folded):
+    """An IntegerFolded whose output stays in floats. XNNPACK computes it with int8 if the range of its input is found while it runs."""
+
+    def __init__(self, source: IntegerFolded) -> None:
+        super().__init__(source)
+        self.is_linear = source.convolution is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_linear:
+            return self.applied(x, self.weight.float() * by_channel(self.weight_scale, self.weight), self.bias)
+        scale, zero_point = _INTEGERS.choose_qparams.tensor(x, _LOWEST, _HIGHEST, _SMALLEST_SCALE, torch.int8)
+        levels = (scale, zero_point, _LOWEST, _HIGHEST, torch.int8)
+        return super().forward(_INTEGERS.dequantize_per_tensor.tensor(_INTEGERS.quantize_per_tensor.tensor(x, *levels), *levels))
+
+
+class _Quantized(nn.Module):
+    """Levels as ExecuTorch's operations, with int8 in place of uint8. Where not all of int8 are levels, a clamp comes first."""
+
+    def __init__(self, source: Levels) -> None:
+        super().__init__()
+        shift = 0 if source.symmetric else -128
+        self.scale, self.zero_point = float(source.scale), int(source.zero_point) + shift
+        lowest, highest = source.lowest + shift, source.highest + shift
+        self.is_clamped = (lowest, highest) != (_LOWEST, _HIGHEST)
+        self.lower, self.upper = ((level - self.zero_point) * self.scale for level in (lowest, highest))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_clamped:
+            x = F.hardtanh(x, self.lower, self.upper)  # which XNNPACK fuses into the operation before, unlike clamp
+        levels = (self.scale, self.zero_point, _LOWEST, _HIGHEST, torch.int8)
+        integers = _INTEGERS.quantize_per_tensor.default(x, *levels)
+        result: Tensor = _INTEGERS.dequantize_per_tensor.default(integers, *levels)
+        return result
