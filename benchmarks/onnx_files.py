@@ -69,7 +69,7 @@ def network(name: str, folder: Path) -> FullPrecisionModel:
     return FullPrecisionModel(made, spec)
 
 
-class _Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):
     """Images one by one for onnxruntime's quantizer."""
 
     def __init__(self, images: np.ndarray) -> None:
@@ -96,7 +96,7 @@ def files(model: FullPrecisionModel, folder: Path) -> dict[str, Path]:
     quantize_static(
         prepared,
         found["onnxruntime"],
-        _Reader(inputs.contiguous(memory_format=torch.contiguous_format).numpy()),
+        Reader(inputs.contiguous(memory_format=torch.contiguous_format).numpy()),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
