@@ -1,7 +1,7 @@
 # make run     the dashboard on http://127.0.0.1:8501
 # make test    all tests, with a real browser, in two processes of one thread each: more threads than cores mostly wait for each other
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 minutes
-# make cluster   Ray, for runs on a cluster (docs/cluster.md)
+# make cluster   Ray, for runs on a cluster (docs/cluster.md); the tests of these run where it is installed
 # make style   format; make check: lint and types
 # make test-oldest   the fast tests with the lower bounds of requirements.txt, in an environment of their own
 # PYTHON creates .venv, once: 3.11 to 3.14. For another one, rm -r .venv first
@@ -55,7 +55,7 @@ compiler:
 	$(PYTHON) install.py
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-cluster.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt
 	$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@
 

@@ -7,6 +7,7 @@ to it, and Ray's processes listen on all interfaces. A cluster that this module 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import threading
@@ -53,7 +54,7 @@ def connect(address: str = "") -> None:
         here: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
         others = [f"/{path.name}" for path in _ROOT.iterdir() if path.name not in _SHIPPED]
         environment = {"working_dir": str(_ROOT), "excludes": [*others, "__pycache__", "*.webp"]}
-        start = partial(ray.init, address or "local", runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)
+        start = partial(ray.init, address or "local", runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **here)
         try:
             # in a thread that does not end: on Linux, the processes that Ray starts end with the thread that started them
             _starter.submit(start).result()

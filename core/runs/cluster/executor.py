@@ -163,7 +163,8 @@ class _RemoteRun:
         if not self._resources:  # once, so that nodes that are gone change nothing
             self._resources = needed_resources(config, [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]])
         groups = {"events": 1, "requests": 1}
-        actor = ray.remote(**self._resources, max_restarts=0, concurrency_groups=groups)(NodeRun).remote()
+        options: dict[str, Any] = {**self._resources, "max_restarts": 0, "concurrency_groups": groups}  # Ray's types lack the last one
+        actor: Any = ray.remote(**options)(NodeRun).remote()
         node = ""
         try:
             about = self._when_started(actor.about.remote())
