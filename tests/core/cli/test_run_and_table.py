@@ -73,7 +73,7 @@ def run_config(*flags) -> RunConfig:
 def other_value(name, field):
     """A valid value of the knob that the preset `quick` does not have, and the arguments that set it."""
     flag = "--" + name.replace("_", "-")
-    if name == "layer_bits":
+    if name in ("layer_bits", "layer_weight_bits"):
         return (("a=b", 3), ("output", 8)), [flag, "output=8", "a=b=3"]
     if isinstance(field.default, bool):
         return not field.default, [f"--no-{flag[2:]}" if field.default else flag]
