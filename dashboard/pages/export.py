@@ -67,7 +67,9 @@ if not files:
     st.stop()
 st.header("Files of this run")
 WIDTHS = (4, 4, 2, 3, 3, 3)
-for column, name in zip(st.columns(WIDTHS), artifacts.FILE_COLUMNS, strict=True):
+with st.container(key="titles"):
+    titles = st.columns(WIDTHS)
+for column, name in zip(titles, artifacts.FILE_COLUMNS, strict=True):
     column.caption(name)
 for path, facts in files:
     button, *columns = st.columns(WIDTHS, vertical_alignment="center")
