@@ -20,7 +20,7 @@ CONFIGS = {
     "paper": PRESETS["paper"],
     "everything else than the defaults": RunConfig(
         model=MODEL,
-        machine=MachineConfig(seed=2**31 - 1, device="cpu", threads=3, budget=12.5, compile=True),
+        machine=MachineConfig(seed=2**31 - 1, device="cpu", threads=3, budget=12.5, compile=True, gpu_share=0.25),
         training_seed=5,
         generation=GenerationConfig(
             images=30,
@@ -120,6 +120,9 @@ CONFIGS = {
             flip_share=0.0123,
             calibration_images=1,
             layer_bits=(("a.layer", 6), ("b*", 2)),
+            correct_statistics=False,
+            size=140.5,
+            layer_weight_bits=(("a.layer", 3),),
         ),
         methods=("adam", "mi-fgsm"),
         bits=(8, 2),
