@@ -3,8 +3,20 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import peer_quantizers
+from core.models.full_precision import FullPrecisionModel
+
+
+@pytest.fixture
+def small(small):
+    """Without the addition of the usual small network: torchao refuses a tensor that a layer and an addition read."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, len(small.spec.classes)))
+    return FullPrecisionModel(network.eval().requires_grad_(False), small.spec)
 
 
 @pytest.mark.parametrize("name", peer_quantizers.QUANTIZERS)
