@@ -17,9 +17,8 @@ from core.config.training import TrainingConfig
 from core.errors import UnknownNameError
 
 _ONE_BATCH = GenerationConfig(images=64, batch_size=64, iterations=500, snapshots=1, noise="gray", schedule=PLATEAU)
-_CALIBRATED = TrainingConfig(
-    range="minmax", steps=0, keep="trained", correct_statistics=False
-)  # of methods that were published without a training
+# of methods that were published without a training
+_CALIBRATED = TrainingConfig(range="minmax", steps=0, keep="trained", correct_statistics=False)
 # what the presets of generators have in common; the loss of the student is that of the protocol
 _JOINT: Mapping[str, Any] = {
     "protocol": "authors",

@@ -5,7 +5,7 @@ from dataclasses import Field, dataclass
 from typing import Any
 
 from core.config.adaptive import ADAPTIVE
-from core.config.choices import BIT_WIDTHS, PROTOCOLS, RANGE_METHODS
+from core.config.choices import AUTHORS, BIT_WIDTHS, PROTOCOLS, RANGE_METHODS
 from core.config.knobs import check_text, knob
 from core.config.student_losses import StudentLossKnobs
 from core.errors import ConfigError, quoted
@@ -260,6 +260,11 @@ class TrainingConfig(StudentLossKnobs):
     def input_bits(self) -> int:
         """Bit width of the activations, 2 to 8."""
         return self.activation_bits or self.weight_bits
+
+    @property
+    def corrects_statistics(self) -> bool:
+        """Whether BatchNorm statistics are corrected, which the authors' protocol excludes."""
+        return self.correct_statistics and self.protocol != AUTHORS
 
     @property
     def mixed(self) -> bool:

@@ -19,7 +19,7 @@ from core.config import TrainingConfig
 from core.config.choices import BIT_WIDTHS
 from core.errors import CoreError
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.calibration import calibrate
+from core.quantization.calibration import calibrate, few_inputs
 from core.quantization.correction import corrected, moments_of
 from core.quantization.integer.weights import packed_bytes
 from core.quantization.layers import from_module
@@ -144,16 +144,14 @@ def weight_choices(model: FullPrecisionModel, config: TrainingConfig, images: Te
     Error: the mean over images of the squared change of the scores, minus their mean over the classes, when the weights of this layer alone
     are quantized and nothing else is; with corrected BatchNorm statistics if those of the network will be.
     """
-    count = min(len(images), max(_LEAST, _PIXELS // (images.shape[2] * images.shape[3])))
-    few = images[torch.linspace(0, len(images) - 1, count).round().long()]
-    inputs = (model.normalize(few) if few.dtype == torch.uint8 else few).contiguous(memory_format=torch.channels_last)
-    quantized = calibrate(model, config, few, series)
+    inputs = few_inputs(model, images, _LEAST, _PIXELS)
+    quantized = calibrate(model, config, inputs, series)
     own = dict(config.layer_bits)
     new_range = range_method(config)
     layers: dict[str, Any] = dict(zip(quantized.names, quantized.layers))
     errors = np.zeros((len(layers), len(BIT_WIDTHS)))
     sizes = np.zeros((len(layers), len(BIT_WIDTHS)), np.int64)
-    moments = moments_of(model.network, inputs) if config.correct_statistics else {}
+    moments = moments_of(model.network, inputs) if config.corrects_statistics else {}
     with unrounded([*layers.values()], [*quantized.activations]), corrected(quantized.network, moments):
         exact = centered_scores(quantized.network(inputs))
         for number, (name, layer) in enumerate(layers.items()):

@@ -38,3 +38,13 @@ def calibrate(model: FullPrecisionModel, config: TrainingConfig, images: Tensor,
             f"quantization ranges must be finite, got infinity or NaN in the calibration of {series}, first in {where}"
         ) from error
     return quantized
+
+
+def few_inputs(model: FullPrecisionModel, images: Tensor, least: int, pixels: int) -> Tensor:
+    """The images, normalized; evenly spaced ones, at least `least`, where all together have more than `pixels` pixels.
+
+    images: uint8 or normalized `(N, C, H, W)`.
+    """
+    count = min(len(images), max(least, pixels // (images.shape[2] * images.shape[3])))
+    few = images[torch.linspace(0, len(images) - 1, count).round().long()]
+    return (model.normalize(few) if few.dtype == torch.uint8 else few.detach()).contiguous(memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.hooks import hooked
+from core.quantization.calibration import few_inputs
 from core.quantization.placement import QuantizedNetwork
 
 IMAGES = 256  # at most
@@ -29,9 +30,7 @@ def correct_statistics(model: FullPrecisionModel, quantized: QuantizedNetwork, i
     """Corrects the running statistics of a calibrated network. images: those of the calibration, uint8 or normalized `(N, C, H, W)`, of
     which few are used if they are large, evenly spaced. A layer that the network calls several times keeps its statistics.
     """
-    count = min(len(images), max(_LEAST, _PIXELS // (images.shape[2] * images.shape[3])))
-    few = images[torch.linspace(0, len(images) - 1, count).round().long()]
-    inputs = (model.normalize(few) if few.dtype == torch.uint8 else few.detach()).contiguous(memory_format=torch.channels_last)
+    inputs = few_inputs(model, images, _LEAST, _PIXELS)
     moments, layers = moments_of(model.network, inputs), batch_norm_layers(quantized.network)
 
     def correct(name: str, given: tuple[Tensor, ...]) -> None:
@@ -39,8 +38,8 @@ def correct_statistics(model: FullPrecisionModel, quantized: QuantizedNetwork, i
         assert isinstance(layer, nn.BatchNorm2d)
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        (mean, _), (own_mean, _) = moments[name], _moments(given[0])
-        stretch = _stretch(layer, moments[name], given[0])
+        (mean, variance), (own_mean, own_variance) = moments[name], _moments(given[0])
+        stretch = _stretch(layer, variance, own_variance)
         layer.running_mean.copy_(own_mean + (layer.running_mean - mean) * stretch)
         layer.running_var.copy_(((layer.running_var + layer.eps) * stretch**2 - layer.eps).clamp_min(0))
 
@@ -55,8 +54,8 @@ def corrected(network: nn.Module, moments: Mapping[str, tuple[Tensor, Tensor]]) 
     """
 
     def scaled(layer: nn.BatchNorm2d, expected: tuple[Tensor, Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        mean, own_mean = expected[0], _moments(given[0])[0]
-        factor = 1 / _stretch(layer, expected, given[0])
+        (mean, variance), (own_mean, own_variance) = expected, _moments(given[0])
+        factor = 1 / _stretch(layer, variance, own_variance)
         shift = mean - own_mean * factor
         return (torch.addcmul(_by_channel(shift), given[0], _by_channel(factor)), *given[1:])
 
@@ -81,9 +80,9 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return values.mean(dim=(0, 2, 3)), values.var(dim=(0, 2, 3), correction=0)
 
 
-def _stretch(layer: nn.BatchNorm2d, expected: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+def _stretch(layer: nn.BatchNorm2d, variance: Tensor, own_variance: Tensor) -> Tensor:
     """s for each channel, float64 `(C,)`."""
-    return ((_moments(x)[1] + layer.eps) / (expected[1] + layer.eps)).sqrt()
+    return ((own_variance + layer.eps) / (variance + layer.eps)).sqrt()
 
 
 def _by_channel(values: Tensor) -> Tensor:

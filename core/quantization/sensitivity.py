@@ -9,6 +9,7 @@ from torch import Tensor
 
 from core.models.full_precision import FullPrecisionModel
 from core.quantization.analysis import sqnr
+from core.quantization.calibration import few_inputs
 from core.quantization.placement import QuantizedNetwork
 
 IMAGES = 16  # at most; a forward pass for each layer
@@ -24,9 +25,7 @@ def sensitivities(model: FullPrecisionModel, quantized: QuantizedNetwork, images
     ignores. images: uint8 `(N, C, H, W)`, of which few are used, evenly spaced: IMAGES small ones, fewer large ones. None where a layer
     changes nothing. The network stays unchanged.
     """
-    count = min(len(images), max(_LEAST, _PIXELS // (images.shape[2] * images.shape[3])))
-    chosen = images[torch.linspace(0, len(images) - 1, count).round().long()]
-    inputs = model.normalize(chosen).contiguous(memory_format=torch.channels_last)
+    inputs = few_inputs(model, images, _LEAST, _PIXELS)
     layers: dict[str, Any] = dict(zip(quantized.names, quantized.layers))
     quantizers: list[Any] = [*quantized.activations]
     found = {}

@@ -68,7 +68,7 @@ class QuantizationTraining:
             config, self.allocation = chosen_widths(model, config, pixels, self.series)
             self.config = config
         self.quantized = calibrate(model, config, pixels, self.series)
-        if config.correct_statistics and config.protocol != AUTHORS:
+        if config.corrects_statistics:
             correct_statistics(model, self.quantized, pixels)
         self.student = self.quantized.network
         self.optimizer = _optimizer(self.student, config)
