@@ -103,22 +103,22 @@ def test_active_run_is_updated_until_its_layout_changes(runs_folder, alone, monk
     assert updates() == {"layout": "deleted", "again": 1000, "values": {}}
 
 
+def add_iteration(run_id, method, step, keep=False):
+    """What a run stores of an iteration whose L_BNS is the number of its step."""
+    data = {"bns": float(step), "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)}
+    session.store().append(run_id, "generation", method, step, data)
+    frame = Frame(step, np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64))
+    session.store().frames.save(run_id, method, frame, keep)
+
+
 def test_page_asks_again_soon_while_a_method_is_ahead(runs_folder, alone):
     """Otherwise a page that asks in step with the iterations would always show old images."""
     store = session.store()
     run_id = store.create(LONG, "by hand")
     store.set_state(run_id, RunState.RUNNING)
-    images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
 
     def again_after(method, step):
-        store.append(
-            run_id,
-            "generation",
-            method,
-            step,
-            {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)},
-        )
-        store.frames.save(run_id, method, Frame(step, images, labels), keep=True)
+        add_iteration(run_id, method, step, keep=True)
         return collect(generation.GENERATION, run_id)["again"]
 
     assert collect(generation.GENERATION, run_id)["again"] == 30  # until the first images of all methods
@@ -136,12 +136,9 @@ def test_first_images_of_a_method_do_not_wait_long_for_those_of_another(runs_fol
     store = session.store()
     run_id = store.create(LONG, "by hand")
     store.set_state(run_id, RunState.RUNNING)
-    images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
 
     def sheets_after(method, step):
-        data = {"bns": 1.0, "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)}
-        store.append(run_id, "generation", method, step, data)
-        store.frames.save(run_id, method, Frame(step, images, labels), keep=False)
+        add_iteration(run_id, method, step)
         answer = collect(generation.GENERATION, run_id)
         return [key.split("/")[-1] for key in answer["values"] if key.startswith("sheet/")], answer["layout"]
 
@@ -156,18 +153,14 @@ def test_images_made_with_a_live_change_do_not_wait_for_those_of_another_method(
     store = session.store()
     run_id = store.create(LONG, "by hand")
     store.set_state(run_id, RunState.RUNNING)
-    images, labels = np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)
 
     def steps_after(method, step):
-        data = {"bns": float(step), "agreement": 50.0, "layers": [1.0], **dict.fromkeys(("total", "tv", "l2", "ce"), 1.0)}
-        store.append(run_id, "generation", method, step, data)
-        store.frames.save(run_id, method, Frame(step, images, labels), keep=False)
+        add_iteration(run_id, method, step)
         values = collect(generation.GENERATION, run_id)["values"]
         sheets = {name: json.loads(values[f"sheet/{run_id}/{name}"])["step"] for name in ("mi-fgsm", "adam")}
         return sheets["mi-fgsm"], sheets["adam"], "L_BNS 3" in values[f"heading/{run_id}/mi-fgsm"]
 
-    store.append(run_id, "generation", "mi-fgsm", 1, {"bns": 1.0, "layers": [1.0]})
-    store.frames.save(run_id, "mi-fgsm", Frame(1, images, labels), keep=False)
+    add_iteration(run_id, "mi-fgsm", 1)
     assert steps_after("adam", 1) == (1, 1, False)
     assert steps_after("mi-fgsm", 2) == (1, 1, False)
     assert steps_after("adam", 2) == (2, 2, False)
