@@ -311,7 +311,7 @@ def test_imagenet_network_on_a_cpu(lite0):
 
     # all images in each step, without augmentation, so that losses are comparable
     four = TrainingConfig(
-        weight_bits=4, activation_bits=4, steps=4, training_lr=1e-3, crop_padding=0, training_flip=False, ema_decay=0.0, **settings
+        weight_bits=4, activation_bits=4, steps=4, training_lr=1e-4, crop_padding=0, training_flip=False, ema_decay=0.0, **settings
     )
     training = QuantizationTraining(lite0, images, four, reporter=Notes())
     records.clear()
