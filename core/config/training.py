@@ -160,6 +160,18 @@ class TrainingConfig(StudentLossKnobs):
         low="half as many different images.",
         high="suits classes without left and right, not letters.",
     )
+    cutmix: float = knob(
+        1.0,
+        "Share of the training batches with CutMix: each image gets a rectangle of another one, for the teacher as well. Not "
+        "under the authors' protocol, and not for images that are made during the training.",
+        minimum=0.0,
+        maximum=1.0,
+        label="CutMix (share)",
+        paper="0: not part of it",
+        step=0.1,
+        low="0 trains on the images as they are, of which there are few.",
+        high="1 mixes every batch.",
+    )
     protocol: str = knob(
         "shared",
         "How a network is trained on the images of a method: shared (images first, then the same training for all methods) or authors "
@@ -265,6 +277,11 @@ class TrainingConfig(StudentLossKnobs):
     def corrects_statistics(self) -> bool:
         """Whether BatchNorm statistics are corrected, which the authors' protocol excludes."""
         return self.correct_statistics and self.protocol != AUTHORS
+
+    @property
+    def cutmix_share(self) -> float:
+        """Share of the batches with CutMix, which the authors' protocol excludes."""
+        return self.cutmix if self.protocol != AUTHORS else 0.0
 
     @property
     def mixed(self) -> bool:

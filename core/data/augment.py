@@ -47,6 +47,23 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
     return images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def cutmix(images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A copy of `(N, C, H, W)` in which a rectangle of each image, at the same position in all, comes from another image of the batch.
+
+    The rectangle has the proportions of the image and a share of its area between 0 and 1, uniformly distributed. labels: int64 `(N,)`.
+    Returns the images and the share of each class `(N, classes)` (CutMix, Yun et al., ICCV 2019, section 3.1).
+    """
+    count, _, height, width = images.shape
+    share, x, y = torch.rand(3, generator=generator).tolist()
+    rows, columns = int(height * math.sqrt(share)), int(width * math.sqrt(share))
+    top, left = int(y * (height - rows + 1)), int(x * (width - columns + 1))
+    others = torch.randperm(count, generator=generator).to(images.device)
+    mixed = images.clone()
+    mixed[:, :, top : top + rows, left : left + columns] = images[others, :, top : top + rows, left : left + columns]
+    one_hot = F.one_hot(labels, classes).float()
+    return mixed, torch.lerp(one_hot, one_hot[others], rows * columns / (height * width))
+
+
 def resized_crops(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
     """A random part of each image of `(N, C, H, W)`, resized to the whole size, and mirrored with probability 1/2; differentiable.
 

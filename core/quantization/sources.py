@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from core.config import TrainingConfig
-from core.data.augment import crop_and_flip
+from core.data.augment import crop_and_flip, cutmix
 from core.data.image_sets import ImageSet
 from core.models.full_precision import FullPrecisionModel
 
@@ -30,7 +30,8 @@ class TrainingSource(Protocol):
         """At most `count` images for the calibration, uint8 pixels or normalized float `(N, C, H, W)`, and labels int64 `(N,)`."""
 
     def batch(self, step: int, teacher: nn.Module, student: nn.Module) -> tuple[Tensor, Tensor]:
-        """Normalized images `(N, C, H, W)` without gradient, and labels int64 `(N,)`, of this step of the student (from 0)."""
+        """Normalized images `(N, C, H, W)` without gradient, and labels int64 `(N,)` or shares of the classes `(N, classes)`, of this step
+        of the student (from 0)."""
 
     def update(self, step: int, teacher: nn.Module, student: nn.Module) -> dict[str, float]:
         """The source's own step after the student's (from 0). Returns figures for the records of the training."""
@@ -43,7 +44,7 @@ class TrainingSource(Protocol):
 
 
 class ImageSetSource:
-    """Batches of a finished set in random order, shifted and flipped at random as the config says.
+    """Batches of a finished set in random order, shifted, flipped, and mixed at random as the config says.
 
     An image comes again only when all others have been used. The last batch of an order may be smaller.
     """
@@ -64,7 +65,11 @@ class ImageSetSource:
             self._order = torch.randperm(len(self.images), generator=self._random)
         size, device = self.config.training_batch_size, self.model.device
         index, self._order = self._order[:size], self._order[size:]
-        return self._seen(self.images.images[index].to(device)), self.images.labels[index].to(device)
+        images, labels = self._seen(self.images.images[index].to(device)), self.images.labels[index].to(device)
+        share = self.config.cutmix_share
+        if share and float(torch.rand((), generator=self._random)) < share:
+            return cutmix(images, labels, len(self.model.spec.classes), self._random)
+        return images, labels
 
     def _seen(self, pixels: Tensor) -> Tensor:
         """Normalized images of uint8 pixels, shifted and flipped at random."""

@@ -69,7 +69,14 @@ def version_1(**changes) -> dict:
 
 # what QUANTIZATION says today
 TRAINING = TrainingConfig(
-    weight_bits=3, steps=7, training_batch_size=16, ema_decay=0.5, layer_bits={"output": 8}, keep="trained", correct_statistics=False
+    weight_bits=3,
+    steps=7,
+    training_batch_size=16,
+    ema_decay=0.5,
+    layer_bits={"output": 8},
+    keep="trained",
+    correct_statistics=False,
+    cutmix=0.0,
 )
 
 
@@ -106,6 +113,7 @@ def test_stored_configs(path):
         "layer_bits": tuple(sorted(quantization["layer_bits"].items())),
         "keep": "trained",  # all that version 1 could do
         "correct_statistics": False,
+        "cutmix": 0.0,
         "bns_form": "norms",
     }
     left_out = {"evaluations", "quantization_seed", "weight_bits"}

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from core.data.augment import crop_and_flip, jitter_batch, resized_crops
+from core.data.augment import crop_and_flip, cutmix, jitter_batch, resized_crops
 
 
 def seeded(seed=0):
@@ -39,6 +39,31 @@ def test_disabled_jitter_is_the_identity_and_draws_as_many_numbers():
     assert torch.equal(jitter_batch(images, 0, False, one), images)
     jitter_batch(images, 2, True, other)
     assert torch.equal(torch.rand(4, generator=one), torch.rand(4, generator=other))
+
+
+def test_cutmix_takes_one_rectangle_of_each_image_from_another():
+    images, labels = pictures(6), torch.tensor([0, 1, 2, 3, 4, 4])
+    owners = torch.arange(6).repeat_interleave(3 * 8 * 8)  # of each value, all of which differ
+    areas = []
+    for seed in range(60):
+        mixed, shares = cutmix(images, labels, 5, seeded(seed))
+        sources = owners[mixed.long().flatten()].view(6, 3, 8, 8)
+        foreign = sources != torch.arange(6).view(6, 1, 1, 1)
+        changed = foreign.any(dim=1).any(dim=0)  # pixels (8, 8)
+        rows, columns = changed.any(dim=1).nonzero().flatten(), changed.any(dim=0).nonzero().flatten()
+        area = len(rows) * len(columns)
+        assert int(changed.sum()) == area  # a rectangle
+        assert all(bool((image == changed).all()) or not bool(image.any()) for image in foreign)  # the same in all that are mixed
+        # what stays where it is; whatever comes from another image comes from the same position
+        assert torch.equal(mixed.long() % 192, images.long() % 192)
+        for own, from_others, share in zip(labels.tolist(), sources, shares):
+            expected = np.bincount(labels[from_others.flatten()], minlength=5) / from_others.numel()
+            np.testing.assert_allclose(share.numpy(), expected, atol=1e-6)
+            assert share[own] > 0 or area == 64
+        areas.append(area / 64)
+    assert min(areas) < 0.15
+    assert max(areas) > 0.7
+    assert 0.3 < np.mean(areas) < 0.6
 
 
 def test_crops_are_taken_from_the_reflection_padded_image():
