@@ -1,5 +1,6 @@
 """The config of a whole run: a network, sections with disjoint names, the methods and the bit widths."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, replace
 from types import MappingProxyType
@@ -109,6 +110,17 @@ class RunConfig(Checked):
             steps=self.steps_by_bits.get(bits, self.training.steps),
             training_lr=self.lr_by_bits.get(bits, self.training.training_lr),
         )
+
+    def with_steps(self, steps: Mapping[int, int]) -> Self:
+        """With these training steps at bit widths. Where they are more than before, the step size of `lr_by_bits` falls with their square
+        root: a long training at the step size of a short one leaves what the full-precision network knew.
+        """
+        rates = dict(self.lr_by_bits)
+        for bits in rates.keys() & steps.keys():
+            before = self.training_for(bits).steps
+            if 0 < before < steps[bits]:
+                rates[bits] *= math.sqrt(before / steps[bits])
+        return replace(self, steps_by_bits={**self.steps_by_bits, **steps}, lr_by_bits=rates)
 
     @property
     def compares(self) -> bool:

@@ -2,7 +2,8 @@
 
 A few steps of everything that a run does are timed on this machine, on the network itself. One number, the effort, then scales the
 settings of the run: at 1 they are as given. Images grow with the square root of the effort, iterations with its fourth root, training
-steps with its power of 0.75, so that generation and training take the same share at every budget.
+steps with its power of 0.75, so that generation and training take the same share at every budget. Step sizes fall with the square root of
+the training steps.
 """
 
 import math
@@ -87,7 +88,7 @@ def scaled(config: RunConfig, effort: float) -> RunConfig:
     steps = {
         bits: _bounded("steps", config.training_for(bits).steps * effort**0.75) for bits in config.bits if config.training_for(bits).steps
     }
-    return replace(config, generation=generation, steps_by_bits={**config.steps_by_bits, **steps})
+    return replace(config, generation=generation).with_steps(steps)
 
 
 def _bounded(name: str, value: float) -> int:
@@ -162,6 +163,7 @@ class Plan:
             "iterations": config.generation.iterations,
             "batch_size": config.generation.batch_size,
             "steps": {str(bits): config.training_for(bits).steps for bits in config.bits},
+            "training_lr": {str(bits): float(f"{config.training_for(bits).training_lr:.4g}") for bits in config.bits},
             "training_batch_size": config.training.training_batch_size,
             "expected_seconds": round(seconds_of(config, self.costs, self.work), 1),
             "seconds_left": round(self.left, 1),

@@ -38,11 +38,11 @@ def _more_time(run: Run) -> RunConfig | None:
     config = run.config
     if config.machine.budget:
         return config.with_knobs({"budget": 2 * config.machine.budget})
-    steps = {bits: 2 * count for bits, count in config.steps_by_bits.items()}
+    steps = {bits: 2 * config.training_for(bits).steps for bits in config.steps_by_bits.keys() | config.lr_by_bits.keys()}
     values = {"steps": 2 * config.training.steps}
     if not config.images_from:
         values["iterations"] = 2 * config.generation.iterations
-    return replace(config, steps_by_bits=steps).with_knobs(values)
+    return config.with_steps(steps).with_knobs(values)
 
 
 def _another_method(run: Run) -> RunConfig | None:

@@ -83,6 +83,15 @@ def test_effort_of_one_is_as_given():
     assert plan.steps_by_bits == {3: 300, 4: 100}
 
 
+def test_longer_trainings_take_smaller_steps():
+    config = replace(CONFIG, lr_by_bits={3: 1e-3, 4: 2e-4})
+    plan = scaled(config, 16.0)
+    assert plan.steps_by_bits == {3: 2400, 4: 800}
+    assert plan.lr_by_bits == pytest.approx({3: 1e-3 / 8**0.5, 4: 2e-4 / 8**0.5})
+    assert scaled(config, 0.1).lr_by_bits == config.lr_by_bits  # never larger ones
+    assert scaled(CONFIG, 16.0).training == CONFIG.training  # a step size that was given for all widths stays
+
+
 def test_too_little_time_is_the_least():
     plan = planned(CONFIG, COSTS, Work(2000, holds_out=True, embeds=False), 1.0)
     assert (plan.generation.images, plan.generation.iterations) == (64, 20)
