@@ -7,7 +7,8 @@ from statistics import mean, stdev
 import pytest
 
 from core.comparison import sweep
-from core.comparison.sweep import held_out_config, points, rows, trials
+from core.comparison.search_space import points
+from core.comparison.sweep import held_out_config, rows, trials
 from core.config import EvaluationConfig, RunConfig
 from core.errors import ConfigError, UnknownNameError
 from core.runs.state import RunState
