@@ -18,6 +18,7 @@ _NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "comp
 _DOTS = ".."
 _LOGARITHMIC = 10.0  # ratio of the ends from which a range is drawn from on a logarithmic scale
 _DIGITS = 3  # significant digits of a value drawn from a range, so that it can be typed again
+MOST_POINTS = 10_000
 _DRAWS = 50  # for each point of a random search, before it is given up that there are as many different ones
 
 
@@ -114,17 +115,22 @@ def check_space(space: Space) -> None:
 def points(space: Space, most: int = 0, seed: int = 0) -> list[dict[str, Any]]:
     """All combinations of the values, or `most` different points at random: with a range, or more combinations than that.
 
-    Raises as `check_space`, and ConfigError for a range without `most`. Fewer than `most` where there are no more.
+    Raises as `check_space`, and ConfigError for a range without `most`, and for more than MOST_POINTS. Fewer than `most` where there are
+    no more.
     """
     check_space(space)
     ranges = {name: values for name, values in space.items() if isinstance(values, Range)}
-    if not ranges:
-        found = [dict(zip(space, values)) for values in itertools.product(*space.values())]  # type: ignore[arg-type]
-        return random.Random(seed).sample(found, most) if most and most < len(found) else found
-    if not most:
+    if ranges and not most:
         name, values = next(iter(ranges.items()))
         raise ConfigError(f"{name} must have values such as {values.low:g},{values.high:g} in a grid, got the range {values}")
-    draw, drawn = random.Random(seed), {}
+    number = math.prod(len(values) for values in space.values() if not isinstance(values, Range))
+    if (most or number) > MOST_POINTS:
+        raise ConfigError(f"a sweep must have at most {MOST_POINTS:,} points, got {most or number:,}: draw some of them at random")
+    if not ranges and number <= MOST_POINTS:
+        found = [dict(zip(space, values)) for values in itertools.product(*space.values())]  # type: ignore[arg-type]
+        return random.Random(seed).sample(found, most) if most and most < len(found) else found
+    draw = random.Random(seed)
+    drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
     for _ in range(_DRAWS * most):
         point = {name: _drawn(name, values, draw) for name, values in space.items()}
         drawn[tuple(point.values())] = point

@@ -26,6 +26,7 @@ from core.runs.state import RunState
 from core.runs.store import RunStore
 
 _HELD_OUT = "held-out"  # in the folder of uploads: a folder of images for each start of a sweep
+_POINTS_TO_ESTIMATE = 50
 _NEWEST = 20  # runs that tell how long a run takes
 
 
@@ -174,12 +175,16 @@ def seconds_for_work(store: RunStore, model: str, ids: Sequence[str] | None = No
 
 
 def seconds_of_sweep(store: RunStore, sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> float | None:
-    """Estimated seconds of processing for these points of a sweep that has no run yet, with its held-out images; None if unknown."""
+    """Estimated seconds of processing for these points of a sweep that has no run yet, with its held-out images; None if unknown.
+
+    Of many points, from some of them, evenly spaced. Raises as `trials`.
+    """
+    some = points[:: -(-len(points) // _POINTS_TO_ESTIMATE) or 1]
+    work = sum(trial.cell.cost for trial in trials_of(store, sweep, some)) * len(points) / max(1, len(some))
+    if not held_out_folder(store, sweep).exists():
+        work += work_of(held_out_config(sweep.start, sweep.seeds))
     speed = seconds_for_work(store, sweep.start.model)
-    if speed is None:
-        return None
-    images = 0.0 if held_out_folder(store, sweep).exists() else work_of(held_out_config(sweep.start, sweep.seeds))
-    return speed * (images + sum(trial.cell.cost for trial in trials_of(store, sweep, points)))
+    return None if speed is None else speed * work
 
 
 def with_points(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> Sweep:
