@@ -15,6 +15,7 @@ from core.errors import ConfigError, quoted
 GRID, RANDOM = "grid", "random"
 SAMPLERS = (GRID, RANDOM)
 _NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
+_BY_BITS = ("steps", "training_lr")  # in forms with a field of their own
 _DOTS = ".."
 _LOGARITHMIC = 10.0  # ratio of the ends from which a range is drawn from on a logarithmic scale
 _DIGITS = 3  # significant digits of a value drawn from a range, so that it can be typed again
@@ -60,7 +61,7 @@ def sweepable(methods: Collection[str]) -> dict[str, Field]:
         for name, field in every_knob().items()
         if name not in _NOT_SWEPT
         and field.metadata["affects_result"]
-        and (field.metadata["in_form"] or field.metadata["live"])
+        and (field.metadata["in_form"] or field.metadata["live"] or name in _BY_BITS)
         and (type(field.default) is not str or field.metadata["choices"])
         and any(has_knob(field, method) for method in methods)
     }
