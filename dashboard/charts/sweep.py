@@ -133,7 +133,8 @@ def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
     axis = {"type": "category", "showgrid": False}
     return figure(
         [trace], "Best agreement for each pair of values, %", 340, dragmode=False,
-        xaxis={**axis, "title": {"text": plotly(axis_name(across))}}, yaxis={**axis, "title": {"text": plotly(axis_name(up))}},
+        xaxis={**axis, "title": {"text": plotly(axis_name(across))}},
+        yaxis={**axis, "title": {"text": plotly(axis_name(up)), "standoff": 12}},
     )  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def _bins(values: Sequence[Any]) -> Mapping[Any, str]:
     of_bin: dict[int, list[Any]] = {}
     for value in distinct:
         of_bin.setdefault(min(int((scale(value) - low) / (high - low) * _MOST_VALUES), _MOST_VALUES - 1), []).append(value)
-    label = {number: f"{_text(own[0])}–{_text(own[-1])}" if len(own) > 1 else _text(own[0]) for number, own in of_bin.items()}
+    label = {number: "–".join(dict.fromkeys(f"{value:.2g}" for value in (own[0], own[-1]))) for number, own in of_bin.items()}
     return {value: label[number] for number, own in of_bin.items() for value in own}
 
 

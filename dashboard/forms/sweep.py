@@ -56,7 +56,8 @@ def sweep_form() -> Sweep | None:
         points = proposed(sweep)
         seconds = seconds_of_sweep(session.store(), sweep, points)
         st.markdown(_cost(sweep, len(points), seconds))
-        if refusals.button(f"Start {_runs(sweep, len(points)):,} runs", "start sweep"):
+        runs = _runs(sweep, len(points))
+        if refusals.button(f"Start {runs:,} run{'s' if runs != 1 else ''}", "start sweep"):
             return replace(sweep, user=rights.user(), executor=forms.chosen_executor(_KEY))
     return None
 
@@ -155,4 +156,4 @@ def _cost(sweep: Sweep, points: int, seconds: float | None) -> str:
         if seconds is not None
         else "The time is known when a run of this network is complete."
     )
-    return f"{' × '.join(factors)} = **{_runs(sweep, points):,} runs**{images}. {time}"
+    return f"{' × '.join(factors)} = **{_runs(sweep, points):,} run{'s' if _runs(sweep, points) != 1 else ''}**{images}. {time}"

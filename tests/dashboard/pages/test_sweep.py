@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from app_pages import component, page, tables, texts
 
+from core.comparison import sweep as comparison
 from core.comparison.search_space import GRID, points
 from core.comparison.sweeps import keep, new_sweep, stored, trials_of, with_points
-from core.config import PRESETS
+from core.config import PRESETS, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from dashboard import session
 
@@ -108,3 +109,28 @@ def test_what_is_no_value_is_named(runs_folder, key, value, message):
     (error,) = app.error
     assert message in error.value.replace("\\", "")
     assert not [button for button in app.button if button.key == "start sweep"]
+
+
+@pytest.mark.slow
+def test_a_sweep_is_computed_by_the_server(runs_folder, monkeypatch):
+    monkeypatch.setattr(comparison, "HELD_OUT_IMAGES", 8)
+    start = RunConfig(
+        machine=MachineConfig(device="cpu", threads=1),
+        generation=GenerationConfig(images=8, iterations=2, batch_size=8, snapshots=1),
+        training=TrainingConfig(range="minmax", steps=1, training_batch_size=8),
+        methods=("mi-fgsm",),
+        bits=(4,),
+    )
+    sweep = new_sweep(start, {"epsilon": [0.05, 0.2]}, GRID, 0, (0,))
+    session.sweeper().start(sweep)
+    assert "computing" in texts(page("sweep"))
+    session.sweeper().wait(sweep.id, 300)
+    assert session.sweeper().error(sweep.id) == ""
+    app = page("sweep")
+    assert metrics(app)["Runs"] == "2 of 2"
+    (frame,) = tables(app)
+    for run, agreement in zip(
+        sorted(session.store().runs(), key=lambda run: run.config.generation.epsilon), frame.sort_values("ε")["agreement"]
+    ):
+        outcome = session.store().result(run.id, "accuracy/mi-fgsm/W4A4")["real"]["trained"]
+        assert (outcome["agreement"], outcome["images"]) == (agreement, 16)
