@@ -21,17 +21,20 @@ def sweep(options: Namespace) -> dict[str, Any]:
     """Measures what is missing, then prints the table. What is interrupted goes on with the same command."""
     from core.comparison.search_space import GRID, RANDOM, space_of
     from core.comparison.sweep import as_text, rows, trials
-    from core.comparison.sweeping import carry_out, proposed
-    from core.comparison.sweeps import held_out_folder, measured, new_sweep, trials_of
+    from core.comparison.sweeping import carry_out
+    from core.comparison.sweeps import held_out_folder, likely_points, measured, new_sweep, trials_of
     from core.runs.state import RunState
     from core.runs.store import RunStore
 
     if options.random < 0:
         raise ConfigError(f"random must be at least 1, or 0 for all points of the grid, got {options.random}")
+    if options.random and (options.sampler or options.points):
+        raise ConfigError("random must not be given with sampler or points: --random N means --sampler random --points N")
+    sampler = options.sampler or (RANDOM if options.random else GRID)
     space = space_of(options.grid)
     start = with_weights(run_config(options), options)
-    wanted = new_sweep(start, space, RANDOM if options.random else GRID, options.random, options.seeds)
-    trials(wanted.start, proposed(wanted), wanted.seeds)  # what cannot be computed is refused before a store is made
+    wanted = new_sweep(start, space, sampler, options.points or options.random, options.seeds)
+    trials(wanted.start, likely_points(wanted), wanted.seeds)  # what cannot be computed is refused before a store is made
     if options.executor != LOCAL:
         check_cluster(options.executor, wanted.start)
     store = RunStore(options.runs)

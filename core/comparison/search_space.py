@@ -7,13 +7,14 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from core.config import every_knob, find_knob, has_knob
-from core.errors import ConfigError, quoted
+from core.errors import ConfigError, RunError, UnknownNameError, quoted
 
-GRID, RANDOM = "grid", "random"
-SAMPLERS = (GRID, RANDOM)
+GRID, RANDOM, TPE = "grid", "random", "tpe"
+SAMPLERS = (GRID, RANDOM, TPE)
 _NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
 _BY_BITS = ("steps", "training_lr")  # in forms with a field of their own
 _DOTS = ".."
@@ -113,6 +114,34 @@ def check_space(space: Space) -> None:
             raise ConfigError(f"{name} must have each value once in a grid, got {', '.join(map(str, values))}")
 
 
+def check_sampler(sampler: str, count: int) -> None:
+    """Raises UnknownNameError for an unknown sampler, ConfigError for its number of points, and RunError where Optuna is not installed."""
+    if sampler not in SAMPLERS:
+        raise UnknownNameError("sampler", sampler, SAMPLERS)
+    if sampler == GRID and count:
+        raise ConfigError(f"points must be 0 with sampler 'grid', which has all of them, got {count}")
+    if sampler != GRID and not 1 <= count <= MOST_POINTS:
+        raise ConfigError(f"points must be 1 to {MOST_POINTS:,} with sampler {sampler!r}, got {count}")
+    if sampler == TPE and not has_optuna():
+        raise RunError("sampler 'tpe' needs Optuna, which is not installed: install it with `pip install optuna`")
+
+
+def has_optuna() -> bool:
+    """Whether the sampler TPE can be used."""
+    return find_spec("optuna") is not None
+
+
+def size(space: Space) -> float:
+    """The number of different points; infinite with a range of numbers that are not whole."""
+    return math.prod(_size(name, values) for name, values in space.items())
+
+
+def _size(name: str, values: Sequence[Any] | Range) -> float:
+    if not isinstance(values, Range):
+        return len(values)
+    return int(values.high) - int(values.low) + 1 if is_whole(name) else math.inf
+
+
 def points(space: Space, most: int = 0, seed: int = 0) -> list[dict[str, Any]]:
     """All combinations of the values, or `most` different points at random: with a range, or more combinations than that.
 
@@ -149,3 +178,8 @@ def _drawn(name: str, values: Sequence[Any] | Range, draw: random.Random) -> Any
 def is_whole(name: str) -> bool:
     """Whether the values of a knob are whole numbers."""
     return type(find_knob(name)[1].default) is int
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which a switch is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

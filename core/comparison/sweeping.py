@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import numpy as np
 
 from core import layout
 from core.comparison.cells import ACTIVE, resumable_run
-from core.comparison.search_space import points
-from core.comparison.sweep import Trial, held_out_config
-from core.comparison.sweeps import Sweep, held_out_folder, keep, known, measured, trials_of, with_points
+from core.comparison.samplers import is_adaptive, make_sampler
+from core.comparison.sweep import Trial, held_out_config, rows
+from core.comparison.sweeps import Sweep, held_out_folder, keep, known, likely_points, measured, trials_of, with_points
 from core.config import RunConfig
 from core.errors import CoreError, RunError
 from core.files import atomic_folder
@@ -35,27 +37,44 @@ def carry_out(
     measure: Callable[[Sequence[Trial]], None],
     stopping: Callable[[], bool] = lambda: False,
 ) -> Sweep:
-    """Computes what is missing of a sweep, and returns it with all points proposed. It is stored before the first run, and as it grows.
+    """Computes what is missing of a sweep, and returns it with the points proposed. It is stored before the first run, and as it grows.
 
     make_images: computes a run with this config and returns its id. measure: computes the runs of these trials.
     """
-    earlier = known(store, sweep)
-    sweep = with_points(earlier, proposed(sweep))
-    trials_of(store, sweep)  # what cannot be computed is refused before anything is
-    keep(store, sweep)
+    sweep = prepared(store, sweep)
     folder = held_out_folder(store, sweep)
     if not folder.exists():
         run = make_images(held_out_config(sweep.start, sweep.seeds))
         _write_images(store.run_folder(run), folder)
         store.trash.delete(run)  # the images are kept, and nothing else is needed of it
-    if not stopping():
-        measure(missing(store, trials_of(store, sweep)))
+    sampler = make_sampler(sweep.sampler, sweep.space, sweep.count, sweep.start.machine.seed)
+    proposed: list[dict[str, Any]] = []
+    # of a sweep that is continued, the sampler learns again from what was measured, and proposes the same points
+    while not stopping() and (new := sampler.propose()):
+        proposed += new
+        sweep = with_points(sweep, proposed)
+        keep(store, sweep)
+        wanted = trials_of(store, sweep, new)
+        measure(missing(store, wanted))
+        sampler.tell(objectives(store, wanted, new))
     return sweep
 
 
-def proposed(sweep: Sweep) -> list[dict[str, object]]:
-    """The points of a sweep that are known before it starts. Raises as `points`."""
-    return points(sweep.space, sweep.count, sweep.start.machine.seed)
+def prepared(store: RunStore, sweep: Sweep) -> Sweep:
+    """Stores a sweep with the points that are known before it starts, unless it is stored. Raises as `points` and `trials`."""
+    found, likely = known(store, sweep), likely_points(sweep)
+    trials_of(store, sweep, likely)  # what cannot be computed is refused before anything is
+    found = found if is_adaptive(sweep.sampler) else with_points(found, likely)
+    keep(store, found)
+    return found
+
+
+def objectives(store: RunStore, wanted: Sequence[Trial], of_points: Sequence[Mapping[str, Any]]) -> list[tuple[Any, float | None]]:
+    """Each point with its mean agreement over methods, bit widths, and seeds; None for one that no run has measured."""
+    complete = [(trial, run.id) for trial, run in measured(store, wanted) if run is not None and run.state is RunState.COMPLETE]
+    table = rows(store, complete)
+    found = [[value for row in table if row.values == point for value in row.agreement] for point in of_points]
+    return [(point, mean(values) if values else None) for point, values in zip(of_points, found)]
 
 
 def missing(store: RunStore, wanted: Sequence[Trial]) -> list[Trial]:
@@ -103,9 +122,7 @@ class Sweeper:
         with self._lock:
             if sweep.id in self._stops:
                 return
-            sweep = with_points(sweep, proposed(sweep))
-            trials_of(self._store, sweep)
-            keep(self._store, sweep)
+            sweep = prepared(self._store, sweep)
             self._errors.pop(sweep.id, None)
             self._stops[sweep.id], self._current[sweep.id] = threading.Event(), set()
             threading.Thread(target=self._work, args=(sweep, self._stops[sweep.id]), name=f"sweep {sweep.id}", daemon=True).start()

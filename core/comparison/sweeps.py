@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.comparison.cells import measures
-from core.comparison.search_space import Range, Space
+from core.comparison.search_space import TPE, Range, Space, check_sampler, points, size
 from core.comparison.sweep import Trial, held_out_config, trials
 from core.config import RunConfig
 from core.errors import ConfigError, CoreError, RunError, quoted
@@ -58,12 +58,19 @@ class Sweep:
         widths = " ".join(self.start.training_for(bits).width for bits in self.start.bits)
         return f"{', '.join(self.space)} · {methods} · {widths}"
 
+    @property
+    def of_all(self) -> int:
+        """The number of runs that it will have."""
+        count = int(min(self.count, size(self.space))) if self.sampler == TPE else len(self.points)
+        return count * len(self.start.methods) * len(self.seeds)
+
 
 def new_sweep(start: RunConfig, space: Space, sampler: str, count: int, seeds: Sequence[int]) -> Sweep:
-    """A sweep that starts from the settings of any run. Raises ConfigError for what cannot be swept."""
+    """A sweep that starts from the settings of any run. Raises ConfigError for what cannot be swept, and as `check_sampler`."""
     start = with_absolute_paths(start.with_knobs({"data": "none", "encoder": "", "budget": 0.0}))
     if not space:
         raise ConfigError("grid must have at least one knob, got none")
+    check_sampler(sampler, count)
     held_out_config(start, seeds)
     text = json.dumps([start.to_dict(), _plain(space), sampler, count, list(seeds)], sort_keys=True)
     return Sweep(hashlib.sha256(text.encode()).hexdigest()[:16], start, dict(space), sampler, count, tuple(seeds))
@@ -132,10 +139,10 @@ def held_out_folder(store: RunStore, sweep: Sweep) -> Path:
     return store.folder / UPLOADS / _HELD_OUT / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def trials_of(store: RunStore, sweep: Sweep, points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
+def trials_of(store: RunStore, sweep: Sweep, of_points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:
     """The runs of the points proposed so far, or of these points. Raises as `trials`."""
     start = sweep.start.with_knobs({"data": str(held_out_folder(store, sweep))})
-    return trials(start, sweep.points if points is None else points, sweep.seeds)
+    return trials(start, sweep.points if of_points is None else of_points, sweep.seeds)
 
 
 def measured(store: RunStore, wanted: Sequence[Trial]) -> list[tuple[Trial, Run | None]]:
@@ -174,17 +181,22 @@ def seconds_for_work(store: RunStore, model: str, ids: Sequence[str] | None = No
     return sum(taken for _, taken in timed) / sum(work for work, _ in timed) if timed else None
 
 
-def seconds_of_sweep(store: RunStore, sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> float | None:
+def seconds_of_sweep(store: RunStore, sweep: Sweep, of_points: Sequence[Mapping[str, Any]]) -> float | None:
     """Estimated seconds of processing for these points of a sweep that has no run yet, with its held-out images; None if unknown.
 
     Of many points, from some of them, evenly spaced. Raises as `trials`.
     """
-    some = points[:: -(-len(points) // _POINTS_TO_ESTIMATE) or 1]
-    work = sum(trial.cell.cost for trial in trials_of(store, sweep, some)) * len(points) / max(1, len(some))
+    some = of_points[:: -(-len(of_points) // _POINTS_TO_ESTIMATE) or 1]
+    work = sum(trial.cell.cost for trial in trials_of(store, sweep, some)) * len(of_points) / max(1, len(some))
     if not held_out_folder(store, sweep).exists():
         work += work_of(held_out_config(sweep.start, sweep.seeds))
     speed = seconds_for_work(store, sweep.start.model)
     return None if speed is None else speed * work
+
+
+def likely_points(sweep: Sweep) -> list[dict[str, Any]]:
+    """The points of a sweep; of a sampler that learns, points like those that it will propose. Raises as `points`."""
+    return points(sweep.space, sweep.count, sweep.start.machine.seed)
 
 
 def with_points(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> Sweep:

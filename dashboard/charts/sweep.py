@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from core.comparison.search_space import is_number
 from core.comparison.sweep import Row
 from dashboard.charts.style import NEUTRAL, Figure, color, dash, figure, title_of
 from dashboard.names import knob_symbol, method_name
@@ -96,7 +97,7 @@ class _Axis:
 
 def _scale(distinct: Sequence[Any]) -> Any:
     """From a value to a number: its logarithm where numbers differ by a factor of 10 or more, the place of what is no number."""
-    if not all(_is_number(value) for value in distinct):
+    if not all(is_number(value) for value in distinct):
         return lambda value: float(distinct.index(value))
     return math.log if distinct[0] > 0 and distinct[-1] / distinct[0] >= _LOGARITHMIC else float
 
@@ -104,11 +105,7 @@ def _scale(distinct: Sequence[Any]) -> Any:
 def sorted_values(values: Sequence[Any]) -> list[Any]:
     """The different values: numbers by size, others in their order."""
     distinct = list(dict.fromkeys(values))
-    return sorted(distinct) if all(_is_number(value) for value in distinct) else distinct
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return sorted(distinct) if all(is_number(value) for value in distinct) else distinct
 
 
 def _text(value: Any) -> str:
@@ -141,7 +138,7 @@ def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
 def _bins(values: Sequence[Any]) -> Mapping[Any, str]:
     """Value -> its label on an axis, in the order of the axis: itself, or its bin where there are many numbers."""
     distinct = sorted_values(values)
-    if len(distinct) <= _MOST_VALUES or not all(_is_number(value) for value in distinct):
+    if len(distinct) <= _MOST_VALUES or not all(is_number(value) for value in distinct):
         return {value: _text(value) for value in distinct}
     scale = _scale(distinct)
     low, high = scale(distinct[0]), scale(distinct[-1])

@@ -9,9 +9,8 @@ from typing import Any
 
 import streamlit as st
 
-from core.comparison.search_space import GRID, RANDOM, SAMPLERS, Range, Space, sweepable, values_of
-from core.comparison.sweeping import proposed
-from core.comparison.sweeps import Sweep, held_out_folder, new_sweep, seconds_of_sweep
+from core.comparison.search_space import GRID, RANDOM, SAMPLERS, TPE, Range, Space, has_optuna, sweepable, values_of
+from core.comparison.sweeps import Sweep, held_out_folder, likely_points, new_sweep, seconds_of_sweep
 from core.config import PRESETS, RunConfig, find_knob, help_text
 from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
@@ -29,7 +28,7 @@ from dashboard.server import rights
 _STARTS = RunFilter(generates=True, quantizes=True)
 _FIRST: Mapping[str, str] = {"epsilon": "0.05, 0.1, 0.2", "mu": "0.5, 0.9"}  # what a new form varies
 _COUNT = 20  # points at random
-_SAMPLERS: Mapping[str, str] = {GRID: "Every combination", RANDOM: "At random"}
+_SAMPLERS: Mapping[str, str] = {GRID: "Every combination", RANDOM: "At random", TPE: "By TPE"}
 _KEY = "sweep"
 
 
@@ -53,7 +52,7 @@ def sweep_form() -> Sweep | None:
             return None
         sweep = new_sweep(replace(start, methods=tuple(in_order(methods)), bits=tuple(bits)), space, sampler, count, seeds_of(written))
         check_run(sweep.start)
-        points = proposed(sweep)
+        points = likely_points(sweep)
         seconds = seconds_of_sweep(session.store(), sweep, points)
         st.markdown(_cost(sweep, len(points), seconds))
         runs = _runs(sweep, len(points))
@@ -128,11 +127,12 @@ def _sampler(space: Space) -> tuple[str, int]:
     with left:
         chosen = st.segmented_control(
             "Points",
-            [name for name in SAMPLERS if name != GRID or not ranged],
+            [name for name in SAMPLERS if (name != GRID or not ranged) and (name != TPE or has_optuna())],
             default=RANDOM if ranged else GRID,
             required=True,
             format_func=lambda name: _SAMPLERS[name],
-            help="Every combination of the values, or some of them. A range such as 0.01..0.5 is drawn from.",
+            help="Every combination of the values, or some of them. A range such as 0.01..0.5 is drawn from. TPE is a sampler of Optuna, "
+            "offered where that is installed: it proposes points from the agreement of the earlier ones.",
             key=f"{_KEY}/sampler/{ranged}",
         )
     if chosen == GRID:

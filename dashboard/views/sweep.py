@@ -112,7 +112,7 @@ def draw(state: State) -> None:
 def _line(state: State) -> None:
     """Name, state, and the buttons that apply."""
     sweep, here = state.sweep, session.sweeper().computes(state.sweep.id)
-    done, of_all = len(state.complete), len(state.found)
+    done, of_all = len(state.complete), sweep.of_all
     word, color = ("complete", "green") if done == of_all else ("computing", "blue") if state.active else ("not complete", "orange")
     refusal = text.plain(rights.objection(sweep)) or None
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -149,18 +149,24 @@ def _metrics(state: State, table: Sequence[Row]) -> None:
     seconds = sum(one["seconds"] for one in store.results_of(ids, ["seconds"]).values())
     rest = [trial for trial, run in state.found if run is None or run.state is not RunState.COMPLETE]
     speed = seconds_for_work(store, state.sweep.start.model, ids or None)
+    unknown = state.sweep.of_all - len(state.found)  # runs of points that the sampler has not proposed yet
     best = list({row.width: row for row in reversed(table)}.values())[::-1]  # rows of a width are sorted, the best first
-    left = None if speed is None else speed * sum(trial.cell.cost for trial in rest)
+    left = None if speed is None else speed * (sum(trial.cell.cost for trial in rest) + unknown * _mean_cost(state))
     with st.container(horizontal=True):
         for row in best:
             st.metric(f"Best so far, {row.width}", _with_spread(row), border=True, help=_EXPLAINED)
-        st.metric("Runs", f"{len(ids)} of {len(state.found)}", border=True)
+        st.metric("Runs", f"{len(ids)} of {state.sweep.of_all}", border=True)
         st.metric("Cost so far", duration(seconds), border=True, help="Seconds of its complete runs, added up.")
-        if rest:
+        if rest or unknown:
             known = "unknown" if left is None else f"about {duration(left)}"
             st.metric("Cost of the rest", known, border=True, help="By the speed of its runs, or of the newest ones of this network.")
     if best:
         st.markdown("  \n".join(text.plain(_in_words(row)) for row in best))
+
+
+def _mean_cost(state: State) -> float:
+    """Of a run of the sweep, in images times iterations."""
+    return mean(trial.cell.cost for trial, _ in state.found) if state.found else 0.0
 
 
 def _in_words(row: Row) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from core import layout
-from core.comparison.search_space import GRID
+from core.comparison.search_space import GRID, TPE, Range
 from core.comparison.sweeping import Sweeper
 from core.comparison.sweeps import held_out_folder, measured, new_sweep, stored, trials_of
 from core.config import RunConfig
@@ -45,6 +45,9 @@ class Manager:
                 folder.mkdir(parents=True)
                 save_file({"images": PICTURE}, folder / layout.IMAGES_FILE)
                 (folder / layout.MANIFEST).touch()
+        for bits in run.config.bits:
+            figures = {"agreement": 100 * run.config.generation.epsilon, "kl": 0.1, "images": 4}
+            self.store.set_result(run_id, f"accuracy/{run.config.methods[0]}/W{bits}A{bits}", {"real": {"calibrated": figures}})
         self.store.set_state(run_id, RunState.FAILED if self.fail else RunState.COMPLETE, self.fail)
 
     def controls(self, run_id):
@@ -116,3 +119,26 @@ def test_a_sweep_without_images_says_why(store):
     assert "the held-out images must be complete" in sweeper.error(SWEEP.id)
     assert sweeper.error(SWEEP.id).endswith("the disk is full")
     assert not held_out_folder(store, SWEEP).exists()
+
+
+def test_a_search_that_is_continued_proposes_the_same_points(store):
+    pytest.importorskip("optuna")
+    wanted = new_sweep(RunConfig(methods=("mi-fgsm", "adam"), bits=(4,)), {"epsilon": Range(0.01, 1.0)}, TPE, 18, (0,))
+    manager = Manager(store)
+    sweeper = Sweeper(manager)
+    sweeper.start(wanted)
+    sweeper.wait(wanted.id, 60)
+    assert sweeper.error(wanted.id) == ""
+    (whole,) = stored(store)
+    assert len(whole.points) == 18
+    assert whole.of_all == 36
+    assert states(store, whole) == [RunState.COMPLETE] * 36
+    assert sum(point["epsilon"] for point in whole.points[8:]) / 10 > sum(point["epsilon"] for point in whole.points[:8]) / 8
+    # one run of the third round is gone
+    (gone,) = [run for trial, run in measured(store, trials_of(store, whole, [whole.points[9]])) if trial.cell.method == "adam"]
+    store.delete(gone.id)
+    sweeper.start(whole)
+    sweeper.wait(whole.id, 60)
+    assert len(manager.started) == 1 + 36 + 1
+    (again,) = stored(store)
+    assert again.points == whole.points
