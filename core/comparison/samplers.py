@@ -63,7 +63,8 @@ class TreeParzen:
 
     def propose(self) -> list[dict[str, Any]]:
         """At most ROUND points."""
-        self._asked, found = [], []
+        self._asked = []
+        found: list[dict[str, Any]] = []
         for _ in range(_DRAWS * ROUND):
             if len(found) == ROUND or len(self._known) == self._count:
                 break

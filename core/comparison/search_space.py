@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -93,7 +93,7 @@ def space_of(given: Sequence[tuple[str, Sequence[str]]]) -> dict[str, list[Any] 
 
 
 def _value(field: Field, text: str) -> Any:
-    kind = type(field.default)
+    kind: Callable[[str], Any] = type(field.default)
     if kind is bool:
         if text not in ("true", "false"):
             raise ConfigError(f"{field.name} must be true or false, got {quoted(text)}")
