@@ -20,6 +20,7 @@ FLOAT32 = "float32"  # the full-precision network in the formats of exports, whi
 RESULT = "result.json"
 RECOMMENDED = "recommended"  # of a run that `shrink` made: RECOMMENDED/FORMAT is what is exported at its end
 UPLOADS = "uploads"  # uploaded networks and images, beside the run folders
+SWEEPS = "sweeps"  # sweeps/ID.json, beside the run folders
 NETWORKS = "networks"  # uploads/networks/HASH.safetensors, with its display name in HASH.json
 IMAGES_FILE = "images.safetensors"
 SOURCE_FILE = "source.pt"  # in IMAGES/METHOD, of a joint method: the state of its source

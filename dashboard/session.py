@@ -17,6 +17,7 @@ import streamlit as st
 from safetensors.numpy import load_file
 
 from core import layout
+from core.comparison.sweeping import Sweeper
 from core.config import RunConfig
 from core.errors import RunError
 from core.models.network_names import names_of
@@ -56,6 +57,12 @@ def manager() -> RunManager:
 def store() -> RunStore:
     """The store of the manager."""
     return manager().store
+
+
+@st.cache_resource(show_spinner=False)
+def sweeper() -> Sweeper:
+    """One for the whole server, as its manager."""
+    return Sweeper(manager())
 
 
 def uploads() -> Uploads:

@@ -4,16 +4,14 @@ All networks are compared on the same images, which no run of the sweep is calib
 the settings that the sweep starts from and another seed. Real images, labeled or not, take no part.
 """
 
-import itertools
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
 from core.comparison.cells import Cell, cells
-from core.config import RunConfig, find_knob
+from core.config import RunConfig
 from core.errors import ConfigError
 from core.generation.methods import DEFAULT_METHODS, METHODS
 from core.runs.store import RunStore
@@ -21,7 +19,6 @@ from core.runs.store import RunStore
 HELD_OUT_IMAGES = 256  # of each of DEFAULT_METHODS; the standard error of an agreement of 90 % is then 1.3 points
 _SEED = 2_000_003  # from the seed of the sweep's start to that of the held-out images
 _SEEDS = 2**31
-_NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
 
 
 @dataclass(frozen=True)
@@ -63,23 +60,6 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {**asdict(self), "values": dict(self.values), "mean": self.mean, "spread": self.spread}
-
-
-def points(grid: Mapping[str, Sequence[Any]], most: int = 0, seed: int = 0) -> list[dict[str, Any]]:
-    """All combinations of the values of the grid, or `most` of them, drawn without replacement.
-
-    Raises UnknownNameError and ConfigError for a knob or value that a run cannot have, and for a value that is given twice.
-    """
-    for name, values in grid.items():
-        if name in _NOT_SWEPT:
-            raise ConfigError(f"grid must not have {name}, which is the same for all runs of a sweep or belongs to --seeds and --bits")
-        find_knob(name)
-        if len(set(values)) != len(values):
-            raise ConfigError(f"{name} must have each value once in a grid, got {', '.join(map(str, values))}")
-    found = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    if most and most < len(found):
-        found = random.Random(seed).sample(found, most)
-    return found
 
 
 def trials(start: RunConfig, grid_points: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Trial]:

@@ -101,7 +101,7 @@ def run_form(start: RunConfig, key: str, live: Mapping[str, Any]) -> RunConfig |
         network = network_widgets(start.model, f"{key}/machine", refusals)
         names = [*_in_form(MachineConfig), *_in_form(EvaluationConfig)]
         values |= knob_grid(start, names, f"{key}/machine", below=evaluation_checks(refusals, network.value, bits))
-    _choose_executor(refusals, key)
+    choose_executor(refusals, key)
     pressed = refusals.button("Start", "start")
     if not pressed:
         return None
@@ -116,7 +116,7 @@ def chosen_executor(key: str) -> str:
     return CLUSTER_EXECUTOR if st.session_state.get(f"{key}/where") == _ON_CLUSTER else ""
 
 
-def _choose_executor(refusals: Refusals, key: str) -> None:
+def choose_executor(refusals: Refusals, key: str) -> None:
     """A choice between this machine and a Ray cluster, with what is free there. Only where RAY_ADDRESS names a cluster."""
     address = os.environ.get(ADDRESS_VARIABLE, "")
     if not address:

@@ -55,6 +55,7 @@ PAGES: list[Page] = [
         opens_runs=True,
     ),
     Page("methods", "Methods", ":material/balance:"),
+    Page("sweep", "Sweep", ":material/grid_on:"),
     Page("paper", "Paper", ":material/table_chart:"),
     Page("export", "Export", ":material/file_export:", views=(STATUS_VIEW,)),
     Page("compare", "Compare", ":material/compare_arrows:"),

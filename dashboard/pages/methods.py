@@ -1,6 +1,5 @@
 """Methods: the methods side by side under one protocol, over several seeds, and a form that measures what is missing."""
 
-import re
 from dataclasses import replace
 
 import streamlit as st
@@ -10,13 +9,13 @@ from core.comparison.cells import ACTIVE, cells, found, resumable_run
 from core.comparison.kept import kept
 from core.comparison.verdict import of_table
 from core.config import find_knob
-from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
 from core.runs.lists import RunFilter
 from core.runs.manager import default_name
 from dashboard import session, text
 from dashboard.components import elements, problems
 from dashboard.components.empty import empty
+from dashboard.forms.seeds import seeds_of
 from dashboard.images import contact_sheet
 from dashboard.names import method_name
 from dashboard.server import rights
@@ -62,14 +61,6 @@ if rows:
                     st.html(contact_sheet.row_html(part, names_for(run, part)))
 else:
     st.info("This protocol has no complete run with labeled evaluation images yet.", icon=":material/lightbulb:")
-
-
-def seeds_of(written):
-    """The seeds in a text such as "0, 1, 2". Raises ConfigError."""
-    parts = re.split(r"[\s,;]+", written.strip())
-    if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise ConfigError(f"seeds must be numbers such as 0, 1, 2, got {written!r}")
-    return [int(part[:12]) for part in parts]
 
 
 def missing(config, seeds):

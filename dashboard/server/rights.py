@@ -1,15 +1,27 @@
-"""Who may act on a run: where users log in, its owner and the admins; elsewhere everyone."""
+"""Who may act on a run or a sweep: where users log in, its owner and the admins; elsewhere everyone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from core.errors import RunError
-from core.runs.run import Run
 from dashboard.server import access, logins, settings
 
 
-def objection(run: Run) -> str:
+class Owned(Protocol):
+    """A run or a sweep. user: who started it; empty: the command line, or a server without logins."""
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
+
+    @property
+    def user(self) -> str:
+        """Name of the user, or ""."""
+
+
+def objection(run: Owned) -> str:
     """Why the current user may not pause, stop, resume, change or delete the run, in one sentence; "" if they may.
 
     A run without an owner was started on the command line or before there were logins: it belongs to the admins, or if none are named,
@@ -26,7 +38,7 @@ def objection(run: Run) -> str:
     return f"Only {run.user or 'an admin'} can do this." if not (run.user and admins) else f"Only {run.user} or an admin can do this."
 
 
-def require(runs: Iterable[Run]) -> None:
+def require(runs: Iterable[Owned]) -> None:
     """Raises RunError unless the current user may act on all these runs. To be called where the action is done: a widget can be forged."""
     for run in runs:
         if problem := objection(run):

@@ -32,6 +32,7 @@ def runs_folder(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     session.manager.clear()
+    session.sweeper.clear()
     session.shared_cache.clear()  # copies of the one finished run have the same id, and some tests change their results
     yield folder
     session.manager().close()

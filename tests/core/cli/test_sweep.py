@@ -40,11 +40,30 @@ def test_every_point_is_measured_once_and_without_real_images(tiny_preset, runs,
     store.close()
 
 
+def test_the_points_of_tpe_are_measured_and_the_same_again(tiny_preset, runs, capsys):
+    pytest.importorskip("optuna")
+    search = (*SWEEP[:-2], "epsilon=0.05..0.4", "--sampler", "tpe", "--points", 5, "--json")
+    tables = []
+    for _ in range(2):
+        assert call(*search) == 0
+        tables.append(last_json(capsys))
+    assert tables[0]["missing"] == 0
+    assert tables[0] == tables[1]
+    values = {row["values"]["epsilon"] for row in tables[0]["rows"]}
+    assert len(values) == 5
+    assert all(0.05 <= value <= 0.4 for value in values)
+    store = RunStore(runs)
+    assert {run.config.generation.epsilon for run in store.runs()} == values
+    assert len(store.runs()) == 5
+    store.close()
+
+
 @pytest.mark.slow
-def test_a_sweep_on_a_cluster_prints_the_same_table(cluster, tiny_preset, tmp_path, capsys):
+@pytest.mark.parametrize("sampler", [(), ("--sampler", "tpe", "--points", 2)])
+def test_a_sweep_on_a_cluster_prints_the_same_table(cluster, tiny_preset, tmp_path, capsys, sampler):
     tables = []
     for executor in ("local", "ray"):
-        assert call(*SWEEP, "--json", "--executor", executor, "--runs", tmp_path / executor) == 0
+        assert call(*SWEEP, *sampler, "--json", "--executor", executor, "--runs", tmp_path / executor) == 0
         rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
         tables.append([{**row, "runs": [], "seconds": 0} for row in rows])
     assert tables[0] == tables[1]
@@ -61,6 +80,10 @@ def test_a_sweep_on_a_cluster_prints_the_same_table(cluster, tiny_preset, tmp_pa
         (["--grid", "steps=1.5"], "steps must be a whole number, got '1.5'"),
         (["--grid", "data=none,embedded"], "grid must not have data"),
         (["--grid", "mu=0.1", "mu=0.2"], "grid must have each knob once, got mu twice"),
+        (["--grid", "mu=0.1..0.9"], "mu must have values such as 0.1,0.9 in a grid, got the range 0.1..0.9"),
+        (["--grid", "mu=0.1", "--sampler", "best"], "unknown sampler 'best'"),
+        (["--grid", "mu=0.1", "--sampler", "tpe"], "points must be 1 to 10,000 with sampler 'tpe', got 0"),
+        (["--grid", "mu=0.1", "--random", "2", "--points", "2"], "random must not be given with sampler or points"),
         (["--grid", "mu=0.1", "--random", "-1"], "random must be at least 1, or 0 for all points of the grid, got -1"),
     ],
 )

@@ -1,49 +1,20 @@
 """Points of a sweep, its runs, and its table."""
 
-import itertools
 import math
 from statistics import mean, stdev
 
 import pytest
 
 from core.comparison import sweep
-from core.comparison.sweep import held_out_config, points, rows, trials
+from core.comparison.search_space import points
+from core.comparison.sweep import held_out_config, rows, trials
 from core.config import EvaluationConfig, RunConfig
-from core.errors import ConfigError, UnknownNameError
+from core.errors import ConfigError
 from core.runs.state import RunState
 from core.runs.store import RunStore
 
 GRID = {"epsilon": [0.05, 0.1], "mu": [0.5, 0.9], "steps": [10, 20, 30]}
 START = RunConfig(methods=("mi-fgsm",), bits=(3, 4), evaluation=EvaluationConfig(data="none", encoder=""))
-
-
-def test_a_grid_has_every_combination_once():
-    found = points(GRID)
-    assert [tuple(point.values()) for point in found] == list(itertools.product(*GRID.values()))
-    assert all(list(point) == list(GRID) for point in found)
-
-
-def test_random_points_are_different_points_of_the_grid_and_depend_on_the_seed():
-    drawn = [points(GRID, 5, seed) for seed in range(4)]
-    for some in drawn:
-        assert len({tuple(point.values()) for point in some}) == 5
-        assert all(point in points(GRID) for point in some)
-    assert drawn[0] == points(GRID, 5, 0)
-    assert len({str(some) for some in drawn}) > 1
-    assert points(GRID, 50) == points(GRID)
-
-
-@pytest.mark.parametrize(
-    ("grid", "error", "message"),
-    [
-        ({"epsilom": [0.1]}, UnknownNameError, "unknown knob 'epsilom'"),
-        ({"seed": [1, 2]}, ConfigError, "grid must not have seed"),
-        ({"mu": [0.5, 0.5]}, ConfigError, "mu must have each value once in a grid, got 0.5, 0.5"),
-    ],
-)
-def test_bad_grids_are_refused(grid, error, message):
-    with pytest.raises(error, match=message):
-        points(grid)
 
 
 def test_every_point_has_a_run_for_each_seed():

@@ -25,6 +25,7 @@ from dashboard import session
         ("compare", "Studio"),
         ("export", "Studio"),
         ("paper", "press Measure"),
+        ("sweep", "press Start"),
     ],
 )
 def test_page_without_runs_names_the_first_step(runs_folder, name, first_step, tmp_path, monkeypatch):
