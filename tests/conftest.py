@@ -20,6 +20,7 @@ from benchmarks import networks
 from core.data.image_sets import ImageSet
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import ModelSpec
+from core.runs.executors import EXECUTORS, ThreadExecutor
 from tests.ray_cluster import local_cluster
 from tests.small_disks import mounted
 
@@ -131,6 +132,14 @@ def children():
     watched = Children()
     yield watched
     watched.close()
+
+
+@pytest.fixture(scope="module")
+def runs_in_threads():
+    """The pages compute runs in threads of the tests' process: each manager would start a worker process, which imports torch first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXECUTORS, "processes", ThreadExecutor)
+        yield
 
 
 @pytest.fixture
