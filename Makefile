@@ -3,6 +3,7 @@
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 minutes
 # make cluster   Ray, for runs on a cluster (docs/cluster.md); the tests of these run where it is installed
 # make style   format; make check: lint and types
+# make test-exhaustive   the tests that `make test` leaves out, because they do for many networks what it does for one of each kind
 # make test-oldest   the fast tests with the lower bounds of requirements.txt, in an environment of their own
 # PYTHON creates .venv, once: 3.11 to 3.14. For another one, rm -r .venv first
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 SUPPORTED = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python is %d.%d: must be 3.11 or newer (make run PYTHON=python3.11)" % sys.version_info[:2] or 0)'
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run cluster test test-oldest bench frontier style check browser compiler
+.PHONY: run cluster test test-exhaustive test-oldest bench frontier style check browser compiler
 
 # `python -m`, because .venv/bin lacks the commands of packages that .venv shares with $(PYTHON)
 run: .venv/installed
@@ -20,10 +21,13 @@ cluster: .venv/installed
 	$(BIN)/python $(PIP) -r requirements-cluster.txt
 
 test: .venv/installed-dev browser compiler
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-exhaustive: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m exhaustive
 
 test-oldest: .venv-oldest/installed compiler
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore tests/browser
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/browser
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/generation.py

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,22 @@ from benchmarks import networks
 from core.data.image_sets import ImageSet
 from core.models.full_precision import FullPrecisionModel, load_model
 from core.models.registry import ModelSpec
+from core.runs.executors import EXECUTORS, ThreadExecutor
 from tests.ray_cluster import local_cluster
 from tests.small_disks import mounted
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process has a long one left at the end; those with a browser in turn with others."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    with_browser, slow, fast = [], [], []
+    for path, own in files.items():
+        is_slow = any(item.get_closest_marker("slow") for item in own)
+        (with_browser if "browser" in path.parts else slow if is_slow else fast).append(own)
+    in_turn = [own for pair in zip_longest(with_browser, slow, fillvalue=[]) for own in pair]
+    items[:] = chain.from_iterable(in_turn + fast)
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +146,14 @@ def children():
     watched = Children()
     yield watched
     watched.close()
+
+
+@pytest.fixture(scope="module")
+def runs_in_threads():
+    """The pages compute runs in threads of the tests' process: each manager would start a worker process, which imports torch first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXECUTORS, "processes", ThreadExecutor)
+        yield
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from dashboard.downloads.report import report
 from dashboard.pages import PAGES, Page
 from dashboard.updates import live_view
 from dashboard.views import live_knobs
+from tests.evaluation_images import few_evaluation_images
 
 SMALL = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
 
@@ -139,12 +140,13 @@ def folder(extended, tmp_path_factory):
     command = ["run", "--methods", "mi-fgsm", "sign", "tiny", "--gamma", "0.07", "--range", "percentile", "--percentile", "98"]
     given = ["--images", "8", "--iterations", "3", "--snapshots", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
     training = ["--bits", "4", "--steps", "2", "--training-batch-size", "4", "--calibration-images", "8", "--encoder", ""]
-    assert main([*command, *given, *training, "--accuracy-checks", "0", "--runs", str(folder)]) == 0
+    with few_evaluation_images():
+        assert main([*command, *given, *training, "--accuracy-checks", "0", "--runs", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture
-def run(folder, monkeypatch):
+def run(folder, monkeypatch, runs_in_threads):
     """That run, in the store that the pages show."""
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     session.manager.clear()

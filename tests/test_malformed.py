@@ -740,7 +740,7 @@ def test_uploads(tmp_path, in_this_process):
 
 
 @pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
+def runs_folder(tmp_path, monkeypatch, runs_in_threads):
     """An empty store for the pages; runs that they start are stopped after the test."""
     monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "runs"))
     session.manager.clear()

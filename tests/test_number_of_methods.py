@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def runs(folder, monkeypatch):
+def runs(folder, monkeypatch, runs_in_threads):
     """Number of methods -> its run, in the store that the pages show."""
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     session.manager.clear()

@@ -75,7 +75,7 @@ def shared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(shared):
+def server(shared, runs_in_threads):
     """Run name -> id in the shared copy, which the pages show."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(RUNS_VARIABLE, str(shared[0]))

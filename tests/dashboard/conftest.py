@@ -11,6 +11,7 @@ from core.config import GenerationConfig, MachineConfig, RunConfig, TrainingConf
 from core.runs.store import RUNS_VARIABLE
 from dashboard import session
 from dashboard.server import settings
+from tests.evaluation_images import few_evaluation_images
 
 TINY = RunConfig(
     machine=MachineConfig(device="cpu"),
@@ -23,11 +24,19 @@ TINY = RunConfig(
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory):
     """The folder of a store with one complete run of both methods."""
-    return store_of_one_run(tmp_path_factory.mktemp("finished"), TINY, "a finished run")
+    with few_evaluation_images():
+        return store_of_one_run(tmp_path_factory.mktemp("finished"), TINY, "a finished run")
+
+
+@pytest.fixture(scope="module")
+def fewer_images():
+    """What the pages start is evaluated on as many images as the finished run."""
+    with few_evaluation_images():
+        yield
 
 
 @pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
+def runs_folder(tmp_path, monkeypatch, runs_in_threads, fewer_images):
     """An empty store for the pages; runs that they start are stopped after the test."""
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))

@@ -210,7 +210,7 @@ def test_read_only_folder_can_still_be_listed(runs_folder, monkeypatch):
     assert "must be writable" in texts(app)
 
 
-def test_folder_on_a_read_only_disk(tmp_path, monkeypatch, finished_runs):
+def test_folder_on_a_read_only_disk(tmp_path, monkeypatch, finished_runs, runs_in_threads):
     """Every page shows what is kept; what needs writing says in one sentence that it cannot."""
     sentence = "the runs folder must be writable, but {} is read-only: make it writable and try again"
     with mounted(tmp_path / "disk", 40) as disk:

@@ -78,7 +78,7 @@ def test_report_has_every_part_of_a_run(html, store, run):
         "a finished run", "complete", "Settings", "Settings that differ from the preset quick:", "Live changes", "epsilon", "0.0625",
         "Images",
         "Generation", "Training of the quantized networks", "Accuracy", "Diversity", "Provenance", "How to reproduce it",
-        "2,000 CIFAR-10 test images", f"± {known['full_precision']['standard_error']:.2f}", "python -m core run", "torch ", "Python ",
+        "600 CIFAR-10 test images", f"± {known['full_precision']['standard_error']:.2f}", "python -m core run", "torch ", "Python ",
         f"{known['accuracy/adam/W4A4']['quantized']:.2f} %", "seed of the training", run.id, "BMVC 2023",
     ):  # fmt: skip
         assert needed in text, needed

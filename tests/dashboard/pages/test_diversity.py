@@ -9,7 +9,7 @@ def test_diversity_names_its_encoder_and_shows_both_methods(with_finished_run):
     app = page("diversity")
     assert "**embedded**, trained on the 50,000 CIFAR-10 training images" in texts(app)
     assert [metric.label for metric in app.metric] == ["MI\\-FGSM", "Adam", "Noise \\(reference\\)", "Real images \\(reference\\)"]
-    assert "512 of the first 2,000 CIFAR-10 test images" in texts(app)
+    assert "512 of the first 600 CIFAR-10 test images" in texts(app)
     assert len(component(app, "figure")) == 3
     bodies = [element.proto.body for element in app.get("html")]
     # for each method: pairs in rows of four, an image with its nearest neighbors, and sample images

@@ -11,7 +11,7 @@ from dashboard import session
 
 def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     app = page("quantize")
-    assert "first 2,000 CIFAR-10 test images" in texts(app)
+    assert "first 600 CIFAR-10 test images" in texts(app)
     table = next(table for table in tables(app) if "calibrated %" in table)
     assert sorted(table["images by"]) == ["Adam", "MI-FGSM"]
     assert (table["trained %"] > 50).all()
