@@ -52,7 +52,7 @@ def _with_steps(factor: int) -> Callable[[RunConfig], RunConfig]:
 WAYS: Mapping[str, Callable[[RunConfig], RunConfig]] = MappingProxyType(
     {
         "quick": lambda config: config,
-        "without CutMix": _with_training(cutmix=0.0),
+        "CutMix": _with_training(cutmix=1.0),
         "without the correction of statistics": _with_training(correct_statistics=False),
         "half the step size": _with_step_sizes(0.5),
         "twice the step size": _with_step_sizes(2.0),

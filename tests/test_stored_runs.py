@@ -135,7 +135,6 @@ def test_stored_presets_are_still_the_presets(name):
         "keep": "trained",
         "bns_form": "norms",
         "correct_statistics": False,
-        "cutmix": 0.0,
     }  # what all versions before these knobs did
     if name != "paper":
         before |= {"mu": 0.9, "max_shift": 2, "flip": True}  # the defaults before "divergence"

@@ -27,7 +27,6 @@ _JOINT: Mapping[str, Any] = {
     "ema_decay": 0.0,
     "keep": "trained",
     "correct_statistics": False,
-    "cutmix": 0.0,
 }
 _PAPER = TrainingConfig(
     range="minmax",
@@ -40,7 +39,6 @@ _PAPER = TrainingConfig(
     ema_decay=0.0,
     keep="trained",
     correct_statistics=False,
-    cutmix=0.0,
 )
 # of IntraQ's authors for CIFAR: 147 epochs of 200 steps; in 4 more, their code only finds the ranges
 _STUDENT = replace(_PAPER, protocol="authors", steps=147 * 200, training_weight_decay=1e-4)

@@ -161,15 +161,15 @@ class TrainingConfig(StudentLossKnobs):
         high="suits classes without left and right, not letters.",
     )
     cutmix: float = knob(
-        1.0,
-        "Share of the training batches with CutMix: each image gets a rectangle of another one, for the teacher as well. Not "
-        "under the authors' protocol, and not for images that are made during the training.",
+        0.0,
+        "Share of the training batches with CutMix: each image gets a rectangle of another one, for the teacher as well. Not under the "
+        "authors' protocol, and not for images that are made during the training.",
         minimum=0.0,
         maximum=1.0,
         label="CutMix (share)",
         paper="0: not part of it",
         step=0.1,
-        low="0 trains on the images as they are, of which there are few.",
+        low="0 trains on the images as they are.",
         high="1 mixes every batch.",
     )
     protocol: str = knob(

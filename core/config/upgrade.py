@@ -71,7 +71,7 @@ def upgrade_training(values: Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary of a TrainingConfig of any version, such as that in the file of a quantized network, in today's form."""
     values = {name: value for name, value in values.items() if name not in _NOT_OF_TRAINING}
     if "layer_bits" in values:  # a stored section, with every knob
-        values = {"keep": "trained", "correct_statistics": False, "cutmix": 0.0, **values}
+        values = {"keep": "trained", "correct_statistics": False, **values}
     return _renamed(TrainingConfig, {_ONCE_SHARED.get(name, name): value for name, value in values.items()})
 
 

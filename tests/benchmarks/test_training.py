@@ -15,7 +15,7 @@ def test_each_way_changes_what_it_says():
     assert changed["half the step size"].training_for(4).training_lr == QUICK.training_for(4).training_lr / 2
 
 
-@pytest.mark.parametrize("way", ["quick", "without CutMix"])
+@pytest.mark.parametrize("way", ["quick", "CutMix"])
 def test_figures_of_one_training(small, small_images, way):
     few = QUICK.with_knobs({"device": "cpu", "training_batch_size": 16, "crop_padding": 1})
     config = WAYS[way](replace(few, lr_by_bits={}))

@@ -76,7 +76,6 @@ TRAINING = TrainingConfig(
     layer_bits={"output": 8},
     keep="trained",
     correct_statistics=False,
-    cutmix=0.0,
 )
 
 
@@ -113,7 +112,6 @@ def test_stored_configs(path):
         "layer_bits": tuple(sorted(quantization["layer_bits"].items())),
         "keep": "trained",  # all that version 1 could do
         "correct_statistics": False,
-        "cutmix": 0.0,
         "bns_form": "norms",
     }
     left_out = {"evaluations", "quantization_seed", "weight_bits"}
@@ -128,6 +126,7 @@ def test_stored_configs(path):
         "patience",
         "training_weight_decay",
         "flip_share",
+        "cutmix",
         "size",
         "layer_weight_bits",
         "gpu_share",
