@@ -131,11 +131,7 @@ def test_stored_settings_are_read_with_their_values(path):
 @pytest.mark.parametrize("name", ["quick", "imagenet", "paper"])
 def test_stored_presets_are_still_the_presets(name):
     stored = RunConfig.from_dict(json.loads((DATA / "configs" / f"preset_{name}.json").read_text(encoding="utf-8")))
-    before = {
-        "keep": "trained",
-        "bns_form": "norms",
-        "correct_statistics": False,
-    }  # what all versions before these knobs did
+    before = {"keep": "trained", "bns_form": "norms", "correct_statistics": False}  # what all versions before these knobs did
     if name != "paper":
         before |= {"mu": 0.9, "max_shift": 2, "flip": True}  # the defaults before "divergence"
     if name == "imagenet":
