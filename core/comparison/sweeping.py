@@ -17,7 +17,7 @@ from core import layout
 from core.comparison.cells import ACTIVE, resumable_run
 from core.comparison.samplers import is_adaptive, make_sampler
 from core.comparison.sweep import Trial, held_out_config, rows
-from core.comparison.sweeps import Sweep, held_out_folder, keep, known, likely_points, measured, trials_of, with_points
+from core.comparison.sweeps import Sweep, distinct, held_out_folder, keep, known, likely_points, measured, trials_of, with_points
 from core.config import RunConfig
 from core.errors import CoreError, RunError
 from core.files import atomic_folder
@@ -78,8 +78,8 @@ def objectives(store: RunStore, wanted: Sequence[Trial], of_points: Sequence[Map
 
 
 def missing(store: RunStore, wanted: Sequence[Trial]) -> list[Trial]:
-    """The trials that no run has measured or will measure."""
-    return [trial for trial, run in measured(store, wanted) if run is None or run.state not in (RunState.COMPLETE, *ACTIVE)]
+    """The trials that no run has measured or will measure, those that one run measures once."""
+    return distinct([trial for trial, run in measured(store, wanted) if run is None or run.state not in (RunState.COMPLETE, *ACTIVE)])
 
 
 def _write_images(run_folder: Path, folder: Path) -> None:

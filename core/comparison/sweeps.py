@@ -8,12 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from core.comparison.cells import measures
 from core.comparison.search_space import TPE, Range, Space, check_sampler, points, size
 from core.comparison.sweep import Trial, held_out_config, trials
-from core.config import RunConfig
+from core.config import RunConfig, find_knob
+from core.config.knobs import has_knob
 from core.errors import ConfigError, CoreError, RunError, quoted
 from core.files import read_json, write_json
 from core.generation.methods import METHODS
@@ -149,18 +151,40 @@ def measured(store: RunStore, wanted: Sequence[Trial]) -> list[tuple[Trial, Run 
     """Each trial with the newest run that has measured it; else one that will, else one that ended early, else None."""
     if not wanted:
         return []
-    first = wanted[0].cell.config
+    first, names = wanted[0].cell.config, list(wanted[0].values)
     known: dict[tuple[Any, ...], list[Run]] = {}
     for run in store.runs(RunFilter(generates=True, model=first.model, data=[first.evaluation.data])):
-        values = [run.config.value(name) for name in wanted[0].values]
         for method in run.config.methods:
-            known.setdefault((method, run.config.machine.seed, *values), []).append(run)
+            known.setdefault(_point(run.config, method, names), []).append(run)
     found: list[tuple[Trial, Run | None]] = []
     for trial in wanted:
-        of_point = known.get((trial.cell.method, trial.cell.seed, *trial.values.values()), [])
+        of_point = known.get(_point(trial.cell.config, trial.cell.method, names), [])
         own = [run for run in of_point if measures(run.config, trial.cell) and not store.changes(run.id)]
         found.append((trial, min(own, key=_rank, default=None)))  # of equal ones, the first is the newest
     return found
+
+
+def _point(config: RunConfig, method: str, names: Sequence[str]) -> tuple[Any, ...]:
+    """Equal for two configs of a sweep whose runs of a method are the same: a knob that only other methods have makes no difference."""
+    values = [config.value(name) for name in names if has_knob(find_knob(name)[1], method)]
+    return method, config.machine.seed, *values
+
+
+def distinct(wanted: Sequence[Trial]) -> list[Trial]:
+    """Of trials that one run measures, the first."""
+    found: dict[tuple[Any, ...], Trial] = {}
+    for trial in wanted:
+        found.setdefault(_point(trial.cell.config, trial.cell.method, list(trial.values)), trial)
+    return list(found.values())
+
+
+def runs_of(sweep: Sweep, of_points: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Method -> the number of its runs for these points."""
+    counts = {}
+    for method in sweep.start.methods:
+        own = [name for name in sweep.space if has_knob(find_knob(name)[1], method)]
+        counts[method] = len({tuple(point[name] for name in own) for point in of_points}) * len(sweep.seeds)
+    return counts
 
 
 def _rank(run: Run) -> int:
@@ -187,7 +211,10 @@ def seconds_of_sweep(store: RunStore, sweep: Sweep, of_points: Sequence[Mapping[
     Of many points, from some of them, evenly spaced. Raises as `trials`.
     """
     some = of_points[:: -(-len(of_points) // _POINTS_TO_ESTIMATE) or 1]
-    work = sum(trial.cell.cost for trial in trials_of(store, sweep, some)) * len(of_points) / max(1, len(some))
+    costs: dict[str, list[float]] = {}
+    for trial in trials_of(store, sweep, some):
+        costs.setdefault(trial.cell.method, []).append(trial.cell.cost)
+    work = sum(count * mean(costs[method]) for method, count in runs_of(sweep, of_points).items() if count)
     if not held_out_folder(store, sweep).exists():
         work += work_of(held_out_config(sweep.start, sweep.seeds))
     speed = seconds_for_work(store, sweep.start.model)

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core.comparison.search_space import GRID, RANDOM, SAMPLERS, TPE, Range, Space, has_optuna, sweepable, values_of
-from core.comparison.sweeps import Sweep, held_out_folder, likely_points, new_sweep, seconds_of_sweep
+from core.comparison.sweeps import Sweep, held_out_folder, likely_points, new_sweep, runs_of, seconds_of_sweep
 from core.config import PRESETS, RunConfig, find_knob, help_text
 from core.errors import ConfigError
 from core.generation.methods import METHODS, in_order
@@ -54,9 +54,9 @@ def sweep_form() -> Sweep | None:
         check_run(sweep.start)
         points = likely_points(sweep)
         seconds = seconds_of_sweep(session.store(), sweep, points)
-        st.markdown(_cost(sweep, len(points), seconds))
-        runs = _runs(sweep, len(points))
-        if refusals.button(f"Start {runs:,} run{'s' if runs != 1 else ''}", "start sweep"):
+        runs = sum(runs_of(sweep, points).values())
+        st.markdown(_cost(sweep, len(points), runs, seconds))
+        if refusals.button(f"Start {_counted(runs, 'run')}", "start sweep"):
             return replace(sweep, user=rights.user(), executor=forms.chosen_executor(_KEY))
     return None
 
@@ -141,19 +141,18 @@ def _sampler(space: Space) -> tuple[str, int]:
         return chosen, int(st.number_input("Number of points", 1, 1000, _COUNT, key=f"{_KEY}/count"))
 
 
-def _runs(sweep: Sweep, points: int) -> int:
-    return points * len(sweep.start.methods) * len(sweep.seeds)
-
-
-def _cost(sweep: Sweep, points: int, seconds: float | None) -> str:
+def _cost(sweep: Sweep, points: int, runs: int, seconds: float | None) -> str:
     """What a sweep will cost, in a sentence."""
-    factors = [f"{points:,} point{'s' if points != 1 else ''}"]
-    for number, word in ((len(sweep.start.methods), "method"), (len(sweep.seeds), "seed")):
-        factors.append(f"{number} {word}{'s' if number != 1 else ''}")
+    numbers = ((points, "point"), (len(sweep.start.methods), "method"), (len(sweep.seeds), "seed"))
+    factors = [_counted(number, word) for number, word in numbers]
     images = "" if held_out_folder(session.store(), sweep).exists() else ", and one for the held-out images"
     time = (
         f"About **{duration(seconds)}** of processing, by the speed of the newest runs of this network."
         if seconds is not None
         else "The time is known when a run of this network is complete."
     )
-    return f"{' × '.join(factors)} = **{_runs(sweep, points):,} run{'s' if _runs(sweep, points) != 1 else ''}**{images}. {time}"
+    return f"{', '.join(factors)}: **{_counted(runs, 'run')}**{images}. {time}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' if number != 1 else ''}"

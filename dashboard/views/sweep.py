@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core.comparison.sweep import Row, Trial, rows
-from core.comparison.sweeps import Sweep, forget, measured, seconds_for_work, trials_of
+from core.comparison.sweeps import Sweep, distinct, forget, measured, seconds_for_work, trials_of
 from core.runs.outlook import duration
 from core.runs.run import Run
 from core.runs.state import RunState
@@ -145,9 +145,9 @@ def _act(sweep: Sweep, action: Any) -> None:
 
 def _metrics(state: State, table: Sequence[Row]) -> None:
     """Best point so far, runs, cost so far, and what the rest will cost."""
-    store, ids = session.store(), [run for _, run in state.complete]
+    store, ids = session.store(), list(dict.fromkeys(run for _, run in state.complete))
     seconds = sum(one["seconds"] for one in store.results_of(ids, ["seconds"]).values())
-    rest = [trial for trial, run in state.found if run is None or run.state is not RunState.COMPLETE]
+    rest = distinct([trial for trial, run in state.found if run is None or run.state is not RunState.COMPLETE])
     speed = seconds_for_work(store, state.sweep.start.model, ids or None)
     unknown = state.sweep.of_all - len(state.found)  # runs of points that the sampler has not proposed yet
     best = list({row.width: row for row in reversed(table)}.values())[::-1]  # rows of a width are sorted, the best first
@@ -155,7 +155,7 @@ def _metrics(state: State, table: Sequence[Row]) -> None:
     with st.container(horizontal=True):
         for row in best:
             st.metric(f"Best so far, {row.width}", _with_spread(row), border=True, help=_EXPLAINED)
-        st.metric("Runs", f"{len(ids)} of {state.sweep.of_all}", border=True)
+        st.metric("Runs", f"{len(ids)} of {len(ids) + len(rest) + unknown}", border=True)
         st.metric("Cost so far", duration(seconds), border=True, help="Seconds of its complete runs, added up.")
         if rest or unknown:
             known = "unknown" if left is None else f"about {duration(left)}"

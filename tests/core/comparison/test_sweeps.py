@@ -7,12 +7,14 @@ import pytest
 from core.comparison.search_space import GRID, RANDOM, Range, points
 from core.comparison.sweep import held_out_config
 from core.comparison.sweeps import (
+    distinct,
     forget,
     held_out_folder,
     keep,
     known,
     measured,
     new_sweep,
+    runs_of,
     seconds_for_work,
     seconds_of_sweep,
     stored,
@@ -101,6 +103,27 @@ def test_each_trial_has_its_complete_run_first_then_an_active_one_then_one_that_
     other = store.create(wanted[3].cell.config.with_knobs({"data": "none"}), "")
     store.set_state(other, RunState.COMPLETE)
     assert [run and run.id for _, run in measured(store, wanted)] == [ids[0], ids[2], ids[3], None]
+
+
+def test_a_knob_that_a_method_does_not_have_needs_no_runs_of_its_own(store):
+    """epsilon is a knob of MI-FGSM, lr is one of Adam."""
+    start = replace(START, methods=("mi-fgsm", "adam"))
+    sweep = new_sweep(start, {"epsilon": [0.05, 0.1, 0.2], "lr": [0.1, 0.3]}, GRID, 0, (0,))
+    wanted = trials_of(store, with_points(sweep, points(sweep.space)))
+    assert len(wanted) == 12
+    apart = distinct(wanted)
+    assert [(trial.cell.method, trial.values["epsilon" if trial.cell.method == "mi-fgsm" else "lr"]) for trial in apart] == [
+        ("mi-fgsm", 0.05), ("adam", 0.1), ("adam", 0.3), ("mi-fgsm", 0.1), ("mi-fgsm", 0.2),
+    ]  # fmt: skip
+    assert runs_of(sweep, points(sweep.space)) == {"mi-fgsm": 3, "adam": 2}
+    ids = {}
+    for trial in apart:
+        run = store.create(trial.cell.config, "")
+        store.set_state(run, RunState.COMPLETE)
+        ids[trial.cell.method, trial.cell.config.value("epsilon" if trial.cell.method == "mi-fgsm" else "lr")] = run
+    for trial, run in measured(store, wanted):
+        value = trial.values["epsilon" if trial.cell.method == "mi-fgsm" else "lr"]
+        assert run.id == ids[trial.cell.method, value]
 
 
 def test_costs_are_those_of_complete_runs_by_the_work_of_each(store):
