@@ -1,6 +1,7 @@
 """Which output of a program is the scores."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ from core.errors import quoted
 from core.models.programs.archive import refuse
 
 
-def scores_of_program(graph: Mapping[str, Any], signature: Mapping[str, Any], path: Path) -> tuple[str, bool, tuple[str, ...]]:
+def scores_of_program(module: Mapping[str, Any], path: Path) -> tuple[str, bool, tuple[str, ...]]:
     """Name of the tensor of scores; whether it has further dimensions of size 1 and has to be flattened; and notes for the user.
 
-    Of several outputs, the first of the shape of scores is taken: others are those of auxiliary classifiers, or features. Raises
-    ModelError if the program changes buffers, as in training mode, or its first output is no tensor.
+    Of several outputs, the first of the shape of scores is taken: others are those of auxiliary classifiers, or features. In a mapping,
+    outputs called auxiliary come last. Raises ModelError if the program changes buffers, as in training mode, or its first output is no
+    tensor. module: the `graph_module` of the program.
     """
+    graph, signature = module["graph"], module["signature"]
     outputs = graph["outputs"]
     kinds = [next(iter(one)) for one in signature["output_specs"]]
     if set(kinds) != {"user_output"} or len(outputs) != len(kinds) or "as_tensor" not in outputs[0]:
@@ -23,10 +26,21 @@ def scores_of_program(graph: Mapping[str, Any], signature: Mapping[str, Any], pa
             f"got {len(outputs)} outputs ({quoted(', '.join(kinds[:3]))})",
         )
     shapes = [_shape(graph, one["as_tensor"]["name"]) if "as_tensor" in one else () for one in outputs]
-    place = next((number for number, shape in enumerate(shapes) if _is_scores(shape)), 0)
+    names = _names(module, len(outputs))
+    candidates = [number for number, shape in enumerate(shapes) if _is_scores(shape)]
+    place = min(candidates, key=lambda number: names[number].lower().startswith("aux"), default=0)
     which = "the first" if place == 0 else f"number {place + 1}"
     notes = (f"took {which} of {len(outputs)} outputs as the scores",) if len(outputs) > 1 else ()
     return outputs[place]["as_tensor"]["name"], len(shapes[place]) > 2 and _is_scores(shapes[place]), notes
+
+
+def _names(module: Mapping[str, Any], count: int) -> Sequence[str]:
+    """The names of the outputs, if the network returns a mapping of tensors; else empty ones."""
+    first = (module.get("module_call_graph") or [{}])[0].get("signature") or {}
+    _, form = json.loads(first.get("out_spec") or "[1, {}]")
+    names = json.loads(form["context"]) if form.get("type") == "builtins.dict" else []
+    nested = any(child["children_spec"] for child in form.get("children_spec", []))
+    return [str(name) for name in names] if len(names) == count and not nested else [""] * count
 
 
 def _shape(graph: Mapping[str, Any], name: str) -> tuple[Any, ...]:

@@ -92,7 +92,7 @@ class _Translation:
             refuse(self.path, f"number of operations must be at most {NODES:,}, got {len(self.given['nodes']):,}")
         for position, node in enumerate(self.given["nodes"]):
             self._translate(node, position)
-        name, is_deeper, self.notes = scores_of_program(self.given, self.signature, self.path)
+        name, is_deeper, self.notes = scores_of_program(self.archive.graph["graph_module"], self.path)
         scores = self._tensor(name)
         self.graph.output(self.graph.call_function(torch.flatten, (scores, 1)) if is_deeper else scores)
         return self._assembled(), shape

@@ -148,6 +148,8 @@ class Outputs(nn.Module):
             return images[:, :, :4, :4], (scores[..., None], scores.square())
         if self.form == "tuple":
             return scores, scores.square()
+        if self.form == "auxiliary first":
+            return {"aux_logits": scores.square(), "logits": scores}
         return {"out": scores, "aux": scores.square(), "features": images.mean(dim=(2, 3))}
 
 
@@ -159,6 +161,7 @@ class Outputs(nn.Module):
         ("row", []),
         ("tuple", ["took the first of 2 outputs as the scores"]),
         ("mapping", ["took the first of 3 outputs as the scores"]),
+        ("auxiliary first", ["took number 2 of 2 outputs as the scores"]),
         ("features first", ["took number 2 of 3 outputs as the scores"]),
     ],
 )
