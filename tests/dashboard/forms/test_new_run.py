@@ -108,6 +108,7 @@ CONFIGS = {
             ema_decay=0.9999,
             crop_padding=0,
             training_flip=False,
+            cutmix=0.5,
             keep="trained",
             protocol="authors",
             alpha_attention=1.5,
