@@ -1,6 +1,7 @@
 """A store with one real finished run, made once per session; each test gets its own copy. And logins."""
 
 import shutil
+from collections import OrderedDict
 
 import pytest
 import streamlit as st
@@ -42,7 +43,9 @@ def runs_folder(tmp_path, monkeypatch, runs_in_threads, fewer_images):
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     session.manager.clear()
     session.sweeper.clear()
-    session.shared_cache.clear()  # copies of the one finished run have the same id, and some tests change their results
+    # copies of the one finished run have the same id, and some tests change their results and records
+    session.shared_cache.clear()
+    monkeypatch.setattr(session, "_records", OrderedDict())
     yield folder
     session.manager().close()
     session.manager.clear()
