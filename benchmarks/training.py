@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -69,23 +69,31 @@ def scores_of(model: FullPrecisionModel, scores: nn.Module, pixels: Tensor) -> T
     return torch.cat([scores(part).log_softmax(dim=1) for part in inputs])
 
 
-def trained(model: FullPrecisionModel, images: ImageSet, config: RunConfig, bits: int, pixels: Tensor, labels: Tensor) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Measured:
+    """Evaluation images uint8 `(N, C, H, W)`, their labels int64 `(N,)`, and what `scores_of` gives for full precision."""
+
+    pixels: Tensor
+    labels: Tensor
+    exact: Tensor
+
+
+def trained(model: FullPrecisionModel, images: ImageSet, config: RunConfig, bits: int, on: Measured) -> dict[str, Any]:
     """The figures of one training."""
-    exact = scores_of(model, model.network, pixels)
     training = QuantizationTraining(model, images, config.training_for(bits), config.machine.seed)
     found = {}
     for state in ("calibrated", "trained"):
-        own = scores_of(model, training.inference_network(), pixels)
+        own = scores_of(model, training.inference_network(), on.pixels)
         found[state] = {
-            "top1": round(100 * float((own.argmax(dim=1) == labels).double().mean()), 2),
-            "kl": round(float(F.kl_div(own, exact, reduction="batchmean", log_target=True)), 4),
+            "top1": round(100 * float((own.argmax(dim=1) == on.labels).double().mean()), 2),
+            "kl": round(float(F.kl_div(own, on.exact, reduction="batchmean", log_target=True)), 4),
         }
         while not training.finished:
             training.step()
     return {**found, "steps": training.step_count, "seconds": round(training.seconds, 1)}
 
 
-def measure(model: FullPrecisionModel, options: argparse.Namespace, pixels: Tensor, labels: Tensor) -> dict[str, Any]:
+def measure(model: FullPrecisionModel, options: argparse.Namespace, on: Measured) -> dict[str, Any]:
     """All ways, bit widths, and seeds: seed -> bit width -> way -> figures."""
     result: dict[str, Any] = {}
     for seed in options.seeds:
@@ -94,7 +102,7 @@ def measure(model: FullPrecisionModel, options: argparse.Namespace, pixels: Tens
         for bits in options.bits:
             own = result.setdefault(str(seed), {}).setdefault(str(bits), {})
             for way in options.ways:
-                own[way] = trained(model, images, WAYS[way](start), bits, pixels, labels)
+                own[way] = trained(model, images, WAYS[way](start), bits, on)
                 print(seed, bits, way, json.dumps(own[way]), file=sys.stderr, flush=True)
     return result
 
@@ -110,10 +118,11 @@ def main() -> None:
     keep_memory()
     model = network(options.network)
     data = load_evaluation_set(options.data, model.spec)
-    pixels, labels = zip(*(data[index] for index in range(len(data))), strict=True)
-    result = measure(model, options, torch.stack(pixels), torch.tensor(labels))
+    images, labels = zip(*(data[index] for index in range(len(data))), strict=True)
+    pixels = torch.stack(images)
+    result = measure(model, options, Measured(pixels, torch.tensor(labels), scores_of(model, model.network, pixels)))
     print(json.dumps(result, indent=1))
-    if sys.argv[1:] == []:
+    if not sys.argv[1:]:
         write("training", result)
 
 

@@ -22,8 +22,7 @@ def sweep(options: Namespace) -> dict[str, Any]:
     from core.comparison.search_space import GRID, RANDOM, space_of
     from core.comparison.sweep import as_text, rows, trials
     from core.comparison.sweeping import carry_out
-    from core.comparison.sweeps import held_out_folder, likely_points, measured, new_sweep, trials_of
-    from core.runs.state import RunState
+    from core.comparison.sweeps import complete, held_out_folder, likely_points, measured, new_sweep, trials_of
     from core.runs.store import RunStore
 
     if options.random < 0:
@@ -42,12 +41,12 @@ def sweep(options: Namespace) -> dict[str, Any]:
         store.mark_interrupted()
         done = carry_out(store, wanted, lambda config: _images(options, config), lambda found: _measure(options, store, found))
         found = measured(store, trials_of(store, done))
-        complete = [(trial, run.id) for trial, run in found if run is not None and run.state is RunState.COMPLETE]
-        table = rows(store, complete)
+        counted = complete(found)
+        table = rows(store, counted)
         images = held_out_folder(store, done)
     finally:
         store.close()
-    missing = len(found) - len(complete)
+    missing = len(found) - len(counted)
     if not options.json:
         note = [f"Not measured: {missing} of {len(found)} runs."] if missing else []
         return {"text": "\n".join([as_text(table), *note])}

@@ -18,7 +18,7 @@ SAMPLERS = (GRID, RANDOM, TPE)
 _NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
 _BY_BITS = ("steps", "training_lr")  # in forms with a field of their own
 _DOTS = ".."
-_LOGARITHMIC = 10.0  # ratio of the ends from which a range is drawn from on a logarithmic scale
+_LOGARITHMIC = 10.0  # ratio of the ends of a logarithmic scale, at least
 _DIGITS = 3  # significant digits of a value drawn from a range, so that it can be typed again
 MOST_POINTS = 10_000
 _DRAWS = 50  # for each point of a random search, before it is given up that there are as many different ones
@@ -34,7 +34,7 @@ class Range:
     @property
     def log(self) -> bool:
         """Whether values are drawn on a logarithmic scale."""
-        return self.low > 0 and self.high / self.low >= _LOGARITHMIC
+        return is_logarithmic(self.low, self.high)
 
     def at(self, share: float, whole: bool) -> Any:
         """The value at a share of the range, 0 to 1, with three significant digits; an int if `whole`."""
@@ -50,6 +50,11 @@ class Range:
 
     def __str__(self) -> str:
         return f"{self.low:g}{_DOTS}{self.high:g}"
+
+
+def is_logarithmic(low: float, high: float) -> bool:
+    """Whether values of a knob from `low` to `high` are on a logarithmic scale."""
+    return low > 0 and high / low >= _LOGARITHMIC
 
 
 Space = Mapping[str, Sequence[Any] | Range]  # knob -> its values, or the range that they are drawn from

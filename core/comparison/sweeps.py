@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -164,10 +164,19 @@ def measured(store: RunStore, wanted: Sequence[Trial]) -> list[tuple[Trial, Run 
     return found
 
 
+def complete(found: Sequence[tuple[Trial, Run | None]]) -> list[tuple[Trial, str]]:
+    """Of what `measured` found: the trials that were measured, each with the id of its run."""
+    return [(trial, run.id) for trial, run in found if run is not None and run.state is RunState.COMPLETE]
+
+
 def _point(config: RunConfig, method: str, names: Sequence[str]) -> tuple[Any, ...]:
     """Equal for two configs of a sweep whose runs of a method are the same: a knob that only other methods have makes no difference."""
-    values = [config.value(name) for name in names if has_knob(find_knob(name)[1], method)]
-    return method, config.machine.seed, *values
+    return method, config.machine.seed, *(config.value(name) for name in _own(names, method))
+
+
+def _own(names: Iterable[str], method: str) -> list[str]:
+    """Those of the knobs that a method has."""
+    return [name for name in names if has_knob(find_knob(name)[1], method)]
 
 
 def distinct(wanted: Sequence[Trial]) -> list[Trial]:
@@ -182,7 +191,7 @@ def runs_of(sweep: Sweep, of_points: Sequence[Mapping[str, Any]]) -> dict[str, i
     """Method -> the number of its runs for these points."""
     counts = {}
     for method in sweep.start.methods:
-        own = [name for name in sweep.space if has_knob(find_knob(name)[1], method)]
+        own = _own(sweep.space, method)
         counts[method] = len({tuple(point[name] for name in own) for point in of_points}) * len(sweep.seeds)
     return counts
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from core.comparison.search_space import is_number
+from core.comparison.search_space import is_logarithmic, is_number
 from core.comparison.sweep import Row
 from dashboard.charts.style import NEUTRAL, Figure, color, dash, figure, title_of
 from dashboard.names import knob_symbol, method_name
@@ -16,13 +16,7 @@ OBJECTIVE = "agreement, %"
 _METHOD = "method"
 _MOST_VALUES = 8  # of a knob that are shown one by one; more numbers are put into so many bins
 _TICKS = 5  # of an axis with more values than that
-_LOGARITHMIC = 10.0  # ratio of the values of a knob from which its axis is logarithmic
 _OTHERS = 0.6  # opacity of the lines that are neither the best nor chosen
-
-
-def axis_name(name: str) -> str:
-    """A knob as the figures and tables call it: its symbol in the paper, else its name."""
-    return knob_symbol(name)
 
 
 def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[str]) -> Figure:
@@ -32,7 +26,7 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
     """
     several = len({row.method for row in rows}) > 1
     columns: dict[str, list[Any]] = {_METHOD: [method_name(row.method) for row in rows]} if several else {}
-    columns |= {axis_name(name): [row.values[name] for row in rows] for name in rows[0].values}
+    columns |= {knob_symbol(name): [row.values[name] for row in rows] for name in rows[0].values}
     columns[OBJECTIVE] = [row.mean for row in rows]
     axes = [_Axis(values) for values in columns.values()]
     best = max(rows, key=lambda row: row.mean)
@@ -99,7 +93,7 @@ def _scale(distinct: Sequence[Any]) -> Any:
     """From a value to a number: its logarithm where numbers differ by a factor of 10 or more, the place of what is no number."""
     if not all(is_number(value) for value in distinct):
         return lambda value: float(distinct.index(value))
-    return math.log if distinct[0] > 0 and distinct[-1] / distinct[0] >= _LOGARITHMIC else float
+    return math.log if is_logarithmic(distinct[0], distinct[-1]) else float
 
 
 def sorted_values(values: Sequence[Any]) -> list[Any]:
@@ -124,14 +118,14 @@ def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
     trace = {
         "type": "heatmap", "x": x, "y": y, "z": best, "customdata": counts, "colorscale": "Cividis", "colorbar": {"thickness": 10},
         "texttemplate": "%{z:.1f}", "xgap": 2, "ygap": 2, "hoverongaps": False,
-        "hovertemplate": f"{plotly(axis_name(across))} %{{x}}, {plotly(axis_name(up))} %{{y}}: %{{z:.2f}} %, the best of %{{customdata}}"
-        "<extra></extra>",
+        "hovertemplate": f"{plotly(knob_symbol(across))} %{{x}}, {plotly(knob_symbol(up))} %{{y}}: %{{z:.2f}} %, the best of "
+        "%{customdata}<extra></extra>",
     }  # fmt: skip
     axis = {"type": "category", "showgrid": False}
     return figure(
         [trace], "Best agreement for each pair of values, %", 340, dragmode=False,
-        xaxis={**axis, "title": {"text": plotly(axis_name(across))}},
-        yaxis={**axis, "title": {"text": plotly(axis_name(up)), "standoff": 12}},
+        xaxis={**axis, "title": {"text": plotly(knob_symbol(across))}},
+        yaxis={**axis, "title": {"text": plotly(knob_symbol(up)), "standoff": 12}},
     )  # fmt: skip
 
 
@@ -165,7 +159,7 @@ def one_knob_figure(rows: Sequence[Row], name: str) -> Figure:
     order = [_text(value) for value in sorted_values([row.values[name] for row in rows])]
     return figure(
         traces, "Agreement for each value", 340, dragmode=False, yaxis={"title": {"text": OBJECTIVE}},
-        xaxis={"type": "category", "categoryorder": "array", "categoryarray": order, "title": {"text": plotly(axis_name(name))}},
+        xaxis={"type": "category", "categoryorder": "array", "categoryarray": order, "title": {"text": plotly(knob_symbol(name))}},
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core.comparison.sweep import Row, Trial, rows
-from core.comparison.sweeps import Sweep, distinct, forget, measured, seconds_for_work, trials_of
+from core.comparison.sweeps import Sweep, complete, distinct, forget, measured, seconds_for_work, trials_of
 from core.runs.outlook import duration
 from core.runs.run import Run
 from core.runs.state import RunState
@@ -19,7 +19,7 @@ from dashboard.charts import sweep as charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, problems, tables
 from dashboard.components.address_widgets import choose_one
-from dashboard.names import knob_title, method_name
+from dashboard.names import knob_symbol, knob_title, method_name
 from dashboard.server import rights
 from dashboard.tables.columns import Column
 from dashboard.updates import live_view, pace
@@ -50,7 +50,7 @@ class State:
     @property
     def complete(self) -> list[tuple[Trial, str]]:
         """The trials that were measured, each with its run."""
-        return [(trial, run.id) for trial, run in self.found if run is not None and run.state is RunState.COMPLETE]
+        return complete(self.found)
 
     @property
     def active(self) -> bool:
@@ -228,7 +228,7 @@ def _table_line(row: Row) -> dict[str, Any]:
         "spread": row.spread,
         "error": row.standard_error,
         "method": method_name(row.method),
-        **{charts.axis_name(name): value for name, value in row.values.items()},
+        **{knob_symbol(name): value for name, value in row.values.items()},
         "seeds": ", ".join(map(str, row.seeds)),
         "KL": mean(row.kl),
         "seconds": row.seconds,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.training import QUICK, WAYS, scores_of, trained
+from benchmarks.training import QUICK, WAYS, Measured, scores_of, trained
 
 
 def test_each_way_changes_what_it_says():
@@ -21,7 +21,8 @@ def test_figures_of_one_training(small, small_images, way):
     config = WAYS[way](replace(few, lr_by_bits={}))
     config = config.with_steps({4: 12}).with_knobs({"training_lr": 1e-3, "ema_decay": 0.0})
     pixels, labels = small_images.images, small_images.labels
-    found = trained(small, small_images, config, 4, pixels, labels)
+    on = Measured(pixels, labels, scores_of(small, small.network, pixels))
+    found = trained(small, small_images, config, 4, on)
     assert found["steps"] == 12
     expected = scores_of(small, small.network, pixels).argmax(dim=1) == labels
     for state in ("calibrated", "trained"):
