@@ -1,7 +1,8 @@
 """Which layers read the image, found by following the tensors of one forward pass.
 
 What a layer reads is an activation only if it was computed by another layer. A network may normalize its images itself, with arithmetic or
-a BatchNorm layer, and pool, cut, resize or convert them: the layer behind that still reads the image.
+a BatchNorm layer or one factor and offset a channel, written as a convolution, and pool, cut, resize or convert them: the layer behind that
+still reads the image.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from core.models.hooks import hooked
+from core.models.tracing import computes_as
 
 _CONSTANT, _WEIGHT, _IMAGE, _ACTIVATION = range(4)  # where the values of a tensor come from; of several sources, the largest
 # Operations that make an activation of an image and a weight, as functions have them that are not a module of their own.
@@ -30,12 +32,34 @@ def image_readers(network: nn.Module, layers: Mapping[str, nn.Module], example: 
     def begins(name: str, inputs: Any) -> None:
         found.setdefault(name, []).append(flow.source(inputs[0]) < _ACTIVATION)
 
-    def ends(_name: str, _inputs: Any, output: Any) -> None:
-        flow.mark(output, _ACTIVATION)
+    def ends(name: str, _inputs: Any, output: Any) -> None:
+        if not _scales_channels(layers[name]):
+            flow.mark(output, _ACTIVATION)
 
     with _Flow(network, example) as flow, hooked(layers, ends, begins), torch.no_grad():
         network(example)
     return found
+
+
+def image_scales(network: nn.Module, example: Tensor) -> dict[str, nn.Conv2d]:
+    """The convolutions that only scale and shift each channel of the image, by name: a normalization, not layers that were trained.
+
+    network and example as in `image_readers`.
+    """
+    scales = {name: one for name, one in network.named_modules() if isinstance(one, nn.Conv2d) and _scales_channels(one)}
+    calls = image_readers(network, scales, example) if scales else {}
+    return {name: scales[name] for name, reads_image in calls.items() if all(reads_image)}
+
+
+def _scales_channels(layer: nn.Module) -> bool:
+    """Whether each output channel is its own input channel times one weight, plus a bias."""
+    if not isinstance(layer, nn.Conv2d) or not computes_as(layer, nn.Conv2d):
+        return False
+    return _is_diagonal(layer.weight, layer.groups) and layer.stride == (1, 1) and layer.padding in ((0, 0), "same", "valid")
+
+
+def _is_diagonal(weight: Tensor, groups: int) -> bool:
+    return weight.shape == (groups, 1, 1, 1)
 
 
 class _Flow(TorchDispatchMode):
@@ -62,7 +86,9 @@ class _Flow(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         read = {self.source(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
         source = max(read, default=_CONSTANT)
-        if source == _IMAGE and _WEIGHT in read and func.overloadpacket.__name__ in _PRODUCTS:
+        name = func.overloadpacket.__name__
+        is_product = name in _PRODUCTS and not (name == "convolution" and _is_diagonal(args[1], args[8]))
+        if source == _IMAGE and _WEIGHT in read and is_product:
             source = _ACTIVATION
         for value in tree_leaves(result):
             if isinstance(value, Tensor):

@@ -22,7 +22,7 @@ from core.errors import ModelError, UnknownNameError, first_line, quoted
 from core.models.hooks import hooked
 from core.models.replacement import replace_modules
 from core.models.tracing import LayerTracer, computes_as
-from core.quantization.dataflow import image_readers
+from core.quantization.dataflow import image_readers, image_scales
 from core.quantization.layers import (
     ActivationQuantizer,
     QuantizedConv2d,
@@ -84,7 +84,7 @@ def quantize_network(network: nn.Module, config: TrainingConfig, example: Tensor
     `layer_weight_bits` names a layer that does not exist.
     """
     network = copy.deepcopy(network).eval().requires_grad_(True)
-    _fix_padding(network, example)
+    _prepare(network, example)
     names = _layers_in_order(network, example)
     if not names:
         raise ModelError(f"{type(network).__name__} must have at least one Conv2d or Linear layer, got none")
@@ -125,7 +125,7 @@ def check_layer_bits(network: nn.Module, config: TrainingConfig, example: Tensor
     """Raises UnknownNameError if bit widths by layer name one that the network does not have, as `quantize_network` does."""
     if config.layer_bits or config.layer_weight_bits:
         network = copy.deepcopy(network).eval()
-        _fix_padding(network, example)
+        _prepare(network, example)
         _check_names(config, _layers_in_order(network, example))
 
 
@@ -168,6 +168,25 @@ def _keep_parameters_of_functions(traced: fx.GraphModule, names: Sequence[str]) 
     for number, node in enumerate(nodes):
         node.target = f"tied_parameter_{number}"
     return read
+
+
+class ChannelScale(nn.Module):
+    """`weight * x + bias` with a factor and an offset for each channel: a normalization that was written as a convolution."""
+
+    def __init__(self, source: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = source.weight, source.bias  # (C, 1, 1, 1), (C,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `(N, C, H, W)`; returns the same shape."""
+        x = x * torch.flatten(self.weight).reshape(-1, 1, 1)
+        return x if self.bias is None else x + self.bias.reshape(-1, 1, 1)
+
+
+def _prepare(network: nn.Module, example: Tensor) -> None:
+    """Leaves only convolutions that are layers, with fixed padding: `_layers_in_order` finds what is to be quantized."""
+    _fix_padding(network, example)
+    replace_modules(network, {one: ChannelScale(one) for one in image_scales(network, example).values()})
 
 
 def _fix_padding(network: nn.Module, example: Tensor) -> None:

@@ -52,6 +52,17 @@ class Frequencies(nn.Module):
         return F.conv2d(x, self.filter)
 
 
+class DepthwiseFunction(nn.Module):
+    """A depthwise convolution whose weight is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 1, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * 2, groups=3)
+
+
 def focus(x):
     """The first operation of YOLO networks."""
     return torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], dim=1)
@@ -64,6 +75,9 @@ BEFORE = {
     "parameters": (Normalized("parameters"), 3),
     "numbers": (Function(lambda x: x * 255 - 127.5), 3),
     "batch norm": (nn.BatchNorm2d(3), 3),
+    "depthwise convolution": (nn.Conv2d(3, 3, 1, groups=3), 3),
+    "two depthwise convolutions": (nn.Sequential(nn.Conv2d(3, 3, 1, groups=3, bias=False), nn.Conv2d(3, 3, 1, groups=3)), 3),
+    "depthwise function": (DepthwiseFunction(), 3),
     "instance norm": (nn.InstanceNorm2d(3, affine=True), 3),
     "layer norm": (nn.LayerNorm([3, 8, 8]), 3),
     "max pooling": (nn.MaxPool2d(2), 3),
@@ -170,6 +184,32 @@ def test_a_layer_that_reads_the_image_first_and_an_activation_later():
     assert len(quantized.activations) == 1
     (name,) = (str(node.args[0]) for node in quantized.network.graph.nodes if str(node.target).startswith("activation_quantizer"))
     assert name == "relu"
+
+
+@pytest.mark.parametrize(
+    "convolution", [nn.Conv2d(4, 4, 1, groups=4), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 8, 1, groups=4)]
+)
+def test_depthwise_convolutions_behind_a_layer_are_layers(convolution):
+    quantized = place(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), convolution, nn.ReLU(), nn.Conv2d(convolution.out_channels, 2, 1)))
+    assert len(quantized.layers) == 3
+    assert len(quantized.activations) == 2
+
+
+@pytest.mark.parametrize(
+    "convolution", [nn.Conv2d(3, 3, 1), nn.Conv2d(3, 6, 1, groups=3), nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 3, 1, 2, groups=3)]
+)
+def test_other_first_convolutions_are_layers(convolution):
+    quantized = place(nn.Sequential(convolution, nn.ReLU(), nn.Conv2d(convolution.out_channels, 2, 1)))
+    assert len(quantized.layers) == 2
+    assert len(quantized.activations) == 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_normalization_written_as_a_convolution_computes_the_same(bias):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 3, 1, groups=3, bias=bias), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(place(network).network(images), network(images))
 
 
 def test_affine_operations_between_layers_do_not_hide_an_activation():
