@@ -116,7 +116,7 @@ class _Translation:
             self.values[what["arg"]["name"]] = HeldTensor(name)
         if images is None:
             refuse(self.path, "input must be one tensor of images, got none")
-        self.values[images] = self.graph.placeholder("images")
+        self.values[images] = self.images = self.graph.placeholder("images")
         meta = self.given["tensor_values"][images]
         sizes = [one.get("as_int") for one in meta["sizes"]]
         if meta["dtype"] != FLOAT32 or len(sizes) != 4 or sizes[1] not in (*MODES, None):
@@ -165,6 +165,8 @@ class _Translation:
         name, overload = found.groups()
         if name in operations.CHECKS:
             return
+        if name in operations.CREATED:
+            arguments = [one for one in arguments if one[0] not in operations.STORAGE]
         written = None
         if name.endswith("_") and not name.startswith("__"):
             name, written = name[:-1], arguments[0][1]["as_tensor"]["name"]
@@ -225,7 +227,7 @@ class _Translation:
 
     def _plain(self, target: str, name: str, overload: str, arguments: Sequence[tuple[str, Any, Any]]) -> fx.Node:
         """The same call as in the program."""
-        if name not in operations.FUNCTIONS and name not in operations.KEPT:
+        if name not in operations.FUNCTIONS and name not in operations.KEPT and name not in operations.CREATED:
             raise self._other_operation(target)
         function = operations.FUNCTIONS.get(name) or getattr(getattr(torch.ops.aten, name), overload)
         if name not in operations.FUNCTIONS and (not isinstance(function, OpOverload) or function._schema.is_mutable):
@@ -233,6 +235,8 @@ class _Translation:
         keywords = {key: self._value(arg) for key, arg, kind in arguments if kind == 2}
         if "out" in keywords or "generator" in keywords:
             raise self._other_operation(target)
+        if name in operations.CREATED:
+            keywords["device"] = self.graph.call_function(getattr, (self.images, "device"))
         return self.graph.call_function(function, tuple(self._value(arg) for _, arg, kind in arguments if kind != 2), keywords)
 
     # values

@@ -264,3 +264,10 @@ def test_tensor_too_large_for_memory_is_refused(program, tmp_path):
         node["inputs"] = [{"name": "self", "arg": node["inputs"][0]["arg"], "kind": 1}, repeats]
 
     assert "elements at repeat" in refused(changed(program, tmp_path / "a.pt2", {"models/model.json": repeat}))
+
+    def zeros(values: dict) -> None:
+        node = graph(values)["nodes"][0]
+        node["target"] = "torch.ops.aten.zeros.default"
+        node["inputs"] = [{"name": "size", "arg": {"as_ints": [4096, 4096, 4096]}, "kind": 1}]
+
+    assert "elements at zeros" in refused(changed(program, tmp_path / "b.pt2", {"models/model.json": zeros}))

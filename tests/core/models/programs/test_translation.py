@@ -167,6 +167,39 @@ def test_layer_used_twice_and_tensors_outside_layers(tmp_path):
     assert {"conv.weight", "bn.running_var", "scale", "shift"} <= set(back.state_dict())
 
 
+class Coordinates(nn.Module):
+    """Concatenates the coordinates of the pixels to the images, as CoordConv does, and uses other tensors made of numbers alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.output = nn.Conv2d(5, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        count, _, height, width = x.shape
+        rows = (torch.arange(0, 2 * height, 2) / height).view(1, 1, -1, 1).expand(count, 1, height, width)
+        columns = (torch.arange(width) / width).expand(count, 1, height, width)
+        x = F.relu(self.norm(self.stem(torch.cat([x, rows, columns], dim=1)))).mean(dim=(2, 3))
+        x = torch.cat([x, torch.zeros(count, 2), torch.full((count, 1), 0.5)], dim=1)[:, :8]
+        return self.output(x * torch.linspace(0, 1, 8) + torch.ones(8))
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("sizes", [ANY_NUMBER, (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)])
+def test_tensors_made_of_numbers(tmp_path, sizes, decomposed):
+    network = with_noise(Coordinates())
+    exported(network, tmp_path / "a.pt2", dynamic=sizes, decomposed=decomposed)
+    back = load_program(tmp_path / "a.pt2")
+    images = torch.randn(5, 3, 8, 8 if sizes is ANY_NUMBER else 11)
+    torch.testing.assert_close(back(images), network(images))
+    quantized = quantize_network(back, TrainingConfig(), images[:1])
+    assert quantized.traced
+    assert len(quantized.activations) == 1
+    fused = with_statistics(back)
+    torch.testing.assert_close(fused(images)[0], network(images))
+    on_meta = copy.deepcopy(back).to("meta")  # another device
+    assert on_meta(images.to("meta")).device.type == "meta"
+
+
 def test_image_size(program, small, tmp_path):
     assert read_program(program).image_size == (8, 8)
     sides = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
