@@ -79,7 +79,7 @@ ONNX = ("Affine", "Dilations", "Modules", "Transposed")  # translating takes sec
     ("kind", "name"),
     [
         *((kind, name) for kind in ("packed", "pt2") for name in TIED),
-        *(pytest.param("onnx", name, marks=pytest.mark.slow) for name in ONNX),
+        *(pytest.param("onnx", name, marks=pytest.mark.slow if name in ONNX else pytest.mark.exhaustive) for name in TIED),
     ],
 )
 def test_exports(kind, name, tmp_path):
