@@ -42,6 +42,13 @@ class TrainingConfig(StudentLossKnobs):
         choices=RANGE_METHODS,
         paper="minmax",
     )
+    symmetric_weights: bool = knob(
+        False,
+        "Quantize weights around zero, with zero points of 0, as TensorRT, NPUs, and mobile runtimes compute with them.",
+        paper="off",
+        low="each channel uses all levels of its range; files for such runtimes round 8-bit weights once more.",
+        high="exported 8-bit weights are those that were trained; a channel whose weights are not centered loses levels.",
+    )
     first_last_8bit: bool = knob(
         False,
         "Keep the first and last layer at 8 bits.",

@@ -74,7 +74,7 @@ def _codes(layer: QuantizedConv2d | QuantizedLinear, weight: Tensor) -> Tensor:
     if method.updates_in_training:
         method = copy.deepcopy(method)
         method.observe(weight)
-        scaling, offset = affine_parameters(*method.range(), quantizer.bits)
+        scaling, offset = affine_parameters(*method.allowed_range(), quantizer.bits)
         scale, zero_point = 1 / scaling, -offset
     else:
         scale, zero_point = quantizer.scale, quantizer.zero_point

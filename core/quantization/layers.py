@@ -29,7 +29,7 @@ class ActivationQuantizer(nn.Module):
     def finish_calibration(self) -> None:
         """Sets the range from the observed values."""
         self.observing = False
-        self.quantizer.set_range(*self.range_method.range())
+        self.quantizer.set_range(*self.range_method.allowed_range())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observing:
@@ -37,7 +37,7 @@ class ActivationQuantizer(nn.Module):
             return x
         if self.quantizer.calibrated and self.training and self.range_method.updates_in_training:
             self.range_method.observe(x)
-            self.quantizer.set_range(*self.range_method.range())
+            self.quantizer.set_range(*self.range_method.allowed_range())
         return self.quantizer(x)
 
 
@@ -52,13 +52,13 @@ class _QuantizedWeights(nn.Module):
         channels = source.weight.shape[0]
         self.weight, self.bias = source.weight, source.bias
         self.weight_range = range_factory(bits, channels)
-        self.weight_quantizer = Quantizer(bits, channels, self.weight_range.learned)
+        self.weight_quantizer = Quantizer(bits, channels, self.weight_range.learned, self.weight_range.symmetric)
         self.input_quantizer = nn.Identity()
 
     def finish_calibration(self) -> None:
         """Sets the range from the weight as it is now."""
         self.weight_range.observe(self.weight)
-        self.weight_quantizer.set_range(*self.weight_range.range())
+        self.weight_quantizer.set_range(*self.weight_range.allowed_range())
 
     def quantized_weight(self) -> Tensor:
         """The weight after quantize-dequantize, same shape. Before calibration the float weight, so that calibration runs the float

@@ -18,6 +18,8 @@ from core.config import BIT_WIDTHS
 from core.errors import ConfigError, CoreError
 from core.gpu import is_capturing
 
+LOWEST_SYMMETRIC = -127  # kernels for int8 weights around zero exclude -128, whose products may overflow
+
 
 def integer_range(bits: int) -> tuple[int, int]:
     """Lowest and highest signed integer of `bits` bits: (-8, 7) for 4. Raises ConfigError outside 2 to 8."""
@@ -83,7 +85,7 @@ class Quantizer(nn.Module):
     """Fake quantization of one tensor: weights of a layer (per channel) or an activation (per tensor).
 
     bits: 2 to 8; other widths raise ConfigError. channels: number of output channels of a weight, each with its own range along dimension
-    0; None for an activation.
+    0; None for an activation. symmetric: of a range method whose ranges have the zero point 0 (ranges/base.py); without the level -128.
 
     `scale` and `zero_point` are `(channels,)` or `()`. Until a range is set, the module returns its input unchanged.
     With `learned`, the logarithm of the scale is trained (LSQ; the logarithm as in TQT, Jain et al., MLSys 2020): scales are between 1e-4
@@ -96,10 +98,12 @@ class Quantizer(nn.Module):
     zero_point: Tensor
     ready: Tensor
 
-    def __init__(self, bits: int, channels: int | None = None, learned: bool = False) -> None:
+    def __init__(self, bits: int, channels: int | None = None, learned: bool = False, symmetric: bool = False) -> None:
         super().__init__()
         self.bits, self.channels, self.learned = bits, channels, learned
         self.lowest, self.highest = integer_range(bits)
+        if symmetric:
+            self.lowest = max(self.lowest, LOWEST_SYMMETRIC)
         shape = () if channels is None else (channels,)
         if learned:
             self.log_scale = nn.Parameter(torch.zeros(shape))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.errors import UnknownNameError
+from core.quantization.quantizer import LOWEST_SYMMETRIC, integer_range
 
 # bits, channels (as in Quantizer) -> the range method of one quantizer
 RangeFactory = Callable[[int, int | None], "RangeMethod"]
@@ -38,11 +39,13 @@ class RangeMethod(ABC):
         must write their results in place, into the tensors of the first call, and must not read tensor values on the CPU.
         State: what later steps need of earlier ones is in `state`. A training that resumes calls `load_state` instead of observing again.
 
-    bits: 2 to 8. channels: number of output channels of a weight; None for an activation.
+    bits: 2 to 8. channels: number of output channels of a weight; None for an activation. symmetric: quantizers take a range whose zero
+    point is 0, see `allowed`.
     """
 
     updates_in_training = False
     learned = False
+    symmetric = False
 
     def __init__(self, bits: int, channels: int | None) -> None:
         self.bits, self.channels = bits, channels
@@ -59,6 +62,22 @@ class RangeMethod(ABC):
     @abstractmethod
     def range(self) -> tuple[Tensor, Tensor]:
         """Lower and upper end, `(channels,)` for a weight and `()` for an activation; called after `observe`."""
+
+    def allowed(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """[lower, upper]; if `symmetric`, the smallest range around it whose zero point is 0: -2^(n-1) to 2^(n-1) - 1 steps.
+
+        Neither end needs the level -128.
+        """
+        if not self.symmetric:
+            return lower, upper
+        lowest, highest = integer_range(self.bits)
+        step = torch.maximum(lower / max(lowest, LOWEST_SYMMETRIC), upper / highest)
+        step = torch.where(step > 2 * torch.finfo(step.dtype).tiny, step, 1.0)  # 1 for a range of zeros alone
+        return lowest * step, highest * step
+
+    def allowed_range(self) -> tuple[Tensor, Tensor]:
+        """What `range` finds, as it is allowed: the range of the quantizer."""
+        return self.allowed(*self.range())
 
     def state(self) -> list[Tensor]:
         """The tensors that `load_state` needs. Empty if training does not depend on what was observed."""
@@ -78,11 +97,23 @@ def extremes(values: Tensor, channels: int | None) -> tuple[Tensor, Tensor]:
 
 
 def range_method(config: TrainingConfig) -> RangeFactory:
-    """The factory of the range method that `config.range` names. Raises UnknownNameError."""
+    """The factory of the range method that `config.range` names; with `symmetric_weights`, those of weights are symmetric.
+
+    Raises UnknownNameError.
+    """
     if config.range not in RANGE_METHODS:
         raise UnknownNameError("range method", config.range, RANGE_METHODS)
     source = RANGE_METHODS[config.range].source
     if isinstance(source, str):
         module, _, name = source.partition(":")
         source = getattr(importlib.import_module(module), name)
-    return source.factory(config)
+    factory = source.factory(config)
+    if not config.symmetric_weights:
+        return factory
+
+    def symmetric(bits: int, channels: int | None) -> RangeMethod:
+        method = factory(bits, channels)
+        method.symmetric = channels is not None
+        return method
+
+    return symmetric

@@ -60,6 +60,6 @@ class LeastSquares(RangeMethod):
 
     def _error(self, values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Squared error of each row `(rows,)` for one range a row."""
-        scaling, offset = affine_parameters(lower[:, None], upper[:, None], self.bits)
+        scaling, offset = affine_parameters(*self.allowed(lower[:, None], upper[:, None]), self.bits)
         restored = dequantize(quantize(values, scaling, offset, self.bits), scaling, offset)
         return (restored - values).square_().sum(dim=1)

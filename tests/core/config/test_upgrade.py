@@ -127,6 +127,7 @@ def test_stored_configs(path):
         "training_weight_decay",
         "flip_share",
         "cutmix",
+        "symmetric_weights",
         "size",
         "layer_weight_bits",
         "gpu_share",

@@ -161,6 +161,15 @@ def test_eight_bit_weights_around_another_zero_point_are_rounded_to_127_levels(r
     assert all(int(layer.weight.abs().max()) <= 127 for layer in layers)
 
 
+def test_symmetric_eight_bit_weights_are_those_of_the_network(residual, calibrated, images):
+    quantized, _ = calibrated(residual, 8, symmetric_weights=True)
+    last = [module for module in standard_network(quantized, images).modules() if isinstance(module, IntegerFolded)][-1]
+    layer = quantized.layers[-1]
+    assert not layer.weight_quantizer.zero_point.any()
+    integers = (layer.quantized_weight().detach() / layer.weight_quantizer.scale.view(-1, 1)).round()
+    assert torch.equal(last.weight.float(), integers)
+
+
 @pytest.mark.parametrize(("lower", "upper"), [(float("-inf"), float("inf")), (0.0, float("inf")), (0.0, 6.0), (-1.0, 1.0)])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_levels_are_those_of_the_quantizer_after_a_clamp(bits, lower, upper):

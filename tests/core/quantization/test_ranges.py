@@ -1,9 +1,11 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.errors import UnknownNameError
+from core.quantization.layers import from_module
+from core.quantization.quantizer import affine_parameters
 from core.quantization.ranges.base import RangeMethod, range_method
 from core.quantization.ranges.minmax import MinMax
 from core.quantization.ranges.mse import LeastSquares
@@ -182,3 +184,49 @@ def test_minmax_of_an_activation_in_any_memory_format(layout):
         method = MinMax(4, None)
         method.observe(seen)
         assert [float(end) for end in method.range()] == [float(seen.min()), float(seen.max())]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_symmetric_weights_have_a_zero_point_of_zero(method, bits):
+    factory = range_method(TrainingConfig(range=method, symmetric_weights=True))
+    weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(2)) + torch.linspace(-1, 1, 6)[:, None]
+    weight[0] = 0
+    of_weight, of_activation = factory(bits, 6), factory(bits, None)
+    of_weight.observe(weight)
+    of_activation.observe(weight)
+    lower, upper = of_weight.allowed_range()
+    _, offset = affine_parameters(lower, upper, bits)
+    assert torch.equal(-offset, torch.zeros(6))  # the zero point
+    usual = range_method(TrainingConfig(range=method))(bits, None)
+    usual.observe(weight)
+    assert torch.equal(torch.stack(of_activation.allowed_range()), torch.stack(usual.range()))
+    layer = nn.Linear(40, 6, bias=False)
+    layer.weight.data = weight
+    layer = from_module(layer, bits, factory)
+    layer.finish_calibration()
+    integers = (layer.quantized_weight() / layer.weight_quantizer.scale.view(-1, 1)).round()
+    assert integers.min() >= max(-(2 ** (bits - 1)), -127)
+    assert integers.max() <= 2 ** (bits - 1) - 1
+
+
+def test_symmetric_range_by_hand():
+    method = range_method(TrainingConfig(range="minmax", symmetric_weights=True))(3, 3)
+    method.observe(torch.tensor([[-1.0, 3.0], [-4.0, 1.0], [-1.0, -0.5]]))
+    lower, upper = method.allowed_range()  # -4 to 3 steps of 1, 1, and 1/4
+    assert lower.tolist() == [-4.0, -4.0, -1.0]
+    assert upper.tolist() == [3.0, 3.0, 0.75]
+
+
+def test_symmetric_search_is_among_symmetric_ranges():
+    """No symmetric range of a fine grid has a smaller error by more than the coarser grid of the search explains."""
+    weight = torch.randn(1, 500, generator=torch.Generator().manual_seed(4)) ** 3
+
+    def error(step: float) -> float:
+        return float((torch.clamp(torch.round(weight / step), -4, 3) * step - weight).square().sum())
+
+    method = range_method(TrainingConfig(range="mse", symmetric_weights=True))(3, 1)
+    method.observe(weight)
+    _, upper = method.allowed_range()
+    steps = torch.linspace(0.01, 1, 2000) * float(weight.abs().max()) / 3
+    assert error(float(upper) / 3) < 1.02 * min(error(float(step)) for step in steps)

@@ -96,6 +96,7 @@ CONFIGS = {
             weight_bits=2,
             activation_bits=7,
             range="mse",
+            symmetric_weights=True,
             first_last_8bit=True,
             steps=123457,
             training_batch_size=5,
