@@ -258,9 +258,12 @@ def _add_sweep(subparsers: Any) -> None:
         help="The values of each knob, such as epsilon=0.05,0.1 mu=0.5,0.9; or its range, such as epsilon=0.01..0.5, to draw from.",
     )
     command.add_argument("--random", type=values.whole, default=0, metavar="N", help="Short for --sampler random --points N.")
-    samplers = "grid: all combinations; random; tpe: learns from the agreement of earlier points, needs Optuna. Default: grid."
+    samplers = (
+        "grid: all combinations; random; tpe: learns from the agreement of earlier points, needs Optuna; halving: random points with few "
+        "images and training steps, the best third with three times as many, and the best of these with all. Default: grid."
+    )
     command.add_argument("--sampler", default="", metavar="NAME", help=samplers)
-    command.add_argument("--points", type=values.whole, default=0, metavar="N", help="How many, with random and tpe.")
+    command.add_argument("--points", type=values.whole, default=0, metavar="N", help="How many, with all samplers but grid.")
     command.add_argument("--seeds", nargs="+", type=values.whole, default=(0,), metavar="N", help="A run with each. Default: 0.")
     _add_run_config(command, leave_out=("seed", "budget", "data", "encoder"))
     _add_executor(command)

@@ -5,11 +5,12 @@ To add a sampler: a class with the methods of `Sampler`, and a row in _ADAPTIVE 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from core.comparison.search_space import TPE, Range, Space, check_space, is_number, is_whole, points, size
+from core.comparison.search_space import HALVING, SHARE, TPE, Range, Space, check_space, is_number, is_whole, knobs_of, points, rungs, size
 
 ROUND = 4  # points that are proposed together: on a cluster they are computed side by side
 _RANDOM = 8  # points before the first that learns from others
@@ -41,6 +42,28 @@ class AllAtOnce:
 
     def tell(self, results: Sequence[tuple[Point, float | None]]) -> None:
         """Nothing depends on it."""
+
+
+class SuccessiveHalving:
+    """Many points at random with few images and training steps, then the best third with three times as many, and so on, up to the
+    run's own: successive halving (Jamieson and Talwalkar, AISTATS 2016), with thirds as in ASHA (Li et al., MLSys 2020).
+    """
+
+    def __init__(self, space: Space, count: int, seed: int) -> None:
+        self._points = points(space, count, seed)
+        self._rungs = rungs(len(self._points))
+
+    def propose(self) -> list[dict[str, Any]]:
+        """The points of the next rung, the best so far first."""
+        if not self._rungs:
+            return []
+        share, number = self._rungs.pop(0)
+        return [{**point, SHARE: share} for point in self._points[:number]]
+
+    def tell(self, results: Sequence[tuple[Point, float | None]]) -> None:
+        """Orders the points of the rung, those without an objective last."""
+        ranked = sorted(results, key=lambda one: -math.inf if one[1] is None else one[1], reverse=True)  # stable
+        self._points = [knobs_of(point) for point, _ in ranked]
 
 
 class TreeParzen:
@@ -108,7 +131,7 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-_ADAPTIVE: Mapping[str, Callable[[Space, int, int], Sampler]] = {TPE: TreeParzen}
+_ADAPTIVE: Mapping[str, Callable[[Space, int, int], Sampler]] = {TPE: TreeParzen, HALVING: SuccessiveHalving}
 
 
 def is_adaptive(sampler: str) -> bool:

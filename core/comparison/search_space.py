@@ -1,4 +1,7 @@
-"""What a sweep searches: the values or the range of each knob, read from text, and the points of a grid or drawn at random."""
+"""What a sweep searches: the values or the range of each knob, read from text, and the points of a grid or drawn at random.
+
+A point is a value for each knob. It may also have a share, below 1, of the images and training steps with which it is measured.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ from typing import Any
 from core.config import every_knob, find_knob, has_knob
 from core.errors import ConfigError, RunError, UnknownNameError, quoted
 
-GRID, RANDOM, TPE = "grid", "random", "tpe"
-SAMPLERS = (GRID, RANDOM, TPE)
+GRID, RANDOM, TPE, HALVING = "grid", "random", "tpe", "halving"
+SAMPLERS = (GRID, RANDOM, TPE, HALVING)
+SHARE = "share"  # in a point, beside its knobs
+_KEPT = 3  # of so many points, successive halving keeps one, and measures it with as many times the images and steps
+_MOST_RUNGS = 3
 _NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
 _BY_BITS = ("steps", "training_lr")  # in forms with a field of their own
 _DOTS = ".."
@@ -107,6 +113,30 @@ def _value(field: Field, text: str) -> Any:
         return kind(text)
     except (TypeError, ValueError):
         raise ConfigError(f"{field.name} must be {'a whole number' if kind is int else 'a number'}, got {quoted(text)}") from None
+
+
+def share_of(point: Mapping[str, Any]) -> float:
+    """The share of the images and training steps with which a point is measured."""
+    return float(point.get(SHARE, 1.0))
+
+
+def knobs_of(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs of a point."""
+    return {name: value for name, value in point.items() if name != SHARE}
+
+
+def rungs(count: int) -> list[tuple[float, int]]:
+    """Successive halving of `count` points: the share of each rung and its number of points, the last with share 1."""
+    number = 1
+    while number < _MOST_RUNGS and count >= _KEPT**number:
+        number += 1
+    return [(_KEPT ** float(rung - number + 1), max(1, count // _KEPT**rung)) for rung in range(number)]
+
+
+def halving_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+    """Points like those of successive halving, which go on in the order in which they were drawn. Raises as `points`."""
+    drawn = points(space, count, seed)
+    return [{**point, SHARE: share} for share, number in rungs(len(drawn)) for point in drawn[:number]]
 
 
 def check_space(space: Space) -> None:

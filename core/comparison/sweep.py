@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from core.comparison.cells import Cell, cells
+from core.comparison.search_space import knobs_of, share_of
 from core.config import RunConfig
 from core.errors import ConfigError
 from core.generation.methods import DEFAULT_METHODS, METHODS
@@ -23,10 +24,11 @@ _SEEDS = 2**31
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of a sweep. values: knob -> value, of the knobs that differ."""
+    """A run of a sweep. values: knob -> value, of the knobs that differ. share: of the images and training steps of the sweep's start."""
 
     values: Mapping[str, Any]
     cell: Cell
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Row:
 
     agreement: share of the held-out images with the answer of the full-precision network, in percent. kl: mean KL divergence from the
     full-precision network, in nats. standard_error: of the mean agreement, from the number of images. seconds: of the run, the mean.
+    share: as in Trial.
     """
 
     values: Mapping[str, Any]
@@ -46,6 +49,7 @@ class Row:
     kl: tuple[float, ...]
     standard_error: float
     seconds: float
+    share: float = 1.0
 
     @property
     def mean(self) -> float:
@@ -65,13 +69,24 @@ class Row:
 def trials(start: RunConfig, grid_points: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Trial]:
     """The runs: every point with every method and seed. start: with the held-out images as its evaluation images. Raises as `cells`."""
     found = []
-    for values in grid_points:
+    for point in grid_points:
+        values, share = knobs_of(point), share_of(point)
         config = start.with_knobs(values)
         # a value that is swept holds at every bit width
         config = replace(config, steps_by_bits={}) if "steps" in values else config
         config = replace(config, lr_by_bits={}) if "training_lr" in values else config
-        found += [Trial(values, cell) for cell in cells(config, seeds)]
+        found += [Trial(values, cell, share) for cell in cells(_scaled(config, share), seeds)]
     return found
+
+
+def _scaled(config: RunConfig, share: float) -> RunConfig:
+    """With a share of the images and training steps."""
+    if share == 1:
+        return config
+    images = math.ceil(share * config.generation.images)
+    steps = {bits: math.ceil(share * config.training_for(bits).steps) for bits in config.bits}
+    batch = min(config.generation.batch_size, images)
+    return replace(config.with_knobs({"images": images, "batch_size": batch}), steps_by_bits=steps)
 
 
 def held_out_config(start: RunConfig, seeds: Sequence[int]) -> RunConfig:
@@ -85,13 +100,13 @@ def held_out_config(start: RunConfig, seeds: Sequence[int]) -> RunConfig:
 
 
 def rows(store: RunStore, measured: Sequence[tuple[Trial, str]]) -> list[Row]:
-    """The table by bit width, the highest agreement first. measured: trials, each with the id of its complete run."""
+    """The table by bit width, the largest share and the highest agreement first. measured: trials, each with the id of its complete run."""
     grouped: dict[tuple[Any, ...], list[tuple[Trial, str]]] = {}
     for trial, run in measured:
         for bits in trial.cell.config.bits:
-            grouped.setdefault((bits, trial.cell.method, *trial.values.items()), []).append((trial, run))
+            grouped.setdefault((bits, trial.cell.method, trial.share, *trial.values.items()), []).append((trial, run))
     found = [(bits, _row(store, own, bits)) for (bits, *_), own in grouped.items()]
-    return [row for _, row in sorted(found, key=lambda one: (one[0], -one[1].mean))]
+    return [row for _, row in sorted(found, key=lambda one: (one[0], -one[1].share, -one[1].mean))]
 
 
 def _row(store: RunStore, measured: Sequence[tuple[Trial, str]], bits: int) -> Row:
@@ -112,6 +127,7 @@ def _row(store: RunStore, measured: Sequence[tuple[Trial, str]], bits: int) -> R
         tuple(figure["kl"] for figure in figures),
         round(100 * math.sqrt(share * (1 - share) / images), 3),
         round(mean(store.result(run, "seconds") or 0.0 for _, run in measured), 1),
+        trial.share,
     )
 
 
@@ -120,17 +136,20 @@ def as_text(table: Sequence[Row]) -> str:
     if not table:
         return "Nothing was measured."
     names = list(table[0].values)
-    lines = [["bits", "method", *names, "seeds", "agreement", "error", "spread", "KL", "seconds"]]
+    has_shares = any(row.share != 1 for row in table)
+    lines = [["bits", "method", *names, *(["share"] if has_shares else []), "seeds", "agreement", "error", "spread", "KL", "seconds"]]
     for row in table:
         spread = "" if row.spread is None else f"{row.spread:.2f}"
         figures = [f"{row.mean:.2f}", f"{row.standard_error:.2f}", spread, f"{mean(row.kl):.4f}", f"{row.seconds:.0f}"]
         values = [f"{value:g}" if isinstance(value, float) else str(value) for value in row.values.values()]
-        lines.append([row.width, METHODS[row.method].title, *values, str(len(row.seeds)), *figures])
+        shares = [f"{row.share:.2f}"] if has_shares else []
+        lines.append([row.width, METHODS[row.method].title, *values, *shares, str(len(row.seeds)), *figures])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     explained = (
         f"Agreement with full precision in percent after the last training step, mean over seeds, on the same "
         f"{2 * HELD_OUT_IMAGES} held-out synthetic images for all runs; error: its standard error from the number of images; spread: its "
         "standard deviation between seeds; KL: mean divergence from full precision in nats. No real image takes part."
+        + (" Share: of the images and training steps; points of different shares do not compare." if has_shares else "")
     )
     return "\n".join([*text, "", explained])

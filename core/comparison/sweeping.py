@@ -16,6 +16,7 @@ import numpy as np
 from core import layout
 from core.comparison.cells import ACTIVE, resumable_run
 from core.comparison.samplers import is_adaptive, make_sampler
+from core.comparison.search_space import knobs_of, share_of
 from core.comparison.sweep import Trial, held_out_config, rows
 from core.comparison.sweeps import Sweep, complete, distinct, held_out_folder, keep, known, likely_points, measured, trials_of, with_points
 from core.config import RunConfig
@@ -72,7 +73,10 @@ def prepared(store: RunStore, sweep: Sweep) -> Sweep:
 def objectives(store: RunStore, wanted: Sequence[Trial], of_points: Sequence[Mapping[str, Any]]) -> list[tuple[Any, float | None]]:
     """Each point with its mean agreement over methods, bit widths, and seeds; None for one that no run has measured."""
     table = rows(store, complete(measured(store, wanted)))
-    found = [[value for row in table if row.values == point for value in row.agreement] for point in of_points]
+    found = [
+        [value for row in table if (row.values, row.share) == (knobs_of(point), share_of(point)) for value in row.agreement]
+        for point in of_points
+    ]
     return [(point, mean(values) if values else None) for point, values in zip(of_points, found)]
 
 

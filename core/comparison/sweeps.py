@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from core.comparison.cells import measures
-from core.comparison.search_space import TPE, Range, Space, check_sampler, points, size
+from core.comparison.search_space import HALVING, TPE, Range, Space, check_sampler, halving_points, points, share_of, size
 from core.comparison.sweep import Trial, held_out_config, trials
 from core.config import RunConfig, find_knob
 from core.config.knobs import has_knob
@@ -63,7 +63,10 @@ class Sweep:
     @property
     def of_all(self) -> int:
         """The number of runs that it will have."""
-        count = int(min(self.count, size(self.space))) if self.sampler == TPE else len(self.points)
+        if self.sampler == TPE:
+            count = int(min(self.count, size(self.space)))
+        else:
+            count = len(likely_points(self) if self.sampler == HALVING else self.points)
         return count * len(self.start.methods) * len(self.seeds)
 
 
@@ -183,7 +186,7 @@ def distinct(wanted: Sequence[Trial]) -> list[Trial]:
     """Of trials that one run measures, the first."""
     found: dict[tuple[Any, ...], Trial] = {}
     for trial in wanted:
-        found.setdefault(_point(trial.cell.config, trial.cell.method, list(trial.values)), trial)
+        found.setdefault((trial.share, *_point(trial.cell.config, trial.cell.method, list(trial.values))), trial)
     return list(found.values())
 
 
@@ -192,7 +195,7 @@ def runs_of(sweep: Sweep, of_points: Sequence[Mapping[str, Any]]) -> dict[str, i
     counts = {}
     for method in sweep.start.methods:
         own = _own(sweep.space, method)
-        counts[method] = len({tuple(point[name] for name in own) for point in of_points}) * len(sweep.seeds)
+        counts[method] = len({(share_of(point), *(point[name] for name in own)) for point in of_points}) * len(sweep.seeds)
     return counts
 
 
@@ -232,7 +235,8 @@ def seconds_of_sweep(store: RunStore, sweep: Sweep, of_points: Sequence[Mapping[
 
 def likely_points(sweep: Sweep) -> list[dict[str, Any]]:
     """The points of a sweep; of a sampler that learns, points like those that it will propose. Raises as `points`."""
-    return points(sweep.space, sweep.count, sweep.start.machine.seed)
+    draw = halving_points if sweep.sampler == HALVING else points
+    return draw(sweep.space, sweep.count, sweep.start.machine.seed)
 
 
 def with_points(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> Sweep:

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.comparison.search_space import GRID, RANDOM, SAMPLERS, TPE, Range, Space, has_optuna, sweepable, values_of
+from core.comparison.search_space import GRID, HALVING, RANDOM, SAMPLERS, TPE, Range, Space, has_optuna, sweepable, values_of
 from core.comparison.sweeps import Sweep, held_out_folder, likely_points, new_sweep, runs_of, seconds_of_sweep
 from core.config import PRESETS, RunConfig, find_knob, help_text
 from core.errors import ConfigError
@@ -28,7 +28,7 @@ from dashboard.server import rights
 _STARTS = RunFilter(generates=True, quantizes=True)
 _FIRST: Mapping[str, str] = {"epsilon": "0.05, 0.1, 0.2", "mu": "0.5, 0.9"}  # what a new form varies
 _COUNT = 20  # points at random
-_SAMPLERS: Mapping[str, str] = {GRID: "Every combination", RANDOM: "At random", TPE: "By TPE"}
+_SAMPLERS: Mapping[str, str] = {GRID: "Every combination", RANDOM: "At random", TPE: "By TPE", HALVING: "By halving"}
 _KEY = "sweep"
 
 
@@ -132,7 +132,8 @@ def _sampler(space: Space) -> tuple[str, int]:
             required=True,
             format_func=lambda name: _SAMPLERS[name],
             help="Every combination of the values, or some of them. A range such as 0.01..0.5 is drawn from. TPE is a sampler of Optuna, "
-            "offered where that is installed: it proposes points from the agreement of the earlier ones.",
+            "offered where that is installed: it proposes points from the agreement of the earlier ones. Halving measures points at random "
+            "with few images and training steps, the best third with three times as many, and the best of these with all.",
             key=f"{_KEY}/sampler/{ranged}",
         )
     if chosen == GRID:

@@ -27,6 +27,7 @@ from dashboard.updates import live_view, pace
 _TABLE = "points"  # its name in the address
 _COLUMNS = {
     "agreement": Column("agreement %", "Mean over seeds, on the held-out images.", digits=2),
+    "share": Column(help="Of the images and training steps. Points of different shares do not compare."),
     "spread": Column(help="Standard deviation of the agreement between seeds.", digits=2),
     "error": Column(help="Standard error of the mean agreement, from the number of images.", digits=2),
     "KL": Column(help="Mean KL divergence from full precision, in nats.", digits=4),
@@ -105,7 +106,10 @@ def draw(state: State) -> None:
             across = st.selectbox("Heat map: across", names, format_func=lambda name: titles[name], key="across", width=230)
             others = [name for name in names if name != across]
             up = st.selectbox("Heat map: up", others, format_func=lambda name: titles[name], key="up", width=230)
-    _figures(table, across, up)
+    share = min(row.share for row in table)
+    _figures([row for row in table if row.share == share], across, up)
+    if share < 1:
+        st.caption(f"The figures compare all points with {share:.0%} of the images and training steps.")
     _points(table)
 
 
@@ -208,8 +212,9 @@ def _toggle(row: Any) -> None:
 def _points(table: Sequence[Row]) -> None:
     """The table of the points that were measured."""
     ids = [_id(row) for row in table]
+    has_shares = any(row.share < 1 for row in table)
     picked = tables.table(
-        [_table_line(row) for row in table],
+        [_table_line(row) | ({"share": f"{row.share:.0%}"} if has_shares else {}) for row in table],
         _TABLE,
         _COLUMNS,
         alt="Points of the sweep",

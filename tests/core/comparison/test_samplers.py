@@ -4,7 +4,7 @@ import pytest
 
 from core.comparison import samplers, search_space
 from core.comparison.samplers import ROUND, make_sampler
-from core.comparison.search_space import GRID, RANDOM, TPE, Range, check_sampler, points, size
+from core.comparison.search_space import GRID, HALVING, RANDOM, TPE, Range, check_sampler, halving_points, points, rungs, size
 from core.errors import ConfigError, RunError, UnknownNameError
 
 SPACE = {"epsilon": Range(0.01, 1.0), "mu": [0.1, 0.5, 0.9], "range": ["minmax", "mse"], "steps": Range(5, 9)}
@@ -90,4 +90,38 @@ def test_every_sampler_is_made_by_its_name():
     pytest.importorskip("optuna")
     for name in search_space.SAMPLERS:
         assert make_sampler(name, {"mu": [0.1, 0.5]}, 0 if name == GRID else 1, 0).propose()
-    assert [name for name in search_space.SAMPLERS if samplers.is_adaptive(name)] == [TPE]
+    assert [name for name in search_space.SAMPLERS if samplers.is_adaptive(name)] == [TPE, HALVING]
+
+
+def test_halving_goes_on_with_the_best_third():
+    sampler = make_sampler(HALVING, {"epsilon": Range(0.01, 1.0)}, 10, 3)
+    drawn = points({"epsilon": Range(0.01, 1.0)}, 10, 3)
+
+    def objective(point):
+        return None if point["epsilon"] == worst else -abs(point["epsilon"] - 0.3)
+
+    worst = min(drawn, key=lambda point: abs(point["epsilon"] - 0.3))["epsilon"]  # would be the best, but could not be measured
+    seen = []
+    while new := sampler.propose():
+        seen.append(new)
+        sampler.tell([(point, objective(point)) for point in new])
+    assert [len(rung) for rung in seen] == [10, 3, 1]
+    assert [[point["share"] for point in rung] for rung in seen] == [[pytest.approx(1 / 9)] * 10, [pytest.approx(1 / 3)] * 3, [1.0]]
+    assert [{"epsilon": point["epsilon"]} for point in seen[0]] == drawn
+    best = sorted((point["epsilon"] for point in drawn if point["epsilon"] != worst), key=lambda epsilon: abs(epsilon - 0.3))
+    assert [point["epsilon"] for point in seen[1]] == best[:3]
+    assert [point["epsilon"] for point in seen[2]] == best[:1]
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(1, [1]), (2, [2]), (3, [3, 1]), (8, [8, 2]), (9, [9, 3, 1]), (100, [100, 33, 11])])
+def test_rungs_of_halving(count, numbers):
+    assert [number for _, number in rungs(count)] == numbers
+    assert rungs(count)[-1][0] == 1
+    assert len(halving_points({"steps": Range(1, 1000)}, count, 0)) == sum(numbers)
+
+
+def test_halving_ends_where_nothing_was_measured():
+    sampler = make_sampler(HALVING, {"epsilon": [0.1, 0.2, 0.3]}, 3, 0)
+    sampler.tell([(point, None) for point in sampler.propose()])
+    assert len(sampler.propose()) == 1
+    assert sampler.propose() == []

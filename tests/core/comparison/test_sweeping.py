@@ -8,9 +8,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from core import layout
-from core.comparison.search_space import GRID, TPE, Range
+from core.comparison.search_space import GRID, HALVING, TPE, Range
+from core.comparison.sweep import as_text, rows
 from core.comparison.sweeping import Sweeper
-from core.comparison.sweeps import held_out_folder, measured, new_sweep, stored, trials_of
+from core.comparison.sweeps import complete, held_out_folder, measured, new_sweep, stored, trials_of
 from core.config import RunConfig
 from core.runs.state import RunState
 from core.runs.store import RunStore
@@ -142,3 +143,32 @@ def test_a_search_that_is_continued_proposes_the_same_points(store):
     assert len(manager.started) == 1 + 36 + 1
     (again,) = stored(store)
     assert again.points == whole.points
+
+
+def test_halving_spends_images_and_steps_on_the_best_points(store):
+    start = RunConfig(methods=("mi-fgsm",), bits=(4,), steps_by_bits={4: 90})
+    wanted = new_sweep(start, {"epsilon": Range(0.01, 1.0)}, HALVING, 9, (0,))
+    manager = Manager(store)
+    sweeper = Sweeper(manager)
+    sweeper.start(wanted)
+    sweeper.wait(wanted.id, 60)
+    assert sweeper.error(wanted.id) == ""
+    (whole,) = stored(store)
+    assert states(store, whole) == [RunState.COMPLETE] * 13
+    assert whole.of_all == 13
+    first = {point["epsilon"] for point in whole.points[:9]}
+    assert [point["epsilon"] for point in whole.points[9:12]] == sorted(first)[-1:-4:-1]  # the agreement of Manager grows with epsilon
+    assert whole.points[12]["epsilon"] == max(first)
+    configs = [trial.cell.config for trial in trials_of(store, whole)]
+    assert [config.training_for(4).steps for config in configs] == [10] * 9 + [30] * 3 + [90]
+    images = start.generation.images
+    assert [config.generation.images for config in configs] == [-(-images // 9)] * 9 + [-(-images // 3)] * 3 + [images]
+    assert configs[12].steps_by_bits == start.steps_by_bits
+    table = rows(store, complete(measured(store, trials_of(store, whole))))
+    assert [row.share for row in table] == [1.0] + [pytest.approx(1 / 3)] * 3 + [pytest.approx(1 / 9)] * 9
+    assert as_text(table).splitlines()[0].split() == [
+        "bits", "method", "epsilon", "share", "seeds", "agreement", "error", "spread", "KL", "seconds",
+    ]  # fmt: skip
+    sweeper.start(whole)  # nothing is left to compute
+    sweeper.wait(whole.id, 60)
+    assert len(manager.started) == 1 + 13
