@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +12,9 @@ from PIL import Image
 from core.__main__ import main
 from core.errors import ConfigError, DataError, ModelError
 from core.export.benchmark import benchmark
+from core.export.formats import SUFFIXES
 from core.export.network import save_network
+from core.export.targets import TARGETS, opener
 from core.models.full_precision import save_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -55,18 +56,28 @@ def test_a_file_is_measured_in_another_target_and_with_the_images_it_takes(small
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preprocessing", [False, True])
-def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_path, preprocessing):
+@pytest.mark.parametrize(
+    ("kind", "preprocessing", "target", "flags"),
+    [
+        ("onnx", False, "onnxruntime", ()),
+        ("onnx", True, "onnxruntime", ()),
+        ("onnx", True, "openvino", ("--openvino",)),
+        ("pt2", False, "torch", ()),
+        ("pte", False, "executorch", ()),
+    ],
+)
+def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_path, kind, preprocessing, target, flags):
+    pytest.importorskip(TARGETS[target].package)
     quantized, config = calibrated(embedded, 8)
-    save_network("onnx", quantized, embedded, config, tmp_path / "network.onnx", preprocessing=preprocessing)
+    path = tmp_path / f"network{SUFFIXES[kind]}"
+    ranges = embedded.normalize(torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8))
+    save_network(kind, quantized, embedded, config, path, ranges if kind in ("onnx", "pte") else None, preprocessing)
     pixels = torch.randint(0, 256, (48, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
-    example = [sys.executable, str(ROOT / "examples" / "classify_onnx.py"), "network.onnx", "picture.png", "--seconds", "0.1"]
+    example = [sys.executable, str(ROOT / "examples" / "classify.py"), path.name, "picture.png", "--seconds", "0.1", *flags]
     lines = subprocess.run(example, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=True).stdout.splitlines()
     middle = pixels[8:40].permute(2, 0, 1)[None]  # 32 of 48 rows
-    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
-    taken = middle if preprocessing else embedded.normalize(middle)
-    scores = session.run(None, {"images": taken.contiguous().numpy()})[0][0]
+    scores = opener(TARGETS[target])(path, 1)(middle if preprocessing else embedded.normalize(middle))[0].numpy()
     expected = [embedded.spec.classes[index] for index in np.argsort(-scores, kind="stable")[:5]]
     assert [line.split("%")[1].strip() for line in lines[:5]] == expected
     assert float(lines[0].split("%")[0]) == pytest.approx(100 * float(torch.softmax(torch.tensor(scores), 0).max()), abs=0.006)
