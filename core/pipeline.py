@@ -311,7 +311,7 @@ class _Execution:
 
         def compute() -> dict[str, Any]:
             source = joint_source(model, self.config, method, bits, self.folder)
-            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.prepared.holds_out else None
+            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).pixels() if self.prepared.holds_out else None
             expected = None
             if evaluation_set is not None:
                 expected = real_scores(model, evaluation_set, self.context, self.checkpoints.folder)

@@ -85,7 +85,7 @@ def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Con
     sets = [loop.image_set() for loop in loops]
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"made_by": HELD_OUT, "methods": [loop.method for loop in loops], "seed": machine.seed}
-    save_image_set(ImageSet(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets]), manifest), folder)
+    save_image_set(ImageSet(torch.cat([one.pixels() for one in sets]), torch.cat([one.labels for one in sets]), manifest), folder)
 
 
 def _load(loops: Sequence[GenerationLoop], stage: str, context: Context) -> None:
