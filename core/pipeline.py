@@ -278,7 +278,7 @@ class _Execution:
         return {method: load_image_set(self.folder / layout.IMAGES / method, self.prepared.model.spec) for method in methods}
 
     def _generate(self) -> list[str]:
-        loops = generate(self.prepared.model, self.config, self.context, self.checkpoints.folder / SNAPSHOTS)
+        loops = generate(self.prepared.model, self.config, self.context, self.checkpoints.folder / SNAPSHOTS, self.folder / layout.IMAGES)
         for loop in loops:
             save_images(loop, self.folder, self.config.training.protocol)
         return [loop.method for loop in loops]

@@ -15,7 +15,9 @@ from core.errors import ConfigError, RunError, UnknownNameError, quoted
 
 GRID, RANDOM, TPE = "grid", "random", "tpe"
 SAMPLERS = (GRID, RANDOM, TPE)
-_NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
+_NOT_SWEPT = (
+    "model", "seed", "device", "threads", "gpu_share", "budget", "compile", "shard_size", "data", "encoder", "weight_bits", "layer_bits",
+)  # fmt: skip
 _BY_BITS = ("steps", "training_lr")  # in forms with a field of their own
 _DOTS = ".."
 _LOGARITHMIC = 10.0  # ratio of the ends of a logarithmic scale, at least

@@ -26,7 +26,7 @@ from core.data.layouts import FOR_TRAINING, open_images
 from core.data.manifests import check_made_from, parse_manifest
 from core.data.numpy_archives import MANIFEST_BYTES, read_numpy_archive
 from core.data.sharded_images import AT_ONCE, Images, ShardedImages
-from core.data.shards import SHARDS, Shards, shard_files
+from core.data.shards import SHARDS, Shards, every_sample, shard_files
 from core.errors import DataError
 from core.files import atomic_write, check_regular, read_bounded, temporary_folder, write_json
 from core.layout import IMAGES_FILE, MANIFEST
@@ -175,7 +175,7 @@ def _from_shards(folder: Path, files: Sequence[Path], manifest: dict[str, Any], 
         return None
     counts = [one.get("images") for one in manifest[SHARDS]] if manifest else None
     # those of other programs are read as real images are
-    shards = Shards(files, counts, "" if manifest or spec is None else spec.mode)
+    shards = Shards(files, every_sample(files, counts), "" if manifest or spec is None else spec.mode)
     manifest = manifest or {"source": str(folder), "images": len(shards)}
     return ImageSet(ShardedImages(shards), torch.from_numpy(shards.labels), manifest)
 

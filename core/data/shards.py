@@ -27,6 +27,7 @@ ALLOWED = "a shard of images, a tar file with an image and its class (such as 0.
 _CLASS = "cls"
 _CLASS_BYTES = 20
 _MOST_CLASSES = 1 << 31
+_PLACE = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i4"), ("label", "i8")])  # of an image, as in Sample
 
 
 def shard_name(number: int) -> str:
@@ -137,30 +138,33 @@ def _sample(path: Path, key: str, picture: tarfile.TarInfo | None, label: int | 
     return Sample(picture.name, picture.offset_data, picture.size, label)
 
 
-class Shards:
-    """The images of a set of shards, which are read when they are asked for. No image is kept and no file stays open: what is in memory
-    is where each image is, and its class, 24 bytes for each.
+def every_sample(files: Sequence[Path], counts: Sequence[int] | None = None) -> Iterator[tuple[int, Sample]]:
+    """All samples, each with the number of its shard. counts: images that each shard must have; None: any. Raises as `samples_of`."""
+    for number, path in enumerate(files):
+        count = 0
+        for sample in samples_of(path):
+            yield number, sample
+            count += 1
+        if counts is not None and count != counts[number]:
+            _refuse(path, f"it must have {counts[number]:,} images, as its manifest says, got {count:,}")
 
-    files: the shards, in order. counts: images that each must have; None: any. mode: of core.channels, in which the images are read;
-    default: that of the first image. Reads the names and classes of all samples. labels: int64 `(N,)`. shape: `(N, C, H, W)`.
-    Raises DataError for other files, and for shards without images.
+
+class Shards:
+    """Images in shards, which are read when they are asked for. No image is kept and no file stays open: what is in memory is where each
+    image is, and its class, 24 bytes for each.
+
+    files: the shards. samples: those of `every_sample`, or some of them. mode: of core.channels, in which the images are read; default:
+    that of the first image. labels: int64 `(N,)`. shape: `(N, C, H, W)`. Raises DataError without samples, and if the first image cannot
+    be read.
     """
 
-    def __init__(self, files: Sequence[Path], counts: Sequence[int] | None = None, mode: str = "") -> None:
+    def __init__(self, files: Sequence[Path], samples: Iterable[tuple[int, Sample]], mode: str = "") -> None:
         self.files = list(files)
-        shards, offsets, sizes, labels = [], [], [], []
-        for number, path in enumerate(self.files):
-            found = np.array([(one.offset, one.size, one.label) for one in samples_of(path)], dtype=np.int64).reshape(-1, 3)
-            if counts is not None and len(found) != counts[number]:
-                _refuse(path, f"it must have {counts[number]:,} images, as its manifest says, got {len(found):,}")
-            shards.append(np.full(len(found), number, dtype=np.int32))
-            offsets.append(found[:, 0])
-            sizes.append(found[:, 1].astype(np.int32))
-            labels.append(found[:, 2])
-        self._shard, self._offset, self._size = np.concatenate(shards), np.concatenate(offsets), np.concatenate(sizes)
-        self.labels = np.concatenate(labels)
-        if not len(self.labels):
+        places = np.fromiter(((number, one.offset, one.size, one.label) for number, one in samples), dtype=_PLACE)
+        if not len(places):
             raise DataError(f"{self.files[0].parent} must have at least one image in its shards, got none")
+        self._shard, self._offset, self._size = (np.ascontiguousarray(places[name]) for name in ("shard", "offset", "size"))
+        self.labels = np.ascontiguousarray(places["label"])
         with self.files[self._shard[0]].open("rb") as file:
             first = self._picture(file, 0, mode or None)
         self.mode = first.mode

@@ -26,12 +26,25 @@ _SEEDS = 2**31
 _LEAST, _MOST, _SHARE = 8, 64, 8  # noise images of each method: an eighth of the run's
 
 
-def generate(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None) -> list[GenerationLoop]:
-    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images."""
+def generate(
+    model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None, images: Path | None = None
+) -> list[GenerationLoop]:
+    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images as they are made.
+    images: for finished shards, of each method in a folder of its name.
+    """
     reporter = context.reporter
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [
-            GenerationLoop(model, config.generation, method, config.machine, reporter, context.control, folder and folder / method)
+            GenerationLoop(
+                model,
+                config.generation,
+                method,
+                config.machine,
+                reporter,
+                context.control,
+                folder and folder / method,
+                images and images / method,
+            )
             for method in config.methods
         ]
         reporter.result("layers", loops[0].layer_names)

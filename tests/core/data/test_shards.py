@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from core.data.image_sets import ImageSet, load_image_set, save_image_set
-from core.data.shards import SHARDS, Shards, about_shards, shard_files, shard_name, write_shard
+from core.data.shards import SHARDS, Shards, about_shards, every_sample, shard_files, shard_name, write_shard
 from core.errors import DataError
 from core.models.registry import ModelSpec
 
@@ -218,7 +218,7 @@ def test_manifests_with_other_shards_are_refused(tmp_path, stated):
 
 def test_one_file_at_a_time_is_open(tmp_path, monkeypatch):
     files = write_set(tmp_path, pixels(9), 3)
-    shards, opened = Shards(files), []
+    shards, opened = Shards(files, every_sample(files)), []
     usual = type(files[0]).open
 
     def counted(path, *arguments):
