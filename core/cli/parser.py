@@ -50,7 +50,9 @@ from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
 _IN_THE_RUN = " Default: the files stay in the run's folder."
-_IMAGES = "Images written by generate or export, or a folder or zip file with one folder of images per class."
+_IMAGES = (
+    "Images written by generate or export, a folder of WebDataset shards, or a folder or zip file with one folder of images per class."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -195,7 +197,7 @@ def _add_stages(subparsers: Any) -> None:
     _add_weights(generate)
     generate.set_defaults(model=None)  # so that a weights file is known to come without one
     _add_executor(generate)
-    _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
+    _add_out(generate, "New folder for images.safetensors, or shards with --shard-size, and manifest.json.", _IN_THE_RUN)
 
     quantize = _command(subparsers, "quantize", "Quantize a network with a folder of images.", commands.quantize)
     quantize.add_argument("--images", dest="images_from", required=True, metavar="PATH", help=_IMAGES)
