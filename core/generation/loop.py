@@ -22,6 +22,7 @@ from core.data.image_sets import ImageSet, write_image_set
 from core.data.shards import SHARDS
 from core.errors import CoreError
 from core.files import write_json
+from core.generation.batches import Batch
 from core.generation.forward_pass import ForwardPass, LossOutputs
 from core.generation.losses import START, TERMS, used_terms
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
@@ -85,6 +86,7 @@ class GenerationLoop:
             self._saved = ShardedSnapshots(folder, shards, config.shard_size)
         self._saved_images = 0
         self._in_last_state = 0  # images
+        self._kernels = ""  # of the batches that were taken
         self._agreeing = 0
         self._first: list[list[float]] = []  # L_BNS of each layer at the first iteration of each batch so far
         self._last: list[list[float]] = []
@@ -157,6 +159,39 @@ class GenerationLoop:
             (name, value) for name, value in self.control.values(self.method, self.step_count).items() if name in self._values
         )
         self.source.start_batch(index)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The live values that apply now."""
+        return dict(self._values)
+
+    def take(self, batch: Batch) -> None:
+        """Goes on as if it had computed this batch, which is the one that it was about to begin. Its `step` does the same, but for time.
+
+        Raises CoreError if the batch was computed with other kernels than the one that was taken before it.
+        """
+        if self._kernels not in ("", batch.kernels):
+            raise CoreError(f"all workers must compute with the same kernels, {self._kernels}, got {batch.kernels}: images depend on them")
+        self._kernels, self._scale, self._values = batch.kernels, batch.scale, dict(batch.values)
+        for change in batch.changes:
+            self.changes.append(dict(change))
+            self.reporter.change(self.method, change["step"], change["name"], change["value"])
+        for record in batch.records:
+            self.step_count += 1
+            seconds = self.seconds + record["seconds"]
+            self.reporter.record("generation", self.method, self.step_count, {**record, "seconds": seconds})
+        for frame in batch.frames:
+            if (keep := frame.step in self._kept) or self.reporter.wants_images(self.method):
+                self.reporter.images(self.method, frame, keep)
+        for pixels, labels in batch.saved:
+            self._saved.add(torch.tensor(pixels), torch.tensor(labels))  # copies, because arrays may be read-only
+            self._saved_images += len(labels)
+        self._agreeing += batch.agreeing
+        self._first += batch.first_layers
+        self._last += batch.last_layers
+        self.seconds += batch.seconds
+        if not self.finished:
+            self.source.start_batch(self.step_count // self.config.iterations)
 
     def step(self) -> None:
         """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
@@ -319,7 +354,7 @@ class GenerationLoop:
             "bns_loss_last": _mean([sum(layers) for layers in self._last]),
             "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
             "layers": len(self.layer_names),
-            "kernels": self._forward.kernels,
+            "kernels": self._kernels or self._forward.kernels,
             **self._compilation(),
         }
 

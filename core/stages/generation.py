@@ -11,6 +11,8 @@ from core import layout
 from core.config import GenerationConfig, RunConfig
 from core.data.image_sets import ImageSet, save_image_set
 from core.files import atomic_write
+from core.generation.apart import are_independent, tasks
+from core.generation.batches import Batches
 from core.generation.loop import GenerationLoop
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.sources.base import JointSource
@@ -55,6 +57,9 @@ def generate(
         for loop in loops:
             reporter.rewind(STAGE, loop.method, loop.step_count)
         reporter.stage(STAGE, sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
+        if context.batches is not None:
+            for loop in filter(are_independent, loops):
+                _finish_elsewhere(loop, loops, context.batches, context)
         _finish(loops, STAGE, context)
         for loop in loops:
             _warn_of_layers(loop, reporter)
@@ -115,6 +120,20 @@ def _finish(loops: Sequence[GenerationLoop], stage: str, context: Context) -> No
         for loop in loops:
             if not loop.finished:
                 loop.step()
+
+
+def _finish_elsewhere(loop: GenerationLoop, loops: Sequence[GenerationLoop], batches: Batches, context: Context) -> None:
+    """All remaining iterations of one loop, by the workers of `batches`; the rest of a batch that was begun, here."""
+
+    def between() -> None:
+        context.between_steps(STAGE, lambda: {one.method: one.state() for one in loops})
+
+    while loop.step_count % loop.config.iterations:
+        between()
+        loop.step()
+    for batch in batches.results(loop.method, tasks(loop), between):
+        loop.take(batch)
+        between()
 
 
 def save_images(loop: GenerationLoop, folder: Path, protocol: str) -> None:
