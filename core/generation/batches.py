@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from core.config import GenerationConfig
 from core.reporting import Frame
 
 
@@ -46,6 +47,6 @@ class Batch:
 class Batches(Protocol):
     """Computes batches, several at once, where there is room for them."""
 
-    def results(self, method: str, tasks: Iterator[Task], idle: Callable[[], None]) -> Iterator[Batch]:
+    def results(self, method: str, config: GenerationConfig, tasks: Iterator[Task], idle: Callable[[], None]) -> Iterator[Batch]:
         """The batch of each task, in their order. A task is taken when there is room for it. idle: called while nothing is ready; may
         raise to stop early. A batch whose worker dies is computed again."""

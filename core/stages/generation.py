@@ -58,7 +58,7 @@ def generate(
             reporter.rewind(STAGE, loop.method, loop.step_count)
         reporter.stage(STAGE, sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
         if context.batches is not None:
-            for loop in filter(are_independent, loops):
+            for loop in loops:
                 _finish_elsewhere(loop, loops, context.batches, context)
         _finish(loops, STAGE, context)
         for loop in loops:
@@ -123,7 +123,16 @@ def _finish(loops: Sequence[GenerationLoop], stage: str, context: Context) -> No
 
 
 def _finish_elsewhere(loop: GenerationLoop, loops: Sequence[GenerationLoop], batches: Batches, context: Context) -> None:
-    """All remaining iterations of one loop, by the workers of `batches`; the rest of a batch that was begun, here."""
+    """All remaining iterations of one loop, by the workers of `batches`; the rest of a batch that was begun, here. Does nothing where
+    batches depend on each other.
+    """
+    if not are_independent(loop):
+        context.reporter.result(
+            f"{WARNING}/workers/{loop.method}",
+            f"Images by {METHODS[loop.method].title} are made on this machine alone, because their batches depend on each other, or take "
+            "less time than to send them.",
+        )
+        return
 
     def between() -> None:
         context.between_steps(STAGE, lambda: {one.method: one.state() for one in loops})
@@ -131,7 +140,7 @@ def _finish_elsewhere(loop: GenerationLoop, loops: Sequence[GenerationLoop], bat
     while loop.step_count % loop.config.iterations:
         between()
         loop.step()
-    for batch in batches.results(loop.method, tasks(loop), between):
+    for batch in batches.results(loop.method, loop.config, tasks(loop), between):
         loop.take(batch)
         between()
 

@@ -27,7 +27,8 @@ class Workers:
     def __init__(self, model):
         self.model, self.computed = model, []
 
-    def results(self, method, waiting, idle):
+    def results(self, method, config, waiting, idle):
+        assert config == CONFIG
         while window := [task for _, task in zip(range(3), waiting)]:
             made = {}
             for task in reversed(window):
@@ -128,11 +129,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_shards(small, tmp_path, state
 
 def test_methods_whose_batches_depend_on_each_other_are_computed_here(small, tmp_path):
     workers = Workers(small)
-    loops, _, found = run(small, tmp_path, ("intraq", "mi-fgsm", "noise"), workers)
+    loops, heard, found = run(small, tmp_path, ("intraq", "mi-fgsm", "noise"), workers)
     assert sorted(workers.computed) == [0, 1, 2, 3, 4]  # of one method
     assert all(loop.finished for loop in loops)
     assert {name.split("/")[1] for name in found} == {"intraq", "mi-fgsm", "noise"}
     assert [are_independent(loop) for loop in loops] == [False, True, False]
+    warned = sorted(name for name in heard.results if name.startswith("warning/workers"))
+    assert warned == ["warning/workers/intraq", "warning/workers/noise"]
 
 
 def test_a_live_change_applies_to_batches_that_are_not_begun(small):
