@@ -24,6 +24,7 @@ from core.errors import RunError, first_line
 from core.evaluation.accuracy import Accuracy, top1_of
 from core.evaluation.encoder import Encoder, load_encoder
 from core.files import remove, remove_partials, write_json
+from core.generation.batches import Batches
 from core.generation.fused.kernels import resumed
 from core.generation.loop import GenerationLoop
 from core.generation.methods import DEFAULT_METHODS, METHODS
@@ -117,6 +118,7 @@ def execute(
     every: float = SECONDS_BETWEEN,
     keep_plan: Callable[[RunConfig], None] = lambda config: None,
     branch_at: int = 0,
+    batches: Batches | None = None,
 ) -> dict[str, Any]:
     """A whole run; files go into `folder`, which exists. Returns the result as `python -m core run --json` prints it.
 
@@ -127,7 +129,7 @@ def execute(
 
     prepared: what `prepare` returned for this config, where it was called before. every: seconds between two resume states. keep_plan:
     called with the config that a budget of time led to, before anything is computed with it; an attempt to resume is given that one.
-    branch_at: the step after which a branch leaves its run; 0: a whole run.
+    branch_at: the step after which a branch leaves its run; 0: a whole run. batches: see Context.
     Raises RunStopped when `control` stops the run, CoreError for bad input.
     """
     remove_partials(folder)
@@ -136,7 +138,7 @@ def execute(
     with cpu_threads(config.machine.threads):
         prepared = prepared or prepare(config, reporter)
         checkpoints = Checkpoints(folder / layout.CHECKPOINT, reporter.flush, every)
-        context = Context(reporter, control, checkpoints)
+        context = Context(reporter, control, checkpoints, batches)
         with _same_kernels(prepared, checkpoints, reporter):
             if branch_at:  # whose batches must be those of its run
                 result = {**branched(prepared.model, config, branch_at, context), "seconds": round(checkpoints.seconds, 3)}
@@ -278,7 +280,7 @@ class _Execution:
         return {method: load_image_set(self.folder / layout.IMAGES / method, self.prepared.model.spec) for method in methods}
 
     def _generate(self) -> list[str]:
-        loops = generate(self.prepared.model, self.config, self.context, self.checkpoints.folder / SNAPSHOTS)
+        loops = generate(self.prepared.model, self.config, self.context, self.checkpoints.folder / SNAPSHOTS, self.folder / layout.IMAGES)
         for loop in loops:
             save_images(loop, self.folder, self.config.training.protocol)
         return [loop.method for loop in loops]
@@ -311,7 +313,7 @@ class _Execution:
 
         def compute() -> dict[str, Any]:
             source = joint_source(model, self.config, method, bits, self.folder)
-            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).images if self.prepared.holds_out else None
+            held_out = load_image_set(self.checkpoints.folder / HELD_OUT).pixels() if self.prepared.holds_out else None
             expected = None
             if evaluation_set is not None:
                 expected = real_scores(model, evaluation_set, self.context, self.checkpoints.folder)

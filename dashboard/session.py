@@ -10,15 +10,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streamlit as st
-from safetensors.numpy import load_file
 
 from core import layout
 from core.comparison.sweeping import Sweeper
 from core.config import RunConfig
+from core.data.some_images import SomeImages
 from core.errors import RunError
 from core.models.network_names import names_of
 from core.models.registry import MODELS
@@ -267,17 +268,15 @@ def title(run: Run) -> str:
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def _sheet(path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    tensors = load_file(path)
-    images, labels = tensors["images"], tensors["labels"]
-    chosen = np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)
-    return images[chosen], labels[chosen]
+def _sheet(folder: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    images = SomeImages(Path(folder))
+    return images.read(images.spread(count))
 
 
 def sheet(run: Run, method: str) -> tuple[np.ndarray, np.ndarray] | None:
     """200 evenly spaced images of a finished set, uint8 `(N, C, H, W)`, and their labels; None if the set does not exist."""
-    path = store().images_folder(run) / method / layout.IMAGES_FILE
-    return _sheet(str(path), 200) if path.is_file() else None
+    folder = store().images_folder(run) / method
+    return _sheet(str(folder), 200) if (folder / layout.MANIFEST).is_file() else None
 
 
 def class_names(run: Run, labels: Iterable[int]) -> Sequence[str]:

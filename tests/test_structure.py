@@ -279,7 +279,7 @@ def test_paths_in_comments_exist():
 
 def test_ray_is_imported_only_where_runs_go_to_a_cluster():
     """Everything else works where Ray is not installed: these modules are imported in functions that need a cluster."""
-    of_cluster = {"core.runs.cluster.executor", "core.runs.cluster.node"}
+    of_cluster = {"core.runs.cluster.batches", "core.runs.cluster.executor", "core.runs.cluster.node"}
 
     def at_import(source: str, module: str) -> set[str]:
         body = ast.Module([node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))], [])

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.config import RunConfig
-from core.errors import UnknownNameError
+from core.errors import ConfigError, UnknownNameError
 from core.reporting import Reporter
 
 if TYPE_CHECKING:
     from core.comparison.cells import Cell
+    from core.generation.batches import Batches
     from core.runs.store import RunStore
 
 LOCAL, RAY = "local", "ray"
+MOST_WORKERS = 10_000
 _ADDRESS = "ray://"
 
 
@@ -27,6 +29,21 @@ def check_cluster(executor: str, config: RunConfig) -> None:
         raise UnknownNameError("executor", executor, [LOCAL, RAY, f"{_ADDRESS}HOST:PORT"])
     check_run(config)
     connect(executor if executor.startswith(_ADDRESS) else "")
+
+
+def check_workers(workers: int, executor: str) -> None:
+    """Raises ConfigError for a number of workers that there cannot be."""
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ConfigError(f"workers must be 1 to {MOST_WORKERS:,}, got {workers:,}")
+    if workers > 1 and executor == LOCAL:
+        raise ConfigError(f"workers must be 1 without --executor {RAY}, got {workers:,}")
+
+
+def batches_on_cluster(config: RunConfig, workers: int) -> Batches:
+    """What computes so many batches of the run at once on a cluster that `check_cluster` has connected to."""
+    from core.runs.cluster.batches import RayBatches
+
+    return RayBatches(config, workers)
 
 
 def perform_on_cluster(store: RunStore, run_id: str, reporter: Reporter, executor: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from core.cli.cluster import LOCAL, check_cluster, perform_on_cluster
+from core.cli.cluster import LOCAL, batches_on_cluster, check_cluster, check_workers, perform_on_cluster
 from core.cli.progress import Progress
 from core.config import (
     BIT_WIDTHS,
@@ -35,6 +35,7 @@ from core.generation.methods import METHODS
 from core.reporting import Reporter, TeeReporter
 
 if TYPE_CHECKING:
+    from core.generation.batches import Batches
     from core.pipeline import Prepared
     from core.runs.store import RunStore
 
@@ -84,22 +85,26 @@ def _start(options: Namespace, config: RunConfig, output_subset: str) -> dict[st
         check_free(options.out)
     if "weights" in options:
         config = with_weights(config, options)
-    return begin(options.runs, config, options.out, output_subset, getattr(options, "executor", LOCAL))
+    executor, workers = getattr(options, "executor", LOCAL), getattr(options, "workers", 1)
+    return begin(options.runs, config, options.out, output_subset, executor, workers)
 
 
-def begin(runs: Path | None, config: RunConfig, out: Path | None = None, output_subset: str = "", executor: str = LOCAL) -> dict[str, Any]:
-    """Computes a new run in the runs folder `runs`. out, output_subset: see Run. executor: LOCAL, or that of a cluster."""
+def begin(
+    runs: Path | None, config: RunConfig, out: Path | None = None, output_subset: str = "", executor: str = LOCAL, workers: int = 1
+) -> dict[str, Any]:
+    """Computes a new run in the runs folder `runs`. out, output_subset: see Run. executor: LOCAL, or that of a cluster. workers: see
+    `compute`."""
     from core.runs.store import RunStore
 
+    check_workers(workers, executor)
     with Progress() as progress:
         # bad input leaves no run behind
-        if executor == LOCAL:
-            prepared = prepared_for(config, progress)
-        else:  # a node prepares the run
-            prepared = None
+        if executor != LOCAL:
             check_cluster(executor, config)
+        # else a node prepares the run
+        prepared = prepared_for(config, progress) if executor == LOCAL or workers > 1 else None
         store = RunStore(runs)
-        return compute(store, new_run(store, config, out, output_subset), progress, prepared, executor)
+        return compute(store, new_run(store, config, out, output_subset), progress, prepared, executor, workers)
 
 
 def prepared_for(config: RunConfig, progress: Progress) -> Prepared:
@@ -157,8 +162,13 @@ def _lines(file: Path) -> list[str]:
     return names
 
 
-def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None, executor: str = LOCAL) -> dict[str, Any]:
-    """Computes a run of this process, copies what was asked for, and returns what the command prints of it."""
+def compute(
+    store: RunStore, run_id: str, progress: Progress, prepared: Prepared | None = None, executor: str = LOCAL, workers: int = 1
+) -> dict[str, Any]:
+    """Computes a run of this process, copies what was asked for, and returns what the command prints of it.
+
+    workers: with more than one, `executor` computes so many batches of images at once, and this process everything else.
+    """
     from core.runs.events import StoreReporter
 
     try:
@@ -166,8 +176,9 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
             kind, _, rest = store.run(run_id).output_subset.partition("/")
             store.mark_interrupted()
             reporter = TeeReporter(progress, StoreReporter(store, run_id))
-            if executor == LOCAL:
-                result = _perform_here(store, run_id, reporter, progress, prepared)
+            if executor == LOCAL or workers > 1:
+                batches = None if executor == LOCAL else batches_on_cluster(store.config(run_id), workers)
+                result = _perform_here(store, run_id, reporter, progress, prepared, batches)
             else:
                 result = perform_on_cluster(store, run_id, reporter, executor)
     except KeyboardInterrupt:
@@ -184,7 +195,9 @@ def compute(store: RunStore, run_id: str, progress: Progress, prepared: Prepared
     return {**result, "run": run_id}
 
 
-def _perform_here(store: RunStore, run_id: str, reporter: Reporter, progress: Progress, prepared: Prepared | None) -> dict[str, Any]:
+def _perform_here(
+    store: RunStore, run_id: str, reporter: Reporter, progress: Progress, prepared: Prepared | None, batches: Batches | None
+) -> dict[str, Any]:
     from core.runs.control import LocalControl
     from core.runs.execution import perform, runs_at_once
     from core.runs.records import Records
@@ -193,7 +206,7 @@ def _perform_here(store: RunStore, run_id: str, reporter: Reporter, progress: Pr
     before = len(store.ahead(run_id))
     if before:
         progress.wait(before)
-    return perform(store, run_id, reporter, progress, at_once=runs_at_once(), prepared=prepared)
+    return perform(store, run_id, reporter, progress, at_once=runs_at_once(), prepared=prepared, batches=batches)
 
 
 def runs(options: Namespace) -> dict[str, Any]:
@@ -220,7 +233,8 @@ def resumed(options: Namespace, run_id: str, places: Mapping[str, Any] = Mapping
         store.mark_interrupted()
         if places:
             store.relocate(run_id, dict(places))
-        executor = getattr(options, "executor", LOCAL)
+        executor, workers = getattr(options, "executor", LOCAL), getattr(options, "workers", 1)
+        check_workers(workers, executor)
         if executor != LOCAL:
             check_cluster(executor, store.config(run_id))
         store.resume(run_id)
@@ -228,7 +242,7 @@ def resumed(options: Namespace, run_id: str, places: Mapping[str, Any] = Mapping
         store.close()
         raise
     with Progress() as progress:
-        return compute(store, run_id, progress, executor=executor)
+        return compute(store, run_id, progress, executor=executor, workers=workers)
 
 
 def delete(options: Namespace) -> dict[str, Any]:

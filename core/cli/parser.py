@@ -50,7 +50,9 @@ from core.files import is_full
 from core.generation.methods import DEFAULT_METHODS, METHODS
 
 _IN_THE_RUN = " Default: the files stay in the run's folder."
-_IMAGES = "Images written by generate or export, or a folder or zip file with one folder of images per class."
+_IMAGES = (
+    "Images written by generate or export, a folder of WebDataset shards, or a folder or zip file with one folder of images per class."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -195,7 +197,8 @@ def _add_stages(subparsers: Any) -> None:
     _add_weights(generate)
     generate.set_defaults(model=None)  # so that a weights file is known to come without one
     _add_executor(generate)
-    _add_out(generate, "New folder for images.safetensors and manifest.json.", _IN_THE_RUN)
+    _add_workers(generate)
+    _add_out(generate, "New folder for images.safetensors, or shards with --shard-size, and manifest.json.", _IN_THE_RUN)
 
     quantize = _command(subparsers, "quantize", "Quantize a network with a folder of images.", commands.quantize)
     quantize.add_argument("--images", dest="images_from", required=True, metavar="PATH", help=_IMAGES)
@@ -295,6 +298,7 @@ def _add_stored_runs(subparsers: Any) -> None:
                 command.add_argument(f"--{option}", metavar="PATH", help=f"New place of its {what}, if gone from the old one.")
             command.add_argument("--encoder", metavar="ARCH:FILE", help="New place of its CLIP encoder, if gone from the old one.")
             _add_executor(command)
+            _add_workers(command)
 
     command = _command(subparsers, "branch", "Go on from an iteration of a run with other values, to the end of its batch.", branch)
     command.add_argument("run", type=values.run_id, metavar="RUN", help="Its ID, as `runs` lists it.")
@@ -367,6 +371,16 @@ def _add_out(command: argparse.ArgumentParser, help: str, without: str = "") -> 
 def _add_executor(command: argparse.ArgumentParser) -> None:
     where = f"Where to compute: {LOCAL}, {RAY} (the Ray cluster in RAY_ADDRESS, or one on this machine) or ray://HOST:PORT."
     command.add_argument("--executor", default=LOCAL, metavar="NAME", help=f"{where} Default: {LOCAL}.")
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers",
+        type=values.whole,
+        default=1,
+        metavar="N",
+        help="On a Ray cluster, compute N batches at once and put them together in this process; the bits do not depend on N. Default: 1.",
+    )
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:

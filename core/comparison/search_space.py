@@ -21,7 +21,9 @@ SAMPLERS = (GRID, RANDOM, TPE, HALVING)
 SHARE = "share"  # in a point, beside its knobs
 _KEPT = 3  # of so many points, successive halving keeps one, and measures it with as many times the images and steps
 _MOST_RUNGS = 3
-_NOT_SWEPT = ("model", "seed", "device", "threads", "gpu_share", "budget", "compile", "data", "encoder", "weight_bits", "layer_bits")
+_NOT_SWEPT = (
+    "model", "seed", "device", "threads", "gpu_share", "budget", "compile", "shard_size", "data", "encoder", "weight_bits", "layer_bits",
+)  # fmt: skip
 _BY_BITS = ("steps", "training_lr")  # in forms with a field of their own
 _DOTS = ".."
 _LOGARITHMIC = 10.0  # ratio of the ends of a logarithmic scale, at least

@@ -95,7 +95,14 @@ def held_out_config(start: RunConfig, seeds: Sequence[int]) -> RunConfig:
     if seed in seeds:
         raise ConfigError(f"seeds must not have {seed}, which is that of the held-out images")
     count = HELD_OUT_IMAGES
-    values = {"images": count, "snapshots": 1, "batch_size": min(start.generation.batch_size, count), "seed": seed, "encoder": ""}
+    values = {
+        "images": count,
+        "shard_size": 0,
+        "snapshots": 1,
+        "batch_size": min(start.generation.batch_size, count),
+        "seed": seed,
+        "encoder": "",
+    }
     return replace(start, methods=DEFAULT_METHODS, bits=()).with_knobs(values)
 
 

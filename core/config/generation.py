@@ -12,6 +12,8 @@ from core.config.references import ReferenceKnobs
 from core.errors import ConfigError
 from core.generation.methods import L_TOTAL
 
+MOST_SHARDS = 5_000  # all are in one manifest
+
 
 @dataclass(frozen=True)
 class GenerationConfig(GeneratorKnobs, HardImageKnobs, ReferenceKnobs):
@@ -51,6 +53,17 @@ class GenerationConfig(GeneratorKnobs, HardImageKnobs, ReferenceKnobs):
         paper="saves intermediate iterates, number not stated",
         low="1 saves only the final images, the slowest way to make a given number.",
         high="fewer noise images for as many saved ones: faster, but with more early states and more versions of each image.",
+    )
+    shard_size: int = knob(
+        0,
+        "Images in each shard: the set is written as WebDataset tar files, which need not fit into memory, as batches are finished. 0: all "
+        "in one file.",
+        minimum=0,
+        maximum=1_000_000,
+        low="many small files.",
+        high="few large files; a set of one shard cannot be shared between the processes that read it.",
+        in_form=False,
+        affects_result=False,
     )
     burn_in: float = knob(
         0.2,
@@ -309,6 +322,9 @@ class GenerationConfig(GeneratorKnobs, HardImageKnobs, ReferenceKnobs):
         available = self.iterations - math.floor(self.burn_in * self.iterations)
         if self.snapshots > available:
             raise ConfigError(f"snapshots must be at most {available}, the iterations left after the burn-in, got {self.snapshots}")
+        if self.shard_size and self.saved_images > self.shard_size * MOST_SHARDS:
+            least = math.ceil(self.saved_images / MOST_SHARDS)
+            raise ConfigError(f"shard_size must be 0 or at least {least:,} for {self.saved_images:,} images, got {self.shard_size:,}")
         if self.half_iterations >= self.snapshot_iterations[0]:
             raise ConfigError(
                 f"half_resolution_fraction must end before the first snapshot, at iteration {self.snapshot_iterations[0]} with burn_in "

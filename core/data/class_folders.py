@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from core.channels import MODES
 from core.data.archives import PIXELS
+from core.data.sharded_images import Images
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES
 from core.errors import DataError, quoted
 
@@ -50,7 +51,7 @@ def _is_plain(name: str) -> bool:
     return len(name) <= NAME_LENGTH and _PLAIN.fullmatch(name) is not None and not _OF_WINDOWS.fullmatch(name)
 
 
-def write_class_folders(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+def write_class_folders(folder: Path, pixels: Images, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Writes the images into `folder`, which must exist; returns their entries for the manifest.
 
     pixels: uint8 `(N, 1 to 4, H, W)`; labels: int64 `(N,)`, below the number of classes. Classes without images get no folder.

@@ -1,7 +1,7 @@
 """Sets of synthetic images: a folder with `images.safetensors` and `manifest.json`.
 
-`load_image_set` also reads the other formats of images: folders of PNG files and NumPy archives written by `core.export`, folders of real
-images, and zip files.
+`load_image_set` also reads the other formats of images: shards, folders of PNG files and NumPy archives written by `core.export`, folders
+of real images, and zip files.
 """
 
 import json
@@ -25,6 +25,8 @@ from core.data.class_names import class_mapping
 from core.data.layouts import FOR_TRAINING, open_images
 from core.data.manifests import check_made_from, parse_manifest
 from core.data.numpy_archives import MANIFEST_BYTES, read_numpy_archive
+from core.data.sharded_images import AT_ONCE, Images, ShardedImages
+from core.data.shards import SHARDS, Shards, every_sample, shard_files
 from core.errors import DataError
 from core.files import atomic_write, check_regular, read_bounded, temporary_folder, write_json
 from core.layout import IMAGES_FILE, MANIFEST
@@ -37,11 +39,11 @@ from core.models.registry import ModelSpec
 class ImageSet:
     """Images and labels to train a network on.
 
-    images: uint8 `(N, 1 to 4, H, W)` in [0, 255]; labels: int64 `(N,)`; manifest: how they were generated, JSON values; notes: sentences
-    on what was guessed, ignored or skipped.
+    images: uint8 `(N, 1 to 4, H, W)` in [0, 255], in memory or in shards; labels: int64 `(N,)`; manifest: how they were generated, JSON
+    values; notes: sentences on what was guessed, ignored or skipped.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     manifest: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -49,10 +51,14 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def pixels(self) -> Tensor:
+        """All images in memory, uint8 `(N, C, H, W)`."""
+        return self.images if isinstance(self.images, Tensor) else self.images[:]
+
 
 def save_image_set(image_set: ImageSet, folder: Path) -> None:
     """Writes the two files into `folder`, which must exist; the manifest last, so its presence marks the set as complete."""
-    write_image_set(folder, image_set.labels, image_set.images.shape[1:], [image_set.images], image_set.manifest)
+    write_image_set(folder, image_set.labels, image_set.images.shape[1:], image_set.images.split(AT_ONCE), image_set.manifest)
 
 
 def write_image_set(folder: Path, labels: Tensor, shape: Sequence[int], parts: Iterable[Tensor], manifest: Mapping[str, Any]) -> None:
@@ -138,9 +144,11 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool
             f"these, or a {NUMPY_SUFFIX} file written by `export`, got {found}: {str(path)!r}"
         )
     if not os.path.isfile(folder / MANIFEST):
-        return _from_image_folder(folder, spec, strict)
+        return _from_shards(folder, shard_files(folder), {}, spec) or _from_image_folder(folder, spec, strict)
     try:
         manifest = parse_manifest(read_bounded(folder / MANIFEST, MANIFEST_BYTES))
+        if (sharded := _from_shards(folder, shard_files(folder, manifest), manifest, spec)) is not None:
+            return sharded
         if FOLDERS in manifest and not os.path.isfile(folder / IMAGES_FILE):
             return ImageSet(*read_class_folders(folder, manifest), manifest)
         check_regular(folder / IMAGES_FILE)
@@ -159,6 +167,17 @@ def load_image_set(path: str | Path, spec: ModelSpec | None = None, strict: bool
     if not images.numel():
         raise DataError(f"{folder} must have at least one image of at least one pixel, got none")
     return ImageSet(images, labels, manifest)
+
+
+def _from_shards(folder: Path, files: Sequence[Path], manifest: dict[str, Any], spec: ModelSpec | None) -> ImageSet | None:
+    """The set in these shards; None without any. manifest: empty for shards of other programs."""
+    if not files:
+        return None
+    counts = [one.get("images") for one in manifest[SHARDS]] if manifest else None
+    # those of other programs are read as real images are
+    shards = Shards(files, every_sample(files, counts), "" if manifest or spec is None else spec.mode)
+    manifest = manifest or {"source": str(folder), "images": len(shards)}
+    return ImageSet(ShardedImages(shards), torch.from_numpy(shards.labels), manifest)
 
 
 def _from_image_folder(folder: Path, spec: ModelSpec | None, strict: bool) -> ImageSet:

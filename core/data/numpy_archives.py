@@ -25,6 +25,7 @@ from torch import Tensor
 
 from core.channels import MODES
 from core.data.manifests import parse_manifest
+from core.data.sharded_images import Images
 from core.data.zip_files import MEGABYTE, UNPACKED_BYTES, Member, open_zip
 from core.errors import DataError, first_line, quoted
 
@@ -37,7 +38,7 @@ _HEADER = re.compile(rb"\{'descr': '([^']{2,20})', 'fortran_order': (True|False)
 
 
 def write_numpy_archive(
-    path: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], manifest: Mapping[str, Any], normalize: Callable[[Tensor], Tensor]
+    path: Path, pixels: Images, labels: Tensor, classes: Sequence[str], manifest: Mapping[str, Any], normalize: Callable[[Tensor], Tensor]
 ) -> None:
     """Writes a calibration set to `path`. Needs memory for only a few images besides those given.
 

@@ -9,6 +9,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from core.channels import MODES
 from core.errors import DataError
 from core.files import check_regular
 
@@ -34,13 +35,16 @@ def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
     return Image.open(source, formats=FORMATS)
 
 
-def read_picture(path: str, mode: str = "RGB") -> Image.Image:
-    """The image in a file, 8 bits, in a mode of core.channels. Raises DataError, naming the file, if it cannot be read or is too large."""
+def read_picture(path: str, mode: str | None = "RGB", content: IO[bytes] | None = None) -> Image.Image:
+    """The image in a file, 8 bits, in a mode of core.channels. Raises DataError, naming the file, if it cannot be read or is too large.
+
+    mode: None is that of the image if it is one of these, else RGB. content: of the file, if it is inside another one.
+    """
     try:
-        with open_picture(path) as image:
+        with open_picture(content or path) as image:
             size = image.size
             if size[0] * size[1] <= PIXELS:
-                return in_mode(image, mode)
+                return in_mode(image, mode or (image.mode if image.mode in MODES.values() else "RGB"))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others

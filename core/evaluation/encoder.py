@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from core.channels import as_rgb
+from core.data.sharded_images import Images
 from core.errors import EncoderError, ModelError, UnknownNameError, first_line
 from core.models.full_precision import resolve_device
 from core.models.registry import ASSETS
@@ -39,7 +40,7 @@ class Encoder:
     device: torch.device
 
     @torch.no_grad()
-    def embed_images(self, images: Tensor, batch_size: int = 128, pause_point: Callable[[], None] | None = None) -> Tensor:
+    def embed_images(self, images: Images, batch_size: int = 128, pause_point: Callable[[], None] | None = None) -> Tensor:
         """uint8 `(N, C, H, W)`, in RGB by `as_rgb`, -> L2-normalized embeddings `(N, D)` on the CPU, with open_clip's preprocessing.
 
         pause_point: called between batches; may raise to stop early.

@@ -26,7 +26,7 @@ from core.data.image_sets import ImageSet, load_image_set
 from core.errors import DataError, one_line, printable
 from core.export import headline, provenance
 from core.export.commands import bare_name, commands
-from core.export.contact_sheet import class_columns, contact_sheet, evenly_spaced
+from core.export.contact_sheet import EMPTY, class_columns, contact_sheet, evenly_spaced
 from core.files import atomic_folder
 from core.generation.methods import METHODS
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers, load_model
@@ -106,10 +106,12 @@ def _result(folder: Path) -> dict[str, Any]:
 
 def sheet(image_set: ImageSet, classes: Sequence[int], rows: int = ROWS) -> Image.Image:
     """The first `rows` images of each of these classes, one class per column; white if a class has fewer."""
-    images = image_set.images.numpy()
-    scale = max(1, SMALLEST // min(images.shape[2:]))
-    cells = class_columns(image_set.labels.numpy(), classes, rows)
-    pixels = Image.fromarray(contact_sheet(images, max(1, len(classes)), cells, GAP, scale))
+    scale = max(1, SMALLEST // min(image_set.images.shape[2:]))
+    cells = np.array(class_columns(image_set.labels.numpy(), classes, rows), dtype=np.int64)
+    shown = np.flatnonzero(cells != EMPTY)
+    images = image_set.images[cells[shown]].numpy()
+    cells[shown] = np.arange(len(shown))
+    pixels = Image.fromarray(contact_sheet(images, max(1, len(classes)), cells.tolist(), GAP, scale))
     return Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
 
 

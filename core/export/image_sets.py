@@ -16,6 +16,7 @@ from core.data.archives import NUMPY_SUFFIX
 from core.data.class_folders import FOLDERS, write_class_folders
 from core.data.image_sets import ImageSet, check_images, load_image_set, save_image_set
 from core.data.numpy_archives import write_numpy_archive
+from core.data.shards import SHARDS
 from core.errors import DataError, RunError, UnknownNameError, first_line
 from core.files import atomic_folder, atomic_write, check_free, check_parents, named_as, parents_of, write_json
 from core.generation.methods import in_order
@@ -102,7 +103,7 @@ def image_target(format: str, out: Path) -> Path:
 
 def _manifest(image_set: ImageSet, model: FullPrecisionModel, format: str, diversity: Mapping[str, Any] | None) -> dict[str, Any]:
     spec = model.spec
-    own = {key: value for key, value in image_set.manifest.items() if key != FOLDERS}
+    own = {key: value for key, value in image_set.manifest.items() if key not in (FOLDERS, SHARDS)}  # how the files were arranged
     return own | {
         "format": format,
         "images": len(image_set),

@@ -94,7 +94,7 @@ def _images_to_compare(model: FullPrecisionModel, config: RunConfig) -> tuple[Ev
     if found is not None:
         return found, "" if found.labeled else "accuracy was not compared, because the evaluation images have no labels"
     noise = noise_images(model, config.generation, config.machine.seed)
-    evaluation_set = EvaluationSet(noise.images, noise.labels.tolist(), noise.manifest["description"], model.spec.image_size)
+    evaluation_set = EvaluationSet(noise.pixels(), noise.labels.tolist(), noise.manifest["description"], model.spec.image_size)
     return evaluation_set, f"accuracy was not compared, because {reason}"
 
 

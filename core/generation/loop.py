@@ -19,14 +19,18 @@ from torch import Tensor
 from core.config import GenerationConfig, MachineConfig, live_knobs
 from core.config.choices import DIVERGENCE, PLATEAU
 from core.data.image_sets import ImageSet, write_image_set
+from core.data.shards import SHARDS
 from core.errors import CoreError
+from core.files import write_json
+from core.generation.batches import Batch
 from core.generation.forward_pass import ForwardPass, LossOutputs
 from core.generation.losses import START, TERMS, used_terms
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.optimizers import Plateau, step_size_factor
 from core.generation.scale import in_usual_scale
-from core.generation.snapshots import Snapshots, kept_steps
+from core.generation.snapshots import ShardedSnapshots, Snapshots, kept_steps
 from core.generation.sources.base import ImageSource
+from core.layout import MANIFEST
 from core.models.divergence import are_finite, check_tensors
 from core.models.full_precision import FullPrecisionModel, batch_norm_layers
 from core.models.identity import weights_hash
@@ -42,7 +46,8 @@ class GenerationLoop:
 
     model: the full-precision network; its parameters do not change. method: a row of core/generation/methods.py.
     config, machine: checked knobs. reporter receives progress, control supplies changes of live knobs. folder: where images are saved as
-    they are made, so that `load_state` can continue; without one they stay in memory.
+    they are made, so that `load_state` can continue; without one they stay in memory. shards: with `config.shard_size` and `folder`, where
+    shards are written as soon as their images are made; the state must then be saved before the next one is taken.
     Raises ModelError when the network has no BatchNorm layer, has values that are not finite, or the method cannot work on it;
     UnknownNameError for an unknown method.
     """
@@ -56,6 +61,7 @@ class GenerationLoop:
         reporter: Reporter | None = None,
         control: Control | None = None,
         folder: Path | None = None,
+        shards: Path | None = None,
     ) -> None:
         source = load_source(method)
         # a generator's images may also go to a student, which reads them in the network's own scale
@@ -76,7 +82,11 @@ class GenerationLoop:
         self._kept = kept_steps(config)
         self._values = {name: getattr(config, name) for name in live_knobs(GenerationConfig)}
         self._saved = Snapshots(folder)
+        if config.shard_size and folder is not None and shards is not None:
+            self._saved = ShardedSnapshots(folder, shards, config.shard_size)
         self._saved_images = 0
+        self._in_last_state = 0  # images
+        self._kernels = ""  # of the batches that were taken
         self._agreeing = 0
         self._first: list[list[float]] = []  # L_BNS of each layer at the first iteration of each batch so far
         self._last: list[list[float]] = []
@@ -103,6 +113,8 @@ class GenerationLoop:
 
     def state(self) -> dict[str, Any]:
         """The complete state between two steps, for `load_state`: tensors and plain values."""
+        self._saved.release(self._in_last_state)  # the state before this one is on disk
+        self._in_last_state = self._saved_images
         return {
             **self.source.state(),
             "step_count": self.step_count,
@@ -128,8 +140,9 @@ class GenerationLoop:
         self._scale = state.get("scale")
         if "plateau" in state:
             self._plateau.load_state(state["plateau"])
-        self._saved.resume_after(state["saved"])
+        self._saved.resume_after(state["saved"], state["saved_images"])
         self._saved_images, self._agreeing = state["saved_images"], state["agreeing"]
+        self._in_last_state = self._saved_images
         # earlier versions kept the sum over the layers alone
         self._first = list(state["first_layers"]) if "first_layers" in state else [[value] for value in state["first"]]
         self._last = list(state["last_layers"]) if "last_layers" in state else [[value] for value in state["last"]]
@@ -146,6 +159,39 @@ class GenerationLoop:
             (name, value) for name, value in self.control.values(self.method, self.step_count).items() if name in self._values
         )
         self.source.start_batch(index)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The live values that apply now."""
+        return dict(self._values)
+
+    def take(self, batch: Batch) -> None:
+        """Goes on as if it had computed this batch, which is the one that it was about to begin. Its `step` does the same, but for time.
+
+        Raises CoreError if the batch was computed with other kernels than the one that was taken before it.
+        """
+        if self._kernels not in ("", batch.kernels):
+            raise CoreError(f"all workers must compute with the same kernels, {self._kernels}, got {batch.kernels}: images depend on them")
+        self._kernels, self._scale, self._values = batch.kernels, batch.scale, dict(batch.values)
+        for change in batch.changes:
+            self.changes.append(dict(change))
+            self.reporter.change(self.method, change["step"], change["name"], change["value"])
+        for record in batch.records:
+            self.step_count += 1
+            seconds = self.seconds + record["seconds"]
+            self.reporter.record("generation", self.method, self.step_count, {**record, "seconds": seconds})
+        for frame in batch.frames:
+            if (keep := frame.step in self._kept) or self.reporter.wants_images(self.method):
+                self.reporter.images(self.method, frame, keep)
+        for pixels, labels in batch.saved:
+            self._saved.add(torch.tensor(pixels), torch.tensor(labels))  # copies, because arrays may be read-only
+            self._saved_images += len(labels)
+        self._agreeing += batch.agreeing
+        self._first += batch.first_layers
+        self._last += batch.last_layers
+        self.seconds += batch.seconds
+        if not self.finished:
+            self.source.start_batch(self.step_count // self.config.iterations)
 
     def step(self) -> None:
         """One iteration of the current batch: loss, gradient, step; saves and reports images when they are due."""
@@ -308,7 +354,7 @@ class GenerationLoop:
             "bns_loss_last": _mean([sum(layers) for layers in self._last]),
             "teacher_agreement": round(100.0 * self._agreeing / saved, 2) if saved else None,
             "layers": len(self.layer_names),
-            "kernels": self._forward.kernels,
+            "kernels": self._kernels or self._forward.kernels,
             **self._compilation(),
         }
 
@@ -336,7 +382,10 @@ class GenerationLoop:
         return ImageSet(torch.cat([pixels for pixels, _ in saved]), torch.cat([labels for _, labels in saved]), self.manifest())
 
     def save(self, folder: Path) -> None:
-        """`image_set` as files in `folder`, which must exist, in the memory of one batch."""
+        """`image_set` as files in `folder`, which must exist, in the memory of one batch; that of the shards, if there are any."""
+        if isinstance(self._saved, ShardedSnapshots):
+            write_json(folder / MANIFEST, {**self.manifest(), SHARDS: self._saved.finish()})
+            return
         labels = torch.cat([labels for _, labels in self._saved])
         write_image_set(folder, labels, self.model.spec.shape, (pixels for pixels, _ in self._saved), self.manifest())
 

@@ -104,10 +104,11 @@ def perform(
     at_once: int = 1,
     prepared: Any = None,
     every: float = SECONDS_BETWEEN,
+    batches: Any = None,
 ) -> dict[str, Any]:
     """Waits for the run's turn, computes it, writes what its command asked for, and stores how it ended.
 
-    prepared: see core.pipeline.execute. every: seconds between two resume states. Returns the result, with what `deliver` adds.
+    prepared, batches: see core.pipeline.execute. every: seconds between two resume states. Returns the result, with what `deliver` adds.
     Raises what ended the run, after storing it: RunStopped, CoreError (StoreError for a full disk), or any other exception.
     """
 
@@ -126,7 +127,7 @@ def perform(
         in_turn = _InTurn(control, store, run_id, reporter, stopping, at_once)
         branch_at = store.run(run_id).branch_at
         keep_plan = partial(store.set_config, run_id)
-        return execute(config, folder, reporter, in_turn, prepared, every, keep_plan, branch_at), in_turn
+        return execute(config, folder, reporter, in_turn, prepared, every, keep_plan, branch_at, batches), in_turn
 
     return to_its_end(store, run_id, reporter, compute)
 

@@ -8,16 +8,21 @@ from typing import Any
 
 from core.checkpoints import Checkpoints
 from core.errors import RunStopped
+from core.generation.batches import Batches
 from core.reporting import Control, Reporter
 
 
 @dataclass(frozen=True)
 class Context:
-    """reporter receives progress; control supplies pause, stop and parameter changes; checkpoints: resume states; None keeps none."""
+    """reporter receives progress; control supplies pause, stop and parameter changes; checkpoints: resume states; None keeps none.
+
+    batches: computes the batches of a generation elsewhere; None: they are computed here.
+    """
 
     reporter: Reporter
     control: Control
     checkpoints: Checkpoints | None = None
+    batches: Batches | None = None
 
     def saved_state(self, stage: str) -> dict[str, Any] | None:
         """The resume state of a stage that was interrupted; None to begin at its start."""

@@ -11,6 +11,8 @@ from core import layout
 from core.config import GenerationConfig, RunConfig
 from core.data.image_sets import ImageSet, save_image_set
 from core.files import atomic_write
+from core.generation.apart import are_independent, tasks
+from core.generation.batches import Batches
 from core.generation.loop import GenerationLoop
 from core.generation.methods import DEFAULT_METHODS, METHODS, load_source
 from core.generation.sources.base import JointSource
@@ -26,12 +28,25 @@ _SEEDS = 2**31
 _LEAST, _MOST, _SHARE = 8, 64, 8  # noise images of each method: an eighth of the run's
 
 
-def generate(model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None) -> list[GenerationLoop]:
-    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images."""
+def generate(
+    model: FullPrecisionModel, config: RunConfig, context: Context, folder: Path | None = None, images: Path | None = None
+) -> list[GenerationLoop]:
+    """All methods in turn, one iteration each, so that a viewer sees the same iteration of each. folder: for the images as they are made.
+    images: for finished shards, of each method in a folder of its name.
+    """
     reporter = context.reporter
     with memory_advice("the generation", "batch_size", config.generation.batch_size, least=2):
         loops = [
-            GenerationLoop(model, config.generation, method, config.machine, reporter, context.control, folder and folder / method)
+            GenerationLoop(
+                model,
+                config.generation,
+                method,
+                config.machine,
+                reporter,
+                context.control,
+                folder and folder / method,
+                images and images / method,
+            )
             for method in config.methods
         ]
         reporter.result("layers", loops[0].layer_names)
@@ -42,6 +57,9 @@ def generate(model: FullPrecisionModel, config: RunConfig, context: Context, fol
         for loop in loops:
             reporter.rewind(STAGE, loop.method, loop.step_count)
         reporter.stage(STAGE, sum(loop.steps for loop in loops), sum(loop.step_count for loop in loops))
+        if context.batches is not None:
+            for loop in loops:
+                _finish_elsewhere(loop, loops, context.batches, context)
         _finish(loops, STAGE, context)
         for loop in loops:
             _warn_of_layers(loop, reporter)
@@ -85,7 +103,7 @@ def generate_held_out(model: FullPrecisionModel, config: RunConfig, context: Con
     sets = [loop.image_set() for loop in loops]
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"made_by": HELD_OUT, "methods": [loop.method for loop in loops], "seed": machine.seed}
-    save_image_set(ImageSet(torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets]), manifest), folder)
+    save_image_set(ImageSet(torch.cat([one.pixels() for one in sets]), torch.cat([one.labels for one in sets]), manifest), folder)
 
 
 def _load(loops: Sequence[GenerationLoop], stage: str, context: Context) -> None:
@@ -102,6 +120,29 @@ def _finish(loops: Sequence[GenerationLoop], stage: str, context: Context) -> No
         for loop in loops:
             if not loop.finished:
                 loop.step()
+
+
+def _finish_elsewhere(loop: GenerationLoop, loops: Sequence[GenerationLoop], batches: Batches, context: Context) -> None:
+    """All remaining iterations of one loop, by the workers of `batches`; the rest of a batch that was begun, here. Does nothing where
+    batches depend on each other.
+    """
+    if not are_independent(loop):
+        context.reporter.result(
+            f"{WARNING}/workers/{loop.method}",
+            f"Images by {METHODS[loop.method].title} are made on this machine alone, because their batches depend on each other, or take "
+            "less time than to send them.",
+        )
+        return
+
+    def between() -> None:
+        context.between_steps(STAGE, lambda: {one.method: one.state() for one in loops})
+
+    while loop.step_count % loop.config.iterations:
+        between()
+        loop.step()
+    for batch in batches.results(loop.method, loop.config, tasks(loop), between):
+        loop.take(batch)
+        between()
 
 
 def save_images(loop: GenerationLoop, folder: Path, protocol: str) -> None:

@@ -264,6 +264,6 @@ def _seconds_to_read(evaluation_set: EvaluationSet) -> float:
 
 
 def _repeated(images: ImageSet, count: int) -> ImageSet:
-    """`count` images at least."""
-    times = math.ceil(count / len(images.images))
-    return ImageSet(images.images.repeat(times, 1, 1, 1), images.labels.repeat(times))
+    """`count` images."""
+    numbers = torch.arange(count) % len(images)
+    return ImageSet(images.images[numbers], images.labels[numbers])

@@ -18,10 +18,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
-from safetensors import safe_open
 
 from core import layout
 from core.config import PRESETS, RunConfig, nearest_preset
+from core.data.some_images import SomeImages
 from core.errors import printable
 from core.export import headline, provenance
 from core.export.commands import bare_name, commands
@@ -183,29 +183,34 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 def _sheets(folder: Path, classes: Sequence[str]) -> list[dict[str, Any]]:
     """A contact sheet of each complete image set."""
     return [
-        {"title": method_name(method), **_sheet(folder / method / layout.IMAGES_FILE, classes)}
+        {"title": method_name(method), **sheet}
         for method in in_order(layout.image_methods(folder))
+        if (sheet := _sheet(SomeImages(folder / method), classes))
     ]
 
 
-def _sheet(path: Path, classes: Sequence[str]) -> dict[str, Any]:
-    """One class per column if there are at most ten, else images spread evenly over the set."""
-    with safe_open(path, framework="np") as tensors:
-        labels = tensors.get_tensor("labels")
-        pixels = tensors.get_slice("images")
-        by_class = int(labels.max(initial=0)) < len(classes) <= MOST_COLUMNS_OF_CLASSES
-        if by_class:
-            chosen = np.concatenate([evenly_spaced(np.flatnonzero(labels == label), _ROWS) for label in range(len(classes))])
-        else:
-            chosen = evenly_spaced(np.arange(len(labels)), _PICTURES)
-        # one by one: a set of photograph-sized images does not fit the memory of a server
-        some = np.stack([pixels[int(index)] for index in chosen])
+def _sheet(images: SomeImages, classes: Sequence[str]) -> dict[str, Any]:
+    """One class per column if there are at most ten, else images spread over the set; empty for a set that cannot be read."""
+    read, labels = None, images.labels()
+    if labels is None:  # in shards
+        read = images.read(images.spread(_ROWS * MOST_COLUMNS_OF_CLASSES))
+        labels = np.zeros(0, dtype=np.int64) if read is None else read[1]
+    by_class = int(labels.max(initial=0)) < len(classes) <= MOST_COLUMNS_OF_CLASSES
+    if by_class:
+        chosen = np.concatenate([evenly_spaced(np.flatnonzero(labels == label), _ROWS) for label in range(len(classes))])
+    else:
+        chosen = evenly_spaced(np.arange(len(labels)), _PICTURES)
+    # only these: a set of photograph-sized images does not fit the memory of a server
+    found = images.read(chosen.tolist()) if read is None else (read[0][chosen], labels[chosen])
+    if found is None:
+        return {}
+    some = found[0]
     if by_class:
         rows = max(1, min(_ROWS, len(chosen) // len(classes)))
         sheet = contact_sheet(some, len(classes), class_columns(labels[chosen], range(len(classes)), rows))
     else:
         sheet = contact_sheet(some, COLUMNS)
-    caption = f"{len(chosen):,} of {len(labels):,} images, evenly spaced over the set"
+    caption = f"{len(chosen):,} of {images.total:,} images, spread over the set"
     return {
         "caption": caption,
         "picture": Markup(data_uri(sheet)),

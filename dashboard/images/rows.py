@@ -1,39 +1,18 @@
-"""Images and their most similar images, as rows of pictures. Reads image sets; no streamlit in here."""
+"""Images and their most similar images, as rows of pictures. No streamlit in here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from core.channels import as_rgb
 from dashboard.images.contact_sheet import data_uri
 from dashboard.text import one_line_text
 
 LARGEST = 112  # pixels of a side on the page: larger images are downscaled before they are sent
-
-
-def read_images(path: Path, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images with these numbers of a set's file, uint8 `(N, C, H, W)`, and their labels `(N,)`; None if the file lacks one of them.
-
-    Reads only these, because a whole set may be larger than memory.
-    """
-    try:
-        with safe_open(path, "numpy") as file:
-            images, labels = file.get_slice("images"), file.get_slice("labels")
-            count = min(images.get_shape()[0], labels.get_shape()[0])
-            if not all(0 <= number < count for number in numbers):
-                return None
-            return (
-                np.concatenate([images[number : number + 1] for number in numbers]),
-                np.concatenate([labels[number : number + 1] for number in numbers]),
-            )
-    except (OSError, SafetensorError, ValueError):  # not yet written, deleted meanwhile, or not an image set
-        return None
 
 
 def strip(groups: Sequence[np.ndarray], between: int) -> np.ndarray:

@@ -33,6 +33,35 @@ def test_generate_writes_the_same_images(cluster, tmp_path, capsys):
 
 
 @slow
+def test_several_workers_write_the_same_shards(cluster, runs, tmp_path, capsys):
+    printed, shards = [], []
+    sharded = ["generate", *TINY, "--shard-size", "3"]
+    for place in ([], ["--executor", "ray", "--workers", "2"]):
+        out = tmp_path / str(len(place))
+        assert call(*sharded, *place, "--out", out, "--json") == 0
+        printed.append(without_seconds(last_json(capsys)))
+        shards.append({path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))})
+    assert printed[0] == printed[1]
+    assert len(shards[0]) == 3
+    assert shards[0] == shards[1]
+    store = RunStore(runs)
+    assert [len(store.records(run.id, "generation")) for run in store.runs()] == [3, 3]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "2"], "workers must be 1 without --executor ray, got 2"),
+        (["--workers", "0", "--executor", "ray"], "workers must be 1 to 10,000, got 0"),
+        (["--workers", "10001", "--executor", "ray"], "workers must be 1 to 10,000, got 10,001"),
+    ],
+)
+def test_wrong_numbers_of_workers_are_refused(tmp_path, capsys, arguments, message):
+    assert message in refused(capsys, tmp_path / "out", "generate", *TINY, *arguments)
+
+
+@slow
 def test_compare_measures_the_missing_runs_side_by_side(cluster, tiny_preset, runs, tmp_path, capsys):
     assert call(*COMPARE) == 0
     local = last_json(capsys)
@@ -57,12 +86,13 @@ def test_a_client_outside_of_the_cluster_and_a_cluster_of_its_own(cluster, runs,
     """In processes of their own, because a process uses one cluster."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     made = {}
-    for name, executor in (("client", cluster.client), ("own", "ray"), ("local", "local")):
-        command = [sys.executable, "-m", "core", "generate", *TINY, "--executor", executor, "--out", str(tmp_path / name), "--json"]
+    places = {"client": [cluster.client], "own": ["ray"], "local": ["local"], "workers": [cluster.client, "--workers", "2"]}
+    for name, place in places.items():
+        command = [sys.executable, "-m", "core", "generate", *TINY, "--out", str(tmp_path / name), "--json", "--executor", *place]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=300)
         assert done.returncode == 0, done.stderr
         made[name] = (tmp_path / name / "images.safetensors").read_bytes()
-    assert made["client"] == made["own"] == made["local"]
+    assert made["client"] == made["own"] == made["local"] == made["workers"]
 
 
 def test_a_wrong_executor_is_refused(tmp_path, capsys):

@@ -261,3 +261,23 @@ def test_bad_class_names_are_refused(tmp_path, capsys, in_this_process, of_other
 def test_bad_weights_options_are_refused(tmp_path, capsys, in_this_process, of_others, tiny_preset, command, arguments, words):
     arguments = [str(of_others) if argument == "OTHERS" else argument for argument in arguments]
     assert words in refused(capsys, tmp_path / "deeper" / "set", command, *(TINY if command == "generate" else ()), *arguments)
+
+
+def test_a_set_in_shards_is_quantized_as_the_set_in_one_file(generated, tmp_path, capsys):
+    assert call("generate", *TINY, "--shard-size", "3", "--out", tmp_path / "shards") == 0
+    assert tree(tmp_path / "shards") == ["images-000000.tar", "images-000001.tar", "images-000002.tar", "manifest.json"]
+    for name, images in (("one", generated), ("other", tmp_path / "shards")):
+        assert call("quantize", *QUANTIZE, "--images", images, "--data", "none", "--out", tmp_path / name) == 0
+    files = [tmp_path / name / "quantized.safetensors" for name in ("one", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    capsys.readouterr()
+    similarities = []
+    for images in (generated, tmp_path / "shards"):
+        assert call("diversity", images, "--json", "--device", "cpu", "--threads", "1") == 0
+        similarities.append(last_json(capsys)["sets"][0]["mean_similarity"])
+    assert similarities[0] == similarities[1]
+
+
+def test_too_many_shards_are_refused(tmp_path, capsys):
+    line = refused(capsys, tmp_path / "set", "generate", "--images", "1000000", "--shard-size", "100")
+    assert "shard_size must be 0 or at least 200 for 1,000,000 images, got 100" in line

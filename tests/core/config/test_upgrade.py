@@ -131,6 +131,7 @@ def test_stored_configs(path):
         "size",
         "layer_weight_bits",
         "gpu_share",
+        "shard_size",
     } | of_later_methods
     assert {name for name in every_knob() if name not in expected} == later
     assert list(config.methods) == stored["optimizers"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from core.config import IMAGE_FORMATS, RunConfig
 from core.data.image_sets import ImageSet, load_image_set
+from core.data.shards import SHARDS, about_shards, shard_name, write_shard
 from core.errors import ConfigError, DataError, UnknownNameError
 from core.export.image_sets import export_images, image_target
 from core.layout import USER_IMAGES
@@ -91,6 +92,22 @@ def test_conversion_from_one_format_to_another(tmp_path, small, generated, first
     back = load_image_set(target(tmp_path / "2", last))
     assert torch.equal(back.images, generated.images)
     assert back.manifest == load_image_set(target(tmp_path / "3", last)).manifest
+
+
+@FORMATS
+def test_a_set_in_shards_is_exported_as_the_set_in_memory(tmp_path, small, generated, format):
+    folder, files = tmp_path / "shards", []
+    folder.mkdir()
+    for first in range(0, 64, 24):
+        files.append(folder / shard_name(first // 24))
+        write_shard(files[-1], first, zip(generated.images[first : first + 24].numpy(), generated.labels[first : first + 24].tolist()))
+    manifest = {**generated.manifest, SHARDS: about_shards(files, [24, 24, 16])}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    export_images(load_image_set(folder, small.spec), small, format, target(tmp_path / "1", format))
+    export_images(generated, small, format, target(tmp_path / "2", format))
+    ours, theirs = (content_of(target(tmp_path / name, format)) for name in ("1", "2"))
+    assert ours == theirs
+    assert torch.equal(load_image_set(target(tmp_path / "1", format)).images, generated.images)
 
 
 def test_npz_has_normalized_images(tmp_path, small, generated):

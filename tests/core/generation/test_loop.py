@@ -472,7 +472,7 @@ def test_snapshots_in_a_folder_outlive_the_object(tmp_path):
         first.add(*batch(value))
     second = Snapshots(tmp_path)
     assert len(second) == 0  # existing files do not count before resume_after
-    second.resume_after(2)
+    second.resume_after(2, 2 * len(batch(1)[1]))
     second.add(*batch(9))  # the third is written again
     assert [int(images[0, 0, 0, 0]) for images, _ in second] == [1, 2, 9]
 
@@ -482,7 +482,7 @@ def test_error_names_the_missing_snapshot(tmp_path):
     first.add(*batch(1))
     second = Snapshots(tmp_path)
     with pytest.raises(CoreError, match="000001.safetensors is missing: the resume state needs all images"):
-        second.resume_after(2)
+        second.resume_after(2, 2 * len(batch(1)[1]))
 
 
 def test_snapshot_that_cannot_be_written_does_not_count(tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ CONFIGS = {
             flip=True,
             bns_form="norms",
             patience=7,
+            shard_size=11,
             zeroq_lr=0.123456789,
             dsg_lr=0.23456789,
             dsg_slack=0.8123456789,

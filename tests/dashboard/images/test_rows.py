@@ -4,30 +4,12 @@ import re
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
 
-from dashboard.images.rows import LARGEST, read_images, row_html, strip
+from dashboard.images.rows import LARGEST, row_html, strip
 
 
 def pictures(count, size=4):
     return np.stack([np.full((3, size, size), 10 + i, dtype=np.uint8) for i in range(count)])
-
-
-def test_requested_images_are_read_in_order(tmp_path):
-    path = tmp_path / "images.safetensors"
-    save_file({"images": pictures(9), "labels": np.arange(9)[::-1].copy()}, path)
-    images, labels = read_images(path, [7, 0, 7])
-    assert [int(image[0, 0, 0]) for image in images] == [17, 10, 17]
-    assert labels.tolist() == [1, 8, 1]
-
-
-def test_missing_images_give_none(tmp_path):
-    path = tmp_path / "images.safetensors"
-    assert read_images(path, [0]) is None
-    save_file({"images": pictures(2), "labels": np.arange(2)}, path)
-    assert read_images(path, [2]) is None
-    path.write_bytes(b"no tensors")
-    assert read_images(path, [0]) is None
 
 
 def test_strip_has_wide_gaps_between_groups_and_narrow_ones_within():
