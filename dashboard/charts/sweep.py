@@ -107,7 +107,7 @@ def _text(value: Any) -> str:
 
 
 def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
-    """The best mean agreement for each pair of values of two knobs, over the other knobs and all methods."""
+    """The best mean agreement for each pair of values of two knobs, over the other knobs. rows: of one method, which has both."""
     columns, lines = _bins([row.values[across] for row in rows]), _bins([row.values[up] for row in rows])
     cells: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -123,7 +123,7 @@ def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
     }  # fmt: skip
     axis = {"type": "category", "showgrid": False}
     return figure(
-        [trace], "Best agreement for each pair of values, %", 340, dragmode=False,
+        [trace], f"{title_of(rows[0].method)}: best agreement for each pair of values, %", 340, dragmode=False,
         xaxis={**axis, "title": {"text": plotly(knob_symbol(across))}},
         yaxis={**axis, "title": {"text": plotly(knob_symbol(up)), "standoff": 12}},
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Figures of a sweep."""
 
+import json
 import math
 
 import pytest
@@ -34,7 +35,9 @@ def test_methods_have_an_axis_if_there_are_several():
 
 def test_a_heat_map_has_the_best_of_each_pair():
     rows = [row(90.0, mu=0.5, epsilon=0.1, beta=1), row(92.0, mu=0.5, epsilon=0.1, beta=2), row(70.0, mu=0.9, epsilon=0.2, beta=1)]
-    (trace,) = charts.heat_figure(rows, "mu", "epsilon")["data"]
+    figure = charts.heat_figure(rows, "mu", "epsilon")
+    (trace,) = figure["data"]
+    assert "MI-FGSM: best agreement" in json.dumps(figure["layout"], ensure_ascii=False)
     assert (trace["x"], trace["y"]) == (["0.5", "0.9"], ["0.1", "0.2"])
     assert trace["z"] == [[92.0, None], [None, 70.0]]
     assert trace["customdata"] == [[2, 0], [0, 1]]
