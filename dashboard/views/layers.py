@@ -99,6 +99,10 @@ def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: 
             st.info("This layer reads the image, which is not quantized.", icon=":material/image:")
         else:
             _histogram(run, method, width, layer, "input", key)
+    st.caption(
+        "Thin lines are levels, drawn up to 6 bits. Values beyond the dashed lines are clipped; the outermost bars count all values "
+        "further out."
+    )
 
 
 def _histogram(run: Run, method: str, width: str, layer: Mapping[str, Any], values: str, key: str) -> None:
