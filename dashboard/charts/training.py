@@ -53,7 +53,7 @@ def accuracy_during_training(records: Sequence[Record], full_precision: float | 
         traces.append({
             "type": "scatter", "mode": "lines+markers", "x": steps_of(own), "y": numbers(r.data["top1"] for r in own),
             "customdata": errors, "name": title_of(name), "line": _line(name, series), "marker": {"size": 7},
-            "error_y": {"type": "data", "array": errors, "thickness": 1, "width": 0},
+            "error_y": {"type": "data", "array": errors, "thickness": 1, "width": 0}, "cliponaxis": False,  # step 0 is on the axis
             "hovertemplate": "step %{x}: %{y:.1f} ± %{customdata:.1f} %<extra>%{fullData.name}</extra>",
         })  # fmt: skip
     shapes, notes = [], []
@@ -195,7 +195,8 @@ def histogram_figure(
         "range": [float(middle[0] - width / 2), float(middle[-1] + width / 2)],
     }  # fmt: skip
     yaxis = {"title": {"text": "values, %"}, "type": "log" if logarithmic else "linear"}
-    return figure(traces, plotly(title), 300, bargap=0, shapes=shapes, annotations=[note], xaxis=xaxis, yaxis=yaxis)
+    margin = {"l": 10, "r": 10, "t": 48, "b": 10}  # a line for the note between title and bars
+    return figure(traces, plotly(title), 310, bargap=0, shapes=shapes, annotations=[note], xaxis=xaxis, yaxis=yaxis, margin=margin)
 
 
 def _shares(grid: Mapping[str, Any]) -> tuple[np.ndarray, float, np.ndarray]:
