@@ -85,7 +85,6 @@ def draw(run: Run, branches: Sequence[Branch], values: Values, at: int | None) -
         return
     for branch in branches:
         _draw_state(run, branch, values)
-    address_widgets.choose_one("Chart of the branches", _CHARTS, _PARAMETER, label_visibility="collapsed")
     grouped = _by_batch(run, branches)
     for batch, own in grouped.items():
         if len(run.config.generation.batches) > 1:
@@ -100,6 +99,8 @@ def draw(run: Run, branches: Sequence[Branch], values: Values, at: int | None) -
                     images.draw_sheet(values[f"branch sheet/{key}"], alt, f"branch sheet/{key}", method, _column(run, of, batch))
             if image is not None and image.method == method:
                 _draw_large(run, image, own, batch, at)
+        if batch == next(iter(grouped)):  # one for the charts of all batches
+            address_widgets.choose_one("Chart of the branches", _CHARTS, _PARAMETER, label_visibility="collapsed")
         figures.show(values[_figure_key(batch)]["figure"], _figure_key(batch), f"{run.name} branches", "Curves of the run and its branches")
 
 
