@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -38,6 +38,7 @@ RUN_PARAMETER = "run"
 AT_PARAMETER = "at"  # the iteration that the Studio shows; absent for the newest
 VIEW_PARAMETER = "view"  # the chart that the Studio shows
 _METHOD_PARAMETER, _IMAGE_PARAMETER = "method", "image"  # the enlarged image
+_BESIDE_PARAMETER = "beside"  # of which column of the branches it is; absent for the run's own images above
 _OLD_METHOD_PARAMETER = "lane"  # in links of version 1
 _LAYER_PARAMETER = "layer"  # counted from 1
 MOST_LISTED = 200  # runs in a selection box, and in the table of runs; with thousands of them, a browser takes seconds
@@ -143,20 +144,29 @@ def put_into_address(name: str, value: object) -> None:
         st.query_params[name] = str(value)
 
 
-def image_in(address: Mapping[str, str]) -> tuple[str, int] | tuple[None, int]:
-    """Method and index of the enlarged image of an address, which need not exist; (None, 0) if there is none."""
+class Enlarged(NamedTuple):
+    """An enlarged image. beside: its column among the branches of the run (see views/branches.py); "": it is one of the images above."""
+
+    method: str
+    number: int  # in the set, from 0
+    beside: str = ""
+
+
+def image_in(address: Mapping[str, str]) -> Enlarged | None:
+    """The enlarged image of an address, which need not exist; None if there is none."""
     method = address.get(_METHOD_PARAMETER) or address.get(_OLD_METHOD_PARAMETER)
     index = address.get(_IMAGE_PARAMETER, "")
     if method is None or not (index.isascii() and index.isdecimal()):
-        return None, 0
-    return method, int(index[:9])
+        return None
+    return Enlarged(method, int(index[:9]), address.get(_BESIDE_PARAMETER, ""))
 
 
-def show_image(image: tuple[str, int] | None) -> None:
-    """Puts method and index of the image to enlarge into the address; None removes them."""
+def show_image(image: Enlarged | None) -> None:
+    """Puts the image to enlarge into the address; None removes it."""
     put_into_address(_OLD_METHOD_PARAMETER, None)
-    put_into_address(_METHOD_PARAMETER, image and image[0])
-    put_into_address(_IMAGE_PARAMETER, image and image[1])
+    put_into_address(_METHOD_PARAMETER, image and image.method)
+    put_into_address(_IMAGE_PARAMETER, None if image is None else image.number)
+    put_into_address(_BESIDE_PARAMETER, (image and image.beside) or None)
 
 
 def layer_in_address(count: int, address: Mapping[str, str]) -> int:

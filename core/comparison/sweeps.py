@@ -174,11 +174,11 @@ def complete(found: Sequence[tuple[Trial, Run | None]]) -> list[tuple[Trial, str
 
 def _point(config: RunConfig, method: str, names: Sequence[str]) -> tuple[Any, ...]:
     """Equal for two configs of a sweep whose runs of a method are the same: a knob that only other methods have makes no difference."""
-    return method, config.machine.seed, *(config.value(name) for name in _own(names, method))
+    return method, config.machine.seed, *(config.value(name) for name in own_knobs(names, method))
 
 
-def _own(names: Iterable[str], method: str) -> list[str]:
-    """Those of the knobs that a method has."""
+def own_knobs(names: Iterable[str], method: str) -> list[str]:
+    """Those of the knobs that a method has, in their order."""
     return [name for name in names if has_knob(find_knob(name)[1], method)]
 
 
@@ -194,7 +194,7 @@ def runs_of(sweep: Sweep, of_points: Sequence[Mapping[str, Any]]) -> dict[str, i
     """Method -> the number of its runs for these points."""
     counts = {}
     for method in sweep.start.methods:
-        own = _own(sweep.space, method)
+        own = own_knobs(sweep.space, method)
         counts[method] = len({(share_of(point), *(point[name] for name in own)) for point in of_points}) * len(sweep.seeds)
     return counts
 

@@ -62,6 +62,37 @@ def analyze(model: FullPrecisionModel, quantized: QuantizedNetwork, images: Tens
     return {"images": len(images), "weight_size": quantized.weight_size, "layers": figures}
 
 
+def weight_steps(quantized: QuantizedNetwork) -> list[Tensor]:
+    """The number of steps from zero that each weight is rounded to, int16 on the CPU, for each layer in order. Of the ranges as they are:
+    a network whose ranges follow its weights must have run since these changed.
+    """
+    found = []
+    for layer in quantized.layers:
+        quantizer = layer.weight_quantizer
+        levels = _positions(quantizer, layer.weight).round().clamp(quantizer.lowest, quantizer.highest)
+        zero_point = quantizer.zero_point.view(-1, *[1] * (levels.ndim - 1))
+        found.append((levels - zero_point).short().cpu())
+    return found
+
+
+def beside_calibrated(
+    layers: Sequence[Mapping[str, Any]], steps: Sequence[Tensor], calibrated: Sequence[Mapping[str, Any]], before: Sequence[Tensor]
+) -> list[dict[str, Any]]:
+    """The layers of a trained network, each with "calibrated": "weight" and "input" of the same layer before the training, and "moved": the
+    percentage of its weights that are rounded to another number of steps than before.
+
+    layers, calibrated: "layers" of `analyze`, of the same images. steps, before: of `weight_steps`.
+    """
+    return [
+        {
+            **layer,
+            "calibrated": {"weight": earlier["weight"], "input": earlier["input"]},
+            "moved": round(100 * float((own != at_first).float().mean()), 3),
+        }
+        for layer, own, earlier, at_first in zip(layers, steps, calibrated, before)
+    ]
+
+
 def _full_precision_layer(network: nn.Module, name: str) -> nn.Module:
     """The layer of the full-precision network that became the quantized layer `name`."""
     try:

@@ -78,20 +78,20 @@ def _series(config: RunConfig, method: str, width: str) -> str:
 
 
 def in_words(config: RunConfig, at: Position, results: Mapping[str, Any], paused: bool = False) -> str:
-    """A line such as "Now generating images: 30 of 800 steps. Next: training W4A4. The run ends in about 3 min."
+    """A line such as "Now generating images: 30 of 800 steps. The run ends in about 3 min. Next: training W4A4."
 
-    results: those of the run of the kinds in SPEEDS. The end is left out of a paused run and as long as no speed is known.
+    results: those of the run of the kinds in SPEEDS. The end is left out of a paused run and as long as no speed is known. What follows
+    comes last, because a narrow window clips the line.
     """
     known = phases(config)
     place = _place(known, at.stage)
     now = title(config, at.stage)
     steps = f": {at.step:,} of {at.total:,} steps" if at.total else ""
-    line = f"Now {now}{steps}."
+    seconds = None if paused else seconds_left(config, at, results)
+    end = "" if seconds is None else f" The run ends in about {duration(seconds)}."
     rest = known if place is None else known[place + 1 :]
     following = next((phase.title for phase in rest if phase.title != now), "")
-    line += f" Next: {following}." if following else ""
-    seconds = None if paused else seconds_left(config, at, results)
-    return line if seconds is None else f"{line} The run ends in about {duration(seconds)}."
+    return f"Now {now}{steps}.{end}" + (f" Next: {following}." if following else "")
 
 
 def done_share(config: RunConfig, at: Position) -> float | None:

@@ -28,7 +28,7 @@ from core.generation.methods import METHODS
 from core.generation.sources.base import JointSource
 from core.memory import memory_advice
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.analysis import ANALYZED_IMAGES, analyze
+from core.quantization.analysis import ANALYZED_IMAGES, analyze, beside_calibrated, weight_steps
 from core.quantization.authors.base import authors_images
 from core.quantization.integer.weights import packed_bytes
 from core.quantization.saved_network import save_quantized
@@ -147,6 +147,9 @@ class _Quantization:
         self.config = self.training.config
         if self.training.allocation is not None:
             reporter.result(f"allocation/{given.method}/{self.config.width}", self.training.allocation)
+        if self.config.steps:  # before the state is loaded, as below
+            calibrated = copy.deepcopy(self.training.quantized)  # a forward pass may find its ranges again
+            self.layers_at_start = analyze(given.model, calibrated, self._analyzed_images()[0])["layers"], weight_steps(calibrated)
         if given.held_out is not None:
             # before the state is loaded: calibration is repeated on resume, to the same bits
             self.compared["calibrated"] = self._agreement(given.held_out, CALIBRATED)
@@ -256,13 +259,10 @@ class _Quantization:
         """What quantization does to each layer, and each layer to the scores, as a result of the run."""
         self.context.reporter.stage(f"analyzing the layers of {self.series}", 0)
         self.context.control.pause_point()
-        held_out, images, chosen = self.given.held_out, self.given.images.images, self.training.calibrated_on
-        if held_out is not None:
-            # the first half is by one method, the second by another
-            seen, which = held_out[evenly_spaced(len(held_out), ANALYZED_IMAGES)], "held-out synthetic images"
-        else:
-            seen, which = images[:ANALYZED_IMAGES] if chosen is None else images[chosen[:ANALYZED_IMAGES]], "calibration images"
+        seen, which = self._analyzed_images()
         found = analyze(self.given.model, self.training.quantized, seen) | {"measured_on": f"{len(seen)} {which}"}
+        if self.kept == "trained":
+            found["layers"] = beside_calibrated(found["layers"], weight_steps(self.training.quantized), *self.layers_at_start)
         sensitive = sensitivities(self.given.model, self.training.quantized, seen)
         for layer in found["layers"]:
             layer["score_sqnr"] = sensitive[layer["name"]]
@@ -271,6 +271,14 @@ class _Quantization:
             "measured_on": found["measured_on"],
             "sqnr": {layer["name"]: layer["sqnr"] for layer in found["layers"]},
         }
+
+    def _analyzed_images(self) -> tuple[Tensor, str]:
+        """The images that layers are analyzed on, uint8 `(N, C, H, W)`, and which they are."""
+        held_out, images, chosen = self.given.held_out, self.given.images.images, self.training.calibrated_on
+        if held_out is not None:
+            # the first half is by one method, the second by another
+            return held_out[evenly_spaced(len(held_out), ANALYZED_IMAGES)], "held-out synthetic images"
+        return images[:ANALYZED_IMAGES] if chosen is None else images[chosen[:ANALYZED_IMAGES]], "calibration images"
 
     def _figures(self) -> dict[str, Any]:
         summary = self.training.summary()

@@ -74,7 +74,7 @@ def _levels(full_precision: float | None, paper_full_precision: float | None) ->
         shapes.append(horizontal(value, line, dash))
         # the name of the upper line above it and that of the other below, so that they never meet; at the left, where accuracies are lower
         notes.append({
-            "x": 0, "xref": "paper", "xanchor": "left", "y": value, "yanchor": "bottom" if index == len(known) - 1 else "top",
+            "x": 0, "xref": "paper", "xanchor": "left", "xshift": 6, "y": value, "yanchor": "bottom" if index == len(known) - 1 else "top",
             "showarrow": False, "text": f"{name} {value:.1f} %",
         })  # fmt: skip
     return shapes, notes

@@ -14,10 +14,10 @@ _MOST_FILLED = 3  # curves whose areas are filled: more of them hide each other
 def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: Mapping[str, Mapping[str, Any]] | None = None) -> Figure:
     """Share of image pairs by cosine similarity: a curve for each set, with its mean as a dashed line.
 
-    references: noise and real images, measured in the same way; drawn dotted, with their names at their means.
+    references: noise and real images, measured in the same way; drawn dotted.
     """
     references = references or {}
-    traces, shapes, notes, starts = [], [], [], [1.0]
+    traces, shapes, starts = [], [], [1.0]
     for name, measured in {**diversities, **references}.items():
         edges, share = measured["histogram"]["edges"], measured["histogram"]["share"]
         of_run = name in diversities
@@ -30,13 +30,8 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: M
         })  # fmt: skip
         shapes.append(vertical(measured["mean_similarity"], color(name), "dash" if of_run else "dot"))
         starts.append(next((edge for edge, part in zip(edges, share) if part > 1e-4), -1.0))
-    for index, (name, measured) in enumerate(references.items()):
-        notes.append({
-            "x": measured["mean_similarity"], "y": 1 - 0.09 * index, "yref": "paper", "xanchor": "left", "yanchor": "top",
-            "showarrow": False, "text": title_of(name),
-        })  # fmt: skip
     return figure(
-        traces, "Pairwise CLIP similarity", 360, shapes=shapes, annotations=notes, yaxis={"title": {"text": "share of pairs"}},
+        traces, "Pairwise CLIP similarity", 360, shapes=shapes, yaxis={"title": {"text": "share of pairs"}},
         xaxis={"title": {"text": "cosine similarity; left is more diverse"}, "range": [max(-1.0, min(starts) - 0.05), 1.0]},
     )  # fmt: skip
 

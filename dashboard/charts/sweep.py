@@ -43,18 +43,24 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
             "hovertemplate": "<br>".join(map(plotly, values)) + "<extra></extra>",
         })  # fmt: skip
         named.add(row.method)
+    last = len(axes) - 1
     ticks = [
-        {"x": place, "y": height, "text": plotly(label), "showarrow": False, "xanchor": "right", "xshift": -4, "font": {"size": 11}}
+        {
+            "x": place, "y": height, "text": plotly(label), "showarrow": False, "font": {"size": 11},
+            # beside the last axis there are no lines
+            **({"xanchor": "left", "xshift": 4} if place == last else {"xanchor": "right", "xshift": -4}),
+        }
         for place, axis in enumerate(axes)
         for height, label in axis.ticks()
-    ]
+    ]  # fmt: skip
     lines = [{"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"color": NEUTRAL, "width": 1}} for x in range(len(axes))]
     horizontal = {
         "tickvals": list(range(len(axes))), "ticktext": [plotly(name) for name in columns], "showgrid": False, "showline": False,
-        "range": [-0.35, len(axes) - 0.85], "fixedrange": True, "tickangle": 0,
+        "range": [-0.35, last + 0.3], "fixedrange": True, "tickangle": 0,
     }  # fmt: skip
-    # in a narrow window, the labels of the first axis take more of the width
-    narrow = {**horizontal, "range": [-0.2 - 0.035 * len(axes) * max(len(label) for _, label in axes[0].ticks()), len(axes) - 0.75]}
+    # in a narrow window, the labels of the outer axes take more of the width
+    first, agreement = (0.2 + 0.035 * len(axes) * max(len(label) for _, label in axis.ticks()) for axis in (axes[0], axes[-1]))
+    narrow = {**horizontal, "range": [-first, last + agreement]}
     return figure(
         traces, "Parallel coordinates: the best point is thick", 340, hovermode="closest", dragmode=False, annotations=ticks, shapes=lines,
         xaxis=horizontal, yaxis={"visible": False, "range": [-0.05, 1.05], "fixedrange": True}, meta={"narrow": {"xaxis": narrow}},
@@ -107,7 +113,7 @@ def _text(value: Any) -> str:
 
 
 def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
-    """The best mean agreement for each pair of values of two knobs, over the other knobs and all methods."""
+    """The best mean agreement for each pair of values of two knobs, over the other knobs. rows: of one method, which has both."""
     columns, lines = _bins([row.values[across] for row in rows]), _bins([row.values[up] for row in rows])
     cells: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -122,8 +128,9 @@ def heat_figure(rows: Sequence[Row], across: str, up: str) -> Figure:
         "%{customdata}<extra></extra>",
     }  # fmt: skip
     axis = {"type": "category", "showgrid": False}
+    empty = " (empty: not measured)" if any(None in line for line in best) else ""
     return figure(
-        [trace], "Best agreement for each pair of values, %", 340, dragmode=False,
+        [trace], f"{title_of(rows[0].method)}: best agreement, %{empty}", 340, dragmode=False,
         xaxis={**axis, "title": {"text": plotly(knob_symbol(across))}},
         yaxis={**axis, "title": {"text": plotly(knob_symbol(up)), "standoff": 12}},
     )  # fmt: skip

@@ -11,6 +11,7 @@ from core.runs.records import Record
 from dashboard.charts.style import (
     DASHES,
     FULL_PRECISION,
+    NEUTRAL,
     POINTS,
     Figure,
     by_series,
@@ -52,7 +53,7 @@ def accuracy_during_training(records: Sequence[Record], full_precision: float | 
         traces.append({
             "type": "scatter", "mode": "lines+markers", "x": steps_of(own), "y": numbers(r.data["top1"] for r in own),
             "customdata": errors, "name": title_of(name), "line": _line(name, series), "marker": {"size": 7},
-            "error_y": {"type": "data", "array": errors, "thickness": 1, "width": 0},
+            "error_y": {"type": "data", "array": errors, "thickness": 1, "width": 0}, "cliponaxis": False,  # step 0 is on the axis
             "hovertemplate": "step %{x}: %{y:.1f} ± %{customdata:.1f} %<extra>%{fullData.name}</extra>",
         })  # fmt: skip
     shapes, notes = [], []
@@ -157,17 +158,28 @@ def size_figure(curve: Sequence[Mapping[str, Any]], method: str, size: int, erro
     )  # fmt: skip
 
 
-def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, method: str, logarithmic: bool = False) -> Figure:
-    """Values on their quantization grid: a line for each level, dashed where clipping begins. grid: "weight" or "input" of a layer."""
-    histogram = grid["histogram"]
-    counts = np.array(histogram["counts"], np.float64)
-    width = histogram["width"]
-    middle = histogram["start"] + width * (np.arange(len(counts)) + 0.5)
-    share = 100 * counts / max(1.0, counts.sum())
+def histogram_figure(
+    grid: Mapping[str, Any], bits: int, title: str, method: str, logarithmic: bool = False, calibrated: Mapping[str, Any] | None = None
+) -> Figure:
+    """Values on their quantization grid: a line for each level, dashed where clipping begins.
+
+    grid: "weight" or "input" of a layer. calibrated: the same before the training, as an outline over the bars.
+    """
+    middle, width, share = _shares(grid)
     bars = {
-        "type": "bar", "x": middle.astype(np.float32), "y": share.astype(np.float32), "width": width, "opacity": 0.75, "showlegend": False,
+        "type": "bar", "x": middle.astype(np.float32), "y": share.astype(np.float32), "width": width, "opacity": 0.75,
+        "name": "trained", "showlegend": calibrated is not None,
         "marker": {"color": color(method), "line": {"width": 0}}, "hovertemplate": "at %{x:.2f}: %{y:.3g} % of the values<extra></extra>",
     }  # fmt: skip
+    traces = [bars]
+    if calibrated is not None:
+        middles, wide, before = _shares(calibrated)
+        traces.append({
+            "type": "scatter", "mode": "lines", "line": {"shape": "hv", "color": NEUTRAL, "width": 2}, "name": "calibrated",
+            "x": np.append(middles - wide / 2, middles[-1] + wide / 2).astype(np.float32),
+            "y": np.append(before, before[-1]).astype(np.float32),
+            "hovertemplate": "calibrated, from %{x:.2f}: %{y:.3g} % of the values<extra></extra>",
+        })  # fmt: skip
     levels = grid["highest"] - grid["lowest"] + 1
     shapes: list[dict[str, Any]] = []
     if levels <= _MOST_LINES:
@@ -183,7 +195,15 @@ def histogram_figure(grid: Mapping[str, Any], bits: int, title: str, method: str
         "range": [float(middle[0] - width / 2), float(middle[-1] + width / 2)],
     }  # fmt: skip
     yaxis = {"title": {"text": "values, %"}, "type": "log" if logarithmic else "linear"}
-    return figure([bars], plotly(title), 300, bargap=0, shapes=shapes, annotations=[note], xaxis=xaxis, yaxis=yaxis)
+    margin = {"l": 10, "r": 10, "t": 48, "b": 10}  # a line for the note between title and bars
+    return figure(traces, plotly(title), 310, bargap=0, shapes=shapes, annotations=[note], xaxis=xaxis, yaxis=yaxis, margin=margin)
+
+
+def _shares(grid: Mapping[str, Any]) -> tuple[np.ndarray, float, np.ndarray]:
+    """Middle of each bin of a histogram and its width, in levels, and the share of the values in it, in percent."""
+    histogram = grid["histogram"]
+    counts, width = np.array(histogram["counts"], np.float64), float(histogram["width"])
+    return histogram["start"] + width * (np.arange(len(counts)) + 0.5), width, 100 * counts / max(1.0, counts.sum())
 
 
 def _grid_line(x: float, width: float, dash: str = "solid", **more: Any) -> dict[str, Any]:

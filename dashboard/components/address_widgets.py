@@ -35,6 +35,22 @@ def choose_one(label: str, options: Mapping[str, str], parameter: str, **rest: A
     return chosen
 
 
+def choose_from_box(label: str, options: Mapping[str, str], parameter: str, **rest: Any) -> str:
+    """One of the options (name -> label) in a selection box; the first unless the address names another. rest: of st.selectbox."""
+    chosen = named_option(st.query_params.to_dict(), parameter, options)
+    key = f"{parameter}/{chosen}"  # a key for each option, so that the box follows the address, and a first option that changes
+    st.selectbox(
+        label,
+        list(options),
+        index=list(options).index(chosen),
+        format_func=lambda name: options[name],
+        key=key,
+        on_change=lambda: session.put_into_address(parameter, st.session_state[key]),
+        **rest,
+    )
+    return chosen
+
+
 def choose_several(
     label: str,
     options: Sequence[str],

@@ -41,7 +41,7 @@ PAGES: list[Page] = [
         "Studio",
         ":material/blur_on:",
         views=("dashboard.views.generation:GENERATION", "dashboard.views.generation:GENERATION_STATUS"),
-        run_parameters=("at", "method", "image"),
+        run_parameters=("at", "method", "image", "beside"),
         opens_runs=True,
         needs_generation=True,
     ),

@@ -21,6 +21,7 @@ from dashboard.server import rights
 from dashboard.tables import iterations
 from dashboard.updates import pace
 from dashboard.updates.live_view import Values
+from dashboard.views import images
 from dashboard.views.generation_data import GenerationHistory, frame_at, layer_names, names_for
 
 _CHARTS = {"loss": "Loss", "layers": "Layers over time"}
@@ -55,13 +56,18 @@ def layout(branches: Sequence[Branch]) -> list[Any]:
     return [[one.run.id, one.run.state, one.run.attempt, bool(one.run.step)] for one in branches]
 
 
+def versions(branches: Sequence[Branch]) -> list[Any]:
+    """Changes when the histories of an enlarged image should be drawn again."""
+    return [pace.chart_version(one.run.state.is_finished(), one.run.step) for one in branches]
+
+
 def values(run: Run, history: GenerationHistory, at: int | None, branches: Sequence[Branch], address: Mapping[str, str]) -> Values:
     """State of every branch, and images and curves of every batch that has branches. at: the step in the address; None: the newest."""
     found: Values = {f"branch/{one.run.id}": _state(run, one) for one in branches}
     chart = address_widgets.named_option(address, _PARAMETER, _CHARTS)
     for batch, own in _by_batch(run, branches).items():
         span = _span(run, batch)
-        wanted = at if at is not None and at in span else None
+        wanted = _within(at, span)
         for method in _methods(run, own):
             for label, of, frame in _row(run, own, method, wanted, span):
                 found |= _cell(run, of, method, label, frame)
@@ -69,14 +75,16 @@ def values(run: Run, history: GenerationHistory, at: int | None, branches: Seque
     return found
 
 
-def draw(run: Run, branches: Sequence[Branch], values: Values) -> None:
-    """All branches beside the run."""
+def draw(run: Run, branches: Sequence[Branch], values: Values, at: int | None) -> None:
+    """All branches beside the run. at: as of `values`."""
+    image = session.image_in(st.query_params.to_dict())
+    if image is not None and not _has(run, branches, image):
+        st.warning(text.plain(f"image in the address must be of one of the run's branches, got {image.method} of {image.beside}"))
     branches = [one for one in branches if f"branch/{one.run.id}" in values]  # not one that was started since
     if not branches:
         return
     for branch in branches:
         _draw_state(run, branch, values)
-    address_widgets.choose_one("Chart of the branches", _CHARTS, _PARAMETER, label_visibility="collapsed")
     grouped = _by_batch(run, branches)
     for batch, own in grouped.items():
         if len(run.config.generation.batches) > 1:
@@ -88,8 +96,43 @@ def draw(run: Run, branches: Sequence[Branch], values: Values) -> None:
                     key = f"{of.id}/{method}/{batch}"
                     elements.text_block(f"branch heading/{key}", values[f"branch heading/{key}"], clipped=True)
                     alt = f"{values[f'branch heading/{key}']['title']}, {iterations.group_word(run)} {batch + 1}"
-                    elements.sheet(values[f"branch sheet/{key}"], alt, None, f"branch sheet/{key}", lambda index: None)
+                    images.draw_sheet(values[f"branch sheet/{key}"], alt, f"branch sheet/{key}", method, _column(run, of, batch))
+            if image is not None and image.method == method:
+                _draw_large(run, image, own, batch, at)
+        if batch == next(iter(grouped)):  # one for the charts of all batches
+            address_widgets.choose_one("Chart of the branches", _CHARTS, _PARAMETER, label_visibility="collapsed")
         figures.show(values[_figure_key(batch)]["figure"], _figure_key(batch), f"{run.name} branches", "Curves of the run and its branches")
+
+
+def _column(run: Run, of: Run, batch: int) -> str:
+    """A column of the branches in the address: the id of a branch; for the run beside those of a batch, the number of that batch."""
+    return str(batch + 1) if of.id == run.id else of.id
+
+
+def _has(run: Run, branches: Sequence[Branch], image: session.Enlarged) -> bool:
+    """Whether an image is in one of the columns, or not meant to be."""
+    return not image.beside or any(
+        image.method in _methods(run, own) and image.beside in [_column(run, of, batch) for of in (run, *(one.run for one in own))]
+        for batch, own in _by_batch(run, branches).items()
+    )
+
+
+def _draw_large(run: Run, image: session.Enlarged, branches: Sequence[Branch], batch: int, at: int | None) -> None:
+    """The enlarged image of the address, if it is in one of the columns of this batch, and its history in each of them."""
+    span = _span(run, batch)
+    leaves = {one.run.id: one.run.branch_at for one in branches}
+    rows = {}
+    for label, of, frame in _row(run, branches, image.method, _within(at, span), span):
+        shared = _kept(run, image.method, range(span.start, leaves.get(of.id, span.stop - 1) + 1))
+        kept = shared if of.id == run.id else {**shared, **_kept(of, image.method, range(of.branch_at + 1, span.stop))}
+        rows[_column(run, of, batch)] = images.Pictured(label, image.method, frame, kept)
+    if image.beside in rows:
+        images.draw_enlarged(run, image, list(rows.values()), rows[image.beside])
+
+
+def _kept(of: Run, method: str, span: range) -> dict[int, Run]:
+    """The steps of a span whose images a run has kept, each with the run."""
+    return {step: of for step in session.store().frames.steps(of.id, method) if step in span}
 
 
 def _by_batch(run: Run, branches: Sequence[Branch]) -> dict[int, list[Branch]]:
@@ -109,6 +152,11 @@ def _span(run: Run, batch: int) -> range:
     """The steps of a batch."""
     per_batch = run.config.generation.iterations
     return range(batch * per_batch + 1, (batch + 1) * per_batch + 1)
+
+
+def _within(at: int | None, span: range) -> int | None:
+    """The step in the address if it is one of this batch; None, the newest, if it is not."""
+    return at if at is not None and at in span else None
 
 
 def _state(run: Run, branch: Branch) -> dict[str, Any]:
@@ -148,6 +196,9 @@ def _act(run: Run, action: Any, branch_id: str) -> None:
     with problems.shown(st.toast):
         rights.require([run])
         action(branch_id)
+    image = session.image_in(st.query_params.to_dict())
+    if image is not None and not _has(run, branches_of(run), image):  # its branch was removed
+        session.show_image(None)
 
 
 def _row(run: Run, branches: Sequence[Branch], method: str, wanted: int | None, span: range) -> list[tuple[str, Run, Frame]]:
@@ -172,7 +223,7 @@ def _row(run: Run, branches: Sequence[Branch], method: str, wanted: int | None, 
 def _frame(run: Run, method: str, wanted: int | None, span: range) -> Frame | None:
     """The images at a step, or the last ones before it, or the newest if None; None if there are none in `span`."""
     newest = frame_at(run, method, None)
-    kept = [step for step in session.store().frames.steps(run.id, method) if step in span]
+    kept = list(_kept(run, method, span))
     if newest is not None and newest.step in span and (wanted is None or newest.step <= wanted):
         return newest
     before = [step for step in kept if wanted is None or step <= wanted]

@@ -41,9 +41,13 @@ def values(run: Run, address: Mapping[str, str]) -> Values:
     """Progress, live knobs, player, contact sheets, and the chart that the address names."""
     finished = generation_finished(run)
     history = history_of(run)
+    own_branches, image = branches.branches_of(run), session.image_in(address)
     # the elements of the large view differ in every iteration
-    enlarged = images.is_enlarged(address) and history is not None and pace.chart_version(finished, history.latest)
-    own_branches = branches.branches_of(run)
+    enlarged = (
+        image is not None
+        and history is not None
+        and [pace.chart_version(finished, history.latest), *(branches.versions(own_branches) if image.beside else ())]
+    )
     known: Values = {
         ENDED: finished and not branches.active(own_branches),
         PAGE: finished,
@@ -129,7 +133,7 @@ def _draw_pictures(run: Run, history: GenerationHistory | None, values: Values) 
     shown = iteration_at(run, history, at)
     images.draw_large(run, shown)
     _draw_chart(run, shown, values)
-    branches.draw(run, branches.branches_of(run), values)
+    branches.draw(run, branches.branches_of(run), values, at)
 
 
 GENERATION_STATUS = View("generation status", status.values, draw_status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import streamlit as st
 
@@ -48,7 +49,6 @@ def _sheet(run: Run, shown: ShownIteration, method: str) -> contact_sheet.Sheet:
 
 def draw_sheets(run: Run, values: Values) -> None:
     """The contact sheets side by side; page.css gives them the height that the window leaves."""
-    chosen, index = session.image_in(st.query_params.to_dict())
     methods = run.config.methods
     rows = -(-len(methods) // _IN_A_ROW)
     with st.container(key=f"sheets-in-{min(rows, 2)}-rows"):
@@ -59,46 +59,79 @@ def draw_sheets(run: Run, values: Values) -> None:
                 elements.text_block(heading, values.get(heading, soon), clipped=True, color=color(method))
                 if key in values:
                     alt = method_name(method) if is_reference(method) else f"synthetic images by {method_name(method)}"
-                    elements.sheet(values[key], alt, index if method == chosen else None, key, partial(_picked, method))
+                    draw_sheet(values[key], alt, key, method)
 
 
-def _picked(method: str, index: int) -> None:
+def draw_sheet(values: Mapping[str, Any], alt: str, key: str, method: str, beside: str = "") -> None:
+    """A contact sheet whose images can be enlarged by a click. beside: as in session.Enlarged."""
+    chosen = session.image_in(st.query_params.to_dict())
+    index = chosen.number if chosen is not None and (chosen.method, chosen.beside) == (method, beside) else None
+    elements.sheet(values, alt, index, key, partial(_picked, method, beside))
+
+
+def _picked(method: str, beside: str, index: int) -> None:
     """Enlarges the image that was clicked, or closes it if it is enlarged."""
-    session.show_image(None if session.image_in(st.query_params.to_dict()) == (method, index) else (method, index))
+    picked = session.Enlarged(method, index, beside)
+    session.show_image(None if session.image_in(st.query_params.to_dict()) == picked else picked)
+
+
+class Pictured(NamedTuple):
+    """The images of a method at the shown iteration, and those before and after. kept: step -> the run that has its images: a branch has
+    those of its run up to where it leaves it.
+    """
+
+    label: str
+    method: str
+    frame: Frame
+    kept: Mapping[int, Run]
 
 
 def draw_large(run: Run, shown: ShownIteration) -> None:
-    """The enlarged image that the address names, and its history with every method."""
-    frames, kept = shown.frames, shown.history.kept
-    method, index = session.image_in(st.query_params.to_dict())
-    if method is None:
+    """The enlarged image that the address names, if it is one of those of the run itself, and its history with every method."""
+    image = session.image_in(st.query_params.to_dict())
+    if image is None or image.beside:
         return
-    if method not in frames or not 0 <= index < len(frames[method].labels):
-        last = len(next(iter(frames.values())).labels) - 1
-        st.warning(text.plain(f"image in the address must be 0 to {last} of {', '.join(frames)}, got {index} of {method}"))
+    kept = dict.fromkeys(shown.history.kept, run)
+    draw_enlarged(run, image, [Pictured(method_name(method), method, frame, kept) for method, frame in shown.frames.items()])
+
+
+def draw_enlarged(run: Run, image: session.Enlarged, rows: Sequence[Pictured], own: Pictured | None = None) -> None:
+    """An enlarged image, and its history in each of the rows. own: the row that it is in; default: that of its method."""
+    own = own or next((row for row in rows if row.method == image.method), None)
+    if own is None or not 0 <= image.number < len(own.frame.labels):
+        last = len(rows[0].frame.labels) - 1
+        known = ", ".join(dict.fromkeys(row.method for row in rows))
+        st.warning(text.plain(f"image in the address must be 0 to {last} of {known}, got {image.number} of {image.method}"))
         return
-    frame = frames[method]
-    names = names_for(run, frame)
-    steps = iterations.history(frame.step, kept, run.config.generation.iterations)
+    frame, index = own.frame, image.number
     with st.container(border=True, key="large view"):
         left, right = st.columns([1, 4])
         with left:
-            st.html(contact_sheet.large_html(frame, index, f"image {index} by {method_name(method)}"))
-            lines = contact_sheet.describe_image(frame, index, names).split("\n")
-            st.markdown(f"**{text.plain(method_name(method))}, image {index}: {text.plain(lines[0])}**")
+            st.html(contact_sheet.large_html(frame, index, f"image {index} by {own.label}"))
+            lines = contact_sheet.describe_image(frame, index, names_for(run, frame)).split("\n")
+            st.markdown(f"**{text.plain(own.label)}, image {index}: {text.plain(lines[0])}**")
             st.caption(text.plain(lines[1] if len(lines) > 1 else "This run did not record the teacher's predictions."))
             st.button("Close", icon=":material/close:", key="close image", on_click=session.show_image, args=(None,))
         with right:
-            for other in frames:
-                st.markdown(f"{text.plain(method_name(other))} :small[:gray[iteration and confidence of the teacher]]")
-                key = ("strip", run.id, run.attempt, other, index, tuple(steps), frame.step)
-                st.html(session.shared_cache(key, partial(_strip, run, other, index, steps, frames[other])))
+            for row in rows:
+                if index < len(row.frame.labels):
+                    st.markdown(f"{text.plain(row.label)} :small[:gray[iteration and confidence of the teacher]]")
+                    steps = iterations.history(row.frame.step, list(row.kept), run.config.generation.iterations)
+                    key = ("strip", run.id, run.attempt, row.label, row.method, index, tuple(steps), row.frame.step, *_versions(row.kept))
+                    st.html(session.shared_cache(key, partial(_strip, run, row, index, steps)))
 
 
-def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame) -> str:
-    per_batch = run.config.generation.iterations
+def _versions(kept: Mapping[int, Run]) -> list[tuple[str, int]]:
+    """Which runs the images are of, and which attempt of each."""
+    return list(dict.fromkeys((of.id, of.attempt) for of in kept.values()))
+
+
+def _strip(run: Run, row: Pictured, index: int, steps: Sequence[int]) -> str:
+    per_batch, now = run.config.generation.iterations, row.frame
     read = [
-        contact_sheet.single_image(now, index) if step == now.step else _one_image(run.id, run.attempt, method, step, index)
+        contact_sheet.single_image(now, index)
+        if step == now.step
+        else _one_image(row.kept[step].id, row.kept[step].attempt, row.method, step, index)
         for step in steps
     ]
     frames = [frame for frame in read if frame is not None]
@@ -110,8 +143,3 @@ def _strip(run: Run, method: str, index: int, steps: Sequence[int], now: Frame) 
 def _one_image(run_id: str, attempt: int, method: str, step: int, index: int) -> Frame | None:
     frame = session.store().frames.read(run_id, method, step)
     return contact_sheet.single_image(frame, index) if frame is not None and index < len(frame.labels) else None
-
-
-def is_enlarged(address: Mapping[str, str]) -> bool:
-    """Whether an address names an image to enlarge."""
-    return session.image_in(address)[0] is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,30 +93,50 @@ def _errors(run: Run, method: str, width: str, found: Mapping[str, Any], worst: 
     )
     left, right = st.columns(2)
     with left:
-        title = f"weights of {chosen}"
-        figure = session.shared_cache(
-            ("figure", *network, "weights", chosen),
-            lambda: json_of(training_charts.histogram_figure(layer["weight"], layer["bits"], title, method)),
-        )
-        figures.show(figure, f"{key}/weights", f"{run.name} {method} {width} {title}")
-        st.caption(f"{layer['weights']:,} weights, {_step(layer['weight'])}; {layer['weight']['clipped']:g} % clipped.")
+        _histogram(run, method, width, layer, "weight", key)
     with right:
-        read = layer["input"]
-        if read is None:
+        if layer["input"] is None:
             st.info("This layer reads the image, which is not quantized.", icon=":material/image:")
         else:
-            title = f"input of {chosen}"
-            figure = session.shared_cache(
-                ("figure", *network, "input", chosen),
-                lambda: json_of(training_charts.histogram_figure(read, read["bits"], title, method, True)),
-            )
-            figures.show(figure, f"{key}/input", f"{run.name} {method} {width} {title}")
-            st.caption(f"{_step(read).capitalize()}; {read['clipped']:g} % clipped; {_decibels(read['sqnr'])}. Logarithmic axis.")
+            _histogram(run, method, width, layer, "input", key)
+    st.caption(
+        "Thin lines are levels, drawn up to 6 bits. Values beyond the dashed lines are clipped; the outermost bars count all values "
+        "further out."
+    )
+
+
+def _histogram(run: Run, method: str, width: str, layer: Mapping[str, Any], values: str, key: str) -> None:
+    """The "weight" or the "input" of a layer on its grid, before and after the training if both are known."""
+    weights, grid = values == "weight", layer[values]
+    # of a network that was trained; earlier versions did not analyze it before
+    calibrated = layer["calibrated"][values] if "calibrated" in layer else None
+    title = f"{'weights' if weights else 'input'} of {layer['name']}"
+    figure = session.shared_cache(
+        ("figure", run.id, run.attempt, method, width, values, layer["name"]),
+        lambda: json_of(
+            training_charts.histogram_figure(grid, layer["bits"] if weights else grid["bits"], title, method, not weights, calibrated)
+        ),
+    )
+    figures.show(figure, f"{key}/{'weights' if weights else 'input'}", f"{run.name} {method} {width} {title}")
+    count = [f"{layer['weights']:,} weights."] if weights else ["Logarithmic axis."]
+    moved = [f"Training moved {layer['moved']:.3g} % of them to another level."] if weights and calibrated else []
+    st.caption(" ".join([*count, *moved, _grid_in_words(grid, calibrated)]))
+
+
+def _grid_in_words(grid: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> str:
+    """Step, clipped values, and error if there is one, of the grid of a network and, if known, of that before its training."""
+    words: dict[str, Callable[[Mapping[str, Any]], str]] = {"Step": _step, "clipped": lambda one: f"{one['clipped']:g} %"}
+    if calibrated is not None and calibrated["zero_point"] != grid["zero_point"]:
+        words["zero at level"] = lambda one: " to ".join(map(str, dict.fromkeys(one["zero_point"])))
+    if "sqnr" in grid:
+        words["SQNR"] = lambda one: _decibels(one["sqnr"])
+    parts = [f"{name} {word(grid)}" + ("" if calibrated is None else f" (calibrated {word(calibrated)})") for name, word in words.items()]
+    return f"{'; '.join(parts)}."
 
 
 def _step(grid: Mapping[str, Any]) -> str:
     low, high = grid["scale"]
-    return f"step {low:.3g}" if low == high else f"step {low:.3g} to {high:.3g} by channel"
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g} by channel"
 
 
 def _decibels(value: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core.comparison.sweep import Row, Trial, rows
-from core.comparison.sweeps import Sweep, complete, distinct, forget, measured, seconds_for_work, trials_of
+from core.comparison.sweeps import Sweep, complete, distinct, forget, measured, own_knobs, seconds_for_work, trials_of
 from core.runs.outlook import duration
 from core.runs.run import Run
 from core.runs.state import RunState
@@ -18,7 +18,7 @@ from dashboard import session, text
 from dashboard.charts import sweep as charts
 from dashboard.charts.style import json_of
 from dashboard.components import figures, problems, tables
-from dashboard.components.address_widgets import choose_one
+from dashboard.components.address_widgets import choose_from_box, choose_one
 from dashboard.names import knob_symbol, knob_title, method_name
 from dashboard.server import rights
 from dashboard.tables.columns import Column
@@ -95,22 +95,49 @@ def draw(state: State) -> None:
     if not table:
         st.caption("The first point appears here when its run is complete; until then, see its images in the Studio.")
         return
-    names, titles = list(table[0].values), {name: knob_title(name) for name in table[0].values}
-    across = up = names[0]
+    widths = {row.width: row.width for row in table}
     with st.container(horizontal=True):
-        widths = {row.width: row.width for row in table}
         if len(widths) > 1:
             width = choose_one("Bit width", widths, "width")
             table = [row for row in table if row.width == width]
-        if len(names) > 1:
-            across = st.selectbox("Heat map: across", names, format_func=lambda name: titles[name], key="across", width=230)
-            others = [name for name in names if name != across]
-            up = st.selectbox("Heat map: up", others, format_func=lambda name: titles[name], key="up", width=230)
-    share = min(row.share for row in table)
-    _figures([row for row in table if row.share == share], across, up)
+        share = min(row.share for row in table)
+        compared = [row for row in table if row.share == share]
+        names = list(compared[0].values)
+        right = _of_two_knobs(compared) if len(names) > 1 else _agreement_over(compared, names[0])
+    _figures(compared, *right)
     if share < 1:
         st.caption(f"The figures compare all points with {share:.0%} of the images and training steps.")
     _points(table)
+
+
+def _of_two_knobs(table: Sequence[Row]) -> tuple[charts.Figure, str, str]:
+    """Boxes for the method and the two knobs of the heat map; the map, its key and its name. Where no method has two, the agreement over
+    the knob that one has.
+
+    table: of one bit width, the best row first, as the methods are offered.
+    """
+    own = {row.method: own_knobs(row.values, row.method) for row in table}
+    most = min(max(map(len, own.values())), 2)
+    if not most:
+        return _agreement_over(table, next(iter(table[0].values)))
+    offered = {method: method_name(method) for method, knobs in own.items() if len(knobs) >= most}
+    method = next(iter(offered))
+    if len(offered) > 1:
+        label, count = ("Heat map: method", "two") if most == 2 else ("Method", "one")
+        method = choose_from_box(label, offered, "of", help=f"Those that have {count} of the knobs, the best one first.", width=190)
+    titles = {name: knob_title(name) for name in own[method]}
+    # a knob that the method does not have makes no difference: its points have the same runs
+    rows = list({row.runs: row for row in table if row.method == method}.values())
+    if most == 1:
+        return _agreement_over(rows, *titles)
+    across = choose_from_box("Heat map: across", titles, "across", width=230)
+    up = choose_from_box("Heat map: up", {name: title for name, title in titles.items() if name != across}, "up", width=230)
+    return charts.heat_figure(rows, across, up), "heat map", f"sweep {method} {across} {up}"
+
+
+def _agreement_over(table: Sequence[Row], name: str) -> tuple[charts.Figure, str, str]:
+    """The chart of one knob, its key and its name."""
+    return charts.one_knob_figure(table, name), "agreement of values", f"sweep {name}"
 
 
 def _line(state: State) -> None:
@@ -186,17 +213,14 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _figures(table: Sequence[Row], across: str, up: str) -> None:
-    """Parallel coordinates, and a heat map of two knobs; of the only knob, the agreement over its values."""
+def _figures(table: Sequence[Row], beside: charts.Figure, key: str, name: str) -> None:
+    """Parallel coordinates, and beside them the figure of one knob or two. name: of its files."""
     left, right = st.columns(2)
     with left:
         coordinates = charts.parallel_figure(table, tables.selected(_TABLE), [_id(row) for row in table])
         figures.show(json_of(coordinates), "parallel coordinates", "sweep", on_pick=_toggle)
     with right:
-        if across == up:
-            figures.show(json_of(charts.one_knob_figure(table, across)), "agreement of values", f"sweep {across}")
-        else:
-            figures.show(json_of(charts.heat_figure(table, across, up)), "heat map", f"sweep {across} {up}")
+        figures.show(json_of(beside), key, name)
 
 
 def _id(row: Row) -> str:

@@ -73,6 +73,18 @@ def test_a_branch_is_started_compared_reloaded_and_removed(tmp_path, serve, brow
         page.wait_for_function(SHOWS, arg=["MI-FGSM, branch A, batch 2", of_branch])
         assert (hashes(store.run_folder(run_id)), store.results(run_id)) == before
 
+        # an image of the branch is enlarged as one of the run is
+        page.get_by_role("grid", name="MI-FGSM, branch A, batch 2", exact=True).get_by_role("gridcell").nth(1).click()
+        expect(page.get_by_text(re.compile("^MI-FGSM, branch A, image 1:"))).to_be_visible()
+        expect(page).to_have_url(re.compile(f"method=mi-fgsm&image=1&beside={branch.id}$"))
+        strips = page.get_by_role("button", name=re.compile("^show iteration 4:"))
+        expect(strips).to_have_count(2)
+        strips.last.click()
+        expect(page.get_by_role("slider", name="Iteration", exact=True)).to_have_attribute("aria-valuetext", re.compile("iteration 4 of 8"))
+        page.get_by_role("grid", name="MI-FGSM, branch A, batch 2", exact=True).get_by_role("gridcell").nth(1).click()
+        expect(strips).to_have_count(0)
+        expect(page).not_to_have_url(re.compile("image="))
+
         page.get_by_role("button", name="Remove").click()
         expect(beside).to_have_count(0)
         expect(page.get_by_role("button", name="Try other values")).to_be_enabled()

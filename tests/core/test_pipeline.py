@@ -258,6 +258,7 @@ def test_training_that_harms_is_kept_only_on_request(tmp_path, config, whole, ke
         right = (saved(embedded.normalize(images.images)).argmax(dim=1) == images.labels).float().mean()
     assert outcome[kept] == pytest.approx(100 * float(right), abs=1e-3)
     warnings = [value for name, value in recorder.results.items() if name.startswith("warning/kept")]
+    assert all(("moved" in layer) == (keep == "trained") for layer in recorder.results["layers/adam/W8A8"]["layers"])
     if keep == "trained":
         assert outcome["held_out"] == {}
         assert warnings == []
@@ -321,11 +322,13 @@ def test_a_run_without_evaluation_images_resumes_to_the_same_bits(tmp_path, unla
     recorder = Recorder()
     with pytest.raises(RunStopped):
         pipeline.execute(unlabeled, tmp_path, recorder, Stopping())
-    result = pipeline.execute(unlabeled, tmp_path, Recorder(), NoControl())
+    resumed = Recorder()
+    result = pipeline.execute(unlabeled, tmp_path, resumed, NoControl())
     name = "quantized/adam/W3A3/quantized.safetensors"
     assert (tmp_path / name).read_bytes() == (without_data[0] / name).read_bytes()
     ours, theirs = (one["methods"]["adam"]["accuracy"]["3"] for one in (result, without_data[1]))
     assert (ours["held_out"], ours["kept"]) == (theirs["held_out"], theirs["kept"])
+    assert resumed.results["layers/adam/W3A3"] == without_data[2].results["layers/adam/W3A3"]
 
 
 def test_bits_chosen_by_size_are_not_chosen_again_when_a_run_resumes(tmp_path, unlabeled, monkeypatch):
@@ -354,7 +357,33 @@ def test_layers_are_measured_on_held_out_images(without_data, embedded):
     saved = load_quantized(folder / "quantized" / "adam" / "W3A3" / "quantized.safetensors", embedded)
     sensitive = sensitivities(embedded, saved, held_out)
     expected = [layer | {"score_sqnr": sensitive[layer["name"]]} for layer in analyze(embedded, saved, held_out)["layers"]]
-    assert recorder.results["layers/adam/W3A3"]["layers"] == expected
+    before = ("calibrated", "moved")
+    found = recorder.results["layers/adam/W3A3"]["layers"]
+    assert [{name: value for name, value in layer.items() if name not in before} for layer in found] == expected
+    assert not any(name in layer for layer in recorder.results["layers/adam/W8A8"]["layers"] for name in before)  # it has no steps
+
+
+def test_layers_of_a_trained_network_are_beside_those_of_the_calibrated_one(tmp_path, without_data, unlabeled, embedded):
+    given = replace(unlabeled, images_from=str(without_data[0] / "images"), bits=(3,), steps_by_bits={}).with_knobs({"steps": 2})
+    recorder = Recorder()
+    pipeline.execute(given.with_knobs({"keep": "trained"}), tmp_path, recorder, NoControl())
+    images = load_image_set(without_data[0] / "images" / "adam")
+    training = QuantizationTraining(embedded, images, given.training_for(3), given.seed_of_training)
+    held_out = load_image_set(tmp_path / "checkpoint" / "held-out images").images
+    calibrated = analyze(embedded, training.quantized, held_out)["layers"]
+    saved = load_quantized(tmp_path / "quantized" / "adam" / "W3A3" / "quantized.safetensors", embedded)
+    found = recorder.results["layers/adam/W3A3"]
+    for layer, own, before, after in zip(found["layers"], calibrated, training.quantized.layers, saved.layers, strict=True):
+        assert layer["calibrated"] == {"weight": own["weight"], "input": own["input"]}
+        with torch.no_grad():
+            # rounded weights over the steps between them
+            steps = [
+                (one.weight_quantizer(one.weight) / one.weight_quantizer.scale.view(-1, *[1] * (one.weight.ndim - 1))).round()
+                for one in (before, after)
+            ]
+        assert layer["moved"] == pytest.approx(100 * float((steps[0] != steps[1]).double().mean()), abs=1e-3)
+    assert any(layer["moved"] for layer in found["layers"])
+    assert len(json.dumps(found)) < 60_000
 
 
 @pytest.fixture(scope="module")

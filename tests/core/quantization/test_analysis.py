@@ -12,7 +12,7 @@ from torch import nn
 
 from core.config import RANGE_METHODS, TrainingConfig
 from core.models.full_precision import FullPrecisionModel
-from core.quantization.analysis import ANALYZED_IMAGES, analyze, sqnr
+from core.quantization.analysis import ANALYZED_IMAGES, analyze, beside_calibrated, sqnr, weight_steps
 from core.quantization.training import QuantizationTraining
 
 
@@ -123,6 +123,36 @@ def test_more_bits_give_less_error(small, small_images):
         assert few < more < most
     # each additional bit halves the step, which is 6 dB
     assert errors[8][0] - errors[4][0] == pytest.approx(24, abs=5)
+
+
+def test_steps_of_weights_by_hand(small, small_images):
+    """3 bits have the levels -4 to 3."""
+    training = trained(small, small_images, steps=0, range="mse")
+    layer = training.quantized.layers[0]
+    quantizer = layer.weight_quantizer
+    with torch.no_grad():
+        quantizer.fixed_scale.fill_(0.5)
+        quantizer.zero_point.fill_(-1)
+        quantizer.fixed_scale[1], quantizer.zero_point[1] = 0.25, 2
+        layer.weight.zero_()
+        layer.weight[:2, 0, 0] = torch.tensor([[0.7, -0.3, 9.0], [0.7, -0.3, -9.0]])
+    steps = weight_steps(training.quantized)[0]
+    assert steps.shape == layer.weight.shape
+    # 1.4, -0.6, and the highest level, 3 - -1; in the other channel 2.8, beyond the highest level 3 - 2, -1.2, and the lowest, -4 - 2
+    assert steps[:2, 0, 0].tolist() == [[1, -1, 4], [1, -1, -6]]
+    assert steps[2:].abs().sum() == 0
+    assert torch.equal((steps[:1] * 0.5), layer.quantized_weight()[:1])
+
+
+def test_layers_beside_the_calibrated_ones_by_hand():
+    layers = [{"name": "stem", "sqnr": 20.0, "weight": "trained weights", "input": None}, {"name": "b", "weight": "w", "input": "i"}]
+    before = [{"name": "stem", "sqnr": 10.0, "weight": "its weights", "input": None}, {"name": "b", "weight": "v", "input": "h"}]
+    steps = [torch.tensor([[0, 1], [2, -3]]), torch.tensor([1, 1, 1])]
+    found = beside_calibrated(layers, steps, before, [torch.tensor([[0, 1], [2, -2]]), torch.tensor([0, 1, 2])])
+    assert found == [
+        {**layers[0], "calibrated": {"weight": "its weights", "input": None}, "moved": 25.0},
+        {**layers[1], "calibrated": {"weight": "v", "input": "h"}, "moved": 66.667},
+    ]
 
 
 def test_both_networks_are_unchanged(small, small_images):

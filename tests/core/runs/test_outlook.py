@@ -55,42 +55,42 @@ def test_what_is_not_computed_is_no_phase():
         (
             at("generation", 0, 40, elapsed=9),
             {"plan": {"costs": {"image_iteration": 0.1}}},
-            "Now generating images: 0 of 40 steps. Next: generating held-out images. The run ends in about 8 min.",
+            "Now generating images: 0 of 40 steps. The run ends in about 8 min. Next: generating held-out images.",
         ),
         # 10 of 40 steps in 50 s: 200 s for 2,000 units, so 150 s and 260 s for the 2,600 that follow
         (
             at("generation", 10, 40, elapsed=50),
             {},
-            "Now generating images: 10 of 40 steps. Next: generating held-out images. The run ends in about 7 min.",
+            "Now generating images: 10 of 40 steps. The run ends in about 7 min. Next: generating held-out images.",
         ),
         # resumed after 20 steps: 10 steps in 50 s
         (
             at("generation", 30, 40, before=20, elapsed=50),
             {},
-            "Now generating images: 30 of 40 steps. Next: generating held-out images. The run ends in about 5 min.",
+            "Now generating images: 30 of 40 steps. The run ends in about 5 min. Next: generating held-out images.",
         ),
         # 0.1 s for a unit: 50 s, 105 s and 105 s
         (
             at("generating held-out images"),
             {"generation/adam": {"seconds": 200.0, "image_iterations": 2000}},
-            "Now generating held-out images. Next: training W3A3. The run ends in about 4 min.",
+            "Now generating held-out images. The run ends in about 4 min. Next: training W3A3.",
         ),
         (
             at("calibrating adam W3A3"),
             {"generation/adam": {"seconds": 20.0, "image_iterations": 2000}},
-            "Now calibrating W3A3. Next: training W3A3. The run ends in about 21 s.",
+            "Now calibrating W3A3. The run ends in about 21 s. Next: training W3A3.",
         ),
         # 2 s a step: 60 s, and 100 s for the other
         (
             at("training adam W3A3", 20, 50, elapsed=40),
             {"generation/adam": {"seconds": 1.0, "image_iterations": 2000}},
-            "Now training W3A3: 20 of 50 steps. Next: training W4A4. The run ends in about 3 min.",
+            "Now training W3A3: 20 of 50 steps. The run ends in about 3 min. Next: training W4A4.",
         ),
         # 30 s for the last training, like the first
         (
             at("analyzing the layers of adam W3A3"),
             {"accuracy/adam/W3A3": {"training_seconds": 30.0, "steps": 50}, "generation/adam": {"seconds": 1.0, "image_iterations": 2000}},
-            "Now analyzing the layers of W3A3. Next: training W4A4. The run ends in about 30 s.",
+            "Now analyzing the layers of W3A3. The run ends in about 30 s. Next: training W4A4.",
         ),
         (at("training adam W4A4", 40, 50, elapsed=40), {}, "Now training W4A4: 40 of 50 steps. The run ends in about 10 s."),
         # the clock was put back

@@ -224,7 +224,7 @@ def test_histogram_marks_the_mean_and_matrix_names_the_classes():
     both = plotted(diversity_charts.histogram_figure({"adam": measured}, {"noise": measured, "real": measured}))
     assert [trace.line.dash for trace in both.data] == ["solid", "dot", "dot"]
     assert [shape.x0 for shape in both.layout.shapes] == [0.4, 0.4, 0.4]
-    assert [note.text for note in both.layout.annotations] == ["Noise (reference)", "Real images (reference)"]
+    assert [trace.name for trace in both.data[1:]] == ["Noise (reference), mean 0.400", "Real images (reference), mean 0.400"]
     matrix = plotted(
         diversity_charts.matrix_figure("adam", {"labels": [0, 0, 2], "cosine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, ["cat", "dog", "frog"])
     )

@@ -22,6 +22,8 @@ def test_parallel_coordinates_place_every_value_on_its_axis():
     assert list(lines)[0] == "c"  # below the thick ones
     assert figure["layout"]["xaxis"]["ticktext"] == ["ε", "range", "agreement, %"]
     labels = [(tick["x"], tick["y"], tick["text"]) for tick in figure["layout"]["annotations"]]
+    # beside the last axis, where no lines are
+    assert {(tick["x"], tick["xanchor"]) for tick in figure["layout"]["annotations"]} == {(0, "right"), (1, "right"), (2, "left")}
     assert labels[:5] == [(0, 0, "0.01"), (0, 0.5, "0.1"), (0, 1, "1"), (1, 0, "mse"), (1, 1, "minmax")]
 
 
@@ -34,7 +36,10 @@ def test_methods_have_an_axis_if_there_are_several():
 
 def test_a_heat_map_has_the_best_of_each_pair():
     rows = [row(90.0, mu=0.5, epsilon=0.1, beta=1), row(92.0, mu=0.5, epsilon=0.1, beta=2), row(70.0, mu=0.9, epsilon=0.2, beta=1)]
-    (trace,) = charts.heat_figure(rows, "mu", "epsilon")["data"]
+    figure = charts.heat_figure(rows, "mu", "epsilon")
+    (trace,) = figure["data"]
+    assert figure["layout"]["title"]["text"] == "MI-FGSM: best agreement, % (empty: not measured)"
+    assert "empty" not in charts.heat_figure(rows[:2], "mu", "epsilon")["layout"]["title"]["text"]
     assert (trace["x"], trace["y"]) == (["0.5", "0.9"], ["0.1", "0.2"])
     assert trace["z"] == [[92.0, None], [None, 70.0]]
     assert trace["customdata"] == [[2, 0], [0, 1]]

@@ -77,6 +77,21 @@ def test_histogram_has_a_line_for_each_level():
     assert figure.layout.annotations[0].x == -2
 
 
+def test_histogram_of_a_trained_network_has_the_outline_of_the_calibrated_one():
+    calibrated = {**LAYERS[1]["weight"], "histogram": {"start": -3.0, "width": 0.0625, "counts": [0, 1, 1] + [0] * 76 + [2]}}
+    figure = plotted(histogram_figure(LAYERS[1]["weight"], 2, "w", "adam", calibrated=calibrated))
+    bars, outline = figure.data
+    assert (bars.name, outline.name, bars.showlegend) == ("trained", "calibrated", True)
+    assert list(bars.y)[32] == 75  # as without the outline
+    # a corner at the beginning of each bin, and one at the end of the last
+    assert outline.line.shape == "hv"
+    assert len(outline.x) == len(outline.y) == 81
+    assert list(outline.x[:4]) == [-3, pytest.approx(-2.9375, abs=1e-3), pytest.approx(-2.875, abs=1e-3), pytest.approx(-2.8125, abs=1e-3)]
+    assert outline.x[-1] == 2
+    assert list(outline.y[:4]) == [0, 25, 25, 0]
+    assert list(outline.y[-3:]) == [0, 50, 50]
+
+
 def test_histogram_of_many_levels_shows_only_the_ends():
     grid = {**LAYERS[0]["weight"], "lowest": -128, "highest": 127}
     assert sorted(shape["x0"] for shape in plotted(histogram_figure(grid, 8, "w", "adam"))["layout"]["shapes"]) == [-128.5, 127.5]

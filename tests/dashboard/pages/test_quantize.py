@@ -1,5 +1,6 @@
 """The Quantize page in Streamlit's AppTest: accuracies, layers, comparison with other runs and the paper, new runs on the same images."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,40 @@ def test_quantize_shows_accuracy_and_the_paper(with_finished_run):
     assert len(editor) == 22
     assert list(editor["output dB"]) == sorted(editor["output dB"])
     assert (editor["bits"] == 4).all()
+
+
+def test_a_layer_is_shown_before_and_after_the_training(with_finished_run):
+    """Values by hand; and the layers of a run of an earlier version, which did not store those of the calibrated network."""
+
+    def grid(step, clipped, zero, **more):
+        counts = {"start": -10.5, "width": 0.25, "counts": [0] * 40 + [4] + [0] * 39}
+        return {"lowest": -8, "highest": 7, "scale": step, "zero_point": zero, "clipped": clipped, "histogram": counts, **more}
+
+    layer = {
+        "name": "stem", "bits": 4, "weights": 1200, "sqnr": 20.0, "weight_sqnr": 22.0, "score_sqnr": 20.0,
+        "weight": grid([0.01, 0.05], 1.25, [-1, 1]), "input": grid([0.1, 0.1], 0.0, [-8, -8], bits=4, sqnr=21.0),
+    }  # fmt: skip
+    before = {"weight": grid([0.01, 0.04], 0.5, [0, 1]), "input": grid([0.2, 0.2], 0.75, [-8, -8], bits=4, sqnr=None)}
+    shown = {}
+    for name, more in {"now": {"calibrated": before, "moved": 12.345}, "earlier": {}}.items():
+        copy = copied(with_finished_run, 1, name)
+        found = {"images": 64, "weight_size": 4800, "measured_on": "64 held-out synthetic images", "layers": [{**layer, **more}]}
+        session.store().set_result(copy, "layers/mi-fgsm/W4A4", found)
+        app = page("quantize", run=copy)
+        figures = [json.loads(one["figure"]) for one in component(app, "figure")]
+        histograms = [one for one in figures if one["layout"]["title"]["text"].endswith("of stem")]
+        shown[name] = [[trace.get("name") for trace in one["data"]] for one in histograms], texts(app)
+    assert shown["now"][0] == [["trained", "calibrated"]] * 2
+    assert (
+        "1,200 weights. Training moved 12.3 % of them to another level. Step 0.01 to 0.05 by channel (calibrated 0.01 to 0.04 by channel); "
+        "clipped 1.25 % (calibrated 0.5 %); zero at level -1 to 1 (calibrated 0 to 1)."
+    ) in shown["now"][1]
+    assert (
+        "Logarithmic axis. Step 0.1 (calibrated 0.2); clipped 0 % (calibrated 0.75 %); SQNR 21.0 dB (calibrated no error)."
+        in shown["now"][1]
+    )
+    assert shown["earlier"][0] == [["trained"]] * 2
+    assert "1,200 weights. Step 0.01 to 0.05 by channel; clipped 1.25 %." in shown["earlier"][1]
 
 
 def test_quantize_starts_another_evaluation(with_finished_run):

@@ -1,5 +1,6 @@
 """The Sweep page in Streamlit's AppTest: what it shows of a sweep, and the form that starts one."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from app_pages import component, page, tables, texts
 
 from core.comparison import sweep as comparison
 from core.comparison.search_space import GRID, points
-from core.comparison.sweeps import keep, new_sweep, stored, trials_of, with_points
+from core.comparison.sweeps import distinct, keep, new_sweep, stored, trials_of, with_points
 from core.config import PRESETS, GenerationConfig, MachineConfig, RunConfig, TrainingConfig
 from core.runs.state import RunState
 from dashboard import session
@@ -52,6 +53,82 @@ def test_points_of_a_width_with_the_best_first(half_of_a_sweep):
     assert len(component(app, "figure")) == 2
     (frame,) = tables(page("sweep", width="W4A4"))
     assert list(frame["agreement"]) == [94.0, 85.0]
+
+
+def complete_sweep(methods, space, agreement):
+    """A stored sweep whose runs are all complete. agreement: of the method and the values of a point."""
+    store = session.store()
+    sweep = new_sweep(replace(PRESETS["quick"], methods=methods, bits=(4,)), space, GRID, 0, (0,))
+    sweep = with_points(sweep, points(sweep.space))
+    keep(store, sweep)
+    for trial in distinct(trials_of(store, sweep)):
+        run = store.create(trial.cell.config, "")
+        figures = {"agreement": agreement(trial.cell.method, trial.values), "kl": 0.25, "images": 512}
+        store.set_result(run, f"accuracy/{trial.cell.method}/W4A4", {"real": {"calibrated": figures, "trained": figures}})
+        store.set_state(run, RunState.COMPLETE)
+
+
+def boxes(app):
+    """Label -> value and options of the boxes above the figures."""
+    return {box.label: (box.value, box.options) for box in app.selectbox if box.label.startswith(("Heat map", "Method"))}
+
+
+def right_figure(app):
+    return json.loads(component(app, "figure")[1]["figure"])
+
+
+def test_the_heat_map_is_of_a_method_that_has_both_knobs(runs_folder):
+    """epsilon and mu are knobs of MI-FGSM; Adam, which is better here, would have the same value in every cell."""
+    complete_sweep(
+        ("mi-fgsm", "adam"), {"epsilon": [0.05, 0.1], "mu": [0.5, 0.9]},
+        lambda method, values: 95.0 if method == "adam" else 100 * values["epsilon"] + 10 * values["mu"],
+    )  # fmt: skip
+    app = page("sweep")
+    assert boxes(app) == {
+        "Heat map: across": ("epsilon", ["MI-FGSM step ε", "MI-FGSM momentum μ"]),
+        "Heat map: up": ("mu", ["MI-FGSM momentum μ"]),
+    }
+    (trace,) = right_figure(app)["data"]
+    assert (trace["x"], trace["y"], trace["z"]) == (["0.05", "0.1"], ["0.5", "0.9"], [[10.0, 15.0], [14.0, 19.0]])
+    (trace,) = right_figure(page("sweep", across="mu"))["data"]
+    assert (trace["x"], trace["z"]) == (["0.5", "0.9"], [[10.0, 14.0], [15.0, 19.0]])
+
+
+def test_the_method_and_the_knobs_of_the_heat_map_are_chosen_and_kept_in_the_address(runs_folder):
+    complete_sweep(
+        ("mi-fgsm", "adam"), {"beta": [1.0, 2.0], "alpha_tv": [0.001, 0.002], "epsilon": [0.05, 0.1]},
+        lambda method, values: 50 + 10 * values["beta"] + (0 if method == "adam" else 1 + 100 * values["epsilon"]),
+    )  # fmt: skip
+    app = page("sweep")
+    method, options = boxes(app)["Heat map: method"]
+    assert (method, options) == ("mi-fgsm", ["MI-FGSM", "Adam"])  # the best one
+    assert len(boxes(app)["Heat map: across"][1]) == 3
+    (trace,) = right_figure(app)["data"]
+    assert trace["z"] == [[71.0, 81.0]] * 2  # with the better epsilon
+    assert trace["customdata"] == [[2, 2]] * 2
+    app.selectbox(key="of/mi-fgsm").set_value("adam").run()
+    app.selectbox(key="across/beta").set_value("alpha_tv").run()
+    assert not app.exception
+    assert (app.query_params["of"], app.query_params["across"]) == ("adam", "alpha_tv")
+    for shown in (app, page("sweep", of="adam", across="alpha_tv")):
+        assert boxes(shown)["Heat map: method"][0] == "adam"
+        assert [len(boxes(shown)[f"Heat map: {place}"][1]) for place in ("across", "up")] == [2, 1]  # epsilon is no knob of Adam
+        (trace,) = right_figure(shown)["data"]
+        assert (trace["x"], trace["z"]) == (["0.001", "0.002"], [[60.0, 60.0], [70.0, 70.0]])
+        assert trace["customdata"] == [[1, 1]] * 2  # a run for both values of epsilon
+
+
+def test_where_no_method_has_two_of_the_knobs_there_is_the_one_of_the_chosen_method(runs_folder):
+    complete_sweep(
+        ("mi-fgsm", "adam"), {"epsilon": [0.05, 0.1], "lr": [0.1, 0.3]},
+        lambda method, values: 100 * values["lr"] if method == "adam" else 100 * values["epsilon"],
+    )  # fmt: skip
+    app = page("sweep")
+    assert boxes(app) == {"Method": ("adam", ["Adam", "MI-FGSM"])}
+    (trace,) = right_figure(app)["data"]
+    assert (trace["x"], trace["y"]) == (["0.1", "0.3"], [10.0, 30.0])
+    (trace,) = right_figure(page("sweep", of="mi-fgsm"))["data"]
+    assert (trace["x"], trace["y"]) == (["0.05", "0.1"], [5.0, 10.0])
 
 
 def test_a_sweep_that_nothing_computes_can_be_continued_and_removed(half_of_a_sweep, monkeypatch):

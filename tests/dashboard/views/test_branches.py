@@ -1,18 +1,26 @@
 """Branches on the Studio: the form that starts them, and their images and curves beside the run."""
 
+import re
+
 import pytest
-from app_pages import component, page, texts
+from app_pages import component, htmls, page, texts
 from waiting import wait_until
 
 from core.runs.branches import branches
 from core.runs.state import RunState
 from dashboard import session
+from dashboard.images.contact_sheet import data_uri
 from dashboard.text import plain
 from dashboard.views.branch_form import values_at
 
 
 def alts(app):
     return [sheet["alt"] for sheet in component(app, "sheet")]
+
+
+def picture_of(frame, index):
+    """The picture of one image of a frame, as a data URI."""
+    return data_uri(frame.images[index].transpose(1, 2, 0))
 
 
 def complete(branch_id):
@@ -45,8 +53,28 @@ def test_branch_is_started_shown_and_removed(with_finished_run):
     frame = session.store().frames.read(branch.id, "mi-fgsm", 3)
     assert f"confidence {100 * frame.confidence.mean():.0f} %" in texts(page("studio", at=3))
 
-    app = page("studio")
+    # an image of the branch is enlarged as one of the run is: clicked, in the address, with its history beside that of the run
+    app = page("studio", at=3, method="mi-fgsm", image=1, beside=branch.id)
+    assert [sheet["chosen"] for sheet in component(app, "sheet")] == [None, None, None, 1]
+    (large,) = [html for html in htmls(app) if 'alt="image 1 by MI-FGSM, branch A"' in html]
+    assert "MI-FGSM, branch A, image 1:" in texts(app)
+    own, beside = (re.findall(r'data-step="(.)".*?src="(.*?)"', html, re.DOTALL) for html in htmls(app) if "data-step" in html)
+    assert [step for step, _ in own] == [step for step, _ in beside] == ["1", "2", "3", "4"]
+    assert [one == other for one, other in zip(own, beside)] == [True, True, False, False]  # it leaves the run at 2
+    assert beside[2][1] == re.search('src="(.*?)"', large)[1] == picture_of(session.store().frames.read(branch.id, "mi-fgsm", 3), 1)
+    app.button(key="close image").click().run()
+    assert not {"method", "image", "beside"} & set(app.query_params)
+    # the run's own image beside its branch, and an image of no branch
+    app = page("studio", at=3, method="mi-fgsm", image=1, beside=1)
+    assert [sheet["chosen"] for sheet in component(app, "sheet")] == [None, None, 1, None]
+    assert "MI-FGSM, image 1:" in texts(app)
+    (warning,) = [one.value for one in page("studio", method="mi-fgsm", image=1, beside="nonsense").warning if "address" in one.value]
+    assert warning.replace("\\", "") == "image in the address must be of one of the run's branches, got mi-fgsm of nonsense"
+
+    app = page("studio", method="mi-fgsm", image=1, beside=branch.id)
     app.button(key=f"Remove {branch.id}").click().run()
+    assert "image" not in app.query_params
+    assert not [warning for warning in app.warning if "address" in warning.value]
     assert branches(session.store(), with_finished_run) == []
     assert len(alts(page("studio"))) == 2
 
