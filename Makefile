@@ -1,5 +1,5 @@
 # make run     the dashboard on http://127.0.0.1:8501
-# make test    all tests, with a real browser, in two processes of one thread each: more threads than cores mostly wait for each other
+# make test    all tests, with a real browser, in two processes of one thread each: more threads than cores mostly wait for each other. What fails runs once more
 # make bench   speed of the engine, into benchmarks/results, 10 minutes; make frontier: accuracy over generation time, 20 minutes
 # make cluster   Ray, for runs on a cluster (docs/cluster.md); the tests of these run where it is installed
 # make style   format; make check: lint and types
@@ -21,7 +21,7 @@ cluster: .venv/installed
 	$(BIN)/python $(PIP) -r requirements-cluster.txt
 
 test: .venv/installed-dev browser compiler
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
 
 test-exhaustive: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m exhaustive
