@@ -52,9 +52,11 @@ def open_torch(path, threads):
 
     torch.set_num_threads(threads)
     extra = {"spec.json": ""}
-    module = torch.export.load(path, extra_files=extra).module()
-    spec = json.loads(extra["spec.json"])
-    return Network(spec, shape_of(spec), lambda values: module(torch.from_numpy(values)).detach().numpy())
+    program = torch.export.load(path, extra_files=extra)
+    (images,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    dtype = np.uint8 if images.meta["val"].dtype == torch.uint8 else np.float32
+    spec, module = json.loads(extra["spec.json"]), program.module()
+    return Network(spec, shape_of(spec), lambda values: module(torch.from_numpy(values)).detach().numpy(), dtype)
 
 
 def open_executorch(path, threads):
@@ -67,7 +69,8 @@ def open_executorch(path, threads):
     program = Runtime.get().load_program(path)
     spec = json.loads(program.load_method("spec").execute([])[0])
     method = program.load_method("forward")
-    return Network(spec, shape_of(spec), lambda values: method.execute([torch.from_numpy(values)])[0].numpy())
+    dtype = np.uint8 if method.metadata.input_tensor_meta(0).dtype() == 0 else np.float32  # torch.uint8 has the number 0
+    return Network(spec, shape_of(spec), lambda values: method.execute([torch.from_numpy(values)])[0].numpy(), dtype)
 
 
 def shape_of(spec):

@@ -325,7 +325,7 @@ def _add_stored_runs(subparsers: Any) -> None:
     export.add_argument(
         "--with-preprocessing",
         action="store_true",
-        help="The file takes uint8 images and normalizes them itself. ONNX formats only.",
+        help="The file takes uint8 images and normalizes them itself. In all formats but packed.",
     )
     export.add_argument(
         "--method",

@@ -17,7 +17,7 @@ from core.errors import ConfigError, DataError, ModelError, first_line
 from core.export.formats import ONNX_FORMATS, SUFFIXES, kind_of
 from core.export.packed import load_packed
 from core.export.targets import TARGETS, Target, find_target, opener, runs_in, target_of
-from core.export.verify import Scorer
+from core.export.verify import Scorer, takes_pixels
 from core.files import check_regular
 from core.models.full_precision import find_model
 from core.models.programs.archive import read_spec
@@ -62,16 +62,20 @@ def _opened(target: Target | None, file: Path, threads: int) -> tuple[Scorer, Te
             return load_packed(file), torch.zeros(1, *find_model(str(file))[1].shape)
         score = opener(target)(file, threads)
         if target is TARGETS["executorch"]:
-            from core.export.executorch import stored_spec
+            from core.export import executorch
 
-            return score, torch.zeros(1, *stored_spec(file).shape)
+            return score, _black(executorch.stored_spec(file), executorch.takes_pixels(file))
         if target.format not in ONNX_FORMATS:
-            return score, torch.zeros(1, *ModelSpec(**json.loads(read_spec(file) or "")).shape)
+            return score, _black(ModelSpec(**json.loads(read_spec(file) or "")), takes_pixels(file))
         taken = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()[0]
         dtype = torch.uint8 if taken.type == "tensor(uint8)" else torch.float32
         return score, torch.zeros(1, *map(int, taken.shape[1:]), dtype=dtype)
     except Exception as error:  # the programs raise many kinds for a file that is none of theirs
         raise ModelError(f"{file} must be a network written by `export`, and cannot be read ({first_line(error)})") from error
+
+
+def _black(spec: ModelSpec, as_pixels: bool) -> Tensor:
+    return torch.zeros(1, *spec.shape, dtype=torch.uint8 if as_pixels else torch.float32)
 
 
 def _median(score: Scorer, images: Tensor, seconds: float) -> float:

@@ -31,20 +31,22 @@ from core.quantization.integer.weights import by_channel
 SPEC = "spec"  # a method of the file that returns the ModelSpec as JSON
 _LOWEST, _HIGHEST = -128, 127
 _SMALLEST_SCALE = 1e-6
+_UINT8 = 0  # number of torch.uint8 in ExecuTorch
 _INTEGERS = torch.ops.quantized_decomposed
 
 
-def save_executorch(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+def save_executorch(network: nn.Module, spec: ModelSpec, path: Path, preprocessing: bool = False) -> None:
     """Writes a network in evaluation mode as a program for single images: one made by `standard_network`, or a full-precision one.
 
-    Input: float32 `(1, C, H, W)`, normalized; output `(1, classes)`. `network` is modified. Raises ModelError if it cannot be translated.
+    Input: float32 `(1, C, H, W)`, normalized, or with preprocessing, uint8 that the program normalizes; output `(1, classes)`. `network` is
+    modified. Raises ModelError if it cannot be translated.
     """
-    program = lowered(network, spec).to_executorch()
+    program = lowered(network, spec, preprocessing).to_executorch()
     with atomic_write(path) as partial:
         partial.write_bytes(program.buffer)
 
 
-def lowered(network: nn.Module, spec: ModelSpec) -> EdgeProgramManager:
+def lowered(network: nn.Module, spec: ModelSpec, preprocessing: bool = False) -> EdgeProgramManager:
     """The program that `save_executorch` writes, with its parts that XNNPACK computes."""
     for name in _layers_before_output(network):
         layer = network.get_submodule(name)
@@ -53,7 +55,7 @@ def lowered(network: nn.Module, spec: ModelSpec) -> EdgeProgramManager:
     replace_kind(network, IntegerFolded, _Folded)
     replace_kind(network, Levels, _Quantized)
     # XNNPACK orders memory itself
-    exported = trace(network.to(memory_format=torch.contiguous_format), spec, any_batch=False)
+    exported = trace(network.to(memory_format=torch.contiguous_format), spec, any_batch=False, preprocessing=preprocessing)
     _rewrite(exported.graph_module)
     try:
         constants = {SPEC: json.dumps(asdict(spec))}
@@ -104,6 +106,12 @@ def stored_spec(path: Path) -> ModelSpec:
     """The description of the network in a file of `save_executorch`."""
     (text,) = Runtime.get().load_program(path).load_method(SPEC).execute([])
     return ModelSpec(**json.loads(text))
+
+
+def takes_pixels(path: Path) -> bool:
+    """Whether a file of `save_executorch` takes uint8 images."""
+    method = Runtime.get().load_program(path).load_method("forward")
+    return bool(method.metadata.input_tensor_meta(0).dtype() == _UINT8)
 
 
 class _Folded(nn.Module):

@@ -58,9 +58,9 @@ def _save(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool)
     elif kind == "pte":
         from core.export.executorch import save_executorch  # its package may not be installed
 
-        save_executorch(copy.deepcopy(model.network), model.spec, path)
+        save_executorch(copy.deepcopy(model.network), model.spec, path, preprocessing)
     else:
-        programs.save_program(model.network, model.spec, path)
+        programs.save_program(model.network, model.spec, path, preprocessing)
 
 
 def _key(model: FullPrecisionModel) -> str:

@@ -16,6 +16,11 @@ STANDARD_FORMATS = ("onnx", "onnx-symmetric", "pte")  # in which runtimes recogn
 ONNX_FORMATS = tuple(kind for kind, suffix in SUFFIXES.items() if suffix == ".onnx")
 
 
+def can_preprocess(kind: str) -> bool:
+    """Whether networks in a format can take pixels and normalize them; a packed file has no graph to do it."""
+    return kind in SUFFIXES and kind != "packed"
+
+
 def kind_of(out: Path, name: str = "out") -> str:
     """The format that the ending of `out` names; "onnx" for a name without an ending. Raises ConfigError, with `name`, for another one."""
     for kind, suffix in SUFFIXES.items():

@@ -15,7 +15,7 @@ from core.errors import ConfigError, DataError, ModelError, RunError, UnknownNam
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
 from core.export.float32 import float32_file
-from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, new_file
+from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, can_preprocess, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.standard_onnx import standard_network
@@ -52,16 +52,16 @@ def export_network(
     """Writes a quantized network of the run in `folder` to `out`, atomically, and returns the path and the figures of `verify`.
 
     kind: one of NETWORK_FORMATS. target: a name of TARGETS, in which the file is checked; default: that of the format. preprocessing: the
-    file takes uint8 images and normalizes them, in ONNX formats only. method, bits: which network; an empty method is the first one of the
-    run, 0 bits the only width of the method. Everything is computed on the CPU. Where the run has no evaluation images, or they cannot be
-    read any more, the scores are compared on noise images; then, and where the images have no labels, the accuracies are None, and
-    `left_out` says why. Raises CoreError if there is no such network, `out` cannot be written or the network has operations that the format
-    does not support; RunStopped if the run is stopped.
+    file takes uint8 images and normalizes them, in all formats but packed. method, bits: which network; an empty method is the first one
+    of the run, 0 bits the only width of the method. Everything is computed on the CPU. Where the run has no evaluation images, or they
+    cannot be read any more, the scores are compared on noise images; then, and where the images have no labels, the accuracies are None,
+    and `left_out` says why. Raises CoreError if there is no such network, `out` cannot be written or the network has operations that the
+    format does not support; RunStopped if the run is stopped.
     """
     reporter, control = reporter or NullReporter(), control or NoControl()
     out = new_file(kind, out)
-    if preprocessing and kind not in ONNX_FORMATS:
-        raise ConfigError(f"preprocessing must be written into a format of {', '.join(ONNX_FORMATS)}, got {kind}")
+    if preprocessing and not can_preprocess(kind):
+        raise ConfigError(f"preprocessing must be written into a format of {', '.join(filter(can_preprocess, SUFFIXES))}, got {kind}")
     chosen = find_target(target) if target else target_of(kind)
     path, method, quantization = find_network(folder, config, method, bits)
     with cpu_threads(config.machine.threads):
@@ -160,13 +160,13 @@ def save_network(
 
         if images is None or not quantized.traced:
             raise ModelError(f"{model.spec.name} must be a network that torch.fx can trace; try the format onnx, packed or pt2")
-        save_executorch(standard_network(quantized, images), model.spec, path)
+        save_executorch(standard_network(quantized, images), model.spec, path, preprocessing)
     elif kind in STANDARD_FORMATS and images is not None and quantized.traced:
         save_onnx(standard_network(quantized, images, kind == "onnx-symmetric"), model.spec, path, config, preprocessing)
     elif kind in ONNX_FORMATS:
         save_onnx(integer_inference_network(quantized, model.spec), model.spec, path, config, preprocessing)
     elif kind == "pt2":
-        save_program(integer_inference_network(quantized, model.spec), model.spec, path)
+        save_program(integer_inference_network(quantized, model.spec), model.spec, path, preprocessing)
     else:
         full_precision = model.network if model.spec.architecture == ARCHITECTURE else None
         save_packed(integer_network(quantized), model.spec, config, path, full_precision)

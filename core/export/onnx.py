@@ -46,7 +46,7 @@ def save_onnx(network: nn.Module, spec: ModelSpec, path: Path, config: TrainingC
     replace_kind(network, QuantizeActivation, _QuantizedActivation)
     replace_kind(network, IntegerFolded, _SymmetricFoldedNodes if is_symmetric else _FoldedNodes)
     replace_kind(network, Levels, _SymmetricLevelsNodes if is_symmetric else _LevelsNodes)
-    program = trace(_Preprocessed(network, spec), spec, torch.uint8) if preprocessing else trace(network, spec)
+    program = trace(network, spec, preprocessing=preprocessing)
     try:
         translated = torch.onnx.export(
             program,
@@ -94,23 +94,6 @@ def _metadata(spec: ModelSpec, config: TrainingConfig | None, preprocessing: boo
             "layer_bits": json.dumps(dict(config.layer_bits)),
         }
     return metadata
-
-
-class _Preprocessed(nn.Module):
-    """A network with the normalization of its images, as `FullPrecisionModel.normalize` computes it."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
-        super().__init__()
-        self.network = network
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(spec, name)).view(1, -1, 1, 1))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        scores: Tensor = self.network((pixels.float() / 255 - self.mean) / self.std)
-        return scores
 
 
 class _DequantizedWeight(nn.Module):

@@ -40,6 +40,13 @@ def open_onnx(path: Path, threads: int) -> Scorer:
     return lambda images: torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])
 
 
+def takes_pixels(path: Path) -> bool:
+    """Whether a .pt2 file takes uint8 images."""
+    program = torch.export.load(path)
+    (images,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    return bool(images.meta["val"].dtype == torch.uint8)
+
+
 def open_program(path: Path, threads: int = 0) -> Scorer:
     """A .pt2 file with torch alone, which computes with the threads of the process."""
     with path.open("rb") as file:

@@ -19,7 +19,7 @@ from typing import Any
 from core import layout
 from core.config import IMAGE_FORMATS
 from core.errors import RunError
-from core.export.formats import SUFFIXES
+from core.export.formats import SUFFIXES, can_preprocess
 from core.export.targets import TARGETS, Target
 from core.files import atomic_write, temporary_folder, write_json
 from core.generation.methods import method_order
@@ -85,7 +85,7 @@ def network_offer(run: Run, folder: Path, method: str, bits: int) -> Offer | Non
 
 def normalizes(kind: str) -> bool:
     """Whether networks of this kind can be written so that they take pixels and normalize them."""
-    return _SUFFIXES.get(kind) == SUFFIXES["onnx"]
+    return can_preprocess(TARGETS[kind].format if kind in TARGETS else kind)
 
 
 def content(runs: Path, run_id: str, offer: Offer, kind: str, folder: Path) -> bytes:

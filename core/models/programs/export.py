@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from core.errors import ModelError, first_line, quoted
@@ -19,14 +19,34 @@ _EXAMPLES = 2  # images; torch.export would turn a batch size of 1 into a consta
 _ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
 
 
-def trace(network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float32, any_batch: bool = True) -> ExportedProgram:
+class Preprocessed(nn.Module):
+    """A network with the normalization of its images, as `FullPrecisionModel.normalize` computes it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = network
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(spec, name)).view(1, -1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels: uint8 `(N, C, H, W)`."""
+        scores: Tensor = self.network((pixels.float() / 255 - self.mean) / self.std)
+        return scores
+
+
+def trace(network: nn.Module, spec: ModelSpec, any_batch: bool = True, preprocessing: bool = False) -> ExportedProgram:
     """A network in evaluation mode as a program: normalized float32 images `(N, C, H, W)`, any N -> logits `(N, classes)`.
 
-    dtype: of the images, if the network takes others. any_batch: otherwise, N is 1, and memory is contiguous.
+    any_batch: otherwise, N is 1, and memory is contiguous. preprocessing: the images are uint8, and the program normalizes them.
 
     Raises ModelError if the network has data-dependent control flow, or uses something that torch.export does not support.
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
+    dtype = torch.uint8 if preprocessing else torch.float32
+    network = Preprocessed(network, spec) if preprocessing else network
     images = torch.zeros(_EXAMPLES if any_batch else 1, *spec.shape, dtype=dtype, device=device)
     if any_batch:
         images = images.to(memory_format=torch.channels_last)
@@ -45,8 +65,8 @@ def trace(network: nn.Module, spec: ModelSpec, dtype: torch.dtype = torch.float3
     return program
 
 
-def save_program(network: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Writes a network and its spec as a program, atomically. Raises ModelError as `trace` does."""
-    program = trace(network, spec)
+def save_program(network: nn.Module, spec: ModelSpec, path: Path, preprocessing: bool = False) -> None:
+    """Writes a network and its spec as a program, atomically. preprocessing, and errors: as in `trace`."""
+    program = trace(network, spec, preprocessing=preprocessing)
     with atomic_write(path) as partial, partial.open("wb") as file:
         torch.export.save(program, file, extra_files={SPEC_FILE: json.dumps(asdict(spec))})

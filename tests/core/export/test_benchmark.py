@@ -63,7 +63,9 @@ def test_a_file_is_measured_in_another_target_and_with_the_images_it_takes(small
         ("onnx", True, "onnxruntime", ()),
         ("onnx", True, "openvino", ("--openvino",)),
         ("pt2", False, "torch", ()),
+        ("pt2", True, "torch", ()),
         ("pte", False, "executorch", ()),
+        ("pte", True, "executorch", ()),
     ],
 )
 def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_path, kind, preprocessing, target, flags):
@@ -82,3 +84,4 @@ def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_p
     assert [line.split("%")[1].strip() for line in lines[:5]] == expected
     assert float(lines[0].split("%")[0]) == pytest.approx(100 * float(torch.softmax(torch.tensor(scores), 0).max()), abs=0.006)
     assert lines[5].endswith("ms per image, 1 thread(s)")
+    assert benchmark(path, 0.0, target)["latency_ms_1_thread"] > 0

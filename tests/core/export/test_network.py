@@ -15,6 +15,7 @@ from core.config import EvaluationConfig, MachineConfig, RunConfig, TrainingConf
 from core.data.labeled import embedded_images
 from core.errors import ConfigError, DataError, RunError, RunStopped, UnknownNameError
 from core.export.network import export_network, find_network, new_file
+from core.export.verify import takes_pixels
 from core.layout import NETWORK_FILE
 from core.models.registry import CIFAR10_CLASSES
 from core.quantization.saved_network import save_quantized
@@ -146,6 +147,13 @@ def test_export(run, config, tmp_path):
         assert json.loads(file.metadata()["quantization"]) == config.training_for(4).to_dict()
 
 
+def test_a_program_with_preprocessing_has_the_same_accuracy(run, config, tmp_path):
+    figures = export_network(run, config, "pt2", tmp_path / "network.pt2", preprocessing=True)
+    assert figures["file_accuracy"] == figures["torch_accuracy"]
+    assert figures["max_output_difference"] == 0
+    assert takes_pixels(tmp_path / "network.pt2")
+
+
 def test_a_file_with_preprocessing_takes_pixels_and_has_the_same_accuracy(run, config, tmp_path):
     out = tmp_path / "network.onnx"
     figures = export_network(run, config, "onnx-exact", out, preprocessing=True)
@@ -154,7 +162,8 @@ def test_a_file_with_preprocessing_takes_pixels_and_has_the_same_accuracy(run, c
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(uint8)"
     assert session.get_modelmeta().custom_metadata_map["input"] == "RGB, 0 to 255, uint8 (N, 3, 32, 32)"
-    with pytest.raises(ConfigError, match="^preprocessing must be written into a format of onnx, onnx-symmetric, onnx-exact, got packed$"):
+    allowed = "onnx, onnx-symmetric, onnx-exact, pt2, pte"
+    with pytest.raises(ConfigError, match=f"^preprocessing must be written into a format of {allowed}, got packed$"):
         export_network(run, config, "packed", tmp_path / "packed", preprocessing=True)
 
 
