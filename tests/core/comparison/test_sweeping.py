@@ -122,15 +122,21 @@ def test_a_sweep_without_images_says_why(store):
     assert not held_out_folder(store, SWEEP).exists()
 
 
-def test_a_search_that_is_continued_proposes_the_same_points(store):
-    pytest.importorskip("optuna")
-    wanted = new_sweep(RunConfig(methods=("mi-fgsm", "adam"), bits=(4,)), {"epsilon": Range(0.01, 1.0)}, TPE, 18, (0,))
+def computed(store, wanted):
+    """The manager and the sweeper that have computed a sweep, and the sweep as it is stored."""
     manager = Manager(store)
     sweeper = Sweeper(manager)
     sweeper.start(wanted)
     sweeper.wait(wanted.id, 60)
     assert sweeper.error(wanted.id) == ""
     (whole,) = stored(store)
+    return manager, sweeper, whole
+
+
+def test_a_search_that_is_continued_proposes_the_same_points(store):
+    pytest.importorskip("optuna")
+    wanted = new_sweep(RunConfig(methods=("mi-fgsm", "adam"), bits=(4,)), {"epsilon": Range(0.01, 1.0)}, TPE, 18, (0,))
+    manager, sweeper, whole = computed(store, wanted)
     assert len(whole.points) == 18
     assert whole.of_all == 36
     assert states(store, whole) == [RunState.COMPLETE] * 36
@@ -148,12 +154,7 @@ def test_a_search_that_is_continued_proposes_the_same_points(store):
 def test_halving_spends_images_and_steps_on_the_best_points(store):
     start = RunConfig(methods=("mi-fgsm",), bits=(4,), steps_by_bits={4: 90})
     wanted = new_sweep(start, {"epsilon": Range(0.01, 1.0)}, HALVING, 9, (0,))
-    manager = Manager(store)
-    sweeper = Sweeper(manager)
-    sweeper.start(wanted)
-    sweeper.wait(wanted.id, 60)
-    assert sweeper.error(wanted.id) == ""
-    (whole,) = stored(store)
+    manager, sweeper, whole = computed(store, wanted)
     assert states(store, whole) == [RunState.COMPLETE] * 13
     assert whole.of_all == 13
     first = {point["epsilon"] for point in whole.points[:9]}
