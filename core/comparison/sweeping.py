@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -64,6 +65,7 @@ def carry_out(
 def prepared(store: RunStore, sweep: Sweep) -> Sweep:
     """Stores a sweep with the points that are known before it starts, unless it is stored. Raises as `points` and `trials`."""
     found, likely = known(store, sweep), likely_points(sweep)
+    found = replace(found, held_out=held_out_folder(store, found).name)
     trials_of(store, sweep, likely)  # what cannot be computed is refused before anything is
     found = found if is_adaptive(sweep.sampler) else with_points(found, likely)
     keep(store, found)

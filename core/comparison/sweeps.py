@@ -39,7 +39,7 @@ class Sweep:
     id: its name in the store. start: the settings that all runs share, with the methods and bit widths; without evaluation images.
     space: knob -> its values or its range. sampler: one of SAMPLERS. count: number of points; 0: the whole grid. seeds: a run with each.
     points: those proposed so far. user: who started it, if the dashboard has logins. executor: where it is computed, see RunManager;
-    empty: where the server computes.
+    empty: where the server computes. held_out: name of the folder of its held-out images; empty before it is stored.
     """
 
     id: str
@@ -52,6 +52,7 @@ class Sweep:
     created: float = field(default_factory=time.time)
     user: str = ""
     executor: str = ""
+    held_out: str = ""
 
     @property
     def name(self) -> str:
@@ -77,8 +78,21 @@ def new_sweep(start: RunConfig, space: Space, sampler: str, count: int, seeds: S
         raise ConfigError("grid must have at least one knob, got none")
     check_sampler(sampler, count)
     held_out_config(start, seeds)
-    text = json.dumps([start.to_dict(), _plain(space), sampler, count, list(seeds)], sort_keys=True)
+    text = json.dumps([_own_settings(start), _plain(space), sampler, count, list(seeds)], sort_keys=True)
     return Sweep(hashlib.sha256(text.encode()).hexdigest()[:16], start, dict(space), sampler, count, tuple(seeds))
+
+
+def _own_settings(config: RunConfig) -> dict[str, Any]:
+    """What differs from the defaults, so that a knob that a later version adds does not make another sweep of the same settings."""
+
+    def differing(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: differing(value, default[name]) if name in default and isinstance(value, Mapping) else value
+            for name, value in values.items()
+            if name not in default or value != default[name]
+        }
+
+    return differing(config.to_dict(), RunConfig().to_dict())
 
 
 def _plain(space: Space) -> dict[str, Any]:
@@ -90,7 +104,7 @@ def keep(store: RunStore, sweep: Sweep) -> None:
     values = {
         "start": sweep.start.to_dict(),
         "space": _plain(sweep.space),
-        **{name: getattr(sweep, name) for name in ("sampler", "count", "created", "user", "executor")},
+        **{name: getattr(sweep, name) for name in ("sampler", "count", "created", "user", "executor", "held_out")},
         "seeds": list(sweep.seeds),
         "points": [dict(point) for point in sweep.points],
     }
@@ -130,7 +144,7 @@ def _read(path: Path, folder: Path) -> Sweep:
     try:
         values = each_text(read_json(path), lambda text: located(text, folder))
         space = {name: Range(**one) if isinstance(one, dict) else one for name, one in values["space"].items()}
-        rest = {name: values[name] for name in ("sampler", "count", "created", "user", "executor")}
+        rest = {name: values[name] for name in ("sampler", "count", "created", "user", "executor", "held_out")}
         start = RunConfig.from_dict(values["start"])
         return Sweep(path.stem, start, space, seeds=tuple(values["seeds"]), points=tuple(values["points"]), **rest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, CoreError) as error:
@@ -139,9 +153,12 @@ def _read(path: Path, folder: Path) -> Sweep:
 
 def held_out_folder(store: RunStore, sweep: Sweep) -> Path:
     """Where the images are, or will be, on which the networks of the sweep are compared; sweeps with the same start share them."""
-    config = held_out_config(sweep.start, sweep.seeds)
-    text = json.dumps(json.loads(portable_text(json.dumps(config.to_dict()), store.folder)), sort_keys=True)
-    return store.folder / UPLOADS / _HELD_OUT / hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = sweep.held_out
+    if not name:
+        config = held_out_config(sweep.start, sweep.seeds)
+        text = json.dumps(json.loads(portable_text(json.dumps(_own_settings(config)), store.folder)), sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return store.folder / UPLOADS / _HELD_OUT / name
 
 
 def trials_of(store: RunStore, sweep: Sweep, of_points: Sequence[Mapping[str, Any]] | None = None) -> list[Trial]:

@@ -81,6 +81,7 @@ def test_a_sweep_makes_its_images_and_then_each_run_once(store):
     assert [dict(point) for point in sweep.points] == [{"epsilon": 0.05, "mu": 0.5}, {"epsilon": 0.1, "mu": 0.5}]
     assert states(store, sweep) == [RunState.COMPLETE] * 4
     assert len(manager.started) == 5
+    assert sweep.held_out == held_out_folder(store, SWEEP).name
     images = sorted(held_out_folder(store, sweep).iterdir())
     assert [path.name for path in images] == [f"{method}-0000{n}.png" for method in ("adam", "mi-fgsm") for n in (0, 1)]
     assert np.array_equal(np.asarray(Image.open(images[0])), PICTURE[0].transpose(1, 2, 0))

@@ -58,6 +58,26 @@ def test_the_same_sweep_has_the_same_id_and_any_other_another():
     assert grid().id == new_sweep(START.with_knobs({"data": "embedded", "encoder": "embedded"}), SPACE, GRID, 0, [0, 1]).id
 
 
+def test_a_knob_of_a_later_version_changes_neither_id_nor_held_out_images(store, monkeypatch):
+    before, folder = grid(), held_out_folder(store, grid())
+    to_dict = RunConfig.to_dict
+
+    def later(config):
+        values = to_dict(config)
+        return {**values, "generation": {**values["generation"], "a_new_knob": 0.5}}
+
+    monkeypatch.setattr(RunConfig, "to_dict", later)
+    assert grid().id == before.id
+    assert held_out_folder(store, grid()) == folder
+
+
+def test_a_stored_sweep_keeps_its_held_out_images(store):
+    keep(store, replace(grid(), held_out="0123456789abcdef"))
+    (sweep,) = stored(store)
+    assert held_out_folder(store, sweep).name == "0123456789abcdef"
+    assert {trial.cell.config.evaluation.data for trial in trials_of(store, sweep)} == {str(held_out_folder(store, sweep))}
+
+
 def test_a_repeated_sweep_keeps_when_it_was_made_and_the_newest_is_first(store):
     first, second = replace(grid(), created=1.0), replace(grid(seeds=(7,)), created=2.0)
     keep(store, first)
