@@ -106,7 +106,7 @@ def draw(state: State) -> None:
         right = _of_two_knobs(compared) if len(names) > 1 else _agreement_over(compared, names[0])
     _figures(compared, *right)
     if share < 1:
-        st.caption(f"The figures compare all points with {share:.0%} of the images and training steps.")
+        st.caption(f"The figures compare all points with {_in_percent(share)} of the images and training steps.")
     _points(table)
 
 
@@ -238,7 +238,7 @@ def _points(table: Sequence[Row]) -> None:
     ids = [_id(row) for row in table]
     has_shares = any(row.share < 1 for row in table)
     picked = tables.table(
-        [_table_line(row) | ({"share": f"{row.share:.0%}"} if has_shares else {}) for row in table],
+        [_table_line(row, has_shares) for row in table],
         _TABLE,
         _COLUMNS,
         alt="Points of the sweep",
@@ -251,13 +251,18 @@ def _points(table: Sequence[Row]) -> None:
     st.caption(_EXPLAINED)
 
 
-def _table_line(row: Row) -> dict[str, Any]:
+def _in_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _table_line(row: Row, with_share: bool) -> dict[str, Any]:
     return {
         "agreement": row.mean,
         "spread": row.spread,
         "error": row.standard_error,
         "method": method_name(row.method),
         **{knob_symbol(name): value for name, value in row.values.items()},
+        **({"share": _in_percent(row.share)} if with_share else {}),
         "seeds": ", ".join(map(str, row.seeds)),
         "KL": mean(row.kl),
         "seconds": row.seconds,
