@@ -215,8 +215,8 @@ class TrainingConfig(StudentLossKnobs):
     )
     keep: str = knob(
         "better",
-        "Which network a bit width ends with: better, the calibrated or the trained one, whichever has the smaller mean KL divergence "
-        "from full precision on held-out synthetic images; or trained.",
+        "Which network a bit width ends with: better, the calibrated or the trained one, whichever has the larger signal-to-noise ratio "
+        "of the scores on held-out synthetic images, with full precision as the signal; or trained.",
         choices=("better", "trained"),
         label="Keep",
         paper="trained",

@@ -1,5 +1,6 @@
 """How close a quantized network is to its full-precision one, measured without labels."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,13 @@ class Agreement:
     kl: float
     images: int
     score_sqnr: float | None
+
+    @property
+    def decibels(self) -> float:
+        """`score_sqnr` for comparisons: infinite for equal scores, minus infinity where scores are not finite."""
+        if self.score_sqnr is None:
+            return math.inf if self.kl == 0 else -math.inf
+        return self.score_sqnr
 
 
 def agreement(network: nn.Module, model: FullPrecisionModel, images: Tensor) -> Agreement:

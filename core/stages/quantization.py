@@ -70,7 +70,8 @@ def quantize(given: QuantizationInput, config: RunConfig, bits: int, folder: Pat
     the network that is saved, in dB, on the held-out images, else on those of the calibration. "measured_on" says which images.
 
     With `given.held_out`, both networks are compared with the full-precision one on these images, and with `keep` "better", what is saved
-    is the calibrated or the trained network, whichever has the smaller mean KL divergence. No label takes part in the choice.
+    is the calibrated or the trained network, whichever has the larger signal-to-quantization-noise ratio of the scores. No label takes part
+    in the choice.
 
     On the way accuracy is reported as records of TEST: after calibration, after `evaluation.check_steps` and after the last step, all on
     the same part of the evaluation set, with the weights that training would end with at that step.
@@ -245,14 +246,15 @@ class _Quantization:
         """Compares the trained network, and goes back to the calibrated one if that is closer to full precision and may be kept."""
         self.compared["trained"] = self._agreement(held_out, TRAINED)
         calibrated, trained = self.compared["calibrated"], self.compared["trained"]
-        if self.config.keep != "better" or trained.kl <= calibrated.kl:  # the second is false for NaN
+        if self.config.keep != "better" or trained.decibels >= calibrated.decibels:
             return
         self.kept = "calibrated"
         self.training.quantized = self.at_start
         self.context.reporter.result(
             f"{WARNING}/kept/{self.given.method}/{self.config.width}",
-            f"Training {self.series} moved it away from full precision (KL on held-out images {calibrated.kl:.3f} before, {trained.kl:.3f} "
-            "after), so the calibrated network is kept. Try a smaller training_lr.",
+            f"Training {self.series} moved it away from full precision (signal-to-noise ratio of the scores on held-out images "
+            f"{calibrated.decibels:.1f} dB before, {trained.decibels:.1f} dB after), so the calibrated network is kept. Try a smaller "
+            "training_lr.",
         )
 
     def _analyze(self) -> None:

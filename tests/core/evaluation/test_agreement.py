@@ -72,8 +72,15 @@ class TwoScores(nn.Module):
 )
 def test_signal_to_noise_ratio_of_the_scores_by_hand(model, full_precision, quantized, expected):
     exact = FullPrecisionModel(TwoScores(*full_precision), model.spec)
-    found = agreement(TwoScores(*quantized), exact, images(70)).score_sqnr
-    assert found == (None if expected is None else pytest.approx(expected, abs=1e-3))
+    found = agreement(TwoScores(*quantized), exact, images(70))
+    assert found.score_sqnr == (None if expected is None else pytest.approx(expected, abs=1e-3))
+
+
+def test_networks_without_a_signal_to_noise_ratio_compare(model):
+    exact = FullPrecisionModel(TwoScores(1.0, -1.0), model.spec)
+    same, close, broken = (agreement(TwoScores(*scores), exact, images(70)) for scores in ((8.0, 6.0), (0.9, -0.9), (math.inf, -1.0)))
+    assert same.decibels > close.decibels > broken.decibels
+    assert close.decibels == close.score_sqnr
 
 
 def test_standard_error(model):
