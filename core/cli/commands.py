@@ -101,8 +101,7 @@ def begin(
         # bad input leaves no run behind
         if executor != LOCAL:
             check_cluster(executor, config)
-        # else a node prepares the run
-        prepared = prepared_for(config, progress) if executor == LOCAL or workers > 1 else None
+        prepared = prepared_for(config, progress) if executor == LOCAL or workers > 1 else None  # a node prepares a run that it computes
         store = RunStore(runs)
         return compute(store, new_run(store, config, out, output_subset), progress, prepared, executor, workers)
 

@@ -179,7 +179,7 @@ class ChannelScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `(N, C, H, W)`; returns the same shape."""
-        x = x * torch.flatten(self.weight).reshape(-1, 1, 1)
+        x = x * self.weight.reshape(-1, 1, 1)
         return x if self.bias is None else x + self.bias.reshape(-1, 1, 1)
 
 

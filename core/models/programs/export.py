@@ -19,7 +19,7 @@ _EXAMPLES = 2  # images; torch.export would turn a batch size of 1 into a consta
 _ORIGIN = ("from_node", "nn_module_stack", "source_fn_stack", "stack_trace", "torch_fn")
 
 
-class Preprocessed(nn.Module):
+class _Preprocessed(nn.Module):
     """A network with the normalization of its images, as `FullPrecisionModel.normalize` computes it."""
 
     mean: Tensor
@@ -46,7 +46,7 @@ def trace(network: nn.Module, spec: ModelSpec, any_batch: bool = True, preproces
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
     dtype = torch.uint8 if preprocessing else torch.float32
-    network = Preprocessed(network, spec) if preprocessing else network
+    network = _Preprocessed(network, spec) if preprocessing else network
     images = torch.zeros(_EXAMPLES if any_batch else 1, *spec.shape, dtype=dtype, device=device)
     if any_batch:
         images = images.to(memory_format=torch.channels_last)

@@ -29,8 +29,11 @@ LAYERS: Mapping[str, Mapping[str, str]] = {
     "addmm": {"mat2": "weight", "self": "bias"},
     "mm": {"mat2": "weight"},
 }
+# Operations that create a tensor from numbers, on the device of the images, and their arguments that say where and how it is stored.
+CREATED = frozenset({"arange", "full", "linspace", "ones", "scalar_tensor", "zeros"})
+STORAGE = frozenset({"device", "layout", "pin_memory"})
 # Operations kept unchanged: they compute tensors from tensors, write to no argument and draw no random numbers.
-KEPT = frozenset({
+KEPT = CREATED | frozenset({
     "abs", "add", "adaptive_max_pool2d", "addmm", "amax", "amin", "argmax", "avg_pool1d", "bmm", "celu", "ceil", "channel_shuffle",
     "clamp", "clamp_max", "clamp_min", "constant_pad_nd", "conv1d", "conv2d", "conv_transpose2d", "convolution", "div", "elu", "eq",
     "erf", "exp", "expand", "expand_as", "flip", "floor", "floor_divide", "gather", "ge", "gelu", "glu", "group_norm", "gt", "hardtanh",
@@ -44,9 +47,6 @@ KEPT = frozenset({
     "T", "numpy_T", "mT", "mH", "_weight_norm", "_weight_norm_interface", "dot", "vdot", "mv", "tril", "triu", "matrix_exp", "batch_norm",
     "fake_quantize_per_tensor_affine", "linalg_householder_product", "diagonal", "fake_quantize_per_channel_affine", "full_like", "type_as",
 })  # fmt: skip
-# Operations that create a tensor from numbers, on the device of the images, and their arguments that say where and how it is stored.
-CREATED = frozenset({"arange", "full", "linspace", "ones", "scalar_tensor", "zeros"})
-STORAGE = frozenset({"device", "layout", "pin_memory"})
 # Operations that return their input: dropout is inactive in evaluation mode, and `reshape`, used for `view`, needs no contiguous tensor.
 IDENTITIES = frozenset({
     "dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "lift_fresh",

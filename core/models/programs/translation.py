@@ -227,7 +227,7 @@ class _Translation:
 
     def _plain(self, target: str, name: str, overload: str, arguments: Sequence[tuple[str, Any, Any]]) -> fx.Node:
         """The same call as in the program."""
-        if name not in operations.FUNCTIONS and name not in operations.KEPT and name not in operations.CREATED:
+        if name not in operations.FUNCTIONS and name not in operations.KEPT:
             raise self._other_operation(target)
         function = operations.FUNCTIONS.get(name) or getattr(getattr(torch.ops.aten, name), overload)
         if name not in operations.FUNCTIONS and (not isinstance(function, OpOverload) or function._schema.is_mutable):
