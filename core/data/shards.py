@@ -9,7 +9,9 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +28,7 @@ SHARD_SUFFIX = ".tar"
 ALLOWED = "a shard of images, a tar file with an image and its class (such as 0.png and 0.cls) for each sample"
 _CLASS = "cls"
 _CLASS_BYTES = 20
+_AT_ONCE = 256  # images that are encoded side by side before they are written
 _MOST_CLASSES = 1 << 31
 _PLACE = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i4"), ("label", "i8")])  # of an image, as in Sample
 
@@ -37,15 +40,23 @@ def shard_name(number: int) -> str:
 
 def write_shard(path: Path, first: int, samples: Iterable[tuple[np.ndarray, int]]) -> None:
     """Writes one shard. first: number of its first sample in the set. samples: uint8 `(1 to 4, H, W)` with their classes."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, (pixels, label) in enumerate(samples, first):
-            picture = io.BytesIO()
-            values = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-            Image.fromarray(values).save(picture, format="PNG")
-            for suffix, content in (("png", picture.getvalue()), (_CLASS, str(int(label)).encode())):
-                entry = tarfile.TarInfo(f"{number:08d}.{suffix}")  # of no owner, at time 0
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+    rest, number = iter(samples), first
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar, ThreadPoolExecutor(os.cpu_count()) as encoders:
+        while some := list(islice(rest, _AT_ONCE)):
+            for picture, (_, label) in zip(encoders.map(_as_png, (pixels for pixels, _ in some)), some, strict=True):
+                for suffix, content in (("png", picture), (_CLASS, str(int(label)).encode())):
+                    entry = tarfile.TarInfo(f"{number:08d}.{suffix}")  # of no owner, at time 0
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+                number += 1
+
+
+def _as_png(pixels: np.ndarray) -> bytes:
+    """uint8 `(1 to 4, H, W)` as a PNG file."""
+    picture = io.BytesIO()
+    values = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    Image.fromarray(values).save(picture, format="PNG")
+    return picture.getvalue()
 
 
 def about_shards(files: Sequence[Path], counts: Sequence[int]) -> list[dict[str, Any]]:

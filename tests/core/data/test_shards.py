@@ -53,6 +53,18 @@ def picture(value, mode="RGB", kind="PNG", size=(4, 4)):
     return content.getvalue()
 
 
+def test_images_that_are_encoded_side_by_side_keep_their_order(tmp_path, monkeypatch):
+    """Seven images, of which three are encoded at a time."""
+    monkeypatch.setattr("core.data.shards._AT_ONCE", 3)
+    images = pixels(7)
+    (path,) = write_set(tmp_path, images, 7)
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        found = [np.asarray(Image.open(tar.extractfile(name))) for name in names[::2]]
+    assert names == [f"{number:08d}.{suffix}" for number in range(7) for suffix in ("png", "cls")]
+    assert (np.stack(found) == images.transpose(0, 2, 3, 1)).all()
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_shards_contain_each_image_and_its_class(tmp_path, channels):
     images = pixels(5, channels)
