@@ -126,6 +126,13 @@ PRESETS: Mapping[str, RunConfig] = MappingProxyType(
             steps_by_bits={3: 300, 4: 250, 5: 150},
             lr_by_bits={3: 1e-3, 4: 2e-4, 5: 1e-4},
         ),
+        # more images or iterations did not help a network that is calibrated alone: chosen on 4,000 of the same 8,000 images
+        "instant": RunConfig(
+            methods=("mi-fgsm",),
+            generation=GenerationConfig(images=256, iterations=50, snapshots=4),
+            training=TrainingConfig(steps=0),
+            bits=(4, 8),
+        ),
         "imagenet": RunConfig(
             # after 60 iterations, L_BNS of EfficientNet-Lite0 is a quarter of what it was at the start; after 120, a fifth
             generation=GenerationConfig(images=512, iterations=120, snapshots=4, batch_size=32),

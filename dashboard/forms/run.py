@@ -68,6 +68,7 @@ def preset_instead(name: str, key: str) -> str | None:
 def _preset_name(name: str) -> str:
     names = {
         "quick": "quick: minutes on a CPU",
+        "instant": "instant: calibration without training, a minute on a CPU",
         "imagenet": "imagenet: 224-pixel networks, an hour on a CPU",
         "paper": "paper: the paper's settings, for a GPU",
     }

@@ -12,16 +12,16 @@ from core.generation.methods import METHODS
 
 
 def test_presets():
-    assert list(PRESETS)[:3] == ["quick", "imagenet", "paper"]
-    assert set(list(PRESETS)[3:]) <= METHODS.keys()  # of authors
+    assert list(PRESETS)[:4] == ["quick", "instant", "imagenet", "paper"]
+    assert set(list(PRESETS)[4:]) <= METHODS.keys()  # of authors
     for name, config in PRESETS.items():
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-        assert config.bits == ((6,) if name == "zaq" else (3, 4, 5))
+        assert config.bits == {"zaq": (6,), "instant": (4, 8)}.get(name, (3, 4, 5))
         if name in METHODS:  # the schedule of its authors
             assert name in config.methods
             assert (config.training.protocol == "authors") == METHODS[name].has_protocols
         else:
-            assert config.methods == ("mi-fgsm", "adam")
+            assert config.methods == (("mi-fgsm",) if name == "instant" else ("mi-fgsm", "adam"))
     assert preset("paper").training.range == "minmax"
     # so that each is for a network of any classes
     assert {config.evaluation.data for config in PRESETS.values()} == {"auto"}
