@@ -2,13 +2,14 @@
 
 Prints the five most probable classes, and with `--seconds 5` how long an image takes. Needs only NumPy, Pillow, and the program that runs
 the file, so that the script can be copied beside it to another machine. That program is onnxruntime for .onnx (with --openvino, OpenVINO),
-torch for .pt2, and ExecuTorch for .pte.
+torch for .pt2, ExecuTorch for .pte, and LiteRT (ai-edge-litert) for .tflite.
 """
 
 import argparse
 import json
 import statistics
 import time
+import zipfile
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -73,13 +74,34 @@ def open_executorch(path, threads):
     return Network(spec, shape_of(spec), lambda values: method.execute([torch.from_numpy(values)])[0].numpy(), dtype)
 
 
+def open_litert(path, threads):
+    """A .tflite file in LiteRT. Its input is int8, for which the normalized image is quantized, or uint8."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path, num_threads=threads)
+    interpreter.allocate_tensors()
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero_point = taken["quantization"]
+    with zipfile.ZipFile(path) as archive:
+        spec = json.loads(archive.read("spec.json"))
+
+    def run(values):
+        if taken["dtype"] == np.int8:
+            values = np.clip(np.round(values / scale) + zero_point, -128, 127).astype(np.int8)
+        interpreter.set_tensor(taken["index"], values)
+        interpreter.invoke()
+        return interpreter.get_tensor(given["index"])
+
+    return Network(spec, shape_of(spec), run, np.uint8 if taken["dtype"] == np.uint8 else np.float32)
+
+
 def shape_of(spec):
     """Of an image, (C, H, W)."""
     size = spec["image_size"]
     return (len(spec["mean"]), *(size if isinstance(size, list) else (size, size)))
 
 
-OPENERS = {".onnx": open_onnx, ".pt2": open_torch, ".pte": open_executorch}
+OPENERS = {".onnx": open_onnx, ".pt2": open_torch, ".pte": open_executorch, ".tflite": open_litert}
 
 
 def pixels(path, network):
@@ -106,7 +128,7 @@ def milliseconds(network, images, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", help="a .onnx, .pt2 or .pte file written by `export`")
+    parser.add_argument("network", help="a .onnx, .pt2, .pte or .tflite file written by `export`")
     parser.add_argument("picture", help="any picture that Pillow reads")
     parser.add_argument("--openvino", action="store_true", help="run an .onnx file in OpenVINO")
     parser.add_argument("--seconds", type=float, default=0.0, help="measure the time of an image for so long")

@@ -179,7 +179,11 @@ def _add_shrink(subparsers: Any) -> None:
         "--data", help="Evaluation images: a folder with one folder per class, or images without labels. Default: none needed."
     )
     _add_about_weights(command)
-    _add_out(command, "New file: .onnx, .pt2, .pte or .safetensors (packed).", " Default: the name of FILE with the bit width, as .onnx.")
+    _add_out(
+        command,
+        "New file: .onnx, .pt2, .pte, .tflite or .safetensors (packed).",
+        " Default: the name of FILE with the bit width, as .onnx.",
+    )
 
 
 def _add_stages(subparsers: Any) -> None:
@@ -341,7 +345,7 @@ def _add_stored_runs(subparsers: Any) -> None:
 
 def _add_benchmark(subparsers: Any) -> None:
     command = _command(subparsers, "benchmark", "Measure how fast an exported network is on this machine.", commands.benchmark)
-    command.add_argument("file", type=Path, metavar="FILE", help="A file written by export: .onnx, .safetensors, .pt2 or .pte.")
+    command.add_argument("file", type=Path, metavar="FILE", help="A file written by export: .onnx, .safetensors, .pt2, .pte or .tflite.")
     command.add_argument("--seconds", type=float, default=5.0, metavar="S", help="Of each of the four measurements. Default: 5.")
     command.add_argument("--target", metavar="NAME", help="The program that runs it, such as openvino. Default: onnxruntime for .onnx.")
 

@@ -15,7 +15,7 @@ EVALUATION_SETS = ("embedded", "cifar10", "cifar100")
 AUTO_DATA, NO_DATA = "auto", "none"
 DATA_NAMES = (AUTO_DATA, NO_DATA, *EVALUATION_SETS)
 # what `export` writes: a quantized network, a set of images, a model card
-NETWORK_FORMATS = ("onnx", "onnx-symmetric", "onnx-exact", "packed", "pt2", "pte")
+NETWORK_FORMATS = ("onnx", "onnx-symmetric", "onnx-exact", "packed", "pt2", "pte", "tflite")
 IMAGE_FORMATS = ("png", "safetensors", "npz")
 EXPORT_FORMATS = (*NETWORK_FORMATS, *IMAGE_FORMATS, "card")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import statistics
@@ -61,10 +62,9 @@ def _opened(target: Target | None, file: Path, threads: int) -> tuple[Scorer, Te
         if target is None:
             return load_packed(file), torch.zeros(1, *find_model(str(file))[1].shape)
         score = opener(target)(file, threads)
-        if target is TARGETS["executorch"]:
-            from core.export import executorch
-
-            return score, _black(executorch.stored_spec(file), executorch.takes_pixels(file))
+        if target.format in ("pte", "tflite"):
+            written = importlib.import_module(target.opener.partition(":")[0])
+            return score, _black(written.stored_spec(file), written.takes_pixels(file))
         if target.format not in ONNX_FORMATS:
             return score, _black(ModelSpec(**json.loads(read_spec(file) or "")), takes_pixels(file))
         taken = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()[0]

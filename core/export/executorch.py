@@ -1,7 +1,6 @@
 """Exported networks in ExecuTorch, whose XNNPACK backend computes quantized layers with int8 on ARM and x86 processors.
 
-XNNPACK recognizes quantize and dequantize operations around a layer: activations of int8 with a zero point, weights of int8 around zero
-with a scale for each channel. Both are those of `core.export.standard_onnx`, with activations shifted from uint8.
+XNNPACK recognizes quantize and dequantize operations around a layer, see `core.export.decomposed`.
 
 The package is not one of this program's requirements; only this file imports it.
 """
@@ -11,15 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
 from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime
 from torch import Tensor, fx, nn
-from torch.ao.quantization.fx import _decomposed as _registers_operations  # noqa: F401
 
 from core.errors import ModelError, first_line
+from core.export.decomposed import HIGHEST, INTEGERS, LOWEST, Folded, Quantized, layers_before_output
 from core.export.standard_onnx import IntegerFolded, Levels
 from core.export.verify import Scorer
 from core.files import atomic_write
@@ -29,10 +27,8 @@ from core.models.replacement import replace_kind
 from core.quantization.integer.weights import by_channel
 
 SPEC = "spec"  # a method of the file that returns the ModelSpec as JSON
-_LOWEST, _HIGHEST = -128, 127
 _SMALLEST_SCALE = 1e-6
 _UINT8 = 0  # number of torch.uint8 in ExecuTorch
-_INTEGERS = torch.ops.quantized_decomposed
 
 
 def save_executorch(network: nn.Module, spec: ModelSpec, path: Path, preprocessing: bool = False) -> None:
@@ -48,12 +44,12 @@ def save_executorch(network: nn.Module, spec: ModelSpec, path: Path, preprocessi
 
 def lowered(network: nn.Module, spec: ModelSpec, preprocessing: bool = False) -> EdgeProgramManager:
     """The program that `save_executorch` writes, with its parts that XNNPACK computes."""
-    for name in _layers_before_output(network):
+    for name in layers_before_output(network):
         layer = network.get_submodule(name)
         assert isinstance(layer, IntegerFolded)
         network.set_submodule(name, _FoldedAtEnd(layer))
-    replace_kind(network, IntegerFolded, _Folded)
-    replace_kind(network, Levels, _Quantized)
+    replace_kind(network, IntegerFolded, Folded)
+    replace_kind(network, Levels, Quantized)
     # XNNPACK orders memory itself
     exported = trace(network.to(memory_format=torch.contiguous_format), spec, any_batch=False, preprocessing=preprocessing)
     _rewrite(exported.graph_module)
@@ -62,19 +58,6 @@ def lowered(network: nn.Module, spec: ModelSpec, preprocessing: bool = False) ->
         return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=constants)
     except Exception as error:  # ExecuTorch raises many kinds
         raise ModelError(f"{spec.name} must have only operations that ExecuTorch can translate ({first_line(error)})") from error
-
-
-def _layers_before_output(network: nn.Module) -> list[str]:
-    """Names of the layers between which and the scores there is no quantizer."""
-    if not isinstance(network, fx.GraphModule):
-        return []
-    modules = dict(network.named_modules(remove_duplicate=False))
-
-    def is_last(node: fx.Node) -> bool:
-        return any(user.op == "output" or (not isinstance(modules.get(str(user.target)), Levels) and is_last(user)) for user in node.users)
-
-    nodes = [node for node in network.graph.nodes if node.op == "call_module" and isinstance(modules[str(node.target)], IntegerFolded)]
-    return [str(node.target) for node in nodes if is_last(node)]
 
 
 def _rewrite(module: fx.GraphModule) -> None:
@@ -87,7 +70,7 @@ def _rewrite(module: fx.GraphModule) -> None:
             kept.meta, flat.meta = {"val": node.meta["val"][..., None, None]}, dict(node.meta)
             node.replace_all_uses_with(flat)
             module.graph.erase_node(node)
-        if node.target is _INTEGERS.dequantize_per_tensor.default:
+        if node.target is INTEGERS.dequantize_per_tensor.default:
             for user in list(node.users)[1:]:
                 with module.graph.inserting_before(user):
                     user.replace_input_with(node, module.graph.node_copy(node))
@@ -114,29 +97,7 @@ def takes_pixels(path: Path) -> bool:
     return bool(method.metadata.input_tensor_meta(0).dtype() == _UINT8)
 
 
-class _Folded(nn.Module):
-    """An IntegerFolded as ExecuTorch's operations. Its bias of floats is on the grid of the sums, to which XNNPACK rounds it."""
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor
-    zeros: Tensor
-
-    def __init__(self, source: IntegerFolded) -> None:
-        super().__init__()
-        self.applied = source.applied
-        self.register_buffer("weight", source.weight)
-        self.register_buffer("weight_scale", source.weight_scale)
-        self.register_buffer("bias", source.bias.float() * source.bias_scale)
-        self.register_buffer("zeros", torch.zeros_like(source.bias, dtype=torch.long))
-
-    def forward(self, x: Tensor) -> Tensor:
-        ends = (-_HIGHEST, _HIGHEST)
-        weight = _INTEGERS.dequantize_per_channel.default(self.weight, self.weight_scale, self.zeros, 0, *ends, torch.int8)
-        return self.applied(x, weight, self.bias)
-
-
-class _FoldedAtEnd(_Folded):
+class _FoldedAtEnd(Folded):
     """An IntegerFolded whose output stays in floats. XNNPACK computes it with int8 if the range of its input is found while it runs."""
 
     def __init__(self, source: IntegerFolded) -> None:
@@ -146,26 +107,6 @@ class _FoldedAtEnd(_Folded):
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_linear:
             return self.applied(x, self.weight.float() * by_channel(self.weight_scale, self.weight), self.bias)
-        scale, zero_point = _INTEGERS.choose_qparams.tensor(x, _LOWEST, _HIGHEST, _SMALLEST_SCALE, torch.int8)
-        levels = (scale, zero_point, _LOWEST, _HIGHEST, torch.int8)
-        return super().forward(_INTEGERS.dequantize_per_tensor.tensor(_INTEGERS.quantize_per_tensor.tensor(x, *levels), *levels))
-
-
-class _Quantized(nn.Module):
-    """Levels as ExecuTorch's operations, with int8 in place of uint8. Where not all of int8 are levels, a clamp comes first."""
-
-    def __init__(self, source: Levels) -> None:
-        super().__init__()
-        shift = 0 if source.symmetric else -128
-        self.scale, self.zero_point = float(source.scale), int(source.zero_point) + shift
-        lowest, highest = source.lowest + shift, source.highest + shift
-        self.is_clamped = (lowest, highest) != (_LOWEST, _HIGHEST)
-        self.lower, self.upper = ((level - self.zero_point) * self.scale for level in (lowest, highest))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.is_clamped:
-            x = F.hardtanh(x, self.lower, self.upper)  # which XNNPACK fuses into the operation before, unlike clamp
-        levels = (self.scale, self.zero_point, _LOWEST, _HIGHEST, torch.int8)
-        integers = _INTEGERS.quantize_per_tensor.default(x, *levels)
-        result: Tensor = _INTEGERS.dequantize_per_tensor.default(integers, *levels)
-        return result
+        scale, zero_point = INTEGERS.choose_qparams.tensor(x, LOWEST, HIGHEST, _SMALLEST_SCALE, torch.int8)
+        levels = (scale, zero_point, LOWEST, HIGHEST, torch.int8)
+        return super().forward(INTEGERS.dequantize_per_tensor.tensor(INTEGERS.quantize_per_tensor.tensor(x, *levels), *levels))

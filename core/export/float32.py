@@ -10,6 +10,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
+
 from core import layout
 from core.export.formats import ONNX_FORMATS, SUFFIXES
 from core.export.onnx import save_onnx
@@ -18,9 +20,10 @@ from core.files import atomic_write
 from core.models.full_precision import FullPrecisionModel, save_checkpoint
 from core.models.identity import weights_hash
 from core.models.programs import export as programs
+from core.models.registry import ModelSpec
 
-_EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "executorch")
-_CODE = ("onnx.py", "onnx_graph.py", "executorch.py")
+_EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "executorch", "litert-torch")
+_CODE = ("onnx.py", "onnx_graph.py", "executorch.py", "litert.py", "decomposed.py")
 
 
 def float32_file(kind: str, model: FullPrecisionModel, folder: Path, temporary: Path, preprocessing: bool = False) -> Path:
@@ -55,12 +58,22 @@ def float32_file(kind: str, model: FullPrecisionModel, folder: Path, temporary: 
 def _save(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool) -> None:
     if kind in ONNX_FORMATS:
         save_onnx(copy.deepcopy(model.network), model.spec, path, preprocessing=preprocessing)
-    elif kind == "pte":
-        from core.export.executorch import save_executorch  # its package may not be installed
-
-        save_executorch(copy.deepcopy(model.network), model.spec, path, preprocessing)
+    elif kind in ("pte", "tflite"):
+        save_for_phones(kind, copy.deepcopy(model.network), model.spec, path, preprocessing)
     else:
         programs.save_program(model.network, model.spec, path, preprocessing)
+
+
+def save_for_phones(kind: str, network: nn.Module, spec: ModelSpec, path: Path, preprocessing: bool) -> None:
+    """As `save_executorch` or `save_litert`, whose packages may not be installed."""
+    if kind == "pte":
+        from core.export.executorch import save_executorch
+
+        save_executorch(network, spec, path, preprocessing)
+    else:
+        from core.export.litert import save_litert
+
+        save_litert(network, spec, path, preprocessing)
 
 
 def _key(model: FullPrecisionModel) -> str:

@@ -10,9 +10,10 @@ from core.errors import ConfigError, DataError, UnknownNameError
 from core.files import check_parents, named_as
 
 SUFFIXES: Mapping[str, str] = MappingProxyType(
-    {"onnx": ".onnx", "onnx-symmetric": ".onnx", "onnx-exact": ".onnx", "packed": ".safetensors", "pt2": ".pt2", "pte": ".pte"}
+    {"onnx": ".onnx", "onnx-symmetric": ".onnx", "onnx-exact": ".onnx", "packed": ".safetensors"}
+    | {"pt2": ".pt2", "pte": ".pte", "tflite": ".tflite"}
 )
-STANDARD_FORMATS = ("onnx", "onnx-symmetric", "pte")  # in which runtimes recognize quantized layers
+STANDARD_FORMATS = ("onnx", "onnx-symmetric", "pte", "tflite")  # in which runtimes recognize quantized layers
 ONNX_FORMATS = tuple(kind for kind, suffix in SUFFIXES.items() if suffix == ".onnx")
 
 

@@ -14,7 +14,7 @@ from core.data.labeled import EvaluationSet, find_evaluation_set
 from core.errors import ConfigError, DataError, ModelError, RunError, UnknownNameError, first_line
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
-from core.export.float32 import float32_file
+from core.export.float32 import float32_file, save_for_phones
 from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, can_preprocess, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
@@ -153,14 +153,12 @@ def save_network(
     """Writes the network in one of NETWORK_FORMATS; `quantized` stays unchanged. Raises ModelError if it cannot be translated.
 
     images: normalized `(N, C, H, W)`, from which the standard formats find the ranges that `standard_network` adds. Without them, and for a
-    network that could not be traced, ONNX formats are "onnx-exact", and pte is refused. preprocessing: see `save_onnx`.
+    network that could not be traced, ONNX formats are "onnx-exact", and pte and tflite are refused. preprocessing: see `save_onnx`.
     """
-    if kind == "pte":
-        from core.export.executorch import save_executorch  # its package may not be installed
-
+    if kind in ("pte", "tflite"):
         if images is None or not quantized.traced:
             raise ModelError(f"{model.spec.name} must be a network that torch.fx can trace; try the format onnx, packed or pt2")
-        save_executorch(standard_network(quantized, images), model.spec, path, preprocessing)
+        save_for_phones(kind, standard_network(quantized, images), model.spec, path, preprocessing)
     elif kind in STANDARD_FORMATS and images is not None and quantized.traced:
         save_onnx(standard_network(quantized, images, kind == "onnx-symmetric"), model.spec, path, config, preprocessing)
     elif kind in ONNX_FORMATS:

@@ -23,6 +23,7 @@ class Target:
 
     title: its name in texts. format: of its files. package: of PyPI, in which files are checked. opener: "module:function" of a function
     that takes a file and a number of threads, and returns a function from images to scores. note: what the file is like, for --help.
+    runtime: the package that runs the files, if another one is needed to write them.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Target:
     package: str
     opener: str
     note: str
+    runtime: str = ""
 
 
 _ONNXRUNTIME = "core.export.verify:open_onnx"
@@ -39,6 +41,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "openvino": Target("OpenVINO", "onnx", "openvino", "core.export.openvino:open_openvino", "integer kernels, checked there"),
         "tensorrt": Target("TensorRT", "onnx-symmetric", "onnxruntime", _ONNXRUNTIME, "INT8 around zero, checked in ONNX Runtime"),
         "executorch": Target("ExecuTorch", "pte", "executorch", "core.export.executorch:open_executorch", "int8 kernels, checked there"),
+        "litert": Target(
+            "LiteRT", "tflite", "litert-torch", "core.export.litert:open_litert", "int8 kernels, checked there", "ai-edge-litert"
+        ),
         "torch": Target("PyTorch", "pt2", "torch", "core.export.verify:open_program", "a torch.export program, checked there"),
     }
 )
@@ -49,7 +54,7 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise UnknownNameError("target", name, TARGETS)
     target = TARGETS[name]
-    if importlib.util.find_spec(target.package) is None:
+    if importlib.util.find_spec(target.package.replace("-", "_")) is None:
         raise ConfigError(f"target {name} needs the package {target.package}: python -m pip install {target.package}")
     return target
 
@@ -73,4 +78,5 @@ def opener(target: Target) -> Callable[..., Any]:
 
 def runs_in(target: Target) -> str:
     """The package that runs the files, with its version."""
-    return f"{target.package} {version(target.package)}"
+    package = target.runtime or target.package
+    return f"{package} {version(package)}"

@@ -33,6 +33,7 @@ FORMATS = {
     "openvino": "OpenVINO: ONNX, integer kernels",
     "tensorrt": "TensorRT and NPUs: ONNX, INT8 around zero",
     "executorch": "ExecuTorch: pte, int8 kernels for phones",
+    "litert": "LiteRT: tflite, int8 kernels for phones and boards",
     "torch": "PyTorch: pt2, a torch.export program",
     "packed": "this program: packed safetensors, weights at their bit width",
     "onnx-exact": "ONNX with the scores of this program to the bit, slow",
@@ -44,7 +45,7 @@ FORMATS = {
 _OF_NETWORKS = (*TARGETS, "packed", "onnx-exact")
 # of those that are one file
 _SUFFIXES = {**SUFFIXES, "npz": ".npz", **{name: SUFFIXES[target.format] for name, target in TARGETS.items()}}
-_USUAL = ("onnxruntime", "executorch", "torch", "packed", "npz")  # whose files are told apart by their endings
+_USUAL = ("onnxruntime", "executorch", "litert", "torch", "packed", "npz")  # whose files are told apart by their endings
 
 
 @dataclass(frozen=True)

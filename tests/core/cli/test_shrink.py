@@ -127,7 +127,7 @@ def test_the_same_command_continues_what_was_interrupted(network, tmp_path, monk
         (["--bits", "9"], "bits must be one of 2, 3, 4, 5, 6, 7, 8, got 9"),
         (["--bits", "4", "4"], "bits must have each value once, got 4, 4"),
         (["--budget", "0"], "argument --budget: time must be more than 0, got '0'"),
-        (["--out", "small.tflite"], "out must end in .onnx, .safetensors, .pt2 or .pte, got 'small.tflite'"),
+        (["--out", "small.gguf"], "out must end in .onnx, .safetensors, .pt2, .pte or .tflite, got 'small.gguf'"),
         (["--budget", "-5m"], "argument --budget: time must be written like 90s, 10m or 1h30m, got '-5m'"),
         (["--budget", "soon"], "argument --budget: time must be written like 90s, 10m or 1h30m, got 'soon'"),
     ],

@@ -43,7 +43,7 @@ def test_other_files_are_refused(small, tmp_path, capsys):
             benchmark(tmp_path / name)
     (tmp_path / "picture.jpg").write_bytes(b"")
     assert main(["benchmark", str(tmp_path / "picture.jpg")]) == 2
-    assert "file must end in .onnx, .safetensors, .pt2 or .pte" in capsys.readouterr().err
+    assert "file must end in .onnx, .safetensors, .pt2, .pte or .tflite" in capsys.readouterr().err
 
 
 def test_a_file_is_measured_in_another_target_and_with_the_images_it_takes(small, calibrated, tmp_path):
@@ -66,14 +66,16 @@ def test_a_file_is_measured_in_another_target_and_with_the_images_it_takes(small
         ("pt2", True, "torch", ()),
         ("pte", False, "executorch", ()),
         ("pte", True, "executorch", ()),
+        ("tflite", False, "litert", ()),
+        ("tflite", True, "litert", ()),
     ],
 )
 def test_the_example_prints_the_classes_of_a_picture(embedded, calibrated, tmp_path, kind, preprocessing, target, flags):
-    pytest.importorskip(TARGETS[target].package)
+    pytest.importorskip(TARGETS[target].package.replace("-", "_"))
     quantized, config = calibrated(embedded, 8)
     path = tmp_path / f"network{SUFFIXES[kind]}"
     ranges = embedded.normalize(torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8))
-    save_network(kind, quantized, embedded, config, path, ranges if kind in ("onnx", "pte") else None, preprocessing)
+    save_network(kind, quantized, embedded, config, path, ranges if kind in ("onnx", "pte", "tflite") else None, preprocessing)
     pixels = torch.randint(0, 256, (48, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
     example = [sys.executable, str(ROOT / "examples" / "classify.py"), path.name, "picture.png", "--seconds", "0.1", *flags]

@@ -5,8 +5,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 pytest.importorskip("executorch.extension.pybindings.portable_lib")
 
@@ -17,7 +15,6 @@ from core.export.benchmark import benchmark
 from core.export.executorch import lowered, open_executorch, save_executorch, stored_spec
 from core.export.network import save_network
 from core.export.standard_onnx import standard_network
-from core.models.full_precision import FullPrecisionModel
 
 
 @pytest.fixture
@@ -32,26 +29,6 @@ def graphs(monkeypatch):
 
     monkeypatch.setattr(xnnpack_preprocess, "serialize_xnnpack_binary", recorded)
     return found
-
-
-@pytest.fixture
-def wide(small):
-    """A network with what XNNPACK must fuse: a depthwise convolution, ReLU6, an addition, a mean, a linear layer."""
-
-    class Wide(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second, self.third = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1)
-            self.bn, self.relu, self.relu6, self.output = nn.BatchNorm2d(8), nn.ReLU(), nn.ReLU6(), nn.Linear(8, 4)
-
-        def forward(self, x):
-            x = self.relu(self.first(x))
-            x = x + self.third(self.relu6(self.bn(self.second(x))))
-            return self.output(x.mean((2, 3)))
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return FullPrecisionModel(Wide().eval(), small.spec)
 
 
 @pytest.mark.parametrize("name", ["small", "wide"])

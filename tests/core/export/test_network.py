@@ -102,9 +102,9 @@ def test_choice_of_a_network(tmp_path, config):
 
 def test_new_file_is_checked(tmp_path):
     with pytest.raises(
-        UnknownNameError, match="unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2, pte"
+        UnknownNameError, match="unknown format 'gguf': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2, pte, tflite"
     ):
-        new_file("tflite", tmp_path / "a.tflite")
+        new_file("gguf", tmp_path / "a.gguf")
     for kind, suffix in (
         ("onnx", ".onnx"),
         ("onnx-symmetric", ".onnx"),
@@ -112,6 +112,7 @@ def test_new_file_is_checked(tmp_path):
         ("packed", ".safetensors"),
         ("pt2", ".pt2"),
         ("pte", ".pte"),
+        ("tflite", ".tflite"),
     ):
         for name, completed in ((f"new{suffix}", f"new{suffix}"), (f"x{suffix.upper()}", f"x{suffix.upper()}"), ("x", f"x{suffix}")):
             assert new_file(kind, tmp_path / name) == tmp_path / completed
@@ -162,7 +163,7 @@ def test_a_file_with_preprocessing_takes_pixels_and_has_the_same_accuracy(run, c
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(uint8)"
     assert session.get_modelmeta().custom_metadata_map["input"] == "RGB, 0 to 255, uint8 (N, 3, 32, 32)"
-    allowed = "onnx, onnx-symmetric, onnx-exact, pt2, pte"
+    allowed = "onnx, onnx-symmetric, onnx-exact, pt2, pte, tflite"
     with pytest.raises(ConfigError, match=f"^preprocessing must be written into a format of {allowed}, got packed$"):
         export_network(run, config, "packed", tmp_path / "packed", preprocessing=True)
 
@@ -237,7 +238,7 @@ def test_command(run, config, tmp_path, capsys):
     assert figures["onnxruntime_accuracy"] is None
     for changed, says in (
         ([], "exists already"),
-        (["--format", "tflite"], "unknown format 'tflite': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2, pte"),
+        (["--format", "gguf"], "unknown format 'gguf': must be one of onnx, onnx-symmetric, onnx-exact, packed, pt2, pte, tflite"),
         (["--out", str(tmp_path / "new.safetensors"), "--method", "adam"], "unknown method 'adam': must be mi-fgsm"),
         (["--out", str(tmp_path / "new.safetensors"), "--bits", "3"], "bits must be 4 for mi-fgsm, got 3"),
     ):

@@ -77,10 +77,10 @@ def test_files_of_one_network_have_different_names():
     names = [artifacts._file_name(offer, kind) for kind in kinds]
     names += [artifacts._file_name(offer, kind, True) for kind in kinds if artifacts.normalizes(kind)]
     assert names == [
-        "adam-W4A4.onnx", "adam-W4A4-openvino.onnx", "adam-W4A4-tensorrt.onnx", "adam-W4A4.pte", "adam-W4A4.pt2",
-        "adam-W4A4.safetensors",
+        "adam-W4A4.onnx", "adam-W4A4-openvino.onnx", "adam-W4A4-tensorrt.onnx", "adam-W4A4.pte", "adam-W4A4.tflite",
+        "adam-W4A4.pt2", "adam-W4A4.safetensors",
         "adam-W4A4-exact.onnx", "adam-W4A4-uint8.onnx", "adam-W4A4-openvino-uint8.onnx", "adam-W4A4-tensorrt-uint8.onnx",
-        "adam-W4A4-uint8.pte", "adam-W4A4-uint8.pt2", "adam-W4A4-exact-uint8.onnx",
+        "adam-W4A4-uint8.pte", "adam-W4A4-uint8.tflite", "adam-W4A4-uint8.pt2", "adam-W4A4-exact-uint8.onnx",
     ]  # fmt: skip
 
 
