@@ -178,7 +178,7 @@ def test_an_order_is_noted_only_where_it_is_a_guess(tmp_path):
     class_mapping([f"type{index:02}" for index in range(12)], unnamed, "somewhere", notes=notes)
     class_mapping([str(index) for index in range(10)], spec_of(*map(str, range(10))), "somewhere", notes=notes)
     class_mapping([str(index) for index in range(12)], unnamed, "val.txt", "classes", notes=notes)  # a list has indices
-    (tmp_path / "classes.json").write_text(json.dumps({f"type{index}": index for index in range(12)}))
+    (tmp_path / "classes.json").write_text(json.dumps({f"type{index}": index for index in range(12)}), encoding="utf-8")
     class_mapping([f"type{index}" for index in range(12)], unnamed, str(tmp_path), notes=notes)
     assert notes == []
 
