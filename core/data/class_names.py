@@ -42,6 +42,13 @@ def class_mapping(
     folders of the same class: a guess would train or evaluate with wrong labels.
     """
     notes = [] if notes is None else notes
+    indices = _class_mapping(folders, spec, source, kind, empty, notes)
+    if not _mapping_files(Path(source)):
+        notes += _order_of_unnamed(folders, indices, spec, source, kind)
+    return indices
+
+
+def _class_mapping(folders: Sequence[str], spec: ModelSpec, source: str, kind: str, empty: Sequence[str], notes: list[str]) -> list[int]:
     explicit = _read_mapping(Path(source))
     if explicit is not None:
         first = _first_number([value for value in explicit.values() if type(value) is int], spec, source, kind, notes)
@@ -104,12 +111,34 @@ def is_wordnet_id(folder: str) -> bool:
 
 def _first_number(numbers: Sequence[int], spec: ModelSpec, source: str, kind: str, notes: list[str]) -> int:
     """The number of the first class, 0 or 1, where classes are numbered."""
-    if 0 in numbers or len(spec.classes) not in numbers:
+    if 0 in numbers:
+        return 0
+    if len(spec.classes) not in numbers:
+        notes.append(f"Numbers of the {kind} of {source} are taken to begin with 0, which is {quoted(spec.classes[0])}; none of them is 0.")
         return 0
     if wordnet_ids(spec) is not None:
         return 0  # ImageNet's own numbers begin with 1 but are in another order: no guess
     notes.append(f"Numbers of the {kind} of {source} are taken to begin with 1, which is {quoted(spec.classes[0])}.")
     return 1
+
+
+def _order_of_unnamed(folders: Sequence[str], indices: Sequence[int], spec: ModelSpec, source: str, kind: str) -> list[str]:
+    """A sentence where it is a guess whether "10" is the class after "9" or after "1", as alphabetical order has it: programs that train on
+    folders, such as torchvision's ImageFolder, number classes in that order, and no class of this network has a name that would tell.
+    """
+    alphabetical = sorted(folders)
+    first = next((one for one, other in zip(alphabetical, sorted(folders, key=_with_numbers)) if one != other), None)
+    if first is None or kind != "folders" or not _has_only_numbers(spec):
+        return []
+    index = indices[folders.index(first)]
+    order = "alphabetical order" if index == alphabetical.index(first) else "the order of their numbers"
+    guess = f"Folders of {source} are taken to be classes in {order}: {quoted(first)} is class {index}"
+    return [f"{guess}; if the network was trained with another order, write it to {MAPPING_FILES[0]} in that folder."]
+
+
+def _with_numbers(name: str) -> list[Any]:
+    """Key of an order in which "class10" comes after "class9"."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def dataset_mapping(classes: Sequence[str], spec: ModelSpec) -> list[int] | None:

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from core.data.label_lists import LABELS, read_labels
-from core.data.pictures import has_unknown_white, is_picture_name, open_picture, read_picture, unreadable
+from core.data.pictures import LARGEST, has_unknown_white, is_picture_name, is_unread_picture, open_picture, read_picture, unreadable
 from core.errors import DataError, quoted
 
 # names of the parts of a data set, best first: what is evaluated on, and what is trained on
@@ -24,6 +24,7 @@ ONE_PER_CLASS = "a folder with one folder of images per class"
 WITH_OR_WITHOUT_CLASSES = "a folder of images, with one folder per class or without labels"
 MOST_DAMAGED = 0.01  # share of the images that may be skipped
 _LITTER = {"__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+_DARK = 1 << 14  # all images of 16 bits below this have 14 bits or fewer, as cameras and scanners write them
 _DEEPEST = 5  # folders above the one that contains the classes
 _NAMED = 3  # files and folders named in a sentence
 _Inode = tuple[int, int]  # device and inode
@@ -36,6 +37,7 @@ class ImageFiles:
     source: the folder or list that the classes are from, the subject of error messages about them. empty: names of folders beside those
     of the classes with nothing in them. notes: sentences on what was guessed or ignored. strict: whether the first image that cannot be
     read is an error; otherwise at most 1 % of them are skipped, and `damaged` has their paths.
+    largest: value of the images of 16 bits that were read; 0 if there were none.
     keep: what must live as long as the files are needed. unpacked: a temporary folder, and the archive that messages name instead of it.
     """
 
@@ -47,6 +49,7 @@ class ImageFiles:
     notes: list[str] = field(default_factory=list)
     strict: bool = False
     damaged: dict[str, DataError] = field(default_factory=dict)
+    largest: int = 0
     keep: Any = None
     mode: str = "RGB"
     unpacked: tuple[str, str] = ("", "")
@@ -69,10 +72,12 @@ class ImageFiles:
         if path in self.damaged:
             return None
         try:
-            return read_picture(path, self.mode)
+            image = read_picture(path, self.mode)
         except DataError as error:
             self._skip(path, error)
             return None
+        self.largest = max(self.largest, image.info.get(LARGEST, 0))
+        return image
 
     def named(self, text: str) -> str:
         """The text with the name of the archive."""
@@ -143,11 +148,17 @@ class ImageFiles:
         return replace(self, paths=paths, targets=targets, notes=notes, damaged={}, keep=self)
 
     def damage(self) -> list[str]:
-        """A sentence on the images that were skipped; none if all could be read."""
-        if not self.damaged:
-            return []
-        names = some([os.path.basename(path) for path in sorted(self.damaged)])
-        return [self.named(f"{len(self.damaged):,} of {len(self):,} images of {self.source} cannot be read and are skipped: {names}.")]
+        """Sentences on the images that were skipped, and on those of 16 bits if they use few of these; none if all could be read."""
+        found = []
+        if self.damaged:
+            names = some([os.path.basename(path) for path in sorted(self.damaged)])
+            found.append(f"{len(self.damaged):,} of {len(self):,} images of {self.source} cannot be read and are skipped: {names}.")
+        if 0 < self.largest < _DARK:
+            found.append(
+                f"Images of {self.source} with 16 bits have no value above {self.largest:,} of 65,535, so they are dark for the network; "
+                "if they are of fewer bits, multiply them so that white is 65,535."
+            )
+        return [self.named(one) for one in found]
 
 
 def some(names: Sequence[str]) -> str:
@@ -173,19 +184,23 @@ def open_images(path: Path, parts: Sequence[str], *names: str, labels_needed: bo
     folders = _Folders(folder)
     if folders.images:
         files = ImageFiles([entry.name for entry in folders.images], [], [], folder, folders.empty, notes, strict)
+        unread: list[str] = []
         for index, entry in enumerate(folders.images):
-            found = list(_images_below(entry, _inode(folder)))
+            found = list(_images_below(entry, _inode(folder), unread))
             files.paths += found
             files.targets += [index] * len(found)
         if folders.others:
             notes.append(f"Folders of {folder} without images are ignored: {some(folders.others)}.")
         if folders.loose:
             notes.append(f"Images of {folder} beside the folders of its classes are ignored: {some(folders.loose)}.")
+        notes += _on_unread(unread, folder)
         return files
     if not folders.loose:
         got = f"no images in {some(folders.others)}" if folders.others else "no folders"
+        got = f"formats that are not read ({some(folders.unread)})" if folders.unread else got
         wanted = "one folder of images per class" if labels_needed else "images"
         raise DataError(f"folder {str(path)!r} must contain {wanted}, got {got}")
+    notes += _on_unread(folders.unread, folder)
     labels = _list_of(folder)
     paths = {name: str(folder / name) for name in folders.loose}
     if labels is not None:
@@ -211,24 +226,35 @@ def open_all_images(path: Path, parts: Sequence[str], *names: str, strict: bool 
     folder = _folder_of_classes(path, parts, notes)
     entries = _entries(folder)
     paths = [entry.path for entry in entries if _is_image(entry)]
+    unread = [entry.name for entry in entries if is_unread_picture(entry.name)]
     for entry in entries:
         if os.path.isdir(entry.path):
-            paths += _images_below(entry, _inode(folder))
+            paths += _images_below(entry, _inode(folder), unread)
+    notes += _on_unread(unread, folder)
     return ImageFiles([], paths, list(range(len(paths))), folder, [], notes, strict)
 
 
+def _on_unread(names: Sequence[str], folder: Path) -> list[str]:
+    """A sentence on pictures in formats that are not read, if there are any."""
+    return [f"{len(names):,} files of {folder} have formats that are not read, and are ignored: {some(names)}."] if names else []
+
+
 class _Folders:
-    """What is in a folder: folders with images, names of other folders, those of them with nothing inside, and names of loose images."""
+    """What is in a folder: folders with images, names of other folders, those of them with nothing inside, and names of loose images.
+
+    unread: names of pictures in other formats, all of them if there are no images.
+    """
 
     def __init__(self, path: Path) -> None:
         entries = _entries(path)
         self.images: list[os.DirEntry] = []
         self.others: list[str] = []
         self.empty: list[str] = []
+        self.unread = [entry.name for entry in entries if is_unread_picture(entry.name)]
         for entry in entries:
             if not os.path.isdir(entry.path):
                 continue
-            if next(_images_below(entry, _inode(path)), None) is not None:
+            if next(_images_below(entry, _inode(path), self.unread), None) is not None:
                 self.images.append(entry)
                 continue
             self.others.append(entry.name)
@@ -294,8 +320,8 @@ def _entries(path: str | Path) -> list[os.DirEntry]:
     return sorted(seen, key=lambda entry: entry.name)
 
 
-def _images_below(folder: os.DirEntry, above: _Inode) -> Iterator[str]:
-    """Paths of all images in a folder and its subfolders. above: its parent folder."""
+def _images_below(folder: os.DirEntry, above: _Inode, unread: list[str]) -> Iterator[str]:
+    """Paths of all images in a folder and its subfolders. above: its parent folder. unread: gets the names of pictures in other formats."""
     waiting: list[tuple[os.DirEntry, tuple[_Inode, ...]]] = [(folder, (above,))]
     while waiting:
         current, around = waiting.pop()
@@ -303,6 +329,7 @@ def _images_below(folder: os.DirEntry, above: _Inode) -> Iterator[str]:
         if inode in around:
             raise DataError(f"links must not lead to one of their parent folders, {current.path} does")
         entries = _entries(current.path)
+        unread += [entry.name for entry in entries if is_unread_picture(entry.name)]
         yield from (entry.path for entry in entries if _is_image(entry))
         waiting += [(entry, (*around, inode)) for entry in reversed(entries) if os.path.isdir(entry.path)]
 

@@ -14,22 +14,35 @@ _IMAGES = 2  # several, but no more, because each takes memory
 _LARGE = 512  # pixels; above, the activations of one image can be more than a small file may take (core/untrusted.py)
 _BYTES = 256  # for each pixel beyond a large image: what efficientnet_lite0 and mobilenet_v2 need for their activations, and some more
 _SEED = 0
+PROBABILITIES = (
+    "its scores are probabilities, which add up to 1, so images and training follow them less than logits; better export the network "
+    "without its last softmax"
+)
+_SUM = 1e-4  # what rounding may change in a sum of probabilities
 _ALIKE = 0.01  # of the largest score: what rounding may change in an image's scores, which depends on the size of its batch
 
 
-def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> None:
+def check_network(network: nn.Module, spec: ModelSpec, called: str = "") -> tuple[str, ...]:
     """Raises ModelError unless images can be generated from the statistics of this network and classified by it.
 
-    network: in evaluation mode; normalized images `(N, *spec.shape)` -> logits `(N, classes)`. It must have a
-    BatchNorm layer; its parameters and statistics must be finite, with non-negative variance, and the statistics not the initial ones of
-    every layer; and its scores
-    for noise must be finite for every class, for one image and, unless they are large, for several, and the same for an image alone and
-    in a batch. The mode of the network and the global random number generator are not changed. called: its name in error messages, by
-    default spec.name.
+    Returns notes for the user. network: in evaluation mode; normalized images `(N, *spec.shape)` -> logits `(N, classes)`. It must have two
+    classes or more and a BatchNorm layer; its parameters and statistics must be finite, with non-negative variance, and the statistics not
+    the initial ones of every layer; and its scores for noise must be finite for every class, for one image and, unless they are large, for
+    several, and the same for an image alone and in a batch. The mode of the network and the global random number generator are not changed.
+    called: its name in error messages, by default spec.name.
     """
-    check_tensors(network, called or spec.name)
-    _check_statistics(network, called or spec.name)
-    _check_independent(network, spec, called or spec.name)
+    called = called or spec.name
+    if len(spec.classes) < 2:  # softmax of one score is 1, so all losses and agreements would be those of a perfect network
+        raise ModelError(
+            f"{called} must have a score for each of two or more classes, got one score per image; of a network for yes or no, export "
+            "torch.cat([torch.zeros_like(score), score], dim=1), which has the same probabilities"
+        )
+    check_tensors(network, called)
+    _check_statistics(network, called)
+    scores = _check_independent(network, spec, called)
+    if (scores >= 0).all() and (scores.sum(dim=1) - 1).abs().max() < _SUM:
+        return (PROBABILITIES,)
+    return ()
 
 
 def _check_statistics(network: nn.Module, called: str) -> None:
@@ -86,13 +99,13 @@ def check_scores(network: nn.Module, spec: ModelSpec, called: str, size: tuple[i
     return in_batch, alone
 
 
-def _check_independent(network: nn.Module, spec: ModelSpec, called: str) -> None:
-    """`check_scores`; also raises ModelError unless an image has the same scores each time, in a batch and alone."""
+def _check_independent(network: nn.Module, spec: ModelSpec, called: str) -> Tensor:
+    """`check_scores`; also raises ModelError unless an image has the same scores each time, in a batch and alone. Returns both."""
     in_batch, alone = check_scores(network, spec, called)
     largest = max(float(in_batch.abs().max()), float(alone.abs().max()))
     share = float((in_batch - alone).abs().max()) / (largest or 1.0)
     if share <= _ALIKE:
-        return
+        return torch.stack([in_batch, alone])
     if not torch.equal(check_scores(network, spec, called)[1], alone):
         raise ModelError(
             f"scores of {called} must be the same each time, got a difference of {share:.0%} of the largest for the same image; "

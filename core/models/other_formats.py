@@ -45,10 +45,12 @@ _BEGINNINGS = {
     **{start: (f"a file packed with {program}: unpack it first", ()) for start, program in _PACKED.items()},
     b"\x89HDF": KERAS,
     b"\x08": _ONNX,
+    b"\x93NUMPY": ("an array of NumPy: save a dictionary of tensors, under the names in network.state_dict()", SAVE_LINES),
 }
 _ENDINGS = {".onnx": _ONNX, ".h5": KERAS, ".hdf5": KERAS, ".keras": KERAS, ".tflite": _LITE}
 _SAFETENSORS = b"\0\0\0{"  # from the sixth byte on: the end of the header's length, whose first byte may be ONNX's, and its JSON
 _POINTER = b"version h"  # ttps://git-lfs.github.com/spec/v1
+_PAGES = (b"<!doctype", b"<html")
 TAR_MARK = b"ustar"  # of a tar archive, from the 258th byte on
 TAR = "a file packed with tar: unpack it first"
 _LITE_MARK = b"TFL3"  # from the fifth byte on
@@ -75,6 +77,8 @@ def unknown_format(start: bytes) -> tuple[str, tuple[str, ...]]:
         return "an empty file: copy or download it again", ()
     if start == _POINTER:
         return "a pointer of Git LFS instead of the file: fetch the file itself", ("git lfs pull",)
+    if start.lower().startswith(_PAGES):
+        return "a web page instead of the file: download it again", ()
     if start.isascii() and start.decode().isprintable():
         return f"a text file that begins with {start.decode()!r}: save the weights where the network was trained", SAVE_LINES
     return f"a file that begins with {start!r}", ()
@@ -94,9 +98,20 @@ def from_torchscript(name: str) -> tuple[str, ...]:
     return ("import torch", f"network = torch.jit.load({name!r})", 'torch.save(network.state_dict(), "weights.pth")')
 
 
+def from_plain_pickle(name: str) -> tuple[str, ...]:
+    """Lines that save the weights in a file of pickle.dump, tensors or arrays under names."""
+    return (
+        "import pickle, torch",
+        f"saved = pickle.load(open({name!r}, 'rb'))  # where you trained it, and only a file of your own",
+        'torch.save({key: torch.as_tensor(value) for key, value in saved.items()}, "weights.pth")',
+    )
+
+
 def from_pickle(name: str, is_network: bool) -> tuple[str, ...]:
     """Lines that save the weights in a file of torch.save with objects. is_network: whether the file is one object, and no dictionary."""
-    load = f"saved = torch.load({name!r}, weights_only=False)  # where you trained it, and only a file of your own"
+    load = f"saved = torch.load({name!r}, weights_only=False)"
+    careful = "where you trained it, and only a file of your own"
     if is_network:
-        return ("import torch", load, 'torch.save(saved.state_dict(), "weights.pth")')
-    return ("import torch", load, 'torch.save(saved["model"], "weights.pth")  # or another of saved.keys(); .state_dict() of a network')
+        return ("import torch", f"{load}  # {careful}", 'torch.save(saved.state_dict(), "weights.pth")')
+    take = f'{load}["model"]  # or another of its keys; {careful}'
+    return ("import torch", take, 'torch.save(saved.state_dict() if hasattr(saved, "state_dict") else saved, "weights.pth")')

@@ -102,13 +102,16 @@ def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not waiting:
             return
         label, value, depth = waiting.pop(0)
+        if isinstance(value, (list, tuple)):  # such as (state dict, epoch)
+            value = {str(place): inner for place, inner in enumerate(value[:_MAPPINGS]) if isinstance(inner, Mapping)}
         if not isinstance(value, Mapping):
             continue
         named = with_computed_weights({_unwrapped(key): inner for key, inner in value.items() if isinstance(key, str)})
         if any(isinstance(inner, Tensor) for inner in named.values()):
             yield label, named
         if depth < _DEPTH:
-            waiting += [(f"{label}.{key}".lstrip("."), inner, depth + 1) for key, inner in named.items() if isinstance(inner, Mapping)]
+            inside = [(key, inner) for key, inner in named.items() if isinstance(inner, (Mapping, list, tuple))]
+            waiting += [(f"{label}.{key}".lstrip("."), inner, depth + 1) for key, inner in inside]
 
 
 def parts_of(content: Any) -> list[tuple[str, dict[str, Tensor]]]:

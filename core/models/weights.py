@@ -7,6 +7,7 @@ tensors, such a file may have values of types that only hold data (_harmless_typ
 import argparse
 import datetime
 import pathlib
+import pickle
 import pickletools
 import re
 import types
@@ -29,6 +30,7 @@ from core.models.other_formats import (
     TAR,
     TAR_MARK,
     from_pickle,
+    from_plain_pickle,
     from_torchscript,
     other_archive,
     other_format,
@@ -40,6 +42,7 @@ HEADER_BYTES = JSON_BYTES  # the largest networks of pytorchcv need 1 MB for ten
 NAME_LENGTH = 200  # characters of a tensor or class name
 _ZIP = b"PK\x03\x04"  # torch.save since 1.6
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))  # torch.save before
+_IN_PLAIN_PICKLES = "torch.storage._load_from_bytes"  # with which a tensor is pickled, unless torch.save does it
 _BEFORE = 3  # pickles before that of the content, in a file without an archive
 _FIRST = 8  # operations of a pickle, enough to see what its object is
 _PASSED = ("PROTO", "FRAME", "MARK", "BINUNICODE", "BINPUT")
@@ -89,9 +92,20 @@ def read_content(path: Path, name: str = "") -> Any:
             with path.open("rb") as file, torch.serialization.safe_globals(_harmless_types()):
                 value = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise UnpicklingError, RuntimeError, KeyError, EOFError and others
-        lines = error.paste if isinstance(error, CoreError) else _lines_for_pickle(error, path, name)
-        raise ModelError(f"{name} cannot be read as weights ({reason_of(error)}); it must be {ALLOWED}", lines) from error
+        reason, lines = reason_of(error), error.paste if isinstance(error, CoreError) else ()
+        if start.startswith(_PICKLES) and not _is_of_torch(path):
+            if _blocked(error) in ("", _IN_PLAIN_PICKLES):
+                reason, lines = "it is a pickle that torch.save did not write", from_plain_pickle(Path(name).name)
+        elif not lines:
+            lines = _lines_for_pickle(error, path, name)
+        raise ModelError(f"{name} cannot be read as weights ({reason}); it must be {ALLOWED}", lines) from error
     return value
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether a file without an archive begins as torch.save began it before version 1.6."""
+    with path.open("rb") as file:
+        return pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)[2:-1] in file.read(64)
 
 
 def read_shards(index: Path, name: str = "") -> dict[str, Any]:
@@ -192,13 +206,15 @@ def _check_archive(path: Path, size: int, name: str) -> None:
     if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > size:
         raise ValueError("it is compressed")
     if any(member.file_size > HEADER_BYTES for member in members if member.filename.endswith(".pkl")):
-        raise ValueError(f"the description of its tensors must have at most {HEADER_BYTES:,} bytes")
+        raise ValueError(f"the description of its tensors must have at most {HEADER_BYTES:,} bytes; NumPy arrays must be saved as tensors")
 
 
 def reason_of(error: Exception) -> str:
     """The message of a reader's error in one line, without torch's advice to load the file unsafely."""
     if blocked := _blocked(error):
         return f"it contains an object of {blocked[:NAME_LENGTH]}, which could execute code"
+    if isinstance(error, zipfile.BadZipFile) or "file not fully covered" in str(error):
+        return "its end is missing: copy or download it again"
     found = str(error).partition(_OF_UNPICKLER)[2]
     return one_line(first_line(ValueError(found.strip()) if found.strip() else error)[:NAME_LENGTH])
 

@@ -46,9 +46,9 @@ def import_program(file: Path, *, out_folder: Path, given: GivenSpec, name: str 
     trained_on = f"unknown: imported from {one_line(Path(source).name)[:200]}"
     spec = ModelSpec(title, ARCHITECTURE, tuple(names), size, tuple(given.mean), tuple(given.std), trained_on)  # type: ignore[arg-type]
     check_spec(spec_values(spec), source)
-    check_network(program.network, spec, source)
+    notes = (*program.notes, *check_network(program.network, spec, source))
     try:
-        return store(lambda path: save_program(program.network, spec, path), ".pt2", out_folder, label(spec, source), program.notes)
+        return store(lambda path: save_program(program.network, spec, path), ".pt2", out_folder, label(spec, source), notes)
     except OSError as error:
         raise not_stored(source, out_folder, error) from error
 

@@ -34,18 +34,19 @@ CREATED = frozenset({"arange", "full", "linspace", "ones", "scalar_tensor", "zer
 STORAGE = frozenset({"device", "layout", "pin_memory"})
 # Operations kept unchanged: they compute tensors from tensors, write to no argument and draw no random numbers.
 KEPT = CREATED | frozenset({
-    "abs", "add", "adaptive_max_pool2d", "addmm", "amax", "amin", "argmax", "avg_pool1d", "bmm", "celu", "ceil", "channel_shuffle",
-    "clamp", "clamp_max", "clamp_min", "constant_pad_nd", "conv1d", "conv2d", "conv_transpose2d", "convolution", "div", "elu", "eq",
-    "erf", "exp", "expand", "expand_as", "flip", "floor", "floor_divide", "gather", "ge", "gelu", "glu", "group_norm", "gt", "hardtanh",
-    "index_select", "instance_norm", "layer_norm", "le", "leaky_relu", "linalg_vector_norm", "linear", "log", "log_sigmoid",
-    "log_softmax", "_log_softmax", "logical_and", "logical_not", "logical_or", "logsumexp", "lt", "masked_fill", "matmul", "maximum",
-    "minimum", "mish", "mm", "mul", "narrow", "native_channel_shuffle", "ne", "neg", "norm", "pad", "pixel_shuffle", "pixel_unshuffle",
-    "pow", "prelu", "reciprocal", "reflection_pad2d", "remainder", "repeat", "replication_pad2d", "rms_norm", "roll", "round", "rsqrt",
-    "rsub", "scaled_dot_product_attention", "select", "selu", "sign", "slice", "softmax", "_softmax", "softplus", "softsign", "sqrt",
-    "square", "std", "sub", "sum", "swapaxes", "t", "tanh", "threshold", "to", "_to_copy", "topk", "unbind", "unflatten",
-    "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "where", "zeros_like", "ones_like", "movedim",
-    "T", "numpy_T", "mT", "mH", "_weight_norm", "_weight_norm_interface", "dot", "vdot", "mv", "tril", "triu", "matrix_exp", "batch_norm",
-    "fake_quantize_per_tensor_affine", "linalg_householder_product", "diagonal", "fake_quantize_per_channel_affine", "full_like", "type_as",
+    "abs", "add", "adaptive_max_pool2d", "addmm", "amax", "amin", "argmax", "avg_pool1d", "bmm", "celu", "ceil", "channel_shuffle", "clamp",
+    "clamp_max", "clamp_min", "constant_pad_nd", "conv1d", "conv2d", "conv_transpose2d", "convolution", "cos", "div", "elu", "eq", "erf",
+    "exp", "expm1", "expand", "expand_as", "flip", "floor", "floor_divide", "gather", "ge", "gelu", "glu", "group_norm", "gt", "hardtanh",
+    "index", "index_select", "instance_norm", "layer_norm", "le", "leaky_relu", "linalg_vector_norm", "linear", "log", "log10", "log1p",
+    "log2", "log_sigmoid", "log_softmax", "_log_softmax", "logical_and", "logical_not", "logical_or", "logsumexp", "lt", "masked_fill",
+    "matmul", "maximum", "minimum", "mish", "mm", "mul", "narrow", "native_channel_shuffle", "ne", "neg", "norm", "pad", "pixel_shuffle",
+    "pixel_unshuffle", "pow", "prelu", "reciprocal", "reflection_pad2d", "remainder", "repeat", "replication_pad2d", "rms_norm", "roll",
+    "round", "rsqrt", "rsub", "scaled_dot_product_attention", "select", "selu", "sign", "sin", "slice", "softmax", "_softmax", "softplus",
+    "softsign", "sqrt", "square", "std", "sub", "sum", "swapaxes", "t", "tanh", "threshold", "to", "_to_copy", "topk", "unbind",
+    "unflatten", "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "var", "var_mean", "where", "zeros_like", "ones_like",
+    "movedim", "T", "numpy_T", "mT", "mH", "_weight_norm", "_weight_norm_interface", "dot", "vdot", "mv", "tril", "triu", "matrix_exp",
+    "batch_norm", "fake_quantize_per_tensor_affine", "linalg_householder_product", "diagonal", "fake_quantize_per_channel_affine",
+    "full_like", "type_as",
 })  # fmt: skip
 # Operations that return their input: dropout is inactive in evaluation mode, and `reshape`, used for `view`, needs no contiguous tensor.
 IDENTITIES = frozenset({

@@ -8,13 +8,15 @@ from typing import Any
 from core.errors import quoted
 from core.models.programs.archive import refuse
 
+_SCORES = ("logits", "scores", "out", "output", "pred", "preds", "prediction", "predictions")
+
 
 def scores_of_program(module: Mapping[str, Any], path: Path) -> tuple[str, bool, tuple[str, ...]]:
     """Name of the tensor of scores; whether it has further dimensions of size 1 and has to be flattened; and notes for the user.
 
     Of several outputs, the first of the shape of scores is taken: others are those of auxiliary classifiers, or features. In a mapping,
-    outputs called auxiliary come last. Raises ModelError if the program changes buffers, as in training mode, or its first output is no
-    tensor. module: the `graph_module` of the program.
+    outputs called auxiliary come last, and one called logits or alike first. Raises ModelError if the program changes buffers, as in
+    training mode, or its first output is no tensor. module: the `graph_module` of the program.
     """
     graph, signature = module["graph"], module["signature"]
     outputs = graph["outputs"]
@@ -28,10 +30,15 @@ def scores_of_program(module: Mapping[str, Any], path: Path) -> tuple[str, bool,
     shapes = [_shape(graph, one["as_tensor"]["name"]) if "as_tensor" in one else () for one in outputs]
     names = _names(module, len(outputs))
     candidates = [number for number, shape in enumerate(shapes) if _is_scores(shape)]
-    place = min(candidates, key=lambda number: names[number].lower().startswith("aux"), default=0)
+    place = min(candidates, key=lambda number: _last_resort(names[number].lower()), default=0)
     which = "the first" if place == 0 else f"number {place + 1}"
     notes = (f"took {which} of {len(outputs)} outputs as the scores",) if len(outputs) > 1 else ()
     return outputs[place]["as_tensor"]["name"], len(shapes[place]) > 2 and _is_scores(shapes[place]), notes
+
+
+def _last_resort(name: str) -> int:
+    """The larger, the less an output of this name is likely to be the scores."""
+    return 0 if name in _SCORES else 2 if name.startswith("aux") else 1
 
 
 def _names(module: Mapping[str, Any], count: int) -> Sequence[str]:

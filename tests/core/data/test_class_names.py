@@ -141,7 +141,7 @@ def test_numbers_begin_with_1_if_the_number_of_classes_is_among_them():
     for folders, expected, said in (
         (["1", "2", "3"], [0, 1, 2], True),
         (["03", "1"], [2, 0], True),
-        (["1", "2"], [1, 2], False),  # a part of the classes from 0
+        (["0", "2"], [0, 2], False),
     ):
         notes: list[str] = []
         assert class_mapping(folders, spec, "somewhere", notes=notes) == expected
@@ -151,6 +151,36 @@ def test_numbers_begin_with_1_if_the_number_of_classes_is_among_them():
         assert f"must be class indices, 0 to 2, got {folders[-1]}" in refused(folders, spec)
     with pytest.raises(DataError, match="0 to 2, got 3"):
         class_mapping(["1", "2", "3"], spec, "somewhere", empty=["0"])
+
+
+def test_numbers_without_0_and_without_the_last_one_are_noted_as_a_guess():
+    notes: list[str] = []
+    assert class_mapping(["1", "2"], spec_of("cat", "dog", "emu"), "somewhere", notes=notes) == [1, 2]
+    assert notes == ["Numbers of the folders of somewhere are taken to begin with 0, which is 'cat'; none of them is 0."]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "third", "order"),
+    [("{}", 10, "the order of their numbers"), ("class {}", 10, "the order of their numbers"), ("type{}", 2, "alphabetical order")],
+)
+def test_an_order_that_numbers_in_names_leave_open_is_noted(pattern, third, order):
+    # torchvision's ImageFolder would number "0", "1", "10", "11", "2" in this order, so nobody can know what the network was trained with
+    unnamed, folders, notes = spec_of(*(f"class {index}" for index in range(12))), sorted(pattern.format(i) for i in range(12)), []
+    assert class_mapping(folders, unnamed, "somewhere", notes=notes)[2] == third
+    assert notes == [
+        f"Folders of somewhere are taken to be classes in {order}: {folders[2]!r} is class {third}; "
+        "if the network was trained with another order, write it to classes.json in that folder."
+    ]
+
+
+def test_an_order_is_noted_only_where_it_is_a_guess(tmp_path):
+    unnamed, notes = spec_of(*(f"class {index}" for index in range(12))), []
+    class_mapping([f"type{index:02}" for index in range(12)], unnamed, "somewhere", notes=notes)
+    class_mapping([str(index) for index in range(10)], spec_of(*map(str, range(10))), "somewhere", notes=notes)
+    class_mapping([str(index) for index in range(12)], unnamed, "val.txt", "classes", notes=notes)  # a list has indices
+    (tmp_path / "classes.json").write_text(json.dumps({f"type{index}": index for index in range(12)}), encoding="utf-8")
+    class_mapping([f"type{index}" for index in range(12)], unnamed, str(tmp_path), notes=notes)
+    assert notes == []
 
 
 def test_numbers_of_imagenet_begin_with_0():

@@ -2,11 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 from PIL import Image, features
 from torchvision.datasets import ImageFolder
 
-from core.data.layouts import FOR_EVALUATION, FOR_TRAINING, open_images
+from core.data.layouts import FOR_EVALUATION, FOR_TRAINING, open_all_images, open_images
 from core.errors import DataError
 
 
@@ -103,6 +104,40 @@ def test_more_than_one_percent_of_damaged_images_stops(tmp_path):
     message = refused(opened(tmp_path).check_headers)
     assert "x.png must be an image in a format" in message
     assert message.endswith("at most 1 % of the images may be skipped, got 3 of 202 so far")
+
+
+def test_images_of_sixteen_bits_with_fewer_in_use_are_named(tmp_path):
+    def save(name, white):
+        Image.fromarray(np.full((4, 4), white, dtype=np.uint16)).save(tmp_path / "a" / name)
+
+    image(tmp_path / "a" / "1.png")
+    save("2.png", 4095)
+    save("3.png", 100)
+    files = opened(tmp_path)
+    assert files.damage() == []  # none was read
+    for index in range(3):
+        files.read(index)
+    (said,) = files.damage()
+    assert said.startswith(f"Images of {tmp_path} with 16 bits have no value above 4,095 of 65,535, so they are dark for the network")
+    save("4.png", 60_000)
+    files = opened(tmp_path)
+    for index in range(4):
+        files.read(index)
+    assert files.damage() == []
+
+
+def test_pictures_in_formats_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.HEIC").touch()
+    assert "got formats that are not read ('1.HEIC')" in refused(lambda: opened(tmp_path))
+    image(tmp_path / "a" / "2.png")
+    image(tmp_path / "b" / "3.png")
+    (tmp_path / "b" / "more").mkdir()
+    (tmp_path / "b" / "more" / "4.dcm").touch()
+    (tmp_path / "b" / "notes.txt").touch()
+    said = f"2 files of {tmp_path} have formats that are not read, and are ignored: '1.HEIC', '4.dcm'."
+    assert opened(tmp_path).notes == [said]
+    assert open_all_images(tmp_path, FOR_EVALUATION).notes == [said]
 
 
 def test_folder_may_have_an_image_suffix(tmp_path):

@@ -1,12 +1,13 @@
 """Images of every mode become 8-bit RGB with the right values."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from core.data.pictures import FORMATS, SUFFIXES, has_unknown_white, in_mode, open_picture, read_picture
+from core.data.pictures import FORMATS, LARGEST, SUFFIXES, has_unknown_white, in_mode, open_picture, read_picture
 from core.errors import DataError
 
 GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -51,6 +52,38 @@ def test_whole_numbers_of_32_bits_are_scaled_by_their_range(factor):
     assert image.mode == "I"
     assert has_unknown_white(image)
     assert is_gray(in_mode(image))
+
+
+def tiff(values: np.ndarray, photometric: int) -> Image.Image:
+    """An opened TIFF file of grey values as the standard describes it. photometric: 1, or 0 where the smallest value is white."""
+    height, width = values.shape
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = [(256, width), (257, height), (258, 8 * values.itemsize), (259, 1), (262, photometric), (273, 0), (277, 1), (278, height)]
+    tags += [(279, values.nbytes), (339, kind)]
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 273 else value) for tag, value in tags)
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return open_picture(io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "white", "photometric"),
+    [("u1", 255, 1), ("u2", 65_535, 1), ("i4", 2**31 - 1, 1), ("u4", 2**32 - 1, 1), ("i2", 32_767, 1), ("f4", 1, 1)]
+    + [("u1", 255, 0), ("u2", 65_535, 0), ("f4", 1, 0)],  # Pillow reads no others
+)
+def test_tiff_of_every_type_and_with_white_at_zero(kind, white, photometric):
+    scaled = GRAY.astype(np.float64) / 255 * white
+    values = (white - scaled if photometric == 0 else scaled).round(0 if white > 1 else 9).astype(kind)
+    given = np.asarray(in_mode(tiff(values, photometric)), dtype=int)
+    assert abs(given - np.stack([GRAY] * 3, axis=2)).max() <= 1
+    assert (given.min(), given.max()) == (0, 255)
+
+
+def test_largest_value_of_sixteen_bits_is_kept():
+    twelve = GRAY.astype(np.uint16) * 16
+    assert in_mode(stored(Image.fromarray(twelve), "PNG"), "L").info[LARGEST] == 4080
+    assert in_mode(stored(Image.fromarray(twelve), "TIFF")).info[LARGEST] == 4080
+    assert LARGEST not in in_mode(stored(Image.fromarray(GRAY), "PNG")).info
 
 
 @pytest.mark.parametrize("factor", [1 / 255, 1, 256, 257])

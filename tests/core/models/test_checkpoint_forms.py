@@ -12,6 +12,7 @@ import datetime
 import gzip
 import lzma
 import pathlib
+import pickle
 import sys
 import tarfile
 import types
@@ -336,16 +337,50 @@ def test_pasted_lines_save_weights_that_are_read(tmp_path, monkeypatch, form, le
         read_content(file, "mine.pt")
     lines = "\n".join(caught.value.paste)
     assert len(caught.value.paste) == 3
-    if form == "dictionary with a module":
-        assert 'saved["model"]' in lines
-        assert ".state_dict() of a network" in lines  # as its comment says
-        lines = lines.replace('saved["model"]', 'saved["model"].state_dict()')
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(lines, {})
     found = find_state_dict(read_content(tmp_path / "weights.pth"), EXPECTED, "weights.pth").weights
     assert all(torch.equal(found[key], value) for key, value in STATE.items())
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("arrays", [False, True])
+def test_pasted_lines_save_weights_of_a_pickle_that_are_read(tmp_path, monkeypatch, arrays, protocol):
+    """torch says of such a file "Unsupported operand 149"."""
+    content = {key: value.numpy() for key, value in STATE.items()} if arrays else dict(STATE)
+    (tmp_path / "mine.pkl").write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(ModelError) as caught:
+        read_content(tmp_path / "mine.pkl", "mine.pkl")
+    assert "operand" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(caught.value.paste), {})
+    found = find_state_dict(read_content(tmp_path / "weights.pth"), EXPECTED, "weights.pth").weights
+    assert all(torch.equal(found[key], value) for key, value in STATE.items())
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_object_in_a_pickle_that_torch_did_not_write_is_named(tmp_path, protocol):
+    (tmp_path / "mine.pkl").write_bytes(pickle.dumps({"a": collections.ChainMap()}, protocol))
+    with pytest.raises(ModelError, match="mine.pkl cannot be read as weights"):
+        read_content(tmp_path / "mine.pkl")
+
+
+@pytest.mark.parametrize("content", [(STATE, {"epoch": 3}), [STATE], {"models": [{"epoch": 3}, STATE]}], ids=["tuple", "list", "inside"])
+def test_state_dict_in_a_list(tmp_path, content):
+    torch.save(content, tmp_path / "mine.pth")
+    found = find_state_dict(read_content(tmp_path / "mine.pth"), EXPECTED, "mine.pth").weights
+    assert all(torch.equal(found[key], value) for key, value in STATE.items())
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_file_without_its_end_is_called_that(tmp_path, suffix):
+    file = tmp_path / f"mine.{suffix}"
+    torch.save(STATE, file) if suffix == "pth" else save_file(STATE, file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="its end is missing: copy or download it again"):
+        read_content(file)
 
 
 @pytest.mark.parametrize("form", ["ONNX", "TensorFlow Lite", "Keras", "Keras 3"])

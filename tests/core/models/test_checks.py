@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from core.errors import ModelError
-from core.models.checks import check_network
+from core.models.checks import PROBABILITIES, check_network
 from core.models.registry import ModelSpec
 
 
@@ -27,6 +27,21 @@ def test_trained_networks_pass(embedded, small):
     check_network(embedded.network, embedded.spec)
     check_network(small.network, small.spec)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_network_with_a_single_score_is_refused(small):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 1, 8), nn.Flatten())
+    assert "two or more classes" in refused(network.eval(), replace(small.spec, classes=("yes",)))
+    # what the message recommends
+    score = torch.randn(5, 1)
+    two = torch.cat([torch.zeros_like(score), score], dim=1)
+    torch.testing.assert_close(two.softmax(dim=1)[:, 1:], score.sigmoid())
+
+
+def test_probabilities_are_noted(network, small):
+    assert check_network(network, small.spec) == ()
+    assert check_network(nn.Sequential(network, nn.LogSoftmax(1)).eval(), small.spec) == ()
+    assert check_network(nn.Sequential(network, nn.Softmax(1)).eval(), small.spec) == (PROBABILITIES,)
 
 
 def test_network_without_batch_norm_is_refused(small):

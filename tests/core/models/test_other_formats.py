@@ -26,6 +26,12 @@ def test_other_formats_say_what_to_do_instead(start, name, words):
     assert "torch.export.save" in lines[-1]
 
 
+def test_array_of_numpy_is_named():
+    what, lines = other_format(b"\x93NUMPY\x01\x00v", "a.npy") or ("", ())
+    assert what.startswith("an array of NumPy: save a dictionary of tensors")
+    assert lines[-1] == 'torch.save(network.state_dict(), "weights.pth")'
+
+
 @pytest.mark.parametrize(
     ("start", "name"),
     [
@@ -45,6 +51,8 @@ def test_weights_are_no_other_format(start, name):
     [
         (b"", "an empty file: copy or download it again", None),
         (b"version h", "a pointer of Git LFS instead of the file: fetch the file itself", "git lfs pull"),
+        (b"<!DOCTYPE", "a web page instead of the file: download it again", None),
+        (b"<html>\n<h", "a web page instead of the file: download it again", None),
         (b"hello, th", "a text file that begins with 'hello, th'", 'torch.save(network.state_dict(), "weights.pth")'),
         (b"\x00\x01hello", "a file that begins with b'\\x00\\x01hello'", None),
         (b"hello\n\x00", "a file that begins with b'hello\\n\\x00'", None),

@@ -9,6 +9,7 @@ from torch import nn
 from core.config import TrainingConfig
 from core.data.image_sets import ImageSet
 from core.errors import ConfigError, CoreError, ModelError
+from core.models.checks import PROBABILITIES
 from core.models.full_precision import load_model
 from core.models.importing import notes_of
 from core.models.programs.export import save_program
@@ -148,9 +149,25 @@ class Outputs(nn.Module):
             return images[:, :, :4, :4], (scores[..., None], scores.square())
         if self.form == "tuple":
             return scores, scores.square()
+        if self.form == "pooled features first":
+            return {"features": images.mean(dim=(2, 3)), "logits": scores}
         if self.form == "auxiliary first":
             return {"aux_logits": scores.square(), "logits": scores}
         return {"out": scores, "aux": scores.square(), "features": images.mean(dim=(2, 3))}
+
+
+def test_program_whose_scores_are_probabilities_is_noted(small, tmp_path):
+    class Softmax(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = small.network
+
+        def forward(self, images):
+            return self.network(images).softmax(dim=1)
+
+    given = exported(Softmax().eval(), tmp_path / "given.pt2")
+    out = import_program(given, given=GivenSpec(**SAID), out_folder=tmp_path / "networks")
+    assert notes_of(str(out)) == [PROBABILITIES]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +179,7 @@ class Outputs(nn.Module):
         ("tuple", ["took the first of 2 outputs as the scores"]),
         ("mapping", ["took the first of 3 outputs as the scores"]),
         ("auxiliary first", ["took number 2 of 2 outputs as the scores"]),
+        ("pooled features first", ["took number 2 of 2 outputs as the scores"]),
         ("features first", ["took number 2 of 3 outputs as the scores"]),
     ],
 )

@@ -200,6 +200,30 @@ def test_tensors_made_of_numbers(tmp_path, sizes, decomposed):
     assert on_meta(images.to("meta")).device.type == "meta"
 
 
+class Indexed(nn.Module):
+    """Takes the logarithm of the images in blue, green, red, the order of networks from Caffe, and picks channels of a layer by a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.output = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(torch.log1p(x[:, [2, 1, 0]].square()))))
+        return self.output(x.mean(dim=(2, 3))[:, [0, 2, 4, 7]])
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_channels_picked_by_a_list(tmp_path, decomposed):
+    network = with_noise(Indexed())
+    exported(network, tmp_path / "a.pt2", decomposed=decomposed)
+    back = load_program(tmp_path / "a.pt2")
+    images = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(back(images), network(images))
+    quantized = quantize_network(back, TrainingConfig(), images[:1])
+    assert quantized.traced
+    assert list(quantized.inputs) == ["output"]  # the image is none
+
+
 def test_image_size(program, small, tmp_path):
     assert read_program(program).image_size == (8, 8)
     sides = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
