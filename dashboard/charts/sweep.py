@@ -16,6 +16,7 @@ OBJECTIVE = "agreement, %"
 _METHOD = "method"
 _MOST_VALUES = 8  # of a knob that are shown one by one; more numbers are put into so many bins
 _TICKS = 5  # of an axis with more values than that
+_APART = 0.06  # of the height of an axis: labels that are closer would overlap
 _OTHERS = 0.6  # opacity of the lines that are neither the best nor chosen
 
 
@@ -30,7 +31,7 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
     columns |= {knob_symbol(name): [row.values[name] for row in rows] for name in rows[0].values}
     columns = {name: values for name, values in columns.items() if set(values) != {None}}
     columns[OBJECTIVE] = [row.mean for row in rows]
-    axes = [_Axis(values) for values in columns.values()]
+    axes = [_Axis(values, digits=2 if name == OBJECTIVE else 0) for name, values in columns.items()]
     best = max(rows, key=lambda row: row.mean)
     traces, named = [], set()
     # the thick lines last, above the others
@@ -49,7 +50,7 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
     last = len(axes) - 1
     ticks = [
         {
-            "x": place, "y": height, "text": plotly(label), "showarrow": False, "font": {"size": 11},
+            "x": place, "y": height, "text": plotly(label), "showarrow": False, "font": {"size": 11}, "borderpad": 1,
             # beside the last axis there are no lines
             **({"xanchor": "left", "xshift": 4} if place == last else {"xanchor": "right", "xshift": -4}),
         }
@@ -66,15 +67,18 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
     narrow = {**horizontal, "range": [-first, last + agreement]}
     return figure(
         traces, "Parallel coordinates: the best point is thick", 340, hovermode="closest", dragmode=False, annotations=ticks, shapes=lines,
-        xaxis=horizontal, yaxis={"visible": False, "range": [-0.05, 1.05], "fixedrange": True}, meta={"narrow": {"xaxis": narrow}},
+        xaxis=horizontal, yaxis={"visible": False, "range": [-0.05, 1.05], "fixedrange": True},
+        meta={"narrow": {"xaxis": narrow}, "backed": True},
     )  # fmt: skip
 
 
 class _Axis:
-    """One axis of parallel coordinates. values: those of all lines; None: the line passes over it."""
+    """One axis of parallel coordinates. values: those of all lines; None: the line passes over it. digits: after the point in the labels;
+    0: those that a value needs.
+    """
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        self._values = values
+    def __init__(self, values: Sequence[Any], digits: int = 0) -> None:
+        self._values, self._digits = values, digits
         self._distinct = sorted_values(values)
         self._scale = _scale(self._distinct)
         ends = [self._scale(value) for value in self._distinct]
@@ -92,11 +96,17 @@ class _Axis:
         """Heights and labels."""
         if len(self._distinct) > _MOST_VALUES:
             step = (len(self._distinct) - 1) / (_TICKS - 1)
-            shown = [self._distinct[round(number * step)] for number in range(_TICKS)]
-            shown = [value for index, value in enumerate(shown) if not index or self._height(value) - self._height(shown[index - 1]) > 0.06]
+            candidates = [self._distinct[round(number * step)] for number in range(_TICKS)]
         else:
-            shown = self._distinct
-        return [(self._height(value), _text(value)) for value in shown]
+            candidates = self._distinct
+        shown = [candidates[-1]]  # the highest agreement has a label
+        for value in reversed(candidates[:-1]):
+            if self._height(shown[-1]) - self._height(value) > _APART:
+                shown.append(value)
+        return [(self._height(value), self._label(value)) for value in shown[::-1]]
+
+    def _label(self, value: Any) -> str:
+        return f"{value:.{self._digits}f}" if self._digits else _text(value)
 
 
 def _scale(distinct: Sequence[Any]) -> Any:

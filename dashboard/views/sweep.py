@@ -182,11 +182,12 @@ def _metrics(state: State, table: Sequence[Row]) -> None:
     unknown = state.sweep.of_all - len(state.found)  # runs of points that the sampler has not proposed yet
     best = list({row.width: row for row in reversed(table)}.values())[::-1]  # rows of a width are sorted, the best first
     left = None if speed is None else speed * (sum(trial.cell.cost for trial in rest) + unknown * _mean_cost(state))
-    with st.container(horizontal=True):
+    so_far = " so far" if rest or unknown else ""
+    with st.container(horizontal=True, key="metrics of a sweep"):
         for row in best:
-            st.metric(f"Best so far, {row.width}", _with_spread(row), border=True, help=_EXPLAINED)
+            st.metric(f"Best{so_far}, {row.width}", _with_spread(row), border=True, help=_EXPLAINED)
         st.metric("Runs", f"{len(ids)} of {len(ids) + len(rest) + unknown}", border=True)
-        st.metric("Cost so far", duration(seconds), border=True, help="Seconds of its complete runs, added up.")
+        st.metric(f"Cost{so_far}", duration(seconds), border=True, help="The time of its complete runs, added up.")
         if rest or unknown:
             known = "unknown" if left is None else f"about {duration(left)}"
             st.metric("Cost of the rest", known, border=True, help="By the speed of its runs, or of the newest ones of this network.")
@@ -200,7 +201,7 @@ def _mean_cost(state: State) -> float:
 
 
 def _in_words(row: Row) -> str:
-    values = ", ".join(f"{name} {_shown(value)}" for name, value in row.values.items() if value is not None)
+    values = ", ".join(f"{knob_symbol(name)} {_shown(value)}" for name, value in row.values.items() if value is not None)
     return f"Best at {row.width}: {method_name(row.method)}{' with ' if values else ''}{values}."
 
 

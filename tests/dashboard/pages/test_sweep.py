@@ -49,7 +49,7 @@ def test_points_of_a_width_with_the_best_first(half_of_a_sweep):
         "Cost so far": "3 min",
         "Cost of the rest": "about 60 s",
     }
-    assert "Best at W3A3: MI-FGSM with epsilon 0.1, mu 0.5." in texts(app)
+    assert "Best at W3A3: MI-FGSM with ε 0.1, μ 0.5." in texts(app)
     assert len(component(app, "figure")) == 2
     (frame,) = tables(page("sweep", width="W4A4"))
     assert list(frame["agreement"]) == [94.0, 85.0]
