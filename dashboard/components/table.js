@@ -10,6 +10,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   table.changed = () => setTriggerValue("changed", Date.now());
   table.open = (id) => setTriggerValue("opened", id);
   table.update(data);
+  freeHeight(parentElement);
 }
 
 const UNITS = [["year", 31557600], ["month", 2629800], ["day", 86400], ["hour", 3600], ["minute", 60]];
