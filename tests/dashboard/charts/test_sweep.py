@@ -81,3 +81,19 @@ def test_labels_of_an_axis_do_not_overlap(count):
         heights = sorted(tick["y"] for tick in figure["layout"]["annotations"] if tick["x"] == axis)
         assert len(heights) == (1 if count == 1 else 5)
         assert all(high - low > 0.06 for low, high in zip(heights, heights[1:]))
+
+
+def test_labels_of_close_agreements_do_not_overlap():
+    agreements = (84.18, 82.23, 81.64, 81.44, 81.25, 79.3, 79.1)
+    rows = [row(agreement, mu=number / 10) for number, agreement in enumerate(agreements)]
+    figure = charts.parallel_figure(rows, [], [str(number) for number in range(len(rows))])
+    ticks = [(tick["y"], tick["text"]) for tick in figure["layout"]["annotations"] if tick["x"] == 1]
+    assert [text for _, text in ticks] == [
+        "79.30",
+        "81.25",
+        "81.64",
+        "82.23",
+        "84.18",
+    ]  # two digits as in the table, the best one among them
+    assert all(high - low > 0.06 for (low, _), (high, _) in zip(ticks, ticks[1:]))
+    assert figure["layout"]["meta"]["backed"]
