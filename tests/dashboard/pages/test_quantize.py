@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from app_pages import component, page, quantized_at_8_bits, tables, texts
 
-from core.reporting import WARNING
 from core.runs.state import RunState
 from dashboard import session
 
@@ -130,16 +129,3 @@ def test_quantize_starts_from_the_images_of_a_run(with_finished_run):
     session.manager().wait(newest.id)
     results = session.store().results(newest.id)
     assert abs(results["accuracy/mi-fgsm/W8A8"]["quantized"] - results["full_precision"]["top1"]) < 1.0
-
-
-def test_several_warnings_are_folded(with_finished_run):
-    store = session.store()
-    known = store.results_of([with_finished_run], [WARNING]).get(with_finished_run, {})
-    for number in range(2):
-        store.set_result(with_finished_run, f"{WARNING}/test/{number}", f"the *warning* {number}")
-    app = page("quantize", run=with_finished_run)
-    (folded,) = [expander for expander in app.expander if expander.label.endswith(" warnings")]
-    assert folded.label == f"{len(known) + 2} warnings"
-    shown = [markdown.value.replace("\\", "") for markdown in folded.markdown]
-    assert {"the *warning* 0", "the *warning* 1"} <= set(shown)
-    assert not [warning for warning in app.warning if "the" in warning.value]
