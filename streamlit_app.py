@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from dashboard import session
 from dashboard.components import elements, figures, problems
 from dashboard.pages import PAGES, Page
-from dashboard.server import access, gate, resources
+from dashboard.server import access, gate, head, resources
 from dashboard.updates import socket
 from dashboard.views import activity
 
@@ -25,7 +25,6 @@ if __name__ == "__main__":  # run as a script for each session and after each in
     # in the page itself, because a media file would not be sent before the login
     icon = "data:image/png;base64," + base64.b64encode((Path(__file__).parent / "assets" / "icon.png").read_bytes()).decode()
     st.set_page_config(page_title="Data-free quantization", page_icon=icon, layout="wide")
-    st.html(Path(__file__).parent / "dashboard" / "page.css")
 
     access.admit()
     figures.offer_files()
@@ -47,4 +46,8 @@ else:  # imported once by the server, before it serves anything
             return activity.answer(query)
         return collect_updates(find_view(view), run_id, query)
 
-    app = st.App(__file__, routes=[*access.routes(), *elements.routes(), *socket.routes(collect)], middleware=[Middleware(gate.Gate)])
+    app = st.App(
+        __file__,
+        routes=[*access.routes(), *elements.routes(), *socket.routes(collect)],
+        middleware=[Middleware(gate.Gate), Middleware(head.Head)],
+    )

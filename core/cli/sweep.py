@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def sweep(options: Namespace) -> dict[str, Any]:
     """Measures what is missing, then prints the table. What is interrupted goes on with the same command."""
     from core.comparison.search_space import GRID, RANDOM, space_of
-    from core.comparison.sweep import as_text, rows, trials
+    from core.comparison.sweep import as_text, listed, rows, trials
     from core.comparison.sweeping import carry_out
     from core.comparison.sweeps import complete, held_out_folder, likely_points, measured, new_sweep, trials_of
     from core.runs.store import RunStore
@@ -42,7 +42,7 @@ def sweep(options: Namespace) -> dict[str, Any]:
         done = carry_out(store, wanted, lambda config: _images(options, config), lambda found: _measure(options, store, found))
         found = measured(store, trials_of(store, done))
         counted = complete(found)
-        table = rows(store, counted)
+        table = listed(rows(store, counted))
         images = held_out_folder(store, done)
     finally:
         store.close()

@@ -5,14 +5,15 @@ the settings that the sweep starts from and another seed. Real images, labeled o
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
 from core.comparison.cells import Cell, cells
 from core.comparison.search_space import knobs_of, share_of
-from core.config import RunConfig
+from core.config import RunConfig, find_knob
+from core.config.knobs import has_knob
 from core.errors import ConfigError
 from core.generation.methods import DEFAULT_METHODS, METHODS
 from core.runs.store import RunStore
@@ -35,6 +36,7 @@ class Trial:
 class Row:
     """A point of a sweep with one method and bit width; an entry of `agreement` and `kl` for each seed, after the last training step.
 
+    values: knob -> value; None in `listed` for a knob that the method does not have.
     agreement: share of the held-out images with the answer of the full-precision network, in percent. kl: mean KL divergence from the
     full-precision network, in nats. standard_error: of the mean agreement, from the number of images. seconds: of the run, the mean.
     share: as in Trial.
@@ -116,6 +118,21 @@ def rows(store: RunStore, measured: Sequence[tuple[Trial, str]]) -> list[Row]:
     return [row for _, row in sorted(found, key=lambda one: (one[0], -one[1].share, -one[1].mean))]
 
 
+def own_knobs(names: Iterable[str], method: str) -> list[str]:
+    """Those of the knobs that a method has, in their order."""
+    return [name for name in names if has_knob(find_knob(name)[1], method)]
+
+
+def listed(table: Sequence[Row]) -> list[Row]:
+    """The table with each point once: points of a method that differ only in knobs that it does not have are one, with the same runs."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in table:
+        own = own_knobs(row.values, row.method)
+        values = {name: value if name in own else None for name, value in row.values.items()}
+        found.setdefault((row.width, row.method, row.share, *values.values()), replace(row, values=values))
+    return list(found.values())
+
+
 def _row(store: RunStore, measured: Sequence[tuple[Trial, str]], bits: int) -> Row:
     measured = sorted(measured, key=lambda one: one[0].cell.seed)
     trial = measured[0][0]
@@ -148,7 +165,7 @@ def as_text(table: Sequence[Row]) -> str:
     for row in table:
         spread = "" if row.spread is None else f"{row.spread:.2f}"
         figures = [f"{row.mean:.2f}", f"{row.standard_error:.2f}", spread, f"{mean(row.kl):.4f}", f"{row.seconds:.0f}"]
-        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in row.values.values()]
+        values = ["-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in row.values.values()]
         shares = [f"{row.share:.2f}"] if has_shares else []
         lines.append([row.width, METHODS[row.method].title, *values, *shares, str(len(row.seeds)), *figures])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

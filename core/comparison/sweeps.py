@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -13,9 +13,8 @@ from typing import Any
 
 from core.comparison.cells import measures
 from core.comparison.search_space import HALVING, TPE, Range, Space, check_sampler, halving_points, points, share_of, size
-from core.comparison.sweep import Trial, held_out_config, trials
-from core.config import RunConfig, find_knob
-from core.config.knobs import has_knob
+from core.comparison.sweep import Trial, held_out_config, own_knobs, trials
+from core.config import RunConfig
 from core.errors import ConfigError, CoreError, RunError, quoted
 from core.files import read_json, write_json
 from core.generation.methods import METHODS
@@ -192,11 +191,6 @@ def complete(found: Sequence[tuple[Trial, Run | None]]) -> list[tuple[Trial, str
 def _point(config: RunConfig, method: str, names: Sequence[str]) -> tuple[Any, ...]:
     """Equal for two configs of a sweep whose runs of a method are the same: a knob that only other methods have makes no difference."""
     return method, config.machine.seed, *(config.value(name) for name in own_knobs(names, method))
-
-
-def own_knobs(names: Iterable[str], method: str) -> list[str]:
-    """Those of the knobs that a method has, in their order."""
-    return [name for name in names if has_knob(find_knob(name)[1], method)]
 
 
 def distinct(wanted: Sequence[Trial]) -> list[Trial]:

@@ -102,9 +102,10 @@ class Measurement:
     run: str  # its id; empty for a figure kept with the program
 
     @property
-    def changed(self) -> bool:
-        """Whether its settings are not just those of a preset."""
-        return " with " in self.setting
+    def changes(self) -> int:
+        """How many settings are not those of the nearest preset."""
+        _, _, different = self.setting.partition(";")[0].partition(" with ")
+        return len(different.split(", ")) if different else 0
 
     @property
     def drop(self) -> dict[str, float]:

@@ -250,11 +250,13 @@ class _Quantization:
             return
         self.kept = "calibrated"
         self.training.quantized = self.at_start
+        method = self.given.method
+        title = METHODS[method].title if method in METHODS else method
         self.context.reporter.result(
-            f"{WARNING}/kept/{self.given.method}/{self.config.width}",
-            f"Training {self.series} moved it away from full precision (signal-to-noise ratio of the scores on held-out images "
-            f"{calibrated.decibels:.1f} dB before, {trained.decibels:.1f} dB after), so the calibrated network is kept. Try a smaller "
-            "training_lr.",
+            f"{WARNING}/kept/{method}/{self.config.width}",
+            f"Training moved the {self.config.width} network of {title} away from full precision (signal-to-noise ratio of the scores on "
+            f"held-out images {calibrated.decibels:.1f} dB before, {trained.decibels:.1f} dB after), so the calibrated network is kept. "
+            "Try a smaller learning rate (training_lr).",
         )
 
     def _analyze(self) -> None:

@@ -14,8 +14,8 @@ from core.config import SECTIONS, GenerationConfig, RunConfig
 from core.generation.methods import in_order, method_order
 from core.models.registry import own_name
 from core.runs.run import Run
-from dashboard.charts.style import DASHES, POINTS, Figure, figure, numbers, thinned
-from dashboard.names import method_name
+from dashboard.charts.style import DASHES, POINTS, Figure, figure, log_axis, numbers, thinned
+from dashboard.names import knob_title, method_name
 from dashboard.tables import results
 from dashboard.tables.run_list import BASELINE, width_of
 from dashboard.tables.terms import DEFAULT_TERMS, Term, loss_terms
@@ -91,6 +91,17 @@ def curves_of(compared: Sequence[Compared]) -> dict[str, Curve]:
     return curves_of_terms(list(terms.values()) or DEFAULT_TERMS)
 
 
+# settings that are in no section
+_TITLES = {
+    "model": "Network",
+    "methods": "Methods",
+    "bits": "Bit widths",
+    "steps_by_bits": "Training steps by bit width",
+    "lr_by_bits": "Training step size by bit width",
+    "images_from": "Folder of the images",
+}
+
+
 def settings_table(compared: Sequence[Compared]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Settings that differ, with a column for each run, and those that are equal in all. Live changes count as a setting."""
     own = [_settings(one) for one in compared]
@@ -111,12 +122,16 @@ def _settings(one: Compared) -> dict[str, str]:
     settings: dict[str, str] = {}
     for name, value in one.config.to_dict().items():
         for knob, part in value.items() if name in SECTIONS else [("", value)]:
-            settings[f"{name}: {knob}" if knob else name] = _words(own_name(part) if name == "model" else part)
+            title = knob_title(knob) if knob else _TITLES.get(name, name)
+            title = f"{title} ({name})" if title in settings else title
+            settings[title] = _words(own_name(part) if name == "model" else list(map(method_name, part)) if name == "methods" else part)
     changes = [f"{change['name']} = {change['value']:g} at {change['step']} ({change['method']})" for change in one.changes]
-    return {**settings, "live changes": ", ".join(changes) or "none"}
+    return {**settings, "Live changes": ", ".join(changes) or "none"}
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {part}" for key, part in value.items()) or "none"
     if isinstance(value, (list, tuple)):
@@ -159,7 +174,10 @@ def curves_figure(
     return figure(
         traces, label + (f", smoothed by {smoothing:g}" if smoothing else ""), 460, hovermode="closest",
         xaxis={"title": {"text": {"iteration": "iteration", "seconds": "computing time (s)", "images": "images processed"}[axis]}},
-        yaxis={"type": "log" if log else "linear", "title": {"text": curve.unit}, "nticks": 7, "exponentformat": "power"},
+        yaxis={
+            "title": {"text": curve.unit}, "nticks": 7, "exponentformat": "power",
+            **(log_axis(float(value) for trace in traces for value in trace["y"]) if log else {"type": "linear"}),
+        },
         # with another axis, the zoom of this one does not apply
         uirevision=f"{label} {axis} {log}",
     )  # fmt: skip

@@ -8,8 +8,6 @@ from typing import Any
 from dashboard.charts.style import Figure, color, dash, figure, title_of, vertical
 from dashboard.text import one_line_text, plotly
 
-_MOST_FILLED = 3  # curves whose areas are filled: more of them hide each other
-
 
 def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: Mapping[str, Mapping[str, Any]] | None = None) -> Figure:
     """Share of image pairs by cosine similarity: a curve for each set, with its mean as a dashed line.
@@ -21,7 +19,7 @@ def histogram_figure(diversities: Mapping[str, Mapping[str, Any]], references: M
     for name, measured in {**diversities, **references}.items():
         edges, share = measured["histogram"]["edges"], measured["histogram"]["share"]
         of_run = name in diversities
-        filled = of_run and len(diversities) <= _MOST_FILLED
+        filled = of_run and len(diversities) == 1  # two areas would blend to a third color
         traces.append({
             "type": "scatter", "mode": "lines", "x": [(a + b) / 2 for a, b in zip(edges, edges[1:])], "y": share,
             "name": f"{title_of(name)}, mean {measured['mean_similarity']:.3f}", "opacity": 0.7 if filled else 1.0,

@@ -22,6 +22,7 @@ from dashboard.charts.style import (
     color,
     dash,
     legend_rows,
+    log_axis,
     numbers,
     steps_of,
     thinned,
@@ -79,12 +80,11 @@ def layer_figure(records: Sequence[Record], layers: Sequence[str], changes: Sequ
     titles = [f"{index + 1}: {plotly_text(_short(name))}" for index, name in enumerate(layers)]
     steps = {method: steps_of(own) for method, own in methods.items()}
     figure = _small_multiples("L_BNS by layer", steps, curves, titles, [True] * len(layers), change_marks(changes), (6, 2), 92)
-    low, high = heatmap_ends(records)
-    scale = [math.log10(max(low, 1e-6)) - 0.1, math.log10(max(high, 1e-6)) + 0.1]
+    scale = log_axis(max(end, 1e-6) for end in heatmap_ends(records))
     for layout in (figure["layout"], figure["layout"]["meta"]["narrow"]):
         for name, axis in layout.items():
             if name.startswith("yaxis"):
-                axis |= {"range": scale, "nticks": 3}
+                axis |= scale
             elif name.startswith("xaxis"):
                 axis |= {"nticks": 3}
     return figure
@@ -139,6 +139,11 @@ def _small_multiples(
         **panel_grid(titles, columns[0], height, logarithmic, notes, legend_rows(map(title_of, steps), _WIDE)),
     }
     narrow = panel_grid(titles, columns[1], height, logarithmic, notes, legend_rows(map(title_of, steps), _NARROW))
+    for index, own in enumerate(curves):
+        if logarithmic[index]:
+            axis = log_axis(value for values in own.values() for value in values.tolist())
+            layout[f"yaxis{axis_number(index)}"] |= axis
+            narrow[f"yaxis{axis_number(index)}"] |= axis
     cursor = [[f"x{axis_number(index)}", f"y{axis_number(index)}"] for index in range(len(curves))]
     layout["meta"] = {"name": name, "cursor": cursor, "narrow": narrow}
     return {"data": traces, "layout": layout}
@@ -299,11 +304,9 @@ def channel_figure(frames: Mapping[str, Frame], running: RunningStatistics, laye
             return None
         panel, logarithmic = _channel_panel(getattr(running, kind)[own], batches, index)
         traces += panel
+        shown = log_axis(float(value) for trace in panel for value in trace["y"]) if logarithmic and kind == "variances" else {}
         for axis, title in (("x", "running"), ("y", "batch")):
-            axes[f"{axis}axis{axis_number(index)}"] = {
-                "title": {"text": title},
-                "type": "log" if logarithmic and kind == "variances" else "linear",
-            }
+            axes[f"{axis}axis{axis_number(index)}"] = {"title": {"text": title}, **shown}
     names = ["batch = running", *map(title_of, frames)]
     grids = []
     for columns, window in ((2, _WIDE), (1, _NARROW)):

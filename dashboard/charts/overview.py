@@ -6,14 +6,14 @@ Batches start from new noise, so they are overlaid instead of one behind the oth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from core.runs.records import Record
 from dashboard.charts.generation import ChangeMark, axis_number, panel_grid
-from dashboard.charts.style import NEUTRAL, Figure, by_series, color, dash, legend_rows, numbers, thinned, title_of
+from dashboard.charts.style import NEUTRAL, Figure, by_series, color, dash, legend_rows, log_axis, numbers, thinned, title_of
 from dashboard.text import plotly as plotly_text
 
 _CURVES = {"bns": "L_BNS", "agreement": "teacher agreement (%)"}
@@ -117,16 +117,6 @@ def _marks(marks: Sequence[ChangeMark], shown: Shown) -> tuple[list[dict], list[
                 "xanchor": "left" if not shown.period or x < 0.7 * shown.period else "right", "font": {"size": 11}, **axes,
             })  # fmt: skip
     return shapes, notes
-
-
-def log_axis(values: Iterable[float]) -> dict[str, Any]:
-    """Range and ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or fewer. plotly.js writes digits between powers tiny."""
-    positive = [value for value in values if 0 < value < math.inf]
-    low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 1.0)
-    room = max(0.05 * (high - low), 0.02)
-    mantissas = (1, 2, 5) if high - low <= 1.5 else (1, 3) if high - low <= 2.5 else (1,)
-    ticks = [mantissa * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for mantissa in mantissas]
-    return {"range": [low - room, high + room], "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _layout(

@@ -100,6 +100,21 @@ def horizontal(y: float, color: str, dash: str) -> dict[str, Any]:
     return {"type": "line", "x0": 0, "x1": 1, "xref": "x domain", "y0": y, "y1": y, "line": {"color": color, "dash": dash}}
 
 
+def log_axis(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis: its range, and 1, 2 and 5 times powers of ten as ticks, or fewer. plotly.js writes digits between powers tiny,
+    and powers in another way than on other axes. Values that are close get plotly's own ticks, which then are those of a linear axis.
+    """
+    positive = [value for value in values if 0 < value < math.inf]
+    low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 1.0)
+    room = max(0.05 * (high - low), 0.02)
+    axis: dict[str, Any] = {"type": "log", "range": [low - room, high + room]}
+    mantissas = (1, 2, 5) if high - low <= 1.5 else (1, 3) if high - low <= 2.5 else (1,)
+    ticks = [mantissa * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for mantissa in mantissas]
+    if sum(low - room <= math.log10(tick) <= high + room for tick in ticks) > 1:
+        axis |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return axis
+
+
 def by_series(records: Iterable[Record], most: int = 0) -> dict[str, list[Record]]:
     """Series -> its records; with `most`, thinned to about that many."""
     series: dict[str, list[Record]] = {}

@@ -16,27 +16,31 @@ OBJECTIVE = "agreement, %"
 _METHOD = "method"
 _MOST_VALUES = 8  # of a knob that are shown one by one; more numbers are put into so many bins
 _TICKS = 5  # of an axis with more values than that
+_APART = 0.06  # of the height of an axis: labels that are closer would overlap
 _OTHERS = 0.6  # opacity of the lines that are neither the best nor chosen
 
 
 def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[str]) -> Figure:
     """Parallel coordinates: a line for each row over the methods if there are several, the knobs, and the mean agreement.
 
-    The best row and the chosen ones are thick. ids: of the rows; chosen: some of them. A click reports the id of a line.
+    The best row and the chosen ones are thick. A line passes over the knobs that its method does not have. ids: of the rows; chosen: some
+    of them. A click reports the id of a line.
     """
     several = len({row.method for row in rows}) > 1
     columns: dict[str, list[Any]] = {_METHOD: [method_name(row.method) for row in rows]} if several else {}
     columns |= {knob_symbol(name): [row.values[name] for row in rows] for name in rows[0].values}
+    columns = {name: values for name, values in columns.items() if set(values) != {None}}
     columns[OBJECTIVE] = [row.mean for row in rows]
-    axes = [_Axis(values) for values in columns.values()]
+    axes = [_Axis(values, digits=2 if name == OBJECTIVE else 0) for name, values in columns.items()]
     best = max(rows, key=lambda row: row.mean)
     traces, named = [], set()
     # the thick lines last, above the others
     for thick, row, own in sorted(((row is best or own in chosen, row, own) for row, own in zip(rows, ids)), key=lambda one: one[0]):
         number = ids.index(own)
-        values = [f"{name} {_text(values[number])}" for name, values in columns.items()]
+        values = [f"{name} {_text(values[number])}" for name, values in columns.items() if values[number] is not None]
         traces.append({
             "type": "scatter", "mode": "lines", "x": list(range(len(axes))), "y": [axis.position(number) for axis in axes],
+            "connectgaps": True,
             "name": title_of(row.method), "legendgroup": row.method, "showlegend": several and row.method not in named,
             "line": {"color": color(row.method), "dash": dash(row.method), "width": 4 if thick else 1.5},
             "opacity": 1 if thick else _OTHERS, "customdata": [own] * len(axes),
@@ -46,7 +50,7 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
     last = len(axes) - 1
     ticks = [
         {
-            "x": place, "y": height, "text": plotly(label), "showarrow": False, "font": {"size": 11},
+            "x": place, "y": height, "text": plotly(label), "showarrow": False, "font": {"size": 11}, "borderpad": 1,
             # beside the last axis there are no lines
             **({"xanchor": "left", "xshift": 4} if place == last else {"xanchor": "right", "xshift": -4}),
         }
@@ -63,23 +67,27 @@ def parallel_figure(rows: Sequence[Row], chosen: Collection[str], ids: Sequence[
     narrow = {**horizontal, "range": [-first, last + agreement]}
     return figure(
         traces, "Parallel coordinates: the best point is thick", 340, hovermode="closest", dragmode=False, annotations=ticks, shapes=lines,
-        xaxis=horizontal, yaxis={"visible": False, "range": [-0.05, 1.05], "fixedrange": True}, meta={"narrow": {"xaxis": narrow}},
+        xaxis=horizontal, yaxis={"visible": False, "range": [-0.05, 1.05], "fixedrange": True},
+        meta={"narrow": {"xaxis": narrow}, "backed": True},
     )  # fmt: skip
 
 
 class _Axis:
-    """One axis of parallel coordinates. values: those of all lines."""
+    """One axis of parallel coordinates. values: those of all lines; None: the line passes over it. digits: after the point in the labels;
+    0: those that a value needs.
+    """
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        self._values = values
+    def __init__(self, values: Sequence[Any], digits: int = 0) -> None:
+        self._values, self._digits = values, digits
         self._distinct = sorted_values(values)
         self._scale = _scale(self._distinct)
         ends = [self._scale(value) for value in self._distinct]
         self._low, self._high = min(ends), max(ends)
 
-    def position(self, number: int) -> float:
+    def position(self, number: int) -> float | None:
         """Height of the value of a line, 0 to 1; in the middle where all have one value."""
-        return self._height(self._values[number])
+        value = self._values[number]
+        return None if value is None else self._height(value)
 
     def _height(self, value: Any) -> float:
         return 0.5 if self._high == self._low else round((self._scale(value) - self._low) / (self._high - self._low), 4)
@@ -88,11 +96,17 @@ class _Axis:
         """Heights and labels."""
         if len(self._distinct) > _MOST_VALUES:
             step = (len(self._distinct) - 1) / (_TICKS - 1)
-            shown = [self._distinct[round(number * step)] for number in range(_TICKS)]
-            shown = [value for index, value in enumerate(shown) if not index or self._height(value) - self._height(shown[index - 1]) > 0.06]
+            candidates = [self._distinct[round(number * step)] for number in range(_TICKS)]
         else:
-            shown = self._distinct
-        return [(self._height(value), _text(value)) for value in shown]
+            candidates = self._distinct
+        shown = [candidates[-1]]  # the highest agreement has a label
+        for value in reversed(candidates[:-1]):
+            if self._height(shown[-1]) - self._height(value) > _APART:
+                shown.append(value)
+        return [(self._height(value), self._label(value)) for value in shown[::-1]]
+
+    def _label(self, value: Any) -> str:
+        return f"{value:.{self._digits}f}" if self._digits else _text(value)
 
 
 def _scale(distinct: Sequence[Any]) -> Any:
@@ -103,8 +117,8 @@ def _scale(distinct: Sequence[Any]) -> Any:
 
 
 def sorted_values(values: Sequence[Any]) -> list[Any]:
-    """The different values: numbers by size, others in their order."""
-    distinct = list(dict.fromkeys(values))
+    """The different values: numbers by size, others in their order; without None."""
+    distinct = [value for value in dict.fromkeys(values) if value is not None]
     return sorted(distinct) if all(is_number(value) for value in distinct) else distinct
 
 
@@ -151,19 +165,22 @@ def _bins(values: Sequence[Any]) -> Mapping[Any, str]:
 
 
 def one_knob_figure(rows: Sequence[Row], name: str) -> Figure:
-    """The agreement over the values of the only knob. Error bars: one standard deviation between seeds, of a single seed one standard error
-    from the number of images.
+    """The agreement over the values of the only knob; a method that does not have it has the same agreement at all of them. Error bars: one
+    standard deviation between seeds, of a single seed one standard error from the number of images.
     """
     traces = []
+    values = sorted_values([row.values[name] for row in rows]) or ["any"]
     for method in dict.fromkeys(row.method for row in rows):
-        order = sorted_values([row.values[name] for row in rows])
-        own = sorted((row for row in rows if row.method == method), key=lambda row: order.index(row.values[name]))
+        of_method = [row for row in rows if row.method == method]
+        known = {value: row for row in of_method for value in (values if row.values[name] is None else [row.values[name]])}
+        own = [(_text(value), known[value]) for value in values if value in known]
         traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": title_of(method), "x": [_text(row.values[name]) for row in own],
-            "y": [row.mean for row in own], "error_y": {"type": "data", "array": [error_of(row) for row in own], "thickness": 1},
+            "type": "scatter", "mode": "lines+markers", "name": title_of(method), "x": [value for value, _ in own],
+            "y": [row.mean for _, row in own],
+            "error_y": {"type": "data", "array": [error_of(row) for _, row in own], "thickness": 1},
             "line": {"color": color(method), "dash": dash(method)}, "marker": {"size": 8}, "hovertemplate": "%{y:.2f} % at %{x}",
         })  # fmt: skip
-    order = [_text(value) for value in sorted_values([row.values[name] for row in rows])]
+    order = [_text(value) for value in values]
     return figure(
         traces, "Agreement for each value", 340, dragmode=False, yaxis={"title": {"text": OBJECTIVE}},
         xaxis={"type": "category", "categoryorder": "array", "categoryarray": order, "title": {"text": plotly(knob_symbol(name))}},

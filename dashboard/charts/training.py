@@ -18,6 +18,7 @@ from dashboard.charts.style import (
     color,
     figure,
     horizontal,
+    log_axis,
     numbers,
     steps_of,
     thinned,
@@ -40,7 +41,7 @@ def training_figure(records: Sequence[Record], part: str) -> Figure:
             "type": "scatter", "mode": "lines", "x": steps_of([record for record, _ in points]),
             "y": numbers(value for _, value in points), "name": title_of(name), "line": _line(name, series),
         })  # fmt: skip
-    axis = {"type": "log" if part == "total" else "linear", "nticks": 7, "exponentformat": "power"}
+    axis = log_axis(float(value) for trace in traces for value in trace["y"]) if part == "total" else {"nticks": 7}
     return figure(traces, _TITLES[part], 340, xaxis={"title": {"text": "training step"}}, yaxis=axis)
 
 
@@ -153,7 +154,7 @@ def size_figure(curve: Sequence[Mapping[str, Any]], method: str, size: int, erro
     return figure(
         traces, "Error of the scores within a size", 300, dragmode=False,
         xaxis={"title": {"text": "packed size of the network, kB"}},
-        yaxis={"title": {"text": "squared error"}, "type": "log", "exponentformat": "power"},
+        yaxis={"title": {"text": "squared error"}, **log_axis([error, *map(float, errors)])},
         legend={"orientation": "h", "x": 0, "y": -0.35},
     )  # fmt: skip
 
@@ -171,9 +172,10 @@ def histogram_figure(
         "name": "trained", "showlegend": calibrated is not None,
         "marker": {"color": color(method), "line": {"width": 0}}, "hovertemplate": "at %{x:.2f}: %{y:.3g} % of the values<extra></extra>",
     }  # fmt: skip
-    traces = [bars]
+    traces, heights = [bars], share
     if calibrated is not None:
         middles, wide, before = _shares(calibrated)
+        heights = np.append(heights, before)
         traces.append({
             "type": "scatter", "mode": "lines", "line": {"shape": "hv", "color": NEUTRAL, "width": 2}, "name": "calibrated",
             "x": np.append(middles - wide / 2, middles[-1] + wide / 2).astype(np.float32),
@@ -194,7 +196,7 @@ def histogram_figure(
         "title": {"text": f"level, {bits} bits"}, "dtick": max(1, levels // 16), "showgrid": False, "zeroline": False,
         "range": [float(middle[0] - width / 2), float(middle[-1] + width / 2)],
     }  # fmt: skip
-    yaxis = {"title": {"text": "values, %"}, "type": "log" if logarithmic else "linear"}
+    yaxis = {"title": {"text": "values, %"}, **(log_axis(heights.tolist()) if logarithmic else {"type": "linear"})}
     margin = {"l": 10, "r": 10, "t": 48, "b": 10}  # a line for the note between title and bars
     return figure(traces, plotly(title), 310, bargap=0, shapes=shapes, annotations=[note], xaxis=xaxis, yaxis=yaxis, margin=margin)
 

@@ -1,4 +1,10 @@
-// Prepended to the JavaScript of every element that can be updated through the socket (see update_socket.js).
+// Prepended to the JavaScript of every element; above all for those that can be updated through the socket (see update_socket.js).
+
+// From now on, an element has its own height, no longer the one that held its place (page.css).
+function freeHeight(parentElement) {
+  const container = (parentElement.host ?? parentElement).closest("[data-testid=stElementContainer]");
+  if (container) container.dataset.drawn = "";
+}
 
 // Passes the data of a rendering by Streamlit to an element; returns the function that Streamlit calls to clean up. element: has
 // update(data), and end() if it needs cleaning up. If the element already has this rendering, updates may be newer: then it keeps its data.
@@ -11,6 +17,7 @@ function applyRendering(element, data, parentElement) {
     delete element.text;
     if (data.rendering) elements.set(data.key, element);
     element.update(data);
+    freeHeight(parentElement);
   }
   // Streamlit also cleans up after calls that were superseded by newer ones
   return () => setTimeout(() => {

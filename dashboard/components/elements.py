@@ -1,11 +1,13 @@
 """Page elements that Streamlit lacks: iteration player, contact sheet, live knobs, a figure that is updated in place, a block of text.
 
 Each is a component with its HTML, CSS and JavaScript in this folder. Text from outside is passed as data, never inserted into the HTML.
+The height of an element in Python holds its place until it is drawn (page.css).
 An element that is drawn in a `rendering` is updated through the socket (updates/live_view.py) under its key.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +27,7 @@ from dashboard.tables.iterations import from_address, nearest
 from dashboard.text import one_line_text
 
 T = TypeVar("T")
+_PLAYER, _TITLE, _LINE = 40, 26, 23  # pixels (player.css and text_block.css)
 _FOLDER = Path(__file__).parent
 _APPLY_UPDATE = (_FOLDER / "apply_update.js").read_text(encoding="utf-8")
 _LIBRARY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -99,6 +102,7 @@ def player(run_id: str, values: Mapping[str, Any], following: str, groups: tuple
 
     _player(
         key=key,
+        height=_PLAYER,
         data={
             **values,
             "run": run_id,
@@ -171,6 +175,7 @@ def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any]
     """
     _figure(
         key=key,
+        height=json.loads(figure)["layout"]["height"],
         data={
             "figure": figure,
             "title": title,
@@ -193,12 +198,15 @@ def _picked(key: str) -> Any:
     return st.session_state[key]["picked"]
 
 
-def text_block(key: str, values: Mapping[str, Any], clipped: bool = False, color: str = "") -> None:
+def text_block(key: str, values: Mapping[str, Any], clipped: bool = False, color: str = "", width: int = 0) -> None:
     """Lines of small text, optionally with a title and a progress bar.
 
-    values: of `text_block_data`. clipped: lines do not wrap. color: of a square before the title, which the lines then follow.
+    values: of `text_block_data`. clipped: lines do not wrap. color: of a square before the title, which the lines then follow. width:
+    about how many characters a line has, 0: any number.
     """
-    _text_block(key=key, data={**values, "clipped": clipped, "color": color, **_updated(key)})
+    lines = sum(-(-len(line) // width) if width else 1 for line in values["lines"])
+    high = _TITLE if color else lines * _LINE + (_TITLE if values["title"] else 0)
+    _text_block(key=key, height=max(high, _LINE), data={**values, "clipped": clipped, "color": color, **_updated(key)})
 
 
 def text_block_data(lines: Sequence[str], title: str = "", progress: float | None = None) -> dict[str, Any]:

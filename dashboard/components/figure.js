@@ -3,7 +3,7 @@
 // data: figure (JSON text with data and layout; without it, only plotly.js is loaded), config (plotly's), library (address of plotly.js),
 // title (for screen readers), pressable (whether clicks are reported), and the data of an updated element (see update_socket.js).
 // layout.meta may have cursor ([x axis, y axis] of each subplot over iterations), period (iterations of a batch where batches are
-// overlaid, else 0 or absent), fill (whether a wide figure is as high as the rest of the window, if that is more than its own height) and
+// overlaid, else 0 or absent), backed (whether annotations hide what is behind them), fill (whether a wide figure is as high as the rest of the window, if that is more than its own height) and
 // narrow (layout changes for a narrow window).
 
 const NARROW = 560; // pixels
@@ -82,6 +82,7 @@ function create(root) {
         modebar: { bgcolor: value("background-color"), color: value("text-color"), activecolor: value("primary-color") },
         hoverlabel: { bgcolor: value("background-color"), bordercolor: value("border-color"), font: { color: value("text-color") } },
         colorway: ["#888888"],
+        ...(figure.layout.meta?.backed ? { annotationdefaults: { bgcolor: value("background-color") } } : {}),
       },
     };
   }

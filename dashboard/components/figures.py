@@ -18,11 +18,8 @@ from dashboard.components import elements
 
 def offer_files() -> None:
     """Adds the download buttons to all figures of the page. To be called once per page."""
-    with st.container(key="download buttons"):
-        st.html(
-            "<style>.st-key-download-buttons { display: none }</style><script>" + chart_files.script() + "</script>",
-            unsafe_allow_javascript=True,
-        )
+    with st.container(key="download buttons"):  # hidden by page.css
+        st.html("<script>" + chart_files.script() + "</script>", unsafe_allow_javascript=True)
 
 
 def show(figure: str, key: str, name: str = "", title: str = "", on_pick: Callable[[Any], None] | None = None) -> None:

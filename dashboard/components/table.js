@@ -10,6 +10,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   table.changed = () => setTriggerValue("changed", Date.now());
   table.open = (id) => setTriggerValue("opened", id);
   table.update(data);
+  freeHeight(parentElement);
 }
 
 const UNITS = [["year", 31557600], ["month", 2629800], ["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -46,7 +47,7 @@ function make(tag, properties = {}, ...children) {
 
 function create(root) {
   const find = (name) => root.querySelector(name);
-  const [whole, filter, count, choose, list] = [".table", ".find", ".count", ".choose", ".list"].map(find);
+  const [whole, filter, count, choose, list, csv] = [".table", ".find", ".count", ".choose", ".list", ".csv"].map(find);
   const [frame, grid, head, body] = [".frame", "table", "thead", "tbody"].map(find);
   let data;
   let selected = new Set();
@@ -233,7 +234,7 @@ function create(root) {
   });
   choose.addEventListener("keydown", (event) => { if (event.key === "Escape") { choose.open = false; choose.firstElementChild.focus(); } });
   document.addEventListener("pointerdown", (event) => { if (!event.composedPath().includes(choose)) choose.open = false; });
-  find(".csv").addEventListener("click", () => {
+  csv.addEventListener("click", () => {
     const columns = shownColumns();
     const cell = (column, value) => (value !== null && column.kind === "time" ? date(value) : Array.isArray(value) ? value.join(", ") : value);
     const lines = shownRows().map((row) => columns.map(([column, index]) => cell(column, valueOf(row.cells[index]))));
@@ -250,6 +251,7 @@ function create(root) {
       choose.hidden = data.columns.length <= FEW;
       frame.style.maxHeight = data.height ? `${data.height}px` : "";
       grid.setAttribute("aria-label", data.alt);
+      csv.setAttribute("aria-label", `Download as CSV: ${data.alt}`); // a page may have several tables
       grid.setAttribute("role", data.select ? "grid" : "table");
       if (data.select === "many") grid.setAttribute("aria-multiselectable", "true");
       const shown = new Set(shownColumns().map(([column]) => column.name));

@@ -18,6 +18,7 @@ from dashboard.tables.columns import AUTOMATIC, Column, shown
 _table = component("table")
 _ROWS_TO_FILTER = 6  # with fewer rows, all are seen at a glance
 MOST_HEIGHT = 430  # pixels: twelve rows
+_BAR, _ROW = 32, 35  # pixels: what is above the table, and a row (table.css)
 
 
 class Picked(NamedTuple):
@@ -54,8 +55,10 @@ def table(
     wanted = selected(key)
     chosen = [one for one in ids if one in wanted] if select else []
     lines = shown(rows, known, best)
+    whole = _ROW * (len(rows) + 1) + 1
     result = _table(
         key=f"table/{key}",
+        height=_BAR + (whole if all_rows else min(whole, MOST_HEIGHT)),
         data={
             "name": key,
             "alt": alt or key,

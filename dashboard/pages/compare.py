@@ -98,7 +98,9 @@ def accuracies(compared):
     if figure is not None:
         st.header("Accuracy")
         figures.show(json_of(figure), "accuracies", "comparison accuracy")
-        tables.table(charts.accuracy_table(compared), "accuracy", alt="Accuracy of each run")
+        rows = charts.accuracy_table(compared)
+        digits = {name: Column(digits=2) for row in rows for name in row if name.endswith(("%", "baseline"))}
+        tables.table(rows, "accuracy", digits, alt="Accuracy of each run")
 
 
 comparison.follow(chosen, side_by_side)

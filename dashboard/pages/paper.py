@@ -29,8 +29,8 @@ columns = {
 } | results.PAPER_COLUMNS
 tables.table(results.whole_table(rows), "paper", columns, alt="The paper's table", all_rows=True, best=results.DATA_FREE)
 st.caption(
-    "Bold: the best data-free method of a row in the paper. Of several measurements of a row, the newest by the settings of a preset is "
-    "shown."
+    "Bold: the best data-free method of a row in the paper. Of several measurements of a row, the one with the fewest changes to a preset "
+    "is shown, and of equal ones the newest."
 )
 
 st.header("Measurements")

@@ -9,7 +9,7 @@ from core.reporting import Frame
 from core.runs.records import Record
 from core.runs.run import Run
 from dashboard.names import method_name
-from dashboard.tables.terms import DEFAULT_TERMS, Term, recorded_parts
+from dashboard.tables.terms import AGREEMENT, DEFAULT_TERMS, Term, recorded_parts
 
 STRIP = 12  # iterations of one image beside each other
 
@@ -80,7 +80,11 @@ def summary(frame: Frame, record: Record | None) -> str:
 def values(records: Mapping[str, Record], where: str, terms: Sequence[Term] = DEFAULT_TERMS) -> list[str]:
     """A line for each method with its loss, each term of it and the agreement. terms: those that the run recorded."""
     return [
-        f"{method_name(method)}, {where}: "
-        + ", ".join(f"{part.short.split(' (')[0]} {record.data[part.name]:.4g}" for part in recorded_parts([record], terms))
+        f"{method_name(method)}, {where}: " + ", ".join(_value(part, record.data[part.name]) for part in recorded_parts([record], terms))
         for method, record in records.items()
     ]
+
+
+def _value(part: Term, value: float) -> str:
+    name = part.short.partition(" (")[0]
+    return f"{name} {value:.1f} %" if part is AGREEMENT else f"{name} {value:.4g}"

@@ -162,10 +162,11 @@ def _paper_columns(row: PaperRow) -> dict[str, float | None]:
 
 
 def whole_table(table: Sequence[tuple[PaperRow, Sequence[Measurement]]]) -> list[dict[str, Any]]:
-    """A line for each row of the paper, with its newest measurement by the settings of a preset, or the newest if there is none. A column
-    for each method that was measured.
+    """A line for each row of the paper, with its measurement nearest to a preset, and of equally near ones the newest. A column for each
+    method that was measured.
     """
-    chosen = {row.name: next((one for one in measured if not one.changed), measured[0]) for row, measured in table if measured}
+    # of those with the fewest changes, the first is the newest
+    chosen = {row.name: min(measured, key=lambda one: one.changes) for row, measured in table if measured}
     methods = in_order({method for one in chosen.values() for method in one.top1})
     lines = []
     for row, _ in table:

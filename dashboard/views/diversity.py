@@ -58,7 +58,7 @@ def similarity(run: Run) -> None:
     )
     sets = {**measured, **references}
     verdict.draw_diversity(run)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, key="metrics of diversity"):
         for name, of_set in sets.items():
             st.metric(text.plain(method_name(name)), f"{of_set['mean_similarity']:.3f}", border=True)
     st.caption(

@@ -94,9 +94,14 @@ def draw_result(run: Run) -> None:
 
 
 def draw_warnings(run: Run) -> None:
-    """What the engine warned of."""
-    for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values():
-        st.warning(text.plain(sentence), icon=":material/warning:")
+    """What the engine warned of; several warnings are folded, because they would push the page out of sight."""
+    sentences = [text.plain(sentence) for sentence in session.store().results_of([run.id], [WARNING]).get(run.id, {}).values()]
+    if len(sentences) == 1:
+        st.warning(sentences[0], icon=":material/warning:")
+    elif sentences:
+        with st.expander(f"{len(sentences)} warnings", icon=":material/warning:", key=f"warnings {run.id}"):
+            for sentence in sentences:
+                st.markdown(sentence)
 
 
 STATUS = View("status", values, draw)

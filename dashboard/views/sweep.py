@@ -9,8 +9,8 @@ from typing import Any
 
 import streamlit as st
 
-from core.comparison.sweep import Row, Trial, rows
-from core.comparison.sweeps import Sweep, complete, distinct, forget, measured, own_knobs, seconds_for_work, trials_of
+from core.comparison.sweep import Row, Trial, listed, own_knobs, rows
+from core.comparison.sweeps import Sweep, complete, distinct, forget, measured, seconds_for_work, trials_of
 from core.runs.outlook import duration
 from core.runs.run import Run
 from core.runs.state import RunState
@@ -90,7 +90,7 @@ def draw(state: State) -> None:
     if state.failed:
         first = state.failed[0]
         st.warning(text.plain(f"{len(state.failed)} of its runs failed. {first.name}: {first.error}"), icon=":material/warning:")
-    table = rows(session.store(), state.complete)
+    table = listed(rows(session.store(), state.complete))
     _metrics(state, table)
     if not table:
         st.caption("The first point appears here when its run is complete; until then, see its images in the Studio.")
@@ -126,8 +126,7 @@ def _of_two_knobs(table: Sequence[Row]) -> tuple[charts.Figure, str, str]:
         label, count = ("Heat map: method", "two") if most == 2 else ("Method", "one")
         method = choose_from_box(label, offered, "of", help=f"Those that have {count} of the knobs, the best one first.", width=190)
     titles = {name: knob_title(name) for name in own[method]}
-    # a knob that the method does not have makes no difference: its points have the same runs
-    rows = list({row.runs: row for row in table if row.method == method}.values())
+    rows = [row for row in table if row.method == method]
     if most == 1:
         return _agreement_over(rows, *titles)
     across = choose_from_box("Heat map: across", titles, "across", width=230)
@@ -183,11 +182,12 @@ def _metrics(state: State, table: Sequence[Row]) -> None:
     unknown = state.sweep.of_all - len(state.found)  # runs of points that the sampler has not proposed yet
     best = list({row.width: row for row in reversed(table)}.values())[::-1]  # rows of a width are sorted, the best first
     left = None if speed is None else speed * (sum(trial.cell.cost for trial in rest) + unknown * _mean_cost(state))
-    with st.container(horizontal=True):
+    so_far = " so far" if rest or unknown else ""
+    with st.container(horizontal=True, key="metrics of a sweep"):
         for row in best:
-            st.metric(f"Best so far, {row.width}", _with_spread(row), border=True, help=_EXPLAINED)
+            st.metric(f"Best{so_far}, {row.width}", _with_spread(row), border=True, help=_EXPLAINED)
         st.metric("Runs", f"{len(ids)} of {len(ids) + len(rest) + unknown}", border=True)
-        st.metric("Cost so far", duration(seconds), border=True, help="Seconds of its complete runs, added up.")
+        st.metric(f"Cost{so_far}", duration(seconds), border=True, help="The time of its complete runs, added up.")
         if rest or unknown:
             known = "unknown" if left is None else f"about {duration(left)}"
             st.metric("Cost of the rest", known, border=True, help="By the speed of its runs, or of the newest ones of this network.")
@@ -201,8 +201,8 @@ def _mean_cost(state: State) -> float:
 
 
 def _in_words(row: Row) -> str:
-    values = ", ".join(f"{name} {_shown(value)}" for name, value in row.values.items())
-    return f"Best at {row.width}: {method_name(row.method)} with {values}."
+    values = ", ".join(f"{knob_symbol(name)} {_shown(value)}" for name, value in row.values.items() if value is not None)
+    return f"Best at {row.width}: {method_name(row.method)}{' with ' if values else ''}{values}."
 
 
 def _with_spread(row: Row) -> str:

@@ -17,6 +17,7 @@ from dashboard.names import method_name
 from dashboard.tables import results
 from dashboard.updates.live_view import Values
 
+_CHARACTERS = 36  # of a line beside the images
 _NETWORKS = ("accuracy", HITS, ANSWERS)  # kinds of results that verdicts on networks read
 
 
@@ -44,7 +45,7 @@ def version(run: Run) -> tuple[str, ...]:
 def draw(run: Run, values: Mapping[str, Any]) -> None:
     """The sentences of `values`."""
     if values[_key(run)]["lines"]:
-        elements.text_block(_key(run), values[_key(run)])
+        elements.text_block(_key(run), values[_key(run)], width=_CHARACTERS)
 
 
 def _key(run: Run) -> str:

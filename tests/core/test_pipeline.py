@@ -267,7 +267,7 @@ def test_training_that_harms_is_kept_only_on_request(tmp_path, config, whole, ke
         assert compared["calibrated"]["score_sqnr"] > compared["trained"]["score_sqnr"]
         assert compared["calibrated"]["agreement"] > compared["trained"]["agreement"]
         assert len(warnings) == 1
-        assert warnings[0].endswith("so the calibrated network is kept. Try a smaller training_lr.")
+        assert warnings[0].endswith("so the calibrated network is kept. Try a smaller learning rate (training_lr).")
 
 
 @pytest.fixture(scope="module")

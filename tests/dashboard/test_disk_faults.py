@@ -195,6 +195,12 @@ def test_warnings_of_a_run(runs_folder):
     session.store().set_result(run_id, "warning/kernels", "the images by *Adam* will differ")
     app = select(page("runs"), 0)
     assert [one.value.replace("\\", "") for one in app.warning] == ["the images by *Adam* will differ"]
+    session.store().set_result(run_id, "warning/kept", "the *calibrated* network is kept")
+    app = select(page("runs"), 0)
+    assert not app.warning
+    (folded,) = [expander for expander in app.expander if expander.label == "2 warnings"]
+    shown = [markdown.value.replace("\\", "") for markdown in folded.markdown]
+    assert sorted(shown) == ["the *calibrated* network is kept", "the images by *Adam* will differ"]
 
 
 def test_read_only_folder_can_still_be_listed(runs_folder, monkeypatch):

@@ -200,7 +200,7 @@ def test_comparison_of_the_runs_in_the_address(three):
     app = page("compare", runs=",".join(three[:2]), curve="total loss", x="seconds", smoothing="0.5", log="true")
     assert app.multiselect(key="runs to compare").value == three[:2]
     (differing,) = [table for table in tables(app) if "setting" in table and len(table.columns) == 3]
-    assert list(differing["setting"]) == ["machine: seed"]
+    assert list(differing["setting"]) == ["Seed"]
     assert list(differing["A · *run* 2"]) == ["2"]
     assert list(differing["B · *run* 1 ★"]) == ["1"]
     assert app.slider(key="smoothing").value == 0.5

@@ -7,7 +7,7 @@ import pytest
 
 from core.comparison import sweep
 from core.comparison.search_space import points
-from core.comparison.sweep import held_out_config, rows, trials
+from core.comparison.sweep import held_out_config, listed, rows, trials
 from core.config import EvaluationConfig, RunConfig
 from core.errors import ConfigError
 from core.runs.state import RunState
@@ -65,3 +65,22 @@ def test_the_table_has_the_mean_over_seeds_and_the_best_point_first(tmp_path):
     text = sweep.as_text(found).splitlines()
     assert text[0].split() == ["bits", "method", "epsilon", "seeds", "agreement", "error", "spread", "KL", "seconds"]
     assert text[1].split()[:5] == ["W3A3", "MI-FGSM", "0.1", "2", "89.00"]
+
+
+def test_points_that_differ_in_a_knob_of_another_method_are_listed_once():
+    """epsilon is a knob of MI-FGSM, lr of Adam, and beta of both."""
+
+    def row(method, run, **values):
+        return sweep.Row(values, method, "W4A4", (run,), (0,), (90.0,), (0.1,), 1.0, 10.0)
+
+    grid = points({"epsilon": [0.05, 0.1], "lr": [0.1, 0.2], "beta": [1.0]})
+    table = [row("mi-fgsm", f"m{point['epsilon']}", **point) for point in grid] + [
+        row("adam", f"a{point['lr']}", **point) for point in grid
+    ]
+    assert len(table) == 8
+    found = listed(table)
+    assert [(one.method, *one.values.values(), one.runs[0]) for one in found] == [
+        ("mi-fgsm", 0.05, None, 1.0, "m0.05"), ("mi-fgsm", 0.1, None, 1.0, "m0.1"),
+        ("adam", None, 0.1, 1.0, "a0.1"), ("adam", None, 0.2, 1.0, "a0.2"),
+    ]  # fmt: skip
+    assert sweep.as_text(found).splitlines()[1].split()[:5] == ["W4A4", "MI-FGSM", "0.05", "-", "1"]

@@ -35,14 +35,16 @@ def test_settings_that_differ_come_first_and_none_is_missing():
     change = {"method": "adam", "step": 7, "name": "beta", "value": 0.25}
     different, equal = charts.settings_table([compared("A"), compared("B", other, changes=[change], pinned=True)])
     assert different == [
-        {"setting": "machine: seed", "A · a run": "0", "B · a run ★": "5"},
-        {"setting": "bits", "A · a run": "4", "B · a run ★": "3, 4"},
-        {"setting": "lr_by_bits", "A · a run": "none", "B · a run ★": "3: 0.5"},
-        {"setting": "live changes", "A · a run": "none", "B · a run ★": "beta = 0.25 at 7 (adam)"},
+        {"setting": "Seed", "A · a run": "0", "B · a run ★": "5"},
+        {"setting": "Bit widths", "A · a run": "4", "B · a run ★": "3, 4"},
+        {"setting": "Training step size by bit width", "A · a run": "none", "B · a run ★": "3: 0.5"},
+        {"setting": "Live changes", "A · a run": "none", "B · a run ★": "beta = 0.25 at 7 (adam)"},
     ]
     whole = CONFIG.to_dict()
     assert len(different) + len(equal) == sum(len(whole[name]) for name in SECTIONS) + len(whole) - len(SECTIONS) + 1
-    assert {"setting": "generation: iterations", "value": "3"} in equal
+    assert {"setting": "Iterations", "value": "3"} in equal
+    names = [row["setting"] for row in different + equal]
+    assert len(set(names)) == len(names)  # also those of knobs with one label, as "Batch size"
 
 
 def test_unreadable_settings_are_unknown_and_not_defaults():

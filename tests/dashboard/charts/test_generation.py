@@ -265,7 +265,7 @@ def test_figures_of_one_to_eight_methods(count):
     assert accuracy.layout.height - one["layout"]["height"] == 20 * (chart_style.legend_rows([t.name for t in accuracy.data]) - 1)
     measured = {"mean_similarity": 0.4, "histogram": {"edges": [-1.0, 0.0, 1.0], "share": [0.25, 0.75]}}
     histogram = plotted(diversity_charts.histogram_figure(dict.fromkeys(methods, measured)))
-    assert {trace.fill for trace in histogram.data} == {"tozeroy" if count <= 3 else "none"}
+    assert {trace.fill for trace in histogram.data} == {"tozeroy" if count == 1 else "none"}
 
 
 def test_terms_are_those_the_run_recorded():

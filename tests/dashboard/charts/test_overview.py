@@ -1,13 +1,12 @@
 import json
 
-import numpy as np
 import plotly.graph_objects as go
 import pytest
 
 from core.runs.records import Record
 from dashboard.charts import style
 from dashboard.charts.generation import ChangeMark
-from dashboard.charts.overview import Shown, log_axis, overview_figure
+from dashboard.charts.overview import Shown, overview_figure
 
 PERIOD = 4
 LAYERS = ["first", "<b>second"]
@@ -74,16 +73,6 @@ def test_live_changes_of_the_shown_batch_are_marked():
         shapes = plotted(overview(step, marks=marks)).layout.shapes
         assert [shape.x0 for shape in shapes] == expected * 2
     assert [shape.line.color for shape in shapes] == [style.NEUTRAL] * 2
-
-
-def test_ticks_of_a_logarithmic_axis():
-    assert [tick for tick in log_axis([20, 300])["ticktext"] if 20 <= float(tick) <= 300] == ["20", "50", "100", "200"]
-    assert [tick for tick in log_axis([0.05, 8])["ticktext"] if 0.05 <= float(tick) <= 8] == ["0.1", "0.3", "1", "3"]
-    assert [tick for tick in log_axis([1, 1e5])["ticktext"] if float(tick) <= 1e5] == ["1", "10", "100", "1000", "10000", "100000"]
-    low, high = log_axis([10, 1000, float("nan"), 0])["range"]
-    assert low < 1 < 3 < high
-    assert log_axis([])["range"][0] < log_axis([])["range"][1]
-    assert np.isfinite(log_axis([5.0])["range"]).all()
 
 
 def test_a_long_run_has_few_points():

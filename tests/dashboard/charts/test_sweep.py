@@ -34,6 +34,20 @@ def test_methods_have_an_axis_if_there_are_several():
     assert all(trace["y"][1] == 0.5 for trace in figure["data"])  # one value is in the middle
 
 
+def test_a_knob_that_a_method_does_not_have():
+    rows = [row(90.0, epsilon=0.1, lr=None), row(80.0, epsilon=0.2, lr=None), row(85.0, "adam", epsilon=None, lr=0.1)]
+    figure = charts.parallel_figure(rows, [], ["a", "b", "c"])
+    assert figure["layout"]["xaxis"]["ticktext"] == ["method", "ε", "lr", "agreement, %"]
+    (adam,) = [trace for trace in figure["data"] if trace["name"] == "Adam"]
+    assert (adam["y"], adam["connectgaps"]) == ([1, None, 0.5, 0.5], True)  # its line passes over the knob
+    assert "ε" not in adam["hovertemplate"]
+    both = {trace["name"]: (trace["x"], trace["y"]) for trace in charts.one_knob_figure(rows, "epsilon")["data"]}
+    assert both == {"MI-FGSM": (["0.1", "0.2"], [90.0, 80.0]), "Adam": (["0.1", "0.2"], [85.0, 85.0])}
+    only = [row(85.0, "adam", epsilon=None)]
+    assert charts.parallel_figure(only, [], ["c"])["layout"]["xaxis"]["ticktext"] == ["agreement, %"]
+    assert charts.one_knob_figure(only, "epsilon")["data"][0]["y"] == [85.0]
+
+
 def test_a_heat_map_has_the_best_of_each_pair():
     rows = [row(90.0, mu=0.5, epsilon=0.1, beta=1), row(92.0, mu=0.5, epsilon=0.1, beta=2), row(70.0, mu=0.9, epsilon=0.2, beta=1)]
     figure = charts.heat_figure(rows, "mu", "epsilon")
@@ -67,3 +81,19 @@ def test_labels_of_an_axis_do_not_overlap(count):
         heights = sorted(tick["y"] for tick in figure["layout"]["annotations"] if tick["x"] == axis)
         assert len(heights) == (1 if count == 1 else 5)
         assert all(high - low > 0.06 for low, high in zip(heights, heights[1:]))
+
+
+def test_labels_of_close_agreements_do_not_overlap():
+    agreements = (84.18, 82.23, 81.64, 81.44, 81.25, 79.3, 79.1)
+    rows = [row(agreement, mu=number / 10) for number, agreement in enumerate(agreements)]
+    figure = charts.parallel_figure(rows, [], [str(number) for number in range(len(rows))])
+    ticks = [(tick["y"], tick["text"]) for tick in figure["layout"]["annotations"] if tick["x"] == 1]
+    assert [text for _, text in ticks] == [
+        "79.30",
+        "81.25",
+        "81.64",
+        "82.23",
+        "84.18",
+    ]  # two digits as in the table, the best one among them
+    assert all(high - low > 0.06 for (low, _), (high, _) in zip(ticks, ticks[1:]))
+    assert figure["layout"]["meta"]["backed"]

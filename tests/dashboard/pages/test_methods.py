@@ -84,3 +84,9 @@ def test_seeds_that_are_none_are_named(with_finished_run, written):
 
 def test_without_a_run_the_page_says_where_to_start(runs_folder):
     assert "Start one in the Studio" in texts(page("methods"))
+
+
+def test_files_are_named_by_their_content(with_finished_run):
+    """ "CSV" alone is the button of the table, which saves the columns that it shows."""
+    app = page("methods", run=with_finished_run)
+    assert [button.proto.label for button in app.get("download_button")] == ["All columns (CSV)", "Table (LaTeX)", "Figure (SVG)"]

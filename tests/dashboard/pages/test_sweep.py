@@ -49,7 +49,7 @@ def test_points_of_a_width_with_the_best_first(half_of_a_sweep):
         "Cost so far": "3 min",
         "Cost of the rest": "about 60 s",
     }
-    assert "Best at W3A3: MI-FGSM with epsilon 0.1, mu 0.5." in texts(app)
+    assert "Best at W3A3: MI-FGSM with ε 0.1, μ 0.5." in texts(app)
     assert len(component(app, "figure")) == 2
     (frame,) = tables(page("sweep", width="W4A4"))
     assert list(frame["agreement"]) == [94.0, 85.0]
@@ -124,6 +124,11 @@ def test_where_no_method_has_two_of_the_knobs_there_is_the_one_of_the_chosen_met
         lambda method, values: 100 * values["lr"] if method == "adam" else 100 * values["epsilon"],
     )  # fmt: skip
     app = page("sweep")
+    (frame,) = tables(app)
+    assert frame["method"].tolist() == ["Adam", "Adam", "MI-FGSM", "MI-FGSM"]  # each point once
+    assert frame["ε"].tolist()[2:] == [0.1, 0.05]
+    assert frame["ε"].isna().tolist() == [True, True, False, False]
+    assert "Best at W4A4: Adam with lr 0.3." in texts(app)
     assert boxes(app) == {"Method": ("adam", ["Adam", "MI-FGSM"])}
     (trace,) = right_figure(app)["data"]
     assert (trace["x"], trace["y"]) == (["0.1", "0.3"], [10.0, 30.0])

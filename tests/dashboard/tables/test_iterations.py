@@ -58,6 +58,8 @@ def test_long_history_is_spread_evenly_and_has_the_shown_iteration(step):
 def test_values_at_an_iteration_are_those_of_the_recorded_terms():
     records = {"adam": Record(1, "generation", "adam", 3, {"total": 12.3456, "bns": 7.0})}
     assert iterations.values(records, "iteration 3 of 9") == ["Adam, iteration 3 of 9: total loss 12.35, L_BNS 7"]
+    agreeing = {"adam": Record(1, "generation", "adam", 3, {"total": 12.3456, "agreement": 76.5625})}
+    assert iterations.values(agreeing, "it") == ["Adam, it: total loss 12.35, teacher agreement 76.6 %"]
     recorded = loss_terms({"terms": [{"name": "bns", "symbol": "", "title": "statistics", "log": True}]})
     assert iterations.values(records, "it", recorded) == ["Adam, it: total loss 12.35, statistics 7"]
     assert iterations.summary(Frame(1, np.zeros((1, 3, 1, 1), np.uint8), np.zeros(1)), records["adam"]) == "L_BNS 7"

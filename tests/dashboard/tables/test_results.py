@@ -84,6 +84,9 @@ def test_whole_table_prefers_the_settings_of_a_preset():
     toy = replace(preset, top1={"adam": 40.0}, setting="quick with images 80", when="2002-01-01", run="a run")
     assert [line["drop adam"] for line in results.whole_table([(row, [toy, preset])])] == [4.1]
     assert [line["drop adam"] for line in results.whole_table([(row, [toy])])] == [52.1]
+    near = replace(preset, setting="quick with images 80; mean and standard deviation of 3 seeds, last training step")
+    far = replace(toy, setting="quick with images 80, steps 4")
+    assert [line["drop adam"] for line in results.whole_table([(row, [far, near])])] == [4.1]  # no run has the settings of a preset
 
 
 def test_diversities_by_method():
