@@ -26,10 +26,11 @@ def test_table_is_that_of_the_command(with_finished_run):
 
 def test_comparisons_that_came_with_the_program_are_shown(with_finished_run, tmp_path, monkeypatch):
     store, path = session.store(), tmp_path / "measured.json"
+    path.write_text(json.dumps({"runs": [], "comparisons": []}), encoding="utf-8")
+    monkeypatch.setattr(paper_table, "MEASURED", path)
     assert "Measured with this program" not in [expander.label for expander in page("methods").expander]
     entry = kept.entry(store, with_finished_run, "the finished run") | {"date": "2001-02-03", "processor": "a processor"}
     path.write_text(json.dumps({"runs": [], "comparisons": [entry]}), encoding="utf-8")
-    monkeypatch.setattr(paper_table, "MEASURED", path)
     app = page("methods", "kept comparisons", run=with_finished_run)
     both = tables(app)
     assert len(both) == 2
