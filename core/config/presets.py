@@ -167,15 +167,21 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]
 
 
+def _trains(config: RunConfig) -> bool:
+    return any(config.training_for(bits).steps for bits in config.bits or (config.training.weight_bits,))
+
+
 def nearest_preset(config: RunConfig, bits: int = 0) -> tuple[str, dict[str, Any]]:
     """The preset that differs from `config` in the fewest knobs, and these knobs with the values of `config`; bits: see `settings`.
 
-    Presets of a method's authors are for runs of that method.
+    Presets of a method's authors are for runs of that method, and one without training is for runs without it.
     """
     own = settings(config, bits=bits)
     different = {}
     for name, start in PRESETS.items():
         if name in _OF_AUTHORS and not set(start.methods) & set(config.methods):
+            continue
+        if _trains(config) and not _trains(start):
             continue
         theirs = settings(start, bits=bits)
         different[name] = {knob: value for knob, value in own.items() if knob in theirs and value != theirs[knob]}

@@ -139,10 +139,10 @@ def test_filter_of_a_table(served, cached_page):
     page.goto(f"{address}/compare?runs={','.join(ids[:2])}")
     expand(page, "identical settings")
     box = page.get_by_role("searchbox").first
-    box.fill("epsilon")
+    box.fill("MI-FGSM step")
     table = page.get_by_role("table", name="Identical settings")
     expect(table.locator("tbody tr")).to_have_count(1)
-    assert parameters(page)["equal.find"] == "epsilon"
+    assert parameters(page)["equal.find"] == "MI-FGSM step"
     expect(page.get_by_role("status").filter(has_text="1 of")).to_be_visible()
 
 

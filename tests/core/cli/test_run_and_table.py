@@ -156,7 +156,7 @@ def test_table_measures_a_row_and_stores_the_run(capsys, tiny_preset, pictures):
         (["--run", "cifar10/resnet20/6"], "cifar10/resnet20/6", "cifar10/resnet20/5"),
         (["--run", "imagenet/resnet18/4"], "imagenet/resnet18/4", "data must be a folder of imagenet images"),
         (["--run", "cifar10/resnet20/4", "--model", "pytorchcv:resnet18"], "pytorchcv:resnet18", "resnet20_cifar10"),
-        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, imagenet, paper"),
+        (["--run", "cifar10/resnet20/4", "--preset", "slow"], "slow", "quick, instant, imagenet, paper"),
         (["--run", "cifar10/resnet20/4", "--model", "resnet20_cifar10", "--data", "/nowhere"], "/nowhere", "embedded, cifar10"),
         (["--model", "resnet20_cifar10"], "resnet20_cifar10", "must come with --run"),
         (["--seed", "0"], "0", "must come with --run"),

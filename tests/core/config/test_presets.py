@@ -66,6 +66,12 @@ def test_nearest_preset_with_what_differs():
     assert nearest_preset(replace(PRESETS["genie"], methods=("adam",)))[0] != "genie"
 
 
+def test_a_run_that_trains_is_not_near_a_preset_that_does_not():
+    small = PRESETS["quick"].with_knobs({"images": 256, "steps": 3})
+    assert nearest_preset(small) == ("quick", {"images": 256, "steps": 3})
+    assert nearest_preset(replace(PRESETS["instant"], bits=(4,)).with_knobs({"images": 128})) == ("instant", {"images": 128})
+
+
 def test_nearest_preset_at_a_bit_width_counts_its_steps():
     quick = PRESETS["quick"].with_knobs({"steps": 9, "training_lr": 0.5})
     assert nearest_preset(quick, 3) == ("quick", {})  # the preset's steps at 3 bits apply
