@@ -18,7 +18,7 @@ def drops_figure(table: Sequence[Row]) -> Figure:
         own = sorted((row for row in table if row.method == method), key=lambda row: row.width)
         errors = [_error(row) for row in own]
         traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": title_of(method), "x": [row.width for row in own],
+            "type": "scatter", "mode": "lines+markers", "name": _name(method), "x": [row.width for row in own],
             "y": [row.drop for row in own], "error_y": {"type": "data", "array": errors, "thickness": 1},
             "line": {"color": color(method), "dash": dash(method)}, "marker": {"size": 8},
             "hovertemplate": "%{y:.2f} points at %{x}",
@@ -31,6 +31,11 @@ def drops_figure(table: Sequence[Row]) -> Figure:
         xaxis={"title": {"text": "bit width of weights and activations"}, "type": "category", "categoryorder": "category ascending"},
         yaxis={"title": {"text": "drop, points"}, **shown},
     )  # fmt: skip
+
+
+def _name(method: str) -> str:
+    """Without the word that marks a reference, for which the legend has no room in a narrow window."""
+    return title_of(method).removesuffix(" (reference)")
 
 
 def _error(row: Row) -> float:
