@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ConfigError, DataError, ModelError, first_line
-from core.export.formats import ONNX_FORMATS, SUFFIXES, kind_of
+from core.export.formats import ONNX_FORMATS, PHONE_FORMATS, SUFFIXES, kind_of
 from core.export.packed import load_packed
 from core.export.targets import TARGETS, Target, find_target, opener, runs_in, target_of
 from core.export.verify import Scorer, takes_pixels
@@ -62,7 +62,7 @@ def _opened(target: Target | None, file: Path, threads: int) -> tuple[Scorer, Te
         if target is None:
             return load_packed(file), torch.zeros(1, *find_model(str(file))[1].shape)
         score = opener(target)(file, threads)
-        if target.format in ("pte", "tflite"):
+        if target.format in PHONE_FORMATS:
             written = importlib.import_module(target.opener.partition(":")[0])
             return score, _black(written.stored_spec(file), written.takes_pixels(file))
         if target.format not in ONNX_FORMATS:

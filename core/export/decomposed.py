@@ -10,12 +10,25 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization.fx import _decomposed as _registers_operations  # noqa: F401
 
 from core.export.standard_onnx import IntegerFolded, Levels
+from core.models.replacement import replace_kind
 
 LOWEST, HIGHEST = -128, 127
 INTEGERS = torch.ops.quantized_decomposed
 
 
-def layers_before_output(network: nn.Module) -> list[str]:
+def decompose(network: nn.Module, layer: type[nn.Module], last: type[nn.Module]) -> None:
+    """Replaces the modules of a standard network: quantizers by `Quantized`, layers by `layer`, and those whose output is the scores by
+    `last`; both are made from an IntegerFolded. A full-precision network stays unchanged.
+    """
+    for name in _layers_before_output(network):
+        found = network.get_submodule(name)
+        assert isinstance(found, IntegerFolded)
+        network.set_submodule(name, last(found))
+    replace_kind(network, IntegerFolded, layer)
+    replace_kind(network, Levels, Quantized)
+
+
+def _layers_before_output(network: nn.Module) -> list[str]:
     """Names of the layers between which and the scores there is no quantizer."""
     if not isinstance(network, fx.GraphModule):
         return []

@@ -17,13 +17,12 @@ from executorch.runtime import Runtime
 from torch import Tensor, fx, nn
 
 from core.errors import ModelError, first_line
-from core.export.decomposed import HIGHEST, INTEGERS, LOWEST, Folded, Quantized, layers_before_output
-from core.export.standard_onnx import IntegerFolded, Levels
+from core.export.decomposed import HIGHEST, INTEGERS, LOWEST, Folded, decompose
+from core.export.standard_onnx import IntegerFolded
 from core.export.verify import Scorer
 from core.files import atomic_write
 from core.models.programs.export import trace
 from core.models.registry import ModelSpec
-from core.models.replacement import replace_kind
 from core.quantization.integer.weights import by_channel
 
 SPEC = "spec"  # a method of the file that returns the ModelSpec as JSON
@@ -44,12 +43,7 @@ def save_executorch(network: nn.Module, spec: ModelSpec, path: Path, preprocessi
 
 def lowered(network: nn.Module, spec: ModelSpec, preprocessing: bool = False) -> EdgeProgramManager:
     """The program that `save_executorch` writes, with its parts that XNNPACK computes."""
-    for name in layers_before_output(network):
-        layer = network.get_submodule(name)
-        assert isinstance(layer, IntegerFolded)
-        network.set_submodule(name, _FoldedAtEnd(layer))
-    replace_kind(network, IntegerFolded, Folded)
-    replace_kind(network, Levels, Quantized)
+    decompose(network, Folded, _FoldedAtEnd)
     # XNNPACK orders memory itself
     exported = trace(network.to(memory_format=torch.contiguous_format), spec, any_batch=False, preprocessing=preprocessing)
     _rewrite(exported.graph_module)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from core import layout
-from core.export.formats import ONNX_FORMATS, SUFFIXES
+from core.export.formats import ONNX_FORMATS, PHONE_FORMATS, SUFFIXES
 from core.export.onnx import save_onnx
 from core.export.provenance import versions
 from core.files import atomic_write
@@ -58,14 +58,14 @@ def float32_file(kind: str, model: FullPrecisionModel, folder: Path, temporary: 
 def _save(kind: str, model: FullPrecisionModel, path: Path, preprocessing: bool) -> None:
     if kind in ONNX_FORMATS:
         save_onnx(copy.deepcopy(model.network), model.spec, path, preprocessing=preprocessing)
-    elif kind in ("pte", "tflite"):
+    elif kind in PHONE_FORMATS:
         save_for_phones(kind, copy.deepcopy(model.network), model.spec, path, preprocessing)
     else:
         programs.save_program(model.network, model.spec, path, preprocessing)
 
 
 def save_for_phones(kind: str, network: nn.Module, spec: ModelSpec, path: Path, preprocessing: bool) -> None:
-    """As `save_executorch` or `save_litert`, whose packages may not be installed."""
+    """Writes a network in one of PHONE_FORMATS, see `save_executorch` and `save_litert`; `network` is modified."""
     if kind == "pte":
         from core.export.executorch import save_executorch
 

@@ -14,6 +14,7 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
     | {"pt2": ".pt2", "pte": ".pte", "tflite": ".tflite"}
 )
 STANDARD_FORMATS = ("onnx", "onnx-symmetric", "pte", "tflite")  # in which runtimes recognize quantized layers
+PHONE_FORMATS = ("pte", "tflite")  # of programs for phones, written with packages that may not be installed
 ONNX_FORMATS = tuple(kind for kind, suffix in SUFFIXES.items() if suffix == ".onnx")
 
 

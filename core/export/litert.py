@@ -24,13 +24,12 @@ from litert_torch.quantize.quant_config import QuantConfig
 from torch import Tensor, nn
 
 from core.errors import ModelError, first_line
-from core.export.decomposed import HIGHEST, INTEGERS, Folded, Quantized, layers_before_output
-from core.export.standard_onnx import IntegerFolded, Levels
+from core.export.decomposed import HIGHEST, INTEGERS, Folded, decompose
+from core.export.standard_onnx import IntegerFolded
 from core.export.verify import Scorer
 from core.files import atomic_write
 from core.models.programs.export import trace
 from core.models.registry import ModelSpec
-from core.models.replacement import replace_kind
 from core.quantization.integer.weights import by_channel
 
 _SPEC, _LABELS = "spec.json", "labels.txt"  # in the zip archive at the end of a file, where LiteRT's own tools look for labels
@@ -43,12 +42,7 @@ def save_litert(network: nn.Module, spec: ModelSpec, path: Path, preprocessing: 
     with preprocessing, uint8 that the file normalizes. Output: float32 `(1, classes)`. At its end the file has the classes and the spec,
     `labels.txt` and `spec.json` in a zip archive. `network` is modified. Raises ModelError if it cannot be translated.
     """
-    for name in layers_before_output(network):
-        layer = network.get_submodule(name)
-        assert isinstance(layer, IntegerFolded)
-        network.set_submodule(name, _FoldedAtEnd(layer))
-    replace_kind(network, IntegerFolded, _Folded)
-    replace_kind(network, Levels, Quantized)
+    decompose(network, _Folded, _FoldedAtEnd)
     program = trace(network.to(memory_format=torch.contiguous_format), spec, any_batch=False, preprocessing=preprocessing)
     images = torch.zeros(1, *spec.shape, dtype=torch.uint8 if preprocessing else torch.float32)
     # which quantizer it is does not matter: the quantize operations are there already, and are to be made part of the layers

@@ -15,7 +15,7 @@ from core.errors import ConfigError, DataError, ModelError, RunError, UnknownNam
 from core.evaluation.diversity import evenly_spaced
 from core.evaluation.references import noise_images
 from core.export.float32 import float32_file, save_for_phones
-from core.export.formats import ONNX_FORMATS, STANDARD_FORMATS, SUFFIXES, can_preprocess, new_file
+from core.export.formats import ONNX_FORMATS, PHONE_FORMATS, STANDARD_FORMATS, SUFFIXES, can_preprocess, new_file
 from core.export.onnx import save_onnx
 from core.export.packed import save_packed
 from core.export.standard_onnx import standard_network
@@ -155,7 +155,7 @@ def save_network(
     images: normalized `(N, C, H, W)`, from which the standard formats find the ranges that `standard_network` adds. Without them, and for a
     network that could not be traced, ONNX formats are "onnx-exact", and pte and tflite are refused. preprocessing: see `save_onnx`.
     """
-    if kind in ("pte", "tflite"):
+    if kind in PHONE_FORMATS:
         if images is None or not quantized.traced:
             raise ModelError(f"{model.spec.name} must be a network that torch.fx can trace; try the format onnx, packed or pt2")
         save_for_phones(kind, standard_network(quantized, images), model.spec, path, preprocessing)
