@@ -145,7 +145,13 @@ def json_of(figure: Figure, **more: Any) -> str:
 
     The layout has no template: the browser adds that of the viewer's theme (components/figure.js).
     """
-    return json.dumps({"data": figure["data"], "layout": figure["layout"], **more}, default=_listed)
+    return json.dumps({"layout": figure["layout"], "data": figure["data"], **more}, default=_listed)
+
+
+def height_of(text: str) -> int:
+    """The height in pixels of a figure from `json_of`. Reads the layout alone, which comes first, because the data may be large."""
+    layout, _ = json.JSONDecoder().raw_decode(text, len('{"layout": '))
+    return int(layout["height"])
 
 
 def _listed(array: np.ndarray) -> list:

@@ -7,7 +7,6 @@ An element that is drawn in a `rendering` is updated through the socket (updates
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from dashboard import session
 from dashboard.charts import files as chart_files
+from dashboard.charts.style import height_of
 from dashboard.server import settings
 from dashboard.tables.iterations import from_address, nearest
 from dashboard.text import one_line_text
@@ -175,7 +175,7 @@ def figure(figure: str, title: str, key: str, name: str, on_pick: Callable[[Any]
     """
     _figure(
         key=key,
-        height=json.loads(figure)["layout"]["height"],
+        height=height_of(figure),
         data={
             "figure": figure,
             "title": title,

@@ -1,8 +1,10 @@
 """What all charts share."""
 
+import json
+
 import numpy as np
 
-from dashboard.charts.style import log_axis
+from dashboard.charts.style import figure, height_of, json_of, log_axis
 
 
 def test_ticks_of_a_logarithmic_axis():
@@ -15,3 +17,8 @@ def test_ticks_of_a_logarithmic_axis():
     assert np.isfinite(log_axis([5.0])["range"]).all()
     assert "tickvals" not in log_axis([21, 24])  # none of them is a power of ten, or two or five of it
     assert log_axis([21, 24])["type"] == "log"
+
+
+def test_height_is_read_from_the_layout():
+    made = figure([{"name": '"height": 7', "y": np.arange(3.0)}], 'a "title"', 340)
+    assert height_of(json_of(made, config={"height": 1})) == json.loads(json_of(made))["layout"]["height"] == 340
