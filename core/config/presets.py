@@ -176,12 +176,12 @@ def nearest_preset(config: RunConfig, bits: int = 0) -> tuple[str, dict[str, Any
 
     Presets of a method's authors are for runs of that method, and one without training is for runs without it.
     """
-    own = settings(config, bits=bits)
+    own, trains = settings(config, bits=bits), _trains(config)
     different = {}
     for name, start in PRESETS.items():
         if name in _OF_AUTHORS and not set(start.methods) & set(config.methods):
             continue
-        if _trains(config) and not _trains(start):
+        if trains and not _trains(start):
             continue
         theirs = settings(start, bits=bits)
         different[name] = {knob: value for knob, value in own.items() if knob in theirs and value != theirs[knob]}

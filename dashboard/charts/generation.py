@@ -69,7 +69,10 @@ def loss_figure(records: Sequence[Record], changes: Sequence[Mapping[str, Any]] 
     curves = [{name: numbers(r.data.get(part.name, math.nan) for r in own) for name, own in series.items()} for part in parts]
     steps = {name: steps_of(own) for name, own in series.items()}
     headings = [plotly_text(part.heading) for part in parts]
-    return _small_multiples("loss", steps, curves, headings, [part.log for part in parts], change_marks(changes), (3, 1), 150)
+    scales = [
+        log_axis(value for values in own.values() for value in values.tolist()) if part.log else {} for part, own in zip(parts, curves)
+    ]
+    return _small_multiples("loss", steps, curves, headings, scales, change_marks(changes), (3, 1), 150)
 
 
 def layer_figure(records: Sequence[Record], layers: Sequence[str], changes: Sequence[Mapping[str, Any]] = ()) -> Figure:
@@ -79,13 +82,11 @@ def layer_figure(records: Sequence[Record], layers: Sequence[str], changes: Sequ
     curves = [{method: own[:, index] for method, own in values.items()} for index in range(len(layers))]
     titles = [f"{index + 1}: {plotly_text(_short(name))}" for index, name in enumerate(layers)]
     steps = {method: steps_of(own) for method, own in methods.items()}
-    figure = _small_multiples("L_BNS by layer", steps, curves, titles, [True] * len(layers), change_marks(changes), (6, 2), 92)
-    scale = log_axis(max(end, 1e-6) for end in heatmap_ends(records))
+    scales = [log_axis(max(end, 1e-6) for end in heatmap_ends(records))] * len(layers)
+    figure = _small_multiples("L_BNS by layer", steps, curves, titles, scales, change_marks(changes), (6, 2), 92)
     for layout in (figure["layout"], figure["layout"]["meta"]["narrow"]):
         for name, axis in layout.items():
-            if name.startswith("yaxis"):
-                axis |= scale
-            elif name.startswith("xaxis"):
+            if name.startswith("xaxis"):
                 axis |= {"nticks": 3}
     return figure
 
@@ -100,14 +101,15 @@ def _small_multiples(
     steps: Mapping[str, np.ndarray],
     curves: Sequence[Mapping[str, np.ndarray]],
     titles: Sequence[str],
-    logarithmic: Sequence[bool],
+    scales: Sequence[Mapping[str, Any]],
     marks: Sequence[ChangeMark],
     columns: tuple[int, int],
     height: int,
 ) -> Figure:
     """A panel for each of `curves` (method -> values at its steps).
 
-    columns: in a wide and in a narrow window. height: of a panel, in pixels.
+    scales: the y axis of each panel, from `log_axis`; empty for a linear one. columns: in a wide and in a narrow window. height: of a
+    panel, in pixels.
     """
     traces = [
         {
@@ -131,6 +133,7 @@ def _small_multiples(
                 "x": mark.step, "y": 1 - 0.16 * (position % 4), "text": plotly_text(mark.text), "showarrow": False, "yanchor": "top",
                 "xanchor": "left" if mark.step < 0.7 * end else "right", "font": {"size": 11 if height > 100 else 9}, **axes,
             })  # fmt: skip
+    logarithmic = [bool(scale) for scale in scales]
     layout: dict[str, Any] = {
         "shapes": shapes,
         "hovermode": "x unified",
@@ -139,11 +142,9 @@ def _small_multiples(
         **panel_grid(titles, columns[0], height, logarithmic, notes, legend_rows(map(title_of, steps), _WIDE)),
     }
     narrow = panel_grid(titles, columns[1], height, logarithmic, notes, legend_rows(map(title_of, steps), _NARROW))
-    for index, own in enumerate(curves):
-        if logarithmic[index]:
-            axis = log_axis(value for values in own.values() for value in values.tolist())
-            layout[f"yaxis{axis_number(index)}"] |= axis
-            narrow[f"yaxis{axis_number(index)}"] |= axis
+    for index, scale in enumerate(scales):
+        layout[f"yaxis{axis_number(index)}"] |= scale
+        narrow[f"yaxis{axis_number(index)}"] |= scale
     cursor = [[f"x{axis_number(index)}", f"y{axis_number(index)}"] for index in range(len(curves))]
     layout["meta"] = {"name": name, "cursor": cursor, "narrow": narrow}
     return {"data": traces, "layout": layout}

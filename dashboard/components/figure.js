@@ -3,8 +3,8 @@
 // data: figure (JSON text with data and layout; without it, only plotly.js is loaded), config (plotly's), library (address of plotly.js),
 // title (for screen readers), pressable (whether clicks are reported), and the data of an updated element (see update_socket.js).
 // layout.meta may have cursor ([x axis, y axis] of each subplot over iterations), period (iterations of a batch where batches are
-// overlaid, else 0 or absent), backed (whether annotations hide what is behind them), fill (whether a wide figure is as high as the rest of the window, if that is more than its own height) and
-// narrow (layout changes for a narrow window).
+// overlaid, else 0 or absent), backed (whether annotations hide what is behind them), fill (whether a wide figure is as high as the rest of
+// the window, if that is more than its own height) and narrow (layout changes for a narrow window).
 
 const NARROW = 560; // pixels
 const MARGIN = 28; // pixels below a figure that fills the window
